@@ -1,0 +1,124 @@
+"""One recording on its way into a shard: what the source gives, what is kept, and why it is not."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pybase64
+import soundfile
+import soxr
+
+SILENCE = 2.0**-10
+"""Half the peak-to-peak amplitude below which a recording is silent: -60 dBFS (full scale is 1.0)."""
+
+SKIP_REASONS = ("too_long", "too_short", "silent", "empty", "undecodable", "no_audio")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A row of a source: still encoded. `audio` is the file's bytes, its path, or None where there is none."""
+
+    id: str
+    text: str
+    audio: bytes | Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording as it is sent. `audio_b64` is base64 of a WAV: 16-bit PCM, mono, `sample_rate` Hz."""
+
+    id: str
+    text: str
+    duration_s: float
+    sample_rate: int
+    sha256: str
+    audio_b64: bytes | memoryview
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What is kept and in which form.
+
+    Durations are in seconds; None is no upper limit. `sample_rate` is in Hz; None keeps that of the file.
+    """
+
+    max_duration: float | None = 30.0
+    min_duration: float = 0.0
+    sample_rate: int | None = 16000
+
+
+class Skipped(Exception):
+    """A recording that is not kept; `reason` is one of SKIP_REASONS."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def convert(recording: Recording, rules: Rules) -> Clip:
+    """Decode, mix down, resample and encode a recording. Raises Skipped."""
+    pcm, sample_rate = _decode(recording.audio, rules)
+    duration_s = len(pcm) / sample_rate
+    if rules.max_duration is not None and duration_s > rules.max_duration:
+        raise Skipped("too_long")
+    if duration_s < rules.min_duration:
+        raise Skipped("too_short")
+    # Peak to peak, so that a constant offset counts as silence too. Widened first: the span can exceed 16 bits.
+    if (int(pcm.max()) - int(pcm.min())) / 2 < SILENCE * 32768:
+        raise Skipped("silent")
+    wav = _wav(pcm, sample_rate)
+    return Clip(
+        id=recording.id,
+        text=recording.text,
+        duration_s=round(duration_s, 6),
+        sample_rate=sample_rate,
+        sha256=hashlib.sha256(wav).hexdigest(),
+        audio_b64=pybase64.b64encode(wav),
+    )
+
+
+def _decode(audio: bytes | Path | None, rules: Rules) -> tuple[np.ndarray, int]:
+    """Samples as int16, mono, shape (n,), n > 0, and their rate in Hz. Raises Skipped."""
+    if audio is None or (isinstance(audio, Path) and not audio.is_file()):
+        raise Skipped("no_audio")
+    if (audio.stat().st_size if isinstance(audio, Path) else len(audio)) == 0:
+        raise Skipped("empty")
+    try:
+        with soundfile.SoundFile(audio if isinstance(audio, Path) else io.BytesIO(audio)) as file:
+            rate = file.samplerate
+            # One second past the limit is enough to know that it is too long: a day of audio must not fill memory.
+            frames = -1 if rules.max_duration is None else int((rules.max_duration + 1) * rate)
+            # 16-bit mono is taken as it is; all else goes through float32, which holds 24 bits exactly.
+            exact = file.subtype == "PCM_16" and file.channels == 1 and rules.sample_rate in (None, rate)
+            samples = file.read(frames, dtype="int16" if exact else "float32")
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise Skipped("undecodable") from error
+    if len(samples) == 0:
+        raise Skipped("empty")
+    if samples.dtype == np.int16:
+        return samples, rate
+    if not np.isfinite(samples).all():
+        raise Skipped("undecodable")
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1)
+    if rules.sample_rate not in (None, rate):
+        samples = soxr.resample(samples, rate, rules.sample_rate)
+        rate = rules.sample_rate
+        if len(samples) == 0:
+            raise Skipped("empty")
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16), rate
+
+
+def _wav(pcm: np.ndarray, sample_rate: int) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(memoryview(pcm.astype("<i2", copy=False)).cast("B"))
+    return buffer.getvalue()

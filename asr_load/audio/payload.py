@@ -1,0 +1,117 @@
+"""From a clip to the bytes of a request body, spliced from ready pieces.
+
+`json.dumps` of a 30 s clip holds the event loop for 3 ms and with it every stream of the process; joining bytes takes
+a fiftieth of that. So the JSON around the audio is made once, and the base64 of the shard goes in as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pybase64
+
+from asr_load.audio.clip import Clip
+from asr_load.errors import InputError
+
+APIS = {
+    "chat": "/v1/chat/completions",
+    "chat-input-audio": "/v1/chat/completions",
+    "transcriptions": "/v1/audio/transcriptions",
+}
+"""The path of each API: chat with an audio_url (SGLang, vLLM), chat with OpenAI's input_audio, transcriptions."""
+
+Build = Callable[[Clip, bytes], bytes]
+"""A clip and eight bytes of dither (see `dithered`; all zero changes nothing) to the body of its request."""
+
+# base64 works on groups of 3 bytes, 4 characters: group 16 begins at byte 48 of the WAV, which is the low byte of
+# sample 2 (the header has 44 bytes). 43 groups are 129 bytes, enough for 64 samples.
+_FIRST_GROUP, _GROUPS = 16, 43
+_FROM, _TO = _FIRST_GROUP * 4, (_FIRST_GROUP + _GROUPS) * 4
+# Eight bits of a nonce, spread over the lowest bits of eight 16-bit samples.
+_SPREAD = [b"".join(bytes((byte >> bit & 1, 0)) for bit in range(8)) for byte in range(256)]
+NO_DITHER = bytes(8)
+
+
+def new_dither() -> bytes:
+    """Eight random bytes. Random, not seeded: a server's cache may remember the audio of an earlier run."""
+    return os.urandom(8)
+
+
+def dithered(audio_b64: bytes | memoryview, nonce: bytes) -> list[bytes | memoryview]:
+    """The clip's base64 in pieces, with the nonce's 64 bits flipped into the lowest bits of samples 2 to 65.
+
+    That is 96 dB below full scale: not heard, but other bytes, so that no cache knows the audio. A clip too short to
+    hold all of the bits (below 5 ms at 16 kHz) takes what fits.
+    """
+    view = memoryview(audio_b64)
+    if nonce == NO_DITHER:
+        return [view]
+    region = pybase64.b64decode(bytes(view[_FROM:_TO]))
+    mask = b"".join(_SPREAD[byte] for byte in nonce)[: len(region)].ljust(len(region), b"\0")
+    mixed = int.from_bytes(region, "little") ^ int.from_bytes(mask, "little")
+    return [view[:_FROM], pybase64.b64encode(mixed.to_bytes(len(region), "little")), view[_TO:]]
+
+
+def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> Build:
+    """Builder of chat-completion bodies. `extra` is merged over the top level. Raises InputError on a clash."""
+    # The audio's place in the JSON: a word that nothing else of the body can contain.
+    place = secrets.token_hex(16)
+    if api == "chat":
+        audio = {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{place}"}}
+    else:
+        audio = {"type": "input_audio", "input_audio": {"data": place, "format": "wav"}}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": [audio, {"type": "text", "text": prompt}]}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": True,
+        # Without it the usage never comes, and tokens must be guessed from chunks.
+        "stream_options": {"include_usage": True},
+    }
+    _refuse(extra, {"messages": "the audio's place", "stream": "what is measured"})
+    before, after = msgspec.json.encode(body | extra).split(place.encode())
+
+    def build(clip: Clip, nonce: bytes) -> bytes:
+        return b"".join((before, *dithered(clip.audio_b64, nonce), after))
+
+    return build
+
+
+def transcription_body(model: str, prompt: str, extra: dict[str, Any]) -> tuple[Build, str]:
+    """Builder of multipart bodies for /v1/audio/transcriptions, and their content type. Raises InputError on a clash."""
+    _refuse(extra, {"file": "the audio's place", "stream": "what is measured"})
+    boundary = f"asr-load-{secrets.token_hex(16)}"
+    # `stream_include_usage` is vLLM's field; SGLang and OpenAI pass over it.
+    fields = {"model": model, "prompt": prompt, "temperature": 0, "stream": True, "stream_include_usage": True}
+    before = bytearray()
+    for name, value in (fields | extra).items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        if text:
+            before += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode()
+    before += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="clip.wav"\r\n'.encode()
+    before += b"Content-Type: audio/wav\r\n\r\n"
+    head, tail = bytes(before), f"\r\n--{boundary}--\r\n".encode()
+
+    def build(clip: Clip, nonce: bytes) -> bytes:
+        wav = pybase64.b64decode(b"".join(dithered(clip.audio_b64, nonce)))
+        return b"".join((head, wav, tail))
+
+    return build, f"multipart/form-data; boundary={boundary}"
+
+
+def make_builder(api: str, model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> tuple[Build, str]:
+    """The builder for an API of APIS and its content type. `max_tokens` is no field of transcriptions."""
+    if api == "transcriptions":
+        return transcription_body(model, prompt, extra)
+    return chat_body(api, model, prompt, max_tokens, extra), "application/json"
+
+
+def _refuse(extra: dict[str, Any], fixed: dict[str, str]) -> None:
+    for name, why in fixed.items():
+        if name in extra:
+            raise InputError(f"--extra-body cannot set {name!r}: it is {why}")

@@ -1,0 +1,357 @@
+"""From a data set to a folder of shards: in parallel, in a fixed order, and resumable.
+
+The rows are cut into blocks; a block is converted as a whole by one process and becomes one shard. Where the cuts are
+depends on the rows and the options alone, so that the same input gives the same bytes on any number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from asr_load.audio.clip import SKIP_REASONS, Clip, Recording, Rules, Skipped, convert
+from asr_load.audio.shard import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Options,
+    ShardInfo,
+    SkippedClips,
+    encode_manifest,
+    file_sha256,
+    write_atomically,
+    write_shard,
+)
+from asr_load.audio.source import Request, Source, UniqueIds, open_source
+from asr_load.errors import InputError, exits_on_bad_input
+
+BLOCK_ROWS = 128
+"""Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
+
+PARTIAL = ".partial"
+
+
+class Block(msgspec.Struct):
+    """What became of a block of rows; kept as JSON beside its shard until the folder is whole."""
+
+    ids: list[str]
+    clips: int
+    clips_with_text: int
+    audio_s: float
+    sha256: str
+    skipped: list[tuple[str, str]]
+    """(reason, id) of each row that was not kept."""
+    resume: dict[str, Any]
+    """The source's state after this block's rows."""
+
+
+def prepare(source: Source, options: Options, out: Path, processes: int = 1, block_rows: int = BLOCK_ROWS) -> Manifest:
+    """Make `out` a whole prepared folder and return its manifest.
+
+    What an interrupted call with the same source and options left is used again. Anything else that prepare made
+    there before is replaced, and stays valid until then. Raises InputError when nothing is left to send.
+    """
+    whole = _already_whole(out, source, options)
+    if whole is not None:
+        return whole
+    job = msgspec.json.encode({"format": FORMAT, "source": source.origin, "options": options, "block_rows": block_rows})
+    partial = out / PARTIAL
+    _open_partial(partial, job)
+    expected = options.limit or source.total
+    if expected is not None:
+        processes = min(processes, -(-expected // block_rows))
+    with _progress(expected) as advance, _workers(processes) as submit:
+        blocks = _convert_all(source, options, partial, submit, processes, block_rows, advance)
+    return _finish(out, source, options, blocks)
+
+
+def _already_whole(out: Path, source: Source, options: Options) -> Manifest | None:
+    try:
+        manifest = msgspec.json.decode((out / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError):
+        return None
+    same = (manifest.format, manifest.source, manifest.options) == (FORMAT, source.origin, options)
+    intact = same and all(
+        (out / shard.file).is_file() and file_sha256(out / shard.file) == shard.sha256 for shard in manifest.shards
+    )
+    return manifest if intact else None
+
+
+def _open_partial(partial: Path, job: bytes) -> None:
+    description = partial / "job.json"
+    try:
+        if not description.is_file() or description.read_bytes() != job:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_atomically(description, job)
+    except OSError as error:
+        raise InputError(f"--out {partial.parent} cannot be written: {error.strerror}") from error
+
+
+Submit = Callable[[list[Recording], dict[str, Any], Rules, Path], "Future[Block]"]
+
+
+def _convert_all(
+    source: Source,
+    options: Options,
+    partial: Path,
+    submit: Submit,
+    processes: int,
+    block_rows: int,
+    advance: Callable[[Block], None],
+) -> list[Block]:
+    """Convert block after block until the rows or the limit are used up.
+
+    With a limit this goes in rounds: a round takes as many rows as clips are still wanted. So no more is fetched than
+    is needed, and where the cuts are does not depend on which process was faster.
+    """
+    done = _read_done(partial)
+    unique = UniqueIds()
+    for name in (name for block in done for name in block.ids):
+        unique(name)
+    rows = source.rows(done[-1].resume if done else None)
+    recordings = iter(rows)
+    running: deque[Future[Block]] = deque()
+    blocks: list[Block] = []
+
+    def add(block: Block) -> None:
+        blocks.append(block)
+        advance(block)
+
+    started, exhausted = 0, False
+    while not exhausted:
+        wanted = options.limit - sum(block.clips for block in blocks) if options.limit else sys.maxsize
+        if wanted == 0:
+            break
+        while wanted > 0 and not exhausted:
+            size = min(block_rows, wanted)
+            wanted -= size
+            if started < len(done):
+                add(done[started])
+                exhausted = len(done[started].ids) < size
+            else:
+                block = [replace(row, id=unique(row.id)) for row in islice(recordings, size)]
+                exhausted = len(block) < size
+                if block:
+                    running.append(submit(block, rows.state(), options.rules, _block_path(partial, started)))
+            started += 1
+            while len(running) > processes:
+                add(running.popleft().result())
+        while running:
+            add(running.popleft().result())
+    return blocks
+
+
+def _block_path(partial: Path, number: int) -> Path:
+    return partial / f"block-{number:05d}.arrow"
+
+
+def _read_done(partial: Path) -> list[Block]:
+    """The blocks that an interrupted call finished, up to the first that is missing."""
+    done: list[Block] = []
+    while True:
+        path = _block_path(partial, len(done))
+        try:
+            block = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Block)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return done
+        if block.clips and not (path.is_file() and file_sha256(path) == block.sha256):
+            return done
+        done.append(block)
+
+
+def convert_block(recordings: list[Recording], resume: dict[str, Any], rules: Rules, path: Path) -> Block:
+    """Convert a block's rows to a shard at `path`, with its description beside it, written last."""
+    block = Block([row.id for row in recordings], 0, 0, 0.0, "", [], resume)
+
+    def clips() -> Iterator[Clip]:
+        for recording in recordings:
+            try:
+                clip = convert(recording, rules)
+            except Skipped as skipped:
+                block.skipped.append((skipped.reason, recording.id))
+                continue
+            block.clips_with_text += bool(clip.text.strip())
+            block.audio_s += clip.duration_s
+            yield clip
+
+    block.clips, block.sha256 = write_shard(path, clips())
+    write_atomically(path.with_suffix(".json"), msgspec.json.encode(block))
+    return block
+
+
+def _finish(out: Path, source: Source, options: Options, blocks: list[Block]) -> Manifest:
+    skipped = {reason: SkippedClips() for reason in SKIP_REASONS}
+    for reason, name in (pair for block in blocks for pair in block.skipped):
+        skipped[reason].count += 1
+        skipped[reason].ids.append(name)
+    full = [(number, block) for number, block in enumerate(blocks) if block.clips]
+    if not full:
+        shutil.rmtree(out / PARTIAL)
+        why = ", ".join(f"{entry.count} {reason}" for reason, entry in skipped.items() if entry.count)
+        raise InputError(f"no clip is left to send: {'skipped ' + why if why else 'the data set has no rows'}")
+    shards = [
+        ShardInfo(f"shard-{number:05d}-of-{len(full):05d}.arrow", block.clips, block.sha256)
+        for number, (_, block) in enumerate(full)
+    ]
+    (out / MANIFEST).unlink(missing_ok=True)
+    for old in out.glob("shard-*-of-*.arrow"):
+        old.unlink()
+    for shard, (number, _) in zip(shards, full, strict=True):
+        _block_path(out / PARTIAL, number).replace(out / shard.file)
+    manifest = Manifest(
+        format=FORMAT,
+        source=source.origin,
+        options=options,
+        clips=sum(block.clips for block in blocks),
+        clips_with_text=sum(block.clips_with_text for block in blocks),
+        audio_s=round(sum(block.audio_s for block in blocks), 3),
+        skipped=skipped,
+        shards=shards,
+    )
+    write_atomically(out / MANIFEST, encode_manifest(manifest))
+    shutil.rmtree(out / PARTIAL)
+    return manifest
+
+
+@contextlib.contextmanager
+def _workers(processes: int) -> Iterator[Submit]:
+    """Where blocks are converted: here for one process, else in a pool that finishes what it began on Ctrl-C."""
+    if processes <= 1:
+
+        def at_once(*block: Any) -> Future[Block]:
+            future: Future[Block] = Future()
+            future.set_result(convert_block(*block))
+            return future
+
+        yield at_once
+        return
+    # Spawned, not forked: `datasets` runs threads, and a fork may copy a lock that one of them holds.
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _ignore_interrupt)
+    try:
+        yield lambda *block: pool.submit(convert_block, *block)
+    except BrokenProcessPool as error:
+        raise InputError("a worker process died, perhaps for want of memory; run again to go on") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[Block], None]]:
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("prepare"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("clips, {task.fields[hours]:.2f} h of audio, {task.fields[rate]:.2f} h/s"),
+        TimeElapsedColumn(),
+    )
+    began, audio_s = time.perf_counter(), 0.0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("prepare", total=total, hours=0.0, rate=0.0)
+
+        def advance(block: Block) -> None:
+            nonlocal audio_s
+            audio_s += block.audio_s
+            hours = audio_s / 3600
+            rate = hours / max(time.perf_counter() - began, 1e-9)
+            bar.update(task, advance=len(block.ids), hours=hours, rate=rate)
+
+        yield advance
+
+
+def describe(manifest: Manifest) -> str:
+    """What was kept and skipped, in a line or two."""
+    kept = f"{manifest.clips} clips, {manifest.audio_s:.1f} s of audio, {len(manifest.shards)} shard(s)"
+    why = ", ".join(f"{entry.count} {reason}" for reason, entry in manifest.skipped.items() if entry.count)
+    return f"{kept}; skipped: {why or 'none'}"
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which clips, shared by prepare.py and bench.py."""
+    parser.add_argument("--dataset", required=True, help="Hugging Face id, or a local folder, parquet file or manifest")
+    parser.add_argument("--subset", default=None, help="config of the data set (default: the one that has the split)")
+    parser.add_argument("--split", default=None, help="split of the data set (default for folders: all)")
+    parser.add_argument("--limit", type=_count, default=0, help="clips to keep; 0 is all (default)")
+    parser.add_argument("--skip-long", action=argparse.BooleanOptionalAction, default=True, help="skip long clips")
+    parser.add_argument("--max-duration", type=_seconds, default=30.0, help="what is long, in seconds (default: 30)")
+    parser.add_argument("--min-duration", type=_seconds, default=0.0, help="skip shorter clips, in seconds")
+    parser.add_argument("--sample-rate", type=_rate, default=16000, help="in Hz, or 'keep' (default: 16000)")
+    parser.add_argument("--text-column", default=None, help="column of the transcripts (default: found by its name)")
+    parser.add_argument("--audio-column", default=None, help="column of the audio (default: found by its name)")
+    parser.add_argument("--language", default="en", help="of the transcripts, for the word error rate (default: en)")
+    parser.add_argument("--processes", type=_count, default=os.cpu_count(), help="default: one per core")
+
+
+def prepare_as_asked(args: argparse.Namespace, out: Path) -> Manifest:
+    """Run prepare with the options of `add_source_arguments`, tell what was chosen. Raises InputError."""
+    source = open_source(
+        Request(args.dataset, args.subset or None, args.split or None, args.text_column, args.audio_column)
+    )
+    for note in source.notes:
+        print(f"note: {note}", file=sys.stderr)
+    rules = Rules(args.max_duration if args.skip_long else None, args.min_duration, args.sample_rate)
+    try:
+        return prepare(source, Options(rules, args.limit, args.language), out, args.processes)
+    except KeyboardInterrupt:
+        print(f"stopped: {out} is not whole; run the same command again to go on", file=sys.stderr)
+        raise
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
+
+
+def _count(word: str) -> int:
+    number = int(word)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{word} is below 0")
+    return number
+
+
+def _seconds(word: str) -> float:
+    number = float(word)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{word} is not a number of seconds from 0 up")
+    return number
+
+
+def _rate(word: str) -> int | None:
+    if word == "keep":
+        return None
+    if not word.isdigit() or not 4000 <= int(word) <= 192000:
+        raise argparse.ArgumentTypeError(f"{word} is neither 'keep' nor a rate from 4000 to 192000 Hz")
+    return int(word)
+
+
+@exits_on_bad_input
+def main() -> int:
+    """Command line of scripts/prepare.py."""
+    parser = argparse.ArgumentParser(description="Make a folder of shards from a data set of speech.")
+    add_source_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, for example asr_data/NAME")
+    args = parser.parse_args()
+    manifest = prepare_as_asked(args, args.out)
+    print(f"{args.out}: {describe(manifest)}")
+    return 0

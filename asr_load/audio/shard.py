@@ -1,0 +1,208 @@
+"""Prepared folders: Arrow IPC shards and the manifest that makes them whole. The format: asr_data/README.md."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from asr_load.audio.clip import Clip, Rules
+from asr_load.errors import InputError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("duration_s", pa.float64()),
+        ("sample_rate", pa.int32()),
+        ("sha256", pa.string()),
+        ("audio_b64", pa.string()),
+    ]
+)
+BATCH_ROWS = 16
+"""Clips in a record batch: what is held in memory while a shard is written."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a prepared folder was asked to hold; `limit` 0 is no limit. `language` tells how words are compared."""
+
+    rules: Rules
+    limit: int
+    language: str
+
+
+class ShardInfo(msgspec.Struct, frozen=True):
+    """A shard's entry in the manifest."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+class SkippedClips(msgspec.Struct):
+    """Clips that one reason kept out."""
+
+    count: int = 0
+    ids: list[str] = msgspec.field(default_factory=list)
+
+
+class Manifest(msgspec.Struct):
+    """manifest.json. It exists only when the folder is whole, and holds no time of day."""
+
+    format: int
+    source: dict[str, Any]
+    options: Options
+    clips: int
+    clips_with_text: int
+    audio_s: float
+    skipped: dict[str, SkippedClips]
+    shards: list[ShardInfo]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of manifest.json."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+class _HashingFile:
+    """A file that knows the SHA-256 of what was written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self.closed = True
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def write_shard(path: Path, clips: Iterable[Clip]) -> tuple[int, str]:
+    """Write clips to an Arrow file, a few at a time. Returns the rows and the file's SHA-256; no file for no rows."""
+    draft = path.with_name(path.name + ".tmp")
+    file = _HashingFile(draft)
+    rows = 0
+    try:
+        with pa.ipc.new_file(pa.PythonFile(file, mode="w"), SCHEMA) as writer:
+            batch: list[Clip] = []
+            for clip in clips:
+                batch.append(clip)
+                rows += 1
+                if len(batch) == BATCH_ROWS:
+                    writer.write_batch(_record_batch(batch))
+                    batch = []
+            if batch:
+                writer.write_batch(_record_batch(batch))
+    finally:
+        file.close()
+    if rows:
+        draft.replace(path)
+    else:
+        draft.unlink()
+    return rows, file.hexdigest()
+
+
+def _record_batch(clips: list[Clip]) -> pa.RecordBatch:
+    return pa.record_batch(
+        [pa.array([getattr(clip, name) for clip in clips], SCHEMA.field(name).type) for name in SCHEMA.names], SCHEMA
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a whole prepared folder. Raises InputError on anything else."""
+    path = folder / MANIFEST
+    hint = f"prepare it: python scripts/prepare.py --dataset DATASET --out {folder}"
+    if not folder.is_dir():
+        raise InputError(f"--data {folder}: there is no such folder; {hint}")
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise InputError(f"--data {folder} is not a prepared folder (it has no whole {MANIFEST}); {hint}") from None
+    except msgspec.DecodeError as error:
+        raise InputError(f"--data {folder}: {MANIFEST} is not what prepare writes ({error}); {hint}") from None
+    if manifest.format != FORMAT:
+        raise InputError(f"--data {folder} has format {manifest.format}, this version reads {FORMAT}; {hint}")
+    return manifest
+
+
+class Shards:
+    """Clips of a prepared folder by number, 0 to len - 1, memory-mapped: opening reads no audio.
+
+    Raises InputError if the folder is not whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self.manifest_sha256 = file_sha256(folder / MANIFEST)
+        self._batches: list[pa.RecordBatch] = []
+        self._first: list[int] = []
+        rows = 0
+        for shard in self.manifest.shards:
+            before = rows
+            for batch in _open_batches(folder, shard.file):
+                self._batches.append(batch)
+                self._first.append(rows)
+                rows += batch.num_rows
+            if rows - before != shard.rows:
+                raise InputError(
+                    f"--data {folder}: {shard.file} has {rows - before} rows, {MANIFEST} says {shard.rows}; prepare it again"
+                )
+        if rows == 0:
+            raise InputError(f"--data {folder} holds no clips; prepare it again")
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, number: int) -> Clip:
+        if not 0 <= number < self._rows:
+            raise IndexError(number)
+        at = bisect.bisect_right(self._first, number) - 1
+        batch, row = self._batches[at], number - self._first[at]
+        values = {name: batch.column(name)[row].as_py() for name in SCHEMA.names[:-1]}
+        return Clip(**values, audio_b64=memoryview(batch.column("audio_b64")[row].as_buffer()))
+
+
+def _open_batches(folder: Path, name: str) -> list[pa.RecordBatch]:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(folder / name)))
+        if reader.schema != SCHEMA:
+            raise InputError(f"--data {folder}: {name} has other columns than this version writes; prepare it again")
+        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"--data {folder}: {name} cannot be read ({error}); prepare it again") from error

@@ -1,0 +1,94 @@
+"""What a person names with --dataset, as rows of still encoded recordings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from asr_load.audio.clip import Recording
+from asr_load.errors import InputError
+
+TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript", "normalized_text", "raw_transcription")
+AUDIO_COLUMNS = ("audio", "file", "file_name", "path", "audio_filepath", "wav", "flac")
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which rows of which data set: the words of the command line. None is "not said"."""
+
+    dataset: str
+    subset: str | None = None
+    split: str | None = None
+    text_column: str | None = None
+    audio_column: str | None = None
+
+
+class Rows(Protocol):
+    """Recordings in their order, from a place that `state` named before. Ids may repeat: see UniqueIds."""
+
+    def __iter__(self) -> Iterator[Recording]: ...
+
+    def state(self) -> dict[str, Any]:
+        """Where the iteration stands, as plain JSON: rows taken so far are behind it."""
+        ...
+
+
+@dataclass
+class Source:
+    """Rows to convert. `origin` names them in the prepared manifest: the same rows give the same `origin`.
+
+    `rows(state)` starts after the rows that `state` (see Rows) has behind it, or at the first one for None.
+    """
+
+    origin: dict[str, Any]
+    rows: Callable[[dict[str, Any] | None], Rows]
+    total: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_source(request: Request) -> Source:
+    """Find out what the data set is: a folder or file here, else an id on the Hugging Face hub. Raises InputError."""
+    path = Path(request.dataset).expanduser()
+    if path.exists():
+        from asr_load.audio import folder
+
+        manifest = folder.find_manifest(path, request.split)
+        if manifest is not None:
+            return folder.open_manifest(manifest, request)
+        if path.is_dir() and folder.has_bare_audio(path):
+            return folder.open_bare(path, request)
+    elif not HUB_ID.fullmatch(request.dataset):
+        raise InputError(f"--dataset {request.dataset}: there is no such file or folder")
+    # Late: `datasets` takes a second to import, and a folder of audio has no need of it.
+    from asr_load.audio import hub
+
+    return hub.open_dataset(path if path.exists() else None, request)
+
+
+def pick_column(wanted: str | None, known: tuple[str, ...], present: list[str], what: str) -> str | None:
+    """The column that was named, else the first of the known ones that is there. Raises InputError on a wrong name."""
+    if wanted is not None:
+        if wanted not in present:
+            raise InputError(f"there is no column {wanted!r} for the {what}; there are: {', '.join(present)}")
+        return wanted
+    return next((name for name in known if name in present), None)
+
+
+class UniqueIds:
+    """Makes each id unique in its set: the second `a` becomes `a-2`."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, wanted: str) -> str:
+        name, n = wanted, 1
+        while name in self._seen:
+            n += 1
+            name = f"{wanted}-{n}"
+        self._seen.add(name)
+        return name

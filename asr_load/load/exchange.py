@@ -1,0 +1,291 @@
+"""One request and its answer, from a connection to a record. Whatever happens, there is one record."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import gevent
+import urllib3
+from locust.clients import HttpSession
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import RequestException
+
+from asr_load.load.options import Limits
+from asr_load.load.wire import Wire
+from asr_load.stream.reader import Answer, ProtocolError, http_error_message
+from asr_load.stream.record import Record
+from asr_load.stream.timing import latencies, seconds
+
+READ_BYTES = 65536
+ERROR_BYTES = 65536
+WHOLE_BYTES = 16 << 20
+"""Most of a body that is not streamed."""
+
+END_GRACE = {True: 1.0, False: 5.0}
+"""Seconds in which a body must end once its answer is complete: after its terminator, or after a finish_reason alone.
+
+Reading on to the end is what keeps the connection; a server that never ends it must not hold the user."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A request that is ready to be sent: nothing is built after the clock has started."""
+
+    path: str
+    body: bytes
+    headers: dict[str, str]
+    clip: str
+    reference: str
+    audio_s: float
+    seq: int
+    user: int
+    worker: int
+    warmup: bool = False
+    due: int | None = None
+    """When it should have been sent (open loop), in perf_counter nanoseconds."""
+
+
+@dataclass
+class _Result:
+    """How a request went, as far as it went."""
+
+    outcome: str
+    error: str | None = None
+    status: int | None = None
+    ended: int | None = None
+
+
+class _HttpError(Exception):
+    """An answer with another status than 200."""
+
+
+def exchange(
+    client: HttpSession, wire: Wire, outgoing: Outgoing, limits: Limits, epoch_ns: int, secrets: tuple[str, ...]
+) -> tuple[Record, BaseException | None]:
+    """Send a request and read its answer. Returns its record and what the caller must raise on, if anything.
+
+    `epoch_ns` is what turns a perf_counter stamp into time since the epoch.
+    """
+    answer, result = Answer(), _Result("protocol")
+    wire.reset()
+    before = time.perf_counter_ns()
+    reraise: BaseException | None = None
+    time_limit = gevent.Timeout(limits.total)
+    time_limit.start()
+    try:
+        _send_and_read(client, wire, outgoing, limits, answer, result)
+    except gevent.Timeout as error:
+        if error is not time_limit:
+            raise
+        _fail(result, answer, "timeout", f"no end after {limits.total:g} s")
+    except gevent.GreenletExit as error:
+        _fail(result, answer, "unfinished", "cut off by the end of the test")
+        reraise = error
+    except Exception as error:
+        _fail(result, answer, "protocol", f"{type(error).__name__}: {error}")
+        reraise = error
+    finally:
+        time_limit.close()
+    return _record(outgoing, wire, answer, result, before, epoch_ns, secrets), reraise
+
+
+def _send_and_read(
+    client: HttpSession, wire: Wire, outgoing: Outgoing, limits: Limits, answer: Answer, result: _Result
+) -> None:
+    try:
+        try:
+            _attempt(client, outgoing, limits, answer, result)
+        except (RequestException, urllib3.exceptions.HTTPError) as error:
+            # A server may close a kept-alive connection while it is idle, and that is only noticed now. Nothing of an
+            # answer came, so it is no answer's failure; on a new connection it would be.
+            if not (wire.reused and wire.headers is None and _classify(error)[0] == "cut"):
+                raise
+            _attempt(client, outgoing, limits, answer, result)
+        result.outcome, result.error = answer.outcome(), answer.error
+        if result.outcome == "cut":
+            result.error = "the body ended without a finish_reason or [DONE]"
+        elif result.outcome == "empty":
+            result.error = "no text"
+        elif result.outcome == "aborted":
+            result.error = "finish_reason abort"
+    except _HttpError as error:
+        result.outcome, result.error = f"http_{result.status}", str(error)
+    except ProtocolError as error:
+        _fail(result, answer, "protocol", str(error))
+    except (RequestException, urllib3.exceptions.HTTPError) as error:
+        _fail(result, answer, *_classify(error))
+
+
+def _fail(result: _Result, answer: Answer, outcome: str, error: str) -> None:
+    """Note what ended the exchange, unless the answer was complete before."""
+    if answer.said_its_end or answer.error is not None:
+        result.outcome, result.error = answer.outcome(), answer.error
+    else:
+        result.outcome, result.error = outcome, error
+
+
+def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, answer: Answer, result: _Result) -> None:
+    # With catch_response and without its `with`, Locust fires no event: there is one event for each record instead.
+    response = client.post(
+        outgoing.path,
+        data=outgoing.body,
+        headers=outgoing.headers,
+        stream=True,
+        catch_response=True,
+        allow_redirects=False,
+        timeout=(limits.connect, limits.stall),
+    )
+    if response.error is not None:
+        raise response.error
+    raw: Any = response.raw
+    try:
+        result.status = response.status_code
+        if response.status_code != 200:
+            raise _HttpError(_http_error(response, raw))
+        if "json" in response.headers.get("content-type", ""):
+            body = _read_at_most(raw, WHOLE_BYTES)
+            answer.read_whole(body, time.perf_counter_ns())
+        else:
+            answer.read_events(_reads(raw, answer), time.perf_counter_ns)
+        result.ended = time.perf_counter_ns()
+    finally:
+        # What was read to its end has given its connection back by now; the rest is closed, never reused.
+        raw.close() if not raw.isclosed() else raw.release_conn()
+
+
+def _reads(raw: Any, answer: Answer) -> Iterator[bytes]:
+    while True:
+        if answer.said_its_end:
+            data = b""
+            # The answer is complete: however its body ends now, it stays a success.
+            with gevent.Timeout(END_GRACE[answer.done], False):
+                try:
+                    data = raw.read1(READ_BYTES)
+                except urllib3.exceptions.HTTPError:
+                    return
+        else:
+            data = raw.read1(READ_BYTES)
+        if not data:
+            return
+        yield data
+
+
+def _read_at_most(raw: Any, limit: int) -> bytes:
+    body = bytearray()
+    while len(body) <= limit and (data := raw.read1(READ_BYTES)):
+        body += data
+    return bytes(body)
+
+
+def _http_error(response: Any, raw: Any) -> str:
+    if response.is_redirect:
+        return f"redirected to {response.headers['location']}: give the server's own address as --host"
+    try:
+        message = http_error_message(_read_at_most(raw, ERROR_BYTES))
+    except urllib3.exceptions.HTTPError:
+        message = ""
+    return message or response.reason or "no message"
+
+
+def _classify(error: BaseException) -> tuple[str, str]:
+    """The outcome for what requests or urllib3 raised, and a line that is the same for the same cause."""
+    causes = _causes(error)
+
+    def first(*kinds: type[BaseException]) -> BaseException | None:
+        return next((cause for cause in causes if isinstance(cause, kinds)), None)
+
+    if first(urllib3.exceptions.ConnectTimeoutError) and not first(urllib3.exceptions.NewConnectionError):
+        return "connect", "connecting took too long"
+    if first(urllib3.exceptions.NewConnectionError, urllib3.exceptions.SSLError, ssl.SSLError):
+        return "connect", _words(first(OSError) or causes[-1])
+    if first(urllib3.exceptions.ReadTimeoutError):
+        return "stalled", "no byte within the stall timeout"
+    if cut := first(http.client.IncompleteRead, http.client.RemoteDisconnected, ConnectionError):
+        return "cut", _words(cut)
+    if first(TimeoutError):
+        return "stalled", "the upload made no progress"
+    return "protocol", _words(causes[-1])
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it wraps: urllib3 and requests keep causes in `args`, `reason` and `__cause__`."""
+    causes: list[BaseException] = []
+    queue = [error]
+    while queue:
+        cause = queue.pop(0)
+        if cause in causes:
+            continue
+        causes.append(cause)
+        inner = (*cause.args, getattr(cause, "reason", None), cause.__cause__)
+        queue += [item for item in inner if isinstance(item, BaseException)]
+    # requests' own ConnectionError is an OSError too, and says nothing that its cause does not say better.
+    return [cause for cause in causes if not isinstance(cause, RequestsConnectionError)] or causes
+
+
+def _words(cause: BaseException) -> str:
+    if isinstance(cause, http.client.IncompleteRead):
+        return "the body ended early"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    # Without the addresses of objects, which would make each failure one of its own in Locust's table.
+    return str(cause).rpartition(": ")[2] or type(cause).__name__
+
+
+def _record(
+    outgoing: Outgoing,
+    wire: Wire,
+    answer: Answer,
+    result: _Result,
+    before: int,
+    epoch_ns: int,
+    secrets: tuple[str, ...],
+) -> Record:
+    start = before if wire.started is None else wire.started
+    timing = latencies(start, answer.times)
+    tokens, source = answer.output_tokens, "usage"
+    if tokens is None:
+        # A chunk may hold several tokens, a body that was not streamed tells nothing.
+        tokens, source = (len(answer.times), "chunks") if answer.streamed and answer.times else (None, None)
+    error = result.error
+    for secret in secrets:
+        error = error and error.replace(secret, "***")
+    return Record(
+        clip=outgoing.clip,
+        seq=outgoing.seq,
+        user=outgoing.user,
+        worker=outgoing.worker,
+        warmup=outgoing.warmup,
+        started_at=(start + epoch_ns) / 1e9,
+        due_at=None if outgoing.due is None else (outgoing.due + epoch_ns) / 1e9,
+        lag=None if outgoing.due is None else (start - outgoing.due) / 1e9,
+        outcome=result.outcome,
+        ok=result.outcome == "ok",
+        http_status=result.status,
+        error=error if result.outcome != "ok" else None,
+        upload=seconds(start, wire.uploaded),
+        headers=seconds(start, wire.headers),
+        ttft=timing.ttft,
+        itl=timing.itl,
+        e2el=timing.e2el,
+        stream_end=seconds(start, result.ended),
+        chunks=len(answer.times),
+        output_tokens=tokens,
+        output_tokens_source=source,
+        prompt_tokens=answer.prompt_tokens,
+        cached_tokens=answer.cached_tokens,
+        finish_reason=answer.finish_reason,
+        audio_s=round(outgoing.audio_s, 3),
+        text=answer.text,
+        reference=outgoing.reference,
+    )
+
+
+def request_headers(run: str, worker: int, seq: int, clip: str) -> dict[str, str]:
+    """Headers that name a request, so that a server's log can be held against the records."""
+    return {"X-Request-Id": f"{run}-{worker}-{seq}", "X-Clip-Id": quote(clip)}

@@ -1,0 +1,140 @@
+"""The harness as a Locust plugin: its options, and a Run for each test between Locust's start and stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.runners import MasterRunner, WorkerRunner
+
+from asr_load.audio.payload import make_builder
+from asr_load.audio.shard import Shards
+from asr_load.errors import InputError
+from asr_load.load import stats
+from asr_load.load.options import Settings, add_options, read_settings
+from asr_load.load.run import Run
+from asr_load.results.report import print_summary
+from asr_load.results.summary import Summary
+from asr_load.stream.record import RECORDS
+
+logger = logging.getLogger(__name__)
+
+
+class _Plugin:
+    """What the harness keeps for Locust's one environment of a process."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.run: Run | None = None
+        self.summary: Summary | None = None
+        self.folders: list[Path] = []
+
+    def check(self) -> tuple[Settings, Shards]:
+        """The test that the options ask for. Raises InputError before anything is sent."""
+        options = self.environment.parsed_options
+        assert options is not None
+        settings = read_settings(options, self.environment.host)
+        # As checked: without the trailing slash that would double the one of the API's path.
+        self.environment.host = settings.host
+        if settings.results is not None and not self.folders and (settings.results / RECORDS).exists():
+            raise InputError(f"--results {settings.results} already holds a run: name another folder, or remove it")
+        make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
+        return settings, Shards(settings.data)
+
+    def start(self) -> None:
+        try:
+            settings, shards = self.check()
+            folder = self._new_folder(settings.results)
+            self.run = Run(self.environment, settings, shards, folder, self._end_test)
+            self.folders.append(folder)
+        except (InputError, OSError) as error:
+            # Bad values from the web form: said, and the test ends before it has sent anything.
+            logger.error("the test cannot start: %s", error)
+            self.run = None
+
+    def stop(self) -> None:
+        if self.run is None:
+            return
+        folder, self.summary = self.run.folder, self.run.close()
+        self.run = None
+        logger.info("records, run.json and summary.json are in %s", folder)
+        if self.environment.web_ui is not None:
+            self.print_summary()
+
+    def print_summary(self) -> None:
+        if self.summary is not None:
+            print_summary(self.folders[-1], self.summary)
+            self.summary = None
+
+    def _new_folder(self, named: Path | None) -> Path:
+        """A new folder for a test: the one that was named, then NAME-2, NAME-3 for further tests of a web UI."""
+        base = named or Path("results") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        number, folder = 1, base
+        while (folder / RECORDS).exists():
+            number += 1
+            folder = base.with_name(f"{base.name}-{number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _end_test(self) -> None:
+        runner = self.environment.runner
+        assert runner is not None
+        if self.environment.web_ui is None:
+            runner.quit()
+        else:
+            runner.stop()
+
+
+_plugin: _Plugin | None = None
+
+
+def current_run() -> Run:
+    """The test that is running. Raises InputError where there is none."""
+    if _plugin is None or _plugin.run is None:
+        raise InputError("no test is running")
+    return _plugin.run
+
+
+@events.init_command_line_parser.add_listener
+def _on_parser(parser: LocustArgumentParser) -> None:
+    add_options(parser)
+
+
+@events.init.add_listener
+def _on_init(environment: Environment, **_: Any) -> None:
+    """Bad input ends the process here, with one line and exit code 2."""
+    global _plugin  # noqa: PLW0603 (Locust's events are of the module, and so is what listens to them)
+    try:
+        if isinstance(environment.runner, MasterRunner | WorkerRunner):
+            raise InputError("one process for now: leave out --master, --worker and --processes")
+        _plugin = _Plugin(environment)
+        _plugin.check()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    stats.set_up(environment)
+
+
+@events.test_start.add_listener
+def _on_start(**_: Any) -> None:
+    if _plugin is not None:
+        _plugin.start()
+
+
+@events.test_stop.add_listener
+def _on_stop(**_: Any) -> None:
+    if _plugin is not None:
+        _plugin.stop()
+
+
+@events.quit.add_listener
+def _on_quit(**_: Any) -> None:
+    """After Locust's own tables, so that the summary is what a person reads last."""
+    if _plugin is not None:
+        _plugin.print_summary()

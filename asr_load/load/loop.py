@@ -1,0 +1,87 @@
+"""Is this process fit to measure? The event loop's lag, CPU and garbage collection, watched all the time of a test.
+
+A late loop stamps reads late, and what it adds ends up in the server's figures. So it is measured, and kept small:
+CPython's full collections hold a busy process for tens of ms, so they are not left to chance.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import time
+from typing import Any
+
+import gevent
+import numpy as np
+
+from asr_load.results.runfile import ClientHealth
+
+TICK_S = 0.01
+COLLECT_EVERY_S = 30.0
+
+
+class LoopMonitor:
+    """Watches from `start` to `stop`."""
+
+    def start(self) -> None:
+        self._lags = array.array("d")
+        self._cpu: list[float] = []
+        self._pauses: list[float] = []
+        self._pause_began = 0
+        gc.collect()
+        gc.freeze()
+        # Young objects are still collected, which is quick; the full collections are `_collect`'s.
+        self._thresholds = gc.get_threshold()
+        gc.set_threshold(20_000, 20, 1_000_000)
+        gc.callbacks.append(self._on_gc)
+        self._began = time.perf_counter(), time.process_time()
+        self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._watch_cpu)]
+
+    def stop(self) -> ClientHealth:
+        gevent.killall(self._greenlets)
+        wall, cpu = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
+        gc.callbacks.remove(self._on_gc)
+        gc.set_threshold(*self._thresholds)
+        gc.unfreeze()
+        lags = np.array(self._lags if self._lags else [0.0])
+        p50, p99 = np.percentile(lags, [50, 99])
+        return ClientHealth(
+            lag_p50=float(p50),
+            lag_p99=float(p99),
+            lag_max=float(lags.max()),
+            lag_samples=len(self._lags),
+            cpu_mean=cpu / wall,
+            cpu_max=max(self._cpu, default=cpu / wall),
+            gc_pause_max=max(self._pauses, default=0.0),
+            gc_pause_total=sum(self._pauses),
+        )
+
+    def _watch_lag(self) -> None:
+        due = time.perf_counter() + TICK_S
+        while True:
+            gevent.sleep(max(0.0, due - time.perf_counter()))
+            lag = max(0.0, time.perf_counter() - due)
+            # A stall of 100 ms hides the ticks it swallowed: each counts, with the wait it would have had.
+            missed = lag
+            while missed >= 0:
+                self._lags.append(missed)
+                missed -= TICK_S
+            due = time.perf_counter() + TICK_S
+
+    def _watch_cpu(self) -> None:
+        collected = time.perf_counter()
+        while True:
+            wall, cpu = time.perf_counter(), time.process_time()
+            gevent.sleep(1.0)
+            now = time.perf_counter()
+            self._cpu.append((time.process_time() - cpu) / (now - wall))
+            if now - collected > COLLECT_EVERY_S:
+                # Only what was made since the start is looked at (the rest is frozen): a few ms, counted as lag.
+                gc.collect()
+                collected = time.perf_counter()
+
+    def _on_gc(self, phase: str, _info: dict[str, Any]) -> None:
+        if phase == "start":
+            self._pause_began = time.perf_counter_ns()
+        else:
+            self._pauses.append((time.perf_counter_ns() - self._pause_began) / 1e9)

@@ -1,0 +1,137 @@
+"""Every option that is added to Locust's, and what they mean once they are checked."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.audio.payload import APIS
+from asr_load.errors import InputError
+
+DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
+
+
+def add_options(parser: LocustArgumentParser) -> None:
+    """Add the harness's options to Locust's parser. Plain types only: Locust sends the values to workers and pages."""
+    add = parser.add_argument
+    add("--data", default="asr_data/sample", help="Prepared folder of clips (scripts/prepare.py)")
+    add("--api", choices=list(APIS), default="chat", help="What the endpoint speaks")
+    add("--model", default="default", help="Model name to ask for")
+    add("--prompt", default=DEFAULT_PROMPT, help="Text beside the audio")
+    add("--max-tokens", type=int, default=128, help="Longest answer, in tokens (not a field of transcriptions)")
+    add("--unique", choices=["dither", "none"], default="dither", help="dither: no request repeats another's bytes")
+    # The key of the environment is no default here: Locust writes defaults into its page.
+    add("--api-key", default="", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
+    hidden: dict[str, Any] = {"include_in_web_ui": False}
+    add("--requests", type=int, default=0, help="Send exactly N, then end the test; 0: until stopped", **hidden)
+    add("--order", choices=["sequential", "shuffle"], default="sequential", help="Order of clips in a pass", **hidden)
+    add("--seed", type=int, default=0, help="Seed of the shuffle", **hidden)
+    add("--connect-timeout", type=float, default=10.0, help="Seconds to connect", **hidden)
+    add("--stall-timeout", type=float, default=120.0, help="Seconds without a byte, the first included", **hidden)
+    add("--total-timeout", type=float, default=600.0, help="Seconds for a whole answer", **hidden)
+    add("--header", action="append", default=[], metavar="K=V", help="Header to send; repeatable", **hidden)
+    add("--extra-body", default="", metavar="JSON", help="Object merged into the request's body", **hidden)
+    add("--results", default="", metavar="DIR", help="Folder for the run (default: results/DATE-TIME)", **hidden)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Time limits of a request, in seconds."""
+
+    connect: float
+    stall: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of one test, checked."""
+
+    host: str
+    data: Path
+    api: str
+    model: str
+    prompt: str
+    max_tokens: int
+    unique: bool
+    requests: int
+    shuffle: bool
+    seed: int
+    limits: Limits
+    results: Path | None
+    extra_body: dict[str, Any]
+    headers: dict[str, str] = field(repr=False)
+    """May hold secrets: never written anywhere."""
+    secrets: tuple[str, ...] = field(repr=False)
+    """What must be struck out of whatever a server says."""
+
+
+def read_settings(options: Namespace, host: str | None) -> Settings:
+    """Check the options of a test. Raises InputError."""
+    key = options.api_key or os.environ.get("OPENAI_API_KEY", "")
+    headers = dict(_header(word) for word in options.header or [])
+    if key:
+        headers["Authorization"] = f"Bearer {_printable('the API key', key)}"
+    for name in ("connect_timeout", "stall_timeout", "total_timeout"):
+        if not 0 < getattr(options, name) < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
+    if options.requests < 0:
+        raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
+    if options.max_tokens < 1:
+        raise InputError(f"--max-tokens must be 1 or more, not {options.max_tokens}")
+    return Settings(
+        host=_host(host),
+        data=Path(options.data).expanduser(),
+        api=options.api,
+        model=options.model,
+        prompt=options.prompt,
+        max_tokens=options.max_tokens,
+        unique=options.unique == "dither",
+        requests=options.requests,
+        shuffle=options.order == "shuffle",
+        seed=options.seed,
+        limits=Limits(options.connect_timeout, options.stall_timeout, options.total_timeout),
+        results=Path(options.results).expanduser() if options.results else None,
+        extra_body=_extra_body(options.extra_body),
+        headers=headers,
+        secrets=tuple(secret for secret in (key, *headers.values()) if len(secret) >= 6),
+    )
+
+
+def _host(host: str | None) -> str:
+    parts = urlsplit(host or "")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"--host {host or '(none)'} is not an address like http://127.0.0.1:30000")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise InputError(f"--host carries no path: give {parts.scheme}://HOST:PORT, the API's path is added (--api)")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _header(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals or not name.strip() or not all(char.isalnum() or char in "-_" for char in name.strip()):
+        # The value may be a secret: only the name is shown.
+        raise InputError(f"--header takes NAME=VALUE, not {name[:40]!r} …")
+    return name.strip(), _printable(f"--header {name.strip()}", value.strip())
+
+
+def _printable(what: str, value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise InputError(f"{what} holds characters that a header cannot carry")
+    return value
+
+
+def _extra_body(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise InputError(f"--extra-body is not a JSON object: {error}") from error

@@ -1,0 +1,75 @@
+"""A record as rows of Locust's statistics: the request itself, and TTFT, ITL and TPOT beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import locust.stats
+from locust.env import Environment
+
+from asr_load.stream.record import Record
+
+STREAM_TYPES = ("TTFT", "ITL", "TPOT")
+
+
+def bucket(response_time: float) -> float:
+    """Round to three significant digits, in ms, and to 0.01 below 1 ms: at most 0.5 % off.
+
+    Locust's own buckets (whole ms, two digits above 100) are up to 9 % off for gaps of a few ms.
+    """
+    if response_time < 1:
+        return round(response_time, 2)
+    digits = 2 if response_time < 10 else 1 if response_time < 100 else 0 if response_time < 1000 else None
+    if digits is None:
+        return float(f"{response_time:.3g}")
+    return round(response_time, digits)
+
+
+def set_up(environment: Environment) -> None:
+    """Install the finer buckets, and keep the stream's rows out of Aggregated, which counts requests alone."""
+    locust.stats.bucket_response_time = bucket  # type: ignore[assignment]
+    stats: Any = environment.stats
+    log_request = stats.log_request
+
+    def log(method: str, name: str, response_time: float | None, content_length: int) -> None:
+        if method in STREAM_TYPES:
+            stats.get(name, method).log(response_time, content_length)
+        else:
+            log_request(method, name, response_time, content_length)
+
+    stats.log_request = log
+
+
+def fire(environment: Environment, record: Record, path: str) -> None:
+    """Fire a record's events: one request, and for a success its TTFT, each of its gaps, and its TPOT, in ms.
+
+    A failure has no latency: its row counts it and nothing else.
+    """
+
+    def event(kind: str, name: str, value_s: float | None, **more: Any) -> None:
+        environment.events.request.fire(
+            **{
+                "request_type": kind,
+                "name": name,
+                "response_time": None if value_s is None else value_s * 1000,
+                "response_length": 0,
+                "exception": None,
+                "context": {},
+                "start_time": record.started_at,
+                **more,
+            }
+        )
+
+    if not record.ok:
+        event("POST", path, None, exception=RequestFailed(f"{record.outcome}: {record.error}"))
+        return
+    event("POST", path, record.e2el, response_length=len(record.text.encode()))
+    event("TTFT", f"{path} time to first token", record.ttft)
+    for gap in record.itl:
+        event("ITL", f"{path} inter-token latency", gap)
+    if record.tpot is not None:
+        event("TPOT", f"{path} time per output token", record.tpot)
+
+
+class RequestFailed(Exception):
+    """What Locust shows for a failed request: the outcome and the server's words."""

@@ -1,0 +1,76 @@
+"""One user's connection, with the times that requests does not tell."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+
+class Wire:
+    """Stamps of the request that is on a user's connection, in perf_counter nanoseconds; None where not reached.
+
+    Give `pool_manager` to the user's HttpSession, and call `reset` before each request.
+    """
+
+    def __init__(self) -> None:
+        self.pool_manager = PoolManager(num_pools=2, maxsize=1)
+        self.pool_manager.pool_classes_by_scheme = {"http": self._pool, "https": self._pool_tls}
+        self.connections = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last request."""
+        self.started: int | None = None
+        self.uploaded: int | None = None
+        self.headers: int | None = None
+        self.reused = False
+
+    def _pool(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
+        pool = HTTPConnectionPool(*args, **kwargs)
+        pool.ConnectionCls = self._connection(_StampedConnection)
+        return pool
+
+    def _pool_tls(self, *args: Any, **kwargs: Any) -> HTTPSConnectionPool:
+        pool = HTTPSConnectionPool(*args, **kwargs)
+        pool.ConnectionCls = self._connection(_StampedTlsConnection)
+        return pool
+
+    def _connection(self, base: Any) -> Any:
+        # A class of its own for each user: urllib3 makes the connections, and leaves no other way to say whose it is.
+        return type(base.__name__, (base,), {"wire": self})
+
+
+class _Stamped:
+    """Mixed into urllib3's connections: connects before the clock starts, so that no TTFT holds a handshake."""
+
+    wire: Wire
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        connection: Any = self
+        wire = self.wire
+        if connection.sock is None:
+            connection.connect()
+            wire.connections += 1
+            wire.reused = False
+        else:
+            wire.reused = True
+        if wire.started is None:
+            wire.started = time.perf_counter_ns()
+        super().request(*args, **kwargs)  # type: ignore[misc]
+        wire.uploaded = time.perf_counter_ns()
+
+    def getresponse(self) -> HTTPResponse:
+        response: HTTPResponse = super().getresponse()  # type: ignore[misc]
+        self.wire.headers = time.perf_counter_ns()
+        return response
+
+
+class _StampedConnection(_Stamped, HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _StampedTlsConnection(_Stamped, HTTPSConnection):  # type: ignore[misc]
+    pass

@@ -1,0 +1,203 @@
+"""From socket reads to timed events, whatever the engine's dialect, and to the outcome of a stream. Nothing here does I/O.
+
+Dialects that are read: chat.completion.chunk and transcription.chunk of SGLang and vLLM, OpenAI's transcript.text.*,
+whole chat.completion and transcription bodies where a server answers without streaming, errors flat or nested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from sseclient import SSEClient
+
+MAX_EVENT_BYTES = 1 << 20
+"""The longest event that is read: no chunk of a transcript comes near it, and memory stays bounded."""
+
+MAX_ERROR_CHARS = 500
+
+
+class ProtocolError(Exception):
+    """The server sent something that is no event stream of any known dialect."""
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Message | None = None
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+    object: str | None = None
+    message: Any = None
+    type: str | None = None
+    delta: str | None = None
+    text: str | None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+class Answer:
+    """What one answer said: content chunks with the time of their reads, usage, and how it ended.
+
+    Times are whatever `clock` gives; the harness uses `time.perf_counter_ns`, in nanoseconds.
+    """
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        """When each non-empty content or reasoning chunk left the socket."""
+        self.parts: list[str] = []
+        """The text of each content chunk; reasoning is counted and timed, but is not part of the transcript."""
+        self.finish_reason: str | None = None
+        self.done = False
+        """The terminator came: `[DONE]`, OpenAI's transcript.text.done, or the end of a whole body."""
+        self.error: str | None = None
+        """The server's own words for an error that it sent as an event."""
+        self.streamed = True
+        self.output_tokens: int | None = None
+        self.prompt_tokens: int | None = None
+        self.cached_tokens: int | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    @property
+    def said_its_end(self) -> bool:
+        """Whether the answer is complete, however its connection went on."""
+        return self.done or self.finish_reason is not None
+
+    def outcome(self) -> str:
+        """The outcome of an answer whose body ended, or that had said its end before its connection broke."""
+        if self.error is not None:
+            return "stream_error"
+        if self.finish_reason == "abort":
+            return "aborted"
+        if not self.said_its_end:
+            return "cut"
+        return "ok" if self.text.strip() else "empty"
+
+    def read_events(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
+        """Read a body of server-sent events to its end. Raises ProtocolError, and what `reads` raises.
+
+        Each event gets the time at which the read that completed it returned.
+        """
+        stamped = _StampedReads(reads, clock)
+        try:
+            for event in SSEClient(stamped).events():
+                self._take(event.data, stamped.at)
+        except UnicodeDecodeError as error:
+            raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
+
+    def read_whole(self, body: bytes, at: int) -> None:
+        """Take a body that is not streamed, complete at the time `at`. Raises ProtocolError."""
+        self.streamed = False
+        self._take(body, at)
+        if self.parts:
+            self.done = True
+
+    def _take(self, data: str | bytes, at: int) -> None:
+        if data == "[DONE]":
+            self.done = True
+            return
+        try:
+            event = _decode_event(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"not an event of a transcript ({error}): {_shorten(data)}") from error
+        if event.error is not None or event.object == "error":
+            self.error = error_message(event.error if event.error is not None else event.message) or _shorten(data)
+            return
+        if event.usage is not None:
+            self._count(event.usage)
+        if event.type == "error":
+            self.error = error_message(event.message) or _shorten(data)
+        elif event.type == "transcript.text.delta":
+            self._add(event.delta, None, at)
+        elif event.type == "transcript.text.done":
+            # Its text repeats the deltas; it is new only where there were none.
+            if not self.times:
+                self._add(event.text, None, at)
+            self.done = True
+        elif event.text is not None and event.choices is None:
+            self._add(event.text, None, at)
+        for choice in (event.choices or ())[:1]:
+            message = choice.delta or choice.message
+            if message is not None:
+                self._add(message.content, message.reasoning_content or message.reasoning, at)
+            if choice.finish_reason is not None:
+                self.finish_reason = choice.finish_reason
+
+    def _add(self, content: str | None, reasoning: str | None, at: int) -> None:
+        if content or reasoning:
+            self.times.append(at)
+        if content:
+            self.parts.append(content)
+
+    def _count(self, usage: _Usage) -> None:
+        self.output_tokens = usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
+        self.prompt_tokens = usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens
+        if usage.prompt_tokens_details is not None:
+            self.cached_tokens = usage.prompt_tokens_details.cached_tokens
+
+
+class _StampedReads:
+    """Hands reads on and remembers when the last one returned. Bounds what can pile up without a line's end."""
+
+    def __init__(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
+        self.at = 0
+        self._reads, self._clock = reads, clock
+
+    def __iter__(self) -> Iterator[bytes]:
+        pending = 0
+        for data in self._reads:
+            self.at = self._clock()
+            end = data.rfind(b"\n")
+            pending = pending + len(data) if end < 0 else len(data) - end - 1
+            if pending > MAX_EVENT_BYTES:
+                raise ProtocolError(f"an event of more than {MAX_EVENT_BYTES} bytes")
+            yield data
+
+
+def error_message(error: Any) -> str:
+    """The server's words in an error, nested or flat, as one line of at most MAX_ERROR_CHARS characters."""
+    while isinstance(error, dict):
+        error = error.get("message") or error.get("error") or error.get("detail") or error.get("code")
+    return "" if error is None else _shorten(error if isinstance(error, str) else str(error))
+
+
+def http_error_message(body: bytes) -> str:
+    """The server's words in the body of an HTTP error: JSON, flat or nested, or plain text."""
+    try:
+        return error_message(msgspec.json.decode(body)) or _shorten(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _shorten(body)
+
+
+def _shorten(text: str | bytes) -> str:
+    if isinstance(text, bytes):
+        text = text[: 4 * MAX_ERROR_CHARS].decode(errors="replace")
+    line = " ".join(text[: 2 * MAX_ERROR_CHARS].split())
+    return line if len(line) <= MAX_ERROR_CHARS else line[: MAX_ERROR_CHARS - 1] + "…"

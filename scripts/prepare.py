@@ -1,0 +1,8 @@
+"""Make a folder of shards from a data set: see --help, and asr_data/README.md for the format."""
+
+import sys
+
+from asr_load.audio.prepare import main
+
+if __name__ == "__main__":
+    sys.exit(main())
