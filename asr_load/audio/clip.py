@@ -120,5 +120,5 @@ def _wav(pcm: np.ndarray, sample_rate: int) -> bytes:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)
-        file.writeframes(memoryview(pcm.astype("<i2", copy=False)).cast("B"))
+        file.writeframes(pcm.astype("<i2", copy=False).data.cast("B"))
     return buffer.getvalue()

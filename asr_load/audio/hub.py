@@ -46,8 +46,8 @@ def _open_configured(path: Path | None, request: Request) -> Source:
         for split in splits
         for file in files.get(split, [])
     ]
-    base = None if path is None else path
-    return _source(parts, base, request, {"subset": config, "split": "+".join(splits)}, state, notes)
+    which = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
+    return _source(parts, path, request, which, notes)
 
 
 def _choose(name: str, configs: list[str], request: Request, local: bool) -> tuple[str, list[str], list[str]]:
@@ -102,12 +102,14 @@ def _open_files(path: Path, request: Request) -> Source:
     else:
         raise InputError(f"{path} is no data set: a folder, a .parquet file, or a .jsonl, .csv or .tsv manifest is")
     base = path if path.is_dir() else path.parent
-    return _source(parts, base, request, {"subset": None, "split": request.split}, state, [])
+    return _source(parts, base, request, {"subset": None, "split": request.split, "state": _digest(state)}, [])
 
 
-def _source(
-    parts: list[Any], base: Path | None, request: Request, which: dict[str, Any], state: list[Any], notes: list[str]
-) -> Source:
+def _digest(state: list[Any]) -> str:
+    return hashlib.sha256(repr(state).encode()).hexdigest()
+
+
+def _source(parts: list[Any], base: Path | None, request: Request, which: dict[str, Any], notes: list[str]) -> Source:
     columns = list(parts[0].column_names or next(iter(parts[0])))
     audio_column = pick_column(request.audio_column, AUDIO_COLUMNS, columns, "audio")
     if audio_column is None:
@@ -128,7 +130,6 @@ def _source(
         "kind": "datasets",
         **which,
         "text_column": text_column,
-        "state": hashlib.sha256(repr(state).encode()).hexdigest(),
     }
     return Source(origin, lambda state: _Rows(parts, recording, state), notes=notes)
 
@@ -146,8 +147,9 @@ class _Rows:
             parts[self._part].load_state_dict(state["inner"])
 
     def __iter__(self) -> Iterator[Recording]:
-        for self._part in range(self._part, len(self._parts)):
-            for row in self._parts[self._part]:
+        for part in range(self._part, len(self._parts)):
+            self._part = part
+            for row in self._parts[part]:
                 self._number += 1
                 yield self._recording(row, self._number - 1)
 

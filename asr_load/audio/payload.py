@@ -83,7 +83,7 @@ def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[st
 
 
 def transcription_body(model: str, prompt: str, extra: dict[str, Any]) -> tuple[Build, str]:
-    """Builder of multipart bodies for /v1/audio/transcriptions, and their content type. Raises InputError on a clash."""
+    """Builder of multipart bodies for /v1/audio/transcriptions, and their content type. Raises as `chat_body`."""
     _refuse(extra, {"file": "the audio's place", "stream": "what is measured"})
     boundary = f"asr-load-{secrets.token_hex(16)}"
     # `stream_include_usage` is vLLM's field; SGLang and OpenAI pass over it.

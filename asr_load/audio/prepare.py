@@ -79,7 +79,9 @@ def prepare(source: Source, options: Options, out: Path, processes: int = 1, blo
     if expected is not None:
         processes = min(processes, -(-expected // block_rows))
     with _progress(expected) as advance, _workers(processes) as submit:
-        blocks = _convert_all(source, options, partial, submit, processes, block_rows, advance)
+        blocks = _convert_all(
+            source, options, partial, submit=submit, processes=processes, block_rows=block_rows, advance=advance
+        )
     return _finish(out, source, options, blocks)
 
 
@@ -113,6 +115,7 @@ def _convert_all(
     source: Source,
     options: Options,
     partial: Path,
+    *,
     submit: Submit,
     processes: int,
     block_rows: int,

@@ -180,7 +180,7 @@ class Shards:
                 rows += batch.num_rows
             if rows - before != shard.rows:
                 raise InputError(
-                    f"--data {folder}: {shard.file} has {rows - before} rows, {MANIFEST} says {shard.rows}; prepare it again"
+                    f"--data {folder}: {shard.file} has {rows - before} rows, not {shard.rows}; prepare it again"
                 )
         if rows == 0:
             raise InputError(f"--data {folder} holds no clips; prepare it again")

@@ -6,7 +6,7 @@ import http.client
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -51,11 +51,23 @@ class Outgoing:
     """When it should have been sent (open loop), in perf_counter nanoseconds."""
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What all exchanges of a test share."""
+
+    limits: Limits
+    epoch_ns: int
+    """What turns a perf_counter stamp into nanoseconds since the epoch."""
+    secrets: tuple[str, ...]
+    """Words to strike out of whatever a server says."""
+
+
 @dataclass
 class _Result:
     """How a request went, as far as it went."""
 
-    outcome: str
+    answer: Answer = field(default_factory=Answer)
+    outcome: str = "protocol"
     error: str | None = None
     status: int | None = None
     ended: int | None = None
@@ -65,49 +77,42 @@ class _HttpError(Exception):
     """An answer with another status than 200."""
 
 
-def exchange(
-    client: HttpSession, wire: Wire, outgoing: Outgoing, limits: Limits, epoch_ns: int, secrets: tuple[str, ...]
-) -> tuple[Record, BaseException | None]:
-    """Send a request and read its answer. Returns its record and what the caller must raise on, if anything.
-
-    `epoch_ns` is what turns a perf_counter stamp into time since the epoch.
-    """
-    answer, result = Answer(), _Result("protocol")
+def exchange(client: HttpSession, wire: Wire, outgoing: Outgoing, terms: Terms) -> tuple[Record, BaseException | None]:
+    """Send a request and read its answer. Returns its record and what the caller must raise on, if anything."""
+    result = _Result()
     wire.reset()
     before = time.perf_counter_ns()
     reraise: BaseException | None = None
-    time_limit = gevent.Timeout(limits.total)
+    time_limit = gevent.Timeout(terms.limits.total)
     time_limit.start()
     try:
-        _send_and_read(client, wire, outgoing, limits, answer, result)
+        _send_and_read(client, wire, outgoing, terms.limits, result)
     except gevent.Timeout as error:
         if error is not time_limit:
             raise
-        _fail(result, answer, "timeout", f"no end after {limits.total:g} s")
+        _fail(result, "timeout", f"no end after {terms.limits.total:g} s")
     except gevent.GreenletExit as error:
-        _fail(result, answer, "unfinished", "cut off by the end of the test")
+        _fail(result, "unfinished", "cut off by the end of the test")
         reraise = error
     except Exception as error:
-        _fail(result, answer, "protocol", f"{type(error).__name__}: {error}")
+        _fail(result, "protocol", f"{type(error).__name__}: {error}")
         reraise = error
     finally:
         time_limit.close()
-    return _record(outgoing, wire, answer, result, before, epoch_ns, secrets), reraise
+    return _record(outgoing, wire, result, before, terms), reraise
 
 
-def _send_and_read(
-    client: HttpSession, wire: Wire, outgoing: Outgoing, limits: Limits, answer: Answer, result: _Result
-) -> None:
+def _send_and_read(client: HttpSession, wire: Wire, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
     try:
         try:
-            _attempt(client, outgoing, limits, answer, result)
+            _attempt(client, outgoing, limits, result)
         except (RequestException, urllib3.exceptions.HTTPError) as error:
             # A server may close a kept-alive connection while it is idle, and that is only noticed now. Nothing of an
             # answer came, so it is no answer's failure; on a new connection it would be.
             if not (wire.reused and wire.headers is None and _classify(error)[0] == "cut"):
                 raise
-            _attempt(client, outgoing, limits, answer, result)
-        result.outcome, result.error = answer.outcome(), answer.error
+            _attempt(client, outgoing, limits, result)
+        result.outcome, result.error = result.answer.outcome(), result.answer.error
         if result.outcome == "cut":
             result.error = "the body ended without a finish_reason or [DONE]"
         elif result.outcome == "empty":
@@ -117,20 +122,21 @@ def _send_and_read(
     except _HttpError as error:
         result.outcome, result.error = f"http_{result.status}", str(error)
     except ProtocolError as error:
-        _fail(result, answer, "protocol", str(error))
+        _fail(result, "protocol", str(error))
     except (RequestException, urllib3.exceptions.HTTPError) as error:
-        _fail(result, answer, *_classify(error))
+        _fail(result, *_classify(error))
 
 
-def _fail(result: _Result, answer: Answer, outcome: str, error: str) -> None:
+def _fail(result: _Result, outcome: str, error: str) -> None:
     """Note what ended the exchange, unless the answer was complete before."""
+    answer = result.answer
     if answer.said_its_end or answer.error is not None:
         result.outcome, result.error = answer.outcome(), answer.error
     else:
         result.outcome, result.error = outcome, error
 
 
-def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, answer: Answer, result: _Result) -> None:
+def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
     # With catch_response and without its `with`, Locust fires no event: there is one event for each record instead.
     response = client.post(
         outgoing.path,
@@ -144,6 +150,7 @@ def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, answer: An
     if response.error is not None:
         raise response.error
     raw: Any = response.raw
+    answer = result.answer
     try:
         result.status = response.status_code
         if response.status_code != 200:
@@ -162,13 +169,12 @@ def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, answer: An
 def _reads(raw: Any, answer: Answer) -> Iterator[bytes]:
     while True:
         if answer.said_its_end:
-            data = b""
             # The answer is complete: however its body ends now, it stays a success.
-            with gevent.Timeout(END_GRACE[answer.done], False):
-                try:
+            try:
+                with gevent.Timeout(END_GRACE[answer.done]):
                     data = raw.read1(READ_BYTES)
-                except urllib3.exceptions.HTTPError:
-                    return
+            except (gevent.Timeout, urllib3.exceptions.HTTPError):
+                return
         else:
             data = raw.read1(READ_BYTES)
         if not data:
@@ -237,23 +243,17 @@ def _words(cause: BaseException) -> str:
     return str(cause).rpartition(": ")[2] or type(cause).__name__
 
 
-def _record(
-    outgoing: Outgoing,
-    wire: Wire,
-    answer: Answer,
-    result: _Result,
-    before: int,
-    epoch_ns: int,
-    secrets: tuple[str, ...],
-) -> Record:
+def _record(outgoing: Outgoing, wire: Wire, result: _Result, before: int, terms: Terms) -> Record:
+    answer = result.answer
     start = before if wire.started is None else wire.started
     timing = latencies(start, answer.times)
-    tokens, source = answer.output_tokens, "usage"
+    tokens: int | None = answer.output_tokens
+    source: str | None = "usage"
     if tokens is None:
         # A chunk may hold several tokens, a body that was not streamed tells nothing.
         tokens, source = (len(answer.times), "chunks") if answer.streamed and answer.times else (None, None)
     error = result.error
-    for secret in secrets:
+    for secret in terms.secrets:
         error = error and error.replace(secret, "***")
     return Record(
         clip=outgoing.clip,
@@ -261,8 +261,8 @@ def _record(
         user=outgoing.user,
         worker=outgoing.worker,
         warmup=outgoing.warmup,
-        started_at=(start + epoch_ns) / 1e9,
-        due_at=None if outgoing.due is None else (outgoing.due + epoch_ns) / 1e9,
+        started_at=(start + terms.epoch_ns) / 1e9,
+        due_at=None if outgoing.due is None else (outgoing.due + terms.epoch_ns) / 1e9,
         lag=None if outgoing.due is None else (start - outgoing.due) / 1e9,
         outcome=result.outcome,
         ok=result.outcome == "ok",

@@ -18,7 +18,7 @@ from asr_load import __version__
 from asr_load.audio.payload import APIS, NO_DITHER, make_builder, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.load import stats
-from asr_load.load.exchange import Outgoing, exchange, request_headers
+from asr_load.load.exchange import Outgoing, Terms, exchange, request_headers
 from asr_load.load.loop import LoopMonitor
 from asr_load.load.options import Settings
 from asr_load.load.wire import Wire
@@ -58,7 +58,8 @@ class Run:
         self._records = RecordFile(folder)
         self._monitor = LoopMonitor()
         self._monitor.start()
-        self._epoch_ns = time.time_ns() - time.perf_counter_ns()
+        epoch_ns = time.time_ns() - time.perf_counter_ns()
+        self._terms = Terms(settings.limits, epoch_ns, settings.secrets)
         self._finished = 0
         self._users = 0
         self._connections = 0
@@ -91,7 +92,7 @@ class Run:
     def send(self, client: HttpSession, wire: Wire, outgoing: Outgoing) -> Record:
         """Send a request, read its answer, write its record and fire its events."""
         before = wire.connections
-        record, reraise = exchange(client, wire, outgoing, self.settings.limits, self._epoch_ns, self.settings.secrets)
+        record, reraise = exchange(client, wire, outgoing, self._terms)
         self._connections += wire.connections - before
         self._finish(record)
         if reraise is not None:
@@ -111,7 +112,7 @@ class Run:
 
     def _now(self) -> float:
         """Seconds since the epoch on the clock of the records."""
-        return (time.perf_counter_ns() + self._epoch_ns) / 1e9
+        return (time.perf_counter_ns() + self._terms.epoch_ns) / 1e9
 
     def close(self) -> Summary:
         """Write what is left to write: run.json, then summary.json from it and the records."""

@@ -17,7 +17,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.pool_manager = PoolManager(num_pools=2, maxsize=1)
-        self.pool_manager.pool_classes_by_scheme = {"http": self._pool, "https": self._pool_tls}
+        pools: Any = {"http": self._pool, "https": self._pool_tls}
+        self.pool_manager.pool_classes_by_scheme = pools
         self.connections = 0
         self.reset()
 

@@ -1,4 +1,4 @@
-"""From socket reads to timed events, whatever the engine's dialect, and to the outcome of a stream. Nothing here does I/O.
+"""From socket reads to timed events, whatever the engine's dialect, and to a stream's outcome. Nothing here does I/O.
 
 Dialects that are read: chat.completion.chunk and transcription.chunk of SGLang and vLLM, OpenAI's transcript.text.*,
 whole chat.completion and transcription bodies where a server answers without streaming, errors flat or nested.
@@ -107,7 +107,7 @@ class Answer:
         """
         stamped = _StampedReads(reads, clock)
         try:
-            for event in SSEClient(stamped).events():
+            for event in SSEClient(iter(stamped)).events():
                 self._take(event.data, stamped.at)
         except UnicodeDecodeError as error:
             raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error

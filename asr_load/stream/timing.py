@@ -1,4 +1,4 @@
-"""From the times of a stream's chunks to its latencies. Times go in as integer nanoseconds, latencies come out in seconds.
+"""From the times of a stream's chunks, in integer nanoseconds, to its latencies, in seconds.
 
 The definitions are the README's table of metrics. Integers keep `ttft + sum(itl) == e2el` to the nanosecond.
 """
