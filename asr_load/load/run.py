@@ -23,7 +23,7 @@ from asr_load.load.loop import LoopMonitor
 from asr_load.load.options import Settings
 from asr_load.load.wire import Wire
 from asr_load.load.work import Work
-from asr_load.results.runfile import RunInfo, write_run
+from asr_load.results.runfile import ClientHealth, RunInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder
 from asr_load.stream.record import Record, RecordFile
 
@@ -56,6 +56,7 @@ class Run:
         self.path = APIS[settings.api]
         self.id = secrets.token_hex(6)
         self._records = RecordFile(folder)
+        self._health: ClientHealth | None = None
         self._monitor = LoopMonitor()
         self._monitor.start()
         epoch_ns = time.time_ns() - time.perf_counter_ns()
@@ -108,6 +109,8 @@ class Run:
         self._finished += 1
         stats.fire(self._environment, record, self.path)
         if self._finished == self.settings.requests:
+            # Before the test is taken down, which holds the loop for tens of ms and has no stream to disturb.
+            self._health = self._monitor.stop()
             gevent.spawn(self._on_done)
 
     def _now(self) -> float:
@@ -116,7 +119,7 @@ class Run:
 
     def close(self) -> Summary:
         """Write what is left to write: run.json, then summary.json from it and the records."""
-        health = self._monitor.stop()
+        health = self._health or self._monitor.stop()
         self._records.close()
         settings = self.settings
         info = RunInfo(

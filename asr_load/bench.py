@@ -1,0 +1,55 @@
+"""SGLang's small ASR benchmark by its own command line, run through Locust: prepare if need be, send every clip once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from asr_load.audio.prepare import add_source_arguments, describe, prepare_as_asked
+from asr_load.errors import exits_on_bad_input
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def folder_name(args: argparse.Namespace) -> str:
+    """A name for the prepared folder: what was asked for, in letters that any file system takes."""
+    words = [Path(args.dataset).name, args.subset, args.split, f"first{args.limit}" if args.limit else None]
+    return re.sub(r"[^\w.]+", "-", "-".join(word for word in words if word))
+
+
+@exits_on_bad_input
+def main() -> int:
+    """Command line of scripts/bench.py. On good input it does not return: the process becomes Locust."""
+    parser = argparse.ArgumentParser(
+        description="Send every clip of a data set once and print the summary.",
+        epilog="All other options are Locust's and the harness's own (locust --help), for example --model or --api.",
+    )
+    add_source_arguments(parser)
+    parser.add_argument("--port", type=int, default=30000, help="of the server on this machine (default: 30000)")
+    parser.add_argument("--host", default=None, help="address of a server elsewhere, for example http://gpu:30000")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests in flight (default: 4)")
+    parser.add_argument("--max-tokens", type=int, default=128, help="longest answer (default: 128)")
+    args, rest = parser.parse_known_args()
+    if args.concurrency < 1:
+        parser.error(f"--concurrency must be 1 or more, not {args.concurrency}")
+    if not 0 < args.port < 65536:
+        parser.error(f"--port must be from 1 to 65535, not {args.port}")
+
+    out = CHECKOUT / "asr_data" / folder_name(args)
+    manifest = prepare_as_asked(args, out)
+    print(f"{out.name}: {describe(manifest)}", flush=True)
+    # fmt: off
+    command = [
+        sys.executable, "-m", "locust", "--locustfile", str(CHECKOUT / "locustfiles" / "transcribe.py"),
+        "--headless", "--only-summary", "--loglevel", "WARNING",
+        "--host", args.host or f"http://127.0.0.1:{args.port}",
+        "--users", str(args.concurrency), "--spawn-rate", str(args.concurrency),
+        "--requests", str(manifest.clips), "--data", str(out), "--max-tokens", str(args.max_tokens),
+        *rest,
+    ]
+    # fmt: on
+    # The process becomes Locust, so that signals and the exit code are Locust's.
+    os.execv(sys.executable, command)

@@ -1,0 +1,8 @@
+"""The seed's own line: prepares a data set if need be, sends every clip once, prints the summary. See --help."""
+
+import sys
+
+from asr_load.bench import main
+
+if __name__ == "__main__":
+    sys.exit(main())
