@@ -327,14 +327,20 @@ def prepare_as_asked(args: argparse.Namespace, out: Path) -> Manifest:
 
 
 def _count(word: str) -> int:
-    number = int(word)
+    try:
+        number = int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number") from None
     if number < 0:
         raise argparse.ArgumentTypeError(f"{word} is below 0")
     return number
 
 
 def _seconds(word: str) -> float:
-    number = float(word)
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{word} is not a number of seconds from 0 up")
     return number

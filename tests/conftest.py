@@ -1,0 +1,49 @@
+"""What several test files use: real speech, if it is at hand, and small audio made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+# Tests import Locust's types and parsers; its patching of the standard library is for the processes that send load.
+os.environ.setdefault("LOCUST_SKIP_MONKEY_PATCH", "1")
+
+import numpy as np
+import pytest
+import soundfile
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SHARED = CHECKOUT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """Real recordings with transcripts in many formats."""
+    if not (SHARED / "speech" / "manifest.jsonl").is_file():
+        pytest.skip("real speech (../shared/speech) is not here")
+    return SHARED / "speech"
+
+
+@pytest.fixture(scope="session")
+def streams() -> Path:
+    """Bytes that real engines sent."""
+    if not (SHARED / "streams").is_dir():
+        pytest.skip("captured streams (../shared/streams) are not here")
+    return SHARED / "streams"
+
+
+def noise(seconds: float, rate: int = 16000, seed: int = 0) -> np.ndarray:
+    """Noise at -20 dBFS as float32, shape (seconds * rate,): not silence, and different for each seed."""
+    return (np.random.default_rng(seed).standard_normal(int(seconds * rate)) * 0.1).clip(-1, 1).astype(np.float32)
+
+
+def write_folder(folder: Path, lengths: dict[str, float]) -> Path:
+    """A folder of WAV files of these lengths in seconds, named by their ids, with a manifest.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for seed, (name, seconds) in enumerate(lengths.items()):
+        soundfile.write(folder / f"{name}.wav", noise(seconds, seed=seed), 16000)
+        rows.append({"file": f"{name}.wav", "text": f"text of {name}"})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

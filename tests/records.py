@@ -1,0 +1,95 @@
+"""Records and runs made up for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asr_load.results.runfile import ClientHealth, RunInfo
+from asr_load.stream.record import Record
+
+
+def record(seq: int = 0, **changes: Any) -> Record:
+    """A success: TTFT 0.2 s, two gaps of 0.1 s, three tokens, two seconds of audio."""
+    values: dict[str, Any] = {
+        "clip": f"clip{seq}",
+        "seq": seq,
+        "user": 0,
+        "worker": 0,
+        "warmup": False,
+        "started_at": 1000.0 + seq,
+        "due_at": None,
+        "lag": None,
+        "outcome": "ok",
+        "http_status": 200,
+        "error": None,
+        "upload": 0.001,
+        "headers": 0.199,
+        "ttft": 0.2,
+        "itl": [0.1, 0.1],
+        "e2el": 0.4,
+        "stream_end": 0.41,
+        "chunks": 3,
+        "output_tokens": 3,
+        "output_tokens_source": "usage",
+        "prompt_tokens": 9,
+        "cached_tokens": 0,
+        "finish_reason": "stop",
+        "audio_s": 2.0,
+        "text": "he said",
+        "reference": "HE SAID",
+    } | changes
+    return Record(ok=values["outcome"] == "ok", **values)
+
+
+def failure(seq: int, outcome: str, **changes: Any) -> Record:
+    """A failure without a chunk."""
+    nothing = {"ttft": None, "itl": [], "e2el": None, "stream_end": None, "chunks": 0, "output_tokens": None}
+    return record(seq, **({"outcome": outcome, "error": "why", "text": "", "finish_reason": None} | nothing | changes))
+
+
+def health(**changes: float) -> ClientHealth:
+    """A client at ease."""
+    calm: dict[str, Any] = {
+        "lag_p50": 0.0001,
+        "lag_p99": 0.001,
+        "lag_max": 0.004,
+        "lag_samples": 1000,
+        "cpu_mean": 0.1,
+        "cpu_max": 0.2,
+        "gc_pause_max": 0.001,
+        "gc_pause_total": 0.002,
+    }
+    return ClientHealth(**(calm | changes))
+
+
+def run_info(**changes: Any) -> RunInfo:
+    """A run that ended ten seconds after record 0 began."""
+    values: dict[str, Any] = {
+        "id": "abc",
+        "version": "0",
+        "began_at": 999.0,
+        "ended_at": 1010.0,
+        "host": "http://127.0.0.1:1",
+        "api": "chat",
+        "model": "m",
+        "prompt": "p",
+        "max_tokens": 128,
+        "requests": 0,
+        "order": "sequential",
+        "seed": 0,
+        "unique": "dither",
+        "timeouts": {},
+        "header_names": [],
+        "extra_body_names": [],
+        "users": 1,
+        "connections": 1,
+        "data": "d",
+        "data_sha256": "0",
+        "data_clips": 3,
+        "language": "en",
+        "client": health(),
+        "python": "3",
+        "platform": "x",
+        "packages": {},
+    }
+    return RunInfo(**(values | changes))

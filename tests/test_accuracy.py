@@ -1,0 +1,33 @@
+"""WER and CER: what is normalised away, and how counts are summed."""
+
+from __future__ import annotations
+
+import pytest
+
+from asr_load.results.accuracy import measure
+
+
+def test_spelling_case_and_punctuation_are_no_errors() -> None:
+    accuracy = measure([("MISTER BROWN'S COLOUR, TWENTY TWO", "Mr. Brown's color: 22.")], "en")
+    assert (accuracy.wer, accuracy.cer, accuracy.references) == (0.0, 0.0, 1)
+
+
+def test_counts_are_summed_before_they_are_divided() -> None:
+    # One error in two words, none in eight: 10 %, not the mean of 50 % and 0 %.
+    eight = "one dog saw two cats in the garden"
+    assert measure([("big house", "big horse"), (eight, eight)], "en").wer == pytest.approx(0.1)
+
+
+def test_all_kinds_of_errors_count() -> None:
+    assert measure([("a quick brown fox ran", "quick brown dog ran away")], "en").wer == pytest.approx(3 / 5)
+
+
+def test_a_pair_without_a_reference_is_left_out_and_one_without_text_counts() -> None:
+    assert measure([("", "noise"), ("[laughs]", "noise")], "en").wer is None
+    assert measure([("two words", "")], "en").wer == 1.0
+
+
+def test_another_language_keeps_its_letters() -> None:
+    accuracy = measure([("Die Tür ist zwölf", "die Tür ist zwölf!")], "de")
+    assert accuracy.wer == 0.0
+    assert measure([("广州市", "广州市。")], "en").cer == 0.0

@@ -1,0 +1,75 @@
+"""Bad options are refused before anything is sent, in one line that says what would be right."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import pytest
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.errors import InputError
+from asr_load.load.options import Settings, add_options, read_settings
+
+HOST = "http://127.0.0.1:30000"
+
+
+def parse(*words: str) -> Namespace:
+    parser = LocustArgumentParser()
+    add_options(parser)
+    return parser.parse_args(list(words))
+
+
+def settings(*words: str, host: str | None = HOST) -> Settings:
+    return read_settings(parse(*words), host)
+
+
+@pytest.mark.parametrize(
+    ("words", "host", "said"),
+    [
+        ([], None, "--host (none) is not an address"),
+        ([], "127.0.0.1:30000", "is not an address like"),
+        ([], "http://h:1/v1", "--host carries no path"),
+        (["--requests", "-1"], HOST, "--requests must be 0"),
+        (["--max-tokens", "0"], HOST, "--max-tokens must be 1 or more"),
+        (["--stall-timeout", "0"], HOST, "--stall-timeout must be above 0"),
+        (["--total-timeout", "inf"], HOST, "--total-timeout must be above 0"),
+        (["--extra-body", "[1]"], HOST, "--extra-body is not a JSON object"),
+        (["--extra-body", "{"], HOST, "--extra-body is not a JSON object"),
+        (["--header", "no-value"], HOST, "--header takes NAME=VALUE"),
+        (["--header", "X-A=\n"], HOST, ""),
+        (["--header", "X-A=ü"], HOST, "characters that a header cannot carry"),
+        (["--api-key", "ü"], HOST, "characters that a header cannot carry"),
+    ],
+)
+def test_bad_options(words: list[str], host: str | None, said: str) -> None:
+    if not said:
+        assert settings(*words).headers == {"X-A": ""}  # white space at the ends is no part of a header
+        return
+    with pytest.raises(InputError) as caught:
+        settings(*words, host=host)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trailing_slash_is_no_path() -> None:
+    assert settings(host="https://gpu.example:8443/").host == "https://gpu.example:8443"
+
+
+def test_headers_and_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
+    made = settings("--header", "X-Route=a=b", "--header", "X-Other=2")
+    assert made.headers == {"X-Route": "a=b", "X-Other": "2", "Authorization": "Bearer sk-environment"}
+    assert settings("--api-key", "sk-option").headers == {"Authorization": "Bearer sk-option"}
+    assert "sk-environment" not in repr(made)
+
+
+def test_the_key_of_the_environment_is_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Locust writes defaults into its page.
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
+    assert parse().api_key == ""
+
+
+def test_the_value_of_a_bad_header_is_not_repeated() -> None:
+    with pytest.raises(InputError) as caught:
+        settings("--header", "Author ization=Bearer sk-secret")
+    assert "sk-secret" not in str(caught.value)

@@ -1,0 +1,122 @@
+"""Request bodies: spliced bytes that are valid JSON, and dither that changes the bytes but not the speech."""
+
+from __future__ import annotations
+
+import base64
+import json
+from email.parser import BytesParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asr_load.audio.clip import Clip, Recording, Rules, convert
+from asr_load.audio.payload import APIS, NO_DITHER, dithered, make_builder, new_dither
+from asr_load.errors import InputError
+from test_clip import encoded
+from conftest import noise
+
+
+def clip(seconds: float = 0.5) -> Clip:
+    return convert(Recording("a", "", encoded((noise(seconds) * 32768).astype(np.int16), subtype="PCM_16")), Rules())
+
+
+def wav(audio_b64: bytes | memoryview) -> bytes:
+    return base64.b64decode(bytes(audio_b64), validate=True)
+
+
+def body(api: str, nonce: bytes = NO_DITHER, **extra: Any) -> dict[str, Any]:
+    build, content_type = make_builder(api, "my/model", 'Say "what" you hear: ü', 64, extra)
+    assert content_type == "application/json"
+    decoded: dict[str, Any] = json.loads(build(clip(), nonce))
+    return decoded
+
+
+def test_chat() -> None:
+    assert body("chat") == {
+        "model": "my/model",
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "audio_url",
+                        "audio_url": {"url": "data:audio/wav;base64," + bytes(clip().audio_b64).decode()},
+                    },
+                    {"type": "text", "text": 'Say "what" you hear: ü'},
+                ],
+            }
+        ],
+        "max_tokens": 64,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_chat_with_input_audio() -> None:
+    audio = body("chat-input-audio")["messages"][0]["content"][0]
+    assert audio == {
+        "type": "input_audio",
+        "input_audio": {"data": bytes(clip().audio_b64).decode(), "format": "wav"},
+    }
+
+
+def test_extra_fields_are_merged_and_cannot_take_the_audio_away() -> None:
+    assert body("chat", temperature=0.5, top_p=0.9)["temperature"] == 0.5
+    for api, field in (("chat", "messages"), ("chat", "stream"), ("transcriptions", "file")):
+        with pytest.raises(InputError, match=f"cannot set '{field}'"):
+            make_builder(api, "m", "p", 1, {field: 1})
+
+
+def test_transcriptions() -> None:
+    build, content_type = make_builder("transcriptions", "m", "a prompt", 64, {"language": "en"})
+    message = BytesParser().parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + build(clip(), NO_DITHER))
+    parts = {str(part.get_param("name", header="content-disposition")): part for part in message.get_payload()}  # type: ignore[union-attr]
+    texts = {name: part.get_payload(decode=True) for name, part in parts.items()}  # type: ignore[union-attr]
+    assert texts.pop("file") == wav(clip().audio_b64)
+    assert texts == {
+        "model": b"m",
+        "prompt": b"a prompt",
+        "temperature": b"0",
+        "stream": b"true",
+        "stream_include_usage": b"true",
+        "language": b"en",
+    }
+
+
+def test_every_api_has_a_builder() -> None:
+    for api in APIS:
+        assert make_builder(api, "m", "p", 1, {})[0](clip(), new_dither())
+
+
+def samples(audio: bytes) -> np.ndarray:
+    return np.frombuffer(audio[44:], dtype="<i2").astype(int)
+
+
+def test_dither_flips_the_lowest_bit_of_samples_as_the_nonce_says() -> None:
+    original = clip()
+    nonce = bytes([0b1, 0, 0, 0, 0, 0, 0, 0b1000_0000])
+    changed = wav(b"".join(dithered(original.audio_b64, nonce)))
+    assert changed[:44] == wav(original.audio_b64)[:44]
+    difference = np.abs(samples(changed) - samples(wav(original.audio_b64)))
+    assert np.flatnonzero(difference).tolist() == [2, 65]
+    assert difference.max() == 1
+
+
+def test_each_nonce_gives_other_audio_and_none_gives_the_same() -> None:
+    original = clip()
+    assert b"".join(dithered(original.audio_b64, NO_DITHER)) == bytes(original.audio_b64)
+    seen = {b"".join(dithered(original.audio_b64, new_dither())) for _ in range(200)}
+    assert len(seen) == 200
+    assert all(len(audio) == len(original.audio_b64) for audio in seen)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 30, 65, 66, 67, 68])
+def test_a_clip_too_short_for_all_bits_takes_what_fits(number: int) -> None:
+    pcm = np.resize(np.array([1000, -1000], dtype=np.int16), number)
+    short = Clip("a", "", 0.1, 16000, "", base64.b64encode(encoded(pcm, subtype="PCM_16")))
+    changed = wav(b"".join(dithered(short.audio_b64, b"\xff" * 8)))
+    difference = np.abs(samples(changed) - pcm)
+    expected = [index for index in range(number) if 2 <= index <= 65]
+    assert np.flatnonzero(difference).tolist() == expected

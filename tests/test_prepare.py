@@ -1,0 +1,213 @@
+"""Folders of shards: the same bytes always, whole or not there at all, resumed after an interruption."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+from asr_load.audio import prepare as module
+from asr_load.audio.clip import Rules
+from asr_load.audio.prepare import PARTIAL, prepare
+from asr_load.audio.shard import Manifest, Options, Shards
+from asr_load.audio.source import Request, open_source
+from asr_load.errors import InputError
+from conftest import CHECKOUT, write_folder
+
+LENGTHS = {f"clip{number:02d}": 0.1 + number / 100 for number in range(10)}
+
+
+def run(folder: Path, out: Path, *, limit: int = 0, processes: int = 1, block_rows: int = 3, **rules: Any) -> Manifest:
+    options = Options(Rules(**rules), limit, "en")
+    return prepare(open_source(Request(str(folder))), options, out, processes, block_rows)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+def ids(out: Path) -> list[str]:
+    shards = Shards(out)
+    return [shards[number].id for number in range(len(shards))]
+
+
+def test_clips_come_back_as_they_went_in(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", LENGTHS)
+    manifest = run(folder, tmp_path / "out")
+    shards = Shards(tmp_path / "out")
+    assert len(shards) == manifest.clips == manifest.clips_with_text == 10
+    assert [shard.rows for shard in manifest.shards] == [3, 3, 3, 1]
+    assert manifest.audio_s == pytest.approx(sum(LENGTHS.values()), abs=1e-3)
+    for number, name in enumerate(LENGTHS):
+        clip = shards[number]
+        assert (clip.id, clip.text) == (name, f"text of {name}")
+        assert base64.b64decode(bytes(clip.audio_b64)) == (folder / f"{name}.wav").read_bytes()
+    with pytest.raises(IndexError):
+        shards[10]
+
+
+def test_the_same_input_gives_the_same_bytes_on_any_number_of_processes(tmp_path: Path) -> None:
+    lengths = LENGTHS | {"long": 3.0}
+    for place, processes in (("one", 1), ("two", 2)):
+        folder = write_folder(tmp_path / place / "set", lengths)
+        run(folder, tmp_path / place / "out", limit=9, processes=processes, max_duration=2.0)
+    assert contents(tmp_path / "one" / "out") == contents(tmp_path / "two" / "out")
+
+
+def test_the_limit_counts_what_is_kept_and_reads_no_further(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a": 0.1, "long1": 3, "b": 0.1, "long2": 3, "c": 0.1, "d": 0.1, "e": 0.1})
+    manifest = run(folder, tmp_path / "out", limit=4, max_duration=2.0)
+    assert ids(tmp_path / "out") == ["a", "b", "c", "d"]
+    assert manifest.skipped["too_long"].ids == ["long1", "long2"]
+
+
+def test_every_skipped_clip_is_named_under_its_reason(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"good": 0.5, "long": 3.0, "short": 0.05})
+    soundfile.write(folder / "silent.wav", np.zeros(16000), 16000)
+    (folder / "broken.wav").write_bytes(b"RIFF....")
+    (folder / "empty.wav").touch()
+    with (folder / "manifest.jsonl").open("a") as manifest_file:
+        for name in ("silent", "broken", "empty", "missing"):
+            manifest_file.write(json.dumps({"file": f"{name}.wav"}) + "\n")
+    run(folder, tmp_path / "out", max_duration=2.0, min_duration=0.2)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["clips"] == 1
+    assert {reason: entry["ids"] for reason, entry in manifest["skipped"].items()} == {
+        "too_long": ["long"],
+        "too_short": ["short"],
+        "silent": ["silent"],
+        "empty": ["empty"],
+        "undecodable": ["broken"],
+        "no_audio": ["missing"],
+    }
+    assert all(entry["count"] == 1 for entry in manifest["skipped"].values())
+
+
+def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a": 3.0, "b": 3.0})
+    with pytest.raises(InputError, match="no clip is left to send: skipped 2 too_long"):
+        run(folder, tmp_path / "out", max_duration=1.0)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_same_names_get_ids_of_their_own(tmp_path: Path) -> None:
+    write_folder(tmp_path / "set" / "one", {"x": 0.1})
+    write_folder(tmp_path / "set" / "two", {"x": 0.1})
+    (tmp_path / "set" / "manifest.jsonl").write_text('{"file": "one/x.wav"}\n{"file": "two/x.wav"}\n')
+    run(tmp_path / "set", tmp_path / "out")
+    assert ids(tmp_path / "out") == ["x", "x-2"]
+
+
+def test_an_interrupted_folder_is_not_whole_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "set", LENGTHS)
+    run(folder, tmp_path / "whole")
+    converted: list[list[str]] = []
+    original = module.convert_block
+
+    def interrupted(recordings: list[Any], *rest: Any) -> Any:
+        converted.append([row.id for row in recordings])
+        if len(converted) == 3:
+            raise KeyboardInterrupt
+        return original(recordings, *rest)
+
+    monkeypatch.setattr(module, "convert_block", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path / "out")
+    with pytest.raises(InputError, match="not a prepared folder"):
+        Shards(tmp_path / "out")
+    run(folder, tmp_path / "out")
+    assert converted[3:] == [["clip06", "clip07", "clip08"], ["clip09"]]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_was_begun_with_other_options_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "set", LENGTHS)
+    (tmp_path / "out" / PARTIAL).mkdir(parents=True)
+    (tmp_path / "out" / PARTIAL / "job.json").write_text("{}")
+    (tmp_path / "out" / PARTIAL / "block-00000.json").write_text("{}")
+    run(folder, tmp_path / "out")
+    assert len(Shards(tmp_path / "out")) == 10
+    run(folder, tmp_path / "out", limit=2)
+    assert ids(tmp_path / "out") == ["clip00", "clip01"]
+    assert len(list((tmp_path / "out").glob("*.arrow"))) == 1
+    # The same again has nothing to do.
+    monkeypatch.setattr(module, "convert_block", None)
+    assert run(folder, tmp_path / "out", limit=2).clips == 2
+
+
+def test_a_damaged_folder_is_refused_and_mended(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", LENGTHS)
+    run(folder, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    shard = next((tmp_path / "out").glob("shard-00001*"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot be read"):
+        Shards(tmp_path / "out")
+    shard.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        Shards(tmp_path / "out")
+    run(folder, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_opening_reads_no_audio(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a": 1.0})
+    run(folder, tmp_path / "out")
+    before = pa.total_allocated_bytes()
+    clip = Shards(tmp_path / "out")[0]
+    assert len(clip.audio_b64) > 40_000
+    # The audio is the mapped file's own pages: Arrow has allocated next to nothing.
+    assert pa.total_allocated_bytes() - before < 4096
+
+
+def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, CHECKOUT / "scripts" / "prepare.py", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a": 0.5, "long": 31})
+    done = command("--dataset", folder, "--out", tmp_path / "out", "--sample-rate", "8000")
+    assert done.returncode == 0
+    assert "1 clips, 0.5 s of audio, 1 shard(s); skipped: 1 too_long" in done.stdout
+    assert Shards(tmp_path / "out")[0].sample_rate == 8000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "../nowhere"], "there is no such file or folder"),
+        (["--dataset", ".", "--limit", "-1"], "-1 is below 0"),
+        (["--dataset", ".", "--sample-rate", "fast"], "neither 'keep' nor a rate"),
+        (["--dataset", ".", "--max-duration", "-3"], "not a number of seconds"),
+        (["--dataset", ".", "--limit", "many"], "not a whole number"),
+    ],
+)
+def test_bad_input_exits_with_2_and_one_line(tmp_path: Path, words: list[str], said: str) -> None:
+    done = command(*words, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_real_speech_with_the_default_skip(speech: Path, tmp_path: Path) -> None:
+    manifest = prepare(open_source(Request(str(speech))), Options(Rules(), 0, "en"), tmp_path / "out")
+    rows = [json.loads(line) for line in (speech / "manifest.jsonl").read_text().splitlines()]
+    long = [Path(row["file"]).stem for row in rows if row["duration_s"] > 30]
+    assert manifest.skipped["too_long"].ids == long
+    assert manifest.clips == len(rows) - len(long)
+    expected = {Path(row["file"]).stem: row["duration_s"] for row in rows if row["duration_s"] <= 30}
+    shards = Shards(tmp_path / "out")
+    for number in range(len(shards)):
+        clip = shards[number]
+        assert clip.duration_s == pytest.approx(expected[clip.id], abs=0.06)
+        assert clip.sample_rate == 16000

@@ -1,0 +1,221 @@
+"""Bytes to timed text: every dialect, every way to end, split anywhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_load.stream.reader import MAX_EVENT_BYTES, Answer, ProtocolError, http_error_message
+
+
+def chunk(content: str | None = None, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    if content is not None:
+        delta["content"] = content
+    return {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+def usage(tokens: int) -> dict[str, Any]:
+    details = {"cached_tokens": 3}
+    return {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": tokens, "prompt_tokens_details": details}}
+
+
+def sse(*events: Any, done: bool = True) -> list[bytes]:
+    lines = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
+    return [*lines, b"data: [DONE]\n\n"] if done else lines
+
+
+def read(reads: Iterable[bytes]) -> Answer:
+    """Read, with a clock that says how many reads have returned."""
+    answer = Answer()
+    ticks = itertools.count(1)
+    answer.read_events(reads, lambda: next(ticks))
+    return answer
+
+
+ROLE = chunk("", role="assistant")
+STREAM = sse(ROLE, chunk(" he"), chunk(" said"), chunk(None, "stop"), usage(2))
+
+
+def test_a_stream_of_sglang() -> None:
+    answer = read(STREAM)
+    assert (answer.text, answer.times, answer.outcome()) == (" he said", [2, 3], "ok")
+    assert (answer.output_tokens, answer.prompt_tokens, answer.cached_tokens) == (2, 9, 3)
+    assert (answer.finish_reason, answer.done) == ("stop", True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_it_does_not_matter_where_the_reads_are_cut(size: int, newline: bytes) -> None:
+    body = b"".join(STREAM).replace(b"\n", newline)
+    answer = read(body[at : at + size] for at in range(0, len(body), size))
+    assert (answer.text, len(answer.times), answer.output_tokens, answer.outcome()) == (" he said", 2, 2, "ok")
+
+
+def test_an_event_has_the_time_of_the_read_that_completed_it() -> None:
+    half = STREAM[1]
+    answer = read([STREAM[0] + half[:20], half[20:] + STREAM[2], *STREAM[3:]])
+    assert answer.times == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("events", "outcome"),
+    [
+        (sse(ROLE, chunk("a"), chunk(None, "stop")), "ok"),
+        (sse(ROLE, chunk("a", "length")), "ok"),
+        (sse(ROLE, chunk("a"), chunk(None, "stop"), done=False), "ok"),
+        (sse(ROLE, chunk("a")), "ok"),
+        (sse(ROLE, chunk("a"), done=False), "cut"),
+        (sse(ROLE, chunk(None, "stop")), "empty"),
+        (sse(ROLE, chunk("  \n"), chunk(None, "stop")), "empty"),
+        (sse(), "empty"),
+        (sse(done=False), "cut"),
+        (sse(ROLE, chunk("a"), chunk(None, "abort"), usage(1)), "aborted"),
+        (sse({"error": {"message": "full", "code": 503}}, usage(0)), "stream_error"),
+        (sse(ROLE, chunk("a"), {"error": "broke", "choices": []}), "stream_error"),
+        (sse({"object": "error", "message": "flat", "code": 400}), "stream_error"),
+    ],
+)
+def test_outcomes(events: list[bytes], outcome: str) -> None:
+    assert read(events).outcome() == outcome
+
+
+def test_the_servers_words_are_kept() -> None:
+    assert read(sse({"error": {"message": "The queue\nis full.", "code": 503}})).error == "The queue is full."
+    assert read(sse({"error": "no memory"})).error == "no memory"
+    assert read(sse({"object": "error", "message": "flat"})).error == "flat"
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_is_timed_but_is_no_transcript(name: str) -> None:
+    answer = read(sse(chunk(**{name: "hm"}), chunk(**{name: ""}), chunk("yes"), chunk(None, "stop")))
+    assert (answer.text, answer.times) == ("yes", [1, 3])
+    assert read(sse(chunk(**{name: "hm"}), chunk(None, "stop"))).outcome() == "empty"
+
+
+def test_openai_transcripts() -> None:
+    usage_ = {"type": "tokens", "input_tokens": 14, "output_tokens": 3, "total_tokens": 17}
+    deltas = [{"type": "transcript.text.delta", "delta": word} for word in ("he", " said")]
+    end = {"type": "transcript.text.done", "text": "he said", "usage": usage_}
+    answer = read(sse(*deltas, end, done=False))
+    assert (answer.text, answer.times, answer.outcome(), answer.output_tokens) == ("he said", [1, 2], "ok", 3)
+    assert read(sse(end, done=False)).text == "he said"
+
+
+def test_comments_and_unknown_fields_are_passed_over() -> None:
+    odd = {"choices": [{"delta": {"content": "a", "refusal": None}, "logprobs": {"x": 1}}], "new": [1]}
+    answer = read([b": sent_at=1\n", b"event: message\nid: 7\n", *sse(odd, chunk(None, "stop"))])
+    assert (answer.text, answer.outcome()) == ("a", "ok")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'data: {"choices": [{"delta": {"content": "caf\xe9"}}]}\n\n',
+        b"data: not json\n\n",
+        b'data: {"choices": [{"delta": {"cont',
+        b'data: {"choices": 7}\n\n',
+        b"data: [1, 2]\n\n",
+        b"data: " + b"x" * (MAX_EVENT_BYTES + 1),
+    ],
+)
+def test_what_is_no_stream_is_a_protocol_error(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        read([*STREAM[:2], body])
+
+
+def test_a_long_event_that_is_in_bounds_is_read() -> None:
+    body = b"".join(sse(chunk("x" * (MAX_EVENT_BYTES // 2)), chunk(None, "stop")))
+    assert len(read(body[at : at + 65536] for at in range(0, len(body), 65536)).text) == MAX_EVENT_BYTES // 2
+
+
+def test_a_body_that_is_not_streamed() -> None:
+    answer = Answer()
+    answer.read_whole(json.dumps({"choices": [{"message": {"content": "whole"}, "finish_reason": "stop"}]}).encode(), 5)
+    assert (answer.text, answer.times, answer.outcome(), answer.streamed) == ("whole", [5], "ok", False)
+    answer = Answer()
+    answer.read_whole(b'{"text": "whole", "usage": {"type": "duration", "seconds": 11}}', 5)
+    assert (answer.text, answer.outcome(), answer.output_tokens) == ("whole", "ok", None)
+    answer = Answer()
+    answer.read_whole(b'{"object": "error", "message": "no"}', 5)
+    assert (answer.outcome(), answer.error) == ("stream_error", "no")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"object":"error","message":"flat words","code":400}', "flat words"),
+        (b'{"error":{"message":"nested words","code":404}}', "nested words"),
+        (b'{"error":"Unauthorized"}', "Unauthorized"),
+        (b'{"detail":[{"loc":["body"]}]}', "[{'loc': ['body']}]"),
+        (b"<html>Bad Gateway</html>", "<html>Bad Gateway</html>"),
+        (b"", ""),
+        (b"\xff\xfe", "��"),
+    ],
+)
+def test_the_words_of_an_http_error(body: bytes, said: str) -> None:
+    assert http_error_message(body) == said
+
+
+def test_a_long_error_is_shortened() -> None:
+    assert len(http_error_message(b"x" * 100_000)) == 500
+
+
+CAPTURED = {
+    "sglang/abort_midstream.raw": "aborted",
+    "sglang/burst_3.raw": "ok",
+    "sglang/chat_stream_continuous.raw": "ok",
+    "sglang/chat_stream_no_usage.raw": "ok",
+    "sglang/chat_stream_usage.raw": "ok",
+    "sglang/transcribe_stream.raw": "ok",
+    "vllm/chat_stream_continuous.raw": "ok",
+    "vllm/chat_stream_no_usage.raw": "ok",
+    "vllm/chat_stream_usage.raw": "ok",
+    "vllm/transcribe_stream.raw": "ok",
+}
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_captured_streams(streams: Path, name: str) -> None:
+    """What is expected comes from the bytes by another way: line by line, with the standard library's json."""
+    body = (streams / name).read_bytes().partition(b"\r\n\r\n")[2]
+    events = [json.loads(line[6:]) for line in body.decode().split("\n") if line.startswith("data: {")]
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    contents = [delta["content"] for delta in deltas if delta.get("content")]
+    usages = [event["usage"] for event in events if event.get("usage")]
+    finishes = [choice["finish_reason"] for event in events for choice in event["choices"] if choice.get("finish_reason")]
+    for size in (1460, 13):
+        answer = read(body[at : at + size] for at in range(0, len(body), size))
+        assert answer.text == "".join(contents)
+        assert len(answer.times) == len(contents)
+        assert answer.outcome() == CAPTURED[name]
+        assert [answer.finish_reason] == finishes
+        assert answer.output_tokens == (usages[-1]["completion_tokens"] if usages else None)
+        assert answer.done
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sglang/err_bad_audio.raw", "An exception occurred while loading AUDIO data"),
+        ("sglang/err_context_overflow.raw", "max_completion_tokens is too large"),
+        ("sglang/err_max_tokens_negative.raw", "max_new_tokens must be at least 0, got -1."),
+        ("vllm/err_bad_audio.raw", "Invalid or corrupted audio data."),
+        ("vllm/err_unknown_model.raw", "The model `nope` does not exist."),
+    ],
+)
+def test_captured_http_errors(streams: Path, name: str, said: str) -> None:
+    assert http_error_message((streams / name).read_bytes().partition(b"\r\n\r\n")[2]).startswith(said)
+
+
+@pytest.mark.parametrize("name", ["sglang/transcribe_json.raw", "vllm/transcribe_json.raw"])
+def test_captured_whole_answers(streams: Path, name: str) -> None:
+    body = (streams / name).read_bytes().partition(b"\r\n\r\n")[2]
+    answer = Answer()
+    answer.read_whole(body, 1)
+    assert answer.text == json.loads(body)["text"]
+    assert (answer.outcome(), len(answer.times)) == ("ok", 1)

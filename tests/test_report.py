@@ -1,0 +1,58 @@
+"""The text that a run ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asr_load.results.report import print_summary
+from asr_load.results.runfile import write_run
+from asr_load.results.summary import summarise_folder
+from asr_load.stream.record import Record, RecordFile
+from records import failure, health, record, run_info
+
+
+def printed(folder: Path, capsys: pytest.CaptureFixture[str], *records: Record) -> list[str]:
+    file = RecordFile(folder)
+    for item in records:
+        file.write(item)
+    file.close()
+    write_run(folder, run_info(client=health(lag_p99=0.02)))
+    print_summary(folder, summarise_folder(folder))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_first_lines_are_those_of_the_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(tmp_path, capsys, record(1, ttft=0.4, e2el=0.6), record(0), failure(2, "http_503"))
+    assert lines[1:8] == [
+        "=== ASR Benchmark Summary ===",
+        "Total: 3, Success: 2, Fail: 1",
+        "Average TTFT: 0.300s",
+        "Average Latency: 0.500s",
+        "[0] ok ttft=0.200s lat=0.400s tokens=3",
+        "[1] ok ttft=0.400s lat=0.600s tokens=3",
+        "[2] http_503 why",
+    ]
+
+
+def test_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\n".join(printed(tmp_path, capsys, record(0), record(1, audio_s=7.0, text="he sad"), failure(2, "cut")))
+    for part in ("TTFT", "ITL", "TPOT", "E2E", "RTF", "By length of the clip", "5 to 10"):
+        assert part in text
+    assert "WER 25.0%" in text
+    assert "Failures: 1 cut" in text
+    assert "Verdict: suspect" in text
+    assert "  - the event loop was late by 20.0 ms at p99 (valid up to 10)" in text
+    assert "\x1b" not in text
+
+
+def test_nothing_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(tmp_path, capsys, failure(0, "connect"))
+    assert lines[2:6] == ["Total: 1, Success: 0, Fail: 1", "Average TTFT: n/a", "Average Latency: n/a", "[0] connect why"]
+
+
+def test_many_requests_are_not_all_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(tmp_path, capsys, *(record(n) for n in range(25)))
+    assert sum(line.startswith("[") for line in lines) == 20
+    assert f"… 5 more in {tmp_path / 'records.jsonl'}" in lines

@@ -1,0 +1,148 @@
+"""What --dataset can name, and what is said when it names nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from asr_load.audio.clip import Recording
+from asr_load.audio.source import Request, UniqueIds, open_source
+from asr_load.errors import InputError
+from conftest import noise, write_folder
+
+
+def rows(dataset: Path | str, **words: str) -> list[Recording]:
+    return list(open_source(Request(str(dataset), **words)).rows(None))
+
+
+def error(dataset: Path | str, **words: str) -> str:
+    with pytest.raises(InputError) as caught:
+        rows(dataset, **words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "metadata.csv", "anything.tsv"])
+@pytest.mark.parametrize("file_key", ["file", "file_name", "path", "audio", "audio_filepath"])
+def test_manifests(tmp_path: Path, name: str, file_key: str) -> None:
+    soundfile.write(tmp_path / "one.wav", noise(0.1), 16000)
+    row = {file_key: "one.wav", "transcription": 'He said "no", twice'}
+    with (tmp_path / name).open("w", newline="") as file:
+        if name.endswith("jsonl"):
+            file.write(json.dumps(row) + "\n")
+        elif name.endswith("csv"):
+            writer = csv.DictWriter(file, row)
+            writer.writeheader()
+            writer.writerow(row)
+        else:
+            file.write("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
+    assert rows(tmp_path) == [Recording("one", 'He said "no", twice', tmp_path / "one.wav")]
+    assert rows(tmp_path / name) == rows(tmp_path)
+
+
+def test_an_id_comes_from_the_manifest_then_from_the_file(tmp_path: Path) -> None:
+    lines = [{"file": "a/x.wav", "id": "first"}, {"file": "b/x.wav"}, {"text": "no file at all"}]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [row.id for row in rows(tmp_path)] == ["first", "x", "row-000002"]
+    assert rows(tmp_path)[2].audio is None
+
+
+def test_common_voice_layout(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", {"cv": 0.1})
+    for split in ("test", "dev"):
+        (tmp_path / f"{split}.tsv").write_text(f"path\tsentence\ncv.wav\t{split} sentence\n")
+    assert rows(tmp_path, split="test") == [Recording("cv", "test sentence", tmp_path / "clips" / "cv.wav")]
+    assert "dev.tsv, test.tsv" in error(tmp_path)
+
+
+def test_a_folder_of_audio_without_a_manifest(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"b": 0.1, "a": 0.1})
+    (tmp_path / "manifest.jsonl").unlink()
+    source = open_source(Request(str(tmp_path)))
+    assert [(row.id, row.text) for row in source.rows(None)] == [("a", ""), ("b", "")]
+    assert "no WER" in source.notes[0]
+
+
+def test_rows_go_on_from_a_state(tmp_path: Path) -> None:
+    source = open_source(Request(str(write_folder(tmp_path, {"a": 0.1, "b": 0.1, "c": 0.1}))))
+    first = source.rows(None)
+    assert next(iter(first)).id == "a"
+    assert [row.id for row in source.rows(first.state())] == ["b", "c"]
+
+
+def test_the_same_rows_have_the_same_origin_wherever_they_lie(tmp_path: Path) -> None:
+    lengths = {"a": 0.1, "b": 0.2}
+    here, there = (write_folder(tmp_path / place / "set", lengths) for place in ("here", "there"))
+    assert open_source(Request(str(here))).origin == open_source(Request(str(there))).origin
+    soundfile.write(there / "b.wav", noise(0.3), 16000)
+    assert open_source(Request(str(here))).origin != open_source(Request(str(there))).origin
+
+
+def test_bad_input_says_what_would_be_right(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a": 0.1})
+    assert "no such file" in error("../not/here")
+    assert "no column 'speech' for the text; there are: file, text" in error(folder, text_column="speech")
+    assert "leave --subset clean out" in error(folder, subset="clean")
+    assert "no column 'split'" in error(folder, split="test")
+    (folder / "manifest.jsonl").write_text('{"file": "a.wav"}\nnot json\n')
+    assert "line 2" in error(folder)
+    (folder / "manifest.jsonl").write_text('{"sound": "a.wav"}\n')
+    assert "names no audio file" in error(folder)
+    (folder / "manifest.jsonl").write_text("")
+    assert "has no rows" in error(folder)
+    (folder / "manifest.jsonl").write_bytes(b'{"file": "\xff.wav"}\n')
+    assert "line 1" in error(folder)
+    (tmp_path / "notes.txt").touch()
+    assert "is no data set" in error(tmp_path / "notes.txt")
+
+
+def test_ids_are_made_unique() -> None:
+    unique = UniqueIds()
+    assert [unique(name) for name in ("a", "a", "a-2", "a", "b")] == ["a", "a-2", "a-2-2", "a-3", "b"]
+
+
+class TestDatasetsFolder:
+    """A folder that `datasets` reads, in openslr/librispeech_asr's layout."""
+
+    @pytest.fixture
+    def folder(self, speech: Path) -> Path:
+        return speech / "hf_librispeech_mini"
+
+    def test_a_config_that_has_the_split_is_chosen_and_said(self, folder: Path) -> None:
+        source = open_source(Request(str(folder), split="test"))
+        assert source.origin["subset"] == "clean"
+        assert "took 'clean'" in source.notes[0]
+        assert "other, all" in source.notes[0]
+        assert len(list(source.rows(None))) == 2
+
+    def test_a_subset_that_was_named_is_taken(self, folder: Path) -> None:
+        found = rows(folder, subset="other", split="test")
+        assert len(found) == 40
+        assert found[0].id == "1688-142285-0000"
+        assert found[0].text.startswith("THERE'S IRON THEY SAY")
+        assert isinstance(found[0].audio, bytes)
+        assert found[0].audio.startswith(b"fLaC")
+
+    def test_without_a_split_all_of_it_is_taken(self, folder: Path) -> None:
+        assert len(rows(folder)) == 42
+
+    def test_what_is_impossible_lists_what_is_possible(self, folder: Path) -> None:
+        assert "it has: all: test.clean, test.other; clean: test; other: test" in error(folder, split="train")
+        assert "it has: clean, other, all" in error(folder, subset="cleaner")
+        assert "other: test" in error(folder, subset="other", split="train")
+
+    def test_a_parquet_file(self, folder: Path) -> None:
+        assert len(rows(folder / "other" / "test-00000-of-00001.parquet")) == 40
+
+    def test_rows_go_on_from_a_state(self, folder: Path) -> None:
+        source = open_source(Request(str(folder), subset="other", split="test"))
+        first = source.rows(None)
+        begun = iter(first)
+        taken = [next(begun).id for _ in range(7)]
+        going_on = [row.id for row in open_source(Request(str(folder), subset="other", split="test")).rows(first.state())]
+        assert len(going_on) == 33
+        assert not set(taken) & set(going_on)

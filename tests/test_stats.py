@@ -1,0 +1,51 @@
+"""Locust's own statistics, with the stream's rows in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import locust.stats
+import numpy as np
+import pytest
+from locust.env import Environment
+
+from asr_load.load import stats
+from records import failure, record
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
+    monkeypatch.setattr(locust.stats, "bucket_response_time", locust.stats.bucket_response_time)
+    made = Environment()
+    runner = made.create_local_runner()  # its listener is what feeds the statistics
+    stats.set_up(made)
+    yield made
+    runner.quit()
+
+
+def test_aggregated_counts_requests_and_nothing_else(environment: Environment) -> None:
+    for item in (record(0), record(1, e2el=0.8), failure(2, "http_500")):
+        stats.fire(environment, item, "/v1/x")
+    post = environment.stats.get("/v1/x", "POST")
+    total = environment.stats.total
+    for name in ("num_requests", "num_failures", "median_response_time", "max_response_time", "total_response_time"):
+        assert getattr(total, name) == getattr(post, name), name
+    assert (post.num_requests, post.num_failures, post.num_none_requests) == (3, 1, 1)
+    assert post.max_response_time == 800
+    counts = {method: entry.num_requests for (_, method), entry in environment.stats.entries.items()}
+    assert counts == {"POST": 3, "TTFT": 2, "ITL": 4, "TPOT": 2}
+
+
+def test_a_failure_has_no_latency_in_any_row(environment: Environment) -> None:
+    stats.fire(environment, failure(0, "cut", ttft=9.0, e2el=9.0, chunks=1), "/v1/x")
+    assert list(environment.stats.entries) == [("/v1/x", "POST")]
+    assert environment.stats.get("/v1/x", "POST").max_response_time == 0
+    assert [str(error.error) for error in environment.stats.errors.values()] == ["cut: why"]
+
+
+@pytest.mark.parametrize("low", [0.02, 1, 10, 100, 1000, 10_000])
+def test_buckets_are_within_half_a_percent(low: float) -> None:
+    values = np.random.default_rng(0).uniform(low, low * 10, 2000)
+    floor = 0.005 if low < 1 else 0.0
+    assert all(abs(stats.bucket(value) - value) <= max(0.00501 * value, floor) for value in values.tolist())
+    assert len({stats.bucket(value) for value in values.tolist()}) <= 1000

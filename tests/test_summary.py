@@ -1,0 +1,101 @@
+"""Figures from records: only successes have latencies, and nothing is a percentile of something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from asr_load.errors import InputError
+from asr_load.results.runfile import write_run
+from asr_load.results.summary import figures, summarise, summarise_folder
+from asr_load.stream.record import RecordFile, read_records
+from records import failure, record, run_info
+
+
+def test_counts_and_rates() -> None:
+    records = [
+        record(0),
+        record(1, finish_reason="length"),
+        failure(2, "http_503"),
+        failure(3, "cut", ttft=0.3, itl=[], e2el=0.3, chunks=1),
+        record(4, warmup=True),
+    ]
+    summary = summarise(records, run_info())
+    assert msgspec.to_builtins(summary.requests) == {
+        "total": 4,
+        "success": 2,
+        "fail": 2,
+        "truncated": 1,
+        "by_outcome": {"cut": 1, "http_503": 1, "ok": 2},
+    }
+    assert (summary.wall_s, summary.audio_s, summary.rtfx) == (10.0, 4.0, 0.4)
+    assert (summary.requests_per_s, summary.output_tokens_per_s) == (0.2, 0.6)
+    assert summary.tokens_per_chunk == 1.0
+    assert (summary.ttft.n, summary.itl.n, summary.tpot.n, summary.e2el.n) == (2, 4, 2, 2)
+    assert summary.lag.n == 0
+    assert summary.goodput is None
+
+
+def test_latencies_are_of_successes_alone() -> None:
+    summary = summarise([record(0), failure(1, "stalled", ttft=99.0, itl=[99.0], e2el=198.0, chunks=2)], run_info())
+    assert (summary.ttft.max, summary.itl.max, summary.e2el.max, summary.rtf.max) == (0.2, 0.1, 0.4, 0.2)
+    assert summary.tpot.mean == pytest.approx(0.1)
+
+
+def test_percentiles_are_those_of_the_samples() -> None:
+    values = np.random.default_rng(1).gamma(2, 1, 1001)
+    found = figures([None, *values.tolist()])
+    assert (found.n, found.max) == (1001, values.max())
+    assert found.mean == pytest.approx(values.mean())
+    assert [found.p50, found.p90, found.p95, found.p99] == np.percentile(values, [50, 90, 95, 99]).tolist()
+    empty = figures([])
+    assert (empty.n, empty.mean, empty.p99, empty.max) == (0, None, None, None)
+
+
+def test_lengths_have_their_own_figures() -> None:
+    summary = summarise([record(n, audio_s=seconds) for n, seconds in enumerate((4.999, 5.0, 29.9, 40.0))], run_info())
+    assert [(row.from_s, row.to_s, row.n) for row in summary.by_duration] == [
+        (0, 5, 1),
+        (5, 10, 1),
+        (20, 30, 1),
+        (30, None, 1),
+    ]
+
+
+def test_a_run_without_a_request() -> None:
+    summary = summarise([], run_info())
+    assert (summary.requests.total, summary.rtfx, summary.wer, summary.ttft.n) == (0, None, None, 0)
+    assert summary.validity.verdict == "suspect"
+
+
+def test_the_same_folder_gives_the_same_summary(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path)
+    for item in (record(1), record(0), failure(2, "empty")):
+        file.write(item)
+    file.close()
+    write_run(tmp_path, run_info())
+    first = summarise_folder(tmp_path)
+    bytes_ = (tmp_path / "summary.json").read_bytes()
+    assert summarise_folder(tmp_path) == first
+    assert (tmp_path / "summary.json").read_bytes() == bytes_
+
+
+def test_records_survive_the_way_to_disk_and_a_line_cut_off_does_not(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path)
+    file.write(record(0, text="zwölf „Ü“"))
+    file.close()
+    with (tmp_path / "records.jsonl").open("ab") as raw:
+        raw.write(b'{"clip": "half')
+    assert list(read_records(tmp_path)) == [record(0, text="zwölf „Ü“")]
+    with (tmp_path / "records.jsonl").open("ab") as raw:
+        raw.write(b'\n{"clip": 1}\n')
+    with pytest.raises(InputError, match="line 2"):
+        list(read_records(tmp_path))
+
+
+def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no"):
+        summarise_folder(tmp_path)
