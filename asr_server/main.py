@@ -1,0 +1,188 @@
+"""The command line: `python scripts/serve.py --port 30000 [--engine moonshine|scripted] ...`."""
+
+import argparse
+import gc
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from asr_server.engine import Engine
+
+# What belongs to the server's own requirements is imported late, so that a missing package is told in one line.
+
+_SCRIPTED = {"tokens": 64, "ttft_ms": 200.0, "itl_ms": 20.0, "tokens_per_chunk": 1, "text": None, "slots": 0}
+_MOONSHINE = {"threads": None}
+_KEY_VARIABLE = "ASR_SERVER_API_KEY"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _fail(message)
+
+
+def _fail(message: str) -> NoReturn:
+    """One line and exit code 2."""
+    print(f"asr_server: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < least or (most is not None and value > most):
+            limits = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, got {value}")
+        return value
+
+    return whole_number
+
+
+def _duration(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="serve.py",
+        description="An OpenAI-compatible speech server in SGLang's wire format, to test against.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1")
+    add("--port", type=_whole(0, 65535), default=30000, help="0: any free one (default: 30000)")
+    add("--engine", choices=("moonshine", "scripted"), default="moonshine")
+    add("--model", default="default", help="its name in /v1/models; requests may name any (default: default)")
+    add("--api-key", help=f"bearer token that requests must carry (or {_KEY_VARIABLE})")
+    add("--max-queued-requests", type=_whole(0), metavar="N", help="how many may wait for a slot (default: any number)")
+    add("--stamps", type=Path, metavar="FILE", help="write a JSON line per request: when each chunk was sent")
+
+    recogniser = parser.add_argument_group("--engine moonshine: a real recogniser")
+    add = recogniser.add_argument
+    add("--threads", type=_whole(1), metavar="K", help="requests served at a time (default: cores - 1, at least 1)")
+
+    scripted = parser.add_argument_group("--engine scripted: text on an absolute schedule")
+    add = scripted.add_argument
+    add("--tokens", type=_whole(0), help="(default: 64)")
+    add("--ttft-ms", type=_duration, help="from the last byte of the request to the first token (default: 200)")
+    add("--itl-ms", type=_duration, help="between two tokens (default: 20)")
+    add("--tokens-per-chunk", type=_whole(1), help="(default: 1)")
+    add("--text", type=Path, metavar="FILE", help="whose words are sent, over and over")
+    add("--slots", type=_whole(0), metavar="K", help="requests served at a time; 0: any number (default: 0)")
+
+    faults = parser.add_argument_group("faults (a request asks for one itself with the header X-Fault)")
+    add = faults.add_argument
+    add(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME[=SHARE|@CLIP-ID]",
+        help="misbehave for all requests, a share of them (0 to 1) or those whose X-Clip-Id is this one; repeatable",
+    )
+    add("--seed", type=int, default=0, help="of the shares (default: 0)")
+    add("--slow-s", type=_duration, default=5.0, help="how late slow-headers are (default: 5)")
+    return parser
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    options = _parser().parse_args(argv)
+    fitting, others = (_SCRIPTED, _MOONSHINE) if options.engine == "scripted" else (_MOONSHINE, _SCRIPTED)
+    for name in others:
+        if getattr(options, name) is not None:
+            _fail(f"--{name.replace('_', '-')} does not fit --engine {options.engine}")
+    for name, default in fitting.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    if options.engine == "scripted" and options.max_queued_requests is not None and not options.slots:
+        _fail("--max-queued-requests needs --slots: without it nothing ever queues")
+    options.api_key = options.api_key or os.environ.get(_KEY_VARIABLE)
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, then exit with 0; 2 when the options or the machine do not allow it."""
+    options = _options(argv)
+    # uvicorn hands a signal on when it has stopped, and before it runs there is nothing to clean up.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    try:
+        _serve(options)
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is missing: pip install -r requirements-server.txt")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    import uvicorn
+
+    from asr_server.app import build_app
+    from asr_server.exchange import Service, Stamps
+    from asr_server.faults import FaultPlan
+    from asr_server.metrics import Metrics
+    from asr_server.slots import Slots
+    from asr_server.transport import Protocol, Server, listen
+
+    try:
+        faults = FaultPlan(options.fault, options.seed)
+        engine = _scripted(options) if options.engine == "scripted" else _moonshine(options)
+        stamps = Stamps(options.stamps) if options.stamps else None
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    slots = Slots(engine.slots, options.max_queued_requests)
+    metrics = Metrics(options.model, slots)
+    service = Service(engine, slots, metrics, stamps, stamp_events=engine.name == "scripted", slow_s=options.slow_s)
+    try:
+        sock = listen(options.host, options.port)
+    except OSError as error:
+        _fail(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}")
+    config = uvicorn.Config(
+        build_app(service, options.model, faults, options.api_key),
+        http=Protocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        log_level="critical",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+    service.server = Server(config, on_ready=lambda: print(_ready_line(options, sock), flush=True))
+    gc.freeze()  # what was imported stays: without it each full collection would look at it, and streams would wait
+    service.server.run([sock])
+
+
+def _ready_line(options: argparse.Namespace, sock: socket.socket) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"asr_server: {options.engine} on http://{host}:{sock.getsockname()[1]}"
+
+
+def _scripted(options: argparse.Namespace) -> "Engine":
+    from asr_server.scripted import DEFAULT_TEXT, ScriptedEngine
+
+    words = (options.text.read_text(encoding="utf-8") if options.text else DEFAULT_TEXT).split()
+    if not words:
+        raise ValueError(f"{options.text} has no words")
+    return ScriptedEngine(
+        tokens=options.tokens,
+        ttft=options.ttft_ms / 1000,
+        itl=options.itl_ms / 1000,
+        tokens_per_chunk=options.tokens_per_chunk,
+        words=words,
+        slots=options.slots,
+    )
+
+
+def _moonshine(options: argparse.Namespace) -> "Engine":
+    from asr_server.moonshine import ModelMissingError, MoonshineEngine
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return MoonshineEngine(options.threads or max(1, cores - 1))
+    except ModelMissingError as error:
+        raise ModuleNotFoundError(name=str(error)) from None

@@ -1,0 +1,104 @@
+"""Below HTTP: what only the connection or the listening socket can do.
+
+uvicorn hands an application no way to its connection, and a broken server is more than HTTP can say. Its protocol
+class is public configuration, so a subclass puts the connection's transport into the request's scope, the place
+ASGI has for a server's extras.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_EXTENSION = "asr_server.transport"
+_BACKLOG = 2048
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, with the transport in the scope."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        # uvloop keeps small writes until the end of its loop's turn, so chunks would leave later than they are
+        # stamped. Without a buffer to fill it writes at once.
+        transport.set_write_buffer_limits(high=0)
+        super().connection_made(transport)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {_EXTENSION: {"transport": self.transport}}
+
+
+def transport_of(scope: Scope) -> asyncio.Transport:
+    """The connection a request came on."""
+    transport: asyncio.Transport = scope["extensions"][_EXTENSION]["transport"]
+    return transport
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close with RST instead of FIN: the peer sees "connection reset"."""
+    handle = transport.get_extra_info("socket")
+    with socket.socket(fileno=os.dup(handle.fileno())) as raw:  # uvloop's own handle takes no options
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the address is in use or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that says when it is ready and can refuse connections for a while."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._reopening: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._address: tuple[str, int] = ("", 0)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets
+        self._address = sockets[0].getsockname()[:2]
+        await super().startup(sockets)
+        self._on_ready()
+
+    def refuse(self, seconds: float) -> None:
+        """Stop listening for so long: new connections are refused by the system. Open ones live on."""
+        if self._reopening is not None:
+            self._reopening.cancel()
+        for listener in self.servers:
+            listener.close()
+        self.servers = []
+        self._reopening = asyncio.get_running_loop().call_later(seconds, self._begin_reopening)
+
+    def _begin_reopening(self) -> None:
+        self._reopening = None
+        task = asyncio.get_running_loop().create_task(self._reopen())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reopen(self) -> None:
+        while not self.should_exit:
+            with contextlib.suppress(OSError):  # somebody took the port in that second: wait for it
+                sock = listen(*self._address)
+                break
+            await asyncio.sleep(0.1)
+        else:
+            return
+        loop = asyncio.get_running_loop()
+        self.servers = [await loop.create_server(self._protocol, sock=sock, backlog=_BACKLOG)]
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)

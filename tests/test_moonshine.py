@@ -1,0 +1,163 @@
+"""The real recogniser, on real speech."""
+
+import http.client
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import pytest
+import requests
+import soundfile
+from serving import SHARED, chat_body, connect, events, post, serve, text_of
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from asr_server.audio import RATE, cut_at_pauses
+from asr_server.moonshine import read_vocabulary
+
+SPEECH = SHARED / "speech"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serve("--threads", "1") as address:
+        yield address
+
+
+def clip(name: str) -> bytes:
+    path = SPEECH / "audio" / name
+    if not path.is_file():
+        pytest.skip(f"no recordings at {path.parent}")
+    return path.read_bytes()
+
+
+def reference(name: str) -> str:
+    rows = map(json.loads, Path(SPEECH / "manifest.jsonl").read_text(encoding="utf-8").splitlines())
+    return next(str(row["text"]) for row in rows if row["file"] == f"audio/{name}")
+
+
+def wer(text: str, truth: str) -> float:
+    normal = EnglishTextNormalizer()
+    return float(jiwer.wer(normal(truth), normal(text)))
+
+
+def wav(samples: Any, rate: int = RATE) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def transcript(url: str, audio: bytes, **fields: Any) -> tuple[str, dict[str, Any]]:
+    status, _, body = post(url, chat_body(audio, **fields))
+    assert status == 200, body
+    assert body.endswith(b"data: [DONE]\n\n")
+    return text_of(body), events(body)[-2]["usage"]
+
+
+def test_text_comes_token_by_token_and_is_right(url: str) -> None:
+    name = "1688-142285-0000.flac"
+    _, _, body = post(url, chat_body(clip(name)))
+    chunks = [event["choices"][0]["delta"]["content"] for event in events(body)[1:-3]]
+    usage = events(body)[-2]["usage"]
+    assert wer("".join(chunks), reference(name)) < 0.15
+    assert not chunks[0].startswith(" ")
+    assert len(chunks) <= usage["completion_tokens"] <= len(chunks) + 3
+    assert usage["prompt_tokens"] == pytest.approx(15.0 * RATE / 384, abs=3)  # encoder frames of 24 ms
+    assert events(body)[-3]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("kind", ["8k_pcm16.wav", "44k1_stereo_pcm24.wav", "44k1.ogg", "22k05_stereo.mp3", "48k.opus"])
+def test_any_format(url: str, kind: str) -> None:
+    text, _ = transcript(url, clip(f"fmt_3005-163389-0001_{kind}"))
+    assert "down the fence" in text.lower()
+
+
+def test_long_audio_is_cut_at_pauses_and_joined(url: str) -> None:
+    name = "long_1688_37s.flac"
+    text, usage = transcript(url, clip(name))
+    assert wer(text, reference(name)) < 0.25
+    assert "  " not in text
+    assert usage["prompt_tokens"] == pytest.approx(37 * RATE / 384, rel=0.05)
+
+
+def test_cuts_lie_in_pauses() -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 60 * RATE).astype(np.float32)
+    pauses = (20.0, 38.0, 50.0)
+    for at in pauses:
+        samples[int(at * RATE) : int((at + 0.4) * RATE)] *= 0.001
+    pieces = list(cut_at_pauses(samples, 25 * RATE))
+    assert np.array_equal(np.concatenate(pieces), samples)
+    assert all(len(piece) < 25 * RATE for piece in pieces)
+    cuts = np.cumsum([len(piece) for piece in pieces])[:-1] / RATE
+    assert all(any(at <= cut <= at + 0.4 for at in pauses) for cut in cuts)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 30.0])
+def test_silence_has_no_text(url: str, seconds: float) -> None:
+    text, usage = transcript(url, wav(np.zeros(int(seconds * RATE))))
+    assert (text, usage["completion_tokens"]) == ("", 0)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 1500])
+def test_very_short_audio_is_answered(url: str, samples: int) -> None:
+    transcript(url, wav(np.full(samples, 0.1)))
+
+
+def test_max_tokens(url: str) -> None:
+    audio = clip("1688-142285-0000.flac")
+    _, _, body = post(url, chat_body(audio, max_completion_tokens=5))
+    assert events(body)[-2]["usage"]["completion_tokens"] == 5
+    assert events(body)[-3]["choices"][0]["finish_reason"] == "length"
+
+
+def test_undecodable_audio_is_sglangs_400(url: str) -> None:
+    for audio in (b"\0\0\0", b"RIFF" + b"x" * 5000):
+        status, _, body = post(url, chat_body(audio))
+        error = json.loads(body)
+        assert (status, error["object"], error["code"]) == (400, "error", 400)
+        assert error["message"].startswith(
+            "An exception occurred while loading AUDIO data at index 0: Error while loading"
+        )
+    part = {"type": "input_audio", "input_audio": {"data": "not base64!"}}
+    assert post(url, chat_body(messages=[{"role": "user", "content": [part]}]))[0] == 400
+
+
+def test_transcriptions_api(url: str) -> None:
+    audio = clip("1688-142285-0002.flac")
+    answer = requests.post(url + "/v1/audio/transcriptions", files={"file": audio}, timeout=30).json()
+    assert wer(answer["text"], reference("1688-142285-0002.flac")) < 0.3
+    assert answer["usage"] == {"type": "duration", "seconds": 3}
+
+
+def test_faults_work_here_too(url: str) -> None:
+    headers = {"X-Fault": "early-end"}
+    with pytest.raises(http.client.IncompleteRead):
+        post(url, chat_body(clip("1688-142285-0000.flac")), headers)
+
+
+def test_a_client_that_goes_frees_its_slot(url: str) -> None:
+    long, short = clip("long_2033_87s.flac"), clip("1688-142285-0002.flac")
+    for _ in range(4):
+        connection = connect(url)
+        connection.request("POST", "/v1/chat/completions", json.dumps(chat_body(long)))
+        assert connection.getresponse().read(20)
+        connection.close()
+    before = time.perf_counter()
+    assert transcript(url, short)[0]
+    deadline = time.monotonic() + 10
+    while 'num_running_reqs{model_name="default"} 0.0' not in requests.get(url + "/metrics", timeout=9).text:
+        assert time.monotonic() < deadline, "a slot is still taken"
+        time.sleep(0.02)
+    generated = requests.get(url + "/metrics", timeout=9).text
+    assert 'sglang:num_queue_reqs{model_name="default"} 0.0' in generated
+    assert time.perf_counter() - before < 30
+
+
+def test_vocabulary_lengths_take_one_or_two_bytes() -> None:
+    long = "▁".encode() * 50
+    data = b"\x01a" + bytes([len(long) % 128 + 128, len(long) // 128]) + long
+    assert read_vocabulary(data) == [b"a", b" " * 50]

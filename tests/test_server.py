@@ -1,0 +1,434 @@
+"""The scripted server as a process: its wire format, its faults as seen on the socket, its command line."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from serving import SHARED, chat_body, connect, events, post, run_to_end, running, serve, text_of
+
+from asr_server.faults import FAULTS
+
+CAPTURES = SHARED / "streams" / "sglang"
+FAST = ("--engine", "scripted", "--tokens", "8", "--ttft-ms", "1", "--itl-ms", "1")
+WORDS = "the quick brown fox jumps over the lazy"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serve(*FAST, "--slow-s", "0.3", "--fault", "404@a clip=ü") as address:
+        yield address
+
+
+def capture(name: str) -> bytes:
+    path = CAPTURES / name
+    if not path.is_file():
+        pytest.skip(f"no captured streams of SGLang at {path}")
+    return path.read_bytes().split(b"\r\n\r\n", 1)[1]
+
+
+def shape(value: Any) -> Any:
+    """Keys in their order and types; of lists the first entry."""
+    if isinstance(value, dict):
+        return [(key, shape(entry)) for key, entry in value.items()]
+    if isinstance(value, list):
+        return [shape(entry) for entry in value[:1]]
+    return type(value).__name__
+
+
+def kinds(body: bytes) -> dict[str, Any]:
+    """The shape of the first event of each kind."""
+    found: dict[str, Any] = {}
+    for event in events(body):
+        if event == "[DONE]":
+            kind = "done"
+        elif not event["choices"]:
+            kind = "usage"
+        else:
+            choice = event["choices"][0]
+            kind = "finish" if choice["finish_reason"] else "role" if choice["delta"].get("role") else "content"
+        found.setdefault(kind, shape(event))
+    return found
+
+
+def flat(body: bytes) -> dict[str, Any]:
+    error: dict[str, Any] = json.loads(body)
+    assert list(error) == ["object", "message", "type", "param", "code"]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("chat_stream_usage.raw", {"include_usage": True}),
+        ("chat_stream_no_usage.raw", None),
+        ("chat_stream_continuous.raw", {"include_usage": True, "continuous_usage_stats": True}),
+    ],
+)
+def test_chat_stream_has_the_shape_of_sglang(url: str, name: str, options: dict[str, bool] | None) -> None:
+    expected = kinds(capture(name))
+    status, headers, body = post(url, chat_body(stream_options=options))
+    assert status == 200
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert kinds(body) == expected
+
+
+def test_transcription_stream_has_the_shape_of_sglang(url: str) -> None:
+    answer = requests.post(
+        url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, data={"stream": "true"}, timeout=9
+    )
+    assert kinds(answer.content) == kinds(capture("transcribe_stream.raw"))
+    assert text_of(answer.content) == WORDS
+    plain = requests.post(url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, timeout=9)
+    assert plain.json() == {"text": WORDS, "usage": {"type": "duration", "seconds": 3}}
+    assert shape(plain.json()) == shape(json.loads(capture("transcribe_json.raw")))
+
+
+def test_stream_says_role_text_finish_usage_done(url: str) -> None:
+    _, _, body = post(url, chat_body(b"x" * 12_800))
+    role, *chunks, finish, usage, done = events(body)
+    assert role["choices"][0]["delta"] == {"reasoning_content": None, "role": "assistant", "content": ""}
+    assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks][:2] == ["the", " quick"]
+    assert finish["choices"][0]["finish_reason"] == "stop"
+    assert (usage["usage"]["prompt_tokens"], usage["usage"]["completion_tokens"]) == (10, 8)
+    assert done == "[DONE]"
+    assert re.fullmatch("[0-9a-f]{32}", role["id"])
+    assert {event["id"] for event in (role, *chunks, finish, usage)} == {role["id"]}
+
+
+def test_token_limits(url: str) -> None:
+    _, _, body = post(url, chat_body(max_tokens=3))
+    assert (text_of(body), kinds(body)["done"]) == ("the quick brown", "str")
+    assert events(body)[-3]["choices"][0]["finish_reason"] == "length"
+    _, _, body = post(url, chat_body(max_tokens=9, max_completion_tokens=2))
+    assert text_of(body) == "the quick"
+
+
+def test_plain_answer(url: str) -> None:
+    status, _, body = post(url, chat_body(stream=False))
+    answer = json.loads(body)
+    assert (status, answer["object"]) == (200, "chat.completion")
+    assert answer["choices"][0]["message"]["content"] == WORDS
+    assert answer["usage"]["completion_tokens"] == 8
+
+
+def test_input_audio_and_models(url: str) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    _, _, body = post(url, chat_body(messages=[{"role": "user", "content": [part]}]))
+    assert text_of(body) == WORDS
+    assert requests.get(url + "/v1/models", timeout=9).json()["data"][0]["id"] == "default"
+    assert requests.get(url + "/health", timeout=9).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"messages": [', "cannot be read"),
+        (b'{"messages": "\xff"}', "cannot be read"),
+        (chat_body(messages=[{"role": "user", "content": "hello"}]), "this one has 0"),
+        (chat_body(max_tokens=-1), "max_new_tokens must be at least 0, got -1."),
+        *(
+            (chat_body(messages=[{"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": u}}]}]), words)
+            for u, words in [
+                ("http://h/a.wav", "fetches nothing"),
+                ("file:///etc/passwd", "fetches"),
+                ("data:a", "form"),
+            ]
+        ),
+    ],
+)
+def test_bad_request_is_a_flat_400(url: str, body: dict[str, Any] | bytes, words: str) -> None:
+    status, _, answer = post(url, body)
+    assert status == 400
+    assert words in flat(answer)["message"]
+
+
+def test_negative_limit_is_answered_as_sglang_does(url: str) -> None:
+    assert json.loads(post(url, chat_body(max_tokens=-1))[2]) == json.loads(capture("err_max_tokens_negative.raw"))
+
+
+def test_bad_forms_and_paths(url: str) -> None:
+    path = url + "/v1/audio/transcriptions"
+    assert "no file" in flat(requests.post(path, files={"x": b"y"}, timeout=9).content)["message"]
+    assert "multipart" in flat(requests.post(path, data={"x": "y"}, timeout=9).content)["message"]
+    assert flat(requests.get(url + "/nowhere", timeout=9).content)["code"] == 404
+    assert flat(requests.get(url + "/v1/chat/completions", timeout=9).content)["code"] == 405
+
+
+def faulty(url: str, name: str, **fields: Any) -> tuple[int, http.client.HTTPMessage, bytes]:
+    return post(url, chat_body(**fields), {"X-Fault": name})
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+def test_fault_http_errors(url: str, status: int) -> None:
+    got, headers, body = faulty(url, str(status))
+    assert (got, flat(body)["code"]) == (status, status)
+    assert headers["retry-after"] == ("1" if status == 429 else None)
+
+
+def test_fault_by_clip_and_unknown(url: str) -> None:
+    assert post(url, chat_body(), {"X-Clip-Id": "a%20clip%3D%C3%BC"})[0] == 404
+    assert post(url, chat_body(), {"X-Clip-Id": "another"})[0] == 200
+    status, _, body = faulty(url, "nonsense")
+    assert status == 400
+    assert "early-end" in flat(body)["message"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("error", ""), ("error-midstream", "the quick brown")])
+def test_fault_error_under_http_200(url: str, name: str, text: str) -> None:
+    status, _, body = faulty(url, name)
+    *_, error, usage, done = events(body)
+    assert (status, done, text_of(body)) == (200, "[DONE]", text)
+    assert list(error) == ["error"]
+    assert error["error"]["code"] == 503
+    assert usage["usage"]["completion_tokens"] == usage["usage"]["prompt_tokens"] == 0
+
+
+def test_fault_early_end_is_cut_by_fin(url: str) -> None:
+    with pytest.raises(http.client.IncompleteRead) as cut:
+        faulty(url, "early-end")
+    assert text_of(cut.value.partial) == "the quick brown"
+
+
+def test_fault_reset_is_a_reset(url: str) -> None:
+    with pytest.raises(ConnectionResetError):
+        faulty(url, "reset")
+
+
+def test_fault_stall_and_hang_end_with_the_client(url: str) -> None:
+    for name, chunks in (("stall", 3), ("hang", 0)):
+        connection = connect(url)
+        connection.request("POST", "/v1/chat/completions", json.dumps(chat_body()), {"X-Fault": name})
+        connection.sock.settimeout(0.5)
+        got = b""
+        with pytest.raises(TimeoutError):
+            while True:
+                got += connection.sock.recv(65536)
+        connection.close()
+        assert got.count(b": sent_at=") == chunks
+
+
+@pytest.mark.parametrize(("name", "text"), [("no-done", WORDS), ("no-end", WORDS), ("no-usage", WORDS), ("empty", "")])
+def test_fault_missing_parts(url: str, name: str, text: str) -> None:
+    _, _, body = faulty(url, name)
+    parts = {"role", "content", "finish", "usage", "done"}
+    gone = {"no-done": {"done"}, "no-end": {"finish", "usage", "done"}, "no-usage": {"usage"}, "empty": {"content"}}
+    assert text_of(body) == text
+    assert kinds(body).keys() == parts - gone[name]
+
+
+def test_fault_half_event(url: str) -> None:
+    _, _, body = faulty(url, "half-event")
+    assert not body.endswith(b"\n")
+    with pytest.raises(json.JSONDecodeError):
+        events(body)
+
+
+def test_fault_broken_events_do_not_end_the_stream(url: str) -> None:
+    for name, wrong in (("bad-utf8", UnicodeDecodeError), ("bad-json", json.JSONDecodeError)):
+        _, _, body = faulty(url, name)
+        assert body.endswith(b"data: [DONE]\n\n")
+        with pytest.raises(wrong):
+            events(body)
+
+
+def test_fault_giant_event(url: str) -> None:
+    _, _, body = faulty(url, "giant-event")
+    assert len(text_of(body)) == len(WORDS) + 4 * 1024 * 1024
+
+
+def test_fault_abort_multi_reasoning(url: str) -> None:
+    _, _, body = faulty(url, "abort")
+    assert events(body)[-3]["choices"][0]["finish_reason"] == "abort"
+    _, _, body = faulty(url, "multi")
+    assert (text_of(body), body.count(b": sent_at=")) == (WORDS, 2)
+    _, _, body = faulty(url, "reasoning")
+    deltas = [event["choices"][0]["delta"] for event in events(body)[1:4]]
+    assert "".join(delta["reasoning_content"] for delta in deltas) == "Listening to the audio."
+    assert text_of(body) == WORDS
+    assert events(body)[-2]["usage"]["reasoning_tokens"] == 3
+
+
+def test_fault_json_and_redirect_and_slow_headers(url: str) -> None:
+    _, headers, body = faulty(url, "json")
+    assert headers["content-type"] == "application/json"
+    assert json.loads(body)["choices"][0]["message"]["content"] == WORDS
+    assert faulty(url, "redirect")[0] == 307
+    followed = requests.post(url + "/v1/chat/completions", json=chat_body(), headers={"X-Fault": "redirect"}, timeout=9)
+    assert text_of(followed.content) == WORDS
+    before = time.perf_counter()
+    assert faulty(url, "slow-headers")[0] == 200
+    assert time.perf_counter() - before >= 0.3
+
+
+def test_fault_refuse_closes_the_port_for_a_while() -> None:
+    with serve(*FAST) as url:
+        host, port = urlsplit(url).netloc.split(":")
+        with pytest.raises(ConnectionResetError):
+            faulty(url, "refuse")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=5)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                assert post(url, chat_body())[0] == 200
+                return
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        pytest.fail("the port stayed closed")
+
+
+def test_shares_of_faults_are_seeded() -> None:
+    def statuses(seed: str) -> list[int]:
+        with serve(*FAST, "--fault", "500=0.3", "--fault", "429=0.3", "--seed", seed) as url:
+            return [post(url, chat_body())[0] for _ in range(40)]
+
+    first = statuses("1")
+    assert set(first) == {200, 429, 500}
+    assert statuses("1") == first
+    assert statuses("2") != first
+
+
+def test_full_queue_is_sglangs_answer() -> None:
+    options = ("--engine", "scripted", "--ttft-ms", "60000", "--slots", "1", "--max-queued-requests", "1")
+    with serve(*options) as url:
+        held = []
+        for running_requests, queued in ((1, 0), (1, 1)):
+            held.append(connect(url))
+            held[-1].request("POST", "/v1/chat/completions", json.dumps(chat_body()))
+            wait_for_gauges(url, running_requests, queued)
+        status, _, body = post(url, chat_body())
+        error, usage, done = events(body)
+        assert (status, error["error"]["code"], done) == (200, 503, "[DONE]")
+        assert error["error"]["message"] == "The request queue is full."
+        assert usage["usage"]["total_tokens"] == 0
+        status, _, body = post(url, chat_body(stream=False))
+        assert (status, flat(body)["message"]) == (503, "The request queue is full.")
+        held[0].close()  # the one in service goes, so the one that waits is served
+        wait_for_gauges(url, 1, 0)
+        held[1].close()
+        wait_for_gauges(url, 0, 0)
+
+
+def wait_for_gauges(url: str, running_requests: int, queued: int) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        page = requests.get(url + "/metrics", timeout=9).text
+        found = [
+            int(float(re.findall(rf"sglang:num_{name}_reqs{{.*}} (.*)", page)[0])) for name in ("running", "queue")
+        ]
+        if found == [running_requests, queued]:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"running, queued: {found}, not {[running_requests, queued]}")
+
+
+def test_api_key() -> None:
+    with serve(*FAST, "--api-key", "s3cret") as url:
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            status, _, body = post(url, chat_body(), headers)
+            assert (status, json.loads(body)) == (401, {"error": "Unauthorized"})
+        assert post(url, chat_body(), {"Authorization": "Bearer s3cret"})[0] == 200
+        assert requests.get(url + "/v1/models", timeout=9).status_code == 401
+        assert requests.get(url + "/health", timeout=9).status_code == 200
+
+
+def test_metrics_have_sglangs_names(url: str) -> None:
+    post(url, chat_body())
+    page = requests.get(url + "/metrics", timeout=9).text
+    for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency", "queue_time"):
+        counts = re.findall(rf'sglang:{name}_seconds_bucket{{le="\+Inf",model_name="default"}} (.*)', page)
+        assert float(counts[0]) >= 1
+    for name in ("prompt_tokens_total", "generation_tokens_total"):
+        assert f'sglang:{name}{{model_name="default"}}' in page
+
+
+def test_stamps_are_those_of_the_chunks(tmp_path: Path) -> None:
+    file = tmp_path / "stamps.jsonl"
+    options = ("--engine", "scripted", "--tokens", "10", "--ttft-ms", "20", "--itl-ms", "3", "--tokens-per-chunk", "3")
+    with serve(*options, "--stamps", str(file)) as url:
+        assert file.read_bytes() == b""
+        _, _, body = post(url, chat_body(), {"X-Request-Id": "mine"})
+        post(url, chat_body(), {"X-Fault": "abort"})
+    first, second = map(json.loads, file.read_text().splitlines())  # the server has ended: all lines are written
+    sent = [float(stamp) for stamp in re.findall(rb"^: sent_at=(\d+\.\d{9})$", body, re.MULTILINE)]
+    assert first["sent_at"] == pytest.approx(sent, abs=1e-8)
+    assert (first["request_id"], first["tokens"], first["fault"], len(sent)) == ("mine", 10, None, 4)
+    assert sent == sorted(sent)
+    due = [first["received_at"] + 0.02 + 0.009 * chunk for chunk in range(4)]
+    assert all(at >= when for at, when in zip(sent, due, strict=True))
+    assert (second["fault"], second["tokens"], len(second["sent_at"])) == ("abort", 9, 3)
+    assert re.fullmatch("[0-9a-f]{32}", second["request_id"])
+
+
+def test_own_text(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("eins\nzwei drei", encoding="utf-8")
+    with serve(*FAST, "--text", str(tmp_path / "text.txt")) as url:
+        assert text_of(post(url, chat_body(max_tokens=4))[2]) == "eins zwei drei eins"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fault", "nonsense"], "early-end"),
+        (["--fault", "500=2"], "from 0 to 1"),
+        (["--fault", "500=0.6", "--fault", "400=0.6"], "more than 1"),
+        (["--engine", "moonshine", "--ttft-ms", "5"], "--ttft-ms does not fit --engine moonshine"),
+        (["--engine", "scripted", "--threads", "2"], "--threads does not fit --engine scripted"),
+        (["--engine", "scripted", "--itl-ms", "-1"], "at least 0"),
+        (["--engine", "scripted", "--itl-ms", "nan"], "at least 0"),
+        (["--engine", "scripted", "--tokens", "-5"], "at least 0"),
+        (["--engine", "scripted", "--max-queued-requests", "1"], "--slots"),
+        (["--engine", "scripted", "--text", "/nowhere/x"], "/nowhere/x"),
+        (["--port", "70000"], "65535"),
+        (["--engine", "whisper"], "moonshine"),
+    ],
+)
+def test_bad_options_are_told_in_one_line(options: list[str], words: str) -> None:
+    ended = run_to_end(*options)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert words in ended.stderr
+
+
+def test_port_in_use() -> None:
+    with serve(*FAST) as url:
+        ended = run_to_end(*FAST, "--port", url.rpartition(":")[2])
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "cannot listen on 127.0.0.1:" in ended.stderr
+
+
+def test_missing_package_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('gone', name='uvicorn')")
+    ended = run_to_end(*FAST, **os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "pip install -r requirements-server.txt" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_with_open_streams(number: signal.Signals) -> None:
+    with running("--engine", "scripted", "--tokens", "100000") as (url, process):
+        connection = connect(url)
+        connection.request("POST", "/v1/chat/completions", json.dumps(chat_body()))
+        assert connection.getresponse().status == 200
+        process.send_signal(number)
+        try:
+            assert process.wait(10) == 0
+        except subprocess.TimeoutExpired:
+            pytest.fail("it does not stop")
+        finally:
+            connection.close()
+
+
+def test_every_fault_is_told_in_the_list() -> None:
+    ended = run_to_end("--fault", "?")
+    assert all(name in ended.stderr for name in FAULTS)
