@@ -1,11 +1,8 @@
-"""Start the embedded server: see `python scripts/serve.py --help`."""
+"""Start the embedded server: see --help."""
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from asr_server.main import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

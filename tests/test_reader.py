@@ -187,7 +187,9 @@ def test_captured_streams(streams: Path, name: str) -> None:
     deltas = [choice["delta"] for event in events for choice in event["choices"]]
     contents = [delta["content"] for delta in deltas if delta.get("content")]
     usages = [event["usage"] for event in events if event.get("usage")]
-    finishes = [choice["finish_reason"] for event in events for choice in event["choices"] if choice.get("finish_reason")]
+    finishes = [
+        choice["finish_reason"] for event in events for choice in event["choices"] if choice.get("finish_reason")
+    ]
     for size in (1460, 13):
         answer = read(body[at : at + size] for at in range(0, len(body), size))
         assert answer.text == "".join(contents)

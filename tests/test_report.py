@@ -49,7 +49,12 @@ def test_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(tmp_path, capsys, failure(0, "connect"))
-    assert lines[2:6] == ["Total: 1, Success: 0, Fail: 1", "Average TTFT: n/a", "Average Latency: n/a", "[0] connect why"]
+    assert lines[2:6] == [
+        "Total: 1, Success: 0, Fail: 1",
+        "Average TTFT: n/a",
+        "Average Latency: n/a",
+        "[0] connect why",
+    ]
 
 
 def test_many_requests_are_not_all_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,6 +143,8 @@ class TestDatasetsFolder:
         first = source.rows(None)
         begun = iter(first)
         taken = [next(begun).id for _ in range(7)]
-        going_on = [row.id for row in open_source(Request(str(folder), subset="other", split="test")).rows(first.state())]
+        going_on = [
+            row.id for row in open_source(Request(str(folder), subset="other", split="test")).rows(first.state())
+        ]
         assert len(going_on) == 33
         assert not set(taken) & set(going_on)

@@ -91,11 +91,11 @@ def exchange(client: HttpSession, wire: Wire, outgoing: Outgoing, terms: Terms) 
         if error is not time_limit:
             raise
         _fail(result, "timeout", f"no end after {terms.limits.total:g} s")
-    except gevent.GreenletExit as error:
-        _fail(result, "unfinished", "cut off by the end of the test")
-        reraise = error
     except Exception as error:
         _fail(result, "protocol", f"{type(error).__name__}: {error}")
+        reraise = error
+    except BaseException as error:  # GreenletExit, as a rule: Locust ends its users so
+        _fail(result, "unfinished", "cut off by the end of the test")
         reraise = error
     finally:
         time_limit.close()

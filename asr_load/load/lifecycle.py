@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import gevent
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -119,6 +121,13 @@ def _on_init(environment: Environment, **_: Any) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     stats.set_up(environment)
+    # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
+    gevent.signal_handler(signal.SIGINT, _interrupt)
+
+
+def _interrupt() -> None:
+    """Ctrl-C, told to Locust's main greenlet alone."""
+    gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
 
 
 @events.test_start.add_listener

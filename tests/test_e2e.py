@@ -1,0 +1,417 @@
+"""Real processes: `locust` with the harness's locustfile against the embedded server, and what they leave on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_load.audio.clip import Rules
+from asr_load.audio.prepare import prepare
+from asr_load.audio.shard import Options
+from asr_load.audio.source import Request, open_source
+from conftest import CHECKOUT, write_folder
+from serving import serve
+
+FAST = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "20", "--itl-ms", "3")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty short clips, prepared."""
+    folder = tmp_path_factory.mktemp("clips")
+    source = write_folder(folder / "set", {f"clip{number:02d}": 0.1 for number in range(30)})
+    prepare(open_source(Request(str(source))), Options(Rules(), 0, "en"), folder / "prepared")
+    return folder / "prepared"
+
+
+def locust(*words: str | Path, **env: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "locust", "--headless", "--only-summary", *map(str, words)]
+    return subprocess.Popen(
+        command,
+        cwd=CHECKOUT,
+        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class Run:
+    """What a finished `locust` process said and left."""
+
+    def __init__(self, process: subprocess.Popen[str], results: Path) -> None:
+        self.out, self.err = process.communicate(timeout=60)
+        self.code = process.returncode
+        self.results = results
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.results / "records.jsonl").read_text().splitlines()]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.results / "summary.json").read_text())
+        return found
+
+    @property
+    def rows(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Locust's own statistics (--json-file) by type and name."""
+        found = json.loads((self.results / "locust.json").read_text())
+        return {(row["method"], row["name"]): row for row in found}
+
+
+def run(host: str, clips: Path, results: Path, *words: str | Path, **env: str) -> Run:
+    results.mkdir(exist_ok=True)
+    files = ("--data", clips, "--results", results, "--json-file", results / "locust")
+    return Run(locust("--host", host, *files, "--spawn-rate", "100", *words, **env), results)
+
+
+POST = ("POST", "/v1/chat/completions")
+
+
+def test_a_run_from_start_to_end(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "4", "--requests", "45")
+    assert done.code == 0, done.err
+    assert "Total: 45, Success: 45, Fail: 0" in done.out
+    records = done.records
+    assert sorted(record["seq"] for record in records) == list(range(45))
+    sent = Counter(record["clip"] for record in records)
+    assert sent == {f"clip{number:02d}": 2 if number < 15 else 1 for number in range(30)}
+    assert len({(record["worker"], record["user"], record["started_at"]) for record in records}) == 45
+    for record in records:
+        assert (record["outcome"], record["ok"], record["http_status"], record["error"]) == ("ok", True, 200, None)
+        assert (record["chunks"], len(record["itl"]), record["output_tokens"]) == (6, 5, 6)
+        assert (record["output_tokens_source"], record["finish_reason"]) == ("usage", "stop")
+        assert record["ttft"] + sum(record["itl"]) == pytest.approx(record["e2el"], abs=1e-9)
+        assert 0 < record["upload"] <= record["headers"] <= record["ttft"] < record["e2el"] <= record["stream_end"]
+        assert record["ttft"] >= 0.019  # the server sends nothing before 20 ms
+        assert record["audio_s"] == 0.1
+        assert record["reference"] == f"text of {record['clip']}"
+    summary = done.summary
+    assert summary["requests"] == {"total": 45, "success": 45, "fail": 0, "truncated": 0, "by_outcome": {"ok": 45}}
+    assert summary["audio_s"] == pytest.approx(4.5)
+    assert summary["itl"]["n"] == 45 * 5
+    rows = done.rows
+    assert rows[POST]["num_requests"] == 45
+    assert {method: row["num_requests"] for (method, _), row in rows.items()} == {
+        "POST": 45,
+        "TTFT": 45,
+        "ITL": 225,
+        "TPOT": 45,
+    }
+    info = json.loads((done.results / "run.json").read_text())
+    assert info["connections"] == info["users"] == 4  # one connection a user, over all its requests
+    again = subprocess.run(
+        [sys.executable, "scripts/report.py", done.results], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert again.stdout == done.out
+    assert done.summary == summary
+
+
+FAULTS = {
+    "400": "http_400",
+    "401": "http_401",
+    "404": "http_404",
+    "429": "http_429",
+    "500": "http_500",
+    "503": "http_503",
+    "redirect": "http_307",
+    "error": "stream_error",
+    "error-midstream": "stream_error",
+    "early-end": "cut",
+    "reset": "cut",
+    "no-end": "cut",
+    "stall": "stalled",
+    "hang": "stalled",
+    "half-event": "protocol",
+    "bad-utf8": "protocol",
+    "bad-json": "protocol",
+    "giant-event": "protocol",
+    "empty": "empty",
+    "abort": "aborted",
+    "no-done": "ok",
+    "no-usage": "ok",
+    "slow-headers": "ok",
+    "multi": "ok",
+    "reasoning": "ok",
+    "json": "ok",
+}
+
+
+def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: Path) -> None:
+    faults = {f"clip{number:02d}": name for number, name in enumerate(FAULTS)}
+    rules = [word for clip, name in faults.items() for word in ("--fault", f"{name}@{clip}")]
+    with serve(*FAST, "--slow-s", "0.3", *rules) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "3", "--requests", "30", "--stall-timeout", "1")
+    assert done.code == 1  # there were failures
+    records = {record["clip"]: record for record in done.records}
+    assert len(done.records) == len(records) == 30
+    expected = {clip: FAULTS[name] for clip, name in faults.items()}
+    assert {clip: records[clip]["outcome"] for clip in faults} == expected
+    assert all(records[clip]["outcome"] == "ok" for clip in records if clip not in faults)
+    failures = {clip for clip, outcome in expected.items() if outcome != "ok"}
+    rows = done.rows
+    assert (rows[POST]["num_requests"], rows[POST]["num_failures"]) == (30, len(failures))
+    assert rows["TTFT", "/v1/chat/completions time to first token"]["num_requests"] == 30 - len(failures)
+    by_fault = {name: records[clip] for clip, name in faults.items()}
+    for clip in failures:
+        assert records[clip]["error"], records[clip]
+        assert records[clip]["ok"] is False
+    for status in (400, 401, 404, 429, 500, 503):
+        assert by_fault[str(status)]["http_status"] == status
+    assert by_fault["hang"]["http_status"] is None
+    assert by_fault["error"]["http_status"] == 200
+    assert by_fault["redirect"]["error"].startswith("redirected to ")
+    assert by_fault["stall"]["chunks"] > 0
+    assert by_fault["no-usage"]["output_tokens_source"] == "chunks"
+    assert by_fault["slow-headers"]["headers"] > 0.3
+    assert (by_fault["multi"]["chunks"], by_fault["multi"]["output_tokens"]) == (2, 6)
+    assert by_fault["reasoning"]["text"] == by_fault["no-done"]["text"]
+    assert by_fault["reasoning"]["output_tokens"] > by_fault["no-done"]["output_tokens"]
+    assert (by_fault["json"]["chunks"], by_fault["json"]["output_tokens"]) == (1, 6)
+    assert done.summary["requests"]["by_outcome"] == dict(sorted(Counter({**expected}.values()).items())) | {
+        "ok": 30 - len(failures)
+    }
+
+
+def test_refused_connections(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--fault", "refuse@clip02") as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "5")
+    records = done.records
+    # The kept-alive connection is reset before a byte of the answer, and the new one is refused.
+    assert [record["outcome"] for record in records] == ["ok", "ok", "connect", "ok", "ok"]
+    assert (records[2]["error"], records[2]["http_status"]) == ("Connection refused", None)
+
+
+def test_no_server_at_all(clips: Path, tmp_path: Path) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # a port that is taken and does not listen
+        host = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        done = run(host, clips, tmp_path / "r", "-u", "2", "--requests", "2")
+    assert done.code == 1
+    assert [record["outcome"] for record in done.records] == ["connect", "connect"]
+    assert "Average TTFT: n/a" in done.out
+    assert done.rows[POST]["num_failures"] == 2
+
+
+def test_a_full_queue_is_a_failure_though_its_status_is_200(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--slots", "1", "--max-queued-requests", "1", "--ttft-ms", "300") as host:
+        done = run(host, clips, tmp_path / "r", "-u", "6", "--requests", "6")
+    outcomes = Counter(record["outcome"] for record in done.records)
+    assert outcomes["stream_error"] >= 3
+    refused = [record for record in done.records if record["outcome"] == "stream_error"]
+    assert {(record["error"], record["http_status"]) for record in refused} == {("The request queue is full.", 200)}
+
+
+def test_an_answer_that_takes_too_long(clips: Path, tmp_path: Path) -> None:
+    with serve("--engine", "scripted", "--tokens", "5000", "--itl-ms", "10") as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1", "--total-timeout", "1")
+    (record,) = done.records
+    assert (record["outcome"], record["ok"]) == ("timeout", False)
+    assert record["chunks"] > 1
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_complete_files(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
+    results = tmp_path / "r"
+    results.mkdir()
+    with serve("--engine", "scripted", "--tokens", "30", "--itl-ms", "40") as host:
+        words = ("--data", clips, "--results", results, "--json-file", results / "locust")
+        process = locust("--host", host, *words, "-u", "3", "-r", "100")
+        _wait_for_lines(results / "records.jsonl", 3)
+        process.send_signal(stop)
+        done = Run(process, results)
+    outcomes = Counter(record["outcome"] for record in done.records)
+    assert sorted(record["seq"] for record in done.records) == list(range(len(done.records)))
+    assert set(outcomes) == {"ok", "unfinished"}
+    assert outcomes["unfinished"] == 3  # each user had a stream in flight
+    assert done.summary["requests"]["total"] == len(done.records) == done.rows[POST]["num_requests"]
+    assert done.rows[POST]["num_failures"] == 3
+    assert f"Total: {len(done.records)}" in done.out
+
+
+INTERRUPTED_AT_WORK = """
+import os, signal
+from locust import events
+from locustfiles.transcribe import SpeechUser
+
+@events.request.add_listener
+def on_request(request_type, **_):
+    on_request.posts += request_type == "POST"
+    if on_request.posts == 5:
+        os.kill(os.getpid(), signal.SIGINT)
+on_request.posts = 0
+"""
+
+
+def test_ctrl_c_in_the_middle_of_a_users_work_loses_nothing(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_AT_WORK)
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "2", "-f", tmp_path / "interrupted.py")
+    records = done.records
+    assert sorted(record["seq"] for record in records) == list(range(len(records)))
+    assert done.rows[POST]["num_requests"] == len(records) == done.summary["requests"]["total"]
+
+
+def test_a_time_limit_with_patience_cuts_nothing_off(clips: Path, tmp_path: Path) -> None:
+    with serve("--engine", "scripted", "--tokens", "20", "--itl-ms", "40") as host:
+        done = run(host, clips, tmp_path / "r", "-u", "3", "-t", "1", "--stop-timeout", "10")
+    assert done.code == 0
+    assert {record["outcome"] for record in done.records} == {"ok"}
+    assert done.rows[POST]["num_requests"] == len(done.records) >= 3
+
+
+def _wait_for_lines(file: Path, lines: int) -> None:
+    until = time.monotonic() + 30
+    while not file.exists() or file.read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < until, f"{file} never had {lines} lines"
+        time.sleep(0.05)
+
+
+@contextmanager
+def canned(answers: list[bytes]) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that gives each request the next answer, as bytes, and drops the connection after it.
+
+    Yields its address and the requests it got. An empty answer is a connection dropped without a byte.
+    """
+    requests: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def work() -> None:
+            pending = list(answers)
+            while pending:
+                connection, _ = server.accept()
+                with connection:
+                    while pending:
+                        request = b""
+                        while not request.endswith(b"}") and (data := connection.recv(1 << 20)):
+                            request += data
+                        if not request:
+                            break
+                        requests.append(request)
+                        answer = pending.pop(0)
+                        connection.sendall(answer)
+                        if b"content-length" not in answer.lower():
+                            break
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", requests
+        thread.join(10)
+        assert not thread.is_alive(), f"{len(requests)} requests came"
+
+
+def answer(text: str, *, length: bool) -> bytes:
+    event = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}
+    body = f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode()
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body if length else f"{head}\r\n".encode() + body
+
+
+def test_a_dead_kept_alive_connection_is_tried_once_more(clips: Path, tmp_path: Path) -> None:
+    # The second request finds its connection dead before a byte of the answer: sent again, within its record.
+    answers = [answer("one", length=True), b"", answer("two", length=True)]
+    with canned(answers) as (host, requests):
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2")
+    assert [record["text"] for record in done.records] == ["one", "two"]
+    assert done.code == 0
+    assert requests[1] == requests[2]
+
+
+def test_a_new_connection_that_dies_is_a_failure(clips: Path, tmp_path: Path) -> None:
+    with canned([b"", answer("two", length=False), b"HTTP/1.1 banana\r\n\r\n"]) as (host, requests):
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3")
+    assert [record["outcome"] for record in done.records] == ["cut", "ok", "protocol"]
+    assert len(requests) == 3
+
+
+def test_no_two_requests_have_the_same_audio_unless_asked_for(clips: Path, tmp_path: Path) -> None:
+    for unique, different in (("dither", 40), ("none", 30)):
+        with canned([answer("x", length=True)] * 40) as (host, requests):
+            done = run(host, clips, tmp_path / unique, "-u", "1", "--requests", "40", "--unique", unique)
+        bodies = {request.partition(b"\r\n\r\n")[2] for request in requests}
+        assert len(bodies) == different
+        assert ("repeated a clip's bytes" in done.out) == (unique == "none")
+
+
+def test_a_seeded_shuffle_is_the_same_again(clips: Path, tmp_path: Path) -> None:
+    orders = []
+    with serve(*FAST) as host:
+        for name in ("a", "b"):
+            words = ("-u", "1", "--requests", "35", "--order", "shuffle", "--seed", "3")
+            orders.append([record["clip"] for record in run(host, clips, tmp_path / name, *words).records])
+    assert orders[0] == orders[1]
+    assert orders[0] != sorted(orders[0])
+    assert len(set(orders[0][:30])) == 30
+
+
+def test_the_other_apis(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        for api in ("chat-input-audio", "transcriptions"):
+            done = run(host, clips, tmp_path / api, "-u", "2", "--requests", "4", "--api", api)
+            assert done.code == 0, done.out
+            assert all(record["chunks"] == 6 for record in done.records)
+
+
+SECRET = "sk-very-secret-4711"
+
+
+def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
+    # A server that repeats the key in its error, as some proxies do.
+    body = json.dumps({"error": {"message": f"bad key {SECRET}"}})
+    refusal = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    with canned([refusal] * 2) as (host, requests):
+        words = ("-u", "1", "--requests", "1", "--loglevel", "DEBUG")
+        by_env = run(host, clips, tmp_path / "env", *words, OPENAI_API_KEY=SECRET)
+        by_header = run(host, clips, tmp_path / "header", *words, "--header", f"Authorization=Bearer {SECRET}")
+    assert all(f"Authorization: Bearer {SECRET}".encode() in request for request in requests)
+    for done in (by_env, by_header):
+        assert done.records[0]["outcome"] == "http_401"
+        assert done.records[0]["error"] == "bad key ***"
+        said = done.out + done.err + "".join(file.read_text() for file in done.results.iterdir())
+        assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "asr_data"], "is not a prepared folder"),
+        (["--data", "nowhere"], "there is no such folder"),
+        (["--host", "http://127.0.0.1:1/v1"], "--host carries no path"),
+        (["--extra-body", '{"messages": []}'], "--extra-body cannot set 'messages'"),
+        (["--master"], "one process for now"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_exit_code_2(clips: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    process = locust("--data", clips, "--results", tmp_path / "r", "--loglevel", "ERROR", *words)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_finished_run_is_not_overwritten(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        first = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1")
+        before = (first.results / "records.jsonl").read_bytes()
+        second = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1")
+    assert second.code == 2
+    assert "already holds a run" in second.err
+    assert (first.results / "records.jsonl").read_bytes() == before
