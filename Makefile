@@ -31,7 +31,7 @@ check: $(READY)
 	@$(BIN)/mypy
 
 bench: setup
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python -m benchmarks.run
 
 clean:
 	rm -rf .venv results

@@ -1,4 +1,4 @@
-"""SGLang's small ASR benchmark by its own command line, run through Locust: prepare if need be, send every clip once."""
+"""SGLang's small ASR benchmark by its own command line, through Locust: prepare if need be, send every clip once."""
 
 from __future__ import annotations
 

@@ -40,9 +40,9 @@ SENTENCES = (
 LONG = (
     "This recording is longer than thirty seconds on purpose. A load test that sends clips to a speech model has to "
     "decide what to do with long ones, and the usual choice is to leave them out and to say so. When the sample is "
-    "prepared, you will see that one clip was skipped because it is too long. If you would rather keep it, ask for long "
-    "clips to be kept, and the server will be given the whole story. It tells of a quiet town by a lake, where the "
-    "ferry crosses twice a day and the baker knows every customer by name. In the winter the lake freezes, the ferry "
+    "prepared, you will see that one clip was skipped because it is too long. If you would rather keep it, ask for "
+    "long clips to be kept, and the server will be given the whole story. It tells of a quiet town by a lake, where "
+    "the ferry crosses twice a day and the baker knows every customer by name. In the winter the lake freezes, it "
     "rests, and people walk across the ice to visit their friends on the other side."
 )
 

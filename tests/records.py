@@ -43,7 +43,14 @@ def record(seq: int = 0, **changes: Any) -> Record:
 
 def failure(seq: int, outcome: str, **changes: Any) -> Record:
     """A failure without a chunk."""
-    nothing = {"ttft": None, "itl": [], "e2el": None, "stream_end": None, "chunks": 0, "output_tokens": None}
+    nothing: dict[str, Any] = {
+        "ttft": None,
+        "itl": [],
+        "e2el": None,
+        "stream_end": None,
+        "chunks": 0,
+        "output_tokens": None,
+    }
     return record(seq, **({"outcome": outcome, "error": "why", "text": "", "finish_reason": None} | nothing | changes))
 
 
@@ -69,6 +76,7 @@ def run_info(**changes: Any) -> RunInfo:
         "version": "0",
         "began_at": 999.0,
         "ended_at": 1010.0,
+        "clock_offset_s": 0.0,
         "host": "http://127.0.0.1:1",
         "api": "chat",
         "model": "m",

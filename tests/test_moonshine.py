@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import requests
 import soundfile
-from serving import SHARED, chat_body, connect, events, post, serve, text_of
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from asr_server.audio import RATE, cut_at_pauses
 from asr_server.moonshine import read_vocabulary
+from serving import SHARED, chat_body, connect, events, post, serve, text_of
 
 SPEECH = SHARED / "speech"
 

@@ -16,7 +16,8 @@ HOST = "http://127.0.0.1:30000"
 def parse(*words: str) -> Namespace:
     parser = LocustArgumentParser()
     add_options(parser)
-    return parser.parse_args(list(words))
+    options: Namespace = parser.parse_args(list(words))
+    return options
 
 
 def settings(*words: str, host: str | None = HOST) -> Settings:

@@ -13,8 +13,8 @@ import pytest
 from asr_load.audio.clip import Clip, Recording, Rules, convert
 from asr_load.audio.payload import APIS, NO_DITHER, dithered, make_builder, new_dither
 from asr_load.errors import InputError
-from test_clip import encoded
 from conftest import noise
+from test_clip import encoded
 
 
 def clip(seconds: float = 0.5) -> Clip:

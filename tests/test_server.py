@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from serving import SHARED, chat_body, connect, events, post, run_to_end, running, serve, text_of
 
 from asr_server.faults import FAULTS
+from serving import SHARED, chat_body, connect, events, post, run_to_end, running, serve, text_of
 
 CAPTURES = SHARED / "streams" / "sglang"
 FAST = ("--engine", "scripted", "--tokens", "8", "--ttft-ms", "1", "--itl-ms", "1")

@@ -115,10 +115,11 @@ def _decode(audio: bytes | Path | None, rules: Rules) -> tuple[np.ndarray, int]:
 
 
 def _wav(pcm: np.ndarray, sample_rate: int) -> bytes:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes(pcm.astype("<i2", copy=False).data.cast("B"))
-    return buffer.getvalue()
+    header = io.BytesIO()
+    file = wave.open(header, "wb")  # noqa: SIM115 (closing it would mend the header for the frames that it lacks)
+    file.setnchannels(1)
+    file.setsampwidth(2)
+    file.setframerate(sample_rate)
+    file.setnframes(len(pcm))
+    file.writeframesraw(b"")
+    return b"".join((header.getvalue(), pcm.astype("<i2", copy=False).data))

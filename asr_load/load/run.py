@@ -5,11 +5,13 @@ from __future__ import annotations
 import platform
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from locust.clients import HttpSession
 from locust.env import Environment
 from locust.exception import StopUser
@@ -31,6 +33,8 @@ WORKER = 0
 """This process's number. There is one; a fleet will have several."""
 
 PAUSE_UNREACHABLE_S = 1.0
+PUBLISH_EVERY_S = 0.05
+PATIENCE_S = 0.005
 
 
 class Run:
@@ -61,6 +65,9 @@ class Run:
         self._monitor.start()
         epoch_ns = time.time_ns() - time.perf_counter_ns()
         self._terms = Terms(settings.limits, epoch_ns, settings.secrets)
+        self._turn = BoundedSemaphore(1)
+        self._unpublished: deque[Record] = deque()
+        self._publisher = gevent.spawn(self._publish_slowly)
         self._finished = 0
         self._users = 0
         self._connections = 0
@@ -73,6 +80,10 @@ class Run:
 
     def next_request(self, user: int) -> Outgoing:
         """The next request, its body built. Raises StopUser when all that was asked for is handed out."""
+        # Users that end together would also build and send together, and hold up the reads of all others for the
+        # sum of it. One at a time, each after the reads that are ready.
+        with self._turn:
+            _let_reads_go_first()
         job = self._work.next()
         if job is None:
             raise StopUser
@@ -107,11 +118,20 @@ class Run:
         self._records.write(record)
         self._ended = self._now()
         self._finished += 1
-        stats.fire(self._environment, record, self.path)
+        self._unpublished.append(record)
         if self._finished == self.settings.requests:
             # Before the test is taken down, which holds the loop for tens of ms and has no stream to disturb.
             self._health = self._monitor.stop()
             gevent.spawn(self._on_done)
+
+    def _publish_slowly(self) -> None:
+        """Fire the events of records, and let the streams have the loop after each: a record's gaps take Locust's
+        listeners a quarter of a millisecond, and users that end together would make one stall of them all."""
+        while True:
+            gevent.sleep(PUBLISH_EVERY_S)
+            while self._unpublished:
+                stats.fire(self._environment, self._unpublished.popleft(), self.path)
+                _let_reads_go_first()
 
     def _now(self) -> float:
         """Seconds since the epoch on the clock of the records."""
@@ -121,12 +141,16 @@ class Run:
         """Write what is left to write: run.json, then summary.json from it and the records."""
         health = self._health or self._monitor.stop()
         self._records.close()
+        self._publisher.kill()
+        while self._unpublished:
+            stats.fire(self._environment, self._unpublished.popleft(), self.path)
         settings = self.settings
         info = RunInfo(
             id=self.id,
             version=__version__,
             began_at=self._began,
             ended_at=self._ended if self._finished else self._now(),
+            clock_offset_s=self._terms.epoch_ns / 1e9,
             host=_without_credentials(settings.host),
             api=settings.api,
             model=settings.model,
@@ -152,6 +176,16 @@ class Run:
         )
         write_run(self.folder, info)
         return summarise_folder(self.folder)
+
+
+def _let_reads_go_first() -> None:
+    """Wait until no socket has anything to read, or for 5 ms in a process that is always busy."""
+    try:
+        with gevent.Timeout(PATIENCE_S) as patience:
+            gevent.idle()
+    except gevent.Timeout as error:
+        if error is not patience:
+            raise
 
 
 def _without_credentials(host: str) -> str:
