@@ -1,0 +1,126 @@
+"""The summary as text, at the end of a run and from its folder."""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from asr_load.errors import exits_on_bad_input
+from asr_load.results.summary import Figures, Summary, summarise_folder
+from asr_load.stream.record import RECORDS, read_records
+
+SHOWN = 20
+"""Requests that are shown one by one."""
+
+WIDTH = 100
+"""Columns where the output is no terminal: what fits a log."""
+
+
+def print_summary(folder: Path, summary: Summary) -> None:
+    """Print a run's summary. Its first lines are those of SGLang's own small benchmark."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDTH
+    out = console.out
+    requests = summary.requests
+    out("\n=== ASR Benchmark Summary ===")
+    out(f"Total: {requests.total}, Success: {requests.success}, Fail: {requests.fail}")
+    out(f"Average TTFT: {_s(summary.ttft.mean)}")
+    out(f"Average Latency: {_s(summary.e2el.mean)}")
+    measured = (record for record in read_records(folder) if not record.warmup)
+    for record in heapq.nsmallest(SHOWN, measured, key=lambda record: record.seq):
+        if record.ok:
+            tokens = "n/a" if record.output_tokens is None else record.output_tokens
+            out(f"[{record.seq}] ok ttft={_s(record.ttft)} lat={_s(record.e2el)} tokens={tokens}")
+        else:
+            out(f"[{record.seq}] {record.outcome} {record.error or ''}".rstrip())
+    if requests.total > SHOWN:
+        out(f"… {requests.total - SHOWN} more in {folder / RECORDS}")
+    out("")
+    console.print(_latencies(summary))
+    if len(summary.by_duration) > 1:
+        console.print(_lengths(summary))
+    out(f"Wall time {summary.wall_s:.1f} s, audio {summary.audio_s:.1f} s: RTFx {_n(summary.rtfx, 2)}")
+    out(
+        f"Throughput: {_n(summary.requests_per_s, 2)} requests/s, {_n(summary.output_tokens_per_s, 1)} tokens/s,"
+        f" {_n(summary.tokens_per_chunk, 2)} tokens per chunk"
+    )
+    if summary.references:
+        out(f"Accuracy: WER {_percent(summary.wer)}, CER {_percent(summary.cer)} over {summary.references} transcripts")
+    else:
+        out("Accuracy: no successful request has a reference")
+    if requests.fail:
+        failed = ", ".join(f"{n} {name}" for name, n in requests.by_outcome.items() if name != "ok")
+        out(f"Failures: {failed} (they have no latency, and are in no percentile)")
+    if requests.truncated:
+        out(f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing")
+    lag, cpu = summary.validity.loop_lag, summary.validity.cpu
+    out(
+        f"Verdict: {summary.validity.verdict} (client: event loop late by {lag['p99'] * 1e3:.1f} ms at p99,"
+        f" {lag['max'] * 1e3:.1f} ms at most; CPU {cpu['mean']:.0%} of a core)"
+    )
+    for reason in summary.validity.reasons:
+        out(f"  - {reason}")
+    out(f"Results: {folder}")
+
+
+def _latencies(summary: Summary) -> Table:
+    table = Table(title="Latencies of successes, in ms", title_justify="left")
+    table.add_column("")
+    for name in ("mean", "p50", "p90", "p95", "p99", "max", "n"):
+        table.add_column(name, justify="right")
+    rows = {"TTFT": summary.ttft, "ITL": summary.itl, "TPOT": summary.tpot, "E2E": summary.e2el}
+    for name, row in rows.items():
+        table.add_row(name, *_cells(row, 1e3, 1), str(row.n))
+    if summary.lag.n:
+        table.add_row("lag", *_cells(summary.lag, 1e3, 1), str(summary.lag.n))
+    table.add_row("RTF (no unit)", *_cells(summary.rtf, 1, 3), str(summary.rtf.n))
+    return table
+
+
+def _lengths(summary: Summary) -> Table:
+    table = Table(title="By length of the clip", title_justify="left")
+    for name in ("seconds", "n", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50", "WER"):
+        table.add_column(name, justify="right")
+    for row in summary.by_duration:
+        bounds = f"{row.from_s:g} and more" if row.to_s is None else f"{row.from_s:g} to {row.to_s:g}"
+        latencies = (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95)
+        table.add_row(
+            bounds,
+            str(row.n),
+            *(_n(None if value is None else value * 1e3, 1) for value in latencies),
+            _n(row.rtf.p50, 3),
+            _percent(row.wer),
+        )
+    return table
+
+
+def _cells(row: Figures, scale: float, digits: int) -> list[str]:
+    values = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
+    return [_n(None if value is None else value * scale, digits) for value in values]
+
+
+def _n(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def _s(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}s"
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1%}"
+
+
+@exits_on_bad_input
+def main() -> int:
+    """Command line of scripts/report.py."""
+    parser = argparse.ArgumentParser(description="Print a run's summary again, and make its summary.json anew.")
+    parser.add_argument("results", type=Path, help="folder of the run")
+    folder = parser.parse_args().results
+    print_summary(folder, summarise_folder(folder))
+    return 0

@@ -1,0 +1,79 @@
+"""run.json: what was asked of a run and how the client fared. No secret is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from asr_load.audio.shard import write_atomically
+from asr_load.errors import InputError
+
+RUN = "run.json"
+
+
+class ClientHealth(msgspec.Struct):
+    """Of one process over a test. Lags and pauses in seconds, CPU as a share of one core."""
+
+    lag_p50: float
+    lag_p99: float
+    lag_max: float
+    lag_samples: int
+    cpu_mean: float
+    cpu_max: float
+    """The busiest second."""
+    gc_pause_max: float
+    gc_pause_total: float
+
+
+class RunInfo(msgspec.Struct, kw_only=True):
+    """A run. Times of day are seconds since the epoch; time limits are seconds."""
+
+    id: str
+    version: str
+    began_at: float
+    ended_at: float
+    """When the last record was written."""
+    clock_offset_s: float
+    """Added to the client's monotonic clock (time.perf_counter), it gives the records' seconds since the epoch."""
+    host: str
+    api: str
+    model: str
+    prompt: str
+    max_tokens: int
+    requests: int
+    order: str
+    seed: int
+    unique: str
+    timeouts: dict[str, float]
+    header_names: list[str]
+    """Names alone: values may be secrets."""
+    extra_body_names: list[str]
+    users: int
+    connections: int
+    """TCP connections that were opened."""
+    data: str
+    data_sha256: str
+    """Of the prepared folder's manifest."""
+    data_clips: int
+    language: str
+    client: ClientHealth
+    python: str
+    platform: str
+    packages: dict[str, str]
+
+
+def write_run(folder: Path, info: RunInfo) -> None:
+    """Write run.json as a whole or not at all."""
+    write_atomically(folder / RUN, msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
+
+
+def read_run(folder: Path) -> RunInfo:
+    """Read run.json. Raises InputError."""
+    path = folder / RUN
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunInfo)
+    except OSError as error:
+        raise InputError(f"{folder} holds no finished run: {RUN} cannot be read ({error.strerror})") from error
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path} is not what a run writes ({error})") from error

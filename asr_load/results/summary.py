@@ -1,0 +1,162 @@
+"""summary.json: exact figures of a run, all from its records and its run.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from asr_load.audio.shard import write_atomically
+from asr_load.results.accuracy import measure
+from asr_load.results.runfile import RunInfo, read_run
+from asr_load.results.verdict import Validity, judge
+from asr_load.stream.record import Record, read_records
+
+SUMMARY = "summary.json"
+LENGTHS = (0, 5, 10, 20, 30, float("inf"))
+"""Bounds of the length buckets, in seconds of audio: from one bound up to, not including, the next."""
+
+
+class Figures(msgspec.Struct):
+    """Of one latency: seconds, but for `rtf`, which is a ratio. All None where n is 0."""
+
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+    n: int
+
+
+class Requests(msgspec.Struct):
+    """Counts of requests; warm-up is in none of them."""
+
+    total: int
+    success: int
+    fail: int
+    truncated: int
+    """Successes that ran into max_tokens (finish_reason length)."""
+    by_outcome: dict[str, int]
+
+
+class ByDuration(msgspec.Struct):
+    """Successful requests of clips of one length, in seconds; `to_s` None is no upper bound."""
+
+    from_s: float
+    to_s: float | None
+    n: int
+    ttft: Figures
+    e2el: Figures
+    rtf: Figures
+    wer: float | None
+
+
+class Summary(msgspec.Struct):
+    """A run's figures. Latencies are of successes alone, in seconds."""
+
+    requests: Requests
+    wall_s: float
+    audio_s: float
+    rtfx: float | None
+    requests_per_s: float | None
+    output_tokens_per_s: float | None
+    output_tokens: int
+    tokens_per_chunk: float | None
+    goodput: float | None
+    """None as long as no SLO was given."""
+    ttft: Figures
+    itl: Figures
+    tpot: Figures
+    e2el: Figures
+    rtf: Figures
+    lag: Figures
+    wer: float | None
+    cer: float | None
+    references: int
+    by_duration: list[ByDuration]
+    validity: Validity
+    slo: list[dict[str, Any]]
+
+
+def figures(values: Iterable[float | None]) -> Figures:
+    """Mean, percentiles (linear between samples, as numpy's default) and maximum of what is not None."""
+    known = np.array([value for value in values if value is not None], dtype=float)
+    if known.size == 0:
+        return Figures(None, None, None, None, None, None, 0)
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(known, [50, 90, 95, 99]))
+    return Figures(float(known.mean()), p50, p90, p95, p99, float(known.max()), known.size)
+
+
+def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
+    """The figures of a run from its records."""
+    measured = [record for record in records if not record.warmup]
+    good = [record for record in measured if record.ok]
+    wall_s = info.ended_at - min((record.started_at for record in measured), default=info.ended_at)
+    audio_s = sum(record.audio_s for record in good)
+    tokens = sum(record.output_tokens or 0 for record in good)
+    chunks = sum(record.chunks for record in good)
+    accuracy = measure(((record.reference, record.text) for record in good), info.language)
+
+    def per_second(amount: float) -> float | None:
+        return amount / wall_s if wall_s > 0 else None
+
+    return Summary(
+        requests=Requests(
+            total=len(measured),
+            success=len(good),
+            fail=len(measured) - len(good),
+            truncated=sum(record.finish_reason == "length" for record in good),
+            by_outcome=dict(sorted(Counter(record.outcome for record in measured).items())),
+        ),
+        wall_s=wall_s,
+        audio_s=audio_s,
+        rtfx=per_second(audio_s),
+        requests_per_s=per_second(len(good)),
+        output_tokens_per_s=per_second(tokens),
+        output_tokens=tokens,
+        tokens_per_chunk=tokens / chunks if chunks else None,
+        goodput=None,
+        ttft=figures(record.ttft for record in good),
+        itl=figures(gap for record in good for gap in record.itl),
+        tpot=figures(record.tpot for record in good),
+        e2el=figures(record.e2el for record in good),
+        rtf=figures(record.rtf for record in good),
+        lag=figures(record.lag for record in measured),
+        wer=accuracy.wer,
+        cer=accuracy.cer,
+        references=accuracy.references,
+        by_duration=_by_duration(good, info.language),
+        validity=judge(measured, info),
+        slo=[],
+    )
+
+
+def _by_duration(good: list[Record], language: str) -> list[ByDuration]:
+    rows = []
+    for low, high in zip(LENGTHS, LENGTHS[1:], strict=False):
+        inside = [record for record in good if low <= record.audio_s < high]
+        if inside:
+            rows.append(
+                ByDuration(
+                    from_s=low,
+                    to_s=None if high == float("inf") else high,
+                    n=len(inside),
+                    ttft=figures(record.ttft for record in inside),
+                    e2el=figures(record.e2el for record in inside),
+                    rtf=figures(record.rtf for record in inside),
+                    wer=measure(((record.reference, record.text) for record in inside), language).wer,
+                )
+            )
+    return rows
+
+
+def summarise_folder(folder: Path) -> Summary:
+    """Make summary.json of a run's folder anew, and return what it holds. Raises InputError."""
+    summary = summarise(read_records(folder), read_run(folder))
+    write_atomically(folder / SUMMARY, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    return summary

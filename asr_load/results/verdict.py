@@ -1,0 +1,60 @@
+"""Whether a run's figures are the server's, or the client had a hand in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from asr_load.results.runfile import RunInfo
+from asr_load.stream.record import Record
+
+LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
+"""p99 of the event loop's lag: an error that large is in the latencies. Below the first it is small beside any TTFT that
+a person notices; above the second the client was the bottleneck."""
+
+CPU_VALID, CPU_BOUND = 0.80, 0.95
+"""Share of a core that the client used: a Python process has one, and near its end everything waits for it."""
+
+
+class Validity(msgspec.Struct):
+    """`verdict` is valid, suspect or client-bound; `reasons` say why it is not valid, in whole sentences."""
+
+    verdict: str
+    reasons: list[str]
+    loop_lag: dict[str, float]
+    cpu: dict[str, float]
+
+
+def judge(records: list[Record], info: RunInfo) -> Validity:
+    """Judge a run by the health of its client and by what its records admit."""
+    client = info.client
+    bound: list[str] = []
+    suspect: list[str] = []
+    if client.lag_p99 > LAG_VALID_S:
+        text = f"the event loop was late by {client.lag_p99 * 1e3:.1f} ms at p99 (valid up to {LAG_VALID_S * 1e3:.0f})"
+        (bound if client.lag_p99 > LAG_BOUND_S else suspect).append(text)
+    if client.cpu_mean > CPU_VALID:
+        text = f"the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
+        (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
+    good = [record for record in records if record.ok]
+    if records and not good:
+        suspect.append("no request succeeded: there are no latencies")
+    if not records:
+        suspect.append("no request was sent")
+    guessed = sum(record.output_tokens_source == "chunks" for record in good)
+    if guessed:
+        suspect.append(f"{guessed} answers came without usage: their tokens are counted by chunks")
+    whole = sum(record.output_tokens_source is None for record in good)
+    if whole:
+        suspect.append(f"{whole} answers were not streamed: their TTFT is their latency")
+    if info.unique == "none":
+        repeats = sum(count - 1 for count in Counter(record.clip for record in records).values())
+        if repeats:
+            suspect.append(f"{repeats} requests repeated a clip's bytes (--unique none): caches may have answered")
+    return Validity(
+        verdict="client-bound" if bound else "suspect" if suspect else "valid",
+        reasons=bound + suspect,
+        loop_lag={"p50": client.lag_p50, "p99": client.lag_p99, "max": client.lag_max},
+        cpu={"mean": client.cpu_mean, "max": client.cpu_max},
+    )
