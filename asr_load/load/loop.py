@@ -38,20 +38,29 @@ class LoopMonitor:
         self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._watch_cpu)]
 
     def stop(self) -> ClientHealth:
+        """End, and return the health over the whole test."""
         gevent.killall(self._greenlets)
         wall, cpu = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._thresholds)
         gc.unfreeze()
-        lags = np.array(self._lags if self._lags else [0.0])
-        p50, p99 = np.percentile(lags, [50, 99])
+        return self._health(self._lags, cpu / wall, self._cpu)
+
+    def recent(self) -> ClientHealth:
+        """The health of the last ten seconds, for a page that asks while the test runs."""
+        cpu = self._cpu[-10:]
+        return self._health(self._lags[-int(10 / TICK_S) :], sum(cpu) / max(len(cpu), 1), cpu)
+
+    def _health(self, lags: array.array[float], cpu_mean: float, cpu: list[float]) -> ClientHealth:
+        known = np.array(lags if lags else [0.0])
+        p50, p99 = np.percentile(known, [50, 99])
         return ClientHealth(
             lag_p50=float(p50),
             lag_p99=float(p99),
-            lag_max=float(lags.max()),
-            lag_samples=len(self._lags),
-            cpu_mean=cpu / wall,
-            cpu_max=max(self._cpu, default=cpu / wall),
+            lag_max=float(known.max()),
+            lag_samples=len(lags),
+            cpu_mean=cpu_mean,
+            cpu_max=max(cpu, default=cpu_mean),
             gc_pause_max=max(self._pauses, default=0.0),
             gc_pause_total=sum(self._pauses),
         )

@@ -25,8 +25,10 @@ from asr_load.load.loop import LoopMonitor
 from asr_load.load.options import Settings
 from asr_load.load.wire import Wire
 from asr_load.load.work import Work
+from asr_load.results.live import Live
 from asr_load.results.runfile import ClientHealth, RunInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder
+from asr_load.results.verdict import Validity, judge_client
 from asr_load.stream.record import Record, RecordFile
 
 WORKER = 0
@@ -67,11 +69,12 @@ class Run:
         self._terms = Terms(settings.limits, epoch_ns, settings.secrets)
         self._turn = BoundedSemaphore(1)
         self._unpublished: deque[Record] = deque()
-        self._publisher = gevent.spawn(self._publish_slowly)
+        self.live = Live()
+        self._helpers = [gevent.spawn(self._publish_slowly), gevent.spawn(self._tick)]
         self._finished = 0
         self._users = 0
         self._connections = 0
-        self._began = self._ended = self._now()
+        self._began = self._ended = self._ticked = self._now()
 
     def add_user(self) -> int:
         """A number for a new user."""
@@ -130,8 +133,26 @@ class Run:
         while True:
             gevent.sleep(PUBLISH_EVERY_S)
             while self._unpublished:
-                stats.fire(self._environment, self._unpublished.popleft(), self.path)
+                self._publish(self._unpublished.popleft())
                 _let_reads_go_first()
+
+    def _publish(self, record: Record) -> None:
+        self.live.add(record)
+        stats.fire(self._environment, record, self.path)
+
+    def _tick(self) -> None:
+        while True:
+            gevent.sleep(1.0)
+            now = self._now()
+            self.live.tick(now, now - self._ticked, self._user_count())
+            self._ticked = now
+
+    def _user_count(self) -> int:
+        return 0 if self._environment.runner is None else self._environment.runner.user_count
+
+    def validity(self) -> Validity:
+        """The verdict on the client so far: on its last ten seconds while the test runs, else on all of it."""
+        return judge_client(self._health or self._monitor.recent())
 
     def _now(self) -> float:
         """Seconds since the epoch on the clock of the records."""
@@ -139,11 +160,12 @@ class Run:
 
     def close(self) -> Summary:
         """Write what is left to write: run.json, then summary.json from it and the records."""
-        health = self._health or self._monitor.stop()
+        self._health = health = self._health or self._monitor.stop()
         self._records.close()
-        self._publisher.kill()
+        gevent.killall(self._helpers)
         while self._unpublished:
-            stats.fire(self._environment, self._unpublished.popleft(), self.path)
+            self._publish(self._unpublished.popleft())
+        self.live.tick(self._now(), max(self._now() - self._ticked, 1e-3), self._user_count())
         settings = self.settings
         info = RunInfo(
             id=self.id,

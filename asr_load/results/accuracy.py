@@ -36,7 +36,7 @@ def normalise(text: str, reference: str, language: str) -> str:
 
 
 def measure(pairs: Iterable[tuple[str, str]], language: str) -> Accuracy:
-    """(S + D + I) / N over (reference, hypothesis) pairs, counts summed first. Pairs without a reference are left out."""
+    """(S + D + I) / N over (reference, hypothesis) pairs, counts summed first; pairs without a reference left out."""
     references, hypotheses = [], []
     for reference, hypothesis in pairs:
         words = normalise(reference, reference, language)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
 
 def _by_duration(good: list[Record], language: str) -> list[ByDuration]:
     rows = []
-    for low, high in zip(LENGTHS, LENGTHS[1:], strict=False):
+    for low, high in pairwise(LENGTHS):
         inside = [record for record in good if low <= record.audio_s < high]
         if inside:
             rows.append(

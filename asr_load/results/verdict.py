@@ -6,12 +6,12 @@ from collections import Counter
 
 import msgspec
 
-from asr_load.results.runfile import RunInfo
+from asr_load.results.runfile import ClientHealth, RunInfo
 from asr_load.stream.record import Record
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
-"""p99 of the event loop's lag: an error that large is in the latencies. Below the first it is small beside any TTFT that
-a person notices; above the second the client was the bottleneck."""
+"""p99 of the event loop's lag: an error that large is in the latencies. Below the first it is small beside any TTFT
+that a person notices; above the second the client was the bottleneck."""
 
 CPU_VALID, CPU_BOUND = 0.80, 0.95
 """Share of a core that the client used: a Python process has one, and near its end everything waits for it."""
@@ -28,7 +28,16 @@ class Validity(msgspec.Struct):
 
 def judge(records: list[Record], info: RunInfo) -> Validity:
     """Judge a run by the health of its client and by what its records admit."""
-    client = info.client
+    validity = judge_client(info.client)
+    doubts = _doubts(records, info)
+    if doubts and validity.verdict == "valid":
+        validity.verdict = "suspect"
+    validity.reasons += doubts
+    return validity
+
+
+def judge_client(client: ClientHealth) -> Validity:
+    """Judge by the health of the client alone, as can be done while the test runs."""
     bound: list[str] = []
     suspect: list[str] = []
     if client.lag_p99 > LAG_VALID_S:
@@ -37,24 +46,29 @@ def judge(records: list[Record], info: RunInfo) -> Validity:
     if client.cpu_mean > CPU_VALID:
         text = f"the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
         (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
-    good = [record for record in records if record.ok]
-    if records and not good:
-        suspect.append("no request succeeded: there are no latencies")
-    if not records:
-        suspect.append("no request was sent")
-    guessed = sum(record.output_tokens_source == "chunks" for record in good)
-    if guessed:
-        suspect.append(f"{guessed} answers came without usage: their tokens are counted by chunks")
-    whole = sum(record.output_tokens_source is None for record in good)
-    if whole:
-        suspect.append(f"{whole} answers were not streamed: their TTFT is their latency")
-    if info.unique == "none":
-        repeats = sum(count - 1 for count in Counter(record.clip for record in records).values())
-        if repeats:
-            suspect.append(f"{repeats} requests repeated a clip's bytes (--unique none): caches may have answered")
     return Validity(
         verdict="client-bound" if bound else "suspect" if suspect else "valid",
         reasons=bound + suspect,
         loop_lag={"p50": client.lag_p50, "p99": client.lag_p99, "max": client.lag_max},
         cpu={"mean": client.cpu_mean, "max": client.cpu_max},
     )
+
+
+def _doubts(records: list[Record], info: RunInfo) -> list[str]:
+    doubts: list[str] = []
+    good = [record for record in records if record.ok]
+    if records and not good:
+        doubts.append("no request succeeded: there are no latencies")
+    if not records:
+        doubts.append("no request was sent")
+    guessed = sum(record.output_tokens_source == "chunks" for record in good)
+    if guessed:
+        doubts.append(f"{guessed} answers came without usage: their tokens are counted by chunks")
+    whole = sum(record.output_tokens_source is None for record in good)
+    if whole:
+        doubts.append(f"{whole} answers were not streamed: their TTFT is their latency")
+    if info.unique == "none":
+        repeats = sum(count - 1 for count in Counter(record.clip for record in records).values())
+        if repeats:
+            doubts.append(f"{repeats} requests repeated a clip's bytes (--unique none): caches may have answered")
+    return doubts
