@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from asr_load.audio.clip import Rules
@@ -415,3 +417,56 @@ def test_a_finished_run_is_not_overwritten(clips: Path, tmp_path: Path) -> None:
     assert second.code == 2
     assert "already holds a run" in second.err
     assert (first.results / "records.jsonl").read_bytes() == before
+
+
+BOTH = f"{CHECKOUT}/locustfiles/transcribe.py,{CHECKOUT}/locustfiles/shapes.py"
+
+
+def test_a_shape_is_followed_to_its_end(clips: Path, tmp_path: Path) -> None:
+    words = ("-f", BOTH, "--shape", "steps", "-u", "4", "--stages", "2", "--stage-time", "2", "--stop-timeout", "5")
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", *words)
+    assert done.code == 0, done.err
+    assert {record["user"] for record in done.records} == {0, 1, 2, 3}
+    starts = [min(record["started_at"] for record in done.records if record["user"] == user) for user in range(4)]
+    assert starts[2] - starts[0] > 1.5  # the second step came two seconds after the first
+
+
+def test_a_bad_shape_is_refused(clips: Path, tmp_path: Path) -> None:
+    done = run("http://127.0.0.1:1", clips, tmp_path / "r", "-f", BOTH, "--stages", "0", "-u", "1")
+    assert done.code == 2
+    assert "error: --stages must be 1 or more, not 0\n" in done.err
+
+
+def test_locusts_own_files_are_complete(clips: Path, tmp_path: Path) -> None:
+    words = ("-u", "3", "-t", "3", "--csv", tmp_path / "locust", "--csv-full-history", "--json")
+    with serve("--engine", "scripted", "--tokens", "9", "--itl-ms", "20", "--fault", "503=0.2") as host:
+        done = run(host, clips, tmp_path / "r", *words)
+    records = done.records
+    failed = sum(not record["ok"] for record in records)
+    with (tmp_path / "locust_stats.csv").open() as file:
+        rows = {row["Type"]: row for row in csv.DictReader(file)}
+    total = rows.pop("")
+    for column in ("Request Count", "Failure Count", "Median Response Time", "Requests/s", "99%"):
+        assert total[column] == rows["POST"][column], column
+    assert (int(total["Request Count"]), int(total["Failure Count"])) == (len(records), failed)
+    gaps = sum(len(record["itl"]) for record in records if record["ok"])
+    assert {kind: int(row["Request Count"]) for kind, row in rows.items()} == {
+        "POST": len(records),
+        "TTFT": len(records) - failed,
+        "ITL": gaps,
+        "TPOT": len(records) - failed,
+    }
+    with (tmp_path / "locust_stats_history.csv").open() as file:
+        last = {row["Type"]: row for row in csv.DictReader(file)}
+    assert int(last["ITL"]["Total Request Count"]) == gaps
+    assert int(last[""]["Total Request Count"]) == len(records)
+    # Standard output is Locust's JSON alone; the summary and Locust's tables are beside it, and not emptied by it.
+    assert {row["method"]: row["num_requests"] for row in json.loads(done.out)}["POST"] == len(records)
+    assert f"Total: {len(records)}," in done.err
+    for name, at in (("ttft", "TTFT"), ("itl", "ITL")):
+        values = [value for record in records if record["ok"] for value in np.ravel(record[name])]
+        for percentile, column in ((50, "50%"), (99, "99%")):
+            # The CSV rounds to whole ms; Locust's percentile is the next sample's bucket.
+            exact = float(np.percentile(values, percentile, method="inverted_cdf")) * 1000
+            assert float(rows[at][column]) == pytest.approx(exact, abs=1.01 + exact * 0.005)

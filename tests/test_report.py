@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def printed(folder: Path, capsys: pytest.CaptureFixture[str], *records: Record) 
         file.write(item)
     file.close()
     write_run(folder, run_info(client=health(lag_p99=0.02)))
-    print_summary(folder, summarise_folder(folder))
+    print_summary(folder, summarise_folder(folder), sys.stdout)
     return capsys.readouterr().out.splitlines()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import signal
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
+from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards
@@ -33,19 +37,50 @@ class _Plugin:
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
+        # The form comes without the command line's key, which no page may hold: an empty field means this one.
+        self._key: str = environment.parsed_options.api_key if environment.parsed_options else ""
         self.run: Run | None = None
+        self.last_run: Run | None = None
+        """The one that is running or, when none is, the one that ran last."""
         self.summary: Summary | None = None
+        self.stage: str | None = None
         self.folders: list[Path] = []
 
     def check(self) -> tuple[Settings, Shards]:
         """The test that the options ask for. Raises InputError before anything is sent."""
         options = self.environment.parsed_options
         assert options is not None
-        settings = read_settings(options, self.environment.host)
+        settings, shards = self._check(options, self.environment.host)
         # As checked: without the trailing slash that would double the one of the API's path.
         self.environment.host = settings.host
         if settings.results is not None and not self.folders and (settings.results / RECORDS).exists():
             raise InputError(f"--results {settings.results} already holds a run: name another folder, or remove it")
+        return settings, shards
+
+    def check_form(self, form: dict[str, str]) -> str | None:
+        """What is wrong with the values of the web form, in one line; None if a test can start with them."""
+        options = copy.copy(self.environment.parsed_options)
+        assert options is not None
+        for name, value in form.items():
+            present = getattr(options, name, None)
+            if isinstance(present, int | float) and not isinstance(present, bool):
+                try:
+                    setattr(options, name, type(present)(value))
+                except ValueError:
+                    return f"{name.replace('_', ' ')}: {value!r} is not a number"
+            elif isinstance(present, str):
+                setattr(options, name, value)
+        try:
+            self._check(options, form.get("host") or self.environment.host)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def _check(self, options: Namespace, host: str | None) -> tuple[Settings, Shards]:
+        settings = read_settings(options, host, self._key)
+        for refusal in _refusals:
+            if line := refusal(options):
+                raise InputError(line)
         make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
         return settings, Shards(settings.data)
 
@@ -53,14 +88,17 @@ class _Plugin:
         try:
             settings, shards = self.check()
             folder = self._new_folder(settings.results)
-            self.run = Run(self.environment, settings, shards, folder, self._end_test)
+            self.run = self.last_run = Run(self.environment, settings, shards, folder, self._end_test)
             self.folders.append(folder)
+            if self.stage is not None:
+                self.run.enter_stage(self.stage)
         except (InputError, OSError) as error:
             # Bad values from the web form: said, and the test ends before it has sent anything.
             logger.error("the test cannot start: %s", error)
             self.run = None
 
     def stop(self) -> None:
+        self.stage = None
         if self.run is None:
             return
         folder, self.summary = self.run.folder, self.run.close()
@@ -71,8 +109,21 @@ class _Plugin:
 
     def print_summary(self) -> None:
         if self.summary is not None:
-            print_summary(self.folders[-1], self.summary)
+            options = self.environment.parsed_options
+            # With --json, standard output is Locust's JSON and nothing else.
+            print_summary(self.folders[-1], self.summary, sys.stderr if options and options.json else sys.stdout)
             self.summary = None
+
+    def complete_files(self) -> None:
+        """Before Locust writes its last words: end the test, so that they hold what was cut off too."""
+        runner, options = self.environment.runner, self.environment.parsed_options
+        assert runner is not None
+        assert options is not None
+        runner.quit()
+        stats.keep_entries_when_serialised(self.environment)
+        if options.csv_prefix:
+            # Locust writes its CSV files once a second, and never after the last request.
+            gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1)
 
     def _new_folder(self, named: Path | None) -> Path:
         """A new folder for a test: the one that was named, then NAME-2, NAME-3 for further tests of a web UI."""
@@ -95,12 +146,29 @@ class _Plugin:
 
 _plugin: _Plugin | None = None
 
+Refusal = Callable[[Namespace], str | None]
+_refusals: list[Refusal] = []
+
+
+def refuse(refusal: Refusal) -> Refusal:
+    """Register a check of options that another locustfile has added: it returns what is wrong in one line, or None."""
+    _refusals.append(refusal)
+    return refusal
+
 
 def current_run() -> Run:
     """The test that is running. Raises InputError where there is none."""
     if _plugin is None or _plugin.run is None:
         raise InputError("no test is running")
     return _plugin.run
+
+
+def enter_stage(name: str) -> None:
+    """Note that a shape is in this stage from now on; its first one comes before the test that it starts."""
+    if _plugin is not None:
+        _plugin.stage = name
+        if _plugin.run is not None:
+            _plugin.run.enter_stage(name)
 
 
 @events.init_command_line_parser.add_listener
@@ -140,6 +208,12 @@ def _on_start(**_: Any) -> None:
 def _on_stop(**_: Any) -> None:
     if _plugin is not None:
         _plugin.stop()
+
+
+@events.quitting.add_listener
+def _on_quitting(**_: Any) -> None:
+    if _plugin is not None:
+        _plugin.complete_files()
 
 
 @events.quit.add_listener

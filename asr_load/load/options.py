@@ -76,9 +76,9 @@ class Settings:
     """What must be struck out of whatever a server says."""
 
 
-def read_settings(options: Namespace, host: str | None) -> Settings:
-    """Check the options of a test. Raises InputError."""
-    key = options.api_key or os.environ.get("OPENAI_API_KEY", "")
+def read_settings(options: Namespace, host: str | None, key: str = "") -> Settings:
+    """Check the options of a test; `key` is the API key where they hold none. Raises InputError."""
+    key = options.api_key or key or os.environ.get("OPENAI_API_KEY", "")
     headers = dict(_header(word) for word in options.header or [])
     if key:
         headers["Authorization"] = f"Bearer {_printable('the API key', key)}"

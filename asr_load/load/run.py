@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -70,6 +71,8 @@ class Run:
         self._turn = BoundedSemaphore(1)
         self._unpublished: deque[Record] = deque()
         self.live = Live()
+        self.stages: list[dict[str, Any]] = []
+        """Where the load changed: `t` in seconds since the epoch, and `name`."""
         self._helpers = [gevent.spawn(self._publish_slowly), gevent.spawn(self._tick)]
         self._finished = 0
         self._users = 0
@@ -146,6 +149,11 @@ class Run:
             now = self._now()
             self.live.tick(now, now - self._ticked, self._user_count())
             self._ticked = now
+
+    def enter_stage(self, name: str) -> None:
+        """Note that the load is in this stage from now on; said again while it lasts, it changes nothing."""
+        if not self.stages or self.stages[-1]["name"] != name:
+            self.stages.append({"t": self._now(), "name": name})
 
     def _user_count(self) -> int:
         return 0 if self._environment.runner is None else self._environment.runner.user_count

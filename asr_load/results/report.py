@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import sys
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -20,9 +22,9 @@ WIDTH = 100
 """Columns where the output is no terminal: what fits a log."""
 
 
-def print_summary(folder: Path, summary: Summary) -> None:
+def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     """Print a run's summary. Its first lines are those of SGLang's own small benchmark."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(file=file, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH
     out = console.out
@@ -122,5 +124,5 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Print a run's summary again, and make its summary.json anew.")
     parser.add_argument("results", type=Path, help="folder of the run")
     folder = parser.parse_args().results
-    print_summary(folder, summarise_folder(folder))
+    print_summary(folder, summarise_folder(folder), sys.stdout)
     return 0
