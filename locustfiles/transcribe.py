@@ -20,7 +20,7 @@ class SpeechUser(HttpUser):
     def __init__(self, environment: Environment) -> None:
         self.wire = Wire()
         self.pool_manager = self.wire.pool_manager
-        super().__init__(environment)  # type: ignore[no-untyped-call]
+        super().__init__(environment)
         self.test = current_run()
         self.number = self.test.add_user()
 
