@@ -88,6 +88,7 @@ def test_reasons_to_skip(tmp_path: Path) -> None:
     assert reason(encoded(quiet)) == "silent"
     assert reason(encoded(np.full(16000, 0.5))) == "silent"  # a constant offset is no speech
     assert reason(encoded(np.zeros(0))) == "empty"
+    assert reason(encoded(np.zeros(0), 8000, subtype="FLOAT")) == "empty"
     assert reason(encoded(not_a_number, subtype="FLOAT")) == "undecodable"
     assert reason(tmp_path / "missing.wav") == "no_audio"
     (tmp_path / "empty.wav").touch()

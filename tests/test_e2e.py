@@ -470,3 +470,23 @@ def test_locusts_own_files_are_complete(clips: Path, tmp_path: Path) -> None:
             # The CSV rounds to whole ms; Locust's percentile is the next sample's bucket.
             exact = float(np.percentile(values, percentile, method="inverted_cdf")) * 1000
             assert float(rows[at][column]) == pytest.approx(exact, abs=1.01 + exact * 0.005)
+
+
+def test_opentelemetry_keeps_the_rows_apart(clips: Path, tmp_path: Path) -> None:
+    exporters = {"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "console"}
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "2", "--requests", "4", "--otel", **exporters)
+    assert done.code == 0, done.err
+    exported, _ = json.JSONDecoder().raw_decode(done.out[done.out.index("{") :])
+    metrics = {
+        metric["name"]: metric["data"]["data_points"]
+        for scope in exported["resource_metrics"][0]["scope_metrics"]
+        for metric in scope["metrics"]
+    }
+    path = "/v1/chat/completions"
+    assert {point["attributes"]["name"]: point["count"] for point in metrics["locust.client.duration"]} == {
+        path: 4,
+        f"{path} time to first token": 4,
+        f"{path} inter-token latency": 20,
+        f"{path} time per output token": 4,
+    }
