@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import sys
@@ -15,8 +16,11 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def folder_name(args: argparse.Namespace) -> str:
-    """A name for the prepared folder: what was asked for, in letters that any file system takes."""
-    words = [Path(args.dataset).name, args.subset, args.split, f"first{args.limit}" if args.limit else None]
+    """A name for the prepared folder: what was asked for, in letters that any file system takes. A folder of this
+    machine is told from others of its name by a few digits of its path's hash."""
+    path = Path(args.dataset).expanduser()
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8] if path.exists() else None
+    words = [path.name, args.subset, args.split, f"first{args.limit}" if args.limit else None, place]
     return re.sub(r"[^\w.]+", "-", "-".join(word for word in words if word))
 
 
@@ -25,6 +29,7 @@ def main() -> int:
     """Command line of scripts/bench.py. On good input it does not return: the process becomes Locust."""
     parser = argparse.ArgumentParser(
         description="Send every clip of a data set once and print the summary.",
+        allow_abbrev=False,
         epilog="All other options are Locust's and the harness's own (locust --help), for example --model or --api.",
     )
     add_source_arguments(parser)

@@ -21,6 +21,8 @@ class SpeechUser(HttpUser):
         self.wire = Wire()
         self.pool_manager = self.wire.pool_manager
         super().__init__(environment)
+
+    def on_start(self) -> None:
         self.test = current_run()
         self.number = self.test.add_user()
 

@@ -34,6 +34,7 @@ def record(seq: int = 0, **changes: Any) -> Record:
         "prompt_tokens": 9,
         "cached_tokens": 0,
         "finish_reason": "stop",
+        "streamed": True,
         "audio_s": 2.0,
         "text": "he said",
         "reference": "HE SAID",

@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from asr_load.audio.clip import Rules
 from asr_load.audio.prepare import prepare
@@ -158,7 +162,7 @@ def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: 
     faults = {f"clip{number:02d}": name for number, name in enumerate(FAULTS)}
     rules = [word for clip, name in faults.items() for word in ("--fault", f"{name}@{clip}")]
     with serve(*FAST, "--slow-s", "0.3", *rules) as host:
-        done = run(host, clips, tmp_path / "r", "-u", "3", "--requests", "30", "--stall-timeout", "1")
+        done = run(host, clips, tmp_path / "r", "-u", "3", "--requests", "30", "--stall-timeout", "3")
     assert done.code == 1  # there were failures
     records = {record["clip"]: record for record in done.records}
     assert len(done.records) == len(records) == 30
@@ -278,33 +282,37 @@ def test_a_time_limit_with_patience_cuts_nothing_off(clips: Path, tmp_path: Path
 
 
 def _wait_for_lines(file: Path, lines: int) -> None:
+    _wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") >= lines, f"{lines} lines in {file}")
+
+
+def _wait_until(reached: Callable[[], bool], what: str) -> None:
     until = time.monotonic() + 30
-    while not file.exists() or file.read_bytes().count(b"\n") < lines:
-        assert time.monotonic() < until, f"{file} never had {lines} lines"
+    while not reached():
+        assert time.monotonic() < until, f"{what}: not within 30 s"
         time.sleep(0.05)
 
 
 @contextmanager
-def canned(answers: list[bytes]) -> Iterator[tuple[str, list[bytes]]]:
+def canned(answers: list[bytes], tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[bytes]]]:
     """A server that gives each request the next answer, as bytes, and drops the connection after it.
 
-    Yields its address and the requests it got. An empty answer is a connection dropped without a byte.
+    Yields its address and the asked it got. An empty answer is a connection dropped without a byte.
     """
-    requests: list[bytes] = []
+    asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def work() -> None:
             pending = list(answers)
             while pending:
-                connection, _ = server.accept()
-                with connection:
+                plain, _ = server.accept()
+                with tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
                     while pending:
                         request = b""
                         while not request.endswith(b"}") and (data := connection.recv(1 << 20)):
                             request += data
                         if not request:
                             break
-                        requests.append(request)
+                        asked.append(request)
                         answer = pending.pop(0)
                         connection.sendall(answer)
                         if b"content-length" not in answer.lower():
@@ -312,9 +320,9 @@ def canned(answers: list[bytes]) -> Iterator[tuple[str, list[bytes]]]:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", requests
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.getsockname()[1]}", asked
         thread.join(10)
-        assert not thread.is_alive(), f"{len(requests)} requests came"
+        assert not thread.is_alive(), f"{len(asked)} asked came"
 
 
 def answer(text: str, *, length: bool) -> bytes:
@@ -327,25 +335,25 @@ def answer(text: str, *, length: bool) -> bytes:
 def test_a_dead_kept_alive_connection_is_tried_once_more(clips: Path, tmp_path: Path) -> None:
     # The second request finds its connection dead before a byte of the answer: sent again, within its record.
     answers = [answer("one", length=True), b"", answer("two", length=True)]
-    with canned(answers) as (host, requests):
+    with canned(answers) as (host, asked):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2")
     assert [record["text"] for record in done.records] == ["one", "two"]
     assert done.code == 0
-    assert requests[1] == requests[2]
+    assert asked[1] == asked[2]
 
 
 def test_a_new_connection_that_dies_is_a_failure(clips: Path, tmp_path: Path) -> None:
-    with canned([b"", answer("two", length=False), b"HTTP/1.1 banana\r\n\r\n"]) as (host, requests):
+    with canned([b"", answer("two", length=False), b"HTTP/1.1 banana\r\n\r\n"]) as (host, asked):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3")
     assert [record["outcome"] for record in done.records] == ["cut", "ok", "protocol"]
-    assert len(requests) == 3
+    assert len(asked) == 3
 
 
 def test_no_two_requests_have_the_same_audio_unless_asked_for(clips: Path, tmp_path: Path) -> None:
     for unique, different in (("dither", 40), ("none", 30)):
-        with canned([answer("x", length=True)] * 40) as (host, requests):
+        with canned([answer("x", length=True)] * 40) as (host, asked):
             done = run(host, clips, tmp_path / unique, "-u", "1", "--requests", "40", "--unique", unique)
-        bodies = {request.partition(b"\r\n\r\n")[2] for request in requests}
+        bodies = {request.partition(b"\r\n\r\n")[2] for request in asked}
         assert len(bodies) == different
         assert ("repeated a clip's bytes" in done.out) == (unique == "none")
 
@@ -376,11 +384,11 @@ def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
     # A server that repeats the key in its error, as some proxies do.
     body = json.dumps({"error": {"message": f"bad key {SECRET}"}})
     refusal = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-    with canned([refusal] * 2) as (host, requests):
+    with canned([refusal] * 2) as (host, asked):
         words = ("-u", "1", "--requests", "1", "--loglevel", "DEBUG")
         by_env = run(host, clips, tmp_path / "env", *words, OPENAI_API_KEY=SECRET)
         by_header = run(host, clips, tmp_path / "header", *words, "--header", f"Authorization=Bearer {SECRET}")
-    assert all(f"Authorization: Bearer {SECRET}".encode() in request for request in requests)
+    assert all(f"Authorization: Bearer {SECRET}".encode() in request for request in asked)
     for done in (by_env, by_header):
         assert done.records[0]["outcome"] == "http_401"
         assert done.records[0]["error"] == "bad key ***"
@@ -490,3 +498,64 @@ def test_opentelemetry_keeps_the_rows_apart(clips: Path, tmp_path: Path) -> None
         f"{path} inter-token latency": 20,
         f"{path} time per output token": 4,
     }
+
+
+def test_ctrl_c_twice_loses_nothing(clips: Path, tmp_path: Path) -> None:
+    results = tmp_path / "r"
+    results.mkdir()
+    with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
+        words = ("--data", clips, "--results", results, "--stop-timeout", "60", "--json-file", results / "locust")
+        process = locust("--host", host, *words, "-u", "4", "-r", "100")
+        _wait_until(lambda: _running_streams(host) == 4, "four streams")
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)  # within the drain, which would take half a minute
+        process.send_signal(signal.SIGINT)
+        done = Run(process, results)
+    assert [record["outcome"] for record in done.records] == ["unfinished"] * 4
+    assert done.summary["requests"]["fail"] == done.rows[POST]["num_failures"] == 4
+    assert "Total: 4, Success: 0, Fail: 4" in done.out
+
+
+def test_ctrl_c_cuts_a_drain_short(clips: Path, tmp_path: Path) -> None:
+    results = tmp_path / "r"
+    results.mkdir()
+    with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
+        words = ("--data", clips, "--results", results, "-t", "1", "--stop-timeout", "60")
+        process = locust("--host", host, *words, "-u", "3", "-r", "100")
+        _wait_until(lambda: _running_streams(host) == 3, "three streams")
+        time.sleep(1.5)  # past the time limit: the test is draining
+        process.send_signal(signal.SIGINT)
+        done = Run(process, results)
+    assert [record["outcome"] for record in done.records] == ["unfinished"] * 3
+    assert done.summary["requests"]["fail"] == 3
+
+
+def _running_streams(host: str) -> int:
+    metrics = requests.get(f"{host}/metrics", timeout=10).text
+    found = re.search(r"sglang:num_running_reqs\{[^}]*\} (\d+)", metrics)
+    return int(found[1]) if found else 0
+
+
+def test_a_plain_answer_is_no_stream(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--fault", "json") as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2")
+    assert [record["streamed"] for record in done.records] == [False, False]
+    assert "2 answers were not streamed: their TTFT is their latency" in done.summary["validity"]["reasons"]
+
+
+def test_tls_connections_are_counted_and_kept(clips: Path, tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed: no certificate for a TLS server")
+    files = {name: tmp_path / f"{name}.pem" for name in ("key", "cert")}
+    make = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    command = [openssl, *make.split(), "-keyout", str(files["key"]), "-out", str(files["cert"])]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files["cert"], files["key"])
+    answers = [answer("one", length=True), answer("two", length=True), b"", answer("three", length=True)]
+    with canned(answers, context) as (host, asked):
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", REQUESTS_CA_BUNDLE=str(files["cert"]))
+    assert [record["text"] for record in done.records] == ["one", "two", "three"]
+    assert len(asked) == 4  # the third was sent again, on a new connection
+    assert json.loads((done.results / "run.json").read_text())["connections"] == 2

@@ -146,7 +146,6 @@ def test_a_client_that_goes_frees_its_slot(url: str) -> None:
         connection.request("POST", "/v1/chat/completions", json.dumps(chat_body(long)))
         assert connection.getresponse().read(20)
         connection.close()
-    before = time.perf_counter()
     assert transcript(url, short)[0]
     deadline = time.monotonic() + 10
     while 'num_running_reqs{model_name="default"} 0.0' not in requests.get(url + "/metrics", timeout=9).text:
@@ -154,7 +153,6 @@ def test_a_client_that_goes_frees_its_slot(url: str) -> None:
         time.sleep(0.02)
     generated = requests.get(url + "/metrics", timeout=9).text
     assert 'sglang:num_queue_reqs{model_name="default"} 0.0' in generated
-    assert time.perf_counter() - before < 30
 
 
 def test_vocabulary_lengths_take_one_or_two_bytes() -> None:

@@ -123,9 +123,35 @@ def test_comments_and_unknown_fields_are_passed_over() -> None:
         b"data: " + b"x" * (MAX_EVENT_BYTES + 1),
     ],
 )
-def test_what_is_no_stream_is_a_protocol_error(body: bytes) -> None:
+def test_what_breaks_a_stream_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         read([*STREAM[:2], body])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><body>It works!</body></html>",
+        b'{"text": "a plain answer without a content type"}',
+    ],
+)
+def test_what_is_no_stream_is_a_protocol_error(body: bytes) -> None:
+    with pytest.raises(ProtocolError, match="not a stream of events"):
+        read([body])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
+    assert read([b"\xef\xbb\xbf" + b"".join(sse(chunk("a"), chunk(" b"), chunk(None, "stop")))]).text == "a b"
+
+
+def test_pings_alone_are_a_stream_that_was_cut() -> None:
+    assert read([b": ping\n\n", b": ping\n\n"]).outcome() == "cut"
+
+
+def test_an_error_field_that_says_there_is_none() -> None:
+    empty: tuple[object, ...] = (None, False, "", {})
+    for nothing in empty:
+        assert read(sse({"error": nothing, **chunk("a", "stop")})).outcome() == "ok"
 
 
 def test_a_long_event_that_is_in_bounds_is_read() -> None:
@@ -140,6 +166,9 @@ def test_a_body_that_is_not_streamed() -> None:
     answer = Answer()
     answer.read_whole(b'{"text": "whole", "usage": {"type": "duration", "seconds": 11}}', 5)
     assert (answer.text, answer.outcome(), answer.output_tokens) == ("whole", "ok", None)
+    answer = Answer()
+    answer.read_whole(b'{"text": ""}', 5)
+    assert answer.outcome() == "empty"
     answer = Answer()
     answer.read_whole(b'{"object": "error", "message": "no"}', 5)
     assert (answer.outcome(), answer.error) == ("stream_error", "no")
@@ -162,7 +191,7 @@ def test_the_words_of_an_http_error(body: bytes, said: str) -> None:
 
 
 def test_a_long_error_is_shortened() -> None:
-    assert len(http_error_message(b"x" * 100_000)) == 500
+    assert len(http_error_message(b"x" * 100_000)) == 2000
 
 
 CAPTURED = {

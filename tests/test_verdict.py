@@ -33,7 +33,7 @@ def test_the_clients_health(client: dict[str, float], verdict: str) -> None:
         ([], "no request was sent"),
         ([failure(0, "connect")], "no request succeeded"),
         ([record(output_tokens_source="chunks")], "1 answers came without usage"),
-        ([record(output_tokens=None, output_tokens_source=None)], "1 answers were not streamed"),
+        ([record(streamed=False)], "1 answers were not streamed"),
     ],
 )
 def test_what_the_records_admit(records: list[Record], said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ class Skipped(Exception):
         self.reason = reason
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file. A name that no file system takes is none, where `Path.is_file` would raise."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def convert(recording: Recording, rules: Rules) -> Clip:
     """Decode, mix down, resample and encode a recording. Raises Skipped."""
     wav, sample_rate = _decode(recording.audio, rules)
@@ -89,7 +95,7 @@ def convert(recording: Recording, rules: Rules) -> Clip:
 def _decode(audio: bytes | Path | None, rules: Rules) -> tuple[np.ndarray, int]:
     """Samples as little-endian int16, mono, behind room for a WAV's header: shape (HEADER_WORDS + n,), n > 0; and their
     rate in Hz. Raises Skipped."""
-    if audio is None or (isinstance(audio, Path) and not audio.is_file()):
+    if audio is None or (isinstance(audio, Path) and not is_file(audio)):
         raise Skipped("no_audio")
     if (audio.stat().st_size if isinstance(audio, Path) else len(audio)) == 0:
         raise Skipped("empty")
@@ -107,7 +113,8 @@ def _decode(audio: bytes | Path | None, rules: Rules) -> tuple[np.ndarray, int]:
                 return wav, rate
             # All else goes through float32, which holds 24 bits exactly.
             samples = file.read(-1 if limit is None else limit, dtype="float32")
-    except (soundfile.SoundFileError, RuntimeError) as error:
+    except (soundfile.SoundFileError, RuntimeError, MemoryError, OverflowError) as error:
+        # Too little memory is what a broken header that claims a month of audio ends in.
         raise Skipped("undecodable") from error
     if not np.isfinite(samples).all():
         raise Skipped("undecodable")

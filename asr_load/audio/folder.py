@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from asr_load.audio.clip import Recording
-from asr_load.audio.source import AUDIO_COLUMNS, TEXT_COLUMNS, Request, Source, pick_column
+from asr_load.audio.clip import Recording, is_file
+from asr_load.audio.source import AUDIO_COLUMNS, TEXT_COLUMNS, Request, Source, fingerprint, pick_column
 from asr_load.errors import InputError
 
 MANIFEST_SUFFIXES = (".jsonl", ".csv", ".tsv")
@@ -50,7 +50,8 @@ def open_manifest(manifest: Path, request: Request) -> Source:
     rows = list(_read_rows(manifest))
     if not rows:
         raise InputError(f"{manifest} has no rows")
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    # A CSV row with more cells than the header has them under no name.
+    columns = list(dict.fromkeys(name for row in rows for name in row if name is not None))
     audio_column = pick_column(request.audio_column, AUDIO_COLUMNS, columns, "audio")
     if audio_column is None:
         raise InputError(
@@ -70,10 +71,12 @@ def open_manifest(manifest: Path, request: Request) -> Source:
     for number, row in enumerate(rows):
         name = row.get(audio_column)
         file = _locate(manifest.parent, str(name)) if name else None
-        wanted = row.get("id") or (file.stem if file else f"row-{number:06d}")
+        wanted = row.get("id")
+        if wanted in (None, ""):
+            wanted = file.stem if file else f"row-{number:06d}"
         text = row.get(text_column) if text_column else None
         recordings.append(Recording(str(wanted), "" if text is None else str(text), file))
-    return _source(manifest.parent, recordings, request, text_column)
+    return _source(manifest.parent, recordings, request, text_column, audio_column)
 
 
 def open_bare(path: Path, request: Request) -> Source:
@@ -82,7 +85,7 @@ def open_bare(path: Path, request: Request) -> Source:
     if request.split is not None:
         raise InputError(f"{path} is a folder of audio without a manifest: it has no splits, leave --split out")
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
-    source = _source(path, [Recording(file.stem, "", file) for file in files], request, None)
+    source = _source(path, [Recording(file.stem, "", file) for file in files], request, None, None)
     source.notes.append("no manifest: the clips have no transcripts, so there will be no WER")
     return source
 
@@ -101,19 +104,21 @@ class _Rows:
         return {"taken": self._taken}
 
 
-def _source(folder: Path, recordings: list[Recording], request: Request, text_column: str | None) -> Source:
-    # The rows themselves and the sizes of their files: what tells one state of the folder from another
-    # without reading all of it, and is the same wherever the folder lies.
+def _source(
+    folder: Path, recordings: list[Recording], request: Request, text_column: str | None, audio_column: str | None
+) -> Source:
+    # The same wherever the folder lies, and another when a row or a file of it changes.
     state = hashlib.sha256()
     for row in recordings:
-        size = row.audio.stat().st_size if isinstance(row.audio, Path) and row.audio.is_file() else None
-        state.update(repr((row.id, row.text, size)).encode())
+        file = fingerprint(row.audio) if isinstance(row.audio, Path) and is_file(row.audio) else None
+        state.update(repr((row.id, row.text, file)).encode())
     origin = {
         "dataset": folder.resolve().name,
         "kind": "folder",
         "subset": None,
         "split": request.split,
         "text_column": text_column,
+        "audio_column": audio_column,
         "state": state.hexdigest(),
     }
     return Source(origin, lambda state: _Rows(recordings, state), len(recordings))
@@ -126,9 +131,8 @@ def _refuse_subset(request: Request, path: Path) -> None:
 
 def _locate(folder: Path, name: str) -> Path:
     # Common Voice keeps its files in clips/ and names them without it.
-    file = folder / name
-    beside = folder / "clips" / name
-    return beside if not file.exists() and beside.exists() else file
+    file, beside = folder / name, folder / "clips" / name
+    return beside if not is_file(file) and is_file(beside) else file
 
 
 def _read_rows(manifest: Path) -> Iterator[dict[str, Any]]:

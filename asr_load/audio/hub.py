@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import datasets
 from datasets.utils.file_utils import xopen
 
 from asr_load.audio.clip import Recording
-from asr_load.audio.source import AUDIO_COLUMNS, TEXT_COLUMNS, Request, Source, pick_column
+from asr_load.audio.source import AUDIO_COLUMNS, TEXT_COLUMNS, Request, Source, fingerprint, pick_column
 from asr_load.errors import InputError
 
 
@@ -40,9 +39,9 @@ def _open_configured(path: Path | None, request: Request) -> Source:
     config, splits, notes = _choose(name, configs, request, local=path is not None)
     parts = [datasets.load_dataset(name, config, split=split, streaming=True) for split in splits]
     files = datasets.load_dataset_builder(name, config).config.data_files or {}
-    # A hub file's name carries the commit; a local one is told by its name and size.
+    # A hub file's name carries the commit.
     state = [
-        str(file) if path is None else (Path(file).name, os.stat(file).st_size)  # noqa: PTH116 (file may be a str subclass)
+        str(file) if path is None else (Path(file).name, fingerprint(Path(file)))
         for split in splits
         for file in files.get(split, [])
     ]
@@ -98,7 +97,7 @@ def _open_files(path: Path, request: Request) -> Source:
         if request.split is not None:
             raise InputError(f"{path} is one parquet file: it has no splits, leave --split {request.split} out")
         parts = [datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)]
-        state = [path.name, path.stat().st_size]
+        state = [path.name, fingerprint(path)]
     else:
         raise InputError(f"{path} is no data set: a folder, a .parquet file, or a .jsonl, .csv or .tsv manifest is")
     base = path if path.is_dir() else path.parent
@@ -130,6 +129,7 @@ def _source(parts: list[Any], base: Path | None, request: Request, which: dict[s
         "kind": "datasets",
         **which,
         "text_column": text_column,
+        "audio_column": audio_column,
     }
     return Source(origin, lambda state: _Rows(parts, recording, state), notes=notes)
 

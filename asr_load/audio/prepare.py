@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ BLOCK_ROWS = 128
 """Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
 
 PARTIAL = ".partial"
+
+LONGEST_S = 86400
+"""The largest limit of a clip's length that can be asked for; --no-skip-long has none."""
 
 
 class Block(msgspec.Struct):
@@ -248,7 +252,7 @@ def _workers(processes: int) -> Iterator[Submit]:
         yield at_once
         return
     # Spawned, not forked: `datasets` runs threads, and a fork may copy a lock that one of them holds.
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _ignore_interrupt)
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_worker)
     try:
         yield lambda *block: pool.submit(convert_block, *block)
     except BrokenProcessPool as error:
@@ -257,8 +261,18 @@ def _workers(processes: int) -> Iterator[Submit]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_interrupt() -> None:
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, which lets a block be finished; and end with a parent that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -341,8 +355,8 @@ def _seconds(word: str) -> float:
         number = float(word)
     except ValueError:
         number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{word} is not a number of seconds from 0 up")
+    if not 0 <= number <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{word} is not a number of seconds from 0 to {LONGEST_S}")
     return number
 
 
@@ -357,7 +371,9 @@ def _rate(word: str) -> int | None:
 @exits_on_bad_input
 def main() -> int:
     """Command line of scripts/prepare.py."""
-    parser = argparse.ArgumentParser(description="Make a folder of shards from a data set of speech.")
+    # Ended from outside is as good as Ctrl-C: nothing is lost, and the same command goes on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parser = argparse.ArgumentParser(description="Make shards from a data set of speech.", allow_abbrev=False)
     add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, for example asr_data/NAME")
     args = parser.parse_args()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from asr_load.errors import InputError
 
 TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript", "normalized_text", "raw_transcription")
 AUDIO_COLUMNS = ("audio", "file", "file_name", "path", "audio_filepath", "wav", "flac")
+
+FINGERPRINT_BYTES = 65536
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -79,16 +83,28 @@ def pick_column(wanted: str | None, known: tuple[str, ...], present: list[str], 
     return next((name for name in known if name in present), None)
 
 
+def fingerprint(file: Path) -> str:
+    """What tells one content of a file from another without reading all of it: its size, beginning and end."""
+    digest = hashlib.sha256()
+    with file.open("rb") as data:
+        digest.update(data.read(FINGERPRINT_BYTES))
+        size = data.seek(0, os.SEEK_END)
+        data.seek(max(0, size - FINGERPRINT_BYTES))
+        digest.update(data.read())
+    return f"{size}-{digest.hexdigest()}"
+
+
 class UniqueIds:
     """Makes each id unique in its set: the second `a` becomes `a-2`."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
+        self._seen: dict[str, int] = {}
+        """Each id that was given, and the last number that was tried behind it."""
 
     def __call__(self, wanted: str) -> str:
-        name, n = wanted, 1
+        name = wanted
         while name in self._seen:
-            n += 1
-            name = f"{wanted}-{n}"
-        self._seen.add(name)
+            self._seen[wanted] += 1
+            name = f"{wanted}-{self._seen[wanted]}"
+        self._seen[name] = 1
         return name

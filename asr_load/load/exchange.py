@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import ssl
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from requests.exceptions import RequestException
 
 from asr_load.load.options import Limits
 from asr_load.load.wire import Wire
-from asr_load.stream.reader import Answer, ProtocolError, http_error_message
+from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
 from asr_load.stream.record import Record
 from asr_load.stream.timing import latencies, seconds
 
@@ -146,6 +147,8 @@ def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, result: _R
         catch_response=True,
         allow_redirects=False,
         timeout=(limits.connect, limits.stall),
+        # Locust's sessions look at no other variable of the environment.
+        verify=os.environ.get("REQUESTS_CA_BUNDLE") or True,
     )
     if response.error is not None:
         raise response.error
@@ -167,11 +170,14 @@ def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, result: _R
 
 
 def _reads(raw: Any, answer: Answer) -> Iterator[bytes]:
+    until = float("inf")
     while True:
         if answer.said_its_end:
             # The answer is complete: however its body ends now, it stays a success.
+            now = time.perf_counter()
+            until = min(until, now + END_GRACE[answer.done])
             try:
-                with gevent.Timeout(END_GRACE[answer.done]):
+                with gevent.Timeout(max(until - now, 0)):
                     data = raw.read1(READ_BYTES)
             except (gevent.Timeout, urllib3.exceptions.HTTPError):
                 return
@@ -184,7 +190,7 @@ def _reads(raw: Any, answer: Answer) -> Iterator[bytes]:
 
 def _read_at_most(raw: Any, limit: int) -> bytes:
     body = bytearray()
-    while len(body) <= limit and (data := raw.read1(READ_BYTES)):
+    while len(body) <= limit and (data := raw.read1(READ_BYTES, decode_content=True)):
         body += data
     return bytes(body)
 
@@ -252,9 +258,9 @@ def _record(outgoing: Outgoing, wire: Wire, result: _Result, before: int, terms:
     if tokens is None:
         # A chunk may hold several tokens, a body that was not streamed tells nothing.
         tokens, source = (len(answer.times), "chunks") if answer.streamed and answer.times else (None, None)
-    error = result.error
+    error = result.error or ""
     for secret in terms.secrets:
-        error = error and error.replace(secret, "***")
+        error = error.replace(secret, "***")
     return Record(
         clip=outgoing.clip,
         seq=outgoing.seq,
@@ -267,7 +273,7 @@ def _record(outgoing: Outgoing, wire: Wire, result: _Result, before: int, terms:
         outcome=result.outcome,
         ok=result.outcome == "ok",
         http_status=result.status,
-        error=error if result.outcome != "ok" else None,
+        error=shorten(error, MAX_ERROR_CHARS // 4) if result.outcome != "ok" else None,
         upload=seconds(start, wire.uploaded),
         headers=seconds(start, wire.headers),
         ttft=timing.ttft,
@@ -280,6 +286,7 @@ def _record(outgoing: Outgoing, wire: Wire, result: _Result, before: int, terms:
         prompt_tokens=answer.prompt_tokens,
         cached_tokens=answer.cached_tokens,
         finish_reason=answer.finish_reason,
+        streamed=answer.streamed,
         audio_s=round(outgoing.audio_s, 3),
         text=answer.text,
         reference=outgoing.reference,

@@ -16,7 +16,8 @@ import gevent
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.exception import StopUser
+from locust.runners import STATE_CLEANUP, MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from asr_load.audio.payload import make_builder
@@ -45,6 +46,7 @@ class _Plugin:
         self.summary: Summary | None = None
         self.stage: str | None = None
         self.folders: list[Path] = []
+        self.interrupted = False
 
     def check(self) -> tuple[Settings, Shards]:
         """The test that the options ask for. Raises InputError before anything is sent."""
@@ -93,9 +95,10 @@ class _Plugin:
             if self.stage is not None:
                 self.run.enter_stage(self.stage)
         except (InputError, OSError) as error:
-            # Bad values from the web form: said, and the test ends before it has sent anything.
+            # The form's values are checked before; a disk may still be full. Users find no test and stop at once.
             logger.error("the test cannot start: %s", error)
             self.run = None
+            gevent.spawn(self._end_test)
 
     def stop(self) -> None:
         self.stage = None
@@ -120,6 +123,7 @@ class _Plugin:
         assert runner is not None
         assert options is not None
         runner.quit()
+        self.stop()
         stats.keep_entries_when_serialised(self.environment)
         if options.csv_prefix:
             # Locust writes its CSV files once a second, and never after the last request.
@@ -138,10 +142,14 @@ class _Plugin:
     def _end_test(self) -> None:
         runner = self.environment.runner
         assert runner is not None
-        if self.environment.web_ui is None:
+        options, web_ui = self.environment.parsed_options, self.environment.web_ui
+        if web_ui is None:
             runner.quit()
-        else:
-            runner.stop()
+            return
+        runner.stop()
+        if options and options.autostart and options.autoquit != -1:
+            gevent.sleep(options.autoquit)
+            web_ui.stop()
 
 
 _plugin: _Plugin | None = None
@@ -157,9 +165,9 @@ def refuse(refusal: Refusal) -> Refusal:
 
 
 def current_run() -> Run:
-    """The test that is running. Raises InputError where there is none."""
+    """The test that is running. Raises StopUser where there is none: it could not start, which has been said."""
     if _plugin is None or _plugin.run is None:
-        raise InputError("no test is running")
+        raise StopUser
     return _plugin.run
 
 
@@ -194,14 +202,26 @@ def _on_init(environment: Environment, **_: Any) -> None:
 
 
 def _interrupt() -> None:
-    """Ctrl-C, told to Locust's main greenlet alone."""
-    gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+    """Ctrl-C, told to Locust's main greenlet alone, and once. While a test drains, it cuts off what is in flight."""
+    assert _plugin is not None
+    runner = _plugin.environment.runner
+    if runner is not None and (_plugin.interrupted or runner.state == STATE_CLEANUP):
+        runner.user_greenlets.kill(block=False)
+    else:
+        _plugin.interrupted = True
+        gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
 
 
 @events.test_start.add_listener
 def _on_start(**_: Any) -> None:
     if _plugin is not None:
         _plugin.start()
+
+
+@events.test_stopping.add_listener
+def _on_stopping(environment: Environment, **_: Any) -> None:
+    if _plugin is not None and _plugin.run is not None and not environment.stop_timeout:
+        _plugin.run.end_watch()
 
 
 @events.test_stop.add_listener

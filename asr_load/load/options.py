@@ -87,6 +87,8 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
     if options.requests < 0:
         raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
+    if options.seed < 0:
+        raise InputError(f"--seed must be 0 or more, not {options.seed}")
     if options.max_tokens < 1:
         raise InputError(f"--max-tokens must be 1 or more, not {options.max_tokens}")
     return Settings(
@@ -105,13 +107,20 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         extra_body=_extra_body(options.extra_body),
         headers=headers,
         # By words: a server may repeat a token without the "Bearer" before it.
-        secrets=tuple(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
+        secrets=(
+            *([key] if key else []),
+            *(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
+        ),
     )
 
 
 def _host(host: str | None) -> str:
-    parts = urlsplit(host or "")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(host or "")
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is no number or too large
+        known = False
+    if not known:
         raise InputError(f"--host {host or '(none)'} is not an address like http://127.0.0.1:30000")
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise InputError(f"--host carries no path: give {parts.scheme}://HOST:PORT, the API's path is added (--api)")

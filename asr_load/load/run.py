@@ -126,8 +126,7 @@ class Run:
         self._finished += 1
         self._unpublished.append(record)
         if self._finished == self.settings.requests:
-            # Before the test is taken down, which holds the loop for tens of ms and has no stream to disturb.
-            self._health = self._monitor.stop()
+            self.end_watch()
             gevent.spawn(self._on_done)
 
     def _publish_slowly(self) -> None:
@@ -166,9 +165,16 @@ class Run:
         """Seconds since the epoch on the clock of the records."""
         return (time.perf_counter_ns() + self._terms.epoch_ns) / 1e9
 
+    def end_watch(self) -> ClientHealth:
+        """End the watch over the client, once: taking a test down holds the loop for tens of ms, and when no stream is
+        left to be timed that says nothing about the figures."""
+        if self._health is None:
+            self._health = self._monitor.stop()
+        return self._health
+
     def close(self) -> Summary:
         """Write what is left to write: run.json, then summary.json from it and the records."""
-        self._health = health = self._health or self._monitor.stop()
+        health = self.end_watch()
         self._records.close()
         gevent.killall(self._helpers)
         while self._unpublished:

@@ -20,6 +20,8 @@ class Wire:
         pools: Any = {"http": self._pool, "https": self._pool_tls}
         self.pool_manager.pool_classes_by_scheme = pools
         self.connections = 0
+        self.unused = False
+        """Whether the connection has carried no request yet."""
         self.reset()
 
     def reset(self) -> None:
@@ -49,15 +51,18 @@ class _Stamped:
 
     wire: Wire
 
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self.wire.connections += 1
+        self.wire.unused = True
+
     def request(self, *args: Any, **kwargs: Any) -> None:
         connection: Any = self
         wire = self.wire
-        if connection.sock is None:
+        if connection.sock is None:  # urllib3 has connected already where there is TLS
             connection.connect()
-            wire.connections += 1
-            wire.reused = False
-        else:
-            wire.reused = True
+        wire.reused = not wire.unused
+        wire.unused = False
         if wire.started is None:
             wire.started = time.perf_counter_ns()
         super().request(*args, **kwargs)  # type: ignore[misc]

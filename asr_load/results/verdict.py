@@ -64,7 +64,7 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
     guessed = sum(record.output_tokens_source == "chunks" for record in good)
     if guessed:
         doubts.append(f"{guessed} answers came without usage: their tokens are counted by chunks")
-    whole = sum(record.output_tokens_source is None for record in good)
+    whole = sum(not record.streamed for record in good)
     if whole:
         doubts.append(f"{whole} answers were not streamed: their TTFT is their latency")
     if info.unique == "none":

@@ -15,7 +15,10 @@ from sseclient import SSEClient
 MAX_EVENT_BYTES = 1 << 20
 """The longest event that is read: no chunk of a transcript comes near it, and memory stays bounded."""
 
-MAX_ERROR_CHARS = 500
+MAX_ERROR_CHARS = 2000
+"""Of a server's words. Records keep a quarter of it, after secrets are struck out: so none is cut in half and kept."""
+
+BOM = b"\xef\xbb\xbf"
 
 
 class ProtocolError(Exception):
@@ -108,16 +111,18 @@ class Answer:
         stamped = _StampedReads(reads, clock)
         try:
             for event in SSEClient(iter(stamped)).events():
+                stamped.events += 1
                 self._take(event.data, stamped.at)
         except UnicodeDecodeError as error:
             raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
+        if not stamped.events and stamped.beginning.strip() and not stamped.beginning.startswith(b":"):
+            raise ProtocolError(f"not a stream of events: {shorten(stamped.beginning)}")
 
     def read_whole(self, body: bytes, at: int) -> None:
         """Take a body that is not streamed, complete at the time `at`. Raises ProtocolError."""
         self.streamed = False
         self._take(body, at)
-        if self.parts:
-            self.done = True
+        self.done = True
 
     def _take(self, data: str | bytes, at: int) -> None:
         if data == "[DONE]":
@@ -126,14 +131,14 @@ class Answer:
         try:
             event = _decode_event(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ProtocolError(f"not an event of a transcript ({error}): {_shorten(data)}") from error
-        if event.error is not None or event.object == "error":
-            self.error = error_message(event.error if event.error is not None else event.message) or _shorten(data)
+            raise ProtocolError(f"not an event of a transcript ({error}): {shorten(data)}") from error
+        if event.error or event.object == "error":
+            self.error = error_message(event.error or event.message) or shorten(data)
             return
         if event.usage is not None:
             self._count(event.usage)
         if event.type == "error":
-            self.error = error_message(event.message) or _shorten(data)
+            self.error = error_message(event.message) or shorten(data)
         elif event.type == "transcript.text.delta":
             self._add(event.delta, None, at)
         elif event.type == "transcript.text.done":
@@ -168,12 +173,16 @@ class _StampedReads:
 
     def __init__(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
         self.at = 0
+        self.events = 0
+        self.beginning = b""
         self._reads, self._clock = reads, clock
 
     def __iter__(self) -> Iterator[bytes]:
         pending = 0
-        for data in self._reads:
+        for read in self._reads:
             self.at = self._clock()
+            data = read if self.beginning else read.removeprefix(BOM)
+            self.beginning = self.beginning or data
             end = data.rfind(b"\n")
             pending = pending + len(data) if end < 0 else len(data) - end - 1
             if pending > MAX_EVENT_BYTES:
@@ -185,19 +194,20 @@ def error_message(error: Any) -> str:
     """The server's words in an error, nested or flat, as one line of at most MAX_ERROR_CHARS characters."""
     while isinstance(error, dict):
         error = error.get("message") or error.get("error") or error.get("detail") or error.get("code")
-    return "" if error is None else _shorten(error if isinstance(error, str) else str(error))
+    return "" if error is None else shorten(error if isinstance(error, str) else str(error))
 
 
 def http_error_message(body: bytes) -> str:
     """The server's words in the body of an HTTP error: JSON, flat or nested, or plain text."""
     try:
-        return error_message(msgspec.json.decode(body)) or _shorten(body)
+        return error_message(msgspec.json.decode(body)) or shorten(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _shorten(body)
+        return shorten(body)
 
 
-def _shorten(text: str | bytes) -> str:
+def shorten(text: str | bytes, limit: int = MAX_ERROR_CHARS) -> str:
+    """One line of at most `limit` characters."""
     if isinstance(text, bytes):
-        text = text[: 4 * MAX_ERROR_CHARS].decode(errors="replace")
-    line = " ".join(text[: 2 * MAX_ERROR_CHARS].split())
-    return line if len(line) <= MAX_ERROR_CHARS else line[: MAX_ERROR_CHARS - 1] + "…"
+        text = text[: 8 * limit].decode(errors="replace")
+    line = " ".join(text[: 4 * limit].split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

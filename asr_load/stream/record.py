@@ -17,7 +17,7 @@ RECORDS = "records.jsonl"
 class Record(msgspec.Struct, kw_only=True):
     """One request. Times are in seconds; `started_at` and `due_at` are seconds since the epoch on one clock.
 
-    A latency is None where it was never reached, and in every failure: what failed has no latency.
+    A latency is None where it was never reached. A failure keeps what was measured until then; no figure is made of it.
     """
 
     clip: str
@@ -44,6 +44,8 @@ class Record(msgspec.Struct, kw_only=True):
     prompt_tokens: int | None
     cached_tokens: int | None
     finish_reason: str | None
+    streamed: bool
+    """False for one plain JSON answer: its TTFT is its latency."""
     audio_s: float
     text: str
     reference: str

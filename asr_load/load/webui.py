@@ -1,0 +1,292 @@
+"""Locust's web UI with streaming in it: a tab with its table, charts and verdict, downloads, a section in the report.
+
+Locust's page is a finished React program. It takes a tab with a table, and links; the charts come from a script that
+is added to its page (chart.js) and asks for what it draws here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from flask import Blueprint, Response, jsonify, make_response, request, send_file
+from locust.env import Environment
+
+from asr_load.results.live import Live
+from asr_load.results.page import COLUMNS, add_live_section, add_streaming_section, asset, compact, metrics, number
+from asr_load.results.summary import SUMMARY, Summary
+from asr_load.results.verdict import Validity
+from asr_load.stream.record import RECORDS
+
+KEY = "streaming"
+SHOWN = ("p50", "p90", "p95", "p99", "max")
+AT_ONCE = 600
+"""Points in one answer: encoding them takes a millisecond, and the charts ask for the rest."""
+
+FRESH_S = 1.0
+"""Age up to which a table is served again: with many streams its percentiles cost the loop tens of ms."""
+
+
+class Test(Protocol):
+    """A test as the pages need it: the one that is running or, after it, the one that ran last."""
+
+    live: Live
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def stages(self) -> Sequence[dict[str, Any]]:
+        """Where the load changed: `t` in seconds since the epoch, and `name`."""
+
+    def validity(self) -> Validity: ...
+
+
+class _View:
+    """What the pages show of the current test."""
+
+    def __init__(self, current: Callable[[], Test | None]) -> None:
+        self._current = current
+        self._live: Live | None = None
+        self._number = 0
+        self._table: tuple[float, bool, list[dict[str, Any]]] | None = None
+        self._summary: tuple[Path, Summary] | None = None
+
+    @property
+    def test(self) -> Test | None:
+        return self._current()
+
+    def reset(self, **_: Any) -> None:
+        """Start the live figures afresh, as Locust does with its own. The records keep everything."""
+        if self.test is not None:
+            self.test.live = Live()
+
+    def series(self) -> str:
+        """The name of what the charts draw: another one after a reset, and for each test."""
+        if self.test is None:
+            return ""
+        if self.test.live is not self._live:
+            self._live, self._number, self._table = self.test.live, self._number + 1, None
+        return f"{self.test.id}-{self._number}"
+
+    def summary(self) -> Summary | None:
+        """The summary of a finished test; None while it runs."""
+        if self.test is None:
+            return None
+        path = self.test.folder / SUMMARY
+        if self._summary is None or self._summary[0] != path:
+            try:
+                self._summary = path, msgspec.json.decode(path.read_bytes(), type=Summary)
+            except FileNotFoundError:
+                return None
+        return self._summary[1]
+
+    def validity(self) -> Validity | None:
+        """The verdict: of the last seconds while the test runs, then that of its summary."""
+        if self.test is None:
+            return None
+        summary = self.summary()
+        return self.test.validity() if summary is None else summary.validity
+
+    def table(self) -> list[dict[str, Any]]:
+        """The tab's rows: `metric`, `count`, and the figures with as many digits as help."""
+        self.series()
+        live = Live() if self.test is None else self.test.live
+        now, ended = time.monotonic(), self.summary() is not None
+        if self._table is not None:
+            at, of_the_end, rows = self._table
+            if of_the_end == ended and (ended or now - at < FRESH_S):
+                return rows
+        rows = [
+            {"metric": row["name"], "count": row["count"], **{name: number(row[name]) for name in SHOWN}}
+            for row in live.table()
+        ]
+        self._table = now, ended, rows
+        return rows
+
+
+def set_up(
+    environment: Environment, current: Callable[[], Test | None], check: Callable[[dict[str, str]], str | None]
+) -> None:
+    """Put streaming into Locust's web UI. Call it in Locust's `init` event, before the UI is served.
+
+    `current` gives the running test or, when none is, the last one. `check` gets the fields of the form that starts a
+    test and returns what is wrong with them, in one line, or None.
+    """
+    web_ui: Any = environment.web_ui
+    if web_ui is None:
+        return
+    view = _View(current)
+    environment.events.reset_stats.add_listener(view.reset)
+    _add_tab(web_ui.template_args)
+    _hide_secrets(web_ui)
+    web_ui.app.register_blueprint(_blueprint(web_ui, view))
+
+    app = web_ui.app
+    start = app.view_functions["locust.swarm"]
+
+    def start_if_it_makes_sense() -> Any:
+        message = check(request.form.to_dict())
+        if message is None:
+            return start()
+        # As Locust answers to a number of users that is none: its form shows the message.
+        return jsonify({"success": False, "message": message, "host": environment.host})
+
+    app.view_functions["locust.swarm"] = web_ui.auth_required_if_enabled(start_if_it_makes_sense)
+
+    def extend(response: Response) -> Response:
+        if response.status_code != 200:
+            return response
+        match request.endpoint:
+            case "locust.request_stats":
+                if response.is_json:
+                    # Another one: Locust gives the same response to all that ask within two seconds.
+                    more = {"extended_stats": [{"key": KEY, "data": view.table()}]}
+                    return jsonify(msgspec.json.decode(response.get_data()) | more)
+            case "locust.index":
+                response.set_data(_with_script(response.get_data(as_text=True)))
+            case "locust.stats_report":
+                response.set_data(_with_section(response.get_data(as_text=True), view))
+        return response
+
+    app.after_request(extend)
+
+
+def _add_tab(template_args: dict[str, Any]) -> None:
+    columns = {"metric": "Metric", "count": "Count", **{name: name for name in SHOWN[:-1]}, "max": "Max"}
+    more: dict[str, list[dict[str, Any]]] = {
+        "extended_tabs": [{"title": "Streaming", "key": KEY}],
+        # No column is called "name": Locust would sort by it, and E2E would come before TTFT.
+        "extended_tables": [
+            {"key": KEY, "structure": [{"key": key, "title": title} for key, title in columns.items()]}
+        ],
+        "extended_csv_files": [
+            {"href": f"./{KEY}/csv", "title": "Download streaming CSV"},
+            {"href": f"./{KEY}/records", "title": "Download records JSONL"},
+            {"href": f"./{KEY}/summary", "title": "Download summary JSON"},
+        ],
+    }
+    for name, entries in more.items():
+        template_args[name] = [*template_args.get(name, []), *entries]
+
+
+def _hide_secrets(web_ui: Any) -> None:
+    """Keep secrets of the command line out of the form's page, where Locust writes them as defaults."""
+    update = web_ui.update_template_args
+
+    def update_without_secrets() -> None:
+        update()
+        for option in web_ui.template_args["extra_options"].values():
+            if option["is_secret"]:
+                option["default_value"] = ""
+
+    web_ui.update_template_args = update_without_secrets
+    update_without_secrets()
+
+
+def _with_script(page: str) -> str:
+    # The last one: it is the page's own, whatever strings stand before it.
+    before, end, after = page.rpartition("</body>")
+    added = f'<link rel="stylesheet" href="./{KEY}/chart.css" /><script defer src="./{KEY}/chart.js"></script>'
+    return f"{before}{added}{end}{after}" if end else page
+
+
+def _with_section(report: str, view: _View) -> str:
+    test, summary, validity = view.test, view.summary(), view.validity()
+    if test is None or validity is None:
+        return report
+    if summary is None:
+        return add_live_section(report, test.live, validity, test.stages)
+    return add_streaming_section(report, summary, test.live.points(), test.stages)
+
+
+def _blueprint(web_ui: Any, view: _View) -> Blueprint:
+    """What the charts ask for, and the downloads; behind Locust's login and base path as its own pages are."""
+    base = web_ui.app.blueprints["locust"].url_prefix or ""
+    blueprint = Blueprint(f"asr_load_{KEY}", __name__, url_prefix=f"{base.rstrip('/')}/{KEY}")
+
+    def points() -> Response:
+        series, test = view.series(), view.test
+        known = request.args.get("run") == series
+        found = test.live.points(_number(request.args.get("after")) if known else 0.0) if test else []
+        return Response(
+            msgspec.json.encode(
+                {
+                    "run": series,
+                    "running": view.summary() is None,
+                    "points": compact(found[:AT_ONCE]),
+                    "more": len(found) > AT_ONCE,
+                    "stages": list(test.stages) if test else [],
+                    "validity": view.validity(),
+                    "table": view.table(),
+                }
+            ),
+            mimetype="application/json",
+        )
+
+    def chart_js() -> Response:
+        return Response(asset("chart.js"), mimetype="text/javascript")
+
+    def chart_css() -> Response:
+        return Response(asset("chart.css"), mimetype="text/css")
+
+    def records() -> Response:
+        if view.test is None:
+            return _not_yet("No test has run yet.")
+        name = f"{view.test.folder.resolve().name}_{RECORDS}"
+        return send_file((view.test.folder / RECORDS).resolve(), "application/jsonl", True, name)
+
+    def summary() -> Response:
+        if view.test is None or view.summary() is None:
+            return _not_yet("The summary is there when a test has ended.")
+        name = f"{view.test.folder.resolve().name}_{SUMMARY}"
+        return send_file((view.test.folder / SUMMARY).resolve(), "application/json", True, name)
+
+    def streaming_csv() -> Response:
+        found = view.summary()
+        if view.test is None or found is None:
+            return _not_yet("The exact figures are there when a test has ended; until then the tab shows them.")
+        response = Response(_csv(found), mimetype="text/csv")
+        name = f"{view.test.folder.resolve().name}_streaming.csv"
+        response.headers.set("Content-Disposition", "attachment", filename=name)
+        return response
+
+    for path, answer in {
+        "points": points,
+        "chart.js": chart_js,
+        "chart.css": chart_css,
+        "records": records,
+        "summary": summary,
+        "csv": streaming_csv,
+    }.items():
+        blueprint.add_url_rule(f"/{path}", answer.__name__, web_ui.auth_required_if_enabled(answer))
+    return blueprint
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
+
+
+def _not_yet(sentence: str) -> Response:
+    response = make_response(f"{sentence}\n", 409)
+    response.mimetype = "text/plain"
+    return response
+
+
+def _csv(summary: Summary) -> str:
+    """The table's figures, exact from the records: in seconds, but for RTF, which is a ratio."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["metric", "count", *COLUMNS])
+    for name, (row, _) in metrics(summary).items():
+        writer.writerow([name.removesuffix(" (ms)"), row.n, *(getattr(row, column) for column in COLUMNS)])
+    return out.getvalue()
