@@ -17,15 +17,17 @@ from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
+from locust.html import get_html_report, process_html_filename
 from locust.runners import STATE_CLEANUP, MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
-from asr_load.load import stats
+from asr_load.load import stats, webui
 from asr_load.load.options import Settings, add_options, read_settings
 from asr_load.load.run import Run
+from asr_load.results.page import add_streaming_section
 from asr_load.results.report import print_summary
 from asr_load.results.summary import Summary
 from asr_load.stream.record import RECORDS
@@ -128,6 +130,19 @@ class _Plugin:
         if options.csv_prefix:
             # Locust writes its CSV files once a second, and never after the last request.
             gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1)
+        if options.html_file:
+            self._write_report(options)
+
+    def _write_report(self, options: Namespace) -> None:
+        """Locust's HTML report with a section on streaming. Locust writes its own before a test has come to rest, and
+        on SIGTERM not at all."""
+        process_html_filename(options)
+        report = get_html_report(self.environment, show_download_link=False)
+        if self.last_run is not None and self.summary is not None:
+            report = add_streaming_section(report, self.summary, self.last_run.live.points(), self.last_run.stages)
+        path = Path(options.html_file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(report, encoding="utf-8")
 
     def _new_folder(self, named: Path | None) -> Path:
         """A new folder for a test: the one that was named, then NAME-2, NAME-3 for further tests of a web UI."""
@@ -191,12 +206,13 @@ def _on_init(environment: Environment, **_: Any) -> None:
     try:
         if isinstance(environment.runner, MasterRunner | WorkerRunner):
             raise InputError("one process for now: leave out --master, --worker and --processes")
-        _plugin = _Plugin(environment)
-        _plugin.check()
+        _plugin = plugin = _Plugin(environment)
+        plugin.check()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     stats.set_up(environment)
+    webui.set_up(environment, lambda: plugin.last_run, plugin.check_form)
     # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
     gevent.signal_handler(signal.SIGINT, _interrupt)
 

@@ -1,0 +1,165 @@
+"""The section on streaming in Locust's HTML report: verdict, table, and the charts of the web UI with their data.
+
+The report stays one file that needs no network.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from asr_load.results.live import Live
+from asr_load.results.summary import Figures, Summary
+from asr_load.results.verdict import Validity
+
+MARK = '<section class="asr-report asr-streaming">'
+COLUMNS = ("mean", "p50", "p90", "p95", "p99", "max")
+TITLES = ("Mean", "p50", "p90", "p95", "p99", "Max")
+SHARES = ("p50", "p95", "p99")
+NOTHING = "\N{EN DASH}"
+
+_ICON = "M12 2C6.5 2 2 6.5 2 12s4.5 10 10 10 10-4.5 10-10S17.5 2 12 2m1 15h-2v-6h2zm0-8h-2V7h2z"
+
+
+def asset(name: str) -> str:
+    """chart.js or chart.css, as text."""
+    return (files("asr_load.load") / name).read_text("utf-8")
+
+
+def metrics(summary: Summary) -> dict[str, tuple[Figures, float]]:
+    """The metrics of a run by the name they are shown with, and what makes their figures what the name says."""
+    shown = {
+        "TTFT (ms)": (summary.ttft, 1e3),
+        "ITL (ms)": (summary.itl, 1e3),
+        "TPOT (ms)": (summary.tpot, 1e3),
+        "E2E (ms)": (summary.e2el, 1e3),
+        "RTF": (summary.rtf, 1.0),
+    }
+    return shown | ({"Lag (ms)": (summary.lag, 1e3)} if summary.lag.n else {})
+
+
+def number(value: float | None) -> float | int | str:
+    """A value as tables show it, at most 0.1 % off: one decimal from 100 on, two from 1 on; a dash for None."""
+    if value is None:
+        return NOTHING
+    if abs(value) >= 1:
+        value = round(value, 1 if abs(value) >= 100 else 2)
+    else:
+        value = float(f"{value:.4g}")
+    return int(value) if value == int(value) else value
+
+
+def compact(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Points as charts need them: with four digits that count."""
+    return [
+        {
+            "t": point["t"],
+            "users": point["users"],
+            "tokens_per_s": _short(point["tokens_per_s"]),
+            "rtfx": _short(point["rtfx"]),
+            "failures": point["failures"],
+            **{metric: {share: _short(point[metric][share]) for share in SHARES} for metric in ("ttft", "itl")},
+        }
+        for point in points
+    ]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+def add_streaming_section(
+    report: str, summary: Summary, points: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Locust's HTML report with the figures of a finished run, exact from its records, and the charts of its course.
+
+    `points` are those of `Live.points()`; `stages` are dicts of `t` (seconds since the epoch) and `name`.
+    """
+    requests = summary.requests
+    rows = [
+        [name, row.n, *(number(None if value is None else value * scale) for value in _values(row))]
+        for name, (row, scale) in metrics(summary).items()
+    ]
+    throughput = (
+        ("requests/s", summary.requests_per_s),
+        ("output tokens/s", summary.output_tokens_per_s),
+        ("seconds of audio per second (RTFx)", summary.rtfx),
+    )
+    words = [
+        f"{requests.total} requests: {requests.success} succeeded, {requests.fail} failed. Latencies are of those that"
+        " succeeded, exact from the records.",
+        ", ".join(f"{number(value)} {name}" for name, value in throughput)
+        + f", over {number(summary.wall_s)} s with {number(summary.audio_s)} s of audio.",
+    ]
+    if summary.references:
+        words.append(f"WER {summary.wer or 0:.1%}, CER {summary.cer or 0:.1%} over {summary.references} transcripts.")
+    failures = {name: count for name, count in requests.by_outcome.items() if name != "ok"}
+    head = _head(summary.validity, words, _table(["Metric", "Count", *TITLES], rows), failures)
+    return _insert(report, head, points, stages)
+
+
+def add_live_section(report: str, live: Live, validity: Validity, stages: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Locust's HTML report with the figures so far, within 0.25 %, of a test that is still running."""
+    rows = [[row["name"], row["count"], *(number(row[name]) for name in COLUMNS[1:])] for row in live.table()]
+    words = [f"The test was still running: {live.requests} requests so far, figures within 0.25 %."]
+    head = _head(validity, words, _table(["Metric", "Count", *TITLES[1:]], rows), live.failures)
+    return _insert(report, head, live.points(), stages)
+
+
+def _values(row: Figures) -> list[float | None]:
+    return [getattr(row, name) for name in COLUMNS]
+
+
+def _head(validity: Validity, words: list[str], table: str, failures: Mapping[str, int]) -> str:
+    rows = [list(row) for row in failures.items()]
+    return "\n".join(
+        [
+            "<h2>Streaming</h2>",
+            _verdict(validity),
+            *(f"<p>{html.escape(line)}</p>" for line in words),
+            table,
+            _table(["Failures by outcome", "Count"], rows) if rows else "",
+        ]
+    )
+
+
+def _insert(report: str, head: str, points: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> str:
+    if MARK in report:
+        return report
+    data = msgspec.json.encode({"points": compact(points), "stages": list(stages)}).decode().replace("<", "\\u003c")
+    section = "\n".join(
+        [
+            f"<style>{asset('chart.css')}</style>",
+            MARK,
+            head,
+            f'<script type="application/json">{data}</script>',
+            "</section>",
+            f"<script>{asset('chart.js')}</script>",
+        ]
+    )
+    # The last one: a library that the report carries inside holds this tag in a string.
+    before, end, after = report.rpartition("</body>")
+    return f"{before}{section}\n{end}{after}" if end else report
+
+
+def _table(titles: list[str], rows: Iterable[list[Any]]) -> str:
+    def line(tag: str, cells: Iterable[Any]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f'<div class="asr-table"><table><thead>{line("th", titles)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _verdict(validity: Validity) -> str:
+    reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in validity.reasons)
+    return (
+        f'<div class="asr-verdict" data-verdict="{html.escape(validity.verdict)}">'
+        f'<svg aria-hidden="true" viewBox="0 0 24 24"><path d="{_ICON}"/></svg>'
+        f"<div><strong>Verdict: {html.escape(validity.verdict)}</strong> "
+        f"<span>event loop late by {validity.loop_lag['p99'] * 1e3:.1f} ms at p99</span> "
+        f"<span>CPU {validity.cpu['mean'] * 100:.0f} % of a core</span>{reasons and f'<ul>{reasons}</ul>'}</div></div>"
+    )
