@@ -34,6 +34,7 @@ def settings(*words: str, host: str | None = HOST) -> Settings:
         ([], "http://h:abc", "is not an address like"),
         ([], "http://h:99999", "is not an address like"),
         (["--seed", "-1"], HOST, "--seed must be 0 or more"),
+        (["--seed", "7"], HOST, "add --order shuffle"),
         (["--requests", "-1"], HOST, "--requests must be 0"),
         (["--max-tokens", "0"], HOST, "--max-tokens must be 1 or more"),
         (["--stall-timeout", "0"], HOST, "--stall-timeout must be above 0"),

@@ -89,6 +89,8 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
     if options.seed < 0:
         raise InputError(f"--seed must be 0 or more, not {options.seed}")
+    if options.seed and options.order == "sequential":
+        raise InputError("--seed shuffles nothing with --order sequential: add --order shuffle")
     if options.max_tokens < 1:
         raise InputError(f"--max-tokens must be 1 or more, not {options.max_tokens}")
     return Settings(
