@@ -79,4 +79,4 @@ def _run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]],
     for record in records:
         record["request_id"] = f"{info['id']}-{record['worker']}-{record['seq']}"
     stamps = {entry["request_id"]: entry for entry in map(json.loads, (folder / "stamps").read_text().splitlines())}
-    return records, stamps, info["clock_offset_s"], info["client"]["lag_p99"]
+    return records, stamps, info["workers"][0]["clock_offset_s"], info["workers"][0]["health"]["lag_p99"]

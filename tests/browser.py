@@ -18,7 +18,8 @@ from urllib.error import HTTPError, URLError
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+QUIET = ("background-networking", "component-update", "sync", "quic", "gpu")
+FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{service}" for service in QUIET)]
 
 
 def chromium() -> str | None:

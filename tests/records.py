@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asr_load.results.runfile import ClientHealth, RunInfo
+from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.stream.record import Record
 
 
@@ -70,14 +70,30 @@ def health(**changes: float) -> ClientHealth:
     return ClientHealth(**(calm | changes))
 
 
+def worker_info(**changes: Any) -> WorkerInfo:
+    """A process that ended ten seconds after record 0 began."""
+    values: dict[str, Any] = {
+        "worker": 0,
+        "host": "here",
+        "users": 1,
+        "connections": 1,
+        "started": 0,
+        "recorded": 0,
+        "ended_at": 1010.0,
+        "clock_offset_s": 0.0,
+        "ended": True,
+        "health": health(),
+    }
+    return WorkerInfo(**(values | changes))
+
+
 def run_info(**changes: Any) -> RunInfo:
     """A run that ended ten seconds after record 0 began."""
     values: dict[str, Any] = {
         "id": "abc",
         "version": "0",
         "began_at": 999.0,
-        "ended_at": 1010.0,
-        "clock_offset_s": 0.0,
+        "ended": True,
         "host": "http://127.0.0.1:1",
         "api": "chat",
         "model": "m",
@@ -90,13 +106,11 @@ def run_info(**changes: Any) -> RunInfo:
         "timeouts": {},
         "header_names": [],
         "extra_body_names": [],
-        "users": 1,
-        "connections": 1,
         "data": "d",
         "data_sha256": "0",
         "data_clips": 3,
         "language": "en",
-        "client": health(),
+        "workers": [worker_info()],
         "python": "3",
         "platform": "x",
         "packages": {},

@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVE = ROOT / "scripts" / "serve.py"
@@ -92,3 +94,18 @@ def text_of(body: bytes) -> str:
     """All content of a stream."""
     choices = [choice for event in events(body) if event != "[DONE]" for choice in event.get("choices", [])]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def wait_until(reached: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; half a minute is for machines that are busy with other things."""
+    until = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < until, f"{what}: not within 30 s"
+        time.sleep(0.05)
+
+
+def running_streams(host: str) -> int:
+    """How many requests the server is serving, by its own metrics."""
+    with urlopen(f"{host}/metrics", timeout=10) as answer:
+        found = re.search(r"sglang:num_running_reqs\{[^}]*\} (\d+)", answer.read().decode())
+    return int(found[1]) if found else 0

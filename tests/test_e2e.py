@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -15,21 +14,20 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import requests
 
 from asr_load.audio.clip import Rules
 from asr_load.audio.prepare import prepare
 from asr_load.audio.shard import Options
 from asr_load.audio.source import Request, open_source
 from conftest import CHECKOUT, write_folder
-from serving import serve
+from serving import running_streams, serve, wait_until
 
 FAST = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "20", "--itl-ms", "3")
 
@@ -43,15 +41,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "prepared"
 
 
-def locust(*words: str | Path, **env: str) -> subprocess.Popen[str]:
+def locust(
+    *words: str | Path, new_group: bool = False, cwd: Path = CHECKOUT, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "locust", "--headless", "--only-summary", *map(str, words)]
     return subprocess.Popen(
         command,
-        cwd=CHECKOUT,
-        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env},
+        cwd=cwd,
+        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=new_group,
     )
 
 
@@ -82,7 +83,7 @@ class Run:
 def run(host: str, clips: Path, results: Path, *words: str | Path, **env: str) -> Run:
     results.mkdir(exist_ok=True)
     files = ("--data", clips, "--results", results, "--json-file", results / "locust")
-    return Run(locust("--host", host, *files, "--spawn-rate", "100", *words, **env), results)
+    return Run(locust("--host", host, *files, "--spawn-rate", "100", *words, env=env), results)
 
 
 POST = ("POST", "/v1/chat/completions")
@@ -120,7 +121,9 @@ def test_a_run_from_start_to_end(clips: Path, tmp_path: Path) -> None:
         "TPOT": 45,
     }
     info = json.loads((done.results / "run.json").read_text())
-    assert info["connections"] == info["users"] == 4  # one connection a user, over all its requests
+    assert (
+        info["workers"][0]["connections"] == info["workers"][0]["users"] == 4
+    )  # one connection a user, over all its requests
     again = subprocess.run(
         [sys.executable, "scripts/report.py", done.results], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
@@ -282,14 +285,7 @@ def test_a_time_limit_with_patience_cuts_nothing_off(clips: Path, tmp_path: Path
 
 
 def _wait_for_lines(file: Path, lines: int) -> None:
-    _wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") >= lines, f"{lines} lines in {file}")
-
-
-def _wait_until(reached: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 30
-    while not reached():
-        assert time.monotonic() < until, f"{what}: not within 30 s"
-        time.sleep(0.05)
+    wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") >= lines, f"{lines} lines in {file}")
 
 
 @contextmanager
@@ -403,7 +399,6 @@ def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
         (["--data", "nowhere"], "there is no such folder"),
         (["--host", "http://127.0.0.1:1/v1"], "--host carries no path"),
         (["--extra-body", '{"messages": []}'], "--extra-body cannot set 'messages'"),
-        (["--master"], "one process for now"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_exit_code_2(clips: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -447,10 +442,9 @@ def test_a_bad_shape_is_refused(clips: Path, tmp_path: Path) -> None:
 
 
 def test_locusts_own_files_are_complete(clips: Path, tmp_path: Path) -> None:
-    words = ("-u", "3", "-t", "3", "--csv", tmp_path / "locust", "--csv-full-history", "--json")
-    words += ("--html", tmp_path / "report.html")
+    csv_and_html = ("--csv", tmp_path / "locust", "--csv-full-history", "--html", tmp_path / "report.html")
     with serve("--engine", "scripted", "--tokens", "9", "--itl-ms", "20", "--fault", "503=0.2") as host:
-        done = run(host, clips, tmp_path / "r", *words)
+        done = run(host, clips, tmp_path / "r", "-u", "3", "-t", "3", "--json", *csv_and_html)
     records = done.records
     failed = sum(not record["ok"] for record in records)
     with (tmp_path / "locust_stats.csv").open() as file:
@@ -510,7 +504,7 @@ def test_ctrl_c_twice_loses_nothing(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
         words = ("--data", clips, "--results", results, "--stop-timeout", "60", "--json-file", results / "locust")
         process = locust("--host", host, *words, "-u", "4", "-r", "100")
-        _wait_until(lambda: _running_streams(host) == 4, "four streams")
+        wait_until(lambda: running_streams(host) == 4, "four streams")
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)  # within the drain, which would take half a minute
         process.send_signal(signal.SIGINT)
@@ -526,18 +520,12 @@ def test_ctrl_c_cuts_a_drain_short(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
         words = ("--data", clips, "--results", results, "-t", "1", "--stop-timeout", "60")
         process = locust("--host", host, *words, "-u", "3", "-r", "100")
-        _wait_until(lambda: _running_streams(host) == 3, "three streams")
+        wait_until(lambda: running_streams(host) == 3, "three streams")
         time.sleep(1.5)  # past the time limit: the test is draining
         process.send_signal(signal.SIGINT)
         done = Run(process, results)
     assert [record["outcome"] for record in done.records] == ["unfinished"] * 3
     assert done.summary["requests"]["fail"] == 3
-
-
-def _running_streams(host: str) -> int:
-    metrics = requests.get(f"{host}/metrics", timeout=10).text
-    found = re.search(r"sglang:num_running_reqs\{[^}]*\} (\d+)", metrics)
-    return int(found[1]) if found else 0
 
 
 def test_a_plain_answer_is_no_stream(clips: Path, tmp_path: Path) -> None:
@@ -562,4 +550,4 @@ def test_tls_connections_are_counted_and_kept(clips: Path, tmp_path: Path) -> No
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", REQUESTS_CA_BUNDLE=str(files["cert"]))
     assert [record["text"] for record in done.records] == ["one", "two", "three"]
     assert len(asked) == 4  # the third was sent again, on a new connection
-    assert json.loads((done.results / "run.json").read_text())["connections"] == 2
+    assert json.loads((done.results / "run.json").read_text())["workers"][0]["connections"] == 2

@@ -11,15 +11,15 @@ from asr_load.results.report import print_summary
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import summarise_folder
 from asr_load.stream.record import Record, RecordFile
-from records import failure, health, record, run_info
+from records import failure, health, record, run_info, worker_info
 
 
 def printed(folder: Path, capsys: pytest.CaptureFixture[str], *records: Record) -> list[str]:
-    file = RecordFile(folder)
+    file = RecordFile(folder / "records.jsonl")
     for item in records:
         file.write(item)
     file.close()
-    write_run(folder, run_info(client=health(lag_p99=0.02)))
+    write_run(folder, run_info(workers=[worker_info(health=health(lag_p99=0.02))]))
     print_summary(folder, summarise_folder(folder), sys.stdout)
     return capsys.readouterr().out.splitlines()
 

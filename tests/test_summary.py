@@ -72,7 +72,7 @@ def test_a_run_without_a_request() -> None:
 
 
 def test_the_same_folder_gives_the_same_summary(tmp_path: Path) -> None:
-    file = RecordFile(tmp_path)
+    file = RecordFile(tmp_path / "records.jsonl")
     for item in (record(1), record(0), failure(2, "empty")):
         file.write(item)
     file.close()
@@ -84,7 +84,7 @@ def test_the_same_folder_gives_the_same_summary(tmp_path: Path) -> None:
 
 
 def test_records_survive_the_way_to_disk_and_a_line_cut_off_does_not(tmp_path: Path) -> None:
-    file = RecordFile(tmp_path)
+    file = RecordFile(tmp_path / "records.jsonl")
     file.write(record(0, text="zwölf „Ü“"))
     file.close()
     with (tmp_path / "records.jsonl").open("ab") as raw:

@@ -6,7 +6,7 @@ import pytest
 
 from asr_load.results.verdict import judge
 from asr_load.stream.record import Record
-from records import failure, health, record, run_info
+from records import failure, health, record, run_info, worker_info
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from records import failure, health, record, run_info
     ],
 )
 def test_the_clients_health(client: dict[str, float], verdict: str) -> None:
-    validity = judge([record()], run_info(client=health(**client)))
+    validity = judge([record()], run_info(workers=[worker_info(health=health(**client))]))
     assert validity.verdict == verdict
     assert bool(validity.reasons) == (verdict != "valid")
 

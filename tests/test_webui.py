@@ -108,25 +108,9 @@ def test_a_test_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp
 
         start_test(page, 4, 4, data=str(clips), max_tokens="5", unique="none")
         open_tab(page)
-        until(lambda: count(page) > 50, "fifty streams in the table")
-        until(lambda: drawn(page, "TTFT (ms)") >= 3, "three points of TTFT")
-        assert drawn(page, "ITL (ms)") >= 3
-        assert page.locator(".asr-chart rect.asr-bar").count() >= 1
-        assert "Verdict: " in page.locator(".asr-verdict").inner_text()
-        for label in page.locator(".asr-chart svg").evaluate_all(
-            "all => all.map(svg => svg.getAttribute('aria-label'))"
-        ):
-            assert " from " in label
-        page.locator(".asr-chart svg").first.hover(position={"x": 200, "y": 100})
-        tip = page.locator(".asr-tip").first.inner_text()
-        assert all(share in tip for share in ("p50", "p95", "p99")), tip
+        watch(page)
         assert count(page) <= len(records_of(results))
-
-        # Dark, as Locust does it, without a new load.
-        title = page.locator(".asr-chart h4").first
-        light = title.evaluate("element => getComputedStyle(element).color")
-        page.locator('header button:has([data-testid^="Brightness"])').first.click()
-        until(lambda: title.evaluate("element => getComputedStyle(element).color") != light, "the dark theme")
+        switch_to_dark(page)
 
         # A page that is opened later shows the past too.
         before = drawn(page, "Number of Users")
@@ -135,48 +119,82 @@ def test_a_test_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp
         until(lambda: drawn(late, "Number of Users") >= before, "the past in a page opened late")
         late.close()
 
-        page.get_by_role("button", name="Stop").click()
-        page.get_by_text("whole test").wait_for()
-        done = records_of(results)
-        good = [one for one in done if one["ok"]]
-        asked = json.loads((results / "run.json").read_text())
-        assert (asked["users"], asked["max_tokens"], asked["unique"]) == (4, 5, "none")
-        until(lambda: count(page) == len(good), "the last count in the table")
-        assert_agrees(table(page)["TTFT (ms), whole run"], [one["ttft"] * 1e3 for one in good])
-        assert_agrees(table(page)["ITL (ms), whole run"], [gap * 1e3 for one in good for gap in one["itl"]])
-
-        open_tab(page, "Download Data")
-        assert downloaded(page, "records") == (results / "records.jsonl").read_bytes()
-        assert downloaded(page, "summary") == (results / "summary.json").read_bytes()
-        rows = {row["metric"]: row for row in csv.DictReader(io.StringIO(downloaded(page, "streaming CSV").decode()))}
-        summary = json.loads((results / "summary.json").read_text())
-        assert {name: float(rows["TTFT"][name]) for name in ("mean", "p99")} == {
-            name: summary["ttft"][name] for name in ("mean", "p99")
-        }
+        stop(page)
+        compare(page, results)
+        download(page, results)
         assert MARK in get(ui.url + "stats/report").decode()
-
-        # A new test, and a reset, start afresh.
-        open_tab(page)
-        shown = drawn(page, "Number of Users")
-        page.get_by_role("button", name="New").click()
-        start_test(page, 2, 2)
-        until(lambda: 0 < drawn(page, "Number of Users") < shown, "the charts of the second test")
-        second = tmp_path / "run-2"
-        until(lambda: count(page) > 20, "twenty streams of the second test")
-        assert count(page) <= len(records_of(second))
-        until(lambda: drawn(page, "Number of Users") > 4, "four seconds of the second test")
-        page.get_by_role("button", name="Reset").click()
-        until(lambda: drawn(page, "Number of Users") < 4, "charts that begin again")
-        page.get_by_role("button", name="Stop").click()
-        page.get_by_text("whole test").wait_for()
-        until(lambda: (second / "summary.json").exists(), "the second summary")
-        after = sum(one["ok"] for one in records_of(second))
-        assert count(page) < after
+        start_afresh(page, tmp_path / "run-2")
 
         seen = [get(ui.url + path) for path in ("", "stats/requests", "stats/report", "logs", "streaming/points")]
         assert SECRET not in b"".join(seen).decode() + page.content() + ui.said
         assert SECRET not in "".join(file.read_text() for file in tmp_path.glob("run*/*"))
         assert errors == []
+
+
+def watch(page: Page) -> None:
+    """While the test runs: the table fills, the charts draw, the verdict is there, and pointing shows values."""
+    until(lambda: count(page) > 50, "fifty streams in the table")
+    until(lambda: drawn(page, "TTFT (ms)") >= 3 and drawn(page, "ITL (ms)") >= 3, "three points of each")
+    until(page.locator(".asr-chart rect.asr-bar").count, "a bar of failures")
+    assert "Verdict: " in page.locator(".asr-verdict").inner_text()
+    charts = page.locator(".asr-chart svg")
+    for label in charts.evaluate_all("all => all.map(svg => svg.getAttribute('aria-label'))"):
+        assert " from " in label
+    charts.first.hover(position={"x": 200, "y": 100})
+    tip = page.locator(".asr-tip").first.inner_text()
+    assert all(share in tip for share in ("p50", "p95", "p99")), tip
+
+
+def switch_to_dark(page: Page) -> None:
+    """By Locust's own button: the charts follow without a new load."""
+    title = page.locator(".asr-chart h4").first
+    light = title.evaluate("element => getComputedStyle(element).color")
+    page.locator("header .MuiIconButton-root:visible").last.click()
+    until(lambda: title.evaluate("element => getComputedStyle(element).color") != light, "the dark theme")
+
+
+def stop(page: Page) -> None:
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("whole test").wait_for()
+
+
+def compare(page: Page, results: Path) -> None:
+    """The form's values were used, and the table agrees with the records to the last one."""
+    asked = json.loads((results / "run.json").read_text())
+    assert (asked["max_tokens"], asked["unique"]) == (5, "none")
+    assert len({(one["worker"], one["user"]) for one in records_of(results)}) == 4
+    good = [one for one in records_of(results) if one["ok"]]
+    until(lambda: count(page) == len(good), "the last count in the table")
+    assert_agrees(table(page)["TTFT (ms), whole run"], [one["ttft"] * 1e3 for one in good])
+    assert_agrees(table(page)["ITL (ms), whole run"], [gap * 1e3 for one in good for gap in one["itl"]])
+
+
+def download(page: Page, results: Path) -> None:
+    """What comes from the Download Data tab is what lies in the run's folder."""
+    open_tab(page, "Download Data")
+    assert downloaded(page, "records") == (results / "records.jsonl").read_bytes()
+    assert downloaded(page, "summary") == (results / "summary.json").read_bytes()
+    rows = {row["metric"]: row for row in csv.DictReader(io.StringIO(downloaded(page, "streaming CSV").decode()))}
+    summary = json.loads((results / "summary.json").read_text())
+    for metric, key in {"TTFT": "ttft", "ITL": "itl", "TPOT": "tpot", "E2E": "e2el", "RTF": "rtf"}.items():
+        figures = {name: float(value) for name, value in rows[metric].items() if name != "metric"}
+        assert figures == {"count" if name == "n" else name: value for name, value in summary[key].items()}
+    open_tab(page)
+
+
+def start_afresh(page: Page, results: Path) -> None:
+    """A new test, and a reset, begin from nothing; the records keep what came before the reset."""
+    shown = drawn(page, "Number of Users")
+    page.get_by_role("button", name="New").click()
+    start_test(page, 2, 2)
+    until(lambda: 0 < drawn(page, "Number of Users") < shown, "the charts of the second test")
+    until(lambda: count(page) > 20, "twenty streams of the second test")
+    assert count(page) <= len(records_of(results))
+    until(lambda: drawn(page, "Number of Users") > 4, "four seconds of the second test")
+    page.get_by_role("button", name="Reset").click()
+    until(lambda: drawn(page, "Number of Users") < 4, "charts that begin again")
+    stop(page)
+    assert count(page) < sum(one["ok"] for one in records_of(results))
 
 
 def assert_agrees(row: list[str], values: list[float]) -> None:

@@ -403,17 +403,23 @@
       if (part.dataset.theme !== theme) part.dataset.theme = theme;
   }
 
-  function verdictOf({ run, running, validity }) {
+  function verdictOf({ run, running, validity, workers }) {
     if (!run || !validity) return { name: "none", html: "<strong>No test yet</strong> The verdict on it comes here." };
     const lag = (validity.loop_lag.p99 * 1000).toFixed(1);
     const cpu = (validity.cpu.mean * 100).toFixed(0);
     const reasons = validity.reasons.map((reason) => `<li>${escaped(reason)}</li>`).join("");
+    const each = (workers || [])
+      .map(
+        ({ worker, cpu_mean, lag_p99 }) =>
+          `<span>${escaped(worker)}: CPU ${(cpu_mean * 100).toFixed(0)} %, ${(lag_p99 * 1000).toFixed(1)} ms</span>`,
+      )
+      .join(" ");
     return {
       name: validity.verdict,
       html:
         `<strong>Verdict: ${escaped(validity.verdict)}</strong> ` +
         `<span>event loop late by ${lag} ms at p99</span> <span>CPU ${cpu} % of a core</span> ` +
-        `<span>${running ? "last 10 s" : "whole test"}</span>${reasons && `<ul>${reasons}</ul>`}`,
+        `<span>${running ? "last 10 s" : "whole test"}</span>${each && `<div>Workers ${each}</div>`}${reasons && `<ul>${reasons}</ul>`}`,
     };
   }
 
@@ -432,11 +438,6 @@
       childList: true,
       subtree: true,
     });
-    // Paper is narrower than a window, and is laid out before a ResizeObserver is asked.
-    const paper = window.matchMedia("print");
-    paper.addEventListener("change", () => board.draw());
-    window.addEventListener("beforeprint", () => board.draw());
-    window.addEventListener("afterprint", () => board.draw());
   }
 
   function startTab(base) {

@@ -18,13 +18,16 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
 from locust.html import get_html_report, process_html_filename
+from locust.rpc import Message
 from locust.runners import STATE_CLEANUP, MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
-from asr_load.load import stats, webui
+from asr_load.load import fleet, stats, webui
+from asr_load.load.book import Book
+from asr_load.load.fleet import LAST_WORDS_S, Master, Solo, Worker, check_manifest
 from asr_load.load.options import Settings, add_options, read_settings
 from asr_load.load.run import Run
 from asr_load.results.page import add_streaming_section
@@ -42,9 +45,12 @@ class _Plugin:
         self.environment = environment
         # The form comes without the command line's key, which no page may hold: an empty field means this one.
         self._key: str = environment.parsed_options.api_key if environment.parsed_options else ""
-        self.run: Run | None = None
-        self.last_run: Run | None = None
-        """The one that is running or, when none is, the one that ran last."""
+        self.part: Solo | Master | Worker | None = None
+        """This process's part of the test that is running."""
+        self.last_book: Book | None = None
+        """The book of the test that is running or, when none is, of the one that ran last."""
+        self.assignment: dict[str, Any] = {}
+        """What a master has said of the next test, where this is a worker."""
         self.summary: Summary | None = None
         self.stage: str | None = None
         self.folders: list[Path] = []
@@ -90,27 +96,48 @@ class _Plugin:
 
     def start(self) -> None:
         try:
-            settings, shards = self.check()
-            folder = self._new_folder(settings.results)
-            self.run = self.last_run = Run(self.environment, settings, shards, folder, self._end_test)
-            self.folders.append(folder)
-            if self.stage is not None:
-                self.run.enter_stage(self.stage)
+            if isinstance(self.environment.runner, WorkerRunner):
+                self._start_worker(self.environment.runner)
+            else:
+                self._start()
         except (InputError, OSError) as error:
             # The form's values are checked before; a disk may still be full. Users find no test and stop at once.
             logger.error("the test cannot start: %s", error)
-            self.run = None
             gevent.spawn(self._end_test)
+
+    def _start(self) -> None:
+        settings, shards = self.check()
+        folder = self._new_folder(settings.results)
+        role = Master if isinstance(self.environment.runner, MasterRunner) else Solo
+        self.part = role(self.environment, settings, shards, folder, self._end_test)
+        self.last_book = self.part.book
+        self.folders.append(folder)
+        if self.stage is not None:
+            enter_stage(self.stage)
+
+    def _start_worker(self, runner: WorkerRunner) -> None:
+        options = self.environment.parsed_options
+        assert options is not None
+        try:
+            settings, shards = self._check(options, self.environment.host)
+            if refusal := check_manifest(shards, self.assignment):
+                raise InputError(refusal)
+            self.part = Worker(self.environment, settings, shards, self.assignment)
+        except (InputError, OSError) as error:
+            # Its users find no test and stop at once; the master ends the test.
+            logger.error("%s", error)
+            runner.send_message("asr_refuse", {"reason": str(error)})
 
     def stop(self) -> None:
         self.stage = None
-        if self.run is None:
+        if self.part is None:
             return
-        folder, self.summary = self.run.folder, self.run.close()
-        self.run = None
-        logger.info("records, run.json and summary.json are in %s", folder)
-        if self.environment.web_ui is not None:
-            self.print_summary()
+        self.summary = self.part.stop()
+        self.part = None
+        if self.summary is not None:
+            logger.info("records, run.json and summary.json are in %s", self.folders[-1])
+            if self.environment.web_ui is not None:
+                self.print_summary()
 
     def print_summary(self) -> None:
         if self.summary is not None:
@@ -126,6 +153,8 @@ class _Plugin:
         assert options is not None
         runner.quit()
         self.stop()
+        if isinstance(runner, WorkerRunner):
+            return
         stats.keep_entries_when_serialised(self.environment)
         if options.csv_prefix:
             # Locust writes its CSV files once a second, and never after the last request.
@@ -138,8 +167,8 @@ class _Plugin:
         on SIGTERM not at all."""
         process_html_filename(options)
         report = get_html_report(self.environment, show_download_link=False)
-        if self.last_run is not None and self.summary is not None:
-            report = add_streaming_section(report, self.summary, self.last_run.live.points(), self.last_run.stages)
+        if self.last_book is not None and self.summary is not None:
+            report = add_streaming_section(report, self.summary, self.last_book.live.points(), self.last_book.stages)
         path = Path(options.html_file)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(report, encoding="utf-8")
@@ -181,17 +210,18 @@ def refuse(refusal: Refusal) -> Refusal:
 
 def current_run() -> Run:
     """The test that is running. Raises StopUser where there is none: it could not start, which has been said."""
-    if _plugin is None or _plugin.run is None:
+    run = None if _plugin is None or _plugin.part is None else _plugin.part.run
+    if run is None:
         raise StopUser
-    return _plugin.run
+    return run
 
 
 def enter_stage(name: str) -> None:
     """Note that a shape is in this stage from now on; its first one comes before the test that it starts."""
     if _plugin is not None:
         _plugin.stage = name
-        if _plugin.run is not None:
-            _plugin.run.enter_stage(name)
+        if _plugin.part is not None and _plugin.part.book is not None:
+            _plugin.part.book.enter_stage(name)
 
 
 @events.init_command_line_parser.add_listener
@@ -204,28 +234,66 @@ def _on_init(environment: Environment, **_: Any) -> None:
     """Bad input ends the process here, with one line and exit code 2."""
     global _plugin  # noqa: PLW0603 (Locust's events are of the module, and so is what listens to them)
     try:
-        if isinstance(environment.runner, MasterRunner | WorkerRunner):
-            raise InputError("one process for now: leave out --master, --worker and --processes")
         _plugin = plugin = _Plugin(environment)
-        plugin.check()
+        # A worker has its host and its options from the master, with the first test.
+        if not isinstance(environment.runner, WorkerRunner):
+            plugin.check()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     stats.set_up(environment)
-    webui.set_up(environment, lambda: plugin.last_run, plugin.check_form)
+    webui.set_up(environment, lambda: plugin.last_book, plugin.check_form)
+    _converse(environment, plugin)
     # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
     gevent.signal_handler(signal.SIGINT, _interrupt)
+
+
+def _converse(environment: Environment, plugin: _Plugin) -> None:
+    """What the master and the workers of a fleet say to each other: see fleet.py."""
+    runner = environment.runner
+    if isinstance(runner, MasterRunner):
+
+        def to_master(answer: Callable[[Master, Message], None]) -> Callable[..., None]:
+            def hear(msg: Message, **_: Any) -> None:
+                if isinstance(plugin.part, Master):
+                    answer(plugin.part, msg)
+
+            return hear
+
+        runner.register_message("asr_share_done", to_master(lambda part, msg: part.share_done(msg.node_id)))
+        runner.register_message("asr_done", to_master(lambda part, msg: part.done(msg.node_id)))
+        runner.register_message("asr_refuse", to_master(lambda part, msg: part.refuse(str(msg.data["reason"]))))
+    elif isinstance(runner, WorkerRunner):
+
+        def assign(msg: Message, **_: Any) -> None:
+            plugin.assignment = dict(msg.data)
+
+        def stop(**_: Any) -> None:
+            runner.stop()
+            plugin.stop()
+
+        def cut(**_: Any) -> None:
+            runner.user_greenlets.kill(block=False)
+
+        runner.register_message("asr_start", assign)
+        runner.register_message("asr_stop", stop, concurrent=True)
+        runner.register_message("asr_cut", cut)
 
 
 def _interrupt() -> None:
     """Ctrl-C, told to Locust's main greenlet alone, and once. While a test drains, it cuts off what is in flight."""
     assert _plugin is not None
-    runner = _plugin.environment.runner
+    runner, options = _plugin.environment.runner, _plugin.environment.parsed_options
     if runner is not None and (_plugin.interrupted or runner.state == STATE_CLEANUP):
         runner.user_greenlets.kill(block=False)
-    else:
-        _plugin.interrupted = True
-        gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+        if isinstance(runner, MasterRunner):
+            runner.send_message("asr_cut")
+        return
+    _plugin.interrupted = True
+    if isinstance(runner, WorkerRunner) and options is not None and options.processes:
+        # The terminal gives Ctrl-C to the master too, which ends the test in order and then this process.
+        gevent.sleep(_plugin.environment.stop_timeout + 2 * LAST_WORDS_S)
+    gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
 
 
 @events.test_start.add_listener
@@ -234,10 +302,28 @@ def _on_start(**_: Any) -> None:
         _plugin.start()
 
 
+@events.worker_connect.add_listener
+def _on_worker_connect(client_id: str, **_: Any) -> None:
+    if _plugin is not None and isinstance(_plugin.part, Master):
+        _plugin.part.welcome(client_id)
+
+
+@events.report_to_master.add_listener
+def _on_report_to_master(data: dict[str, Any], **_: Any) -> None:
+    if _plugin is not None and isinstance(_plugin.part, Worker):
+        _plugin.part.report(data)
+
+
+@events.worker_report.add_listener
+def _on_worker_report(data: dict[str, Any], **_: Any) -> None:
+    if _plugin is not None and isinstance(_plugin.part, Master) and fleet.KEY in data:
+        _plugin.part.hear(data[fleet.KEY])
+
+
 @events.test_stopping.add_listener
-def _on_stopping(environment: Environment, **_: Any) -> None:
-    if _plugin is not None and _plugin.run is not None and not environment.stop_timeout:
-        _plugin.run.end_watch()
+def _on_stopping(**_: Any) -> None:
+    if _plugin is not None and _plugin.part is not None:
+        _plugin.part.stopping()
 
 
 @events.test_stop.add_listener

@@ -46,10 +46,7 @@ def number(value: float | None) -> float | int | str:
     """A value as tables show it, at most 0.1 % off: one decimal from 100 on, two from 1 on; a dash for None."""
     if value is None:
         return NOTHING
-    if abs(value) >= 1:
-        value = round(value, 1 if abs(value) >= 100 else 2)
-    else:
-        value = float(f"{value:.4g}")
+    value = float(f"{value:.4g}") if abs(value) < 1 else round(value, 1 if abs(value) >= 100 else 2)
     return int(value) if value == int(value) else value
 
 

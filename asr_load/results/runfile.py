@@ -26,16 +26,36 @@ class ClientHealth(msgspec.Struct):
     gc_pause_total: float
 
 
+class WorkerInfo(msgspec.Struct, kw_only=True):
+    """A process that sent load. Times of day are seconds since the epoch, by its own clock."""
+
+    worker: int
+    host: str
+    users: int
+    connections: int
+    """TCP connections that were opened."""
+    started: int
+    """Requests that it began."""
+    recorded: int
+    """Records that it wrote."""
+    ended_at: float | None
+    """When it wrote its last record."""
+    clock_offset_s: float
+    """Added to its monotonic clock (time.perf_counter), it gives the records' seconds since the epoch."""
+    ended: bool
+    """Whether this is its last word: False where it was lost."""
+    health: ClientHealth | None
+    """None where it was lost before its first word."""
+
+
 class RunInfo(msgspec.Struct, kw_only=True):
     """A run. Times of day are seconds since the epoch; time limits are seconds."""
 
     id: str
     version: str
     began_at: float
-    ended_at: float
-    """When the last record was written."""
-    clock_offset_s: float
-    """Added to the client's monotonic clock (time.perf_counter), it gives the records' seconds since the epoch."""
+    ended: bool
+    """False until the end, and for a run whose process was killed."""
     host: str
     api: str
     model: str
@@ -49,15 +69,12 @@ class RunInfo(msgspec.Struct, kw_only=True):
     header_names: list[str]
     """Names alone: values may be secrets."""
     extra_body_names: list[str]
-    users: int
-    connections: int
-    """TCP connections that were opened."""
     data: str
     data_sha256: str
     """Of the prepared folder's manifest."""
     data_clips: int
     language: str
-    client: ClientHealth
+    workers: list[WorkerInfo]
     python: str
     platform: str
     packages: dict[str, str]

@@ -97,7 +97,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     """The figures of a run from its records."""
     measured = [record for record in records if not record.warmup]
     good = [record for record in measured if record.ok]
-    wall_s = info.ended_at - min((record.started_at for record in measured), default=info.ended_at)
+    wall_s = _wall_s(measured, info)
     audio_s = sum(record.audio_s for record in good)
     tokens = sum(record.output_tokens or 0 for record in good)
     chunks = sum(record.chunks for record in good)
@@ -135,6 +135,13 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         validity=judge(measured, info),
         slo=[],
     )
+
+
+def _wall_s(records: list[Record], info: RunInfo) -> float:
+    """From the first request to the last record; for a run that was killed, to the last end that its records know."""
+    ends = [worker.ended_at for worker in info.workers if worker.ended_at is not None]
+    ends += [record.started_at + (record.stream_end or record.e2el or 0.0) for record in records]
+    return max(ends) - min(record.started_at for record in records) if records else 0.0
 
 
 def _by_duration(good: list[Record], language: str) -> list[ByDuration]:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import msgspec
 
-from asr_load.results.runfile import ClientHealth, RunInfo
+from asr_load.results.runfile import RunInfo, WorkerInfo
 from asr_load.stream.record import Record
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
@@ -18,7 +18,7 @@ CPU_VALID, CPU_BOUND = 0.80, 0.95
 
 
 class Validity(msgspec.Struct):
-    """`verdict` is valid, suspect or client-bound; `reasons` say why it is not valid, in whole sentences."""
+    """`verdict`: valid, suspect or client-bound; `reasons`: why it is not valid. Lag and CPU are the worst worker's."""
 
     verdict: str
     reasons: list[str]
@@ -27,8 +27,8 @@ class Validity(msgspec.Struct):
 
 
 def judge(records: list[Record], info: RunInfo) -> Validity:
-    """Judge a run by the health of its client and by what its records admit."""
-    validity = judge_client(info.client)
+    """Judge a run by the health of its clients and by what its records admit."""
+    validity = judge_clients(info.workers)
     doubts = _doubts(records, info)
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
@@ -36,26 +36,49 @@ def judge(records: list[Record], info: RunInfo) -> Validity:
     return validity
 
 
-def judge_client(client: ClientHealth) -> Validity:
-    """Judge by the health of the client alone, as can be done while the test runs."""
+def judge_clients(workers: list[WorkerInfo]) -> Validity:
+    """Judge by the health of the processes alone, as can be done while the test runs: as bad as the worst of them."""
     bound: list[str] = []
     suspect: list[str] = []
-    if client.lag_p99 > LAG_VALID_S:
-        text = f"the event loop was late by {client.lag_p99 * 1e3:.1f} ms at p99 (valid up to {LAG_VALID_S * 1e3:.0f})"
-        (bound if client.lag_p99 > LAG_BOUND_S else suspect).append(text)
-    if client.cpu_mean > CPU_VALID:
-        text = f"the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
-        (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
+    clients = []
+    for worker in workers:
+        client, who = worker.health, f"worker {worker.worker}: " if len(workers) > 1 else ""
+        if client is None:
+            continue
+        clients.append(client)
+        if client.lag_p99 > LAG_VALID_S:
+            late, allowed = client.lag_p99 * 1e3, LAG_VALID_S * 1e3
+            text = f"{who}the event loop was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
+            (bound if client.lag_p99 > LAG_BOUND_S else suspect).append(text)
+        if client.cpu_mean > CPU_VALID:
+            text = f"{who}the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
+            (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
     return Validity(
         verdict="client-bound" if bound else "suspect" if suspect else "valid",
         reasons=bound + suspect,
-        loop_lag={"p50": client.lag_p50, "p99": client.lag_p99, "max": client.lag_max},
-        cpu={"mean": client.cpu_mean, "max": client.cpu_max},
+        loop_lag={
+            "p50": max((client.lag_p50 for client in clients), default=0.0),
+            "p99": max((client.lag_p99 for client in clients), default=0.0),
+            "max": max((client.lag_max for client in clients), default=0.0),
+        },
+        cpu={
+            "mean": max((client.cpu_mean for client in clients), default=0.0),
+            "max": max((client.cpu_max for client in clients), default=0.0),
+        },
     )
 
 
 def _doubts(records: list[Record], info: RunInfo) -> list[str]:
     doubts: list[str] = []
+    if not info.ended:
+        doubts.append("the run did not come to its end: its process was killed")
+    for worker in info.workers:
+        found = sum(record.worker == worker.worker for record in records)
+        if info.ended and not worker.ended:
+            doubts.append(f"worker {worker.worker} on {worker.host} was lost: what it had not reported is missing")
+        elif info.ended and found < worker.started:
+            lost = worker.started - found
+            doubts.append(f"worker {worker.worker}: {lost} of its {worker.started} requests have no record")
     good = [record for record in records if record.ok]
     if records and not good:
         doubts.append("no request succeeded: there are no latencies")

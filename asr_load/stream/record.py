@@ -12,6 +12,8 @@ from asr_load.errors import InputError
 from asr_load.stream.timing import tpot
 
 RECORDS = "records.jsonl"
+WORKER_RECORDS = "worker-{:03d}.jsonl"
+"""What a worker of a fleet keeps of its own beside the master's file, in case one of the two dies."""
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -60,32 +62,49 @@ class Record(msgspec.Struct, kw_only=True):
         return None if self.e2el is None else self.e2el / self.audio_s
 
 
-class RecordFile:
-    """records.jsonl, a line per record, on disk as soon as `write` returns."""
+encode_record = msgspec.json.Encoder().encode
+decode_record = msgspec.json.Decoder(Record).decode
 
-    def __init__(self, folder: Path) -> None:
-        self._file: IO[bytes] = (folder / RECORDS).open("wb", buffering=0)
-        self._encode = msgspec.json.Encoder().encode
+
+class RecordFile:
+    """A line per record, on disk as soon as `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] = path.open("wb", buffering=0)
 
     def write(self, record: Record) -> None:
-        self._file.write(self._encode(record) + b"\n")
+        self._file.write(encode_record(record) + b"\n")
 
     def close(self) -> None:
         self._file.close()
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """The records of a run. A last line that was cut off is left out. Raises InputError."""
-    path = folder / RECORDS
-    decode = msgspec.json.Decoder(Record).decode
+    """The records of a run, each once: the master's file, and what workers kept that never reached it.
+
+    A last line that was cut off is left out. Raises InputError.
+    """
+    own = sorted(folder.glob(WORKER_RECORDS.format(0).replace("000", "*")))
+    seen: set[tuple[int, int, float]] = set()
+    for path in [folder / RECORDS, *own]:
+        for record in _read(path):
+            if own:
+                key = (record.worker, record.user, record.started_at)
+                if key in seen:
+                    continue
+                seen.add(key)
+            yield record
+
+
+def _read(path: Path) -> Iterator[Record]:
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    yield decode(line)
+                    yield decode_record(line)
                 except msgspec.DecodeError as error:
                     raise InputError(f"{path}, line {number}: not a record ({error})") from error
     except OSError as error:
-        raise InputError(f"{folder} holds no run: {RECORDS} cannot be read ({error.strerror})") from error
+        raise InputError(f"{path.parent} holds no run: {path.name} cannot be read ({error.strerror})") from error

@@ -1,0 +1,122 @@
+"""A test's records where they come together: in the one process that sends load, or in the master of a fleet."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+from asr_load import __version__
+from asr_load.audio.shard import Shards
+from asr_load.load.options import Settings
+from asr_load.results.live import Live
+from asr_load.results.runfile import RunInfo, WorkerInfo, write_run
+from asr_load.results.summary import Summary, summarise_folder
+from asr_load.results.verdict import Validity, judge_clients
+from asr_load.stream.record import RECORDS, Record, RecordFile
+
+
+class Book:
+    """The files of a test, and its live view. `users` tells the number of users at the moment; `refresh` is called
+    once a second, before the live view closes one."""
+
+    def __init__(self, id: str, settings: Settings, shards: Shards, folder: Path, users: Callable[[], int]) -> None:
+        self.id, self.folder = id, folder
+        self._settings, self._shards, self._users = settings, shards, users
+        self.file = RecordFile(folder / RECORDS)
+        self.live = Live()
+        self.stages: list[dict[str, Any]] = []
+        """Where the load changed: `t` in seconds since the epoch, and `name`."""
+        self._workers: dict[int, WorkerInfo] = {}
+        self.refresh: Callable[[], None] = lambda: None
+        self._began = self._ticked = time.time()
+        # Whoever kills the process from here on leaves a run that can be read.
+        self._write(ended=False)
+        self._ticker = gevent.spawn(self._tick)
+
+    def show(self, record: Record) -> None:
+        """Put a record that is written into the live view."""
+        self.live.add(record)
+
+    def take(self, record: Record) -> None:
+        """Write and show a record that a worker has sent."""
+        self.file.write(record)
+        self.show(record)
+
+    def hear(self, worker: WorkerInfo) -> None:
+        """Note how a worker is, by its latest word."""
+        self._workers[worker.worker] = worker
+
+    def enter_stage(self, name: str) -> None:
+        """Note that the load is in this stage from now on; said again while it lasts, it changes nothing."""
+        if not self.stages or self.stages[-1]["name"] != name:
+            self.stages.append({"t": time.time(), "name": name})
+
+    @property
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that send load, by their latest word."""
+        return [worker for _, worker in sorted(self._workers.items())]
+
+    def validity(self) -> Validity:
+        """The verdict on the clients by their latest word."""
+        return judge_clients(self.workers)
+
+    def close(self) -> Summary:
+        """Write what is left to write: run.json, then summary.json from it and the records."""
+        self._ticker.kill()
+        self._close_second()
+        self.file.close()
+        self._write(ended=True)
+        return summarise_folder(self.folder)
+
+    def _tick(self) -> None:
+        while True:
+            gevent.sleep(1.0)
+            self.refresh()
+            self._close_second()
+
+    def _close_second(self) -> None:
+        now = time.time()
+        # The last one is cut short by the end: over its few ms, what ends in it would look like a peak.
+        self.live.tick(now, max(now - self._ticked, 1.0), self._users())
+        self._ticked = now
+
+    def _write(self, ended: bool) -> None:
+        settings = self._settings
+        info = RunInfo(
+            id=self.id,
+            version=__version__,
+            began_at=self._began,
+            ended=ended,
+            host=_without_credentials(settings.host),
+            api=settings.api,
+            model=settings.model,
+            prompt=settings.prompt,
+            max_tokens=settings.max_tokens,
+            requests=settings.requests,
+            order="shuffle" if settings.shuffle else "sequential",
+            seed=settings.seed,
+            unique="dither" if settings.unique else "none",
+            timeouts={name: getattr(settings.limits, name) for name in ("connect", "stall", "total")},
+            header_names=sorted(settings.headers),
+            extra_body_names=sorted(settings.extra_body),
+            data=str(self._shards.folder),
+            data_sha256=self._shards.manifest_sha256,
+            data_clips=len(self._shards),
+            language=self._shards.manifest.options.language,
+            workers=self.workers,
+            python=platform.python_version(),
+            platform=platform.platform(),
+            packages={name: version(name) for name in ("locust", "gevent", "requests", "urllib3")},
+        )
+        write_run(self.folder, info)
+
+
+def _without_credentials(host: str) -> str:
+    scheme, _, rest = host.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

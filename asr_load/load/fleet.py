@@ -1,0 +1,244 @@
+"""A test's parts: a process by itself, the master of a fleet, and a worker of one.
+
+What Locust loses at the end of a distributed test is kept by a conversation of our own, over Locust's connection:
+
+    master                                          worker
+    asr_start {test, share, manifest}  ──────────▶  remembers it; Locust's spawn message starts the test
+                                       ◀──────────  with each of Locust's reports: records, and how it is
+                                       ◀──────────  asr_share_done, where the number of requests is limited
+    asr_stop                           ──────────▶  stops its users, and drains
+                                       ◀──────────  last report, then asr_done
+    waits for all of that before Locust's own stop, which would not wait
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import msgspec
+from gevent.event import Event
+from locust.env import Environment
+from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
+
+from asr_load.audio.shard import Shards
+from asr_load.load.book import Book
+from asr_load.load.options import Settings
+from asr_load.load.run import Run
+from asr_load.load.work import SOLE, Share
+from asr_load.results.runfile import WorkerInfo
+from asr_load.results.summary import Summary
+from asr_load.stream.record import WORKER_RECORDS, RecordFile, decode_record, encode_record
+
+logger = logging.getLogger(__name__)
+
+KEY = "asr_load"
+"""The key of our data in Locust's reports."""
+
+LAST_WORDS_S = 10.0
+"""What a worker has beyond the stop timeout to send what is left."""
+
+
+class Solo:
+    """A process that sends load and keeps the book by itself."""
+
+    def __init__(
+        self, environment: Environment, settings: Settings, shards: Shards, folder: Path, on_done: Callable[[], None]
+    ) -> None:
+        id = secrets.token_hex(6)
+        self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
+        book = self.book
+        self.run: Run | None = Run(
+            environment,
+            settings,
+            shards,
+            id=id,
+            share=SOLE,
+            file=book.file,
+            show=book.show,
+            on_done=on_done,
+        )
+        run = self.run
+        book.refresh = lambda: book.hear(run.report())
+        self._drains = bool(environment.stop_timeout)
+
+    def stopping(self) -> None:
+        """The test is about to stop."""
+        if self.run is not None and not self._drains:
+            self.run.end_watch()
+
+    def stop(self) -> Summary | None:
+        """End the test's part here. Returns the summary where it is made."""
+        assert self.run is not None
+        assert self.book is not None
+        self.book.hear(self.run.close())
+        return self.book.close()
+
+
+class Master:
+    """The master of a fleet: shares the work out, keeps the book, and waits for everyone's last word."""
+
+    run: Run | None = None
+
+    def __init__(
+        self, environment: Environment, settings: Settings, shards: Shards, folder: Path, on_done: Callable[[], None]
+    ) -> None:
+        assert isinstance(environment.runner, MasterRunner)
+        self._environment, self._runner, self._on_done = environment, environment.runner, on_done
+        id = secrets.token_hex(6)
+        self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
+        self.book.refresh = self._end_if_done
+        self._limited = bool(settings.requests)
+        self._test = {"id": id, "folder": str(folder), "manifest": shards.manifest_sha256}
+        workers = self._alive()
+        self._of = max(len(workers), 1)
+        self._numbers: dict[str, int] = {}
+        self._shared_out: set[str] = set()
+        self._silent: set[str] = set()
+        self._all_said = Event()
+        for worker in sorted(workers):
+            self.welcome(worker)
+
+    def welcome(self, worker: str) -> None:
+        """Give a worker its share: the first ones a part of every pass, one that joins late what it likes."""
+        self._numbers[worker] = len(self._numbers) if worker not in self._numbers else max(self._numbers.values()) + 1
+        assert self.book is not None
+        self.book.hear(expected(self._numbers[worker]))
+        share = {"worker": self._numbers[worker], "of": self._of}
+        self._runner.send_message("asr_start", {**self._test, **share}, client_id=worker)
+
+    def hear(self, data: dict[str, Any]) -> None:
+        """Take a worker's report."""
+        assert self.book is not None
+        for line in data["records"]:
+            self.book.take(decode_record(line))
+        self.book.hear(msgspec.convert(data["worker"], WorkerInfo))
+
+    def share_done(self, worker: str) -> None:
+        """A worker has records of all requests of its share."""
+        self._shared_out.add(worker)
+        self._end_if_done()
+
+    def done(self, worker: str) -> None:
+        """A worker has said its last word."""
+        self._silent.discard(worker)
+        if not self._silent:
+            self._all_said.set()
+
+    def refuse(self, reason: str) -> None:
+        """A worker cannot take part: a test without it would not be the one that was asked for."""
+        logger.error("%s", reason)
+        self._environment.process_exit_code = 2
+        gevent.spawn(self._on_done)
+
+    def stopping(self) -> None:
+        """Let the workers end their streams and report them, before Locust stops them without waiting."""
+        self._silent = self._alive() & set(self._numbers)
+        if not self._silent:
+            return
+        for worker in self._silent:
+            self._runner.send_message("asr_stop", None, client_id=worker)
+        until = gevent.Timeout(self._environment.stop_timeout + LAST_WORDS_S)
+        try:
+            with until:
+                while not self._all_said.wait(0.5):
+                    # Who has gone missing says no more.
+                    self._silent &= self._alive()
+                    self.done("")
+        except gevent.Timeout as error:
+            if error is not until:
+                raise
+            logger.error("%d worker(s) did not report their end: see the summary", len(self._silent))
+
+    def stop(self) -> Summary | None:
+        """End the test's part here."""
+        assert self.book is not None
+        return self.book.close()
+
+    def _end_if_done(self) -> None:
+        alive = self._alive() & set(self._numbers)
+        if self._limited and alive and alive <= self._shared_out:
+            self._limited = False
+            gevent.spawn(self._on_done)
+
+    def _alive(self) -> set[str]:
+        return {client.id for client in self._runner.clients.values() if client.state != STATE_MISSING}
+
+
+class Worker:
+    """A worker of a fleet: sends its share, keeps a file of its own, and reports to the master."""
+
+    book: Book | None = None
+
+    def __init__(
+        self, environment: Environment, settings: Settings, shards: Shards, assignment: dict[str, Any]
+    ) -> None:
+        assert isinstance(environment.runner, WorkerRunner)
+        self._runner = environment.runner
+        self._drains = bool(environment.stop_timeout)
+        folder = Path(assignment["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = RecordFile(folder / WORKER_RECORDS.format(assignment["worker"]))
+        self._unsent: list[bytes] = []
+        self._last_word: WorkerInfo | None = None
+        self.run: Run | None = Run(
+            environment,
+            settings,
+            shards,
+            id=assignment["id"],
+            share=Share(assignment["worker"], assignment["of"]),
+            file=self._file,
+            show=lambda record: self._unsent.append(encode_record(record)),
+            on_done=lambda: self._runner.send_message("asr_share_done", None),
+        )
+
+    def report(self, data: dict[str, Any]) -> None:
+        """Put what is new into a report to the master."""
+        assert self.run is not None
+        records, self._unsent = self._unsent, []
+        data[KEY] = {"records": records, "worker": msgspec.to_builtins(self._last_word or self.run.report())}
+
+    def stopping(self) -> None:
+        """The test is about to stop."""
+        if self.run is not None and not self._drains:
+            self.run.end_watch()
+
+    def stop(self) -> Summary | None:
+        """End the test's part here, and send what is left."""
+        assert self.run is not None
+        self._last_word = self.run.close()
+        self._file.close()
+        self._runner._send_stats()  # Locust's own last report; it takes our records along
+        self._runner.send_message("asr_done", None)
+        return None
+
+
+def expected(worker: int) -> WorkerInfo:
+    """What is known of a worker that has not said a word: should it never do so, it was lost."""
+    return WorkerInfo(
+        worker=worker,
+        host="unknown",
+        users=0,
+        connections=0,
+        started=0,
+        recorded=0,
+        ended_at=None,
+        clock_offset_s=0.0,
+        ended=False,
+        health=None,
+    )
+
+
+def check_manifest(shards: Shards, assignment: dict[str, Any]) -> str | None:
+    """What is wrong with a worker's data, in one line, if it is not the master's."""
+    if shards.manifest_sha256 == assignment["manifest"]:
+        return None
+    return f"worker {assignment['worker']} has other data in {shards.folder} than the master: prepare it again there"
+
+
+def _user_count(environment: Environment) -> int:
+    return 0 if environment.runner is None else environment.runner.user_count
