@@ -23,7 +23,7 @@ demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 check: $(READY)
 	@$(BIN)/ruff check .

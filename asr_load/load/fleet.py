@@ -105,9 +105,10 @@ class Master:
 
     def welcome(self, worker: str) -> None:
         """Give a worker its share: the first ones a part of every pass, one that joins late what it likes."""
-        self._numbers[worker] = len(self._numbers) if worker not in self._numbers else max(self._numbers.values()) + 1
         assert self.book is not None
-        self.book.hear(expected(self._numbers[worker]))
+        if worker not in self._numbers:  # a worker announces itself again when an answer took too long
+            self._numbers[worker] = len(self._numbers)
+            self.book.hear(expected(self._numbers[worker]))
         share = {"worker": self._numbers[worker], "of": self._of}
         self._runner.send_message("asr_start", {**self._test, **share}, client_id=worker)
 

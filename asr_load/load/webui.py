@@ -100,6 +100,7 @@ class _View:
         return [
             {"worker": one.worker, "cpu_mean": one.health.cpu_mean, "lag_p99": one.health.lag_p99}
             for one in (found if len(found) > 1 else [])
+            if one.health is not None
         ]
 
     def table(self) -> list[dict[str, Any]]:
