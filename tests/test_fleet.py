@@ -25,6 +25,12 @@ TRANSCRIBE = CHECKOUT / "locustfiles" / "transcribe.py"
 SLOW = ("--engine", "scripted", "--tokens", "40", "--itl-ms", "50")
 
 
+def processes(number: int) -> list[str]:
+    """Options for workers on this machine, on a port of their own: two runs on Locust's default would mix."""
+    port = str(free_port())
+    return ["--processes", str(number), "--master-bind-port", port, "--master-port", port]
+
+
 def info(done: Run) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((done.results / "run.json").read_text())
     return found
@@ -46,7 +52,7 @@ def nothing_is_lost(done: Run) -> list[dict[str, Any]]:
 
 
 def test_work_is_shared_and_each_clip_is_sent_once(clips: Path, tmp_path: Path) -> None:
-    words = ("--processes", "2", "-u", "4", "--requests", "45", "--order", "shuffle", "--seed", "1")
+    words = (*processes(2), "-u", "4", "--requests", "45", "--order", "shuffle", "--seed", "1")
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *words)
     assert done.code == 0, done.err
@@ -62,7 +68,7 @@ def test_work_is_shared_and_each_clip_is_sent_once(clips: Path, tmp_path: Path) 
 @pytest.mark.parametrize("patience", [[], ["--stop-timeout", "20"]])
 def test_a_time_limit_loses_nothing(clips: Path, tmp_path: Path, patience: list[str]) -> None:
     with serve(*SLOW) as host:
-        done = run(host, clips, tmp_path / "r", "--processes", "2", "-u", "6", "-t", "4", *patience)
+        done = run(host, clips, tmp_path / "r", *processes(2), "-u", "6", "-t", "4", *patience)
     outcomes = Counter(record["outcome"] for record in nothing_is_lost(done))
     assert outcomes["ok"] >= 6
     assert outcomes["unfinished"] == (0 if patience else 6)
@@ -74,7 +80,7 @@ def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signal
     results = tmp_path / "r"
     results.mkdir()
     with serve(*SLOW) as host:
-        words = ("--data", clips, "--results", results, "--json-file", results / "locust", "--processes", "2")
+        words = ["--data", clips, "--results", results, "--json-file", results / "locust", *processes(2)]
         process = locust("--host", host, *words, "-u", "4", "-r", "100", new_group=True)
         wait_until(lambda: running_streams(host) == 4, "four streams")
         if stop == signal.SIGINT:

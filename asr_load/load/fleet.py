@@ -3,7 +3,8 @@
 What Locust loses at the end of a distributed test is kept by a conversation of our own, over Locust's connection:
 
     master                                          worker
-    asr_start {test, share, manifest}  ──────────▶  remembers it; Locust's spawn message starts the test
+    Locust's spawn message, with the   ──────────▶  starts the test with its share
+    test and everyone's share in it
                                        ◀──────────  with each of Locust's reports: records, and how it is
                                        ◀──────────  asr_share_done, where the number of requests is limited
     asr_stop                           ──────────▶  stops its users, and drains
@@ -26,6 +27,7 @@ from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from asr_load.audio.shard import Shards
+from asr_load.errors import InputError
 from asr_load.load.book import Book
 from asr_load.load.options import Settings
 from asr_load.load.run import Run
@@ -38,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 KEY = "asr_load"
 """The key of our data in Locust's reports."""
+
+OPTION = "asr_fleet"
+"""The option that carries a test and its shares; it is in no command line."""
 
 LAST_WORDS_S = 10.0
 """What a worker has beyond the stop timeout to send what is left."""
@@ -93,10 +98,11 @@ class Master:
         self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
         self.book.refresh = self._end_if_done
         self._limited = bool(settings.requests)
-        self._test = {"id": id, "folder": str(folder), "manifest": shards.manifest_sha256}
         workers = self._alive()
-        self._of = max(len(workers), 1)
         self._numbers: dict[str, int] = {}
+        # Locust sends all options along when it asks a worker for users; so a share is always there before them.
+        test = {"id": id, "folder": str(folder), "manifest": shards.manifest_sha256, "of": max(len(workers), 1)}
+        vars(environment.parsed_options)[OPTION] = {**test, "numbers": self._numbers}
         self._shared_out: set[str] = set()
         self._silent: set[str] = set()
         self._all_said = Event()
@@ -109,8 +115,6 @@ class Master:
         if worker not in self._numbers:  # a worker announces itself again when an answer took too long
             self._numbers[worker] = len(self._numbers)
             self.book.hear(expected(self._numbers[worker]))
-        share = {"worker": self._numbers[worker], "of": self._of}
-        self._runner.send_message("asr_start", {**self._test, **share}, client_id=worker)
 
     def hear(self, data: dict[str, Any]) -> None:
         """Take a worker's report."""
@@ -175,23 +179,28 @@ class Worker:
 
     book: Book | None = None
 
-    def __init__(
-        self, environment: Environment, settings: Settings, shards: Shards, assignment: dict[str, Any]
-    ) -> None:
+    def __init__(self, environment: Environment, settings: Settings, shards: Shards) -> None:
+        """Take up the share that the master has sent. Raises InputError where the data is not the master's."""
         assert isinstance(environment.runner, WorkerRunner)
         self._runner = environment.runner
+        test = getattr(environment.parsed_options, OPTION)
+        number = test["numbers"][self._runner.client_id]
+        if shards.manifest_sha256 != test["manifest"]:
+            raise InputError(
+                f"worker {number} has other data in {shards.folder} than the master: prepare it again there"
+            )
         self._drains = bool(environment.stop_timeout)
-        folder = Path(assignment["folder"])
+        folder = Path(test["folder"])
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = RecordFile(folder / WORKER_RECORDS.format(assignment["worker"]))
+        self._file = RecordFile(folder / WORKER_RECORDS.format(number))
         self._unsent: list[bytes] = []
         self._last_word: WorkerInfo | None = None
         self.run: Run | None = Run(
             environment,
             settings,
             shards,
-            id=assignment["id"],
-            share=Share(assignment["worker"], assignment["of"]),
+            id=test["id"],
+            share=Share(number, test["of"]),
             file=self._file,
             show=lambda record: self._unsent.append(encode_record(record)),
             on_done=lambda: self._runner.send_message("asr_share_done", None),
@@ -232,13 +241,6 @@ def expected(worker: int) -> WorkerInfo:
         ended=False,
         health=None,
     )
-
-
-def check_manifest(shards: Shards, assignment: dict[str, Any]) -> str | None:
-    """What is wrong with a worker's data, in one line, if it is not the master's."""
-    if shards.manifest_sha256 == assignment["manifest"]:
-        return None
-    return f"worker {assignment['worker']} has other data in {shards.folder} than the master: prepare it again there"
 
 
 def _user_count(environment: Environment) -> int:

@@ -27,7 +27,7 @@ from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.load import fleet, stats, webui
 from asr_load.load.book import Book
-from asr_load.load.fleet import LAST_WORDS_S, Master, Solo, Worker, check_manifest
+from asr_load.load.fleet import LAST_WORDS_S, Master, Solo, Worker
 from asr_load.load.options import Settings, add_options, read_settings
 from asr_load.load.run import Run
 from asr_load.results.page import add_streaming_section
@@ -49,8 +49,6 @@ class _Plugin:
         """This process's part of the test that is running."""
         self.last_book: Book | None = None
         """The book of the test that is running or, when none is, of the one that ran last."""
-        self.assignment: dict[str, Any] = {}
-        """What a master has said of the next test, where this is a worker."""
         self.summary: Summary | None = None
         self.stage: str | None = None
         self.folders: list[Path] = []
@@ -120,9 +118,7 @@ class _Plugin:
         assert options is not None
         try:
             settings, shards = self._check(options, self.environment.host)
-            if refusal := check_manifest(shards, self.assignment):
-                raise InputError(refusal)
-            self.part = Worker(self.environment, settings, shards, self.assignment)
+            self.part = Worker(self.environment, settings, shards)
         except (InputError, OSError) as error:
             # Its users find no test and stop at once; the master ends the test.
             logger.error("%s", error)
@@ -265,9 +261,6 @@ def _converse(environment: Environment, plugin: _Plugin) -> None:
         runner.register_message("asr_refuse", to_master(lambda part, msg: part.refuse(str(msg.data["reason"]))))
     elif isinstance(runner, WorkerRunner):
 
-        def assign(msg: Message, **_: Any) -> None:
-            plugin.assignment = dict(msg.data)
-
         def stop(**_: Any) -> None:
             runner.stop()
             plugin.stop()
@@ -275,7 +268,6 @@ def _converse(environment: Environment, plugin: _Plugin) -> None:
         def cut(**_: Any) -> None:
             runner.user_greenlets.kill(block=False)
 
-        runner.register_message("asr_start", assign)
         runner.register_message("asr_stop", stop, concurrent=True)
         runner.register_message("asr_cut", cut)
 
