@@ -80,8 +80,8 @@ def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signal
     results = tmp_path / "r"
     results.mkdir()
     with serve(*SLOW) as host:
-        words = ["--data", clips, "--results", results, "--json-file", results / "locust", *processes(2)]
-        process = locust("--host", host, *words, "-u", "4", "-r", "100", new_group=True)
+        files = ("--data", clips, "--results", results, "--json-file", results / "locust")
+        process = locust("--host", host, *files, *processes(2), "-u", "4", "-r", "100", new_group=True)
         wait_until(lambda: running_streams(host) == 4, "four streams")
         if stop == signal.SIGINT:
             os.killpg(process.pid, stop)  # as a terminal does: to the master and to its workers
