@@ -186,12 +186,14 @@ def test_a_master_that_is_killed_leaves_a_run_that_can_be_read(clips: Path, tmp_
 
 def test_a_worker_that_joins_late_takes_part(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
-        words = ("--data", clips, "-u", "4", "-t", "9", "--stop-timeout", "5", "--expect-workers", "1")
-        fleet = Fleet(host, tmp_path / "r", *words, "--enable-rebalancing")
+        words = ("--data", clips, "-u", "4", "--stop-timeout", "5", "--expect-workers", "1", "--enable-rebalancing")
+        fleet = Fleet(host, tmp_path / "r", *words)
         workers = [fleet.worker()]
         try:
             wait_until(lambda: fleet.lines() > 5, "records of the first worker")
             workers.append(fleet.worker())
+            wait_until(lambda: fleet.lines("worker-001.jsonl") > 5, "records of the second worker")
+            fleet.master.send_signal(signal.SIGTERM)
             done = Run(fleet.master, fleet.results)
         finally:
             end(fleet.master, *workers)

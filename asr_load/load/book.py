@@ -52,6 +52,11 @@ class Book:
         """Note how a worker is, by its latest word."""
         self._workers[worker.worker] = worker
 
+    def forget(self, worker: int) -> None:
+        """Expect nothing of a worker that has not said a word."""
+        if worker in self._workers and self._workers[worker].health is None:
+            del self._workers[worker]
+
     def enter_stage(self, name: str) -> None:
         """Note that the load is in this stage from now on; said again while it lasts, it changes nothing."""
         if not self.stages or self.stages[-1]["name"] != name:

@@ -142,7 +142,12 @@ class Master:
 
     def stopping(self) -> None:
         """Let the workers end their streams and report them, before Locust stops them without waiting."""
-        self._silent = self._alive() & set(self._numbers)
+        assert self.book is not None
+        idle = {client.id for client in self._runner.clients.ready}
+        for worker in idle & set(self._numbers):
+            # It joined, and the test ended before it was asked for anything.
+            self.book.forget(self._numbers[worker])
+        self._silent = (self._alive() - idle) & set(self._numbers)
         if not self._silent:
             return
         for worker in self._silent:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.exception import StopUser
 from locust.html import get_html_report, process_html_filename
 from locust.rpc import Message
 from locust.runners import STATE_CLEANUP, MasterRunner, WorkerRunner
@@ -193,6 +193,7 @@ class _Plugin:
 
 
 _plugin: _Plugin | None = None
+_initialised = Event()
 
 Refusal = Callable[[Namespace], str | None]
 _refusals: list[Refusal] = []
@@ -205,10 +206,11 @@ def refuse(refusal: Refusal) -> Refusal:
 
 
 def current_run() -> Run:
-    """The test that is running. Raises StopUser where there is none: it could not start, which has been said."""
+    """The test that is running. Raises GreenletExit where there is none: it could not start, which has been said."""
+    _initialised.wait()
     run = None if _plugin is None or _plugin.part is None else _plugin.part.run
     if run is None:
-        raise StopUser
+        raise gevent.GreenletExit  # what Locust itself ends a user by; a StopUser here would be logged as an error
     return run
 
 
@@ -240,6 +242,10 @@ def _on_init(environment: Environment, **_: Any) -> None:
     stats.set_up(environment)
     webui.set_up(environment, lambda: plugin.last_book, plugin.check_form)
     _converse(environment, plugin)
+    if isinstance(environment.runner, WorkerRunner) and hasattr(environment.parsed_options, fleet.OPTION):
+        # A worker listens to its master from its first moment on: a test may have begun before this line.
+        plugin.start()
+    _initialised.set()
     # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
     gevent.signal_handler(signal.SIGINT, _interrupt)
 
@@ -263,6 +269,8 @@ def _converse(environment: Environment, plugin: _Plugin) -> None:
 
         def stop(**_: Any) -> None:
             runner.stop()
+            if plugin.part is None:  # it has said its last word before, or never had one to say
+                runner.send_message("asr_done", None)
             plugin.stop()
 
         def cut(**_: Any) -> None:
