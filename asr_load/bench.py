@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from asr_load.audio.prepare import add_source_arguments, describe, prepare_as_asked
-from asr_load.errors import exits_on_bad_input
+from asr_load.errors import OneLineParser, exits_on_bad_input
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -27,10 +27,9 @@ def folder_name(args: argparse.Namespace) -> str:
 @exits_on_bad_input
 def main() -> int:
     """Command line of scripts/bench.py. On good input it does not return: the process becomes Locust."""
-    parser = argparse.ArgumentParser(
-        description="Send every clip of a data set once and print the summary.",
-        allow_abbrev=False,
-        epilog="All other options are Locust's and the harness's own (locust --help), for example --model or --api.",
+    parser = OneLineParser(
+        "Send every clip of a data set once and print the summary.",
+        "All other options are Locust's and the harness's own (locust --help), for example --model or --api.",
     )
     add_source_arguments(parser)
     parser.add_argument("--port", type=int, default=30000, help="of the server on this machine (default: 30000)")

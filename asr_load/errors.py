@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class InputError(Exception):
     """Bad input. Its text is one line that says what is wrong and what would be right."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, without the usage before it, and takes no abbreviations."""
+
+    def __init__(self, description: str, epilog: str | None = None) -> None:
+        super().__init__(description=description, epilog=epilog, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (--help lists the options)", file=sys.stderr)
+        sys.exit(2)
 
 
 def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:

@@ -90,6 +90,8 @@ def add_options(parser: LocustArgumentParser) -> None:
 @refuse
 def bad_options(options: Namespace) -> str | None:
     """What is wrong with the shape's options, in one line."""
+    if options.shape not in SHAPES:
+        return f"--shape {options.shape!r} is none of {', '.join(SHAPES)}"
     if options.stages < 1:
         return f"--stages must be 1 or more, not {options.stages}"
     if not 0 < options.stage_time < float("inf"):

@@ -398,6 +398,7 @@ def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
         (["--data", "asr_data"], "is not a prepared folder"),
         (["--data", "nowhere"], "there is no such folder"),
         (["--host", "http://127.0.0.1:1/v1"], "--host carries no path"),
+        (["--results", "README.md"], "README.md is no folder that can be written to"),
         (["--extra-body", '{"messages": []}'], "--extra-body cannot set 'messages'"),
     ],
 )

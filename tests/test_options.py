@@ -79,3 +79,11 @@ def test_the_value_of_a_bad_header_is_not_repeated() -> None:
     with pytest.raises(InputError) as caught:
         settings("--header", "Author ization=Bearer sk-secret")
     assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["api", "unique", "order"])
+def test_a_word_from_the_form_that_is_no_choice(name: str) -> None:
+    options = parse()
+    setattr(options, name, "foo")
+    with pytest.raises(InputError, match=f"--{name} 'foo' is none of"):
+        read_settings(options, HOST)

@@ -42,7 +42,7 @@ from asr_load.audio.shard import (
     write_shard,
 )
 from asr_load.audio.source import Request, Source, UniqueIds, open_source
-from asr_load.errors import InputError, exits_on_bad_input
+from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 
 BLOCK_ROWS = 128
 """Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
@@ -373,7 +373,7 @@ def main() -> int:
     """Command line of scripts/prepare.py."""
     # Ended from outside is as good as Ctrl-C: nothing is lost, and the same command goes on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    parser = argparse.ArgumentParser(description="Make shards from a data set of speech.", allow_abbrev=False)
+    parser = OneLineParser("Make shards from a data set of speech.")
     add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, for example asr_data/NAME")
     args = parser.parse_args()

@@ -20,6 +20,9 @@ from asr_load.results.summary import Summary, summarise_folder
 from asr_load.results.verdict import Validity, judge_clients
 from asr_load.stream.record import RECORDS, Record, RecordFile
 
+PLATFORM = platform.platform()
+"""Asked for once, at import: it starts a process, and a test that is just beginning must not wait for it."""
+
 
 class Book:
     """The files of a test, and its live view. `users` tells the number of users at the moment; `refresh` is called
@@ -116,7 +119,7 @@ class Book:
             language=self._shards.manifest.options.language,
             workers=self.workers,
             python=platform.python_version(),
-            platform=platform.platform(),
+            platform=PLATFORM,
             packages={name: version(name) for name in ("locust", "gevent", "requests", "urllib3")},
         )
         write_run(self.folder, info)

@@ -28,7 +28,7 @@ from asr_load.errors import InputError
 from asr_load.load import fleet, stats, webui
 from asr_load.load.book import Book
 from asr_load.load.fleet import LAST_WORDS_S, Master, Solo, Worker
-from asr_load.load.options import Settings, add_options, read_settings
+from asr_load.load.options import Settings, add_options, check_writable, read_settings
 from asr_load.load.run import Run
 from asr_load.results.page import add_streaming_section
 from asr_load.results.report import print_summary
@@ -86,6 +86,8 @@ class _Plugin:
 
     def _check(self, options: Namespace, host: str | None) -> tuple[Settings, Shards]:
         settings = read_settings(options, host, self._key)
+        if not isinstance(self.environment.runner, WorkerRunner):
+            check_writable(settings.results or Path("results"))
         for refusal in _refusals:
             if line := refusal(options):
                 raise InputError(line)
@@ -101,15 +103,16 @@ class _Plugin:
         except (InputError, OSError) as error:
             # The form's values are checked before; a disk may still be full. Users find no test and stop at once.
             logger.error("the test cannot start: %s", error)
+            self.environment.process_exit_code = 2
             gevent.spawn(self._end_test)
 
     def _start(self) -> None:
         settings, shards = self.check()
         folder = self._new_folder(settings.results)
+        self.folders.append(folder)
         role = Master if isinstance(self.environment.runner, MasterRunner) else Solo
         self.part = role(self.environment, settings, shards, folder, self._end_test)
         self.last_book = self.part.book
-        self.folders.append(folder)
         if self.stage is not None:
             enter_stage(self.stage)
 

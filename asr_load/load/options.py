@@ -18,6 +18,8 @@ from asr_load.errors import InputError
 MIN_SECRET = 8
 """Characters of a header's word that is struck out of messages: "Bearer" and "gzip" are no secrets."""
 
+UNIQUE = ["dither", "none"]
+ORDERS = ["sequential", "shuffle"]
 DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
 
 
@@ -29,12 +31,12 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--model", default="default", help="Model name to ask for")
     add("--prompt", default=DEFAULT_PROMPT, help="Text beside the audio")
     add("--max-tokens", type=int, default=128, help="Longest answer, in tokens (not a field of transcriptions)")
-    add("--unique", choices=["dither", "none"], default="dither", help="dither: no request repeats another's bytes")
+    add("--unique", choices=UNIQUE, default="dither", help="dither: no request repeats another's bytes")
     # The key of the environment is no default here: Locust writes defaults into its page.
     add("--api-key", default="", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
     hidden: dict[str, Any] = {"include_in_web_ui": False}
     add("--requests", type=int, default=0, help="Send exactly N, then end the test; 0: until stopped", **hidden)
-    add("--order", choices=["sequential", "shuffle"], default="sequential", help="Order of clips in a pass", **hidden)
+    add("--order", choices=ORDERS, default="sequential", help="Order of clips in a pass", **hidden)
     add("--seed", type=int, default=0, help="Seed of the shuffle", **hidden)
     add("--connect-timeout", type=float, default=10.0, help="Seconds to connect", **hidden)
     add("--stall-timeout", type=float, default=120.0, help="Seconds without a byte, the first included", **hidden)
@@ -85,6 +87,10 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
     for name in ("connect_timeout", "stall_timeout", "total_timeout"):
         if not 0 < getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
+    # The command line has checked these; the web form takes any word.
+    for name, allowed in (("api", list(APIS)), ("unique", UNIQUE), ("order", ORDERS)):
+        if getattr(options, name) not in allowed:
+            raise InputError(f"--{name} {getattr(options, name)!r} is none of {', '.join(allowed)}")
     if options.requests < 0:
         raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
     if options.seed < 0:
@@ -114,6 +120,13 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
             *(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
         ),
     )
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError if a folder is none, or could not be made."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"--results {folder}: {existing} is no folder that can be written to")
 
 
 def _host(host: str | None) -> str:

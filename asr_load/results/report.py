@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
-from asr_load.errors import exits_on_bad_input
+from asr_load.errors import OneLineParser, exits_on_bad_input
 from asr_load.results.summary import Figures, Summary, summarise_folder
 from asr_load.stream.record import RECORDS, read_records
 
@@ -61,10 +60,10 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     if requests.truncated:
         out(f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing")
     lag, cpu = summary.validity.loop_lag, summary.validity.cpu
-    out(
-        f"Verdict: {summary.validity.verdict} (client: event loop late by {lag['p99'] * 1e3:.1f} ms at p99,"
-        f" {lag['max'] * 1e3:.1f} ms at most; CPU {cpu['mean']:.0%} of a core)"
-    )
+    client = f"event loop late by {lag['p99'] * 1e3:.1f} ms at p99, {lag['max'] * 1e3:.1f} ms at most"
+    client += f"; CPU {cpu['mean']:.0%} of a core"
+    # No loop was ever on time to the nanosecond: zeros are what is left of a process that was killed.
+    out(f"Verdict: {summary.validity.verdict} (client: {client if lag['max'] else 'not measured'})")
     for reason in summary.validity.reasons:
         out(f"  - {reason}")
     out(f"Results: {folder}")
@@ -121,7 +120,7 @@ def _percent(value: float | None) -> str:
 @exits_on_bad_input
 def main() -> int:
     """Command line of scripts/report.py."""
-    parser = argparse.ArgumentParser(description="Print a run's summary again, and make its summary.json anew.")
+    parser = OneLineParser("Print a run's summary again, and make its summary.json anew.")
     parser.add_argument("results", type=Path, help="folder of the run")
     folder = parser.parse_args().results
     print_summary(folder, summarise_folder(folder), sys.stdout)
