@@ -65,6 +65,13 @@ def test_work_is_shared_and_each_clip_is_sent_once(clips: Path, tmp_path: Path) 
     assert done.rows["ITL", "/v1/chat/completions inter-token latency"]["num_requests"] == 45 * 5
 
 
+def test_a_worker_without_a_user_could_never_send_its_share(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", *processes(2), "-u", "1", "--requests", "4")
+    assert done.code == 2
+    assert "--requests needs a user for each worker: 2 workers, 1 user(s)" in done.err
+
+
 @pytest.mark.parametrize("patience", [[], ["--stop-timeout", "20"]])
 def test_a_time_limit_loses_nothing(clips: Path, tmp_path: Path, patience: list[str]) -> None:
     with serve(*SLOW) as host:

@@ -85,7 +85,10 @@ class Solo:
 
 
 class Master:
-    """The master of a fleet: shares the work out, keeps the book, and waits for everyone's last word."""
+    """The master of a fleet: shares the work out, keeps the book, and waits for everyone's last word.
+
+    Raises InputError where a limited number of requests could not be sent by the users that were asked for.
+    """
 
     run: Run | None = None
 
@@ -94,11 +97,15 @@ class Master:
     ) -> None:
         assert isinstance(environment.runner, MasterRunner)
         self._environment, self._runner, self._on_done = environment, environment.runner, on_done
+        workers = self._alive()
+        users = environment.parsed_options.num_users if environment.parsed_options else None
+        if settings.requests and (users or 1) < len(workers):
+            # A worker without a user would never send its share, and the test would wait for it for ever.
+            raise InputError(f"--requests needs a user for each worker: {len(workers)} workers, {users or 1} user(s)")
         id = secrets.token_hex(6)
         self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
         self.book.refresh = self._end_if_done
         self._limited = bool(settings.requests)
-        workers = self._alive()
         self._numbers: dict[str, int] = {}
         # Locust sends all options along when it asks a worker for users; so a share is always there before them.
         test = {"id": id, "folder": str(folder), "manifest": shards.manifest_sha256, "of": max(len(workers), 1)}
