@@ -75,12 +75,15 @@ def worker_info(**changes: Any) -> WorkerInfo:
     values: dict[str, Any] = {
         "worker": 0,
         "host": "here",
+        "cores": 8,
         "users": 1,
         "connections": 1,
         "started": 0,
         "recorded": 0,
         "ended_at": 1010.0,
         "clock_offset_s": 0.0,
+        "master_offset_s": 0.0,
+        "master_offset_error_s": 0.0,
         "ended": True,
         "health": health(),
     }

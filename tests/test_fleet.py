@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -110,12 +111,12 @@ class Fleet:
         listen = ("-f", TRANSCRIBE, "--master", "--master-bind-port", str(self.port), "--expect-workers-max-wait", "30")
         self.master = locust("--host", host, *listen, *files, "--spawn-rate", "100", *words, cwd=cwd)
 
-    def worker(self, cwd: Path = CHECKOUT) -> subprocess.Popen[str]:
+    def worker(self, cwd: Path = CHECKOUT, **env: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "locust", "-f", str(TRANSCRIBE), "--worker", "--master-port", str(self.port)]
         return subprocess.Popen(
             command,
             cwd=cwd,
-            env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""},
+            env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -225,3 +226,29 @@ def test_a_worker_with_other_data_is_refused(clips: Path, tmp_path: Path) -> Non
     assert done.code == 2
     assert "worker 0 has other data in prepared than the master" in done.err
     assert done.records == []
+
+
+def test_the_clock_of_a_worker_is_held_against_the_masters(clips: Path, tmp_path: Path) -> None:
+    ahead = tmp_path / "ahead"
+    ahead.mkdir()
+    # Python imports it before anything else: the clock of that machine is an hour ahead.
+    (ahead / "sitecustomize.py").write_text(
+        "import time\nreal, real_ns = time.time, time.time_ns\n"
+        "time.time, time.time_ns = lambda: real() + 3600, lambda: real_ns() + 3600 * 10**9\n"
+    )
+    with serve(*FAST) as host:
+        words = ("--data", clips, "-u", "2", "--requests", "60", "--expect-workers", "2")
+        fleet = Fleet(host, tmp_path / "r", *words)
+        workers = [fleet.worker(), fleet.worker(PYTHONPATH=str(ahead))]
+        try:
+            done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, *workers)
+    nothing_is_lost(done)
+    offsets = sorted((worker["master_offset_s"], worker["master_offset_error_s"]) for worker in info(done)["workers"])
+    (late, late_error), (same, same_error) = offsets
+    assert abs(late + 3600) <= late_error < 0.1
+    assert abs(same) <= same_error < 0.1
+    assert done.summary["wall_s"] < 60
+    assert "the clock is held against the master's" in done.out
+    assert re.search(r"\+(3599999|3600000)\.\d ± ", done.out)

@@ -12,7 +12,7 @@ from asr_load.errors import InputError
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import figures, summarise, summarise_folder
 from asr_load.stream.record import RecordFile, read_records
-from records import failure, record, run_info
+from records import failure, record, run_info, worker_info
 
 
 def test_counts_and_rates() -> None:
@@ -99,3 +99,32 @@ def test_records_survive_the_way_to_disk_and_a_line_cut_off_does_not(tmp_path: P
 def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no"):
         summarise_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("clips", "sent", "passes", "repeated", "left_out"),
+    [
+        ("", 0, 0.0, 0, 0),
+        ("abc", 3, 1.0, 0, 0),
+        ("ab", 2, 2 / 3, 0, 0),  # half a pass owes nobody a request
+        ("aabbc", 3, 5 / 3, 0, 0),
+        ("aab", 2, 1.0, 1, 1),
+        ("aaaab", 2, 5 / 3, 2, 1),
+        ("aaaaaa", 1, 2.0, 4, 4),
+    ],
+)
+def test_how_evenly_the_clips_were_sent(clips: str, sent: int, passes: float, repeated: int, left_out: int) -> None:
+    summary = summarise([record(n, clip=clip) for n, clip in enumerate(clips)], run_info(data_clips=3))
+    found = summary.coverage
+    assert (found.clips, found.sent, found.repeated, found.left_out) == (3, sent, repeated, left_out)
+    assert found.passes == pytest.approx(passes)
+
+
+def test_times_of_two_machines_are_held_against_one_clock() -> None:
+    # Worker 1's clock is an hour ahead: without the estimate the run would have taken an hour.
+    records = [record(0), record(1, worker=1, started_at=4603.0)]
+    workers = [
+        worker_info(ended_at=1001.0),
+        worker_info(worker=1, ended_at=4604.5, master_offset_s=-3600.0),
+    ]
+    assert summarise(records, run_info(workers=workers)).wall_s == pytest.approx(4.5)

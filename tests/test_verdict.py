@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from asr_load.results.verdict import judge
+from asr_load.results.runfile import WorkerInfo
+from asr_load.results.verdict import clock, judge, judge_clients
 from asr_load.stream.record import Record
 from records import failure, health, record, run_info, worker_info
 
@@ -48,3 +49,40 @@ def test_repeated_bytes_are_suspect_and_dithered_ones_are_not() -> None:
     validity = judge(records, run_info(unique="none"))
     assert validity.verdict == "suspect"
     assert "1 requests repeated" in validity.reasons[0]
+
+
+def fleet(*cpu: float, cores: int = 8) -> list[WorkerInfo]:
+    return [worker_info(worker=n, cores=cores, health=health(cpu_mean=each)) for n, each in enumerate(cpu)]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "more"),
+    [
+        ((0.9,), 0),  # suspect
+        ((0.97,), 1),
+        ((0.99, 0.99), 1),
+        ((0.96,) * 8, 2),
+        ((0.97, 0.1), 1),  # work that is shared unevenly is not seen here: one more is the least that can be said
+    ],
+)
+def test_a_client_bound_fleet_says_how_many_more_workers_it_takes(cpu: tuple[float, ...], more: int) -> None:
+    validity = judge_clients(fleet(*cpu))
+    assert validity.more_workers == more
+    wanted = f"it takes at least {more} more worker(s), {len(cpu) + more} in all, to keep each below 80%"
+    assert any(reason.startswith(wanted) for reason in validity.reasons) == bool(more)
+    assert [client.cpu_mean for client in validity.clients] == list(cpu)
+
+
+def test_more_workers_than_cores_belong_on_another_machine() -> None:
+    assert "on another machine" not in judge_clients(fleet(0.99, cores=2)).reasons[-1]
+    assert (
+        "there are 2 core(s) where they run now, so on another machine"
+        in judge_clients(fleet(0.99, 0.99, cores=2)).reasons[-1]
+    )
+
+
+def test_what_is_said_of_a_clock() -> None:
+    behind, unknown = fleet(0.1, 0.1)
+    behind.master_offset_s, behind.master_offset_error_s = 3.7, 0.0004
+    unknown.master_offset_error_s = None
+    assert [clock(client) for client in judge_clients([behind, unknown]).clients] == ["-3700.0 ± 0.4", "unknown"]

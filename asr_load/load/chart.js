@@ -403,15 +403,18 @@
       if (part.dataset.theme !== theme) part.dataset.theme = theme;
   }
 
-  function verdictOf({ run, running, validity, workers }) {
+  function verdictOf({ run, running, validity }) {
     if (!run || !validity) return { name: "none", html: "<strong>No test yet</strong> The verdict on it comes here." };
-    const lag = (validity.loop_lag.p99 * 1000).toFixed(1);
+    const ms = (seconds) => (seconds * 1000).toFixed(1);
+    const lag = ms(validity.loop_lag.p99);
     const cpu = (validity.cpu.mean * 100).toFixed(0);
     const reasons = validity.reasons.map((reason) => `<li>${escaped(reason)}</li>`).join("");
-    const each = (workers || [])
+    // Their records' times are by their own clocks: what those are off by stands where times are drawn.
+    const each = (validity.clients.length > 1 ? validity.clients : [])
       .map(
-        ({ worker, cpu_mean, lag_p99 }) =>
-          `<span>${escaped(worker)}: CPU ${(cpu_mean * 100).toFixed(0)} %, ${(lag_p99 * 1000).toFixed(1)} ms</span>`,
+        ({ worker, cpu_mean, loop_lag_p99, gc_pause_max, clock_offset_s, clock_error_s }) =>
+          `<span>${escaped(worker)}: CPU ${(cpu_mean * 100).toFixed(0)} %, late by ${ms(loop_lag_p99)} ms, ` +
+          `GC ${ms(gc_pause_max)} ms, clock ${clock_error_s === null ? "unknown" : `${ms(-clock_offset_s)} ± ${ms(clock_error_s)} ms`}</span>`,
       )
       .join(" ");
     return {

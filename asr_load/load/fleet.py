@@ -7,6 +7,7 @@ What Locust loses at the end of a distributed test is kept by a conversation of 
     test and everyone's share in it
                                        ◀──────────  with each of Locust's reports: records, and how it is
                                        ◀──────────  asr_share_done, where the number of requests is limited
+                                       ◀──────────  asr_clock, answered with the master's time
     asr_stop                           ──────────▶  stops its users, and drains
                                        ◀──────────  last report, then asr_done
     waits for all of that before Locust's own stop, which would not wait
@@ -14,8 +15,10 @@ What Locust loses at the end of a distributed test is kept by a conversation of 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,10 @@ LAST_WORDS_S = 10.0
 """What a worker has beyond the stop timeout to send what is left."""
 
 
+CLOCK_ROUNDS, CLOCK_FIRST_S, CLOCK_EVERY_S = 8, 0.1, 2.0
+"""A worker asks for the master's time so many times in quick succession, then now and then."""
+
+
 class Solo:
     """A process that sends load and keeps the book by itself."""
 
@@ -68,6 +75,7 @@ class Solo:
             on_done=on_done,
         )
         run = self.run
+        run.clock.add(0, 0, 0)  # nobody else's clock is in the records
         book.refresh = lambda: book.hear(run.report())
         self._drains = bool(environment.stop_timeout)
 
@@ -140,6 +148,10 @@ class Master:
         self._silent.discard(worker)
         if not self._silent:
             self._all_said.set()
+
+    def answer_time(self, worker: str, data: dict[str, int]) -> None:
+        """Answer a worker's question for the time, at once."""
+        self._runner.send_message("asr_clock", {**data, "answered": time.time_ns()}, client_id=worker)
 
     def refuse(self, reason: str) -> None:
         """A worker cannot take part: a test without it would not be the one that was asked for."""
@@ -217,6 +229,18 @@ class Worker:
             show=lambda record: self._unsent.append(encode_record(record)),
             on_done=lambda: self._runner.send_message("asr_share_done", None),
         )
+        self._clock = gevent.spawn(self._ask_for_the_time)
+
+    def _ask_for_the_time(self) -> None:
+        for number in itertools.count():
+            gevent.sleep(CLOCK_FIRST_S if number < CLOCK_ROUNDS else CLOCK_EVERY_S)
+            assert self.run is not None
+            self._runner.send_message("asr_clock", {"sent": self.run.now_ns()})
+
+    def tell_time(self, data: dict[str, int]) -> None:
+        """Take the master's answer to a question for its time."""
+        assert self.run is not None
+        self.run.clock.add(data["sent"], data["answered"], self.run.now_ns())
 
     def report(self, data: dict[str, Any]) -> None:
         """Put what is new into a report to the master."""
@@ -232,6 +256,7 @@ class Worker:
     def stop(self) -> Summary | None:
         """End the test's part here, and send what is left."""
         assert self.run is not None
+        self._clock.kill()
         self._last_word = self.run.close()
         self._file.close()
         self._runner._send_stats()  # Locust's own last report; it takes our records along
@@ -244,12 +269,15 @@ def expected(worker: int) -> WorkerInfo:
     return WorkerInfo(
         worker=worker,
         host="unknown",
+        cores=0,
         users=0,
         connections=0,
         started=0,
         recorded=0,
         ended_at=None,
         clock_offset_s=0.0,
+        master_offset_s=0.0,
+        master_offset_error_s=None,
         ended=False,
         health=None,
     )

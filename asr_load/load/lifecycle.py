@@ -267,6 +267,7 @@ def _converse(environment: Environment, plugin: _Plugin) -> None:
 
         runner.register_message("asr_share_done", to_master(lambda part, msg: part.share_done(msg.node_id)))
         runner.register_message("asr_done", to_master(lambda part, msg: part.done(msg.node_id)))
+        runner.register_message("asr_clock", to_master(lambda part, msg: part.answer_time(msg.node_id, msg.data)))
         runner.register_message("asr_refuse", to_master(lambda part, msg: part.refuse(str(msg.data["reason"]))))
     elif isinstance(runner, WorkerRunner):
 
@@ -279,7 +280,12 @@ def _converse(environment: Environment, plugin: _Plugin) -> None:
         def cut(**_: Any) -> None:
             runner.user_greenlets.kill(block=False)
 
+        def clock(msg: Message, **_: Any) -> None:
+            if isinstance(plugin.part, Worker):
+                plugin.part.tell_time(msg.data)
+
         runner.register_message("asr_stop", stop, concurrent=True)
+        runner.register_message("asr_clock", clock)
         runner.register_message("asr_cut", cut)
 
 

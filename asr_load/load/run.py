@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from locust.exception import StopUser
 from asr_load.audio.payload import APIS, NO_DITHER, make_builder, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.load import stats
+from asr_load.load.clock import ClockOffset
 from asr_load.load.exchange import Outgoing, Terms, exchange, request_headers
 from asr_load.load.loop import LoopMonitor
 from asr_load.load.options import Settings
@@ -67,12 +69,18 @@ class Run:
         self._monitor.start()
         epoch_ns = time.time_ns() - time.perf_counter_ns()
         self._terms = Terms(settings.limits, epoch_ns, settings.secrets)
+        self.clock = ClockOffset()
+        """This process's clock against the master's."""
         self._turn = BoundedSemaphore(1)
         self._unpublished: deque[Record] = deque()
         self._publisher = gevent.spawn(self._publish_slowly)
         self._done = False
         self._finished = self._users = self._connections = 0
         self._ended_at: float | None = None
+
+    def now_ns(self) -> int:
+        """This moment on the clock of the records' times, in nanoseconds since the epoch."""
+        return time.perf_counter_ns() + self._terms.epoch_ns
 
     def add_user(self) -> int:
         """A number for a new user, unique in this process."""
@@ -109,7 +117,7 @@ class Run:
         record, reraise = exchange(client, wire, outgoing, self._terms)
         self._connections += wire.connections - before
         self._file.write(record)
-        self._ended_at = (time.perf_counter_ns() + self._terms.epoch_ns) / 1e9
+        self._ended_at = self.now_ns() / 1e9
         self._finished += 1
         self._unpublished.append(record)
         self._tell_when_done()
@@ -141,15 +149,19 @@ class Run:
 
     def report(self, ended: bool = False) -> WorkerInfo:
         """How this process is: over its last ten seconds while the test runs, else over all of it."""
+        offset = self.clock.best
         return WorkerInfo(
             worker=self._worker,
             host=socket.gethostname(),
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
             users=self._users,
             connections=self._connections,
             started=self._work.taken,
             recorded=self._finished,
             ended_at=self._ended_at,
             clock_offset_s=self._terms.epoch_ns / 1e9,
+            master_offset_s=offset.seconds if offset else 0.0,
+            master_offset_error_s=offset.error if offset else None,
             ended=ended,
             health=self._health or self._monitor.recent(),
         )

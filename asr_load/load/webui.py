@@ -94,15 +94,6 @@ class _View:
         summary = self.summary()
         return self.test.validity() if summary is None else summary.validity
 
-    def workers(self) -> list[dict[str, Any]]:
-        """How each process is that sends load, where there are several: its CPU and its event loop's lag."""
-        found = getattr(self.test, "workers", [])
-        return [
-            {"worker": one.worker, "cpu_mean": one.health.cpu_mean, "lag_p99": one.health.lag_p99}
-            for one in (found if len(found) > 1 else [])
-            if one.health is not None
-        ]
-
     def table(self) -> list[dict[str, Any]]:
         """The tab's rows: `metric`, `count`, and the figures with as many digits as help."""
         self.series()
@@ -233,7 +224,6 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
                     "more": len(found) > AT_ONCE,
                     "stages": list(test.stages) if test else [],
                     "validity": view.validity(),
-                    "workers": view.workers(),
                     "table": view.table(),
                 }
             ),

@@ -14,7 +14,7 @@ import msgspec
 
 from asr_load.results.live import Live
 from asr_load.results.summary import Figures, Summary
-from asr_load.results.verdict import Validity
+from asr_load.results.verdict import Validity, clock
 
 MARK = '<section class="asr-report asr-streaming">'
 COLUMNS = ("mean", "p50", "p90", "p95", "p99", "max")
@@ -119,9 +119,35 @@ def _head(validity: Validity, words: list[str], table: str, failures: Mapping[st
             _verdict(validity),
             *(f"<p>{html.escape(line)}</p>" for line in words),
             table,
+            _clients(validity),
             _table(["Failures by outcome", "Count"], rows) if rows else "",
         ]
     )
+
+
+def _clients(validity: Validity) -> str:
+    if len(validity.clients) < 2:
+        return ""
+    titles = [
+        "Worker",
+        "Host",
+        "Loop lag p99 (ms)",
+        "CPU mean (%)",
+        "Longest GC pause (ms)",
+        "Clock to the master's (ms)",
+    ]
+    rows = [
+        [
+            client.worker,
+            client.host,
+            number(client.loop_lag_p99 * 1e3),
+            number(client.cpu_mean * 100),
+            number(client.gc_pause_max * 1e3),
+            clock(client),
+        ]
+        for client in validity.clients
+    ]
+    return _table(titles, rows)
 
 
 def _insert(report: str, head: str, points: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from asr_load.errors import OneLineParser, exits_on_bad_input
 from asr_load.results.summary import Figures, Summary, summarise_folder
+from asr_load.results.verdict import clock
 from asr_load.stream.record import RECORDS, read_records
 
 SHOWN = 20
@@ -59,6 +60,14 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
         out(f"Failures: {failed} (they have no latency, and are in no percentile)")
     if requests.truncated:
         out(f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing")
+    coverage = summary.coverage
+    uneven = f"; {coverage.repeated} requests too many of a clip, {coverage.left_out} too few"
+    out(
+        f"Clips: {coverage.sent} of {coverage.clips} sent, {coverage.passes:.2f} passes"
+        + (uneven if coverage.repeated or coverage.left_out else "")
+    )
+    if len(summary.validity.clients) > 1:
+        console.print(_clients(summary))
     lag, cpu = summary.validity.loop_lag, summary.validity.cpu
     client = f"event loop late by {lag['p99'] * 1e3:.1f} ms at p99, {lag['max'] * 1e3:.1f} ms at most"
     client += f"; CPU {cpu['mean']:.0%} of a core"
@@ -96,6 +105,27 @@ def _lengths(summary: Summary) -> Table:
             *(_n(None if value is None else value * 1e3, 1) for value in latencies),
             _n(row.rtf.p50, 3),
             _percent(row.wer),
+        )
+    return table
+
+
+def _clients(summary: Summary) -> Table:
+    table = Table(title="Workers (in ms; the clock is held against the master's)", title_justify="left")
+    table.add_column("")
+    table.add_column("host")
+    names = ("lag p99", "lag max", "CPU", "CPU max", "longest GC", "clock")
+    for name in names:
+        table.add_column(name, justify="right")
+    for client in summary.validity.clients:
+        lags = (client.loop_lag_p99, client.loop_lag_max)
+        table.add_row(
+            str(client.worker),
+            client.host,
+            *(_n(lag * 1e3, 1) for lag in lags),
+            _percent(client.cpu_mean),
+            _percent(client.cpu_max),
+            _n(client.gc_pause_max * 1e3, 1),
+            clock(client),
         )
     return table
 

@@ -31,6 +31,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
 
     worker: int
     host: str
+    cores: int
+    """That it may run on; 0 where unknown. All workers of a host share them."""
     users: int
     connections: int
     """TCP connections that were opened."""
@@ -42,6 +44,10 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """When it wrote its last record."""
     clock_offset_s: float
     """Added to its monotonic clock (time.perf_counter), it gives the records' seconds since the epoch."""
+    master_offset_s: float
+    """Added to its records' times, it gives the master's: an estimate; 0 for the master's own and where unknown."""
+    master_offset_error_s: float | None
+    """By how much the estimate may be wrong, either way; None where it is unknown."""
     ended: bool
     """Whether this is its last word: False where it was lost."""
     health: ClientHealth | None

@@ -57,6 +57,21 @@ class ByDuration(msgspec.Struct):
     wer: float | None
 
 
+class Coverage(msgspec.Struct):
+    """How evenly the clips were sent. N requests over a set of C clips owe each clip floor(N/C) of them, and none has
+    more than ceil(N/C); what differs is due to workers that joined late, were lost, or were slower than others."""
+
+    clips: int
+    """In the set."""
+    sent: int
+    """Of them, sent at least once."""
+    passes: float
+    repeated: int
+    """Requests beyond ceil(N/C) of their clip."""
+    left_out: int
+    """Requests that clips lack to floor(N/C)."""
+
+
 class Summary(msgspec.Struct):
     """A run's figures. Latencies are of successes alone, in seconds."""
 
@@ -80,6 +95,7 @@ class Summary(msgspec.Struct):
     cer: float | None
     references: int
     by_duration: list[ByDuration]
+    coverage: Coverage
     validity: Validity
     slo: list[dict[str, Any]]
 
@@ -132,16 +148,36 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         cer=accuracy.cer,
         references=accuracy.references,
         by_duration=_by_duration(good, info.language),
+        coverage=_coverage(measured, info.data_clips),
         validity=judge(measured, info),
         slo=[],
     )
 
 
 def _wall_s(records: list[Record], info: RunInfo) -> float:
-    """From the first request to the last record; for a run that was killed, to the last end that its records know."""
-    ends = [worker.ended_at for worker in info.workers if worker.ended_at is not None]
-    ends += [record.started_at + (record.stream_end or record.e2el or 0.0) for record in records]
-    return max(ends) - min(record.started_at for record in records) if records else 0.0
+    """From the first request to the last record; for a run that was killed, to the last end that its records know.
+
+    Times of several machines are moved onto the master's clock first.
+    """
+    offset = {worker.worker: worker.master_offset_s for worker in info.workers}
+    starts = [record.started_at + offset.get(record.worker, 0.0) for record in records]
+    ends = [worker.ended_at + worker.master_offset_s for worker in info.workers if worker.ended_at is not None]
+    ends += [start + (record.stream_end or record.e2el or 0.0) for start, record in zip(starts, records, strict=True)]
+    return max(ends) - min(starts) if records else 0.0
+
+
+def _coverage(records: list[Record], clips: int) -> Coverage:
+    counts = Counter(record.clip for record in records)
+    owed, more = divmod(len(records), clips)
+    most = owed + bool(more)
+    short = sum(owed - count for count in counts.values() if count < owed)
+    return Coverage(
+        clips=clips,
+        sent=len(counts),
+        passes=len(records) / clips,
+        repeated=sum(count - most for count in counts.values() if count > most),
+        left_out=short + owed * (clips - len(counts)),
+    )
 
 
 def _by_duration(good: list[Record], language: str) -> list[ByDuration]:

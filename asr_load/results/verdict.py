@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import msgspec
 
-from asr_load.results.runfile import RunInfo, WorkerInfo
+from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.stream.record import Record
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
@@ -17,6 +18,21 @@ CPU_VALID, CPU_BOUND = 0.80, 0.95
 """Share of a core that the client used: a Python process has one, and near its end everything waits for it."""
 
 
+class Client(msgspec.Struct):
+    """A process that sent load. Seconds, CPU as a share of one core."""
+
+    worker: int
+    host: str
+    loop_lag_p99: float
+    loop_lag_max: float
+    cpu_mean: float
+    cpu_max: float
+    gc_pause_max: float
+    clock_offset_s: float
+    """Added to its times, it gives the master's: an estimate, wrong by up to `clock_error_s` (None: unknown)."""
+    clock_error_s: float | None
+
+
 class Validity(msgspec.Struct):
     """`verdict`: valid, suspect or client-bound; `reasons`: why it is not valid. Lag and CPU are the worst worker's."""
 
@@ -24,6 +40,17 @@ class Validity(msgspec.Struct):
     reasons: list[str]
     loop_lag: dict[str, float]
     cpu: dict[str, float]
+    clients: list[Client]
+    more_workers: int
+    """How many more would make a client-bound run a valid one, by CPU; 0 for one that is not client-bound."""
+
+
+def clock(client: Client) -> str:
+    """What is known of a worker's clock, in ms."""
+    if client.clock_error_s is None:
+        return "unknown"
+    # What the master adds to the worker's times, the worker's clock is behind by.
+    return f"{-client.clock_offset_s * 1e3:+.1f} ± {client.clock_error_s * 1e3:.1f}"
 
 
 def judge(records: list[Record], info: RunInfo) -> Validity:
@@ -40,12 +67,9 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
     """Judge by the health of the processes alone, as can be done while the test runs: as bad as the worst of them."""
     bound: list[str] = []
     suspect: list[str] = []
-    clients = []
-    for worker in workers:
-        client, who = worker.health, f"worker {worker.worker}: " if len(workers) > 1 else ""
-        if client is None:
-            continue
-        clients.append(client)
+    watched = [(worker, worker.health) for worker in workers if worker.health is not None]
+    for worker, client in watched:
+        who = f"worker {worker.worker}: " if len(workers) > 1 else ""
         if client.lag_p99 > LAG_VALID_S:
             late, allowed = client.lag_p99 * 1e3, LAG_VALID_S * 1e3
             text = f"{who}the event loop was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
@@ -53,19 +77,48 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
         if client.cpu_mean > CPU_VALID:
             text = f"{who}the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
             (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
+    more = _more_workers([client for _, client in watched]) if bound else 0
+    if more:
+        bound.append(_advice(more, workers))
+
+    def worst(figure: str) -> float:
+        return max((getattr(client, figure) for _, client in watched), default=0.0)
+
     return Validity(
         verdict="client-bound" if bound else "suspect" if suspect else "valid",
         reasons=bound + suspect,
-        loop_lag={
-            "p50": max((client.lag_p50 for client in clients), default=0.0),
-            "p99": max((client.lag_p99 for client in clients), default=0.0),
-            "max": max((client.lag_max for client in clients), default=0.0),
-        },
-        cpu={
-            "mean": max((client.cpu_mean for client in clients), default=0.0),
-            "max": max((client.cpu_max for client in clients), default=0.0),
-        },
+        loop_lag={"p50": worst("lag_p50"), "p99": worst("lag_p99"), "max": worst("lag_max")},
+        cpu={"mean": worst("cpu_mean"), "max": worst("cpu_max")},
+        clients=[
+            Client(
+                worker=worker.worker,
+                host=worker.host,
+                loop_lag_p99=client.lag_p99,
+                loop_lag_max=client.lag_max,
+                cpu_mean=client.cpu_mean,
+                cpu_max=client.cpu_max,
+                gc_pause_max=client.gc_pause_max,
+                clock_offset_s=worker.master_offset_s,
+                clock_error_s=worker.master_offset_error_s,
+            )
+            for worker, client in watched
+        ],
+        more_workers=more,
     )
+
+
+def _more_workers(clients: list[ClientHealth]) -> int:
+    """So many that each would be below the limit for CPU, were the work of all spread evenly; at least one."""
+    return max(1, math.ceil(sum(client.cpu_mean for client in clients) / CPU_VALID) - len(clients))
+
+
+def _advice(more: int, workers: list[WorkerInfo]) -> str:
+    # At least: a client that has no time left does not show how much more there was to do.
+    text = f"it takes at least {more} more worker(s), {len(workers) + more} in all, to keep each below {CPU_VALID:.0%}"
+    cores = sum({worker.host: worker.cores for worker in workers}.values())
+    if 0 < cores < len(workers) + more:
+        text += f"; there are {cores} core(s) where they run now, so on another machine"
+    return text
 
 
 def _doubts(records: list[Record], info: RunInfo) -> list[str]:

@@ -1,0 +1,49 @@
+"""The offset between two clocks, from rounds of messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from asr_load.load.clock import ROUNDS, ClockOffset
+
+MS = 1_000_000
+
+
+def test_nothing_is_known_before_the_first_round() -> None:
+    assert ClockOffset().best is None
+
+
+def test_the_quickest_round_is_believed_and_the_truth_lies_within_its_error() -> None:
+    rng = np.random.default_rng(1)
+    clock = ClockOffset()
+    truth = -3_700 * MS
+    now = 10**18
+    for _ in range(20):
+        there, back = (int(value) for value in rng.exponential(5 * MS, 2) + 0.1 * MS)
+        clock.add(now, now + there + truth, now + there + back)
+        now += 50 * MS
+    assert clock.best is not None
+    offset, error = clock.best
+    assert abs(offset - truth / 1e9) <= error
+    assert error < 0.003  # in the mean it would be 5 ms
+
+
+def test_an_uneven_way_is_within_the_error() -> None:
+    clock = ClockOffset()
+    clock.add(0, 80 * MS, 80 * MS)  # all of the time went into the way there
+    assert clock.best == pytest.approx((0.04, 0.04))
+
+
+def test_a_clock_that_drifts_is_followed() -> None:
+    clock = ClockOffset()
+    clock.add(0, 1 * MS, 1 * MS)
+    for number in range(ROUNDS):
+        clock.add(number, number + 1005 * MS, number + 10 * MS)
+    assert clock.best == pytest.approx((1.0, 0.005))
+
+
+def test_a_round_over_a_clock_that_was_set_back_is_not_taken() -> None:
+    clock = ClockOffset()
+    clock.add(100 * MS, 50 * MS, 10 * MS)
+    assert clock.best is None
