@@ -62,6 +62,8 @@ def health(**changes: float) -> ClientHealth:
         "lag_p99": 0.001,
         "lag_max": 0.004,
         "lag_samples": 1000,
+        "stamp_lag_p99": 0.0001,
+        "stamp_lag_max": 0.001,
         "cpu_mean": 0.1,
         "cpu_max": 0.2,
         "gc_pause_max": 0.001,
@@ -75,6 +77,7 @@ def worker_info(**changes: Any) -> WorkerInfo:
     values: dict[str, Any] = {
         "worker": 0,
         "host": "here",
+        "reader": "compiled",
         "cores": 8,
         "users": 1,
         "connections": 1,

@@ -28,6 +28,7 @@ from asr_load.audio.shard import Options
 from asr_load.audio.source import Request, open_source
 from conftest import CHECKOUT, write_folder
 from serving import running_streams, serve, wait_until
+from test_tap import MAKERS
 
 FAST = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "20", "--itl-ms", "3")
 
@@ -161,11 +162,15 @@ FAULTS = {
 }
 
 
-def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", [*MAKERS, "plain"])
+def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: Path, reader: str) -> None:
     faults = {f"clip{number:02d}": name for number, name in enumerate(FAULTS)}
     rules = [word for clip, name in faults.items() for word in ("--fault", f"{name}@{clip}")]
     with serve(*FAST, "--slow-s", "0.3", *rules) as host:
-        done = run(host, clips, tmp_path / "r", "-u", "3", "--requests", "30", "--stall-timeout", "3")
+        done = run(
+            host, clips, tmp_path / "r", "-u", "3", "--requests", "30", "--stall-timeout", "3", "--reader", reader
+        )
+    assert json.loads((done.results / "run.json").read_text())["workers"][0]["reader"] == reader
     assert done.code == 1  # there were failures
     records = {record["clip"]: record for record in done.records}
     assert len(done.records) == len(records) == 30

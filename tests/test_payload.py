@@ -28,7 +28,7 @@ def wav(audio_b64: bytes | memoryview) -> bytes:
 def body(api: str, nonce: bytes = NO_DITHER, **extra: Any) -> dict[str, Any]:
     build, content_type = make_builder(api, "my/model", 'Say "what" you hear: ü', 64, extra)
     assert content_type == "application/json"
-    decoded: dict[str, Any] = json.loads(build(clip(), nonce))
+    decoded: dict[str, Any] = json.loads(b"".join(build(clip(), nonce)))
     return decoded
 
 
@@ -71,7 +71,9 @@ def test_extra_fields_are_merged_and_cannot_take_the_audio_away() -> None:
 
 def test_transcriptions() -> None:
     build, content_type = make_builder("transcriptions", "m", "a prompt", 64, {"language": "en"})
-    message = BytesParser().parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + build(clip(), NO_DITHER))
+    message = BytesParser().parsebytes(
+        f"Content-Type: {content_type}\r\n\r\n".encode() + b"".join(build(clip(), NO_DITHER))
+    )
     parts = {str(part.get_param("name", header="content-disposition")): part for part in message.get_payload()}  # type: ignore[union-attr]
     texts = {name: part.get_payload(decode=True) for name, part in parts.items()}  # type: ignore[union-attr]
     assert texts.pop("file") == wav(clip().audio_b64)

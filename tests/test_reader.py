@@ -30,11 +30,29 @@ def sse(*events: Any, done: bool = True) -> list[bytes]:
 
 
 def read(reads: Iterable[bytes]) -> Answer:
-    """Read, with a clock that says how many reads have returned."""
-    answer = Answer()
+    """Read, with a clock that says how many reads have returned, in three ways that must agree: event by event with
+    sseclient, collected and parsed at the end, and collected and parsed after every read."""
+    reads = list(reads)
+    answer, at_the_end, by_and_by = Answer(), Answer(), Answer()
     ticks = itertools.count(1)
-    answer.read_events(reads, lambda: next(ticks))
+    body, ends = b"".join(reads), list(itertools.accumulate(map(len, reads)))
+    try:
+        answer.read_events(reads, lambda: next(ticks))
+    except ProtocolError:
+        with pytest.raises(ProtocolError):
+            at_the_end.read_collected(body, range(1, len(reads) + 1), ends, ended=True)
+        raise
+    else:
+        at_the_end.read_collected(body, range(1, len(reads) + 1), ends, ended=True)
+        for n in range(1, len(reads) + 1):
+            by_and_by.read_collected(body[: ends[n - 1]], range(1, n + 1), ends[:n], ended=n == len(reads))
+        assert public(by_and_by) == public(answer)
+    assert public(at_the_end) == public(answer)
     return answer
+
+
+def public(answer: Answer) -> dict[str, Any]:
+    return {name: value for name, value in vars(answer).items() if not name.startswith("_")}
 
 
 ROLE = chunk("", role="assistant")

@@ -24,7 +24,10 @@ APIS = {
 }
 """The path of each API: chat with an audio_url (SGLang, vLLM), chat with OpenAI's input_audio, transcriptions."""
 
-Build = Callable[[Clip, bytes], bytes]
+Body = list[bytes | memoryview]
+"""A request's body in pieces: the audio's are views of the mapped shard."""
+
+Build = Callable[[Clip, bytes], Body]
 """A clip and eight bytes of dither (see `dithered`; all zero changes nothing) to the body of its request."""
 
 # base64 works on groups of 3 bytes, 4 characters: group 16 begins at byte 48 of the WAV, which is the low byte of
@@ -41,7 +44,7 @@ def new_dither() -> bytes:
     return os.urandom(8)
 
 
-def dithered(audio_b64: bytes | memoryview, nonce: bytes) -> list[bytes | memoryview]:
+def dithered(audio_b64: bytes | memoryview, nonce: bytes) -> Body:
     """The clip's base64 in pieces, with the nonce's 64 bits flipped into the lowest bits of samples 2 to 65.
 
     That is 96 dB below full scale: not heard, but other bytes, so that no cache knows the audio. A clip too short to
@@ -76,8 +79,13 @@ def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[st
     _refuse(extra, {"messages": "the audio's place", "stream": "what is measured"})
     before, after = msgspec.json.encode(body | extra).split(place.encode())
 
-    def build(clip: Clip, nonce: bytes) -> bytes:
-        return b"".join((before, *dithered(clip.audio_b64, nonce), after))
+    def build(clip: Clip, nonce: bytes) -> Body:
+        start, *rest = dithered(clip.audio_b64, nonce)
+        if not rest:
+            return [before, start, after]
+        # The small pieces in one: each piece is a call into the kernel.
+        mixed, tail = rest
+        return [b"".join((before, start, mixed)), tail, after]
 
     return build
 
@@ -97,9 +105,8 @@ def transcription_body(model: str, prompt: str, extra: dict[str, Any]) -> tuple[
     before += b"Content-Type: audio/wav\r\n\r\n"
     head, tail = bytes(before), f"\r\n--{boundary}--\r\n".encode()
 
-    def build(clip: Clip, nonce: bytes) -> bytes:
-        wav = pybase64.b64decode(b"".join(dithered(clip.audio_b64, nonce)))
-        return b"".join((head, wav, tail))
+    def build(clip: Clip, nonce: bytes) -> Body:
+        return [head, pybase64.b64decode(b"".join(dithered(clip.audio_b64, nonce))), tail]
 
     return build, f"multipart/form-data; boundary={boundary}"
 

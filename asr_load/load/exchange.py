@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import ssl
@@ -13,11 +14,12 @@ from urllib.parse import quote
 
 import gevent
 import urllib3
-from locust.clients import HttpSession
+from requests import PreparedRequest, Request, Session
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import RequestException
 
 from asr_load.load.options import Limits
+from asr_load.load.tap import CHUNKED, UNTIL_CLOSE, TapFile
 from asr_load.load.wire import Wire
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
 from asr_load.stream.record import Record
@@ -27,6 +29,9 @@ READ_BYTES = 65536
 ERROR_BYTES = 65536
 WHOLE_BYTES = 16 << 20
 """Most of a body that is not streamed."""
+
+SLICE_S = 1.0
+"""How often an answer that is collected is looked at before its body has ended."""
 
 END_GRACE = {True: 1.0, False: 5.0}
 """Seconds in which a body must end once its answer is complete: after its terminator, or after a finish_reason alone.
@@ -38,8 +43,9 @@ Reading on to the end is what keeps the connection; a server that never ends it 
 class Outgoing:
     """A request that is ready to be sent: nothing is built after the clock has started."""
 
-    path: str
-    body: bytes
+    url: str
+    body: list[bytes | memoryview]
+    """In pieces, as they are sent: the audio is never copied."""
     headers: dict[str, str]
     clip: str
     reference: str
@@ -78,10 +84,11 @@ class _HttpError(Exception):
     """An answer with another status than 200."""
 
 
-def exchange(client: HttpSession, wire: Wire, outgoing: Outgoing, terms: Terms) -> tuple[Record, BaseException | None]:
+def exchange(client: Session, wire: Wire, outgoing: Outgoing, terms: Terms) -> tuple[Record, BaseException | None]:
     """Send a request and read its answer. Returns its record and what the caller must raise on, if anything."""
     result = _Result()
     wire.reset()
+    wire.stall = terms.limits.stall
     before = time.perf_counter_ns()
     reraise: BaseException | None = None
     time_limit = gevent.Timeout(terms.limits.total)
@@ -100,19 +107,20 @@ def exchange(client: HttpSession, wire: Wire, outgoing: Outgoing, terms: Terms) 
         reraise = error
     finally:
         time_limit.close()
+        wire.drop()
     return _record(outgoing, wire, result, before, terms), reraise
 
 
-def _send_and_read(client: HttpSession, wire: Wire, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
+def _send_and_read(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
     try:
         try:
-            _attempt(client, outgoing, limits, result)
+            _attempt(client, wire, outgoing, limits, result)
         except (RequestException, urllib3.exceptions.HTTPError) as error:
             # A server may close a kept-alive connection while it is idle, and that is only noticed now. Nothing of an
             # answer came, so it is no answer's failure; on a new connection it would be.
             if not (wire.reused and wire.headers is None and _classify(error)[0] == "cut"):
                 raise
-            _attempt(client, outgoing, limits, result)
+            _attempt(client, wire, outgoing, limits, result)
         result.outcome, result.error = result.answer.outcome(), result.answer.error
         if result.outcome == "cut":
             result.error = "the body ended without a finish_reason or [DONE]"
@@ -137,21 +145,16 @@ def _fail(result: _Result, outcome: str, error: str) -> None:
         result.outcome, result.error = outcome, error
 
 
-def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
-    # With catch_response and without its `with`, Locust fires no event: there is one event for each record instead.
-    response = client.post(
-        outgoing.path,
-        data=outgoing.body,
-        headers=outgoing.headers,
+def _attempt(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
+    # Not client.post: Locust would fire an event of its own, and requests would look through a body of megabytes.
+    response = client.send(
+        _prepare(client, wire, outgoing),
         stream=True,
-        catch_response=True,
         allow_redirects=False,
         timeout=(limits.connect, limits.stall),
-        # Locust's sessions look at no other variable of the environment.
-        verify=os.environ.get("REQUESTS_CA_BUNDLE") or True,
+        # Locust's sessions look at no variable of the environment.
+        verify=(os.environ.get("REQUESTS_CA_BUNDLE") or True) if client.verify is True else client.verify,
     )
-    if response.error is not None:
-        raise response.error
     raw: Any = response.raw
     answer = result.answer
     try:
@@ -160,13 +163,61 @@ def _attempt(client: HttpSession, outgoing: Outgoing, limits: Limits, result: _R
             raise _HttpError(_http_error(response, raw))
         if "json" in response.headers.get("content-type", ""):
             body = _read_at_most(raw, WHOLE_BYTES)
-            answer.read_whole(body, time.perf_counter_ns())
-        else:
+            answer.read_whole(body, time.perf_counter_ns() if wire.file is None else wire.file.read_at)
+            result.ended = time.perf_counter_ns()
+        elif wire.file is None:
             answer.read_events(_reads(raw, answer), time.perf_counter_ns)
-        result.ended = time.perf_counter_ns()
+            result.ended = time.perf_counter_ns()
+        else:
+            _collect(raw, wire.file, answer)
+            result.ended = wire.file.tap.last
     finally:
         # What was read to its end has given its connection back by now; the rest is closed, never reused.
         raw.close() if not raw.isclosed() else raw.release_conn()
+
+
+def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest:
+    """The request: what all of a user's have in common is prepared once, and again when the server has set cookies."""
+    prepared = wire.prepared
+    if prepared is None or prepared.url != outgoing.url or client.cookies:
+        # requests' own: Locust's expects that its way of sending was taken.
+        prepared = wire.prepared = Session.prepare_request(client, Request("POST", outgoing.url))
+    prepared.headers.update(outgoing.headers)
+    prepared.headers["Content-Length"] = str(sum(map(len, outgoing.body)))
+    prepared.body = outgoing.body  # type: ignore[assignment]  # urllib3 takes buffers one by one
+    return prepared
+
+
+def _collect(raw: Any, file: TapFile, answer: Answer) -> None:
+    """Let the tap read the body to its end, then parse it."""
+    head = raw._original_response
+    file.begin_body(CHUNKED if head.chunked else UNTIL_CLOSE if head.length is None else head.length)
+    until = float("inf")
+
+    def parse(ended: bool) -> None:
+        answer.read_collected(*file.tap.collected(), ended)
+
+    try:
+        while not file.wait_for_end(SLICE_S):
+            parse(ended=False)
+            if answer.said_its_end:
+                now = time.perf_counter()
+                until = min(until, now + END_GRACE[answer.done])
+                if now >= until:
+                    return
+    except Exception:
+        parse(ended=False)
+        # The answer is complete: however its body ended, it stays a success.
+        if not answer.said_its_end:
+            raise
+        return
+    except BaseException:
+        with contextlib.suppress(ProtocolError):
+            parse(ended=False)
+        raise
+    parse(ended=True)
+    if not file.tap.surplus:
+        head.close()  # so that urllib3 takes the connection back as one whose answer was read
 
 
 def _reads(raw: Any, answer: Answer) -> Iterator[bytes]:

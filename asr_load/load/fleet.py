@@ -269,6 +269,7 @@ def expected(worker: int) -> WorkerInfo:
     return WorkerInfo(
         worker=worker,
         host="unknown",
+        reader="unknown",
         cores=0,
         users=0,
         connections=0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import gc
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -21,10 +22,17 @@ COLLECT_EVERY_S = 30.0
 
 
 class LoopMonitor:
-    """Watches from `start` to `stop`."""
+    """Watches from `start` to `stop`. `stamp_lags` tells how late stamps were since it was last asked, where something
+    else than the loop makes them."""
+
+    def __init__(self, stamp_lags: Callable[[], list[float]] | None = None) -> None:
+        self._stamp_lags_since = stamp_lags
 
     def start(self) -> None:
         self._lags = array.array("d")
+        self._stamp_lags = self._lags if self._stamp_lags_since is None else array.array("d")
+        if self._stamp_lags_since is not None:
+            self._stamp_lags_since()
         self._cpu: list[float] = []
         self._pauses: list[float] = []
         self._pause_began = 0
@@ -44,14 +52,18 @@ class LoopMonitor:
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._thresholds)
         gc.unfreeze()
-        return self._health(self._lags, cpu / wall, self._cpu)
+        self._ask_for_stamp_lags()
+        return self._health(self._lags, self._stamp_lags, cpu / wall, self._cpu)
 
     def recent(self) -> ClientHealth:
         """The health of the last ten seconds, for a page that asks while the test runs."""
         cpu = self._cpu[-10:]
-        return self._health(self._lags[-int(10 / TICK_S) :], sum(cpu) / max(len(cpu), 1), cpu)
+        last = -int(10 / TICK_S)
+        return self._health(self._lags[last:], self._stamp_lags[last:], sum(cpu) / max(len(cpu), 1), cpu)
 
-    def _health(self, lags: array.array[float], cpu_mean: float, cpu: list[float]) -> ClientHealth:
+    def _health(
+        self, lags: array.array[float], stamp_lags: array.array[float], cpu_mean: float, cpu: list[float]
+    ) -> ClientHealth:
         known = np.array(lags if lags else [0.0])
         p50, p99 = np.percentile(known, [50, 99])
         return ClientHealth(
@@ -59,6 +71,8 @@ class LoopMonitor:
             lag_p99=float(p99),
             lag_max=float(known.max()),
             lag_samples=len(lags),
+            stamp_lag_p99=float(np.percentile(stamp_lags, 99)) if stamp_lags else 0.0,
+            stamp_lag_max=max(stamp_lags, default=0.0),
             cpu_mean=cpu_mean,
             cpu_max=max(cpu, default=cpu_mean),
             gc_pause_max=max(self._pauses, default=0.0),
@@ -77,12 +91,17 @@ class LoopMonitor:
                 missed -= TICK_S
             due = time.perf_counter() + TICK_S
 
+    def _ask_for_stamp_lags(self) -> None:
+        if self._stamp_lags_since is not None:
+            self._stamp_lags.extend(self._stamp_lags_since())
+
     def _watch_cpu(self) -> None:
         collected = time.perf_counter()
         while True:
             wall, cpu = time.perf_counter(), time.process_time()
             gevent.sleep(1.0)
             now = time.perf_counter()
+            self._ask_for_stamp_lags()
             self._cpu.append((time.process_time() - cpu) / (now - wall))
             if now - collected > COLLECT_EVERY_S:
                 # Only what was made since the start is looked at (the rest is frozen): a few ms, counted as lag.

@@ -20,6 +20,7 @@ MIN_SECRET = 8
 
 UNIQUE = ["dither", "none"]
 ORDERS = ["sequential", "shuffle"]
+READERS = ["auto", "compiled", "python", "plain"]
 DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
 
 
@@ -43,6 +44,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--total-timeout", type=float, default=600.0, help="Seconds for a whole answer", **hidden)
     add("--header", action="append", default=[], metavar="K=V", help="Header to send; repeatable", **hidden)
     add("--extra-body", default="", metavar="JSON", help="Object merged into the request's body", **hidden)
+    add("--reader", choices=READERS, default="auto", help="How answers are read (README: how true)", **hidden)
     add("--results", default="", metavar="DIR", help="Folder for the run (default: results/DATE-TIME)", **hidden)
 
 
@@ -66,6 +68,7 @@ class Settings:
     prompt: str
     max_tokens: int
     unique: bool
+    reader: str
     requests: int
     shuffle: bool
     seed: int
@@ -107,6 +110,7 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         prompt=options.prompt,
         max_tokens=options.max_tokens,
         unique=options.unique == "dither",
+        reader=options.reader,
         requests=options.requests,
         shuffle=options.order == "shuffle",
         seed=options.seed,

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import gevent
 from gevent.lock import BoundedSemaphore
-from locust.clients import HttpSession
 from locust.env import Environment
 from locust.exception import StopUser
+from requests import Session
 
 from asr_load.audio.payload import APIS, NO_DITHER, make_builder, new_dither
 from asr_load.audio.shard import Shards
@@ -21,6 +21,8 @@ from asr_load.load.clock import ClockOffset
 from asr_load.load.exchange import Outgoing, Terms, exchange, request_headers
 from asr_load.load.loop import LoopMonitor
 from asr_load.load.options import Settings
+from asr_load.load.readers import choose
+from asr_load.load.tap import CompiledTaps
 from asr_load.load.wire import Wire
 from asr_load.load.work import Share, Work
 from asr_load.results.runfile import ClientHealth, WorkerInfo
@@ -64,8 +66,9 @@ class Run:
             **settings.headers,
         }
         self._path = APIS[settings.api]
+        self._reader, self._taps = choose(settings.reader)
         self._health: ClientHealth | None = None
-        self._monitor = LoopMonitor()
+        self._monitor = LoopMonitor(self._taps.lags if isinstance(self._taps, CompiledTaps) else None)
         self._monitor.start()
         epoch_ns = time.time_ns() - time.perf_counter_ns()
         self._terms = Terms(settings.limits, epoch_ns, settings.secrets)
@@ -100,7 +103,7 @@ class Run:
         seq, number = job
         clip = self._shards[number]
         return Outgoing(
-            path=self._path,
+            url=self._settings.host + self._path,
             body=self._build(clip, new_dither() if self._settings.unique else NO_DITHER),
             headers=self._headers | request_headers(self._id, self._worker, seq, clip.id),
             clip=clip.id,
@@ -111,8 +114,9 @@ class Run:
             worker=self._worker,
         )
 
-    def send(self, client: HttpSession, wire: Wire, outgoing: Outgoing) -> Record:
+    def send(self, client: Session, wire: Wire, outgoing: Outgoing) -> Record:
         """Send a request, read its answer, write its record and fire its events."""
+        wire.taps = self._taps
         before = wire.connections
         record, reraise = exchange(client, wire, outgoing, self._terms)
         self._connections += wire.connections - before
@@ -153,6 +157,7 @@ class Run:
         return WorkerInfo(
             worker=self._worker,
             host=socket.gethostname(),
+            reader=self._reader,
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
             users=self._users,
             connections=self._connections,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from http.client import HTTPResponse as Head
 from typing import Any
 
+from requests import PreparedRequest
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from asr_load.load.tap import Source, TapFile
 
 
 class Wire:
@@ -19,6 +24,14 @@ class Wire:
         self.pool_manager = PoolManager(num_pools=2, maxsize=1)
         pools: Any = {"http": self._pool, "https": self._pool_tls}
         self.pool_manager.pool_classes_by_scheme = pools
+        self.prepared: PreparedRequest | None = None
+        """What the user's requests have in common."""
+        self.taps: Source | None = None
+        """What reads answers from now on; None leaves it to urllib3."""
+        self.stall = float("inf")
+        """Seconds without a byte after which a tap gives up."""
+        self.file: TapFile | None = None
+        """What the last request's answer is read from, if a tap reads it."""
         self.connections = 0
         self.unused = False
         """Whether the connection has carried no request yet."""
@@ -30,6 +43,19 @@ class Wire:
         self.uploaded: int | None = None
         self.headers: int | None = None
         self.reused = False
+
+    def tap(self, descriptor: int) -> TapFile | None:
+        """Begin to read the answer on a connection, before its request is sent."""
+        self.drop()
+        if self.taps is not None:
+            self.file = TapFile(self.taps, descriptor, self.stall)
+        return self.file
+
+    def drop(self) -> None:
+        """Stop to read the last answer."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
 
     def _pool(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         pool = HTTPConnectionPool(*args, **kwargs)
@@ -63,6 +89,9 @@ class _Stamped:
             connection.connect()
         wire.reused = not wire.unused
         wire.unused = False
+        # TLS is urllib3's: what a tap would read is encrypted.
+        file = None if isinstance(self, HTTPSConnection) else wire.tap(connection.sock.fileno())
+        connection.response_class = Head if file is None else partial(_head, file)
         if wire.started is None:
             wire.started = time.perf_counter_ns()
         super().request(*args, **kwargs)  # type: ignore[misc]
@@ -70,8 +99,13 @@ class _Stamped:
 
     def getresponse(self) -> HTTPResponse:
         response: HTTPResponse = super().getresponse()  # type: ignore[misc]
-        self.wire.headers = time.perf_counter_ns()
+        file = self.wire.file
+        self.wire.headers = time.perf_counter_ns() if file is None else file.read_at
         return response
+
+
+def _head(file: Any, _: Any, *args: Any, **kwargs: Any) -> Head:
+    return Head(file, *args, **kwargs)
 
 
 class _StampedConnection(_Stamped, HTTPConnection):  # type: ignore[misc]

@@ -19,6 +19,10 @@ class ClientHealth(msgspec.Struct):
     lag_p99: float
     lag_max: float
     lag_samples: int
+    """Lags are those of the event loop."""
+    stamp_lag_p99: float
+    stamp_lag_max: float
+    """How late stamps were: as late as the loop, or as the thread that reads."""
     cpu_mean: float
     cpu_max: float
     """The busiest second."""
@@ -31,6 +35,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
 
     worker: int
     host: str
+    reader: str
+    """How it reads answers: compiled, python or plain."""
     cores: int
     """That it may run on; 0 where unknown. All workers of a host share them."""
     users: int

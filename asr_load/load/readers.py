@@ -1,0 +1,110 @@
+"""Which way answers are read: the choice, and the check that the chosen way gives what the plain one gives.
+
+A tap reaches below requests and urllib3, into what their next release may change. So before it is trusted, an answer
+with everything in it that is hard to read is sent over this machine's loopback, and read both ways.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import gevent
+import requests
+from gevent.server import StreamServer
+
+from asr_load.load import tap
+from asr_load.load.exchange import Outgoing, Terms, exchange
+from asr_load.load.options import Limits
+from asr_load.load.tap import PythonTap, Source
+from asr_load.load.wire import Wire
+from asr_load.stream.record import Record
+
+logger = logging.getLogger(__name__)
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_EVENTS = (
+    b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n',
+    'data: {"choices":[{"delta":{"content":"Grüße"}}]}\r\n\r\n'.encode(),
+    b": a comment\n\n",
+    b'event: message\ndata: {"choices":[{"delta":{"content":" two"}}]}\n\n'
+    b'data: {"choices":\ndata: [{"delta":{"content":"!"}}]}\n\n',
+    b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',
+    b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n',
+    b"data: [DONE]\n\n",
+)
+_PAUSE_S = 0.002
+_LIMITS = Limits(connect=5, stall=5, total=5)
+
+
+def choose(reader: str) -> tuple[str, Source | None]:
+    """The way that is taken for one of options.READERS, and its taps (None: plain). Logs a word where it is not the one
+    that was asked for."""
+    sources: dict[str, Source | None] = {"compiled": tap.compiled, "python": PythonTap}
+    for name in {"auto": ["compiled", "python"], "compiled": ["compiled", "python"]}.get(reader, [reader]):
+        if name == "plain":
+            break
+        source = sources[name]
+        trouble = "it is not compiled here" if source is None else _differs(source)
+        if source is not None and not trouble:
+            return name, source
+        (logger.info if reader == "auto" and source is None else logger.warning)("reader %s: %s", name, trouble)
+    return "plain", None
+
+
+def _differs(source: Source) -> str:
+    """What is wrong with a way of reading; empty if it gives what the plain one gives."""
+    server = StreamServer(("127.0.0.1", 0), _serve)
+    server.start()
+    try:
+        with gevent.Timeout(_LIMITS.total):
+            plain, tapped = (_read(f"http://127.0.0.1:{server.server_port}", taps) for taps in (None, source))
+    except (Exception, gevent.Timeout) as error:
+        return f"its check failed: {error!r}"
+    finally:
+        server.stop(timeout=0)
+    for one, other in zip(plain, tapped, strict=True):
+        for field in ("outcome", "text", "chunks", "output_tokens", "prompt_tokens", "finish_reason"):
+            wanted, got = getattr(one, field), getattr(other, field)
+            if wanted != got:
+                return f"its check failed: {field} {got!r} instead of {wanted!r}"
+        pauses = [*other.itl, (other.stream_end or 0) - (other.e2el or 0)]
+        if not all(pause >= _PAUSE_S / 2 for pause in (other.itl[0], *pauses[2:])):
+            return f"its check failed: chunks {pauses} s apart that were sent {_PAUSE_S} s apart"
+    return ""
+
+
+def _serve(connection: gevent.socket.socket, _: object) -> None:
+    """Answer each request on a connection: each event in two parts, framed and split where it hurts."""
+    connection.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+    data = b""
+    while received := connection.recv(65536):
+        data += received
+        while b"\r\n\r\n" in data:
+            data = data.partition(b"\r\n\r\n")[2]
+            connection.sendall(_HEAD)
+            for event in (*_EVENTS, b""):
+                gevent.sleep(_PAUSE_S)
+                chunk = b"%X;ext=1\r\n%b\r\n" % (len(event), event)
+                connection.sendall(chunk[:-1])
+                gevent.sleep(0)
+                connection.sendall(chunk[-1:])
+
+
+def _read(host: str, taps: Source | None) -> list[Record]:
+    """Two answers over one connection."""
+    wire = Wire()
+    wire.taps = taps
+    terms = Terms(_LIMITS, time.time_ns() - time.perf_counter_ns(), ())
+    records = []
+    with requests.Session() as session:
+        session.trust_env = False
+        adapter = requests.adapters.HTTPAdapter()
+        adapter.poolmanager = wire.pool_manager
+        session.mount("http://", adapter)
+        for number in range(2):
+            outgoing = Outgoing(f"{host}/", [b"check"], {}, "check", "", 1.0, number, 0, 0)
+            records.append(exchange(session, wire, outgoing, terms)[0])
+    if wire.connections != 1:
+        raise RuntimeError(f"{wire.connections} connections for two requests")
+    return records

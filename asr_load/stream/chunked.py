@@ -1,0 +1,68 @@
+"""HTTP's chunked framing taken off a body as it comes (RFC 9112, section 7.1). Nothing here does I/O."""
+
+from __future__ import annotations
+
+MAX_LINE = 4096
+"""Bytes of a line that holds a chunk's size, or of a trailer."""
+
+MAX_DIGITS = 15
+_DIGITS = b"0123456789abcdefABCDEF"
+_END = b"\r\n"
+
+
+class Chunked:
+    """Takes the bytes of a chunked body in any pieces."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.broken = False
+        """Whether it turned out not to be framed in chunks."""
+        self.surplus = False
+        """Whether bytes came after the end."""
+        self._rest = b""
+        self._left = 0
+        """Bytes of the chunk that are still to come, its line end included."""
+        self._trailer = False
+
+    def take(self, data: bytes) -> bytes:
+        """The payload in a piece."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        payload = []
+        at, size = 0, len(data)
+        while at < size and not self.broken:
+            if self.ended:
+                self.surplus = True
+                break
+            if self._left:
+                text = self._left - len(_END)
+                part = data[at : at + self._left]
+                at += len(part)
+                self._left -= len(part)
+                if text > 0:
+                    payload.append(part[:text])
+                skip = max(0, -text)
+                self.broken = not _END[skip:].startswith(part[max(0, text) :])
+                continue
+            end = data.find(b"\n", at)
+            if (size if end < 0 else end) - at > MAX_LINE:
+                self.broken = True
+            elif end < 0:
+                self._rest = data[at:]
+                break
+            else:
+                self._take_line(data[at:end].rstrip(b"\r"))
+                at = end + 1
+        return b"".join(payload)
+
+    def _take_line(self, line: bytes) -> None:
+        if self._trailer:
+            self.ended = not line
+            return
+        digits = line.partition(b";")[0].strip(b" \t")
+        if not digits or len(digits) > MAX_DIGITS or digits.strip(_DIGITS):
+            self.broken = True
+            return
+        length = int(digits, 16)
+        self._trailer = length == 0
+        self._left = length + len(_END) if length else 0

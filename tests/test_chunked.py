@@ -1,0 +1,53 @@
+"""Chunked framing, taken off by Python and by the compiled reader alike."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from asr_load.stream.chunked import MAX_LINE, Chunked
+from test_tap import MAKERS, collect
+
+BODY = b"4\r\nWiki\r\n5\r\npedia\r\nE;why=not\r\n in \r\n\r\nchunks\r\n0\r\n\r\n"
+TEXT = b"Wikipedia in \r\n\r\nchunks"
+
+
+def pieces(body: bytes, seed: int) -> list[bytes]:
+    rng = random.Random(seed)
+    cuts = sorted(rng.sample(range(1, len(body)), rng.randrange(len(body) - 1)))
+    return [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_it_does_not_matter_where_the_reads_are_cut(seed: int) -> None:
+    chunked = Chunked()
+    parts = pieces(BODY, seed)
+    taken = [chunked.take(part) for part in parts]
+    assert b"".join(taken) == TEXT
+    assert (chunked.ended, chunked.broken, chunked.surplus) == (True, False, False)
+
+
+BODIES = {
+    "trailers": (b"1\r\na\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\n", "complete", b"a", False),
+    "no more than its end": (b"1\r\na\r\n0\r\n\r\nHTTP/1.1", "complete", b"a", True),
+    "capitals": (b"0A\r\n0123456789\r\n0\r\n\r\n", "complete", b"0123456789", False),
+    "spaces": (b"1 \r\na\r\n0\r\n\r\n", "complete", b"a", False),
+    "no size": (b"1\r\na\r\n\r\n", "broken", b"a", False),
+    "no number": (b"1\r\na\r\nxyz\r\n", "broken", b"a", False),
+    "a sign": (b"-1\r\na\r\n", "broken", b"", False),
+    "too large": (b"1\r\na\r\n" + b"f" * 16 + b"\r\n", "broken", b"a", False),
+    "longer than its size": (b"1\r\nab\r\n0\r\n\r\n", "broken", b"a", False),
+    "an endless line": (b"1;" + b"x" * (MAX_LINE + 2), "broken", b"", False),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+def test_both_kinds_of_tap_end_alike(maker: str, name: str, seed: int | None) -> None:
+    body, status, text, surplus = BODIES[name]
+    tap = collect(maker, [body] if seed is None else pieces(body, seed), framing=-1)
+    assert (tap.status, tap.collected()[0]) == (status, text)
+    if seed is None:
+        assert tap.surplus == surplus

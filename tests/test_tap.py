@@ -1,0 +1,284 @@
+"""Both kinds of tap, on sockets: what they collect, when they say it came, how it ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.event import Event
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
+
+from asr_load.load import tap
+from asr_load.load.tap import CHUNKED, UNTIL_CLOSE, PythonTap, Source, Tap, TapFile
+from conftest import CHECKOUT
+
+COMPILED = pytest.param(
+    "compiled", marks=pytest.mark.skipif(tap.compiled is None, reason="no compiled reader here: no C compiler at setup")
+)
+MAKERS = [COMPILED, "python"]
+
+
+def source(maker: str) -> Source:
+    if maker == "python":
+        return PythonTap
+    assert tap.compiled is not None
+    return tap.compiled
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = socket.create_connection(server.getsockname())
+        there, _ = server.accept()
+    for end in (here, there):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return here, there
+
+
+def settle(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < until
+        gevent.sleep(0.001)
+
+
+def collect(maker: str, parts: list[bytes], framing: int, close: bool = False) -> Tap:
+    """A tap that has read these parts as a body, each in a read of its own, after a head of two bytes."""
+    here, there = pair()
+    with here, there:
+        made = source(maker)(here.fileno(), Event())
+        there.sendall(b"ab")
+        settle(lambda: made.head(0) == b"ab")
+        made.begin_body(2, framing)
+        for part in parts:
+            before = made.last
+            there.sendall(part)
+            settle(lambda before=before: made.last > before or made.status != "running")  # type: ignore[misc]
+            if made.status != "running":
+                break
+        if close:
+            there.close()
+            settle(lambda: made.status != "running")
+        made.close()
+        return made
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_each_read_has_its_stamp(maker: str) -> None:
+    before = time.perf_counter_ns()
+    made = collect(maker, [b"3\r\nabc\r\n", b"4\r\n", b"de", b"fg\r\n0\r\n\r\n"], CHUNKED)
+    body, stamps, ends = made.collected()
+    assert (body, ends, made.status) == (b"abcdefg", [3, 5, 7], "complete")
+    assert before < stamps[0] < stamps[1] < stamps[2] == made.last < time.perf_counter_ns()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_the_body_may_begin_within_what_was_read_of_the_head(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        made = source(maker)(here.fileno(), Event())
+        for part in (b"head|one", b"two", b"three"):
+            known = len(made.head(0))
+            there.sendall(part)
+            settle(lambda known=known: len(made.head(0)) > known)  # type: ignore[misc]
+        first, second = made.stamp(1), made.stamp(11)
+        made.begin_body(5, 11)
+        assert made.collected() == (b"onetwothree", [first, second, made.last], [3, 6, 11])
+        assert first < second < made.last
+        assert made.status == "complete"
+        made.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize(
+    ("framing", "close", "status", "surplus"),
+    [
+        (6, False, "complete", False),
+        (4, False, "complete", True),
+        (7, False, "running", False),
+        (7, True, "cut", False),
+        (UNTIL_CLOSE, False, "running", False),
+        (UNTIL_CLOSE, True, "complete", False),
+        (0, False, "complete", True),
+    ],
+)
+def test_framings(maker: str, framing: int, close: bool, status: str, surplus: bool) -> None:
+    here, there = pair()
+    with here, there:
+        made = source(maker)(here.fileno(), Event())
+        there.sendall(b"abcdef")
+        if close:
+            there.close()
+            settle(lambda: made.status == "cut")
+        else:
+            settle(lambda: made.head(0) == b"abcdef")
+        made.begin_body(0, framing)
+        assert (made.status, made.surplus) == (status, surplus)
+        assert made.collected()[0] == b"abcdef"[: framing if framing >= 0 else None]
+        made.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_reset_and_a_stall_are_told_apart(maker: str) -> None:
+    here, there = pair()
+    with here:
+        file = TapFile(source(maker), here.fileno(), 0.05)
+        with pytest.raises(TimeoutError):
+            file.peek()
+        there.sendall(b"x")
+        assert file.read(1) == b"x"
+        file.begin_body(CHUNKED)
+        assert not file.wait_for_end(0.01)
+        with pytest.raises(ReadTimeoutError):
+            for _ in range(100):
+                file.wait_for_end(0.01)
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        there.close()
+        settle(lambda: file.tap.status == "failed")
+        with pytest.raises(ProtocolError) as told:
+            file.wait_for_end(1)
+        assert told.value.args[1].errno == errno.ECONNRESET
+        file.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_tap_leaves_its_connection_as_it_is(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        before = {entry.name for entry in Path("/proc/self/fd").iterdir()}
+        for _ in range(3):
+            file = TapFile(source(maker), here.fileno(), 5)
+            there.sendall(b"12")
+            assert file.read(2) == b"12"
+            file.close()
+            file.close()
+        there.sendall(b"rest")
+        assert here.recv(9) == b"rest"
+        assert {entry.name for entry in Path("/proc/self/fd").iterdir()} == before
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_hundred_streams_at_once(maker: str) -> None:
+    made, others = [], []
+    for _ in range(100):
+        here, there = pair()
+        made.append((here, TapFile(source(maker), here.fileno(), 10)))
+        others.append(there)
+
+    def send() -> None:
+        for round_ in range(20):
+            for there in others:
+                there.sendall(b"%d|" % (round_ % 10))
+            time.sleep(0.005)
+        for there in others:
+            there.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    for _, file in made:
+        file.begin_body(UNTIL_CLOSE)
+    for here, file in made:
+        while not file.wait_for_end(1):
+            pass
+        body, stamps, ends = file.tap.collected()
+        assert body == b"".join(b"%d|" % (n % 10) for n in range(20))
+        assert len(stamps) == len(ends)
+        assert all(earlier < later for earlier, later in pairwise(stamps))
+        file.close()
+        here.close()
+    thread.join()
+
+
+@pytest.mark.parametrize("maker", [COMPILED])
+def test_the_compiled_reader_stamps_while_python_is_busy(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        file = TapFile(source(maker), here.fileno(), 10)
+        sent: list[int] = []
+
+        def send() -> None:
+            for _ in range(20):
+                time.sleep(0.01)
+                sent.append(time.perf_counter_ns())
+                there.sendall(b"x")
+
+        child = os.fork()
+        if child == 0:  # a process: a thread would wait for the interpreter too
+            send()
+            os.write(there.fileno(), b"".join(stamp.to_bytes(8, "little") for stamp in sent))
+            os._exit(0)
+        file.begin_body(20 + 160)
+        until = time.perf_counter() + 0.15
+        while time.perf_counter() < until:  # nothing of gevent's runs meanwhile
+            pass
+        while not file.wait_for_end(1):
+            pass
+        os.waitpid(child, 0)
+        body, stamps, ends = file.tap.collected()
+        sent = [int.from_bytes(body[at : at + 8], "little") for at in range(20, 180, 8)]
+        late = [stamp - sent[end - 1] for stamp, end in zip(stamps, ends, strict=True) if end <= 20]
+        assert len(late) >= 15  # none had to wait for the 150 ms to pass, or most would have come in one read
+        assert sorted(late)[len(late) // 2] < 5_000_000
+        file.close()
+
+
+@pytest.mark.parametrize("maker", [COMPILED])
+def test_how_late_the_reading_thread_runs_is_known(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        file = TapFile(source(maker), here.fileno(), 1)
+        assert tap.compiled is not None
+        tap.compiled.lags()
+        time.sleep(0.2)
+        lags = tap.compiled.lags()
+        file.close()
+    assert 10 <= len(lags) <= 40
+    assert all(0 <= lag < 0.2 for lag in lags)
+
+
+CHOICES = """
+from gevent import monkey; monkey.patch_all()
+import logging
+from asr_load.load import readers, tap
+logging.basicConfig(format="%(levelname)s %(message)s")
+
+class Deaf(tap.PythonTap):
+    def collected(self):
+        body, stamps, ends = super().collected()
+        return body[: ends[1]], stamps[:2], ends[:2]
+
+class Late(tap.PythonTap):
+    def collected(self):
+        body, stamps, ends = super().collected()
+        return body, [stamps[-1]] * len(stamps), ends
+
+def chosen(reader): return readers.choose(reader)[0]
+print(chosen("auto"), chosen("compiled"), chosen("python"), chosen("plain"))
+tap.compiled = None
+print(chosen("auto"), chosen("compiled"))
+readers.PythonTap = Deaf
+print(chosen("auto"))
+readers.PythonTap = Late
+print(chosen("python"))
+"""
+
+
+@pytest.mark.skipif(tap.compiled is None, reason="no compiled reader here: no C compiler at setup")
+def test_the_best_way_of_reading_is_taken_and_what_fails_its_check_is_not() -> None:
+    done = subprocess.run([sys.executable, "-c", CHOICES], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["compiled compiled python plain", "python python", "plain", "plain"]
+    first, second, third = done.stderr.splitlines()
+    assert first == "WARNING reader compiled: it is not compiled here"
+    assert second.startswith("WARNING reader python: its check failed: outcome 'cut' instead of 'ok'")
+    assert third.startswith("WARNING reader python: its check failed: chunks [0.0, ")
