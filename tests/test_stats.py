@@ -49,3 +49,21 @@ def test_buckets_are_within_half_a_percent(low: float) -> None:
     floor = 0.005 if low < 1 else 0.0
     assert all(abs(stats.bucket(value) - value) <= max(0.00501 * value, floor) for value in values.tolist())
     assert len({stats.bucket(value) for value in values.tolist()}) <= 1000
+
+
+def test_gaps_logged_at_once_give_what_one_event_each_gives(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    gaps = np.random.default_rng(1).uniform(0.0001, 3, 200).tolist()
+    for count in (200, 1, 0, 2):
+        stats.fire(environment, record(0, itl=gaps[:count], chunks=count + 1), "/v1/x")
+    seen: list[float] = []
+    environment.events.request.add_listener(lambda response_time, **_: seen.append(response_time))
+    for count in (200, 1, 0, 2):
+        stats.fire(environment, record(0, itl=gaps[:count], chunks=count + 1), "/v1/y")
+    assert len(seen) == 203 + 3 * 4  # with another listener, each gap is an event
+    at_once = dict(environment.stats.get("/v1/x inter-token latency", "ITL").serialize())
+    one_by_one = dict(environment.stats.get("/v1/y inter-token latency", "ITL").serialize())
+    assert at_once.pop("total_response_time") == pytest.approx(one_by_one.pop("total_response_time"))
+    assert {**at_once, "name": ""} == {**one_by_one, "name": ""}
