@@ -1,9 +1,9 @@
-# demo · test · check · bench: each sets up what it needs.
+# demo · test · check · bench · calibrate: each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench calibrate clean
 
 setup: $(READY) asr_data/sample/manifest.json
 
@@ -32,6 +32,9 @@ check: $(READY)
 
 bench: setup
 	@$(BIN)/python -m benchmarks.run
+
+calibrate: setup
+	@$(BIN)/python scripts/calibrate.py
 
 clean:
 	rm -rf .venv results

@@ -66,6 +66,7 @@ def health(**changes: float) -> ClientHealth:
         "stamp_lag_max": 0.001,
         "cpu_mean": 0.1,
         "cpu_max": 0.2,
+        "cpu_process": 0.1,
         "gc_pause_max": 0.001,
         "gc_pause_total": 0.002,
     }

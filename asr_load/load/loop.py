@@ -42,27 +42,38 @@ class LoopMonitor:
         self._thresholds = gc.get_threshold()
         gc.set_threshold(20_000, 20, 1_000_000)
         gc.callbacks.append(self._on_gc)
-        self._began = time.perf_counter(), time.process_time()
+        self._began = time.perf_counter(), time.thread_time(), time.process_time()
         self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._watch_cpu)]
 
     def stop(self) -> ClientHealth:
         """End, and return the health over the whole test."""
         gevent.killall(self._greenlets)
-        wall, cpu = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
+        wall, cpu, all_threads = self._spent()
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._thresholds)
         gc.unfreeze()
         self._ask_for_stamp_lags()
-        return self._health(self._lags, self._stamp_lags, cpu / wall, self._cpu)
+        return self._health(self._lags, self._stamp_lags, cpu / wall, self._cpu, all_threads / wall)
 
     def recent(self) -> ClientHealth:
         """The health of the last ten seconds, for a page that asks while the test runs."""
         cpu = self._cpu[-10:]
         last = -int(10 / TICK_S)
-        return self._health(self._lags[last:], self._stamp_lags[last:], sum(cpu) / max(len(cpu), 1), cpu)
+        wall, _, all_threads = self._spent()
+        mean = sum(cpu) / max(len(cpu), 1)
+        return self._health(self._lags[last:], self._stamp_lags[last:], mean, cpu, all_threads / wall)
+
+    def _spent(self) -> tuple[float, ...]:
+        now = time.perf_counter(), time.thread_time(), time.process_time()
+        return tuple(ended - began for ended, began in zip(now, self._began, strict=True))
 
     def _health(
-        self, lags: array.array[float], stamp_lags: array.array[float], cpu_mean: float, cpu: list[float]
+        self,
+        lags: array.array[float],
+        stamp_lags: array.array[float],
+        cpu_mean: float,
+        cpu: list[float],
+        cpu_process: float,
     ) -> ClientHealth:
         known = np.array(lags if lags else [0.0])
         p50, p99 = np.percentile(known, [50, 99])
@@ -75,6 +86,7 @@ class LoopMonitor:
             stamp_lag_max=max(stamp_lags, default=0.0),
             cpu_mean=cpu_mean,
             cpu_max=max(cpu, default=cpu_mean),
+            cpu_process=cpu_process,
             gc_pause_max=max(self._pauses, default=0.0),
             gc_pause_total=sum(self._pauses),
         )
@@ -98,11 +110,11 @@ class LoopMonitor:
     def _watch_cpu(self) -> None:
         collected = time.perf_counter()
         while True:
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu = time.perf_counter(), time.thread_time()
             gevent.sleep(1.0)
             now = time.perf_counter()
             self._ask_for_stamp_lags()
-            self._cpu.append((time.process_time() - cpu) / (now - wall))
+            self._cpu.append((time.thread_time() - cpu) / (now - wall))
             if now - collected > COLLECT_EVERY_S:
                 # Only what was made since the start is looked at (the rest is frozen): a few ms, counted as lag.
                 gc.collect()

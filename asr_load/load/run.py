@@ -25,6 +25,7 @@ from asr_load.load.readers import choose
 from asr_load.load.tap import CompiledTaps
 from asr_load.load.wire import Wire
 from asr_load.load.work import Share, Work
+from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
 from asr_load.stream.record import Record, RecordFile
 
@@ -67,6 +68,8 @@ class Run:
         }
         self._path = APIS[settings.api]
         self._reader, self._taps = choose(settings.reader)
+        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
+        self._calibration = read_calibration(self._cores, self._reader)
         self._health: ClientHealth | None = None
         self._monitor = LoopMonitor(self._taps.lags if isinstance(self._taps, CompiledTaps) else None)
         self._monitor.start()
@@ -155,10 +158,11 @@ class Run:
         """How this process is: over its last ten seconds while the test runs, else over all of it."""
         offset = self.clock.best
         return WorkerInfo(
+            calibration=self._calibration,
             worker=self._worker,
             host=socket.gethostname(),
             reader=self._reader,
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+            cores=self._cores,
             users=self._users,
             connections=self._connections,
             started=self._work.taken,

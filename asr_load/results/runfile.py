@@ -8,6 +8,7 @@ import msgspec
 
 from asr_load.audio.shard import write_atomically
 from asr_load.errors import InputError
+from asr_load.results.calibration import Calibration
 
 RUN = "run.json"
 
@@ -25,7 +26,9 @@ class ClientHealth(msgspec.Struct):
     """How late stamps were: as late as the loop, or as the thread that reads."""
     cpu_mean: float
     cpu_max: float
-    """The busiest second."""
+    """Of the thread that the event loop runs in; `cpu_max` is the busiest second."""
+    cpu_process: float
+    """The mean of all threads together."""
     gc_pause_max: float
     gc_pause_total: float
 
@@ -39,6 +42,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """How it reads answers: compiled, python or plain."""
     cores: int
     """That it may run on; 0 where unknown. All workers of a host share them."""
+    calibration: Calibration | None = None
+    """What its machine was found good for, if it was."""
     users: int
     connections: int
     """TCP connections that were opened."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 
 import msgspec
+import numpy as np
 
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.stream.record import Record
@@ -15,7 +17,8 @@ LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
 that a person notices; above the second the client was the bottleneck."""
 
 CPU_VALID, CPU_BOUND = 0.80, 0.95
-"""Share of a core that the client used: a Python process has one, and near its end everything waits for it."""
+"""Share of a core that the event loop used: a thread has one at most, and near its end everything waits for it. Or of
+all cores that a machine has, which its workers share."""
 
 
 class Client(msgspec.Struct):
@@ -56,11 +59,48 @@ def clock(client: Client) -> str:
 def judge(records: list[Record], info: RunInfo) -> Validity:
     """Judge a run by the health of its clients and by what its records admit."""
     validity = judge_clients(info.workers)
+    _judge_by_calibration(records, info.workers, validity)
     doubts = _doubts(records, info)
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
     validity.reasons += doubts
     return validity
+
+
+def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], validity: Validity) -> None:
+    """Hold what the streams brought in their busiest second, on each machine, against what it was found good for."""
+    for host in {worker.host: None for worker in workers if worker.calibration is not None}:
+        here = [worker for worker in workers if worker.host == host]
+        calibration = here[0].calibration
+        known = None if calibration is None else calibration.streams(len(here))
+        if calibration is None or known is None:
+            continue
+        streams, at_least = known
+        offsets = {worker.worker: worker.master_offset_s for worker in here}
+        load = peak_chunks_per_s([record for record in records if record.worker in offsets], offsets)
+        if load <= streams * calibration.chunks_per_s:
+            continue
+        verdict = "suspect" if at_least else "client-bound"
+        if validity.verdict != "client-bound":
+            validity.verdict = verdict
+        each = calibration.chunks_per_s
+        validity.reasons.append(
+            f"as much as {load / each:.0f} streams of {each:g} chunks/s on {len(here)} worker(s) of {host}; "
+            f"this machine was good for {'at least ' if at_least else ''}{streams} (make calibrate)"
+        )
+
+
+def peak_chunks_per_s(records: list[Record], offsets: dict[int, float]) -> float:
+    """Chunks that came in the busiest second; `offsets` are added to the times of each worker's records."""
+    times = [
+        record.started_at + offsets[record.worker] + record.ttft + np.cumsum([0.0, *record.itl])
+        for record in records
+        if record.ttft is not None
+    ]
+    if not times:
+        return 0.0
+    seconds = np.concatenate(times)
+    return float(np.bincount((seconds - seconds.min()).astype(int)).max())
 
 
 def judge_clients(workers: list[WorkerInfo]) -> Validity:
@@ -74,9 +114,16 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
             late, allowed = client.lag_p99 * 1e3, LAG_VALID_S * 1e3
             text = f"{who}the event loop was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
             (bound if client.lag_p99 > LAG_BOUND_S else suspect).append(text)
+        if worker.reader == "compiled" and client.stamp_lag_p99 > LAG_VALID_S:
+            late, allowed = client.stamp_lag_p99 * 1e3, LAG_VALID_S * 1e3
+            text = f"{who}the thread that reads was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
+            (bound if client.stamp_lag_p99 > LAG_BOUND_S else suspect).append(text)
         if client.cpu_mean > CPU_VALID:
             text = f"{who}the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
             (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
+    for host, cores, share in _full_machines(watched):
+        text = f"the workers used {share:.0%} of the {cores} core(s) of {host} on average (valid up to {CPU_VALID:.0%})"
+        (bound if share > CPU_BOUND else suspect).append(text)
     more = _more_workers([client for _, client in watched]) if bound else 0
     if more:
         bound.append(_advice(more, workers))
@@ -105,6 +152,14 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
         ],
         more_workers=more,
     )
+
+
+def _full_machines(watched: list[tuple[WorkerInfo, ClientHealth]]) -> Iterator[tuple[str, int, float]]:
+    """Hosts whose workers used more of its cores than is valid: name, cores, share of them."""
+    for host, cores in {worker.host: worker.cores for worker, _ in watched}.items():
+        used = sum(client.cpu_process for worker, client in watched if worker.host == host)
+        if cores and used > CPU_VALID * cores:
+            yield host, cores, used / cores
 
 
 def _more_workers(clients: list[ClientHealth]) -> int:

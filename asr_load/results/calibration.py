@@ -1,0 +1,94 @@
+"""What a machine can be trusted with as a client: measured by scripts/calibrate.py, used by later runs' verdicts."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import msgspec
+
+from asr_load.audio.shard import write_atomically
+
+WITHIN_MS = (1, 5, 10)
+"""Bounds on the p99 of the error of TTFT and ITL."""
+
+TRUSTED_MS = 10
+"""The bound that the verdict goes by: the lag up to which a run is valid."""
+
+
+class Trial(msgspec.Struct):
+    """So many streams at once. Errors are in seconds, of the client's stamps against the server's."""
+
+    workers: int
+    streams: int
+    chunks_per_s: float
+    """As they came, in the busiest second."""
+    ttft_p50: float
+    ttft_p99: float
+    itl_p50: float
+    itl_p99: float
+    upload_p99: float
+    """Start of a request to its last byte being sent."""
+    cpu: float
+    """Of the busiest worker, as a share of a core."""
+    server_late_p99: float
+    """How late the server sent what was due: it was full, and the trial says nothing of the client."""
+
+
+class GoodFor(msgspec.Struct):
+    """The most streams at which the errors' p99 stayed within so many ms; 0 where the fewest that were tried were too
+    many. `at_least`: the server was full before the client, which may be good for more."""
+
+    workers: int
+    within_ms: dict[int, int]
+    at_least: bool
+
+
+class Calibration(msgspec.Struct):
+    """Of one machine."""
+
+    host: str
+    cores: int
+    """That the client and the server had together."""
+    reader: str
+    chunks_per_s: float
+    """Of each stream."""
+    good_for: list[GoodFor]
+    trials: list[Trial]
+
+    def streams(self, workers: int) -> tuple[int, bool] | None:
+        """How many streams so many workers are good for together, and whether that is the least they are good for. One
+        that was not tried is taken to do as much for each worker as the next fewer one that was; None below all."""
+        tried = [good for good in self.good_for if good.workers <= workers]
+        if not tried:
+            return None
+        best = max(tried, key=lambda good: good.workers)
+        # More workers than were tried may share the cores that the last ones had for themselves.
+        streams = best.within_ms[TRUSTED_MS]
+        return streams, best.at_least or best.workers < workers
+
+
+def calibration_file() -> Path:
+    """Where this machine's calibration is kept: a home may be shared by several machines."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    host = re.sub(r"[^\w.-]+", "-", socket.gethostname())
+    return Path(cache).expanduser() / "asr-load" / f"calibration-{host}.json"
+
+
+def write_calibration(calibration: Calibration) -> Path:
+    """Keep it for later runs, and return where. Raises OSError."""
+    path = calibration_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
+    return path
+
+
+def read_calibration(cores: int, reader: str) -> Calibration | None:
+    """What this machine was found good for, if it was with as many cores and the same way of reading."""
+    try:
+        known = msgspec.json.decode(calibration_file().read_bytes(), type=Calibration)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return known if (known.cores, known.reader) == (cores, reader) else None
