@@ -79,7 +79,7 @@ def run_trial(streams: int, workers: int, cores: Cores, folder: Path) -> tuple[T
     options: list[object] = ["--users", streams, "--spawn-rate", streams, "--requests", PASSES * streams]
     options += ["--data", "asr_data/sample", "--stop-timeout", 30]
     if workers > 1:
-        port = _free_port()
+        port = free_port()
         options += ["--processes", workers, "--master-bind-port", port, "--master-port", port]
     with scripted_server(folder, cores.server) as server:
         outcome = load(server, folder / "results", cores.client, *options)
@@ -100,7 +100,8 @@ def run_trial(streams: int, workers: int, cores: Cores, folder: Path) -> tuple[T
     return trial, clients[0].reader
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port

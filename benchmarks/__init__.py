@@ -1,4 +1,44 @@
 """Benchmarks: see `make bench`."""
 
-Row = tuple[str, str, str, str, str]
-"""What was measured, the figure, what it is held against, their ratio with its spread, and what is aimed at."""
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement."""
+
+    what: str
+    figure: str
+    against: str
+    """What it is held against in the same run, with its figure."""
+    value: float
+    """What two runs are compared by: the ratio to that, where there is one."""
+    low: float
+    high: float
+    """The spread of `value` over the rounds."""
+    unit: str
+    """Of `value`: times, ms, …"""
+    aim: str = ""
+    better: str = "less"
+    """less or more."""
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float | str]:
+    """The fields of a row for a ratio, from the rounds of a run: the median, and the lowest and the highest."""
+    ratios = sorted(one / other for one, other in zip(ours, theirs, strict=True))
+    return {"value": statistics.median(ratios), "low": ratios[0], "high": ratios[-1], "unit": "times"}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall seconds of a piece of work."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

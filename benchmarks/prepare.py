@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import soundfile
 
 from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.prepare import convert_block
-from benchmarks import Row
+from benchmarks import CHECKOUT, Row, ratio, seconds
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 ROUNDS = 9
 
 
@@ -48,22 +46,14 @@ def measure() -> Iterator[Row]:
         def prepare(number: int) -> None:
             convert_block(recordings, {}, Rules(), Path(folder) / f"block-{number}.arrow")
 
-        _seconds(bare)
-        _seconds(partial(prepare, -1))
-        times = [(_seconds(bare), _seconds(partial(prepare, number))) for number in range(ROUNDS)]
-    ratios = sorted(ours / theirs for theirs, ours in times)
-    ours = statistics.median(ours for _, ours in times)
-    theirs = statistics.median(theirs for theirs, _ in times)
-    yield (
+        seconds(bare)
+        seconds(partial(prepare, -1))
+        times = [(seconds(bare), seconds(partial(prepare, number))) for number in range(ROUNDS)]
+    theirs, ours = ([pair[which] for pair in times] for which in (0, 1))
+    yield Row(
         f"prepare, {len(files)} FLAC files of 16 kHz, one core",
-        f"{hours / ours:.2f} h of audio per s",
-        f"bare soundfile.read: {hours / theirs:.2f} h/s",
-        f"{statistics.median(ratios):.2f} times its time ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-        "at most 1.3",
+        f"{hours / statistics.median(ours):.2f} h of audio per s",
+        f"bare soundfile.read: {hours / statistics.median(theirs):.2f} h/s",
+        **ratio(ours, theirs),  # type: ignore[arg-type]
+        aim="at most 1.3",
     )
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

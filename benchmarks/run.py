@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import argparse
+import platform
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import prepare, truth
+from benchmarks import CHECKOUT, Row, fleet, memory, prepare, read, report, scale, send, startup, stats, truth
+
+SUITE: dict[str, Callable[[], Iterator[Row]]] = {
+    module.__name__.rpartition(".")[2]: module.measure
+    for module in (prepare, truth, read, send, stats, report, startup, memory, scale, fleet)
+}
 
 
 def main() -> int:
-    """Run them all and print the table."""
+    """Run those that are named, or all, print the table, and keep the results as results/bench/COMMIT.json."""
+    parser = argparse.ArgumentParser(description="Run the benchmarks.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {' '.join(SUITE)} (default: all)")
+    names = parser.parse_args().names or list(SUITE)
+    if unknown := [name for name in names if name not in SUITE]:
+        parser.error(f"no benchmark {unknown[0]!r}; there are: {' '.join(SUITE)}")
+    rows = []
+    for name in names:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        rows += list(SUITE[name]())
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 140
+        console.width = 150
     table = Table(title="Benchmarks", title_justify="left")
-    for name in ("what", "figure", "held against", "ratio (spread)", "aim"):
-        table.add_column(name)
-    for bench in (prepare.measure, truth.measure):
-        for row in bench():
-            table.add_row(*row)
+    for column in ("what", "figure", "held against", "ratio or value (spread)", "aim"):
+        table.add_column(column)
+    for row in rows:
+        value = f"{row.value:.3g} {row.unit} ({row.low:.3g} to {row.high:.3g})"
+        table.add_row(row.what, row.figure, row.against, value, row.aim)
     console.print(table)
+    file = CHECKOUT / "results" / "bench" / f"{_commit()}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept = {"machine": platform.platform(), "python": platform.python_version(), "rows": rows}
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
+    print(f"Kept in {file.relative_to(CHECKOUT)}; two of them are compared by: make bench-compare A=FILE B=FILE")
     return 0
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def health(**changes: float) -> ClientHealth:
         "cpu_mean": 0.1,
         "cpu_max": 0.2,
         "cpu_process": 0.1,
+        "watched_s": 10.0,
         "gc_pause_max": 0.001,
         "gc_pause_total": 0.002,
     }

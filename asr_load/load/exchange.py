@@ -14,10 +14,11 @@ from urllib.parse import quote
 
 import gevent
 import urllib3
-from requests import PreparedRequest, Request, Session
+from requests import PreparedRequest, Request, Response, Session
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import RequestException
 
+from asr_load.load import kept
 from asr_load.load.options import Limits
 from asr_load.load.tap import CHUNKED, UNTIL_CLOSE, TapFile
 from asr_load.load.wire import Wire
@@ -146,9 +147,29 @@ def _fail(result: _Result, outcome: str, error: str) -> None:
 
 
 def _attempt(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
+    prepared = _prepare(client, wire, outgoing)
+    connection = kept.connection_for(client, wire, prepared)
+    if connection is None:
+        _ask_requests(client, wire, prepared, limits, result)
+        return
+    head = None
+    try:
+        head = kept.post(client, connection, wire, prepared, outgoing.body)
+        result.status = head.status
+        if head.status == 200 and "json" not in head.headers.get("content-type", ""):
+            _read_stream(head, wire, result)
+        else:
+            response = kept.as_response(client, prepared, head)
+            _read_whole(response, wire, result)
+    finally:
+        if head is None or head.will_close or not head.isclosed():
+            connection.close()
+
+
+def _ask_requests(client: Session, wire: Wire, prepared: PreparedRequest, limits: Limits, result: _Result) -> None:
     # Not client.post: Locust would fire an event of its own, and requests would look through a body of megabytes.
     response = client.send(
-        _prepare(client, wire, outgoing),
+        prepared,
         stream=True,
         allow_redirects=False,
         timeout=(limits.connect, limits.stall),
@@ -156,24 +177,33 @@ def _attempt(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, re
         verify=(os.environ.get("REQUESTS_CA_BUNDLE") or True) if client.verify is True else client.verify,
     )
     raw: Any = response.raw
-    answer = result.answer
     try:
         result.status = response.status_code
-        if response.status_code != 200:
-            raise _HttpError(_http_error(response, raw))
-        if "json" in response.headers.get("content-type", ""):
-            body = _read_at_most(raw, WHOLE_BYTES)
-            answer.read_whole(body, time.perf_counter_ns() if wire.file is None else wire.file.read_at)
-            result.ended = time.perf_counter_ns()
+        if response.status_code != 200 or "json" in response.headers.get("content-type", ""):
+            _read_whole(response, wire, result)
         elif wire.file is None:
-            answer.read_events(_reads(raw, answer), time.perf_counter_ns)
+            result.answer.read_events(_reads(raw, result.answer), time.perf_counter_ns)
             result.ended = time.perf_counter_ns()
         else:
-            _collect(raw, wire.file, answer)
-            result.ended = wire.file.tap.last
+            _read_stream(raw._original_response, wire, result)
     finally:
         # What was read to its end has given its connection back by now; the rest is closed, never reused.
         raw.close() if not raw.isclosed() else raw.release_conn()
+
+
+def _read_stream(head: http.client.HTTPResponse, wire: Wire, result: _Result) -> None:
+    assert wire.file is not None
+    _collect(head, wire.file, result.answer)
+    result.ended = wire.file.tap.last
+
+
+def _read_whole(response: Response, wire: Wire, result: _Result) -> None:
+    """Read an answer that is no stream: an error, or one plain JSON."""
+    if response.status_code != 200:
+        raise _HttpError(_http_error(response, response.raw))
+    body = _read_at_most(response.raw, WHOLE_BYTES)
+    result.answer.read_whole(body, time.perf_counter_ns() if wire.file is None else wire.file.read_at)
+    result.ended = time.perf_counter_ns()
 
 
 def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest:
@@ -188,9 +218,8 @@ def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest
     return prepared
 
 
-def _collect(raw: Any, file: TapFile, answer: Answer) -> None:
-    """Let the tap read the body to its end, then parse it."""
-    head = raw._original_response
+def _collect(head: http.client.HTTPResponse, file: TapFile, answer: Answer) -> None:
+    """Let the tap read the body to its end, then parse it. The head is closed when the connection can be used again."""
     file.begin_body(CHUNKED if head.chunked else UNTIL_CLOSE if head.length is None else head.length)
     until = float("inf")
 
@@ -217,7 +246,7 @@ def _collect(raw: Any, file: TapFile, answer: Answer) -> None:
         raise
     parse(ended=True)
     if not file.tap.surplus:
-        head.close()  # so that urllib3 takes the connection back as one whose answer was read
+        head.close()
 
 
 def _reads(raw: Any, answer: Answer) -> Iterator[bytes]:

@@ -48,33 +48,29 @@ class LoopMonitor:
     def stop(self) -> ClientHealth:
         """End, and return the health over the whole test."""
         gevent.killall(self._greenlets)
-        wall, cpu, all_threads = self._spent()
+        self._ask_for_stamp_lags()
+        wall, cpu, _ = self._spent()
+        health = self._health(self._lags, self._stamp_lags, cpu_mean=cpu / wall, cpu=self._cpu)
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._thresholds)
         gc.unfreeze()
-        self._ask_for_stamp_lags()
-        return self._health(self._lags, self._stamp_lags, cpu / wall, self._cpu, all_threads / wall)
+        return health
 
     def recent(self) -> ClientHealth:
         """The health of the last ten seconds, for a page that asks while the test runs."""
         cpu = self._cpu[-10:]
         last = -int(10 / TICK_S)
-        wall, _, all_threads = self._spent()
         mean = sum(cpu) / max(len(cpu), 1)
-        return self._health(self._lags[last:], self._stamp_lags[last:], mean, cpu, all_threads / wall)
+        return self._health(self._lags[last:], self._stamp_lags[last:], cpu_mean=mean, cpu=cpu)
 
     def _spent(self) -> tuple[float, ...]:
         now = time.perf_counter(), time.thread_time(), time.process_time()
         return tuple(ended - began for ended, began in zip(now, self._began, strict=True))
 
     def _health(
-        self,
-        lags: array.array[float],
-        stamp_lags: array.array[float],
-        cpu_mean: float,
-        cpu: list[float],
-        cpu_process: float,
+        self, lags: array.array[float], stamp_lags: array.array[float], *, cpu_mean: float, cpu: list[float]
     ) -> ClientHealth:
+        wall, _, cpu_process = self._spent()
         known = np.array(lags if lags else [0.0])
         p50, p99 = np.percentile(known, [50, 99])
         return ClientHealth(
@@ -86,7 +82,8 @@ class LoopMonitor:
             stamp_lag_max=max(stamp_lags, default=0.0),
             cpu_mean=cpu_mean,
             cpu_max=max(cpu, default=cpu_mean),
-            cpu_process=cpu_process,
+            cpu_process=cpu_process / wall,
+            watched_s=wall,
             gc_pause_max=max(self._pauses, default=0.0),
             gc_pause_total=sum(self._pauses),
         )

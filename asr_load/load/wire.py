@@ -13,6 +13,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from asr_load.load.tap import Source, TapFile
 
+Connection = Any
+"""One of urllib3's. Its `sock`, `host`, `port`, `default_port` and `proxy` are used; its types know less."""
+
 
 class Wire:
     """Stamps of the request that is on a user's connection, in perf_counter nanoseconds; None where not reached.
@@ -32,6 +35,8 @@ class Wire:
         """Seconds without a byte after which a tap gives up."""
         self.file: TapFile | None = None
         """What the last request's answer is read from, if a tap reads it."""
+        self.kept: Connection | None = None
+        """The connection of the last request, if a tap can read from it."""
         self.connections = 0
         self.unused = False
         """Whether the connection has carried no request yet."""
@@ -44,11 +49,16 @@ class Wire:
         self.headers: int | None = None
         self.reused = False
 
-    def tap(self, descriptor: int) -> TapFile | None:
-        """Begin to read the answer on a connection, before its request is sent."""
+    def begin(self, connection: Connection | None) -> TapFile | None:
+        """Begin to read the answer on a connection, and start the clock: its request is sent next. None where it is not
+        to be read by a tap."""
         self.drop()
-        if self.taps is not None:
-            self.file = TapFile(self.taps, descriptor, self.stall)
+        self.kept = connection
+        self.reused, self.unused = not self.unused, False
+        if connection is not None and self.taps is not None:
+            self.file = TapFile(self.taps, connection.sock.fileno(), self.stall)
+        if self.started is None:
+            self.started = time.perf_counter_ns()
         return self.file
 
     def drop(self) -> None:
@@ -87,13 +97,9 @@ class _Stamped:
         wire = self.wire
         if connection.sock is None:  # urllib3 has connected already where there is TLS
             connection.connect()
-        wire.reused = not wire.unused
-        wire.unused = False
         # TLS is urllib3's: what a tap would read is encrypted.
-        file = None if isinstance(self, HTTPSConnection) else wire.tap(connection.sock.fileno())
+        file = wire.begin(None if isinstance(self, HTTPSConnection) else connection)
         connection.response_class = Head if file is None else partial(_head, file)
-        if wire.started is None:
-            wire.started = time.perf_counter_ns()
         super().request(*args, **kwargs)  # type: ignore[misc]
         wire.uploaded = time.perf_counter_ns()
 

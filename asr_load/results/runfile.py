@@ -29,6 +29,7 @@ class ClientHealth(msgspec.Struct):
     """Of the thread that the event loop runs in; `cpu_max` is the busiest second."""
     cpu_process: float
     """The mean of all threads together."""
+    watched_s: float
     gc_pause_max: float
     gc_pause_total: float
 

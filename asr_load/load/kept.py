@@ -1,0 +1,99 @@
+"""A request on a connection that is kept: without the layers of requests and urllib3.
+
+They are three quarters of what a request costs its client, and nothing that they decide changes from one of a user's
+requests to the next: no proxy, no TLS, the same address. So the first request goes through them and leaves its
+connection; the next ones are written to it as they are. What is not a stream goes back to requests to be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from http.client import HTTPException
+from http.client import HTTPResponse as Head
+from typing import Any
+
+from requests import PreparedRequest, Response, Session
+from requests.cookies import MockRequest, MockResponse
+from urllib3 import HTTPResponse
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
+
+from asr_load.load.tap import TapFile
+from asr_load.load.wire import Connection, Wire
+
+
+def connection_for(client: Session, wire: Wire, prepared: PreparedRequest) -> Connection | None:
+    """The connection that this request can be written to; None where requests must send it: the first one, one through
+    a proxy, one whose answer a hook waits for, and all that TLS or a plain reader is used for."""
+    kept = wire.kept
+    if kept is None or kept.sock is None or kept.proxy is not None or wire.taps is None:
+        return None
+    if client.cookies or client.hooks["response"] or prepared.hooks["response"]:
+        return None
+    return kept
+
+
+def post(
+    client: Session, connection: Connection, wire: Wire, prepared: PreparedRequest, body: list[bytes | memoryview]
+) -> Head:
+    """Send a request and read the head of its answer. Raises what urllib3 raises."""
+    lines = [f"POST {prepared.path_url} HTTP/1.1", f"Host: {_address(connection)}"]
+    lines += [f"{name}: {value}" for name, value in prepared.headers.items()]  # type: ignore[str-bytes-safe]
+    head = "\r\n".join([*lines, "", ""])
+    file = wire.begin(connection)
+    assert file is not None
+    try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who refuses a body may have said why
+            _send_all(connection, [head.encode("latin-1"), *body])
+        wire.uploaded = time.perf_counter_ns()
+        reply = _head_of(file, wire)
+    except (OSError, HTTPException) as error:
+        raise ProtocolError("Connection aborted.", error) from error
+    if "set-cookie" in reply.headers:
+        # As requests does.
+        cookies: Any = client.cookies
+        cookies.extract_cookies(MockResponse(reply.headers), MockRequest(prepared))
+    return reply
+
+
+def _head_of(file: TapFile, wire: Wire) -> Head:
+    reply = Head(file, method="POST")  # type: ignore[arg-type]  # it asks a socket for nothing but its file
+    try:
+        reply.begin()
+    except TimeoutError as error:
+        raise ReadTimeoutError(None, "", "nothing came") from error  # type: ignore[arg-type]
+    wire.headers = file.read_at
+    return reply
+
+
+def as_response(client: Session, prepared: PreparedRequest, head: Head) -> Response:
+    """An answer that is no stream, as requests would give it."""
+    raw = HTTPResponse(
+        head,
+        headers=dict(head.headers),
+        status=head.status,
+        reason=head.reason,
+        preload_content=False,
+        decode_content=False,
+        original_response=head,
+        request_method="POST",
+    )
+    assert prepared.url is not None
+    adapter: Any = client.get_adapter(prepared.url)
+    response: Response = adapter.build_response(prepared, raw)
+    return response
+
+
+def _address(connection: Connection) -> str:
+    host = f"[{connection.host}]" if ":" in connection.host else connection.host
+    return host if connection.port == connection.default_port else f"{host}:{connection.port}"
+
+
+def _send_all(connection: Connection, buffers: list[bytes | memoryview]) -> None:
+    """All of it in one call where the kernel takes it, without a copy."""
+    sock = connection.sock
+    taken = sock.sendmsg(buffers)
+    for buffer in buffers:
+        if taken < len(buffer):
+            sock.sendall(memoryview(buffer)[taken:])
+        taken = max(0, taken - len(buffer))

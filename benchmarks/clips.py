@@ -1,0 +1,41 @@
+"""Prepared sets made up on the spot: noise, for what only their size and number matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from asr_load.audio.clip import Clip, Recording, Rules, convert
+from asr_load.audio.shard import FORMAT, MANIFEST, Manifest, Options, ShardInfo, encode_manifest, write_shard
+
+RATE = 16_000
+SHARD_CLIPS = 5_000
+
+
+def write_clips(folder: Path, count: int, seconds: float = 0.1) -> Path:
+    """A prepared folder of `count` clips of so many seconds, all of the same noise."""
+    folder.mkdir(parents=True)
+    clip = _noise(folder, seconds)
+    shards: list[ShardInfo] = []
+    for first in range(0, count, SHARD_CLIPS):
+        name = f"shard-{len(shards):05d}.arrow"
+        numbers = range(first, min(first + SHARD_CLIPS, count))
+        rows, digest = write_shard(
+            folder / name,
+            (Clip(f"clip{n}", "", clip.duration_s, RATE, clip.sha256, clip.audio_b64) for n in numbers),
+        )
+        shards.append(ShardInfo(name, rows, digest))
+    options = Options(Rules(), 0, "en")
+    manifest = Manifest(FORMAT, {"made": "noise"}, options, count, 0, count * seconds, {}, shards)
+    (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+    return folder
+
+
+def _noise(folder: Path, seconds: float) -> Clip:
+    file = folder / "noise.wav"
+    soundfile.write(file, np.random.default_rng(0).uniform(-0.1, 0.1, int(seconds * RATE)), RATE, subtype="PCM_16")
+    clip = convert(Recording("noise", "", file), Rules())
+    file.unlink()
+    return clip

@@ -1,0 +1,74 @@
+"""Two kept results of the benchmarks, row by row: `make bench-compare A=FILE B=FILE`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
+from benchmarks import Row
+
+
+class Kept(msgspec.Struct):
+    """What `make bench` writes."""
+
+    machine: str
+    python: str
+    rows: list[Row]
+
+
+def read(path: Path) -> Kept:
+    """Read a kept result. Raises InputError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Kept)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path} is not what make bench writes ({error})") from error
+
+
+def verdict(before: Row, after: Row) -> str:
+    """What became of a row. Within the spread of both runs it is the same."""
+    if before.low <= after.value <= before.high or after.low <= before.value <= after.high:
+        return "same"
+    return "better" if (after.value < before.value) == (after.better == "less") else "WORSE"
+
+
+@exits_on_bad_input
+def main() -> int:
+    """Print the comparison. Exit code 1 if something became worse."""
+    parser = OneLineParser("Compare two results of the benchmarks.")
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    args = parser.parse_args()
+    old, new = read(args.before), read(args.after)
+    if old.machine != new.machine:
+        print(f"note: two machines, {old.machine} and {new.machine}: ratios may still be compared, values may not")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    table = Table(title=f"{args.before.stem} → {args.after.stem}", title_justify="left")
+    for name in ("what", "before", "after", ""):
+        table.add_column(name)
+    known = {row.what: row for row in old.rows}
+    verdicts = []
+    for row in new.rows:
+        before = known.pop(row.what, None)
+        verdicts.append("new" if before is None else verdict(before, row))
+        table.add_row(row.what, "" if before is None else _cell(before), _cell(row), verdicts[-1])
+    for row in known.values():
+        table.add_row(row.what, _cell(row), "", "not run")
+    console.print(table)
+    return 1 if "WORSE" in verdicts else 0
+
+
+def _cell(row: Row) -> str:
+    return f"{row.value:.3g} {row.unit} ({row.low:.3g} to {row.high:.3g})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Memory of a user and of a worker, held against Locust's own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from asr_load.calibrate import free_port
+from asr_load.trial import Server, scripted_server, share_cores
+from benchmarks import CHECKOUT, Row
+from benchmarks.clips import write_clips
+
+USERS, WORKERS, CLIPS = 200, 3, 2_000
+SETTLE_S = 8.0
+NAIVE = """
+from locust import HttpUser, task
+
+class User(HttpUser):
+    @task
+    def ask(self):
+        url = "data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA="
+        content = [{"type": "audio_url", "audio_url": {"url": url}}]
+        body = {"messages": [{"role": "user", "content": content}], "stream": True}
+        with self.client.post("/v1/chat/completions", json=body, stream=True, catch_response=True) as response:
+            for _ in response.iter_content(None):
+                pass
+"""
+
+
+def measure() -> Iterator[Row]:
+    """Proportional set size (a page that several processes map counts for each in part), while they stream."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "naive.py").write_text(NAIVE)
+        clips = write_clips(folder / "clips", CLIPS, seconds=10.0)
+        size = sum(file.stat().st_size for file in clips.iterdir()) / 1e6
+        with scripted_server(folder, share_cores().server, "--ttft-ms", 1000) as server:
+            users, workers = {}, {}
+            for which in ("ours", "bare"):
+
+                def run(name: str, *options: object, ours: bool = which == "ours") -> list[float]:
+                    if not ours:
+                        return _megabytes(server, folder / "naive.py", *options)
+                    data = ("--data", clips, "--results", folder / name)
+                    return _megabytes(server, "locustfiles/transcribe.py", *options, *data)
+
+                one, many = run("one", "--users", 1)[0], run("many", "--users", USERS)[0]
+                users[which] = (many - one) / (USERS - 1) * 1e3
+                fleet = run("fleet", "--users", WORKERS, "--processes", WORKERS)
+                workers[which] = sum(fleet[1:]) / WORKERS
+    yield _row(f"memory of a user ({USERS} of them)", users["ours"], users["bare"], "kB", "")
+    extra = workers["ours"] - workers["bare"]
+    yield Row(
+        f"memory of an extra worker, {size:.0f} MB of shards ({WORKERS} workers)",
+        f"{workers['ours']:.1f} MB",
+        f"Locust with one bare HttpUser: {workers['bare']:.1f} MB",
+        value=extra,
+        low=extra,
+        high=extra,
+        unit="MB more",
+        aim="under 60 MB more",
+    )
+
+
+def _row(what: str, ours: float, bare: float, unit: str, aim: str) -> Row:
+    times = ours / bare
+    against = f"Locust with one bare HttpUser: {bare:.1f} {unit}"
+    return Row(what, f"{ours:.1f} {unit}", against, value=times, low=times, high=times, unit="times", aim=aim)
+
+
+def _megabytes(server: Server, file: object, *options: object) -> list[float]:
+    """Of Locust's process and its workers, the first of them the master, some seconds after all users have begun."""
+    port = free_port()
+    command = [sys.executable, "-m", "locust", "-f", file, "--headless", "--spawn-rate", 50, "--host", server.url]
+    command += ["--only-summary", "--loglevel", "ERROR", "--master-bind-port", port, "--master-port", port, *options]
+    process = subprocess.Popen([*map(str, command)], cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(SETTLE_S)
+        return [_pss(pid) for pid in (process.pid, *_children(process.pid))]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(status.parent.name))
+    return found
+
+
+def _pss(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3

@@ -1,0 +1,100 @@
+"""How fast a summary is made from records, held against bare decoding of the same lines."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo, write_run
+from asr_load.results.summary import summarise_folder
+from asr_load.stream.record import RECORDS, RecordFile, decode_record
+from benchmarks import Row, ratio, seconds
+from benchmarks.stats import made_up
+
+COUNT, ROUNDS = 5_000, 3
+
+
+def measure() -> Iterator[Row]:
+    """5,000 records of 64 tokens, with the error rates of their transcripts."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = RecordFile(folder / RECORDS)
+        for record in made_up(COUNT):
+            file.write(record)
+        file.close()
+        write_run(folder, _info())
+
+        def bare() -> None:
+            for line in (folder / RECORDS).read_bytes().splitlines():
+                decode_record(line)
+
+        times = [(seconds(lambda: summarise_folder(folder)), seconds(bare)) for _ in range(ROUNDS)]
+    own, theirs = ([pair[which] for pair in times] for which in (0, 1))
+    yield Row(
+        f"summary of {COUNT:,} records",
+        f"{COUNT / statistics.median(own):,.0f} records/s",
+        f"decoding their lines: {COUNT / statistics.median(theirs):,.0f} records/s",
+        **ratio(own, theirs),  # type: ignore[arg-type]
+    )
+
+
+def _info() -> RunInfo:
+    health = ClientHealth(
+        lag_p50=0.0001,
+        lag_p99=0.001,
+        lag_max=0.01,
+        lag_samples=1000,
+        stamp_lag_p99=0.0,
+        stamp_lag_max=0.0,
+        cpu_mean=0.1,
+        cpu_max=0.2,
+        cpu_process=0.1,
+        watched_s=100.0,
+        gc_pause_max=0.0,
+        gc_pause_total=0.0,
+    )
+    worker = WorkerInfo(
+        worker=0,
+        host="here",
+        reader="compiled",
+        cores=2,
+        users=64,
+        connections=64,
+        started=COUNT,
+        recorded=COUNT,
+        ended_at=1_000_000.0 + COUNT / 50,
+        clock_offset_s=0.0,
+        master_offset_s=0.0,
+        master_offset_error_s=0.0,
+        ended=True,
+        health=health,
+    )
+    return RunInfo(
+        id="bench",
+        version="0",
+        began_at=time.time(),
+        ended=True,
+        host="http://127.0.0.1:1",
+        api="chat",
+        model="m",
+        prompt="p",
+        max_tokens=128,
+        requests=0,
+        order="sequential",
+        seed=0,
+        unique="dither",
+        timeouts={},
+        header_names=[],
+        extra_body_names=[],
+        data="d",
+        data_sha256="0",
+        data_clips=100,
+        language="en",
+        workers=[worker],
+        python="3",
+        platform="x",
+        packages={},
+    )

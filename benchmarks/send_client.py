@@ -1,0 +1,89 @@
+"""CPU seconds of a request, several ways of sending it in turn: see benchmarks/send.py, which runs this.
+
+python -m benchmarks.send_client PORT CLIPS REQUESTS ROUNDS
+"""
+
+# ruff: noqa: E402 (gevent patches what is imported after it)
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import base64
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from asr_load.audio.payload import make_builder, new_dither
+from asr_load.audio.shard import Shards
+from asr_load.load.exchange import Outgoing, Terms, exchange, request_headers
+from asr_load.load.options import DEFAULT_PROMPT, Limits
+from asr_load.load.readers import choose
+from asr_load.load.wire import Wire
+from benchmarks.sink import ANSWER
+
+
+def main() -> None:
+    port, folder, count, rounds = sys.argv[1:]
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    shards = Shards(Path(folder))
+    build, content_type = make_builder("chat", "default", DEFAULT_PROMPT, 128, {})
+    ready = b"".join(build(shards[0], new_dither()))
+    raw = socket.create_connection(("127.0.0.1", int(port)))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ready)}\r\n\r\n".encode()
+
+    def by_bytes(_: int) -> None:
+        raw.sendall(head)
+        raw.sendall(ready)
+        got = 0
+        while got < len(ANSWER):
+            got += len(raw.recv(65536))
+
+    wire = Wire()
+    _, wire.taps = choose("auto")
+    terms = Terms(Limits(5, 5, 5), 0, ())
+    session = requests.Session()
+    session.trust_env = False
+    adapter = requests.adapters.HTTPAdapter()
+    adapter.poolmanager = wire.pool_manager
+    session.mount("http://", adapter)
+
+    def by_harness(number: int) -> None:
+        clip = shards[number % len(shards)]
+        headers = {"Accept-Encoding": "identity", "Content-Type": content_type, **request_headers("x", 0, number, "c")}
+        body = build(clip, new_dither())
+        record, _ = exchange(session, wire, Outgoing(url, body, headers, "c", "", 1.0, number, 0, 0), terms)
+        if not record.ok:
+            raise SystemExit(f"{record.outcome} {record.error}")
+
+    plain = requests.Session()
+    wavs = [base64.b64decode(bytes(shards[number].audio_b64)) for number in range(len(shards))]
+
+    def by_json(number: int) -> None:
+        data = base64.b64encode(wavs[number % len(wavs)]).decode()
+        audio = {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{data}"}}
+        body: Any = {"messages": [{"role": "user", "content": [audio]}], "stream": True}
+        with plain.post(url, json=body, stream=True) as response:
+            list(response.iter_content(None))
+
+    ways: dict[str, Callable[[int], None]] = {"bytes": by_bytes, "harness": by_harness, "json": by_json}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(int(rounds) + 1):
+        for name, way in ways.items():
+            began = time.process_time()
+            for number in range(int(count)):
+                way(number)
+            if round_:  # the first one opens connections and fills caches
+                spent[name].append((time.process_time() - began) / int(count))
+    print(json.dumps(spent))
+
+
+if __name__ == "__main__":
+    main()

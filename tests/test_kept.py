@@ -1,0 +1,211 @@
+"""What is written to a connection that is kept is what requests would have sent, and is done only where it may be."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+
+from asr_load.load import kept
+from asr_load.load.exchange import Outgoing, Terms, exchange
+from asr_load.load.options import Limits
+from asr_load.load.tap import PythonTap
+from asr_load.load.wire import Wire
+from asr_load.stream.record import Record
+
+STREAM = (
+    b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+)
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n" % len(STREAM)
+SOUND = OK + b"\r\n" + STREAM
+LIMITS = Limits(connect=5, stall=5, total=10)
+
+
+class Peer:
+    """A server that gives each request the next of its answers, and keeps what it got."""
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._answers = answers
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1/x?a=b"
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while self._answers:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with connection:
+                while self._answers and (request := _read_request(connection)):
+                    self.requests.append(request)
+                    answer = self._answers.pop(0)
+                    connection.sendall(answer)
+                    if b"Connection: close" in answer:
+                        break
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def _read_request(connection: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < _length(data):
+        if not (more := connection.recv(65536)):
+            return b""
+        data += more
+    return data
+
+
+def _length(data: bytes) -> int:
+    lines = data.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    return next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
+
+
+class Client:
+    """A user's session and connection."""
+
+    def __init__(self) -> None:
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.wire = Wire()
+        self.wire.taps = PythonTap
+        adapter = requests.adapters.HTTPAdapter()
+        adapter.poolmanager = self.wire.pool_manager
+        self.session.mount("http://", adapter)
+
+    def send(self, url: str, body: list[bytes | memoryview] | None = None) -> Record:
+        headers = {
+            "Accept": "text/event-stream",
+            "Content-Type": "application/json",
+            "X-Clip-Id": "ä%20".encode().decode("latin-1"),
+        }
+        outgoing = Outgoing(url, body or [b'{"a":', memoryview(b"1" * 100), b"}"], headers, "c", "", 1.0, 0, 0, 0)
+        return exchange(self.session, self.wire, outgoing, Terms(LIMITS, 0, ()))[0]
+
+
+@contextmanager
+def talk(*answers: bytes) -> Iterator[tuple[Client, Peer]]:
+    peer, client = Peer(list(answers)), Client()
+    try:
+        yield client, peer
+    finally:
+        client.wire.drop()
+        client.session.close()
+        peer.close()
+
+
+def test_the_same_bytes_as_requests_sends() -> None:
+    with talk(SOUND, SOUND, SOUND) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
+    assert peer.connections == client.wire.connections == 1
+    heads, bodies = zip(*(request.split(b"\r\n\r\n", 1) for request in peer.requests), strict=True)
+    assert bodies[0] == bodies[1] == bodies[2] == b'{"a":' + b"1" * 100 + b"}"
+    lines = [head.split(b"\r\n") for head in heads]
+    assert lines[0][0] == lines[1][0] == b"POST /v1/x?a=b HTTP/1.1"
+    assert sorted(lines[0][1:]) == sorted(lines[1][1:]) == sorted(lines[2][1:])
+
+
+def test_a_body_beyond_what_the_kernel_takes_at_once() -> None:
+    whole = bytes(range(256)) * 40_000
+    with talk(SOUND, SOUND) as (client, peer):
+        for _ in range(2):
+            record = client.send(peer.url, [whole[:10], memoryview(whole)[10:-5], whole[-5:]])
+            assert record.ok
+            assert record.upload is not None
+            assert record.headers is not None
+            assert 0 < record.upload < record.headers
+    assert all(request.endswith(b"\r\n\r\n" + whole) for request in peer.requests)
+
+
+def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written to a kept connection from now on."""
+    seen: list[str] = []
+    post: Callable[..., object] = kept.post
+
+    def noted(*args: Any) -> object:
+        seen.append(args[3].path_url)
+        return post(*args)
+
+    monkeypatch.setattr(kept, "post", noted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("between", "written"),
+    [
+        (lambda _: None, 1),
+        (lambda client: client.session.cookies.set("a", "b"), 0),
+        (lambda client: client.session.hooks["response"].append(lambda response, **_: response), 0),
+        (lambda client: setattr(client.wire, "taps", None), 0),
+        (lambda client: client.wire.kept.close(), 0),
+        (lambda client: setattr(client.wire.kept, "proxy", "http://proxy"), 0),
+    ],
+    ids=["plain", "cookie", "hook", "no tap", "closed", "proxy"],
+)
+def test_requests_sends_what_only_it_can(
+    monkeypatch: pytest.MonkeyPatch, between: Callable[[Client], None], written: int
+) -> None:
+    seen = spy(monkeypatch)
+    with talk(SOUND, SOUND, SOUND) as (client, peer):
+        assert client.send(peer.url).ok
+        assert seen == []
+        between(client)
+        assert client.send(peer.url).ok
+    assert len(seen) == written
+
+
+def test_a_cookie_that_the_server_sets_is_sent_back() -> None:
+    cookie = OK + b"Set-Cookie: seat=7; Path=/\r\n\r\n" + STREAM
+    with talk(SOUND, cookie, SOUND) as (client, peer):
+        for _ in range(3):
+            assert client.send(peer.url).ok
+    assert [b"seat=7" in request for request in peer.requests] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "error"),
+    [
+        (b'HTTP/1.1 503 Busy\r\nContent-Length: 26\r\n\r\n{"error":{"message":"full"', "http_503", None),
+        (b"HTTP/1.1 307 Go\r\nLocation: http://x/\r\nContent-Length: 0\r\n\r\n", "http_307", "redirected to http://x/"),
+        (b"what is this\r\n\r\n", "protocol", None),
+        (OK + b"Connection: close\r\n\r\n" + STREAM, "ok", None),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+            + STREAM[: STREAM.index(b"\n\n") + 2],
+            "cut",
+            None,
+        ),
+    ],
+)
+def test_what_is_no_stream_is_read_as_ever_and_the_next_request_is_sound(
+    answer: bytes, outcome: str, error: str | None
+) -> None:
+    with talk(SOUND, answer, SOUND, SOUND) as (client, peer):
+        assert client.send(peer.url).ok
+        record = client.send(peer.url)
+        assert record.outcome == outcome
+        assert error is None or (record.error or "").startswith(error)
+        assert client.send(peer.url).ok
+
+
+def test_a_connection_that_was_closed_meanwhile_is_not_held_against_the_server() -> None:
+    with talk(SOUND, OK + b"Connection: close\r\n\r\n" + STREAM, SOUND) as (client, peer):
+        assert client.send(peer.url).ok
+        # It has read that the server will close, and does not write to it again.
+        assert client.send(peer.url).ok
+        assert client.send(peer.url).ok
+    assert peer.connections == 2
+    lone = OK + b"X: Connection: close\r\n\r\n" + STREAM  # closes without a word: noticed only as it is written to
+    with talk(SOUND, lone, SOUND) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
+    assert peer.connections == client.wire.connections == 2
