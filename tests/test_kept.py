@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from typing import Any
 
 import pytest
@@ -209,3 +211,58 @@ def test_a_connection_that_was_closed_meanwhile_is_not_held_against_the_server()
     with talk(SOUND, lone, SOUND) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
     assert peer.connections == client.wire.connections == 2
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (b"Transfer-Encoding: chunked\r\n", (True, None, False)),
+        (b"transfer-encoding:Chunked\r\nconnection: Close\r\n", (True, None, True)),
+        (b"Content-Length: 12\r\nConnection: keep-alive\r\n", (False, 12, False)),
+        (b"", (False, None, True)),
+    ],
+)
+def test_a_plain_head_is_read_as_http_client_reads_it(fields: bytes, told: tuple[bool, int | None, bool]) -> None:
+    whole = HEAD + fields + b"\r\n"
+    found = kept.stream_head(whole + b"data: x")
+    assert found is not None
+    head, size = found
+    assert (head.status, head.chunked, head.length, head.will_close) == (200, *told)
+    assert size == len(whole)
+    reference = HTTPResponse(_Stored(whole))  # type: ignore[arg-type]
+    reference.begin()
+    assert (bool(reference.chunked), reference.length, reference.will_close) == told
+    for cut in range(size):
+        assert kept.stream_head(whole[:cut]) is None
+
+
+class _Stored:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 500 Oh\r\nContent-Type: text/event-stream\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        HEAD + b"Set-Cookie: a=b\r\n\r\n",
+        HEAD + b"Content-Encoding: gzip\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+        HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n",
+        HEAD + b"Content-Length: -3\r\n\r\n",
+        HEAD + b" folded: x\r\n\r\n",
+        HEAD + b"no colon\r\n\r\n",
+    ],
+)
+def test_any_other_head_is_left_to_http_client(head: bytes) -> None:
+    assert kept.stream_head(head) is None

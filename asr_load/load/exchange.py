@@ -156,7 +156,7 @@ def _attempt(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, re
     try:
         head = kept.post(client, connection, wire, prepared, outgoing.body)
         result.status = head.status
-        if head.status == 200 and "json" not in head.headers.get("content-type", ""):
+        if isinstance(head, kept.StreamHead) or _is_stream(head.status, head.headers):
             _read_stream(head, wire, result)
         else:
             response = kept.as_response(client, prepared, head)
@@ -179,7 +179,7 @@ def _ask_requests(client: Session, wire: Wire, prepared: PreparedRequest, limits
     raw: Any = response.raw
     try:
         result.status = response.status_code
-        if response.status_code != 200 or "json" in response.headers.get("content-type", ""):
+        if not _is_stream(response.status_code, response.headers):
             _read_whole(response, wire, result)
         elif wire.file is None:
             result.answer.read_events(_reads(raw, result.answer), time.perf_counter_ns)
@@ -191,7 +191,11 @@ def _ask_requests(client: Session, wire: Wire, prepared: PreparedRequest, limits
         raw.close() if not raw.isclosed() else raw.release_conn()
 
 
-def _read_stream(head: http.client.HTTPResponse, wire: Wire, result: _Result) -> None:
+def _is_stream(status: int, headers: Any) -> bool:
+    return status == 200 and "json" not in headers.get("content-type", "")
+
+
+def _read_stream(head: http.client.HTTPResponse | kept.StreamHead, wire: Wire, result: _Result) -> None:
     assert wire.file is not None
     _collect(head, wire.file, result.answer)
     result.ended = wire.file.tap.last
@@ -218,7 +222,7 @@ def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest
     return prepared
 
 
-def _collect(head: http.client.HTTPResponse, file: TapFile, answer: Answer) -> None:
+def _collect(head: http.client.HTTPResponse | kept.StreamHead, file: TapFile, answer: Answer) -> None:
     """Let the tap read the body to its end, then parse it. The head is closed when the connection can be used again."""
     file.begin_body(CHUNKED if head.chunked else UNTIL_CLOSE if head.length is None else head.length)
     until = float("inf")

@@ -262,6 +262,10 @@ class TapFile(io.RawIOBase):
         self._position += len(data)
         return len(data)
 
+    def skip(self, size: int) -> None:
+        """Take so many bytes that were seen."""
+        self._position += size
+
     @property
     def read_at(self) -> int:
         """The stamp of the read that brought the last byte that was taken."""

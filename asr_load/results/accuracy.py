@@ -32,6 +32,12 @@ def normalise(text: str, reference: str, language: str) -> str:
     A reference without a single Latin letter is not English, whatever the set says: AISHELL among LibriSpeech.
     """
     english = language == "en" and any(char.isascii() and char.isalpha() for char in reference)
+    return _normalised(text, english)
+
+
+# Clips are sent again and again, and a text takes 2 ms: the references would take longer than all else of a summary.
+@functools.lru_cache(maxsize=1 << 16)
+def _normalised(text: str, english: bool) -> str:
     return " ".join(_normaliser(english)(text).split())
 
 
