@@ -68,12 +68,15 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     )
     if len(summary.validity.clients) > 1:
         console.print(_clients(summary))
-    lag, cpu = summary.validity.loop_lag, summary.validity.cpu
-    client = f"event loop late by {lag['p99'] * 1e3:.1f} ms at p99, {lag['max'] * 1e3:.1f} ms at most"
-    client += f"; CPU {cpu['mean']:.0%} of a core"
+    validity = summary.validity
+    lag, cpu = validity.loop_lag, validity.cpu
+    client = (
+        f"{' and '.join(validity.readers)} reader, stamps late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99; "
+    )
+    client += f"event loop by {lag['p99'] * 1e3:.1f} ms; CPU {cpu['mean']:.0%} of a core"
     # No loop was ever on time to the nanosecond: zeros are what is left of a process that was killed.
-    out(f"Verdict: {summary.validity.verdict} (client: {client if lag['max'] else 'not measured'})")
-    for reason in summary.validity.reasons:
+    out(f"Verdict: {validity.verdict} (client: {client if lag['max'] else 'not measured'})")
+    for reason in validity.reasons:
         out(f"  - {reason}")
     out(f"Results: {folder}")
 

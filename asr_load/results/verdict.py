@@ -37,11 +37,15 @@ class Client(msgspec.Struct):
 
 
 class Validity(msgspec.Struct):
-    """`verdict`: valid, suspect or client-bound; `reasons`: why it is not valid. Lag and CPU are the worst worker's."""
+    """`verdict`: valid, suspect or client-bound; `reasons`: why it is not valid. Lags and CPU: the worst worker's."""
 
     verdict: str
     reasons: list[str]
+    readers: list[str]
+    """How answers were read: compiled, python, plain."""
     loop_lag: dict[str, float]
+    stamp_lag: dict[str, float]
+    """How late reads were stamped: as late as the loop, unless a thread of its own reads."""
     cpu: dict[str, float]
     clients: list[Client]
     more_workers: int
@@ -134,6 +138,8 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
     return Validity(
         verdict="client-bound" if bound else "suspect" if suspect else "valid",
         reasons=bound + suspect,
+        readers=sorted({worker.reader for worker, _ in watched}),
+        stamp_lag={"p99": worst("stamp_lag_p99"), "max": worst("stamp_lag_max")},
         loop_lag={"p50": worst("lag_p50"), "p99": worst("lag_p99"), "max": worst("lag_max")},
         cpu={"mean": worst("cpu_mean"), "max": worst("cpu_max")},
         clients=[
