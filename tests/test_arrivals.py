@@ -1,0 +1,208 @@
+"""Arrivals as processes: their rate, their spread, their independence; and whose they are. No clock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_load.errors import InputError
+from asr_load.load.arrivals import BLOCK, Arrivals, make_arrivals, parse_stages
+from asr_load.load.rota import Rota
+
+N = 20_000
+
+
+def made(kind: str = "poisson", **options: object) -> Arrivals:
+    arrivals = make_arrivals(kind, **options)  # type: ignore[arg-type]
+    assert arrivals is not None
+    return arrivals
+
+
+def times(arrivals: Arrivals, count: int = N) -> np.ndarray:
+    found = [arrivals.due(number) for number in range(count)]
+    assert None not in found
+    return np.array(found, dtype=float)
+
+
+def test_no_rate_is_a_closed_loop() -> None:
+    assert make_arrivals("poisson") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "burstiness", "variation"),
+    [("poisson", 1.0, 1.0), ("constant", 1.0, 0.0), ("gamma", 0.25, 2.0), ("gamma", 1.0, 1.0), ("gamma", 4.0, 0.5)],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rate_variation_and_independence(kind: str, burstiness: float, variation: float, seed: int) -> None:
+    gaps = np.diff(times(made(kind, rate=7.0, burstiness=burstiness, seed=seed)))
+    # The mean of n gaps has a relative standard error of CV/√n: four of them.
+    assert gaps.mean() * 7 == pytest.approx(1, abs=4 * variation / N**0.5 + 1e-9)
+    assert gaps.std() / gaps.mean() == pytest.approx(variation, rel=0.06, abs=1e-6)
+    if variation:
+        # Of independent gaps, any lag's correlation is within 4/√n, also across the blocks they are made in.
+        for lag in (1, 2, 10):
+            assert abs(np.corrcoef(gaps[:-lag], gaps[lag:])[0, 1]) < 4 / N**0.5
+
+
+def test_poisson_gaps_are_exponential() -> None:
+    gaps = np.sort(np.diff(times(made(rate=3.0))))
+    distance = np.abs(np.arange(1, N) / N - (1 - np.exp(-3.0 * gaps))).max()
+    assert distance < 1.95 / N**0.5  # Kolmogorov and Smirnov, at one in a thousand
+    evenly = np.sort(np.diff(times(made("gamma", rate=3.0, burstiness=1.2))))
+    assert np.abs(np.arange(1, N) / N - (1 - np.exp(-3.0 * evenly))).max() > 1.95 / N**0.5
+
+
+def test_constant_arrivals_begin_at_once_and_never_drift() -> None:
+    arrivals = made("constant", rate=8.0)
+    for number in (0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 3, 1_000_000):
+        assert arrivals.due(number) == pytest.approx(number / 8, abs=1e-9)
+
+
+def test_seeds_tell_and_order_of_asking_does_not() -> None:
+    numbers = [3, 50_000, 2, 3 * BLOCK, 50_000, 0]
+    asked = made(rate=5.0, seed=4)
+    found = [asked.due(number) for number in numbers]
+    assert found == [made(rate=5.0, seed=4).due(number) for number in numbers]
+    assert found != [made(rate=5.0, seed=5).due(number) for number in numbers]
+    assert found[1] == times(made(rate=5.0, seed=4), 50_001)[-1]
+
+
+@pytest.mark.parametrize("kind", ["poisson", "constant"])
+def test_counts_follow_a_rate_that_changes(kind: str) -> None:
+    arrivals = made(kind, stages="100s:5, 2m:5-20 ,50:20,10s:0,100s:40", seed=3)
+    edges = [0, 100, 220, 270, 280, 380, 480]
+    wanted = [500, 1500, 1000, 0, 4000, 4000]  # the last rate stays
+    counts = np.histogram(times(arrivals, 11_500), edges)[0]
+    for count, mean in zip(counts, wanted, strict=True):
+        assert abs(count - mean) <= (4 * mean**0.5 if kind == "poisson" else 1)
+    # Within the ramp the rate grows in a line: three quarters of the way, its area is (5·.75 + 15·.75²/2) / 12.5.
+    ramp = np.histogram(times(arrivals, 11_500), [100, 190, 220])[0]
+    assert ramp[0] / ramp.sum() == pytest.approx((5 * 0.75 + 7.5 * 0.75**2) / 12.5, abs=0.04)
+
+
+def test_arrivals_end_when_the_rate_does() -> None:
+    arrivals = made("constant", stages="10s:2,10s:2-0")
+    assert arrivals.due(20) == pytest.approx(10)
+    last = arrivals.due(30)
+    assert last is not None
+    assert 19 < last <= 20
+    assert arrivals.due(31) is None
+    assert arrivals.number_at(1e9) == 31
+
+
+@pytest.mark.parametrize("options", [{"rate": 50.0}, {"stages": "60s:50,60s:10"}, {"rate": 50.0, "kind": "constant"}])
+def test_the_first_arrival_from_a_time_on(options: dict[str, object]) -> None:
+    arrivals = made(**options)  # type: ignore[arg-type]
+    due = times(arrivals)
+    for seconds in (0.0, 300.0, 1.0, 59.9, 200.0):
+        assert arrivals.number_at(seconds) == int(np.searchsorted(due, seconds))
+
+
+@pytest.mark.parametrize(
+    "text", ["60s", "60s:", "60s:-5", "0-60s:5", "0s:5", "60s:5;60s:6", "x:1", "60s:5,", "1..2s:3"]
+)
+def test_what_is_no_stage(text: str) -> None:
+    with pytest.raises(InputError, match="--rate-stages"):
+        parse_stages(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rate": 0.0}, "--request-rate must be above 0"),
+        ({"rate": -1.0}, "--request-rate must be above 0"),
+        ({"rate": float("nan")}, "--request-rate must be above 0"),
+        ({"rate": 1.0, "stages": "1s:1"}, "exclude each other"),
+        ({"rate": 1.0, "kind": "uniform"}, "is none of poisson, constant, gamma"),
+        ({"rate": 1.0, "burstiness": 2.0}, "add --arrivals gamma"),
+        ({"rate": 1.0, "kind": "gamma", "burstiness": 0.0}, "--burstiness must be above 0"),
+        ({"rate": 1.0, "speed": 2.0}, "add --arrival-trace"),
+        ({"stages": "10s:0,5s:0"}, "some rate must be above 0"),
+        ({"trace": "nowhere.csv"}, "cannot be read"),
+    ],
+)
+def test_bad_options_are_told_in_one_line(options: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        made(**options)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.jsonl", "5\n6.5\n\n6.5\n9\n"),
+        ("t.jsonl", "".join(json.dumps({"at": at, "x": 1}) + "\n" for at in (5, 6.5, 6.5, 9))),
+        ("t.jsonl", "".join(json.dumps({"timestamp": at}) + "\n" for at in (1005, 1006.5, 1006.5, 1009))),
+        ("t.csv", "5\n6.5\n6.5\n9\n"),
+        ("t.csv", "id,at\na,5\nb,6.5\nc,6.5\nd,9\n"),
+        ("t.csv", "seconds\n5\n6.5\n6.5\n9\n"),
+    ],
+)
+def test_a_trace_is_replayed_from_its_first_arrival(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    arrivals = made(trace=str(tmp_path / name), speed=2.0)
+    assert [arrivals.due(number) for number in range(5)] == [0, 0.75, 0.75, 2, None]
+    assert [arrivals.number_at(at) for at in (0, 0.5, 0.75, 1, 3)] == [0, 1, 1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.jsonl", "1\n3\n2\n", "line 3: 2 comes after 3"),
+        ("t.jsonl", "1\n-2\n", "line 2: -2 is no time"),
+        ("t.jsonl", "1\nnull\n", "line 2: no time"),
+        ("t.jsonl", '{"when": 1}\n', "line 1: no time"),
+        ("t.jsonl", "NaN\n", "line 1"),
+        ("t.jsonl", "true\n", "line 1"),
+        ("t.jsonl", "one\n", "line 1: no time"),
+        ("t.jsonl", "", "holds no arrivals"),
+        ("t.csv", "a,b\n1,2\n", "line 2: no time"),
+        ("t.csv", "at\n", "holds no arrivals"),
+    ],
+)
+def test_what_is_no_trace(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        made(trace=str(tmp_path / name))
+
+
+def walk(rota: Rota, worker: int, until: int) -> list[int]:
+    numbers, at = [], -1
+    while (found := rota.next(worker, at)) is not None and found < until:
+        numbers.append(found)
+        at = found
+    return numbers
+
+
+@pytest.mark.parametrize(
+    "rota",
+    [
+        Rota([(0, [0])]),
+        Rota([(0, [0, 1, 2])]),
+        Rota([(0, [0, 1])]).changed(101, [0, 1, 2]).changed(500, [2]).changed(777, [0, 2, 9]),
+        Rota([(0, [0, 1])]).changed(3, [5]).changed(4, [0, 1, 5]),
+    ],
+)
+def test_each_arrival_is_somebodys_and_nobody_elses(rota: Rota) -> None:
+    everybody = {worker for _, members in rota.plan for worker in members}
+    sent = sorted(number for worker in everybody for number in walk(rota, worker, 1000))
+    assert sent == list(range(1000))
+    for first, members in rota.plan:
+        part = [len([n for n in walk(rota, worker, 1000) if n >= first][:1]) for worker in members]
+        assert all(part)
+
+
+def test_a_change_leaves_what_lies_before_it() -> None:
+    before = Rota([(0, [0, 1, 2])])
+    after = before.changed(100, [0, 2]).changed(60, [1, 2])  # a later word for earlier arrivals
+    assert after.plan == [(0, [0, 1, 2]), (60, [1, 2])]
+    for worker in range(3):
+        assert walk(after, worker, 60) == walk(before, worker, 60)
+    assert Rota([(first, list(members)) for first, members in after.plan]).plan == after.plan
+    assert Rota([(0, [1])]).next(0, -1) is None
+    assert Rota([(0, [0]), (7, [1])]).next(0, 6) is None
+    with pytest.raises(ValueError, match="begins at 0"):
+        Rota([(5, [0])])
