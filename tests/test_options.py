@@ -44,6 +44,16 @@ def settings(*words: str, host: str | None = HOST) -> Settings:
         (["--header", "no-value"], HOST, "--header takes NAME=VALUE"),
         (["--header", "X-A=\n"], HOST, ""),
         (["--header", "X-A=ü"], HOST, "characters that a header cannot carry"),
+        (["--request-rate", "0"], HOST, "--request-rate must be above 0"),
+        (["--request-rate", "-3"], HOST, "--request-rate must be above 0"),
+        (["--request-rate", "fast"], HOST, "--request-rate takes requests per second, not 'fast'"),
+        (["--request-rate", "1", "--rate-stages", "1s:1"], HOST, "exclude each other"),
+        (["--rate-stages", "60s"], HOST, "is no stage; allowed is"),
+        (["--arrivals", "constant"], HOST, "needs a rate: add --request-rate or --rate-stages"),
+        (["--arrival-trace", "/no/where.csv"], HOST, "cannot be read"),
+        (["--warmup-requests", "-1"], HOST, "--warmup-requests must be 0 or more"),
+        (["--warmup-time", "-1"], HOST, "--warmup-time must be 0 seconds or more"),
+        (["--cool-down-time", "inf"], HOST, "--cool-down-time must be 0 seconds or more"),
         (["--api-key", "ü"], HOST, "characters that a header cannot carry"),
     ],
 )
@@ -81,7 +91,7 @@ def test_the_value_of_a_bad_header_is_not_repeated() -> None:
     assert "sk-secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["api", "unique", "order"])
+@pytest.mark.parametrize("name", ["api", "unique", "order", "arrivals"])
 def test_a_word_from_the_form_that_is_no_choice(name: str) -> None:
     options = parse()
     setattr(options, name, "foo")

@@ -43,8 +43,9 @@ class Book:
         self._ticker = gevent.spawn(self._tick)
 
     def show(self, record: Record) -> None:
-        """Put a record that is written into the live view."""
-        self.live.add(record)
+        """Put a record that is written into the live view, unless it is a warm-up."""
+        if not record.warmup:
+            self.live.add(record)
 
     def take(self, record: Record) -> None:
         """Write and show a record that a worker has sent."""

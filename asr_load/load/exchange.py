@@ -57,6 +57,8 @@ class Outgoing:
     warmup: bool = False
     due: int | None = None
     """When it should have been sent (open loop), in perf_counter nanoseconds."""
+    queued: bool = False
+    """Whether it was due before any user was free."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ What Locust loses at the end of a distributed test is kept by a conversation of 
                                        ◀──────────  with each of Locust's reports: records, and how it is
                                        ◀──────────  asr_share_done, where the number of requests is limited
                                        ◀──────────  asr_clock, answered with the master's time
+    asr_rota, in an open loop          ──────────▶  sends the arrivals that are its own from now on
     asr_stop                           ──────────▶  stops its users, and drains
                                        ◀──────────  last report, then asr_done
     waits for all of that before Locust's own stop, which would not wait
@@ -33,8 +34,9 @@ from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.load.book import Book
 from asr_load.load.options import Settings
+from asr_load.load.rota import Rota
 from asr_load.load.run import Run
-from asr_load.load.work import SOLE, Share
+from asr_load.load.work import SOLE, Share, Turn
 from asr_load.results.runfile import WorkerInfo
 from asr_load.results.summary import Summary
 from asr_load.stream.record import WORKER_RECORDS, RecordFile, decode_record, encode_record
@@ -50,6 +52,11 @@ OPTION = "asr_fleet"
 LAST_WORDS_S = 10.0
 """What a worker has beyond the stop timeout to send what is left."""
 
+BEGIN_S = 2.0
+"""After so long arrivals begin: workers have compared their clocks by then."""
+
+NOTICE_S = 1.0
+"""How far ahead of its first arrival a change of the fleet is announced."""
 
 CLOCK_ROUNDS, CLOCK_FIRST_S, CLOCK_EVERY_S = 8, 0.1, 2.0
 """A worker asks for the master's time so many times in quick succession, then now and then."""
@@ -69,20 +76,24 @@ class Solo:
             settings,
             shards,
             id=id,
-            share=SOLE,
+            worker=SOLE.worker,
+            turn=SOLE.next,
             file=book.file,
             show=book.show,
             on_done=on_done,
         )
         run = self.run
         run.clock.add(0, 0, 0)  # nobody else's clock is in the records
+        run.begin(time.perf_counter_ns())
         book.refresh = lambda: book.hear(run.report())
         self._drains = bool(environment.stop_timeout)
 
     def stopping(self) -> None:
         """The test is about to stop."""
-        if self.run is not None and not self._drains:
-            self.run.end_watch()
+        if self.run is not None:
+            self.run.stopping()
+            if not self._drains:
+                self.run.end_watch()
 
     def stop(self) -> Summary | None:
         """End the test's part here. Returns the summary where it is made."""
@@ -107,17 +118,29 @@ class Master:
         self._environment, self._runner, self._on_done = environment, environment.runner, on_done
         workers = self._alive()
         users = environment.parsed_options.num_users if environment.parsed_options else None
-        if settings.requests and (users or 1) < len(workers):
+        if (settings.requests or settings.loop.open) and (users or 1) < len(workers):
             # A worker without a user would never send its share, and the test would wait for it for ever.
-            raise InputError(f"--requests needs a user for each worker: {len(workers)} workers, {users or 1} user(s)")
+            which = "--requests" if settings.requests else "an open loop"
+            raise InputError(f"{which} needs a user for each worker: {len(workers)} workers, {users or 1} user(s)")
         id = secrets.token_hex(6)
         self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
-        self.book.refresh = self._end_if_done
+        self.book.refresh = self._refresh
         self._limited = bool(settings.requests)
         self._numbers: dict[str, int] = {}
         # Locust sends all options along when it asks a worker for users; so a share is always there before them.
-        test = {"id": id, "folder": str(folder), "manifest": shards.manifest_sha256, "of": max(len(workers), 1)}
-        vars(environment.parsed_options)[OPTION] = {**test, "numbers": self._numbers}
+        self._arrivals, self._rota = settings.loop.make(), Rota([(0, [])])
+        self._begins = time.time_ns() + round(BEGIN_S * 1e9)
+        self._test = {
+            "id": id,
+            "folder": str(folder),
+            "manifest": shards.manifest_sha256,
+            "trace": settings.loop.trace_sha256,
+            "of": max(len(workers), 1),
+            "numbers": self._numbers,
+            "begins": self._begins,
+            "rota": self._rota.plan,
+        }
+        vars(environment.parsed_options)[OPTION] = self._test
         self._shared_out: set[str] = set()
         self._silent: set[str] = set()
         self._all_said = Event()
@@ -130,6 +153,7 @@ class Master:
         if worker not in self._numbers:  # a worker announces itself again when an answer took too long
             self._numbers[worker] = len(self._numbers)
             self.book.hear(expected(self._numbers[worker]))
+            self._share_arrivals()
 
     def hear(self, data: dict[str, Any]) -> None:
         """Take a worker's report."""
@@ -188,6 +212,22 @@ class Master:
         assert self.book is not None
         return self.book.close()
 
+    def _share_arrivals(self) -> None:
+        """Give the arrivals that lie ahead to those who are there: once a second, and when a worker joins."""
+        alive = self._alive()
+        members = sorted(number for worker, number in self._numbers.items() if worker in alive)
+        if self._arrivals is None or not members or members == self._rota.plan[-1][1]:
+            return
+        ahead = (time.time_ns() - self._begins) / 1e9 + NOTICE_S
+        first = self._arrivals.number_at(ahead) if ahead > 0 else 0
+        self._rota = self._rota.changed(first, members)
+        self._test["rota"] = self._rota.plan
+        self._runner.send_message("asr_rota", {"rota": self._rota.plan})
+
+    def _refresh(self) -> None:
+        self._share_arrivals()
+        self._end_if_done()
+
     def _end_if_done(self) -> None:
         alive = self._alive() & set(self._numbers)
         if self._limited and alive and alive <= self._shared_out:
@@ -213,18 +253,27 @@ class Worker:
             raise InputError(
                 f"worker {number} has other data in {shards.folder} than the master: prepare it again there"
             )
+        if settings.loop.trace_sha256 != test["trace"]:
+            raise InputError(f"worker {number} has another {settings.loop.trace} than the master: copy it there")
         self._drains = bool(environment.stop_timeout)
+        self._begins: int | None = test["begins"] if settings.loop.open else None
+        self._rota = Rota(test["rota"])
+        share = Share(number, test["of"])
+        # The ones that were there from the start have shared a limited number of requests among them.
+        closed: Turn = (lambda _: None) if share.late and settings.requests else share.next
         folder = Path(test["folder"])
         folder.mkdir(parents=True, exist_ok=True)
         self._file = RecordFile(folder / WORKER_RECORDS.format(number))
         self._unsent: list[bytes] = []
+        self._rounds = 0
         self._last_word: WorkerInfo | None = None
         self.run: Run | None = Run(
             environment,
             settings,
             shards,
             id=test["id"],
-            share=Share(number, test["of"]),
+            worker=number,
+            turn=(lambda after: self._rota.next(number, after)) if settings.loop.open else closed,
             file=self._file,
             show=lambda record: self._unsent.append(encode_record(record)),
             on_done=lambda: self._runner.send_message("asr_share_done", None),
@@ -241,6 +290,19 @@ class Worker:
         """Take the master's answer to a question for its time."""
         assert self.run is not None
         self.run.clock.add(data["sent"], data["answered"], self.run.now_ns())
+        self._rounds += 1
+        best = self.run.clock.best
+        if self._begins is not None and best is not None and self._rounds >= CLOCK_ROUNDS:
+            # The master's moment, by this clock.
+            until_then = self._begins - round(best.seconds * 1e9) - self.run.now_ns()
+            self.run.begin(time.perf_counter_ns() + until_then)
+            self._begins = None
+
+    def share_arrivals(self, data: dict[str, Any]) -> None:
+        """Take a change of whose the arrivals are."""
+        assert self.run is not None
+        self._rota = Rota(data["rota"])
+        self.run.reconsider()
 
     def report(self, data: dict[str, Any]) -> None:
         """Put what is new into a report to the master."""
@@ -250,8 +312,10 @@ class Worker:
 
     def stopping(self) -> None:
         """The test is about to stop."""
-        if self.run is not None and not self._drains:
-            self.run.end_watch()
+        if self.run is not None:
+            self.run.stopping()
+            if not self._drains:
+                self.run.end_watch()
 
     def stop(self) -> Summary | None:
         """End the test's part here, and send what is left."""

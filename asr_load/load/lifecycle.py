@@ -37,6 +37,9 @@ from asr_load.stream.record import RECORDS
 
 logger = logging.getLogger(__name__)
 
+SPAWN_RATE = 100
+"""Users per second that begin in an open loop, where no other number is asked for. Beyond it Locust warns."""
+
 
 class _Plugin:
     """What the harness keeps for Locust's one environment of a process."""
@@ -86,6 +89,8 @@ class _Plugin:
 
     def _check(self, options: Namespace, host: str | None) -> tuple[Settings, Shards]:
         settings = read_settings(options, host, self._key)
+        if settings.loop.open and options.headless and options.num_users is None:
+            raise InputError("an open loop needs -u: the most requests that may be in flight")
         if not isinstance(self.environment.runner, WorkerRunner):
             check_writable(settings.results or Path("results"))
         for refusal in _refusals:
@@ -238,7 +243,10 @@ def _on_init(environment: Environment, **_: Any) -> None:
         _plugin = plugin = _Plugin(environment)
         # A worker has its host and its options from the master, with the first test.
         if not isinstance(environment.runner, WorkerRunner):
-            plugin.check()
+            settings = plugin.check()[0]
+            given = environment.parsed_options
+            if given is not None and given.spawn_rate is None and given.num_users and settings.loop.open:
+                given.spawn_rate = min(given.num_users, SPAWN_RATE)  # arrivals wait for nobody
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -284,7 +292,12 @@ def _converse(environment: Environment, plugin: _Plugin) -> None:
             if isinstance(plugin.part, Worker):
                 plugin.part.tell_time(msg.data)
 
+        def rota(msg: Message, **_: Any) -> None:
+            if isinstance(plugin.part, Worker):
+                plugin.part.share_arrivals(msg.data)
+
         runner.register_message("asr_stop", stop, concurrent=True)
+        runner.register_message("asr_rota", rota)
         runner.register_message("asr_clock", clock)
         runner.register_message("asr_cut", cut)
 

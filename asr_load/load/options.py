@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from argparse import Namespace
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from locust.argument_parser import LocustArgumentParser
 
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
+from asr_load.load.arrivals import KINDS, Arrivals, make_arrivals
 
 MIN_SECRET = 8
 """Characters of a header's word that is struck out of messages: "Bearer" and "gzip" are no secrets."""
@@ -35,7 +37,18 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--unique", choices=UNIQUE, default="dither", help="dither: no request repeats another's bytes")
     # The key of the environment is no default here: Locust writes defaults into its page.
     add("--api-key", default="", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
+    # Words, not numbers: an empty field of the form is a closed loop.
+    add("--request-rate", default="", metavar="R", help="Requests per second of the whole fleet (empty: closed loop)")
+    add("--arrivals", choices=KINDS, default="poisson", help="How they arrive at that rate")
     hidden: dict[str, Any] = {"include_in_web_ui": False}
+    add("--burstiness", type=float, default=1.0, help="Of gamma arrivals: 1 is Poisson, less comes in bursts", **hidden)
+    add("--rate-stages", default="", metavar="60s:5,30s:5-20,…", help="A rate that changes: holds and ramps", **hidden)
+    add("--arrival-trace", default="", metavar="FILE", help="Arrival times to replay (jsonl, csv)", **hidden)
+    add("--trace-speed", type=float, default=1.0, help="How many times as fast", **hidden)
+    add("--warmup-requests", type=int, default=0, metavar="N", help="The first N are in no figure", **hidden)
+    add("--warmup-time", type=float, default=0.0, metavar="S", help="Nor those begun in the first S seconds", **hidden)
+    add("--ramp-up-time", type=float, default=0.0, metavar="S", help="Leave the first S seconds out", **hidden)
+    add("--cool-down-time", type=float, default=0.0, metavar="S", help="Leave the last S seconds out", **hidden)
     add("--requests", type=int, default=0, help="Send exactly N, then end the test; 0: until stopped", **hidden)
     add("--order", choices=ORDERS, default="sequential", help="Order of clips in a pass", **hidden)
     add("--seed", type=int, default=0, help="Seed of the shuffle", **hidden)
@@ -58,6 +71,40 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """When requests are sent, as it was asked for. In an open loop one of rate, stages and trace is set."""
+
+    rate: float | None
+    arrivals: str
+    burstiness: float
+    stages: str
+    trace: str
+    speed: float
+    seed: int
+
+    @property
+    def open(self) -> bool:
+        return self.rate is not None or bool(self.stages) or bool(self.trace)
+
+    @property
+    def trace_sha256(self) -> str:
+        """Of the trace's file; empty without one."""
+        return hashlib.sha256(Path(self.trace).expanduser().read_bytes()).hexdigest() if self.trace else ""
+
+    def make(self) -> Arrivals | None:
+        """The arrivals; None for a closed loop. Raises InputError."""
+        return make_arrivals(
+            self.arrivals,
+            rate=self.rate,
+            burstiness=self.burstiness,
+            stages=self.stages,
+            trace=self.trace,
+            speed=self.speed,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
 class Settings:
     """The options of one test, checked."""
 
@@ -73,6 +120,11 @@ class Settings:
     shuffle: bool
     seed: int
     limits: Limits
+    loop: Loop
+    warmup_requests: int
+    warmup_time: float
+    ramp_up_time: float
+    cool_down_time: float
     results: Path | None
     extra_body: dict[str, Any]
     headers: dict[str, str] = field(repr=False)
@@ -91,15 +143,21 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         if not 0 < getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
     # The command line has checked these; the web form takes any word.
-    for name, allowed in (("api", list(APIS)), ("unique", UNIQUE), ("order", ORDERS)):
+    for name, allowed in (("api", list(APIS)), ("unique", UNIQUE), ("order", ORDERS), ("arrivals", KINDS)):
         if getattr(options, name) not in allowed:
             raise InputError(f"--{name} {getattr(options, name)!r} is none of {', '.join(allowed)}")
     if options.requests < 0:
         raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
     if options.seed < 0:
         raise InputError(f"--seed must be 0 or more, not {options.seed}")
-    if options.seed and options.order == "sequential":
-        raise InputError("--seed shuffles nothing with --order sequential: add --order shuffle")
+    if options.warmup_requests < 0:
+        raise InputError(f"--warmup-requests must be 0 or more, not {options.warmup_requests}")
+    for name in ("warmup_time", "ramp_up_time", "cool_down_time"):
+        if not 0 <= getattr(options, name) < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} must be 0 seconds or more, not {getattr(options, name)}")
+    loop = _loop(options)
+    if options.seed and options.order == "sequential" and not loop.open:
+        raise InputError("--seed shuffles nothing with --order sequential: add --order shuffle, or a --request-rate")
     if options.max_tokens < 1:
         raise InputError(f"--max-tokens must be 1 or more, not {options.max_tokens}")
     return Settings(
@@ -115,6 +173,11 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         shuffle=options.order == "shuffle",
         seed=options.seed,
         limits=Limits(options.connect_timeout, options.stall_timeout, options.total_timeout),
+        loop=loop,
+        warmup_requests=options.warmup_requests,
+        warmup_time=options.warmup_time,
+        ramp_up_time=options.ramp_up_time,
+        cool_down_time=options.cool_down_time,
         results=Path(options.results).expanduser() if options.results else None,
         extra_body=_extra_body(options.extra_body),
         headers=headers,
@@ -124,6 +187,26 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
             *(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
         ),
     )
+
+
+def _loop(options: Namespace) -> Loop:
+    word = str(options.request_rate).strip()
+    try:
+        rate = float(word) if word else None
+    except ValueError:
+        raise InputError(f"--request-rate takes requests per second, not {word!r}") from None
+    loop = Loop(
+        rate,
+        options.arrivals,
+        options.burstiness,
+        options.rate_stages.strip(),
+        options.arrival_trace,
+        options.trace_speed,
+        options.seed,
+    )
+    if loop.make() is None and options.arrivals != "poisson":
+        raise InputError(f"--arrivals {options.arrivals} needs a rate: add --request-rate or --rate-stages")
+    return loop
 
 
 def check_writable(folder: Path) -> None:

@@ -7,8 +7,10 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import gevent
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from locust.env import Environment
 from locust.exception import StopUser
@@ -24,7 +26,7 @@ from asr_load.load.options import Settings
 from asr_load.load.readers import choose
 from asr_load.load.tap import CompiledTaps
 from asr_load.load.wire import Wire
-from asr_load.load.work import Share, Work
+from asr_load.load.work import Job, Turn, Work
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
 from asr_load.stream.record import Record, RecordFile
@@ -32,6 +34,8 @@ from asr_load.stream.record import Record, RecordFile
 PAUSE_UNREACHABLE_S = 1.0
 PUBLISH_EVERY_S = 0.05
 PATIENCE_S = 0.005
+LATE_S = 0.010
+"""A request that is sent so much after it was due, though a user was free, is late by the client's fault."""
 
 
 class Run:
@@ -48,14 +52,29 @@ class Run:
         shards: Shards,
         *,
         id: str,
-        share: Share,
+        worker: int,
+        turn: Turn,
         file: RecordFile,
         show: Callable[[Record], None],
         on_done: Callable[[], None],
     ) -> None:
         self._environment, self._settings, self._shards = environment, settings, shards
-        self._id, self._worker, self._file, self._show, self._on_done = id, share.worker, file, show, on_done
-        self._work = Work(len(shards), settings.requests, settings.shuffle, settings.seed, share)
+        self._id, self._worker, self._file, self._show, self._on_done = id, worker, file, show, on_done
+        self._open = settings.loop.open
+        self._work = Work(
+            len(shards),
+            turn,
+            budget=settings.requests + settings.warmup_requests if settings.requests else 0,
+            shuffle=settings.shuffle,
+            seed=settings.seed,
+            arrivals=settings.loop.make(),
+        )
+        self._began = time.perf_counter_ns()
+        self._may_begin, self._changed = Event(), Event()
+        if not self._open:
+            self._may_begin.set()
+        self._queued = self._late = 0
+        self._stopped_at: int | None = None
         self._build, content_type = make_builder(
             settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body
         )
@@ -93,18 +112,60 @@ class Run:
         self._users += 1
         return self._users - 1
 
+    def begin(self, at: int) -> None:
+        """Let an open loop's arrivals begin at a moment, in perf_counter nanoseconds."""
+        self._began = at
+        self._may_begin.set()
+
+    def reconsider(self) -> None:
+        """What this process's next request is may have changed."""
+        self._done = False
+        self._changed.set()
+
     def next_request(self, user: int) -> Outgoing:
-        """The next request, its body built. Raises StopUser when all that was asked for is handed out."""
+        """The next request, its body built; in an open loop, when it is due. Raises StopUser when all that was asked
+        for is handed out."""
+        outgoing = self._next_due(user) if self._open else self._next_free(user)
+        if outgoing is None:
+            self._tell_when_done()  # a share can be empty from the start
+            raise StopUser
+        return outgoing
+
+    def _next_free(self, user: int) -> Outgoing | None:
         # Users that end together would also build and send together, and hold up the reads of all others for the
         # sum of it. One at a time, each after the reads that are ready.
         with self._turn:
             _let_reads_go_first()
-        job = self._work.next()
+        job = self._work.peek()
         if job is None:
-            self._tell_when_done()  # a share can be empty from the start
-            raise StopUser
-        seq, number = job
-        clip = self._shards[number]
+            return None
+        self._work.take(job)
+        return self._outgoing(job, user)
+
+    def _next_due(self, user: int) -> Outgoing | None:
+        # Of the users that are free, one waits for the next arrival and the others for it: so an arrival belongs to
+        # nobody until it is due, and a change of the fleet can still give it to another worker.
+        queued = not self._turn.locked()
+        with self._turn:
+            self._may_begin.wait()
+            while (job := self._work.peek()) is not None:
+                self._changed.clear()
+                outgoing = self._outgoing(job, user)
+                assert outgoing.due is not None
+                wait = outgoing.due - time.perf_counter_ns()
+                if wait > 0 and self._changed.wait(wait / 1e9):
+                    continue
+                self._work.take(job)
+                if queued and wait < 0:
+                    self._queued += 1
+                    outgoing = replace(outgoing, queued=True)
+                return outgoing
+            return None
+
+    def _outgoing(self, job: Job, user: int) -> Outgoing:
+        clip, seq = self._shards[job.clip], job.seq
+        due = None if job.due is None else self._began + round(job.due * 1e9)
+        since = (due if due is not None else time.perf_counter_ns()) - self._began
         return Outgoing(
             url=self._settings.host + self._path,
             body=self._build(clip, new_dither() if self._settings.unique else NO_DITHER),
@@ -115,6 +176,8 @@ class Run:
             seq=seq,
             user=user,
             worker=self._worker,
+            warmup=seq < self._settings.warmup_requests or since < self._settings.warmup_time * 1e9,
+            due=due,
         )
 
     def send(self, client: Session, wire: Wire, outgoing: Outgoing) -> Record:
@@ -126,6 +189,8 @@ class Run:
         self._file.write(record)
         self._ended_at = self.now_ns() / 1e9
         self._finished += 1
+        if record.lag is not None and record.lag > LATE_S and not outgoing.queued:
+            self._late += 1
         self._unpublished.append(record)
         self._tell_when_done()
         if reraise is not None:
@@ -136,7 +201,7 @@ class Run:
         return record
 
     def _tell_when_done(self) -> None:
-        if self._work.exhausted and self._finished == self._work.taken and not self._done:
+        if not self._done and self._finished == self._work.taken and self._work.peek() is None:
             self._done = True
             self.end_watch()
             gevent.spawn(self._on_done)
@@ -152,7 +217,8 @@ class Run:
 
     def _publish(self, record: Record) -> None:
         self._show(record)
-        stats.fire(self._environment, record, self._path)
+        if not record.warmup:
+            stats.fire(self._environment, record, self._path)
 
     def report(self, ended: bool = False) -> WorkerInfo:
         """How this process is: over its last ten seconds while the test runs, else over all of it."""
@@ -166,6 +232,9 @@ class Run:
             users=self._users,
             connections=self._connections,
             started=self._work.taken,
+            queued=self._queued,
+            late=self._late,
+            unsent=self._unsent() if ended else 0,
             recorded=self._finished,
             ended_at=self._ended_at,
             clock_offset_s=self._terms.epoch_ns / 1e9,
@@ -174,6 +243,16 @@ class Run:
             ended=ended,
             health=self._health or self._monitor.recent(),
         )
+
+    def stopping(self) -> None:
+        """The test is about to stop: what is due from now on is not asked for."""
+        self._stopped_at = time.perf_counter_ns()
+
+    def _unsent(self) -> int:
+        if not self._may_begin.is_set():
+            return 0
+        until = time.perf_counter_ns() if self._stopped_at is None else self._stopped_at
+        return self._work.waiting((until - self._began) / 1e9)
 
     def end_watch(self) -> None:
         """End the watch over the client, once: taking a test down holds the loop for tens of ms, and when no stream is

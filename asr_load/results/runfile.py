@@ -52,6 +52,12 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """Requests that it began."""
     recorded: int
     """Records that it wrote."""
+    queued: int = 0
+    """Requests of an open loop that were due before any user was free."""
+    late: int = 0
+    """Those that were sent more than 10 ms late though one was."""
+    unsent: int = 0
+    """Those that were due before the end of the test and never sent."""
     ended_at: float | None
     """When it wrote its last record."""
     clock_offset_s: float
