@@ -1,4 +1,4 @@
-"""kubernetes.yaml without a cluster: its schemas, what its parts say of each other, and its commands, run as they stand."""
+"""kubernetes.yaml without a cluster: its schemas, what its parts say of each other, and its commands, run."""
 
 from __future__ import annotations
 
