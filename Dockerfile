@@ -9,7 +9,7 @@ COPY . .
 # Results and prepared data belong to the user that runs: a new volume takes the folder's owner.
 RUN pip install --no-cache-dir --no-deps --editable . \
  && python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample \
- && useradd --create-home asr && mkdir results && chown asr results
+ && useradd --create-home --uid 1000 asr && mkdir results && chown asr results
 
 USER asr
 # Locust writes complete files on SIGINT.

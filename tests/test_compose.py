@@ -36,14 +36,14 @@ def services(**variables: str) -> dict[str, Any]:
     return found
 
 
-def start(command: str, cwd: Path) -> subprocess.Popen[str]:
+def start(command: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
     # The image's PATH has these two; here they are those of the tests' environment.
     words = shlex.split(command)
     programs = {"python": [sys.executable], "locust": [sys.executable, "-m", "locust"]}
     return subprocess.Popen(
         [*programs[words[0]], *words[1:]],
         cwd=cwd,
-        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""},
+        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         text=True,

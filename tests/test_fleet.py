@@ -171,6 +171,27 @@ def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(clips: Path, tmp_
     assert done.summary["requests"]["total"] == len(keys)
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_is_told_to_end_has_its_last_word(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
+    with serve(*SLOW) as host:
+        words = ("--data", clips, "-u", "4", "--stop-timeout", "20", "--expect-workers", "2")
+        fleet = Fleet(host, tmp_path / "r", *words)
+        workers = [fleet.worker(), fleet.worker()]
+        try:
+            wait_until(lambda: running_streams(host) == 4, "four streams")
+            workers[1].send_signal(stop)
+            wait_until(lambda: workers[1].poll() is not None, "the worker has ended")
+            wait_until(lambda: running_streams(host) == 4, "the other one has its users")
+            fleet.master.send_signal(signal.SIGINT)
+            done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, *workers)
+    assert done.code == 0, done.err
+    records = nothing_is_lost(done)
+    assert {record["worker"] for record in records} == {0, 1}
+    assert {record["outcome"] for record in records} == {"ok"}
+
+
 def test_a_master_that_is_killed_leaves_a_run_that_can_be_read(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         fleet = Fleet(host, tmp_path / "r", "--data", clips, "-u", "4", "--expect-workers", "2")

@@ -193,6 +193,7 @@ class Master:
         self._silent = (self._alive() - idle) & set(self._numbers)
         if not self._silent:
             return
+        self._all_said.clear()  # a worker that was told to end before the others has set it
         for worker in self._silent:
             self._runner.send_message("asr_stop", None, client_id=worker)
         until = gevent.Timeout(self._environment.stop_timeout + LAST_WORDS_S)

@@ -14,6 +14,7 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
+from gevent.lock import Semaphore
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -278,12 +279,14 @@ def _converse(environment: Environment, plugin: _Plugin) -> None:
         runner.register_message("asr_clock", to_master(lambda part, msg: part.answer_time(msg.node_id, msg.data)))
         runner.register_message("asr_refuse", to_master(lambda part, msg: part.refuse(str(msg.data["reason"]))))
     elif isinstance(runner, WorkerRunner):
+        one_at_a_time = Semaphore()
 
         def stop(**_: Any) -> None:
-            runner.stop()
-            if plugin.part is None:  # it has said its last word before, or never had one to say
-                runner.send_message("asr_done", None)
-            plugin.stop()
+            with one_at_a_time:
+                runner.stop()
+                if plugin.part is None:  # it has said its last word before, or never had one to say
+                    runner.send_message("asr_done", None)
+                plugin.stop()
 
         def cut(**_: Any) -> None:
             runner.user_greenlets.kill(block=False)
@@ -298,6 +301,9 @@ def _converse(environment: Environment, plugin: _Plugin) -> None:
 
         runner.register_message("asr_stop", stop, concurrent=True)
         runner.register_message("asr_rota", rota)
+        # Locust's runner takes its leave of the master when this event fires, and nobody hears a worker after that. The
+        # last listener is the first to be called: a worker that is told to end, alone or with its master, drains first.
+        environment.events.quitting.add_listener(stop)
         runner.register_message("asr_clock", clock)
         runner.register_message("asr_cut", cut)
 

@@ -1,0 +1,289 @@
+"""kubernetes.yaml without a cluster: its schemas, what its parts say of each other, and its commands, run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from locust.argument_parser import get_parser
+
+from asr_load.load.fleet import LAST_WORDS_S
+from conftest import CHECKOUT
+from serving import running_streams, serve, wait_until
+from test_compose import answers, start
+from test_e2e import FAST
+from test_fleet import SLOW, end, free_port
+
+FILE = CHECKOUT / "kubernetes.yaml"
+README = (CHECKOUT / "README.md").read_text()
+PARTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
+ROLES = ("master", "worker")
+
+
+def the(kind: str) -> dict[str, Any]:
+    (found,) = (part for part in PARTS if part["kind"] == kind)
+    return found
+
+
+def template(role: str) -> dict[str, Any]:
+    found: dict[str, Any] = the({"master": "Job", "worker": "Deployment"}[role])["spec"]["template"]
+    return found
+
+
+def container(role: str) -> dict[str, Any]:
+    (found,) = template(role)["spec"]["containers"]
+    assert isinstance(found, dict)
+    assert found["name"] == role
+    return found
+
+
+def options() -> dict[str, str]:
+    """The lines of the ConfigMap's locust.conf."""
+    (text,) = the("ConfigMap")["data"].values()
+    return dict(line.split(" = ") for line in text.splitlines())
+
+
+def validate(file: Path) -> tuple[int, str]:
+    check = [sys.executable, "-m", "kubernetes_validate", "--strict", "--kubernetes-version", "1.37", str(file)]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_file_is_what_kubernetes_takes(tmp_path: Path) -> None:
+    code, said = validate(FILE)
+    assert code == 0, said
+    # A kind or version that it does not know is a warning and no more.
+    assert said.count(" passed for resource ") == len(PARTS), said
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text(FILE.read_text().replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"))
+    assert validate(misspelt)[0] == 1
+
+
+def test_selectors_choose_the_pods_they_mean() -> None:
+    def chosen(selector: dict[str, str]) -> list[str]:
+        return [role for role in ROLES if selector.items() <= template(role)["metadata"]["labels"].items()]
+
+    (rule,) = the("NetworkPolicy")["spec"]["ingress"]
+    (source,) = rule["from"]
+    (spread,) = template("worker")["spec"]["topologySpreadConstraints"]
+    assert chosen(the("Service")["spec"]["selector"]) == ["master"]
+    assert chosen(the("Deployment")["spec"]["selector"]["matchLabels"]) == ["worker"]
+    assert chosen(the("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]) == ["master"]
+    assert chosen(source["podSelector"]["matchLabels"]) == ["worker"]
+    assert chosen(spread["labelSelector"]["matchLabels"]) == ["master", "worker"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    # What README.md deletes by, and keeps.
+    label = re.search(r"kubectl delete all -l (\S+)=(\S+)", README)
+    assert label
+    assert all(part["metadata"]["labels"] == {label[1]: label[2]} for part in PARTS)
+
+
+def test_what_is_mounted_and_read_is_there() -> None:
+    there = {(part["kind"], part["metadata"]["name"]) for part in PARTS}
+    for role in ROLES:
+        spec = template(role)["spec"]
+        named = {volume["name"]: volume for volume in spec["volumes"]}
+        assert {mount["name"] for mount in container(role)["volumeMounts"]} == set(named)
+        for volume in named.values():
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in there
+            elif "persistentVolumeClaim" in volume:
+                assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in there
+            else:
+                assert volume["emptyDir"] == {}
+        # The one variable, and the Secret may be missing.
+        (key,) = container(role)["env"]
+        secret = key["valueFrom"]["secretKeyRef"]
+        assert key["name"] == secret["key"] == "OPENAI_API_KEY"
+        assert secret["optional"]
+        made = f"kubectl create secret generic {secret['name']} --from-literal {secret['key']}="
+        assert made in README
+    (config,) = (mount["mountPath"] for mount in container("master")["volumeMounts"] if mount["name"] == "config")
+    words = container("master")["command"]
+    assert words[words.index("--config") + 1] == f"{config}/{next(iter(the('ConfigMap')['data']))}"
+
+
+def test_ports_are_locusts_own() -> None:
+    defaults = get_parser(default_config_files=[]).parse_args([])
+    assert defaults.master_port == defaults.master_bind_port
+    (port,) = container("master")["ports"]
+    (served,) = the("Service")["spec"]["ports"]
+    (rule,) = the("NetworkPolicy")["spec"]["ingress"]
+    (let_in,) = rule["ports"]
+    assert port["containerPort"] == served["port"] == defaults.master_port
+    probed = container("master")["readinessProbe"]["tcpSocket"]["port"]
+    assert port["name"] == served["targetPort"] == let_in["port"] == probed
+    words = container("worker")["command"]
+    assert words[words.index("--master-host") + 1] == the("Service")["metadata"]["name"]
+    # The web UI is reached by port-forward alone: the pod's loopback, and no Service.
+    assert the("Service")["spec"]["type"] == "ClusterIP"
+    assert "web-host = 127.0.0.1" in (CHECKOUT / "locust.conf").read_text()
+    assert "web-host" not in options()
+    forward = f"kubectl port-forward job/{the('Job')['metadata']['name']} {defaults.web_port}"
+    assert forward in FILE.read_text()
+    assert forward in README
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_pods_are_as_restricted_as_can_be(role: str) -> None:
+    """The "restricted" profile of the Pod Security Standards, a root file system that is read-only, no token."""
+    spec = template(role)["spec"]
+    uid = re.search(r"useradd .*--uid (\d+) asr", (CHECKOUT / "Dockerfile").read_text())
+    assert uid
+    # By number: of the image's name alone Kubernetes cannot tell that it is not root.
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": int(uid[1]),
+        "runAsGroup": int(uid[1]),
+        "fsGroup": int(uid[1]),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container(role)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec)
+    assert not any("hostPath" in volume for volume in spec["volumes"])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_pod_has_a_core_and_the_time_to_drain(role: str) -> None:
+    limits = container(role)["resources"]["limits"]
+    assert container(role)["resources"]["requests"] == limits
+    assert limits["cpu"] == "1"
+    needed = float(options()["stop-timeout"]) + 2 * LAST_WORDS_S
+    assert template(role)["spec"]["terminationGracePeriodSeconds"] > needed
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    assert container(role)["image"] == f"asr-load:{version}"
+    # Only the master is probed, and a probe kills nothing.
+    probes = {name for name in container(role) if name.endswith("Probe")}
+    assert probes == ({"readinessProbe"} if role == "master" else set())
+
+
+def test_a_test_is_never_begun_again_by_itself() -> None:
+    assert the("Job")["spec"]["backoffLimit"] == 0
+    assert template("master")["spec"]["restartPolicy"] == "Never"
+    assert the("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+class Pods:
+    """The manifest's commands as processes. The Service's name is loopback here, the mounted folder one of the test's,
+    and ports are free ones; nothing else is changed."""
+
+    def __init__(self, folder: Path, **lines: str) -> None:
+        self.folder = folder
+        # As in the image: the checkout, and an empty folder where a volume is mounted.
+        self.app = folder / "app"
+        for name in ("scripts", "locustfiles", "asr_data", "locust.conf"):
+            self.app.mkdir(exist_ok=True)
+            (self.app / name).symlink_to(CHECKOUT / name)
+        for name in ("config", "app/results", "tmp", "home"):
+            (folder / name).mkdir()
+        text = "".join(f"{name} = {value}\n" for name, value in (options() | lines).items())
+        (folder / "config" / "locust.conf").write_text(text)
+        self.port, web = free_port(), free_port()
+        self.ui = f"http://127.0.0.1:{web}"
+        port = str(self.port)
+        self.env = {"LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port, "LOCUST_WEB_PORT": str(web)}
+        self.env |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+        self.before = self.files()
+
+    def start(self, role: str) -> subprocess.Popen[str]:
+        named = {"/config/locust.conf": str(self.folder / "config" / "locust.conf"), "asr-load-master": "127.0.0.1"}
+        words = [named.get(word, word) for word in container(role)["command"]]
+        return start(shlex.join(words), self.app, **self.env)
+
+    def probe(self) -> bool:
+        """The kubelet's: a connection that says nothing."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    def workers(self) -> int:
+        with urlopen(f"{self.ui}/stats/requests") as answer:
+            return int(json.loads(answer.read())["worker_count"])
+
+    def swarm(self, **form: str | int) -> None:
+        with urlopen(f"{self.ui}/swarm", urlencode(form).encode()) as answer:
+            started = json.loads(answer.read())
+        assert started["success"], started
+
+    def files(self) -> set[Path]:
+        """All that is outside of the mounted volumes."""
+        volumes = [self.folder / "tmp", self.app / "results"]
+        return {path for path in self.folder.rglob("*") if not any(path.is_relative_to(volume) for volume in volumes)}
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records, once it is sure that every worker's last word is among them."""
+        (run,) = self.app.glob("results/*/run.json")
+        records = [json.loads(line) for line in (run.parent / "records.jsonl").read_text().splitlines()]
+        by_worker = Counter(record["worker"] for record in records)
+        for worker in json.loads(run.read_text())["workers"]:
+            assert worker["ended"]
+            assert worker["started"] == worker["recorded"] == by_worker[worker["worker"]]
+        return records
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_commands_run_as_they_stand_and_a_deletion_loses_no_stream(tmp_path: Path, stop: signal.Signals) -> None:
+    processes: list[subprocess.Popen[str]] = []
+    with serve(*SLOW) as host:
+        pods = Pods(tmp_path, host=host)
+        try:
+            processes.append(pods.start("worker"))  # all are started in one instant: a worker waits for its master
+            processes.append(pods.start("master"))
+            wait_until(pods.probe, "the master is ready")
+            wait_until(lambda: answers(pods.ui), "the web UI")
+            wait_until(lambda: pods.workers() == 1, "a worker")
+            pods.swarm(user_count=4, spawn_rate=100, host=host)
+            wait_until(lambda: running_streams(host) == 4, "four streams")
+            for _ in range(100):
+                assert pods.probe()
+            assert pods.workers() == 1
+            for process in processes:
+                process.send_signal(stop)
+            wait_until(lambda: all(process.poll() is not None for process in processes), "all have ended")
+        finally:
+            end(*processes)
+    outcomes = Counter(record["outcome"] for record in pods.records())
+    assert set(outcomes) == {"ok"}
+    assert outcomes["ok"] >= 4
+    assert pods.files() == pods.before  # the root file system may be read-only
+
+
+def test_without_the_web_ui_the_job_ends_with_the_test(tmp_path: Path) -> None:
+    block = re.search(r"```ini\n(headless = true\n.*?)```", README, re.DOTALL)
+    assert block
+    lines = dict(line.split(" = ") for line in block[1].splitlines())
+    assert int(lines["expect-workers"]) == the("Deployment")["spec"]["replicas"]
+    fewer = {"users": "2", "run-time": "2s", "expect-workers": "1"}
+    assert fewer.keys() <= lines.keys()
+    processes: list[subprocess.Popen[str]] = []
+    with serve(*FAST) as host:
+        pods = Pods(tmp_path, host=host, **lines | fewer)
+        try:
+            processes = [pods.start(role) for role in ROLES]
+            wait_until(lambda: all(process.poll() is not None for process in processes), "all have ended")
+        finally:
+            end(*processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert {record["outcome"] for record in pods.records()} == {"ok"}
+    assert pods.files() == pods.before
