@@ -1,0 +1,165 @@
+"""Limits that a run must keep: SLOs over all requests, and goodput, which asks it of each request."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from asr_load.errors import InputError
+from asr_load.results.accuracy import measure
+from asr_load.stream.record import Record
+
+MS = ("ttft", "itl", "tpot", "e2el", "lag")
+"""Metrics whose limits are in ms; the others have no unit."""
+
+STATISTICS = {
+    **dict.fromkeys((*MS, "rtf"), "mean, max or a percentile like p95"),
+    "wer": "mean",
+    "cer": "mean",
+    "errors": "rate",
+}
+GOODPUT = ("ttft", "tpot", "e2el")
+
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Slo:
+    """A limit that a statistic of a metric may reach and not pass. In ms for latencies."""
+
+    metric: str
+    statistic: str
+    limit: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.metric}:{self.statistic}"
+
+    @property
+    def unit(self) -> str:
+        return " ms" if self.metric in MS else ""
+
+    @property
+    def share(self) -> float | None:
+        """Of a percentile, the share of values that it bounds: 0.95 for p95, 1 for max; None for others."""
+        if self.statistic == "max":
+            return 1.0
+        match = _PERCENTILE.fullmatch(self.statistic)
+        return float(match[1]) / 100 if match else None
+
+    def __str__(self) -> str:
+        return f"{self.name} <= {self.limit:g}{self.unit}"
+
+
+class SloResult(msgspec.Struct):
+    """How an SLO fared. `limit` and `value` in ms for latencies; None where there was nothing to be judged."""
+
+    name: str
+    limit: float
+    value: float | None
+    ok: bool
+
+
+def parse_slos(texts: Iterable[str]) -> list[Slo]:
+    """SLOs as they are given, each METRIC:STATISTIC:LIMIT. Raises InputError."""
+    slos = [parse_slo(text) for text in texts]
+    for number, slo in enumerate(slos):
+        if slo.name in [other.name for other in slos[:number]]:
+            raise InputError(f"--slo {slo.name} is given twice")
+    return slos
+
+
+def parse_slo(text: str) -> Slo:
+    """`ttft:p95:500`: the 95th percentile of TTFT is at most 500 ms. Raises InputError."""
+    metric, _, rest = text.strip().partition(":")
+    statistic, _, word = rest.partition(":")
+    if metric not in STATISTICS:
+        raise InputError(f"--slo {text!r}: the metric {metric!r} is none of {', '.join(STATISTICS)}")
+    slo = Slo(metric, statistic, _limit(f"--slo {text!r}", word))
+    allowed = STATISTICS[metric]
+    if statistic != allowed and not (metric in (*MS, "rtf") and (statistic == "mean" or 0 < (slo.share or 0) <= 1)):
+        raise InputError(f"--slo {text!r}: of {metric} there is {allowed}, not {statistic!r}")
+    return slo
+
+
+def _limit(what: str, word: str) -> float:
+    try:
+        limit = float(word)
+    except ValueError:
+        limit = math.nan
+    if not (math.isfinite(limit) and limit >= 0):
+        raise InputError(f"{what}: the limit {word!r} is no number from 0 up (latencies in ms)")
+    return limit
+
+
+def values_of(metric: str, record: Record) -> Sequence[float]:
+    """What a success has of a metric, in the unit of its limits."""
+    if metric == "itl":
+        return [gap * 1e3 for gap in record.itl]
+    value: float | None = getattr(record, metric)
+    return [] if value is None else [value * 1e3 if metric in MS else value]
+
+
+def judge_slos(slos: Sequence[Slo], records: Sequence[Record], language: str) -> list[SloResult]:
+    """Hold a run's measured records against its SLOs. Percentiles are of all values, linear between two of them."""
+    return [_judge(slo, records, language) for slo in slos]
+
+
+def _judge(slo: Slo, records: Sequence[Record], language: str) -> SloResult:
+    good = [record for record in records if record.ok]
+    value: float | None
+    if slo.metric == "errors":
+        value = (len(records) - len(good)) / len(records) if records else None
+    elif slo.metric in ("wer", "cer"):
+        value = getattr(measure(((record.reference, record.text) for record in good), language), slo.metric)
+    else:
+        values = [value for record in good for value in values_of(slo.metric, record)]
+        if not values:
+            value = None
+        elif slo.share is None:
+            value = float(np.mean(values))
+        else:
+            value = float(np.percentile(values, slo.share * 100))
+    return SloResult(slo.name, slo.limit, value, ok=value is not None and value <= slo.limit)
+
+
+def slo_lines(results: Iterable[SloResult]) -> list[str]:
+    """One line for each: limit, value, pass or FAIL."""
+    lines = []
+    for result in results:
+        metric, _, statistic = result.name.partition(":")
+        slo = Slo(metric, statistic, result.limit)
+        value = "no value" if result.value is None else f"{result.value:.4g}{slo.unit}"
+        lines.append(f"SLO {slo}: {value}, {'pass' if result.ok else 'FAIL'}")
+    return lines
+
+
+class Goodput:
+    """Limits for each request, in ms, as the serving benchmarks of vLLM and SGLang take them: `ttft:500 tpot:40`.
+
+    A request that has no TPOT (one token or none) breaks no limit on it; a failure meets nothing.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Raises InputError."""
+        self.limits: dict[str, float] = {}
+        for word in text.split():
+            metric, _, limit = word.partition(":")
+            if metric not in GOODPUT:
+                raise InputError(f"--goodput {text!r}: {metric!r} is none of {', '.join(GOODPUT)} (ttft:500 tpot:40)")
+            if metric in self.limits:
+                raise InputError(f"--goodput {text!r}: {metric} is given twice")
+            self.limits[metric] = _limit(f"--goodput {text!r}", limit)
+        if not self.limits:
+            raise InputError("--goodput takes limits in ms like 'ttft:500 tpot:40 e2el:3000'")
+
+    def meets(self, record: Record) -> bool:
+        """Whether a request met all limits."""
+        return record.ok and all(
+            value <= limit for metric, limit in self.limits.items() for value in values_of(metric, record)
+        )

@@ -1,0 +1,103 @@
+"""Whether a run was steady: figures from a queue that grows tell how long the test was, and nothing of the server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from asr_load.stream.record import Record
+
+BLOCKS = 16
+"""Stretches of a run of which medians are compared."""
+
+LEAST = 5 * BLOCKS
+"""Requests below which nothing is said."""
+
+SIGNIFICANT = 2.58
+"""Of the normal distribution: a steady run is called none once in a hundred."""
+
+NOTABLE = 0.25
+"""Growth over the run, as a share of the median, below which a trend is let pass however sure it is."""
+
+
+class Steadiness(msgspec.Struct):
+    """`verdict`: steady, rising, falling, or unclear (too few requests); `growth_s`: what E2E latency gained, in
+    seconds, over the run by its trend; None where unclear."""
+
+    verdict: str
+    growth_s: float | None
+
+
+def steadiness(records: Sequence[Record]) -> Steadiness:
+    """Test the E2E latency of the measured successes for a trend in the order of their start (open loop: from the due
+    time).
+
+    The run is cut into 16 blocks of equal count. Their medians, which single slow requests do not move and which are
+    nearly independent where single requests are not, are tested by Mann and Kendall's S (Kendall, Rank Correlation
+    Methods, 1975; z = (S ± 1) / sqrt(n(n-1)(2n+5)/18)); the size of the trend is Theil and Sen's slope (Sen, JASA 63,
+    1968). Clips differ in length, and a set may be sorted by it: what a second of audio adds to the latency, by a
+    least-squares fit that has a trend in it too, is taken off first. (One single pass through a set that is sorted
+    shows no more than that one of the two grew.)
+    """
+    good = sorted((record for record in records if record.ok and record.e2el is not None), key=_begins)
+    if len(good) < LEAST:
+        return Steadiness("unclear", None)
+    latencies = np.array([(record.e2el or 0.0) + (record.lag or 0.0) for record in good])
+    typical = float(np.median(latencies))
+    audio = np.array([record.audio_s for record in good])
+    columns = np.column_stack([np.ones(len(good)), np.arange(len(good)), audio])
+    per_second = np.linalg.lstsq(columns, latencies, rcond=None)[0][2]
+    latencies = latencies - per_second * (audio - audio.mean())
+    medians = np.array([float(np.median(block)) for block in np.array_split(latencies, BLOCKS)])
+    first, second = np.triu_indices(BLOCKS, 1)
+    differences = medians[second] - medians[first]
+    score = float(np.sign(differences).sum())
+    deviation = math.sqrt(BLOCKS * (BLOCKS - 1) * (2 * BLOCKS + 5) / 18)
+    z = (score - math.copysign(1, score)) / deviation if score else 0.0
+    growth = float(np.median(differences / (second - first))) * (BLOCKS - 1)
+    if abs(z) < SIGNIFICANT or abs(growth) < NOTABLE * typical:
+        return Steadiness("steady", growth)
+    return Steadiness("rising" if growth > 0 else "falling", growth)
+
+
+def steadiness_line(found: Steadiness) -> str:
+    """In words."""
+    if found.growth_s is None:
+        return f"Steady: not known (fewer than {LEAST} successes)"
+    match found.verdict:
+        case "rising":
+            return f"Steady: no, latency rose by {found.growth_s:.2f} s over the run: a queue grew, this is no capacity"
+        case "falling":
+            return (
+                f"Steady: no, latency fell by {-found.growth_s:.2f} s over the run: leave the start out (--warmup-time)"
+            )
+    return "Steady: yes, no trend in latency over the run"
+
+
+def _begins(record: Record) -> float:
+    return record.started_at if record.due_at is None else record.due_at
+
+
+class LeftOut(msgspec.Struct):
+    """Requests that are in no figure, by why."""
+
+    warmup: int = 0
+    ramp_up: int = 0
+    cool_down: int = 0
+
+
+def trim(records: Sequence[Record], ramp_up_s: float, cool_down_s: float) -> tuple[list[Record], LeftOut]:
+    """The records of the steady part: no warm-up, begun (open loop: due) at least `ramp_up_s` seconds after the first
+    and `cool_down_s` before the last of the others; and how many that leaves out."""
+    measured = [record for record in records if not record.warmup]
+    left = LeftOut(warmup=len(records) - len(measured))
+    if not measured or not (ramp_up_s or cool_down_s):
+        return measured, left
+    starts = [_begins(record) for record in measured]
+    low, high = min(starts) + ramp_up_s, max(starts) - cool_down_s
+    left.ramp_up = sum(start < low for start in starts)
+    left.cool_down = sum(start > high for start in starts if start >= low)
+    return [record for record, start in zip(measured, starts, strict=True) if low <= start <= high], left

@@ -1,0 +1,117 @@
+"""SLOs and goodput: how they are asked for, and how a run is held against them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asr_load.errors import InputError
+from asr_load.results.slo import Goodput, judge_slos, parse_slo, parse_slos, slo_lines
+from records import failure, record
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ttft:p95:500", "ttft:p95 <= 500 ms"),
+        ("itl:p99.9:60", "itl:p99.9 <= 60 ms"),
+        ("rtf:max:1", "rtf:max <= 1"),
+        ("wer:mean:0.2", "wer:mean <= 0.2"),
+        ("errors:rate:0", "errors:rate <= 0"),
+    ],
+)
+def test_an_slo(text: str, said: str) -> None:
+    assert str(parse_slo(text)) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tfft:p95:500", "'tfft' is none of ttft, itl"),
+        ("ttft", "no number from 0 up"),
+        ("ttft:p95", "no number from 0 up"),
+        ("ttft:p95:fast", "'fast' is no number"),
+        ("ttft:p95:-1", "no number from 0 up"),
+        ("ttft:p95:nan", "no number from 0 up"),
+        ("ttft:p95:1:2", "'1:2' is no number"),
+        ("ttft:p100:5", "of ttft there is mean, max or a percentile like p95, not 'p100'"),
+        ("ttft:p0:5", "not 'p0'"),
+        ("ttft:median:5", "not 'median'"),
+        ("wer:p95:0.2", "of wer there is mean, not 'p95'"),
+        ("errors:mean:0.2", "of errors there is rate, not 'mean'"),
+    ],
+)
+def test_what_is_no_slo(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_slos([text])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_slo_twice() -> None:
+    assert len(parse_slos(["ttft:p95:1", "ttft:p99:1"])) == 2
+    with pytest.raises(InputError, match="ttft:p95 is given twice"):
+        parse_slos(["ttft:p95:1", "ttft:p95:2"])
+
+
+def test_percentiles_are_of_all_values_in_ms() -> None:
+    random = np.random.default_rng(0)
+    records = [record(n, ttft=random.uniform(), itl=random.uniform(size=n).tolist()) for n in range(50)]
+    gaps = np.concatenate([item.itl for item in records]) * 1e3
+    ttfts = np.array([item.ttft for item in records]) * 1e3
+    texts = ["ttft:p95:1", "ttft:mean:1000", "itl:p99.5:1", "itl:max:999999"]
+    found = judge_slos(parse_slos(texts), [*records, failure(99, "cut", ttft=99.0)], "en")
+    wanted = [np.percentile(ttfts, 95), ttfts.mean(), np.percentile(gaps, 99.5), gaps.max()]
+    assert [result.value for result in found] == pytest.approx(wanted)
+    assert [(result.name, result.limit, result.ok) for result in found] == [
+        ("ttft:p95", 1, False),
+        ("ttft:mean", 1000, True),
+        ("itl:p99.5", 1, False),
+        ("itl:max", 999999, True),
+    ]
+
+
+def test_a_limit_may_be_reached() -> None:
+    records = [record(ttft=0.5)]
+    assert [item.ok for item in judge_slos(parse_slos(["ttft:p95:500", "ttft:mean:499.9"]), records, "en")] == [
+        True,
+        False,
+    ]
+
+
+def test_errors_and_words() -> None:
+    records = [record(0), record(1, text="he sat"), failure(2, "http_500"), failure(3, "cut")]
+    texts = ["errors:rate:0.5", "wer:mean:0.25", "cer:mean:0.01", "rtf:p50:0.2"]
+    found = judge_slos(parse_slos(texts), records, "en")
+    assert [result.ok for result in found] == [True, True, False, True]
+    assert (found[0].value, found[1].value) == (0.5, 0.25)
+
+
+def test_without_a_success_nothing_holds() -> None:
+    found = judge_slos(parse_slos(["ttft:p95:500", "wer:mean:1", "errors:rate:1"]), [failure(0, "cut")], "en")
+    assert [(result.value, result.ok) for result in found] == [(None, False), (None, False), (1.0, True)]
+    assert not any(result.ok for result in judge_slos(parse_slos(["errors:rate:1", "lag:p50:1"]), [], "en"))
+    assert slo_lines(found) == [
+        "SLO ttft:p95 <= 500 ms: no value, FAIL",
+        "SLO wer:mean <= 1: no value, FAIL",
+        "SLO errors:rate <= 1: 1, pass",
+    ]
+
+
+def test_goodput_asks_it_of_each_request() -> None:
+    goodput = Goodput("ttft:500 e2el:3000  tpot:40")
+    whole: dict[str, Any] = {"ttft": 0.5, "e2el": 3.0, "output_tokens": 64}
+    assert goodput.meets(record(**whole))
+    assert not goodput.meets(record(**{**whole, "ttft": 0.501}))
+    assert not goodput.meets(record(**{**whole, "e2el": 3.001}))
+    assert not goodput.meets(record(**{**whole, "output_tokens": 63}))  # 2.5 s over 62 tokens
+    assert goodput.meets(record(**{**whole, "output_tokens": 1}))
+    assert not goodput.meets(failure(0, "cut", ttft=0.1, e2el=0.2))
+
+
+@pytest.mark.parametrize("text", ["", "itl:5", "ttft", "ttft:x", "ttft:1 ttft:2", "ttft:-1", "ttft:1,tpot:2"])
+def test_what_is_no_goodput(text: str) -> None:
+    with pytest.raises(InputError, match="--goodput"):
+        Goodput(text)
