@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,14 @@ class Book:
             data_sha256=self._shards.manifest_sha256,
             data_clips=len(self._shards),
             language=self._shards.manifest.options.language,
+            loop=asdict(settings.loop) if settings.loop.open else {},
+            warmup_requests=settings.warmup_requests,
+            warmup_time=settings.warmup_time,
+            ramp_up_time=settings.ramp_up_time,
+            cool_down_time=settings.cool_down_time,
+            slos=[slo.text for slo in settings.slos],
+            goodput=settings.goodput,
+            allow_client_bound=settings.allow_client_bound,
             workers=self.workers,
             python=platform.python_version(),
             platform=PLATFORM,

@@ -54,6 +54,8 @@ class _Plugin:
         self.last_book: Book | None = None
         """The book of the test that is running or, when none is, of the one that ran last."""
         self.summary: Summary | None = None
+        """What is still to be printed."""
+        self.last_summary: Summary | None = None
         self.stage: str | None = None
         self.folders: list[Path] = []
         self.interrupted = False
@@ -140,6 +142,7 @@ class _Plugin:
         self.summary = self.part.stop()
         self.part = None
         if self.summary is not None:
+            self.last_summary = self.summary
             logger.info("records, run.json and summary.json are in %s", self.folders[-1])
             if self.environment.web_ui is not None:
                 self.print_summary()
@@ -160,12 +163,23 @@ class _Plugin:
         self.stop()
         if isinstance(runner, WorkerRunner):
             return
+        self._set_exit_code()
         stats.keep_entries_when_serialised(self.environment)
         if options.csv_prefix:
             # Locust writes its CSV files once a second, and never after the last request.
             gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1)
         if options.html_file:
             self._write_report(options)
+
+    def _set_exit_code(self) -> None:
+        """SLOs decide where there are any; where one of them is on errors, single failures break nothing else."""
+        summary, environment = self.last_summary, self.environment
+        if summary is None or environment.process_exit_code is not None:
+            return
+        if summary.passed is False or not summary.requests.success:
+            environment.process_exit_code = 1
+        elif summary.passed and any(result.name.startswith("errors:") for result in summary.slo):
+            environment.process_exit_code = 0
 
     def _write_report(self, options: Namespace) -> None:
         """Locust's HTML report with a section on streaming. Locust writes its own before a test has come to rest, and

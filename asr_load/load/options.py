@@ -16,6 +16,7 @@ from locust.argument_parser import LocustArgumentParser
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
 from asr_load.load.arrivals import KINDS, Arrivals, make_arrivals
+from asr_load.results.slo import Goodput, Slo, parse_slos
 
 MIN_SECRET = 8
 """Characters of a header's word that is struck out of messages: "Bearer" and "gzip" are no secrets."""
@@ -58,6 +59,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--header", action="append", default=[], metavar="K=V", help="Header to send; repeatable", **hidden)
     add("--extra-body", default="", metavar="JSON", help="Object merged into the request's body", **hidden)
     add("--reader", choices=READERS, default="auto", help="How answers are read (README: how true)", **hidden)
+    add("--slo", action="append", default=[], metavar="ttft:p95:500", help="Limit to keep (ms); repeatable", **hidden)
+    add("--goodput", default="", metavar="'ttft:500 tpot:40'", help="Limits in ms for each request", **hidden)
+    add("--allow-client-bound", action="store_true", help="SLOs may pass in a client-bound run", **hidden)
     add("--results", default="", metavar="DIR", help="Folder for the run (default: results/DATE-TIME)", **hidden)
 
 
@@ -125,6 +129,9 @@ class Settings:
     warmup_time: float
     ramp_up_time: float
     cool_down_time: float
+    slos: list[Slo]
+    goodput: str
+    allow_client_bound: bool
     results: Path | None
     extra_body: dict[str, Any]
     headers: dict[str, str] = field(repr=False)
@@ -139,27 +146,12 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
     headers = dict(_header(word) for word in options.header or [])
     if key:
         headers["Authorization"] = f"Bearer {_printable('the API key', key)}"
-    for name in ("connect_timeout", "stall_timeout", "total_timeout"):
-        if not 0 < getattr(options, name) < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
-    # The command line has checked these; the web form takes any word.
-    for name, allowed in (("api", list(APIS)), ("unique", UNIQUE), ("order", ORDERS), ("arrivals", KINDS)):
-        if getattr(options, name) not in allowed:
-            raise InputError(f"--{name} {getattr(options, name)!r} is none of {', '.join(allowed)}")
-    if options.requests < 0:
-        raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
-    if options.seed < 0:
-        raise InputError(f"--seed must be 0 or more, not {options.seed}")
-    if options.warmup_requests < 0:
-        raise InputError(f"--warmup-requests must be 0 or more, not {options.warmup_requests}")
-    for name in ("warmup_time", "ramp_up_time", "cool_down_time"):
-        if not 0 <= getattr(options, name) < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} must be 0 seconds or more, not {getattr(options, name)}")
+    _check_words_and_numbers(options)
     loop = _loop(options)
+    if options.goodput.strip():
+        Goodput(options.goodput)
     if options.seed and options.order == "sequential" and not loop.open:
         raise InputError("--seed shuffles nothing with --order sequential: add --order shuffle, or a --request-rate")
-    if options.max_tokens < 1:
-        raise InputError(f"--max-tokens must be 1 or more, not {options.max_tokens}")
     return Settings(
         host=_host(host),
         data=Path(options.data).expanduser(),
@@ -178,6 +170,9 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         warmup_time=options.warmup_time,
         ramp_up_time=options.ramp_up_time,
         cool_down_time=options.cool_down_time,
+        slos=parse_slos(options.slo or []),
+        goodput=" ".join(options.goodput.split()),
+        allow_client_bound=options.allow_client_bound,
         results=Path(options.results).expanduser() if options.results else None,
         extra_body=_extra_body(options.extra_body),
         headers=headers,
@@ -187,6 +182,27 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
             *(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
         ),
     )
+
+
+def _check_words_and_numbers(options: Namespace) -> None:
+    for name in ("connect_timeout", "stall_timeout", "total_timeout"):
+        if not 0 < getattr(options, name) < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
+    # The command line has checked these; the web form takes any word.
+    for name, allowed in (("api", list(APIS)), ("unique", UNIQUE), ("order", ORDERS), ("arrivals", KINDS)):
+        if getattr(options, name) not in allowed:
+            raise InputError(f"--{name} {getattr(options, name)!r} is none of {', '.join(allowed)}")
+    if options.requests < 0:
+        raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
+    if options.seed < 0:
+        raise InputError(f"--seed must be 0 or more, not {options.seed}")
+    if options.warmup_requests < 0:
+        raise InputError(f"--warmup-requests must be 0 or more, not {options.warmup_requests}")
+    for name in ("warmup_time", "ramp_up_time", "cool_down_time"):
+        if not 0 <= getattr(options, name) < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} must be 0 seconds or more, not {getattr(options, name)}")
+    if options.max_tokens < 1:
+        raise InputError(f"--max-tokens must be 1 or more, not {options.max_tokens}")
 
 
 def _loop(options: Namespace) -> Loop:

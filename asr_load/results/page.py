@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from asr_load.results.live import Live
+from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Figures, Summary
 from asr_load.results.verdict import Validity, clock
 
@@ -39,7 +40,15 @@ def metrics(summary: Summary) -> dict[str, tuple[Figures, float]]:
         "E2E (ms)": (summary.e2el, 1e3),
         "RTF": (summary.rtf, 1.0),
     }
-    return shown | ({"Lag (ms)": (summary.lag, 1e3)} if summary.lag.n else {})
+    return shown | (
+        {
+            "TTFT from due (ms)": (summary.ttft_due, 1e3),
+            "E2E from due (ms)": (summary.e2el_due, 1e3),
+            "Lag (ms)": (summary.lag, 1e3),
+        }
+        if summary.lag.n
+        else {}
+    )
 
 
 def number(value: float | None) -> float | int | str:
@@ -94,6 +103,7 @@ def add_streaming_section(
     ]
     if summary.references:
         words.append(f"WER {summary.wer or 0:.1%}, CER {summary.cer or 0:.1%} over {summary.references} transcripts.")
+    words += slo_lines(summary.slo)
     failures = {name: count for name, count in requests.by_outcome.items() if name != "ok"}
     head = _head(summary.validity, words, _table(["Metric", "Count", *TITLES], rows), failures)
     return _insert(report, head, points, stages)
@@ -183,7 +193,7 @@ def _verdict(validity: Validity) -> str:
         f'<div class="asr-verdict" data-verdict="{html.escape(validity.verdict)}">'
         f'<svg aria-hidden="true" viewBox="0 0 24 24"><path d="{_ICON}"/></svg>'
         f"<div><strong>Verdict: {html.escape(validity.verdict)}</strong> "
-        f"<span>stamps late by {validity.stamp_lag['p99'] * 1e3:.1f} ms, event loop by "
-        f"{validity.loop_lag['p99'] * 1e3:.1f} ms at p99</span> "
+        f"<span>stamps late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99,</span> "
+        f"<span>event loop by {validity.loop_lag['p99'] * 1e3:.1f} ms</span> "
         f"<span>CPU {validity.cpu['mean'] * 100:.0f} % of a core</span>{reasons and f'<ul>{reasons}</ul>'}</div></div>"
     )

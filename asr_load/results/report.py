@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from asr_load.errors import OneLineParser, exits_on_bad_input
+from asr_load.results.slo import slo_lines
+from asr_load.results.steady import steadiness_line
 from asr_load.results.summary import Figures, Summary, summarise_folder
 from asr_load.results.verdict import clock
 from asr_load.stream.record import RECORDS, read_records
@@ -46,28 +49,44 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     console.print(_latencies(summary))
     if len(summary.by_duration) > 1:
         console.print(_lengths(summary))
-    out(f"Wall time {summary.wall_s:.1f} s, audio {summary.audio_s:.1f} s: RTFx {_n(summary.rtfx, 2)}")
-    out(
+    for line in _lines(summary):
+        out(line)
+    if len(summary.validity.clients) > 1:
+        console.print(_clients(summary))
+    for line in (*_verdict(summary), f"Results: {folder}"):
+        out(line)
+
+
+def _lines(summary: Summary) -> Iterator[str]:
+    requests, left, coverage = summary.requests, summary.left_out, summary.coverage
+    if any((left.warmup, left.ramp_up, left.cool_down)):
+        yield f"Left out: {left.warmup} warm-up, {left.ramp_up} ramp-up and {left.cool_down} cool-down requests"
+    yield f"Wall time {summary.wall_s:.1f} s, audio {summary.audio_s:.1f} s: RTFx {_n(summary.rtfx, 2)}"
+    yield (
         f"Throughput: {_n(summary.requests_per_s, 2)} requests/s, {_n(summary.output_tokens_per_s, 1)} tokens/s,"
         f" {_n(summary.tokens_per_chunk, 2)} tokens per chunk"
     )
+    if summary.goodput is not None:
+        yield f"Goodput: {summary.goodput:.2f} requests/s"
     if summary.references:
-        out(f"Accuracy: WER {_percent(summary.wer)}, CER {_percent(summary.cer)} over {summary.references} transcripts")
+        rates = f"WER {_percent(summary.wer)}, CER {_percent(summary.cer)}"
+        yield f"Accuracy: {rates} over {summary.references} transcripts"
     else:
-        out("Accuracy: no successful request has a reference")
+        yield "Accuracy: no successful request has a reference"
     if requests.fail:
         failed = ", ".join(f"{n} {name}" for name, n in requests.by_outcome.items() if name != "ok")
-        out(f"Failures: {failed} (they have no latency, and are in no percentile)")
+        yield f"Failures: {failed} (they have no latency, and are in no percentile)"
     if requests.truncated:
-        out(f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing")
-    coverage = summary.coverage
+        yield f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing"
     uneven = f"; {coverage.repeated} requests too many of a clip, {coverage.left_out} too few"
-    out(
+    yield (
         f"Clips: {coverage.sent} of {coverage.clips} sent, {coverage.passes:.2f} passes"
         + (uneven if coverage.repeated or coverage.left_out else "")
     )
-    if len(summary.validity.clients) > 1:
-        console.print(_clients(summary))
+    yield steadiness_line(summary.steadiness)
+
+
+def _verdict(summary: Summary) -> Iterator[str]:
     validity = summary.validity
     lag, cpu = validity.loop_lag, validity.cpu
     client = (
@@ -75,10 +94,12 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     )
     client += f"event loop by {lag['p99'] * 1e3:.1f} ms; CPU {cpu['mean']:.0%} of a core"
     # No loop was ever on time to the nanosecond: zeros are what is left of a process that was killed.
-    out(f"Verdict: {validity.verdict} (client: {client if lag['max'] else 'not measured'})")
-    for reason in validity.reasons:
-        out(f"  - {reason}")
-    out(f"Results: {folder}")
+    yield f"Verdict: {validity.verdict} (client: {client if lag['max'] else 'not measured'})"
+    yield from (f"  - {reason}" for reason in validity.reasons)
+    yield from slo_lines(summary.slo)
+    if summary.passed is not None:
+        why = "".join(f"; {reason}" for reason in summary.not_passed)
+        yield f"SLOs: {'passed' if summary.passed else 'NOT passed'}{why}"
 
 
 def _latencies(summary: Summary) -> Table:
@@ -90,6 +111,8 @@ def _latencies(summary: Summary) -> Table:
     for name, row in rows.items():
         table.add_row(name, *_cells(row, 1e3, 1), str(row.n))
     if summary.lag.n:
+        table.add_row("TTFT from due", *_cells(summary.ttft_due, 1e3, 1), str(summary.ttft_due.n))
+        table.add_row("E2E from due", *_cells(summary.e2el_due, 1e3, 1), str(summary.e2el_due.n))
         table.add_row("lag", *_cells(summary.lag, 1e3, 1), str(summary.lag.n))
     table.add_row("RTF (no unit)", *_cells(summary.rtf, 1, 3), str(summary.rtf.n))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -98,6 +99,15 @@ class RunInfo(msgspec.Struct, kw_only=True):
     """Of the prepared folder's manifest."""
     data_clips: int
     language: str
+    loop: dict[str, Any] = {}
+    """Of an open loop: rate, arrivals, burstiness, stages, trace, speed, seed. Empty for a closed one."""
+    warmup_requests: int = 0
+    warmup_time: float = 0.0
+    ramp_up_time: float = 0.0
+    cool_down_time: float = 0.0
+    slos: list[str] = []
+    goodput: str = ""
+    allow_client_bound: bool = False
     workers: list[WorkerInfo]
     python: str
     platform: str

@@ -41,6 +41,11 @@ class Slo:
         return f"{self.metric}:{self.statistic}"
 
     @property
+    def text(self) -> str:
+        """As it is given on a command line."""
+        return f"{self.name}:{self.limit!r}"
+
+    @property
     def unit(self) -> str:
         return " ms" if self.metric in MS else ""
 

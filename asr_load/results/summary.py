@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,6 +13,8 @@ import numpy as np
 from asr_load.audio.shard import write_atomically
 from asr_load.results.accuracy import measure
 from asr_load.results.runfile import RunInfo, read_run
+from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
+from asr_load.results.steady import LeftOut, Steadiness, steadiness, trim
 from asr_load.results.verdict import Validity, judge
 from asr_load.stream.record import Record, read_records
 
@@ -84,20 +85,29 @@ class Summary(msgspec.Struct):
     output_tokens: int
     tokens_per_chunk: float | None
     goodput: float | None
-    """None as long as no SLO was given."""
+    """Requests per second that met every limit of --goodput; None where none was given."""
     ttft: Figures
     itl: Figures
     tpot: Figures
     e2el: Figures
     rtf: Figures
     lag: Figures
+    ttft_due: Figures
+    e2el_due: Figures
+    """In an open loop: from when a request was due, so with the wait before it could be sent."""
     wer: float | None
     cer: float | None
     references: int
     by_duration: list[ByDuration]
     coverage: Coverage
     validity: Validity
-    slo: list[dict[str, Any]]
+    left_out: LeftOut
+    steadiness: Steadiness
+    slo: list[SloResult]
+    passed: bool | None
+    """Whether the SLOs hold, in a run that can show it; None where none was given."""
+    not_passed: list[str]
+    """What other than an SLO stands against it."""
 
 
 def figures(values: Iterable[float | None]) -> Figures:
@@ -111,9 +121,14 @@ def figures(values: Iterable[float | None]) -> Figures:
 
 def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     """The figures of a run from its records."""
-    measured = [record for record in records if not record.warmup]
+    records = list(records)
+    measured, left_out = trim(records, info.ramp_up_time, info.cool_down_time)
     good = [record for record in measured if record.ok]
     wall_s = _wall_s(measured, info)
+    limits = Goodput(info.goodput) if info.goodput else None
+    validity = judge(records, info)
+    slos = judge_slos(parse_slos(info.slos), measured, info.language)
+    against = _against(measured, validity, info) if slos else []
     audio_s = sum(record.audio_s for record in good)
     tokens = sum(record.output_tokens or 0 for record in good)
     chunks = sum(record.chunks for record in good)
@@ -137,30 +152,52 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         output_tokens_per_s=per_second(tokens),
         output_tokens=tokens,
         tokens_per_chunk=tokens / chunks if chunks else None,
-        goodput=None,
+        goodput=None if limits is None else per_second(sum(map(limits.meets, measured))),
         ttft=figures(record.ttft for record in good),
         itl=figures(gap for record in good for gap in record.itl),
         tpot=figures(record.tpot for record in good),
         e2el=figures(record.e2el for record in good),
         rtf=figures(record.rtf for record in good),
         lag=figures(record.lag for record in measured),
+        ttft_due=figures(_from_due(record.ttft, record) for record in good),
+        e2el_due=figures(_from_due(record.e2el, record) for record in good),
         wer=accuracy.wer,
         cer=accuracy.cer,
         references=accuracy.references,
         by_duration=_by_duration(good, info.language),
         coverage=_coverage(measured, info.data_clips),
-        validity=judge(measured, info),
-        slo=[],
+        validity=validity,
+        left_out=left_out,
+        steadiness=steadiness(measured),
+        slo=slos,
+        passed=all(result.ok for result in slos) and not against if slos else None,
+        not_passed=against,
     )
 
 
+def _from_due(value: float | None, record: Record) -> float | None:
+    return None if value is None or record.lag is None else value + record.lag
+
+
+def _against(measured: list[Record], validity: Validity, info: RunInfo) -> list[str]:
+    against = []
+    if not any(record.ok for record in measured):
+        against.append("no request succeeded")
+    if validity.verdict == "client-bound" and not info.allow_client_bound:
+        against.append("the run is client-bound (--allow-client-bound lets it pass)")
+    return against
+
+
 def _wall_s(records: list[Record], info: RunInfo) -> float:
-    """From the first request to the last record; for a run that was killed, to the last end that its records know.
+    """From the first request to the last record; for a run that was killed, to the last end that its records know;
+    where the last part of a run is left out, to the last request that counts.
 
     Times of several machines are moved onto the master's clock first.
     """
     offset = {worker.worker: worker.master_offset_s for worker in info.workers}
     starts = [record.started_at + offset.get(record.worker, 0.0) for record in records]
+    if info.cool_down_time and starts:
+        return max(starts) - min(starts)
     ends = [worker.ended_at + worker.master_offset_s for worker in info.workers if worker.ended_at is not None]
     ends += [start + (record.stream_end or record.e2el or 0.0) for start, record in zip(starts, records, strict=True)]
     return max(ends) - min(starts) if records else 0.0

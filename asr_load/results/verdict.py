@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
+from asr_load.results.steady import steadiness, trim
 from asr_load.stream.record import Record
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
@@ -19,6 +20,9 @@ that a person notices; above the second the client was the bottleneck."""
 CPU_VALID, CPU_BOUND = 0.80, 0.95
 """Share of a core that the event loop used: a thread has one at most, and near its end everything waits for it. Or of
 all cores that a machine has, which its workers share."""
+
+LATE_VALID, LATE_BOUND = 0.01, 0.10
+"""Share of an open loop's requests that may be sent late."""
 
 
 class Client(msgspec.Struct):
@@ -61,10 +65,17 @@ def clock(client: Client) -> str:
 
 
 def judge(records: list[Record], info: RunInfo) -> Validity:
-    """Judge a run by the health of its clients and by what its records admit."""
+    """Judge a run by the health of its clients and by what its records admit: all of them, and those that count."""
+    measured, _ = trim(records, info.ramp_up_time, info.cool_down_time)
+    steady = steadiness(measured)
     validity = judge_clients(info.workers)
     _judge_by_calibration(records, info.workers, validity)
-    doubts = _doubts(records, info)
+    _judge_arrivals(info.workers, validity)
+    doubts = _missing(records, info) + _doubts(measured, info)
+    if steady.verdict == "rising":
+        doubts.append(
+            f"latency rose by {steady.growth_s or 0:.2f} s over the run: a queue grew, so this is no capacity"
+        )
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
     validity.reasons += doubts
@@ -182,7 +193,26 @@ def _advice(more: int, workers: list[WorkerInfo]) -> str:
     return text
 
 
-def _doubts(records: list[Record], info: RunInfo) -> list[str]:
+def _judge_arrivals(workers: list[WorkerInfo], validity: Validity) -> None:
+    """Whether an open loop's requests were sent when they were due."""
+    started = sum(worker.started for worker in workers)
+    late, queued, unsent = (sum(getattr(worker, name) for worker in workers) for name in ("late", "queued", "unsent"))
+    reasons = []
+    if late > LATE_VALID * started:
+        reasons.append(f"{late} of {started} requests were sent more than 10 ms late though a user was free")
+        if late > LATE_BOUND * started:
+            validity.verdict = "client-bound"
+    if queued > LATE_VALID * started:
+        text = f"{queued} of {started} requests were due before a user was free"
+        reasons.append(f"{text}: -u is the most in flight, and the server did not keep up with the rate within it")
+    if unsent:
+        reasons.append(f"{unsent} more requests were due before the end of the test, and no user was free to send them")
+    if reasons and validity.verdict == "valid":
+        validity.verdict = "suspect"
+    validity.reasons += reasons
+
+
+def _missing(records: list[Record], info: RunInfo) -> list[str]:
     doubts: list[str] = []
     if not info.ended:
         doubts.append("the run did not come to its end: its process was killed")
@@ -193,6 +223,11 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
         elif info.ended and found < worker.started:
             lost = worker.started - found
             doubts.append(f"worker {worker.worker}: {lost} of its {worker.started} requests have no record")
+    return doubts
+
+
+def _doubts(records: list[Record], info: RunInfo) -> list[str]:
+    doubts: list[str] = []
     good = [record for record in records if record.ok]
     if records and not good:
         doubts.append("no request succeeded: there are no latencies")
