@@ -1,0 +1,234 @@
+"""Load that arrives on its own times, warm-up and SLOs, by real processes."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_load.load.arrivals import make_arrivals
+from serving import running_streams, serve, wait_until
+from test_e2e import FAST, POST, Run, clips, run
+from test_fleet import SLOW, Fleet, end, info, processes
+
+__all__ = ["clips"]  # a fixture
+
+ONE_SLOT = ("--engine", "scripted", "--tokens", "5", "--ttft-ms", "50", "--itl-ms", "50", "--slots", "1")
+"""0.25 s each, one after the other: four a second."""
+
+
+def by_due(done: Run) -> list[dict[str, Any]]:
+    return sorted(done.records, key=lambda record: record["due_at"])
+
+
+@pytest.mark.parametrize("workers", [[], ["2"]])
+def test_each_request_has_its_time_over_the_whole_fleet(clips: Path, tmp_path: Path, workers: list[str]) -> None:
+    fleet = processes(int(workers[0])) if workers else []
+    words = ("-u", "20", "--request-rate", "25", "--requests", "60", "--seed", "5", *fleet)
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", *words)
+    assert done.code == 0, done.err
+    records = by_due(done)
+    # Each number once, over the workers in turn, and at the very times of the seeded process.
+    assert [record["seq"] for record in records] == list(range(60))
+    assert [record["worker"] for record in records] == [n % 2 if workers else 0 for n in range(60)]
+    arrivals = make_arrivals("poisson", rate=25.0, seed=5)
+    assert arrivals is not None
+    due = [arrivals.due(n) or 0.0 for n in range(60)]
+    wanted = [later - earlier for earlier, later in pairwise(due)]
+    got = [later["due_at"] - earlier["due_at"] for earlier, later in pairwise(records)]
+    # Workers of a machine share its clock: they differ by what the estimate of their offset may be wrong.
+    error = max((worker["master_offset_error_s"] for worker in info(done)["workers"]), default=0.0)
+    assert got == pytest.approx(wanted, abs=2 * error + 1e-5)
+    for record in records:
+        assert record["lag"] == pytest.approx(record["started_at"] - record["due_at"], abs=1e-6)
+        assert record["lag"] >= -1e-6
+    summary = done.summary
+    assert summary["lag"]["n"] == summary["ttft_due"]["n"] == summary["e2el_due"]["n"] == 60
+    assert summary["ttft_due"]["mean"] == pytest.approx(summary["ttft"]["mean"] + summary["lag"]["mean"], abs=1e-6)
+    assert "TTFT from due" in done.out
+    assert info(done)["loop"]["rate"] == 25.0
+
+
+def test_a_server_that_is_too_slow_hides_its_queue_from_a_closed_loop_alone(clips: Path, tmp_path: Path) -> None:
+    with serve(*ONE_SLOT) as host:
+        closed = run(host, clips, tmp_path / "closed", "-u", "1", "--requests", "16")
+        opened = run(
+            host,
+            clips,
+            tmp_path / "open",
+            "-u",
+            "50",
+            "--request-rate",
+            "8",
+            "--arrivals",
+            "constant",
+            "--requests",
+            "16",
+        )
+    assert closed.summary["e2el"]["max"] < 1
+    assert closed.summary["lag"]["n"] == 0
+    # Eight a second come and four are served: the sixteenth comes after 1.9 s and is done after 4 s, at the earliest.
+    assert opened.summary["e2el"]["max"] >= 2.0
+    assert opened.summary["e2el_due"]["max"] >= opened.summary["e2el"]["max"]
+    assert info(opened)["workers"][0]["queued"] == 0
+
+
+def test_when_users_run_out_the_wait_is_told_from_the_due_time(clips: Path, tmp_path: Path) -> None:
+    words = ("-u", "1", "--request-rate", "8", "--arrivals", "constant", "-t", "4", "--stop-timeout", "10")
+    with serve(*ONE_SLOT) as host:
+        done = run(host, clips, tmp_path / "r", *words)
+    records = by_due(done)
+    assert [record["seq"] for record in records] == list(range(len(records)))
+    assert len(records) < 20  # one at a time
+    assert done.summary["e2el"]["max"] < 1  # from the send, all is well
+    assert done.summary["e2el_due"]["max"] >= 1.5  # from the due time it is not
+    worker = info(done)["workers"][0]
+    assert worker["queued"] >= len(records) - 2
+    assert worker["unsent"] >= 10  # of the 32 and more that came in 4 s
+    assert done.summary["validity"]["verdict"] == "suspect"
+    said = " ".join(done.summary["validity"]["reasons"])
+    assert "were due before a user was free" in said
+    assert f"{worker['unsent']} more requests were due before the end of the test" in said
+
+
+def test_arrivals_are_shared_anew_when_a_worker_joins_and_when_one_dies(clips: Path, tmp_path: Path) -> None:
+    words = (
+        "--data",
+        clips,
+        "-u",
+        "12",
+        "-t",
+        "16",
+        "--stop-timeout",
+        "5",
+        "--request-rate",
+        "20",
+        "--arrivals",
+        "constant",
+    )
+    with serve(*FAST) as host:
+        fleet = Fleet(host, tmp_path / "r", *words, "--expect-workers", "1")
+        workers = [fleet.worker()]
+        try:
+            wait_until(lambda: fleet.lines() > 30, "the first worker's records")
+            workers.append(fleet.worker())
+            wait_until(lambda: '"worker":1,' in (tmp_path / "r" / "records.jsonl").read_text(), "the second's")
+            before = fleet.lines()
+            workers[0].kill()
+            wait_until(lambda: fleet.lines() > before + 40, "the second's alone")
+            done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, *workers)
+    records = by_due(done)
+    numbers = [record["seq"] for record in records]
+    assert len(numbers) == len(set(numbers))
+    # Nothing but what the dead worker had not sent is missing, and that in one stretch.
+    missing = sorted(set(range(max(numbers))) - set(numbers))
+    alone = [record["seq"] for record in records if record["seq"] > max(missing, default=0)]
+    assert alone == list(range(alone[0], alone[0] + len(alone)))
+    assert {record["worker"] for record in records[-10:]} == {1}
+    assert len(missing) <= 20 * 8  # Locust takes some seconds to miss a worker
+    joined = next(record["seq"] for record in records if record["worker"] == 1)
+    shared = [record["worker"] for record in records if joined <= record["seq"] < min(missing, default=joined)]
+    assert all(one != other for one, other in pairwise(shared))  # in turn, from the first on
+    start = records[0]["due_at"] - numbers[0] / 20
+    error = 2 * max(worker["master_offset_error_s"] or 0.1 for worker in info(done)["workers"]) + 1e-3
+    for record in records:
+        assert record["due_at"] == pytest.approx(start + record["seq"] / 20, abs=error)
+    assert any("worker 0" in reason for reason in done.summary["validity"]["reasons"])
+
+
+def test_a_trace_and_its_speed(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text("100\n100.4\n100.4\n101\n")
+    words = ("-u", "5", "--arrival-trace", tmp_path / "trace.jsonl", "--trace-speed", "2")
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", *words)
+    assert done.code == 0, done.err
+    first, *rest = [record["due_at"] for record in by_due(done)]
+    assert [due - first for due in rest] == pytest.approx([0.2, 0.2, 0.5], abs=1e-5)
+
+
+@pytest.mark.parametrize("workers", [[], ["2"]])
+def test_warm_up_is_sent_and_recorded_and_in_no_figure(clips: Path, tmp_path: Path, workers: list[str]) -> None:
+    fleet = processes(int(workers[0])) if workers else []
+    with serve(*FAST, "--fault", "500@clip03") as host:
+        done = run(host, clips, tmp_path / "r", "-u", "4", "--requests", "20", "--warmup-requests", "10", *fleet)
+    assert done.code == 0, done.err  # the one that failed was a warm-up
+    records = done.records
+    assert sorted(record["seq"] for record in records if record["warmup"]) == list(range(10))
+    assert sorted(record["seq"] for record in records if not record["warmup"]) == list(range(10, 30))
+    assert done.summary["requests"]["by_outcome"] == {"ok": 20}
+    assert done.summary["left_out"] == {"warmup": 10, "ramp_up": 0, "cool_down": 0}
+    assert (done.rows[POST]["num_requests"], done.rows[POST]["num_failures"]) == (20, 0)
+    assert done.summary["validity"]["verdict"] == "valid", done.summary["validity"]
+    assert "Left out: 10 warm-up, 0 ramp-up and 0 cool-down requests" in done.out
+
+
+def test_warm_up_and_both_ends_by_time(clips: Path, tmp_path: Path) -> None:
+    words = ["-u", "9", "--request-rate", "20", "--arrivals", "constant", "--requests", "80"]
+    words += ["--warmup-time", "1", "--ramp-up-time", "0.5", "--cool-down-time", "1"]
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", *words)
+    assert sorted(record["seq"] for record in done.records if record["warmup"]) == list(range(20))
+    # Those due before 1 s are warm-up; then half a second, ten; at the end those after the last but a second.
+    assert done.summary["left_out"] == {"warmup": 20, "ramp_up": 10, "cool_down": 20}
+    assert done.summary["requests"]["total"] == 50
+    assert done.summary["wall_s"] == pytest.approx(49 / 20, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("slos", "fault", "ends"),
+    [
+        (["ttft:p95:20000", "errors:rate:0"], "", (0, "SLOs: passed")),
+        (["ttft:p95:1"], "", (1, "SLO ttft:p95 <= 1 ms: ")),
+        (["e2el:max:20000"], "500@clip03", (1, "SLOs: passed")),  # a failure is one, where no SLO allows it
+        (["e2el:max:20000", "errors:rate:0.1"], "500@clip03", (0, "SLO errors:rate <= 0.1: 0.05, pass")),
+        (["errors:rate:0.04"], "500@clip03", (1, "SLO errors:rate <= 0.04: 0.05, FAIL")),
+        (["errors:rate:1"], "500", (1, "SLOs: NOT passed; no request succeeded")),
+    ],
+)
+def test_slos_make_the_exit_code(
+    clips: Path, tmp_path: Path, slos: list[str], fault: str, ends: tuple[int, str]
+) -> None:
+    words = [word for slo in slos for word in ("--slo", slo)]
+    with serve(*FAST, *(["--fault", fault] if fault else [])) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "4", "--requests", "20", "--goodput", "ttft:20000", *words)
+    assert done.code == ends[0], done.out
+    assert ends[1] in done.out
+    assert [f"{slo['name']}:{slo['limit']:g}" for slo in done.summary["slo"]] == slos
+    good = done.summary["requests"]["success"]
+    assert done.summary["goodput"] == pytest.approx(good / done.summary["wall_s"])
+
+
+def test_a_run_that_is_stopped_while_users_wait_for_their_time(clips: Path, tmp_path: Path) -> None:
+    with serve(*SLOW) as host:
+        results = tmp_path / "r"
+        words = ("-u", "5", "--request-rate", "1", "--arrivals", "constant", "-t", "2", "--stop-timeout", "10")
+        done = run(host, clips, results, *words)
+        assert running_streams(host) == 0
+    assert {record["outcome"] for record in done.records} == {"ok"}
+    assert 2 <= len(done.records) <= 4
+    assert json.loads((results / "run.json").read_text())["workers"][0]["unsent"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-u", "4", "--request-rate", "0"], "--request-rate must be above 0"),
+        (["--request-rate", "5"], "an open loop needs -u"),
+        (["-u", "4", "--rate-stages", "10s-20s:5"], "is no stage; allowed is"),
+        (["-u", "4", "--slo", "ttft:p101:5"], "not 'p101'"),
+        (["-u", "4", "--goodput", "itl:5"], "'itl' is none of"),
+    ],
+)
+def test_bad_input_before_anything_is_sent(clips: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    done = run("http://127.0.0.1:9", clips, tmp_path / "r", *words)
+    assert done.code == 2
+    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not (tmp_path / "r" / "records.jsonl").exists()
