@@ -157,6 +157,9 @@ class Events(Protocol):
     id: str
 
     def opening(self) -> bytes: ...
+    def content_frame(self) -> tuple[bytes, bytes]:
+        """What stands before and after the text, which is JSON, in an event of content without usage."""
+
     def content(self, text: str, usage: Usage | None = None) -> bytes: ...
     def reasoning(self, text: str) -> bytes: ...
     def finish(self, reason: str) -> bytes: ...
@@ -177,6 +180,9 @@ class ChatEvents:
 
     def opening(self) -> bytes:
         return self._delta + b',"role":"assistant","content":""' + self._close
+
+    def content_frame(self) -> tuple[bytes, bytes]:
+        return self._content, self._close
 
     def content(self, text: str, usage: Usage | None = None) -> bytes:
         if usage is None:
@@ -202,21 +208,24 @@ class TranscriptionEvents:
         head = {"id": self.id, "object": "transcription.chunk", "created": int(time.time()), "model": model}
         self._head = b"data: " + _json(head)[:-1] + b',"choices":[{"delta":{"role":null,"content":'
 
-    def _chunk(self, content: bytes, reasoning: bytes = b"null", finish: bytes = b"null") -> bytes:
+    def _after(self, reasoning: bytes = b"null", finish: bytes = b"null") -> bytes:
         delta_end = b',"reasoning_content":' + reasoning + b',"tool_calls":null},"finish_reason":' + finish
-        return self._head + content + delta_end + b'}],"usage":null}\n\n'
+        return delta_end + b'}],"usage":null}\n\n'
 
     def opening(self) -> bytes:
         return b""
 
+    def content_frame(self) -> tuple[bytes, bytes]:
+        return self._head, self._after()
+
     def content(self, text: str, usage: Usage | None = None) -> bytes:  # noqa: ARG002 - the API has no usage
-        return self._chunk(_json(text))
+        return self._head + _json(text) + self._after()
 
     def reasoning(self, text: str) -> bytes:
-        return self._chunk(b"null", reasoning=_json(text))
+        return self._head + b"null" + self._after(reasoning=_json(text))
 
     def finish(self, reason: str) -> bytes:
-        return self._chunk(b"null", finish=b'"%s"' % reason.encode())
+        return self._head + b"null" + self._after(finish=b'"%s"' % reason.encode())
 
     def usage(self, usage: Usage) -> bytes:  # noqa: ARG002 - the API has no usage
         return b""
