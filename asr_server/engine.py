@@ -23,10 +23,11 @@ class RequestError(Exception):
 class Audio(NamedTuple):
     """Audio as a request carried it."""
 
-    data: str | bytes
-    """Base64 text (chat), or the file's own bytes (transcriptions)."""
+    data: bytes | memoryview
+    """The file's bytes, as they are (transcriptions) or in base64 (chat)."""
     name: str
     """How an error message refers to it."""
+    base64: bool
 
 
 @dataclass(slots=True)

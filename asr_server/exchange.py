@@ -3,6 +3,7 @@
 Answers go to uvicorn as ready bytes and not through a streaming response: at thousands of streams every layer counts.
 """
 
+import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import msgspec
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from asr_server.engine import Clip, Engine, RequestError, Script
+from asr_server.engine import Audio, Clip, Engine, RequestError, Script
 from asr_server.faults import FEW, HTTP_FAULTS
 from asr_server.metrics import Metrics
 from asr_server.pacer import Pacer
@@ -35,6 +36,7 @@ from asr_server.transport import Server, begin_unwritten, descriptor_of, reset, 
 
 REDIRECTED = "/redirected"
 """Prefix of the paths that the fault `redirect` points to; they have no faults."""
+_NO_AUDIO = Audio(b"", "", base64=False)
 _REFUSE_S = 1.0
 _GIANT = 4 * 1024 * 1024
 _MULTI = 4
@@ -114,18 +116,23 @@ class Exchange:
 
     async def run(self) -> None:
         """Answer, or stop as soon as the client goes."""
+        task = asyncio.current_task()
+        assert task is not None
+        watcher = asyncio.create_task(self._cancel_when_gone(task))
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._cancel_when_gone, group.cancel_scope)
-                await self._answer()
-                group.cancel_scope.cancel()
+            await self._answer()
+        except asyncio.CancelledError:
+            if not watcher.done():  # the server stops
+                raise
+            task.uncancel()
         finally:
+            watcher.cancel()
             self._book()
 
-    async def _cancel_when_gone(self, scope: anyio.CancelScope) -> None:
+    async def _cancel_when_gone(self, task: asyncio.Task[None]) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
-        scope.cancel()
+        task.cancel()
 
     def _book(self) -> None:
         if self.started_at is not None:
@@ -166,6 +173,7 @@ class Exchange:
         stream = self.request.stream and self.fault != "json"
         try:
             clip = await self.service.engine.prepare(self.request.audio)
+            self.request = self.request._replace(audio=_NO_AUDIO)  # that of a thousand streams is gigabytes
             if stream and self.fault == "error":
                 await self._fail_stream("The scheduler failed, as was asked for.")
                 return
@@ -214,7 +222,7 @@ class Exchange:
         return self.started_at
 
     def _script(self) -> Script | None:
-        """What the pacer is to send, if it can send this stream: it knows only chunks as they should be, with stamps."""
+        """What the pacer is to send, if it can send this stream: it knows only stamped chunks without faults."""
         service = self.service
         if service.pacer is None or not service.stamp_events or self.fault in _CHUNK_FAULTS:
             return None

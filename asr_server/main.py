@@ -1,6 +1,7 @@
 """The command line: `python scripts/serve.py --port 30000 [--engine moonshine|scripted] ...`."""
 
 import argparse
+import contextlib
 import gc
 import math
 import os
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 
 # What belongs to the server's own requirements is imported late, so that a missing package is told in one line.
 
-_SCRIPTED = {"tokens": 64, "ttft_ms": 200.0, "itl_ms": 20.0, "tokens_per_chunk": 1, "text": None, "slots": 0, "sender": "auto"}
+_SCRIPTED = {
+    "tokens": 64,
+    "ttft_ms": 200.0,
+    "itl_ms": 20.0,
+    "tokens_per_chunk": 1,
+    "text": None,
+    "slots": 0,
+    "sender": "auto",
+}
 _MOONSHINE = {"threads": None}
 _KEY_VARIABLE = "ASR_SERVER_API_KEY"
 
@@ -159,15 +168,26 @@ def _serve(options: argparse.Namespace) -> None:
         lifespan="off",
         log_level="critical",
         access_log=False,
+        proxy_headers=False,  # a layer around each request, for addresses that nobody reads
         timeout_graceful_shutdown=1,
     )
     service.server = Server(config, on_ready=lambda: print(_ready_line(options, sock), flush=True))
+    _allow_many_files()
     gc.freeze()  # what was imported stays: without it each full collection would look at it, and streams would wait
     try:
         service.server.run([sock])
     finally:
         if service.pacer is not None:
             service.pacer.close()
+
+
+def _allow_many_files() -> None:
+    """As many open files as the system lets us have: a stream takes two, and often no more than 1,024 are preset."""
+    import resource  # not on every system
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a limit that it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _ready_line(options: argparse.Namespace, sock: socket.socket) -> str:

@@ -45,7 +45,7 @@ class ScriptedEngine:
         return Script.of(texts, due, self.tokens, self.tokens_per_chunk, "stop")
 
     async def prepare(self, audio: Audio) -> Clip:
-        size = len(audio.data) * 3 // 4 if isinstance(audio.data, str) else len(audio.data)
+        size = len(audio.data) * 3 // 4 if audio.base64 else len(audio.data)
         return Clip(seconds=size / _BYTES_PER_SECOND, prompt_tokens=size // _BYTES_PER_TOKEN)
 
     def script(self, max_tokens: int | None) -> Script | None:
