@@ -80,16 +80,21 @@ class _SpeechEndpoint:
         self._chat = chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        http = Request(scope, receive)
         try:
-            fault = self._faults.choose(http.headers) if self._faults else None
-            request, received_at = await self._parse(http)
+            exchange = await self._begin(scope, receive, send)
         except RequestError as error:
             await flat_error(str(error), error.status)(scope, receive, send)
-            return
         except ClientDisconnect:
-            return
-        await Exchange(
+            pass
+        else:
+            await exchange.run()
+
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
+        """A function of its own, so that only the exchange holds the audio, which it lets go."""
+        http = Request(scope, receive)
+        fault = self._faults.choose(http.headers) if self._faults else None
+        request, received_at = await self._parse(http)
+        return Exchange(
             service=self._service,
             request=request,
             chat=self._chat,
@@ -99,7 +104,7 @@ class _SpeechEndpoint:
             scope=scope,
             receive=receive,
             send=send,
-        ).run()
+        )
 
 
 async def _read_chat(http: Request) -> tuple[SpeechRequest, float]:
@@ -131,7 +136,7 @@ async def _read_form(http: Request) -> tuple[SpeechRequest, float]:
         max_tokens = check_max_tokens(int(limit) if limit else None)
     except ValueError:
         raise RequestError(f"max_tokens must be a whole number, got {limit!r}.") from None
-    audio = Audio(await file.read(), file.filename or "file")
+    audio = Audio(await file.read(), file.filename or "file", base64=False)
     await form.close()
     stream = text("stream", "false").lower() in ("true", "1")
     return SpeechRequest(audio, text("model", "default"), stream, max_tokens), received_at

@@ -23,7 +23,7 @@ def decode(audio: Audio) -> Samples:
         RequestError: the bytes are no audio; the message is SGLang's.
     """
     try:
-        data = pybase64.b64decode(audio.data, validate=True) if isinstance(audio.data, str) else audio.data
+        data = pybase64.b64decode(audio.data, validate=True) if audio.base64 else audio.data
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (ValueError, soundfile.LibsndfileError, soundfile.SoundFileRuntimeError) as error:
         reason = re.sub(r"<_io\.BytesIO object at \w+>", "the audio", str(error))

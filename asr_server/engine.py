@@ -1,9 +1,11 @@
 """What an engine is: it takes one clip and yields its text piece by piece."""
 
-from collections.abc import AsyncGenerator
+from array import array
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,10 +23,11 @@ class RequestError(Exception):
 class Audio(NamedTuple):
     """Audio as a request carried it."""
 
-    data: str | bytes
-    """Base64 text (chat), or the file's own bytes (transcriptions)."""
+    data: bytes | memoryview
+    """The file's bytes, as they are (transcriptions) or in base64 (chat)."""
     name: str
     """How an error message refers to it."""
+    base64: bool
 
 
 @dataclass(slots=True)
@@ -46,8 +49,42 @@ class Piece(NamedTuple):
     finish: str | None = None
 
 
+@dataclass(slots=True, frozen=True)
+class Script:
+    """A whole text that is known beforehand, and when each of its chunks is due."""
+
+    texts: tuple[str, ...]
+    """At least one; none is empty."""
+    json_texts: tuple[bytes, ...]
+    offsets: bytes
+    """When each is due: nanoseconds after the request came into service, as int64 in native order."""
+    tokens: int
+    tokens_per_chunk: int
+    """The last chunk may have fewer."""
+    finish: str
+
+    @classmethod
+    def of(cls, texts: Sequence[str], due: Sequence[float], tokens: int, tokens_per_chunk: int, finish: str) -> Self:
+        """`due`: seconds after the request came into service."""
+        offsets = array("q", [round(seconds * 1e9) for seconds in due])
+        json_texts = tuple(map(msgspec.json.encode, texts))
+        return cls(tuple(texts), json_texts, offsets.tobytes(), tokens, tokens_per_chunk, finish)
+
+    def cut(self, chunks: int, last: str | None, tokens: int) -> Self:
+        """The first chunks and, if there is one, a shorter `last`, as a token limit leaves them."""
+        texts, json_texts = self.texts[:chunks], self.json_texts[:chunks]
+        if last is not None:
+            texts, json_texts = (*texts, last), (*json_texts, msgspec.json.encode(last))
+        offsets = self.offsets[: 8 * len(texts)]
+        return type(self)(texts, json_texts, offsets, tokens, self.tokens_per_chunk, "length")
+
+    def tokens_in(self, chunks: int) -> int:
+        """How many tokens the first chunks have."""
+        return min(chunks * self.tokens_per_chunk, self.tokens)
+
+
 class Engine(Protocol):
-    """Both methods run on the event loop and must not block it."""
+    """All methods run on the event loop and must not block it."""
 
     name: str
     slots: int
@@ -59,6 +96,9 @@ class Engine(Protocol):
         Raises:
             RequestError: the audio cannot be read.
         """
+
+    def script(self, max_tokens: int | None) -> Script | None:
+        """The text that `generate` would yield and its schedule, where both are known beforehand; else None."""
 
     def generate(self, clip: Clip, max_tokens: int | None, start: float) -> AsyncGenerator[Piece, None]:
         """Yield the text, the last piece with the finish reason `stop` or `length`.

@@ -3,6 +3,7 @@
 Answers go to uvicorn as ready bytes and not through a streaming response: at thousands of streams every layer counts.
 """
 
+import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ import msgspec
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from asr_server.engine import Clip, Engine, RequestError
+from asr_server.engine import Audio, Clip, Engine, RequestError, Script
 from asr_server.faults import FEW, HTTP_FAULTS
 from asr_server.metrics import Metrics
+from asr_server.pacer import Pacer
 from asr_server.sglang import (
     DONE,
     ChatEvents,
@@ -30,10 +32,11 @@ from asr_server.sglang import (
     transcription,
 )
 from asr_server.slots import QueueFullError, Slots
-from asr_server.transport import Server, reset, transport_of
+from asr_server.transport import Server, begin_unwritten, descriptor_of, reset, transport_of
 
 REDIRECTED = "/redirected"
 """Prefix of the paths that the fault `redirect` points to; they have no faults."""
+_NO_AUDIO = Audio(b"", "", base64=False)
 _REFUSE_S = 1.0
 _GIANT = 4 * 1024 * 1024
 _MULTI = 4
@@ -49,10 +52,16 @@ _MIDSTREAM = {
     "giant-event",
     "abort",
 }
+_CHUNK_FAULTS = _MIDSTREAM | {"empty", "multi", "reasoning"}
+_EVENT_STREAM = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/event-stream; charset=utf-8")],
+}
 
 
 class Stamps:
-    """A file with one JSON line per request: when its chunks were handed to the transport."""
+    """A file with one JSON line per request: when each of its chunks was given away to be sent."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
@@ -72,6 +81,8 @@ class Service:
     stamp_events: bool
     """Whether each chunk carries its time of sending, as a comment line of its event."""
     slow_s: float
+    pacer: Pacer | None = None
+    """Sends the streams whose text is known beforehand; without one the event loop does."""
     server: Server | None = None
 
 
@@ -105,18 +116,23 @@ class Exchange:
 
     async def run(self) -> None:
         """Answer, or stop as soon as the client goes."""
+        task = asyncio.current_task()
+        assert task is not None
+        watcher = asyncio.create_task(self._cancel_when_gone(task))
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._cancel_when_gone, group.cancel_scope)
-                await self._answer()
-                group.cancel_scope.cancel()
+            await self._answer()
+        except asyncio.CancelledError:
+            if not watcher.done():  # the server stops
+                raise
+            task.uncancel()
         finally:
+            watcher.cancel()
             self._book()
 
-    async def _cancel_when_gone(self, scope: anyio.CancelScope) -> None:
+    async def _cancel_when_gone(self, task: asyncio.Task[None]) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
-        scope.cancel()
+        task.cancel()
 
     def _book(self) -> None:
         if self.started_at is not None:
@@ -157,13 +173,19 @@ class Exchange:
         stream = self.request.stream and self.fault != "json"
         try:
             clip = await self.service.engine.prepare(self.request.audio)
+            self.request = self.request._replace(audio=_NO_AUDIO)  # that of a thousand streams is gigabytes
             if stream and self.fault == "error":
                 await self._fail_stream("The scheduler failed, as was asked for.")
                 return
             async with self.service.slots.take() as waited:
                 late = waited or self.fault == "slow-headers"
                 self.started_at = time.perf_counter() if late else self.received_at
-                await (self._stream(clip) if stream else self._plain(clip))
+                if not stream:
+                    await self._plain(clip)
+                elif script := self._script():
+                    await self._pace(clip, script)
+                else:
+                    await self._stream(clip)
         except QueueFullError as error:
             if stream:
                 await self._fail_stream(str(error))
@@ -198,6 +220,50 @@ class Exchange:
     def _start(self) -> float:
         assert self.started_at is not None
         return self.started_at
+
+    def _script(self) -> Script | None:
+        """What the pacer is to send, if it can send this stream: it knows only stamped chunks without faults."""
+        service = self.service
+        if service.pacer is None or not service.stamp_events or self.fault in _CHUNK_FAULTS:
+            return None
+        return service.engine.script(self.request.max_tokens)
+
+    async def _pace(self, clip: Clip, script: Script) -> None:
+        """Have the pacer write the head and all chunks with text to the connection, and end the stream as ever."""
+        assert self.service.pacer is not None
+        events = self._events()
+        frame, texts = events.content_frame(), script.json_texts
+        if self.request.continuous_usage:
+            frame, texts = (b"", b""), self._contents_with_usage(events, clip, script)
+        head = await begin_unwritten(self.scope, self.send, _EVENT_STREAM)
+        transport = transport_of(self.scope)
+        try:
+            await self.service.pacer.send(
+                descriptor_of(transport),
+                head=head,
+                opening=events.opening(),
+                frame=frame,
+                texts=texts,
+                script=script,
+                start=self._start(),
+                sent_at=self.sent_at,
+            )
+        except OSError:  # the connection is broken: uvicorn may not have seen it, and then ends this request
+            transport.abort()
+            await anyio.sleep_forever()
+        finally:
+            self.tokens = script.tokens_in(len(self.sent_at))
+            self.audio_tokens = clip.prompt_tokens if self.sent_at else 0
+        stream = _EventStream(self, events)
+        stream.opened = True
+        await self._finish(stream, script.finish)
+
+    def _contents_with_usage(self, events: Events, clip: Clip, script: Script) -> tuple[bytes, ...]:
+        audio = clip.prompt_tokens
+        return tuple(
+            events.content(text, Usage(audio, script.tokens_in(chunks), audio))
+            for chunks, text in enumerate(script.texts, 1)
+        )
 
     async def _stream(self, clip: Clip) -> None:
         events = self._events()
@@ -297,8 +363,7 @@ class _EventStream:
 
     async def start(self) -> None:
         self._started = True
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send(_EVENT_STREAM)
 
     async def send_chunk(self, event: bytes) -> None:
         """Send an event with text and note when."""

@@ -1,6 +1,7 @@
 """The command line: `python scripts/serve.py --port 30000 [--engine moonshine|scripted] ...`."""
 
 import argparse
+import contextlib
 import gc
 import math
 import os
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 
 # What belongs to the server's own requirements is imported late, so that a missing package is told in one line.
 
-_SCRIPTED = {"tokens": 64, "ttft_ms": 200.0, "itl_ms": 20.0, "tokens_per_chunk": 1, "text": None, "slots": 0}
+_SCRIPTED = {
+    "tokens": 64,
+    "ttft_ms": 200.0,
+    "itl_ms": 20.0,
+    "tokens_per_chunk": 1,
+    "text": None,
+    "slots": 0,
+    "sender": "auto",
+}
 _MOONSHINE = {"threads": None}
 _KEY_VARIABLE = "ASR_SERVER_API_KEY"
 
@@ -77,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokens-per-chunk", type=_whole(1), help="(default: 1)")
     add("--text", type=Path, metavar="FILE", help="whose words are sent, over and over")
     add("--slots", type=_whole(0), metavar="K", help="requests served at a time; 0: any number (default: 0)")
+    add(
+        "--sender",
+        choices=("auto", "compiled", "python"),
+        help="what sends the chunks: a compiled thread, for thousands of streams, or the event loop (default: auto)",
+    )
 
     faults = parser.add_argument_group("faults (a request asks for one itself with the header X-Fault)")
     add = faults.add_argument
@@ -126,9 +140,12 @@ def _serve(options: argparse.Namespace) -> None:
     from asr_server.exchange import Service, Stamps
     from asr_server.faults import FaultPlan
     from asr_server.metrics import Metrics
+    from asr_server.pacer import Pacer, compiled
     from asr_server.slots import Slots
     from asr_server.transport import Protocol, Server, listen
 
+    if options.sender == "compiled" and not compiled:
+        _fail("--sender compiled: it is not compiled here; there are auto and python")
     try:
         faults = FaultPlan(options.fault, options.seed)
         engine = _scripted(options) if options.engine == "scripted" else _moonshine(options)
@@ -138,6 +155,7 @@ def _serve(options: argparse.Namespace) -> None:
     slots = Slots(engine.slots, options.max_queued_requests)
     metrics = Metrics(options.model, slots)
     service = Service(engine, slots, metrics, stamps, stamp_events=engine.name == "scripted", slow_s=options.slow_s)
+    service.pacer = Pacer() if compiled and options.sender in ("auto", "compiled") else None
     try:
         sock = listen(options.host, options.port)
     except OSError as error:
@@ -150,11 +168,26 @@ def _serve(options: argparse.Namespace) -> None:
         lifespan="off",
         log_level="critical",
         access_log=False,
+        proxy_headers=False,  # a layer around each request, for addresses that nobody reads
         timeout_graceful_shutdown=1,
     )
     service.server = Server(config, on_ready=lambda: print(_ready_line(options, sock), flush=True))
+    _allow_many_files()
     gc.freeze()  # what was imported stays: without it each full collection would look at it, and streams would wait
-    service.server.run([sock])
+    try:
+        service.server.run([sock])
+    finally:
+        if service.pacer is not None:
+            service.pacer.close()
+
+
+def _allow_many_files() -> None:
+    """As many open files as the system lets us have: a stream takes two, and often no more than 1,024 are preset."""
+    import resource  # not on every system
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a limit that it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _ready_line(options: argparse.Namespace, sock: socket.socket) -> str:

@@ -1,9 +1,9 @@
 """`/metrics` under SGLang's names, in seconds. All is observed once, at the end of a request."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 
@@ -11,6 +11,7 @@ from asr_server.slots import Slots
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
 _ITL_SECONDS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 1.0, 5.0)
+_BOUNDS = np.array(_ITL_SECONDS)
 
 
 class _Gaps:
@@ -21,9 +22,9 @@ class _Gaps:
         self._counts = np.zeros(len(_ITL_SECONDS) + 1, np.int64)
         self._sum = 0.0
 
-    def observe(self, gaps: Sequence[float]) -> None:
-        self._counts += np.bincount(np.searchsorted(_ITL_SECONDS, gaps), minlength=len(self._counts))
-        self._sum += sum(gaps)
+    def observe(self, gaps: npt.NDArray[np.float64]) -> None:
+        self._counts += np.bincount(_BOUNDS.searchsorted(gaps), minlength=len(self._counts))
+        self._sum += float(gaps.sum())
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._text, labels=["model_name"])
@@ -70,7 +71,7 @@ class Metrics:
             self._ttft.observe(sent_at[0] - received)
         if len(sent_at) > 1:
             per_chunk = max(1.0, tokens / len(sent_at))
-            self._itl.observe([(b - a) / per_chunk for a, b in pairwise(sent_at)])
+            self._itl.observe(np.diff(sent_at) / per_chunk)
 
     def text(self) -> bytes:
         """The page Prometheus reads."""

@@ -121,6 +121,9 @@ class MoonshineEngine:
         samples = await asyncio.to_thread(decode, audio)
         return Clip(seconds=len(samples) / RATE, prompt_tokens=0, samples=samples)
 
+    def script(self, max_tokens: int | None) -> None:  # noqa: ARG002 - nothing is known before it is heard
+        return None
+
     async def generate(self, clip: Clip, max_tokens: int | None, start: float) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | None] = asyncio.Queue()

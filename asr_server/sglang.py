@@ -25,11 +25,11 @@ _json = msgspec.json.Encoder().encode
 
 
 class _AudioUrl(msgspec.Struct):
-    url: str
+    url: msgspec.Raw  # megabytes of a string, which two copies would take longer than all the rest of a request
 
 
 class _InputAudio(msgspec.Struct):
-    data: str
+    data: msgspec.Raw
     format: str = "wav"
 
 
@@ -80,11 +80,12 @@ def parse_chat(body: bytes) -> SpeechRequest:
     """
     try:
         chat = _decoder.decode(body)
+        audio = _only_audio(chat.messages, escapes=b"\\" in body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"The request body cannot be read: {error}") from None
     options = chat.stream_options or _StreamOptions()
     return SpeechRequest(
-        audio=_only_audio(chat.messages),
+        audio=audio,
         model=chat.model,
         stream=chat.stream,
         max_tokens=check_max_tokens(chat.max_completion_tokens or chat.max_tokens),
@@ -104,32 +105,43 @@ def check_max_tokens(limit: int | None) -> int | None:
     return limit
 
 
-def _only_audio(messages: list[_Message]) -> Audio:
+def _only_audio(messages: list[_Message], *, escapes: bool) -> Audio:
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     found = []
     for part in parts:
         if part.audio_url:
-            found.append(_from_data_url(part.audio_url.url))
+            found.append(_from_data_url(_string(part.audio_url.url, escapes=escapes)))
         elif part.input_audio:
-            data = part.input_audio.data
-            found.append(_from_data_url(data) if data.startswith("data:") else Audio(data, _short(data)))
+            data = _string(part.input_audio.data, escapes=escapes)
+            found.append(
+                _from_data_url(data) if bytes(data[:5]) == b"data:" else Audio(data, _short(data), base64=True)
+            )
     if len(found) != 1:
         raise RequestError(f"A request carries exactly one audio_url or input_audio; this one has {len(found)}.")
     return found[0]
 
 
-def _from_data_url(url: str) -> Audio:
-    scheme = url[:64].partition(":")[0]
+def _string(raw: msgspec.Raw, *, escapes: bool) -> memoryview:
+    """What stands in a JSON string; copied only where the body has escapes."""
+    inside = memoryview(raw)
+    if escapes or bytes(inside[:1]) != b'"':
+        return memoryview(msgspec.json.decode(raw, type=str).encode())
+    return inside[1:-1]
+
+
+def _from_data_url(url: memoryview) -> Audio:
+    head = bytes(url[:256])
+    scheme = head[:64].partition(b":")[0].decode(errors="replace")
     if scheme != "data":
         raise RequestError(f"Only data: URLs are served, never {scheme[:16]!r}: this server fetches nothing.")
-    comma = url.find(",", 0, 256)
-    if comma < 0 or not url[:comma].endswith(";base64"):
+    comma = head.find(b",")
+    if comma < 0 or not head[:comma].endswith(b";base64"):
         raise RequestError("The data URL of the audio is not of the form data:audio/...;base64,...")
-    return Audio(url[comma + 1 :], _short(url))
+    return Audio(url[comma + 1 :], _short(url), base64=True)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 64 else text[:64] + "..."
+def _short(text: memoryview) -> str:
+    return bytes(text[:64]).decode(errors="replace") + ("..." if len(text) > 64 else "")
 
 
 class Usage(NamedTuple):
@@ -157,6 +169,9 @@ class Events(Protocol):
     id: str
 
     def opening(self) -> bytes: ...
+    def content_frame(self) -> tuple[bytes, bytes]:
+        """What stands before and after the text, which is JSON, in an event of content without usage."""
+
     def content(self, text: str, usage: Usage | None = None) -> bytes: ...
     def reasoning(self, text: str) -> bytes: ...
     def finish(self, reason: str) -> bytes: ...
@@ -177,6 +192,9 @@ class ChatEvents:
 
     def opening(self) -> bytes:
         return self._delta + b',"role":"assistant","content":""' + self._close
+
+    def content_frame(self) -> tuple[bytes, bytes]:
+        return self._content, self._close
 
     def content(self, text: str, usage: Usage | None = None) -> bytes:
         if usage is None:
@@ -202,21 +220,24 @@ class TranscriptionEvents:
         head = {"id": self.id, "object": "transcription.chunk", "created": int(time.time()), "model": model}
         self._head = b"data: " + _json(head)[:-1] + b',"choices":[{"delta":{"role":null,"content":'
 
-    def _chunk(self, content: bytes, reasoning: bytes = b"null", finish: bytes = b"null") -> bytes:
+    def _after(self, reasoning: bytes = b"null", finish: bytes = b"null") -> bytes:
         delta_end = b',"reasoning_content":' + reasoning + b',"tool_calls":null},"finish_reason":' + finish
-        return self._head + content + delta_end + b'}],"usage":null}\n\n'
+        return delta_end + b'}],"usage":null}\n\n'
 
     def opening(self) -> bytes:
         return b""
 
+    def content_frame(self) -> tuple[bytes, bytes]:
+        return self._head, self._after()
+
     def content(self, text: str, usage: Usage | None = None) -> bytes:  # noqa: ARG002 - the API has no usage
-        return self._chunk(_json(text))
+        return self._head + _json(text) + self._after()
 
     def reasoning(self, text: str) -> bytes:
-        return self._chunk(b"null", reasoning=_json(text))
+        return self._head + b"null" + self._after(reasoning=_json(text))
 
     def finish(self, reason: str) -> bytes:
-        return self._chunk(b"null", finish=b'"%s"' % reason.encode())
+        return self._head + b"null" + self._after(finish=b'"%s"' % reason.encode())
 
     def usage(self, usage: Usage) -> bytes:  # noqa: ARG002 - the API has no usage
         return b""

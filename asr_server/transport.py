@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 
 import uvicorn
-from starlette.types import Scope
+from starlette.types import Message, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _EXTENSION = "asr_server.transport"
@@ -33,11 +33,45 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {_EXTENSION: {"transport": self.transport}}
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self.scope["extensions"][_EXTENSION]["cycle"] = self.cycle
+
 
 def transport_of(scope: Scope) -> asyncio.Transport:
     """The connection a request came on."""
     transport: asyncio.Transport = scope["extensions"][_EXTENSION]["transport"]
     return transport
+
+
+class _Notepad:
+    """A transport as far as the head of an answer needs one."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
+async def begin_unwritten(scope: Scope, send: Send, start: Message) -> bytes:
+    """Let uvicorn begin an answer without writing its head.
+
+    Gives the head, or nothing if the client has gone. All that uvicorn wrote to the connection before has left it.
+    """
+    cycle = scope["extensions"][_EXTENSION]["cycle"]
+    notepad = _Notepad()
+    transport, cycle.transport = cycle.transport, notepad
+    try:
+        await send(start)  # waits until the transport's buffer is empty: Protocol gives it no room
+    finally:
+        cycle.transport = transport
+    return notepad.written
+
+
+def descriptor_of(transport: asyncio.Transport) -> int:
+    """The connection's file descriptor; -1 when it is closed."""
+    return -1 if transport.is_closing() else int(transport.get_extra_info("socket").fileno())
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -122,6 +122,12 @@ def test_plain_answer(url: str) -> None:
     assert answer["usage"]["completion_tokens"] == 8
 
 
+def test_escapes_in_a_body_are_read(url: str) -> None:
+    body = json.dumps(chat_body(b"x" * 12_800)).replace("/", "\\/").replace("data:", "\\u0064ata:").encode()
+    *_, usage, _ = events(post(url, body)[2])
+    assert usage["usage"]["prompt_tokens"] == 10
+
+
 def test_input_audio_and_models(url: str) -> None:
     part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
     _, _, body = post(url, chat_body(messages=[{"role": "user", "content": [part]}]))
@@ -136,6 +142,7 @@ def test_input_audio_and_models(url: str) -> None:
         (b'{"messages": [', "cannot be read"),
         (b'{"messages": "\xff"}', "cannot be read"),
         (chat_body(messages=[{"role": "user", "content": "hello"}]), "this one has 0"),
+        (chat_body(messages=[{"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": 5}}]}]), "str"),
         (chat_body(max_tokens=-1), "max_new_tokens must be at least 0, got -1."),
         *(
             (chat_body(messages=[{"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": u}}]}]), words)
@@ -384,6 +391,7 @@ def test_own_text(tmp_path: Path) -> None:
         (["--fault", "500=2"], "from 0 to 1"),
         (["--fault", "500=0.6", "--fault", "400=0.6"], "more than 1"),
         (["--engine", "moonshine", "--ttft-ms", "5"], "--ttft-ms does not fit --engine moonshine"),
+        (["--engine", "moonshine", "--sender", "python"], "--sender does not fit --engine moonshine"),
         (["--engine", "scripted", "--threads", "2"], "--threads does not fit --engine scripted"),
         (["--engine", "scripted", "--itl-ms", "-1"], "at least 0"),
         (["--engine", "scripted", "--itl-ms", "nan"], "at least 0"),
