@@ -52,8 +52,8 @@ OPTION = "asr_fleet"
 LAST_WORDS_S = 10.0
 """What a worker has beyond the stop timeout to send what is left."""
 
-BEGIN_S = 2.0
-"""After so long arrivals begin: workers have compared their clocks by then."""
+FIRST_USERS_S, BEGIN_S = 0.5, 2.0
+"""After so long arrivals begin: there are users by then, and in a fleet the workers have compared their clocks."""
 
 NOTICE_S = 1.0
 """How far ahead of its first arrival a change of the fleet is announced."""
@@ -84,7 +84,8 @@ class Solo:
         )
         run = self.run
         run.clock.add(0, 0, 0)  # nobody else's clock is in the records
-        run.begin(time.perf_counter_ns())
+        if settings.loop.open:
+            run.begin(time.perf_counter_ns() + round(FIRST_USERS_S * 1e9))
         book.refresh = lambda: book.hear(run.report())
         self._drains = bool(environment.stop_timeout)
 

@@ -73,6 +73,7 @@ class Run:
         self._may_begin, self._changed = Event(), Event()
         if not self._open:
             self._may_begin.set()
+        self._has_begun = not self._open
         self._queued = self._late = 0
         self._stopped_at: int | None = None
         self._build, content_type = make_builder(
@@ -114,7 +115,7 @@ class Run:
 
     def begin(self, at: int) -> None:
         """Let an open loop's arrivals begin at a moment, in perf_counter nanoseconds."""
-        self._began = at
+        self._began, self._has_begun = at, True
         self._may_begin.set()
 
     def reconsider(self) -> None:
@@ -148,7 +149,7 @@ class Run:
         queued = not self._turn.locked()
         with self._turn:
             self._may_begin.wait()
-            while (job := self._work.peek()) is not None:
+            while self._stopped_at is None and (job := self._work.peek()) is not None:
                 self._changed.clear()
                 outgoing = self._outgoing(job, user)
                 assert outgoing.due is not None
@@ -246,10 +247,13 @@ class Run:
 
     def stopping(self) -> None:
         """The test is about to stop: what is due from now on is not asked for."""
-        self._stopped_at = time.perf_counter_ns()
+        if self._stopped_at is None:
+            self._stopped_at = time.perf_counter_ns()
+            self._may_begin.set()
+            self._changed.set()
 
     def _unsent(self) -> int:
-        if not self._may_begin.is_set():
+        if not self._has_begun:
             return 0
         until = time.perf_counter_ns() if self._stopped_at is None else self._stopped_at
         return self._work.waiting((until - self._began) / 1e9)
