@@ -196,7 +196,19 @@ def test_slos_make_the_exit_code(
 ) -> None:
     words = [word for slo in slos for word in ("--slo", slo)]
     with serve(*FAST, *(["--fault", fault] if fault else [])) as host:
-        done = run(host, clips, tmp_path / "r", "-u", "4", "--requests", "20", "--goodput", "ttft:20000", *words, "--allow-client-bound")
+        done = run(
+            host,
+            clips,
+            tmp_path / "r",
+            "-u",
+            "4",
+            "--requests",
+            "20",
+            "--goodput",
+            "ttft:20000",
+            *words,
+            "--allow-client-bound",
+        )
     assert done.code == ends[0], done.out
     assert ends[1] in done.out
     assert [f"{slo['name']}:{slo['limit']:g}" for slo in done.summary["slo"]] == slos
