@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ _READY = re.compile(r"asr_server: \w+ on (http://\S+)")
 
 
 @contextmanager
-def running(*args: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server with these options: its URL and its process, which is ended with the block."""
-    command = [sys.executable, str(SERVE), "--port", "0", *args]
+def running(*args: str, on: Sequence[str] = ()) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server with these options: its URL and its process, which is ended with the block.
+
+    `on`: the words before its command, which put it on a host of its own.
+    """
+    command = [*on, sys.executable, str(SERVE), "--port", "0", *args]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     try:
@@ -41,9 +44,9 @@ def running(*args: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @contextmanager
-def serve(*args: str) -> Iterator[str]:
+def serve(*args: str, on: Sequence[str] = ()) -> Iterator[str]:
     """A server with these options: its URL, such as http://127.0.0.1:40001."""
-    with running(*args) as (url, _):
+    with running(*args, on=on) as (url, _):
         yield url
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def locust(
-    *words: str | Path, new_group: bool = False, cwd: Path = CHECKOUT, env: dict[str, str] | None = None
+    *words: str | Path,
+    new_group: bool = False,
+    cwd: Path = CHECKOUT,
+    env: dict[str, str] | None = None,
+    on: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "locust", "--headless", "--only-summary", *map(str, words)]
+    command = [*on, sys.executable, "-m", "locust", "--headless", "--only-summary", *map(str, words)]
     return subprocess.Popen(
         command,
         cwd=cwd,

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +102,23 @@ def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signal
 
 
 class Fleet:
-    """A master and workers that were started one by one."""
+    """A master and workers that were started one by one; `on`: the words that put them on hosts of their own."""
 
-    def __init__(self, host: str, results: Path, *words: str | Path, cwd: Path = CHECKOUT) -> None:
+    def __init__(
+        self, host: str, results: Path, *words: str | Path, cwd: Path = CHECKOUT, on: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         results.mkdir()
         self.results = results
         files = ("--results", results, "--json-file", results / "locust")
         listen = ("-f", TRANSCRIBE, "--master", "--master-bind-port", str(self.port), "--expect-workers-max-wait", "30")
-        self.master = locust("--host", host, *listen, *files, "--spawn-rate", "100", *words, cwd=cwd)
+        self.master = locust("--host", host, *listen, *files, "--spawn-rate", "100", *words, cwd=cwd, on=on)
 
-    def worker(self, cwd: Path = CHECKOUT, **env: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "locust", "-f", str(TRANSCRIBE), "--worker", "--master-port", str(self.port)]
+    def worker(
+        self, cwd: Path = CHECKOUT, on: Sequence[str] = (), master: str = "127.0.0.1", **env: str
+    ) -> subprocess.Popen[str]:
+        command = [*on, sys.executable, "-m", "locust", "-f", str(TRANSCRIBE), "--worker"]
+        command += ["--master-host", master, "--master-port", str(self.port)]
         return subprocess.Popen(
             command,
             cwd=cwd,

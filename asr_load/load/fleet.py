@@ -153,7 +153,7 @@ class Master:
         assert self.book is not None
         if worker not in self._numbers:  # a worker announces itself again when an answer took too long
             self._numbers[worker] = len(self._numbers)
-            self.book.hear(expected(self._numbers[worker]))
+            self.book.hear(expected(self._numbers[worker], worker.rpartition("_")[0]))  # Locust's name of it
             self._share_arrivals()
 
     def hear(self, data: dict[str, Any]) -> None:
@@ -330,11 +330,11 @@ class Worker:
         return None
 
 
-def expected(worker: int) -> WorkerInfo:
+def expected(worker: int, host: str) -> WorkerInfo:
     """What is known of a worker that has not said a word: should it never do so, it was lost."""
     return WorkerInfo(
         worker=worker,
-        host="unknown",
+        host=host,
         reader="unknown",
         cores=0,
         users=0,
