@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -12,32 +13,61 @@ from asr_load.results.calibration import TRUSTED_MS, GoodFor, Trial
 from asr_load.trial import Cores, share_cores
 from benchmarks import Row
 
+FREE = 4
+"""Cores at which none is shared: the server's, two workers' and the master's."""
+
+EACH, ROUNDS = 200, 3
+"""Streams of a worker where its cost is measured: few enough for two workers, a master and the server on two cores."""
+
 
 def measure() -> Iterator[Row]:
-    """The most streams within 10 ms of the truth at p99, with --processes 2 and without."""
+    """By what a worker costs, which needs no free cores; where there are enough, by the streams carried, too."""
     cores = share_cores()
-    client = cores.client if len(cores.client) > 1 else cores.client | cores.server
+    everywhere = Cores(cores.server, cores.client | cores.server)
+    count = len(everywhere.client)
     with tempfile.TemporaryDirectory() as name:
+        number = iter(range(100))
 
-        def trial(workers: int, streams: int) -> Trial:
-            return run_trial(streams, workers, Cores(cores.server, client), Path(name) / f"{workers}-{streams}")[0]
+        def trial(cores: Cores, workers: int, streams: int) -> Trial:
+            return run_trial(streams, workers, cores, Path(name) / str(next(number)))[0]
 
+        costs: dict[int, list[float]] = {1: [], 2: []}
+        errors: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(ROUNDS):
+            for workers, spent in costs.items():
+                made = trial(everywhere, workers, EACH * workers)
+                spent.append(made.cpu / (made.chunks_per_s / workers) * 10_000)
+                errors[workers].append(max(made.ttft_p99, made.itl_p99) * 1e3)
+        times = sorted(2 * one / two for one, two in zip(costs[1], costs[2], strict=True))
+        one, two = (statistics.median(costs[workers]) for workers in (1, 2))
+        within = ", ".join(f"{statistics.median(errors[workers]):.1f}" for workers in (1, 2))
+        yield Row(
+            f"what --processes 2 carries for the same CPU of a worker ({EACH} streams each, {count} cores for all)",
+            f"{two:.2f} CPU s per 10,000 chunks of a worker",
+            f"one process: {one:.2f}; errors at p99 {within} ms",
+            value=statistics.median(times),
+            low=times[0],
+            high=times[-1],
+            unit="times",
+            aim="at least 1.8",
+            better="more",
+        )
+        if count < FREE:
+            return
         found: list[GoodFor] = []
         for workers in (1, 2):
             first = 50 if not found else max(50, found[0].within_ms[TRUSTED_MS])
-            found.append(good_for(list(climb(first, partial(trial, workers)))))
-    one, two = (good.within_ms[TRUSTED_MS] for good in found)
-    times = two / one if one else 0.0
+            found.append(good_for(list(climb(first, partial(trial, cores, workers)))))
+    ours, base = (good.within_ms[TRUSTED_MS] for good in reversed(found))
     full = " (the server was full before the client)" if found[1].at_least else ""
-    shared = "" if cores.client == client else ", one of them the server's"
     yield Row(
-        f"streams within {TRUSTED_MS} ms with --processes 2, on {len(client)} cores{shared}",
-        f"{two} streams, {two * 50:,} chunks/s{full}",
-        f"one process: {one} streams",
-        value=times,
-        low=times,
-        high=times,
+        f"streams within {TRUSTED_MS} ms with --processes 2, on {len(cores.client)} cores of the client's own",
+        f"{ours} streams, {ours * 50:,} chunks/s{full}",
+        f"one process: {base} streams",
+        value=ours / base if base else 0.0,
+        low=ours / base if base else 0.0,
+        high=ours / base if base else 0.0,
         unit="times",
-        aim="at least 1.8 when cores are free",
+        aim="at least 1.8",
         better="more",
     )

@@ -33,7 +33,8 @@ class User(HttpUser):
 
 
 def measure() -> Iterator[Row]:
-    """Proportional set size (a page that several processes map counts for each in part), while they stream."""
+    """Proportional set size (a page that several processes map counts for each in part), while they stream. Of a user,
+    what is no file's: pages of the shards that were read are the system's to take back."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "naive.py").write_text(NAIVE)
@@ -43,15 +44,15 @@ def measure() -> Iterator[Row]:
             users, workers = {}, {}
             for which in ("ours", "bare"):
 
-                def run(name: str, *options: object, ours: bool = which == "ours") -> list[float]:
+                def run(name: str, kind: str, *options: object, ours: bool = which == "ours") -> list[float]:
                     if not ours:
-                        return _megabytes(server, folder / "naive.py", *options)
+                        return _megabytes(kind, server, "naive.py", *options, cwd=folder)  # where no locust.conf is
                     data = ("--data", clips, "--results", folder / name)
-                    return _megabytes(server, "locustfiles/transcribe.py", *options, *data)
+                    return _megabytes(kind, server, "locustfiles/transcribe.py", *options, *data)
 
-                one, many = run("one", "--users", 1)[0], run("many", "--users", USERS)[0]
+                one, many = (run(str(count), "Pss_Anon:", "--users", count)[0] for count in (1, USERS))
                 users[which] = (many - one) / (USERS - 1) * 1e3
-                fleet = run("fleet", "--users", WORKERS, "--processes", WORKERS)
+                fleet = run("fleet", "Pss:", "--users", WORKERS, "--processes", WORKERS)
                 workers[which] = sum(fleet[1:]) / WORKERS
     yield _row(f"memory of a user ({USERS} of them)", users["ours"], users["bare"], "kB", "")
     extra = workers["ours"] - workers["bare"]
@@ -73,15 +74,15 @@ def _row(what: str, ours: float, bare: float, unit: str, aim: str) -> Row:
     return Row(what, f"{ours:.1f} {unit}", against, value=times, low=times, high=times, unit="times", aim=aim)
 
 
-def _megabytes(server: Server, file: object, *options: object) -> list[float]:
+def _megabytes(kind: str, server: Server, file: object, *options: object, cwd: Path = CHECKOUT) -> list[float]:
     """Of Locust's process and its workers, the first of them the master, some seconds after all users have begun."""
     port = free_port()
     command = [sys.executable, "-m", "locust", "-f", file, "--headless", "--spawn-rate", 50, "--host", server.url]
     command += ["--only-summary", "--loglevel", "ERROR", "--master-bind-port", port, "--master-port", port, *options]
-    process = subprocess.Popen([*map(str, command)], cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*map(str, command)], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(SETTLE_S)
-        return [_pss(pid) for pid in (process.pid, *_children(process.pid))]
+        return [_pss(pid, kind) for pid in (process.pid, *_children(process.pid))]
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -99,6 +100,6 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _pss(pid: int) -> float:
+def _pss(pid: int, kind: str) -> float:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1e3
