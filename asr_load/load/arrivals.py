@@ -188,8 +188,6 @@ def parse_stages(text: str) -> list[Stage]:
         if not _positive(seconds):
             raise InputError(f"--rate-stages: {item.strip()!r} must last longer than 0 s")
         stages.append(Stage(seconds, first, last))
-    if not any(stage.first or stage.last for stage in stages):
-        raise InputError(f"--rate-stages {text}: some rate must be above 0")
     return stages
 
 

@@ -37,6 +37,10 @@ class Book:
         self.stages: list[dict[str, Any]] = []
         """Where the load changed: `t` in seconds since the epoch, and `name`."""
         self._workers: dict[int, WorkerInfo] = {}
+        self._heard: dict[int, float] = {}
+        self._taken = 0
+        self.watch: Callable[[Record], None] = lambda _: None
+        """Called with each record."""
         self.refresh: Callable[[], None] = lambda: None
         self._began = self._ticked = time.time()
         # Whoever kills the process from here on leaves a run that can be read.
@@ -45,6 +49,8 @@ class Book:
 
     def show(self, record: Record) -> None:
         """Put a record that is written into the live view, unless it is a warm-up."""
+        self._taken += 1
+        self.watch(record)
         if not record.warmup:
             self.live.add(record)
 
@@ -56,6 +62,27 @@ class Book:
     def hear(self, worker: WorkerInfo) -> None:
         """Note how a worker is, by its latest word."""
         self._workers[worker.worker] = worker
+        self._heard[worker.worker] = time.monotonic()
+
+    def quiet_since(self, moment: float) -> bool:
+        """Whether every process has said after a moment (of time.monotonic) that it has nothing in flight, and all
+        records are here."""
+        workers = self.workers
+        idle = all(each.started == each.recorded and self._heard[each.worker] > moment for each in workers)
+        return idle and sum(each.recorded for each in workers) == self._taken
+
+    def offset(self, worker: int) -> float:
+        """What is added to the times of a worker's records to give the master's."""
+        known = self._workers.get(worker)
+        return 0.0 if known is None else known.master_offset_s
+
+    @property
+    def data_sha256(self) -> str:
+        return self._shards.manifest_sha256
+
+    @property
+    def language(self) -> str:
+        return self._shards.manifest.options.language
 
     def forget(self, worker: int) -> None:
         """Expect nothing of a worker that has not said a word."""

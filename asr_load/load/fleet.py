@@ -8,7 +8,7 @@ What Locust loses at the end of a distributed test is kept by a conversation of 
                                        ◀──────────  with each of Locust's reports: records, and how it is
                                        ◀──────────  asr_share_done, where the number of requests is limited
                                        ◀──────────  asr_clock, answered with the master's time
-    asr_rota, in an open loop          ──────────▶  sends the arrivals that are its own from now on
+    asr_rota, in an open loop          ──────────▶  sends the arrivals that are its own from now on, at this rate
     asr_stop                           ──────────▶  stops its users, and drains
                                        ◀──────────  last report, then asr_done
     waits for all of that before Locust's own stop, which would not wait
@@ -21,6 +21,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,17 @@ class Solo:
         book.refresh = lambda: book.hear(run.report())
         self._drains = bool(environment.stop_timeout)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since an open loop's arrivals began; negative before."""
+        assert self.run is not None
+        return self.run.elapsed
+
+    def schedule(self, stages: str) -> None:
+        """Announce the rate of an open loop: the stages from the beginning on, as --rate-stages has them."""
+        assert self.run is not None
+        self.run.reschedule(stages)
+
     def stopping(self) -> None:
         """The test is about to stop."""
         if self.run is not None:
@@ -126,7 +138,7 @@ class Master:
         id = secrets.token_hex(6)
         self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
         self.book.refresh = self._refresh
-        self._limited = bool(settings.requests)
+        self._limited, self._loop = bool(settings.requests), settings.loop
         self._numbers: dict[str, int] = {}
         # Locust sends all options along when it asks a worker for users; so a share is always there before them.
         self._arrivals, self._rota = settings.loop.make(), Rota([(0, [])])
@@ -140,6 +152,7 @@ class Master:
             "numbers": self._numbers,
             "begins": self._begins,
             "rota": self._rota.plan,
+            "stages": settings.loop.stages,
         }
         vars(environment.parsed_options)[OPTION] = self._test
         self._shared_out: set[str] = set()
@@ -184,6 +197,17 @@ class Master:
         self._environment.process_exit_code = 2
         gevent.spawn(self._on_done)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since an open loop's arrivals began; negative before."""
+        return (time.time_ns() - self._begins) / 1e9
+
+    def schedule(self, stages: str) -> None:
+        """Announce the rate of an open loop: the stages from the beginning on, as --rate-stages has them."""
+        self._arrivals = replace(self._loop, stages=stages).make()
+        self._test["stages"] = stages
+        self._announce()
+
     def stopping(self) -> None:
         """Let the workers end their streams and report them, before Locust stops them without waiting."""
         assert self.book is not None
@@ -220,11 +244,14 @@ class Master:
         members = sorted(number for worker, number in self._numbers.items() if worker in alive)
         if self._arrivals is None or not members or members == self._rota.plan[-1][1]:
             return
-        ahead = (time.time_ns() - self._begins) / 1e9 + NOTICE_S
+        ahead = self.elapsed + NOTICE_S
         first = self._arrivals.number_at(ahead) if ahead > 0 else 0
         self._rota = self._rota.changed(first, members)
         self._test["rota"] = self._rota.plan
-        self._runner.send_message("asr_rota", {"rota": self._rota.plan})
+        self._announce()
+
+    def _announce(self) -> None:
+        self._runner.send_message("asr_rota", {"rota": self._rota.plan, "stages": self._test["stages"]})
 
     def _refresh(self) -> None:
         self._share_arrivals()
@@ -257,6 +284,8 @@ class Worker:
             )
         if settings.loop.trace_sha256 != test["trace"]:
             raise InputError(f"worker {number} has another {settings.loop.trace} than the master: copy it there")
+        # The rate may have changed since the options were given.
+        settings = replace(settings, loop=replace(settings.loop, stages=test["stages"]))
         self._drains = bool(environment.stop_timeout)
         self._begins: int | None = test["begins"] if settings.loop.open else None
         self._rota = Rota(test["rota"])
@@ -301,10 +330,10 @@ class Worker:
             self._begins = None
 
     def share_arrivals(self, data: dict[str, Any]) -> None:
-        """Take a change of whose the arrivals are."""
+        """Take a change of whose the arrivals are, or of their rate."""
         assert self.run is not None
         self._rota = Rota(data["rota"])
-        self.run.reconsider()
+        self.run.reschedule(data["stages"])
 
     def report(self, data: dict[str, Any]) -> None:
         """Put what is new into a report to the master."""

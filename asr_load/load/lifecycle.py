@@ -31,6 +31,8 @@ from asr_load.load.book import Book
 from asr_load.load.fleet import LAST_WORDS_S, Master, Solo, Worker
 from asr_load.load.options import Settings, add_options, check_writable, read_settings
 from asr_load.load.run import Run
+from asr_load.load.search import Stepper, check_search, for_search, resumed
+from asr_load.results.capacity_report import print_search
 from asr_load.results.page import add_streaming_section
 from asr_load.results.report import print_summary
 from asr_load.results.summary import Summary
@@ -57,6 +59,8 @@ class _Plugin:
         """What is still to be printed."""
         self.last_summary: Summary | None = None
         self.stage: str | None = None
+        self.stepper: Stepper | None = None
+        """Where a search for capacity says how much load there shall be."""
         self.folders: list[Path] = []
         self.interrupted = False
 
@@ -99,6 +103,8 @@ class _Plugin:
         for refusal in _refusals:
             if line := refusal(options):
                 raise InputError(line)
+        if _searching and not isinstance(self.environment.runner, WorkerRunner):
+            check_search(settings, options.num_users, headless=options.headless)
         make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
         return settings, Shards(settings.data)
 
@@ -116,11 +122,15 @@ class _Plugin:
 
     def _start(self) -> None:
         settings, shards = self.check()
+        if _searching:
+            settings = for_search(settings)
         folder = self._new_folder(settings.results)
         self.folders.append(folder)
         role = Master if isinstance(self.environment.runner, MasterRunner) else Solo
         self.part = role(self.environment, settings, shards, folder, self._end_test)
         self.last_book = self.part.book
+        if self.stepper is not None:
+            self.stepper.attach(self.part)
         if self.stage is not None:
             enter_stage(self.stage)
 
@@ -129,6 +139,8 @@ class _Plugin:
         assert options is not None
         try:
             settings, shards = self._check(options, self.environment.host)
+            if _searching:
+                settings = for_search(settings)
             self.part = Worker(self.environment, settings, shards)
         except (InputError, OSError) as error:
             # Its users find no test and stop at once; the master ends the test.
@@ -151,7 +163,11 @@ class _Plugin:
         if self.summary is not None:
             options = self.environment.parsed_options
             # With --json, standard output is Locust's JSON and nothing else.
-            print_summary(self.folders[-1], self.summary, sys.stderr if options and options.json else sys.stdout)
+            file = sys.stderr if options and options.json else sys.stdout
+            if self.stepper is not None:
+                print_search(self.folders[-1], self.stepper.found, file)
+            else:
+                print_summary(self.folders[-1], self.summary, file)
             self.summary = None
 
     def complete_files(self) -> None:
@@ -175,6 +191,9 @@ class _Plugin:
         """SLOs decide where there are any; where one of them is on errors, single failures break nothing else."""
         summary, environment = self.last_summary, self.environment
         if summary is None or environment.process_exit_code is not None:
+            return
+        if self.stepper is not None:
+            environment.process_exit_code = 0 if self.stepper.found.answer else 1
             return
         if summary.passed is False or not summary.requests.success:
             environment.process_exit_code = 1
@@ -216,6 +235,7 @@ class _Plugin:
 
 
 _plugin: _Plugin | None = None
+_searching = False
 _initialised = Event()
 
 Refusal = Callable[[Namespace], str | None]
@@ -226,6 +246,24 @@ def refuse(refusal: Refusal) -> Refusal:
     """Register a check of options that another locustfile has added: it returns what is wrong in one line, or None."""
     _refusals.append(refusal)
     return refusal
+
+
+def searches() -> None:
+    """Note, when a locustfile is imported, that its tests are searches for capacity."""
+    global _searching  # noqa: PLW0603 (as there is one environment, there is one kind of test)
+    _searching = True
+
+
+def new_search(step_time: float, resume: str) -> Stepper:
+    """The search that the options ask for; the test that starts next is its own. Raises InputError."""
+    assert _plugin is not None
+    settings, shards = _plugin.check()
+    options = _plugin.environment.parsed_options
+    assert options is not None
+    most = options.num_users or 1
+    known = resumed(Path(resume), settings, shards.manifest_sha256) if resume else []
+    _plugin.stepper = Stepper(settings, most, step_time, known)
+    return _plugin.stepper
 
 
 def current_run() -> Run:
@@ -260,6 +298,9 @@ def _on_init(environment: Environment, **_: Any) -> None:
         if not isinstance(environment.runner, WorkerRunner):
             settings = plugin.check()[0]
             given = environment.parsed_options
+            if given is not None and _searching and not environment.stop_timeout:
+                # Streams that are in flight at the end of a step are let finish.
+                given.stop_timeout = environment.stop_timeout = settings.limits.total
             if given is not None and given.spawn_rate is None and given.num_users and settings.loop.open:
                 given.spawn_rate = min(given.num_users, SPAWN_RATE)  # arrivals wait for nobody
     except InputError as error:

@@ -15,7 +15,7 @@ from locust.argument_parser import LocustArgumentParser
 
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
-from asr_load.load.arrivals import KINDS, Arrivals, make_arrivals
+from asr_load.load.arrivals import KINDS, Arrivals, make_arrivals, parse_stages
 from asr_load.results.slo import Goodput, Slo, parse_slos
 
 MIN_SECRET = 8
@@ -132,6 +132,8 @@ class Settings:
     slos: list[Slo]
     goodput: str
     allow_client_bound: bool
+    searching: bool
+    """Whether a search for capacity announces the load, step by step."""
     results: Path | None
     extra_body: dict[str, Any]
     headers: dict[str, str] = field(repr=False)
@@ -173,6 +175,7 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         slos=parse_slos(options.slo or []),
         goodput=" ".join(options.goodput.split()),
         allow_client_bound=options.allow_client_bound,
+        searching=False,
         results=Path(options.results).expanduser() if options.results else None,
         extra_body=_extra_body(options.extra_body),
         headers=headers,
@@ -220,6 +223,8 @@ def _loop(options: Namespace) -> Loop:
         options.trace_speed,
         options.seed,
     )
+    if loop.stages and not any(stage.first or stage.last for stage in parse_stages(loop.stages)):
+        raise InputError(f"--rate-stages {loop.stages}: some rate must be above 0")
     if loop.make() is None and options.arrivals != "poisson":
         raise InputError(f"--arrivals {options.arrivals} needs a rate: add --request-rate or --rate-stages")
     return loop

@@ -123,6 +123,16 @@ class Run:
         self._done = False
         self._changed.set()
 
+    def reschedule(self, stages: str) -> None:
+        """Take up a rate that has been announced: the stages from the beginning on, as --rate-stages has them."""
+        self._work.reschedule(replace(self._settings.loop, stages=stages).make())
+        self.reconsider()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since arrivals began; negative before."""
+        return (time.perf_counter_ns() - self._began) / 1e9
+
     def next_request(self, user: int) -> Outgoing:
         """The next request, its body built; in an open loop, when it is due. Raises StopUser when all that was asked
         for is handed out."""
@@ -149,8 +159,14 @@ class Run:
         queued = not self._turn.locked()
         with self._turn:
             self._may_begin.wait()
-            while self._stopped_at is None and (job := self._work.peek()) is not None:
+            while self._stopped_at is None:
                 self._changed.clear()
+                job = self._work.peek()
+                if job is None and not self._settings.searching:
+                    break
+                if job is None:  # what comes is still to be announced
+                    self._changed.wait()
+                    continue
                 outgoing = self._outgoing(job, user)
                 assert outgoing.due is not None
                 wait = outgoing.due - time.perf_counter_ns()
@@ -202,7 +218,12 @@ class Run:
         return record
 
     def _tell_when_done(self) -> None:
-        if not self._done and self._finished == self._work.taken and self._work.peek() is None:
+        if (
+            not self._settings.searching
+            and not self._done
+            and self._finished == self._work.taken
+            and self._work.peek() is None
+        ):
             self._done = True
             self.end_watch()
             gevent.spawn(self._on_done)

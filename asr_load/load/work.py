@@ -85,6 +85,10 @@ class Work:
         self._last = job.seq
         self.taken += 1
 
+    def reschedule(self, arrivals: Arrivals | None) -> None:
+        """Take other arrivals; those up to the last one that was handed out are the same as before."""
+        self._arrivals = arrivals
+
     def waiting(self, seconds: float) -> int:
         """How many requests are due by then and not handed out."""
         if self._arrivals is None:

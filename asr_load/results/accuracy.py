@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import jiwer
 import msgspec
@@ -41,16 +42,36 @@ def _normalised(text: str, english: bool) -> str:
     return " ".join(_normaliser(english)(text).split())
 
 
+class Counts(NamedTuple):
+    """Of a transcript against its reference: S + D + I, and N, in words (wer) and in characters (cer)."""
+
+    wer_errors: int
+    wer_units: int
+    cer_errors: int
+    cer_units: int
+
+
+NOTHING = Counts(0, 0, 0, 0)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def counts(reference: str, hypothesis: str, language: str) -> Counts:
+    """What one transcript adds to the rates; nothing without a reference."""
+    words = normalise(reference, reference, language)
+    if not words:
+        return NOTHING
+    heard = normalise(hypothesis, reference, language)
+    by_word, by_character = jiwer.process_words(words, heard), jiwer.process_characters(words, heard)
+    found = []
+    for out in (by_word, by_character):
+        found += [out.substitutions + out.deletions + out.insertions, out.hits + out.substitutions + out.deletions]
+    return Counts(*found)
+
+
 def measure(pairs: Iterable[tuple[str, str]], language: str) -> Accuracy:
     """(S + D + I) / N over (reference, hypothesis) pairs, counts summed first; pairs without a reference left out."""
-    references, hypotheses = [], []
-    for reference, hypothesis in pairs:
-        words = normalise(reference, reference, language)
-        if words:
-            references.append(words)
-            hypotheses.append(normalise(hypothesis, reference, language))
-    if not references:
+    known = [each for each in (counts(*pair, language) for pair in pairs) if each.wer_units]
+    if not known:
         return Accuracy()
-    words_out = jiwer.process_words(references, hypotheses)
-    characters_out = jiwer.process_characters(references, hypotheses)
-    return Accuracy(wer=words_out.wer, cer=characters_out.cer, references=len(references))
+    word_errors, words, character_errors, characters = (sum(column) for column in zip(*known, strict=True))
+    return Accuracy(wer=word_errors / words, cer=character_errors / characters, references=len(known))

@@ -1,0 +1,270 @@
+"""A search for capacity as the load of one Locust test: a load is begun, measured until it is settled, and drained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from enum import Enum
+from pathlib import Path
+
+from asr_load.errors import InputError
+from asr_load.load.fleet import NOTICE_S, Master, Solo
+from asr_load.load.options import Settings
+from asr_load.results.capacity import (
+    PER_STREAM,
+    Capacity,
+    Search,
+    Step,
+    format_load,
+    judge,
+    read_capacity,
+    step,
+    write_capacity,
+)
+from asr_load.results.verdict import judge_clients
+from asr_load.stream.record import Record
+
+IDLE = "1s:0"
+"""The rate of an open loop between two steps, and before the first."""
+
+OPEN_RAMP_S = 2.0
+"""Requests that are due so soon after a rate begins are not measured: the server is still empty."""
+
+SPAWN_RATE = 100
+"""Users per second that begin a step; beyond it Locust warns."""
+
+DRAIN_S = 15.0
+"""What the fleet has beyond the longest that an answer may take to report that nothing is in flight."""
+
+
+class Phase(Enum):
+    BEGIN, MEASURE, DRAIN = range(3)
+
+
+class Stepper:
+    """Tells how many users there shall be, second by second, from what the book hears. Made before the test starts;
+    `attach` gives it the test."""
+
+    def __init__(self, settings: Settings, most: int, step_time: float, resumed: Sequence[Step] = ()) -> None:
+        """`settings` as they were asked for, and `-u`. Raises InputError."""
+        self._settings, self._users, self._step_time = settings, most, step_time
+        rate = settings.loop.rate
+        self._open = rate is not None
+        self.steps = list(resumed)
+        self._search = Search(rate if rate is not None else most, whole=not self._open)
+        for known in resumed:
+            self._search.take(known.load, known.ok)
+        self.load = self._search.next()
+        self.limited_by = ""
+        self._phase = Phase.BEGIN
+        self._began = self._ended = 0.0
+        self._schedule: list[tuple[float, float]] = []
+        self._records: list[tuple[float, Record]] = []
+        self._part: Solo | Master | None = None
+        self.finished = False
+
+    def attach(self, part: Solo | Master) -> None:
+        """Take the test that has started."""
+        assert part.book is not None
+        self._part, self._book = part, part.book
+        part.book.watch = self._take
+        self._write()
+
+    @property
+    def found(self) -> Capacity:
+        """The search as it stands."""
+        settings = self._settings
+        return Capacity(
+            kind="request rate" if self._open else "streams",
+            slos=[slo.text for slo in settings.slos],
+            most=self._settings.loop.rate or self._users,
+            host=settings.host,
+            model=settings.model,
+            data_sha256=self._book.data_sha256,
+            loop=asdict(settings.loop) if self._open else {},
+            steps=self.steps,
+            answer=self._search.good if self.finished else None,
+            limited_by=self.limited_by,
+        )
+
+    def tick(self, users: int) -> tuple[int, float] | None:
+        """Users that there shall be and how fast they begin, given how many there are; None at the end."""
+        if self.load is None:
+            if not self.finished:
+                self._finish()
+            return None
+        if self._part is None:  # Locust asks once before it starts the test
+            return self._shall_be()
+        self._book.refresh()
+        match self._phase:
+            case Phase.BEGIN:
+                self._begin(users)
+            case Phase.MEASURE:
+                self._measure()
+            case Phase.DRAIN:
+                self._drain(users)
+                if self.load is None:
+                    self._finish()
+                    return None
+        return self._shall_be()
+
+    def _shall_be(self) -> tuple[int, float]:
+        assert self.load is not None
+        if self._open:
+            return self._users, float(min(self._users, SPAWN_RATE))
+        users = 0 if self._phase is Phase.DRAIN else int(self.load)
+        return users, float(min(int(self.load), SPAWN_RATE))
+
+    def _begin(self, users: int) -> None:
+        assert self._part is not None
+        assert self.load is not None
+        if users < self._shall_be()[0]:
+            return
+        self._began = time.time()
+        if self._open:
+            starts = max(self._part.elapsed + NOTICE_S, sum(seconds for seconds, _ in self._schedule))
+            idle = starts - sum(seconds for seconds, _ in self._schedule)
+            self._schedule += [(idle, 0.0), (self._step_time + OPEN_RAMP_S, self.load)]
+            self._announce()
+            self._began += starts - self._part.elapsed + OPEN_RAMP_S
+        self._book.enter_stage(self._name(self.load))
+        self._phase = Phase.MEASURE
+
+    def _measure(self) -> None:
+        now = time.time()
+        seconds = now - self._began
+        if seconds < 0:
+            return
+        judgement = judge(
+            self._settings.slos,
+            self._measured(now),
+            self._book.language,
+            least=self._least(),
+            is_open=self._open,
+        )
+        if judgement.settled or seconds >= self._step_time or self._client_bound():
+            self._ended = now
+            self._drain_until = now + self._settings.limits.total + DRAIN_S
+            self._drain_from = time.monotonic()
+            if self._open:
+                self._cut_short()
+            self._phase = Phase.DRAIN
+
+    def _cut_short(self) -> None:
+        assert self._part is not None
+        *before, (length, rate) = self._schedule
+        done = self._part.elapsed + NOTICE_S - sum(seconds for seconds, _ in before)
+        self._schedule = [*before, (min(length, max(done, 0.001)), rate)]
+        self._drain_from += NOTICE_S
+        self._announce()
+
+    def _drain(self, users: int) -> None:
+        assert self.load is not None
+        quiet = (self._open or users == 0) and self._book.quiet_since(self._drain_from)
+        if not quiet and time.time() < self._drain_until:
+            return
+        records = self._measured(self._ended)
+        judgement = judge(self._settings.slos, records, self._book.language, least=self._least(), is_open=self._open)
+        seconds = self._ended - self._began
+        inside = [
+            record
+            for began, record in self._records
+            if record.ok and self._began <= began + (record.stream_end or 0.0) <= self._ended
+        ]
+        tokens = sum(record.output_tokens or 0 for record in inside)
+        bound = self._client_reason
+        if bound and not self._settings.allow_client_bound:
+            self.limited_by = f"at {self._name(self.load)} the client was the bottleneck ({bound})"
+            self.load = None
+        else:
+            made = step(self.load, judgement, records, seconds, ended=len(inside), tokens=tokens)
+            self.steps.append(made)
+            self._search.take(made.load, made.ok)
+            self.load = self._search.next()
+        self._client_reason = ""
+        self._records.clear()
+        self._phase = Phase.BEGIN
+        self._write()
+
+    _client_reason = ""
+
+    def _client_bound(self) -> bool:
+        validity = judge_clients(self._book.workers)
+        if validity.verdict == "client-bound" and not self._settings.allow_client_bound:
+            self._client_reason = validity.reasons[0]
+        return bool(self._client_reason)
+
+    def _finish(self) -> None:
+        self.finished = True
+        if self._search.at_the_bound:
+            self.limited_by = f"{format_load(self.found, self._search.good)} is the most that was allowed"
+            self.limited_by += " (--request-rate)" if self._open else " (-u)"
+        self._write()
+
+    def _least(self) -> int:
+        """Requests that a step must have at least."""
+        assert self.load is not None
+        return 0 if self._open else PER_STREAM * int(self.load)
+
+    def _measured(self, until: float) -> list[Record]:
+        return [record for began, record in self._records if self._began <= began <= until and not record.warmup]
+
+    def _take(self, record: Record) -> None:
+        began = record.started_at if record.due_at is None else record.due_at
+        self._records.append((began + self._book.offset(record.worker), record))
+
+    def _announce(self) -> None:
+        assert self._part is not None
+        text = ",".join(f"{seconds:.6f}s:{rate:.9f}" for seconds, rate in self._schedule)
+        self._part.schedule(f"{text},{IDLE}")
+
+    def _name(self, load: float) -> str:
+        return f"{load:.3g} requests/s" if self._open else f"{load:.0f} streams"
+
+    def _write(self) -> None:
+        write_capacity(self._book.folder, self.found)
+
+
+def for_search(settings: Settings) -> Settings:
+    """The settings of the test that a search is: its SLOs are the search's, of each step, and its rate too."""
+    loop = replace(settings.loop, rate=None, stages=IDLE) if settings.loop.rate is not None else settings.loop
+    return replace(settings, slos=[], loop=loop, searching=True)
+
+
+def check_search(settings: Settings, users: int | None, *, headless: bool) -> None:
+    """Raise InputError where the options ask for no search."""
+    if not settings.slos:
+        raise InputError("a search for capacity needs at least one --slo, such as --slo ttft:p95:500")
+    if headless and users is None:
+        raise InputError("a search for capacity needs -u: the most streams, or with --request-rate, the most in flight")
+    others = {
+        "--requests": settings.requests,
+        "--rate-stages": settings.loop.stages,
+        "--arrival-trace": settings.loop.trace,
+        "--warmup-requests": settings.warmup_requests,
+        "--warmup-time": settings.warmup_time,
+        "--ramp-up-time": settings.ramp_up_time,
+        "--cool-down-time": settings.cool_down_time,
+    }
+    for name, given in others.items():
+        if given:
+            raise InputError(f"{name} is not for a search: it chooses its load, and leaves each step's start out")
+
+
+def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
+    """The steps of a search that was ended before its answer. Raises InputError where it asked for something else."""
+    found = read_capacity(folder)
+    asked = {
+        "--slo": (found.slos, [slo.text for slo in settings.slos]),
+        "--host": (found.host, settings.host),
+        "--model": (found.model, settings.model),
+        "the manifest of --data": (found.data_sha256, data_sha256),
+        "the loop": (found.loop, asdict(settings.loop) if settings.loop.rate is not None else {}),
+    }
+    for name, (then, now) in asked.items():
+        if then != now:
+            raise InputError(f"--resume {folder}: {name} is not what it was there: {then} then, {now} now")
+    if found.answer is not None:
+        raise InputError(f"--resume {folder}: that search has its answer already")
+    return found.steps

@@ -1,0 +1,247 @@
+"""The search for the highest load at which all SLOs hold: which load is tried next, and what was found. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from asr_load.audio.shard import write_atomically
+from asr_load.errors import InputError
+from asr_load.results.settle import LEAST, settle
+from asr_load.results.slo import Slo, SloResult, slo_lines
+from asr_load.results.steady import steadiness
+from asr_load.results.summary import Figures, figures
+from asr_load.stream.record import Record
+
+CAPACITY = "capacity.json"
+
+PRECISION = 0.02
+"""The search ends when the lowest load that broke an SLO is so little above the highest that held all."""
+
+PER_STREAM = 3
+"""Requests of each stream that a step takes at least, so that the first and the last of them weigh little."""
+
+LATE_S, LATE_SHARE = 0.010, 0.01
+"""An open loop in which more than this share of requests was sent so late had no user free for them."""
+
+
+class Judgement(msgspec.Struct):
+    """Of a step so far. `settled`: more requests would not change it."""
+
+    ok: bool
+    settled: bool
+    slo: list[SloResult]
+    reason: str
+    """Why it is not ok; empty where it is."""
+
+
+class Step(msgspec.Struct, kw_only=True):
+    """One load that was tried: so many streams, or requests per second. Latencies in seconds."""
+
+    load: float
+    ok: bool
+    settled: bool
+    """False where the time for a step ran out first: the value alone decided."""
+    reason: str
+    seconds: float
+    """That were measured."""
+    requests: int
+    success: int
+    requests_per_s: float
+    """Successes."""
+    output_tokens_per_s: float
+    rtfx: float
+    ttft: Figures
+    itl: Figures
+    e2el: Figures
+    slo: list[SloResult]
+
+
+class Capacity(msgspec.Struct, kw_only=True):
+    """capacity.json: a search, finished or not."""
+
+    kind: str
+    """streams or request rate."""
+    slos: list[str]
+    most: float
+    """Nothing above it was asked for."""
+    host: str
+    model: str
+    data_sha256: str
+    loop: dict[str, object]
+    steps: list[Step]
+    answer: float | None = None
+    """The highest load that held all SLOs; 0 where none did; None until the end."""
+    limited_by: str = ""
+    """Why it may be higher: the bound of the search, or the client."""
+
+
+class Search:
+    """Doubles the load until an SLO breaks, then halves the gap between the highest that held and the lowest that did
+    not. `whole`: loads are whole numbers. None of them is above `most`."""
+
+    def __init__(self, most: float, *, whole: bool, first: float = 1.0) -> None:
+        self._most, self._whole, self._first = most, whole, min(first, most)
+        self.good = 0.0
+        self.bad: float | None = None
+
+    def next(self) -> float | None:
+        """The load to try; None when the answer is known."""
+        if self.bad is None:
+            if self.good >= self._most:
+                return None
+            return min(self.good * 2 or self._first, self._most)
+        gap = self.bad - self.good
+        if gap <= max(1.0 if self._whole else 0.0, PRECISION * self.bad) or self.bad <= PRECISION * self._first:
+            return None
+        middle = (self.good + self.bad) / 2
+        return float(int(middle)) if self._whole else middle
+
+    def take(self, load: float, ok: bool) -> None:
+        """Note how a step at a load ended."""
+        if ok:
+            self.good = max(self.good, load)
+        elif self.bad is None or load < self.bad:
+            self.bad = load
+
+    @property
+    def at_the_bound(self) -> bool:
+        """Whether no load that was allowed broke an SLO."""
+        return self.bad is None and self.good >= self._most
+
+
+def judge(slos: Sequence[Slo], records: Sequence[Record], language: str, *, least: int, is_open: bool) -> Judgement:
+    """Judge a step by its requests so far: `least` of them are needed before it can hold.
+
+    In an open loop, latencies are from when a request was due, so that the wait for a user counts; and a queue that
+    grew, or users that ran out, break what the SLOs ask for, whatever the latencies are as yet.
+    """
+    if is_open:
+        records = [from_due(record) for record in records]
+    found = [settle(slo, records, language) for slo in slos]
+    results = [
+        SloResult(slo.name, slo.limit, one.value, one.ok and one.value is not None)
+        for slo, one in zip(slos, found, strict=True)
+    ]
+    broken = [line for result, line in zip(results, slo_lines(results), strict=True) if not result.ok]
+    reason = "; ".join(broken)
+    failed_for_good = any(one.settled and not one.ok for one in found)
+    if is_open and not reason:
+        reason = _no_steady_state(records)
+        failed_for_good = bool(reason)
+    ok = not reason
+    held_for_good = ok and len(records) >= max(least, LEAST) and all(one.settled for one in found)
+    return Judgement(ok, failed_for_good or held_for_good, results, reason)
+
+
+def _no_steady_state(records: Sequence[Record]) -> str:
+    late = sum(record.lag is not None and record.lag > LATE_S for record in records)
+    if len(records) >= LEAST and late > LATE_SHARE * len(records):
+        return f"{late} of {len(records)} requests were due before a user was free (-u is the most in flight)"
+    steady = steadiness(records)
+    if steady.verdict == "rising":
+        return f"a queue grew: latency rose by {steady.growth_s or 0:.2f} s over the step"
+    return ""
+
+
+def from_due(record: Record) -> Record:
+    """A record whose TTFT and E2E count from when it was due."""
+    lag = record.lag or 0.0
+
+    def later(value: float | None) -> float | None:
+        return None if value is None else value + lag
+
+    return msgspec.structs.replace(record, ttft=later(record.ttft), e2el=later(record.e2el))
+
+
+def step(
+    load: float, judgement: Judgement, records: Sequence[Record], seconds: float, *, ended: int, tokens: int
+) -> Step:
+    """A finished step. Of the successes, `ended` and `tokens` of them came within the `seconds` that were measured."""
+    good = [record for record in records if record.ok]
+    audio = sum(record.audio_s for record in good)
+    per_request = audio / len(good) if good else 0.0
+    rate = ended / seconds if seconds > 0 else 0.0
+    return Step(
+        load=load,
+        ok=judgement.ok,
+        settled=judgement.settled,
+        reason=judgement.reason,
+        seconds=seconds,
+        requests=len(records),
+        success=len(good),
+        requests_per_s=rate,
+        output_tokens_per_s=tokens / seconds if seconds > 0 else 0.0,
+        rtfx=rate * per_request,
+        ttft=figures(record.ttft for record in good),
+        itl=figures(gap for record in good for gap in record.itl),
+        e2el=figures(record.e2el for record in good),
+        slo=judgement.slo,
+    )
+
+
+def knee(steps: Sequence[Step]) -> Step | None:
+    """The load beyond which throughput hardly grows while latency does: of the steps in order of load, the one that is
+    farthest above the line from the first to the last in the diagram of throughput against load, both scaled to their
+    largest (the Kneedle: Satopää et al., ICDCS workshops 2011). None with fewer than three loads."""
+    order = sorted({each.load: each for each in steps}.values(), key=lambda each: each.load)
+    if len(order) < 3:
+        return None
+    loads = np.array([each.load for each in order])
+    rates = np.array([each.requests_per_s for each in order])
+    if not rates.max():
+        return None
+    x = (loads - loads[0]) / (loads[-1] - loads[0])
+    y = rates / rates.max()
+    y = y - (y[0] + (y[-1] - y[0]) * x)
+    return order[int(np.argmax(y))]
+
+
+def answer_lines(found: Capacity) -> list[str]:
+    """The answer, in words; its last line is the number."""
+    asked = " and ".join(str(slo) for slo in _slos(found))
+    assert found.answer is not None
+    lines = []
+    if not found.answer:
+        lines.append(f"Not even the lowest load held {asked}")
+    else:
+        lines.append(f"{format_load(found, found.answer)} held {asked}")
+    above = sorted((each for each in found.steps if not each.ok and each.load > found.answer), key=lambda one: one.load)
+    if above:
+        lines.append(f"{format_load(found, above[0].load)} did not: {above[0].reason}")
+    if found.limited_by:
+        lines.append(f"It may be higher: {found.limited_by}")
+    if found.kind == "streams":
+        lines.append(f"maximum effective streams: {found.answer:.0f}")
+    else:
+        lines.append(f"maximum effective request rate: {found.answer:.3g} requests/s")
+    return lines
+
+
+def format_load(found: Capacity, load: float) -> str:
+    """A load with its unit."""
+    return f"{load:.0f} stream(s)" if found.kind == "streams" else f"{load:.3g} requests/s"
+
+
+def _slos(found: Capacity) -> list[Slo]:
+    parts = [text.split(":") for text in found.slos]
+    return [Slo(metric, statistic, float(limit)) for metric, statistic, limit in parts]
+
+
+def write_capacity(folder: Path, found: Capacity) -> None:
+    """Write capacity.json as a whole or not at all."""
+    write_atomically(folder / CAPACITY, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+
+
+def read_capacity(folder: Path) -> Capacity:
+    """Read capacity.json. Raises InputError."""
+    path = folder / CAPACITY
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Capacity)
+    except OSError as error:
+        raise InputError(f"{folder} holds no search: {CAPACITY} cannot be read ({error.strerror})") from error
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path} is not what a search writes ({error})") from error

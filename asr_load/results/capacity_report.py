@@ -1,0 +1,57 @@
+"""A search for capacity as text and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from asr_load.results.capacity import Capacity, Step, answer_lines, format_load, knee
+from asr_load.results.report import WIDTH
+
+
+def print_search(folder: Path, found: Capacity, file: TextIO) -> None:
+    """Print the steps of a search and, if it came to its end, the answer; its last line is the number."""
+    console = Console(file=file, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.out("\n=== Capacity ===")
+    if found.steps:
+        console.print(_table(found))
+        if not all(step.settled for step in found.steps):
+            console.out("* not settled within --step-time: the value alone decided")
+        bend = knee(found.steps)
+        if bend is not None:
+            console.out(f"The knee is at {format_load(found, bend.load)}: beyond it, throughput hardly grows")
+    console.out(f"Results: {folder}")
+    if found.answer is None:
+        console.out(f"The search was ended before its answer; it goes on with --resume {folder}")
+        return
+    for line in answer_lines(found):
+        console.out(line)
+
+
+def _table(found: Capacity) -> Table:
+    table = Table(title="Steps, latencies in ms", title_justify="left")
+    table.add_column(found.kind, justify="right")
+    for name in ("s", "n", "req/s", "tok/s", "RTFx", "TTFT p50", "p95", "ITL p95", "E2E p95"):
+        table.add_column(name, justify="right")
+    table.add_column("SLOs")
+    for step in sorted(found.steps, key=lambda each: each.load):
+        table.add_row(*_cells(step), ("held" if step.ok else "broken") + ("" if step.settled else " *"))
+    return table
+
+
+def _cells(step: Step) -> Sequence[str]:
+    latencies = (step.ttft.p50, step.ttft.p95, step.itl.p95, step.e2el.p95)
+    rates = (step.requests_per_s, step.output_tokens_per_s, step.rtfx)
+    return [
+        f"{step.load:.4g}",
+        f"{step.seconds:.0f}",
+        str(step.requests),
+        *(f"{rate:.4g}" for rate in rates),
+        *("n/a" if value is None else f"{value * 1e3:.1f}" for value in latencies),
+    ]
