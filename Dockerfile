@@ -6,8 +6,11 @@ COPY requirements.txt requirements-server.txt ./
 RUN pip install --no-cache-dir -r requirements.txt -r requirements-server.txt
 
 COPY . .
-# Results and prepared data belong to the user that runs: a new volume takes the folder's owner.
-RUN pip install --no-cache-dir --no-deps --editable . \
+# The compiler makes the reader and the sender, and goes again. Results and prepared data belong to the user that runs: a
+# new volume takes the folder's owner.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+ && pip install --no-cache-dir --no-deps --editable . \
+ && apt-get purge -y --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
  && python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample \
  && useradd --create-home --uid 1000 asr && mkdir results && chown asr results
 

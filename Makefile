@@ -1,9 +1,9 @@
-# demo · test · check · bench · calibrate: each sets up what it needs.
+# demo · test · check · bench · bench-compare · calibrate · load-models: each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check bench calibrate clean
+.PHONY: setup demo test check bench bench-compare calibrate load-models clean
 
 setup: $(READY) asr_data/sample/manifest.json
 
@@ -32,6 +32,14 @@ check: $(READY)
 
 bench: setup
 	@$(BIN)/python -m benchmarks.run
+
+# make bench-compare A=results/bench/COMMIT.json B=results/bench/OTHER.json
+bench-compare: setup
+	@$(BIN)/python -m benchmarks.compare $(A) $(B)
+
+# The pictures of docs/load-models.md: one server under closed and open loop.
+load-models: setup
+	@$(BIN)/python scripts/load_models.py
 
 calibrate: setup
 	@$(BIN)/python scripts/calibrate.py

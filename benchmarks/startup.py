@@ -37,7 +37,7 @@ def measure() -> Iterator[Row]:
         naive.write_text(NAIVE)
 
         def helps(file: Path) -> float:
-            return seconds(lambda: _locust("-f", file, "--help"))
+            return seconds(lambda: _locust(file, "--help"))
 
         ours = CHECKOUT / "locustfiles" / "transcribe.py"
         helps(ours), helps(naive)
@@ -46,7 +46,7 @@ def measure() -> Iterator[Row]:
         with scripted_server(folder, share_cores().server, "--tokens", 1, "--ttft-ms", 0) as server:
             firsts = []
             for number in range(ROUNDS):
-                results = ("--results", folder / f"r{number}", "--requests", 1, "--data", "asr_data/sample")
+                results = ("--results", folder / f"r{number}", "--requests", 1, "--data", CHECKOUT / "asr_data/sample")
                 firsts.append((_first(server, ours, *results), _first(server, naive)))
         yield _row("start-up: until the server has the first request", firsts, "at most 1.5")
 
@@ -66,7 +66,7 @@ def _first(server: Server, file: Path, *options: object) -> float:
     """Seconds from the start of a process to the server having its first request."""
     known = _requests(server)
     began = time.perf_counter()
-    _locust("-f", file, "--headless", "-u", 1, "--host", server.url, "-t", 20, *options)
+    _locust(file, "--headless", "-u", 1, "--host", server.url, "-t", 20, *options)
     received: float = _requests(server)[len(known)]["received_at"]
     return received - began
 
@@ -75,6 +75,7 @@ def _requests(server: Server) -> list[dict[str, float]]:
     return [json.loads(line) for line in server.stamps.read_text().splitlines()]
 
 
-def _locust(*options: object) -> None:
-    command = [sys.executable, "-m", "locust", *map(str, options)]
-    subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True)
+def _locust(file: Path, *options: object) -> None:
+    command = [sys.executable, "-m", "locust", "-f", str(file), *map(str, options)]
+    # Where no locust.conf is: a bare user has no use for our options.
+    subprocess.run(command, cwd=file.parent, capture_output=True, check=True)

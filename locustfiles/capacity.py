@@ -14,8 +14,7 @@ from typing import ClassVar
 from locust import LoadTestShape, events
 from locust.argument_parser import LocustArgumentParser
 
-from asr_load.load.lifecycle import new_search, refuse, searches
-from asr_load.load.search import Stepper
+from asr_load.load.lifecycle import refuse, search_tick, searches
 from locustfiles.transcribe import SpeechUser
 
 __all__ = ["CapacityShape", "SpeechUser"]
@@ -28,21 +27,10 @@ class CapacityShape(LoadTestShape):
 
     use_common_options: ClassVar[bool] = True  # the form keeps its field for users: it is the most
 
-    stepper: Stepper | None = None
-
-    def reset_time(self) -> None:
-        """Locust calls this when a test starts."""
-        super().reset_time()
-        self.stepper = None
-
     def tick(self) -> tuple[int, float] | None:
         """Locust asks once a second: users, and users to start a second; None ends the test."""
         assert self.runner is not None
-        options = self.runner.environment.parsed_options
-        assert options is not None
-        if self.stepper is None:
-            self.stepper = new_search(options.step_time, options.resume)
-        return self.stepper.tick(self.runner.user_count)
+        return search_tick(self.runner.user_count)
 
 
 @events.init_command_line_parser.add_listener

@@ -64,8 +64,8 @@ def locust(
 class Run:
     """What a finished `locust` process said and left."""
 
-    def __init__(self, process: subprocess.Popen[str], results: Path) -> None:
-        self.out, self.err = process.communicate(timeout=60)
+    def __init__(self, process: subprocess.Popen[str], results: Path, patience_s: float = 60) -> None:
+        self.out, self.err = process.communicate(timeout=patience_s)
         self.code = process.returncode
         self.results = results
 

@@ -32,6 +32,7 @@ from asr_load.load.fleet import LAST_WORDS_S, Master, Solo, Worker
 from asr_load.load.options import Settings, add_options, check_writable, read_settings
 from asr_load.load.run import Run
 from asr_load.load.search import Stepper, check_search, for_search, resumed
+from asr_load.results.capacity import Capacity
 from asr_load.results.capacity_report import print_search
 from asr_load.results.page import add_streaming_section
 from asr_load.results.report import print_summary
@@ -60,7 +61,9 @@ class _Plugin:
         self.last_summary: Summary | None = None
         self.stage: str | None = None
         self.stepper: Stepper | None = None
-        """Where a search for capacity says how much load there shall be."""
+        """Where a search for capacity says how much load there shall be, while its test runs."""
+        self.found: Capacity | None = None
+        """What the search found that ran last."""
         self.folders: list[Path] = []
         self.interrupted = False
 
@@ -105,6 +108,8 @@ class _Plugin:
                 raise InputError(line)
         if _searching and not isinstance(self.environment.runner, WorkerRunner):
             check_search(settings, options.num_users, headless=options.headless)
+            if options.resume:
+                resumed(Path(options.resume), settings, Shards(settings.data).manifest_sha256)
         make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
         return settings, Shards(settings.data)
 
@@ -153,6 +158,8 @@ class _Plugin:
             return
         self.summary = self.part.stop()
         self.part = None
+        if self.stepper is not None and not isinstance(self.environment.runner, WorkerRunner):
+            self.found, self.stepper = self.stepper.found, None
         if self.summary is not None:
             self.last_summary = self.summary
             logger.info("records, run.json and summary.json are in %s", self.folders[-1])
@@ -164,8 +171,8 @@ class _Plugin:
             options = self.environment.parsed_options
             # With --json, standard output is Locust's JSON and nothing else.
             file = sys.stderr if options and options.json else sys.stdout
-            if self.stepper is not None:
-                print_search(self.folders[-1], self.stepper.found, file)
+            if self.found is not None:
+                print_search(self.folders[-1], self.found, file)
             else:
                 print_summary(self.folders[-1], self.summary, file)
             self.summary = None
@@ -192,8 +199,8 @@ class _Plugin:
         summary, environment = self.last_summary, self.environment
         if summary is None or environment.process_exit_code is not None:
             return
-        if self.stepper is not None:
-            environment.process_exit_code = 0 if self.stepper.found.answer else 1
+        if self.found is not None:
+            environment.process_exit_code = 0 if self.found.answer else 1
             return
         if summary.passed is False or not summary.requests.success:
             environment.process_exit_code = 1
@@ -254,16 +261,22 @@ def searches() -> None:
     _searching = True
 
 
-def new_search(step_time: float, resume: str) -> Stepper:
+def search_tick(users: int) -> tuple[int, float] | None:
+    """What a shape's tick returns where a search shapes the load, given how many users there are."""
+    assert _plugin is not None
+    if _plugin.stepper is None:
+        _plugin.stepper = _new_search()
+    return _plugin.stepper.tick(users)
+
+
+def _new_search() -> Stepper:
     """The search that the options ask for; the test that starts next is its own. Raises InputError."""
     assert _plugin is not None
     settings, shards = _plugin.check()
     options = _plugin.environment.parsed_options
     assert options is not None
-    most = options.num_users or 1
-    known = resumed(Path(resume), settings, shards.manifest_sha256) if resume else []
-    _plugin.stepper = Stepper(settings, most, step_time, known)
-    return _plugin.stepper
+    known = resumed(Path(options.resume), settings, shards.manifest_sha256) if options.resume else []
+    return Stepper(settings, options.num_users or 1, options.step_time, known)
 
 
 def current_run() -> Run:

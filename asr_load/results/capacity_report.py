@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from asr_load.results.capacity import Capacity, Step, answer_lines, format_load, knee
-from asr_load.results.report import WIDTH
+from asr_load.results.chart import Line, Panel, draw
+from asr_load.results.console import console_for
+from asr_load.results.slo import MS, parse_slo
+
+CHART = "capacity.svg"
 
 
 def print_search(folder: Path, found: Capacity, file: TextIO) -> None:
     """Print the steps of a search and, if it came to its end, the answer; its last line is the number."""
-    console = Console(file=file, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = console_for(file)
     console.out("\n=== Capacity ===")
     if found.steps:
         console.print(_table(found))
@@ -26,12 +27,53 @@ def print_search(folder: Path, found: Capacity, file: TextIO) -> None:
         bend = knee(found.steps)
         if bend is not None:
             console.out(f"The knee is at {format_load(found, bend.load)}: beyond it, throughput hardly grows")
+        console.out(f"Chart: {_draw(folder, found)}")
     console.out(f"Results: {folder}")
     if found.answer is None:
         console.out(f"The search was ended before its answer; it goes on with --resume {folder}")
         return
     for line in answer_lines(found):
         console.out(line)
+
+
+def _draw(folder: Path, found: Capacity) -> Path:
+    """Latency and throughput against load, with the answer, the knee and the limits marked."""
+    steps = sorted(found.steps, key=lambda each: each.load)
+    loads = [step.load for step in steps]
+    unit = "streams" if found.kind == "streams" else "requests/s"
+    bend = knee(steps)
+    panels = [
+        Panel(
+            title="Throughput",
+            x=unit,
+            y="requests/s",
+            lines=[Line("successes", loads, [step.requests_per_s for step in steps])],
+            mark=None if bend is None else (f"knee: {bend.load:.3g} {unit}", bend.load),
+        )
+    ]
+    for slo in map(parse_slo, found.slos):
+        values = {result.name: result.value for result in steps[0].slo}
+        if slo.name not in values:
+            continue
+        scale = f", {slo.unit.strip()}" if slo.metric in MS else ""
+        known = [(step.load, value) for step in steps for value in _values(step, slo.name)]
+        panels.append(
+            Panel(
+                title=f"{slo.metric} {slo.statistic}",
+                x=unit,
+                y=f"{slo.metric}{scale}",
+                lines=[Line("measured", [load for load, _ in known], [value for _, value in known])],
+                level=(f"limit: {slo.limit:g}{slo.unit}", slo.limit),
+                mark=(f"highest that held all: {found.answer:.3g} {unit}", found.answer) if found.answer else None,
+            )
+        )
+    path = folder / CHART
+    draw(panels, path)
+    return path
+
+
+def _values(step: Step, name: str) -> list[float]:
+    return [result.value for result in step.slo if result.name == name and result.value is not None]
 
 
 def _table(found: Capacity) -> Table:

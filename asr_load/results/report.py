@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from asr_load.errors import OneLineParser, exits_on_bad_input
+from asr_load.results.capacity import CAPACITY, read_capacity
+from asr_load.results.capacity_report import print_search
+from asr_load.results.console import console_for
 from asr_load.results.slo import slo_lines
 from asr_load.results.steady import steadiness_line
 from asr_load.results.summary import Figures, Summary, summarise_folder
@@ -21,15 +23,10 @@ from asr_load.stream.record import RECORDS, read_records
 SHOWN = 20
 """Requests that are shown one by one."""
 
-WIDTH = 100
-"""Columns where the output is no terminal: what fits a log."""
-
 
 def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     """Print a run's summary. Its first lines are those of SGLang's own small benchmark."""
-    console = Console(file=file, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = console_for(file)
     out = console.out
     requests = summary.requests
     out("\n=== ASR Benchmark Summary ===")
@@ -179,5 +176,9 @@ def main() -> int:
     parser = OneLineParser("Print a run's summary again, and make its summary.json anew.")
     parser.add_argument("results", type=Path, help="folder of the run")
     folder = parser.parse_args().results
-    print_summary(folder, summarise_folder(folder), sys.stdout)
+    summary = summarise_folder(folder)
+    if (folder / CAPACITY).exists():
+        print_search(folder, read_capacity(folder), sys.stdout)
+    else:
+        print_summary(folder, summary, sys.stdout)
     return 0

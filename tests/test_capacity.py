@@ -1,0 +1,218 @@
+"""The search for capacity: what it tries, when a step is settled, and whether the answer is the truth."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_load.errors import InputError
+from asr_load.results.capacity import (
+    PRECISION,
+    Capacity,
+    Search,
+    answer_lines,
+    judge,
+    knee,
+    read_capacity,
+    step,
+    write_capacity,
+)
+from asr_load.results.settle import LEAST, settle
+from asr_load.results.slo import parse_slo, parse_slos
+from asr_load.stream.record import Record
+from records import failure, record
+
+
+def search(holds: Callable[[float], bool], most: float, *, whole: bool) -> tuple[Search, list[float]]:
+    found, tried = Search(most, whole=whole), []
+    while (load := found.next()) is not None:
+        tried.append(load)
+        found.take(load, holds(load))
+    return found, tried
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2, 3, 7, 48, 63, 64, 777])
+def test_a_search_over_streams_ends_at_the_capacity(capacity: int) -> None:
+    found, tried = search(lambda load: load <= capacity, 1000, whole=True)
+    assert found.good <= capacity <= found.good + max(1, PRECISION * capacity) - (capacity < 50)
+    assert len(set(tried)) == len(tried) <= 2 * len(bin(max(capacity, 1))) + 2
+    assert not found.at_the_bound
+
+
+@pytest.mark.parametrize("capacity", [0.05, 0.7, 3.3, 48.1])
+def test_a_search_over_rates_ends_near_the_capacity(capacity: float) -> None:
+    found, _ = search(lambda load: load <= capacity, 100, whole=False)
+    assert found.good <= capacity <= found.good * (1 + 2 * PRECISION) or found.bad == pytest.approx(capacity, rel=0.5)
+    assert found.good == pytest.approx(capacity, rel=0.03)
+
+
+def test_a_search_goes_no_further_than_it_may() -> None:
+    found, tried = search(lambda _: True, 20, whole=True)
+    assert tried == [1, 2, 4, 8, 16, 20]
+    assert (found.good, found.at_the_bound) == (20, True)
+    nothing, _ = search(lambda _: False, 20, whole=False)
+    assert nothing.good == 0
+
+
+def test_a_percentile_is_settled_when_the_share_above_is() -> None:
+    slo = parse_slo("ttft:p95:500")
+
+    def of(above: int, below: int) -> tuple[bool, bool]:
+        found = settle(slo, [record(n, ttft=0.6 if n < above else 0.2) for n in range(above + below)], "en")
+        return found.ok, found.settled
+
+    assert of(0, LEAST - 1) == (True, False)
+    assert of(0, 60) == (True, False)  # none of 60 above: up to 6 % may be
+    assert of(0, 80) == (True, True)
+    assert of(5, 95) == (True, False)  # at the limit, more requests may tell
+    assert of(15, 85) == (False, True)
+    assert of(40, 960) == (True, False)
+    assert of(30, 970) == (True, True)
+
+
+def test_a_wrong_verdict_is_as_rare_as_it_says() -> None:
+    """A step that is looked at once is settled on the wrong side of the limit at most once in twenty times."""
+    slo = parse_slo("ttft:p90:500")
+    random = np.random.default_rng(5)
+    for share, right in ((0.07, True), (0.13, False)):
+        wrong = settled = 0
+        for _ in range(300):
+            records = [record(n, ttft=0.6 if above else 0.2) for n, above in enumerate(random.random(200) < share)]
+            found = settle(slo, records, "en")
+            settled += found.settled
+            wrong += found.settled and found.ok != right
+        assert wrong <= 0.05 * 300
+        assert settled > 60
+
+
+def test_gaps_of_one_request_are_no_independent_witnesses() -> None:
+    slo = parse_slo("itl:p90:50")
+    # One request in twelve has all its gaps above: 8.3 % of 6,000 values, but of 60 requests.
+    slow = [record(n, itl=[0.06] * 100 if n % 12 == 0 else [0.02] * 100) for n in range(60)]
+    spread = [record(n, itl=[0.06 if gap % 12 == n % 12 else 0.02 for gap in range(100)]) for n in range(60)]
+    assert not settle(slo, slow, "en").settled
+    assert settle(slo, spread, "en").settled
+    assert settle(slo, slow, "en").value == settle(slo, spread, "en").value
+
+
+def test_rates_and_means() -> None:
+    good, bad = [record(n) for n in range(400)], [failure(n, "cut") for n in range(400)]
+    errors = parse_slo("errors:rate:0.01")
+    assert not settle(errors, good[:100], "en").settled
+    assert settle(errors, good, "en").ok and settle(errors, good, "en").settled
+    assert settle(errors, good[:90] + bad[:10], "en") == settle(errors, bad[:10] + good[:90], "en")
+    assert not settle(errors, good[:90] + bad[:10], "en").ok
+    wer = parse_slo("wer:mean:0.3")
+    halves = [record(n, text="he said" if n % 2 else "she said") for n in range(100)]
+    assert settle(wer, halves, "en").value == 0.25
+    assert not settle(wer, halves[:LEAST], "en").settled
+    assert settle(wer, halves * 4, "en").ok and settle(wer, halves * 4, "en").settled
+    assert settle(parse_slo("ttft:max:500"), [record(ttft=0.6)], "en").settled
+    assert not settle(parse_slo("ttft:p95:500"), bad[:50], "en").ok
+    assert settle(parse_slo("ttft:p95:500"), bad[:50], "en").settled
+
+
+def simulate(arrivals: np.ndarray, services: np.ndarray, slots: int) -> list[Record]:
+    """What a server with so many slots, first come first served, gives requests that are due at these times: TTFT is
+    the wait and the service."""
+    free = [0.0] * slots
+    records = []
+    for n, (due, service) in enumerate(zip(arrivals, services, strict=True)):
+        begins = max(due, heapq.heappop(free))
+        heapq.heappush(free, begins + service)
+        took = begins + service - due
+        records.append(record(n, started_at=due, due_at=due, lag=0.0, ttft=took, e2el=took, itl=[]))
+    return records
+
+
+def test_the_rate_is_the_one_of_queueing_theory() -> None:
+    """M/M/1: at rate r and service rate s, the time in the system is exponential with rate s - r: its 95th percentile
+    is ln 20 / (s - r), its mean 1 / (s - r)."""
+    service = 100.0
+    for slo, truth in (("e2el:p95:100", service - np.log(20) / 0.1), ("e2el:mean:50", service - 1 / 0.05)):
+        random = np.random.default_rng(3)
+
+        def holds(rate: float, slo: str = slo, random: np.random.Generator = random) -> bool:
+            arrivals = np.cumsum(random.exponential(1 / rate, 20_000))
+            records = simulate(arrivals, random.exponential(1 / service, 20_000), 1)
+            return judge([parse_slo(slo)], records[500:], "en", least=0, is_open=True).ok
+
+        found, _ = search(holds, 1000, whole=False)
+        assert found.good == pytest.approx(truth, rel=0.05)
+
+
+def test_a_queue_that_grows_is_no_capacity_whatever_the_limit() -> None:
+    def holds(rate: float) -> bool:
+        records = simulate(np.arange(2000) / rate, np.full(2000, 0.08), 4)
+        return judge([parse_slo("ttft:p95:60000")], records, "en", least=0, is_open=True).ok
+
+    found, _ = search(holds, 1000, whole=False)
+    assert found.good == pytest.approx(4 / 0.08, rel=0.05)
+
+
+def test_requests_that_had_no_user_break_a_step() -> None:
+    records = [record(n, due_at=n * 0.1, lag=0.05 if n % 20 == 0 else 0.0) for n in range(100)]
+    found = judge(parse_slos(["ttft:p95:500"]), records, "en", least=0, is_open=True)
+    assert not found.ok
+    assert "5 of 100 requests were due before a user was free" in found.reason
+    assert judge(parse_slos(["ttft:p95:500"]), records, "en", least=0, is_open=False).ok
+
+
+def test_a_step_that_holds_takes_some_requests_of_each_stream_first() -> None:
+    records = [record(n) for n in range(100)]
+    slos = parse_slos(["ttft:p95:500"])
+    assert judge(slos, records, "en", least=90, is_open=False).settled
+    assert not judge(slos, records, "en", least=300, is_open=False).settled
+    broken = [record(n, ttft=0.9) for n in range(100)]
+    assert judge(slos, broken, "en", least=300, is_open=False).settled
+
+
+def found_of(rates: dict[float, float], **changes: object) -> Capacity:
+    slos = parse_slos(["ttft:p95:500"])
+    steps = []
+    for load, rate in rates.items():
+        records = [record(n, ttft=0.2 if load <= 8 else 0.9) for n in range(90)]
+        verdict = judge(slos, records, "en", least=0, is_open=False)
+        steps.append(step(load, verdict, records, 10.0, ended=round(rate * 10), tokens=30))
+    values = {
+        "kind": "streams",
+        "slos": [slo.text for slo in slos],
+        "most": 64,
+        "host": "h",
+        "model": "m",
+        "data_sha256": "0",
+        "loop": {},
+        "steps": steps,
+        "answer": 8.0,
+    }
+    return Capacity(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_the_knee_is_where_throughput_ends_to_grow() -> None:
+    bent = knee(found_of({1: 2, 2: 4, 4: 8, 8: 15.5, 16: 16, 32: 16}).steps)
+    assert bent is not None
+    assert bent.load == 8
+    assert knee(found_of({1: 2, 2: 4}).steps) is None
+
+
+def test_the_answer_in_words() -> None:
+    assert answer_lines(found_of({4: 8, 8: 15, 16: 16})) == [
+        "8 stream(s) held ttft:p95 <= 500 ms",
+        "16 stream(s) did not: SLO ttft:p95 <= 500 ms: 900 ms, FAIL",
+        "maximum effective streams: 8",
+    ]
+    assert answer_lines(found_of({}, answer=0.0))[0] == "Not even the lowest load held ttft:p95 <= 500 ms"
+    rate = found_of({}, kind="request rate", answer=12.3456, limited_by="the client")
+    assert answer_lines(rate)[1:] == ["It may be higher: the client", "maximum effective request rate: 12.3 requests/s"]
+
+
+def test_a_search_is_kept(tmp_path: Path) -> None:
+    found = found_of({4: 8, 8: 15})
+    write_capacity(tmp_path, found)
+    assert read_capacity(tmp_path) == found
+    with pytest.raises(InputError, match="holds no search"):
+        read_capacity(tmp_path / "elsewhere")

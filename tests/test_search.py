@@ -1,0 +1,185 @@
+"""The search for capacity as real processes, against a server whose capacity is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+
+from asr_load.results.capacity import Capacity, read_capacity, write_capacity
+from conftest import CHECKOUT
+from serving import running_streams, serve, wait_until
+from test_capacity import found_of
+from test_e2e import Run, clips, locust
+from test_fleet import end, free_port, processes
+
+__all__ = ["clips"]  # a fixture
+
+SLOTS, SERVICE_S = 5, 0.1
+SERVER = ("--engine", "scripted", "--tokens", "5", "--ttft-ms", "60", "--itl-ms", "10", "--slots", str(SLOTS))
+SLO = "ttft:p90:110"
+"""Half a service time above what there is without a wait. With one stream more than slots, one in six waits for all
+of one."""
+
+FILE = CHECKOUT / "locustfiles" / "capacity.py"
+
+
+def search(host: str, clips: Path, results: Path, *words: str | Path, slo: str = SLO) -> Run:
+    results.mkdir(exist_ok=True)
+    files = ("-f", FILE, "--data", clips, "--results", results, "--json-file", results / "locust")
+    asked = ("--slo", slo, "--allow-client-bound", *words)
+    return Run(locust("--host", host, *files, *asked), results, patience_s=150)
+
+
+def last_line(done: Run) -> str:
+    return done.out.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_as_many_streams_as_the_server_has_slots(clips: Path, tmp_path: Path, workers: int) -> None:
+    fleet = processes(workers) if workers else []
+    with serve(*SERVER) as host:
+        done = search(host, clips, tmp_path / "r", "-u", "40", *fleet)
+    assert done.code == 0, done.err
+    assert last_line(done) == f"maximum effective streams: {SLOTS}"
+    found = read_capacity(done.results)
+    assert found.answer == SLOTS
+    held = {step.load: step.ok for step in found.steps}
+    assert held == {1: True, 2: True, 4: True, 8: False, 6: False, 5: True}
+    full = next(step for step in found.steps if step.load == SLOTS)
+    assert full.requests_per_s == pytest.approx(SLOTS / SERVICE_S, rel=0.1)
+    # Nothing was cut off between the steps, and every request has its record.
+    assert {each["outcome"] for each in done.records} == {"ok"}
+    assert len(done.records) == sum(worker["started"] for worker in info(done))
+
+
+def info(done: Run) -> list[dict[str, int]]:
+    workers: list[dict[str, int]] = json.loads((done.results / "run.json").read_text())["workers"]
+    return workers
+
+
+def test_the_rate_that_the_slots_can_serve_from_where_a_search_was_ended(clips: Path, tmp_path: Path) -> None:
+    rate = SLOTS / SERVICE_S
+    with serve(*SERVER) as host:
+        words = ("-u", "60", "--request-rate", "64", "--arrivals", "constant", "--step-time", "4")
+        begun = tmp_path / "begun"
+        begun.mkdir()
+        first = stopped_at(host, clips, begun, words, held=32.0)
+        done = search(host, clips, tmp_path / "r", *words, "--resume", begun)
+    assert done.code == 0, done.err
+    found = read_capacity(done.results)
+    assert found.answer == pytest.approx(rate, rel=0.05)
+    assert [step.load for step in found.steps][:2] == [32, 64]
+    assert found.steps[0] == first.steps[0]
+    assert last_line(done) == f"maximum effective request rate: {found.answer:.3g} requests/s"
+
+
+def stopped_at(host: str, clips: Path, folder: Path, words: tuple[str, ...], held: float) -> Capacity:
+    """A search with these options that was ended when it had found that this load holds."""
+    begun = locust(
+        *("-f", FILE, "--host", host, "--data", clips, "--results", folder, "--slo", SLO),
+        *("--allow-client-bound", *words),
+    )
+    try:
+        wait_until((folder / "capacity.json").exists, "a search that has begun")
+        begun.send_signal(signal.SIGINT)
+        done = Run(begun, folder)
+    finally:
+        end(begun)
+    assert done.code == 1
+    assert f"The search was ended before its answer; it goes on with --resume {folder}" in done.out
+    found = read_capacity(folder)
+    assert found.answer is None
+    found.steps = found_of({held: held}).steps
+    found.steps[0].ok = True
+    write_capacity(folder, found)
+    return found
+
+
+def test_limits_that_not_even_one_stream_holds(clips: Path, tmp_path: Path) -> None:
+    with serve(*SERVER) as host:
+        done = search(host, clips, tmp_path / "r", "-u", "8", slo="ttft:p95:20")
+    assert done.code == 1
+    assert last_line(done) == "maximum effective streams: 0"
+    assert "Not even the lowest load held ttft:p95 <= 20 ms" in done.out
+    (step,) = read_capacity(done.results).steps
+    # A step that fails early is cut short.
+    assert step.seconds < 20
+
+
+def test_a_bound_below_the_capacity_is_said(clips: Path, tmp_path: Path) -> None:
+    with serve(*SERVER) as host:
+        done = search(host, clips, tmp_path / "r", "-u", "3")
+    assert done.code == 0, done.err
+    assert last_line(done) == "maximum effective streams: 3"
+    assert "It may be higher: 3 stream(s) is the most that was allowed (-u)" in done.out
+
+
+def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
+    results, web = tmp_path / "r", free_port()
+    with serve(*SERVER) as host:
+        command = [sys.executable, "-m", "locust", "-f", str(FILE), "--host", host, "--data", str(clips)]
+        options = ["--results", str(results), "--web-port", str(web), "--slo", SLO, "--allow-client-bound"]
+        process = subprocess.Popen(
+            [*command, *options],
+            cwd=CHECKOUT,
+            env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            page = f"http://127.0.0.1:{web}"
+            wait_until(lambda: answers(page), "the page")
+            with urlopen(f"{page}/swarm", urlencode({"user_count": 2, "spawn_rate": 1}).encode()) as answer:
+                assert json.load(answer)["success"]
+            wait_until(lambda: running_streams(host) == 2, "the second step")
+            wait_until(lambda: read_capacity(results).answer is not None, "the answer")
+            process.send_signal(signal.SIGINT)
+            done = Run(process, results)
+        finally:
+            end(process)
+    assert read_capacity(results).answer == 2
+    assert "maximum effective streams: 2" in done.out
+
+
+def answers(page: str) -> bool:
+    try:
+        with urlopen(page, timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((), "error: a search for capacity needs at least one --slo, such as --slo ttft:p95:500"),
+        (("--slo", SLO), "error: a search for capacity needs -u: the most streams"),
+        (("--slo", SLO, "-u", "9", "--requests", "5"), "error: --requests is not for a search: it chooses its load"),
+        (("--slo", SLO, "-u", "9", "--warmup-time", "5"), "error: --warmup-time is not for a search"),
+        (("--slo", SLO, "-u", "9", "--step-time", "0"), "error: --step-time must be above 0 seconds, not 0.0"),
+        (("--slo", SLO, "-u", "9", "--resume", "nowhere"), "error: nowhere holds no search: capacity.json"),
+    ],
+)
+def test_bad_input(clips: Path, tmp_path: Path, words: tuple[str, ...], line: str) -> None:
+    files = ("-f", FILE, "--data", clips, "--results", tmp_path / "r", "--loglevel", "ERROR")
+    done = Run(locust(*files, *words), tmp_path / "r")
+    assert done.code == 2
+    assert done.err.startswith(line), done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_search_for_something_else_is_not_resumed(clips: Path, tmp_path: Path) -> None:
+    write_capacity(tmp_path, found_of({8: 8}, answer=None, host="http://127.0.0.1:30000", model="default"))
+    words = ("-u", "9", "--slo", "ttft:p95:400", "--resume", tmp_path)
+    done = Run(locust("-f", FILE, "--data", clips, "--results", tmp_path / "r", *words), tmp_path / "r")
+    assert done.code == 2
+    assert "--slo is not what it was there: ['ttft:p95:500.0'] then, ['ttft:p95:400.0'] now" in done.err
