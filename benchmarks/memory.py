@@ -46,9 +46,9 @@ def measure() -> Iterator[Row]:
 
                 def run(name: str, kind: str, *options: object, ours: bool = which == "ours") -> list[float]:
                     if not ours:
-                        return _megabytes(kind, server, "naive.py", *options, cwd=folder)  # where no locust.conf is
+                        return _of_all(kind, server, "naive.py", *options, cwd=folder)  # where no locust.conf is
                     data = ("--data", clips, "--results", folder / name)
-                    return _megabytes(kind, server, "locustfiles/transcribe.py", *options, *data)
+                    return _of_all(kind, server, "locustfiles/transcribe.py", *options, *data)
 
                 one, many = (run(str(count), "Pss_Anon:", "--users", count)[0] for count in (1, USERS))
                 users[which] = (many - one) / (USERS - 1) * 1e3
@@ -74,7 +74,7 @@ def _row(what: str, ours: float, bare: float, unit: str, aim: str) -> Row:
     return Row(what, f"{ours:.1f} {unit}", against, value=times, low=times, high=times, unit="times", aim=aim)
 
 
-def _megabytes(kind: str, server: Server, file: object, *options: object, cwd: Path = CHECKOUT) -> list[float]:
+def _of_all(kind: str, server: Server, file: object, *options: object, cwd: Path = CHECKOUT) -> list[float]:
     """Of Locust's process and its workers, the first of them the master, some seconds after all users have begun."""
     port = free_port()
     command = [sys.executable, "-m", "locust", "-f", file, "--headless", "--spawn-rate", 50, "--host", server.url]
@@ -82,7 +82,7 @@ def _megabytes(kind: str, server: Server, file: object, *options: object, cwd: P
     process = subprocess.Popen([*map(str, command)], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(SETTLE_S)
-        return [_pss(pid, kind) for pid in (process.pid, *_children(process.pid))]
+        return [megabytes(pid, kind) for pid in (process.pid, *_children(process.pid))]
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -100,6 +100,7 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _pss(pid: int, kind: str) -> float:
+def megabytes(pid: int, kind: str) -> float:
+    """What the kernel counts of a process: `Pss:`, or `Pss_Anon:` for what is no file's."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1e3

@@ -12,25 +12,32 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import CHECKOUT, Row, fleet, memory, prepare, read, report, scale, send, startup, stats, truth
+from benchmarks import CHECKOUT, Row, fleet, memory, prepare, read, report, scale, send, soak, startup, stats, truth
 
 SUITE: dict[str, Callable[[], Iterator[Row]]] = {
     module.__name__.rpartition(".")[2]: module.measure
     for module in (prepare, truth, read, send, stats, report, startup, memory, scale, fleet)
 }
+LONG = {"soak": soak.measure}
+"""Run only where they are named."""
 
 
 def main() -> int:
     """Run those that are named, or all, print the table, and keep the results as results/bench/COMMIT.json."""
     parser = argparse.ArgumentParser(description="Run the benchmarks.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {' '.join(SUITE)} (default: all)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"some of: {' '.join(SUITE | LONG)} (default: all but {', '.join(LONG)})",
+    )
     names = parser.parse_args().names or list(SUITE)
-    if unknown := [name for name in names if name not in SUITE]:
-        parser.error(f"no benchmark {unknown[0]!r}; there are: {' '.join(SUITE)}")
+    if unknown := [name for name in names if name not in SUITE | LONG]:
+        parser.error(f"no benchmark {unknown[0]!r}; there are: {' '.join(SUITE | LONG)}")
     rows = []
     for name in names:
         print(f"{name} …", file=sys.stderr, flush=True)
-        rows += list(SUITE[name]())
+        rows += list((SUITE | LONG)[name]())
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 150

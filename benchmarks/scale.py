@@ -15,6 +15,7 @@ STREAMS = {1: 40, 10: 200, 100: 400, 300: 900, 1000: 2000}
 
 CLIPS = (100, 10_000, 100_000)
 CHUNKS = 64
+IDLE_S = 20
 
 
 def measure() -> Iterator[Row]:
@@ -31,9 +32,21 @@ def measure() -> Iterator[Row]:
                 return load(server, here / "results", cores.client, *options)
 
         few = write_clips(folder / "few", 100)
+        # A client that waits looks a hundred times a second how late it is: a single stream would pay for all of that.
+        idle = _cpu_s(run("idle", few, 1, 1, "--tokens", 1, "--ttft-ms", IDLE_S * 1e3)) / IDLE_S
         costs = {}
         for streams, requests in STREAMS.items():
-            costs[streams] = _cpu_s(run(f"streams-{streams}", few, streams, requests)) / requests
+            outcome = run(f"streams-{streams}", few, streams, requests)
+            costs[streams] = (_cpu_s(outcome) - idle * _watched_s(outcome)) / requests
+        yield Row(
+            "a client that waits",
+            f"{idle:.1%} of a core",
+            "an idle core",
+            value=idle * 100,
+            low=idle * 100,
+            high=idle * 100,
+            unit="%",
+        )
         base = costs[10]
         for streams, cost in costs.items():
             yield _row(f"a request of {CHUNKS} chunks, {streams} streams", cost, base, "10 streams")
@@ -50,6 +63,12 @@ def _cpu_s(outcome: Outcome) -> float:
     health = outcome.info.workers[0].health
     assert health is not None
     return health.cpu_process * health.watched_s
+
+
+def _watched_s(outcome: Outcome) -> float:
+    health = outcome.info.workers[0].health
+    assert health is not None
+    return health.watched_s
 
 
 def _row(what: str, cost: float, base: float, against: str) -> Row:

@@ -21,7 +21,7 @@ from asr_load.results.capacity import (
     step,
     write_capacity,
 )
-from asr_load.results.settle import LEAST, settle
+from asr_load.results.settle import LEAST, LOOKS, settle
 from asr_load.results.slo import parse_slo, parse_slos
 from asr_load.stream.record import Record
 from records import failure, record
@@ -66,27 +66,30 @@ def test_a_percentile_is_settled_when_the_share_above_is() -> None:
         return found.ok, found.settled
 
     assert of(0, LEAST - 1) == (True, False)
-    assert of(0, 60) == (True, False)  # none of 60 above: up to 6 % may be
-    assert of(0, 80) == (True, True)
+    assert of(0, 140) == (True, False)  # none of 140 above: up to 5.3 % may be
+    assert of(0, 160) == (True, True)
     assert of(5, 95) == (True, False)  # at the limit, more requests may tell
     assert of(15, 85) == (False, True)
     assert of(40, 960) == (True, False)
-    assert of(30, 970) == (True, True)
+    assert of(25, 975) == (True, True)
 
 
-def test_a_wrong_verdict_is_as_rare_as_it_says() -> None:
-    """A step that is looked at once is settled on the wrong side of the limit at most once in twenty times."""
-    slo = parse_slo("ttft:p90:500")
+@pytest.mark.parametrize(("share", "most_wrong"), [(0.05, 0.08), (0.04, 0.04), (0.065, 0.04)])
+def test_a_wrong_verdict_is_as_rare_as_it_says(share: float, most_wrong: float) -> None:
+    """Over all looks of a step, until it is settled. At the very limit every verdict is a wrong one."""
+    slo = parse_slo("ttft:p95:500")
     random = np.random.default_rng(5)
-    for share, right in ((0.07, True), (0.13, False)):
-        wrong = settled = 0
-        for _ in range(300):
-            records = [record(n, ttft=0.6 if above else 0.2) for n, above in enumerate(random.random(200) < share)]
-            found = settle(slo, records, "en")
-            settled += found.settled
-            wrong += found.settled and found.ok != right
-        assert wrong <= 0.05 * 300
-        assert settled > 60
+    rounds, wrong = 150, 0
+    for _ in range(rounds):
+        records = [record(n, ttft=0.6 if above else 0.2) for n, above in enumerate(random.random(1500) < share)]
+        count = LEAST
+        while count <= len(records):
+            found = settle(slo, records[:count], "en")
+            if found.settled:
+                wrong += share == 0.05 or found.ok != (share < 0.05)
+                break
+            count = int(np.ceil(LOOKS * count))
+    assert wrong <= most_wrong * rounds
 
 
 def test_gaps_of_one_request_are_no_independent_witnesses() -> None:
@@ -102,8 +105,8 @@ def test_gaps_of_one_request_are_no_independent_witnesses() -> None:
 def test_rates_and_means() -> None:
     good, bad = [record(n) for n in range(400)], [failure(n, "cut") for n in range(400)]
     errors = parse_slo("errors:rate:0.01")
-    assert not settle(errors, good[:100], "en").settled
-    assert settle(errors, good, "en").ok and settle(errors, good, "en").settled
+    assert not settle(errors, good, "en").settled
+    assert settle(errors, good * 2, "en").ok and settle(errors, good * 2, "en").settled
     assert settle(errors, good[:90] + bad[:10], "en") == settle(errors, bad[:10] + good[:90], "en")
     assert not settle(errors, good[:90] + bad[:10], "en").ok
     wer = parse_slo("wer:mean:0.3")
@@ -163,11 +166,11 @@ def test_requests_that_had_no_user_break_a_step() -> None:
 
 
 def test_a_step_that_holds_takes_some_requests_of_each_stream_first() -> None:
-    records = [record(n) for n in range(100)]
+    records = [record(n) for n in range(200)]
     slos = parse_slos(["ttft:p95:500"])
-    assert judge(slos, records, "en", least=90, is_open=False).settled
+    assert judge(slos, records, "en", least=180, is_open=False).settled
     assert not judge(slos, records, "en", least=300, is_open=False).settled
-    broken = [record(n, ttft=0.9) for n in range(100)]
+    broken = [record(n, ttft=0.9) for n in range(200)]
     assert judge(slos, broken, "en", least=300, is_open=False).settled
 
 

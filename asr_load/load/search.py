@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from asr_load.load.options import Settings
 from asr_load.results.capacity import (
     PER_STREAM,
     Capacity,
+    Judgement,
     Search,
     Step,
     format_load,
@@ -22,6 +24,7 @@ from asr_load.results.capacity import (
     step,
     write_capacity,
 )
+from asr_load.results.settle import LEAST, LOOKS
 from asr_load.results.verdict import judge_clients
 from asr_load.stream.record import Record
 
@@ -57,8 +60,10 @@ class Stepper:
             self._search.take(known.load, known.ok)
         self.load = self._search.next()
         self.limited_by = ""
+        self._client_bound_by = ""
         self._phase = Phase.BEGIN
-        self._began = self._ended = 0.0
+        self._began = self._ended = self._drain_from = self._drain_until = 0.0
+        self._look_at = LEAST
         self._schedule: list[tuple[float, float]] = []
         self._records: list[tuple[float, Record]] = []
         self._part: Solo | Master | None = None
@@ -136,20 +141,25 @@ class Stepper:
         seconds = now - self._began
         if seconds < 0:
             return
-        judgement = judge(
-            self._settings.slos,
-            self._measured(now),
-            self._book.language,
-            least=self._least(),
-            is_open=self._open,
-        )
-        if judgement.settled or seconds >= self._step_time or self._client_bound():
+        if self._is_settled(now) or seconds >= self._step_time or self._client_bound():
             self._ended = now
             self._drain_until = now + self._settings.limits.total + DRAIN_S
             self._drain_from = time.monotonic()
             if self._open:
                 self._cut_short()
             self._phase = Phase.DRAIN
+
+    def _is_settled(self, now: float) -> bool:
+        # At some moments alone: each look is a chance to be wrong, and takes the time of the streams.
+        records = self._measured(now)
+        if len(records) < self._look_at:
+            return False
+        self._look_at = math.ceil(LOOKS * len(records))
+        return self._judge(records).settled
+
+    def _judge(self, records: list[Record]) -> Judgement:
+        slos, language = self._settings.slos, self._book.language
+        return judge(slos, records, language, least=self._least(), is_open=self._open)
 
     def _cut_short(self) -> None:
         assert self._part is not None
@@ -165,7 +175,7 @@ class Stepper:
         if not quiet and time.time() < self._drain_until:
             return
         records = self._measured(self._ended)
-        judgement = judge(self._settings.slos, records, self._book.language, least=self._least(), is_open=self._open)
+        judgement = self._judge(records)
         seconds = self._ended - self._began
         inside = [
             record
@@ -173,27 +183,25 @@ class Stepper:
             if record.ok and self._began <= began + (record.stream_end or 0.0) <= self._ended
         ]
         tokens = sum(record.output_tokens or 0 for record in inside)
-        bound = self._client_reason
-        if bound and not self._settings.allow_client_bound:
-            self.limited_by = f"at {self._name(self.load)} the client was the bottleneck ({bound})"
+        if self._client_bound_by:
+            # The step says nothing of the server, and neither would a higher one.
+            self.limited_by = f"at {self._name(self.load)} the client was the bottleneck ({self._client_bound_by})"
             self.load = None
         else:
             made = step(self.load, judgement, records, seconds, ended=len(inside), tokens=tokens)
             self.steps.append(made)
             self._search.take(made.load, made.ok)
             self.load = self._search.next()
-        self._client_reason = ""
         self._records.clear()
+        self._look_at = LEAST
         self._phase = Phase.BEGIN
         self._write()
-
-    _client_reason = ""
 
     def _client_bound(self) -> bool:
         validity = judge_clients(self._book.workers)
         if validity.verdict == "client-bound" and not self._settings.allow_client_bound:
-            self._client_reason = validity.reasons[0]
-        return bool(self._client_reason)
+            self._client_bound_by = validity.reasons[0]
+        return bool(self._client_bound_by)
 
     def _finish(self) -> None:
         self.finished = True

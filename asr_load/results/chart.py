@@ -22,12 +22,12 @@ WIDTH, HEIGHT = 8.0, 3.4
 
 @dataclass(frozen=True)
 class Line:
-    """Points in order, joined. `dashed`: of something beside the subject."""
+    """Points in order, joined, or `points` by themselves."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    dashed: bool = False
+    points: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def _panel(panel: Panel, axis: Axes) -> None:
         spine.set_color(INK)
         spine.set_visible(side in ("left", "bottom"))
     for line, colour in zip(panel.lines, COLOURS, strict=False):
-        style = "--" if line.dashed else "-"
-        axis.plot(line.x, line.y, style, color=colour, marker="o" if len(line.x) < 60 else "", ms=4, label=line.name)
+        style = "" if line.points else "-"
+        axis.plot(line.x, line.y, linestyle=style, color=colour, marker="o", markersize=4, label=line.name)
     if panel.log:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,13 @@ from asr_load.results.accuracy import counts
 from asr_load.results.slo import Slo, values_of
 from asr_load.stream.record import Record
 
-CONFIDENCE_Z = 1.96
-"""Of the normal distribution: an interval misses the truth once in twenty times."""
+CONFIDENCE_Z = 2.81
+"""Of the normal distribution: an interval misses the truth once in two hundred times. A step is looked at again and
+again, each time with half as many requests more (LOOKS): over all looks together, one whose true value is the limit
+itself is settled, on either side, about once in twenty times (tests/test_capacity.py)."""
+
+LOOKS = 1.5
+"""How many times as many requests there are at each look as at the one before."""
 
 LEAST = 30
 """Requests below which nothing is settled."""
@@ -36,8 +42,8 @@ def settle(slo: Slo, records: Sequence[Record], language: str) -> Settled:
     """Judge an SLO by a step's requests so far.
 
     The rule: a percentile pQ holds when at most the share 1 - Q of values lies above the limit, and it is settled when
-    Wilson's interval for that share (95 %; Wilson, JASA 22, 1927) lies on one side of 1 - Q. The error rate is such a
-    share itself. A mean, and an error rate of words, is settled when its 95 % interval lies on one side of the limit,
+    Wilson's interval for that share (99.5 %; Wilson, JASA 22, 1927) lies on one side of 1 - Q. The error rate is such a
+    share itself. A mean, and an error rate of words, is settled when its interval lies on one side of the limit,
     or within 5 % of it. Values of one request (its gaps, its words) are not independent: the number of requests that
     they are worth is estimated from how the requests differ (the design effect of a cluster sample: Kish, Survey
     Sampling, 1965). `max` fails with the first value above the limit. Nothing is settled below 30 requests.
@@ -58,9 +64,10 @@ def settle(slo: Slo, records: Sequence[Record], language: str) -> Settled:
         return Settled(None, ok=False, settled=enough)
     if slo.share is None:
         return _mean(np.array([sum(each) for each in values]), sizes, slo.limit, enough)
-    together = np.concatenate([np.asarray(each, dtype=float) for each in values])
+    together = np.fromiter(itertools.chain.from_iterable(values), dtype=float)
     value = float(np.percentile(together, slo.share * 100))
-    above = np.array([sum(one > slo.limit for one in each) for each in values], dtype=float)
+    of = np.repeat(np.arange(len(values)), sizes.astype(int))
+    above = np.bincount(of, weights=together > slo.limit, minlength=len(values))
     if slo.share == 1:
         return Settled(value, ok=not above.any(), settled=enough or bool(above.any()))
     return _share(above, sizes, 1 - slo.share, value, enough)

@@ -156,6 +156,8 @@ class Answer:
                 block.decode()
             except UnicodeDecodeError as error:
                 raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
+        if block.startswith(b":") and b"\r" not in block:  # a comment, which keeps a connection alive
+            block = block.partition(b"\n")[2]
         if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
             values = [block[6:]]
         else:

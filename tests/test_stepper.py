@@ -1,0 +1,190 @@
+"""How a search takes its steps, second by second, without a server: the clock and the records are made up."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+from locust.argument_parser import get_parser
+
+from asr_load.load.fleet import Solo
+from asr_load.load.options import Settings, add_options, read_settings
+from asr_load.load.search import Stepper, for_search
+from asr_load.results.capacity import Capacity, read_capacity
+from asr_load.results.runfile import WorkerInfo
+from asr_load.stream.record import Record
+from records import health, record, worker_info
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "time", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+class Book:
+    """Of a test without processes."""
+
+    data_sha256, language = "0", "en"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.watch: Callable[[Record], None] = lambda _: None
+        self.workers: list[WorkerInfo] = [worker_info()]
+        self.stages: list[str] = []
+        self.quiet = True
+
+    def refresh(self) -> None: ...
+
+    def enter_stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def offset(self, worker: int) -> float:
+        return 5.0 if worker else 0.0
+
+    def quiet_since(self, moment: float) -> bool:
+        assert moment <= time.monotonic()
+        return self.quiet
+
+
+class Part:
+    def __init__(self, book: Book, clock: Clock) -> None:
+        self.book, self._clock, self.schedules = book, clock, list[str]()
+
+    @property
+    def elapsed(self) -> float:
+        return self._clock.now - 1000.0
+
+    def schedule(self, stages: str) -> None:
+        self.schedules.append(stages)
+
+
+def settings(*words: str) -> Settings:
+    parser = get_parser()
+    add_options(parser)
+    options: Namespace = parser.parse_args(["--slo", "ttft:p95:500", *words])
+    return read_settings(options, "http://127.0.0.1:1")
+
+
+class Play:
+    """A search against a server that answers within 0.2 s up to a number of streams, and within 0.9 s beyond."""
+
+    def __init__(
+        self, clock: Clock, tmp_path: Path, capacity: float, asked: Settings, *, most: int = 16, step_time: float = 10
+    ) -> None:
+        self.clock, self.capacity = clock, capacity
+        self.book = Book(tmp_path)
+        self.part = Part(self.book, clock)
+        self.stepper = Stepper(asked, most, step_time)
+        self.users = 0
+        self.asked: list[int] = []
+
+    def second(self) -> bool:
+        """A second of the test; False at its end."""
+        wanted = self.stepper.tick(self.users)
+        if wanted is None:
+            return False
+        if not self.asked:
+            self.stepper.attach(cast(Solo, self.part))
+        if not self.asked or wanted[0] != self.asked[-1]:
+            self.asked.append(wanted[0])
+        self.users = wanted[0]
+        self.clock.now += 1.0
+        for number in range(30 * bool(self.users)):
+            slow = (self.stepper.load or 0) > self.capacity
+            began = self.clock.now - 1 + number / 30
+            self.book.watch(record(number, started_at=began, ttft=0.9 if slow else 0.2, itl=[]))
+        return True
+
+    def to_its_end(self) -> Capacity:
+        while self.second():
+            assert self.clock.now < 2000
+        return self.stepper.found
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_search_doubles_drains_and_halves(clock: Clock, tmp_path: Path) -> None:
+    play = Play(clock, tmp_path, 5, settings())
+    found = play.to_its_end()
+    assert play.asked == [1, 0, 2, 0, 4, 0, 8, 0, 6, 0, 5, 0]
+    assert play.book.stages == [f"{load} streams" for load in (1, 2, 4, 8, 6, 5)]
+    assert (found.answer, found.limited_by) == (5, "")
+    assert read_capacity(tmp_path) == found
+    broken = [step.seconds for step in found.steps if not step.ok]
+    assert max(broken) <= 3  # a step that breaks for good is cut short
+    assert all(step.settled for step in found.steps)
+
+
+def test_the_queue_is_let_drain(clock: Clock, tmp_path: Path) -> None:
+    play = Play(clock, tmp_path, 0, settings())
+    while play.asked != [1, 0]:
+        play.second()
+    play.book.quiet = False
+    for _ in range(60):
+        assert play.second()
+    assert play.stepper.steps == []
+    play.book.quiet = True
+    assert not play.second()
+    assert play.stepper.found.answer == 0
+
+
+def test_records_of_another_machine_are_put_on_the_masters_clock(clock: Clock, tmp_path: Path) -> None:
+    play = Play(clock, tmp_path, 9, settings(), most=1)
+    play.second()
+    play.second()
+    for number in range(90):
+        # By its own clock, this worker's requests began before the step; they are slow, and count.
+        play.book.watch(record(number, worker=1, started_at=clock.now - 4.5, ttft=0.9))
+    assert play.to_its_end().answer == 0
+
+
+def test_a_step_that_the_client_held_up_ends_the_search(clock: Clock, tmp_path: Path) -> None:
+    for allowed in (False, True):
+        asked = replace(settings(), allow_client_bound=allowed)
+        play = Play(clock, tmp_path, 100, asked, most=8)
+        while play.stepper.load != 4:
+            play.second()
+        play.book.workers = [worker_info(health=health(lag_p99=0.2))]
+        found = play.to_its_end()
+        assert found.answer == (8 if allowed else 2)
+        assert ("at 4 streams the client was the bottleneck (the event loop was late" in found.limited_by) != allowed
+
+
+def test_a_step_that_does_not_settle_takes_its_time_and_says_so(clock: Clock, tmp_path: Path) -> None:
+    play = Play(clock, tmp_path, 100, settings("--slo", "errors:rate:0.000001"), most=1)
+    (step,) = play.to_its_end().steps
+    assert step.ok
+    assert not step.settled
+    assert 10 <= step.seconds <= 11
+
+
+def test_a_rate_is_announced_ahead_and_cut_short(clock: Clock, tmp_path: Path) -> None:
+    asked = settings("--request-rate", "4")
+    assert for_search(asked).loop.stages == "1s:0"
+    assert for_search(asked).slos == []
+    play = Play(clock, tmp_path, 0.5, asked, most=50)
+    while not play.stepper.steps:
+        play.second()
+    assert play.asked == [50]
+    first, cut = (schedule.split(",") for schedule in play.part.schedules[:2])
+    # Idle until all have heard of it, then the step and its beginning, then nothing.
+    assert first[1:] == ["12.000000s:1.000000000", "1s:0"]
+    assert seconds(first[0]) == seconds(cut[0]) >= 1
+    assert seconds(cut[1]) < 12
+    assert [step.load for step in play.stepper.steps] == [1]
+
+
+def seconds(stage: str) -> float:
+    return float(stage.partition("s:")[0])
