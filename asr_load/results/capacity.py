@@ -24,9 +24,6 @@ PRECISION = 0.02
 PER_STREAM = 3
 """Requests of each stream that a step takes at least, so that the first and the last of them weigh little."""
 
-LATE_S, LATE_SHARE = 0.010, 0.01
-"""An open loop in which more than this share of requests was sent so late had no user free for them."""
-
 
 class Judgement(msgspec.Struct):
     """Of a step so far. `settled`: more requests would not change it."""
@@ -117,11 +114,10 @@ def judge(slos: Sequence[Slo], records: Sequence[Record], language: str, *, leas
     """Judge a step by its requests so far: `least` of them are needed before it can hold.
 
     In an open loop, latencies are from when a request was due, so that the wait for a user counts; and a queue that
-    grew, or users that ran out, break what the SLOs ask for, whatever the latencies are as yet.
+    grew breaks what the SLOs ask for, whatever the latencies are as yet.
     """
-    if is_open:
-        records = [from_due(record) for record in records]
-    found = [settle(slo, records, language) for slo in slos]
+    judged = [from_due(record) for record in records] if is_open else records
+    found = [settle(slo, judged, language) for slo in slos]
     results = [
         SloResult(slo.name, slo.limit, one.value, one.ok and one.value is not None)
         for slo, one in zip(slos, found, strict=True)
@@ -130,21 +126,13 @@ def judge(slos: Sequence[Slo], records: Sequence[Record], language: str, *, leas
     reason = "; ".join(broken)
     failed_for_good = any(one.settled and not one.ok for one in found)
     if is_open and not reason:
-        reason = _no_steady_state(records)
-        failed_for_good = bool(reason)
+        steady = steadiness(records)
+        if steady.verdict == "rising":
+            reason = f"a queue grew: latency rose by {steady.growth_s or 0:.2f} s over the step"
+            failed_for_good = True
     ok = not reason
     held_for_good = ok and len(records) >= max(least, LEAST) and all(one.settled for one in found)
     return Judgement(ok, failed_for_good or held_for_good, results, reason)
-
-
-def _no_steady_state(records: Sequence[Record]) -> str:
-    late = sum(record.lag is not None and record.lag > LATE_S for record in records)
-    if len(records) >= LEAST and late > LATE_SHARE * len(records):
-        return f"{late} of {len(records)} requests were due before a user was free (-u is the most in flight)"
-    steady = steadiness(records)
-    if steady.verdict == "rising":
-        return f"a queue grew: latency rose by {steady.growth_s or 0:.2f} s over the step"
-    return ""
 
 
 def from_due(record: Record) -> Record:

@@ -62,7 +62,7 @@ def _panel(panel: Panel, axis: Axes) -> None:
     axis.set_title(panel.title, loc="left", color=INK)
     axis.set_xlabel(panel.x, color=INK)
     axis.set_ylabel(panel.y, color=INK)
-    axis.tick_params(colors=INK)
+    axis.tick_params(colors=INK, which="both")
     axis.grid(visible=True, color=INK, alpha=0.25)
     axis.patch.set_alpha(0)
     for side, spine in axis.spines.items():
@@ -74,6 +74,7 @@ def _panel(panel: Panel, axis: Axes) -> None:
     if panel.log:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
     else:
         axis.set_ylim(bottom=0)
     if panel.level is not None:
