@@ -10,6 +10,21 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
+NAIVE = """
+from locust import HttpUser, task
+
+class User(HttpUser):
+    @task
+    def ask(self):
+        url = "data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA="
+        content = [{"type": "audio_url", "audio_url": {"url": url}}]
+        body = {"messages": [{"role": "user", "content": content}], "stream": True}
+        with self.client.post("/v1/chat/completions", json=body, stream=True, catch_response=True) as response:
+            for _ in response.iter_content(None):
+                pass
+"""
+"""What Locust costs by itself: a user that posts a clip's shell and reads the answer away."""
+
 
 @dataclass(frozen=True)
 class Row:

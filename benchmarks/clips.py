@@ -8,7 +8,8 @@ import numpy as np
 import soundfile
 
 from asr_load.audio.clip import Clip, Recording, Rules, convert
-from asr_load.audio.shard import FORMAT, MANIFEST, Manifest, Options, ShardInfo, encode_manifest, write_shard
+from asr_load.audio.shard import FORMAT, MANIFEST, Manifest, Options, ShardInfo, write_shard
+from asr_load.files import encode_json
 
 RATE = 16_000
 SHARD_CLIPS = 5_000
@@ -29,7 +30,7 @@ def write_clips(folder: Path, count: int, seconds: float = 0.1) -> Path:
         shards.append(ShardInfo(name, rows, digest))
     options = Options(Rules(), 0, "en")
     manifest = Manifest(FORMAT, {"made": "noise"}, options, count, 0, count * seconds, {}, shards)
-    (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+    (folder / MANIFEST).write_bytes(encode_json(manifest))
     return folder
 
 

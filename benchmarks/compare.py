@@ -9,7 +9,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
+from asr_load.errors import OneLineParser, exits_on_bad_input
+from asr_load.files import read_json
 from benchmarks import Row
 
 
@@ -23,12 +24,7 @@ class Kept(msgspec.Struct):
 
 def read(path: Path) -> Kept:
     """Read a kept result. Raises InputError."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Kept)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path} is not what make bench writes ({error})") from error
+    return read_json(path, Kept, "no result of benchmarks", "make bench")
 
 
 def verdict(before: Row, after: Row) -> str:

@@ -12,24 +12,11 @@ from pathlib import Path
 
 from asr_load.calibrate import free_port
 from asr_load.trial import Server, scripted_server, share_cores
-from benchmarks import CHECKOUT, Row
+from benchmarks import CHECKOUT, NAIVE, Row
 from benchmarks.clips import write_clips
 
 USERS, WORKERS, CLIPS = 200, 3, 2_000
 SETTLE_S = 8.0
-NAIVE = """
-from locust import HttpUser, task
-
-class User(HttpUser):
-    @task
-    def ask(self):
-        url = "data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA="
-        content = [{"type": "audio_url", "audio_url": {"url": url}}]
-        body = {"messages": [{"role": "user", "content": content}], "stream": True}
-        with self.client.post("/v1/chat/completions", json=body, stream=True, catch_response=True) as response:
-            for _ in response.iter_content(None):
-                pass
-"""
 
 
 def measure() -> Iterator[Row]:

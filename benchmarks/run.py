@@ -8,10 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from asr_load.files import encode_json
 from benchmarks import CHECKOUT, Row, fleet, memory, prepare, read, report, scale, send, soak, startup, stats, truth
 
 SUITE: dict[str, Callable[[], Iterator[Row]]] = {
@@ -51,7 +51,7 @@ def main() -> int:
     file = CHECKOUT / "results" / "bench" / f"{_commit()}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = {"machine": platform.platform(), "python": platform.python_version(), "rows": rows}
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
+    file.write_bytes(encode_json(kept))
     print(f"Kept in {file.relative_to(CHECKOUT)}; two of them are compared by: make bench-compare A=FILE B=FILE")
     return 0
 

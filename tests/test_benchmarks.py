@@ -56,7 +56,10 @@ def test_two_results_are_compared_by_make(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["A=/nowhere.json", "B=/nowhere.json"], "error: /nowhere.json cannot be read: No such file or directory"),
+        (
+            ["A=/nowhere.json", "B=/nowhere.json"],
+            "error: no result of benchmarks: nowhere.json cannot be read (No such file or directory)",
+        ),
         ([], "error: the following arguments are required: before, after"),
     ],
 )

@@ -36,13 +36,12 @@ from asr_load.audio.shard import (
     Options,
     ShardInfo,
     SkippedClips,
-    encode_manifest,
     file_sha256,
-    write_atomically,
     write_shard,
 )
 from asr_load.audio.source import Request, Source, UniqueIds, open_source
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
+from asr_load.files import encode_json, write_atomically
 
 BLOCK_ROWS = 128
 """Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
@@ -234,7 +233,7 @@ def _finish(out: Path, source: Source, options: Options, blocks: list[Block]) ->
         skipped=skipped,
         shards=shards,
     )
-    write_atomically(out / MANIFEST, encode_manifest(manifest))
+    write_atomically(out / MANIFEST, encode_json(manifest))
     shutil.rmtree(out / PARTIAL)
     return manifest
 

@@ -71,18 +71,6 @@ class Manifest(msgspec.Struct):
     shards: list[ShardInfo]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, whenever the process ends."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(data)
-    draft.replace(path)
-
-
-def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-
-
 class _HashingFile:
     """A file that knows the SHA-256 of what was written to it."""
 

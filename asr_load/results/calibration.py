@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from asr_load.audio.shard import write_atomically
+from asr_load.files import encode_json, write_atomically
 
 WITHIN_MS = (1, 5, 10)
 """Bounds on the p99 of the error of TTFT and ITL."""
@@ -81,7 +81,7 @@ def write_calibration(calibration: Calibration) -> Path:
     """Keep it for later runs, and return where. Raises OSError."""
     path = calibration_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
+    write_atomically(path, encode_json(calibration))
     return path
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from asr_load.audio.shard import write_atomically
-from asr_load.errors import InputError
+from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.settle import LEAST, settle
 from asr_load.results.slo import Slo, SloResult, slo_lines
 from asr_load.results.steady import steadiness
@@ -221,15 +220,9 @@ def _slos(found: Capacity) -> list[Slo]:
 
 def write_capacity(folder: Path, found: Capacity) -> None:
     """Write capacity.json as a whole or not at all."""
-    write_atomically(folder / CAPACITY, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+    write_atomically(folder / CAPACITY, encode_json(found))
 
 
 def read_capacity(folder: Path) -> Capacity:
     """Read capacity.json. Raises InputError."""
-    path = folder / CAPACITY
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Capacity)
-    except OSError as error:
-        raise InputError(f"{folder} holds no search: {CAPACITY} cannot be read ({error.strerror})") from error
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path} is not what a search writes ({error})") from error
+    return read_json(folder / CAPACITY, Capacity, f"{folder} holds no search", "a search")

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from asr_load.audio.shard import write_atomically
-from asr_load.errors import InputError
+from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.calibration import Calibration
 
 RUN = "run.json"
@@ -116,15 +115,9 @@ class RunInfo(msgspec.Struct, kw_only=True):
 
 def write_run(folder: Path, info: RunInfo) -> None:
     """Write run.json as a whole or not at all."""
-    write_atomically(folder / RUN, msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
+    write_atomically(folder / RUN, encode_json(info))
 
 
 def read_run(folder: Path) -> RunInfo:
     """Read run.json. Raises InputError."""
-    path = folder / RUN
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=RunInfo)
-    except OSError as error:
-        raise InputError(f"{folder} holds no finished run: {RUN} cannot be read ({error.strerror})") from error
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path} is not what a run writes ({error})") from error
+    return read_json(folder / RUN, RunInfo, f"{folder} holds no finished run", "a run")

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from asr_load.audio.shard import write_atomically
+from asr_load.files import encode_json, write_atomically
 from asr_load.results.accuracy import measure
 from asr_load.results.runfile import RunInfo, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
@@ -239,5 +239,5 @@ def _by_duration(good: list[Record], language: str) -> list[ByDuration]:
 def summarise_folder(folder: Path) -> Summary:
     """Make summary.json of a run's folder anew, and return what it holds. Raises InputError."""
     summary = summarise(read_records(folder), read_run(folder))
-    write_atomically(folder / SUMMARY, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    write_atomically(folder / SUMMARY, encode_json(summary))
     return summary
