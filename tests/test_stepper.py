@@ -127,6 +127,17 @@ def test_a_search_doubles_drains_and_halves(clock: Clock, tmp_path: Path) -> Non
     assert all(step.settled for step in found.steps)
 
 
+def test_a_search_that_was_ended_goes_on(clock: Clock, tmp_path: Path) -> None:
+    whole = Play(clock, tmp_path, 5, settings()).to_its_end()
+    for kept in (0, 3, len(whole.steps)):
+        play = Play(clock, tmp_path, 5, settings())
+        play.stepper = Stepper(settings(), 16, 10, whole.steps[:kept])
+        found = play.to_its_end()
+        assert found.answer == whole.answer
+        assert [step.load for step in found.steps] == [step.load for step in whole.steps]
+        assert play.asked.count(0) == max(len(whole.steps) - kept, 1)
+
+
 def test_the_queue_is_let_drain(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 0, settings())
     while play.asked != [1, 0]:

@@ -11,8 +11,8 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import figures, summarise, summarise_folder
-from asr_load.stream.record import RecordFile, read_records
-from records import failure, record, run_info, worker_info
+from asr_load.stream.record import Record, RecordFile, read_records
+from records import failure, health, record, run_info, worker_info
 
 
 def test_counts_and_rates() -> None:
@@ -128,3 +128,24 @@ def test_times_of_two_machines_are_held_against_one_clock() -> None:
         worker_info(worker=1, ended_at=4604.5, master_offset_s=-3600.0),
     ]
     assert summarise(records, run_info(workers=workers)).wall_s == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "records", "passed"),
+    [(False, [record(0)], False), (True, [record(0)], True), (True, [failure(0, "cut")], False)],
+)
+def test_slos_of_a_client_bound_run_or_one_without_a_success(
+    allowed: bool, records: list[Record], passed: bool
+) -> None:
+    slow = worker_info(health=health(lag_p99=0.2))
+    info = run_info(workers=[slow], slos=["errors:rate:1.0"], allow_client_bound=allowed)
+    summary = summarise(records, info)
+    assert summary.validity.verdict == "client-bound"
+    assert [result.ok for result in summary.slo] == [True]
+    assert summary.passed is passed
+    assert bool(summary.not_passed) is not passed
+
+
+def test_without_slos_nothing_passes_or_fails() -> None:
+    summary = summarise([record(0)], run_info(workers=[worker_info(health=health(lag_p99=0.2))]))
+    assert (summary.passed, summary.not_passed) == (None, [])

@@ -55,9 +55,7 @@ class Stepper:
         rate = settings.loop.rate
         self._open = rate is not None
         self.steps = list(resumed)
-        self._search = Search(rate if rate is not None else most, whole=not self._open)
-        for known in resumed:
-            self._search.take(known.load, known.ok)
+        self._search = self._resume(rate if rate is not None else most)
         self.load = self._search.next()
         self.limited_by = ""
         self._client_bound_by = ""
@@ -68,6 +66,15 @@ class Stepper:
         self._records: list[tuple[float, Record]] = []
         self._part: Solo | Master | None = None
         self.finished = False
+
+    def _resume(self, most: float) -> Search:
+        while True:
+            search = Search(most, whole=not self._open)
+            for known in self.steps:
+                search.take(known.load, known.ok)
+            if search.next() is not None:
+                return search
+            self.steps.pop()  # it was ended between its last step and its answer: that step is taken again
 
     def attach(self, part: Solo | Master) -> None:
         """Take the test that has started."""
