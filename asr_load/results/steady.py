@@ -69,7 +69,7 @@ def steadiness_line(found: Steadiness) -> str:
         return f"Steady: not known (fewer than {LEAST} successes)"
     match found.verdict:
         case "rising":
-            return f"Steady: no, latency rose by {found.growth_s:.2f} s over the run: a queue grew, this is no capacity"
+            return f"Steady: no, latency rose by {found.growth_s:.2f} s over the run: the load or a queue grew"
         case "falling":
             return (
                 f"Steady: no, latency fell by {-found.growth_s:.2f} s over the run: leave the start out (--warmup-time)"

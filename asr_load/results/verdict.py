@@ -73,9 +73,8 @@ def judge(records: list[Record], info: RunInfo) -> Validity:
     _judge_arrivals(info.workers, validity)
     doubts = _missing(records, info) + _doubts(measured, info)
     if steady.verdict == "rising":
-        doubts.append(
-            f"latency rose by {steady.growth_s or 0:.2f} s over the run: a queue grew, so this is no capacity"
-        )
+        grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
+        doubts.append(f"{grew}: the load or a queue grew, so these figures are of no steady state")
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
     validity.reasons += doubts
