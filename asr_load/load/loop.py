@@ -6,19 +6,42 @@ CPython's full collections hold a busy process for tens of ms, so they are not l
 
 from __future__ import annotations
 
-import array
 import gc
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import numpy as np
 
+from asr_load.results.live import Histogram
 from asr_load.results.runfile import ClientHealth
 
 TICK_S = 0.01
+RECENT = int(10 / TICK_S)
+"""Samples of the last ten seconds."""
 COLLECT_EVERY_S = 30.0
+
+
+class Lags:
+    """How late something was, sample by sample: memory does not grow with their number."""
+
+    def __init__(self) -> None:
+        self.all = Histogram()
+        self.recent: deque[float] = deque(maxlen=RECENT)
+
+    def add(self, lags: list[float]) -> None:
+        self.all.add(lags)
+        self.recent.extend(lags)
+
+    def figures(self, recent: bool) -> tuple[float, float, float, int]:
+        """p50, p99, maximum and number: of the last ten seconds, exact, or of all, within 0.25 %."""
+        if recent and self.recent:
+            p50, p99 = np.percentile(self.recent, [50, 99]).tolist()
+            return p50, p99, max(self.recent), len(self.recent)
+        p50, p99 = (value or 0.0 for value in self.all.percentiles([50, 99]))
+        return p50, p99, self.all.max, self.all.n
 
 
 class LoopMonitor:
@@ -29,12 +52,12 @@ class LoopMonitor:
         self._stamp_lags_since = stamp_lags
 
     def start(self) -> None:
-        self._lags = array.array("d")
-        self._stamp_lags = self._lags if self._stamp_lags_since is None else array.array("d")
+        self._lags = Lags()
+        self._stamp_lags = self._lags if self._stamp_lags_since is None else Lags()
         if self._stamp_lags_since is not None:
             self._stamp_lags_since()
         self._cpu: list[float] = []
-        self._pauses: list[float] = []
+        self._longest_pause = self._paused = 0.0
         self._pause_began = 0
         gc.collect()
         gc.freeze()
@@ -50,7 +73,7 @@ class LoopMonitor:
         gevent.killall(self._greenlets)
         self._ask_for_stamp_lags()
         wall, cpu, _ = self._spent()
-        health = self._health(self._lags, self._stamp_lags, cpu_mean=cpu / wall, cpu=self._cpu)
+        health = self._health(cpu_mean=cpu / wall, cpu=self._cpu, recent=False)
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._thresholds)
         gc.unfreeze()
@@ -59,33 +82,29 @@ class LoopMonitor:
     def recent(self) -> ClientHealth:
         """The health of the last ten seconds, for a page that asks while the test runs."""
         cpu = self._cpu[-10:]
-        last = -int(10 / TICK_S)
-        mean = sum(cpu) / max(len(cpu), 1)
-        return self._health(self._lags[last:], self._stamp_lags[last:], cpu_mean=mean, cpu=cpu)
+        return self._health(cpu_mean=sum(cpu) / max(len(cpu), 1), cpu=cpu, recent=True)
 
     def _spent(self) -> tuple[float, ...]:
         now = time.perf_counter(), time.thread_time(), time.process_time()
         return tuple(ended - began for ended, began in zip(now, self._began, strict=True))
 
-    def _health(
-        self, lags: array.array[float], stamp_lags: array.array[float], *, cpu_mean: float, cpu: list[float]
-    ) -> ClientHealth:
+    def _health(self, *, cpu_mean: float, cpu: list[float], recent: bool) -> ClientHealth:
         wall, _, cpu_process = self._spent()
-        known = np.array(lags if lags else [0.0])
-        p50, p99 = np.percentile(known, [50, 99])
+        p50, p99, longest, samples = self._lags.figures(recent)
+        _, stamp_p99, stamp_longest, _ = self._stamp_lags.figures(recent)
         return ClientHealth(
-            lag_p50=float(p50),
-            lag_p99=float(p99),
-            lag_max=float(known.max()),
-            lag_samples=len(lags),
-            stamp_lag_p99=float(np.percentile(stamp_lags, 99)) if stamp_lags else 0.0,
-            stamp_lag_max=max(stamp_lags, default=0.0),
+            lag_p50=p50,
+            lag_p99=p99,
+            lag_max=longest,
+            lag_samples=samples,
+            stamp_lag_p99=stamp_p99,
+            stamp_lag_max=stamp_longest,
             cpu_mean=cpu_mean,
             cpu_max=max(cpu, default=cpu_mean),
             cpu_process=cpu_process / wall,
             watched_s=wall,
-            gc_pause_max=max(self._pauses, default=0.0),
-            gc_pause_total=sum(self._pauses),
+            gc_pause_max=self._longest_pause,
+            gc_pause_total=self._paused,
         )
 
     def _watch_lag(self) -> None:
@@ -94,15 +113,15 @@ class LoopMonitor:
             gevent.sleep(max(0.0, due - time.perf_counter()))
             lag = max(0.0, time.perf_counter() - due)
             # A stall of 100 ms hides the ticks it swallowed: each counts, with the wait it would have had.
-            missed = lag
-            while missed >= 0:
-                self._lags.append(missed)
-                missed -= TICK_S
+            missed = [lag]
+            while missed[-1] >= TICK_S:
+                missed.append(missed[-1] - TICK_S)
+            self._lags.add(missed)
             due = time.perf_counter() + TICK_S
 
     def _ask_for_stamp_lags(self) -> None:
         if self._stamp_lags_since is not None:
-            self._stamp_lags.extend(self._stamp_lags_since())
+            self._stamp_lags.add(self._stamp_lags_since())
 
     def _watch_cpu(self) -> None:
         collected = time.perf_counter()
@@ -121,4 +140,6 @@ class LoopMonitor:
         if phase == "start":
             self._pause_began = time.perf_counter_ns()
         else:
-            self._pauses.append((time.perf_counter_ns() - self._pause_began) / 1e9)
+            pause = (time.perf_counter_ns() - self._pause_began) / 1e9
+            self._paused += pause
+            self._longest_pause = max(self._longest_pause, pause)
