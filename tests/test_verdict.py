@@ -81,6 +81,12 @@ def test_more_workers_than_cores_belong_on_another_machine() -> None:
     )
 
 
+def test_more_workers_do_not_help_where_something_else_takes_the_processor() -> None:
+    validity = judge_clients([worker_info(health=health(lag_p99=0.2, cpu_mean=0.05))])
+    assert (validity.verdict, validity.more_workers) == ("client-bound", 0)
+    assert "more workers would not help; something else takes the processor" in validity.reasons[-1]
+
+
 def test_what_is_said_of_a_clock() -> None:
     behind, unknown = fleet(0.1, 0.1)
     behind.master_offset_s, behind.master_offset_error_s = 3.7, 0.0004

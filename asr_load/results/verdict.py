@@ -21,6 +21,9 @@ CPU_VALID, CPU_BOUND = 0.80, 0.95
 """Share of a core that the event loop used: a thread has one at most, and near its end everything waits for it. Or of
 all cores that a machine has, which its workers share."""
 
+CPU_OWN = 0.50
+"""Share of a core below which a client that is late was not kept by its own work."""
+
 LATE_VALID, LATE_BOUND = 0.01, 0.10
 """Share of an open loop's requests that may be sent late."""
 
@@ -53,7 +56,8 @@ class Validity(msgspec.Struct):
     cpu: dict[str, float]
     clients: list[Client]
     more_workers: int
-    """How many more would make a client-bound run a valid one, by CPU; 0 for one that is not client-bound."""
+    """How many more would make a client-bound run a valid one, by CPU; 0 for one that is not client-bound, or that was
+    held up by something else on its machine."""
 
 
 def clock(client: Client) -> str:
@@ -138,9 +142,17 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
     for host, cores, share in _full_machines(watched):
         text = f"the workers used {share:.0%} of the {cores} core(s) of {host} on average (valid up to {CPU_VALID:.0%})"
         (bound if share > CPU_BOUND else suspect).append(text)
-    more = _more_workers([client for _, client in watched]) if bound else 0
+    busiest = max((client.cpu_mean for _, client in watched), default=0.0)
+    more = _more_workers([client for _, client in watched]) if bound and busiest > CPU_OWN else 0
     if more:
         bound.append(_advice(more, workers))
+    elif bound:
+        took = (
+            f"the busiest worker used {busiest:.0%} of a core"
+            if len(workers) > 1
+            else f"the client used {busiest:.0%} of a core"
+        )
+        bound.append(f"{took}: more workers would not help; something else takes the processor of that machine")
 
     def worst(figure: str) -> float:
         return max((getattr(client, figure) for _, client in watched), default=0.0)
