@@ -72,7 +72,7 @@ def test_the_rate_that_the_slots_can_serve_from_where_a_search_was_ended(clips: 
         begun = tmp_path / "begun"
         begun.mkdir()
         first = stopped_at(host, clips, begun, words, held=16.0)
-        done = search(host, clips, tmp_path / "r", *words, "--resume", begun)
+        done = search(host, clips, tmp_path / "r", *words, "--resume", begun, *processes(2))
     assert done.code == 0, done.err
     found = read_capacity(done.results)
     assert found.answer == pytest.approx(rate, rel=0.05)

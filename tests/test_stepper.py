@@ -58,10 +58,11 @@ class Book:
 class Part:
     def __init__(self, book: Book, clock: Clock) -> None:
         self.book, self._clock, self.schedules = book, clock, list[str]()
+        self.begins = clock.now
 
     @property
     def elapsed(self) -> float:
-        return self._clock.now - 1000.0
+        return self._clock.now - self.begins
 
     def schedule(self, stages: str) -> None:
         self.schedules.append(stages)
@@ -195,6 +196,18 @@ def test_a_rate_is_announced_ahead_and_cut_short(clock: Clock, tmp_path: Path) -
     assert seconds(first[0]) == seconds(cut[0]) >= 1
     assert seconds(cut[1]) < 12
     assert [step.load for step in play.stepper.steps] == [1]
+
+
+def test_a_rate_is_announced_before_a_fleet_begins(clock: Clock, tmp_path: Path) -> None:
+    play = Play(clock, tmp_path, 0.5, settings("--request-rate", "4"), most=50)
+    play.part.begins += 30
+    while not play.part.schedules:
+        play.second()
+    assert play.part.schedules == ["12.000000s:1.000000000,1s:0"]
+    while not play.stepper.steps:
+        play.second()
+    (step,) = play.stepper.steps
+    assert step.requests > 0
 
 
 def seconds(stage: str) -> float:

@@ -135,11 +135,13 @@ class Stepper:
             return
         self._began = time.time()
         if self._open:
-            starts = max(self._part.elapsed + NOTICE_S, sum(seconds for seconds, _ in self._schedule))
-            idle = starts - sum(seconds for seconds, _ in self._schedule)
-            self._schedule += [(idle, 0.0), (self._step_time + OPEN_RAMP_S, self.load)]
+            # In a fleet, arrivals begin some time after the test.
+            known, ahead = sum(seconds for seconds, _ in self._schedule), self._part.elapsed + NOTICE_S
+            if ahead > known:
+                self._schedule.append((ahead - known, 0.0))
+            self._schedule.append((self._step_time + OPEN_RAMP_S, self.load))
             self._announce()
-            self._began += starts - self._part.elapsed + OPEN_RAMP_S
+            self._began += max(known, ahead) - self._part.elapsed + OPEN_RAMP_S
         self._book.enter_stage(self._name(self.load))
         self._phase = Phase.MEASURE
 
