@@ -120,7 +120,6 @@ def test_what_is_no_stage(text: str) -> None:
         ({"rate": 1.0, "burstiness": 2.0}, "add --arrivals gamma"),
         ({"rate": 1.0, "kind": "gamma", "burstiness": 0.0}, "--burstiness must be above 0"),
         ({"rate": 1.0, "speed": 2.0}, "add --arrival-trace"),
-        ({"stages": "10s:0,5s:0"}, "some rate must be above 0"),
         ({"trace": "nowhere.csv"}, "cannot be read"),
     ],
 )

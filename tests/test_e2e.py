@@ -65,7 +65,11 @@ class Run:
     """What a finished `locust` process said and left."""
 
     def __init__(self, process: subprocess.Popen[str], results: Path, patience_s: float = 60) -> None:
-        self.out, self.err = process.communicate(timeout=patience_s)
+        try:
+            self.out, self.err = process.communicate(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         self.code = process.returncode
         self.results = results
 

@@ -33,6 +33,7 @@ def settings(*words: str, host: str | None = HOST) -> Settings:
         ([], "http://[bad", "is not an address like"),
         ([], "http://h:abc", "is not an address like"),
         ([], "http://h:99999", "is not an address like"),
+        (["--rate-stages", "10s:0,5s:0"], HOST, "some rate must be above 0"),
         (["--seed", "-1"], HOST, "--seed must be 0 or more"),
         (["--seed", "7"], HOST, "add --order shuffle"),
         (["--requests", "-1"], HOST, "--requests must be 0"),

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
-from locust.argument_parser import get_parser
 
 from asr_load.load.fleet import Solo
-from asr_load.load.options import Settings, add_options, read_settings
+from asr_load.load.options import Settings
 from asr_load.load.search import Stepper, for_search
 from asr_load.results.capacity import Capacity, read_capacity
 from asr_load.results.runfile import WorkerInfo
 from asr_load.stream.record import Record
 from records import health, record, worker_info
+from test_options import settings as asked_for
 
 
 class Clock:
@@ -69,10 +68,7 @@ class Part:
 
 
 def settings(*words: str) -> Settings:
-    parser = get_parser()
-    add_options(parser)
-    options: Namespace = parser.parse_args(["--slo", "ttft:p95:500", *words])
-    return read_settings(options, "http://127.0.0.1:1")
+    return asked_for("--slo", "ttft:p95:500", *words)
 
 
 class Play:
