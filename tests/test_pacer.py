@@ -167,7 +167,7 @@ def test_a_slow_reader_gets_all_in_order_with_true_stamps() -> None:
             resumed = time.perf_counter()
             here.settimeout(30)
             got = bytearray()
-            while pacer.fileno() not in (ready := select.select([pacer.fileno(), here], [], [], 30)[0]):
+            while pacer.fileno() not in (ready := select.select([pacer.fileno(), here.fileno()], [], [], 30)[0]):
                 assert ready, "neither a byte nor the end within 30 s"
                 got += here.recv(1 << 16)
             assert wait_for_end(pacer) == ["slow"]
