@@ -22,7 +22,7 @@ from asr_load.results.capacity import (
     write_capacity,
 )
 from asr_load.results.settle import LEAST, LOOKS, settle
-from asr_load.results.slo import parse_slo, parse_slos
+from asr_load.results.slo import judge_slos, parse_slo, parse_slos
 from asr_load.stream.record import Record
 from records import failure, record
 
@@ -100,6 +100,15 @@ def test_gaps_of_one_request_are_no_independent_witnesses() -> None:
     assert not settle(slo, slow, "en").settled
     assert settle(slo, spread, "en").settled
     assert settle(slo, slow, "en").value == settle(slo, spread, "en").value
+
+
+def test_the_value_decides_as_it_does_for_a_whole_run() -> None:
+    slo = parse_slo("ttft:p95:500")
+    for above in range(12):
+        records = [record(n, ttft=0.6 if n < above else 0.2) for n in range(110)]
+        found = settle(slo, records, "en")
+        assert found.ok is judge_slos([slo], records, "en")[0].ok
+        assert found.value == judge_slos([slo], records, "en")[0].value
 
 
 def test_rates_and_means() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -25,6 +26,10 @@ PLATFORM = platform.platform()
 """Asked for once, at import: it starts a process, and a test that is just beginning must not wait for it."""
 
 
+SILENT_S = 15.0
+"""A worker that says nothing for so long, though it reports every three seconds, is taken to be lost."""
+
+
 class Book:
     """The files of a test, and its live view. `users` tells the number of users at the moment; `refresh` is called
     once a second, before the live view closes one."""
@@ -38,7 +43,7 @@ class Book:
         """Where the load changed: `t` in seconds since the epoch, and `name`."""
         self._workers: dict[int, WorkerInfo] = {}
         self._heard: dict[int, float] = {}
-        self._taken = 0
+        self._taken: Counter[int] = Counter()
         self.watch: Callable[[Record], None] = lambda _: None
         """Called with each record."""
         self.refresh: Callable[[], None] = lambda: None
@@ -49,7 +54,7 @@ class Book:
 
     def show(self, record: Record) -> None:
         """Put a record that is written into the live view, unless it is a warm-up."""
-        self._taken += 1
+        self._taken[record.worker] += 1
         self.watch(record)
         if not record.warmup:
             self.live.add(record)
@@ -65,11 +70,14 @@ class Book:
         self._heard[worker.worker] = time.monotonic()
 
     def quiet_since(self, moment: float) -> bool:
-        """Whether every process has said after a moment (of time.monotonic) that it has nothing in flight, and all
-        records are here."""
-        workers = self.workers
-        idle = all(each.started == each.recorded and self._heard[each.worker] > moment for each in workers)
-        return idle and sum(each.recorded for each in workers) == self._taken
+        """Whether every process has said after a moment (of time.monotonic) that it has nothing in flight, and its
+        records are here. One that has not been heard for long is not waited for, nor one that never had a part."""
+        now = time.monotonic()
+        waited_for = (each for each in self.workers if each.health and now - self._heard[each.worker] < SILENT_S)
+        return all(
+            self._heard[each.worker] > moment and each.started == each.recorded == self._taken[each.worker]
+            for each in waited_for
+        )
 
     def offset(self, worker: int) -> float:
         """What is added to the times of a worker's records to give the master's."""

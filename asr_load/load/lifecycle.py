@@ -158,7 +158,7 @@ class _Plugin:
             return
         self.summary = self.part.stop()
         self.part = None
-        if self.stepper is not None and not isinstance(self.environment.runner, WorkerRunner):
+        if self.stepper is not None:
             self.found, self.stepper = self.stepper.found, None
         if self.summary is not None:
             self.last_summary = self.summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,18 +41,18 @@ class Settled:
 def settle(slo: Slo, records: Sequence[Record], language: str) -> Settled:
     """Judge an SLO by a step's requests so far.
 
-    The rule: a percentile pQ holds when at most the share 1 - Q of values lies above the limit, and it is settled when
-    Wilson's interval for that share (99.5 %; Wilson, JASA 22, 1927) lies on one side of 1 - Q. The error rate is such a
-    share itself. A mean, and an error rate of words, is settled when its interval lies on one side of the limit,
-    or within 5 % of it. Values of one request (its gaps, its words) are not independent: the number of requests that
-    they are worth is estimated from how the requests differ (the design effect of a cluster sample: Kish, Survey
-    Sampling, 1965). `max` fails with the first value above the limit. Nothing is settled below 30 requests.
+    The rule: a percentile pQ is settled when Wilson's interval (99.5 %; Wilson, JASA 22, 1927) for the share of values
+    above the limit lies on one side of 1 - Q. The error rate is such a share itself. A mean, and an error rate of
+    words, is settled when its interval lies on one side of the limit, or within 5 % of it. Values of one request (its
+    gaps, its words) are not independent: the number of requests that they are worth is estimated from how the requests
+    differ (the design effect of a cluster sample: Kish, Survey Sampling, 1965). `max` fails with the first value above
+    the limit. Nothing is settled below 30 requests.
     """
     enough = len(records) >= LEAST
     good = [record for record in records if record.ok]
     if slo.metric == "errors":
         bad = np.array([not record.ok for record in records], dtype=float)
-        return _share(bad, np.ones(len(bad)), slo.limit, None, enough)
+        return _share(bad, np.ones(len(bad)), slo.limit, enough)
     if slo.metric in ("wer", "cer"):
         pairs = [counts(record.reference, record.text, language) for record in good if record.reference]
         wrong, all_ = ([getattr(pair, f"{slo.metric}_{kind}") for pair in pairs] for kind in ("errors", "units"))
@@ -70,19 +70,18 @@ def settle(slo: Slo, records: Sequence[Record], language: str) -> Settled:
     above = np.bincount(of, weights=together > slo.limit, minlength=len(values))
     if slo.share == 1:
         return Settled(value, ok=not above.any(), settled=enough or bool(above.any()))
-    return _share(above, sizes, 1 - slo.share, value, enough)
+    # The value decides, as it does for a whole run; the share tells how sure that is.
+    return replace(_share(above, sizes, 1 - slo.share, enough), value=value, ok=value <= slo.limit)
 
 
-def _share(above: np.ndarray, sizes: np.ndarray, allowed: float, value: float | None, enough: bool) -> Settled:
+def _share(above: np.ndarray, sizes: np.ndarray, allowed: float, enough: bool) -> Settled:
     """Judge the share of all values that lie above: `above` of `sizes` of each request."""
     total = float(sizes.sum())
     if not total:
         return Settled(None, ok=False, settled=False)
     share = float(above.sum()) / total
     low, high = _wilson(share, total / _design_effect(above, sizes))
-    return Settled(
-        share if value is None else value, ok=share <= allowed, settled=enough and (low > allowed or high <= allowed)
-    )
+    return Settled(share, ok=share <= allowed, settled=enough and (low > allowed or high <= allowed))
 
 
 def _design_effect(above: np.ndarray, sizes: np.ndarray) -> float:
