@@ -15,7 +15,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,17 +22,15 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "short_turns.h"
+
 #define SECOND 1000000000
 #define BATCH 256        /* chunks between two looks at the sockets that took no more */
 #define SLACK_NS 100000  /* a wake-up costs as much as a send or two, so what is due this close together leaves together */
-#define TURN_NS 100000   /* the shortest that the scheduler allows */
-#define NICE -15
 #define MAX_LINE 96      /* of a chunk's size and its stamp */
 
 enum { STOP = 0, TIMER = 1, FIRST_SERIAL = 2 }; /* what an event of epoll names */
@@ -247,22 +244,6 @@ static void arm(Pacer *pacer, int64_t at) {
     struct itimerspec spec = {.it_value = {at / SECOND, at % SECOND}};
     pacer->armed = at;
     timerfd_settime(pacer->timer, TFD_TIMER_ABSTIME, &spec, NULL);
-}
-
-/* Ask the scheduler to run the thread as soon as it wakes: else whatever is busy on its processor, such as the
- * interpreter, goes on for milliseconds. Short turns (Linux 6.12) need no right, the better rank does. In vain, chunks
- * leave later, and their stamps say so. */
-static void ask_for_the_processor(void) {
-    struct {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime, deadline, period;
-    } wanted = {.size = sizeof wanted, .policy = SCHED_OTHER, .nice = NICE, .runtime = TURN_NS};
-    if (syscall(SYS_sched_setattr, 0, &wanted, 0) == 0) return;
-    wanted.nice = getpriority(PRIO_PROCESS, 0);
-    syscall(SYS_sched_setattr, 0, &wanted, 0);
 }
 
 static void *send_all(void *given) {

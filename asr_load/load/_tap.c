@@ -12,27 +12,24 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "short_turns.h"
 
 #define READ_BYTES 65536
 #define BATCH 256
 #define MAX_BYTES ((size_t)64 << 20) /* of one answer: no transcript comes near it, and memory stays bounded */
 #define TICK_NS 10000000 /* how often the thread looks how late it is */
 #define LAGS 1024
-#define TURN_NS 100000 /* the shortest that the scheduler allows */
-#define NICE -15
 #define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
 
 enum { STOP = UINT32_MAX, TICK = UINT32_MAX - 1 }; /* in place of a slot */
@@ -241,21 +238,6 @@ static void note_lag(Reader *reader) {
     if (read(reader->tick, &ticks, sizeof ticks) != sizeof ticks) return;
     for (int64_t now = now_ns(); ticks > 0; ticks--, reader->due += TICK_NS)
         if (reader->n_lags < LAGS) reader->lags[reader->n_lags++] = now - reader->due;
-}
-
-/* Short turns and, where that is permitted, priority: what comes shall not wait for the end of the turn (4 ms) of the
- * thread that runs Python on the same core. */
-static void ask_for_the_processor(void) {
-    struct {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime, deadline, period;
-    } wanted = {.size = sizeof wanted, .policy = SCHED_OTHER, .nice = NICE, .runtime = TURN_NS};
-    if (syscall(SYS_sched_setattr, 0, &wanted, 0) == 0) return;
-    wanted.nice = getpriority(PRIO_PROCESS, 0);
-    syscall(SYS_sched_setattr, 0, &wanted, 0);
 }
 
 static void *read_all(void *given) {
