@@ -28,7 +28,7 @@ from asr_load.audio.shard import Options
 from asr_load.audio.source import Request, open_source
 from conftest import CHECKOUT, write_folder
 from serving import running_streams, serve, wait_until
-from test_tap import MAKERS
+from test_tap import STAMPED
 
 FAST = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "20", "--itl-ms", "3")
 
@@ -170,7 +170,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("reader", [*MAKERS, "plain"])
+@pytest.mark.parametrize("reader", [*STAMPED, "plain"])
 def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: Path, reader: str) -> None:
     faults = {f"clip{number:02d}": name for number, name in enumerate(FAULTS)}
     rules = [word for clip, name in faults.items() for word in ("--fault", f"{name}@{clip}")]

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import requests
 
-from asr_load.load import kept
+from asr_load.load import kept, tap
 from asr_load.load.exchange import Outgoing, Terms, exchange
 from asr_load.load.options import Limits
-from asr_load.load.tap import PythonTap
 from asr_load.load.wire import Wire
 from asr_load.stream.record import Record
 
@@ -80,7 +79,7 @@ class Client:
         self.session = requests.Session()
         self.session.trust_env = False
         self.wire = Wire()
-        self.wire.taps = PythonTap
+        self.wire.taps = tap.python
         adapter = requests.adapters.HTTPAdapter()
         adapter.poolmanager = self.wire.pool_manager
         self.session.mount("http://", adapter)

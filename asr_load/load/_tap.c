@@ -1,8 +1,10 @@
 /* Reads sockets in a thread of its own, and stamps every read: the compiled half of tap.py, which says what for.
  *
- * The thread never takes the interpreter's lock, so a busy Python process does not make a stamp late. It waits for all
- * sockets with one epoll, stamps what comes with CLOCK_MONOTONIC (what time.perf_counter_ns() reads on Linux), takes
- * HTTP's chunks apart, and wakes Python only for what somebody waits for: an answer's head, and its end.
+ * The thread never takes the interpreter's lock, so a busy Python process does not keep it. It waits for all sockets
+ * with one epoll, takes HTTP's chunks apart, and wakes Python only for what somebody waits for: an answer's head, and its
+ * end. Stamps are of CLOCK_MONOTONIC (what time.perf_counter_ns() reads on Linux), and of the moment when the kernel got
+ * the bytes. So the thread may rest after each look at the sockets, and read what has come meanwhile in one go: waking
+ * it for each chunk would cost four times what reading it does.
  *
  * One lock guards all taps. It is held for a read of one tap or a copy, never while waiting.
  */
@@ -11,9 +13,12 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -28,7 +33,8 @@
 #define READ_BYTES 65536
 #define BATCH 256
 #define MAX_BYTES ((size_t)64 << 20) /* of one answer: no transcript comes near it, and memory stays bounded */
-#define TICK_NS 10000000 /* how often the thread looks how late it is */
+#define TICK_NS 20000000 /* how often the thread looks how late it is */
+#define REST_NS 1000000    /* chunks of one stream that come closer together are read, and stamped, as one */
 #define LAGS 1024
 #define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
 
@@ -72,6 +78,7 @@ typedef struct {
     enum status status;
     int error;
     int64_t last;
+    uint32_t out_of_order; /* packets, at the beginning */
     bool waits, for_end, queued;
     size_t beyond;
 } Tap;
@@ -81,7 +88,11 @@ struct Reader {
     pthread_t thread;
     pthread_mutex_t lock;
     int epoll, wake, stop, tick;
-    int64_t due; /* of the next tick */
+    int64_t due;         /* of the next tick */
+    int64_t rests_until; /* when the thread meant to look next */
+    int64_t since;       /* what is found ready now was not so then */
+    int64_t epoch;       /* CLOCK_REALTIME, which the kernel's stamps are of, less CLOCK_MONOTONIC */
+    bool stamped;        /* whether the kernel stamped what was read last */
     int64_t lags[LAGS];
     size_t n_lags;
     bool running, stopping;
@@ -94,11 +105,15 @@ struct Reader {
     size_t n_woken;
 };
 
-static int64_t now_ns(void) {
+static int64_t nanoseconds(struct timespec time) { return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec; }
+
+static int64_t clock_ns(clockid_t clock) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    clock_gettime(clock, &now);
+    return nanoseconds(now);
 }
+
+static int64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
 /* Append; false if memory or the limit is used up. */
 static bool append(Buffer *buffer, const char *bytes, size_t n) {
@@ -212,10 +227,40 @@ static bool has_come(const Tap *tap) {
     return tap->status != RUNNING || (!tap->for_end && tap->raw.used > tap->beyond);
 }
 
+/* How many packets a connection got that did not follow what it had; UINT32_MAX where the kernel does not count them. */
+static uint32_t out_of_order(int fd) {
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    bool known = getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+                 size >= offsetof(struct tcp_info, tcpi_rcv_ooopack) + sizeof info.tcpi_rcv_ooopack;
+    return known ? info.tcpi_rcv_ooopack : UINT32_MAX;
+}
+
+/* When the last of the bytes of a message could be read: when the kernel got them, as it says. Now, if it does not say.
+ *
+ * What follows a lost packet has an early stamp, and waits in the kernel until that packet was sent again. So where any
+ * came out of order, a stamp is only believed if it is no older than a rest makes it. CLOCK_REALTIME can be set: no stamp
+ * is before the last look at the sockets, which did not find these bytes. */
+static int64_t stamp(Reader *reader, const Tap *tap, struct msghdr *message, int64_t now) {
+    struct cmsghdr *control = CMSG_FIRSTHDR(message);
+    reader->stamped = control != NULL && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_TIMESTAMPNS;
+    if (!reader->stamped) return now;
+    struct timespec stamped;
+    memcpy(&stamped, CMSG_DATA(control), sizeof stamped);
+    int64_t at = nanoseconds(stamped) - reader->epoch;
+    if (at < reader->since) at = reader->since;
+    if (at < now - REST_NS && (tap->out_of_order == UINT32_MAX || out_of_order(tap->fd) != tap->out_of_order)) at = now;
+    return at > now ? now : at;
+}
+
 /* One read of a tap whose socket is ready. Called with the lock. */
-static void read_once(Tap *tap, char *scratch) {
-    ssize_t n = recv(tap->fd, scratch, READ_BYTES, MSG_DONTWAIT);
-    int64_t at = now_ns();
+static void read_once(Reader *reader, Tap *tap, char *scratch) {
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(struct timespec))];
+    struct iovec bytes = {scratch, READ_BYTES};
+    struct msghdr message = {
+        .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t n = recvmsg(tap->fd, &message, MSG_DONTWAIT);
+    int64_t now = now_ns();
     if (n < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return;
         tap->error = errno;
@@ -223,7 +268,7 @@ static void read_once(Tap *tap, char *scratch) {
     } else if (n == 0) {
         tap->status = tap->in_body && tap->framing == UNTIL_CLOSE ? COMPLETE : CUT;
     } else {
-        tap->last = at;
+        int64_t at = tap->last = stamp(reader, tap, &message, now);
         if (tap->in_body) {
             take_body(tap, scratch, (size_t)n, at);
         } else if (!append(&tap->raw, scratch, (size_t)n) || !mark(&tap->raw_marks, at, tap->raw.used)) {
@@ -232,12 +277,21 @@ static void read_once(Tap *tap, char *scratch) {
     }
 }
 
-/* How late this thread runs is how late its stamps are. A tick that was missed counts, with the wait that it had. */
+/* How late this thread runs bounds how late its stamps are. A tick that was missed counts, with the wait that it had. */
 static void note_lag(Reader *reader) {
     uint64_t ticks;
     if (read(reader->tick, &ticks, sizeof ticks) != sizeof ticks) return;
-    for (int64_t now = now_ns(); ticks > 0; ticks--, reader->due += TICK_NS)
-        if (reader->n_lags < LAGS) reader->lags[reader->n_lags++] = now - reader->due;
+    for (int64_t now = now_ns(); ticks > 0; ticks--, reader->due += TICK_NS) {
+        int64_t meant = reader->due > reader->rests_until ? reader->due : reader->rests_until;
+        if (reader->n_lags < LAGS) reader->lags[reader->n_lags++] = now - meant;
+    }
+}
+
+/* Let chunks come, so that they are read together. */
+static void rest(Reader *reader) {
+    int64_t until = reader->rests_until = now_ns() + REST_NS;
+    struct timespec end = {until / 1000000000, until % 1000000000};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL);
 }
 
 static void *read_all(void *given) {
@@ -246,8 +300,10 @@ static void *read_all(void *given) {
     static _Thread_local char scratch[READ_BYTES];
     struct epoll_event ready[BATCH];
     for (;;) {
+        int64_t looked = now_ns();
         int n = epoll_wait(reader->epoll, ready, BATCH, -1);
-        bool wake = false;
+        reader->epoch = clock_ns(CLOCK_REALTIME) - now_ns();
+        bool wake = false, has_read = false;
         for (int i = 0; i < n; i++) {
             uint32_t slot = (uint32_t)ready[i].data.u64, generation = (uint32_t)(ready[i].data.u64 >> 32);
             if (slot == STOP) return NULL;
@@ -259,7 +315,8 @@ static void *read_all(void *given) {
             }
             Tap *tap = reader->slots[slot].tap;
             if (tap != NULL && reader->slots[slot].generation == generation) {
-                read_once(tap, scratch);
+                read_once(reader, tap, scratch);
+                has_read = true;
                 if (tap->status != RUNNING) epoll_ctl(reader->epoll, EPOLL_CTL_DEL, tap->fd, NULL);
                 if (tap->waits && has_come(tap)) {
                     tap->waits = false;
@@ -270,6 +327,9 @@ static void *read_all(void *given) {
             pthread_mutex_unlock(&reader->lock);
         }
         if (wake) eventfd_write(reader->wake, 1);
+        if (n == BATCH) continue; /* there may be more */
+        reader->since = looked;
+        if (has_read && reader->stamped) rest(reader);
     }
 }
 
@@ -547,11 +607,14 @@ static PyObject *reader_tap(Reader *reader, PyObject *args) {
         Py_DECREF(tap);
         return NULL;
     }
+    int on = 1; /* where it is refused, stamps are made at the read */
+    setsockopt(own, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
     pthread_mutex_lock(&reader->lock);
     long slot = free_slot(reader);
     bool added = false;
     if (slot >= 0) {
         tap->fd = own;
+        tap->out_of_order = out_of_order(own);
         tap->slot = (uint32_t)slot;
         reader->slots[slot].tap = tap;
         uint64_t name = (uint64_t)reader->slots[slot].generation << 32 | (uint32_t)slot;
@@ -601,7 +664,7 @@ static PyMethodDef reader_methods[] = {
     {"fileno", (PyCFunction)reader_fileno, METH_NOARGS, "Readable when somebody is to be woken."},
     {"tap", (PyCFunction)reader_tap, METH_VARARGS, "Read a socket, by its descriptor, from now on; `woken` gives the owner back."},
     {"woken", (PyCFunction)reader_woken, METH_NOARGS, "The owners of taps that have what they waited for."},
-    {"lags", (PyCFunction)reader_lags, METH_NOARGS, "How late the thread ran at each tick of 10 ms since the last call, in ns; at most 1024."},
+    {"lags", (PyCFunction)reader_lags, METH_NOARGS, "How late the thread ran at each tick of 20 ms since the last call, in ns; at most 1024."},
     {"close", (PyCFunction)reader_close, METH_NOARGS, "End the thread."},
     {NULL, NULL, 0, NULL},
 };

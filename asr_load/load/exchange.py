@@ -31,7 +31,7 @@ ERROR_BYTES = 65536
 WHOLE_BYTES = 16 << 20
 """Most of a body that is not streamed."""
 
-SLICE_S = 1.0
+SLICE_S = 2.0
 """How often an answer that is collected is looked at before its body has ended."""
 
 END_GRACE = {True: 1.0, False: 5.0}

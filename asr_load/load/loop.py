@@ -18,7 +18,7 @@ import numpy as np
 from asr_load.results.live import Histogram
 from asr_load.results.runfile import ClientHealth
 
-TICK_S = 0.01
+TICK_S = 0.02
 RECENT = int(10 / TICK_S)
 """Samples of the last ten seconds."""
 COLLECT_EVERY_S = 30.0

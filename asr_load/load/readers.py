@@ -16,7 +16,7 @@ from gevent.server import StreamServer
 from asr_load.load import tap
 from asr_load.load.exchange import Outgoing, Terms, exchange
 from asr_load.load.options import Limits
-from asr_load.load.tap import PythonTap, Source
+from asr_load.load.tap import Source
 from asr_load.load.wire import Wire
 from asr_load.stream.record import Record
 
@@ -40,7 +40,7 @@ _LIMITS = Limits(connect=5, stall=5, total=5)
 def choose(reader: str) -> tuple[str, Source | None]:
     """The way that is taken for one of options.READERS, and its taps (None: plain). Logs a word where it is not the one
     that was asked for."""
-    sources: dict[str, Source | None] = {"compiled": tap.compiled, "python": PythonTap}
+    sources: dict[str, Source | None] = {"compiled": tap.compiled, "python": tap.python}
     for name in {"auto": ["compiled", "python"], "compiled": ["compiled", "python"]}.get(reader, [reader]):
         if name == "plain":
             break

@@ -1,11 +1,15 @@
-"""Reading an answer below requests: every read is stamped as it leaves the socket, and the stream is parsed afterwards.
+"""Reading an answer below requests: every read is stamped by the kernel, and the stream is parsed afterwards.
 
 A greenlet that reads its own stream is woken for every chunk, through four layers of library code, and stamps the chunk
 when its turn has come. A tap stands on the connection's socket from before the request is sent, and collects what comes
 with its stamps; the greenlet is woken for the head of the answer and for its end. There are two kinds:
 
-- compiled: a thread outside of the interpreter (_tap.c) reads. Its stamps are true however busy the process is.
-- python: a callback of gevent's loop reads. Where there is no compiler, or no Linux.
+- compiled: a thread outside of the interpreter (_tap.c) reads.
+- python: gevent's loop reads. Where there is no compiler, or no Linux.
+
+Linux stamps what it receives (SO_TIMESTAMPNS), so a read need not follow at once: both look at all sockets together,
+and rest a moment before they look again. Chunks of one stream that come within a rest have the stamp of the last of
+them. Elsewhere a read is stamped as it returns, and there is no rest.
 
 requests and urllib3 still send the request and read the head; `TapFile` is the file that http.client reads it from.
 `plain` is the third way: no tap at all, sseclient over the response. It is the oracle of the tests, and what TLS needs.
@@ -14,8 +18,10 @@ requests and urllib3 still send the request and read the head; `TapFile` is the 
 from __future__ import annotations
 
 import _socket  # gevent's own sockets would wait
+import contextlib
 import io
 import os
+import struct
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -23,6 +29,7 @@ from http.client import IncompleteRead
 from typing import Any, Protocol
 
 import gevent
+from gevent import monkey
 from gevent.event import Event
 from urllib3.exceptions import ProtocolError as BrokenBody
 from urllib3.exceptions import ReadTimeoutError
@@ -34,9 +41,31 @@ try:
 except ImportError:  # not compiled: see the extension in pyproject.toml
     _tap = None  # type: ignore[assignment]
 
+try:
+    _epoll = monkey.get_original("select", "epoll")  # gevent takes it away there
+except AttributeError:  # no Linux
+    _epoll = None
+
 READ_BYTES = 65536
 MAX_BYTES = 64 << 20
 """Of one answer: no transcript comes near it, and memory stays bounded. As in _tap.c."""
+
+BATCH = 1024
+"""Sockets that one look reads, at the most."""
+
+REST_S = 0.001
+"""As in _tap.c."""
+
+SO_TIMESTAMPNS = SCM_TIMESTAMPNS = 35
+"""Linux's, which Python has no name for."""
+
+_timespec = struct.Struct("qq")
+_CONTROL_BYTES = 64
+"""For one timespec with its head."""
+
+_TCP_INFO = 11
+_OUT_OF_ORDER = struct.Struct("224xI")
+"""Of Linux's struct tcp_info: the packets that did not follow what a connection had (tcpi_rcv_ooopack, since 5.4)."""
 
 CHUNKED, UNTIL_CLOSE = -1, -2
 """Framings of a body; any other is its length in bytes."""
@@ -86,14 +115,13 @@ Source = Callable[[int, Event], Tap]
 
 
 class PythonTap:
-    """A tap that gevent's loop reads."""
+    """A tap that gevent's loop reads, when `PythonTaps` says so."""
 
-    def __init__(self, descriptor: int, owner: Event) -> None:
+    def __init__(self, taps: PythonTaps, descriptor: int, owner: Event) -> None:
         # A duplicate of our own: whoever closes the connection cannot pull the descriptor from under the loop.
-        self._socket = _socket.socket(fileno=os.dup(descriptor))
-        self._socket.setblocking(False)
-        self._owner = owner
-        self._watcher: Any = gevent.get_hub().loop.io(self._socket.fileno(), 1)
+        self.socket = _socket.socket(fileno=os.dup(descriptor))
+        self.socket.setblocking(False)
+        self._taps, self._owner = taps, owner
         self._raw = bytearray()
         self._raw_marks: list[tuple[int, int]] = []
         self._body: list[bytes] = []
@@ -103,7 +131,8 @@ class PythonTap:
         self._framing: int | Chunked | None = None
         self._waits: int | None = None
         self.status, self.error, self.last, self.surplus = "running", 0, 0, False
-        self._watcher.start(self._read)
+        self._out_of_order: int | None = None
+        taps.add(self)
 
     def want(self, beyond: int) -> bool:
         come = self.status != "running" or 0 <= beyond < len(self._raw)
@@ -128,27 +157,32 @@ class PythonTap:
         if self.status == "running" and before != "running":
             self.status = "complete" if before == "cut" and framing == UNTIL_CLOSE else before
         if self.status != "running":
-            self._watcher.stop()
+            self._taps.remove(self)
 
     def collected(self) -> tuple[bytes, list[int], list[int]]:
         return b"".join(self._body), self._stamps, self._ends
 
     def close(self) -> None:
-        self._watcher.stop()
-        self._watcher.close()
-        self._socket.close()
+        self._taps.remove(self)
+        self.socket.close()
 
-    def _read(self) -> None:
+    def ask_for_stamps(self) -> None:
+        """Have the kernel say when it got what is read. Linux only."""
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._out_of_order = self._count_out_of_order()
+
+    def read(self) -> None:
+        """Read what is there, once."""
         try:
-            data = self._socket.recv(READ_BYTES)
+            data, control, *_ = self.socket.recvmsg(READ_BYTES, _CONTROL_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self.status, self.error = "failed", error.errno or 0
             data = b""
-        at = time.perf_counter_ns()
         if data:
-            self.last = at
+            self.last = at = self._taps.stamp(self, control)
             if self._framing is not None:
                 self._take(data, at)
             else:
@@ -160,10 +194,19 @@ class PythonTap:
             self.status = "complete" if self._framing == UNTIL_CLOSE else "cut"
         ended = self.status != "running"
         if ended:
-            self._watcher.stop()
+            self._taps.remove(self)
         if self._waits is not None and (ended or 0 <= self._waits < len(self._raw)):
             self._waits = None
             self._owner.set()
+
+    def came_out_of_order(self) -> bool:
+        """Whether any packet did, or that is not known."""
+        count = self._count_out_of_order()
+        return count is None or count != self._out_of_order
+
+    def _count_out_of_order(self) -> int | None:
+        info = self.socket.getsockopt(_socket.IPPROTO_TCP, _TCP_INFO, _OUT_OF_ORDER.size)
+        return _OUT_OF_ORDER.unpack(info)[0] if len(info) == _OUT_OF_ORDER.size else None
 
     def _take(self, data: bytes, at: int) -> None:
         if self.status != "running":
@@ -191,6 +234,86 @@ class PythonTap:
                 self.status = "too long"
 
 
+class PythonTaps:
+    """What reads all taps of a process: one look at every socket that is ready, and a rest, in turns. Where there is no
+    epoll, the loop watches each socket by itself."""
+
+    def __init__(self, epoll: Any) -> None:
+        self._epoll = epoll
+        self._reading: dict[int, PythonTap] = {}
+        self._watchers: dict[int, Any] = {}
+        self._since = self._epoch = 0
+        self._stamped = False
+
+    def __call__(self, descriptor: int, owner: Event) -> Tap:
+        return PythonTap(self, descriptor, owner)
+
+    @cached_property
+    def _poll(self) -> Any:
+        # At the first tap, not at import: Locust forks into workers.
+        poll = self._epoll()
+        loop = gevent.get_hub().loop
+        self._readable, self._rest = loop.io(poll.fileno(), 1, ref=False), loop.timer(REST_S, REST_S, ref=False)
+        self._readable.start(self._look)
+        return poll
+
+    def add(self, tap: PythonTap) -> None:
+        """Read a tap from now on, until it is removed."""
+        descriptor = tap.socket.fileno()
+        self._reading[descriptor] = tap
+        if self._epoll is None:
+            watcher = self._watchers[descriptor] = gevent.get_hub().loop.io(descriptor, 1)
+            watcher.start(tap.read)
+            return
+        tap.ask_for_stamps()
+        self._poll.register(descriptor, 1)
+
+    def remove(self, tap: PythonTap) -> None:
+        """Read it no more. A second time does no harm."""
+        descriptor = tap.socket.fileno()
+        if self._reading.pop(descriptor, None) is None:
+            return
+        if self._epoll is None:
+            watcher = self._watchers.pop(descriptor)
+            watcher.stop()
+            watcher.close()
+        else:
+            self._poll.unregister(descriptor)
+
+    def stamp(self, tap: PythonTap, control: list[tuple[int, int, bytes]]) -> int:
+        """When what has just been read could be read: when the kernel got it, as it says beside it. _tap.c tells what
+        else is looked at, and why."""
+        now = time.perf_counter_ns()
+        self._stamped = bool(control) and control[0][:2] == (_socket.SOL_SOCKET, SCM_TIMESTAMPNS)
+        if not self._stamped:
+            return now
+        seconds, rest = _timespec.unpack(control[0][2])
+        at: int = max(seconds * 1_000_000_000 + rest - self._epoch, self._since)
+        return now if at > now or (at < now - REST_S * 1e9 and tap.came_out_of_order()) else at
+
+    def _look(self) -> bool:
+        """Read all that is there. Returns whether anything was."""
+        looked = time.perf_counter_ns()
+        self._epoch = time.time_ns() - looked
+        ready = self._poll.poll(0, BATCH)
+        for descriptor, _ in ready:
+            self._reading[descriptor].read()
+        if len(ready) < BATCH:  # else there may be more
+            self._since = looked
+        if ready and self._stamped:
+            self._readable.stop()
+            self._rest.again(self._look_again)
+        return bool(ready)
+
+    def _look_again(self) -> None:
+        if not self._look():
+            self._rest.stop()
+            self._readable.start(self._look)
+
+
+python = PythonTaps(_epoll)
+
+
 class CompiledTaps:
     """One reading thread for a process, and its wakings in gevent's loop."""
 
@@ -207,8 +330,7 @@ class CompiledTaps:
             owner.set()
 
     def lags(self) -> list[float]:
-        """How late the thread ran, in seconds, each 10 ms since the last call (10 s at most): by so much its stamps are
-        late."""
+        """How late the thread ran, in seconds, each 20 ms since the last call (20 s at most)."""
         return [lag / 1e9 for lag in self._reader.lags()]
 
     def __call__(self, descriptor: int, owner: Event) -> Tap:

@@ -22,30 +22,31 @@ MAX_ERROR_CHARS = 2000
 BOM = b"\xef\xbb\xbf"
 
 _event_ends = re.compile(rb"\n\n|\r\n\r\n|\r\r").finditer
-_plain_event_ends = re.compile(rb"\n\n").finditer
+_DONE = b"[DONE]"
 
 
 class ProtocolError(Exception):
     """The server sent something that is no event stream of any known dialect."""
 
 
-class _Message(msgspec.Struct):
+# gc=False: none of them refers to another that refers back to it, and there are thousands a second.
+class _Message(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Message | None = None
     message: _Message | None = None
     finish_reason: str | None = None
 
 
-class _PromptDetails(msgspec.Struct):
+class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
@@ -53,7 +54,7 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _PromptDetails | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
@@ -64,7 +65,7 @@ class _Event(msgspec.Struct):
     text: str | None = None
 
 
-_decode_event = msgspec.json.Decoder(_Event).decode
+_decoder = msgspec.json.Decoder(_Event)
 
 
 class Answer:
@@ -132,9 +133,9 @@ class Answer:
         `read_events` gives for the same reads; its speed is why there are two. Raises ProtocolError.
         """
         at = self._parsed or (len(BOM) if body.startswith(BOM) else 0)
+        at = self._parsed = self._take_plain_events(body, at, stamps, ends)
         read = 0
-        # The general expression takes ten times as long, and few engines end their lines with a carriage return.
-        for match in (_event_ends if b"\r" in body else _plain_event_ends)(body, at):
+        for match in _event_ends(body, at):
             start, end = match.span()
             while ends[read] < end:
                 read += 1
@@ -147,6 +148,42 @@ class Answer:
             self._take_event(body[at:], stamps[-1])
         if ended and not self._events and body.strip() and not body.startswith(b":"):
             raise ProtocolError(f"not a stream of events: {shorten(body)}")
+
+    def _take_plain_events(self, body: bytes, start: int, stamps: Sequence[int], ends: Sequence[int]) -> int:
+        """Take all whole events at once, in a third of the time, if each is one line of JSON, as engines send it, with
+        or without comments. Returns where they end; `start`, with none of them taken, if any is of another kind."""
+        end = body.rfind(b"\n\n", start) + 2
+        if not start + 2 <= end <= start + MAX_EVENT_BYTES or body.find(b"\r", start, end) >= 0:
+            return start
+        found: list[bytes] = []
+        found_at: list[int] = []
+        at, read, is_in_event = start, 0, False
+        for line in body[start : end - 1].split(b"\n"):
+            at += len(line) + 1
+            if line.startswith(b"data: ") and not is_in_event:
+                found.append(line[6:])
+                is_in_event = True
+            elif not line and is_in_event:
+                while ends[read] < at:
+                    read += 1
+                found_at.append(stamps[read])
+                is_in_event = False
+            elif line and not line.startswith(b":"):
+                return start
+        done = found[-1:] == [_DONE]
+        data = b"\n".join(found[:-1] if done else found)
+        try:
+            data.isascii() or data.decode()
+            events = _decoder.decode_lines(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return start
+        if len(events) != len(found) - done:  # one is empty
+            return start
+        for event, line, stamp in zip(events, found, found_at, strict=False):
+            self._apply(event, line, stamp)
+        self._events += len(found)
+        self.done = self.done or done
+        return end
 
     def _take_event(self, block: bytes, at: int) -> None:
         if len(block) > MAX_EVENT_BYTES:
@@ -175,13 +212,16 @@ class Answer:
         self.done = True
 
     def _take(self, data: str | bytes, at: int) -> None:
-        if data in ("[DONE]", b"[DONE]"):
+        if data in (_DONE, _DONE.decode()):
             self.done = True
             return
         try:
-            event = _decode_event(data)
+            event = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError(f"not an event of a transcript ({error}): {shorten(data)}") from error
+        self._apply(event, data, at)
+
+    def _apply(self, event: _Event, data: str | bytes, at: int) -> None:
         if event.error or event.object == "error":
             self.error = error_message(event.error or event.message) or shorten(data)
             return

@@ -1,0 +1,102 @@
+"""Stamps are of the moment when bytes could be read: not of the read, nor of a packet that had to wait for another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+from gevent.event import Event
+
+from conftest import CHECKOUT
+from netns import network
+from test_tap import STAMPED, pair, settle, source
+
+DELAY_S = 0.04
+LATE_S = 0.6 * DELAY_S
+"""Less than it takes to send a lost packet again, more than a tap is late."""
+
+SEND = """
+import socket, sys, time
+with socket.create_server(("0.0.0.0", 7000)) as server:
+    print("listening", flush=True)
+    there, _ = server.accept()
+    there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for number in range(400):
+        time.sleep(0.005)
+        there.sendall(b"x")
+    there.shutdown(socket.SHUT_WR)
+    there.recv(1)
+"""
+
+RECEIVE = """
+from gevent import monkey; monkey.patch_all()
+import json, socket, sys, time
+import gevent
+from gevent.event import Event
+from asr_load.load.tap import UNTIL_CLOSE
+from test_tap import source
+here = socket.create_connection((sys.argv[2], 7000))
+tap = source(sys.argv[1])(here.fileno(), Event())
+tap.begin_body(0, UNTIL_CLOSE)
+unread = [0] * 400  # for each byte, when it had not been read yet
+while tap.status == "running":
+    now = time.perf_counter_ns()
+    for byte in range(len(tap.collected()[0]), 400):
+        unread[byte] = now
+    gevent.sleep(0.001)
+body, stamps, ends = tap.collected()
+print(json.dumps({"bytes": len(body), "unread": unread, "stamps": stamps, "ends": ends}))
+"""
+
+
+@pytest.mark.parametrize("maker", STAMPED)
+def test_what_came_while_python_was_busy_has_its_own_time(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        made = source(maker)(here.fileno(), Event())
+        there.sendall(b"a")  # the kernel begins to stamp with the first socket that asks for it, and a moment late
+        settle(lambda: made.head(0) == b"a")
+        sent = time.perf_counter_ns()
+        there.sendall(b"b")
+        after = time.perf_counter_ns()
+        until = time.perf_counter() + 0.2
+        while time.perf_counter() < until:  # nothing of gevent's runs meanwhile
+            pass
+        settle(lambda: made.head(0) == b"ab")
+        made.close()
+    assert sent <= made.last <= after
+
+
+@pytest.mark.parametrize("maker", STAMPED)
+def test_on_a_network_that_loses_packets_nothing_is_stamped_before_it_could_be_read(maker: str) -> None:
+    # What follows a lost packet comes before it, and waits for it in the kernel: its own stamp is too early.
+    with network("server", "client", delay_ms=DELAY_S * 1e3, loss=0.05) as net:
+        server = subprocess.Popen(
+            [*net.on("server"), sys.executable, "-c", SEND], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT / "tests"
+        )
+        try:
+            assert server.stdout is not None
+            with server.stdout as output:
+                assert output.readline() == "listening\n"
+            words = [sys.executable, "-c", RECEIVE, maker, net.addresses["server"]]
+            receive = [*net.on("client"), *words]
+            done = subprocess.run(
+                receive, capture_output=True, text=True, cwd=CHECKOUT / "tests", timeout=60, check=False
+            )
+        finally:
+            server.kill()
+            server.wait()
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    stamps, ends = seen["stamps"], seen["ends"]
+    assert seen["bytes"] == ends[-1] == 400
+    assert stamps == sorted(stamps)
+    waits = [later - earlier for earlier, later in pairwise(stamps)]
+    assert sum(wait > DELAY_S * 1e9 for wait in waits) >= 3  # packets were lost
+    # A read whose last byte had not been read so long after its stamp.
+    early = [end for stamp, end in zip(stamps, ends, strict=True) if seen["unread"][end - 1] - stamp > LATE_S * 1e9]
+    assert len(early) <= 1  # this machine may stop for as long, once
