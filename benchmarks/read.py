@@ -18,7 +18,7 @@ from asr_load.trial import Server, load, run_on, scripted_server, share_cores
 from benchmarks import CHECKOUT, Row, ratio
 from benchmarks.clips import write_clips
 
-STREAMS, REQUESTS, ROUNDS = 100, 400, 3
+STREAMS, REQUESTS, ROUNDS = 100, 800, 3
 AIMS = {"compiled": "0.20", "python": "0.28", "plain": ""}
 PER = 10_000
 

@@ -35,13 +35,15 @@ def main() -> None:
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     shards = Shards(Path(folder))
     build, content_type = make_builder("chat", "default", DEFAULT_PROMPT, 128, {})
-    ready = b"".join(build(shards[0], new_dither()))
     raw = socket.create_connection(("127.0.0.1", int(port)))
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ready)}\r\n\r\n".encode()
+    ready = []
+    for number in range(len(shards)):
+        body = b"".join(build(shards[number], new_dither()))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        ready.append(head.encode() + body)
 
-    def by_bytes(_: int) -> None:
-        raw.sendall(head)
-        raw.sendall(ready)
+    def by_bytes(number: int) -> None:
+        raw.sendall(ready[number % len(ready)])
         got = 0
         while got < len(ANSWER):
             got += len(raw.recv(65536))

@@ -3,8 +3,9 @@
  * The thread never takes the interpreter's lock, so a busy Python process does not keep it. It waits for all sockets
  * with one epoll, takes HTTP's chunks apart, and wakes Python only for what somebody waits for: an answer's head, and its
  * end. Stamps are of CLOCK_MONOTONIC (what time.perf_counter_ns() reads on Linux), and of the moment when the kernel got
- * the bytes. So the thread may rest after each look at the sockets, and read what has come meanwhile in one go: waking
- * it for each chunk would cost four times what reading it does.
+ * the bytes. So the thread may rest after a look at the sockets, and read what has come meanwhile in one go: waking it
+ * for each chunk would cost four times what reading it does. Where little comes it does not rest: nobody waits for an
+ * answer's end longer than need be.
  *
  * One lock guards all taps. It is held for a read of one tap or a copy, never while waiting.
  */
@@ -35,6 +36,7 @@
 #define MAX_BYTES ((size_t)64 << 20) /* of one answer: no transcript comes near it, and memory stays bounded */
 #define TICK_NS 20000000 /* how often the thread looks how late it is */
 #define REST_NS 1000000    /* chunks of one stream that come closer together are read, and stamped, as one */
+#define BUSY_NS 2000000  /* two looks that find something within this time are followed by a rest */
 #define LAGS 1024
 #define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
 
@@ -299,10 +301,12 @@ static void *read_all(void *given) {
     ask_for_the_processor();
     static _Thread_local char scratch[READ_BYTES];
     struct epoll_event ready[BATCH];
+    int64_t found_before = 0;
     for (;;) {
         int64_t looked = now_ns();
         int n = epoll_wait(reader->epoll, ready, BATCH, -1);
-        reader->epoch = clock_ns(CLOCK_REALTIME) - now_ns();
+        int64_t found = now_ns();
+        reader->epoch = clock_ns(CLOCK_REALTIME) - found;
         bool wake = false, has_read = false;
         for (int i = 0; i < n; i++) {
             uint32_t slot = (uint32_t)ready[i].data.u64, generation = (uint32_t)(ready[i].data.u64 >> 32);
@@ -329,7 +333,9 @@ static void *read_all(void *given) {
         if (wake) eventfd_write(reader->wake, 1);
         if (n == BATCH) continue; /* there may be more */
         reader->since = looked;
-        if (has_read && reader->stamped) rest(reader);
+        if (!has_read) continue;
+        if (reader->stamped && found - found_before < BUSY_NS) rest(reader);
+        found_before = found;
     }
 }
 

@@ -53,7 +53,7 @@ MAX_BYTES = 64 << 20
 BATCH = 1024
 """Sockets that one look reads, at the most."""
 
-REST_S = 0.001
+REST_S, BUSY_S = 0.001, 0.002
 """As in _tap.c."""
 
 SO_TIMESTAMPNS = SCM_TIMESTAMPNS = 35
@@ -242,7 +242,7 @@ class PythonTaps:
         self._epoll = epoll
         self._reading: dict[int, PythonTap] = {}
         self._watchers: dict[int, Any] = {}
-        self._since = self._epoch = 0
+        self._since = self._epoch = self._found = 0
         self._stamped = False
 
     def __call__(self, descriptor: int, owner: Event) -> Tap:
@@ -254,7 +254,7 @@ class PythonTaps:
         poll = self._epoll()
         loop = gevent.get_hub().loop
         self._readable, self._rest = loop.io(poll.fileno(), 1, ref=False), loop.timer(REST_S, REST_S, ref=False)
-        self._readable.start(self._look)
+        self._readable.start(self._look_at_once)
         return poll
 
     def add(self, tap: PythonTap) -> None:
@@ -292,7 +292,7 @@ class PythonTaps:
         return now if at > now or (at < now - REST_S * 1e9 and tap.came_out_of_order()) else at
 
     def _look(self) -> bool:
-        """Read all that is there. Returns whether anything was."""
+        """Read all that is there. Returns whether so much comes that a rest is worth it."""
         looked = time.perf_counter_ns()
         self._epoch = time.time_ns() - looked
         ready = self._poll.poll(0, BATCH)
@@ -300,15 +300,20 @@ class PythonTaps:
             self._reading[descriptor].read()
         if len(ready) < BATCH:  # else there may be more
             self._since = looked
-        if ready and self._stamped:
-            self._readable.stop()
-            self._rest.again(self._look_again)
-        return bool(ready)
+        busy = bool(ready) and self._stamped and looked - self._found < BUSY_S * 1e9
+        if ready:
+            self._found = looked
+        return busy
 
-    def _look_again(self) -> None:
+    def _look_at_once(self) -> None:
+        if self._look():
+            self._readable.stop()
+            self._rest.again(self._look_after_rest)
+
+    def _look_after_rest(self) -> None:
         if not self._look():
             self._rest.stop()
-            self._readable.start(self._look)
+            self._readable.start(self._look_at_once)
 
 
 python = PythonTaps(_epoll)

@@ -227,7 +227,14 @@ class Answer:
             return
         if event.usage is not None:
             self._count(event.usage)
-        if event.type == "error":
+        if event.choices:
+            choice = event.choices[0]
+            message = choice.delta or choice.message
+            if message is not None:
+                self._add(message.content, message.reasoning_content or message.reasoning, at)
+            if choice.finish_reason is not None:
+                self.finish_reason = choice.finish_reason
+        elif event.type == "error":
             self.error = error_message(event.message) or shorten(data)
         elif event.type == "transcript.text.delta":
             self._add(event.delta, None, at)
@@ -238,12 +245,6 @@ class Answer:
             self.done = True
         elif event.text is not None and event.choices is None:
             self._add(event.text, None, at)
-        for choice in (event.choices or ())[:1]:
-            message = choice.delta or choice.message
-            if message is not None:
-                self._add(message.content, message.reasoning_content or message.reasoning, at)
-            if choice.finish_reason is not None:
-                self.finish_reason = choice.finish_reason
 
     def _add(self, content: str | None, reasoning: str | None, at: int) -> None:
         if content or reasoning:
