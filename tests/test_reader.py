@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from asr_load.stream.reader import MAX_EVENT_BYTES, Answer, ProtocolError, http_error_message
@@ -72,6 +75,39 @@ def test_it_does_not_matter_where_the_reads_are_cut(size: int, newline: bytes) -
     body = b"".join(STREAM).replace(b"\n", newline)
     answer = read(body[at : at + size] for at in range(0, len(body), size))
     assert (answer.text, len(answer.times), answer.output_tokens, answer.outcome()) == (" he said", 2, 2, "ok")
+
+
+PLAIN = [*sse(ROLE, chunk("a"), chunk(" b", logprobs={}), chunk(None, "stop"), usage(2)), b": ping\n\n"]
+ODD = [
+    b": ping\n" + sse(chunk("c"))[0],
+    b"event: message\n" + sse(chunk("d"))[0],
+    b'data: {"choices":\ndata: []}\n\n',
+    b'data:{"choices":[{"delta":{"content":"e"}}]}\n\n',
+    'data: {"choices":[{"delta":{"content":"ü"}}],"model":"ü"}\n\n'.encode(),
+    sse(chunk("f"))[0].replace(b"\n", b"\r\n"),
+    sse(chunk("g"))[0] + b"\n",
+    b"data: \n\n",
+    b"data:\n\n",
+    b"\n\n",
+    b"retry: 5\n\n",
+    *sse({"error": {"message": "full"}}, {"object": "error", "message": "flat"}),
+    sse(chunk("h"))[0][:-1],  # one line end short: the next event belongs to it
+    b"data: 1,2\n\n",
+    b'data: {"choices":[]}{}\n\n',
+    b'data: {"model":"\xff"}\n\n',
+    b": \xff\n\n",
+]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_all_ways_of_reading_agree_on_any_mixture(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    events = [*random.choice(np.array(PLAIN, object), 8), *random.choice(np.array(ODD, object), seed % 4)]
+    random.shuffle(events)
+    body = b"".join(events)
+    cuts = np.sort(random.integers(0, len(body), seed % 9)).tolist()
+    with contextlib.suppress(ProtocolError):
+        read(body[start:end] for start, end in pairwise([0, *cuts, len(body)]) if start < end)
 
 
 def test_an_event_has_the_time_of_the_read_that_completed_it() -> None:

@@ -421,7 +421,7 @@
       name: validity.verdict,
       html:
         `<strong>Verdict: ${escaped(validity.verdict)}</strong> ` +
-        `<span>stamps late by ${ms(validity.stamp_lag.p99)} ms at p99</span> <span>event loop late by ${lag} ms at p99</span> <span>CPU ${cpu} % of a core</span> ` +
+        `<span>reads late by ${ms(validity.stamp_lag.p99)} ms at p99</span> <span>event loop late by ${lag} ms at p99</span> <span>CPU ${cpu} % of a core</span> ` +
         `<span>${running ? "last 10 s" : "whole test"}</span>${each && `<div>Workers ${each}</div>`}${reasons && `<ul>${reasons}</ul>`}`,
     };
   }

@@ -193,7 +193,7 @@ def _verdict(validity: Validity) -> str:
         f'<div class="asr-verdict" data-verdict="{html.escape(validity.verdict)}">'
         f'<svg aria-hidden="true" viewBox="0 0 24 24"><path d="{_ICON}"/></svg>'
         f"<div><strong>Verdict: {html.escape(validity.verdict)}</strong> "
-        f"<span>stamps late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99</span> "
+        f"<span>reads late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99</span> "
         f"<span>event loop late by {validity.loop_lag['p99'] * 1e3:.1f} ms at p99</span> "
         f"<span>CPU {validity.cpu['mean'] * 100:.0f} % of a core</span>{reasons and f'<ul>{reasons}</ul>'}</div></div>"
     )

@@ -23,7 +23,8 @@ class ClientHealth(msgspec.Struct):
     """Lags are those of the event loop."""
     stamp_lag_p99: float
     stamp_lag_max: float
-    """How late stamps were: as late as the loop, or as the thread that reads."""
+    """How late answers were read: as late as the loop, or as the thread that reads. Where Linux stamps what comes, no
+    stamp is late by it, but chunks of one stream that came within such a time are seen as one."""
     cpu_mean: float
     cpu_max: float
     """Of the thread that the event loop runs in; `cpu_max` is the busiest second."""

@@ -52,7 +52,7 @@ class Validity(msgspec.Struct):
     """How answers were read: compiled, python, plain."""
     loop_lag: dict[str, float]
     stamp_lag: dict[str, float]
-    """How late reads were stamped: as late as the loop, unless a thread of its own reads."""
+    """How late answers were read: as late as the loop, unless a thread of its own reads."""
     cpu: dict[str, float]
     clients: list[Client]
     more_workers: int
