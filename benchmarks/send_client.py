@@ -57,11 +57,13 @@ def main() -> None:
     adapter.poolmanager = wire.pool_manager
     session.mount("http://", adapter)
 
+    headers = {"Accept-Encoding": "identity", "Content-Type": content_type}
+
     def by_harness(number: int) -> None:
         clip = shards[number % len(shards)]
-        headers = {"Accept-Encoding": "identity", "Content-Type": content_type, **request_headers("x", 0, number, "c")}
-        body = build(clip, new_dither())
-        record, _ = exchange(session, wire, Outgoing(url, body, headers, "c", "", 1.0, number, 0, 0), terms)
+        own = request_headers("x", 0, number, "c")
+        outgoing = Outgoing(url, build(clip, new_dither()), headers, "c", "", 1.0, number, 0, 0, own_headers=own)
+        record, _ = exchange(session, wire, outgoing, terms)
         if not record.ok:
             raise SystemExit(f"{record.outcome} {record.error}")
 

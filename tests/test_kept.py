@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -83,14 +84,14 @@ class Client:
         adapter = requests.adapters.HTTPAdapter()
         adapter.poolmanager = self.wire.pool_manager
         self.session.mount("http://", adapter)
+        self.sent = 0
 
     def send(self, url: str, body: list[bytes | memoryview] | None = None) -> Record:
-        headers = {
-            "Accept": "text/event-stream",
-            "Content-Type": "application/json",
-            "X-Clip-Id": "ä%20".encode().decode("latin-1"),
-        }
-        outgoing = Outgoing(url, body or [b'{"a":', memoryview(b"1" * 100), b"}"], headers, "c", "", 1.0, 0, 0, 0)
+        self.sent += 1
+        headers = {"Accept": "text/event-stream", "Content-Type": "application/json", "x-clip-id": "not this"}
+        own = {"X-Clip-Id": "ä%20".encode().decode("latin-1"), "X-Request-Id": f"{self.sent}"}
+        pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
+        outgoing = Outgoing(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
         return exchange(self.session, self.wire, outgoing, Terms(LIMITS, 0, ()))[0]
 
 
@@ -111,7 +112,9 @@ def test_the_same_bytes_as_requests_sends() -> None:
     assert peer.connections == client.wire.connections == 1
     heads, bodies = zip(*(request.split(b"\r\n\r\n", 1) for request in peer.requests), strict=True)
     assert bodies[0] == bodies[1] == bodies[2] == b'{"a":' + b"1" * 100 + b"}"
-    lines = [head.split(b"\r\n") for head in heads]
+    for number, head in enumerate(heads, 1):
+        assert b"\r\nX-Request-Id: %d\r\n" % number in head + b"\r\n"
+    lines = [re.sub(rb"(X-Request-Id): \d", rb"\1", head).split(b"\r\n") for head in heads]
     assert lines[0][0] == lines[1][0] == b"POST /v1/x?a=b HTTP/1.1"
     assert sorted(lines[0][1:]) == sorted(lines[1][1:]) == sorted(lines[2][1:])
 

@@ -48,6 +48,7 @@ class Outgoing:
     body: list[bytes | memoryview]
     """In pieces, as they are sent: the audio is never copied."""
     headers: dict[str, str]
+    """Those that a user's requests have in common; others are `own_headers`."""
     clip: str
     reference: str
     audio_s: float
@@ -59,6 +60,7 @@ class Outgoing:
     """When it should have been sent (open loop), in perf_counter nanoseconds."""
     queued: bool = False
     """Whether it was due before any user was free."""
+    own_headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,13 +152,15 @@ def _fail(result: _Result, outcome: str, error: str) -> None:
 
 def _attempt(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
     prepared = _prepare(client, wire, outgoing)
+    own = {**outgoing.own_headers, "Content-Length": str(sum(map(len, outgoing.body)))}
     connection = kept.connection_for(client, wire, prepared)
     if connection is None:
+        prepared.headers.update(own)
         _ask_requests(client, wire, prepared, limits, result)
         return
     head = None
     try:
-        head = kept.post(client, connection, wire, prepared, outgoing.body)
+        head = kept.post(client, connection, wire, prepared, own)
         result.status = head.status
         if isinstance(head, kept.StreamHead) or _is_stream(head.status, head.headers):
             _read_stream(head, wire, result)
@@ -215,11 +219,11 @@ def _read_whole(response: Response, wire: Wire, result: _Result) -> None:
 def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest:
     """The request: what all of a user's have in common is prepared once, and again when the server has set cookies."""
     prepared = wire.prepared
-    if prepared is None or prepared.url != outgoing.url or client.cookies:
+    if prepared is None or prepared.url != outgoing.url or wire.common != outgoing.headers or client.cookies:
         # requests' own: Locust's expects that its way of sending was taken.
         prepared = wire.prepared = Session.prepare_request(client, Request("POST", outgoing.url))
-    prepared.headers.update(outgoing.headers)
-    prepared.headers["Content-Length"] = str(sum(map(len, outgoing.body)))
+        prepared.headers.update(outgoing.headers)
+        wire.common, wire.head = outgoing.headers, ""
     prepared.body = outgoing.body  # type: ignore[assignment]  # urllib3 takes buffers one by one
     return prepared
 

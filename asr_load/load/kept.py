@@ -35,12 +35,14 @@ def connection_for(client: Session, wire: Wire, prepared: PreparedRequest) -> Co
 
 
 def post(
-    client: Session, connection: Connection, wire: Wire, prepared: PreparedRequest, body: list[bytes | memoryview]
+    client: Session, connection: Connection, wire: Wire, prepared: PreparedRequest, own: dict[str, str]
 ) -> Head | StreamHead:
-    """Send a request and read the head of its answer. Raises what urllib3 raises."""
-    lines = [f"POST {prepared.path_url} HTTP/1.1", f"Host: {_address(connection)}"]
-    lines += [f"{name}: {value}" for name, value in prepared.headers.items()]  # type: ignore[str-bytes-safe]
-    head = "\r\n".join([*lines, "", ""])
+    """Send a request, with headers of its own, and read the head of its answer. Raises what urllib3 raises."""
+    if not wire.head:
+        wire.head = _head(connection, prepared, own)
+    lines = [f"{name}: {value}\r\n" for name, value in own.items()]
+    head = "".join([wire.head, *lines, "\r\n"])
+    body: Any = prepared.body
     file = wire.begin(connection)
     assert file is not None
     try:
@@ -55,6 +57,14 @@ def post(
         cookies: Any = client.cookies
         cookies.extract_cookies(MockResponse(reply.headers), MockRequest(prepared))
     return reply
+
+
+def _head(connection: Connection, prepared: PreparedRequest, own: dict[str, str]) -> str:
+    """The part of a request's head that the next one has too."""
+    others = {name.lower() for name in own}
+    lines = [f"POST {prepared.path_url} HTTP/1.1", f"Host: {_address(connection)}"]
+    lines += [f"{name}: {value}" for name, value in prepared.headers.items() if name.lower() not in others]  # type: ignore[str-bytes-safe]
+    return "\r\n".join([*lines, ""])
 
 
 @dataclass

@@ -186,7 +186,8 @@ class Run:
         return Outgoing(
             url=self._settings.host + self._path,
             body=self._build(clip, new_dither() if self._settings.unique else NO_DITHER),
-            headers=self._headers | request_headers(self._id, self._worker, seq, clip.id),
+            headers=self._headers,
+            own_headers=request_headers(self._id, self._worker, seq, clip.id),
             clip=clip.id,
             reference=clip.text,
             audio_s=clip.duration_s,

@@ -29,6 +29,10 @@ class Wire:
         self.pool_manager.pool_classes_by_scheme = pools
         self.prepared: PreparedRequest | None = None
         """What the user's requests have in common."""
+        self.common: dict[str, str] = {}
+        """The headers that `prepared` was given."""
+        self.head = ""
+        """It as text, where it has been written to a kept connection."""
         self.taps: Source | None = None
         """What reads answers from now on; None leaves it to urllib3."""
         self.stall = float("inf")

@@ -86,9 +86,7 @@ def _lines(summary: Summary) -> Iterator[str]:
 def _verdict(summary: Summary) -> Iterator[str]:
     validity = summary.validity
     lag, cpu = validity.loop_lag, validity.cpu
-    client = (
-        f"{' and '.join(validity.readers)} reader, reads late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99; "
-    )
+    client = f"{' and '.join(validity.readers)} reader, reads late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99; "
     client += f"event loop by {lag['p99'] * 1e3:.1f} ms; CPU {cpu['mean']:.0%} of a core"
     # No loop was ever on time to the nanosecond: zeros are what is left of a process that was killed.
     yield f"Verdict: {validity.verdict} (client: {client if lag['max'] else 'not measured'})"
