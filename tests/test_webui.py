@@ -211,6 +211,22 @@ def downloaded(page: Page, text: str) -> bytes:
     return Path(download.value.path()).read_bytes()
 
 
+@pytest.mark.parametrize(("words", "times"), [((), 1), (("--reset-stats",), 2)])
+def test_the_live_figures_begin_again_where_locusts_do(
+    clips: Path, tmp_path: Path, words: tuple[str, ...], times: int
+) -> None:
+    test = ("--data", clips, "--results", tmp_path / "run", "--autostart", "-u", "3", "-r", "1")
+    with serve(*SERVER) as host, locust("--host", host, *test, *words) as ui:
+
+        def series() -> str:
+            name: str = json.loads(get(ui.url + "streaming/points"))["run"]
+            return name.rpartition("-")[2]
+
+        until(lambda: series() == "1", "the figures of a test")
+        until(lambda: json.loads(get(ui.url + "stats/requests"))["state"] == "running", "all users")
+        assert series() == str(times)
+
+
 def test_under_a_base_path_and_before_any_test(clips: Path) -> None:
     # No server: nothing is sent.
     words = ("--host", "http://127.0.0.1:1", "--data", clips, "--web-base-path", "/load")

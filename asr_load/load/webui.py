@@ -124,6 +124,8 @@ def set_up(
         return
     view = _View(current)
     environment.events.reset_stats.add_listener(view.reset)
+    if environment.reset_stats:  # Locust resets its own without a word
+        environment.events.spawning_complete.add_listener(view.reset)
     _add_tab(web_ui.template_args)
     _hide_secrets(web_ui)
     web_ui.app.register_blueprint(_blueprint(web_ui, view))
