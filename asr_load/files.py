@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,3 +36,15 @@ def read_json(path: Path, type: type[T], missing: str, writer: str) -> T:
         raise InputError(f"{missing}: {path.name} cannot be read ({error.strerror})") from error
     except msgspec.DecodeError as error:
         raise InputError(f"{path} is not what {writer} writes ({error})") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make an existing folder this process's for the time of the block, if all others ask too. It is free again when
+    the process ends, however it does. Raises BlockingIOError where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

@@ -20,6 +20,7 @@ from asr_load.audio.prepare import PARTIAL, prepare
 from asr_load.audio.shard import Manifest, Options, Shards
 from asr_load.audio.source import Request, open_source
 from asr_load.errors import InputError
+from asr_load.files import alone_in
 from conftest import CHECKOUT, write_folder
 
 LENGTHS = {f"clip{number:02d}": 0.1 + number / 100 for number in range(10)}
@@ -89,6 +90,17 @@ def test_every_skipped_clip_is_named_under_its_reason(tmp_path: Path) -> None:
         "no_audio": ["missing"],
     }
     assert all(entry["count"] == 1 for entry in manifest["skipped"].values())
+
+
+def test_two_at_once_do_not_write_into_each_others_folder(tmp_path: Path) -> None:
+    folder, out = write_folder(tmp_path / "set", {"a": 3.0}), tmp_path / "out"
+    out.mkdir()
+    with alone_in(out), pytest.raises(InputError, match=r"another prepare\.py is at work there"):
+        run(folder, out)
+    assert list(out.iterdir()) == []
+    run(folder, out)
+    with alone_in(out):  # what is whole is only read
+        run(folder, out)
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:

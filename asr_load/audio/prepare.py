@@ -41,7 +41,7 @@ from asr_load.audio.shard import (
 )
 from asr_load.audio.source import Request, Source, UniqueIds, open_source
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
-from asr_load.files import encode_json, write_atomically
+from asr_load.files import alone_in, encode_json, write_atomically
 
 BLOCK_ROWS = 128
 """Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
@@ -77,15 +77,29 @@ def prepare(source: Source, options: Options, out: Path, processes: int = 1, blo
         return whole
     job = msgspec.json.encode({"format": FORMAT, "source": source.origin, "options": options, "block_rows": block_rows})
     partial = out / PARTIAL
-    _open_partial(partial, job)
     expected = options.limit or source.total
     if expected is not None:
         processes = min(processes, -(-expected // block_rows))
-    with _progress(expected) as advance, _workers(processes) as submit:
-        blocks = _convert_all(
-            source, options, partial, submit=submit, processes=processes, block_rows=block_rows, advance=advance
-        )
-    return _finish(out, source, options, blocks)
+    with _hold(out):
+        _open_partial(partial, job)
+        with _progress(expected) as advance, _workers(processes) as submit:
+            blocks = _convert_all(
+                source, options, partial, submit=submit, processes=processes, block_rows=block_rows, advance=advance
+            )
+        return _finish(out, source, options, blocks)
+
+
+@contextlib.contextmanager
+def _hold(out: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone_in(out))
+        except BlockingIOError:
+            raise InputError(f"--out {out}: another prepare.py is at work there; let it end, or name another") from None
+        except OSError as error:
+            raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
+        yield
 
 
 def _already_whole(out: Path, source: Source, options: Options) -> Manifest | None:
