@@ -1,11 +1,11 @@
 /* Reads sockets in a thread of its own, and stamps every read: the compiled half of tap.py, which says what for.
  *
  * The thread never takes the interpreter's lock, so a busy Python process does not keep it. It waits for all sockets
- * with one epoll, takes HTTP's chunks apart, and wakes Python only for what somebody waits for: an answer's head, and its
- * end. Stamps are of CLOCK_MONOTONIC (what time.perf_counter_ns() reads on Linux), and of the moment when the kernel got
- * the bytes. So the thread may rest after a look at the sockets, and read what has come meanwhile in one go: waking it
- * for each chunk would cost four times what reading it does. Where little comes it does not rest: nobody waits for an
- * answer's end longer than need be.
+ * with one epoll, takes HTTP's chunks apart, and wakes Python only for what somebody waits for: an answer's head, and
+ * its end. Stamps are of CLOCK_MONOTONIC (what time.perf_counter_ns() reads on Linux), and of the moment when the kernel
+ * got the bytes. So the thread may rest after a look at the sockets, and read what has come meanwhile in one go: waking
+ * it for each chunk would cost four times what reading it does. Where little comes it does not rest: nobody waits for
+ * an answer's end longer than need be.
  *
  * One lock guards all taps. It is held for a read of one tap or a copy, never while waiting.
  */
@@ -34,9 +34,9 @@
 #define READ_BYTES 65536
 #define BATCH 256
 #define MAX_BYTES ((size_t)64 << 20) /* of one answer: no transcript comes near it, and memory stays bounded */
-#define TICK_NS 20000000 /* how often the thread looks how late it is */
-#define REST_NS 1000000    /* chunks of one stream that come closer together are read, and stamped, as one */
-#define BUSY_NS 2000000  /* two looks that find something within this time are followed by a rest */
+#define TICK_NS 20000000             /* how often the thread looks how late it is */
+#define REST_NS 1000000              /* chunks of one stream that come closer together are read, and stamped, as one */
+#define BUSY_NS 2000000              /* two looks that find something within this time are followed by a rest */
 #define LAGS 1024
 #define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
 
@@ -229,7 +229,7 @@ static bool has_come(const Tap *tap) {
     return tap->status != RUNNING || (!tap->for_end && tap->raw.used > tap->beyond);
 }
 
-/* How many packets a connection got that did not follow what it had; UINT32_MAX where the kernel does not count them. */
+/* The packets that a connection got and that did not follow what it had; UINT32_MAX where the kernel counts none. */
 static uint32_t out_of_order(int fd) {
     struct tcp_info info;
     socklen_t size = sizeof info;
@@ -241,8 +241,8 @@ static uint32_t out_of_order(int fd) {
 /* When the last of the bytes of a message could be read: when the kernel got them, as it says. Now, if it does not say.
  *
  * What follows a lost packet has an early stamp, and waits in the kernel until that packet was sent again. So where any
- * came out of order, a stamp is only believed if it is no older than a rest makes it. CLOCK_REALTIME can be set: no stamp
- * is before the last look at the sockets, which did not find these bytes. */
+ * came out of order, a stamp is only believed if it is no older than a rest makes it. CLOCK_REALTIME can be set: no
+ * stamp is before the last look at the sockets, which did not find these bytes. */
 static int64_t stamp(Reader *reader, const Tap *tap, struct msghdr *message, int64_t now) {
     struct cmsghdr *control = CMSG_FIRSTHDR(message);
     reader->stamped = control != NULL && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_TIMESTAMPNS;
@@ -279,7 +279,8 @@ static void read_once(Reader *reader, Tap *tap, char *scratch) {
     }
 }
 
-/* How late this thread runs bounds how late its stamps are. A tick that was missed counts, with the wait that it had. */
+/* How late this thread runs: chunks of one stream that come meanwhile are seen as one. A tick that was missed counts,
+ * with the wait that it had. */
 static void note_lag(Reader *reader) {
     uint64_t ticks;
     if (read(reader->tick, &ticks, sizeof ticks) != sizeof ticks) return;

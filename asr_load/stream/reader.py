@@ -76,7 +76,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.times: list[int] = []
-        """When each non-empty content or reasoning chunk left the socket."""
+        """When each non-empty content or reasoning chunk came."""
         self.parts: list[str] = []
         """The text of each content chunk; reasoning is counted and timed, but is not part of the transcript."""
         self.finish_reason: str | None = None
@@ -129,7 +129,7 @@ class Answer:
     def read_collected(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> None:
         """Read a body of server-sent events that was collected before, as far as it has come; call it again with more.
 
-        `stamps` and `ends` are of its reads, shape (n,): when each returned, and where in `body` it ended. Gives what
+        `stamps` and `ends` are of its reads, shape (n,): when each came, and where in `body` it ended. Gives what
         `read_events` gives for the same reads; its speed is why there are two. Raises ProtocolError.
         """
         at = self._parsed or (len(BOM) if body.startswith(BOM) else 0)

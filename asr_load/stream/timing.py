@@ -27,7 +27,7 @@ def seconds(start: int, end: int | None) -> float | None:
 
 
 def latencies(start: int, chunks: Sequence[int]) -> Timing:
-    """TTFT, inter-token gaps and end-to-end latency of chunks that left the socket at `chunks`, shape (n,)."""
+    """TTFT, inter-token gaps and end-to-end latency of chunks that came at `chunks`, shape (n,)."""
     if not chunks:
         return Timing(None, [], None)
     gaps = [(later - earlier) / NS for earlier, later in pairwise(chunks)]
