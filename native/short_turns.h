@@ -13,7 +13,7 @@
 
 /* Ask the scheduler to run this thread as soon as it wakes: else whatever is busy on its processor, such as the
  * interpreter, goes on for milliseconds. Short turns (Linux 6.12) need no right, the better rank does. Where both are
- * refused the thread is later, and its stamps say so. */
+ * refused the thread is later, and says so where it is asked how late it is. */
 static inline void ask_for_the_processor(void) {
     struct {
         uint32_t size, policy;

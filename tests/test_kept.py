@@ -176,6 +176,14 @@ def test_a_cookie_that_the_server_sets_is_sent_back() -> None:
     assert [b"seat=7" in request for request in peer.requests] == [False, False, True]
 
 
+def test_a_cookie_that_the_server_takes_back_is_sent_no_more() -> None:
+    cookie = OK + b"Set-Cookie: seat=7; Path=/\r\n\r\n" + STREAM
+    no_cookie = OK + b"Set-Cookie: seat=7; Path=/; Max-Age=0\r\n\r\n" + STREAM
+    with talk(cookie, no_cookie, SOUND, SOUND) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(4)] == ["ok"] * 4
+    assert [b"seat=7" in request for request in peer.requests] == [False, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("answer", "outcome", "error"),
     [

@@ -96,6 +96,8 @@ ODD = [
     b'data: {"choices":[]}{}\n\n',
     b'data: {"model":"\xff"}\n\n',
     b": \xff\n\n",
+    b'data: {"text":"i"} {"text":"j"}\n\ndata: \n\n',
+    b'data: {"text":\n\ndata: "k"} {"text":"l"}\n\n',
 ]
 
 
@@ -108,6 +110,12 @@ def test_all_ways_of_reading_agree_on_any_mixture(seed: int) -> None:
     cuts = np.sort(random.integers(0, len(body), seed % 9)).tolist()
     with contextlib.suppress(ProtocolError):
         read(body[start:end] for start, end in pairwise([0, *cuts, len(body)]) if start < end)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_all_ways_of_reading_agree_on_an_odd_event(odd: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        read([PLAIN[0], odd, *sse(chunk("a"), chunk(None, "stop"))])
 
 
 def test_an_event_has_the_time_of_the_read_that_completed_it() -> None:

@@ -14,12 +14,11 @@
 #include <Python.h>
 
 #include <errno.h>
-#include <linux/tcp.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -38,6 +37,7 @@
 #define REST_NS 1000000              /* chunks of one stream that come closer together are read, and stamped, as one */
 #define BUSY_NS 2000000              /* two looks that find something within this time are followed by a rest */
 #define LAGS 1024
+#define OUT_OF_ORDER 224             /* where struct tcp_info has tcpi_rcv_ooopack: Linux 5.4 has it, older headers not */
 #define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
 
 enum { STOP = UINT32_MAX, TICK = UINT32_MAX - 1 }; /* in place of a slot */
@@ -231,18 +231,19 @@ static bool has_come(const Tap *tap) {
 
 /* The packets that a connection got and that did not follow what it had; UINT32_MAX where the kernel counts none. */
 static uint32_t out_of_order(int fd) {
-    struct tcp_info info;
+    uint32_t count;
+    char info[OUT_OF_ORDER + sizeof count];
     socklen_t size = sizeof info;
-    bool known = getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
-                 size >= offsetof(struct tcp_info, tcpi_rcv_ooopack) + sizeof info.tcpi_rcv_ooopack;
-    return known ? info.tcpi_rcv_ooopack : UINT32_MAX;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) < 0 || size < sizeof info) return UINT32_MAX;
+    memcpy(&count, info + OUT_OF_ORDER, sizeof count);
+    return count;
 }
 
 /* When the last of the bytes of a message could be read: when the kernel got them, as it says. Now, if it does not say.
  *
  * What follows a lost packet has an early stamp, and waits in the kernel until that packet was sent again. So where any
  * came out of order, a stamp is only believed if it is no older than a rest makes it. CLOCK_REALTIME can be set: no
- * stamp is before the last look at the sockets, which did not find these bytes. */
+ * stamp is before the last look at the sockets, which did not find these bytes, nor before the one that it follows. */
 static int64_t stamp(Reader *reader, const Tap *tap, struct msghdr *message, int64_t now) {
     struct cmsghdr *control = CMSG_FIRSTHDR(message);
     reader->stamped = control != NULL && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_TIMESTAMPNS;
@@ -251,12 +252,13 @@ static int64_t stamp(Reader *reader, const Tap *tap, struct msghdr *message, int
     memcpy(&stamped, CMSG_DATA(control), sizeof stamped);
     int64_t at = nanoseconds(stamped) - reader->epoch;
     if (at < reader->since) at = reader->since;
+    if (at < tap->last) at = tap->last;
     if (at < now - REST_NS && (tap->out_of_order == UINT32_MAX || out_of_order(tap->fd) != tap->out_of_order)) at = now;
     return at > now ? now : at;
 }
 
-/* One read of a tap whose socket is ready. Called with the lock. */
-static void read_once(Reader *reader, Tap *tap, char *scratch) {
+/* One read of a tap whose socket is ready; whether there may be more. Called with the lock. */
+static bool read_once(Reader *reader, Tap *tap, char *scratch) {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(struct timespec))];
     struct iovec bytes = {scratch, READ_BYTES};
     struct msghdr message = {
@@ -264,7 +266,7 @@ static void read_once(Reader *reader, Tap *tap, char *scratch) {
     ssize_t n = recvmsg(tap->fd, &message, MSG_DONTWAIT);
     int64_t now = now_ns();
     if (n < 0) {
-        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return;
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return false;
         tap->error = errno;
         tap->status = FAILED;
     } else if (n == 0) {
@@ -277,6 +279,7 @@ static void read_once(Reader *reader, Tap *tap, char *scratch) {
             tap->status = TOO_LONG;
         }
     }
+    return n == READ_BYTES;
 }
 
 /* How late this thread runs: chunks of one stream that come meanwhile are seen as one. A tick that was missed counts,
@@ -285,7 +288,9 @@ static void note_lag(Reader *reader) {
     uint64_t ticks;
     if (read(reader->tick, &ticks, sizeof ticks) != sizeof ticks) return;
     for (int64_t now = now_ns(); ticks > 0; ticks--, reader->due += TICK_NS) {
-        int64_t meant = reader->due > reader->rests_until ? reader->due : reader->rests_until;
+        /* A rest is not late: what fell due in it was meant for its end, what fell due before it could not wait less. */
+        int64_t began = reader->rests_until - REST_NS, meant = reader->due;
+        if (meant < reader->rests_until) meant = meant < began ? meant + REST_NS : reader->rests_until;
         if (reader->n_lags < LAGS) reader->lags[reader->n_lags++] = now - meant;
     }
 }
@@ -306,9 +311,11 @@ static void *read_all(void *given) {
     for (;;) {
         int64_t looked = now_ns();
         int n = epoll_wait(reader->epoll, ready, BATCH, -1);
+        /* In this order: if the thread is stopped between the two, stamps are late, and none is before its time. */
+        int64_t real = clock_ns(CLOCK_REALTIME);
         int64_t found = now_ns();
-        reader->epoch = clock_ns(CLOCK_REALTIME) - found;
-        bool wake = false, has_read = false;
+        reader->epoch = real - found;
+        bool wake = false, has_read = false, more = n == BATCH;
         for (int i = 0; i < n; i++) {
             uint32_t slot = (uint32_t)ready[i].data.u64, generation = (uint32_t)(ready[i].data.u64 >> 32);
             if (slot == STOP) return NULL;
@@ -320,7 +327,7 @@ static void *read_all(void *given) {
             }
             Tap *tap = reader->slots[slot].tap;
             if (tap != NULL && reader->slots[slot].generation == generation) {
-                read_once(reader, tap, scratch);
+                more |= read_once(reader, tap, scratch);
                 has_read = true;
                 if (tap->status != RUNNING) epoll_ctl(reader->epoll, EPOLL_CTL_DEL, tap->fd, NULL);
                 if (tap->waits && has_come(tap)) {
@@ -332,7 +339,7 @@ static void *read_all(void *given) {
             pthread_mutex_unlock(&reader->lock);
         }
         if (wake) eventfd_write(reader->wake, 1);
-        if (n == BATCH) continue; /* there may be more */
+        if (more) continue;
         reader->since = looked;
         if (!has_read) continue;
         if (reader->stamped && found - found_before < BUSY_NS) rest(reader);

@@ -219,13 +219,23 @@ def _read_whole(response: Response, wire: Wire, result: _Result) -> None:
 def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest:
     """The request: what all of a user's have in common is prepared once, and again when the server has set cookies."""
     prepared = wire.prepared
-    if prepared is None or prepared.url != outgoing.url or wire.common != outgoing.headers or client.cookies:
+    if (
+        prepared is None
+        or prepared.url != outgoing.url
+        or wire.common != outgoing.headers
+        or _has_cookies(client, prepared)
+    ):
         # requests' own: Locust's expects that its way of sending was taken.
         prepared = wire.prepared = Session.prepare_request(client, Request("POST", outgoing.url))
         prepared.headers.update(outgoing.headers)
         wire.common, wire.head = dict(outgoing.headers), ""
     prepared.body = outgoing.body  # type: ignore[assignment]  # urllib3 takes buffers one by one
     return prepared
+
+
+def _has_cookies(client: Session, prepared: PreparedRequest) -> bool:
+    """Whether a request has cookies, or had before the server took them back."""
+    return bool(client.cookies) or "Cookie" in prepared.headers
 
 
 def _collect(head: http.client.HTTPResponse | kept.StreamHead, file: TapFile, answer: Answer) -> None:
@@ -237,12 +247,11 @@ def _collect(head: http.client.HTTPResponse | kept.StreamHead, file: TapFile, an
         answer.read_collected(*file.tap.collected(), ended)
 
     try:
-        while not file.wait_for_end(SLICE_S):
+        while not file.wait_for_end(min(SLICE_S, max(until - time.perf_counter(), 0.0))):
             parse(ended=False)
             if answer.said_its_end:
-                now = time.perf_counter()
-                until = min(until, now + END_GRACE[answer.done])
-                if now >= until:
+                until = min(until, file.tap.last / 1e9 + END_GRACE[answer.done])
+                if time.perf_counter() >= until:
                     return
     except Exception:
         parse(ended=False)

@@ -1,7 +1,8 @@
 """Is this process fit to measure? The event loop's lag, CPU and garbage collection, watched all the time of a test.
 
-A late loop stamps reads late, and what it adds ends up in the server's figures. So it is measured, and kept small:
-CPython's full collections hold a busy process for tens of ms, so they are not left to chance.
+A late loop sends late and, where Linux does not stamp what comes, stamps late: what it adds ends up in the server's
+figures. So it is measured, and kept small: CPython's full collections hold a busy process for tens of ms, so they are
+not left to chance.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Lags:
 
 
 class LoopMonitor:
-    """Watches from `start` to `stop`. `stamp_lags` tells how late stamps were since it was last asked, where something
-    else than the loop makes them."""
+    """Watches from `start` to `stop`. `stamp_lags` tells how late answers were read since it was last asked, where
+    something else than the loop reads them."""
 
     def __init__(self, stamp_lags: Callable[[], list[float]] | None = None) -> None:
         self._stamp_lags_since = stamp_lags

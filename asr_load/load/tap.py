@@ -59,7 +59,7 @@ REST_S, BUSY_S = 0.001, 0.002
 SO_TIMESTAMPNS = SCM_TIMESTAMPNS = 35
 """Linux's, which Python has no name for."""
 
-_timespec = struct.Struct("qq")
+_timespec = struct.Struct("ll")
 _CONTROL_BYTES = 64
 """For one timespec with its head."""
 
@@ -172,12 +172,12 @@ class PythonTap:
             self.socket.setsockopt(_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._out_of_order = self._count_out_of_order()
 
-    def read(self) -> None:
-        """Read what is there, once."""
+    def read(self) -> bool:
+        """Read what is there, once. Returns whether there may be more."""
         try:
             data, control, *_ = self.socket.recvmsg(READ_BYTES, _CONTROL_BYTES)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError as error:
             self.status, self.error = "failed", error.errno or 0
             data = b""
@@ -198,6 +198,7 @@ class PythonTap:
         if self._waits is not None and (ended or 0 <= self._waits < len(self._raw)):
             self._waits = None
             self._owner.set()
+        return len(data) == READ_BYTES
 
     def came_out_of_order(self) -> bool:
         """Whether any packet did, or that is not known."""
@@ -288,17 +289,16 @@ class PythonTaps:
         if not self._stamped:
             return now
         seconds, rest = _timespec.unpack(control[0][2])
-        at: int = max(seconds * 1_000_000_000 + rest - self._epoch, self._since)
+        at: int = max(seconds * 1_000_000_000 + rest - self._epoch, self._since, tap.last)
         return now if at > now or (at < now - REST_S * 1e9 and tap.came_out_of_order()) else at
 
     def _look(self) -> bool:
         """Read all that is there. Returns whether so much comes that a rest is worth it."""
         looked = time.perf_counter_ns()
-        self._epoch = time.time_ns() - looked
+        self._epoch = time.time_ns() - time.perf_counter_ns()  # in this order: see _tap.c
         ready = self._poll.poll(0, BATCH)
-        for descriptor, _ in ready:
-            self._reading[descriptor].read()
-        if len(ready) < BATCH:  # else there may be more
+        more = [self._reading[descriptor].read() for descriptor, _ in ready]
+        if len(ready) < BATCH and not any(more):
             self._since = looked
         busy = bool(ready) and self._stamped and looked - self._found < BUSY_S * 1e9
         if ready:

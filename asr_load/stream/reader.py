@@ -158,7 +158,8 @@ class Answer:
         found: list[bytes] = []
         found_at: list[int] = []
         at, read, is_in_event = start, 0, False
-        for line in body[start : end - 1].split(b"\n"):
+        block = body[start : end - 1]
+        for line in block.split(b"\n"):
             at += len(line) + 1
             if line.startswith(b"data: ") and not is_in_event:
                 found.append(line[6:])
@@ -171,15 +172,18 @@ class Answer:
             elif line and not line.startswith(b":"):
                 return start
         done = found[-1:] == [_DONE]
-        data = b"\n".join(found[:-1] if done else found)
+        lines = found[:-1] if done else found
+        # The decoder would take two objects in a line, and none, for one in each.
+        if not all(line.startswith(b"{") and line.endswith(b"}") for line in lines):
+            return start
         try:
-            data.isascii() or data.decode()
-            events = _decoder.decode_lines(data)
+            block.isascii() or block.decode()
+            events = _decoder.decode_lines(b"\n".join(lines))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return start
-        if len(events) != len(found) - done:  # one is empty
+        if len(events) != len(lines):
             return start
-        for event, line, stamp in zip(events, found, found_at, strict=False):
+        for event, line, stamp in zip(events, lines, found_at, strict=False):
             self._apply(event, line, stamp)
         self._events += len(found)
         self.done = self.done or done
