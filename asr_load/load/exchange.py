@@ -227,6 +227,7 @@ def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest
     ):
         # requests' own: Locust's expects that its way of sending was taken.
         prepared = wire.prepared = Session.prepare_request(client, Request("POST", outgoing.url))
+        prepared.headers.pop("Content-Length")  # of no body
         prepared.headers.update(outgoing.headers)
         wire.common, wire.head = dict(outgoing.headers), ""
     prepared.body = outgoing.body  # type: ignore[assignment]  # urllib3 takes buffers one by one
