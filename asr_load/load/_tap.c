@@ -4,8 +4,8 @@
  * with one epoll, takes HTTP's chunks apart, and wakes Python only for what somebody waits for: an answer's head, and
  * its end. Stamps are of CLOCK_MONOTONIC (what time.perf_counter_ns() reads on Linux), and of the moment when the kernel
  * got the bytes. So the thread may rest after a look at the sockets, and read what has come meanwhile in one go: waking
- * it for each chunk would cost four times what reading it does. Where little comes it does not rest: nobody waits for
- * an answer's end longer than need be.
+ * it for each chunk would cost four times what reading it does. Where nothing comes for as long it does not rest: nobody
+ * waits for an answer's end longer than need be.
  *
  * One lock guards all taps. It is held for a read of one tap or a copy, never while waiting.
  */
@@ -35,7 +35,6 @@
 #define MAX_BYTES ((size_t)64 << 20) /* of one answer: no transcript comes near it, and memory stays bounded */
 #define TICK_NS 20000000             /* how often the thread looks how late it is */
 #define REST_NS 1000000              /* chunks of one stream that come closer together are read, and stamped, as one */
-#define BUSY_NS 2000000              /* two looks that find something within this time are followed by a rest */
 #define LAGS 1024
 #define OUT_OF_ORDER 224             /* where struct tcp_info has tcpi_rcv_ooopack: Linux 5.4 has it, older headers not */
 #define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
@@ -307,7 +306,7 @@ static void *read_all(void *given) {
     ask_for_the_processor();
     static _Thread_local char scratch[READ_BYTES];
     struct epoll_event ready[BATCH];
-    int64_t found_before = 0;
+    int64_t free_since = 0; /* of the last find and its rest */
     for (;;) {
         int64_t looked = now_ns();
         int n = epoll_wait(reader->epoll, ready, BATCH, -1);
@@ -342,8 +341,12 @@ static void *read_all(void *given) {
         if (more) continue;
         reader->since = looked;
         if (!has_read) continue;
-        if (reader->stamped && found - found_before < BUSY_NS) rest(reader);
-        found_before = found;
+        bool busy = reader->stamped && found - free_since < REST_NS;
+        free_since = found;
+        if (busy) {
+            rest(reader);
+            free_since = reader->rests_until;
+        }
     }
 }
 

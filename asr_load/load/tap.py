@@ -53,7 +53,7 @@ MAX_BYTES = 64 << 20
 BATCH = 1024
 """Sockets that one look reads, at the most."""
 
-REST_S, BUSY_S = 0.001, 0.002
+REST_S = 0.001
 """As in _tap.c."""
 
 SO_TIMESTAMPNS = SCM_TIMESTAMPNS = 35
@@ -243,7 +243,7 @@ class PythonTaps:
         self._epoll = epoll
         self._reading: dict[int, PythonTap] = {}
         self._watchers: dict[int, Any] = {}
-        self._since = self._epoch = self._found = 0
+        self._since = self._epoch = self._free_since = 0
         self._stamped = False
 
     def __call__(self, descriptor: int, owner: Event) -> Tap:
@@ -300,9 +300,10 @@ class PythonTaps:
         more = [self._reading[descriptor].read() for descriptor, _ in ready]
         if len(ready) < BATCH and not any(more):
             self._since = looked
-        busy = bool(ready) and self._stamped and looked - self._found < BUSY_S * 1e9
-        if ready:
-            self._found = looked
+        if not ready:
+            return False
+        busy = self._stamped and looked - self._free_since < REST_S * 1e9
+        self._free_since = looked + round(REST_S * 1e9) * busy
         return busy
 
     def _look_at_once(self) -> None:
