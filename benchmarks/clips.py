@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr_load.audio.clip import Clip, Recording, Rules, convert
+from asr_load.audio.clip import Clip, Recording, Rules
+from asr_load.audio.convert import convert
 from asr_load.audio.shard import FORMAT, MANIFEST, Manifest, Options, ShardInfo, write_shard
 from asr_load.files import encode_json
 

@@ -27,14 +27,14 @@ def book(clips: Path, tmp_path: Path) -> Iterator[Book]:
 
 def test_a_fleet_is_quiet_when_all_have_said_so_and_their_records_are_here(book: Book) -> None:
     book.hear(worker_info(worker=0, started=1, recorded=1))
-    book.take(record(0))
+    book.take([record(0)])
     moment = time.monotonic()
     assert not book.quiet_since(moment)  # that was before
     book.hear(worker_info(worker=0, started=2, recorded=1))
     assert not book.quiet_since(moment)  # one is in flight
     book.hear(worker_info(worker=0, started=2, recorded=2))
     assert not book.quiet_since(moment)  # its record is on its way
-    book.take(record(1))
+    book.take([record(1)])
     assert book.quiet_since(moment)
 
 

@@ -13,7 +13,7 @@ from records import failure, record
 def test_a_histograms_percentiles_are_within_a_quarter_of_a_percent(spread: float) -> None:
     values = np.random.default_rng(0).lognormal(3, spread, 20_000)
     histogram = Histogram()
-    histogram.add(values.tolist())
+    histogram.add(values)
     exact = np.percentile(values, [50, 90, 95, 99], method="inverted_cdf")
     for found, right in zip(histogram.percentiles([50, 90, 95, 99]), exact, strict=True):
         assert found == pytest.approx(right, rel=0.0026)
@@ -23,7 +23,7 @@ def test_a_histograms_percentiles_are_within_a_quarter_of_a_percent(spread: floa
 def test_rows_for_the_last_seconds_and_for_the_run() -> None:
     live = Live()
     for second in range(15):
-        live.add(record(second, ttft=0.1 if second < 5 else 0.3, e2el=0.5))
+        live.add([record(second, ttft=0.1 if second < 5 else 0.3, e2el=0.5)])
         live.tick(1000.0 + second, 1.0, users=second)
     rows = {row["name"]: row for row in live.table()}
     assert list(rows)[:2] == ["TTFT (ms), last 10 s", "TTFT (ms), whole run"]
@@ -37,8 +37,7 @@ def test_rows_for_the_last_seconds_and_for_the_run() -> None:
 
 def test_a_point_a_second() -> None:
     live = Live()
-    live.add(record(0))
-    live.add(failure(1, "http_503", ttft=9.0))
+    live.add([record(0), failure(1, "http_503", ttft=9.0)])
     live.tick(1000.0, 2.0, users=3)
     live.tick(1001.0, 1.0, users=4)
     first, second = live.points()

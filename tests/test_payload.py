@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asr_load.audio.clip import Clip, Recording, Rules, convert
+from asr_load.audio.clip import Clip, Recording, Rules
+from asr_load.audio.convert import convert
 from asr_load.audio.payload import APIS, NO_DITHER, dithered, make_builder, new_dither
 from asr_load.errors import InputError
 from conftest import noise
-from test_clip import encoded
+from test_convert import encoded
 
 
 def clip(seconds: float = 0.5) -> Clip:

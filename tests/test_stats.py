@@ -24,8 +24,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
 
 
 def test_aggregated_counts_requests_and_nothing_else(environment: Environment) -> None:
-    for item in (record(0), record(1, e2el=0.8), failure(2, "http_500")):
-        stats.fire(environment, item, "/v1/x")
+    stats.fire(environment, [record(0), record(1, e2el=0.8), failure(2, "http_500")], "/v1/x")
     post = environment.stats.get("/v1/x", "POST")
     total = environment.stats.total
     for name in ("num_requests", "num_failures", "median_response_time", "max_response_time", "total_response_time"):
@@ -37,7 +36,7 @@ def test_aggregated_counts_requests_and_nothing_else(environment: Environment) -
 
 
 def test_a_failure_has_no_latency_in_any_row(environment: Environment) -> None:
-    stats.fire(environment, failure(0, "cut", ttft=9.0, e2el=9.0, chunks=1), "/v1/x")
+    stats.fire(environment, [failure(0, "cut", ttft=9.0, e2el=9.0, chunks=1)], "/v1/x")
     assert list(environment.stats.entries) == [("/v1/x", "POST")]
     assert environment.stats.get("/v1/x", "POST").max_response_time == 0
     assert [str(error.error) for error in environment.stats.errors.values()] == ["cut: why"]
@@ -49,6 +48,12 @@ def test_buckets_are_within_half_a_percent(low: float) -> None:
     floor = 0.005 if low < 1 else 0.0
     assert all(abs(stats.bucket(value) - value) <= max(0.00501 * value, floor) for value in values.tolist())
     assert len({stats.bucket(value) for value in values.tolist()}) <= 1000
+    assert stats.buckets(values).tolist() == [stats.bucket(value) for value in values.tolist()]
+
+
+def test_buckets_at_the_edges_of_decades() -> None:
+    edges = [0.0, 0.994, 0.996, 1.0, 9.994, 9.996, 10.0, 99.94, 99.96, 100.0, 999.4, 999.6, 1000.0, 99_951.0]
+    assert stats.buckets(np.array(edges)).tolist() == [stats.bucket(edge) for edge in edges]
 
 
 def test_gaps_logged_at_once_give_what_one_event_each_gives(
@@ -56,12 +61,13 @@ def test_gaps_logged_at_once_give_what_one_event_each_gives(
 ) -> None:
     monkeypatch.setattr("time.time", lambda: 1000.0)
     gaps = np.random.default_rng(1).uniform(0.0001, 3, 200).tolist()
-    for count in (200, 1, 0, 2):
-        stats.fire(environment, record(0, itl=gaps[:count], chunks=count + 1), "/v1/x")
+    made = [record(0, itl=gaps[:count], chunks=count + 1) for count in (200, 1, 0, 2)]
+    stats.fire(environment, made[:2], "/v1/x")
+    stats.fire(environment, made[2:3], "/v1/x")
+    stats.fire(environment, made[3:], "/v1/x")
     seen: list[float] = []
     environment.events.request.add_listener(lambda response_time, **_: seen.append(response_time))
-    for count in (200, 1, 0, 2):
-        stats.fire(environment, record(0, itl=gaps[:count], chunks=count + 1), "/v1/y")
+    stats.fire(environment, made, "/v1/y")
     assert len(seen) == 203 + 3 * 4  # with another listener, each gap is an event
     at_once = dict(environment.stats.get("/v1/x inter-token latency", "ITL").serialize())
     one_by_one = dict(environment.stats.get("/v1/y inter-token latency", "ITL").serialize())

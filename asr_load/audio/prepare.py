@@ -28,7 +28,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from asr_load.audio.clip import SKIP_REASONS, Clip, Recording, Rules, Skipped, convert
+from asr_load.audio.clip import SKIP_REASONS, Clip, Recording, Rules, Skipped
+from asr_load.audio.convert import convert
 from asr_load.audio.shard import (
     FORMAT,
     MANIFEST,

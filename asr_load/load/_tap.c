@@ -238,11 +238,16 @@ static uint32_t out_of_order(int fd) {
     return count;
 }
 
+static bool came_out_of_order(const Tap *tap) {
+    return tap->out_of_order == UINT32_MAX || out_of_order(tap->fd) != tap->out_of_order;
+}
+
 /* When the last of the bytes of a message could be read: when the kernel got them, as it says. Now, if it does not say.
  *
  * What follows a lost packet has an early stamp, and waits in the kernel until that packet was sent again. So where any
- * came out of order, a stamp is only believed if it is no older than a rest makes it. CLOCK_REALTIME can be set: no
- * stamp is before the last look at the sockets, which did not find these bytes, nor before the one that it follows. */
+ * came out of order, a stamp is only believed if it is no older than a rest and a look make it. CLOCK_REALTIME can be
+ * set: no stamp is before the last look at the sockets, which did not find these bytes, nor before the one that it
+ * follows. */
 static int64_t stamp(Reader *reader, const Tap *tap, struct msghdr *message, int64_t now) {
     struct cmsghdr *control = CMSG_FIRSTHDR(message);
     reader->stamped = control != NULL && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_TIMESTAMPNS;
@@ -252,20 +257,23 @@ static int64_t stamp(Reader *reader, const Tap *tap, struct msghdr *message, int
     int64_t at = nanoseconds(stamped) - reader->epoch;
     if (at < reader->since) at = reader->since;
     if (at < tap->last) at = tap->last;
-    if (at < now - REST_NS && (tap->out_of_order == UINT32_MAX || out_of_order(tap->fd) != tap->out_of_order)) at = now;
-    return at > now ? now : at;
+    if (at > now || (at < now - 2 * REST_NS && came_out_of_order(tap))) return now;
+    return at;
 }
 
-/* One read of a tap whose socket is ready; whether there may be more. Called with the lock. */
-static bool read_once(Reader *reader, Tap *tap, char *scratch) {
+/* One read of a tap whose socket is ready. Returns how many bytes came; fewer than asked for were all that was there.
+ * Called with the lock. */
+static ssize_t read_once(Reader *reader, Tap *tap, char *scratch) {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(struct timespec))];
     struct iovec bytes = {scratch, READ_BYTES};
     struct msghdr message = {
         .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    ssize_t n = recvmsg(tap->fd, &message, MSG_DONTWAIT);
+    ssize_t n;
+    do n = recvmsg(tap->fd, &message, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
     int64_t now = now_ns();
     if (n < 0) {
-        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return false;
+        if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
         tap->error = errno;
         tap->status = FAILED;
     } else if (n == 0) {
@@ -278,7 +286,7 @@ static bool read_once(Reader *reader, Tap *tap, char *scratch) {
             tap->status = TOO_LONG;
         }
     }
-    return n == READ_BYTES;
+    return n;
 }
 
 /* How late this thread runs: chunks of one stream that come meanwhile are seen as one. A tick that was missed counts,
@@ -314,7 +322,7 @@ static void *read_all(void *given) {
         int64_t real = clock_ns(CLOCK_REALTIME);
         int64_t found = now_ns();
         reader->epoch = real - found;
-        bool wake = false, has_read = false, more = n == BATCH;
+        bool wake = false, has_read = false;
         for (int i = 0; i < n; i++) {
             uint32_t slot = (uint32_t)ready[i].data.u64, generation = (uint32_t)(ready[i].data.u64 >> 32);
             if (slot == STOP) return NULL;
@@ -326,7 +334,11 @@ static void *read_all(void *given) {
             }
             Tap *tap = reader->slots[slot].tap;
             if (tap != NULL && reader->slots[slot].generation == generation) {
-                more |= read_once(reader, tap, scratch);
+                /* The kernel tells of a socket once, and of the other side's end with the last bytes. */
+                bool to_the_end = ready[i].events & ~(uint32_t)EPOLLIN;
+                ssize_t read;
+                do read = read_once(reader, tap, scratch);
+                while (tap->status == RUNNING && (read == READ_BYTES || (to_the_end && read > 0)));
                 has_read = true;
                 if (tap->status != RUNNING) epoll_ctl(reader->epoll, EPOLL_CTL_DEL, tap->fd, NULL);
                 if (tap->waits && has_come(tap)) {
@@ -338,7 +350,7 @@ static void *read_all(void *given) {
             pthread_mutex_unlock(&reader->lock);
         }
         if (wake) eventfd_write(reader->wake, 1);
-        if (more) continue;
+        if (n == BATCH) continue;
         reader->since = looked;
         if (!has_read) continue;
         bool busy = reader->stamped && found - free_since < REST_NS;
@@ -635,7 +647,7 @@ static PyObject *reader_tap(Reader *reader, PyObject *args) {
         tap->slot = (uint32_t)slot;
         reader->slots[slot].tap = tap;
         uint64_t name = (uint64_t)reader->slots[slot].generation << 32 | (uint32_t)slot;
-        struct epoll_event wanted = {.events = EPOLLIN, .data.u64 = name};
+        struct epoll_event wanted = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = name};
         added = epoll_ctl(reader->epoll, EPOLL_CTL_ADD, own, &wanted) == 0;
     }
     pthread_mutex_unlock(&reader->lock);

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gevent
+import locust
+import requests
+import urllib3
 
 from asr_load import __version__
 from asr_load.audio.shard import Shards
@@ -21,10 +24,6 @@ from asr_load.results.runfile import RunInfo, WorkerInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder
 from asr_load.results.verdict import Validity, judge_clients
 from asr_load.stream.record import RECORDS, Record, RecordFile
-
-PLATFORM = platform.platform()
-"""Asked for once, at import: it starts a process, and a test that is just beginning must not wait for it."""
-
 
 SILENT_S = 15.0
 """A worker that says nothing for so long, though it reports every three seconds, is taken to be lost."""
@@ -52,17 +51,18 @@ class Book:
         self._write(ended=False)
         self._ticker = gevent.spawn(self._tick)
 
-    def show(self, record: Record) -> None:
-        """Put a record that is written into the live view, unless it is a warm-up."""
-        self._taken[record.worker] += 1
-        self.watch(record)
-        if not record.warmup:
-            self.live.add(record)
+    def show(self, records: Sequence[Record]) -> None:
+        """Put records that are written into the live view, all but warm-ups."""
+        for record in records:
+            self._taken[record.worker] += 1
+            self.watch(record)
+        self.live.add([record for record in records if not record.warmup])
 
-    def take(self, record: Record) -> None:
-        """Write and show a record that a worker has sent."""
-        self.file.write(record)
-        self.show(record)
+    def take(self, records: Sequence[Record]) -> None:
+        """Write and show records that a worker has sent."""
+        for record in records:
+            self.file.write(record)
+        self.show(records)
 
     def hear(self, worker: WorkerInfo) -> None:
         """Note how a worker is, by its latest word."""
@@ -132,7 +132,7 @@ class Book:
         self._ticked = now
 
     def _write(self, ended: bool) -> None:
-        settings = self._settings
+        settings, system = self._settings, os.uname()
         info = RunInfo(
             id=self.id,
             version=__version__,
@@ -164,8 +164,8 @@ class Book:
             allow_client_bound=settings.allow_client_bound,
             workers=self.workers,
             python=platform.python_version(),
-            platform=PLATFORM,
-            packages={name: version(name) for name in ("locust", "gevent", "requests", "urllib3")},
+            platform=" ".join((system.sysname, system.release, system.machine)),
+            packages={module.__name__: module.__version__ for module in (locust, gevent, requests, urllib3)},
         )
         write_run(self.folder, info)
 

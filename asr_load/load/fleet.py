@@ -172,8 +172,7 @@ class Master:
     def hear(self, data: dict[str, Any]) -> None:
         """Take a worker's report."""
         assert self.book is not None
-        for line in data["records"]:
-            self.book.take(decode_record(line))
+        self.book.take([decode_record(line) for line in data["records"]])
         self.book.hear(msgspec.convert(data["worker"], WorkerInfo))
 
     def share_done(self, worker: str) -> None:
@@ -306,7 +305,7 @@ class Worker:
             worker=number,
             turn=(lambda after: self._rota.next(number, after)) if settings.loop.open else closed,
             file=self._file,
-            show=lambda record: self._unsent.append(encode_record(record)),
+            show=lambda records: self._unsent.extend(map(encode_record, records)),
             on_done=lambda: self._runner.send_message("asr_share_done", None),
         )
         self._clock = gevent.spawn(self._ask_for_the_time)

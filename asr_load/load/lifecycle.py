@@ -33,9 +33,7 @@ from asr_load.load.options import Settings, add_options, check_writable, read_se
 from asr_load.load.run import Run
 from asr_load.load.search import Stepper, check_search, for_search, resumed
 from asr_load.results.capacity import Capacity
-from asr_load.results.capacity_report import print_search
 from asr_load.results.page import add_streaming_section
-from asr_load.results.report import print_summary
 from asr_load.results.summary import Summary
 from asr_load.stream.record import RECORDS
 
@@ -167,6 +165,10 @@ class _Plugin:
                 self.print_summary()
 
     def print_summary(self) -> None:
+        # Late: tables are for when a test has ended.
+        from asr_load.results.capacity_report import print_search
+        from asr_load.results.report import print_summary
+
         if self.summary is not None:
             options = self.environment.parsed_options
             # With --json, standard output is Locust's JSON and nothing else.

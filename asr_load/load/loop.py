@@ -33,7 +33,7 @@ class Lags:
         self.recent: deque[float] = deque(maxlen=RECENT)
 
     def add(self, lags: list[float]) -> None:
-        self.all.add(lags)
+        self.all.add(np.array(lags))
         self.recent.extend(lags)
 
     def figures(self, recent: bool) -> tuple[float, float, float, int]:
@@ -57,7 +57,8 @@ class LoopMonitor:
         self._stamp_lags = self._lags if self._stamp_lags_since is None else Lags()
         if self._stamp_lags_since is not None:
             self._stamp_lags_since()
-        self._cpu: list[float] = []
+        self._cpu: deque[float] = deque(maxlen=10)
+        self._cpu_max = 0.0
         self._longest_pause = self._paused = 0.0
         self._pause_began = 0
         gc.collect()
@@ -67,14 +68,21 @@ class LoopMonitor:
         gc.set_threshold(20_000, 20, 1_000_000)
         gc.callbacks.append(self._on_gc)
         self._began = time.perf_counter(), time.thread_time(), time.process_time()
-        self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._watch_cpu)]
+        self._watcher = gevent.spawn(self._watch)
+        # A timer of the loop itself, not a greenlet that sleeps: fifty wakings a second would cost all streams.
+        self._timer = gevent.get_hub().loop.timer(TICK_S, TICK_S)
+        self._ticks: list[float] = []
+        self._due = time.perf_counter() + TICK_S
+        self._timer.again(self._tick)
 
     def stop(self) -> ClientHealth:
         """End, and return the health over the whole test."""
-        gevent.killall(self._greenlets)
-        self._ask_for_stamp_lags()
+        self._watcher.kill()
+        self._timer.stop()
+        self._timer.close()
+        self._note_lags()
         wall, cpu, _ = self._spent()
-        health = self._health(cpu_mean=cpu / wall, cpu=self._cpu, recent=False)
+        health = self._health(cpu / wall, self._cpu_max if self._cpu else cpu / wall, recent=False)
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._thresholds)
         gc.unfreeze()
@@ -82,14 +90,14 @@ class LoopMonitor:
 
     def recent(self) -> ClientHealth:
         """The health of the last ten seconds, for a page that asks while the test runs."""
-        cpu = self._cpu[-10:]
-        return self._health(cpu_mean=sum(cpu) / max(len(cpu), 1), cpu=cpu, recent=True)
+        self._note_lags()
+        return self._health(sum(self._cpu) / max(len(self._cpu), 1), max(self._cpu, default=0.0), recent=True)
 
     def _spent(self) -> tuple[float, ...]:
         now = time.perf_counter(), time.thread_time(), time.process_time()
         return tuple(ended - began for ended, began in zip(now, self._began, strict=True))
 
-    def _health(self, *, cpu_mean: float, cpu: list[float], recent: bool) -> ClientHealth:
+    def _health(self, cpu_mean: float, cpu_max: float, recent: bool) -> ClientHealth:
         wall, _, cpu_process = self._spent()
         p50, p99, longest, samples = self._lags.figures(recent)
         _, stamp_p99, stamp_longest, _ = self._stamp_lags.figures(recent)
@@ -101,37 +109,39 @@ class LoopMonitor:
             stamp_lag_p99=stamp_p99,
             stamp_lag_max=stamp_longest,
             cpu_mean=cpu_mean,
-            cpu_max=max(cpu, default=cpu_mean),
+            cpu_max=cpu_max,
             cpu_process=cpu_process / wall,
             watched_s=wall,
             gc_pause_max=self._longest_pause,
             gc_pause_total=self._paused,
         )
 
-    def _watch_lag(self) -> None:
-        due = time.perf_counter() + TICK_S
-        while True:
-            gevent.sleep(max(0.0, due - time.perf_counter()))
-            lag = max(0.0, time.perf_counter() - due)
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        lag = now - self._due
+        self._ticks.append(max(0.0, lag))
+        self._due += TICK_S
+        if lag >= TICK_S:
             # A stall of 100 ms hides the ticks it swallowed: each counts, with the wait it would have had.
-            missed = [lag]
-            while missed[-1] >= TICK_S:
-                missed.append(missed[-1] - TICK_S)
-            self._lags.add(missed)
-            due = time.perf_counter() + TICK_S
+            self._ticks += np.arange(lag - TICK_S, 0.0, -TICK_S).tolist()
+            self._due = now + TICK_S
+            self._timer.again(self._tick)
 
-    def _ask_for_stamp_lags(self) -> None:
+    def _note_lags(self) -> None:
+        self._lags.add(self._ticks)
+        self._ticks = []
         if self._stamp_lags_since is not None:
             self._stamp_lags.add(self._stamp_lags_since())
 
-    def _watch_cpu(self) -> None:
+    def _watch(self) -> None:
         collected = time.perf_counter()
         while True:
             wall, cpu = time.perf_counter(), time.thread_time()
             gevent.sleep(1.0)
             now = time.perf_counter()
-            self._ask_for_stamp_lags()
+            self._note_lags()
             self._cpu.append((time.thread_time() - cpu) / (now - wall))
+            self._cpu_max = max(self._cpu_max, self._cpu[-1])
             if now - collected > COLLECT_EVERY_S:
                 # Only what was made since the start is looked at (the rest is frozen): a few ms, counted as lag.
                 gc.collect()

@@ -21,6 +21,7 @@ import _socket  # gevent's own sockets would wait
 import contextlib
 import io
 import os
+import select
 import struct
 import time
 from collections.abc import Callable
@@ -43,8 +44,10 @@ except ImportError:  # not compiled: see the extension in pyproject.toml
 
 try:
     _epoll = monkey.get_original("select", "epoll")  # gevent takes it away there
+    _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+    """The kernel tells of a socket once, and of the other side's end with the last bytes."""
 except AttributeError:  # no Linux
-    _epoll = None
+    _epoll, _EVENTS = None, 0
 
 READ_BYTES = 65536
 MAX_BYTES = 64 << 20
@@ -58,6 +61,10 @@ REST_S = 0.001
 
 SO_TIMESTAMPNS = SCM_TIMESTAMPNS = 35
 """Linux's, which Python has no name for."""
+
+_buffer = memoryview(bytearray(READ_BYTES))
+_into = [_buffer]
+"""What the loop reads into, one answer's bytes after the other's."""
 
 _timespec = struct.Struct("ll")
 _CONTROL_BYTES = 64
@@ -172,16 +179,21 @@ class PythonTap:
             self.socket.setsockopt(_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._out_of_order = self._count_out_of_order()
 
-    def read(self) -> bool:
-        """Read what is there, once. Returns whether there may be more."""
+    def read(self, to_the_end: bool = False) -> None:
+        """Read what is there, which ends with a read that brings less than it could; or until the other side's end."""
+        while self._read_once() >= (1 if to_the_end else READ_BYTES) and self.status == "running":
+            pass
+
+    def _read_once(self) -> int:
         try:
-            data, control, *_ = self.socket.recvmsg(READ_BYTES, _CONTROL_BYTES)
+            size, control, *_ = self.socket.recvmsg_into(_into, _CONTROL_BYTES)
         except (BlockingIOError, InterruptedError):
-            return False
+            return 0
         except OSError as error:
             self.status, self.error = "failed", error.errno or 0
-            data = b""
-        if data:
+            size = 0
+        if size:
+            data = bytes(_buffer[:size])
             self.last = at = self._taps.stamp(self, control)
             if self._framing is not None:
                 self._take(data, at)
@@ -198,7 +210,7 @@ class PythonTap:
         if self._waits is not None and (ended or 0 <= self._waits < len(self._raw)):
             self._waits = None
             self._owner.set()
-        return len(data) == READ_BYTES
+        return size
 
     def came_out_of_order(self) -> bool:
         """Whether any packet did, or that is not known."""
@@ -267,7 +279,7 @@ class PythonTaps:
             watcher.start(tap.read)
             return
         tap.ask_for_stamps()
-        self._poll.register(descriptor, 1)
+        self._poll.register(descriptor, _EVENTS)
 
     def remove(self, tap: PythonTap) -> None:
         """Read it no more. A second time does no harm."""
@@ -290,15 +302,16 @@ class PythonTaps:
             return now
         seconds, rest = _timespec.unpack(control[0][2])
         at: int = max(seconds * 1_000_000_000 + rest - self._epoch, self._since, tap.last)
-        return now if at > now or (at < now - REST_S * 1e9 and tap.came_out_of_order()) else at
+        return now if at > now or (at < now - 2 * REST_S * 1e9 and tap.came_out_of_order()) else at
 
     def _look(self) -> bool:
         """Read all that is there. Returns whether so much comes that a rest is worth it."""
         looked = time.perf_counter_ns()
         self._epoch = time.time_ns() - time.perf_counter_ns()  # in this order: see _tap.c
         ready = self._poll.poll(0, BATCH)
-        more = [self._reading[descriptor].read() for descriptor, _ in ready]
-        if len(ready) < BATCH and not any(more):
+        for descriptor, events in ready:
+            self._reading[descriptor].read(to_the_end=events != select.EPOLLIN)
+        if len(ready) < BATCH:
             self._since = looked
         if not ready:
             return False

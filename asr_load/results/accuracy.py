@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import jiwer
 import msgspec
 
 
@@ -61,6 +60,8 @@ def counts(reference: str, hypothesis: str, language: str) -> Counts:
     if not words:
         return NOTHING
     heard = normalise(hypothesis, reference, language)
+    import jiwer  # late: as the normalisers
+
     by_word, by_character = jiwer.process_words(words, heard), jiwer.process_characters(words, heard)
     found = []
     for out in (by_word, by_character):

@@ -19,9 +19,6 @@ from asr_load.stream.record import Record
 WINDOW_S = 10
 PERCENTILES = (50, 90, 95, 99)
 CHARTED = (50, 95, 99)
-FEW = 16
-"""Values below which numpy costs more than it saves."""
-
 STEP = math.log(1.005)
 """Width of a histogram's bucket: a percentile of the whole run is at most 0.25 % off."""
 
@@ -29,16 +26,19 @@ SCALES = {"TTFT": 1e3, "ITL": 1e3, "TPOT": 1e3, "E2E": 1e3, "RTF": 1.0}
 """The metrics that are shown, and what makes their records' values milliseconds (RTF has no unit)."""
 
 
-def values_of(record: Record) -> dict[str, list[float]]:
-    """A success's values by metric, in the units that are shown."""
+def values_of(successes: Sequence[Record]) -> dict[str, np.ndarray]:
+    """The values of successes by metric, each of shape (n,), in the units that are shown."""
     found: dict[str, list[Any]] = {
-        "TTFT": [record.ttft],
-        "ITL": record.itl,
-        "TPOT": [record.tpot],
-        "E2E": [record.e2el],
-        "RTF": [record.rtf],
+        "TTFT": [record.ttft for record in successes],
+        "ITL": [gap for record in successes for gap in record.itl],
+        "TPOT": [record.tpot for record in successes],
+        "E2E": [record.e2el for record in successes],
+        "RTF": [record.rtf for record in successes],
     }
-    return {name: [value * SCALES[name] for value in values if value is not None] for name, values in found.items()}
+    return {
+        name: np.array([value for value in values if value is not None], float) * SCALES[name]
+        for name, values in found.items()
+    }
 
 
 class Histogram:
@@ -49,16 +49,13 @@ class Histogram:
         self.n = 0
         self.max = 0.0
 
-    def add(self, values: Sequence[float]) -> None:
-        if not values:
+    def add(self, values: np.ndarray) -> None:
+        """Take values, shape (n,)."""
+        if not values.size:
             return
-        if len(values) < FEW:
-            buckets = [round(math.log(max(value, 1e-6)) / STEP) for value in values]
-        else:
-            buckets = np.rint(np.log(np.maximum(values, 1e-6)) / STEP).astype(int).tolist()
-        self._counts.update(buckets)
-        self.n += len(values)
-        self.max = max(self.max, *values)
+        self._counts.update(np.rint(np.log(np.maximum(values, 1e-6)) / STEP).astype(int).tolist())
+        self.n += values.size
+        self.max = max(self.max, values.max().item())
 
     def percentiles(self, wanted: Iterable[float]) -> list[float | None]:
         """The values below which so many percent lie, within 0.25 %; None while there are no values."""
@@ -72,10 +69,14 @@ class Histogram:
 
 class _Second:
     def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {name: [] for name in SCALES}
+        self.parts: dict[str, list[np.ndarray]] = {name: [] for name in SCALES}
         self.tokens = 0
         self.audio_s = 0.0
         self.failures: Counter[str] = Counter()
+
+    def values(self, name: str) -> np.ndarray:
+        """A metric's values, shape (n,)."""
+        return np.concatenate([np.empty(0), *self.parts[name]])
 
 
 class Live:
@@ -90,18 +91,18 @@ class Live:
         self.requests = 0
         self.failures: Counter[str] = Counter()
 
-    def add(self, record: Record) -> None:
-        """Take a record that is not a warm-up."""
-        self.requests += 1
-        if not record.ok:
-            self._now.failures[record.outcome] += 1
-            self.failures[record.outcome] += 1
-            return
-        for name, values in values_of(record).items():
-            self._now.values[name] += values
+    def add(self, records: Sequence[Record]) -> None:
+        """Take records that are no warm-ups."""
+        self.requests += len(records)
+        failed = [record.outcome for record in records if not record.ok]
+        self._now.failures.update(failed)
+        self.failures.update(failed)
+        successes = [record for record in records if record.ok]
+        for name, values in values_of(successes).items():
+            self._now.parts[name].append(values)
             self._run[name].add(values)
-        self._now.tokens += record.output_tokens or 0
-        self._now.audio_s += record.audio_s
+        self._now.tokens += sum(record.output_tokens or 0 for record in successes)
+        self._now.audio_s += sum(record.audio_s for record in successes)
 
     def tick(self, at: float, elapsed: float, users: int) -> None:
         """Close a second that took `elapsed` seconds, at `at` seconds since the epoch."""
@@ -115,8 +116,8 @@ class Live:
             "failures": dict(second.failures),
         }
         for name in ("TTFT", "ITL"):
-            values = second.values[name]
-            shown = np.percentile(values, CHARTED).tolist() if values else [None] * len(CHARTED)
+            values = second.values(name)
+            shown = np.percentile(values, CHARTED).tolist() if values.size else [None] * len(CHARTED)
             point[name.lower()] = dict(zip((f"p{share}" for share in CHARTED), shown, strict=True))
         self._points.append((point["t"], msgspec.json.encode(point)))
 
@@ -133,9 +134,10 @@ class Live:
         rows = []
         for name, scale in SCALES.items():
             label = f"{name} (ms)" if scale > 1 else name
-            recent = [value for second in (*self._window, self._now) for value in second.values[name]]
-            shown = np.percentile(recent, PERCENTILES).tolist() if recent else [None] * len(PERCENTILES)
-            rows.append(_row(f"{label}, last {WINDOW_S} s", len(recent), shown, max(recent, default=None)))
+            recent = np.concatenate([second.values(name) for second in (*self._window, self._now)])
+            shown = np.percentile(recent, PERCENTILES).tolist() if recent.size else [None] * len(PERCENTILES)
+            peak = recent.max().item() if recent.size else None
+            rows.append(_row(f"{label}, last {WINDOW_S} s", recent.size, shown, peak))
             whole = self._run[name]
             peak = whole.max if whole.n else None
             rows.append(_row(f"{label}, whole run", whole.n, whole.percentiles(PERCENTILES), peak))

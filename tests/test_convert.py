@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_load.audio.clip import SKIP_REASONS, Recording, Rules, Skipped, convert
+from asr_load.audio.clip import SKIP_REASONS, Recording, Rules, Skipped
+from asr_load.audio.convert import convert
 from conftest import noise
 
 
