@@ -10,6 +10,7 @@ COPY . .
 # new volume takes the folder's owner.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
  && pip install --no-cache-dir --no-deps --editable . \
+ && python -m compileall -q asr_load asr_server locustfiles \
  && apt-get purge -y --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
  && python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample \
  && useradd --create-home --uid 1000 asr && mkdir results && chown asr results

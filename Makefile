@@ -14,6 +14,7 @@ $(READY): requirements.txt requirements-server.txt requirements-dev.txt pyprojec
 	  { echo "No virtual environment could be made: install Python's venv (on Debian: apt-get install python3-venv)"; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[server,dev]' || \
 	  { echo "pip could not install the packages named in requirements*.txt: see its message above"; exit 2; }
+	@$(BIN)/python -m compileall -q asr_load asr_server locustfiles # pip does so for what is not editable
 	@touch $@
 
 asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from argparse import Namespace
 from collections.abc import Iterator
 
 import locust.stats
@@ -73,3 +75,23 @@ def test_gaps_logged_at_once_give_what_one_event_each_gives(
     one_by_one = dict(environment.stats.get("/v1/y inter-token latency", "ITL").serialize())
     assert at_once.pop("total_response_time") == pytest.approx(one_by_one.pop("total_response_time"))
     assert {**at_once, "name": ""} == {**one_by_one, "name": ""}
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_counts_by_second_are_let_go_when_locust_reads_them_no_more(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch, json: bool
+) -> None:
+    environment.parsed_options = Namespace(json=json, json_file=None)
+    now = float(int(time.time()))
+    monkeypatch.setattr("time.time", lambda: now)
+    for _ in range(200):
+        now += 1
+        stats.fire(environment, [record(0), failure(1, "cut")], "/v1/x")
+        stats.forget_old_seconds(environment)
+    post = environment.stats.get("/v1/x", "POST")
+    assert (post.num_requests, post.num_failures) == (400, 200)
+    assert (post.current_rps, post.current_fail_per_sec) == (2.0, 1.0)
+    kept = 200 if json else stats.READ_S
+    for entry in (environment.stats.total, *environment.stats.entries.values()):
+        assert len(entry.num_reqs_per_sec) == pytest.approx(kept, abs=1)
+    assert len(post.num_fail_per_sec) == pytest.approx(kept, abs=1)

@@ -132,6 +132,25 @@ def test_framings(maker: str, framing: int, close: bool, status: str, surplus: b
 
 
 @pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("size", [1, tap.READ_BYTES, tap.READ_BYTES + 1, 100_000])
+@pytest.mark.parametrize("close", [False, True])
+def test_all_that_came_before_a_look_is_read_with_the_end_that_came_with_it(maker: str, size: int, close: bool) -> None:
+    # The kernel tells of a socket once: what is left in it then would be left for ever.
+    here, there = pair()
+    with here, there:
+        there.sendall(b"x" * size)
+        if close:
+            there.close()
+        made = source(maker)(here.fileno(), Event())
+        made.begin_body(0, UNTIL_CLOSE if close else size)
+        settle(lambda: made.status != "running")
+        body, stamps, ends = made.collected()
+        assert (made.status, len(body), ends[-1]) == ("complete", size, size)
+        assert len(stamps) == len(ends) == -(-size // tap.READ_BYTES)
+        made.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
 def test_a_reset_and_a_stall_are_told_apart(maker: str) -> None:
     here, there = pair()
     with here:

@@ -6,6 +6,7 @@ import bisect
 import functools
 import hashlib
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ SCHEMA = pa.schema(
     ]
 )
 PAGE = 4096
-KNOWN_CLIPS = 4096
-"""Clips whose small columns are kept: to read them from Arrow takes a tenth of a millisecond."""
-
 BATCH_ROWS = 16
 """Clips in a record batch: what is held in memory while a shard is written."""
+
+KNOWN_BATCHES = 256
+"""Record batches whose small columns are kept: to read one clip's from Arrow takes as long as those of its batch."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -174,7 +175,7 @@ class Shards:
         if rows == 0:
             raise InputError(f"--data {folder} holds no clips; prepare it again")
         self._rows = rows
-        self._clip = functools.lru_cache(KNOWN_CLIPS)(self._read)
+        self._clips = functools.lru_cache(KNOWN_BATCHES)(self._read)
 
     def __len__(self) -> int:
         return self._rows
@@ -182,20 +183,21 @@ class Shards:
     def __getitem__(self, number: int) -> Clip:
         if not 0 <= number < self._rows:
             raise IndexError(number)
-        clip = self._clip(number)
+        at = bisect.bisect_right(self._first, number) - 1
+        clip = self._clips(at)[number - self._first[at]]
         # One byte of each page: what is not in memory is read now, and not while the request is being sent.
         memoryview(clip.audio_b64)[::PAGE].tobytes()
         return clip
 
-    def _read(self, number: int) -> Clip:
-        at = bisect.bisect_right(self._first, number) - 1
-        batch, row = self._batches[at], number - self._first[at]
-        values = {name: batch.column(name)[row].as_py() for name in SCHEMA.names[:-1]}
-        # A view: Arrow's own value of a row would be a copy of up to a megabyte.
+    def _read(self, at: int) -> list[Clip]:
+        batch = self._batches[at]
+        small = [batch.column(name).to_pylist() for name in SCHEMA.names[:-1]]
+        # Views: Arrow's own value of a row would be a copy of up to a megabyte.
         column = batch.column("audio_b64")
         _, offsets, audio = column.buffers()
-        first, last = memoryview(offsets).cast("i")[column.offset + row : column.offset + row + 2]
-        return Clip(**values, audio_b64=memoryview(audio)[first:last])
+        ends = memoryview(offsets).cast("i")[column.offset : column.offset + batch.num_rows + 1]
+        views = [memoryview(audio)[first:last] for first, last in pairwise(ends)]
+        return [Clip(*values) for values in zip(*small, views, strict=True)]
 
 
 def _open_batches(folder: Path, name: str) -> list[pa.RecordBatch]:

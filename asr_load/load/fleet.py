@@ -37,6 +37,7 @@ from asr_load.load.book import Book
 from asr_load.load.options import Settings
 from asr_load.load.rota import Rota
 from asr_load.load.run import Run
+from asr_load.load.stats import forget_old_seconds
 from asr_load.load.work import SOLE, Share, Turn
 from asr_load.results.runfile import WorkerInfo
 from asr_load.results.summary import Summary
@@ -87,7 +88,12 @@ class Solo:
         run.clock.add(0, 0, 0)  # nobody else's clock is in the records
         if settings.loop.open:
             run.begin(time.perf_counter_ns() + round(FIRST_USERS_S * 1e9))
-        book.refresh = lambda: book.hear(run.report())
+
+        def refresh() -> None:
+            book.hear(run.report())
+            forget_old_seconds(environment)
+
+        book.refresh = refresh
         self._drains = bool(environment.stop_timeout)
 
     @property
@@ -253,6 +259,7 @@ class Master:
         self._runner.send_message("asr_rota", {"rota": self._rota.plan, "stages": self._test["stages"]})
 
     def _refresh(self) -> None:
+        forget_old_seconds(self._environment)
         self._share_arrivals()
         self._end_if_done()
 

@@ -61,8 +61,7 @@ class LoopMonitor:
         self._cpu_max = 0.0
         self._longest_pause = self._paused = 0.0
         self._pause_began = 0
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # with what is garbage among it: a collection would keep the first request waiting
         # Young objects are still collected, which is quick; the full collections are `_collect`'s.
         self._thresholds = gc.get_threshold()
         gc.set_threshold(20_000, 20, 1_000_000)

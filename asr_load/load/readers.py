@@ -56,26 +56,31 @@ def _differs(source: Source) -> str:
     """What is wrong with a way of reading; empty if it gives what the plain one gives."""
     server = StreamServer(("127.0.0.1", 0), _serve)
     server.start()
-    try:
-        with gevent.Timeout(_LIMITS.total):
-            plain, tapped = (_read(f"http://127.0.0.1:{server.server_port}", taps) for taps in (None, source))
-    except (Exception, gevent.Timeout) as error:
-        return f"its check failed: {error!r}"
-    finally:
-        server.stop(timeout=0)
+    host = f"http://127.0.0.1:{server.server_port}"
+    # Both at once: the first request of a test waits for this.
+    both = [gevent.spawn(_read, host, taps) for taps in (None, source)]
+    gevent.joinall(both, timeout=2 * _LIMITS.total)
+    gevent.killall(both)
+    server.stop(timeout=0)
+    plain, tapped = (each.value for each in both)
+    if not isinstance(plain, list) or not isinstance(tapped, list):
+        return f"its check failed: {plain if isinstance(tapped, list) else tapped!r}"
     for one, other in zip(plain, tapped, strict=True):
         for field in ("outcome", "text", "chunks", "output_tokens", "prompt_tokens", "finish_reason"):
             wanted, got = getattr(one, field), getattr(other, field)
             if wanted != got:
                 return f"its check failed: {field} {got!r} instead of {wanted!r}"
-        pauses = [*other.itl, (other.stream_end or 0) - (other.e2el or 0)]
-        if not all(pause >= _PAUSE_S / 2 for pause in (other.itl[0], *pauses[2:])):
-            return f"its check failed: chunks {pauses} s apart that were sent {_PAUSE_S} s apart"
+    paused = tapped[0]
+    pauses = [*paused.itl, (paused.stream_end or 0) - (paused.e2el or 0)]
+    if not all(pause >= _PAUSE_S / 2 for pause in (paused.itl[0], *pauses[2:])):
+        return f"its check failed: chunks {pauses} s apart that were sent {_PAUSE_S} s apart"
     return ""
 
 
 def _serve(connection: gevent.socket.socket, _: object) -> None:
-    """Answer each request on a connection: each event in two parts, framed and split where it hurts."""
+    """Answer each request on a connection: each event in two parts, framed and split where it hurts. The first answer
+    has pauses."""
+    pause = _PAUSE_S
     connection.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
     data = b""
     while received := connection.recv(65536):
@@ -84,15 +89,23 @@ def _serve(connection: gevent.socket.socket, _: object) -> None:
             data = data.partition(b"\r\n\r\n")[2]
             connection.sendall(_HEAD)
             for event in (*_EVENTS, b""):
-                gevent.sleep(_PAUSE_S)
+                gevent.sleep(pause)
                 chunk = b"%X;ext=1\r\n%b\r\n" % (len(event), event)
                 connection.sendall(chunk[:-1])
                 gevent.sleep(0)
                 connection.sendall(chunk[-1:])
+            pause = 0.0
 
 
-def _read(host: str, taps: Source | None) -> list[Record]:
-    """Two answers over one connection."""
+def _read(host: str, taps: Source | None) -> list[Record] | Exception:
+    """Two answers over one connection, or what went wrong."""
+    try:
+        return _read_two(host, taps)
+    except Exception as error:  # raised in a greenlet, it would be printed with all its frames
+        return error
+
+
+def _read_two(host: str, taps: Source | None) -> list[Record]:
     wire = Wire()
     wire.taps = taps
     terms = Terms(_LIMITS, time.time_ns() - time.perf_counter_ns(), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,9 @@ from locust.env import Environment
 from locust.stats import StatsEntry
 
 from asr_load.stream.record import Record
+
+READ_S = 60
+"""Locust's rates are over the last ten seconds or so."""
 
 STREAM_TYPES = ("TTFT", "ITL", "TPOT")
 
@@ -57,6 +61,18 @@ def keep_entries_when_serialised(environment: Environment) -> None:
     """Let `--json` print the entries without emptying them: the console's rows after it would all be zero."""
     stats: Any = environment.stats
     stats.serialize_stats = lambda: [entry.serialize() for entry in stats.entries.values() if entry.num_requests]
+
+
+def forget_old_seconds(environment: Environment) -> None:
+    """Let go of Locust's counts by second that it reads no more, unless `--json` will: memory grew with them."""
+    options = environment.parsed_options
+    if options is not None and (options.json or options.json_file):
+        return
+    until = time.time() - READ_S
+    for entry in (environment.stats.total, *environment.stats.entries.values()):
+        for counts in (entry.num_reqs_per_sec, entry.num_fail_per_sec):
+            for second in list(itertools.takewhile(until.__gt__, counts)):
+                del counts[second]
 
 
 def fire(environment: Environment, records: Sequence[Record], path: str) -> None:
