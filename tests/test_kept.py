@@ -109,7 +109,7 @@ def talk(*answers: bytes) -> Iterator[tuple[Client, Peer]]:
 def test_the_same_bytes_as_requests_sends() -> None:
     with talk(SOUND, SOUND, SOUND) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
-    assert peer.connections == client.wire.connections == 1
+    assert peer.connections == client.wire.connects.count == 1
     heads, bodies = zip(*(request.split(b"\r\n\r\n", 1) for request in peer.requests), strict=True)
     assert bodies[0] == bodies[1] == bodies[2] == b'{"a":' + b"1" * 100 + b"}"
     for number, head in enumerate(heads, 1):
@@ -220,7 +220,7 @@ def test_a_connection_that_was_closed_meanwhile_is_not_held_against_the_server()
     lone = OK + b"X: Connection: close\r\n\r\n" + STREAM  # closes without a word: noticed only as it is written to
     with talk(SOUND, lone, SOUND) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
-    assert peer.connections == client.wire.connections == 2
+    assert peer.connections == client.wire.connects.count == 2
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Type: text/event-stream; charset=utf-8\r\n"

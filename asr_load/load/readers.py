@@ -118,6 +118,6 @@ def _read_two(host: str, taps: Source | None) -> list[Record]:
         for number in range(2):
             outgoing = Outgoing(f"{host}/", [b"check"], {}, "check", "", 1.0, number, 0, 0)
             records.append(exchange(session, wire, outgoing, terms)[0])
-    if wire.connections != 1:
-        raise RuntimeError(f"{wire.connections} connections for two requests")
+    if wire.connects.count != 1:
+        raise RuntimeError(f"{wire.connects.count} connections for two requests")
     return records

@@ -25,7 +25,7 @@ from asr_load.load.loop import LoopMonitor
 from asr_load.load.options import Settings
 from asr_load.load.readers import choose
 from asr_load.load.tap import CompiledTaps
-from asr_load.load.wire import Wire
+from asr_load.load.wire import Connects, Wire
 from asr_load.load.work import Job, Turn, Work
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
@@ -103,7 +103,8 @@ class Run:
         self._unpublished: deque[Record] = deque()
         self._publisher = gevent.spawn(self._publish_slowly)
         self._done = False
-        self._finished = self._users = self._connections = 0
+        self._finished = self._users = 0
+        self._connects = Connects()
         self._ended_at: float | None = None
 
     def now_ns(self) -> int:
@@ -202,10 +203,8 @@ class Run:
 
     def send(self, client: Session, wire: Wire, outgoing: Outgoing) -> Record:
         """Send a request, read its answer, write its record and fire its events."""
-        wire.taps = self._taps
-        before = wire.connections
+        wire.taps, wire.connects = self._taps, self._connects
         record, reraise = exchange(client, wire, outgoing, self._terms)
-        self._connections += wire.connections - before
         self._file.write(record)
         self._ended_at = self.now_ns() / 1e9
         self._finished += 1
@@ -254,7 +253,9 @@ class Run:
             reader=self._reader,
             cores=self._cores,
             users=self._users,
-            connections=self._connections,
+            connections=self._connects.count,
+            connecting_s=self._connects.total_s,
+            connecting_max_s=self._connects.longest_s,
             started=self._work.taken,
             queued=self._queued,
             late=self._late,

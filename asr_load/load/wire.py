@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPResponse as Head
 from typing import Any
@@ -15,6 +16,20 @@ from asr_load.load.tap import Source, TapFile
 
 Connection = Any
 """One of urllib3's. Its `sock`, `host`, `port`, `default_port` and `proxy` are used; its types know less."""
+
+
+@dataclass
+class Connects:
+    """Connections that were opened, and the seconds that it took: to connect, and to agree on TLS."""
+
+    count: int = 0
+    total_s: float = 0.0
+    longest_s: float = 0.0
+
+    def add(self, took_s: float) -> None:
+        self.count += 1
+        self.total_s += took_s
+        self.longest_s = max(self.longest_s, took_s)
 
 
 class Wire:
@@ -41,7 +56,8 @@ class Wire:
         """What the last request's answer is read from, if a tap reads it."""
         self.kept: Connection | None = None
         """The connection of the last request, if a tap can read from it."""
-        self.connections = 0
+        self.connects = Connects()
+        """Of this user, or of whatever else they are to be counted for."""
         self.unused = False
         """Whether the connection has carried no request yet."""
         self.reset()
@@ -92,8 +108,9 @@ class _Stamped:
     wire: Wire
 
     def connect(self) -> None:
+        began = time.perf_counter()
         super().connect()  # type: ignore[misc]
-        self.wire.connections += 1
+        self.wire.connects.add(time.perf_counter() - began)
         self.wire.unused = True
 
     def request(self, *args: Any, **kwargs: Any) -> None:

@@ -80,6 +80,10 @@ def _lines(summary: Summary) -> Iterator[str]:
         f"Clips: {coverage.sent} of {coverage.clips} sent, {coverage.passes:.2f} passes"
         + (uneven if coverage.repeated or coverage.left_out else "")
     )
+    opened = summary.connections
+    if opened.opened:
+        took = f"{_ms(opened.connect_mean)} ms each on average, {_ms(opened.connect_max)} at most"
+        yield f"Connections: {opened.opened} opened, {took} (in no latency)"
     yield steadiness_line(summary.steadiness)
 
 
@@ -123,7 +127,7 @@ def _lengths(summary: Summary) -> Table:
         table.add_row(
             bounds,
             str(row.n),
-            *(_n(None if value is None else value * 1e3, 1) for value in latencies),
+            *map(_ms, latencies),
             _n(row.rtf.p50, 3),
             _percent(row.wer),
         )
@@ -142,10 +146,10 @@ def _clients(summary: Summary) -> Table:
         table.add_row(
             str(client.worker),
             client.host,
-            *(_n(lag * 1e3, 1) for lag in lags),
+            *map(_ms, lags),
             _percent(client.cpu_mean),
             _percent(client.cpu_max),
-            _n(client.gc_pause_max * 1e3, 1),
+            _ms(client.gc_pause_max),
             clock(client),
         )
     return table
@@ -158,6 +162,10 @@ def _cells(row: Figures, scale: float, digits: int) -> list[str]:
 
 def _n(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def _ms(value: float | None) -> str:
+    return _n(None if value is None else value * 1e3, 1)
 
 
 def _s(value: float | None) -> str:

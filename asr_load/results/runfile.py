@@ -48,7 +48,10 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """What its machine was found good for, if it was."""
     users: int
     connections: int
-    """TCP connections that were opened."""
+    """That were opened, outside of all latencies."""
+    connecting_s: float = 0.0
+    """What that took, TLS included, of all together."""
+    connecting_max_s: float = 0.0
     started: int
     """Requests that it began."""
     recorded: int

@@ -12,7 +12,7 @@ import numpy as np
 
 from asr_load.files import encode_json, write_atomically
 from asr_load.results.accuracy import measure
-from asr_load.results.runfile import RunInfo, read_run
+from asr_load.results.runfile import RunInfo, WorkerInfo, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.steady import LeftOut, Steadiness, steadiness, trim
 from asr_load.results.verdict import Validity, judge
@@ -44,6 +44,14 @@ class Requests(msgspec.Struct):
     truncated: int
     """Successes that ran into max_tokens (finish_reason length)."""
     by_outcome: dict[str, int]
+
+
+class Connections(msgspec.Struct):
+    """That were opened; `connect` is what it took, in seconds, TLS included. It is in no latency."""
+
+    opened: int
+    connect_mean: float | None
+    connect_max: float | None
 
 
 class ByDuration(msgspec.Struct):
@@ -100,6 +108,7 @@ class Summary(msgspec.Struct):
     references: int
     by_duration: list[ByDuration]
     coverage: Coverage
+    connections: Connections
     validity: Validity
     left_out: LeftOut
     steadiness: Steadiness
@@ -166,6 +175,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         references=accuracy.references,
         by_duration=_by_duration(good, info.language),
         coverage=_coverage(measured, info.data_clips),
+        connections=_connections(info.workers),
         validity=validity,
         left_out=left_out,
         steadiness=steadiness(measured),
@@ -214,6 +224,15 @@ def _coverage(records: list[Record], clips: int) -> Coverage:
         passes=len(records) / clips,
         repeated=sum(count - most for count in counts.values() if count > most),
         left_out=short + owed * (clips - len(counts)),
+    )
+
+
+def _connections(workers: list[WorkerInfo]) -> Connections:
+    opened = sum(worker.connections for worker in workers)
+    return Connections(
+        opened=opened,
+        connect_mean=sum(worker.connecting_s for worker in workers) / opened if opened else None,
+        connect_max=max(worker.connecting_max_s for worker in workers) if opened else None,
     )
 
 

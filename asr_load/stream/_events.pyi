@@ -1,0 +1,5 @@
+from collections.abc import Sequence
+
+def find(
+    body: bytes, start: int, stamps: Sequence[int], ends: Sequence[int], /
+) -> tuple[bytes, list[int], bool, int] | None: ...
