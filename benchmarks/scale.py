@@ -32,7 +32,7 @@ def measure() -> Iterator[Row]:
                 return load(server, here / "results", cores.client, *options)
 
         few = write_clips(folder / "few", 100)
-        # A client that waits looks a hundred times a second how late it is: a single stream would pay for all of that.
+        # A client that waits looks fifty times a second how late it is: a single stream would pay for all of that.
         idle = _cpu_s(run("idle", few, 1, 1, "--tokens", 1, "--ttft-ms", IDLE_S * 1e3)) / IDLE_S
         costs = {}
         for streams, requests in STREAMS.items():
@@ -49,7 +49,9 @@ def measure() -> Iterator[Row]:
         )
         base = costs[10]
         for streams, cost in costs.items():
-            yield _row(f"a request of {CHUNKS} chunks, {streams} streams", cost, base, "10 streams")
+            yield _row(
+                f"a request of {CHUNKS} chunks, {streams:,} stream{'s' * (streams > 1)}", cost, base, "10 streams"
+            )
         costs = {}
         for count in CLIPS:
             clips = few if count == CLIPS[0] else write_clips(folder / f"clips-{count}", count)

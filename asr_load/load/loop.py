@@ -23,6 +23,17 @@ TICK_S = 0.02
 RECENT = int(10 / TICK_S)
 """Samples of the last ten seconds."""
 COLLECT_EVERY_S = 30.0
+PATIENCE_S = 0.005
+
+
+def let_reads_go_first() -> None:
+    """Wait until no socket has anything to read, or for 5 ms in a process that is always busy."""
+    try:
+        with gevent.Timeout(PATIENCE_S) as patience:
+            gevent.idle()
+    except gevent.Timeout as error:
+        if error is not patience:
+            raise
 
 
 class Lags:
@@ -61,7 +72,7 @@ class LoopMonitor:
         self._cpu_max = 0.0
         self._longest_pause = self._paused = 0.0
         self._pause_began = 0
-        gc.freeze()  # with what is garbage among it: a collection would keep the first request waiting
+        gc.freeze()  # with what is garbage among it, until the end: a collection would keep the first request waiting
         # Young objects are still collected, which is quick; the full collections are `_collect`'s.
         self._thresholds = gc.get_threshold()
         gc.set_threshold(20_000, 20, 1_000_000)
@@ -85,6 +96,7 @@ class LoopMonitor:
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._thresholds)
         gc.unfreeze()
+        gc.collect()
         return health
 
     def recent(self) -> ClientHealth:
@@ -143,6 +155,7 @@ class LoopMonitor:
             self._cpu_max = max(self._cpu_max, self._cpu[-1])
             if now - collected > COLLECT_EVERY_S:
                 # Only what was made since the start is looked at (the rest is frozen): a few ms, counted as lag.
+                let_reads_go_first()
                 gc.collect()
                 collected = time.perf_counter()
 

@@ -21,7 +21,7 @@ from asr_load.audio.shard import Shards
 from asr_load.load import stats
 from asr_load.load.clock import ClockOffset
 from asr_load.load.exchange import Outgoing, Terms, exchange, request_headers
-from asr_load.load.loop import LoopMonitor
+from asr_load.load.loop import LoopMonitor, let_reads_go_first
 from asr_load.load.options import Settings
 from asr_load.load.readers import choose
 from asr_load.load.tap import CompiledTaps
@@ -35,7 +35,6 @@ PAUSE_UNREACHABLE_S = 1.0
 PUBLISH_EVERY_S, PUBLISHED = 0.25, 32
 """How often records are shown, and how many at once: as many as hold the loop for less than a millisecond."""
 
-PATIENCE_S = 0.005
 LATE_S = 0.010
 """A request that is sent so much after it was due, though a user was free, is late by the client's fault."""
 
@@ -149,7 +148,7 @@ class Run:
         # Users that end together would also build and send together, and hold up the reads of all others for the
         # sum of it. One at a time, each after the reads that are ready.
         with self._turn:
-            _let_reads_go_first()
+            let_reads_go_first()
         job = self._work.peek()
         if job is None:
             return None
@@ -235,7 +234,7 @@ class Run:
             gevent.sleep(PUBLISH_EVERY_S)
             while self._unpublished:
                 self._publish(PUBLISHED)
-                _let_reads_go_first()
+                let_reads_go_first()
 
     def _publish(self, at_most: int) -> None:
         """Show records, several together: that takes a third of what each by itself would."""
@@ -295,13 +294,3 @@ class Run:
         while self._unpublished:
             self._publish(PUBLISHED)
         return self.report(ended=True)
-
-
-def _let_reads_go_first() -> None:
-    """Wait until no socket has anything to read, or for 5 ms in a process that is always busy."""
-    try:
-        with gevent.Timeout(PATIENCE_S) as patience:
-            gevent.idle()
-    except gevent.Timeout as error:
-        if error is not patience:
-            raise
