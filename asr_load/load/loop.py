@@ -73,7 +73,7 @@ class LoopMonitor:
         self._longest_pause = self._paused = 0.0
         self._pause_began = 0
         gc.freeze()  # with what is garbage among it, until the end: a collection would keep the first request waiting
-        # Young objects are still collected, which is quick; the full collections are `_collect`'s.
+        # Young objects are still collected, which is quick; the full collections are `_watch`'s.
         self._thresholds = gc.get_threshold()
         gc.set_threshold(20_000, 20, 1_000_000)
         gc.callbacks.append(self._on_gc)
