@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_load.results.runfile import RunInfo, WorkerInfo, read_run
+from asr_load.results.runfile import ClientHealth, RunInfo, read_run
 from asr_load.stream.record import Record, read_records
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -125,8 +125,18 @@ class Outcome:
         return sum(not record.output_tokens == record.chunks == len(left) for record, left in pairs)
 
     @property
-    def clients(self) -> list[WorkerInfo]:
-        return self.info.workers
+    def chunks(self) -> int:
+        return sum(record.chunks for record in self.records)
+
+    @property
+    def healths(self) -> list[ClientHealth]:
+        """Of the processes that sent load."""
+        return [worker.health for worker in self.info.workers if worker.health is not None]
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds that they used."""
+        return sum(health.cpu_process * health.watched_s for health in self.healths)
 
 
 def load(server: Server, folder: Path, cores: set[int], *options: object) -> Outcome:

@@ -14,13 +14,60 @@ from pathlib import Path
 from asr_load.audio.payload import NO_DITHER, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.load.options import DEFAULT_PROMPT
-from asr_load.trial import Server, load, run_on, scripted_server, share_cores
+from asr_load.trial import TOKENS, TrialError, load, run_on, scripted_server, share_cores
 from benchmarks import CHECKOUT, Row, ratio
 from benchmarks.clips import write_clips
 
 STREAMS, REQUESTS, ROUNDS = 100, 800, 3
-AIMS = {"compiled": "0.20", "python": "0.28", "plain": ""}
+AIMS = {"compiled": "0.20", "python": "0.28", "plain": "", "naive": ""}
+NAMES = {"naive": "by a naive Locust user"}
 PER = 10_000
+
+NAIVE = """
+import json, time
+from pathlib import Path
+from locust import HttpUser, events, task
+from locust.exception import StopUser
+from sseclient import SSEClient
+
+left, chunks = %d, 0
+
+@events.test_start.add_listener
+def begin(**_):
+    global began
+    began = time.process_time()
+
+@events.test_stop.add_listener
+def end(**_):
+    print(json.dumps({"cpu_s": time.process_time() - began, "chunks": chunks}), flush=True)
+
+class User(HttpUser):
+    body = json.loads(Path("body").read_bytes())
+
+    @task
+    def ask(self):
+        global left, chunks
+        left -= 1
+        if left < 0:
+            raise StopUser
+        last, kind = time.perf_counter(), "TTFT"
+        path = "/v1/chat/completions"
+        with self.client.post(path, json=self.body, stream=True, catch_response=True) as response:
+            for event in SSEClient(response).events():
+                if event.data == "[DONE]":
+                    break
+                choices = json.loads(event.data)["choices"]
+                if choices and choices[0]["delta"].get("content"):
+                    now = time.perf_counter()
+                    self.environment.events.request.fire(
+                        request_type=kind, name=kind, response_time=(now - last) * 1e3, response_length=0,
+                        exception=None, context={},
+                    )
+                    last, kind, chunks = now, "ITL", chunks + 1
+        if chunks == %d:
+            self.environment.runner.quit()
+"""
+"""What one writes at first: requests, sseclient, json, an event fired for each gap, Python's own collections."""
 
 
 def measure() -> Iterator[Row]:
@@ -31,27 +78,41 @@ def measure() -> Iterator[Row]:
         folder = Path(name)
         clips = write_clips(folder / "clips", 8)
         (folder / "body").write_bytes(one_body(clips))
+        (folder / "naive.py").write_text(NAIVE % (REQUESTS, REQUESTS * TOKENS))
         number = itertools.count()
         for _ in range(ROUNDS):
             for way, figures in spent.items():
                 here = folder / str(next(number))
                 here.mkdir()
                 with scripted_server(here, cores.server) as server:
-                    if way == "bare":
-                        figures.append(_bare(server, folder / "body", cores.client))
-                    else:
-                        options = ("--users", STREAMS, "--spawn-rate", STREAMS, "--requests", REQUESTS)
-                        outcome = load(
-                            server, here / "results", cores.client, *options, "--reader", way, "--data", clips
-                        )
-                        health = outcome.info.workers[0].health
-                        assert health is not None
-                        chunks = sum(record.chunks for record in outcome.records)
-                        figures.append(health.cpu_process * health.watched_s / chunks * PER)
+                    match way:
+                        case "bare":
+                            address = server.url.rpartition("/")[2]
+                            words = ["-m", "benchmarks.bare", address, STREAMS, REQUESTS, folder / "body"]
+                            figures.append(_spent(words, CHECKOUT, cores.client))
+                        case "naive":
+                            words = [
+                                "-m",
+                                "locust",
+                                "-f",
+                                "naive.py",
+                                "-u",
+                                STREAMS,
+                                "-r",
+                                STREAMS,
+                                "--host",
+                                server.url,
+                            ]
+                            words += ["--headless", "--only-summary", "--loglevel", "ERROR"]
+                            figures.append(_spent(words, folder, cores.client))
+                        case reader:
+                            options = ("-u", STREAMS, "-r", STREAMS, "--requests", REQUESTS, "--reader", reader)
+                            outcome = load(server, here / "results", cores.client, *options, "--data", clips)
+                            figures.append(outcome.cpu_s / outcome.chunks * PER)
     bare = statistics.median(spent["bare"])
     for way, aim in AIMS.items():
         yield Row(
-            f"reading at {STREAMS} streams of 64 tokens, {way}",
+            f"reading at {STREAMS} streams of {TOKENS} tokens, {NAMES.get(way, way)}",
             f"{statistics.median(spent[way]):.2f} CPU s per {PER:,} chunks",
             f"bare epoll loop: {bare:.2f}",
             **ratio(spent[way], spent["bare"]),  # type: ignore[arg-type]
@@ -65,11 +126,13 @@ def one_body(clips: Path) -> bytes:
     return b"".join(build(Shards(clips)[0], NO_DITHER))
 
 
-def _bare(server: Server, body: Path, cores: set[int]) -> float:
-    command = [sys.executable, "-m", "benchmarks.bare", server.url.rpartition("/")[2], STREAMS, REQUESTS, body]
-    process = subprocess.Popen([*map(str, command)], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+def _spent(words: list[object], cwd: Path, cores: set[int]) -> float:
+    """CPU seconds per so many chunks, as a client says at its end. Raises TrialError."""
+    process = subprocess.Popen([sys.executable, *map(str, words)], cwd=cwd, stdout=subprocess.PIPE, text=True)
     run_on(process, cores)
     output, _ = process.communicate(timeout=120)
-    said = json.loads(output)
-    spent: float = said["cpu_s"] / (REQUESTS * 64) * PER
+    said = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    if not said or said[0]["chunks"] != REQUESTS * TOKENS:
+        raise TrialError(f"{' '.join(map(str, words))} did not read {REQUESTS * TOKENS} chunks: {said}")
+    spent: float = said[0]["cpu_s"] / said[0]["chunks"] * PER
     return spent
