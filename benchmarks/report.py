@@ -63,6 +63,8 @@ def _info() -> RunInfo:
         cores=2,
         users=64,
         connections=64,
+        connecting_s=0.1,
+        connecting_max_s=0.01,
         started=COUNT,
         recorded=COUNT,
         ended_at=1_000_000.0 + COUNT / 50,

@@ -83,6 +83,8 @@ def worker_info(**changes: Any) -> WorkerInfo:
         "cores": 8,
         "users": 1,
         "connections": 1,
+        "connecting_s": 0.001,
+        "connecting_max_s": 0.001,
         "started": 0,
         "recorded": 0,
         "ended_at": 1010.0,

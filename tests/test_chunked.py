@@ -28,6 +28,13 @@ def test_it_does_not_matter_where_the_reads_are_cut(seed: int) -> None:
     assert (chunked.ended, chunked.broken, chunked.surplus) == (True, False, False)
 
 
+def test_what_looks_like_a_chunk_within_a_chunk_is_its_text() -> None:
+    chunked = Chunked()
+    parts = [b"6\r\n", b"1\r\nX\r\n", b"\r\n0\r\n\r\n"]
+    assert b"".join(map(chunked.take, parts)) == b"1\r\nX\r\n"
+    assert chunked.ended
+
+
 BODIES = {
     "trailers": (b"1\r\na\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\n", "complete", b"a", False),
     "no more than its end": (b"1\r\na\r\n0\r\n\r\nHTTP/1.1", "complete", b"a", True),
@@ -35,6 +42,10 @@ BODIES = {
     "spaces": (b"1 \r\na\r\n0\r\n\r\n", "complete", b"a", False),
     "no size": (b"1\r\na\r\n\r\n", "broken", b"a", False),
     "no number": (b"1\r\na\r\nxyz\r\n", "broken", b"a", False),
+    "a size in two": (b"1 0\r\n0123456789abcdef\r\n0\r\n\r\n", "broken", b"", False),
+    "a return within a size": (b"3\rabc\r\n", "broken", b"", False),
+    "no size but an extension": (b";x\r\n\r\n", "broken", b"", False),
+    "a return before an extension": (b"1\r;x\r\na\r\n0\r\n\r\n", "broken", b"", False),
     "a sign": (b"-1\r\na\r\n", "broken", b"", False),
     "too large": (b"1\r\na\r\n" + b"f" * 16 + b"\r\n", "broken", b"a", False),
     "longer than its size": (b"1\r\nab\r\n0\r\n\r\n", "broken", b"a", False),

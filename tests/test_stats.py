@@ -10,6 +10,7 @@ import locust.stats
 import numpy as np
 import pytest
 from locust.env import Environment
+from locust.stats import StatsEntry
 
 from asr_load.load import stats
 from records import failure, record
@@ -58,23 +59,33 @@ def test_buckets_at_the_edges_of_decades() -> None:
     assert stats.buckets(np.array(edges)).tolist() == [stats.bucket(edge) for edge in edges]
 
 
-def test_gaps_logged_at_once_give_what_one_event_each_gives(
+def test_values_logged_at_once_give_what_one_event_each_gives(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.time", lambda: 1000.0)
+    now = 0.0
+    monkeypatch.setattr("time.time", lambda: now)
     gaps = np.random.default_rng(1).uniform(0.0001, 3, 200).tolist()
     made = [record(0, itl=gaps[:count], chunks=count + 1) for count in (200, 1, 0, 2)]
-    stats.fire(environment, made[:2], "/v1/x")
-    stats.fire(environment, made[2:3], "/v1/x")
-    stats.fire(environment, made[3:], "/v1/x")
     seen: list[float] = []
+
+    def log(path: str) -> list[StatsEntry]:
+        nonlocal now
+        now = float(int(environment.stats.start_time)) + 10
+        for records in (made[:2], made[2:3], made[3:]):
+            stats.fire(environment, records, path)
+            now += 3
+        return [entry for (name, _), entry in environment.stats.entries.items() if name.startswith(path)]
+
+    at_once = log("/v1/x")
     environment.events.request.add_listener(lambda response_time, **_: seen.append(response_time))
-    stats.fire(environment, made, "/v1/y")
-    assert len(seen) == 203 + 3 * 4  # with another listener, each gap is an event
-    at_once = dict(environment.stats.get("/v1/x inter-token latency", "ITL").serialize())
-    one_by_one = dict(environment.stats.get("/v1/y inter-token latency", "ITL").serialize())
-    assert at_once.pop("total_response_time") == pytest.approx(one_by_one.pop("total_response_time"))
-    assert {**at_once, "name": ""} == {**one_by_one, "name": ""}
+    one_by_one = log("/v1/y")
+    assert len(seen) == 203 + 3 * 4  # with another listener, each value is an event
+    assert [entry.method for entry in at_once] == ["POST", "TTFT", "ITL", "TPOT"]
+    for one, other in zip(at_once, one_by_one, strict=True):
+        ours, theirs = dict(one.serialize()), dict(other.serialize())
+        assert ours.pop("total_response_time") == pytest.approx(theirs.pop("total_response_time"))
+        assert {**ours, "name": ""} == {**theirs, "name": ""}
+        assert one.response_times_cache == other.response_times_cache
 
 
 @pytest.mark.parametrize("json", [False, True])

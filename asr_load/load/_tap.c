@@ -7,7 +7,7 @@
  * it for each chunk would cost four times what reading it does. Where nothing comes for as long it does not rest: nobody
  * waits for an answer's end longer than need be.
  *
- * One lock guards all taps. It is held for a read of one tap or a copy, never while waiting.
+ * One lock guards all taps. It is held while one tap's socket is read empty, or for a copy, never while waiting.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -75,6 +75,7 @@ typedef struct {
     enum chunk_state chunk;
     size_t left;     /* of a chunk's size, or of its data */
     size_t line;     /* bytes of the line that is being read */
+    enum { DIGITS, BLANKS, RETURN } behind; /* what the last byte of a chunk's size was */
     bool surplus;    /* bytes came after the end */
     enum status status;
     int error;
@@ -162,16 +163,20 @@ static size_t take_chunked(Tap *tap, const char *bytes, size_t n) {
         char c = bytes[i++];
         switch (tap->chunk) {
         case SIZE:
-            if (c == '\n') {
-                if (tap->line == 0) {
-                    tap->status = BROKEN;
-                } else {
-                    tap->chunk = tap->left ? DATA : TRAILER;
-                    tap->line = 0;
-                }
-            } else if (c == ';') {
+            if (c == '\r') {
+                tap->behind = RETURN;
+            } else if (c == '\n' && tap->line) {
+                tap->chunk = tap->left ? DATA : TRAILER;
+                tap->line = 0;
+                tap->behind = DIGITS;
+            } else if (c == ';' && tap->line && tap->behind != RETURN) {
                 tap->chunk = EXTENSION;
-            } else if (c != '\r' && c != ' ' && c != '\t') { /* of the size */
+                tap->behind = DIGITS;
+            } else if ((c == ' ' || c == '\t') && tap->behind != RETURN) {
+                tap->behind = tap->line ? BLANKS : DIGITS;
+            } else if (tap->behind != DIGITS) {
+                tap->status = BROKEN;
+            } else {
                 int digit = c >= '0' && c <= '9'   ? c - '0'
                             : c >= 'a' && c <= 'f' ? c - 'a' + 10
                             : c >= 'A' && c <= 'F' ? c - 'A' + 10
@@ -334,7 +339,8 @@ static void *read_all(void *given) {
             }
             Tap *tap = reader->slots[slot].tap;
             if (tap != NULL && reader->slots[slot].generation == generation) {
-                /* The kernel tells of a socket once, and of the other side's end with the last bytes. */
+                /* The kernel tells of a socket once, and of the other side's end, or of urgent data, at which a read
+                 * stops short, with the bytes before it. */
                 bool to_the_end = ready[i].events & ~(uint32_t)EPOLLIN;
                 ssize_t read;
                 do read = read_once(reader, tap, scratch);
@@ -647,7 +653,7 @@ static PyObject *reader_tap(Reader *reader, PyObject *args) {
         tap->slot = (uint32_t)slot;
         reader->slots[slot].tap = tap;
         uint64_t name = (uint64_t)reader->slots[slot].generation << 32 | (uint32_t)slot;
-        struct epoll_event wanted = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = name};
+        struct epoll_event wanted = {.events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET, .data.u64 = name};
         added = epoll_ctl(reader->epoll, EPOLL_CTL_ADD, own, &wanted) == 0;
     }
     pthread_mutex_unlock(&reader->lock);

@@ -374,6 +374,8 @@ def expected(worker: int, host: str) -> WorkerInfo:
         cores=0,
         users=0,
         connections=0,
+        connecting_s=0.0,
+        connecting_max_s=0.0,
         started=0,
         recorded=0,
         ended_at=None,

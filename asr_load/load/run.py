@@ -32,8 +32,8 @@ from asr_load.results.runfile import ClientHealth, WorkerInfo
 from asr_load.stream.record import Record, RecordFile
 
 PAUSE_UNREACHABLE_S = 1.0
-PUBLISH_EVERY_S, PUBLISHED = 0.25, 32
-"""How often records are shown, and how many at once: as many as hold the loop for less than a millisecond."""
+PUBLISH_EVERY_S, PUBLISHED = 0.25, 1000
+"""How often records are shown, and how many chunks at once: as many as hold the loop for half a millisecond."""
 
 LATE_S = 0.010
 """A request that is sent so much after it was due, though a user was free, is late by the client's fault."""
@@ -92,6 +92,7 @@ class Run:
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
         self._calibration = read_calibration(self._cores, self._reader)
         self._health: ClientHealth | None = None
+        self._watched = True
         self._monitor = LoopMonitor(self._taps.lags if isinstance(self._taps, CompiledTaps) else None)
         self._monitor.start()
         epoch_ns = time.time_ns() - time.perf_counter_ns()
@@ -233,12 +234,17 @@ class Run:
         while True:
             gevent.sleep(PUBLISH_EVERY_S)
             while self._unpublished:
-                self._publish(PUBLISHED)
+                self._publish()
                 let_reads_go_first()
 
-    def _publish(self, at_most: int) -> None:
-        """Show records, several together: that takes a third of what each by itself would."""
-        records = [self._unpublished.popleft() for _ in range(min(at_most, len(self._unpublished)))]
+    def _publish(self) -> None:
+        """Show records, several together: that takes a third of what each by itself would, unless others than Locust
+        listen to every gap."""
+        records, chunks = [], 0
+        most = PUBLISHED if stats.alone(self._environment) else 1
+        while self._unpublished and chunks < most:
+            records.append(self._unpublished.popleft())
+            chunks += 1 + records[-1].chunks
         self._show(records)
         stats.fire(self._environment, [record for record in records if not record.warmup], self._path)
 
@@ -284,7 +290,8 @@ class Run:
     def end_watch(self) -> None:
         """End the watch over the client, once: taking a test down holds the loop for tens of ms, and when no stream is
         left to be timed that says nothing about the figures."""
-        if self._health is None:
+        if self._watched:
+            self._watched = False  # before others run
             self._health = self._monitor.stop()
 
     def close(self) -> WorkerInfo:
@@ -292,5 +299,5 @@ class Run:
         self.end_watch()
         self._publisher.kill()
         while self._unpublished:
-            self._publish(PUBLISHED)
+            self._publish()
         return self.report(ended=True)

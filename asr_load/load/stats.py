@@ -15,7 +15,7 @@ from locust.stats import StatsEntry
 from asr_load.stream.record import Record
 
 READ_S = 60
-"""Locust's rates are over the last ten seconds or so."""
+"""Locust's rates are over some ten seconds before the last request."""
 
 STREAM_TYPES = ("TTFT", "ITL", "TPOT")
 
@@ -36,7 +36,7 @@ def bucket(response_time: float) -> float:
 def buckets(response_times: np.ndarray) -> np.ndarray:
     """The `bucket` of each of several values, shape (n,)."""
     decades = np.floor(np.log10(np.maximum(response_times, 1)))
-    # A step of 10 ** (decade - 2), with whole numbers alone: so both ways give the same float.
+    # A step of 10 ** (decade - 2), with whole numbers alone: so both ways give the same float, but for ties.
     finer, coarser = 10.0 ** np.maximum(2 - decades, 0), 10.0 ** np.maximum(decades - 2, 0)
     rounded: np.ndarray = np.rint(response_times * finer / coarser) / finer * coarser
     return rounded
@@ -68,11 +68,17 @@ def forget_old_seconds(environment: Environment) -> None:
     options = environment.parsed_options
     if options is not None and (options.json or options.json_file):
         return
-    until = time.time() - READ_S
+    until = (environment.stats.last_request_timestamp or 0.0) - READ_S
     for entry in (environment.stats.total, *environment.stats.entries.values()):
         for counts in (entry.num_reqs_per_sec, entry.num_fail_per_sec):
             for second in list(itertools.takewhile(until.__gt__, counts)):
                 del counts[second]
+
+
+def alone(environment: Environment) -> bool:
+    """Whether nobody but Locust's own statistics listens to requests. Then they need no events, of which the 65 of a
+    request would take them a fifth of a millisecond."""
+    return len(environment.events.request._handlers) == 1
 
 
 def fire(environment: Environment, records: Sequence[Record], path: str) -> None:
@@ -80,8 +86,7 @@ def fire(environment: Environment, records: Sequence[Record], path: str) -> None
 
     A failure has no latency: its row counts it and nothing else.
     """
-    # Where nobody but Locust's own statistics listens: 65 events would take them a fifth of a millisecond.
-    at_once = len(environment.events.request._handlers) == 1
+    at_once = alone(environment)
     stream: dict[tuple[str, str], list[float]] = {}
     for record in records:
         if not record.ok:
@@ -124,20 +129,19 @@ def _event(
 
 def _log_all(entry: StatsEntry, values: np.ndarray) -> None:
     """What `entry.log` does for each of several values, in ms, shape (n,), n at least 1."""
-    others, last = values[:-1], values[-1]
+    # The first one as Locust does it, which begins a second: what went before is set apart.
+    entry.log(values[0].item(), 0)
+    others = values[1:]
     if others.size:
         entry.num_requests += others.size
         entry.total_response_time += others.sum().item()
-        low, high = others.min().item(), others.max().item()
-        known = entry.min_response_time
-        entry.min_response_time = low if known is None else min(known, low)
-        entry.max_response_time = max(entry.max_response_time, high)
+        assert entry.min_response_time is not None
+        entry.min_response_time = min(entry.min_response_time, others.min().item())
+        entry.max_response_time = max(entry.max_response_time, others.max().item())
         found, counts = np.unique(buckets(others), return_counts=True)
         for value, count in zip(found.tolist(), counts.tolist(), strict=True):
             entry.response_times[value] += count
         entry.num_reqs_per_sec[int(time.time())] += others.size
-    # The last one as Locust does it, with all else that belongs to a request.
-    entry.log(last.item(), 0)
 
 
 class RequestFailed(Exception):

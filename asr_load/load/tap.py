@@ -44,8 +44,8 @@ except ImportError:  # not compiled: see the extension in pyproject.toml
 
 try:
     _epoll = monkey.get_original("select", "epoll")  # gevent takes it away there
-    _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-    """The kernel tells of a socket once, and of the other side's end with the last bytes."""
+    _EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
+    """The kernel tells of a socket once, and of the other side's end, or of urgent data, with the bytes before it."""
 except AttributeError:  # no Linux
     _epoll, _EVENTS = None, 0
 
@@ -186,7 +186,7 @@ class PythonTap:
 
     def _read_once(self) -> int:
         try:
-            size, control, *_ = self.socket.recvmsg_into(_into, _CONTROL_BYTES)
+            size, control, _, _ = self.socket.recvmsg_into(_into, _CONTROL_BYTES)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -297,7 +297,7 @@ class PythonTaps:
         """When what has just been read could be read: when the kernel got it, as it says beside it. _tap.c tells what
         else is looked at, and why."""
         now = time.perf_counter_ns()
-        self._stamped = bool(control) and control[0][:2] == (_socket.SOL_SOCKET, SCM_TIMESTAMPNS)
+        self._stamped = bool(control) and control[0][1] == SCM_TIMESTAMPNS
         if not self._stamped:
             return now
         seconds, rest = _timespec.unpack(control[0][2])

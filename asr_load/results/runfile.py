@@ -49,9 +49,9 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     users: int
     connections: int
     """That were opened, outside of all latencies."""
-    connecting_s: float = 0.0
+    connecting_s: float
     """What that took, TLS included, of all together."""
-    connecting_max_s: float = 0.0
+    connecting_max_s: float
     started: int
     """Requests that it began."""
     recorded: int

@@ -70,6 +70,10 @@ class _Event(msgspec.Struct, gc=False):
 _decoder = msgspec.json.Decoder(_Event)
 
 
+def _is_error(event: _Event) -> bool:
+    return bool(event.error) or event.object == "error" or event.type == "error"
+
+
 class Answer:
     """What one answer said: content chunks with the time of their reads, usage, and how it ended.
 
@@ -158,14 +162,14 @@ class Answer:
         if found is None:
             return start
         objects, times, done, end = found
-        if end - start > MAX_EVENT_BYTES or b'"error"' in objects:
+        if end - start > MAX_EVENT_BYTES:
             return start
         try:
             body.isascii() or body[start:end].decode()
             decoded = _decoder.decode_lines(objects)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return start
-        if len(decoded) != len(times):
+        if len(decoded) != len(times) or any(map(_is_error, decoded)):
             return start
         for event, at in zip(decoded, times, strict=True):
             self._apply(event, b"", at)
@@ -210,7 +214,7 @@ class Answer:
         self._apply(event, data, at)
 
     def _apply(self, event: _Event, data: str | bytes, at: int) -> None:
-        if event.error or event.object == "error":
+        if _is_error(event):
             self.error = error_message(event.error or event.message) or shorten(data)
             return
         if event.usage is not None:
@@ -222,8 +226,6 @@ class Answer:
                 self._add(message.content, message.reasoning_content or message.reasoning, at)
             if choice.finish_reason is not None:
                 self.finish_reason = choice.finish_reason
-        elif event.type == "error":
-            self.error = error_message(event.message) or shorten(data)
         elif event.type == "transcript.text.delta":
             self._add(event.delta, None, at)
         elif event.type == "transcript.text.done":
