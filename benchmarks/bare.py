@@ -2,7 +2,7 @@
 
     python -m benchmarks.bare HOST:PORT STREAMS REQUESTS BODY-FILE
 
-Prints its CPU seconds and the chunks it got.
+Prints its CPU seconds and the events it got.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connections[made.fileno()] = made
         poll.register(made, select.EPOLLIN)
-    left, flying, chunks = int(requests), 0, 0
+    left, flying, events = int(requests), 0, 0
     began = time.process_time()
     # Spread over a second, as the users are that it is held against.
     starting, first = list(connections.values()), time.perf_counter()
@@ -43,13 +43,13 @@ def main() -> None:
             time.perf_counter_ns()  # the stamp
             if not data:
                 raise SystemExit("the server closed a connection")
-            chunks += data.count(b"data: ")
+            events += data.count(b"data: ")
             if data.endswith(END):
                 flying -= 1
                 if left:
                     connections[descriptor].sendall(request)
                     left, flying = left - 1, flying + 1
-    print(json.dumps({"cpu_s": time.process_time() - began, "chunks": chunks}))
+    print(json.dumps({"cpu_s": time.process_time() - began, "events": events}))
 
 
 if __name__ == "__main__":
