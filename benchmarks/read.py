@@ -26,6 +26,7 @@ PER = 10_000
 NAIVE = """
 import json, time
 from pathlib import Path
+import gevent
 from locust import HttpUser, events, task
 from locust.exception import StopUser
 from sseclient import SSEClient
@@ -65,7 +66,7 @@ class User(HttpUser):
                     )
                     last, kind, chunks = now, "ITL", chunks + 1
         if chunks == %d:
-            self.environment.runner.quit()
+            gevent.spawn(self.environment.runner.quit)
 """
 """What one writes at first: requests, sseclient, json, an event fired for each gap, Python's own collections."""
 
@@ -131,7 +132,10 @@ def _spent(words: list[object], cwd: Path, cores: set[int]) -> float:
     command = [sys.executable, *map(str, words)]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run_on(process, cores)
-    output, errors = process.communicate(timeout=120)
+    try:
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     said = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     if not said or said[0]["events"] < REQUESTS * TOKENS:
         raise TrialError(f"{' '.join(command)} did not read {REQUESTS * TOKENS} chunks: {said} {errors}")
