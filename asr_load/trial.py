@@ -119,6 +119,14 @@ class Outcome:
         )
 
     @property
+    def accept_waits(self) -> np.ndarray:
+        """How long requests that had been sent waited until the server had them."""
+        clocks = {worker.worker: worker.clock_offset_s for worker in self.info.workers}
+        sent = [record.started_at - clocks[record.worker] + (record.upload or 0.0) for record in self.records]
+        waits: np.ndarray = self.requested - np.array(sent)
+        return waits
+
+    @property
     def wrong_counts(self) -> int:
         """Records whose chunks or tokens are not what the server sent."""
         pairs = zip(self.records, self.sent, strict=True)

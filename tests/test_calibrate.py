@@ -20,9 +20,19 @@ from conftest import CHECKOUT
 from records import record, run_info, worker_info
 
 
-def trial(streams: int, error_ms: float = 0.5, late_ms: float = 0.1, workers: int = 1) -> Trial:
-    error = error_ms / 1e3
-    return Trial(workers, streams, streams * 50, error / 10, error, error / 10, error, 0.001, 0.5, late_ms / 1e3)
+def trial(
+    streams: int,
+    error_ms: float = 0.5,
+    late_ms: float = 0.1,
+    *,
+    workers: int = 1,
+    wait_ms: float = 0.3,
+    share: float = 1,
+) -> Trial:
+    error, chunks = error_ms / 1e3, share * streams * 50
+    return Trial(
+        workers, streams, chunks, error / 10, error, error / 10, error, 0.001, 0.5, late_ms / 1e3, wait_ms / 1e3
+    )
 
 
 @pytest.mark.parametrize("limit", [60, 100, 777, 5000])
@@ -42,6 +52,16 @@ def test_a_server_that_is_full_ends_the_climb_and_tells_nothing_of_the_client() 
     )
     assert [each.streams for each in trials] == [25, 50, 100, 200]
     assert good_for(trials) == GoodFor(1, {1: 100, 5: 100, 10: 100}, at_least=True)
+
+
+def test_streams_that_were_not_there_at_once_are_held_against_the_client_unless_the_server_let_them_wait() -> None:
+    def climbed(wait_ms: float) -> list[Trial]:
+        return list(climb(FIRST, lambda streams: trial(streams, wait_ms=wait_ms, share=1 if streams <= 400 else 0.7)))
+
+    assert good_for(climbed(wait_ms=9)) == GoodFor(1, {1: 400, 5: 400, 10: 400}, at_least=False)
+    assert good_for(climbed(wait_ms=11)) == GoodFor(1, {1: 400, 5: 400, 10: 400}, at_least=True)
+    # A server that was slow to take requests, and yet sent all streams at once, is good enough.
+    assert good_for([trial(400, wait_ms=50)]) == GoodFor(1, {1: 400, 5: 400, 10: 400}, at_least=True)
 
 
 def test_each_bound_has_its_own_streams_and_a_lucky_trial_beyond_does_not_count() -> None:

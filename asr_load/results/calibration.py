@@ -34,7 +34,9 @@ class Trial(msgspec.Struct):
     cpu: float
     """Of the busiest worker, as a share of a core."""
     server_late_p99: float
-    """How late the server sent what was due: it was full, and the trial says nothing of the client."""
+    """How late the server sent what was due."""
+    accept_p50: float
+    """The last byte of a request being sent to the server having it all: the wait for a server that is full."""
 
 
 class GoodFor(msgspec.Struct):
