@@ -131,8 +131,7 @@ def _row(trial: Trial) -> list[str]:
 
 
 def _table(trials: list[Trial]) -> Table:
-    title = "Errors against the server's stamps, in ms; how late the server sent, and how long requests waited for it"
-    table = Table(title=title, title_justify="left")
+    table = Table(title="Errors against the server's stamps, in ms", title_justify="left")
     names = (
         "workers",
         "streams",
@@ -142,8 +141,8 @@ def _table(trials: list[Trial]) -> Table:
         "ITL p50",
         "p99",
         "upload p99",
-        "late p99",
-        "wait p50",
+        "server late",
+        "wait",
         "CPU",
     )
     for name in names:
@@ -169,7 +168,7 @@ def main() -> int:
     parser.parse_args()
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 100
+        console.width = 110
     cores = share_cores()
     print(f"Server on {len(cores.server)} core, client on {len(cores.client)}", flush=True)
     trials: list[Trial] = []
@@ -194,6 +193,7 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
     console.print(_table(trials))
+    print("server late: p99 of what it sent, after its time; wait: p50, until it took a request that had been sent")
     for good in found:
         print(_line(good))
     calibration = Calibration(
