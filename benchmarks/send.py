@@ -17,7 +17,7 @@ from asr_load.trial import run_on, share_cores
 from benchmarks import CHECKOUT, Row, ratio
 from benchmarks.clips import write_clips
 
-SECONDS, REQUESTS, ROUNDS = 30.0, 30, 5
+SECONDS, REQUESTS, ROUNDS = 30.0, 50, 9
 
 
 def measure() -> Iterator[Row]:
