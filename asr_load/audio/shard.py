@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
     ]
 )
 PAGE = 4096
+
 BATCH_ROWS = 16
 """Clips in a record batch: what is held in memory while a shard is written."""
 
