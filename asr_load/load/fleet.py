@@ -7,7 +7,7 @@ What Locust loses at the end of a distributed test is kept by a conversation of 
     test and everyone's share in it
                                        ◀──────────  with each of Locust's reports: records, and how it is
                                        ◀──────────  asr_share_done, where the number of requests is limited
-                                       ◀──────────  asr_clock, answered with the master's time
+                                       ◀──────────  asr_clock, answered with the master's time, and asr_rota again
     asr_rota, in an open loop          ──────────▶  sends the arrivals that are its own from now on, at this rate
     asr_stop                           ──────────▶  stops its users, and drains
                                        ◀──────────  last report, then asr_done
@@ -57,8 +57,8 @@ LAST_WORDS_S = 10.0
 FIRST_USERS_S, BEGIN_S = 0.5, 2.0
 """After so long arrivals begin: there are users by then, and in a fleet the workers have compared their clocks."""
 
-NOTICE_S = 1.0
-"""How far ahead of its first arrival a change of the fleet is announced."""
+NOTICE_S, JOIN_S = 1.0, 3.0
+"""How far ahead of its first arrival a change of the fleet is announced; a worker that joins must be ready by then."""
 
 CLOCK_ROUNDS, CLOCK_FIRST_S, CLOCK_EVERY_S = 8, 0.1, 2.0
 """A worker asks for the master's time so many times in quick succession, then now and then."""
@@ -173,7 +173,7 @@ class Master:
         if worker not in self._numbers:  # a worker announces itself again when an answer took too long
             self._numbers[worker] = len(self._numbers)
             self.book.hear(expected(self._numbers[worker], worker.rpartition("_")[0]))  # Locust's name of it
-            self._share_arrivals()
+            self._share_arrivals(worker)
 
     def hear(self, data: dict[str, Any]) -> None:
         """Take a worker's report."""
@@ -194,7 +194,8 @@ class Master:
 
     def answer_time(self, worker: str, data: dict[str, int]) -> None:
         """Answer a worker's question for the time, at once."""
-        self._runner.send_message("asr_clock", {**data, "answered": time.time_ns()}, client_id=worker)
+        answer = {**data, "answered": time.time_ns(), **self._announcement}
+        self._runner.send_message("asr_clock", answer, client_id=worker)
 
     def refuse(self, reason: str) -> None:
         """A worker cannot take part: a test without it would not be the one that was asked for."""
@@ -243,20 +244,27 @@ class Master:
         assert self.book is not None
         return self.book.close()
 
-    def _share_arrivals(self) -> None:
-        """Give the arrivals that lie ahead to those who are there: once a second, and when a worker joins."""
-        alive = self._alive()
+    def _share_arrivals(self, joining: str | None = None) -> None:
+        """Give the arrivals that lie ahead to those who are there: once a second, and when a worker joins, which Locust
+        tells of before it counts it among them, and asks it for users right after."""
+        alive, notice = self._alive(), NOTICE_S
+        if joining is not None and joining not in alive:
+            alive, notice = alive | {joining}, JOIN_S
         members = sorted(number for worker, number in self._numbers.items() if worker in alive)
         if self._arrivals is None or not members or members == self._rota.plan[-1][1]:
             return
-        ahead = self.elapsed + NOTICE_S
+        ahead = self.elapsed + notice
         first = self._arrivals.number_at(ahead) if ahead > 0 else 0
         self._rota = self._rota.changed(first, members)
         self._test["rota"] = self._rota.plan
         self._announce()
 
+    @property
+    def _announcement(self) -> dict[str, Any]:
+        return {"rota": self._rota.plan, "stages": self._test["stages"]}
+
     def _announce(self) -> None:
-        self._runner.send_message("asr_rota", {"rota": self._rota.plan, "stages": self._test["stages"]})
+        self._runner.send_message("asr_rota", self._announcement)
 
     def _refresh(self) -> None:
         forget_old_seconds(self._environment)
@@ -295,6 +303,7 @@ class Worker:
         self._drains = bool(environment.stop_timeout)
         self._begins: int | None = test["begins"] if settings.loop.open else None
         self._rota = Rota(test["rota"])
+        self._heard = test["rota"], test["stages"]
         share = Share(number, test["of"])
         # The ones that were there from the start have shared a limited number of requests among them.
         closed: Turn = (lambda _: None) if share.late and settings.requests else share.next
@@ -323,10 +332,12 @@ class Worker:
             assert self.run is not None
             self._runner.send_message("asr_clock", {"sent": self.run.now_ns()})
 
-    def tell_time(self, data: dict[str, int]) -> None:
+    def tell_time(self, data: dict[str, Any]) -> None:
         """Take the master's answer to a question for its time."""
         assert self.run is not None
         self.run.clock.add(data["sent"], data["answered"], self.run.now_ns())
+        # A change that was announced while this process was still beginning was not heard.
+        self.share_arrivals(data)
         self._rounds += 1
         best = self.run.clock.best
         if self._begins is not None and best is not None and self._rounds >= CLOCK_ROUNDS:
@@ -338,8 +349,10 @@ class Worker:
     def share_arrivals(self, data: dict[str, Any]) -> None:
         """Take a change of whose the arrivals are, or of their rate."""
         assert self.run is not None
-        self._rota = Rota(data["rota"])
-        self.run.reschedule(data["stages"])
+        said = data["rota"], data["stages"]
+        if said != self._heard:
+            self._heard, self._rota = said, Rota(data["rota"])
+            self.run.reschedule(data["stages"])
 
     def report(self, data: dict[str, Any]) -> None:
         """Put what is new into a report to the master."""
