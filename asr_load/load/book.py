@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 import locust
+import msgspec
 import requests
 import urllib3
 
@@ -22,7 +23,7 @@ from asr_load.load.options import Settings
 from asr_load.results.live import Live
 from asr_load.results.runfile import RunInfo, WorkerInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder
-from asr_load.results.verdict import Validity, judge_clients
+from asr_load.results.verdict import Validity, judge_clients, lost_line
 from asr_load.stream.record import RECORDS, Record, RecordFile
 
 SILENT_S = 15.0
@@ -97,6 +98,12 @@ class Book:
         if worker in self._workers and self._workers[worker].health is None:
             del self._workers[worker]
 
+    def miss(self, worker: int) -> None:
+        """Note that a worker is not there any more. It is lost unless it has said its last word, or is heard again."""
+        known = self._workers.get(worker)
+        if known is not None and known.lost_at is None and not known.ended:
+            self._workers[worker] = msgspec.structs.replace(known, lost_at=time.time())
+
     def enter_stage(self, name: str) -> None:
         """Note that the load is in this stage from now on; said again while it lasts, it changes nothing."""
         if not self.stages or self.stages[-1]["name"] != name:
@@ -108,8 +115,13 @@ class Book:
         return [worker for _, worker in sorted(self._workers.items())]
 
     def validity(self) -> Validity:
-        """The verdict on the clients by their latest word."""
-        return judge_clients(self.workers)
+        """The verdict on the clients by their latest word; a worker that was lost makes it suspect at once."""
+        validity = judge_clients(self.workers)
+        lost = [lost_line(worker, self._began) for worker in self.workers if worker.lost_at is not None]
+        if lost and validity.verdict == "valid":
+            validity.verdict = "suspect"
+        validity.reasons += lost
+        return validity
 
     def close(self) -> Summary:
         """Write what is left to write: run.json, then summary.json from it and the records."""
@@ -162,6 +174,7 @@ class Book:
             slos=[slo.text for slo in settings.slos],
             goodput=settings.goodput,
             allow_client_bound=settings.allow_client_bound,
+            allow_lost_workers=settings.allow_lost_workers,
             workers=self.workers,
             python=platform.python_version(),
             platform=" ".join((system.sysname, system.release, system.machine)),

@@ -214,6 +214,11 @@ class Master:
         self._test["stages"] = stages
         self._announce()
 
+    @property
+    def members(self) -> set[str]:
+        """Locust's names of the workers that take part and are there."""
+        return self._alive() & set(self._numbers)
+
     def stopping(self) -> None:
         """Let the workers end their streams and report them, before Locust stops them without waiting."""
         assert self.book is not None
@@ -221,7 +226,7 @@ class Master:
         for worker in idle & set(self._numbers):
             # It joined, and the test ended before it was asked for anything.
             self.book.forget(self._numbers[worker])
-        self._silent = (self._alive() - idle) & set(self._numbers)
+        self._silent = self.members - idle
         if not self._silent:
             return
         self._all_said.clear()  # a worker that was told to end before the others has set it
@@ -242,7 +247,15 @@ class Master:
     def stop(self) -> Summary | None:
         """End the test's part here."""
         assert self.book is not None
+        self._miss_who_is_gone()
         return self.book.close()
+
+    def _miss_who_is_gone(self) -> None:
+        assert self.book is not None
+        alive = self._alive()
+        for worker, number in self._numbers.items():
+            if worker not in alive:
+                self.book.miss(number)
 
     def _share_arrivals(self, joining: str | None = None) -> None:
         """Give the arrivals that lie ahead to those who are there: once a second, and when a worker joins, which Locust
@@ -268,12 +281,13 @@ class Master:
 
     def _refresh(self) -> None:
         forget_old_seconds(self._environment)
+        self._miss_who_is_gone()
         self._share_arrivals()
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        alive = self._alive() & set(self._numbers)
-        if self._limited and alive and alive <= self._shared_out:
+        members = self.members
+        if self._limited and members and members <= self._shared_out:
             self._limited = False
             gevent.spawn(self._on_done)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import signal
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from datetime import datetime
@@ -20,7 +20,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.html import get_html_report, process_html_filename
 from locust.rpc import Message
-from locust.runners import STATE_CLEANUP, MasterRunner, WorkerRunner
+from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from asr_load.audio.payload import make_builder
@@ -29,7 +29,8 @@ from asr_load.errors import InputError
 from asr_load.load import fleet, stats, webui
 from asr_load.load.book import Book
 from asr_load.load.fleet import LAST_WORDS_S, Master, Solo, Worker
-from asr_load.load.options import Settings, add_options, check_writable, read_settings
+from asr_load.load.form import LOCUSTS, Form, changed, read_form
+from asr_load.load.options import Settings, add_options, check_host, check_writable, read_settings
 from asr_load.load.run import Run
 from asr_load.load.search import Stepper, check_search, for_search, resumed
 from asr_load.results.capacity import Capacity
@@ -38,6 +39,9 @@ from asr_load.results.summary import Summary
 from asr_load.stream.record import RECORDS
 
 logger = logging.getLogger(__name__)
+
+WORKERS_S = 5.0
+"""How long a test that is started from the web UI waits for its workers."""
 
 SPAWN_RATE = 100
 """Users per second that begin in an open loop, where no other number is asked for. Beyond it Locust warns."""
@@ -64,6 +68,15 @@ class _Plugin:
         """What the search found that ran last."""
         self.folders: list[Path] = []
         self.interrupted = False
+        self.at_rest = Event()
+        """Set while no test is about to end."""
+        self.at_rest.set()
+        self.first_limit: float | None = None
+        """The run time of a test that the web UI's process starts by itself."""
+        self._limit: gevent.Greenlet[..., Any] | None = None
+        """What ends a test of the web UI after its run time."""
+        self._coming_back: tuple[set[str], float] = set(), 0.0
+        """The workers of the last test, which leave the master for a moment, and until when they are waited for."""
 
     def check(self) -> tuple[Settings, Shards]:
         """The test that the options ask for. Raises InputError before anything is sent."""
@@ -76,24 +89,62 @@ class _Plugin:
             raise InputError(f"--results {settings.results} already holds a run: name another folder, or remove it")
         return settings, shards
 
-    def check_form(self, form: dict[str, str]) -> str | None:
-        """What is wrong with the values of the web form, in one line; None if a test can start with them."""
-        options = copy.copy(self.environment.parsed_options)
+    def take_form(self, form: Form) -> Form:
+        """Take the web form's values as options, and return the fields that Locust is to see. Raises InputError in the
+        place of a test that would not start, or not be the one that was asked for; no option has changed then."""
+        options = self.environment.parsed_options
         assert options is not None
-        for name, value in form.items():
-            present = getattr(options, name, None)
-            if isinstance(present, int | float) and not isinstance(present, bool):
-                try:
-                    setattr(options, name, type(present)(value))
-                except ValueError:
-                    return f"{name.replace('_', ' ')}: {value!r} is not a number"
-            elif isinstance(present, str):
-                setattr(options, name, value)
-        try:
-            self._check(options, form.get("host") or self.environment.host)
-        except InputError as error:
-            return str(error)
-        return None
+        if not self.at_rest.is_set():
+            raise InputError("the last test is still ending: start this one when its streams are in")
+        wanted = read_form(form, options)
+        if self.part is None:
+            self._check(wanted, form.get("host") or self.environment.host)
+            self._wait_for_workers()
+        else:
+            self._check_edit(wanted, form)
+        vars(options).update(vars(wanted))
+        if form.get("run_time") or self.part is None:
+            self.limit(wanted.run_time)
+        return Form((name, word) for name, word in form.items(multi=True) if name in LOCUSTS)
+
+    def _check_edit(self, wanted: Namespace, form: Form) -> None:
+        options, host = self.environment.parsed_options, self.environment.host
+        assert options is not None
+        if self.environment.shape_class is not None:
+            raise InputError("a shape decides the load of the test that is running: stop it first")
+        if others := changed(wanted, options):
+            raise InputError(f"{others[0].replace('_', ' ')} cannot change while a test is running: stop it first")
+        if form.get("host") and check_host(form["host"]) != host:
+            raise InputError("the host cannot change while a test is running: stop it first")
+
+    def _wait_for_workers(self) -> None:
+        """Wait until those of the last test are ready again, and in a fleet that has just begun for all that are
+        expected. Raises InputError where there are none: Locust would say that a test has started, and send nothing."""
+        runner, options = self.environment.runner, self.environment.parsed_options
+        if not isinstance(runner, MasterRunner):
+            return
+        assert options is not None
+        members, until = self._coming_back
+        if not members:
+            until = time.monotonic() + WORKERS_S
+        while time.monotonic() < until:
+            ready = {worker.id for worker in runner.clients.ready}
+            if members <= ready if members else len(ready) >= options.expect_workers:
+                break
+            gevent.sleep(0.02)
+        if not runner.clients.ready:
+            raise InputError("no worker is connected: start one with locust --worker --master-host ADDRESS")
+
+    def limit(self, seconds: float | None) -> None:
+        """End the test that runs, or starts now, after so many seconds from now; None: not by itself."""
+        if self._limit is not None:
+            self._limit.kill(block=False)
+        self._limit = None if seconds is None else gevent.spawn_later(seconds, self._end_in_time)
+
+    def _end_in_time(self) -> None:
+        self._limit = None  # before the end of the test kills it
+        logger.info("the run time is over")
+        self._end_test()
 
     def _check(self, options: Namespace, host: str | None) -> tuple[Settings, Shards]:
         settings = read_settings(options, host, self._key)
@@ -136,6 +187,9 @@ class _Plugin:
             self.stepper.attach(self.part)
         if self.stage is not None:
             enter_stage(self.stage)
+        if self.first_limit is not None:
+            self.limit(self.first_limit)
+            self.first_limit = None
 
     def _start_worker(self, runner: WorkerRunner) -> None:
         options = self.environment.parsed_options
@@ -152,8 +206,17 @@ class _Plugin:
 
     def stop(self) -> None:
         self.stage = None
+        self.limit(None)
+        if isinstance(self.environment.runner, WorkerRunner):
+            # All streams are in. Locust would let a worker sleep for this long before it is ready for the next test,
+            # which brings it again; it hears no heartbeat meanwhile, and after a minute it would end itself.
+            self.environment.stop_timeout = 0.0
         if self.part is None:
             return
+        if isinstance(self.part, Master):
+            self._coming_back = self.part.members, time.monotonic() + WORKERS_S
+            if not self.part.members and self.environment.web_ui is None:
+                gevent.spawn(self._end_test)  # with its last worker gone, Locust ends the test and not the process
         self.summary = self.part.stop()
         self.part = None
         if self.stepper is not None:
@@ -200,6 +263,10 @@ class _Plugin:
         """SLOs decide where there are any; where one of them is on errors, single failures break nothing else."""
         summary, environment = self.last_summary, self.environment
         if summary is None or environment.process_exit_code is not None:
+            return
+        options = environment.parsed_options
+        if summary.lost_workers and not (options and options.allow_lost_workers):
+            environment.process_exit_code = 1
             return
         if self.found is not None:
             environment.process_exit_code = 0 if self.found.answer else 1
@@ -313,16 +380,21 @@ def _on_init(environment: Environment, **_: Any) -> None:
         if not isinstance(environment.runner, WorkerRunner):
             settings = plugin.check()[0]
             given = environment.parsed_options
-            if given is not None and _searching and not environment.stop_timeout:
+            if given is not None and _searching:
                 # Streams that are in flight at the end of a step are let finish.
-                given.stop_timeout = environment.stop_timeout = settings.limits.total
+                patience = max(environment.stop_timeout, settings.limits.total)
+                given.stop_timeout = environment.stop_timeout = patience
+            if given is not None and given.autostart and not given.headless:
+                # Locust's own timer would end whatever test is running by then.
+                plugin.first_limit, given.run_time = given.run_time, None
             if given is not None and given.spawn_rate is None and given.num_users and settings.loop.open:
                 given.spawn_rate = min(given.num_users, SPAWN_RATE)  # arrivals wait for nobody
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    _stop_once(plugin)
     stats.set_up(environment)
-    webui.set_up(environment, lambda: plugin.last_book, plugin.check_form)
+    webui.set_up(environment, lambda: plugin.last_book, plugin.take_form)
     _converse(environment, plugin)
     if isinstance(environment.runner, WorkerRunner) and hasattr(environment.parsed_options, fleet.OPTION):
         # A worker listens to its master from its first moment on: a test may have begun before this line.
@@ -330,6 +402,25 @@ def _on_init(environment: Environment, **_: Any) -> None:
     _initialised.set()
     # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
     gevent.signal_handler(signal.SIGINT, _interrupt)
+
+
+def _stop_once(plugin: _Plugin) -> None:
+    """Let one call at a time end a test: whoever comes second, as a time limit while STOP drains, waits for the first.
+    Locust would tell its workers twice, and the second word would take them out of the next test."""
+    runner: Any = plugin.environment.runner
+    stop = runner.stop
+
+    def stop_once(*args: Any, **kwargs: Any) -> None:
+        if not plugin.at_rest.is_set():
+            plugin.at_rest.wait()
+            return
+        plugin.at_rest.clear()
+        try:
+            stop(*args, **kwargs)
+        finally:
+            plugin.at_rest.set()
+
+    runner.stop = stop_once
 
 
 def _converse(environment: Environment, plugin: _Plugin) -> None:
@@ -382,7 +473,7 @@ def _interrupt() -> None:
     """Ctrl-C, told to Locust's main greenlet alone, and once. While a test drains, it cuts off what is in flight."""
     assert _plugin is not None
     runner, options = _plugin.environment.runner, _plugin.environment.parsed_options
-    if runner is not None and (_plugin.interrupted or runner.state == STATE_CLEANUP):
+    if runner is not None and (_plugin.interrupted or not _plugin.at_rest.is_set()):
         runner.user_greenlets.kill(block=False)
         if isinstance(runner, MasterRunner):
             runner.send_message("asr_cut")

@@ -62,6 +62,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--slo", action="append", default=[], metavar="ttft:p95:500", help="Limit to keep (ms); repeatable", **hidden)
     add("--goodput", default="", metavar="'ttft:500 tpot:40'", help="Limits in ms for each request", **hidden)
     add("--allow-client-bound", action="store_true", help="SLOs may pass in a client-bound run", **hidden)
+    add("--allow-lost-workers", action="store_true", help="SLOs may pass though a worker was lost", **hidden)
     add("--results", default="", metavar="DIR", help="Folder for the run (default: results/DATE-TIME)", **hidden)
 
 
@@ -132,6 +133,7 @@ class Settings:
     slos: list[Slo]
     goodput: str
     allow_client_bound: bool
+    allow_lost_workers: bool
     searching: bool
     """Whether a search for capacity announces the load, step by step."""
     results: Path | None
@@ -155,7 +157,7 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
     if options.seed and options.order == "sequential" and not loop.open:
         raise InputError("--seed shuffles nothing with --order sequential: add --order shuffle, or a --request-rate")
     return Settings(
-        host=_host(host),
+        host=check_host(host),
         data=Path(options.data).expanduser(),
         api=options.api,
         model=options.model,
@@ -175,6 +177,7 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         slos=parse_slos(options.slo or []),
         goodput=" ".join(options.goodput.split()),
         allow_client_bound=options.allow_client_bound,
+        allow_lost_workers=options.allow_lost_workers,
         searching=False,
         results=Path(options.results).expanduser() if options.results else None,
         extra_body=_extra_body(options.extra_body),
@@ -237,7 +240,8 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"--results {folder}: {existing} is no folder that can be written to")
 
 
-def _host(host: str | None) -> str:
+def check_host(host: str | None) -> str:
+    """An address without a trailing slash. Raises InputError where it is none."""
     try:
         parts = urlsplit(host or "")
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

@@ -84,13 +84,14 @@ def alone(environment: Environment) -> bool:
 def fire(environment: Environment, records: Sequence[Record], path: str) -> None:
     """Fire the events of records: one request each, and for a success its TTFT, each of its gaps, and its TPOT, in ms.
 
-    A failure has no latency: its row counts it and nothing else.
+    A failure has no latency: its row counts it and nothing else. One that the test's own end cut off is counted, and is
+    no failure.
     """
     at_once = alone(environment)
     stream: dict[tuple[str, str], list[float]] = {}
     for record in records:
         if not record.ok:
-            failed = RequestFailed(f"{record.outcome}: {record.error}")
+            failed = RequestFailed(f"{record.outcome}: {record.error}") if record.failed else None
             _event(environment, record, "POST", path, None, exception=failed)
             continue
         _event(environment, record, "POST", path, record.e2el, response_length=len(record.text.encode()))

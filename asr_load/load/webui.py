@@ -16,7 +16,10 @@ from typing import Any, Protocol
 import msgspec
 from flask import Blueprint, Response, jsonify, make_response, request, send_file
 from locust.env import Environment
+from werkzeug.datastructures import ImmutableMultiDict
 
+from asr_load.errors import InputError
+from asr_load.load.form import Form
 from asr_load.results.live import Live
 from asr_load.results.page import COLUMNS, add_live_section, add_streaming_section, asset, compact, metrics, number
 from asr_load.results.summary import SUMMARY, Summary
@@ -111,13 +114,11 @@ class _View:
         return rows
 
 
-def set_up(
-    environment: Environment, current: Callable[[], Test | None], check: Callable[[dict[str, str]], str | None]
-) -> None:
+def set_up(environment: Environment, current: Callable[[], Test | None], take_form: Callable[[Form], Form]) -> None:
     """Put streaming into Locust's web UI. Call it in Locust's `init` event, before the UI is served.
 
-    `current` gives the running test or, when none is, the last one. `check` gets the fields of the form that starts a
-    test and returns what is wrong with them, in one line, or None.
+    `current` gives the running test or, when none is, the last one. `take_form` gets the fields of the form that starts
+    or edits a test and returns those that are Locust's, or raises InputError.
     """
     web_ui: Any = environment.web_ui
     if web_ui is None:
@@ -134,11 +135,12 @@ def set_up(
     start = app.view_functions["locust.swarm"]
 
     def start_if_it_makes_sense() -> Any:
-        message = check(request.form.to_dict())
-        if message is None:
-            return start()
-        # As Locust answers to a number of users that is none: its form shows the message.
-        return jsonify({"success": False, "message": message, "host": environment.host})
+        try:
+            request.form = ImmutableMultiDict(take_form(request.form))
+        except InputError as error:
+            # As Locust answers to a number of users that is none: its form shows the message.
+            return jsonify({"success": False, "message": str(error), "host": environment.host})
+        return start()
 
     app.view_functions["locust.swarm"] = web_ui.auth_required_if_enabled(start_if_it_makes_sense)
 

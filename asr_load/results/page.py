@@ -96,16 +96,16 @@ def add_streaming_section(
         ("seconds of audio per second (RTFx)", summary.rtfx),
     )
     words = [
-        f"{requests.total} requests: {requests.success} succeeded, {requests.fail} failed. Latencies are of those that"
-        " succeeded, exact from the records.",
+        f"{requests.total} requests: {requests.success} succeeded, {requests.fail} failed"
+        + (f", {requests.unfinished} were in flight at the end" if requests.unfinished else "")
+        + ". Latencies are of those that succeeded, exact from the records.",
         ", ".join(f"{number(value)} {name}" for name, value in throughput)
         + f", over {number(summary.wall_s)} s with {number(summary.audio_s)} s of audio.",
     ]
     if summary.references:
         words.append(f"WER {summary.wer or 0:.1%}, CER {summary.cer or 0:.1%} over {summary.references} transcripts.")
     words += slo_lines(summary.slo)
-    failures = {name: count for name, count in requests.by_outcome.items() if name != "ok"}
-    head = _head(summary.validity, words, _table(["Metric", "Count", *TITLES], rows), failures)
+    head = _head(summary.validity, words, _table(["Metric", "Count", *TITLES], rows), requests.failures)
     return _insert(report, head, points, stages)
 
 

@@ -71,8 +71,10 @@ def _lines(summary: Summary) -> Iterator[str]:
     else:
         yield "Accuracy: no successful request has a reference"
     if requests.fail:
-        failed = ", ".join(f"{n} {name}" for name, n in requests.by_outcome.items() if name != "ok")
+        failed = ", ".join(f"{n} {name}" for name, n in requests.failures.items())
         yield f"Failures: {failed} (they have no latency, and are in no percentile)"
+    if requests.unfinished:
+        yield f"In flight at the end: {requests.unfinished}, cut off by it (no failures, and in no figure)"
     if requests.truncated:
         yield f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing"
     uneven = f"; {coverage.repeated} requests too many of a clip, {coverage.left_out} too few"

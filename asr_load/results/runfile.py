@@ -72,6 +72,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """By how much the estimate may be wrong, either way; None where it is unknown."""
     ended: bool
     """Whether this is its last word: False where it was lost."""
+    lost_at: float | None = None
+    """When the master missed it, by the master's clock."""
     health: ClientHealth | None
     """None where it was lost before its first word."""
 
@@ -111,6 +113,7 @@ class RunInfo(msgspec.Struct, kw_only=True):
     slos: list[str] = []
     goodput: str = ""
     allow_client_bound: bool = False
+    allow_lost_workers: bool = False
     workers: list[WorkerInfo]
     python: str
     platform: str

@@ -119,7 +119,8 @@ def _judge(slo: Slo, records: Sequence[Record], language: str) -> SloResult:
     good = [record for record in records if record.ok]
     value: float | None
     if slo.metric == "errors":
-        value = (len(records) - len(good)) / len(records) if records else None
+        failed = sum(record.failed for record in records)
+        value = failed / (failed + len(good)) if failed or good else None
     elif slo.metric in ("wer", "cer"):
         value = getattr(measure(((record.reference, record.text) for record in good), language), slo.metric)
     else:

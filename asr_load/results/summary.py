@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from asr_load.results.accuracy import measure
 from asr_load.results.runfile import RunInfo, WorkerInfo, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.steady import LeftOut, Steadiness, steadiness, trim
-from asr_load.results.verdict import Validity, judge
+from asr_load.results.verdict import Validity, judge, lost_workers
 from asr_load.stream.record import Record, read_records
 
 SUMMARY = "summary.json"
@@ -41,9 +41,16 @@ class Requests(msgspec.Struct):
     total: int
     success: int
     fail: int
+    unfinished: int
+    """In flight when the test ended and cut off by it: neither successes nor failures."""
     truncated: int
     """Successes that ran into max_tokens (finish_reason length)."""
     by_outcome: dict[str, int]
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Failures by outcome."""
+        return {name: count for name, count in self.by_outcome.items() if name not in ("ok", "unfinished")}
 
 
 class Connections(msgspec.Struct):
@@ -117,6 +124,8 @@ class Summary(msgspec.Struct):
     """Whether the SLOs hold, in a run that can show it; None where none was given."""
     not_passed: list[str]
     """What other than an SLO stands against it."""
+    lost_workers: list[int]
+    """Those that were lost, or of whose requests some have no record."""
 
 
 def figures(values: Iterable[float | None]) -> Figures:
@@ -137,7 +146,8 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     limits = Goodput(info.goodput) if info.goodput else None
     validity = judge(records, info)
     slos = judge_slos(parse_slos(info.slos), measured, info.language)
-    against = _against(measured, validity, info) if slos else []
+    lost = lost_workers(records, info)
+    against = _against(measured, validity, info, lost) if slos else []
     audio_s = sum(record.audio_s for record in good)
     tokens = sum(record.output_tokens or 0 for record in good)
     chunks = sum(record.chunks for record in good)
@@ -150,7 +160,8 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         requests=Requests(
             total=len(measured),
             success=len(good),
-            fail=len(measured) - len(good),
+            fail=sum(record.failed for record in measured),
+            unfinished=sum(record.unfinished for record in measured),
             truncated=sum(record.finish_reason == "length" for record in good),
             by_outcome=dict(sorted(Counter(record.outcome for record in measured).items())),
         ),
@@ -182,6 +193,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         slo=slos,
         passed=all(result.ok for result in slos) and not against if slos else None,
         not_passed=against,
+        lost_workers=sorted(lost),
     )
 
 
@@ -189,12 +201,15 @@ def _from_due(value: float | None, record: Record) -> float | None:
     return None if value is None or record.lag is None else value + record.lag
 
 
-def _against(measured: list[Record], validity: Validity, info: RunInfo) -> list[str]:
+def _against(measured: list[Record], validity: Validity, info: RunInfo, lost: Collection[int]) -> list[str]:
     against = []
     if not any(record.ok for record in measured):
         against.append("no request succeeded")
     if validity.verdict == "client-bound" and not info.allow_client_bound:
         against.append("the run is client-bound (--allow-client-bound lets it pass)")
+    if lost and not info.allow_lost_workers:
+        who = ", ".join(map(str, sorted(lost)))
+        against.append(f"records of worker {who} are missing (--allow-lost-workers lets it pass)")
     return against
 
 

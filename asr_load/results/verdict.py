@@ -223,18 +223,30 @@ def _judge_arrivals(workers: list[WorkerInfo], validity: Validity) -> None:
     validity.reasons += reasons
 
 
-def _missing(records: list[Record], info: RunInfo) -> list[str]:
-    doubts: list[str] = []
+def lost_workers(records: list[Record], info: RunInfo) -> dict[int, str]:
+    """What is missing of a run that came to its end, in words, by the worker."""
     if not info.ended:
-        doubts.append("the run did not come to its end: its process was killed")
+        return {}
+    found = Counter(record.worker for record in records)
+    lost = {}
     for worker in info.workers:
-        found = sum(record.worker == worker.worker for record in records)
-        if info.ended and not worker.ended:
-            doubts.append(f"worker {worker.worker} on {worker.host} was lost: what it had not reported is missing")
-        elif info.ended and found < worker.started:
-            lost = worker.started - found
-            doubts.append(f"worker {worker.worker}: {lost} of its {worker.started} requests have no record")
-    return doubts
+        if not worker.ended:
+            lost[worker.worker] = lost_line(worker, info.began_at)
+        elif found[worker.worker] < worker.started:
+            missing = worker.started - found[worker.worker]
+            lost[worker.worker] = f"worker {worker.worker}: {missing} of its {worker.started} requests have no record"
+    return lost
+
+
+def lost_line(worker: WorkerInfo, began_at: float) -> str:
+    """That a worker was lost, and when since the test began."""
+    when = "" if worker.lost_at is None else f" {worker.lost_at - began_at:.0f} s after the start"
+    return f"worker {worker.worker} on {worker.host} was lost{when}: what it had not reported is missing"
+
+
+def _missing(records: list[Record], info: RunInfo) -> list[str]:
+    killed = [] if info.ended else ["the run did not come to its end: its process was killed"]
+    return [*killed, *lost_workers(records, info).values()]
 
 
 def _doubts(records: list[Record], info: RunInfo) -> list[str]:

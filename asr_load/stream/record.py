@@ -53,6 +53,16 @@ class Record(msgspec.Struct, kw_only=True):
     reference: str
 
     @property
+    def unfinished(self) -> bool:
+        """Whether the test's own end cut it off: neither a success nor a failure of the server."""
+        return self.outcome == "unfinished"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is a failure of the server, or of the way to it."""
+        return not self.ok and not self.unfinished
+
+    @property
     def tpot(self) -> float | None:
         return tpot(self.ttft, self.e2el, self.output_tokens)
 

@@ -1,0 +1,119 @@
+"""The web form that starts or edits a test: each field is judged as its option on the command line is, each time anew.
+
+Locust reads a field in the type of the value that the test before has left, sets one after the other, and keeps those
+that came before a bad one. Here all are read first, and set together or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import math
+from argparse import SUPPRESS, Action, Namespace
+from collections.abc import Callable
+from typing import Any
+
+from locust.argument_parser import default_args_dict, get_parser
+from locust.util.timespan import parse_timespan
+from werkzeug.datastructures import MultiDict
+
+from asr_load.errors import InputError
+
+Form = MultiDict[str, str]
+
+LOCUSTS = ("user_count", "spawn_rate", "host", "user_classes", "shape_class", "profile")
+"""Fields that Locust itself acts on when a test starts."""
+
+MOST_USERS, LONGEST_S = 1_000_000, 10 * 365 * 86400
+"""Beyond these a field is a slip of the finger."""
+
+
+def read_form(form: Form, options: Namespace) -> Namespace:
+    """A copy of the options with a form's values in it. Raises InputError: one line on the first bad field."""
+    read = copy.copy(options)
+    for name in form:
+        word = form[name].strip()
+        match name:
+            case "user_count":
+                read.num_users = _users(word)
+            case "spawn_rate":
+                read.spawn_rate = _spawn_rate(word)
+            case "host":
+                read.host = word
+            case "run_time":
+                read.run_time = _run_time(word)
+            case _ if name in LOCUSTS:  # of Locust's picker of classes, which says itself what it does not know
+                pass
+            case _:
+                setattr(read, name, _option(name, form.getlist(name)))
+    return read
+
+
+def changed(read: Namespace, options: Namespace) -> list[str]:
+    """The harness's own fields whose value is another than the options'."""
+    return [name for name in _shown() if getattr(read, name) != getattr(options, name)]
+
+
+@functools.cache
+def _shown() -> dict[str, Action]:
+    """The options that the form shows beside Locust's own, by their field."""
+    locusts, shown = default_args_dict(), get_parser().args_included_in_web_ui
+    return {name: action for name, action in shown.items() if name not in locusts and action.default != SUPPRESS}
+
+
+def _option(name: str, words: list[str]) -> Any:
+    action = _shown().get(name)
+    if action is None:
+        raise InputError(f"{name[:40]!r} is no field of the form: give it on the command line")
+    if action.nargs == 0:  # a box
+        return words[-1] == "true"
+    convert: Callable[[str], Any] = action.type if callable(action.type) else str
+    if action.nargs is not None or isinstance(action, argparse._AppendAction):
+        return [_converted(action, convert, word) for text in words for word in text.split(",") if word]
+    return _converted(action, convert, words[-1])
+
+
+def _converted(action: Action, convert: Callable[[str], Any], word: str) -> Any:
+    name = action.dest.replace("_", " ")
+    try:
+        value = convert(word)
+    except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):
+        kind = {int: "a whole number", float: "a number"}.get(convert, "what this option takes")  # type: ignore[call-overload]
+        raise InputError(f"{name}: {word[:40]!r} is not {kind}") from None
+    if action.choices is not None and value not in action.choices:
+        raise InputError(f"{name}: {word[:40]!r} is none of {', '.join(map(str, action.choices))}")
+    return value
+
+
+def _users(word: str) -> int:
+    try:
+        users = int(word)
+    except ValueError:
+        users = 0
+    if not 1 <= users <= MOST_USERS:
+        raise InputError(f"the number of users must be a whole number from 1 to {MOST_USERS}, not {word[:40]!r}")
+    return users
+
+
+def _spawn_rate(word: str) -> float:
+    try:
+        rate = float(word)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise InputError(f"the spawn rate must be a number above 0, not {word[:40]!r}")
+    return rate
+
+
+def _run_time(word: str) -> int | None:
+    """Seconds; None for an empty field, which is no limit."""
+    if not word:
+        return None
+    try:
+        seconds = parse_timespan(word)
+    except (ValueError, OverflowError):
+        seconds = 0
+    if not 0 < seconds < LONGEST_S:
+        raise InputError(f"the run time must be like 20, 20s, 3m, 2h or 1h20m, not {word[:40]!r}")
+    return seconds

@@ -1,0 +1,100 @@
+"""The fields of the web form: read as their options are, each time anew, all of them or none."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import pytest
+from locust.argument_parser import get_parser
+
+import asr_load.load.lifecycle  # noqa: F401 (adds the harness's options to Locust's parser)
+from asr_load.errors import InputError
+from asr_load.load.form import Form, changed, read_form
+
+WORDS = {
+    "user_count": ("7", "num_users", 7),
+    "spawn_rate": ("2.5", "spawn_rate", 2.5),
+    "run_time": ("10s", "run_time", 10),
+    "host": ("http://gpu:1", "host", "http://gpu:1"),
+    "data": ("there", "data", "there"),
+    "api": ("transcriptions", "api", "transcriptions"),
+    "model": ("m", "model", "m"),
+    "prompt": ("p", "prompt", "p"),
+    "max_tokens": ("5", "max_tokens", 5),
+    "unique": ("none", "unique", "none"),
+    "api_key": ("sk-1", "api_key", "sk-1"),
+    "request_rate": ("3", "request_rate", "3"),
+    "arrivals": ("constant", "arrivals", "constant"),
+}
+
+
+@pytest.fixture
+def options() -> Namespace:
+    parsed: Namespace = get_parser(default_config_files=[]).parse_args([])
+    return parsed
+
+
+@pytest.mark.parametrize("field", WORDS)
+def test_every_field_twice(options: Namespace, field: str) -> None:
+    word, name, value = WORDS[field]
+    for _ in range(2):  # what the first test left is no measure of the second one's
+        options = read_form(Form({field: word}), options)
+        assert getattr(options, name) == value
+        assert type(getattr(options, name)) is type(value)
+
+
+def test_every_field_that_the_form_shows_is_among_them(options: Namespace) -> None:
+    everything = {name: getattr(options, name) for name in vars(options)}
+    shown = {name for name in everything if not _refused(options, name)}
+    assert shown == {name for _, name, _ in WORDS.values()} - {"num_users", "run_time", "spawn_rate", "host"}
+
+
+def _refused(options: Namespace, name: str) -> bool:
+    try:
+        read_form(Form({name: "1"}), options)
+    except InputError as error:
+        return "is no field of the form" in str(error) or "spawn rate" in str(error) or name in WORDS and name == "host"
+    return name in ("run_time", "spawn_rate", "host", "user_classes", "shape_class", "profile")
+
+
+@pytest.mark.parametrize(
+    ("field", "word", "said"),
+    [
+        ("user_count", "0", "the number of users must be a whole number from 1"),
+        ("user_count", "4.5", "not '4.5'"),
+        ("user_count", "9" * 400, "the number of users"),
+        ("user_count", "9" * 5000, "the number of users"),
+        ("spawn_rate", "0", "the spawn rate must be a number above 0"),
+        ("spawn_rate", "nan", "the spawn rate must be a number above 0"),
+        ("spawn_rate", "inf", "the spawn rate must be a number above 0"),
+        ("run_time", "soon", "the run time must be like"),
+        ("run_time", "0", "the run time must be like"),
+        ("run_time", "9" * 400, "the run time must be like"),
+        ("run_time", "9" * 400 + "h", "the run time must be like"),
+        ("max_tokens", "many", "max tokens: 'many' is not a whole number"),
+        ("max_tokens", "", "max tokens: '' is not a whole number"),
+        ("api", "telepathy", "api: 'telepathy' is none of chat"),
+        ("results", "/etc", "'results' is no field of the form"),
+        ("html_file", "x", "'html_file' is no field of the form"),
+        ("help", "x", "'help' is no field of the form"),
+        ("asr_fleet", "x", "'asr_fleet' is no field of the form"),
+    ],
+)
+def test_a_bad_field_is_one_line_and_leaves_nothing(options: Namespace, field: str, word: str, said: str) -> None:
+    before = dict(vars(options))
+    with pytest.raises(InputError) as refused:
+        read_form(Form([("model", "another"), (field, word)]), options)
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 200
+    assert vars(options) == before
+
+
+def test_an_empty_run_time_is_no_limit(options: Namespace) -> None:
+    options.run_time = 10
+    assert read_form(Form({"run_time": ""}), options).run_time is None
+
+
+def test_what_differs_from_a_running_test(options: Namespace) -> None:
+    same = read_form(Form({"user_count": "9", "max_tokens": str(options.max_tokens)}), options)
+    assert changed(same, options) == []
+    assert changed(read_form(Form({"max_tokens": "9", "model": "x"}), options), options) == ["model", "max_tokens"]
