@@ -53,7 +53,9 @@ def _refused(options: Namespace, name: str) -> bool:
     try:
         read_form(Form({name: "1"}), options)
     except InputError as error:
-        return "is no field of the form" in str(error) or "spawn rate" in str(error) or name in WORDS and name == "host"
+        return (
+            "is no field of the form" in str(error) or "spawn rate" in str(error) or (name in WORDS and name == "host")
+        )
     return name in ("run_time", "spawn_rate", "host", "user_classes", "shape_class", "profile")
 
 

@@ -28,6 +28,7 @@ def test_counts_and_rates() -> None:
         "total": 4,
         "success": 2,
         "fail": 2,
+        "unfinished": 0,
         "truncated": 1,
         "by_outcome": {"cut": 1, "http_503": 1, "ok": 2},
     }

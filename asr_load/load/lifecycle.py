@@ -40,8 +40,8 @@ from asr_load.stream.record import RECORDS
 
 logger = logging.getLogger(__name__)
 
-WORKERS_S = 5.0
-"""How long a test that is started from the web UI waits for its workers."""
+WORKERS_S, ENDING_S = 5.0, 2.0
+"""How long a test that is started from the web UI waits for its workers, and for the last one to end."""
 
 SPAWN_RATE = 100
 """Users per second that begin in an open loop, where no other number is asked for. Beyond it Locust warns."""
@@ -94,7 +94,7 @@ class _Plugin:
         place of a test that would not start, or not be the one that was asked for; no option has changed then."""
         options = self.environment.parsed_options
         assert options is not None
-        if not self.at_rest.is_set():
+        if not self.at_rest.wait(ENDING_S):
             raise InputError("the last test is still ending: start this one when its streams are in")
         wanted = read_form(form, options)
         if self.part is None:

@@ -1,0 +1,270 @@
+"""What a person does after the first test: another one, with other values, in the same process or with the same fleet."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+
+from conftest import CHECKOUT
+from serving import running_streams, serve, wait_until
+from test_e2e import clips
+from test_fleet import end, free_port
+
+__all__ = ["clips"]  # a fixture
+
+PACED = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "30", "--itl-ms", "10")
+LONG = ("--engine", "scripted", "--tokens", "140", "--ttft-ms", "30", "--itl-ms", "50")
+KINDS = ("one process", "--processes", "master and workers")
+PATIENCE = ("--stop-timeout", "60")
+"""Longer than any wait of these tests: a worker that sleeps for it is not there for the next test."""
+
+
+class Ui:
+    """A `locust` with its web UI, and its workers."""
+
+    def __init__(self, page: str, results: Path, processes: list[subprocess.Popen[str]], log: Path) -> None:
+        self.page, self.results, self.processes, self._log = page, results, processes, log
+
+    def post(self, path: str, **fields: str | int | float) -> dict[str, Any]:
+        with urlopen(f"{self.page}{path}", urlencode(fields).encode(), timeout=60) as answer:
+            text = answer.read()
+        found: dict[str, Any] = json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
+        return found
+
+    def get(self, path: str) -> dict[str, Any]:
+        with urlopen(f"{self.page}{path}", timeout=60) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def start(self, **fields: str | int | float) -> None:
+        answer = self.post("/swarm", **{"user_count": 4, "spawn_rate": 100, **fields})
+        assert answer["success"], answer
+
+    def folder(self, number: int) -> Path:
+        return self.results if number == 1 else self.results.with_name(f"{self.results.name}-{number}")
+
+    def lines(self, number: int) -> int:
+        file = self.folder(number) / "records.jsonl"
+        return file.read_bytes().count(b"\n") if file.exists() else 0
+
+    def ended(self, number: int) -> bool:
+        return (self.folder(number) / "summary.json").exists()
+
+    def summary(self, number: int) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder(number) / "summary.json").read_text())
+        return found
+
+    def asked(self, number: int) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder(number) / "run.json").read_text())
+        return found
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+@contextmanager
+def ui(
+    kind: str, host: str, clips: Path, folder: Path, *words: str, files: Sequence[str] = (), **env: str
+) -> Iterator[Ui]:
+    web, port = str(free_port()), str(free_port())
+    results, log = folder / "r", folder / "log"
+    locust = [sys.executable, "-m", "locust", *files]
+    options = ["--host", host, "--data", str(clips), "--results", str(results), "--web-port", web, *words]
+    listen, join = ["--master-bind-port", port], ["--master-port", port]
+    commands = {
+        "one process": [[*locust, *options]],
+        "--processes": [[*locust, *options, "--processes", "2", *listen, *join]],
+        "master and workers": [[*locust, *options, "--master", *listen], *[[*locust, "--worker", *join]] * 2],
+        "a master alone": [[*locust, *options, "--master", *listen]],
+    }[kind]
+    processes = []
+    patched = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env}
+    with log.open("wb") as said:
+        for command in commands:
+            processes.append(subprocess.Popen(command, cwd=CHECKOUT, env=patched, stdout=said, stderr=said, text=True))
+    running = Ui(f"http://127.0.0.1:{web}", results, processes, log)
+    try:
+        wait_until(lambda: answers(running), "the page")
+        if kind not in ("one process", "a master alone"):
+            wait_until(lambda: len(running.get("/stats/requests")["workers"]) == 2, "two workers")
+        yield running
+    finally:
+        for process in processes[:1]:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        end(*processes)
+
+
+def answers(running: Ui) -> bool:
+    try:
+        with urlopen(running.page, timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_tests_one_after_another(clips: Path, tmp_path: Path, kind: str) -> None:
+    with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *PATIENCE) as page:
+        # The first ends by its run time; the same words of the form are good a second time.
+        for number, tokens in ((1, "7"), (2, "8")):
+            page.start(run_time="2s", max_tokens=tokens)
+            wait_until(lambda number=number: page.ended(number), f"the end of test {number}")
+            assert page.asked(number)["max_tokens"] == int(tokens)
+        # What is refused leaves nothing, and the next word is judged by itself.
+        for bad in ({"max_tokens": "x"}, {"run_time": "soon"}, {"user_count": "0"}, {"results": "/x"}):
+            assert not page.post("/swarm", **{"user_count": 4, "spawn_rate": 100, **bad})["success"]
+        page.start()
+        wait_until(lambda: page.lines(3) >= 4, "records of the third")
+        assert page.asked(3)["max_tokens"] == 8
+        # It is edited while it runs: users may change, what a test was started with may not.
+        page.start(user_count=6)
+        wait_until(lambda: running_streams(host) == 6, "six streams")
+        assert (
+            "cannot change while a test is running"
+            in page.post("/swarm", user_count=6, spawn_rate=9, model="x")["message"]
+        )
+        page.post("/stats/reset")
+        before = page.lines(3)
+        wait_until(lambda: page.lines(3) > before, "records after the reset")
+        assert page.post("/stop")["success"]
+        assert page.ended(3)
+        for number in (1, 2, 3):
+            records = [json.loads(line) for line in (page.folder(number) / "records.jsonl").read_text().splitlines()]
+            assert {record["outcome"] for record in records} == {"ok"}
+            assert page.summary(number)["requests"]["success"] == len(records) >= 4
+            workers = {record["worker"] for record in records}
+            assert workers == ({0} if kind == "one process" else {0, 1})
+            assert page.summary(number)["lost_workers"] == []
+        assert all(process.poll() is None for process in page.processes)
+        assert "Discarded report" not in page.said
+        assert "Traceback" not in page.said
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_workers_stay_when_they_wait_for_long(clips: Path, tmp_path: Path, kind: str) -> None:
+    # A minute without the master's heartbeat ends a worker; here two seconds do, so that an idle hour takes five.
+    short = tmp_path / "short.py"
+    short.write_text("import locust.runners\nlocust.runners.MASTER_HEARTBEAT_TIMEOUT = 2\n")
+    files = ("-f", f"{CHECKOUT / 'locustfiles' / 'transcribe.py'},{short}")
+    with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *PATIENCE, files=files) as page:
+        for number in (1, 2):
+            page.start(run_time="1s")
+            wait_until(lambda number=number: page.ended(number), f"the end of test {number}")
+            time.sleep(5)
+        assert {record["worker"] for record in page.asked(2)["workers"]} == {0, 1}
+        assert "Didn't get heartbeat" not in page.said
+
+
+def test_without_a_worker_a_test_is_refused(clips: Path, tmp_path: Path) -> None:
+    with serve(*PACED) as host, ui("a master alone", host, clips, tmp_path) as page:
+        answer = page.post("/swarm", user_count=4, spawn_rate=100)
+        assert (answer["success"], answer["message"].partition(":")[0]) == (False, "no worker is connected")
+        assert not page.results.exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_test_that_is_still_ending(clips: Path, tmp_path: Path, kind: str) -> None:
+    """A second test is not mixed into it, and a second STOP waits with the first."""
+    with serve(*LONG) as host, ui(kind, host, clips, tmp_path, *PATIENCE) as page:
+        page.start(run_time="1s")
+        wait_until(lambda: "the run time is over" in page.said, "the time limit")
+        assert "is still ending" in page.post("/swarm", user_count=4, spawn_rate=100)["message"]
+        assert page.post("/stop")["success"]
+        assert page.ended(1)
+        assert page.summary(1)["requests"]["by_outcome"] == {"ok": 4}
+        page.start(run_time="1s")
+        wait_until(lambda: page.ended(2), "the end of the second test")
+        assert page.summary(2)["requests"]["by_outcome"] == {"ok": 4}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_time_limit_of_a_test_ends_no_other(clips: Path, tmp_path: Path, kind: str) -> None:
+    words = ("--autostart", "-u", "2", "-t", "4s", *PATIENCE)
+    with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *words) as page:
+        wait_until(lambda: page.lines(1) >= 2, "records of the first test")
+        began = time.monotonic()
+        page.post("/stop")
+        page.start()
+        time.sleep(max(0.0, began + 5 - time.monotonic()))
+        assert not page.ended(2)
+        page.post("/stop")
+        assert page.ended(2)
+
+
+OPEN = ("--request-rate", "20")
+SHAPES = ("-f", "locustfiles/transcribe.py,locustfiles/shapes.py")
+SEARCH = ("-f", "locustfiles/capacity.py")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ((), OPEN),
+        (SHAPES, ("--shape", "steps", "--stages", "2", "--stage-time", "2")),
+        (SEARCH, ("--slo", "ttft:p95:60000", "--step-time", "2", "--allow-client-bound")),
+    ],
+    ids=["open loop", "shape", "search"],
+)
+def test_the_second_of_its_kind(
+    clips: Path, tmp_path: Path, kind: str, files: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *PATIENCE, *words, files=files) as page:
+        for number in (1, 2):
+            page.start(user_count=2, **({"run_time": "3s"} if words is OPEN else {}))
+            wait_until(lambda: running_streams(host) > 0, f"streams of test {number}")
+            if files:
+                answer = page.post("/swarm", user_count=3, spawn_rate=1)
+                assert "a shape decides the load" in answer["message"]
+            wait_until(lambda number=number: page.ended(number), f"the end of test {number}")
+            assert page.summary(number)["requests"]["success"] >= 2
+            assert page.summary(number)["requests"]["fail"] == 0
+
+
+def test_the_tab_tells_of_a_lost_worker_at_once(clips: Path, tmp_path: Path) -> None:
+    with serve(*PACED) as host, ui("master and workers", host, clips, tmp_path, *PATIENCE) as page:
+        page.start()
+        wait_until(lambda: page.lines(1) >= 8, "records")
+        page.processes[2].kill()
+        lost = "was lost"
+        wait_until(lambda: lost in str(page.get("/streaming/points")["validity"]["reasons"]), "the tab says so")
+        assert page.get("/streaming/points")["validity"]["verdict"] != "valid"
+        page.post("/stop")
+        assert len(page.summary(1)["lost_workers"]) == 1
+        # The one that is left takes part in the next test.
+        page.start(run_time="1s", user_count=2)
+        wait_until(lambda: page.ended(2), "the end of the second test")
+        assert page.summary(2)["lost_workers"] == []
+
+
+def test_a_fleet_that_lost_its_last_worker_ends(clips: Path, tmp_path: Path) -> None:
+    from test_fleet import Fleet
+
+    with serve(*PACED) as host:
+        words = ("--data", clips, "-u", "2", "--requests", "100000", "--expect-workers", "1")
+        fleet = Fleet(host, tmp_path / "r", *words)
+        worker = fleet.worker()
+        try:
+            wait_until(lambda: fleet.lines() >= 2, "records")
+            worker.kill()
+            wait_until(lambda: fleet.master.poll() is not None, "the master has ended")
+            assert fleet.master.returncode == 1
+        finally:
+            end(fleet.master, worker)
