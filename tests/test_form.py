@@ -43,22 +43,6 @@ def test_every_field_twice(options: Namespace, field: str) -> None:
         assert type(getattr(options, name)) is type(value)
 
 
-def test_every_field_that_the_form_shows_is_among_them(options: Namespace) -> None:
-    everything = {name: getattr(options, name) for name in vars(options)}
-    shown = {name for name in everything if not _refused(options, name)}
-    assert shown == {name for _, name, _ in WORDS.values()} - {"num_users", "run_time", "spawn_rate", "host"}
-
-
-def _refused(options: Namespace, name: str) -> bool:
-    try:
-        read_form(Form({name: "1"}), options)
-    except InputError as error:
-        return (
-            "is no field of the form" in str(error) or "spawn rate" in str(error) or (name in WORDS and name == "host")
-        )
-    return name in ("run_time", "spawn_rate", "host", "user_classes", "shape_class", "profile")
-
-
 @pytest.mark.parametrize(
     ("field", "word", "said"),
     [

@@ -1,4 +1,4 @@
-"""What a person does after the first test: another one, with other values, in the same process or with the same fleet."""
+"""What a person does after the first test: another one, with other values, in one process or with the same fleet."""
 
 from __future__ import annotations
 
@@ -90,11 +90,12 @@ def ui(
         "master and workers": [[*locust, *options, "--master", *listen], *[[*locust, "--worker", *join]] * 2],
         "a master alone": [[*locust, *options, "--master", *listen]],
     }[kind]
-    processes = []
     patched = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env}
     with log.open("wb") as said:
-        for command in commands:
-            processes.append(subprocess.Popen(command, cwd=CHECKOUT, env=patched, stdout=said, stderr=said, text=True))
+        processes = [
+            subprocess.Popen(command, cwd=CHECKOUT, env=patched, stdout=said, stderr=said, text=True)
+            for command in commands
+        ]
     running = Ui(f"http://127.0.0.1:{web}", results, processes, log)
     try:
         wait_until(lambda: answers(running), "the page")
@@ -136,10 +137,8 @@ def test_three_tests_one_after_another(clips: Path, tmp_path: Path, kind: str) -
         # It is edited while it runs: users may change, what a test was started with may not.
         page.start(user_count=6)
         wait_until(lambda: running_streams(host) == 6, "six streams")
-        assert (
-            "cannot change while a test is running"
-            in page.post("/swarm", user_count=6, spawn_rate=9, model="x")["message"]
-        )
+        refused = page.post("/swarm", user_count=6, spawn_rate=9, model="x")
+        assert "model cannot change while a test is running" in refused["message"]
         page.post("/stats/reset")
         before = page.lines(3)
         wait_until(lambda: page.lines(3) > before, "records after the reset")

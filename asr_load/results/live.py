@@ -98,7 +98,7 @@ class Live:
     def add(self, records: Sequence[Record]) -> None:
         """Take records that are no warm-ups."""
         self.requests += len(records)
-        failed = [record.outcome for record in records if not record.ok]
+        failed = [record.outcome for record in records if record.failed]
         self._now.failures.update(failed)
         self.failures.update(failed)
         successes = [record for record in records if record.ok]

@@ -51,7 +51,7 @@ def settle(slo: Slo, records: Sequence[Record], language: str) -> Settled:
     enough = len(records) >= LEAST
     good = [record for record in records if record.ok]
     if slo.metric == "errors":
-        bad = np.array([not record.ok for record in records], dtype=float)
+        bad = np.array([record.failed for record in records if not record.unfinished], dtype=float)
         return _share(bad, np.ones(len(bad)), slo.limit, enough)
     if slo.metric in ("wer", "cer"):
         pairs = [counts(record.reference, record.text, language) for record in good if record.reference]
