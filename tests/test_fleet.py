@@ -90,7 +90,7 @@ def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signal
     results.mkdir()
     with serve(*SLOW) as host:
         files = ("--data", clips, "--results", results, "--json-file", results / "locust")
-        words = (*files, *processes(2), "-u", "4", "-r", "100", "--stop-timeout", "0")
+        words: tuple[str | Path, ...] = (*files, *processes(2), "-u", "4", "-r", "100", "--stop-timeout", "0")
         process = locust("--host", host, *words, new_group=True)
         wait_until(lambda: running_streams(host) == 4, "four streams")
         if stop == signal.SIGINT:
@@ -156,9 +156,9 @@ def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(
     clips: Path, tmp_path: Path, allowed: tuple[str, ...]
 ) -> None:
     with serve(*FAST) as host:
-        words = ("--data", clips, "-u", "4", "-t", "9", "--stop-timeout", "5", "--expect-workers", "2", *allowed)
-        words = (*words, "--slo", "ttft:p95:60000", "--allow-client-bound")
-        fleet = Fleet(host, tmp_path / "r", *words)
+        words = ("-u", "4", "-t", "9", "--stop-timeout", "5", "--expect-workers", "2", *allowed)
+        judged = ("--slo", "ttft:p95:60000", "--allow-client-bound")
+        fleet = Fleet(host, tmp_path / "r", "--data", clips, *words, *judged)
         workers = [fleet.worker(), fleet.worker()]
         try:
             wait_until(lambda: fleet.lines() > 20, "records of the fleet")

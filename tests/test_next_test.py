@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -126,11 +127,12 @@ def test_three_tests_one_after_another(clips: Path, tmp_path: Path, kind: str) -
         # The first ends by its run time; the same words of the form are good a second time.
         for number, tokens in ((1, "7"), (2, "8")):
             page.start(run_time="2s", max_tokens=tokens)
-            wait_until(lambda number=number: page.ended(number), f"the end of test {number}")
+            wait_until(partial(page.ended, number), f"the end of test {number}")
             assert page.asked(number)["max_tokens"] == int(tokens)
         # What is refused leaves nothing, and the next word is judged by itself.
-        for bad in ({"max_tokens": "x"}, {"run_time": "soon"}, {"user_count": "0"}, {"results": "/x"}):
-            assert not page.post("/swarm", **{"user_count": 4, "spawn_rate": 100, **bad})["success"]
+        for name, bad in (("max_tokens", "x"), ("run_time", "soon"), ("user_count", "0"), ("results", "/x")):
+            form: dict[str, str | int | float] = {"user_count": 4, "spawn_rate": 100, name: bad}
+            assert not page.post("/swarm", **form)["success"]
         page.start()
         wait_until(lambda: page.lines(3) >= 4, "records of the third")
         assert page.asked(3)["max_tokens"] == 8
@@ -165,7 +167,7 @@ def test_workers_stay_when_they_wait_for_long(clips: Path, tmp_path: Path, kind:
     with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *PATIENCE, files=files) as page:
         for number in (1, 2):
             page.start(run_time="1s")
-            wait_until(lambda number=number: page.ended(number), f"the end of test {number}")
+            wait_until(partial(page.ended, number), f"the end of test {number}")
             time.sleep(5)
         assert {record["worker"] for record in page.asked(2)["workers"]} == {0, 1}
         assert "Didn't get heartbeat" not in page.said
@@ -232,7 +234,7 @@ def test_the_second_of_its_kind(
             if files:
                 answer = page.post("/swarm", user_count=3, spawn_rate=1)
                 assert "a shape decides the load" in answer["message"]
-            wait_until(lambda number=number: page.ended(number), f"the end of test {number}")
+            wait_until(partial(page.ended, number), f"the end of test {number}")
             assert page.summary(number)["requests"]["success"] >= 2
             assert page.summary(number)["requests"]["fail"] == 0
 
