@@ -183,7 +183,7 @@ class Answer:
         try:
             for event in _Events(iter(stamped)).events():
                 stamped.events += 1
-                self._take(event.event, event.data, stamped.at)
+                self._take(event.event, event.data.encode(), stamped.at)
         except UnicodeDecodeError as error:
             raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
         if stamped.whole is not None:
@@ -277,15 +277,15 @@ class Answer:
             self.error = http_error_message(body)  # it is no answer, so it says why there is none
         self.done = True
 
-    def _take(self, name: str, data: str | bytes, at: int) -> None:
+    def _take(self, name: str, data: bytes, at: int) -> None:
         data = data.strip()
         if name.endswith("error"):
             self._complain(http_error_message(data), "an event named error, without a word")
-        elif data in (_DONE, _DONE.decode()):
+        elif data == _DONE:
             self.done = True
-        elif name in _ALIVE or data in (b"", "", b"null", "null"):
+        elif name in _ALIVE or data in (b"", b"null"):
             pass  # it keeps the connection alive
-        elif name in ("", "message") or data[:1] in (b"{", "{", b"[", "["):
+        elif name in ("", "message") or data[:1] in (b"{", b"["):
             self._apply(_decode(data), data, at)
 
     def _complain(self, words: str, otherwise: str | bytes) -> None:
@@ -293,7 +293,7 @@ class Answer:
         if self.error is None:
             self.error = words or shorten(otherwise)
 
-    def _apply(self, event: _Event, data: str | bytes, at: int) -> None:
+    def _apply(self, event: _Event, data: bytes, at: int) -> None:
         if complaint := _complaint(event):
             self._complain("" if complaint is True else error_message(complaint), data)
         else:
@@ -361,13 +361,13 @@ def _is_whole(body: bytes) -> bool:
     return body[:MAX_BLANKS].removeprefix(BOM).lstrip()[:1] in (b"{", b"[")
 
 
-def _decode(data: str | bytes) -> _Event:
+def _decode(data: bytes) -> _Event:
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         try:
             # It takes half a character too, whose other half is in the next event, and a number that is none.
-            return msgspec.convert(json.loads(data if isinstance(data, str) else data.decode()), _Event)
+            return msgspec.convert(json.loads(data.decode()), _Event)
         except (ValueError, msgspec.ValidationError, RecursionError):
             raise ProtocolError(f"not an event of a transcript ({error}): {shorten(data)}") from error
 
@@ -455,7 +455,7 @@ def _has_message(error: Any) -> bool:
     return isinstance(error, dict) and "message" in error
 
 
-def http_error_message(body: str | bytes) -> str:
+def http_error_message(body: bytes) -> str:
     """The server's words in the body of an HTTP error: JSON, flat or nested, or plain text."""
     try:
         return error_message(msgspec.json.decode(body)) or shorten(body)
