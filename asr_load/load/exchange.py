@@ -121,9 +121,11 @@ def exchange(client: Session, wire: Wire, outgoing: Outgoing, terms: Terms) -> t
     return _record(outgoing, wire, result, before, terms), reraise
 
 
-def never_sent(outgoing: Outgoing, terms: Terms) -> Record:
-    """The record of a request that a user took and did not send."""
-    result = _Result(outcome="client", error="taken by a user of the locustfile that ended before it was sent")
+def never_sent(outgoing: Outgoing, terms: Terms, at_the_end: bool) -> Record:
+    """The record of a request that a user took and did not send: its code raised first, or the test ended."""
+    result = _Result(outcome="client", error="never sent: the locustfile's own code raised before")
+    if at_the_end:
+        result.outcome, result.error = "unfinished", "cut off by the end of the test, before it was sent"
     return _record(outgoing, Wire(), result, time.perf_counter_ns(), terms)
 
 
@@ -133,13 +135,9 @@ def _send_and_read(client: Session, wire: Wire, outgoing: Outgoing, limits: Limi
             result.first, result.status = wire.started, None
             wire.reset()
             _attempt(client, wire, outgoing, limits, result)
-        result.outcome, result.error = result.answer.outcome(), result.answer.error
-        if result.outcome == "cut":
-            result.error = "the body ended without a finish_reason or [DONE]"
-        elif result.outcome == "empty":
-            result.error = "no text"
-        elif result.outcome == "aborted":
-            result.error = f"finish_reason {result.answer.finish_reason}"
+        _conclude(result)
+        if result.answer.error_code in BUSY and not result.answer.times:
+            wire.pause_s = PAUSE_S
     except _HttpError as error:
         result.outcome, result.error = f"http_{result.status}", str(error)
     except ProtocolError as error:
@@ -167,13 +165,23 @@ def _try_on_kept(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits
     return True
 
 
+def _conclude(result: _Result) -> None:
+    """Take the outcome from an answer that said all that it will."""
+    answer = result.answer
+    result.outcome = answer.outcome()
+    otherwise = {
+        "cut": "the body ended without a finish_reason or [DONE]",
+        "empty": "no text",
+        "aborted": f"finish_reason {answer.finish_reason}",
+    }
+    result.error = answer.error or otherwise.get(result.outcome)
+
+
 def _fail(result: _Result, wire: Wire, outcome: str, error: str) -> None:
     """Note what ended the exchange, unless the answer was complete before."""
     answer = result.answer
     if answer.said_its_end or answer.error is not None:
-        result.outcome, result.error = answer.outcome(), answer.error
-        if result.outcome == "aborted":
-            result.error = f"finish_reason {answer.finish_reason}"
+        _conclude(result)
         if result.ended is None:
             result.ended = wire.last_read
     else:

@@ -132,6 +132,8 @@ class Answer:
         """The terminator came: `[DONE]`, OpenAI's transcript.text.done, or the end of a whole body."""
         self.error: str | None = None
         """The server's own words for an error that it sent as an event."""
+        self.error_code: int | None = None
+        """The status that came with them, as of HTTP."""
         self.streamed = True
         self.framed = False
         """Whether a body's end can be told from a connection that broke: it came in chunks, or with its length."""
@@ -296,6 +298,7 @@ class Answer:
     def _apply(self, event: _Event, data: bytes, at: int) -> None:
         if complaint := _complaint(event):
             self._complain("" if complaint is True else error_message(complaint), data)
+            self.error_code = _number(complaint.get("code") if isinstance(complaint, dict) else event.code)
         else:
             self._accept(event, at)
 
