@@ -60,7 +60,8 @@ def dithered(audio_b64: bytes | memoryview, nonce: bytes) -> Body:
 
 
 def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> Build:
-    """Builder of chat-completion bodies. `extra` is merged over the top level. Raises InputError on a clash."""
+    """Builder of chat-completion bodies. `extra` is merged over the top level; what it has as None is
+    left out. Raises InputError on a clash."""
     # The audio's place in the JSON: a word that nothing else of the body can contain.
     place = secrets.token_hex(16)
     if api == "chat":
@@ -76,8 +77,8 @@ def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[st
         # Without it the usage never comes, and tokens must be guessed from chunks.
         "stream_options": {"include_usage": True},
     }
-    _refuse(extra, {"messages": "the audio's place", "stream": "what is measured"})
-    before, after = msgspec.json.encode(body | extra).split(place.encode())
+    body = _merged(body, extra, {"messages": "the audio's place", "stream": "what is measured"})
+    before, after = msgspec.json.encode(body).split(place.encode())
 
     def build(clip: Clip, nonce: bytes) -> Body:
         start, *rest = dithered(clip.audio_b64, nonce)
@@ -92,12 +93,12 @@ def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[st
 
 def transcription_body(model: str, prompt: str, extra: dict[str, Any]) -> tuple[Build, str]:
     """Builder of multipart bodies for /v1/audio/transcriptions, and their content type. Raises as `chat_body`."""
-    _refuse(extra, {"file": "the audio's place", "stream": "what is measured"})
+    fixed = {"file": "the audio's place", "stream": "what is measured"}
     boundary = f"asr-load-{secrets.token_hex(16)}"
     # `stream_include_usage` is vLLM's field; SGLang and OpenAI pass over it.
     fields = {"model": model, "prompt": prompt, "temperature": 0, "stream": True, "stream_include_usage": True}
     before = bytearray()
-    for name, value in (fields | extra).items():
+    for name, value in _merged(fields, extra, fixed).items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         if text:
             before += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode()
@@ -118,7 +119,13 @@ def make_builder(api: str, model: str, prompt: str, max_tokens: int, extra: dict
     return chat_body(api, model, prompt, max_tokens, extra), "application/json"
 
 
-def _refuse(extra: dict[str, Any], fixed: dict[str, str]) -> None:
-    for name, why in fixed.items():
-        if name in extra:
-            raise InputError(f"--extra-body cannot set {name!r}: it is {why}")
+def _merged(body: dict[str, Any], extra: dict[str, Any], fixed: dict[str, str]) -> dict[str, Any]:
+    """A body with the fields of `extra`, without those that are None there."""
+    for name, value in extra.items():
+        if name in fixed:
+            refusal = f"{name!r} cannot be left out" if value is None else f"--extra-body cannot set {name!r}"
+            raise InputError(f"{refusal}: it is {fixed[name]}")
+        if value is None and name not in body:
+            names = ", ".join(known for known in body if known not in fixed)
+            raise InputError(f"{name!r} cannot be left out: this --api sends {names}")
+    return {name: value for name, value in (body | extra).items() if value is not None}

@@ -9,6 +9,8 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -22,22 +24,21 @@ from asr_load.load import kept
 from asr_load.load.options import Limits
 from asr_load.load.tap import CHUNKED, UNTIL_CLOSE, TapFile
 from asr_load.load.wire import Wire
+from asr_load.stream.coding import Decoded, decoded
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
 from asr_load.stream.record import Record
 from asr_load.stream.timing import latencies, seconds
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
-WHOLE_BYTES = 16 << 20
-"""Most of a body that is not streamed."""
+BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""What a server says that is not to be asked again at once."""
+
+PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
+"""Before a user asks again where there is no connection, or a server is busy; the longest that a server may ask for."""
 
 SLICE_S = 2.0
 """How often an answer that is collected is looked at before its body has ended."""
-
-END_GRACE = {True: 1.0, False: 5.0}
-"""Seconds in which a body must end once its answer is complete: after its terminator, or after a finish_reason alone.
-
-Reading on to the end is what keeps the connection; a server that never ends it must not hold the user."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class _Result:
     error: str | None = None
     status: int | None = None
     ended: int | None = None
+    first: int | None = None
+    """When the first try began, where there was another one."""
 
 
 class _HttpError(Exception):
@@ -101,14 +104,16 @@ def exchange(client: Session, wire: Wire, outgoing: Outgoing, terms: Terms) -> t
     try:
         _send_and_read(client, wire, outgoing, terms.limits, result)
     except gevent.Timeout as error:
-        if error is not time_limit:
-            raise
-        _fail(result, "timeout", f"no end after {terms.limits.total:g} s")
+        if error is time_limit:
+            _fail(result, wire, "timeout", f"no end after {terms.limits.total:g} s")
+        else:
+            _fail(result, wire, "timeout", f"no end within the locustfile's own limit: {error}")
+            reraise = error
     except Exception as error:
-        _fail(result, "protocol", f"{type(error).__name__}: {error}")
+        _fail(result, wire, "protocol", f"{type(error).__name__}: {error}")
         reraise = error
     except BaseException as error:  # GreenletExit, as a rule: Locust ends its users so
-        _fail(result, "unfinished", "cut off by the end of the test")
+        _fail(result, wire, "unfinished", "cut off by the end of the test")
         reraise = error
     finally:
         time_limit.close()
@@ -116,36 +121,69 @@ def exchange(client: Session, wire: Wire, outgoing: Outgoing, terms: Terms) -> t
     return _record(outgoing, wire, result, before, terms), reraise
 
 
+def never_sent(outgoing: Outgoing, terms: Terms, at_the_end: bool) -> Record:
+    """The record of a request that a user took and did not send: its code raised first, or the test ended."""
+    result = _Result(outcome="client", error="never sent: the locustfile's own code raised before")
+    if at_the_end:
+        result.outcome, result.error = "unfinished", "cut off by the end of the test, before it was sent"
+    return _record(outgoing, Wire(), result, time.perf_counter_ns(), terms)
+
+
 def _send_and_read(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, result: _Result) -> None:
     try:
-        try:
+        if not _try_on_kept(client, wire, outgoing, limits, result):
+            result.first, result.status = wire.started, None
+            wire.reset()
             _attempt(client, wire, outgoing, limits, result)
-        except (RequestException, urllib3.exceptions.HTTPError) as error:
-            # A server may close a kept-alive connection while it is idle, and that is only noticed now. Nothing of an
-            # answer came, so it is no answer's failure; on a new connection it would be.
-            if not (wire.reused and wire.headers is None and _classify(error)[0] == "cut"):
-                raise
-            _attempt(client, wire, outgoing, limits, result)
-        result.outcome, result.error = result.answer.outcome(), result.answer.error
-        if result.outcome == "cut":
-            result.error = "the body ended without a finish_reason or [DONE]"
-        elif result.outcome == "empty":
-            result.error = "no text"
-        elif result.outcome == "aborted":
-            result.error = "finish_reason abort"
+        _conclude(result)
+        if result.answer.error_code in BUSY and not result.answer.times:
+            wire.pause_s = PAUSE_S
     except _HttpError as error:
         result.outcome, result.error = f"http_{result.status}", str(error)
     except ProtocolError as error:
-        _fail(result, "protocol", str(error))
+        _fail(result, wire, "protocol", str(error))
     except (RequestException, urllib3.exceptions.HTTPError) as error:
-        _fail(result, *_classify(error))
+        _fail(result, wire, *_classify(error))
 
 
-def _fail(result: _Result, outcome: str, error: str) -> None:
+def _try_on_kept(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, result: _Result) -> bool:
+    """Send a request and read its answer. Returns False where it was a kept-alive connection that turned out dead.
+
+    A server may close it while it is idle, or say so with a 408 (RFC 9110, 15.5.9), and that is only noticed now.
+    Nothing of an answer came, so it is no answer's failure; on a new connection it would be.
+    """
+    try:
+        _attempt(client, wire, outgoing, limits, result)
+    except _HttpError:
+        if not (wire.reused and result.status == HTTPStatus.REQUEST_TIMEOUT):
+            raise
+        return False
+    except (RequestException, urllib3.exceptions.HTTPError) as error:
+        if not (wire.reused and wire.headers is None and _classify(error)[0] == "cut"):
+            raise
+        return False
+    return True
+
+
+def _conclude(result: _Result) -> None:
+    """Take the outcome from an answer that said all that it will."""
+    answer = result.answer
+    result.outcome = answer.outcome()
+    otherwise = {
+        "cut": "the body ended without a finish_reason or [DONE]",
+        "empty": "no text",
+        "aborted": f"finish_reason {answer.finish_reason}",
+    }
+    result.error = answer.error or otherwise.get(result.outcome)
+
+
+def _fail(result: _Result, wire: Wire, outcome: str, error: str) -> None:
     """Note what ended the exchange, unless the answer was complete before."""
     answer = result.answer
     if answer.said_its_end or answer.error is not None:
-        result.outcome, result.error = answer.outcome(), answer.error
+        _conclude(result)
+        if result.ended is None:
+            result.ended = wire.last_read
     else:
         result.outcome, result.error = outcome, error
 
@@ -162,11 +200,10 @@ def _attempt(client: Session, wire: Wire, outgoing: Outgoing, limits: Limits, re
     try:
         head = kept.post(client, connection, wire, prepared, own)
         result.status = head.status
-        if isinstance(head, kept.StreamHead) or _is_stream(head.status, head.headers):
+        if isinstance(head, kept.StreamHead) or head.status == HTTPStatus.OK:
             _read_stream(head, wire, result)
         else:
-            response = kept.as_response(client, prepared, head)
-            _read_whole(response, wire, result)
+            _refuse(kept.as_response(client, prepared, head), wire)
     finally:
         if head is None or head.will_close or not head.isclosed():
             connection.close()
@@ -185,10 +222,13 @@ def _ask_requests(client: Session, wire: Wire, prepared: PreparedRequest, limits
     raw: Any = response.raw
     try:
         result.status = response.status_code
-        if not _is_stream(response.status_code, response.headers):
-            _read_whole(response, wire, result)
+        if response.status_code != HTTPStatus.OK:
+            _refuse(response, wire)
         elif wire.file is None:
-            result.answer.read_events(_reads(raw, result.answer), time.perf_counter_ns)
+            head = raw._original_response
+            result.answer.framed = head.chunked or head.length is not None
+            reads = decoded(_reads(raw, wire, result.answer), response.headers.get("content-encoding"))
+            result.answer.read_events(reads, time.perf_counter_ns)
             result.ended = time.perf_counter_ns()
         else:
             _read_stream(raw._original_response, wire, result)
@@ -197,23 +237,31 @@ def _ask_requests(client: Session, wire: Wire, prepared: PreparedRequest, limits
         raw.close() if not raw.isclosed() else raw.release_conn()
 
 
-def _is_stream(status: int, headers: Any) -> bool:
-    return status == 200 and "json" not in headers.get("content-type", "")
-
-
 def _read_stream(head: http.client.HTTPResponse | kept.StreamHead, wire: Wire, result: _Result) -> None:
     assert wire.file is not None
     _collect(head, wire.file, result.answer)
     result.ended = wire.file.tap.last
 
 
-def _read_whole(response: Response, wire: Wire, result: _Result) -> None:
-    """Read an answer that is no stream: an error, or one plain JSON."""
-    if response.status_code != 200:
-        raise _HttpError(_http_error(response, response.raw))
-    body = _read_at_most(response.raw, WHOLE_BYTES)
-    result.answer.read_whole(body, time.perf_counter_ns() if wire.file is None else wire.file.read_at)
-    result.ended = time.perf_counter_ns()
+def _refuse(response: Response, wire: Wire) -> None:
+    """Raise what an answer with another status than 200 says."""
+    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+        raise ProtocolError("the server switched protocols (101), which nobody asked for")
+    if response.status_code in BUSY:
+        wire.pause_s = pause_s(response.headers.get("retry-after", ""))
+    raise _HttpError(_http_error(response, response.raw))
+
+
+def pause_s(retry_after: str) -> float:
+    """Seconds to wait after a refusal, within bounds: of its Retry-After (seconds, or a date: RFC 9110, 10.2.3)."""
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            seconds = 0.0
+    return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: what is no number is the least
 
 
 def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest:
@@ -229,7 +277,7 @@ def _prepare(client: Session, wire: Wire, outgoing: Outgoing) -> PreparedRequest
         prepared = wire.prepared = Session.prepare_request(client, Request("POST", outgoing.url))
         prepared.headers.pop("Content-Length")  # of no body
         prepared.headers.update(outgoing.headers)
-        wire.common, wire.head = dict(outgoing.headers), ""
+        wire.common, wire.head, wire.address = dict(outgoing.headers), "", kept.address_of(outgoing.url)
     prepared.body = outgoing.body  # type: ignore[assignment]  # urllib3 takes buffers one by one
     return prepared
 
@@ -242,18 +290,22 @@ def _has_cookies(client: Session, prepared: PreparedRequest) -> bool:
 def _collect(head: http.client.HTTPResponse | kept.StreamHead, file: TapFile, answer: Answer) -> None:
     """Let the tap read the body to its end, then parse it. The head is closed when the connection can be used again."""
     file.begin_body(CHUNKED if head.chunked else UNTIL_CLOSE if head.length is None else head.length)
+    answer.framed = head.chunked or head.length is not None
     until = float("inf")
+    coding = None if isinstance(head, kept.StreamHead) else Decoded.of(head.headers.get("content-encoding"))
 
     def parse(ended: bool) -> None:
-        answer.read_collected(*file.tap.collected(), ended)
+        collected = file.tap.collected()
+        answer.read_collected(*(collected if coding is None else coding.take(*collected)), ended)
 
     try:
         while not file.wait_for_end(min(SLICE_S, max(until - time.perf_counter(), 0.0))):
             parse(ended=False)
-            if answer.said_its_end:
-                until = min(until, file.tap.last / 1e9 + END_GRACE[answer.done])
-                if time.perf_counter() >= until:
-                    return
+            # While more content may come there is no limit, and what was one is none any more.
+            grace_s = answer.grace_s
+            until = min(until, file.tap.last / 1e9 + grace_s) if grace_s < float("inf") else grace_s
+            if time.perf_counter() >= until:
+                return
     except Exception:
         parse(ended=False)
         # The answer is complete: however its body ended, it stays a success.
@@ -264,27 +316,28 @@ def _collect(head: http.client.HTTPResponse | kept.StreamHead, file: TapFile, an
         with contextlib.suppress(ProtocolError):
             parse(ended=False)
         raise
+    head.close()
     parse(ended=True)
-    if not file.tap.surplus:
-        head.close()
 
 
-def _reads(raw: Any, answer: Answer) -> Iterator[bytes]:
+def _reads(raw: Any, wire: Wire, answer: Answer) -> Iterator[bytes]:
     until = float("inf")
     while True:
+        data: bytes | None
         if answer.said_its_end:
             # The answer is complete: however its body ends now, it stays a success.
-            now = time.perf_counter()
-            until = min(until, now + END_GRACE[answer.done])
+            now, grace_s = time.perf_counter(), answer.grace_s
+            until = min(until, now + grace_s) if grace_s < float("inf") else grace_s
             try:
-                with gevent.Timeout(max(until - now, 0)):
-                    data = raw.read1(READ_BYTES)
-            except (gevent.Timeout, urllib3.exceptions.HTTPError):
+                data = gevent.with_timeout(max(until - now, 0), raw.read1, READ_BYTES, timeout_value=None)
+            except urllib3.exceptions.HTTPError:
                 return
         else:
+            until = float("inf")
             data = raw.read1(READ_BYTES)
         if not data:
             return
+        wire.read_at = time.perf_counter_ns()
         yield data
 
 
@@ -352,6 +405,7 @@ def _words(cause: BaseException) -> str:
 def _record(outgoing: Outgoing, wire: Wire, result: _Result, before: int, terms: Terms) -> Record:
     answer = result.answer
     start = before if wire.started is None else wire.started
+    retry_s = 0.0 if result.first is None else (start - result.first) / 1e9
     timing = latencies(start, answer.times)
     tokens: int | None = answer.output_tokens
     source: str | None = "usage"
@@ -390,6 +444,8 @@ def _record(outgoing: Outgoing, wire: Wire, result: _Result, before: int, terms:
         audio_s=round(outgoing.audio_s, 3),
         text=answer.text,
         reference=outgoing.reference,
+        retries=int(result.first is not None),
+        retry_s=retry_s,
     )
 
 

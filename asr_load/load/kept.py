@@ -18,9 +18,10 @@ from requests import PreparedRequest, Response, Session
 from requests.cookies import MockRequest, MockResponse
 from urllib3 import HTTPResponse
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
+from urllib3.util import parse_url
 
 from asr_load.load.tap import TapFile
-from asr_load.load.wire import Connection, Wire
+from asr_load.load.wire import Connection, FinalHead, Wire
 
 
 def connection_for(client: Session, wire: Wire, prepared: PreparedRequest) -> Connection | None:
@@ -31,7 +32,14 @@ def connection_for(client: Session, wire: Wire, prepared: PreparedRequest) -> Co
         return None
     if client.cookies or client.hooks["response"] or prepared.hooks["response"]:
         return None
-    return kept
+    # A user may speak to several hosts; and whatever came while nothing was asked is no answer to what is asked now.
+    return kept if wire.address == (kept.host, kept.port) and kept.is_connected else None
+
+
+def address_of(url: str) -> tuple[str, int] | None:
+    """The host and port of a URL; None where a kept connection can be none to it, which is without TLS."""
+    parts = parse_url(url)
+    return (parts.host.strip("[]"), parts.port or 80) if parts.scheme == "http" and parts.host else None
 
 
 def post(
@@ -121,7 +129,7 @@ def _head_of(file: TapFile, wire: Wire) -> Head | StreamHead:
         file.skip(known[1])
         wire.headers = file.read_at
         return known[0]
-    reply = Head(file, method="POST")  # type: ignore[arg-type]  # it asks a socket for nothing but its file
+    reply = FinalHead(file, method="POST")  # type: ignore[arg-type]  # it asks a socket for nothing but its file
     try:
         reply.begin()
     except TimeoutError as error:

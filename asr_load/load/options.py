@@ -57,7 +57,8 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--stall-timeout", type=float, default=120.0, help="Seconds without a byte, the first included", **hidden)
     add("--total-timeout", type=float, default=600.0, help="Seconds for a whole answer", **hidden)
     add("--header", action="append", default=[], metavar="K=V", help="Header to send; repeatable", **hidden)
-    add("--extra-body", default="", metavar="JSON", help="Object merged into the request's body", **hidden)
+    add("--extra-body", default="", metavar="JSON", help="Object merged into the body; null: leave out", **hidden)
+    add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body", **hidden)
     add("--reader", choices=READERS, default="auto", help="How answers are read (README: how true)", **hidden)
     add("--slo", action="append", default=[], metavar="ttft:p95:500", help="Limit to keep (ms); repeatable", **hidden)
     add("--goodput", default="", metavar="'ttft:500 tpot:40'", help="Limits in ms for each request", **hidden)
@@ -138,6 +139,7 @@ class Settings:
     """Whether a search for capacity announces the load, step by step."""
     results: Path | None
     extra_body: dict[str, Any]
+    """Fields of the body, over those that it has otherwise; None: left out."""
     headers: dict[str, str] = field(repr=False)
     """May hold secrets: never written anywhere."""
     secrets: tuple[str, ...] = field(repr=False)
@@ -180,7 +182,7 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         allow_lost_workers=options.allow_lost_workers,
         searching=False,
         results=Path(options.results).expanduser() if options.results else None,
-        extra_body=_extra_body(options.extra_body),
+        extra_body=_extra_body(options.extra_body, options.omit),
         headers=headers,
         # By words: a server may repeat a token without the "Bearer" before it.
         secrets=(
@@ -268,10 +270,13 @@ def _printable(what: str, value: str) -> str:
     return value
 
 
-def _extra_body(text: str) -> dict[str, Any]:
-    if not text:
-        return {}
+def _extra_body(text: str, omit: str) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
+        extra = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
     except msgspec.DecodeError as error:
         raise InputError(f"--extra-body is not a JSON object: {error}") from error
+    for name in filter(None, map(str.strip, omit.split(","))):
+        if extra.get(name) is not None:
+            raise InputError(f"--omit leaves out {name!r}, which --extra-body sets: give one of the two")
+        extra[name] = None
+    return extra

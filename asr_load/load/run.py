@@ -20,7 +20,7 @@ from asr_load.audio.payload import APIS, NO_DITHER, make_builder, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.load import stats
 from asr_load.load.clock import ClockOffset
-from asr_load.load.exchange import Outgoing, Terms, exchange, request_headers
+from asr_load.load.exchange import PAUSE_S, Outgoing, Terms, exchange, never_sent, request_headers
 from asr_load.load.loop import LoopMonitor, let_reads_go_first
 from asr_load.load.options import Settings
 from asr_load.load.readers import choose
@@ -31,7 +31,6 @@ from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
 from asr_load.stream.record import Record, RecordFile
 
-PAUSE_UNREACHABLE_S = 1.0
 PUBLISH_EVERY_S, PUBLISHED = 0.25, 1000
 """How often records are shown, and how many chunks at once: as many as hold the loop for half a millisecond."""
 
@@ -71,7 +70,7 @@ class Run:
             arrivals=settings.loop.make(),
         )
         self._began = time.perf_counter_ns()
-        self._may_begin, self._changed = Event(), Event()
+        self._may_begin, self._changed, self._stopping = Event(), Event(), Event()
         if not self._open:
             self._may_begin.set()
         self._has_begun = not self._open
@@ -103,6 +102,10 @@ class Run:
         self._unpublished: deque[Record] = deque()
         self._publisher = gevent.spawn(self._publish_slowly)
         self._done = False
+        self._unsent: dict[int, dict[int, Outgoing]] = {}
+        """By user and number: requests that users took and have not begun to send."""
+        self._settled = 0
+        """Requests that were sent, once or again, or given up."""
         self._finished = self._users = 0
         self._connects = Connects()
         self._ended_at: float | None = None
@@ -112,9 +115,14 @@ class Run:
         return time.perf_counter_ns() + self._terms.epoch_ns
 
     def add_user(self) -> int:
-        """A number for a new user, unique in this process."""
+        """A number for a new user, unique in this process. Call it in the user's own greenlet: what a user has taken and
+        not sent when that ends, because its code raised in between, has its record then."""
+        user = self._users
         self._users += 1
-        return self._users - 1
+        greenlet = gevent.getcurrent()
+        if isinstance(greenlet, gevent.Greenlet):
+            greenlet.rawlink(lambda _: self._give_up(user))
+        return user
 
     def begin(self, at: int) -> None:
         """Let an open loop's arrivals begin at a moment, in perf_counter nanoseconds."""
@@ -143,6 +151,7 @@ class Run:
         if outgoing is None:
             self._tell_when_done()  # a share can be empty from the start
             raise StopUser
+        self._unsent.setdefault(user, {})[outgoing.seq] = outgoing
         return outgoing
 
     def _next_free(self, user: int) -> Outgoing | None:
@@ -202,28 +211,40 @@ class Run:
         )
 
     def send(self, client: Session, wire: Wire, outgoing: Outgoing) -> Record:
-        """Send a request, read its answer, write its record and fire its events."""
+        """Send a request, read its answer, write its record and fire its events. What the user's own code raises
+        meanwhile, a gevent.Timeout for one, is raised again when that is done."""
         wire.taps, wire.connects = self._taps, self._connects
+        is_first = self._unsent.get(outgoing.user, {}).pop(outgoing.seq, None) is not None
         record, reraise = exchange(client, wire, outgoing, self._terms)
+        if record.lag is not None and record.lag - record.retry_s > LATE_S and not outgoing.queued:
+            self._late += 1
+        self._settled += is_first
+        self._note(record)
+        if reraise is not None:
+            raise reraise
+        # A server that is down or busy is not to be asked a thousand times a second; the test's end waits for nobody.
+        if pause_s := PAUSE_S if record.outcome == "connect" else wire.pause_s:
+            self._stopping.wait(pause_s)
+        return record
+
+    def _note(self, record: Record) -> None:
         self._file.write(record)
         self._ended_at = self.now_ns() / 1e9
         self._finished += 1
-        if record.lag is not None and record.lag > LATE_S and not outgoing.queued:
-            self._late += 1
         self._unpublished.append(record)
         self._tell_when_done()
-        if reraise is not None:
-            raise reraise
-        if record.outcome == "connect":
-            # A server that is down is not to be asked a thousand times a second.
-            gevent.sleep(PAUSE_UNREACHABLE_S)
-        return record
+
+    def _give_up(self, user: int) -> None:
+        """Record what a user took and will not send."""
+        for outgoing in self._unsent.pop(user, {}).values():
+            self._settled += 1
+            self._note(never_sent(outgoing, self._terms, at_the_end=self._stopped_at is not None))
 
     def _tell_when_done(self) -> None:
         if (
             not self._settings.searching
             and not self._done
-            and self._finished == self._work.taken
+            and self._settled == self._work.taken
             and self._work.peek() is None
         ):
             self._done = True
@@ -259,12 +280,13 @@ class Run:
             cores=self._cores,
             users=self._users,
             connections=self._connects.count,
+            connections_dropped=self._connects.dropped,
             connecting_s=self._connects.total_s,
             connecting_max_s=self._connects.longest_s,
             started=self._work.taken,
             queued=self._queued,
             late=self._late,
-            unsent=self._unsent() if ended else 0,
+            unsent=self._missed() if ended else 0,
             recorded=self._finished,
             ended_at=self._ended_at,
             clock_offset_s=self._terms.epoch_ns / 1e9,
@@ -280,8 +302,9 @@ class Run:
             self._stopped_at = time.perf_counter_ns()
             self._may_begin.set()
             self._changed.set()
+            self._stopping.set()
 
-    def _unsent(self) -> int:
+    def _missed(self) -> int:
         if not self._has_begun:
             return 0
         until = time.perf_counter_ns() if self._stopped_at is None else self._stopped_at
@@ -297,6 +320,8 @@ class Run:
     def close(self) -> WorkerInfo:
         """Show what is left to show, and return this process's last word."""
         self.end_watch()
+        for user in list(self._unsent):
+            self._give_up(user)
         self._publisher.kill()
         while self._unpublished:
             self._publish()

@@ -370,6 +370,7 @@ class TapFile(io.RawIOBase):
         self._come = Event()
         self.tap = source(descriptor, self._come)
         self._position = 0
+        self._in_body = False
         self._stall = stall
         self._began = time.perf_counter_ns()
 
@@ -412,8 +413,14 @@ class TapFile(io.RawIOBase):
         """The stamp of the read that brought the last byte that was taken."""
         return self.tap.stamp(self._position)
 
+    @property
+    def surplus(self) -> bool:
+        """Whether more came than was taken, or than the body."""
+        return self.tap.surplus or (not self._in_body and bool(self.tap.head(self._position)))
+
     def begin_body(self, framing: int) -> None:
         """Collect what follows as a body."""
+        self._in_body = True
         self.tap.begin_body(self._position, framing)
 
     def wait_for_end(self, at_most: float) -> bool:

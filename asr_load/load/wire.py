@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import select
 import time
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from http.client import HTTPResponse as Head
 from typing import Any
 
+from gevent import monkey
 from requests import PreparedRequest
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from asr_load.load.tap import Source, TapFile
+
+_poll = monkey.get_original("select", "poll")
+"""gevent's would let other greenlets run."""
 
 Connection = Any
 """One of urllib3's. Its `sock`, `host`, `port`, `default_port` and `proxy` are used; its types know less."""
@@ -25,6 +31,8 @@ class Connects:
     count: int = 0
     total_s: float = 0.0
     longest_s: float = 0.0
+    dropped: int = 0
+    """Closed because something came on them, or their end, while nothing was asked."""
 
     def add(self, took_s: float) -> None:
         self.count += 1
@@ -58,6 +66,8 @@ class Wire:
         """The connection of the last request, if a tap can read from it."""
         self.connects = Connects()
         """Of this user, or of whatever else they are to be counted for."""
+        self.address: tuple[str, int] | None = None
+        """The host and port that `prepared` goes to, where a kept connection may."""
         self.unused = False
         """Whether the connection has carried no request yet."""
         self.reset()
@@ -67,7 +77,16 @@ class Wire:
         self.started: int | None = None
         self.uploaded: int | None = None
         self.headers: int | None = None
+        self.read_at: int | None = None
+        """When the last bytes of a body were read that no tap reads."""
         self.reused = False
+        self.pause_s = 0.0
+        """How long the server wants to be left alone."""
+
+    @property
+    def last_read(self) -> int | None:
+        """The stamp of the last bytes of an answer."""
+        return self.read_at if self.file is None else self.file.tap.last or None
 
     def begin(self, connection: Connection | None) -> TapFile | None:
         """Begin to read the answer on a connection, and start the clock: its request is sent next. None where it is not
@@ -82,9 +101,12 @@ class Wire:
         return self.file
 
     def drop(self) -> None:
-        """Stop to read the last answer."""
+        """Stop to read the last answer. Where more came than it, its connection is closed."""
         if self.file is not None:
             self.file.close()
+            if self.file.surplus and self.kept is not None and self.kept.sock is not None:
+                self.kept.close()
+                self.connects.dropped += 1
             self.file = None
 
     def _pool(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
@@ -107,6 +129,20 @@ class _Stamped:
 
     wire: Wire
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it may carry a request: it is open, and nothing has come since the last answer, nor its end."""
+        connection: Any = self
+        if connection.sock is None:
+            return False
+        poll = _poll()
+        poll.register(connection.sock.fileno(), select.POLLIN)
+        if not poll.poll(0):
+            return True
+        self.wire.connects.dropped += 1
+        connection.close()
+        return False
+
     def connect(self) -> None:
         began = time.perf_counter()
         super().connect()  # type: ignore[misc]
@@ -120,7 +156,7 @@ class _Stamped:
             connection.connect()
         # TLS is urllib3's: what a tap would read is encrypted.
         file = wire.begin(None if isinstance(self, HTTPSConnection) else connection)
-        connection.response_class = Head if file is None else partial(_head, file)
+        connection.response_class = FinalHead if file is None else partial(_head, file)
         super().request(*args, **kwargs)  # type: ignore[misc]
         wire.uploaded = time.perf_counter_ns()
 
@@ -131,8 +167,19 @@ class _Stamped:
         return response
 
 
+class FinalHead(Head):
+    """The head of the answer itself: what comes before it (1xx) is passed over, as RFC 9110, section 15.2, asks. Only
+    101 is none that another follows."""
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status // 100 == 1 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers: Any = None  # it has not begun
+            super().begin()
+
+
 def _head(file: Any, _: Any, *args: Any, **kwargs: Any) -> Head:
-    return Head(file, *args, **kwargs)
+    return FinalHead(file, *args, **kwargs)
 
 
 class _StampedConnection(_Stamped, HTTPConnection):  # type: ignore[misc]

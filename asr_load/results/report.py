@@ -85,7 +85,8 @@ def _lines(summary: Summary) -> Iterator[str]:
     opened = summary.connections
     if opened.opened:
         took = f"{_ms(opened.connect_mean)} ms each on average, {_ms(opened.connect_max)} at most"
-        yield f"Connections: {opened.opened} opened, {took} (in no latency)"
+        dropped = f"; {opened.dropped} closed while idle" if opened.dropped else ""
+        yield f"Connections: {opened.opened} opened, {took} (in no latency){dropped}"
     yield steadiness_line(summary.steadiness)
 
 

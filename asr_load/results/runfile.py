@@ -49,6 +49,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     users: int
     connections: int
     """That were opened, outside of all latencies."""
+    connections_dropped: int = 0
+    """That were closed because something came on them, or their end, while nothing was asked."""
     connecting_s: float
     """What that took, TLS included, of all together."""
     connecting_max_s: float
@@ -99,6 +101,8 @@ class RunInfo(msgspec.Struct, kw_only=True):
     header_names: list[str]
     """Names alone: values may be secrets."""
     extra_body_names: list[str]
+    omit: list[str] = []
+    """Fields that were left out of requests' bodies."""
     data: str
     data_sha256: str
     """Of the prepared folder's manifest."""

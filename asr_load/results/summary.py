@@ -59,6 +59,8 @@ class Connections(msgspec.Struct):
     opened: int
     connect_mean: float | None
     connect_max: float | None
+    dropped: int
+    """Closed because something came on them, or their end, while nothing was asked."""
 
 
 class ByDuration(msgspec.Struct):
@@ -248,6 +250,7 @@ def _connections(workers: list[WorkerInfo]) -> Connections:
         opened=opened,
         connect_mean=sum(worker.connecting_s for worker in workers) / opened if opened else None,
         connect_max=max(worker.connecting_max_s for worker in workers) if opened else None,
+        dropped=sum(worker.connections_dropped for worker in workers),
     )
 
 

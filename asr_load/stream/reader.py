@@ -1,11 +1,14 @@
 """From socket reads to timed events, whatever the engine's dialect, and to a stream's outcome. Nothing here does I/O.
 
 Dialects that are read: chat.completion.chunk and transcription.chunk of SGLang and vLLM, OpenAI's transcript.text.*,
-whole chat.completion and transcription bodies where a server answers without streaming, errors flat or nested.
+faster-whisper-server's segments, whole chat.completion and transcription bodies where a server answers without
+streaming, and errors in all the shapes that servers and gateways give them. What a body is, its first bytes say, and
+not its content type.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -21,7 +24,38 @@ MAX_EVENT_BYTES = 1 << 20
 MAX_ERROR_CHARS = 2000
 """Of a server's words. Records keep a quarter of it, after secrets are struck out: so none is cut in half and kept."""
 
+MAX_WHOLE_BYTES = 16 << 20
+"""Of a body that is not streamed."""
+
+GOOD_ENDS = frozenset(
+    (
+        # OpenAI's chat completions, SGLang, vLLM, llama.cpp
+        *("stop", "length", "tool_calls", "function_call"),
+        # Hugging Face's text-generation-inference
+        *("eos_token", "stop_sequence"),
+        "eos",  # Together
+        "model_length",  # Mistral
+        # Anthropic's stop_reason, and Gemini's and Cohere's words (in capitals), as gateways hand them on
+        *("end_turn", "max_tokens", "tool_use", "complete"),
+    )
+)
+"""Words of a finish_reason, in small letters, that say that the model came to an end. Any other is a failure."""
+
+GRACE_S = {True: 1.0, False: 5.0}
+"""Seconds in which a body must end once its answer is complete: after its terminator, or after a finish_reason alone.
+
+Reading on to the end is what keeps the connection; a server that never ends it must not hold the user."""
+
 BOM = b"\xef\xbb\xbf"
+
+MAX_BLANKS = 4096
+"""Bytes at the beginning of a body, of which the first that is not blank says what it is."""
+
+_ALIVE = frozenset(("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat", "status", "progress", "info"))
+"""Names and types of events that say that a server is still there, and nothing else."""
+
+_FINE = (0, 200, "0", "200", "ok", "OK", "success", None)
+"""What a `code` says where a message beside it is no complaint."""
 
 _event_ends = re.compile(rb"\n\n|\r\n\r\n|\r\r").finditer
 _DONE = b"[DONE]"
@@ -33,7 +67,7 @@ class ProtocolError(Exception):
 
 # gc=False: none of them refers to another that refers back to it, and there are thousands a second.
 class _Message(msgspec.Struct, gc=False):
-    content: str | None = None
+    content: str | list[Any] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
@@ -42,36 +76,44 @@ class _Choice(msgspec.Struct, gc=False):
     delta: _Message | None = None
     message: _Message | None = None
     finish_reason: str | None = None
-
-
-class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
+    error: Any = None
 
 
 class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
-    object: str | None = None
+    object: Any = None
+    type: Any = None
+    delta: Any = None
+    text: Any = None
+    # Where there are no choices, what a server may complain in.
     message: Any = None
-    type: str | None = None
-    delta: str | None = None
-    text: str | None = None
+    detail: Any = None
+    errors: Any = None
+    msg: Any = None
+    code: Any = None
+    success: Any = None
+    base_resp: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Event)
 
 
-def _is_error(event: _Event) -> bool:
-    return bool(event.error) or event.object == "error" or event.type == "error"
+def _complaint(event: _Event) -> Any:
+    """What an event complains of: the server's words, or what holds them; something false if it does not."""
+    if event.error:
+        return event.message or True if event.error is True else event.error
+    if event.choices:
+        return event.choices[0].error
+    if event.object == "error" or (isinstance(event.type, str) and event.type.endswith("error")):
+        return event.message or event.detail or event.msg or event.errors or True
+    if isinstance(event.base_resp, dict) and event.base_resp.get("status_code") not in _FINE:
+        return event.base_resp
+    is_fine = event.success is True or (event.code is not None and event.code in _FINE)
+    if is_fine or event.text is not None or str(event.type) in _ALIVE:
+        return None
+    return event.errors or event.detail or event.message or event.msg or event.success is False or event.code
 
 
 class Answer:
@@ -90,29 +132,47 @@ class Answer:
         """The terminator came: `[DONE]`, OpenAI's transcript.text.done, or the end of a whole body."""
         self.error: str | None = None
         """The server's own words for an error that it sent as an event."""
+        self.error_code: int | None = None
+        """The status that came with them, as of HTTP."""
         self.streamed = True
+        self.framed = False
+        """Whether a body's end can be told from a connection that broke: it came in chunks, or with its length."""
         self._parsed = 0
         self._events = 0
+        self._segments = False
+        """Whether the text comes in segments: that dialect has no terminator."""
+        self._finished = False
+        """Whether a finish_reason came, and no content after it."""
+        self._went_on = False
+        """Whether content ever came after a finish_reason, which so was none."""
         self.output_tokens: int | None = None
         self.prompt_tokens: int | None = None
         self.cached_tokens: int | None = None
 
     @property
     def text(self) -> str:
-        return "".join(self.parts)
+        """The transcript: content as it came. Segments that came without a space between them are set apart by one."""
+        stripped = self._segments and all(part == part.strip() for part in self.parts)
+        return whole_characters((" " if stripped else "").join(self.parts))
 
     @property
     def said_its_end(self) -> bool:
         """Whether the answer is complete, however its connection went on."""
-        return self.done or self.finish_reason is not None
+        return self.done or self._finished
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds that the body may take to end; no limit while more content may come."""
+        complete = self.done or (self._finished and not self._went_on)
+        return GRACE_S[self.done] if complete else float("inf")
 
     def outcome(self) -> str:
         """The outcome of an answer whose body ended, or that had said its end before its connection broke."""
         if self.error is not None:
             return "stream_error"
-        if self.finish_reason == "abort":
+        if self.finish_reason is not None and not _is_good(self.finish_reason):
             return "aborted"
-        if not self.said_its_end:
+        if not (self.done or self.finish_reason is not None or (self._segments and self.framed)):
             return "cut"
         return "ok" if self.text.strip() else "empty"
 
@@ -123,13 +183,14 @@ class Answer:
         """
         stamped = _StampedReads(reads, clock)
         try:
-            for event in SSEClient(iter(stamped)).events():
+            for event in _Events(iter(stamped)).events():
                 stamped.events += 1
-                if event.data:  # one without only keeps the connection alive
-                    self._take(event.data, stamped.at)
+                self._take(event.event, event.data.encode(), stamped.at)
         except UnicodeDecodeError as error:
             raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
-        if not stamped.events and stamped.beginning.strip() and not stamped.beginning.startswith(b":"):
+        if stamped.whole is not None:
+            self.read_whole(bytes(stamped.whole), stamped.at)
+        elif not stamped.events and stamped.beginning.strip() and not stamped.beginning.startswith(b":"):
             raise ProtocolError(f"not a stream of events: {shorten(stamped.beginning)}")
 
     def read_collected(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> None:
@@ -139,6 +200,12 @@ class Answer:
         `read_events` gives for the same reads; its speed is why there are two. Raises ProtocolError.
         """
         at = self._parsed or (len(BOM) if body.startswith(BOM) else 0)
+        if _is_whole(body[:MAX_BLANKS]):
+            if len(body) > MAX_WHOLE_BYTES:
+                raise ProtocolError(f"an answer of more than {MAX_WHOLE_BYTES} bytes that is not streamed")
+            if ended:
+                self.read_whole(body[at:], stamps[-1])
+            return
         at = self._parsed = self._take_plain_events(body, at, stamps, ends)
         read = 0
         for match in _event_ends(body, at):
@@ -169,10 +236,10 @@ class Answer:
             decoded = _decoder.decode_lines(objects)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return start
-        if len(decoded) != len(times) or any(map(_is_error, decoded)):
+        if len(decoded) != len(times) or any(map(_complaint, decoded)):
             return start
         for event, at in zip(decoded, times, strict=True):
-            self._apply(event, b"", at)
+            self._accept(event, at)
         self._events += len(decoded) + done
         self.done = self.done or done
         return end
@@ -187,36 +254,56 @@ class Answer:
                 raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
         if block.startswith(b":") and b"\r" not in block:  # a comment, which keeps a connection alive
             block = block.partition(b"\n")[2]
+        name = b""
         if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
             values = [block[6:]]
         else:
-            lines = (line.partition(b":") for line in block.splitlines())
-            values = [value.removeprefix(b" ") for field, _, value in lines if field == b"data"]
+            values = []
+            for line in _name_errors(block).splitlines():
+                field, _, value = line.partition(b":")
+                value = value.removeprefix(b" ")
+                if field == b"data":
+                    values.append(value)
+                elif field == b"event":
+                    name = value
         if values:
             self._events += 1
-            if data := b"\n".join(values):
-                self._take(data, at)
+            self._take(name.decode(), b"\n".join(values), at)
 
     def read_whole(self, body: bytes, at: int) -> None:
         """Take a body that is not streamed, complete at the time `at`. Raises ProtocolError."""
         self.streamed = False
-        self._take(body, at)
+        event = _decode(body)
+        self._apply(event, body, at)
+        if self.error is None and event.choices is None and event.text is None:
+            self.error = http_error_message(body)  # it is no answer, so it says why there is none
         self.done = True
 
-    def _take(self, data: str | bytes, at: int) -> None:
-        if data in (_DONE, _DONE.decode()):
+    def _take(self, name: str, data: bytes, at: int) -> None:
+        data = data.strip()
+        if name.endswith("error"):
+            self._complain(http_error_message(data), "an event named error, without a word")
+        elif data == _DONE:
             self.done = True
-            return
-        try:
-            event = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ProtocolError(f"not an event of a transcript ({error}): {shorten(data)}") from error
-        self._apply(event, data, at)
+        elif name in _ALIVE or data in (b"", b"null"):
+            pass  # it keeps the connection alive
+        elif name in ("", "message") or data[:1] in (b"{", b"["):
+            self._apply(_decode(data), data, at)
 
-    def _apply(self, event: _Event, data: str | bytes, at: int) -> None:
-        if _is_error(event):
-            self.error = error_message(event.error or event.message) or shorten(data)
-            return
+    def _complain(self, words: str, otherwise: str | bytes) -> None:
+        """Keep the first of what the server complained of."""
+        if self.error is None:
+            self.error = words or shorten(otherwise)
+
+    def _apply(self, event: _Event, data: bytes, at: int) -> None:
+        if complaint := _complaint(event):
+            self._complain("" if complaint is True else error_message(complaint), data)
+            self.error_code = _number(complaint.get("code") if isinstance(complaint, dict) else event.code)
+        else:
+            self._accept(event, at)
+
+    def _accept(self, event: _Event, at: int) -> None:
+        """Take an event that complains of nothing."""
         if event.usage is not None:
             self._count(event.usage)
         if event.choices:
@@ -224,8 +311,8 @@ class Answer:
             message = choice.delta or choice.message
             if message is not None:
                 self._add(message.content, message.reasoning_content or message.reasoning, at)
-            if choice.finish_reason is not None:
-                self.finish_reason = choice.finish_reason
+            if choice.finish_reason:
+                self._finish(choice.finish_reason)
         elif event.type == "transcript.text.delta":
             self._add(event.delta, None, at)
         elif event.type == "transcript.text.done":
@@ -234,19 +321,92 @@ class Answer:
                 self._add(event.text, None, at)
             self.done = True
         elif event.text is not None and event.choices is None:
+            self._segments = self.streamed
             self._add(event.text, None, at)
 
-    def _add(self, content: str | None, reasoning: str | None, at: int) -> None:
+    def _finish(self, reason: str) -> None:
+        self._finished = True
+        if self.finish_reason is None or _is_good(self.finish_reason):
+            self.finish_reason = shorten(reason)
+
+    def _add(self, content: Any, reasoning: str | None, at: int) -> None:
+        if content and type(content) is not str:
+            content = _joined(content)
         if content or reasoning:
             self.times.append(at)
+            if self._finished:
+                self._finished, self._went_on = False, True
         if content:
             self.parts.append(content)
 
-    def _count(self, usage: _Usage) -> None:
-        self.output_tokens = usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
-        self.prompt_tokens = usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens
-        if usage.prompt_tokens_details is not None:
-            self.cached_tokens = usage.prompt_tokens_details.cached_tokens
+    def _count(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            return
+        output, prompt = _number(usage.get("output_tokens")), _number(usage.get("input_tokens"))
+        self.output_tokens = _number(usage.get("completion_tokens")) if output is None else output
+        self.prompt_tokens = _number(usage.get("prompt_tokens")) if prompt is None else prompt
+        if isinstance(details := usage.get("prompt_tokens_details"), dict):
+            self.cached_tokens = _number(details.get("cached_tokens"))
+
+
+def _number(count: Any) -> int | None:
+    """A count of tokens; None for what is none."""
+    is_whole = isinstance(count, int) or (isinstance(count, float) and count.is_integer())
+    return int(count) if is_whole else None
+
+
+def _is_good(finish_reason: str) -> bool:
+    return finish_reason.lower() in GOOD_ENDS
+
+
+def _is_whole(body: bytes) -> bool:
+    """Whether a body that begins so is one JSON, and no stream: no line of a stream begins with a bracket."""
+    return body[:MAX_BLANKS].removeprefix(BOM).lstrip()[:1] in (b"{", b"[")
+
+
+def _decode(data: bytes) -> _Event:
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        try:
+            # It takes half a character too, whose other half is in the next event, and a number that is none.
+            return msgspec.convert(json.loads(data.decode()), _Event)
+        except (ValueError, msgspec.ValidationError, RecursionError):
+            raise ProtocolError(f"not an event of a transcript ({error}): {shorten(data)}") from error
+
+
+def _joined(parts: Any) -> str:
+    """The text of content that comes as a list of parts: text as it is, or in a field."""
+    if not isinstance(parts, list):
+        raise ProtocolError(f"content that is no text: {shorten(str(parts))}")
+    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def whole_characters(text: str) -> str:
+    """The text with the halves of its surrogate pairs joined; a half without its other one is U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+_error_line = re.compile(rb"(?:^|(?<=[\r\n]))(?:error:|event: ?[^\r\n]*error(?=[\r\n]|$))").sub
+
+
+def _name_errors(block: bytes) -> bytes:
+    """An event whose field is called error (llama.cpp's) as one that is named so; and one that is has data."""
+    if b"error" not in block:
+        return block
+    return _error_line(lambda line: b"event: error\ndata:" if line[0] == b"error:" else line[0] + b"\ndata:", block)
+
+
+class _Events(SSEClient):
+    """sseclient's, with errors in fields of their own, which it would pass over."""
+
+    def _read(self) -> Iterator[bytes]:
+        return map(_name_errors, super()._read())  # type: ignore[misc]  # its stubs know less
 
 
 class _StampedReads:
@@ -256,6 +416,8 @@ class _StampedReads:
         self.at = 0
         self.events = 0
         self.beginning = b""
+        self.whole: bytearray | None = None
+        """The body, where it is no stream."""
         self._reads, self._clock = reads, clock
 
     def __iter__(self) -> Iterator[bytes]:
@@ -263,7 +425,15 @@ class _StampedReads:
         for read in self._reads:
             self.at = self._clock()
             data = read if self.beginning else read.removeprefix(BOM)
-            self.beginning = self.beginning or data
+            if not self.beginning.strip():
+                self.beginning += data
+                if _is_whole(self.beginning):
+                    self.whole = bytearray()
+            if self.whole is not None:
+                self.whole += data
+                if len(self.whole) > MAX_WHOLE_BYTES:
+                    raise ProtocolError(f"an answer of more than {MAX_WHOLE_BYTES} bytes that is not streamed")
+                continue
             end = data.rfind(b"\n")
             pending = pending + len(data) if end < 0 else len(data) - end - 1
             if pending > MAX_EVENT_BYTES:
@@ -271,18 +441,28 @@ class _StampedReads:
             yield data
 
 
+_WORDS = ("message", "error", "detail", "msg", "status_msg", "base_resp", "errors", "code")
+"""Fields that servers put their words in, the plainest first."""
+
+
 def error_message(error: Any) -> str:
     """The server's words in an error, nested or flat, as one line of at most MAX_ERROR_CHARS characters."""
     while isinstance(error, dict):
-        error = error.get("message") or error.get("error") or error.get("detail") or error.get("code")
+        error = next((error[name] for name in _WORDS if error.get(name)), None)
+    if isinstance(error, list) and len(error) == 1 and (isinstance(error[0], str) or _has_message(error[0])):
+        return error_message(error[0])
     return "" if error is None else shorten(error if isinstance(error, str) else str(error))
+
+
+def _has_message(error: Any) -> bool:
+    return isinstance(error, dict) and "message" in error
 
 
 def http_error_message(body: bytes) -> str:
     """The server's words in the body of an HTTP error: JSON, flat or nested, or plain text."""
     try:
         return error_message(msgspec.json.decode(body)) or shorten(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return shorten(body)
 
 
@@ -290,5 +470,5 @@ def shorten(text: str | bytes, limit: int = MAX_ERROR_CHARS) -> str:
     """One line of at most `limit` characters."""
     if isinstance(text, bytes):
         text = text[: 8 * limit].decode(errors="replace")
-    line = " ".join(text[: 4 * limit].split())
+    line = whole_characters(" ".join(text[: 4 * limit].split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -51,6 +51,10 @@ class Record(msgspec.Struct, kw_only=True):
     audio_s: float
     text: str
     reference: str
+    retries: int = 0
+    """Tries before the one that was answered, on connections that turned out dead."""
+    retry_s: float = 0.0
+    """The time that they took: in no latency."""
 
     @property
     def unfinished(self) -> bool:
