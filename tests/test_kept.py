@@ -4,106 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.client import HTTPResponse
 from typing import Any
 
 import pytest
-import requests
 
-from asr_load.load import kept, tap
-from asr_load.load.exchange import Outgoing, Terms, exchange
-from asr_load.load.options import Limits
-from asr_load.load.wire import Wire
-from asr_load.stream.record import Record
-
-STREAM = (
-    b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
-    b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-)
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n" % len(STREAM)
-SOUND = OK + b"\r\n" + STREAM
-LIMITS = Limits(connect=5, stall=5, total=10)
-
-
-class Peer:
-    """A server that gives each request the next of its answers, and keeps what it got."""
-
-    def __init__(self, answers: list[bytes]) -> None:
-        self.requests: list[bytes] = []
-        self.connections = 0
-        self._answers = answers
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1/x?a=b"
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        while self._answers:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            with connection:
-                while self._answers and (request := _read_request(connection)):
-                    self.requests.append(request)
-                    answer = self._answers.pop(0)
-                    connection.sendall(answer)
-                    if b"Connection: close" in answer:
-                        break
-
-    def close(self) -> None:
-        self._listener.close()
-
-
-def _read_request(connection: socket.socket) -> bytes:
-    data = b""
-    while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < _length(data):
-        if not (more := connection.recv(65536)):
-            return b""
-        data += more
-    return data
-
-
-def _length(data: bytes) -> int:
-    lines = data.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
-    return next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
-
-
-class Client:
-    """A user's session and connection."""
-
-    def __init__(self) -> None:
-        self.session = requests.Session()
-        self.session.trust_env = False
-        self.wire = Wire()
-        self.wire.taps = tap.python
-        adapter = requests.adapters.HTTPAdapter()
-        adapter.poolmanager = self.wire.pool_manager
-        self.session.mount("http://", adapter)
-        self.sent = 0
-
-    def send(self, url: str, body: list[bytes | memoryview] | None = None) -> Record:
-        self.sent += 1
-        headers = {"Accept": "text/event-stream", "Content-Type": "application/json", "x-clip-id": "not this"}
-        own = {"X-Clip-Id": "ä%20".encode().decode("latin-1"), "X-Request-Id": f"{self.sent}"}
-        pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
-        outgoing = Outgoing(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
-        return exchange(self.session, self.wire, outgoing, Terms(LIMITS, 0, ()))[0]
-
-
-@contextmanager
-def talk(*answers: bytes) -> Iterator[tuple[Client, Peer]]:
-    peer, client = Peer(list(answers)), Client()
-    try:
-        yield client, peer
-    finally:
-        client.wire.drop()
-        client.session.close()
-        peer.close()
+from asr_load.load import kept
+from peer import OK, SOUND, STREAM, Client, talk
 
 
 def test_the_same_bytes_as_requests_sends() -> None:

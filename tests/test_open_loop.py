@@ -103,7 +103,7 @@ def test_arrivals_are_shared_anew_when_a_worker_joins_and_when_one_dies(clips: P
         "-u",
         "12",
         "-t",
-        "16",
+        "24",
         "--stop-timeout",
         "5",
         "--request-rate",

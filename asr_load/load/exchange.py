@@ -229,7 +229,7 @@ def _ask_requests(client: Session, wire: Wire, prepared: PreparedRequest, limits
             result.answer.framed = head.chunked or head.length is not None
             reads = decoded(_reads(raw, wire, result.answer), response.headers.get("content-encoding"))
             result.answer.read_events(reads, time.perf_counter_ns)
-            result.ended = time.perf_counter_ns()
+            result.ended = wire.last_read
         else:
             _read_stream(raw._original_response, wire, result)
     finally:
@@ -335,9 +335,11 @@ def _reads(raw: Any, wire: Wire, answer: Answer) -> Iterator[bytes]:
         else:
             until = float("inf")
             data = raw.read1(READ_BYTES)
-        if not data:
+        if data is None:
             return
         wire.read_at = time.perf_counter_ns()
+        if not data:
+            return
         yield data
 
 

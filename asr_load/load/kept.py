@@ -129,7 +129,7 @@ def _head_of(file: TapFile, wire: Wire) -> Head | StreamHead:
         file.skip(known[1])
         wire.headers = file.read_at
         return known[0]
-    reply = FinalHead(file, method="POST")  # type: ignore[arg-type]  # it asks a socket for nothing but its file
+    reply = FinalHead(file, method="POST")
     try:
         reply.begin()
     except TimeoutError as error:

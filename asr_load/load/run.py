@@ -115,8 +115,11 @@ class Run:
         return time.perf_counter_ns() + self._terms.epoch_ns
 
     def add_user(self) -> int:
-        """A number for a new user, unique in this process. Call it in the user's own greenlet: what a user has taken and
-        not sent when that ends, because its code raised in between, has its record then."""
+        """A number for a new user, unique in this process.
+
+        Call it in the user's own greenlet: when that ends, each request that the user took and did not send, because
+        its code raised in between, gets its record.
+        """
         user = self._users
         self._users += 1
         greenlet = gevent.getcurrent()

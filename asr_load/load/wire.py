@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import select
 import time
 from dataclasses import dataclass
@@ -128,6 +130,8 @@ class _Stamped:
     """Mixed into urllib3's connections: connects before the clock starts, so that no TTFT holds a handshake."""
 
     wire: Wire
+    head: FinalHead | None = None
+    """Of the last answer that urllib3 read."""
 
     @property
     def is_connected(self) -> bool:
@@ -137,7 +141,7 @@ class _Stamped:
             return False
         poll = _poll()
         poll.register(connection.sock.fileno(), select.POLLIN)
-        if not poll.poll(0):
+        if not (self.head and self.head.surplus) and not poll.poll(0):
             return True
         self.wire.connects.dropped += 1
         connection.close()
@@ -164,6 +168,8 @@ class _Stamped:
         response: HTTPResponse = super().getresponse()  # type: ignore[misc]
         file = self.wire.file
         self.wire.headers = time.perf_counter_ns() if file is None else file.read_at
+        head: Any = response._original_response
+        self.head = head
         return response
 
 
@@ -171,11 +177,29 @@ class FinalHead(Head):
     """The head of the answer itself: what comes before it (1xx) is passed over, as RFC 9110, section 15.2, asks. Only
     101 is none that another follows."""
 
+    def __init__(self, source: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(source, *args, **kwargs)
+        self.surplus = False
+        """Whether more came with a body than the body. A tap knows it better."""
+        self._source = source
+
+    def _close_conn(self) -> None:
+        """At the end of a body: forget what was read ahead, which http.client keeps for nobody."""
+        if isinstance(self.fp, io.BufferedReader):
+            timeout = self._source.gettimeout()
+            with contextlib.suppress(OSError):  # nothing is there: TLS says it so
+                self._source.settimeout(0)
+                self.surplus = bool(self.fp.peek())
+            self._source.settimeout(timeout)
+        super()._close_conn()  # type: ignore[misc]
+
     def begin(self) -> None:
         super().begin()
         while self.status // 100 == 1 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
             self.headers: Any = None  # it has not begun
             super().begin()
+        if self.status == HTTPStatus.REQUEST_TIMEOUT:
+            self.will_close = True  # whether it says so or not: RFC 9110, section 15.5.9
 
 
 def _head(file: Any, _: Any, *args: Any, **kwargs: Any) -> Head:

@@ -1,0 +1,277 @@
+"""Answers as servers and proxies really give them, over a socket, in each way of reading: what the record says, and
+what the next request on the connection meets."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from email.utils import formatdate
+
+import gevent
+import pytest
+
+from asr_load.load.exchange import MAX_PAUSE_S, PAUSE_S, pause_s
+from asr_load.load.options import Limits
+from peer import READERS, SOUND, STREAM, Piece, talk
+
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+TEXT, STOP, DONE = STREAM.split(b"\n\n")[:3]
+
+each_reader = pytest.mark.parametrize("reader", READERS)
+
+
+def sized(body: bytes, head: bytes = EVENTS) -> bytes:
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def chunked(*events: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    return EVENTS + CHUNKED + b"".join(chunk(event + b"\n\n") for event in events) + end
+
+
+@each_reader
+@pytest.mark.parametrize(
+    "kind", [b"text/event-stream", b"text/plain", b"application/json", b"", b"application/x-ndjson"]
+)
+def test_a_stream_under_any_content_type(reader: str, kind: bytes) -> None:
+    field = b"Content-Type: %b\r\n" % kind if kind else b""
+    said = b"HTTP/1.1 200 OK\r\n" + field + CHUNKED + chunk(STREAM) + b"0\r\n\r\n"
+    with talk(said, said, reader=reader) as (client, peer):
+        for _ in range(2):
+            record = client.send(peer.url)
+            assert (record.outcome, record.text, record.streamed) == ("ok", "a", True)
+    assert peer.connections == 1
+
+
+@each_reader
+@pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream", b"text/plain"])
+def test_a_whole_answer_under_any_content_type(reader: str, kind: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n" % kind
+    good, bad = sized(b' {"text": "whole"}', head), sized(b'{"detail": "no memory"}', head)
+    with talk(good, bad, good, reader=reader) as (client, peer):
+        told = [client.send(peer.url) for _ in range(3)]
+    assert [(record.outcome, record.text, record.error) for record in told] == [
+        ("ok", "whole", None),
+        ("stream_error", "", "no memory"),
+        ("ok", "whole", None),
+    ]
+    assert not told[0].streamed
+    assert peer.connections == 1
+
+
+@each_reader
+@pytest.mark.parametrize("coding", [b"gzip", b"deflate"])
+def test_compression_that_nobody_asked_for(reader: str, coding: bytes) -> None:
+    make: Callable[[bytes], bytes] = gzip.compress if coding == b"gzip" else zlib.compress
+    head = b"Content-Encoding: " + coding + b"\r\n"
+    answers = [sized(make(STREAM), EVENTS + head), sized(make(b'{"text": "a"}'), JSON + head), SOUND]
+    with talk(*answers, reader=reader) as (client, peer):
+        assert [(record.outcome, record.text) for record in (client.send(peer.url) for _ in range(3))] == [
+            ("ok", "a")
+        ] * 3
+    assert peer.connections == 1
+    with talk(sized(STREAM, EVENTS + b"Content-Encoding: br\r\n"), SOUND, reader=reader) as (client, peer):
+        record = client.send(peer.url)
+        assert (record.outcome, record.error) == ("protocol", "content-encoding br, which nobody asked for")
+        assert client.send(peer.url).ok
+
+
+@each_reader
+@pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints", b"199 What"])
+def test_interim_answers_are_passed_over(reader: str, interim: bytes) -> None:
+    hints = b"HTTP/1.1 " + interim + b"\r\nLink: </x>; rel=preload\r\nContent-Length: 7\r\n\r\n"
+    with talk(SOUND, hints + SOUND, [hints, 0.02, hints, 0.02, SOUND], SOUND, reader=reader) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(4)] == ["ok"] * 4
+    assert peer.connections == 1
+
+
+@each_reader
+def test_switching_protocols_is_no_answer(reader: str) -> None:
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nsomething else"
+    with talk(SOUND, switch, SOUND, SOUND, reader=reader) as (client, peer):
+        told = [client.send(peer.url) for _ in range(3)]
+    assert [record.outcome for record in told] == ["ok", "protocol", "ok"]
+    assert "101" in (told[1].error or "")
+    assert peer.connections == 2
+
+
+LATE_408 = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+OPEN_408 = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+
+
+@each_reader
+@pytest.mark.parametrize(
+    "behind",
+    [b"\r\n", b"0\r\n\r\n", SOUND, LATE_408, OPEN_408, b"HTTP/1.1 200 OK\r\n"],
+    ids=["blank", "last chunk", "an answer", "408", "408, left open", "half an answer"],
+)
+@pytest.mark.parametrize("later", [True, False])
+def test_what_comes_on_an_idle_connection_is_no_answer(reader: str, behind: bytes, later: bool) -> None:
+    other = sized(STREAM.replace(b'"a"', b'"b"'))
+    come = threading.Event()
+    said: list[Piece] = [SOUND, 0.02, behind, come] if later else [SOUND + behind]
+    with talk(said, other, other, reader=reader) as (client, peer):
+        assert client.send(peer.url).text == "a"
+        if later:
+            time.sleep(0.1)
+            come.set()
+        told = [client.send(peer.url) for _ in range(2)]
+    assert [(record.outcome, record.text, record.retries) for record in told] == [("ok", "b", 0)] * 2
+    assert (peer.connections, client.wire.connects.dropped) == (2, 1)
+
+
+@each_reader
+@pytest.mark.parametrize("answer", [LATE_408, OPEN_408, None])
+def test_another_try_is_seen_and_in_no_latency(reader: str, answer: bytes | None) -> None:
+    # The server gives the connection up just as the request comes, and says so, or says nothing.
+    with talk(SOUND, [0.2, answer], [0.02, SOUND], SOUND, reader=reader) as (client, peer):
+        assert client.send(peer.url).retries == 0
+        began = time.perf_counter()
+        again, after = client.send(peer.url), client.send(peer.url)
+    assert (again.outcome, again.retries, again.http_status) == ("ok", 1, 200)
+    assert again.retry_s > 0.19
+    assert again.ttft is not None
+    assert 0.01 < again.ttft < 0.15
+    assert again.started_at - began > 0.19
+    assert (after.outcome, after.retries, after.retry_s) == ("ok", 0, 0)
+    assert peer.connections == 2
+
+
+@each_reader
+def test_a_408_on_a_new_connection_is_the_servers(reader: str) -> None:
+    with talk(LATE_408, SOUND, reader=reader) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(2)] == ["http_408", "ok"]
+
+
+@each_reader
+@pytest.mark.parametrize("status", [b"413 Too Large", b"500 Broken", b"401 Who", b"204 Nothing"])
+def test_an_answer_that_is_not_read_to_its_end_leaves_no_trace(reader: str, status: bytes) -> None:
+    long = b"HTTP/1.1 " + status + b"\r\nContent-Length: 400000\r\n\r\n" + b"x" * 400_000
+    if status.startswith(b"204"):
+        long = b"HTTP/1.1 204 No Content\r\n\r\n" + SOUND
+    with talk(SOUND, long, SOUND, SOUND, reader=reader) as (client, peer):
+        told = [client.send(peer.url) for _ in range(3)]
+    assert [record.outcome for record in told] == ["ok", f"http_{int(status[:3])}", "ok"]
+
+
+@each_reader
+def test_two_hosts_have_two_connections(reader: str) -> None:
+    other = sized(STREAM.replace(b'"a"', b'"b"'))
+    with talk(SOUND, SOUND, reader=reader) as (client, peer), talk(other, other) as (_, second):
+        urls = [peer.url, second.url, peer.url, second.url]
+        assert [client.send(url).text for url in urls] == ["a", "b", "a", "b"]
+    assert len(peer.requests) == len(second.requests) == 2
+
+
+@each_reader
+@pytest.mark.parametrize("pause", [0.3, 1.4])
+def test_content_after_a_finish_reason_is_no_less_of_the_answer(reader: str, pause: float) -> None:
+    more = chunk(TEXT.replace(b'"a"', b'" b"') + b"\n\n")
+    pieces: list[Piece] = [
+        chunked(TEXT, STOP, end=b""),
+        pause,
+        more,
+        pause,
+        more,
+        0.1,
+        chunk(DONE + b"\n\n"),
+        b"0\r\n\r\n",
+    ]
+    with talk(pieces, SOUND, reader=reader) as (client, peer):
+        record = client.send(peer.url)
+        assert (record.outcome, record.text, record.chunks) == ("ok", "a b b", 3)
+        assert record.stream_end is not None
+        assert client.send(peer.url).ok
+    assert peer.connections == 1
+
+
+@each_reader
+def test_segments_end_with_their_body(reader: str) -> None:
+    segments = [b'data: {"text": " he"}', b'data: {"text": " said"}']
+    answers: list[bytes | list[Piece]] = [
+        chunked(*segments),
+        sized(b"\n\n".join([*segments, b""])),
+        [chunked(*segments, end=b""), None],
+        EVENTS + b"Connection: close\r\n\r\n" + segments[0] + b"\n\n",
+    ]
+    with talk(*answers, reader=reader) as (client, peer):
+        told = [client.send(peer.url) for _ in answers]
+    assert [(record.outcome, record.text.strip()) for record in told] == [
+        ("ok", "he said"),
+        ("ok", "he said"),
+        ("cut", "he said"),
+        ("cut", "he"),
+    ]
+
+
+@each_reader
+@pytest.mark.parametrize("end", ["cut off", "reset", "never"])
+def test_each_good_answer_says_when_its_stream_ended(reader: str, end: str) -> None:
+    """However its body ended: by the end of the test, a broken connection, or not at all."""
+    hows: dict[str, list[Piece]] = {"cut off": [threading.Event()], "reset": [0.05, None], "never": [2.0]}
+    with talk([chunked(TEXT, STOP, DONE, end=b""), *hows[end]], reader=reader) as (client, peer):
+        asked = gevent.spawn(client.send, peer.url)
+        if end == "cut off":
+            gevent.sleep(0.3)
+            asked.kill()
+        record = asked.get(timeout=10)
+        assert record.outcome == "ok"
+        assert record.stream_end is not None
+        assert record.e2el is not None
+        assert record.e2el <= record.stream_end < 0.25
+
+
+@each_reader
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("field", "at_least", "at_most"),
+    [
+        (b"", PAUSE_S, PAUSE_S),
+        (b"Retry-After: 7\r\n", 7, 7),
+        (b"Retry-After: 900\r\n", MAX_PAUSE_S, MAX_PAUSE_S),
+        (b"Retry-After: soon\r\n", PAUSE_S, PAUSE_S),
+    ],
+)
+def test_a_server_that_is_busy_is_left_alone(
+    reader: str, status: int, field: bytes, at_least: float, at_most: float
+) -> None:
+    busy = b"HTTP/1.1 %d No\r\n%bContent-Length: 4\r\n\r\nfull" % (status, field)
+    with talk(busy, SOUND, reader=reader) as (client, peer):
+        record = client.send(peer.url)
+        assert (record.outcome, record.error) == (f"http_{status}", "full")
+        assert at_least <= client.wire.pause_s <= at_most
+        assert client.send(peer.url).ok
+        assert client.wire.pause_s == 0
+
+
+@each_reader
+def test_a_server_that_is_busy_under_200_is_left_alone_too(reader: str) -> None:
+    with talk(chunked(b'data: {"error": {"message": "full", "code": 503}}'), reader=reader) as (client, peer):
+        assert client.send(peer.url).outcome == "stream_error"
+        assert client.wire.pause_s == PAUSE_S
+
+
+def test_the_pause_that_a_server_asks_for() -> None:
+    assert pause_s("12.5") == 12.5
+    assert pause_s("-3") == pause_s("nan") == pause_s("") == pause_s("Thu, 01 Jan 1970 00:00:00 GMT") == PAUSE_S
+    assert pause_s("inf") == MAX_PAUSE_S
+    assert 8 < pause_s(formatdate(time.time() + 10, usegmt=True)) <= 10
+    assert pause_s(formatdate(time.time() + 1000, usegmt=True)) == MAX_PAUSE_S
+    assert pause_s("Thu, 99 Foo 99999 00:00:00 GMT") == PAUSE_S
+
+
+@pytest.mark.parametrize(("reader", "limit"), [*((reader, "stall") for reader in READERS), ("python", "total")])
+def test_an_answer_that_stops_has_the_reason_of_its_limit(reader: str, limit: str) -> None:
+    limits = Limits(connect=5, stall=0.3 if limit == "stall" else 5, total=0.3 if limit == "total" else 5)
+    hang: list[Piece] = [chunked(TEXT, end=b""), 1.0]
+    with talk(SOUND, hang, SOUND, reader=reader, limits=limits) as (client, peer):
+        told = [client.send(peer.url) for _ in range(3)]
+    assert [record.outcome for record in told] == ["ok", "stalled" if limit == "stall" else "timeout", "ok"]
