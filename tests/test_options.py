@@ -42,6 +42,11 @@ def settings(*words: str, host: str | None = HOST) -> Settings:
         (["--total-timeout", "inf"], HOST, "--total-timeout must be above 0"),
         (["--extra-body", "[1]"], HOST, "--extra-body is not a JSON object"),
         (["--extra-body", "{"], HOST, "--extra-body is not a JSON object"),
+        (
+            ["--omit", "top_p", "--extra-body", '{"top_p": 1}'],
+            HOST,
+            "--omit leaves out 'top_p', which --extra-body sets",
+        ),
         (["--header", "no-value"], HOST, "--header takes NAME=VALUE"),
         (["--header", "X-A=\n"], HOST, ""),
         (["--header", "X-A=ü"], HOST, "characters that a header cannot carry"),
@@ -70,6 +75,11 @@ def test_bad_options(words: list[str], host: str | None, said: str) -> None:
 
 def test_a_trailing_slash_is_no_path() -> None:
     assert settings(host="https://gpu.example:8443/").host == "https://gpu.example:8443"
+
+
+def test_fields_to_leave_out() -> None:
+    made = settings("--omit", "stream_options, max_tokens,", "--extra-body", '{"top_k": 3, "seed": null}')
+    assert made.extra_body == {"top_k": 3, "seed": None, "stream_options": None, "max_tokens": None}
 
 
 def test_headers_and_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,19 @@ def test_extra_fields_are_merged_and_cannot_take_the_audio_away() -> None:
             make_builder(api, "m", "p", 1, {field: 1})
 
 
+def test_fields_are_left_out() -> None:
+    made = body("chat", stream_options=None, max_tokens=None)
+    assert {"stream_options", "max_tokens"}.isdisjoint(made)
+    assert {"messages", "stream", "model"} <= made.keys()
+    plain = b"".join(make_builder("transcriptions", "m", "p", 1, {"stream_include_usage": None})[0](clip(), NO_DITHER))
+    assert b"stream_include_usage" not in plain
+    assert b'name="stream"' in plain
+    with pytest.raises(InputError, match="'stream' cannot be left out: it is what is measured"):
+        make_builder("chat", "m", "p", 1, {"stream": None})
+    with pytest.raises(InputError, match="'top_k' cannot be left out: this --api sends model, "):
+        make_builder("chat", "m", "p", 1, {"top_k": None})
+
+
 def test_transcriptions() -> None:
     build, content_type = make_builder("transcriptions", "m", "a prompt", 64, {"language": "en"})
     message = BytesParser().parsebytes(

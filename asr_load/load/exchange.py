@@ -107,7 +107,8 @@ def exchange(client: Session, wire: Wire, outgoing: Outgoing, terms: Terms) -> t
         if error is time_limit:
             _fail(result, wire, "timeout", f"no end after {terms.limits.total:g} s")
         else:
-            _fail(result, wire, "timeout", f"no end within the locustfile's own limit: {error}")
+            limit = "" if error.seconds is None else f" of {error.seconds:g} s"
+            _fail(result, wire, "timeout", f"no end within the locustfile's own limit{limit}")
             reraise = error
     except Exception as error:
         _fail(result, wire, "protocol", f"{type(error).__name__}: {error}")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from locust.env import Environment
 from locust.exception import StopUser
+from locust.runners import STATE_RUNNING
 from requests import Session
 
 from asr_load.audio.payload import APIS, NO_DITHER, make_builder, new_dither
@@ -30,6 +33,8 @@ from asr_load.load.work import Job, Turn, Work
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
 from asr_load.stream.record import Record, RecordFile
+
+logger = logging.getLogger(__name__)
 
 PUBLISH_EVERY_S, PUBLISHED = 0.25, 1000
 """How often records are shown, and how many chunks at once: as many as hold the loop for half a millisecond."""
@@ -106,7 +111,7 @@ class Run:
         """By user and number: requests that users took and have not begun to send."""
         self._settled = 0
         """Requests that were sent, once or again, or given up."""
-        self._finished = self._users = 0
+        self._finished = self._users = self._alive = 0
         self._connects = Connects()
         self._ended_at: float | None = None
 
@@ -124,8 +129,18 @@ class Run:
         self._users += 1
         greenlet = gevent.getcurrent()
         if isinstance(greenlet, gevent.Greenlet):
-            greenlet.rawlink(lambda _: self._give_up(user))
+            self._alive += 1
+            greenlet.link(lambda ended: self._leave(user, ended))
         return user
+
+    def _leave(self, user: int, ended: gevent.Greenlet[..., Any]) -> None:
+        self._give_up(user)
+        self._alive -= 1
+        runner = self._environment.runner
+        if ended.exception is not None and not self._alive and runner is not None and runner.state == STATE_RUNNING:
+            # Locust goes on after an Exception of a task; a gevent.Timeout, for one, is none, and ends the user.
+            logger.error("no user is left: what the locustfile's own code raised has ended them all")
+            self._tell_when_done(nobody_left=True)
 
     def begin(self, at: int) -> None:
         """Let an open loop's arrivals begin at a moment, in perf_counter nanoseconds."""
@@ -152,6 +167,7 @@ class Run:
         for is handed out."""
         outgoing = self._next_due(user) if self._open else self._next_free(user)
         if outgoing is None:
+            self._give_up(user)
             self._tell_when_done()  # a share can be empty from the start
             raise StopUser
         self._unsent.setdefault(user, {})[outgoing.seq] = outgoing
@@ -243,12 +259,12 @@ class Run:
             self._settled += 1
             self._note(never_sent(outgoing, self._terms, at_the_end=self._stopped_at is not None))
 
-    def _tell_when_done(self) -> None:
+    def _tell_when_done(self, *, nobody_left: bool = False) -> None:
         if (
             not self._settings.searching
             and not self._done
             and self._settled == self._work.taken
-            and self._work.peek() is None
+            and (nobody_left or self._work.peek() is None)
         ):
             self._done = True
             self.end_watch()

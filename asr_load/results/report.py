@@ -86,7 +86,8 @@ def _lines(summary: Summary) -> Iterator[str]:
     if opened.opened:
         took = f"{_ms(opened.connect_mean)} ms each on average, {_ms(opened.connect_max)} at most"
         dropped = f"; {opened.dropped} closed while idle" if opened.dropped else ""
-        yield f"Connections: {opened.opened} opened, {took} (in no latency){dropped}"
+        retried = f"; {opened.retried} requests sent again, as theirs was dead" if opened.retried else ""
+        yield f"Connections: {opened.opened} opened, {took} (in no latency){dropped}{retried}"
     yield steadiness_line(summary.steadiness)
 
 

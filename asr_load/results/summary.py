@@ -61,6 +61,9 @@ class Connections(msgspec.Struct):
     connect_max: float | None
     dropped: int
     """Closed because something came on them, or their end, while nothing was asked."""
+    retried: int
+    """Requests that were sent again because a connection that was kept turned out dead; that took `retry_s` each, which
+    is in no latency either."""
 
 
 class ByDuration(msgspec.Struct):
@@ -188,7 +191,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         references=accuracy.references,
         by_duration=_by_duration(good, info.language),
         coverage=_coverage(measured, info.data_clips),
-        connections=_connections(info.workers),
+        connections=_connections(measured, info.workers),
         validity=validity,
         left_out=left_out,
         steadiness=steadiness(measured),
@@ -244,13 +247,14 @@ def _coverage(records: list[Record], clips: int) -> Coverage:
     )
 
 
-def _connections(workers: list[WorkerInfo]) -> Connections:
+def _connections(measured: list[Record], workers: list[WorkerInfo]) -> Connections:
     opened = sum(worker.connections for worker in workers)
     return Connections(
         opened=opened,
         connect_mean=sum(worker.connecting_s for worker in workers) / opened if opened else None,
         connect_max=max(worker.connecting_max_s for worker in workers) if opened else None,
         dropped=sum(worker.connections_dropped for worker in workers),
+        retried=sum(record.retries > 0 for record in measured),
     )
 
 

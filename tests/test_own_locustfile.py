@@ -1,0 +1,77 @@
+"""Locustfiles that people write themselves: whatever their code does around a request, each has its record, and the
+test comes to its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from conftest import CHECKOUT
+from serving import serve
+from test_e2e import clips, run
+
+__all__ = ["clips"]  # a fixture
+
+START = (CHECKOUT / "locustfiles" / "transcribe.py").read_text().partition("        request = ")[0]
+
+OWN_TIMEOUT = """
+        request = self.test.next_request(self.number)
+        with gevent.Timeout(0.3, False):
+            self.test.send(self.client, self.wire, request)
+"""
+
+OWN_TIMEOUT_RAISED = """
+        request = self.test.next_request(self.number)
+        with gevent.Timeout(0.3):
+            self.test.send(self.client, self.wire, request)
+"""
+
+RAISES_BEFORE = """
+        request = self.test.next_request(self.number)
+        if request.seq % 2:
+            raise RuntimeError("my own mistake")
+        self.test.send(self.client, self.wire, request)
+"""
+
+TAKES_AND_FORGETS = """
+        self.test.next_request(self.number)
+        self.test.send(self.client, self.wire, self.test.next_request(self.number))
+"""
+
+SENDS_TWICE = """
+        request = self.test.next_request(self.number)
+        self.test.send(self.client, self.wire, request)
+        self.test.send(self.client, self.wire, request)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "outcomes"),
+    [
+        (OWN_TIMEOUT, {"timeout": 8}),
+        (OWN_TIMEOUT_RAISED, {"timeout": 2}),
+        (RAISES_BEFORE, {"ok": 4, "client": 4}),
+        (TAKES_AND_FORGETS, {"ok": 4, "client": 4}),
+        (SENDS_TWICE, {"ok": 16}),
+    ],
+    ids=["timeout", "timeout that is raised", "raises before", "takes and forgets", "sends twice"],
+)
+def test_each_request_has_its_record_and_the_test_ends(
+    clips: Path, tmp_path: Path, code: str, outcomes: dict[str, int]
+) -> None:
+    (tmp_path / "mine.py").write_text(f"import gevent\n{START}{code}")
+    slow = "20" if "timeout" in outcomes else "1"
+    with serve("--engine", "scripted", "--tokens", "40", "--itl-ms", slow) as host:
+        # The time limit is far away: it is the number of requests that ends the test.
+        done = run(host, clips, tmp_path / "r", "-f", tmp_path / "mine.py", "-u", "2", "--requests", "8", "-t", "60")
+    assert Counter(record["outcome"] for record in done.records) == outcomes
+    assert {record["seq"] for record in done.records} == set(range(2 if code is OWN_TIMEOUT_RAISED else 8))
+    assert ("no user is left" in done.err) == (code is OWN_TIMEOUT_RAISED)
+    assert done.summary["wall_s"] < 30
+    errors = {record["error"] for record in done.records if not record["ok"]}
+    if "timeout" in outcomes:
+        assert errors == {"no end within the locustfile's own limit of 0.3 s"}
+    if "client" in outcomes:
+        assert errors == {"never sent: the locustfile's own code raised before"}
