@@ -15,6 +15,7 @@ from rich.table import Table
 
 from asr_load.errors import OneLineParser, exits_on_bad_input
 from asr_load.results.calibration import TRUSTED_MS, WITHIN_MS, Calibration, GoodFor, Trial, write_calibration
+from asr_load.results.runfile import on_master_clock
 from asr_load.results.verdict import peak_chunks_per_s
 from asr_load.trial import ITL_S, Cores, TrialError, load, p50, p99, scripted_server, share_cores
 
@@ -100,11 +101,10 @@ def run_trial(streams: int, workers: int, cores: Cores, folder: Path) -> tuple[T
     with scripted_server(folder, cores.server) as server:
         outcome = load(server, folder / "results", cores.client, *options)
     clients = outcome.info.workers
-    offsets = {client.worker: client.master_offset_s for client in clients}
     trial = Trial(
         workers=workers,
         streams=streams,
-        chunks_per_s=peak_chunks_per_s(outcome.records, offsets),
+        chunks_per_s=peak_chunks_per_s(on_master_clock(outcome.records, clients)),
         ttft_p50=p50(outcome.ttft_errors),
         ttft_p99=p99(outcome.ttft_errors),
         itl_p50=p50(outcome.itl_errors),

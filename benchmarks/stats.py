@@ -65,13 +65,14 @@ def measure() -> Iterator[Row]:
     environment = Environment()
     runner = environment.create_local_runner()
     stats.set_up(environment)
-    records, live = made_up(RECORDS), Live()
+    records, live = made_up(RECORDS), Live(0.0)
 
     def ours() -> None:
         together = PUBLISHED // TOKENS
         for first in range(0, RECORDS, together):
             stats.fire(environment, records[first : first + together], "/v1/x")
-            live.add(records[first : first + together])
+            batch = records[first : first + together]
+            live.add(batch, [record.end for record in batch])
 
     def naive() -> None:
         for record in records:

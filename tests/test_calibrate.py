@@ -12,7 +12,7 @@ import pytest
 from asr_load.calibrate import FIRST, REFINEMENTS, climb, good_for, run_trial
 from asr_load.results import calibration
 from asr_load.results.calibration import Calibration, GoodFor, Trial, read_calibration, write_calibration
-from asr_load.results.runfile import WorkerInfo
+from asr_load.results.runfile import WorkerInfo, on_master_clock
 from asr_load.results.verdict import judge, peak_chunks_per_s
 from asr_load.stream.record import Record
 from asr_load.trial import TTFT_S, share_cores
@@ -127,9 +127,10 @@ def test_workers_of_a_machine_are_counted_together_and_machines_apart() -> None:
 
 def test_the_busiest_second_is_on_one_clock() -> None:
     records = streams(1, 0) + streams(1, 1, offset=3600.0)
-    assert peak_chunks_per_s(records, {0: 0.0, 1: -3600.0}) == 100
-    assert peak_chunks_per_s(records, {0: 0.0, 1: 0.0}) == 50
-    assert peak_chunks_per_s([], {}) == 0
+    workers = [worker_info(worker=0), worker_info(worker=1, master_offset_s=-3600.0)]
+    assert peak_chunks_per_s(on_master_clock(records, workers)) == 100
+    assert peak_chunks_per_s(records) == 50
+    assert peak_chunks_per_s([]) == 0
 
 
 def test_a_trial_holds_the_client_against_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from asr_load.results.live import Histogram, Live
+from asr_load.stream.record import Record
 from records import failure, record
 
 
@@ -20,11 +21,15 @@ def test_a_histograms_percentiles_are_within_a_quarter_of_a_percent(spread: floa
     assert (histogram.n, histogram.max) == (20_000, values.max())
 
 
+def fed(live: Live, *records: Record) -> None:
+    live.add(records, [one.end for one in records])
+
+
 def test_rows_for_the_last_seconds_and_for_the_run() -> None:
-    live = Live()
+    live = Live(1000.0)
     for second in range(15):
-        live.add([record(second, ttft=0.1 if second < 5 else 0.3, e2el=0.5)])
-        live.tick(1000.0 + second, 1.0, users=second)
+        fed(live, record(second, ttft=0.1 if second < 5 else 0.3, e2el=0.5))
+        live.tick(1001.0 + second, users=second, complete_until=1001.0 + second)
     rows = {row["name"]: row for row in live.table()}
     assert list(rows)[:2] == ["TTFT (ms), last 10 s", "TTFT (ms), whole run"]
     assert rows["TTFT (ms), last 10 s"]["count"] == 10
@@ -36,16 +41,46 @@ def test_rows_for_the_last_seconds_and_for_the_run() -> None:
 
 
 def test_a_point_a_second() -> None:
-    live = Live()
-    live.add([record(0), failure(1, "http_503", ttft=9.0)])
-    live.tick(1000.0, 2.0, users=3)
-    live.tick(1001.0, 1.0, users=4)
+    live = Live(1000.0)
+    fed(live, record(0), failure(0, "http_503", ttft=9.0))
+    live.tick(1000.5, users=3, complete_until=1000.5)
+    assert live.points() == []
+    live.tick(1001.5, users=4, complete_until=1001.5)
+    live.tick(1002.0, users=4, complete_until=1002.0)
     first, second = live.points()
-    assert first["t"] == 1000.0
+    assert (first["t"], second["t"]) == (1001.0, 1002.0)
     assert first["ttft"] == {"p50": 200.0, "p95": 200.0, "p99": 200.0}
     assert first["itl"]["p50"] == pytest.approx(100.0)
-    assert (first["users"], first["tokens_per_s"], first["rtfx"]) == (3, 1.5, 1.0)
+    assert (first["users"], first["tokens_per_s"], first["rtfx"]) == (3, 3.0, 2.0)
     assert first["failures"] == {"http_503": 1}
     assert second["ttft"] == {"p50": None, "p95": None, "p99": None}
-    assert live.points(after=1000.0) == [second]
+    assert (second["users"], second["tokens_per_s"]) == (4, 0.0)
+    assert live.points(after=1001.0) == [second]
     assert (live.requests, dict(live.failures)) == (2, {"http_503": 1})
+
+
+def test_a_second_is_shown_when_all_have_reported_past_it() -> None:
+    live = Live(1000.0)
+    for now in range(1, 7):
+        # Reports come each three seconds, of all that ended since the last one.
+        if now % 3 == 0:
+            fed(live, *(record(second) for second in range(now - 3, now)))
+        live.tick(1000.0 + now, users=2, complete_until=1000.0 + now // 3 * 3)
+        assert len(live.points()) == now // 3 * 3
+    assert [point["tokens_per_s"] for point in live.points()] == [3.0] * 6
+
+
+def test_what_comes_for_a_second_that_is_shown_is_added_to_it() -> None:
+    live = Live(1000.0)
+    live.tick(1003.0, users=1, complete_until=1003.0)
+    fed(live, record(1), failure(2, "cut"))
+    fed(live, record(-5))  # before the view was reset
+    assert [point["tokens_per_s"] for point in live.points()] == [0.0, 3.0, 0.0]
+    assert [point["failures"] for point in live.points()] == [{}, {}, {"cut": 1}]
+
+
+def test_tokens_that_no_answer_told_are_not_known() -> None:
+    live = Live(1000.0)
+    fed(live, record(0, output_tokens_source="chunks"), record(1))
+    live.close(1001.5)
+    assert [point["tokens_per_s"] for point in live.points()] == [None, 3.0]

@@ -12,7 +12,7 @@ import pytest
 
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import convert
-from asr_load.audio.payload import APIS, NO_DITHER, dithered, make_builder, new_dither
+from asr_load.audio.payload import APIS, NO_DITHER, dithered, make_builder, new_dither, token_limit
 from asr_load.errors import InputError
 from conftest import noise
 from test_convert import encoded
@@ -95,10 +95,33 @@ def test_transcriptions() -> None:
         "model": b"m",
         "prompt": b"a prompt",
         "temperature": b"0",
+        "max_completion_tokens": b"64",
         "stream": b"true",
         "stream_include_usage": b"true",
         "language": b"en",
     }
+
+
+def test_one_answer_is_asked_for() -> None:
+    assert body("chat", n=1)["n"] == 1
+    with pytest.raises(InputError, match="a request is measured by its one answer"):
+        make_builder("chat", "m", "p", 1, {"n": 2})
+
+
+@pytest.mark.parametrize(
+    ("api", "extra", "limit"),
+    [
+        ("chat", {}, 64),
+        ("chat-input-audio", {"max_tokens": 9}, 9),
+        ("chat", {"max_tokens": None}, None),
+        ("chat", {"max_tokens": None, "max_completion_tokens": 7}, 7),
+        ("transcriptions", {}, 64),
+        ("transcriptions", {"max_completion_tokens": None}, None),
+        ("transcriptions", {"max_tokens": 5}, 64),
+    ],
+)
+def test_the_limit_that_a_request_asks_for(api: str, extra: dict[str, Any], limit: int | None) -> None:
+    assert token_limit(api, 64, extra) == limit
 
 
 def test_every_api_has_a_builder() -> None:

@@ -31,8 +31,8 @@ def test_the_first_lines_are_those_of_the_seed(tmp_path: Path, capsys: pytest.Ca
         "Total: 3, Success: 2, Fail: 1",
         "Average TTFT: 0.300s",
         "Average Latency: 0.500s",
-        "[0] ok ttft=0.200s lat=0.400s tokens=3",
-        "[1] ok ttft=0.400s lat=0.600s tokens=3",
+        "[0] ok ttft=0.200s e2e=0.400s tokens=3",
+        "[1] ok ttft=0.400s e2e=0.600s tokens=3",
         "[2] http_503 why",
     ]
 
@@ -43,14 +43,17 @@ def test_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert part in text
     assert "WER 25.0%" in text
     assert "Failures: 1 cut" in text
-    assert "Verdict: suspect" in text
+    assert "Client: doubtful (compiled reader" in text
+    assert "Server: errors 33.3%, WER 25.0%" in text
+    assert "Figures: suspect" in text
     assert "  - the event loop was late by 20.0 ms at p99 (valid up to 10)" in text
     assert "\x1b" not in text
 
 
 def test_nothing_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(tmp_path, capsys, failure(0, "connect"))
-    assert lines[2:6] == [
+    assert lines[2:7] == [
+        "Nothing succeeded: 1× http://127.0.0.1:1: why: is the server running there?",
         "Total: 1, Success: 0, Fail: 1",
         "Average TTFT: n/a",
         "Average Latency: n/a",
@@ -62,3 +65,11 @@ def test_many_requests_are_not_all_listed(tmp_path: Path, capsys: pytest.Capture
     lines = printed(tmp_path, capsys, *(record(n) for n in range(25)))
     assert sum(line.startswith("[") for line in lines) == 20
     assert f"… 5 more in {tmp_path / 'records.jsonl'}" in lines
+
+
+def test_what_is_not_known_is_not_shown_as_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\n".join(printed(tmp_path, capsys, record(0, output_tokens_source="chunks", finish_reason="length")))
+    assert "n/a tokens/s, n/a tokens per chunk" in text
+    assert "tokens=n/a" in text
+    assert "Cut short: 1 answers ended at a limit that is not --max-tokens" in text
+    assert "Truncated" not in text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.results.runfile import write_run
+from asr_load.results.runfile import ArrivalCounts, write_run
 from asr_load.results.summary import figures, summarise, summarise_folder
 from asr_load.stream.record import Record, RecordFile, read_records
 from records import failure, health, record, run_info, worker_info
@@ -18,6 +18,7 @@ from records import failure, health, record, run_info, worker_info
 def test_counts_and_rates() -> None:
     records = [
         record(0),
+        record(1, finish_reason="length", output_tokens=128),
         record(1, finish_reason="length"),
         failure(2, "http_503"),
         failure(3, "cut", ttft=0.3, itl=[], e2el=0.3, chunks=1),
@@ -25,17 +26,18 @@ def test_counts_and_rates() -> None:
     ]
     summary = summarise(records, run_info())
     assert msgspec.to_builtins(summary.requests) == {
-        "total": 4,
-        "success": 2,
+        "total": 5,
+        "success": 3,
         "fail": 2,
         "unfinished": 0,
         "truncated": 1,
-        "by_outcome": {"cut": 1, "http_503": 1, "ok": 2},
+        "out_of_room": 1,
+        "by_outcome": {"cut": 1, "http_503": 1, "ok": 3},
     }
-    assert (summary.wall_s, summary.audio_s, summary.rtfx) == (10.0, 4.0, 0.4)
-    assert (summary.requests_per_s, summary.output_tokens_per_s) == (0.2, 0.6)
-    assert summary.tokens_per_chunk == 1.0
-    assert (summary.ttft.n, summary.itl.n, summary.tpot.n, summary.e2el.n) == (2, 4, 2, 2)
+    assert (summary.wall_s, summary.audio_s, summary.rtfx) == (10.0, 6.0, 0.6)
+    assert (summary.requests_per_s, summary.output_tokens_per_s) == (0.3, 13.4)
+    assert summary.tokens_per_chunk == 134 / 9
+    assert (summary.ttft.n, summary.itl.n, summary.tpot.n, summary.e2el.n) == (3, 6, 3, 3)
     assert summary.lag.n == 0
     assert summary.goodput is None
 
@@ -141,7 +143,7 @@ def test_slos_of_a_client_bound_run_or_one_without_a_success(
     slow = worker_info(health=health(lag_p99=0.2))
     info = run_info(workers=[slow], slos=["errors:rate:1.0"], allow_client_bound=allowed)
     summary = summarise(records, info)
-    assert summary.validity.verdict == "client-bound"
+    assert summary.validity.verdict == ("client-bound" if records[0].ok else "suspect")
     assert [result.ok for result in summary.slo] == [True]
     assert summary.passed is passed
     assert bool(summary.not_passed) is not passed
@@ -150,3 +152,42 @@ def test_slos_of_a_client_bound_run_or_one_without_a_success(
 def test_without_slos_nothing_passes_or_fails() -> None:
     summary = summarise([record(0)], run_info(workers=[worker_info(health=health(lag_p99=0.2))]))
     assert (summary.passed, summary.not_passed) == (None, [])
+
+
+def test_tokens_that_no_answer_told_are_not_known() -> None:
+    summary = summarise([record(0), record(1, output_tokens_source="chunks")], run_info(goodput="tpot:1000"))
+    assert summary.output_tokens is summary.output_tokens_per_s is summary.tokens_per_chunk is summary.goodput is None
+    assert summary.tpot.n == 1
+    assert summarise([record(0, output_tokens_source="chunks")], run_info(goodput="ttft:1000")).goodput == 0.1
+
+
+def test_a_clip_without_a_length_divides_nothing() -> None:
+    summary = summarise([record(0, audio_s=0.0), record(1)], run_info())
+    assert (summary.rtf.n, summary.audio_s) == (1, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("slos", "records", "said"),
+    [
+        ([], [record(0)], "errors 0.0%, WER 0.0%"),
+        (
+            ["ttft:p95:1", "e2el:p95:1000"],
+            [record(0, reference=""), failure(1, "cut")],
+            "SLOs 1 of 2 met, errors 50.0%",
+        ),
+        ([], [failure(0, "unfinished")], "no request came to its end"),
+    ],
+)
+def test_how_the_server_did_in_words(slos: list[str], records: list[Record], said: str) -> None:
+    assert summarise(records, run_info(slos=slos)).server == said
+
+
+def test_the_rate_of_an_open_loop_has_its_chance() -> None:
+    counts = ArrivalCounts(seconds=100.0, expected=400.0, deviation=20.0, due=368)
+    workers = [worker_info(worker=n, started=180, arrivals=counts) for n in range(2)]
+    found = summarise([record(0)], run_info(workers=workers)).open_loop
+    assert found is not None
+    assert (found.asked, found.due, found.sent) == (4.0, 3.68, 3.6)
+    assert found.low == pytest.approx(3.608)
+    assert found.high == pytest.approx(4.392)
+    assert summarise([record(0)], run_info()).open_loop is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from asr_load.results.runfile import WorkerInfo
-from asr_load.results.verdict import clock, judge, judge_clients
+from asr_load.results.summary import summarise
+from asr_load.results.verdict import clock, judge, judge_clients, judge_steadiness
 from asr_load.stream.record import Record
 from records import failure, health, record, run_info, worker_info
 
@@ -32,7 +35,7 @@ def test_the_clients_health(client: dict[str, float], verdict: str) -> None:
     ("records", "said"),
     [
         ([], "no request was sent"),
-        ([failure(0, "connect")], "no request succeeded"),
+        ([failure(0, "connect")], "nothing succeeded: 1× http://127.0.0.1:1: why: is the server running there?"),
         ([record(output_tokens_source="chunks")], "1 answers came without usage"),
         ([record(streamed=False)], "1 answers were not streamed"),
     ],
@@ -92,3 +95,106 @@ def test_what_is_said_of_a_clock() -> None:
     behind.master_offset_s, behind.master_offset_error_s = 3.7, 0.0004
     unknown.master_offset_error_s = None
     assert [clock(client) for client in judge_clients([behind, unknown]).clients] == ["-3700.0 ± 0.4", "unknown"]
+
+
+def many(count: int, **changes: Any) -> list[Record]:
+    """One request after the other, each a second long."""
+    return [record(n, started_at=1000.0 + n, e2el=0.9, stream_end=0.9, **changes) for n in range(count)]
+
+
+def outage_of(found: list[Record], first: int, last: int, outcome: str) -> list[Record]:
+    return [
+        failure(one.seq, outcome, started_at=one.started_at, ended_at=one.started_at + 0.01)
+        if first <= one.seq < last
+        else one
+        for one in found
+    ]
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 100), (100, 200), (50, 150), (80, 110)])
+def test_an_outage_is_a_reason_and_no_steady_state(first: int, last: int) -> None:
+    records = outage_of(many(200), first, last, "connect")
+    validity = judge(records, run_info())
+    assert validity.verdict == "suspect"
+    assert f"nothing succeeded from {first} s to " in validity.reasons[0]
+    assert f"({last - first} connect): an outage of {str((last - first) // 2)[0]}" in validity.reasons[0]
+    assert judge_steadiness(records, records, run_info()).verdict == "interrupted"
+
+
+def test_a_few_failures_are_no_outage() -> None:
+    records = outage_of(many(200), 50, 60, "cut")
+    assert judge(records, run_info()).verdict == "valid"
+    assert judge_steadiness(records, records, run_info()).verdict == "steady"
+
+
+def test_a_server_that_stood_still_is_an_outage_without_a_failure() -> None:
+    records = many(200)
+    records[100] = record(100, started_at=1100.0, e2el=60.0, stream_end=60.0)
+    moved = [one.moved(60.0) if one.seq > 100 else one for one in records]
+    assert "(answers stood still): an outage of 2" in judge(moved, run_info()).reasons[0]
+
+
+def test_steadiness_is_not_judged_where_the_load_was_another() -> None:
+    records = many(200)
+    for users, verdict in (
+        ([(1001.0, 4)], "steady"),
+        ([(1001.0, 4), (1100.0, 8)], "not judged"),
+        ([(1001.0, 4), (1300.0, 0)], "steady"),
+    ):
+        assert judge_steadiness(records, records, run_info(users=users)).verdict == verdict
+    rates = {"stages": "60s:1,60s:2"}
+    assert judge_steadiness(records, records, run_info(loop=rates)).verdict == "not judged"
+    lost = run_info(workers=[worker_info(ended=False)])
+    assert judge_steadiness(records, records, lost).verdict == "not judged"
+
+
+def test_two_workers_an_hour_apart_are_steady() -> None:
+    records = [record(n, worker=n % 2, started_at=1000.0 + n + 3600 * (n % 2), e2el=1.0 + (n % 2)) for n in range(200)]
+    workers = [worker_info(worker=0), worker_info(worker=1, master_offset_s=-3600.0)]
+    summary = summarise(records, run_info(workers=workers, ramp_up_time=50.0))
+    assert summary.steadiness.verdict == "steady"
+    assert summary.left_out.ramp_up == 50
+
+
+def test_answers_in_one_piece_are_not_the_engines() -> None:
+    whole = {"chunks": 4, "itl": [0.0, 0.0001, 0.0]}
+    validity = judge([record(0, **whole), record(1, chunks=4, itl=[0.1] * 3), record(2)], run_info())
+    assert validity.verdict == "suspect"
+    assert validity.reasons[0].startswith("1 of 2 answers came in one piece, all chunks within 1 ms")
+    assert validity.client == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("cached", "said"),
+    [
+        ([(5, 79)] * 6, ""),
+        ([(60, 79)] * 6, ""),  # a long prompt before the audio
+        ([(5, 79)] * 5 + [(78, 79)], "103 of 474 prompt tokens came from the server's cache"),
+        ([(78, 79)] * 6, "468 of 474 prompt tokens came from the server's cache"),
+        ([(0, 79), (None, None)], ""),
+    ],
+)
+def test_prompts_from_a_cache_are_suspect(cached: list[tuple[int | None, int | None]], said: str) -> None:
+    records = [record(n, cached_tokens=one, prompt_tokens=all_) for n, (one, all_) in enumerate(cached)]
+    assert judge(records, run_info()).reasons == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "said"),
+    [
+        ("connect", "Connection refused", "2× connection refused by http://127.0.0.1:1: is the server running there?"),
+        ("http_401", "no key.", "2× 401: no key: set OPENAI_API_KEY or --api-key"),
+        ("cut", "the body ended early", "2× cut: the body ended early: the server's log may tell more"),
+    ],
+)
+def test_where_nothing_succeeded_the_cause_and_the_cure_come_first(outcome: str, error: str, said: str) -> None:
+    records = [failure(n, outcome, error=error) for n in range(2)]
+    validity = judge(records, run_info(workers=[worker_info(health=health(lag_p99=0.2))]))
+    assert validity.reasons == [f"nothing succeeded: {said}"]
+    assert (validity.verdict, validity.client) == ("suspect", "not judged")
+
+
+def test_what_the_client_was_in_want_of_is_no_figure_of_the_server() -> None:
+    want = "too many open files: raise ulimit -n, or lower -u"
+    validity = judge([record(0), failure(1, "client", error=want)], run_info())
+    assert (validity.verdict, validity.client, validity.reasons) == ("client-bound", "too slow", [f"1× {want}"])

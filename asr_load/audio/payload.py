@@ -91,12 +91,19 @@ def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[st
     return build
 
 
-def transcription_body(model: str, prompt: str, extra: dict[str, Any]) -> tuple[Build, str]:
+def transcription_body(model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> tuple[Build, str]:
     """Builder of multipart bodies for /v1/audio/transcriptions, and their content type. Raises as `chat_body`."""
     fixed = {"file": "the audio's place", "stream": "what is measured"}
     boundary = f"asr-load-{secrets.token_hex(16)}"
     # `stream_include_usage` is vLLM's field; SGLang and OpenAI pass over it.
-    fields = {"model": model, "prompt": prompt, "temperature": 0, "stream": True, "stream_include_usage": True}
+    fields = {
+        "model": model,
+        "prompt": prompt,
+        "temperature": 0,
+        LIMITS["transcriptions"]: max_tokens,
+        "stream": True,
+        "stream_include_usage": True,
+    }
     before = bytearray()
     for name, value in _merged(fields, extra, fixed).items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
@@ -115,12 +122,27 @@ def transcription_body(model: str, prompt: str, extra: dict[str, Any]) -> tuple[
 def make_builder(api: str, model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> tuple[Build, str]:
     """The builder for an API of APIS and its content type. `max_tokens` is no field of transcriptions."""
     if api == "transcriptions":
-        return transcription_body(model, prompt, extra)
+        return transcription_body(model, prompt, max_tokens, extra)
     return chat_body(api, model, prompt, max_tokens, extra), "application/json"
+
+
+LIMITS = {"transcriptions": "max_completion_tokens"}
+"""The field that limits the answer's tokens, where it is not chat's `max_tokens`: vLLM's for transcriptions, which
+SGLang and OpenAI pass over."""
+
+
+def token_limit(api: str, max_tokens: int, extra: dict[str, Any]) -> int | None:
+    """The most tokens that a request asks for; None where it sets no limit."""
+    names = {"max_tokens", "max_completion_tokens"} if api not in LIMITS else {LIMITS[api]}
+    own = LIMITS.get(api, "max_tokens")
+    asked = [extra.get(name, max_tokens if name == own else None) for name in names]
+    return min((limit for limit in asked if isinstance(limit, int)), default=None)
 
 
 def _merged(body: dict[str, Any], extra: dict[str, Any], fixed: dict[str, str]) -> dict[str, Any]:
     """A body with the fields of `extra`, without those that are None there."""
+    if extra.get("n") not in (None, 1):
+        raise InputError(f"--extra-body 'n': {extra['n']}: a request is measured by its one answer")
     for name, value in extra.items():
         if name in fixed:
             refusal = f"{name!r} cannot be left out" if value is None else f"--extra-body cannot set {name!r}"

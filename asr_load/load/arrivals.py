@@ -59,6 +59,12 @@ class Profile:
         times: np.ndarray = self._starts[at] + inside
         return times
 
+    def area(self, seconds: float) -> float:
+        """Under the rate from the start on: how many arrivals there are by then on average."""
+        at = int(np.searchsorted(self._starts, seconds, side="right")) - 1
+        passed = seconds - float(self._starts[at])
+        return float(self._areas[at] + self._rates[at] * passed + self._slopes[at] * passed**2 / 2)
+
 
 class Arrivals:
     """The arrivals of a fleet, by number from 0. Cheap in their order; a jump far ahead makes all that it passes.
@@ -91,6 +97,11 @@ class Arrivals:
             if len(due) < BLOCK or due[-1] >= seconds:
                 return block * BLOCK + int(np.searchsorted(due, seconds, side="left"))
             block += 1
+
+    def expected(self, seconds: float) -> tuple[float, float]:
+        """How many are due by then on average over all seeds, and the standard deviation of that."""
+        mean = self._profile.area(seconds)
+        return mean, math.sqrt(mean / self._shape)
 
     def _go_to(self, block: int) -> None:
         if block == self._block:
@@ -125,6 +136,9 @@ class Replay(Arrivals):
 
     def number_at(self, seconds: float) -> int:
         return int(np.searchsorted(self._due, seconds, side="left"))
+
+    def expected(self, seconds: float) -> tuple[float, float]:
+        return self.number_at(seconds), 0.0
 
 
 def make_arrivals(

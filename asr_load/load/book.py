@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -18,6 +19,7 @@ import requests
 import urllib3
 
 from asr_load import __version__
+from asr_load.audio.payload import token_limit
 from asr_load.audio.shard import Shards
 from asr_load.load.options import Settings
 from asr_load.results.live import Live
@@ -25,6 +27,8 @@ from asr_load.results.runfile import RunInfo, WorkerInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder
 from asr_load.results.verdict import Validity, judge_clients, lost_line
 from asr_load.stream.record import RECORDS, Record, RecordFile
+
+logger = logging.getLogger(__name__)
 
 SILENT_S = 15.0
 """A worker that says nothing for so long, though it reports every three seconds, is taken to be lost."""
@@ -38,7 +42,8 @@ class Book:
         self.id, self.folder = id, folder
         self._settings, self._shards, self._users = settings, shards, users
         self.file = RecordFile(folder / RECORDS)
-        self.live = Live()
+        self._began = time.time()
+        self.live = Live(self._began)
         self.stages: list[dict[str, Any]] = []
         """Where the load changed: `t` in seconds since the epoch, and `name`."""
         self._workers: dict[int, WorkerInfo] = {}
@@ -47,7 +52,10 @@ class Book:
         self.watch: Callable[[Record], None] = lambda _: None
         """Called with each record."""
         self.refresh: Callable[[], None] = lambda: None
-        self._began = self._ticked = time.time()
+        self.on_trouble: Callable[[], object] = lambda: None
+        """Called once, when records cannot be written."""
+        self.trouble = False
+        self._user_changes: list[tuple[float, int]] = []
         # Whoever kills the process from here on leaves a run that can be read.
         self._write(ended=False)
         self._ticker = gevent.spawn(self._tick)
@@ -57,7 +65,12 @@ class Book:
         for record in records:
             self._taken[record.worker] += 1
             self.watch(record)
-        self.live.add([record for record in records if not record.warmup])
+        if self.file.trouble and not self.trouble:
+            self.trouble = True
+            logger.error("%s cannot be written (%s): the test ends here", self.file.path, self.file.trouble)
+            gevent.spawn(self.on_trouble)
+        shown = [record for record in records if not record.warmup]
+        self.live.add(shown, [record.end + self.offset(record.worker) for record in shown])
 
     def take(self, records: Sequence[Record]) -> None:
         """Write and show records that a worker has sent."""
@@ -126,22 +139,37 @@ class Book:
     def close(self) -> Summary:
         """Write what is left to write: run.json, then summary.json from it and the records."""
         self._ticker.kill()
-        self._close_second()
+        self.live.close(time.time())
         self.file.close()
+        if self.file.unwritten:
+            logger.error("%d records are lost: %s", self.file.unwritten, self.file.trouble)
         self._write(ended=True)
         return summarise_folder(self.folder)
+
+    def reset_live(self) -> None:
+        """Begin the live view afresh."""
+        self.live = Live(time.time())
 
     def _tick(self) -> None:
         while True:
             gevent.sleep(1.0)
             self.refresh()
-            self._close_second()
+            now, users = time.time(), self._users()
+            if not self._user_changes or self._user_changes[-1][1] != users:
+                self._user_changes.append((now, users))
+            self.live.tick(now, users, self._complete_until(now))
 
-    def _close_second(self) -> None:
-        now = time.time()
-        # The last one is cut short by the end: over its few ms, what ends in it would look like a peak.
-        self.live.tick(now, max(now - self._ticked, 1.0), self._users())
-        self._ticked = now
+    def _complete_until(self, now: float) -> float:
+        """Up to when all records are here, on this clock: those that are silent for long are not waited for."""
+        waited_for = (
+            each
+            for each in self.workers
+            if not each.ended and each.lost_at is None and time.monotonic() - self._heard[each.worker] < SILENT_S
+        )
+        return min((self._reported_until(each) for each in waited_for), default=now)
+
+    def _reported_until(self, worker: WorkerInfo) -> float:
+        return self._began if worker.reported_until is None else worker.reported_until + worker.master_offset_s
 
     def _write(self, ended: bool) -> None:
         settings, system = self._settings, os.uname()
@@ -154,7 +182,7 @@ class Book:
             api=settings.api,
             model=settings.model,
             prompt=settings.prompt,
-            max_tokens=settings.max_tokens,
+            max_tokens=token_limit(settings.api, settings.max_tokens, settings.extra_body),
             requests=settings.requests,
             order="shuffle" if settings.shuffle else "sequential",
             seed=settings.seed,
@@ -176,6 +204,7 @@ class Book:
             goodput=settings.goodput,
             allow_client_bound=settings.allow_client_bound,
             allow_lost_workers=settings.allow_lost_workers,
+            users=self._user_changes,
             workers=self.workers,
             python=platform.python_version(),
             platform=" ".join((system.sysname, system.release, system.machine)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import ssl
@@ -36,6 +37,15 @@ BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 """Before a user asks again where there is no connection, or a server is busy; the longest that a server may ask for."""
+
+_WANTS = {
+    errno.EMFILE: ": raise ulimit -n, or lower -u",
+    errno.ENFILE: ": the whole machine has no more, lower -u",
+    errno.ENOMEM: "",
+    errno.ENOBUFS: "",
+    errno.EADDRNOTAVAIL: ": no local port is left, lower -u or add workers on other machines",
+}
+"""What a machine may run out of, and what helps."""
 
 SLICE_S = 2.0
 """How often an answer that is collected is looked at before its body has ended."""
@@ -111,8 +121,11 @@ def exchange(client: Session, wire: Wire, outgoing: Outgoing, terms: Terms) -> t
             _fail(result, wire, "timeout", f"no end within the locustfile's own limit{limit}")
             reraise = error
     except Exception as error:
-        _fail(result, wire, "protocol", f"{type(error).__name__}: {error}")
-        reraise = error
+        if want := client_want(error):
+            _fail(result, wire, "client", want)
+        else:
+            _fail(result, wire, "protocol", f"{type(error).__name__}: {error}")
+            reraise = error
     except BaseException as error:  # GreenletExit, as a rule: Locust ends its users so
         _fail(result, wire, "unfinished", "cut off by the end of the test")
         reraise = error
@@ -122,11 +135,9 @@ def exchange(client: Session, wire: Wire, outgoing: Outgoing, terms: Terms) -> t
     return _record(outgoing, wire, result, before, terms), reraise
 
 
-def never_sent(outgoing: Outgoing, terms: Terms, at_the_end: bool) -> Record:
-    """The record of a request that a user took and did not send: its code raised first, or the test ended."""
-    result = _Result(outcome="client", error="never sent: the locustfile's own code raised before")
-    if at_the_end:
-        result.outcome, result.error = "unfinished", "cut off by the end of the test, before it was sent"
+def never_sent(outgoing: Outgoing, terms: Terms, outcome: str, why: str) -> Record:
+    """The record of a request that was taken and never sent."""
+    result = _Result(outcome=outcome, error=why)
     return _record(outgoing, Wire(), result, time.perf_counter_ns(), terms)
 
 
@@ -364,7 +375,11 @@ def _http_error(response: Any, raw: Any) -> str:
 def _classify(error: BaseException) -> tuple[str, str]:
     """The outcome for what requests or urllib3 raised, and a line that is the same for the same cause."""
     causes = _causes(error)
+    want = next(filter(None, map(client_want, causes)), None)
+    return ("client", want) if want else _classify_causes(causes)
 
+
+def _classify_causes(causes: list[BaseException]) -> tuple[str, str]:
     def first(*kinds: type[BaseException]) -> BaseException | None:
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
 
@@ -379,6 +394,15 @@ def _classify(error: BaseException) -> tuple[str, str]:
     if first(TimeoutError):
         return "stalled", "the upload made no progress"
     return "protocol", _words(causes[-1])
+
+
+def client_want(error: BaseException) -> str | None:
+    """In words, what this machine did not have for a request; None where that was not the reason."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if not isinstance(error, OSError) or error.errno not in _WANTS:
+        return None
+    return f"{os.strerror(error.errno).lower()}{_WANTS[error.errno]}"
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -449,6 +473,7 @@ def _record(outgoing: Outgoing, wire: Wire, result: _Result, before: int, terms:
         reference=outgoing.reference,
         retries=int(result.first is not None),
         retry_s=retry_s,
+        ended_at=(time.perf_counter_ns() + terms.epoch_ns) / 1e9,
     )
 
 

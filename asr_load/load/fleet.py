@@ -73,6 +73,7 @@ class Solo:
         id = secrets.token_hex(6)
         self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
         book = self.book
+        book.on_trouble = on_done
         self.run: Run | None = Run(
             environment,
             settings,
@@ -144,6 +145,7 @@ class Master:
         id = secrets.token_hex(6)
         self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
         self.book.refresh = self._refresh
+        self.book.on_trouble = on_done
         self._limited, self._loop = bool(settings.requests), settings.loop
         self._numbers: dict[str, int] = {}
         # Locust sends all options along when it asks a worker for users; so a share is always there before them.
@@ -178,8 +180,9 @@ class Master:
     def hear(self, data: dict[str, Any]) -> None:
         """Take a worker's report."""
         assert self.book is not None
-        self.book.take([decode_record(line) for line in data["records"]])
+        # First the word on its clock, by which the records' times are read.
         self.book.hear(msgspec.convert(data["worker"], WorkerInfo))
+        self.book.take([decode_record(line) for line in data["records"]])
 
     def share_done(self, worker: str) -> None:
         """A worker has records of all requests of its share."""

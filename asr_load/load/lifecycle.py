@@ -265,6 +265,9 @@ class _Plugin:
         if summary is None or environment.process_exit_code is not None:
             return
         options = environment.parsed_options
+        if self.last_book is not None and self.last_book.trouble:
+            environment.process_exit_code = 1
+            return
         if summary.lost_workers and not (options and options.allow_lost_workers):
             environment.process_exit_code = 1
             return

@@ -19,11 +19,13 @@ from locust.exception import StopUser
 from locust.runners import STATE_RUNNING
 from requests import Session
 
-from asr_load.audio.payload import APIS, NO_DITHER, make_builder, new_dither
+from asr_load.audio.clip import Clip
+from asr_load.audio.payload import APIS, NO_DITHER, Body, make_builder, new_dither
 from asr_load.audio.shard import Shards
+from asr_load.errors import InputError
 from asr_load.load import stats
 from asr_load.load.clock import ClockOffset
-from asr_load.load.exchange import PAUSE_S, Outgoing, Terms, exchange, never_sent, request_headers
+from asr_load.load.exchange import PAUSE_S, Outgoing, Terms, client_want, exchange, never_sent, request_headers
 from asr_load.load.loop import LoopMonitor, let_reads_go_first
 from asr_load.load.options import Settings
 from asr_load.load.readers import choose
@@ -107,6 +109,8 @@ class Run:
         self._unpublished: deque[Record] = deque()
         self._publisher = gevent.spawn(self._publish_slowly)
         self._done = False
+        self._unbuilt: set[int] = set()
+        """Numbers of requests that this machine could not build."""
         self._unsent: dict[int, dict[int, Outgoing]] = {}
         """By user and number: requests that users took and have not begun to send."""
         self._settled = 0
@@ -178,11 +182,11 @@ class Run:
         # sum of it. One at a time, each after the reads that are ready.
         with self._turn:
             let_reads_go_first()
-        job = self._work.peek()
-        if job is None:
-            return None
-        self._work.take(job)
-        return self._outgoing(job, user)
+        while (job := self._work.peek()) is not None:
+            self._work.take(job)
+            if outgoing := self._built(job, user):
+                return outgoing
+        return None
 
     def _next_due(self, user: int) -> Outgoing | None:
         # Of the users that are free, one waits for the next arrival and the others for it: so an arrival belongs to
@@ -198,30 +202,52 @@ class Run:
                 if job is None:  # what comes is still to be announced
                     self._changed.wait()
                     continue
-                outgoing = self._outgoing(job, user)
-                assert outgoing.due is not None
-                wait = outgoing.due - time.perf_counter_ns()
+                # Built before it is due, so that it can be sent when it is.
+                outgoing = self._built(job, user)
+                due = self._due(job)
+                assert due is not None
+                wait = due - time.perf_counter_ns()
                 if wait > 0 and self._changed.wait(wait / 1e9):
                     continue
                 self._work.take(job)
+                if outgoing is None:
+                    continue
                 if queued and wait < 0:
                     self._queued += 1
                     outgoing = replace(outgoing, queued=True)
                 return outgoing
             return None
 
-    def _outgoing(self, job: Job, user: int) -> Outgoing:
-        clip, seq = self._shards[job.clip], job.seq
-        due = None if job.due is None else self._began + round(job.due * 1e9)
+    def _built(self, job: Job, user: int) -> Outgoing | None:
+        """A request with its body; None, and a record of it, where this machine cannot build it."""
+        try:
+            clip = self._shards[job.clip]
+            body = self._build(clip, new_dither() if self._settings.unique else NO_DITHER)
+        except (OSError, MemoryError, ValueError, InputError) as error:
+            # Each request once: an open loop looks at the same one again when its rate changes.
+            if job.seq not in self._unbuilt:
+                self._unbuilt.add(job.seq)
+                why = client_want(error) or f"its clip cannot be read from --data: {error}"
+                self._note(never_sent(self._outgoing(job, user, None, []), self._terms, "client", why))
+                self._settled += 1
+                self._stopping.wait(PAUSE_S)
+            return None
+        return self._outgoing(job, user, clip, body)
+
+    def _due(self, job: Job) -> int | None:
+        return None if job.due is None else self._began + round(job.due * 1e9)
+
+    def _outgoing(self, job: Job, user: int, clip: Clip | None, body: Body) -> Outgoing:
+        seq, due = job.seq, self._due(job)
         since = (due if due is not None else time.perf_counter_ns()) - self._began
         return Outgoing(
             url=self._settings.host + self._path,
-            body=self._build(clip, new_dither() if self._settings.unique else NO_DITHER),
+            body=body,
             headers=self._headers,
-            own_headers=request_headers(self._id, self._worker, seq, clip.id),
-            clip=clip.id,
-            reference=clip.text,
-            audio_s=clip.duration_s,
+            own_headers=request_headers(self._id, self._worker, seq, clip.id if clip else ""),
+            clip=clip.id if clip else "",
+            reference=clip.text if clip else "",
+            audio_s=clip.duration_s if clip else 0.0,
             seq=seq,
             user=user,
             worker=self._worker,
@@ -242,7 +268,7 @@ class Run:
         if reraise is not None:
             raise reraise
         # A server that is down or busy is not to be asked a thousand times a second; the test's end waits for nobody.
-        if pause_s := PAUSE_S if record.outcome == "connect" else wire.pause_s:
+        if pause_s := PAUSE_S if record.outcome in ("connect", "client") else wire.pause_s:
             self._stopping.wait(pause_s)
         return record
 
@@ -257,7 +283,11 @@ class Run:
         """Record what a user took and will not send."""
         for outgoing in self._unsent.pop(user, {}).values():
             self._settled += 1
-            self._note(never_sent(outgoing, self._terms, at_the_end=self._stopped_at is not None))
+            if self._stopped_at is None:
+                outcome, why = "client", "never sent: the locustfile's own code raised before"
+            else:
+                outcome, why = "unfinished", "cut off by the end of the test, before it was sent"
+            self._note(never_sent(outgoing, self._terms, outcome, why))
 
     def _tell_when_done(self, *, nobody_left: bool = False) -> None:
         if (
@@ -308,6 +338,9 @@ class Run:
             unsent=self._missed() if ended else 0,
             recorded=self._finished,
             ended_at=self._ended_at,
+            # What ended before the first record that waits to be shown has been shown.
+            reported_until=self._unpublished[0].end if self._unpublished else self.now_ns() / 1e9,
+            arrivals=self._work.arrivals_until(self._arrivals_s()) if ended and self._has_begun else None,
             clock_offset_s=self._terms.epoch_ns / 1e9,
             master_offset_s=offset.seconds if offset else 0.0,
             master_offset_error_s=offset.error if offset else None,
@@ -326,8 +359,11 @@ class Run:
     def _missed(self) -> int:
         if not self._has_begun:
             return 0
+        return self._work.waiting(self._arrivals_s())
+
+    def _arrivals_s(self) -> float:
         until = time.perf_counter_ns() if self._stopped_at is None else self._stopped_at
-        return self._work.waiting((until - self._began) / 1e9)
+        return (until - self._began) / 1e9
 
     def end_watch(self) -> None:
         """End the watch over the client, once: taking a test down holds the loop for tens of ms, and when no stream is

@@ -49,6 +49,7 @@ class Test(Protocol):
         """Where the load changed: `t` in seconds since the epoch, and `name`."""
 
     def validity(self) -> Validity: ...
+    def reset_live(self) -> None: ...
 
 
 class _View:
@@ -68,7 +69,7 @@ class _View:
     def reset(self, **_: Any) -> None:
         """Start the live figures afresh, as Locust does with its own. The records keep everything."""
         if self.test is not None:
-            self.test.live = Live()
+            self.test.reset_live()
 
     def series(self) -> str:
         """The name of what the charts draw: another one after a reset, and for each test."""
@@ -100,7 +101,7 @@ class _View:
     def table(self) -> list[dict[str, Any]]:
         """The tab's rows: `metric`, `count`, and the figures with as many digits as help."""
         self.series()
-        live = Live() if self.test is None else self.test.live
+        live = Live(0.0) if self.test is None else self.test.live
         now, ended = time.monotonic(), self.summary() is not None
         if self._table is not None:
             at, of_the_end, rows = self._table

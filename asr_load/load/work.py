@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asr_load.load.arrivals import Arrivals
+from asr_load.results.runfile import ArrivalCounts
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,15 @@ class Work:
         while last is not None and last < end:
             count, last = count + 1, self._turn(last)
         return count
+
+    def arrivals_until(self, seconds: float) -> ArrivalCounts | None:
+        """What the fleet was due to send by then; None in a closed loop."""
+        if self._arrivals is None:
+            return None
+        due = self._arrivals.number_at(seconds)
+        if self._budget and due >= self._budget:  # the last one that was asked for ended the arrivals
+            seconds, due = self._arrivals.due(self._budget - 1) or 0.0, self._budget
+        return ArrivalCounts(seconds, *self._arrivals.expected(seconds), due)
 
     def _clip(self, seq: int) -> int:
         round_, place = divmod(seq, self._clips)

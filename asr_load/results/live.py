@@ -1,7 +1,7 @@
 """A run while it runs: percentiles of the last seconds and of the whole run so far, and their course over time.
 
-Fed with records as they are written, so a stream counts in the second in which it ended. What is shown here is for the
-eye: files are written from the records themselves.
+A stream counts in the second in which it ended, on the master's clock; a second is shown when all workers have
+reported past it. What is shown here is for the eye: files are written from the records themselves.
 """
 
 from __future__ import annotations
@@ -73,8 +73,18 @@ class _Second:
     def __init__(self) -> None:
         self.parts: dict[str, list[np.ndarray]] = {name: [] for name in SCALES}
         self.tokens = 0
+        self.uncounted = False
+        """Whether an answer did not tell its tokens."""
         self.audio_s = 0.0
         self.failures: Counter[str] = Counter()
+
+    def add(self, record: Record) -> None:
+        if record.failed:
+            self.failures[record.outcome] += 1
+        if record.ok:
+            self.tokens += record.known_tokens or 0
+            self.uncounted |= record.known_tokens is None
+            self.audio_s += record.audio_s
 
     def values(self, name: str) -> np.ndarray:
         """A metric's values, shape (n,)."""
@@ -82,11 +92,16 @@ class _Second:
 
 
 class Live:
-    """The live view of one run. `tick` closes a second: call it once a second."""
+    """The live view of one run, in seconds since `began` (since the epoch): each record counts in the one in which it
+    ended, however late it is reported."""
 
-    def __init__(self) -> None:
+    def __init__(self, began: float) -> None:
+        self.began = began
         self._run = {name: Histogram() for name in SCALES}
-        self._now = _Second()
+        self._open: dict[int, _Second] = {}
+        """By number: those that records may still come for."""
+        self._users: dict[int, int] = {}
+        self._last_users = 0
         self._window: deque[_Second] = deque(maxlen=WINDOW_S)
         self._points = array("d")
         """POINT numbers for each second, 80 bytes: a test may go on for days. NaN is none."""
@@ -95,44 +110,86 @@ class Live:
         self.requests = 0
         self.failures: Counter[str] = Counter()
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Take records that are no warm-ups."""
+    def add(self, records: Sequence[Record], ends: Sequence[float]) -> None:
+        """Take records that are no warm-ups, and when each ended, in seconds since the epoch."""
         self.requests += len(records)
-        failed = [record.outcome for record in records if record.failed]
-        self._now.failures.update(failed)
-        self.failures.update(failed)
-        successes = [record for record in records if record.ok]
-        for name, values in values_of(successes).items():
-            self._now.parts[name].append(values)
-            self._run[name].add(values)
-        self._now.tokens += sum(record.output_tokens or 0 for record in successes)
-        self._now.audio_s += sum(record.audio_s for record in successes)
+        self.failures.update(record.outcome for record in records if record.failed)
+        by_second: dict[int, list[Record]] = {}
+        for record, end in zip(records, ends, strict=True):
+            by_second.setdefault(math.floor(end - self.began), []).append(record)
+        for number, together in by_second.items():
+            values = values_of([record for record in together if record.ok])
+            for name, histogram in self._run.items():
+                histogram.add(values[name])
+            if number < self.closed:
+                self._add_late(number, together)
+                continue
+            second = self._open.setdefault(number, _Second())
+            for record in together:
+                second.add(record)
+            for name, of_metric in values.items():
+                second.parts[name].append(of_metric)
 
-    def tick(self, at: float, elapsed: float, users: int) -> None:
-        """Close a second that took `elapsed` seconds, at `at` seconds since the epoch."""
-        second, self._now = self._now, _Second()
+    def _add_late(self, number: int, records: Sequence[Record]) -> None:
+        """Sums of a second that is closed can still be added to; its percentiles stay as they are."""
+        if number < 0:  # before a reset of the view
+            return
+        late = _Second()
+        for record in records:
+            late.add(record)
+        start = number * POINT
+        self._points[start + 2] += math.nan if late.uncounted else late.tokens
+        self._points[start + 3] += late.audio_s
+        if late.failures:
+            self._failed[number] = dict(Counter(self._failed.get(number, {})) + late.failures)
+
+    @property
+    def closed(self) -> int:
+        """How many seconds are closed."""
+        return len(self._points) // POINT
+
+    def tick(self, now: float, users: int, complete_until: float) -> None:
+        """Note how many users there are, and close the seconds that ended before `complete_until`: of those, all
+        records are here. Call it once a second; times are seconds since the epoch."""
+        self._users[max(math.floor(now - self.began), self.closed)] = users
+        while self.closed < math.floor(min(now, complete_until) - self.began):
+            self._close_second()
+
+    def close(self, now: float) -> None:
+        """Close all seconds up to now: nothing more will come. The last one is cut short by the end."""
+        last = math.floor(now - self.began)
+        last += last + 1 in self._open  # clocks are a little apart
+        while self.closed <= last:
+            self._close_second()
+
+    def _close_second(self) -> None:
+        number = self.closed
+        second = self._open.pop(number, None) or _Second()
+        self._last_users = self._users.pop(number, self._last_users)
         self._window.append(second)
         if second.failures:
-            self._failed[len(self._points) // POINT] = dict(second.failures)
-        point = [round(at, 3), users, second.tokens / elapsed, second.audio_s / elapsed]
+            self._failed[number] = dict(second.failures)
+        tokens = math.nan if second.uncounted else second.tokens
+        point = [round(self.began + number + 1, 3), self._last_users, tokens, second.audio_s]
         for name in DRAWN:
             values = second.values(name)
             point += np.percentile(values, CHARTED).tolist() if values.size else [math.nan] * len(CHARTED)
         self._points.extend(point)
 
     def points(self, after: float = 0.0) -> list[dict[str, Any]]:
-        """A point for each second after a time: `t` (since the epoch), `users`, `tokens_per_s`, `rtfx`, `failures` by
-        outcome, and `ttft` and `itl` with p50, p95 and p99 in ms (None where no stream ended in that second)."""
-        first = len(self._points) // POINT
+        """A point for each closed second after a time: `t` (its end, since the epoch), `users`, `tokens_per_s` (None
+        where an answer did not tell them), `rtfx`, `failures` by outcome, and `ttft` and `itl` with p50, p95 and p99 in
+        ms (None where no stream ended in that second)."""
+        first = self.closed
         while first and self._points[(first - 1) * POINT] > after:
             first -= 1
-        return [self._point(number) for number in range(first, len(self._points) // POINT)]
+        return [self._point(number) for number in range(first, self.closed)]
 
     def _point(self, number: int) -> dict[str, Any]:
-        t, users, tokens_per_s, rtfx, *percentiles = self._points[number * POINT : (number + 1) * POINT]
-        point: dict[str, Any] = {"t": t, "users": int(users), "tokens_per_s": tokens_per_s, "rtfx": rtfx}
+        t, users, *figures = self._points[number * POINT : (number + 1) * POINT]
+        known = iter(None if math.isnan(value) else value for value in figures)
+        point: dict[str, Any] = {"t": t, "users": int(users), "tokens_per_s": next(known), "rtfx": next(known)}
         point["failures"] = self._failed.get(number, {})
-        known = iter(None if math.isnan(value) else value for value in percentiles)
         for name in DRAWN:
             point[name.lower()] = {f"p{share}": next(known) for share in CHARTED}
         return point
@@ -142,7 +199,7 @@ class Live:
         rows = []
         for name, scale in SCALES.items():
             label = f"{name} (ms)" if scale > 1 else name
-            recent = np.concatenate([second.values(name) for second in (*self._window, self._now)])
+            recent = np.concatenate([second.values(name) for second in (*self._window, *self._open.values())])
             shown = np.percentile(recent, PERCENTILES).tolist() if recent.size else [None] * len(PERCENTILES)
             peak = recent.max().item() if recent.size else None
             rows.append(_row(f"{label}, last {WINDOW_S} s", recent.size, shown, peak))

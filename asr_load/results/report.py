@@ -21,6 +21,7 @@ from asr_load.results.verdict import clock
 from asr_load.stream.record import RECORDS, read_records
 
 SHOWN = 20
+NOTHING = "nothing succeeded"
 """Requests that are shown one by one."""
 
 
@@ -30,14 +31,18 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     out = console.out
     requests = summary.requests
     out("\n=== ASR Benchmark Summary ===")
+    if requests.total and not requests.success:
+        # What went wrong comes before figures that there are none of.
+        why = next((reason for reason in summary.validity.reasons if reason.startswith(NOTHING)), NOTHING)
+        out(f"{why[:1].upper()}{why[1:]}")
     out(f"Total: {requests.total}, Success: {requests.success}, Fail: {requests.fail}")
     out(f"Average TTFT: {_s(summary.ttft.mean)}")
     out(f"Average Latency: {_s(summary.e2el.mean)}")
     measured = (record for record in read_records(folder) if not record.warmup)
     for record in heapq.nsmallest(SHOWN, measured, key=lambda record: record.seq):
         if record.ok:
-            tokens = "n/a" if record.output_tokens is None else record.output_tokens
-            out(f"[{record.seq}] ok ttft={_s(record.ttft)} lat={_s(record.e2el)} tokens={tokens}")
+            tokens = "n/a" if record.known_tokens is None else record.known_tokens
+            out(f"[{record.seq}] ok ttft={_s(record.ttft)} e2e={_s(record.e2el)} tokens={tokens}")
         else:
             out(f"[{record.seq}] {record.outcome} {record.error or ''}".rstrip())
     if requests.total > SHOWN:
@@ -63,6 +68,11 @@ def _lines(summary: Summary) -> Iterator[str]:
         f"Throughput: {_n(summary.requests_per_s, 2)} requests/s, {_n(summary.output_tokens_per_s, 1)} tokens/s,"
         f" {_n(summary.tokens_per_chunk, 2)} tokens per chunk"
     )
+    if loop := summary.open_loop:
+        chance = f"{loop.low:.2f} to {loop.high:.2f} by chance"
+        yield f"Open loop: {loop.asked:.2f} requests/s asked for, {loop.due:.2f} due ({chance}), {loop.sent:.2f} sent"
+    if summary.cached_tokens:
+        yield f"Prompts: {summary.cached_tokens:,} of {summary.prompt_tokens:,} tokens from the server's cache"
     if summary.goodput is not None:
         yield f"Goodput: {summary.goodput:.2f} requests/s"
     if summary.references:
@@ -77,6 +87,9 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"In flight at the end: {requests.unfinished}, cut off by it (no failures, and in no figure)"
     if requests.truncated:
         yield f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing"
+    if requests.out_of_room:
+        what = "answers ended at a limit that is not --max-tokens, such as the model's context"
+        yield f"Cut short: {requests.out_of_room} {what}; their WER counts what is missing"
     uneven = f"; {coverage.repeated} requests too many of a clip, {coverage.left_out} too few"
     yield (
         f"Clips: {coverage.sent} of {coverage.clips} sent, {coverage.passes:.2f} passes"
@@ -97,7 +110,10 @@ def _verdict(summary: Summary) -> Iterator[str]:
     client = f"{' and '.join(validity.readers)} reader, reads late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99; "
     client += f"event loop by {lag['p99'] * 1e3:.1f} ms; CPU {cpu['mean']:.0%} of a core"
     # No loop was ever on time to the nanosecond: zeros are what is left of a process that was killed.
-    yield f"Verdict: {validity.verdict} (client: {client if lag['max'] else 'not measured'})"
+    yield f"Client: {validity.client} ({client if lag['max'] else 'not measured'})"
+    yield f"Server: {summary.server}"
+    if validity.verdict != "valid":
+        yield f"Figures: {validity.verdict}"
     yield from (f"  - {reason}" for reason in validity.reasons)
     yield from slo_lines(summary.slo)
     if summary.passed is not None:
@@ -116,7 +132,7 @@ def _latencies(summary: Summary) -> Table:
     if summary.lag.n:
         table.add_row("TTFT from due", *_cells(summary.ttft_due, 1e3, 1), str(summary.ttft_due.n))
         table.add_row("E2E from due", *_cells(summary.e2el_due, 1e3, 1), str(summary.e2el_due.n))
-        table.add_row("lag", *_cells(summary.lag, 1e3, 1), str(summary.lag.n))
+        table.add_row("send lag", *_cells(summary.lag, 1e3, 1), str(summary.lag.n))
     table.add_row("RTF (no unit)", *_cells(summary.rtf, 1, 3), str(summary.rtf.n))
     return table
 
@@ -142,7 +158,7 @@ def _clients(summary: Summary) -> Table:
     table = Table(title="Workers (in ms; the clock is held against the master's)", title_justify="left")
     table.add_column("")
     table.add_column("host")
-    names = ("lag p99", "lag max", "CPU", "CPU max", "longest GC", "clock")
+    names = ("loop lag p99", "loop lag max", "CPU", "CPU max", "longest GC", "clock")
     for name in names:
         table.add_column(name, justify="right")
     for client in summary.validity.clients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.calibration import Calibration
+from asr_load.stream.record import Record
 
 RUN = "run.json"
 
@@ -33,6 +35,16 @@ class ClientHealth(msgspec.Struct):
     watched_s: float
     gc_pause_max: float
     gc_pause_total: float
+
+
+class ArrivalCounts(msgspec.Struct):
+    """What an open loop's whole fleet was due to send within so many `seconds`: on average over all seeds
+    (`expected`, with its standard deviation), and with this run's (`due`)."""
+
+    seconds: float
+    expected: float
+    deviation: float
+    due: int
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):
@@ -66,6 +78,10 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """Those that were due before the end of the test and never sent."""
     ended_at: float | None
     """When it wrote its last record."""
+    reported_until: float | None = None
+    """All that ended before this has been reported; None before its first word."""
+    arrivals: ArrivalCounts | None = None
+    """Of an open loop; None in a closed one, and before the end."""
     clock_offset_s: float
     """Added to its monotonic clock (time.perf_counter), it gives the records' seconds since the epoch."""
     master_offset_s: float
@@ -92,7 +108,8 @@ class RunInfo(msgspec.Struct, kw_only=True):
     api: str
     model: str
     prompt: str
-    max_tokens: int
+    max_tokens: int | None
+    """As requests asked for; None where they asked for no limit."""
     requests: int
     order: str
     seed: int
@@ -118,10 +135,18 @@ class RunInfo(msgspec.Struct, kw_only=True):
     goodput: str = ""
     allow_client_bound: bool = False
     allow_lost_workers: bool = False
+    users: list[tuple[float, int]] = []
+    """When the number of users changed, by the master's clock, and to what: looked at once a second."""
     workers: list[WorkerInfo]
     python: str
     platform: str
     packages: dict[str, str]
+
+
+def on_master_clock(records: Iterable[Record], workers: Iterable[WorkerInfo]) -> list[Record]:
+    """The records with their times on the master's clock, which those of workers may be apart from."""
+    offsets = {worker.worker: worker.master_offset_s for worker in workers}
+    return [record.moved(offset) if (offset := offsets.get(record.worker, 0.0)) else record for record in records]
 
 
 def write_run(folder: Path, info: RunInfo) -> None:

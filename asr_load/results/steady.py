@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -23,12 +25,24 @@ NOTABLE = 0.25
 """Growth over the run, as a share of the median, below which a trend is let pass however sure it is."""
 
 
+SPAWNED_S, SPAWNED = 3.0, 0.05
+"""Seconds, and share of a run, in which users may still begin."""
+
+OUTAGE, USUAL, STOOD_STILL, LEAST_FAILURES = 0.1, 3.0, 20.0, 3
+"""What an outage is at least: a share of the run, and so many times the usual latency; of which requests that were only
+slow make so many times; or so many failures."""
+
+
 class Steadiness(msgspec.Struct):
-    """`verdict`: steady, rising, falling, or unclear (too few requests); `growth_s`: what E2E latency gained, in
-    seconds, over the run by its trend; None where unclear."""
+    """`verdict`: steady, rising, falling, unclear (too few requests), interrupted (an outage), or not judged.
+
+    `growth_s` is what E2E latency gained, in seconds, over the run by its trend, None where none was looked for; `why`
+    is what stood in the way of that.
+    """
 
     verdict: str
     growth_s: float | None
+    why: str = ""
 
 
 def steadiness(records: Sequence[Record]) -> Steadiness:
@@ -42,7 +56,9 @@ def steadiness(records: Sequence[Record]) -> Steadiness:
     least-squares fit that has a trend in it too, is taken off first. (One single pass through a set that is sorted
     shows no more than that one of the two grew.)
     """
-    good = sorted((record for record in records if record.ok and record.e2el is not None), key=_begins)
+    good = sorted(
+        (record for record in records if record.ok and record.e2el is not None), key=lambda record: record.begins
+    )
     if len(good) < LEAST:
         return Steadiness("unclear", None)
     latencies = np.array([(record.e2el or 0.0) + (record.lag or 0.0) for record in good])
@@ -65,6 +81,10 @@ def steadiness(records: Sequence[Record]) -> Steadiness:
 
 def steadiness_line(found: Steadiness) -> str:
     """In words."""
+    if found.verdict == "interrupted":
+        return f"Steady: no, {found.why}"
+    if found.verdict == "not judged":
+        return f"Steady: not judged ({found.why})"
     if found.growth_s is None:
         return f"Steady: not known (fewer than {LEAST} successes)"
     match found.verdict:
@@ -77,8 +97,54 @@ def steadiness_line(found: Steadiness) -> str:
     return "Steady: yes, no trend in latency over the run"
 
 
-def _begins(record: Record) -> float:
-    return record.started_at if record.due_at is None else record.due_at
+def load_changes(users: Sequence[tuple[float, int]], measured: Sequence[Record]) -> bool:
+    """Whether a closed loop's users changed while it was measured, beyond its first moments: `users` are when their
+    number changed, and to what."""
+    if not measured:
+        return False
+    starts = [record.started_at for record in measured]
+    first, last = min(starts), max(starts)
+    settled = first + max(SPAWNED_S, SPAWNED * (last - first))
+    return any(settled < at <= last for at, _ in users)
+
+
+class Outage(msgspec.Struct):
+    """A stretch of a run in which nothing succeeded. Times in seconds since the first request."""
+
+    from_s: float
+    to_s: float
+    share: float
+    """Of the run."""
+    failures: dict[str, int]
+    """By outcome: those that ended in it."""
+
+    @property
+    def line(self) -> str:
+        """In words."""
+        what = ", ".join(f"{count} {name}" for name, count in self.failures.items()) or "answers stood still"
+        return f"nothing succeeded from {self.from_s:.0f} s to {self.to_s:.0f} s of the run ({what}): an outage"
+
+
+def outage(measured: Sequence[Record]) -> Outage | None:
+    """The longest stretch between two ends of successes (or the run's begin or end and one), where it is at least a
+    tenth of the run and the requests show that the server was asked: failures ended in it or, over twenty times the
+    usual latency, requests were in flight all the time."""
+    good = [record for record in measured if record.ok]
+    if not good:
+        return None
+    first = min(record.started_at for record in measured)
+    last = max(record.end for record in measured)
+    ends = [first, *sorted(record.end for record in good), last]
+    usual = float(np.median([record.e2el or 0.0 for record in good]))
+    begin, end = max(pairwise(ends), key=lambda gap: gap[1] - gap[0])
+    if end - begin < max(OUTAGE * (last - first), USUAL * usual):
+        return None
+    failures = Counter(record.outcome for record in measured if record.failed and begin <= record.end <= end)
+    stood_still = any(record.started_at <= begin + usual and record.end >= end for record in measured)
+    if failures.total() < LEAST_FAILURES and not (stood_still and end - begin > STOOD_STILL * usual):
+        return None
+    share = (end - begin) / (last - first)
+    return Outage(begin - first, end - first, share, dict(sorted(failures.items())))
 
 
 class LeftOut(msgspec.Struct):
@@ -96,7 +162,7 @@ def trim(records: Sequence[Record], ramp_up_s: float, cool_down_s: float) -> tup
     left = LeftOut(warmup=len(records) - len(measured))
     if not measured or not (ramp_up_s or cool_down_s):
         return measured, left
-    starts = [_begins(record) for record in measured]
+    starts = [record.begins for record in measured]
     low, high = min(starts) + ramp_up_s, max(starts) - cool_down_s
     left.ramp_up = sum(start < low for start in starts)
     left.cool_down = sum(start > high for start in starts if start >= low)

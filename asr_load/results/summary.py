@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,13 +12,16 @@ import numpy as np
 
 from asr_load.files import encode_json, write_atomically
 from asr_load.results.accuracy import measure
-from asr_load.results.runfile import RunInfo, WorkerInfo, read_run
+from asr_load.results.runfile import RunInfo, WorkerInfo, on_master_clock, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
-from asr_load.results.steady import LeftOut, Steadiness, steadiness, trim
-from asr_load.results.verdict import Validity, judge, lost_workers
+from asr_load.results.steady import LeftOut, Steadiness, trim
+from asr_load.results.verdict import Validity, judge, judge_steadiness, lost_workers
 from asr_load.stream.record import Record, read_records
 
 SUMMARY = "summary.json"
+CHANCE_Z = 1.96
+"""Of the normal distribution: 95 of 100 counts lie within so many standard deviations."""
+
 LENGTHS = (0, 5, 10, 20, 30, float("inf"))
 """Bounds of the length buckets, in seconds of audio: from one bound up to, not including, the next."""
 
@@ -44,7 +47,9 @@ class Requests(msgspec.Struct):
     unfinished: int
     """In flight when the test ended and cut off by it: neither successes nor failures."""
     truncated: int
-    """Successes that ran into max_tokens (finish_reason length)."""
+    """Successes that ran into --max-tokens: by finish_reason length, and by their tokens."""
+    out_of_room: int
+    """Successes that another limit cut short, as the engine's context is (finish_reason length)."""
     by_outcome: dict[str, int]
 
     @property
@@ -64,6 +69,17 @@ class Connections(msgspec.Struct):
     retried: int
     """Requests that were sent again because a connection that was kept turned out dead; that took `retry_s` each, which
     is in no latency either."""
+
+
+class OpenLoop(msgspec.Struct):
+    """Requests per second of an open loop, over the whole test: `asked` for, in 95 of 100 runs between `low` and `high`
+    by the chance of its process; `due` in this one; and `sent`."""
+
+    asked: float
+    low: float
+    high: float
+    due: float
+    sent: float
 
 
 class ByDuration(msgspec.Struct):
@@ -102,10 +118,15 @@ class Summary(msgspec.Struct):
     rtfx: float | None
     requests_per_s: float | None
     output_tokens_per_s: float | None
-    output_tokens: int
+    output_tokens: int | None
     tokens_per_chunk: float | None
+    """These three are None where an answer did not tell its tokens."""
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    """Of the prompts, what the server took from its cache. Both are None where no answer told them."""
     goodput: float | None
-    """Requests per second that met every limit of --goodput; None where none was given."""
+    """Requests per second that met every limit of --goodput; None where none was given, or one is on TPOT and an answer
+    did not tell its tokens."""
     ttft: Figures
     itl: Figures
     tpot: Figures
@@ -120,6 +141,8 @@ class Summary(msgspec.Struct):
     references: int
     by_duration: list[ByDuration]
     coverage: Coverage
+    open_loop: OpenLoop | None
+    """None for a closed one."""
     connections: Connections
     validity: Validity
     left_out: LeftOut
@@ -131,6 +154,18 @@ class Summary(msgspec.Struct):
     """What other than an SLO stands against it."""
     lost_workers: list[int]
     """Those that were lost, or of whose requests some have no record."""
+
+    @property
+    def server(self) -> str:
+        """How the server did, in words: what was asked of it, errors and accuracy."""
+        said = []
+        if self.slo:
+            said.append(f"SLOs {sum(one.ok for one in self.slo)} of {len(self.slo)} met")
+        if judged := self.requests.success + self.requests.fail:
+            said.append(f"errors {self.requests.fail / judged:.1%}")
+        if self.wer is not None:
+            said.append(f"WER {self.wer:.1%}")
+        return ", ".join(said) or "no request came to its end"
 
 
 def figures(values: Iterable[float | None]) -> Figures:
@@ -144,7 +179,7 @@ def figures(values: Iterable[float | None]) -> Figures:
 
 def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     """The figures of a run from its records."""
-    records = list(records)
+    records = on_master_clock(records, info.workers)
     measured, left_out = trim(records, info.ramp_up_time, info.cool_down_time)
     good = [record for record in measured if record.ok]
     wall_s = _wall_s(measured, info)
@@ -154,12 +189,19 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     lost = lost_workers(records, info)
     against = _against(measured, validity, info, lost) if slos else []
     audio_s = sum(record.audio_s for record in good)
-    tokens = sum(record.output_tokens or 0 for record in good)
+    told = all(record.known_tokens is not None for record in good)
+    tokens = sum(record.known_tokens or 0 for record in good) if told else None
     chunks = sum(record.chunks for record in good)
+    length = [record for record in good if record.finish_reason == "length"]
+    truncated = sum(info.max_tokens is not None and (record.known_tokens or 0) >= info.max_tokens for record in length)
     accuracy = measure(((record.reference, record.text) for record in good), info.language)
 
-    def per_second(amount: float) -> float | None:
-        return amount / wall_s if wall_s > 0 else None
+    def per_second(amount: float | None) -> float | None:
+        return None if amount is None or wall_s <= 0 else amount / wall_s
+
+    def total(name: str) -> int | None:
+        known = [count for record in good if (count := getattr(record, name)) is not None]
+        return sum(known) if known else None
 
     return Summary(
         requests=Requests(
@@ -167,7 +209,8 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
             success=len(good),
             fail=sum(record.failed for record in measured),
             unfinished=sum(record.unfinished for record in measured),
-            truncated=sum(record.finish_reason == "length" for record in good),
+            truncated=truncated,
+            out_of_room=len(length) - truncated,
             by_outcome=dict(sorted(Counter(record.outcome for record in measured).items())),
         ),
         wall_s=wall_s,
@@ -176,8 +219,10 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         requests_per_s=per_second(len(good)),
         output_tokens_per_s=per_second(tokens),
         output_tokens=tokens,
-        tokens_per_chunk=tokens / chunks if chunks else None,
-        goodput=None if limits is None else per_second(sum(map(limits.meets, measured))),
+        tokens_per_chunk=tokens / chunks if tokens is not None and chunks else None,
+        prompt_tokens=total("prompt_tokens"),
+        cached_tokens=total("cached_tokens"),
+        goodput=_goodput(measured, limits, told, per_second),
         ttft=figures(record.ttft for record in good),
         itl=figures(gap for record in good for gap in record.itl),
         tpot=figures(record.tpot for record in good),
@@ -191,15 +236,40 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         references=accuracy.references,
         by_duration=_by_duration(good, info.language),
         coverage=_coverage(measured, info.data_clips),
+        open_loop=_open_loop(info.workers),
         connections=_connections(measured, info.workers),
         validity=validity,
         left_out=left_out,
-        steadiness=steadiness(measured),
+        steadiness=judge_steadiness(measured, records, info),
         slo=slos,
         passed=all(result.ok for result in slos) and not against if slos else None,
         not_passed=against,
         lost_workers=sorted(lost),
     )
+
+
+def _goodput(
+    measured: list[Record], limits: Goodput | None, told: bool, per_second: Callable[[float], float | None]
+) -> float | None:
+    if limits is None or ("tpot" in limits.limits and not told):
+        return None
+    return per_second(sum(map(limits.meets, measured)))
+
+
+def _open_loop(workers: list[WorkerInfo]) -> OpenLoop | None:
+    known = [worker.arrivals for worker in workers if worker.arrivals is not None and worker.arrivals.seconds > 0]
+    if not known:
+        return None
+    longest = max(known, key=lambda counts: counts.seconds)
+    chance = CHANCE_Z * longest.deviation
+    counts = (
+        longest.expected,
+        max(longest.expected - chance, 0.0),
+        longest.expected + chance,
+        longest.due,
+        sum(worker.started for worker in workers),
+    )
+    return OpenLoop(*(count / longest.seconds for count in counts))
 
 
 def _from_due(value: float | None, record: Record) -> float | None:
@@ -221,11 +291,8 @@ def _against(measured: list[Record], validity: Validity, info: RunInfo, lost: Co
 def _wall_s(records: list[Record], info: RunInfo) -> float:
     """From the first request to the last record; for a run that was killed, to the last end that its records know;
     where the last part of a run is left out, to the last request that counts.
-
-    Times of several machines are moved onto the master's clock first.
     """
-    offset = {worker.worker: worker.master_offset_s for worker in info.workers}
-    starts = [record.started_at + offset.get(record.worker, 0.0) for record in records]
+    starts = [record.started_at for record in records]
     if info.cool_down_time and starts:
         return max(starts) - min(starts)
     ends = [worker.ended_at + worker.master_offset_s for worker in info.workers if worker.ended_at is not None]

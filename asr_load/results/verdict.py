@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
-from asr_load.results.steady import steadiness, trim
+from asr_load.results.steady import Steadiness, load_changes, outage, steadiness, trim
 from asr_load.stream.record import Record
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
@@ -44,9 +44,12 @@ class Client(msgspec.Struct):
 
 
 class Validity(msgspec.Struct):
-    """`verdict`: valid, suspect or client-bound; `reasons`: why it is not valid. Lags and CPU: the worst worker's."""
+    """`verdict`: valid, suspect or client-bound; `reasons`: why it is not valid; `client`: what is known of the client
+    alone. Lags and CPU: the worst worker's."""
 
     verdict: str
+    client: str
+    """healthy, doubtful, too slow, or not judged (nothing succeeded, or nothing was measured)."""
     reasons: list[str]
     readers: list[str]
     """How answers were read: compiled, python, plain."""
@@ -68,21 +71,65 @@ def clock(client: Client) -> str:
     return f"{-client.clock_offset_s * 1e3:+.1f} ± {client.clock_error_s * 1e3:.1f}"
 
 
+CLIENT = {"valid": "healthy", "suspect": "doubtful", "client-bound": "too slow"}
+"""What a verdict on the clients alone is called."""
+
+CACHED, BLOCK = 0.5, 16
+"""Share of a prompt's tokens that no prefix of its own has, and tokens that a cache may hold at once: beyond the first,
+and beyond what all prompts share, a prompt's audio came from the cache. (vLLM's blocks are of 16 tokens.)"""
+
+AT_ONCE_S, CHUNKS, LOST = 0.001, 4, 0.01
+"""So many chunks within such a time are one piece: no model makes tokens so fast. A network that loses packets makes a
+few such answers too."""
+
+
 def judge(records: list[Record], info: RunInfo) -> Validity:
-    """Judge a run by the health of its clients and by what its records admit: all of them, and those that count."""
+    """Judge a run by the health of its clients and by what its records admit: all of them, and those that count. Their
+    times are the master's."""
     measured, _ = trim(records, info.ramp_up_time, info.cool_down_time)
-    steady = steadiness(measured)
+    steady = judge_steadiness(measured, records, info)
     validity = judge_clients(info.workers)
-    _judge_by_calibration(records, info.workers, validity)
-    _judge_arrivals(info.workers, validity)
-    doubts = _missing(records, info) + _doubts(measured, info)
+    if any(record.ok for record in measured):
+        _judge_by_calibration(records, info.workers, validity)
+        _judge_punctuality(info.workers, validity)
+        _judge_wants(measured, validity)
+        validity.client = CLIENT[validity.verdict]
+    else:
+        # There is nothing that the client could have bent.
+        validity.verdict, validity.client = "suspect", "not judged"
+        validity.reasons = [cause_and_cure(measured, info)] if measured else []
+        _judge_wants(measured, validity)
+    doubts = _missing(records, info) + _doubts(measured, info) + _unsent(info.workers)
     if steady.verdict == "rising":
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
         doubts.append(f"{grew}: the load or a queue grew, so these figures are of no steady state")
+    if found := outage(measured):
+        doubts.append(f"{found.line} of {found.share:.0%} of the run")
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
     validity.reasons += doubts
     return validity
+
+
+def judge_steadiness(measured: list[Record], records: list[Record], info: RunInfo) -> Steadiness:
+    """Whether a run was steady, where its load was and all of its records are here."""
+    if lost := lost_workers(records, info):
+        return Steadiness("not judged", None, f"records of worker {', '.join(map(str, sorted(lost)))} are missing")
+    if found := outage(measured):
+        return Steadiness("interrupted", None, found.line)
+    if not info.loop and load_changes(info.users, measured):
+        return Steadiness("not judged", None, "the number of users changed")
+    if len(info.loop.get("stages", "").split(",")) > 1 or "-" in info.loop.get("stages", ""):
+        return Steadiness("not judged", None, "the rate changed")
+    return steadiness(measured)
+
+
+def _judge_wants(records: list[Record], validity: Validity) -> None:
+    """Whether requests failed for want of something on this side."""
+    wants = Counter(record.error for record in records if record.outcome == "client")
+    if wants:
+        validity.verdict = "client-bound"
+        validity.reasons += [f"{count}× {why}" for why, count in wants.most_common(3)]
 
 
 def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], validity: Validity) -> None:
@@ -94,8 +141,8 @@ def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], vali
         if calibration is None or known is None:
             continue
         streams, at_least = known
-        offsets = {worker.worker: worker.master_offset_s for worker in here}
-        load = peak_chunks_per_s([record for record in records if record.worker in offsets], offsets)
+        numbers = {worker.worker for worker in here}
+        load = peak_chunks_per_s([record for record in records if record.worker in numbers])
         if load <= streams * calibration.chunks_per_s:
             continue
         verdict = "suspect" if at_least else "client-bound"
@@ -108,12 +155,10 @@ def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], vali
         )
 
 
-def peak_chunks_per_s(records: list[Record], offsets: dict[int, float]) -> float:
-    """Chunks that came in the busiest second; `offsets` are added to the times of each worker's records."""
+def peak_chunks_per_s(records: list[Record]) -> float:
+    """Chunks that came in the busiest second. The records' times are on one clock."""
     times = [
-        record.started_at + offsets[record.worker] + record.ttft + np.cumsum([0.0, *record.itl])
-        for record in records
-        if record.ttft is not None
+        record.started_at + record.ttft + np.cumsum([0.0, *record.itl]) for record in records if record.ttft is not None
     ]
     if not times:
         return 0.0
@@ -157,8 +202,10 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
     def worst(figure: str) -> float:
         return max((getattr(client, figure) for _, client in watched), default=0.0)
 
+    verdict = "client-bound" if bound else "suspect" if suspect else "valid"
     return Validity(
-        verdict="client-bound" if bound else "suspect" if suspect else "valid",
+        verdict=verdict,
+        client=CLIENT[verdict] if watched else "not judged",
         reasons=bound + suspect,
         readers=sorted({worker.reader for worker, _ in watched}),
         stamp_lag={"p99": worst("stamp_lag_p99"), "max": worst("stamp_lag_max")},
@@ -204,23 +251,29 @@ def _advice(more: int, workers: list[WorkerInfo]) -> str:
     return text
 
 
-def _judge_arrivals(workers: list[WorkerInfo], validity: Validity) -> None:
-    """Whether an open loop's requests were sent when they were due."""
-    started = sum(worker.started for worker in workers)
-    late, queued, unsent = (sum(getattr(worker, name) for worker in workers) for name in ("late", "queued", "unsent"))
-    reasons = []
+def _judge_punctuality(workers: list[WorkerInfo], validity: Validity) -> None:
+    """Whether an open loop's requests were sent when they were due, where a user was free."""
+    started, late = (sum(getattr(worker, name) for worker in workers) for name in ("started", "late"))
     if late > LATE_VALID * started:
-        reasons.append(f"{late} of {started} requests were sent more than 10 ms late though a user was free")
+        validity.reasons.append(f"{late} of {started} requests were sent more than 10 ms late though a user was free")
         if late > LATE_BOUND * started:
             validity.verdict = "client-bound"
+        elif validity.verdict == "valid":
+            validity.verdict = "suspect"
+
+
+def _unsent(workers: list[WorkerInfo]) -> list[str]:
+    """What of an open loop's requests no user was free for."""
+    started, queued, unsent = (
+        sum(getattr(worker, name) for worker in workers) for name in ("started", "queued", "unsent")
+    )
+    reasons = []
     if queued > LATE_VALID * started:
         text = f"{queued} of {started} requests were due before a user was free"
         reasons.append(f"{text}: -u is the most in flight, and the server did not keep up with the rate within it")
     if unsent:
         reasons.append(f"{unsent} more requests were due before the end of the test, and no user was free to send them")
-    if reasons and validity.verdict == "valid":
-        validity.verdict = "suspect"
-    validity.reasons += reasons
+    return reasons
 
 
 def lost_workers(records: list[Record], info: RunInfo) -> dict[int, str]:
@@ -244,6 +297,53 @@ def lost_line(worker: WorkerInfo, began_at: float) -> str:
     return f"worker {worker.worker} on {worker.host} was lost{when}: what it had not reported is missing"
 
 
+def _cached(good: list[Record]) -> int:
+    """How many prompts came from the server's cache, beyond the beginning that all have in common."""
+    known = [
+        (record.cached_tokens, record.prompt_tokens) for record in good if record.cached_tokens and record.prompt_tokens
+    ]
+    shared = min((cached for cached, _ in known), default=0)
+    return sum(
+        cached > CACHED * prompt and (cached > shared + BLOCK or prompt - cached <= BLOCK) for cached, prompt in known
+    )
+
+
+CURES = {
+    "http_401": "set OPENAI_API_KEY or --api-key",
+    "http_403": "set OPENAI_API_KEY or --api-key to a key that may do this",
+    "http_404": "is --api the server's, and --model one that it serves?",
+    "http_405": "is --api the server's?",
+    "http_413": "let the server, or the proxy before it, take larger bodies (nginx: client_max_body_size)",
+    "http_422": "a field that the server does not take can be left out (--omit)",
+    "http_400": "a field that the server does not take can be left out (--omit)",
+    "http_429": "the server wants fewer requests: lower -u or the rate",
+    "http_503": "the server is not ready, or wants fewer requests: lower -u or the rate",
+    "stalled": "is the server at work? Its log may tell; --stall-timeout waits longer",
+    "timeout": "is the server at work? Its log may tell; --total-timeout waits longer",
+    "empty": "is --model one that hears, and --prompt one that asks it for a transcript?",
+    "protocol": "is it an OpenAI-compatible server, and --api its?",
+    "client": "this machine was in want of it, and not the server",
+}
+"""What helps where requests fail, by outcome."""
+
+
+def cause_and_cure(records: list[Record], info: RunInfo) -> str:
+    """Why nothing succeeded, by the most frequent failure, and what helps."""
+    failures = Counter((record.outcome, record.error or "") for record in records if record.failed)
+    if not failures:
+        return "no request came to its end: let the test run longer (-t), or its streams end (--stop-timeout)"
+    (outcome, error), count = failures.most_common(1)[0]
+    if outcome == "connect":
+        said = (
+            f"{error[:1].lower()}{error[1:]} by {info.host}" if "refused" in error.lower() else f"{info.host}: {error}"
+        )
+        cure = "is the server running there?"
+    else:
+        said = f"{outcome.removeprefix('http_')}: {error}"
+        cure = CURES.get(outcome, "the server's log may tell more")
+    return f"nothing succeeded: {count}× {said.rstrip('.?! ')}: {cure}"
+
+
 def _missing(records: list[Record], info: RunInfo) -> list[str]:
     killed = [] if info.ended else ["the run did not come to its end: its process was killed"]
     return [*killed, *lost_workers(records, info).values()]
@@ -252,16 +352,26 @@ def _missing(records: list[Record], info: RunInfo) -> list[str]:
 def _doubts(records: list[Record], info: RunInfo) -> list[str]:
     doubts: list[str] = []
     good = [record for record in records if record.ok]
-    if records and not good:
-        doubts.append("no request succeeded: there are no latencies")
     if not records:
         doubts.append("no request was sent")
     guessed = sum(record.output_tokens_source == "chunks" for record in good)
     if guessed:
-        doubts.append(f"{guessed} answers came without usage: their tokens are counted by chunks")
+        doubts.append(f"{guessed} answers came without usage: how many tokens they had is not known")
     whole = sum(not record.streamed for record in good)
     if whole:
         doubts.append(f"{whole} answers were not streamed: their TTFT is their latency")
+    chunked = [record for record in good if record.chunks >= CHUNKS]
+    at_once = sum(sum(record.itl) < AT_ONCE_S for record in chunked)
+    if at_once > LOST * len(chunked):
+        came = f"{at_once} of {len(chunked)} answers came in one piece, all chunks within {AT_ONCE_S * 1e3:g} ms"
+        doubts.append(
+            f"{came}: something on the way, as a proxy, holds them back, and TTFT and ITL are not the engine's"
+        )
+    if _cached(good):
+        cached, prompts = (
+            sum(getattr(record, name) or 0 for record in good) for name in ("cached_tokens", "prompt_tokens")
+        )
+        doubts.append(f"{cached:,} of {prompts:,} prompt tokens came from the server's cache")
     if info.unique == "none":
         repeats = sum(count - 1 for count in Counter(record.clip for record in records).values())
         if repeats:

@@ -55,6 +55,27 @@ class Record(msgspec.Struct, kw_only=True):
     """Tries before the one that was answered, on connections that turned out dead."""
     retry_s: float = 0.0
     """The time that they took: in no latency."""
+    ended_at: float | None = None
+    """When it was over, for a success as for a failure, on the clock of `started_at`."""
+
+    @property
+    def begins(self) -> float:
+        """When it was sent or, in an open loop, due."""
+        return self.started_at if self.due_at is None else self.due_at
+
+    @property
+    def end(self) -> float:
+        """When it was over, as well as its record knows."""
+        return self.started_at + (self.stream_end or self.e2el or 0.0) if self.ended_at is None else self.ended_at
+
+    def moved(self, seconds: float) -> Record:
+        """The record on another clock, which shows so many seconds more."""
+        moved = {
+            name: None if value is None else value + seconds
+            for name in ("started_at", "due_at", "ended_at")
+            for value in [getattr(self, name)]
+        }
+        return msgspec.structs.replace(self, **moved)
 
     @property
     def unfinished(self) -> bool:
@@ -63,17 +84,22 @@ class Record(msgspec.Struct, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Whether it is a failure of the server, or of the way to it."""
+        """Whether it is a failure: of the server, of the way to it, or of the client (outcome `client`)."""
         return not self.ok and not self.unfinished
 
     @property
+    def known_tokens(self) -> int | None:
+        """Output tokens as the server counted them. Chunks are no measure of them: one may hold several."""
+        return self.output_tokens if self.output_tokens_source == "usage" else None
+
+    @property
     def tpot(self) -> float | None:
-        return tpot(self.ttft, self.e2el, self.output_tokens)
+        return tpot(self.ttft, self.e2el, self.known_tokens)
 
     @property
     def rtf(self) -> float | None:
-        """Real-time factor: end-to-end latency over the clip's length."""
-        return None if self.e2el is None else self.e2el / self.audio_s
+        """Real-time factor: end-to-end latency over the clip's length; None for a clip without one."""
+        return None if self.e2el is None or not self.audio_s else self.e2el / self.audio_s
 
 
 encode_record = msgspec.json.Encoder().encode
@@ -81,15 +107,35 @@ decode_record = msgspec.json.Decoder(Record).decode
 
 
 class RecordFile:
-    """A line per record, on disk as soon as `write` returns."""
+    """A line per record, on disk as soon as `write` returns; but for a disk that is full, where the lines are kept, and
+    tried again with the next one and at the end."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file: IO[bytes] = path.open("wb", buffering=0)
+        self._left = b""
+        self.trouble = ""
+        """Why lines could not be written, once they could not."""
 
     def write(self, record: Record) -> None:
-        self._file.write(encode_record(record) + b"\n")
+        self._put(encode_record(record) + b"\n")
+
+    def _put(self, line: bytes) -> None:
+        self._left += line
+        try:
+            while self._left:
+                self._left = self._left[self._file.write(self._left) :]
+        except OSError as error:
+            self.trouble = error.strerror or str(error)
+
+    @property
+    def unwritten(self) -> int:
+        """Lines that are not on disk."""
+        return self._left.count(b"\n")
 
     def close(self) -> None:
+        """Write what is left, if it can be, and close."""
+        self._put(b"")
         self._file.close()
 
 
