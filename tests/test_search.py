@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -188,3 +190,33 @@ def test_a_search_for_something_else_is_not_resumed(clips: Path, tmp_path: Path)
     done = Run(locust("-f", FILE, "--data", clips, "--results", tmp_path / "r", *words), tmp_path / "r")
     assert done.code == 2
     assert "--slo is not what it was there: ['ttft:p95:500.0'] then, ['ttft:p95:400.0'] now" in done.err
+
+
+def test_a_client_that_is_held_up_gives_no_answer(clips: Path, tmp_path: Path) -> None:
+    results = tmp_path / "r"
+    results.mkdir()
+    with serve(*SERVER) as host:
+        words = ("-f", FILE, "--data", clips, "--results", results, "--slo", SLO, "-u", "8", "--step-time", "12")
+        process = locust("--host", host, *words, "--json-file", results / "locust")
+        ended = threading.Event()
+
+        def hold_up() -> None:
+            # As a machine does whose processor others take: 150 ms out of each second.
+            while not ended.wait(0.85):
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(0.15)
+                process.send_signal(signal.SIGCONT)
+
+        holding = threading.Thread(target=hold_up)
+        wait_until(lambda: running_streams(host) > 0, "the first step")
+        holding.start()
+        try:
+            done = Run(process, results, patience_s=150)
+        finally:
+            ended.set()
+            holding.join()
+    assert done.code == 2, done.err
+    assert last_line(done).startswith("maximum effective streams: unknown (at ")
+    assert "the client was held up (the event loop was late" in last_line(done)
+    found = read_capacity(results)
+    assert (found.answer, found.steps) == (None, [])

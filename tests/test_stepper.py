@@ -12,8 +12,8 @@ import pytest
 
 from asr_load.load.fleet import Solo
 from asr_load.load.options import Settings
-from asr_load.load.search import Stepper, for_search
-from asr_load.results.capacity import Capacity, read_capacity
+from asr_load.load.search import REPEATS, Stepper, for_search
+from asr_load.results.capacity import Capacity, answer_lines, read_capacity
 from asr_load.results.runfile import WorkerInfo
 from asr_load.stream.record import Record
 from records import health, record, worker_info
@@ -167,7 +167,59 @@ def test_a_step_that_the_client_held_up_ends_the_search(clock: Clock, tmp_path: 
         play.book.workers = [worker_info(health=health(lag_p99=0.2))]
         found = play.to_its_end()
         assert found.answer == (8 if allowed else 2)
-        assert ("at 4 streams the client was the bottleneck (the event loop was late" in found.limited_by) != allowed
+        assert ("at 4 streams the client was held up (the event loop was late" in found.limited_by) != allowed
+
+
+def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path) -> None:
+    play = Play(clock, tmp_path, 5, settings())
+    while play.stepper.load != 4:
+        play.second()
+    play.book.workers = [worker_info(health=health(lag_p99=0.2, cpu_mean=0.05))]
+    for _ in range(8):
+        play.second()
+    assert play.asked[-1] == 0
+    play.book.workers = [worker_info()]
+    found = play.to_its_end()
+    assert (found.answer, found.limited_by) == (5, "")
+    assert play.asked == [1, 0, 2, 0, 4, 0, 4, 0, 8, 0, 6, 0, 5, 0]
+    assert [step.load for step in found.steps] == [1, 2, 4, 8, 6, 5]
+
+
+def test_without_a_step_that_could_be_judged_there_is_no_answer(clock: Clock, tmp_path: Path) -> None:
+    play = Play(clock, tmp_path, 5, settings())
+    play.book.workers = [worker_info(health=health(lag_p99=0.2, cpu_mean=0.05))]
+    found = play.to_its_end()
+    assert play.asked == [1, 0] * (REPEATS + 1)
+    assert (found.answer, found.steps) == (None, [])
+    assert read_capacity(tmp_path).answer is None
+    last = answer_lines(found)[-1]
+    assert last.startswith(
+        "maximum effective streams: unknown (at 1 streams the client was held up (the event loop was"
+    )
+
+
+def test_a_client_at_its_own_limit_is_not_tried_again(clock: Clock, tmp_path: Path) -> None:
+    play = Play(clock, tmp_path, 5, settings())
+    play.book.workers = [worker_info(health=health(cpu_mean=0.99))]
+    found = play.to_its_end()
+    assert play.asked == [1, 0]
+    assert found.answer is None
+    assert "the client was the bottleneck" in found.limited_by
+
+
+def test_a_step_is_judged_once(clock: Clock, tmp_path: Path) -> None:
+    """By the records that settled it: what ends while it drains would change them again."""
+    play = Play(clock, tmp_path, 0, settings(), most=1)
+    while play.asked[-1:] != [0]:
+        play.second()
+    settled = clock.now
+    for number in range(1000):
+        play.book.watch(record(number, started_at=settled - 2.5, ttft=0.2, itl=[]))
+    (step,) = play.to_its_end().steps
+    assert not step.ok
+    assert step.settled
+    assert step.slo[0].value == pytest.approx(900)
+    assert step.requests < 200
 
 
 def test_a_step_that_does_not_settle_takes_its_time_and_says_so(clock: Clock, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def watch(page: Page) -> None:
     until(lambda: count(page) > 50, "fifty streams in the table")
     until(lambda: drawn(page, "TTFT (ms)") >= 3 and drawn(page, "ITL (ms)") >= 3, "three points of each")
     until(page.locator(".asr-chart rect.asr-bar").count, "a bar of failures")
-    assert "Verdict: " in page.locator(".asr-verdict").inner_text()
+    assert "Client: " in page.locator(".asr-verdict").inner_text()
     charts = page.locator(".asr-chart svg")
     for label in charts.evaluate_all("all => all.map(svg => svg.getAttribute('aria-label'))"):
         assert " from " in label

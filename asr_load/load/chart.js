@@ -21,6 +21,7 @@
     valid: "M12 2C6.5 2 2 6.5 2 12s4.5 10 10 10 10-4.5 10-10S17.5 2 12 2m-2 15-5-5 1.4-1.4L10 14.2l7.6-7.6L19 8z",
     suspect: "M1 21h22L12 2zm12-3h-2v-2h2zm0-4h-2v-4h2z",
     "client-bound": "M12 2C6.5 2 2 6.5 2 12s4.5 10 10 10 10-4.5 10-10S17.5 2 12 2m1 15h-2v-2h2zm0-4h-2V7h2z",
+    failing: "M12 2C6.5 2 2 6.5 2 12s4.5 10 10 10 10-4.5 10-10S17.5 2 12 2m1 15h-2v-2h2zm0-4h-2V7h2z",
     none: "M12 2C6.5 2 2 6.5 2 12s4.5 10 10 10 10-4.5 10-10S17.5 2 12 2m1 15h-2v-6h2zm0-8h-2V7h2z",
   };
 
@@ -403,7 +404,7 @@
       if (part.dataset.theme !== theme) part.dataset.theme = theme;
   }
 
-  function verdictOf({ run, running, validity }) {
+  function verdictOf({ run, running, validity, server, look }) {
     if (!run || !validity) return { name: "none", html: "<strong>No test yet</strong> The verdict on it comes here." };
     const ms = (seconds) => (seconds * 1000).toFixed(1);
     const lag = ms(validity.loop_lag.p99);
@@ -418,11 +419,12 @@
       )
       .join(" ");
     return {
-      name: validity.verdict,
+      name: look,
       html:
-        `<strong>Verdict: ${escaped(validity.verdict)}</strong> ` +
+        `<strong>Client: ${escaped(validity.client)}</strong> ` +
         `<span>reads late by ${ms(validity.stamp_lag.p99)} ms at p99</span> <span>event loop late by ${lag} ms at p99</span> <span>CPU ${cpu} % of a core</span> ` +
-        `<span>${running ? "last 10 s" : "whole test"}</span>${each && `<div>Workers ${each}</div>`}${reasons && `<ul>${reasons}</ul>`}`,
+        `<span>${running ? "last 10 s" : "whole test"}</span>${each && `<div>Workers ${each}</div>`}` +
+        `<div><strong>Server: ${escaped(server)}</strong></div>${reasons && `<ul>${reasons}</ul>`}`,
     };
   }
 

@@ -272,7 +272,7 @@ class _Plugin:
             environment.process_exit_code = 1
             return
         if self.found is not None:
-            environment.process_exit_code = 0 if self.found.answer else 1
+            environment.process_exit_code = 2 if self.found.unknown else 0 if self.found.answer else 1
             return
         if summary.passed is False or not summary.requests.success:
             environment.process_exit_code = 1

@@ -41,8 +41,15 @@ DRAIN_S = 15.0
 """What the fleet has beyond the longest that an answer may take to report that nothing is in flight."""
 
 
+REPEATS = 2
+"""How often a step is taken again in which the client was held up by something else than its own work."""
+
+REST_S = 11.0
+"""Before a step is taken again: by then the client's health, which is that of its last ten seconds, has forgotten."""
+
+
 class Phase(Enum):
-    BEGIN, MEASURE, DRAIN = range(3)
+    BEGIN, MEASURE, DRAIN, REST = range(4)
 
 
 class Stepper:
@@ -59,11 +66,18 @@ class Stepper:
         self.load = self._search.next()
         self.limited_by = ""
         self._client_bound_by = ""
+        self._held_up = False
+        """Whether the client was held up by something else than its own work."""
+        self._repeats = 0
+        self._judged: tuple[list[Record], Judgement] | None = None
+        """Of a step that has settled: the records that it was judged by, once."""
+        self._rest_until = 0.0
         self._phase = Phase.BEGIN
         self._began = self._ended = self._drain_from = self._drain_until = 0.0
         self._look_at = LEAST
         self._schedule: list[tuple[float, float]] = []
-        self._records: list[tuple[float, Record]] = []
+        self._records: list[Record] = []
+        """On the master's clock."""
         self._part: Solo | Master | None = None
         self.finished = False
 
@@ -96,7 +110,8 @@ class Stepper:
             data_sha256=self._book.data_sha256,
             loop=asdict(settings.loop) if self._open else {},
             steps=self.steps,
-            answer=self._search.good if self.finished else None,
+            # Where the client ended it before any load held, nothing is known of the server.
+            answer=self._search.good if self.finished and (self._search.good or not self._client_bound_by) else None,
             limited_by=self.limited_by,
         )
 
@@ -119,13 +134,16 @@ class Stepper:
                 if self.load is None:
                     self._finish()
                     return None
+            case Phase.REST:
+                if time.time() >= self._rest_until:
+                    self._phase = Phase.BEGIN
         return self._shall_be()
 
     def _shall_be(self) -> tuple[int, float]:
         assert self.load is not None
         if self._open:
             return self._users, float(min(self._users, SPAWN_RATE))
-        users = 0 if self._phase is Phase.DRAIN else int(self.load)
+        users = 0 if self._phase in (Phase.DRAIN, Phase.REST) else int(self.load)
         return users, float(min(int(self.load), SPAWN_RATE))
 
     def _begin(self, users: int) -> None:
@@ -164,7 +182,10 @@ class Stepper:
         if len(records) < self._look_at:
             return False
         self._look_at = math.ceil(LOOKS * len(records))
-        return self._judge(records).settled
+        judgement = self._judge(records)
+        if judgement.settled:
+            self._judged = records, judgement
+        return judgement.settled
 
     def _judge(self, records: list[Record]) -> Judgement:
         slos, language = self._settings.slos, self._book.language
@@ -183,33 +204,47 @@ class Stepper:
         quiet = (self._open or users == 0) and self._book.quiet_since(self._drain_from)
         if not quiet and time.time() < self._drain_until:
             return
-        records = self._measured(self._ended)
-        judgement = self._judge(records)
+        self._phase = Phase.BEGIN
+        if not self._client_bound_by:
+            self._note_step(self.load)
+        elif self._held_up and self._repeats < REPEATS:
+            self._repeats += 1
+            self._client_bound_by = ""
+            self._rest_until = time.time() + REST_S
+            self._phase = Phase.REST
+        else:
+            # The step says nothing of the server, and neither would a higher one.
+            how = "was held up" if self._held_up else "was the bottleneck"
+            self.limited_by = f"at {self._name(self.load)} the client {how} ({self._client_bound_by})"
+            self.load = None
+        self._records.clear()
+        self._judged = None
+        self._look_at = LEAST
+        self._write()
+
+    def _note_step(self, load: float) -> None:
+        records, judgement = self._judged or (self._measured(self._ended), None)
+        judgement = judgement or self._judge(records)
         seconds = self._ended - self._began
         inside = [
             record
-            for began, record in self._records
-            if record.ok and self._began <= began + (record.stream_end or 0.0) <= self._ended
+            for record in self._records
+            if record.ok and self._began <= record.begins + (record.stream_end or 0.0) <= self._ended
         ]
-        tokens = sum(record.output_tokens or 0 for record in inside)
-        if self._client_bound_by:
-            # The step says nothing of the server, and neither would a higher one.
-            self.limited_by = f"at {self._name(self.load)} the client was the bottleneck ({self._client_bound_by})"
-            self.load = None
-        else:
-            made = step(self.load, judgement, records, seconds, ended=len(inside), tokens=tokens)
-            self.steps.append(made)
-            self._search.take(made.load, made.ok)
-            self.load = self._search.next()
-        self._records.clear()
-        self._look_at = LEAST
-        self._phase = Phase.BEGIN
-        self._write()
+        told = [record.known_tokens for record in inside]
+        tokens = None if None in told else sum(count or 0 for count in told)
+        made = step(load, judgement, records, seconds, ended=len(inside), tokens=tokens)
+        self.steps.append(made)
+        self._search.take(made.load, made.ok)
+        self.load = self._search.next()
+        self._repeats = 0
 
     def _client_bound(self) -> bool:
         validity = judge_clients(self._book.workers)
         if validity.verdict == "client-bound" and not self._settings.allow_client_bound:
             self._client_bound_by = validity.reasons[0]
+            # Its CPU tells a hiccup from a limit: more workers would help against the second alone.
+            self._held_up = not validity.more_workers
         return bool(self._client_bound_by)
 
     def _finish(self) -> None:
@@ -225,11 +260,10 @@ class Stepper:
         return 0 if self._open else PER_STREAM * int(self.load)
 
     def _measured(self, until: float) -> list[Record]:
-        return [record for began, record in self._records if self._began <= began <= until and not record.warmup]
+        return [record for record in self._records if self._began <= record.begins <= until and not record.warmup]
 
     def _take(self, record: Record) -> None:
-        began = record.started_at if record.due_at is None else record.due_at
-        self._records.append((began + self._book.offset(record.worker), record))
+        self._records.append(record.moved(self._book.offset(record.worker)))
 
     def _announce(self) -> None:
         assert self._part is not None

@@ -21,7 +21,17 @@ from werkzeug.datastructures import ImmutableMultiDict
 from asr_load.errors import InputError
 from asr_load.load.form import Form
 from asr_load.results.live import Live
-from asr_load.results.page import COLUMNS, add_live_section, add_streaming_section, asset, compact, metrics, number
+from asr_load.results.page import (
+    COLUMNS,
+    add_live_section,
+    add_streaming_section,
+    asset,
+    compact,
+    look,
+    metrics,
+    number,
+    server_of,
+)
 from asr_load.results.summary import SUMMARY, Summary
 from asr_load.results.verdict import Validity
 from asr_load.stream.record import RECORDS
@@ -97,6 +107,14 @@ class _View:
             return None
         summary = self.summary()
         return self.test.validity() if summary is None else summary.validity
+
+    def standing(self) -> dict[str, str]:
+        """How the server does, and how the box that says so looks."""
+        validity = self.validity()
+        if self.test is None or validity is None:
+            return {}
+        server = server_of(self.summary(), self.test.live)
+        return {"server": server.line, "look": look(validity, server)}
 
     def table(self) -> list[dict[str, Any]]:
         """The tab's rows: `metric`, `count`, and the figures with as many digits as help."""
@@ -229,6 +247,7 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
                     "more": len(found) > AT_ONCE,
                     "stages": list(test.stages) if test else [],
                     "validity": view.validity(),
+                    **view.standing(),
                     "table": view.table(),
                 }
             ),

@@ -48,7 +48,8 @@ class Step(msgspec.Struct, kw_only=True):
     success: int
     requests_per_s: float
     """Successes."""
-    output_tokens_per_s: float
+    output_tokens_per_s: float | None
+    """None where an answer did not tell its tokens."""
     rtfx: float
     ttft: Figures
     itl: Figures
@@ -70,9 +71,15 @@ class Capacity(msgspec.Struct, kw_only=True):
     loop: dict[str, object]
     steps: list[Step]
     answer: float | None = None
-    """The highest load that held all SLOs; 0 where none did; None until the end."""
+    """The highest load that held all SLOs; 0 where none did; None until the end, and where the client's own trouble
+    ended the search before any load held."""
     limited_by: str = ""
-    """Why it may be higher: the bound of the search, or the client."""
+    """Why it may be higher, or is not known: the bound of the search, or the client."""
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the search came to its end without an answer."""
+        return self.answer is None and bool(self.limited_by)
 
 
 class Search:
@@ -145,7 +152,7 @@ def from_due(record: Record) -> Record:
 
 
 def step(
-    load: float, judgement: Judgement, records: Sequence[Record], seconds: float, *, ended: int, tokens: int
+    load: float, judgement: Judgement, records: Sequence[Record], seconds: float, *, ended: int, tokens: int | None
 ) -> Step:
     """A finished step. Of the successes, `ended` and `tokens` of them came within the `seconds` that were measured."""
     good = [record for record in records if record.ok]
@@ -161,7 +168,7 @@ def step(
         requests=len(records),
         success=len(good),
         requests_per_s=rate,
-        output_tokens_per_s=tokens / seconds if seconds > 0 else 0.0,
+        output_tokens_per_s=None if tokens is None else tokens / seconds if seconds > 0 else 0.0,
         rtfx=rate * per_request,
         ttft=figures(record.ttft for record in good),
         itl=figures(gap for record in good for gap in record.itl),
@@ -189,8 +196,9 @@ def knee(steps: Sequence[Step]) -> Step | None:
 
 def answer_lines(found: Capacity) -> list[str]:
     """The answer, in words; its last line is the number."""
+    if found.answer is None:
+        return [f"maximum effective {found.kind}: unknown ({found.limited_by})"]
     asked = " and ".join(str(slo) for slo in _slos(found))
-    assert found.answer is not None
     lines = []
     if not found.answer:
         lines.append(f"Not even the lowest load held {asked}")

@@ -29,7 +29,7 @@ def print_search(folder: Path, found: Capacity, file: TextIO) -> None:
             console.out(f"The knee is at {format_load(found, bend.load)}: beyond it, throughput hardly grows")
         console.out(f"Chart: {_draw(folder, found)}")
     console.out(f"Results: {folder}")
-    if found.answer is None:
+    if found.answer is None and not found.unknown:
         console.out(f"The search was ended before its answer; it goes on with --resume {folder}")
         return
     for line in answer_lines(found):
@@ -94,6 +94,6 @@ def _cells(step: Step) -> Sequence[str]:
         f"{step.load:.4g}",
         f"{step.seconds:.0f}",
         str(step.requests),
-        *(f"{rate:.4g}" for rate in rates),
+        *("n/a" if rate is None else f"{rate:.4g}" for rate in rates),
         *("n/a" if value is None else f"{value * 1e3:.1f}" for value in latencies),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,9 @@ MARK = '<section class="asr-report asr-streaming">'
 COLUMNS = ("mean", "p50", "p90", "p95", "p99", "max")
 TITLES = ("Mean", "p50", "p90", "p95", "p99", "Max")
 SHARES = ("p50", "p95", "p99")
+MANY = 0.05
+"""Share of requests that may fail before the server is failing."""
+
 NOTHING = "\N{EN DASH}"
 
 _ICON = "M12 2C6.5 2 2 6.5 2 12s4.5 10 10 10 10-4.5 10-10S17.5 2 12 2m1 15h-2v-6h2zm0-8h-2V7h2z"
@@ -44,7 +47,7 @@ def metrics(summary: Summary) -> dict[str, tuple[Figures, float]]:
         {
             "TTFT from due (ms)": (summary.ttft_due, 1e3),
             "E2E from due (ms)": (summary.e2el_due, 1e3),
-            "Lag (ms)": (summary.lag, 1e3),
+            "Send lag (ms)": (summary.lag, 1e3),
         }
         if summary.lag.n
         else {}
@@ -105,7 +108,9 @@ def add_streaming_section(
     if summary.references:
         words.append(f"WER {summary.wer or 0:.1%}, CER {summary.cer or 0:.1%} over {summary.references} transcripts.")
     words += slo_lines(summary.slo)
-    head = _head(summary.validity, words, _table(["Metric", "Count", *TITLES], rows), requests.failures)
+    head = _head(
+        summary.validity, server_of(summary, None), words, _table(["Metric", "Count", *TITLES], rows), requests.failures
+    )
     return _insert(report, head, points, stages)
 
 
@@ -113,7 +118,8 @@ def add_live_section(report: str, live: Live, validity: Validity, stages: Sequen
     """Locust's HTML report with the figures so far, within 0.25 %, of a test that is still running."""
     rows = [[row["name"], row["count"], *(number(row[name]) for name in COLUMNS[1:])] for row in live.table()]
     words = [f"The test was still running: {live.requests} requests so far, figures within 0.25 %."]
-    head = _head(validity, words, _table(["Metric", "Count", *TITLES[1:]], rows), live.failures)
+    table = _table(["Metric", "Count", *TITLES[1:]], rows)
+    head = _head(validity, server_of(None, live), words, table, live.failures)
     return _insert(report, head, live.points(), stages)
 
 
@@ -121,12 +127,42 @@ def _values(row: Figures) -> list[float | None]:
     return [getattr(row, name) for name in COLUMNS]
 
 
-def _head(validity: Validity, words: list[str], table: str, failures: Mapping[str, int]) -> str:
+class Server(NamedTuple):
+    """How the server does, in words, and whether it is failing: an SLO is missed, or more than one request in twenty
+    fails."""
+
+    line: str
+    failures: int
+    failing: bool
+
+
+def server_of(summary: Summary | None, live: Live | None) -> Server:
+    """By the summary of a finished test or, until there is one, by the live view."""
+    if summary is not None:
+        failures, judged = summary.requests.fail, summary.requests.success + summary.requests.fail
+        missed = any(not result.ok for result in summary.slo)
+        return Server(summary.server, failures, missed or failures > MANY * judged)
+    if live is None or not live.requests:
+        return Server("no answer yet", 0, failing=False)
+    failures = live.failures.total()
+    return Server(f"errors {failures / live.requests:.1%}", failures, failures > MANY * live.requests)
+
+
+def look(validity: Validity, server: Server) -> str:
+    """How the box of a test looks: no client's health makes it green over a server that fails."""
+    if validity.verdict == "client-bound":
+        return validity.verdict
+    if server.failing:
+        return "failing"
+    return "suspect" if server.failures else validity.verdict
+
+
+def _head(validity: Validity, server: Server, words: list[str], table: str, failures: Mapping[str, int]) -> str:
     rows = [list(row) for row in failures.items()]
     return "\n".join(
         [
             "<h2>Streaming</h2>",
-            _verdict(validity),
+            _verdict(validity, server),
             *(f"<p>{html.escape(line)}</p>" for line in words),
             table,
             _clients(validity),
@@ -187,13 +223,14 @@ def _table(titles: list[str], rows: Iterable[list[Any]]) -> str:
     return f'<div class="asr-table"><table><thead>{line("th", titles)}</thead><tbody>{body}</tbody></table></div>'
 
 
-def _verdict(validity: Validity) -> str:
+def _verdict(validity: Validity, server: Server) -> str:
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in validity.reasons)
     return (
-        f'<div class="asr-verdict" data-verdict="{html.escape(validity.verdict)}">'
+        f'<div class="asr-verdict" data-verdict="{look(validity, server)}">'
         f'<svg aria-hidden="true" viewBox="0 0 24 24"><path d="{_ICON}"/></svg>'
-        f"<div><strong>Verdict: {html.escape(validity.verdict)}</strong> "
+        f"<div><strong>Client: {html.escape(validity.client)}</strong> "
         f"<span>reads late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99</span> "
         f"<span>event loop late by {validity.loop_lag['p99'] * 1e3:.1f} ms at p99</span> "
-        f"<span>CPU {validity.cpu['mean'] * 100:.0f} % of a core</span>{reasons and f'<ul>{reasons}</ul>'}</div></div>"
+        f"<span>CPU {validity.cpu['mean'] * 100:.0f} % of a core</span>"
+        f"<div><strong>Server: {html.escape(server.line)}</strong></div>{reasons and f'<ul>{reasons}</ul>'}</div></div>"
     )
