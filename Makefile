@@ -17,8 +17,9 @@ $(READY): requirements.txt requirements-server.txt requirements-dev.txt pyprojec
 	@$(BIN)/python -m compileall -q asr_load asr_server locustfiles # pip does so for what is not editable
 	@touch $@
 
-asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl
+asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl asr_load/audio/shard.py
 	@$(BIN)/python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample
+	@touch $@
 
 demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh

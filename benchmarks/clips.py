@@ -26,7 +26,7 @@ def write_clips(folder: Path, count: int, seconds: float = 0.1) -> Path:
         numbers = range(first, min(first + SHARD_CLIPS, count))
         rows, digest = write_shard(
             folder / name,
-            (Clip(f"clip{n}", "", clip.duration_s, RATE, clip.sha256, clip.audio_b64) for n in numbers),
+            (Clip(f"clip{n}", "", clip.duration_s, RATE, clip.sha256, clip.dither_at, clip.audio_b64) for n in numbers),
         )
         shards.append(ShardInfo(name, rows, digest))
     options = Options(Rules(), 0, "en")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from email.parser import BytesParser
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import convert
 from asr_load.audio.payload import APIS, NO_DITHER, dithered, make_builder, new_dither, token_limit
+from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
-from conftest import noise
+from conftest import CHECKOUT, noise
 from test_convert import encoded
 
 
@@ -136,17 +138,30 @@ def samples(audio: bytes) -> np.ndarray:
 def test_dither_flips_the_lowest_bit_of_samples_as_the_nonce_says() -> None:
     original = clip()
     nonce = bytes([0b1, 0, 0, 0, 0, 0, 0, 0b1000_0000])
-    changed = wav(b"".join(dithered(original.audio_b64, nonce)))
-    assert changed[:44] == wav(original.audio_b64)[:44]
-    difference = np.abs(samples(changed) - samples(wav(original.audio_b64)))
-    assert np.flatnonzero(difference).tolist() == [2, 65]
-    assert difference.max() == 1
+    for at in (2, 5, 3002, 7934):  # of 8000
+        changed = wav(b"".join(dithered(original.audio_b64, nonce, at)))
+        assert changed[:44] == wav(original.audio_b64)[:44]
+        difference = np.abs(samples(changed) - samples(wav(original.audio_b64)))
+        assert np.flatnonzero(difference).tolist() == [at, at + 63]
+        assert difference.max() == 1
+
+
+@pytest.mark.parametrize("loud", [0, 2, 3, 1000, 7936, 7999])
+def test_the_place_of_the_dither_is_the_loudest(loud: int) -> None:
+    pcm = np.resize(np.array([100, -100], dtype=np.int16), 8000)
+    pcm[loud : loud + 64] *= 50
+    found = convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules()).dither_at
+    assert found % 3 == 2
+    assert found <= 8000 - 64
+    possible = range(2, 8000 - 63, 3)
+    best = max(np.sum(pcm[at : at + 64].astype(float) ** 2) for at in possible)
+    assert np.sum(pcm[found : found + 64].astype(float) ** 2) == best
 
 
 def test_each_nonce_gives_other_audio_and_none_gives_the_same() -> None:
     original = clip()
-    assert b"".join(dithered(original.audio_b64, NO_DITHER)) == bytes(original.audio_b64)
-    seen = {b"".join(dithered(original.audio_b64, new_dither())) for _ in range(200)}
+    assert b"".join(dithered(original.audio_b64, NO_DITHER, 2)) == bytes(original.audio_b64)
+    seen = {b"".join(dithered(original.audio_b64, new_dither(), original.dither_at)) for _ in range(200)}
     assert len(seen) == 200
     assert all(len(audio) == len(original.audio_b64) for audio in seen)
 
@@ -154,8 +169,50 @@ def test_each_nonce_gives_other_audio_and_none_gives_the_same() -> None:
 @pytest.mark.parametrize("number", [1, 2, 3, 30, 65, 66, 67, 68])
 def test_a_clip_too_short_for_all_bits_takes_what_fits(number: int) -> None:
     pcm = np.resize(np.array([1000, -1000], dtype=np.int16), number)
-    short = Clip("a", "", 0.1, 16000, "", base64.b64encode(encoded(pcm, subtype="PCM_16")))
-    changed = wav(b"".join(dithered(short.audio_b64, b"\xff" * 8)))
+    short = Clip("a", "", 0.1, 16000, "", 2, base64.b64encode(encoded(pcm, subtype="PCM_16")))
+    changed = wav(b"".join(dithered(short.audio_b64, b"\xff" * 8, short.dither_at)))
     difference = np.abs(samples(changed) - pcm)
     expected = [index for index in range(number) if 2 <= index <= 65]
     assert np.flatnonzero(difference).tolist() == expected
+
+
+def log_mel(pcm: np.ndarray) -> np.ndarray:
+    """Whisper's features of 16 kHz audio, by which SGLang's cache goes: 80 mel bands of 25 ms each 10 ms, in float32,
+    cut off at eight decades below the maximum (Radford et al., 2022; its audio.py)."""
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(pcm / 32768.0, 200, mode="reflect"), 400)[::160]
+    power = (np.abs(np.fft.rfft(frames * np.hanning(401)[:-1])) ** 2).astype(np.float32)
+    # Slaney's scale: linear to 1 kHz, then logarithmic.
+    knots = np.linspace(0, 15 + 27 * math.log(8) / math.log(6.4), 82)
+    hertz = np.where(knots < 15, knots * 200 / 3, 1000 * np.exp((knots - 15) * math.log(6.4) / 27))
+    bins = np.linspace(0, 8000, 201)
+    low, middle, high = hertz[:-2, None], hertz[1:-1, None], hertz[2:, None]
+    bank = np.maximum(0, np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle))) * 2 / (high - low)
+    mel = np.log10(np.maximum(power @ bank.T.astype(np.float32), np.float32(1e-10)))
+    return np.asarray((np.maximum(mel, mel.max() - 8) + 4) / 4, dtype=np.float32)
+
+
+@pytest.mark.parametrize("number", range(15))
+def test_dither_changes_what_a_model_hears_by_so_little_and_yet(number: int) -> None:
+    original = Shards(CHECKOUT / "asr_data" / "sample")[number]
+    plain = samples(wav(original.audio_b64))
+    seen = {log_mel(plain).tobytes()}
+    for _ in range(4):
+        pcm = samples(wav(b"".join(dithered(original.audio_b64, new_dither(), original.dither_at))))
+        features = log_mel(pcm)
+        assert np.abs(features - log_mel(plain)).max() < 0.1
+        seen.add(features.tobytes())
+    assert len(seen) == 5
+
+
+def test_dither_in_a_quiet_beginning_would_be_lost() -> None:
+    pcm = np.rint(16000 * np.sin(np.arange(16000) / 5)).astype(np.int16)
+    pcm[:4000] = np.arange(4000) % 2
+    quiet = convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules())
+    plain = log_mel(samples(wav(quiet.audio_b64))).tobytes()
+
+    def heard(at: int) -> bytes:
+        return log_mel(samples(wav(b"".join(dithered(quiet.audio_b64, b"\xa5" * 8, at))))).tobytes()
+
+    assert quiet.dither_at > 4000
+    assert heard(quiet.dither_at) != plain
+    assert heard(2) == plain

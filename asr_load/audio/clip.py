@@ -29,6 +29,8 @@ class Clip:
     duration_s: float
     sample_rate: int
     sha256: str
+    dither_at: int
+    """The first of the loudest samples in a row whose lowest bits may be flipped (payload.dithered)."""
     audio_b64: bytes | memoryview
 
 

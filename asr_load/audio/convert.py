@@ -13,6 +13,7 @@ import soundfile
 import soxr
 
 from asr_load.audio.clip import Clip, Recording, Rules, Skipped, is_file
+from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
 
 SILENCE = 2.0**-10
 """Half the peak-to-peak amplitude below which a recording is silent: -60 dBFS (full scale is 1.0)."""
@@ -40,8 +41,20 @@ def convert(recording: Recording, rules: Rules) -> Clip:
         duration_s=round(duration_s, 6),
         sample_rate=sample_rate,
         sha256=hashlib.sha256(wav.data).hexdigest(),
+        dither_at=_loudest(pcm),
         audio_b64=pybase64.b64encode(wav.data.cast("B")),
     )
+
+
+def _loudest(pcm: np.ndarray) -> int:
+    """Where the DITHERED samples in a row begin that hold the most energy, of the places that base64 allows for."""
+    energy = pcm.astype(np.int64)
+    energy *= energy
+    sums = np.cumsum(energy)
+    starts = np.arange(DITHER_FIRST, len(pcm) - DITHERED + 1, DITHER_STEP)
+    if not len(starts):
+        return DITHER_FIRST
+    return int(starts[np.argmax(sums[starts + DITHERED - 1] - sums[starts - 1])])
 
 
 def _decode(audio: bytes | Path | None, rules: Rules) -> tuple[np.ndarray, int]:

@@ -30,10 +30,15 @@ Body = list[bytes | memoryview]
 Build = Callable[[Clip, bytes], Body]
 """A clip and eight bytes of dither (see `dithered`; all zero changes nothing) to the body of its request."""
 
-# base64 works on groups of 3 bytes, 4 characters: group 16 begins at byte 48 of the WAV, which is the low byte of
-# sample 2 (the header has 44 bytes). 43 groups are 129 bytes, enough for 64 samples.
-_FIRST_GROUP, _GROUPS = 16, 43
-_FROM, _TO = _FIRST_GROUP * 4, (_FIRST_GROUP + _GROUPS) * 4
+DITHERED = 64
+"""Samples in a row that a nonce has a bit for each of."""
+
+DITHER_FIRST, DITHER_STEP = 2, 3
+"""Where they may begin: sample 2 and each third after it. base64 works on groups of 3 bytes, and a WAV's header has 44:
+these samples' low bytes are the first of a group."""
+
+_HEADER, _GROUPS = 44, 43
+# 43 groups are 129 bytes, enough for 64 samples.
 # Eight bits of a nonce, spread over the lowest bits of eight 16-bit samples.
 _SPREAD = [b"".join(bytes((byte >> bit & 1, 0)) for bit in range(8)) for byte in range(256)]
 NO_DITHER = bytes(8)
@@ -44,19 +49,23 @@ def new_dither() -> bytes:
     return os.urandom(8)
 
 
-def dithered(audio_b64: bytes | memoryview, nonce: bytes) -> Body:
-    """The clip's base64 in pieces, with the nonce's 64 bits flipped into the lowest bits of samples 2 to 65.
+def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: int) -> Body:
+    """The clip's base64 in pieces, with the nonce's bits flipped into the lowest ones of the 64 samples from `at` on.
 
-    That is 96 dB below full scale: not heard, but other bytes, so that no cache knows the audio. A clip too short to
-    hold all of the bits (below 5 ms at 16 kHz) takes what fits.
+    That is 96 dB below full scale: not heard, but other bytes, so that no cache knows the audio. In the loudest samples
+    of a clip they make other features too, by which SGLang's cache goes: Whisper's log-mel spectrogram cuts off what
+    is 80 dB below its own maximum (Radford et al., 2022, and its code), so bits in a quiet beginning are lost there. A
+    clip too short to hold all of the bits (below 5 ms at 16 kHz) takes what fits.
     """
     view = memoryview(audio_b64)
     if nonce == NO_DITHER:
         return [view]
-    region = pybase64.b64decode(bytes(view[_FROM:_TO]))
+    first = (_HEADER + 2 * at) // 3 * 4
+    last = first + _GROUPS * 4
+    region = pybase64.b64decode(bytes(view[first:last]))
     mask = b"".join(_SPREAD[byte] for byte in nonce)[: len(region)].ljust(len(region), b"\0")
     mixed = int.from_bytes(region, "little") ^ int.from_bytes(mask, "little")
-    return [view[:_FROM], pybase64.b64encode(mixed.to_bytes(len(region), "little")), view[_TO:]]
+    return [view[:first], pybase64.b64encode(mixed.to_bytes(len(region), "little")), view[last:]]
 
 
 def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> Build:
@@ -81,7 +90,7 @@ def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[st
     before, after = msgspec.json.encode(body).split(place.encode())
 
     def build(clip: Clip, nonce: bytes) -> Body:
-        start, *rest = dithered(clip.audio_b64, nonce)
+        start, *rest = dithered(clip.audio_b64, nonce, clip.dither_at)
         if not rest:
             return [before, start, after]
         # The small pieces in one: each piece is a call into the kernel.
@@ -114,7 +123,7 @@ def transcription_body(model: str, prompt: str, max_tokens: int, extra: dict[str
     head, tail = bytes(before), f"\r\n--{boundary}--\r\n".encode()
 
     def build(clip: Clip, nonce: bytes) -> Body:
-        return [head, pybase64.b64decode(b"".join(dithered(clip.audio_b64, nonce))), tail]
+        return [head, pybase64.b64decode(b"".join(dithered(clip.audio_b64, nonce, clip.dither_at))), tail]
 
     return build, f"multipart/form-data; boundary={boundary}"
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from asr_load.audio.clip import Clip, Rules
 from asr_load.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 SCHEMA = pa.schema(
     [
@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         ("sample_rate", pa.int32()),
         ("sha256", pa.string()),
+        ("dither_at", pa.int32()),
         ("audio_b64", pa.string()),
     ]
 )
