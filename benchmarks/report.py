@@ -43,10 +43,10 @@ def measure() -> Iterator[Row]:
 
 def _info() -> RunInfo:
     health = ClientHealth(
-        lag_p50=0.0001,
-        lag_p99=0.001,
-        lag_max=0.01,
-        lag_samples=1000,
+        loop_lag_p50=0.0001,
+        loop_lag_p99=0.001,
+        loop_lag_max=0.01,
+        loop_lag_samples=1000,
         stamp_lag_p99=0.0,
         stamp_lag_max=0.0,
         cpu_mean=0.1,

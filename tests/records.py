@@ -58,10 +58,10 @@ def failure(seq: int, outcome: str, **changes: Any) -> Record:
 def health(**changes: float) -> ClientHealth:
     """A client at ease."""
     calm: dict[str, Any] = {
-        "lag_p50": 0.0001,
-        "lag_p99": 0.001,
-        "lag_max": 0.004,
-        "lag_samples": 1000,
+        "loop_lag_p50": 0.0001,
+        "loop_lag_p99": 0.001,
+        "loop_lag_max": 0.004,
+        "loop_lag_samples": 1000,
         "stamp_lag_p99": 0.0001,
         "stamp_lag_max": 0.001,
         "cpu_mean": 0.1,

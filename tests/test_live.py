@@ -25,6 +25,10 @@ def fed(live: Live, *records: Record) -> None:
     live.add(records, [one.end for one in records])
 
 
+def test_before_the_first_second_the_rows_are_empty() -> None:
+    assert {row["count"] for row in Live(0.0).table()} == {0}
+
+
 def test_rows_for_the_last_seconds_and_for_the_run() -> None:
     live = Live(1000.0)
     for second in range(15):

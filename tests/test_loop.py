@@ -27,11 +27,11 @@ def test_a_loop_that_is_held_up_once_is_late_at_every_tick_that_it_swallowed() -
     hold(HELD_S)
     gevent.sleep(5 * TICK_S)
     health = monitor.stop()
-    assert health.lag_max == pytest.approx(HELD_S, abs=0.1)
+    assert health.loop_lag_max == pytest.approx(HELD_S, abs=0.1)
     # The ticks of the stall are late by all there is from nothing to its length; the ten others by next to nothing.
     late = np.sort(np.r_[np.zeros(10), np.arange(HELD_S, 0, -TICK_S)])
-    assert health.lag_samples == pytest.approx(len(late), abs=6)
-    assert health.lag_p50 == pytest.approx(np.percentile(late, 50), abs=0.06)
+    assert health.loop_lag_samples == pytest.approx(len(late), abs=6)
+    assert health.loop_lag_p50 == pytest.approx(np.percentile(late, 50), abs=0.06)
 
 
 def test_what_is_told_of_the_last_seconds_has_the_lag_of_now() -> None:
@@ -39,7 +39,7 @@ def test_what_is_told_of_the_last_seconds_has_the_lag_of_now() -> None:
     monitor.start()
     hold(0.2)
     gevent.sleep(2 * TICK_S)
-    assert monitor.recent().lag_max > 0.1
+    assert monitor.recent().loop_lag_max > 0.1
     monitor.stop()
 
 
@@ -51,5 +51,5 @@ def test_a_thread_that_reads_has_lags_of_its_own() -> None:
     health = monitor.stop()
     assert health.stamp_lag_max == 0.5
     assert health.stamp_lag_p99 == pytest.approx(0.5, rel=0.003)
-    assert health.lag_max < 0.25
+    assert health.loop_lag_max < 0.25
     assert not told

@@ -75,3 +75,32 @@ def test_each_request_has_its_record_and_the_test_ends(
         assert errors == {"no end within the locustfile's own limit of 0.3 s"}
     if "client" in outcomes:
         assert errors == {"never sent: the locustfile's own code raised before"}
+
+
+UNREADABLE = """
+from asr_load.audio.shard import Shards
+read = Shards.__getitem__
+
+def unreadable(shards, number):
+    if number == 2:
+        raise OSError(5, "Input/output error")
+    return read(shards, number)
+
+Shards.__getitem__ = unreadable
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("--request-rate", "20", "--arrivals", "constant")])
+def test_a_clip_that_cannot_be_read_is_the_clients_want(clips: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "mine.py").write_text((CHECKOUT / "locustfiles" / "transcribe.py").read_text() + UNREADABLE)
+    with serve("--engine", "scripted", "--tokens", "4", "--ttft-ms", "10", "--itl-ms", "1") as host:
+        done = run(host, clips, tmp_path / "r", "-f", tmp_path / "mine.py", "-u", "2", "--requests", "6", *words)
+    assert sorted(record["seq"] for record in done.records) == list(range(6))
+    failed = [record for record in done.records if not record["ok"]]
+    assert failed
+    assert {(record["outcome"], record["error"]) for record in failed} == {
+        ("client", "its clip cannot be read from --data: [Errno 5] Input/output error")
+    }
+    assert done.summary["validity"]["verdict"] == "client-bound"
+    assert done.summary["validity"]["client"] == "too slow"
+    assert done.code == 1

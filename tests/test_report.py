@@ -19,7 +19,7 @@ def printed(folder: Path, capsys: pytest.CaptureFixture[str], *records: Record) 
     for item in records:
         file.write(item)
     file.close()
-    write_run(folder, run_info(workers=[worker_info(health=health(lag_p99=0.02))]))
+    write_run(folder, run_info(workers=[worker_info(health=health(loop_lag_p99=0.02))]))
     print_summary(folder, summarise_folder(folder), sys.stdout)
     return capsys.readouterr().out.splitlines()
 
@@ -31,8 +31,8 @@ def test_the_first_lines_are_those_of_the_seed(tmp_path: Path, capsys: pytest.Ca
         "Total: 3, Success: 2, Fail: 1",
         "Average TTFT: 0.300s",
         "Average Latency: 0.500s",
-        "[0] ok ttft=0.200s e2e=0.400s tokens=3",
-        "[1] ok ttft=0.400s e2e=0.600s tokens=3",
+        "[0] ok ttft=0.200s lat=0.400s tokens=3",
+        "[1] ok ttft=0.400s lat=0.600s tokens=3",
         "[2] http_503 why",
     ]
 

@@ -164,7 +164,7 @@ def test_a_step_that_the_client_held_up_ends_the_search(clock: Clock, tmp_path: 
         play = Play(clock, tmp_path, 100, asked, most=8)
         while play.stepper.load != 4:
             play.second()
-        play.book.workers = [worker_info(health=health(lag_p99=0.2))]
+        play.book.workers = [worker_info(health=health(loop_lag_p99=0.2))]
         found = play.to_its_end()
         assert found.answer == (8 if allowed else 2)
         assert ("at 4 streams the client was held up (the event loop was late" in found.limited_by) != allowed
@@ -174,7 +174,7 @@ def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path)
     play = Play(clock, tmp_path, 5, settings())
     while play.stepper.load != 4:
         play.second()
-    play.book.workers = [worker_info(health=health(lag_p99=0.2, cpu_mean=0.05))]
+    play.book.workers = [worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))]
     for _ in range(8):
         play.second()
     assert play.asked[-1] == 0
@@ -187,7 +187,7 @@ def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path)
 
 def test_without_a_step_that_could_be_judged_there_is_no_answer(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 5, settings())
-    play.book.workers = [worker_info(health=health(lag_p99=0.2, cpu_mean=0.05))]
+    play.book.workers = [worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))]
     found = play.to_its_end()
     assert play.asked == [1, 0] * (REPEATS + 1)
     assert (found.answer, found.steps) == (None, [])

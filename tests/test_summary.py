@@ -140,7 +140,7 @@ def test_times_of_two_machines_are_held_against_one_clock() -> None:
 def test_slos_of_a_client_bound_run_or_one_without_a_success(
     allowed: bool, records: list[Record], passed: bool
 ) -> None:
-    slow = worker_info(health=health(lag_p99=0.2))
+    slow = worker_info(health=health(loop_lag_p99=0.2))
     info = run_info(workers=[slow], slos=["errors:rate:1.0"], allow_client_bound=allowed)
     summary = summarise(records, info)
     assert summary.validity.verdict == ("client-bound" if records[0].ok else "suspect")
@@ -150,7 +150,7 @@ def test_slos_of_a_client_bound_run_or_one_without_a_success(
 
 
 def test_without_slos_nothing_passes_or_fails() -> None:
-    summary = summarise([record(0)], run_info(workers=[worker_info(health=health(lag_p99=0.2))]))
+    summary = summarise([record(0)], run_info(workers=[worker_info(health=health(loop_lag_p99=0.2))]))
     assert (summary.passed, summary.not_passed) == (None, [])
 
 

@@ -17,12 +17,12 @@ from records import failure, health, record, run_info, worker_info
     ("client", "verdict"),
     [
         ({}, "valid"),
-        ({"lag_p99": 0.010}, "valid"),
-        ({"lag_p99": 0.011}, "suspect"),
-        ({"lag_p99": 0.051}, "client-bound"),
+        ({"loop_lag_p99": 0.010}, "valid"),
+        ({"loop_lag_p99": 0.011}, "suspect"),
+        ({"loop_lag_p99": 0.051}, "client-bound"),
         ({"cpu_mean": 0.81}, "suspect"),
         ({"cpu_mean": 0.96}, "client-bound"),
-        ({"lag_max": 0.5, "cpu_max": 1.0}, "valid"),
+        ({"loop_lag_max": 0.5, "cpu_max": 1.0}, "valid"),
     ],
 )
 def test_the_clients_health(client: dict[str, float], verdict: str) -> None:
@@ -85,7 +85,7 @@ def test_more_workers_than_cores_belong_on_another_machine() -> None:
 
 
 def test_more_workers_do_not_help_where_something_else_takes_the_processor() -> None:
-    validity = judge_clients([worker_info(health=health(lag_p99=0.2, cpu_mean=0.05))])
+    validity = judge_clients([worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))])
     assert (validity.verdict, validity.more_workers) == ("client-bound", 0)
     assert "more workers would not help; something else takes the processor" in validity.reasons[-1]
 
@@ -189,7 +189,7 @@ def test_prompts_from_a_cache_are_suspect(cached: list[tuple[int | None, int | N
 )
 def test_where_nothing_succeeded_the_cause_and_the_cure_come_first(outcome: str, error: str, said: str) -> None:
     records = [failure(n, outcome, error=error) for n in range(2)]
-    validity = judge(records, run_info(workers=[worker_info(health=health(lag_p99=0.2))]))
+    validity = judge(records, run_info(workers=[worker_info(health=health(loop_lag_p99=0.2))]))
     assert validity.reasons == [f"nothing succeeded: {said}"]
     assert (validity.verdict, validity.client) == ("suspect", "not judged")
 

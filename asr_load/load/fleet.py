@@ -317,6 +317,8 @@ class Worker:
             raise InputError(f"worker {number} has another {settings.loop.trace} than the master: copy it there")
         # The rate may have changed since the options were given.
         settings = replace(settings, loop=replace(settings.loop, stages=test["stages"]))
+        self.fleet: int = test["of"]
+        """How many workers there were at the start."""
         self._drains = bool(environment.stop_timeout)
         self._begins: int | None = test["begins"] if settings.loop.open else None
         self._rota = Rota(test["rota"])

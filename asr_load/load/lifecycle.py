@@ -26,16 +26,17 @@ from locust.stats import CSV_STATS_INTERVAL_SEC
 from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
-from asr_load.load import fleet, stats, webui
+from asr_load.load import descriptors, fleet, stats, webui
 from asr_load.load.book import Book
 from asr_load.load.fleet import LAST_WORDS_S, Master, Solo, Worker
 from asr_load.load.form import LOCUSTS, Form, changed, read_form
 from asr_load.load.options import Settings, add_options, check_host, check_writable, read_settings
 from asr_load.load.run import Run
 from asr_load.load.search import Stepper, check_search, for_search, resumed
+from asr_load.results import accuracy
 from asr_load.results.capacity import Capacity
 from asr_load.results.page import add_streaming_section
-from asr_load.results.summary import Summary
+from asr_load.results.summary import Summary, figures
 from asr_load.stream.record import RECORDS
 
 logger = logging.getLogger(__name__)
@@ -180,6 +181,8 @@ class _Plugin:
             settings = for_search(settings)
         folder = self._new_folder(settings.results)
         self.folders.append(folder)
+        if not isinstance(self.environment.runner, MasterRunner):
+            self._allow_descriptors(1)
         role = Master if isinstance(self.environment.runner, MasterRunner) else Solo
         self.part = role(self.environment, settings, shards, folder, self._end_test)
         self.last_book = self.part.book
@@ -199,10 +202,15 @@ class _Plugin:
             if _searching:
                 settings = for_search(settings)
             self.part = Worker(self.environment, settings, shards)
+            self._allow_descriptors(self.part.fleet)
         except (InputError, OSError) as error:
             # Its users find no test and stop at once; the master ends the test.
             logger.error("%s", error)
             runner.send_message("asr_refuse", {"reason": str(error)})
+
+    def _allow_descriptors(self, workers: int) -> None:
+        options = self.environment.parsed_options
+        descriptors.allow(-(-((options and options.num_users) or 1) // workers))
 
     def stop(self) -> None:
         self.stage = None
@@ -228,7 +236,6 @@ class _Plugin:
                 self.print_summary()
 
     def print_summary(self) -> None:
-        # Late: tables are for when a test has ended.
         from asr_load.results.capacity_report import print_search
         from asr_load.results.report import print_summary
 
@@ -313,6 +320,15 @@ class _Plugin:
             web_ui.stop()
 
 
+def _prepare_for_the_end() -> None:
+    """Import what a summary needs before any test: when that ends, the process may have no descriptors left."""
+    import asr_load.results.capacity_report
+    import asr_load.results.report  # noqa: F401
+
+    accuracy.prepare()
+    figures([0.0, 1.0])  # numpy imports more of itself as it is used
+
+
 _plugin: _Plugin | None = None
 _searching = False
 _initialised = Event()
@@ -392,6 +408,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
                 plugin.first_limit, given.run_time = given.run_time, None
             if given is not None and given.spawn_rate is None and given.num_users and settings.loop.open:
                 given.spawn_rate = min(given.num_users, SPAWN_RATE)  # arrivals wait for nobody
+            _prepare_for_the_end()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -113,10 +113,10 @@ class LoopMonitor:
         p50, p99, longest, samples = self._lags.figures(recent)
         _, stamp_p99, stamp_longest, _ = self._stamp_lags.figures(recent)
         return ClientHealth(
-            lag_p50=p50,
-            lag_p99=p99,
-            lag_max=longest,
-            lag_samples=samples,
+            loop_lag_p50=p50,
+            loop_lag_p99=p99,
+            loop_lag_max=longest,
+            loop_lag_samples=samples,
             stamp_lag_p99=stamp_p99,
             stamp_lag_max=stamp_longest,
             cpu_mean=cpu_mean,

@@ -199,7 +199,8 @@ class Live:
         rows = []
         for name, scale in SCALES.items():
             label = f"{name} (ms)" if scale > 1 else name
-            recent = np.concatenate([second.values(name) for second in (*self._window, *self._open.values())])
+            seconds = (*self._window, *self._open.values())
+            recent = np.concatenate([np.empty(0), *(second.values(name) for second in seconds)])
             shown = np.percentile(recent, PERCENTILES).tolist() if recent.size else [None] * len(PERCENTILES)
             peak = recent.max().item() if recent.size else None
             rows.append(_row(f"{label}, last {WINDOW_S} s", recent.size, shown, peak))

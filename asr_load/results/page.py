@@ -47,7 +47,7 @@ def metrics(summary: Summary) -> dict[str, tuple[Figures, float]]:
         {
             "TTFT from due (ms)": (summary.ttft_due, 1e3),
             "E2E from due (ms)": (summary.e2el_due, 1e3),
-            "Send lag (ms)": (summary.lag, 1e3),
+            "Sent after due (ms)": (summary.lag, 1e3),
         }
         if summary.lag.n
         else {}

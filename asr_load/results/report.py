@@ -42,7 +42,7 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     for record in heapq.nsmallest(SHOWN, measured, key=lambda record: record.seq):
         if record.ok:
             tokens = "n/a" if record.known_tokens is None else record.known_tokens
-            out(f"[{record.seq}] ok ttft={_s(record.ttft)} e2e={_s(record.e2el)} tokens={tokens}")
+            out(f"[{record.seq}] ok ttft={_s(record.ttft)} lat={_s(record.e2el)} tokens={tokens}")
         else:
             out(f"[{record.seq}] {record.outcome} {record.error or ''}".rstrip())
     if requests.total > SHOWN:
@@ -126,13 +126,13 @@ def _latencies(summary: Summary) -> Table:
     table.add_column("")
     for name in ("mean", "p50", "p90", "p95", "p99", "max", "n"):
         table.add_column(name, justify="right")
-    rows = {"TTFT": summary.ttft, "ITL": summary.itl, "TPOT": summary.tpot, "E2E": summary.e2el}
+    rows = {"TTFT": summary.ttft, "ITL": summary.itl, "TPOT": summary.tpot, "E2E latency (lat)": summary.e2el}
     for name, row in rows.items():
         table.add_row(name, *_cells(row, 1e3, 1), str(row.n))
     if summary.lag.n:
         table.add_row("TTFT from due", *_cells(summary.ttft_due, 1e3, 1), str(summary.ttft_due.n))
         table.add_row("E2E from due", *_cells(summary.e2el_due, 1e3, 1), str(summary.e2el_due.n))
-        table.add_row("send lag", *_cells(summary.lag, 1e3, 1), str(summary.lag.n))
+        table.add_row("sent after due", *_cells(summary.lag, 1e3, 1), str(summary.lag.n))
     table.add_row("RTF (no unit)", *_cells(summary.rtf, 1, 3), str(summary.rtf.n))
     return table
 

@@ -18,10 +18,10 @@ RUN = "run.json"
 class ClientHealth(msgspec.Struct):
     """Of one process over a test. Lags and pauses in seconds, CPU as a share of one core."""
 
-    lag_p50: float
-    lag_p99: float
-    lag_max: float
-    lag_samples: int
+    loop_lag_p50: float
+    loop_lag_p99: float
+    loop_lag_max: float
+    loop_lag_samples: int
     """Lags are those of the event loop."""
     stamp_lag_p99: float
     stamp_lag_max: float

@@ -173,10 +173,10 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
     watched = [(worker, worker.health) for worker in workers if worker.health is not None]
     for worker, client in watched:
         who = f"worker {worker.worker}: " if len(workers) > 1 else ""
-        if client.lag_p99 > LAG_VALID_S:
-            late, allowed = client.lag_p99 * 1e3, LAG_VALID_S * 1e3
+        if client.loop_lag_p99 > LAG_VALID_S:
+            late, allowed = client.loop_lag_p99 * 1e3, LAG_VALID_S * 1e3
             text = f"{who}the event loop was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
-            (bound if client.lag_p99 > LAG_BOUND_S else suspect).append(text)
+            (bound if client.loop_lag_p99 > LAG_BOUND_S else suspect).append(text)
         if worker.reader == "compiled" and client.stamp_lag_p99 > LAG_VALID_S:
             late, allowed = client.stamp_lag_p99 * 1e3, LAG_VALID_S * 1e3
             text = f"{who}the thread that reads was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
@@ -209,14 +209,14 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
         reasons=bound + suspect,
         readers=sorted({worker.reader for worker, _ in watched}),
         stamp_lag={"p99": worst("stamp_lag_p99"), "max": worst("stamp_lag_max")},
-        loop_lag={"p50": worst("lag_p50"), "p99": worst("lag_p99"), "max": worst("lag_max")},
+        loop_lag={"p50": worst("loop_lag_p50"), "p99": worst("loop_lag_p99"), "max": worst("loop_lag_max")},
         cpu={"mean": worst("cpu_mean"), "max": worst("cpu_max")},
         clients=[
             Client(
                 worker=worker.worker,
                 host=worker.host,
-                loop_lag_p99=client.lag_p99,
-                loop_lag_max=client.lag_max,
+                loop_lag_p99=client.loop_lag_p99,
+                loop_lag_max=client.loop_lag_max,
                 cpu_mean=client.cpu_mean,
                 cpu_max=client.cpu_max,
                 gc_pause_max=client.gc_pause_max,

@@ -1,0 +1,59 @@
+"""What this machine may run out of: it is never taken for the server's failure, and nothing that was written breaks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from serving import serve
+from test_e2e import Run, clips, locust
+from test_fleet import processes
+
+__all__ = ["clips"]  # a fixture
+
+SERVER = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "50", "--itl-ms", "5")
+
+
+def limited(limit: str, host: str, clips: Path, results: Path, *words: str | Path) -> Run:
+    """A run under one of the shell's limits."""
+    results.mkdir()
+    files = ("--data", clips, "--results", results, "--json-file", results / "locust", "--spawn-rate", "100")
+    on = ("sh", "-c", f'ulimit {limit}; exec "$@"', "sh")
+    return Run(locust("--host", host, *files, *words, on=on), results)
+
+
+@pytest.mark.parametrize("reader", ["compiled", "python", "plain"])
+def test_fewer_descriptors_than_users(clips: Path, tmp_path: Path, reader: str) -> None:
+    with serve(*SERVER) as host:
+        words = ("-u", "60", "-t", "3", "--stop-timeout", "5", "--reader", reader)
+        done = limited("-n 60", host, clips, tmp_path / "r", *words)
+    outcomes = Counter(record["outcome"] for record in done.records)
+    assert set(outcomes) <= {"ok", "client", "unfinished"}
+    assert outcomes["client"]
+    wants = {record["error"] for record in done.records if record["outcome"] == "client"}
+    assert wants == {"too many open files: raise ulimit -n, or lower -u"}
+    # They wait before they ask again.
+    assert max(Counter(record["user"] for record in done.records if record["outcome"] == "client").values()) <= 5
+    assert done.summary["validity"]["client"] == "too slow"
+    assert "60 users take up to 184 file descriptors, and this process may have 60" in done.err
+    assert "Traceback" not in done.err
+    assert done.code == 1
+
+
+@pytest.mark.parametrize("fleet", [False, True])
+def test_a_full_disk_ends_the_run_and_breaks_no_line(clips: Path, tmp_path: Path, fleet: bool) -> None:
+    with serve(*SERVER) as host:
+        words = ("-u", "4", "-t", "60", *(processes(2) if fleet else ()))
+        done = limited("-f 24", host, clips, tmp_path / "r", *words)  # in blocks of 512 bytes
+    assert done.code == 1
+    assert done.summary["wall_s"] < 30
+    assert "records.jsonl cannot be written (File too large): the test ends here" in done.err
+    assert "records are lost: File too large" in done.err
+    assert "Traceback" not in done.err
+    lines = (tmp_path / "r" / "records.jsonl").read_bytes().splitlines()
+    assert len(lines) > 3
+    assert all(json.loads(line)["outcome"] for line in lines[:-1])
+    assert done.summary["lost_workers"] or fleet  # a worker's own file may still hold what the master's does not
