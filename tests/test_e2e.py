@@ -294,6 +294,14 @@ def test_ctrl_c_in_the_middle_of_a_users_work_loses_nothing(clips: Path, tmp_pat
     assert done.rows[POST]["num_requests"] == len(records) == done.summary["requests"]["total"]
 
 
+def test_a_time_limit_is_not_cut_short_by_what_was_imported_before(clips: Path, tmp_path: Path) -> None:
+    with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
+        done = run(host, clips, tmp_path / "r", "-u", "2", "-t", "1", "--stop-timeout", "0")
+    began = json.loads((tmp_path / "r" / "run.json").read_text())["began_at"]
+    assert all(record["ended_at"] - began > 0.9 for record in done.records)
+    assert len(done.records) == 2
+
+
 def test_a_time_limit_with_patience_cuts_nothing_off(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "20", "--itl-ms", "40") as host:
         done = run(host, clips, tmp_path / "r", "-u", "3", "-t", "1", "--stop-timeout", "10")

@@ -44,6 +44,11 @@ class Ui:
         found: dict[str, Any] = json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
         return found
 
+    def text_of(self, path: str) -> str:
+        with urlopen(f"{self.page}{path}", timeout=60) as answer:
+            text: str = answer.read().decode()
+        return text
+
     def get(self, path: str) -> dict[str, Any]:
         with urlopen(f"{self.page}{path}", timeout=60) as answer:
             found: dict[str, Any] = json.load(answer)
@@ -237,6 +242,29 @@ def test_the_second_of_its_kind(
             wait_until(partial(page.ended, number), f"the end of test {number}")
             assert page.summary(number)["requests"]["success"] >= 2
             assert page.summary(number)["requests"]["fail"] == 0
+
+
+def test_a_constant_load_over_two_workers_is_drawn_as_one(clips: Path, tmp_path: Path) -> None:
+    # A tenth of a second each: forty streams a second of twenty tokens, reported each three seconds by either worker.
+    paced = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "10", "--itl-ms", "4.7")
+    words = (*PATIENCE, "--request-rate", "40", "--arrivals", "constant")
+    with serve(*paced) as host, ui("master and workers", host, clips, tmp_path, *words) as page:
+        page.start(user_count=20, run_time="14s")
+        time.sleep(6)
+        early = page.get("/streaming/points")["points"]
+        wait_until(lambda: page.ended(1), "the end")
+        late = page.get("/streaming/points")["points"]
+        report = page.text_of("/stats/report")
+    drawn = [point for point in late if point["tokens_per_s"]]
+    assert len(drawn) >= 12
+    for point in drawn[1:-2]:  # the first and the last are no whole seconds
+        assert point["tokens_per_s"] == pytest.approx(800, rel=0.3)
+        assert point["ttft"]["p50"] is not None
+        assert point["rtfx"] == pytest.approx(4, rel=0.3)
+    # What was drawn while the test ran was drawn for good.
+    assert 2 <= len(early) < len(late)
+    assert early == late[: len(early)]
+    assert json.dumps(drawn[3]["t"]) in report
 
 
 def test_the_tab_tells_of_a_lost_worker_at_once(clips: Path, tmp_path: Path) -> None:

@@ -422,6 +422,8 @@ def _on_init(environment: Environment, **_: Any) -> None:
     _initialised.set()
     # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
     gevent.signal_handler(signal.SIGINT, _interrupt)
+    # Timers count from the loop's own time, which has stood still over the imports: -t would end by so much early.
+    gevent.get_hub().loop.update_now()
 
 
 def _stop_once(plugin: _Plugin) -> None:
