@@ -114,16 +114,22 @@ def through_the_pause(closed: list[Record], opened: list[Record]) -> Panel:
 def table(closed: list[Summary], opened: list[Summary], paused: dict[str, Summary]) -> None:
     """Print the figures of the picture."""
     rows = Table(title="E2E in ms; of the open loop from when a request was due", title_justify="left")
-    for name in ("loop", "load", "requests/s", "p50", "p95", "p99", "steady"):
+    for name in ("loop", "load", "due (by chance)", "requests/s", "p50", "p95", "p99", "steady"):
         rows.add_column(name, justify="right" if name != "loop" else "left")
     for users, one in zip(STREAMS, closed, strict=True):
-        rows.add_row("closed", f"{users} streams", *cells(one, one.e2el), one.steadiness.verdict)
+        rows.add_row("closed", f"{users} streams", due(one), *cells(one, one.e2el), one.steadiness.verdict)
     for rate, one in zip(RATES, opened, strict=True):
-        rows.add_row("open", f"{rate} requests/s", *cells(one, one.e2el_due), one.steadiness.verdict)
+        rows.add_row("open", f"{rate} requests/s", due(one), *cells(one, one.e2el_due), one.steadiness.verdict)
     for name, one in paused.items():
         latencies = one.e2el if name == "closed" else one.e2el_due
-        rows.add_row(name, f"half, a pause of {PAUSE_S:g} s", *cells(one, latencies), "")
+        rows.add_row(name, f"half, a pause of {PAUSE_S:g} s", due(one), *cells(one, latencies), "")
     console_for(sys.stdout).print(rows)
+
+
+def due(one: Summary) -> str:
+    """What this seed's arrivals made of the rate, and where 95 of 100 seeds lie."""
+    loop = one.open_loop
+    return "" if loop is None else f"{loop.due:.1f} ({loop.low:.1f} to {loop.high:.1f})"
 
 
 def cells(one: Summary, latencies: object) -> list[str]:

@@ -205,3 +205,21 @@ def test_a_change_leaves_what_lies_before_it() -> None:
     assert Rota([(0, [0]), (7, [1])]).next(0, 6) is None
     with pytest.raises(ValueError, match="begins at 0"):
         Rota([(5, [0])])
+
+
+def test_how_many_are_due_on_average() -> None:
+    steady = make_arrivals("poisson", rate=4.0)
+    assert steady is not None
+    assert steady.expected(25.0) == (100.0, 10.0)
+    even = make_arrivals("constant", stages="10s:2,10s:2-6,60s:6")
+    assert even is not None
+    assert even.expected(5.0) == (10.0, 0.0)
+    assert even.expected(15.0) == pytest.approx((20.0 + 5 * 3.0, 0.0))
+    assert even.expected(40.0) == pytest.approx((20.0 + 40.0 + 20 * 6.0, 0.0))
+    bursts = make_arrivals("gamma", rate=4.0, burstiness=0.25)
+    assert bursts is not None
+    assert bursts.expected(25.0) == (100.0, 20.0)
+    counts = [make_arrivals("poisson", rate=4.0, seed=seed) for seed in range(300)]
+    due = np.array([one.number_at(25.0) for one in counts if one is not None])
+    assert due.mean() == pytest.approx(100, abs=3)
+    assert due.std() == pytest.approx(10, rel=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def test_each_request_has_its_time_over_the_whole_fleet(clips: Path, tmp_path: P
     assert summary["ttft_due"]["mean"] == pytest.approx(summary["ttft"]["mean"] + summary["lag"]["mean"], abs=1e-6)
     assert "TTFT from due" in done.out
     assert info(done)["loop"]["rate"] == 25.0
+    # The sixty that were asked for were due by the last one's time: this seed's rate, and what chance gives others.
+    loop = summary["open_loop"]
+    assert loop["asked"] == pytest.approx(25)
+    assert loop["due"] == loop["sent"] == pytest.approx(60 / due[-1])
+    assert loop["low"] == pytest.approx(25 - 1.96 * math.sqrt(25 / due[-1]))
+    assert f"Open loop: 25.00 requests/s asked for, {loop['due']:.2f} due" in done.out
 
 
 def test_a_server_that_is_too_slow_hides_its_queue_from_a_closed_loop_alone(clips: Path, tmp_path: Path) -> None:

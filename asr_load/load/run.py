@@ -359,7 +359,8 @@ class Run:
     def _missed(self) -> int:
         if not self._has_begun:
             return 0
-        return self._work.waiting(self._arrivals_s())
+        # What was due this little before the end had its user, who was on the way.
+        return self._work.waiting(self._arrivals_s() - LATE_S)
 
     def _arrivals_s(self) -> float:
         until = time.perf_counter_ns() if self._stopped_at is None else self._stopped_at
