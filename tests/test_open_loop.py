@@ -227,11 +227,12 @@ def test_slos_make_the_exit_code(
 def test_a_run_that_is_stopped_while_users_wait_for_their_time(clips: Path, tmp_path: Path) -> None:
     with serve(*SLOW) as host:
         results = tmp_path / "r"
-        words = ("-u", "9", "--request-rate", "2", "--arrivals", "constant", "-t", "3", "--stop-timeout", "10")
+        # None is due in the very moment of the end, 2.5 s after the first.
+        words = ("-u", "9", "--request-rate", "3", "--arrivals", "constant", "-t", "3", "--stop-timeout", "10")
         done = run(host, clips, results, *words)
         assert running_streams(host) == 0
     assert {record["outcome"] for record in done.records} == {"ok"}
-    assert 2 <= len(done.records) <= 7
+    assert 2 <= len(done.records) <= 9
     assert json.loads((results / "run.json").read_text())["workers"][0]["unsent"] == 0
 
 
