@@ -273,7 +273,7 @@ class _Plugin:
             return
         options = environment.parsed_options
         if self.last_book is not None and self.last_book.trouble:
-            environment.process_exit_code = 1
+            environment.process_exit_code = 2
             return
         if summary.lost_workers and not (options and options.allow_lost_workers):
             environment.process_exit_code = 1

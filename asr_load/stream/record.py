@@ -108,12 +108,14 @@ decode_record = msgspec.json.Decoder(Record).decode
 
 class RecordFile:
     """A line per record, on disk as soon as `write` returns; but for a disk that is full, where the lines are kept, and
-    tried again with the next one and at the end."""
+    tried again with the next one and at the end. What is there then ends with a whole line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] = path.open("wb", buffering=0)
         self._left = b""
+        self._written = self._whole = 0
+        """Bytes in the file, and those of them that are whole lines."""
         self.trouble = ""
         """Why lines could not be written, once they could not."""
 
@@ -124,7 +126,11 @@ class RecordFile:
         self._left += line
         try:
             while self._left:
-                self._left = self._left[self._file.write(self._left) :]
+                count = self._file.write(self._left)
+                if newline := self._left.rfind(b"\n", 0, count) + 1:
+                    self._whole = self._written + newline
+                self._written += count
+                self._left = self._left[count:]
         except OSError as error:
             self.trouble = error.strerror or str(error)
 
@@ -136,6 +142,8 @@ class RecordFile:
     def close(self) -> None:
         """Write what is left, if it can be, and close."""
         self._put(b"")
+        if self._left:
+            self._file.truncate(self._whole)
         self._file.close()
 
 
