@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_load.audio.clip import SKIP_REASONS, Recording, Rules, Skipped
+from asr_load.audio.clip import CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import convert
 from conftest import noise
 
@@ -106,3 +106,59 @@ def test_every_format_of_real_speech_gives_the_same_recording(speech: Path) -> N
     assert len(files) == 9
     lengths = {file.name: convert(Recording("a", "", file), Rules()).duration_s for file in files}
     assert all(length == pytest.approx(5.425, abs=0.06) for length in lengths.values()), lengths
+
+
+def unknown_length(flac: bytes) -> bytes:
+    """A FLAC as it comes from a pipe: its total of samples, 36 bits of its first block, is 0."""
+    data = bytearray(flac)
+    assert data[:4] == b"fLaC"
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rules", [Rules(), Rules(max_duration=None), Rules(sample_rate=None)])
+def test_flac_that_does_not_know_its_length(channels: int, rules: Rules) -> None:
+    pcm = (noise(1.25) * 32768).astype(np.int16)
+    flac = encoded(np.stack([pcm] * channels, axis=1), format="FLAC", subtype="PCM_16")
+    clip = convert(Recording("a", "", unknown_length(flac)), rules)
+    assert clip.duration_s == 1.25
+    assert samples_of(clip).tolist() == pcm.tolist()
+    part = convert(Recording("a", "", unknown_length(flac), 0.5, 0.25), rules)
+    assert samples_of(part).tolist() == pcm[8000:12000].tolist()
+    assert reason(unknown_length(flac), max_duration=1.0) == "too_long"
+
+
+def samples_of(clip: Clip) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(bytes(clip.audio_b64))[44:], dtype="<i2")
+
+
+@pytest.mark.parametrize("kind", [{"subtype": "PCM_16"}, {"subtype": "PCM_24"}, {"format": "FLAC"}])
+def test_a_segment_is_cut_out_of_its_file(kind: dict[str, str]) -> None:
+    pcm = (noise(2.0) * 32768).astype(np.int16)
+    audio = encoded(pcm, 16000, **kind)
+    assert samples_of(convert(Recording("a", "", audio, 0.5, 0.75), Rules())).tolist() == pcm[8000:20000].tolist()
+    assert samples_of(convert(Recording("a", "", audio, 1.5), Rules())).tolist() == pcm[24000:].tolist()
+    assert samples_of(convert(Recording("a", "", audio, 1.5, 9.0), Rules())).tolist() == pcm[24000:].tolist()
+    with pytest.raises(Skipped, match="empty"):
+        convert(Recording("a", "", audio, 2.0), Rules())
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "peak", "noted"),
+    [(1, 1, 9000, False), (1, 0, 4500, False), (1, -1, 9000, True), (0.5, -0.49, 4500, True), (1, 0.5, 6750, False)],
+)
+def test_channels_that_cancel_each_other(left: float, right: float, peak: int, noted: bool) -> None:
+    tone = np.sin(np.arange(16000) / 5) * 9000 / 32768
+    notes: list[str] = []
+    clip = convert(Recording("a", "", encoded(np.stack([tone * left, tone * right], axis=1))), Rules(), notes.append)
+    assert np.abs(samples_of(clip).astype(int)).max() == pytest.approx(peak, abs=2)
+    assert notes == ([CHANNELS_CANCEL] if noted else [])
+
+
+def test_what_is_no_length_and_no_rate_of_speech() -> None:
+    assert reason(encoded(noise(0.009))) == "too_short"
+    assert convert(Recording("a", "", encoded(noise(0.011))), Rules()).duration_s == 0.011
+    for rate in (1, 100, 3999, 400_000):
+        assert reason(encoded(noise(1.0), rate)) == "undecodable"

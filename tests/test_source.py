@@ -148,3 +148,35 @@ class TestDatasetsFolder:
         ]
         assert len(going_on) == 33
         assert not set(taken) & set(going_on)
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "train_manifest.json"])
+def test_nemos_manifests_and_segments(tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / "long.wav", noise(3.0), 16000)
+    lines = [
+        {"audio_filepath": "long.wav", "duration": 3.0, "text": "all"},
+        {"audio_filepath": "long.wav", "offset": 0.5, "duration": 1.0, "text": "a part"},
+        {"audio_filepath": "long.wav", "offset": 2, "text": "the rest"},
+    ]
+    (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "other.json").write_text('{"shards": []}')
+    long = tmp_path / "long.wav"
+    for dataset in (tmp_path, tmp_path / name):
+        assert rows(dataset) == [
+            Recording("long", "all", long),
+            Recording("long", "a part", long, 0.5, 1.0),
+            Recording("long", "the rest", long, 2.0, None),
+        ]
+    for bad in (-1, "soon", "nan"):
+        (tmp_path / name).write_text(json.dumps({"audio_filepath": "long.wav", "offset": bad}) + "\n")
+        assert f"row 1: offset {bad!r} is no number of seconds" in error(tmp_path)
+
+
+def test_another_segment_is_another_set(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", noise(3.0), 16000)
+    states = set()
+    for offset in (0, 1):
+        line = {"audio_filepath": "long.wav", "offset": offset, "duration": 1}
+        (tmp_path / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+        states.add(open_source(Request(str(tmp_path))).origin["state"])
+    assert len(states) == 2

@@ -18,6 +18,9 @@ class Recording:
     id: str
     text: str
     audio: bytes | Path | None
+    offset_s: float = 0.0
+    """Where in the audio it begins, in seconds, and how long it is; None: to the end."""
+    length_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ class Rules(msgspec.Struct, frozen=True):
     max_duration: float | None = 30.0
     min_duration: float = 0.0
     sample_rate: int | None = 16000
+
+
+CHANNELS_CANCEL = "channels_cancel"
+"""A note on a clip: its channels are opposite in phase, so that their mean would be next to nothing; the louder one was
+taken."""
 
 
 class Skipped(Exception):

@@ -1,9 +1,10 @@
-"""A folder of audio files, with a manifest (jsonl, csv, tsv) or without."""
+"""A folder of audio files, with a manifest (jsonl, csv, tsv, NeMo's json) or without."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from typing import Any
 import msgspec
 
 from asr_load.audio.clip import Recording, is_file
+from asr_load.audio.convert import SHORTEST_S
 from asr_load.audio.source import AUDIO_COLUMNS, TEXT_COLUMNS, Request, Source, fingerprint, pick_column
 from asr_load.errors import InputError
 
 MANIFEST_SUFFIXES = (".jsonl", ".csv", ".tsv")
+JSON_SUFFIX = ".json"
+"""NeMo's name for JSON lines; other things are called so too, and the content decides."""
+
+LONGEST_ROW = 1 << 20
 AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".w64", ".caf"}
 
 
@@ -24,7 +30,7 @@ def find_manifest(path: Path, split: str | None) -> Path | None:
     Looked for in this order: SPLIT.* (Common Voice's test.tsv), manifest.*, metadata.*, the only one there is.
     """
     if path.is_file():
-        return path if path.suffix in MANIFEST_SUFFIXES else None
+        return path if path.suffix in MANIFEST_SUFFIXES or _is_json_manifest(path) else None
     found = sorted(file for file in path.iterdir() if file.suffix in MANIFEST_SUFFIXES and file.is_file())
     for stem in (split, "manifest", "metadata"):
         named = [file for file in found if file.stem == stem]
@@ -33,10 +39,24 @@ def find_manifest(path: Path, split: str | None) -> Path | None:
         if len(named) > 1:
             found = named
             break
+    if not found:
+        found = sorted(file for file in path.iterdir() if file.is_file() and _is_json_manifest(file))
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise InputError(f"{path} holds several manifests ({names}): name one of them with --dataset")
     return found[0] if found else None
+
+
+def _is_json_manifest(file: Path) -> bool:
+    """Whether a .json file has an object on its first line that names an audio file, as NeMo's manifests have."""
+    if file.suffix != JSON_SUFFIX:
+        return False
+    with file.open("rb") as lines:
+        try:
+            row = msgspec.json.decode(lines.readline(LONGEST_ROW))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+    return isinstance(row, dict) and any(name in row for name in AUDIO_COLUMNS)
 
 
 def has_bare_audio(path: Path) -> bool:
@@ -75,8 +95,27 @@ def open_manifest(manifest: Path, request: Request) -> Source:
         if wanted in (None, ""):
             wanted = file.stem if file else f"row-{number:06d}"
         text = row.get(text_column) if text_column else None
-        recordings.append(Recording(str(wanted), "" if text is None else str(text), file))
+        offset_s, length_s = _segment(manifest, number, row)
+        recordings.append(Recording(str(wanted), "" if text is None else str(text), file, offset_s, length_s))
     return _source(manifest.parent, recordings, request, text_column, audio_column)
+
+
+def _segment(manifest: Path, number: int, row: dict[str, Any]) -> tuple[float, float | None]:
+    """Which part of its file a row is: NeMo's `offset` and, beside that, `duration`, in seconds. Without an offset, a
+    duration is no more than a statement. Raises InputError."""
+    if row.get("offset") in (None, ""):
+        return 0.0, None
+    values = []
+    for name, least in (("offset", 0.0), ("duration", SHORTEST_S)):
+        value = row.get(name)
+        try:
+            seconds = None if value in (None, "") else float(str(value))
+        except ValueError:
+            seconds = math.nan
+        if seconds is not None and not least <= seconds < math.inf:
+            raise InputError(f"{manifest}, row {number + 1}: {name} {value!r} is no number of seconds")
+        values.append(seconds)
+    return values[0] or 0.0, values[1]
 
 
 def open_bare(path: Path, request: Request) -> Source:
@@ -111,7 +150,7 @@ def _source(
     state = hashlib.sha256()
     for row in recordings:
         file = fingerprint(row.audio) if isinstance(row.audio, Path) and is_file(row.audio) else None
-        state.update(repr((row.id, row.text, file)).encode())
+        state.update(repr((row.id, row.text, file, row.offset_s, row.length_s)).encode())
     origin = {
         "dataset": folder.resolve().name,
         "kind": "folder",
@@ -137,7 +176,7 @@ def _locate(folder: Path, name: str) -> Path:
 
 def _read_rows(manifest: Path) -> Iterator[dict[str, Any]]:
     try:
-        if manifest.suffix == ".jsonl":
+        if manifest.suffix in (".jsonl", JSON_SUFFIX):
             with manifest.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from asr_load.audio.clip import SKIP_REASONS, Clip, Recording, Rules, Skipped
+from asr_load.audio.clip import CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import convert
 from asr_load.audio.shard import (
     FORMAT,
@@ -63,6 +64,8 @@ class Block(msgspec.Struct):
     sha256: str
     skipped: list[tuple[str, str]]
     """(reason, id) of each row that was not kept."""
+    notes: list[tuple[str, str]]
+    """(note, id) of each row of which something is to be said though it was kept."""
     resume: dict[str, Any]
     """The source's state after this block's rows."""
 
@@ -199,14 +202,18 @@ def _read_done(partial: Path) -> list[Block]:
         done.append(block)
 
 
+def _note(block: Block, id: str, note: str) -> None:
+    block.notes.append((note, id))
+
+
 def convert_block(recordings: list[Recording], resume: dict[str, Any], rules: Rules, path: Path) -> Block:
     """Convert a block's rows to a shard at `path`, with its description beside it, written last."""
-    block = Block([row.id for row in recordings], 0, 0, 0.0, "", [], resume)
+    block = Block([row.id for row in recordings], 0, 0, 0.0, "", [], [], resume)
 
     def clips() -> Iterator[Clip]:
         for recording in recordings:
             try:
-                clip = convert(recording, rules)
+                clip = convert(recording, rules, functools.partial(_note, block, recording.id))
             except Skipped as skipped:
                 block.skipped.append((skipped.reason, recording.id))
                 continue
@@ -221,9 +228,12 @@ def convert_block(recordings: list[Recording], resume: dict[str, Any], rules: Ru
 
 def _finish(out: Path, source: Source, options: Options, blocks: list[Block]) -> Manifest:
     skipped = {reason: SkippedClips() for reason in SKIP_REASONS}
-    for reason, name in (pair for block in blocks for pair in block.skipped):
-        skipped[reason].count += 1
-        skipped[reason].ids.append(name)
+    noted: dict[str, SkippedClips] = {}
+    for block in blocks:
+        for reason, name in block.skipped:
+            skipped[reason].add(name)
+        for note, name in block.notes:
+            noted.setdefault(note, SkippedClips()).add(name)
     full = [(number, block) for number, block in enumerate(blocks) if block.clips]
     if not full:
         shutil.rmtree(out / PARTIAL)
@@ -246,6 +256,7 @@ def _finish(out: Path, source: Source, options: Options, blocks: list[Block]) ->
         clips_with_text=sum(block.clips_with_text for block in blocks),
         audio_s=round(sum(block.audio_s for block in blocks), 3),
         skipped=skipped,
+        noted=noted,
         shards=shards,
     )
     write_atomically(out / MANIFEST, encode_json(manifest))
@@ -318,7 +329,10 @@ def describe(manifest: Manifest) -> str:
     """What was kept and skipped, in a line or two."""
     kept = f"{manifest.clips} clips, {manifest.audio_s:.1f} s of audio, {len(manifest.shards)} shard(s)"
     why = ", ".join(f"{entry.count} {reason}" for reason, entry in manifest.skipped.items() if entry.count)
-    return f"{kept}; skipped: {why or 'none'}"
+    lines = [f"{kept}; skipped: {why or 'none'}"]
+    if cancel := manifest.noted.get(CHANNELS_CANCEL):
+        lines.append(f"note: the channels of {cancel.count} recordings cancel each other: the louder one was taken")
+    return "\n".join(lines)
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -55,10 +55,14 @@ class ShardInfo(msgspec.Struct, frozen=True):
 
 
 class SkippedClips(msgspec.Struct):
-    """Clips that one reason kept out."""
+    """Clips that one reason kept out, or of which one thing is to be said."""
 
     count: int = 0
     ids: list[str] = msgspec.field(default_factory=list)
+
+    def add(self, id: str) -> None:
+        self.count += 1
+        self.ids.append(id)
 
 
 class Manifest(msgspec.Struct):
@@ -72,6 +76,8 @@ class Manifest(msgspec.Struct):
     audio_s: float
     skipped: dict[str, SkippedClips]
     shards: list[ShardInfo]
+    noted: dict[str, SkippedClips] = {}
+    """Of clips that were kept."""
 
 
 class _HashingFile:
