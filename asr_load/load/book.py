@@ -54,7 +54,7 @@ class Book:
         self.refresh: Callable[[], None] = lambda: None
         self.on_trouble: Callable[[], object] = lambda: None
         """Called once, when records cannot be written."""
-        self.trouble = False
+        self._told = False
         self._user_changes: list[tuple[float, int]] = []
         # Whoever kills the process from here on leaves a run that can be read.
         self._write(ended=False)
@@ -65,8 +65,8 @@ class Book:
         for record in records:
             self._taken[record.worker] += 1
             self.watch(record)
-        if self.file.trouble and not self.trouble:
-            self.trouble = True
+        if self.file.trouble and not self._told:
+            self._told = True
             logger.error("%s cannot be written (%s): the test ends here", self.file.path, self.file.trouble)
             gevent.spawn(self.on_trouble)
         shown = [record for record in records if not record.warmup]

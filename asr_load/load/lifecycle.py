@@ -272,7 +272,7 @@ class _Plugin:
         if summary is None or environment.process_exit_code is not None:
             return
         options = environment.parsed_options
-        if self.last_book is not None and self.last_book.trouble:
+        if self.last_book is not None and self.last_book.file.trouble:
             environment.process_exit_code = 2
             return
         if summary.lost_workers and not (options and options.allow_lost_workers):
