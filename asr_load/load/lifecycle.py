@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import sys
@@ -422,6 +423,9 @@ def _on_init(environment: Environment, **_: Any) -> None:
     _initialised.set()
     # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
     gevent.signal_handler(signal.SIGINT, _interrupt)
+    # Locust looks at its stack as it stops a test. The first look reads sources and holds the loop for 80 ms, in which
+    # streams still come; others know them.
+    inspect.stack()
     # Timers count from the loop's own time, which has stood still over the imports: -t would end by so much early.
     gevent.get_hub().loop.update_now()
 
@@ -437,6 +441,8 @@ def _stop_once(plugin: _Plugin) -> None:
             plugin.at_rest.wait()
             return
         plugin.at_rest.clear()
+        if plugin.part is not None and plugin.part.run is not None:
+            plugin.part.run.stopping()  # Locust first looks at its own stack, and what is due meanwhile has no user
         try:
             stop(*args, **kwargs)
         finally:
