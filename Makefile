@@ -1,23 +1,28 @@
-# demo · test · check · bench · bench-compare · calibrate · load-models: each sets up what it needs.
+# demo · test · test-all · test-latest · check · check-deps · lock · bench · bench-compare · calibrate · load-models: each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+NATIVE := $(wildcard asr_load/*/*.c asr_server/*.c native/*.h)
 READY := .venv/.ready
+PINNED := -r requirements.txt -r requirements-server.txt -r requirements-dev.txt
 
-.PHONY: setup demo test check bench bench-compare calibrate load-models clean
+.PHONY: setup demo test test-all test-latest check check-deps lock bench bench-compare calibrate load-models clean
 
 setup: $(READY) asr_data/sample/manifest.json
 
-$(READY): requirements.txt requirements-server.txt requirements-dev.txt pyproject.toml
+$(READY): requirements.txt requirements-server.txt requirements-dev.txt pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed: name one with 'make PYTHON=/path/to/python3.12 ...'"; exit 2; }
+	@echo "Installing the packages of requirements*.txt into .venv: a minute or two …"
 	@$(PYTHON) -m venv .venv || \
 	  { echo "No virtual environment could be made: install Python's venv (on Debian: apt-get install python3-venv)"; exit 2; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[server,dev]' || \
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(PINNED) && \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable . || \
 	  { echo "pip could not install the packages named in requirements*.txt: see its message above"; exit 2; }
 	@$(BIN)/python -m compileall -q asr_load asr_server locustfiles # pip does so for what is not editable
 	@touch $@
 
 asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl asr_load/audio/shard.py
+	@echo "Preparing the sample: 15 short clips, and one that is left out because it is longer than 30 s …"
 	@$(BIN)/python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample
 	@touch $@
 
@@ -27,10 +32,32 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -n 2
 
+# What takes long: five minutes of fuzz under each sanitizer, and the containers, with Docker or ENGINE=podman.
+test-all: setup
+	@FUZZ_S=300 $(BIN)/python -m pytest -n 2
+	@scripts/container-test.sh
+
+# With the newest releases of what pyproject.toml allows, in an environment of its own.
+test-latest:
+	@$(PYTHON) -m venv .venv-latest
+	@.venv-latest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	  --editable '.[server]' $$(sed -E 's/ *(==|#).*//' requirements-dev.txt)
+	@.venv-latest/bin/python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample
+	@.venv-latest/bin/python -m pytest -n 2
+
 check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# The versions and hashes that the image is made of.
+lock: $(READY)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" requirements.txt requirements-server.txt --output-file requirements.lock
+
+# Whether any of them has a known vulnerability.
+check-deps: $(READY)
+	@$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.lock
 
 bench: setup
 	@$(BIN)/python -m benchmarks.run
@@ -47,4 +74,4 @@ calibrate: setup
 	@$(BIN)/python scripts/calibrate.py
 
 clean:
-	rm -rf .venv results
+	rm -rf .venv results/*

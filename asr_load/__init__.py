@@ -1,5 +1,65 @@
-"""A load test for speech recognition behind OpenAI-compatible endpoints. DESIGN of the data's way: README.md."""
+"""A load test for speech recognition behind OpenAI-compatible endpoints.
 
+    import asr_load
+
+    class Dictation(asr_load.SpeechUser):
+        wait_time = constant(1)
+
+is a locustfile; docs/locustfile.md tells what else can be in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import subprocess
+import sys
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+# pip and make say so too; not so a Locust or a script that another Python runs here.
+if sys.version_info < (3, 11):  # noqa: UP036
+    print(f"error: Python 3.11 or newer is needed, and this is {sys.version.split()[0]}", file=sys.stderr)
+    sys.exit(2)
+
+from asr_load.shipped import CHECKOUT
+
+if TYPE_CHECKING:
+    from asr_load.audio.clip import Clip
+    from asr_load.audio.shard import open_shards
+    from asr_load.load.user import SpeechUser
+    from asr_load.results.summary import summarise, summarise_folder
+    from asr_load.stream.record import Record, read_records
 
 __version__ = version("asr-load")
+
+__all__ = ["Clip", "Record", "SpeechUser", "open_shards", "read_records", "summarise", "summarise_folder"]
+
+_HOMES = {
+    "Clip": "asr_load.audio.clip",
+    "Record": "asr_load.stream.record",
+    "SpeechUser": "asr_load.load.user",
+    "open_shards": "asr_load.audio.shard",
+    "read_records": "asr_load.stream.record",
+    "summarise": "asr_load.results.summary",
+    "summarise_folder": "asr_load.results.summary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for: who reads records needs no Locust, which changes sockets."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'asr_load' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+@functools.cache
+def git_state() -> str:
+    """The commit of the checkout that this is, with -dirty where files are not as in it; empty where it is none."""
+    if CHECKOUT is None or not (CHECKOUT / ".git").exists():
+        return ""
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=2).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from asr_load.audio.prepare import add_source_arguments, describe, prepare_as_asked
 from asr_load.errors import OneLineParser, exits_on_bad_input
-
-CHECKOUT = Path(__file__).resolve().parent.parent
+from asr_load.shipped import CHECKOUT, shipped
 
 
 def folder_name(args: argparse.Namespace) -> str:
@@ -42,12 +41,12 @@ def main() -> int:
     if not 0 < args.port < 65536:
         parser.error(f"--port must be from 1 to 65535, not {args.port}")
 
-    out = CHECKOUT / "asr_data" / folder_name(args)
+    out = (CHECKOUT or Path()) / "asr_data" / folder_name(args)
     manifest = prepare_as_asked(args, out)
     print(f"{out.name}: {describe(manifest)}", flush=True)
     # fmt: off
     command = [
-        sys.executable, "-m", "locust", "--locustfile", str(CHECKOUT / "locustfiles" / "transcribe.py"),
+        sys.executable, "-m", "locust", "--locustfile", str(shipped("locustfiles/transcribe.py")),
         "--headless", "--only-summary", "--loglevel", "WARNING",
         "--host", args.host or f"http://127.0.0.1:{args.port}",
         "--users", str(args.concurrency), "--spawn-rate", str(args.concurrency),

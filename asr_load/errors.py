@@ -8,9 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from asr_load.text import visible
+
 
 class InputError(Exception):
-    """Bad input. Its text is one line that says what is wrong and what would be right."""
+    """Bad input. Its text is one line that says what is wrong and what would be right; what it repeats of a server, a
+    data set or a command line is shown as text."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(visible(line))
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -20,7 +26,7 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message} (--help lists the options)", file=sys.stderr)
+        print(f"error: {visible(message)} (--help lists the options)", file=sys.stderr)
         sys.exit(2)
 
 
@@ -33,6 +39,9 @@ def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:
             return main()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except MemoryError:
+            print("error: there is not enough memory for this", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             return 130

@@ -3,3 +3,9 @@
 It stands on its own (nothing here imports the harness) and answers in SGLang's wire format with one of two engines: a
 real recogniser (`moonshine`) or text on a fixed schedule (`scripted`). Either can be told to misbehave (`faults`).
 """
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (pip and make say so too; not so a script that another Python runs)
+    print(f"error: Python 3.11 or newer is needed, and this is {sys.version.split()[0]}", file=sys.stderr)
+    sys.exit(2)

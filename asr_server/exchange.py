@@ -15,10 +15,10 @@ import msgspec
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from asr_server.chunk_sender import ChunkSender
 from asr_server.engine import Audio, Clip, Engine, RequestError, Script
 from asr_server.faults import FEW, HTTP_FAULTS
 from asr_server.metrics import Metrics
-from asr_server.pacer import Pacer
 from asr_server.sglang import (
     DONE,
     ChatEvents,
@@ -81,7 +81,7 @@ class Service:
     stamp_events: bool
     """Whether each chunk carries its time of sending, as a comment line of its event."""
     slow_s: float
-    pacer: Pacer | None = None
+    chunk_sender: ChunkSender | None = None
     """Sends the streams whose text is known beforehand; without one the event loop does."""
     server: Server | None = None
 
@@ -222,15 +222,15 @@ class Exchange:
         return self.started_at
 
     def _script(self) -> Script | None:
-        """What the pacer is to send, if it can send this stream: it knows only stamped chunks without faults."""
+        """What the chunk sender is to send, if it can send this stream: it knows only stamped chunks without faults."""
         service = self.service
-        if service.pacer is None or not service.stamp_events or self.fault in _CHUNK_FAULTS:
+        if service.chunk_sender is None or not service.stamp_events or self.fault in _CHUNK_FAULTS:
             return None
         return service.engine.script(self.request.max_tokens)
 
     async def _pace(self, clip: Clip, script: Script) -> None:
-        """Have the pacer write the head and all chunks with text to the connection, and end the stream as ever."""
-        assert self.service.pacer is not None
+        """Have the chunk sender write the head and all chunks with text to the connection; the stream ends as ever."""
+        assert self.service.chunk_sender is not None
         events = self._events()
         frame, texts = events.content_frame(), script.json_texts
         if self.request.continuous_usage:
@@ -238,7 +238,7 @@ class Exchange:
         head = await begin_unwritten(self.scope, self.send, _EVENT_STREAM)
         transport = transport_of(self.scope)
         try:
-            await self.service.pacer.send(
+            await self.service.chunk_sender.send(
                 descriptor_of(transport),
                 head=head,
                 opening=events.opening(),

@@ -130,17 +130,18 @@ def main(argv: list[str] | None = None) -> None:
     try:
         _serve(options)
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is missing: pip install -r requirements-server.txt")
+        install = "pip install 'asr-load[server]' (in the checkout: pip install -r requirements-server.txt)"
+        _fail(f"{error.name} is missing: {install}")
 
 
 def _serve(options: argparse.Namespace) -> None:
     import uvicorn
 
     from asr_server.app import build_app
+    from asr_server.chunk_sender import ChunkSender, compiled
     from asr_server.exchange import Service, Stamps
     from asr_server.faults import FaultPlan
     from asr_server.metrics import Metrics
-    from asr_server.pacer import Pacer, compiled
     from asr_server.slots import Slots
     from asr_server.transport import Protocol, Server, listen
 
@@ -155,7 +156,7 @@ def _serve(options: argparse.Namespace) -> None:
     slots = Slots(engine.slots, options.max_queued_requests)
     metrics = Metrics(options.model, slots)
     service = Service(engine, slots, metrics, stamps, stamp_events=engine.name == "scripted", slow_s=options.slow_s)
-    service.pacer = Pacer() if compiled and options.sender in ("auto", "compiled") else None
+    service.chunk_sender = ChunkSender() if compiled and options.sender in ("auto", "compiled") else None
     try:
         sock = listen(options.host, options.port)
     except OSError as error:
@@ -171,14 +172,14 @@ def _serve(options: argparse.Namespace) -> None:
         proxy_headers=False,  # a layer around each request, for addresses that nobody reads
         timeout_graceful_shutdown=1,
     )
-    service.server = Server(config, on_ready=lambda: print(_ready_line(options, sock), flush=True))
+    service.server = Server(config, on_ready=lambda: print(_ready_lines(options, sock), flush=True))
     _allow_many_files()
     gc.freeze()  # what was imported stays: without it each full collection would look at it, and streams would wait
     try:
         service.server.run([sock])
     finally:
-        if service.pacer is not None:
-            service.pacer.close()
+        if service.chunk_sender is not None:
+            service.chunk_sender.close()
 
 
 def _allow_many_files() -> None:
@@ -190,9 +191,12 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _ready_line(options: argparse.Namespace, sock: socket.socket) -> str:
+def _ready_lines(options: argparse.Namespace, sock: socket.socket) -> str:
     host = f"[{options.host}]" if ":" in options.host else options.host
-    return f"asr_server: {options.engine} on http://{host}:{sock.getsockname()[1]}"
+    line = f"asr_server: {options.engine} on http://{host}:{sock.getsockname()[1]}"
+    if options.engine == "scripted":
+        line += "\nIts text is written before, whatever it hears: WER means nothing."
+    return line
 
 
 def _scripted(options: argparse.Namespace) -> "Engine":

@@ -21,8 +21,9 @@ def write_clips(folder: Path, count: int, seconds: float = 0.1) -> Path:
     folder.mkdir(parents=True)
     clip = _noise(folder, seconds)
     shards: list[ShardInfo] = []
+    of = -(-count // SHARD_CLIPS)
     for first in range(0, count, SHARD_CLIPS):
-        name = f"shard-{len(shards):05d}.arrow"
+        name = f"shard-{len(shards):05d}-of-{of:05d}.arrow"
         numbers = range(first, min(first + SHARD_CLIPS, count))
         rows, digest = write_shard(
             folder / name,

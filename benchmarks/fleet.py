@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from asr_load.calibrate import climb, good_for, run_trial
-from asr_load.results.calibration import TRUSTED_MS, GoodFor, Trial
-from asr_load.trial import Cores, share_cores
+from asr_load.results.calibration import TRUSTED_MS, CalibrationStep, GoodFor
+from asr_load.selftest.calibrate import climb, good_for, run_step
+from asr_load.selftest.ground_truth import Cores, share_cores
 from benchmarks import Row
 
 FREE = 4
@@ -28,8 +28,8 @@ def measure() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         number = iter(range(100))
 
-        def trial(cores: Cores, workers: int, streams: int) -> Trial:
-            return run_trial(streams, workers, cores, Path(name) / str(next(number)))[0]
+        def trial(cores: Cores, workers: int, streams: int) -> CalibrationStep:
+            return run_step(streams, workers, cores, Path(name) / str(next(number)))[0]
 
         costs: dict[int, list[float]] = {1: [], 2: []}
         errors: dict[int, list[float]] = {1: [], 2: []}

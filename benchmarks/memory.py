@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr_load.calibrate import free_port
-from asr_load.trial import Server, scripted_server, share_cores
+from asr_load.selftest.calibrate import free_port
+from asr_load.selftest.ground_truth import Server, scripted_server, share_cores
 from benchmarks import CHECKOUT, NAIVE, Row
 from benchmarks.clips import write_clips
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from asr_load.audio.payload import NO_DITHER, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.load.options import DEFAULT_PROMPT
-from asr_load.trial import TOKENS, TrialError, load, run_on, scripted_server, share_cores
+from asr_load.selftest.ground_truth import TOKENS, GroundTruthError, load, run_on, scripted_server, share_cores
 from benchmarks import CHECKOUT, Row, ratio
 from benchmarks.clips import write_clips
 
@@ -128,7 +128,7 @@ def one_body(clips: Path) -> bytes:
 
 
 def _spent(words: list[object], cwd: Path, cores: set[int]) -> float:
-    """CPU seconds per so many chunks, as a client says at its end. Raises TrialError."""
+    """CPU seconds per so many chunks, as a client says at its end. Raises GroundTruthError."""
     command = [sys.executable, *map(str, words)]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run_on(process, cores)
@@ -138,6 +138,6 @@ def _spent(words: list[object], cwd: Path, cores: set[int]) -> float:
         process.kill()
     said = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     if not said or said[0]["events"] < REQUESTS * TOKENS:
-        raise TrialError(f"{' '.join(command)} did not read {REQUESTS * TOKENS} chunks: {said} {errors}")
+        raise GroundTruthError(f"{' '.join(command)} did not read {REQUESTS * TOKENS} chunks: {said} {errors}")
     spent: float = said[0]["cpu_s"] / (REQUESTS * TOKENS) * PER
     return spent

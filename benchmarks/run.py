@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import platform
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.table import Table
 
+from asr_load import git_state
 from asr_load.files import encode_json
 from benchmarks import CHECKOUT, Row, fleet, memory, prepare, read, report, scale, send, soak, startup, stats, truth
 
@@ -48,19 +48,12 @@ def main() -> int:
         value = f"{row.value:.3g} {row.unit} ({row.low:.3g} to {row.high:.3g})"
         table.add_row(row.what, row.figure, row.against, value, row.aim)
     console.print(table)
-    file = CHECKOUT / "results" / "bench" / f"{_commit()}.json"
+    file = CHECKOUT / "results" / "bench" / f"{git_state() or 'unknown'}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = {"machine": platform.platform(), "python": platform.python_version(), "rows": rows}
     file.write_bytes(encode_json(kept))
     print(f"Kept in {file.relative_to(CHECKOUT)}; two of them are compared by: make bench-compare A=FILE B=FILE")
     return 0
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr_load.trial import Outcome, load, scripted_server, share_cores
+from asr_load.selftest.ground_truth import GroundTruthRun, load, scripted_server, share_cores
 from benchmarks import Row, ratio
 from benchmarks.clips import write_clips
 
@@ -30,7 +30,7 @@ def measure() -> Iterator[Row]:
         folder = Path(name)
         number = itertools.count()
 
-        def run(clips: Path, streams: int, requests: int, *server_options: object) -> Outcome:
+        def run(clips: Path, streams: int, requests: int, *server_options: object) -> GroundTruthRun:
             here = folder / str(next(number))
             here.mkdir()
             options = ("--users", streams, "--spawn-rate", streams, "--requests", requests, "--data", clips)

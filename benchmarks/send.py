@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr_load.trial import run_on, share_cores
+from asr_load.selftest.ground_truth import run_on, share_cores
 from benchmarks import CHECKOUT, Row, ratio
 from benchmarks.clips import write_clips
 
@@ -31,8 +31,7 @@ def measure() -> Iterator[Row]:
         run_on(sink, cores.server)
         try:
             assert sink.stdout is not None
-            with sink.stdout as said:
-                port = said.readline().strip()
+            port = sink.stdout.readline().strip()
             command = [sys.executable, "-m", "benchmarks.send_client", port, str(clips), str(REQUESTS), str(ROUNDS)]
             client = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
             run_on(client, cores.client)

@@ -23,10 +23,11 @@ import requests
 
 from asr_load.audio.payload import make_builder, new_dither
 from asr_load.audio.shard import Shards
-from asr_load.load.exchange import Outgoing, Terms, exchange, request_headers
-from asr_load.load.options import DEFAULT_PROMPT, Limits
-from asr_load.load.readers import choose
-from asr_load.load.wire import Wire
+from asr_load.http.connection import UserConnection
+from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchange, request_headers
+from asr_load.http.self_check import choose
+from asr_load.http.timeouts import Timeouts
+from asr_load.load.options import DEFAULT_PROMPT
 from benchmarks.sink import ANSWER
 
 
@@ -48,9 +49,9 @@ def main() -> None:
         while got < len(ANSWER):
             got += len(raw.recv(65536))
 
-    wire = Wire()
-    _, wire.taps = choose("auto")
-    terms = Terms(Limits(5, 5, 5), 0, ())
+    wire = UserConnection()
+    _, wire.reader_factory = choose("auto")
+    terms = ExchangeConfig(Timeouts(5, 5, 5), 0, str)
     session = requests.Session()
     session.trust_env = False
     adapter = requests.adapters.HTTPAdapter()
@@ -62,7 +63,9 @@ def main() -> None:
     def by_harness(number: int) -> None:
         clip = shards[number % len(shards)]
         own = request_headers("x", 0, number, "c")
-        outgoing = Outgoing(url, build(clip, new_dither()), headers, "c", "", 1.0, number, 0, 0, own_headers=own)
+        outgoing = TranscriptionRequest(
+            url, build(clip, new_dither()), headers, "c", "", 1.0, number, 0, 0, own_headers=own
+        )
         record, _ = exchange(session, wire, outgoing, terms)
         if not record.ok:
             raise SystemExit(f"{record.outcome} {record.error}")

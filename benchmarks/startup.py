@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr_load.trial import Server, scripted_server, share_cores
+from asr_load.selftest.ground_truth import Server, scripted_server, share_cores
 from benchmarks import CHECKOUT, NAIVE, Row, ratio, seconds
 
 ROUNDS = 5

@@ -1,4 +1,4 @@
-"""How far the reported latencies are from what the scripted server knows: see asr_load/trial.py."""
+"""How far the reported latencies are from what the scripted server knows: see asr_load/selftest/ground_truth.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asr_load.trial import ITL_S, TTFT_S, Outcome, load, p50, p99, scripted_server, share_cores
+from asr_load.selftest.ground_truth import ITL_S, TTFT_S, GroundTruthRun, load, p50, p99, scripted_server, share_cores
 from benchmarks import Row
 
 RISING = (64, 800)
@@ -33,7 +33,7 @@ def measure() -> Iterator[Row]:
             yield _agreement(_outcome(folder / reader, *FEW, 10, "--reader", reader), reader)
 
 
-def _outcome(folder: Path, streams: int, requests: int, rate: int, *options: object) -> Outcome:
+def _outcome(folder: Path, streams: int, requests: int, rate: int, *options: object) -> GroundTruthRun:
     cores = share_cores()
     folder.mkdir()
     with scripted_server(folder, cores.server) as server:
@@ -41,7 +41,7 @@ def _outcome(folder: Path, streams: int, requests: int, rate: int, *options: obj
         return load(server, folder / "results", cores.client, *load_options, "--data", "asr_data/sample")
 
 
-def _agreement(outcome: Outcome, reader: str) -> Row:
+def _agreement(outcome: GroundTruthRun, reader: str) -> Row:
     errors = np.concatenate([outcome.ttft_errors, outcome.itl_errors])
     most = float(np.abs(errors).max()) * 1e3
     return Row(
@@ -56,7 +56,7 @@ def _agreement(outcome: Outcome, reader: str) -> Row:
     )
 
 
-def _rows(outcome: Outcome, streams: int) -> Iterator[Row]:
+def _rows(outcome: GroundTruthRun, streams: int) -> Iterator[Row]:
     for metric, errors in (("TTFT", outcome.ttft_errors), ("ITL", outcome.itl_errors)):
         yield Row(
             f"{metric} at {streams} streams, {ITL_S * 1e3:.0f} ms between tokens (n={errors.size})",
@@ -80,7 +80,7 @@ def _rows(outcome: Outcome, streams: int) -> Iterator[Row]:
     )
 
 
-def _herd(outcome: Outcome) -> Iterator[Row]:
+def _herd(outcome: GroundTruthRun) -> Iterator[Row]:
     reported = np.array([record.ttft for record in outcome.records])
     p50_error = (float(np.median(reported)) - TTFT_S) * 1e3
     own = float(np.median([left[0] - at for left, at in zip(outcome.sent, outcome.requested, strict=True)]))

@@ -6,45 +6,11 @@
 -u is the most streams that are tried; with --request-rate, that is the highest rate, and -u the most in flight.
 """
 
-from __future__ import annotations
-
-from argparse import Namespace
-from typing import ClassVar
-
-from locust import LoadTestShape, events
-from locust.argument_parser import LocustArgumentParser
-
-from asr_load.load.lifecycle import refuse, search_tick, searches
-from locustfiles.transcribe import SpeechUser
+import asr_load
+from asr_load.load.capacity_shape import CapacityShape
 
 __all__ = ["CapacityShape", "SpeechUser"]
 
-searches()
 
-
-class CapacityShape(LoadTestShape):
-    """Goes where the search goes."""
-
-    use_common_options: ClassVar[bool] = True  # the form keeps its field for users: it is the most
-
-    def tick(self) -> tuple[int, float] | None:
-        """Locust asks once a second: users, and users to start a second; None ends the test."""
-        assert self.runner is not None
-        return search_tick(self.runner.user_count)
-
-
-@events.init_command_line_parser.add_listener
-def add_options(parser: LocustArgumentParser) -> None:
-    """Add the search's options, which the web form shows too."""
-    parser.add_argument("--step-time", type=float, default=60.0, help="Longest that a load is measured, in seconds")
-    parser.add_argument(
-        "--resume", default="", metavar="DIR", help="Go on with a search that was ended before its answer"
-    )
-
-
-@refuse
-def bad_options(options: Namespace) -> str | None:
-    """What is wrong with the search's options, in one line."""
-    if not 0 < options.step_time < float("inf"):
-        return f"--step-time must be above 0 seconds, not {options.step_time}"
-    return None
+class SpeechUser(asr_load.SpeechUser):
+    """A person who sends one recording after the other."""

@@ -4,27 +4,33 @@
 
 #include <sched.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define TURN_NS 100000 /* the shortest that the scheduler allows */
 #define NICE -15
+#define NICE_OFF "ASR_LOAD_NICE" /* set to 0 in the environment, it leaves the rank as it is */
 
 /* Ask the scheduler to run this thread as soon as it wakes: else whatever is busy on its processor, such as the
  * interpreter, goes on for milliseconds. Short turns (Linux 6.12) need no right, the better rank does. Where both are
- * refused the thread is later, and says so where it is asked how late it is. */
-static inline void ask_for_the_processor(void) {
+ * refused the thread is later, and says so where it is asked how late it is. Returns the rank that it got. */
+static inline int ask_for_the_processor(void) {
+    const char *off = getenv(NICE_OFF);
+    int before = getpriority(PRIO_PROCESS, 0), wish = off != NULL && strcmp(off, "0") == 0 ? before : NICE;
     struct {
         uint32_t size, policy;
         uint64_t flags;
         int32_t nice;
         uint32_t priority;
         uint64_t runtime, deadline, period;
-    } wanted = {.size = sizeof wanted, .policy = SCHED_OTHER, .nice = NICE, .runtime = TURN_NS};
-    if (syscall(SYS_sched_setattr, 0, &wanted, 0) == 0) return;
-    wanted.nice = getpriority(PRIO_PROCESS, 0);
+    } wanted = {.size = sizeof wanted, .policy = SCHED_OTHER, .nice = wish, .runtime = TURN_NS};
+    if (syscall(SYS_sched_setattr, 0, &wanted, 0) == 0) return wish;
+    wanted.nice = before;
     syscall(SYS_sched_setattr, 0, &wanted, 0);
+    return before;
 }
 
 #endif

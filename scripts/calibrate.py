@@ -2,7 +2,7 @@
 
 import sys
 
-from asr_load.calibrate import main
+from asr_load.selftest.calibrate import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,9 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 log=$(mktemp)
+tables=$(mktemp -d)
+echo "Starting a speech server on this machine (a small real recogniser, on the CPU) …"
 python scripts/serve.py --port 0 >"$log" 2>&1 &
 server=$!
-trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -f "$log"' EXIT
+trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf "$log" "$tables"' EXIT
 
 # The server takes a free port and says which in its first line.
 for _ in $(seq 300); do
@@ -16,7 +18,16 @@ for _ in $(seq 300); do
   sleep 0.2
 done
 [ -n "$host" ] || { cat "$log" >&2; echo "error: the embedded server was not ready within 60 s" >&2; exit 1; }
-cat "$log"
 
-# Four passes over the sample's 15 clips: enough for the verdict to have something to judge.
-locust --headless -u 4 -r 4 --requests 60 --host "$host" --only-summary --loglevel WARNING
+echo "Sending the sample's 15 clips four times to $host, 4 at once …"
+# Four passes: enough for the verdict to have something to judge. Locust's own tables go to a file.
+locust --headless -u 4 -r 4 --requests 60 --host "$host" --only-summary --loglevel WARNING --json-file "$tables/locust"
+
+cat <<END
+
+Next, against your own server:
+
+  . .venv/bin/activate
+  locust --headless -u 4 -t 1m --host http://ADDRESS:PORT --model NAME     the sample; --data takes clips of your own
+  locust --host http://ADDRESS:PORT                                        the same in a browser, on http://127.0.0.1:8089
+END

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import soundfile
 
+from asr_load.errors import OneLineParser
+
 SAMPLE = Path(__file__).resolve().parent.parent / "asr_data" / "sample"
 VOICES = ("slt", "rms")
 
@@ -49,6 +51,7 @@ LONG = (
 
 def main() -> int:
     """Write the clips and the manifest."""
+    OneLineParser("Make asr_data/sample again, over what is there.").parse_args()
     if shutil.which("flite") is None:
         print("error: flite is not installed (on Debian: apt-get install flite)", file=sys.stderr)
         return 2

@@ -21,11 +21,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 from playwright.sync_api import Browser  # noqa: E402
 
 from asr_load.audio.clip import Rules  # noqa: E402
+from asr_load.audio.open import open_source  # noqa: E402
 from asr_load.audio.prepare import prepare  # noqa: E402
 from asr_load.audio.shard import Options  # noqa: E402
-from asr_load.audio.source import Request, open_source  # noqa: E402
-from browser import browser, locust, open_tab, start_test  # noqa: E402
-from serving import serve  # noqa: E402
+from asr_load.audio.source import DatasetSpec  # noqa: E402
+from asr_load.errors import OneLineParser  # noqa: E402
+from harness.browser import browser, locust, open_tab, start_test  # noqa: E402
+from harness.serving import serve  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 SERVER = ["--engine", "scripted", "--tokens", "24", "--ttft-ms", "160", "--itl-ms", "18", "--slots", "6"]
@@ -37,6 +39,7 @@ PICTURE_AT_S = 20
 
 def main() -> None:
     """Run, look, and write the pictures."""
+    OneLineParser("Make the pictures in docs/images, over what is there.").parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
     files = "locustfiles/transcribe.py,locustfiles/shapes.py"
     with (
@@ -72,7 +75,7 @@ def _clips(folder: Path) -> Path:
         shutil.copy(file, source)
         rows.append(json.dumps({"file": file.name}) + "\n")
     (source / "manifest.jsonl").write_text("".join(rows))
-    prepare(open_source(Request(str(source))), Options(Rules(), 0, "en"), folder / "prepared")
+    prepare(open_source(DatasetSpec(str(source))), Options(Rules(), 0, "en"), folder / "prepared")
     return folder / "prepared"
 
 

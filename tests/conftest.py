@@ -53,3 +53,22 @@ def write_folder(folder: Path, lengths: dict[str, float]) -> Path:
         rows.append({"file": f"{name}.wav", "text": f"text of {name}"})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def prepare_clips(folder: Path, lengths: dict[str, float]) -> Path:
+    """A prepared folder of clips of these lengths in seconds, made of write_folder's."""
+    from asr_load.audio.clip import Rules
+    from asr_load.audio.open import open_source
+    from asr_load.audio.prepare import prepare
+    from asr_load.audio.shard import Options
+    from asr_load.audio.source import DatasetSpec
+
+    source = write_folder(folder / "set", lengths)
+    prepare(open_source(DatasetSpec(str(source))), Options(Rules(), 0, "en"), folder / "prepared")
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty short clips, prepared."""
+    return prepare_clips(tmp_path_factory.mktemp("clips"), {f"clip{number:02d}": 0.1 for number in range(30)})

@@ -4,6 +4,8 @@ what the next request on the connection meets."""
 from __future__ import annotations
 
 import gzip
+import socket
+import struct
 import threading
 import time
 import zlib
@@ -13,24 +15,13 @@ from email.utils import formatdate
 import gevent
 import pytest
 
-from asr_load.load.exchange import MAX_PAUSE_S, PAUSE_S, pause_s
-from asr_load.load.options import Limits
-from peer import READERS, SOUND, STREAM, Piece, talk
+from asr_load.http.exchange import MAX_PAUSE_S, PAUSE_S, pause_s
+from asr_load.http.timeouts import Timeouts
+from asr_load.stream.record import untrue
+from harness.answers import CHUNKED, EVENTS, JSON, chunk, each_reader, sized
+from harness.peer import READERS, SOUND, STREAM, Piece, talk
 
-EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 TEXT, STOP, DONE = STREAM.split(b"\n\n")[:3]
-
-each_reader = pytest.mark.parametrize("reader", READERS)
-
-
-def sized(body: bytes, head: bytes = EVENTS) -> bytes:
-    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def chunked(*events: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
@@ -270,8 +261,34 @@ def test_the_pause_that_a_server_asks_for() -> None:
 
 @pytest.mark.parametrize(("reader", "limit"), [*((reader, "stall") for reader in READERS), ("python", "total")])
 def test_an_answer_that_stops_has_the_reason_of_its_limit(reader: str, limit: str) -> None:
-    limits = Limits(connect=5, stall=0.3 if limit == "stall" else 5, total=0.3 if limit == "total" else 5)
+    limits = Timeouts(connect=5, stall=0.3 if limit == "stall" else 5, total=0.3 if limit == "total" else 5)
     hang: list[Piece] = [chunked(TEXT, end=b""), 1.0]
     with talk(SOUND, hang, SOUND, reader=reader, limits=limits) as (client, peer):
         told = [client.send(peer.url) for _ in range(3)]
     assert [record.outcome for record in told] == ["ok", "stalled" if limit == "stall" else "timeout", "ok"]
+
+
+@each_reader
+def test_a_try_again_that_finds_no_connection_takes_no_time_below_0(reader: str) -> None:
+    """A server drops the connection that it kept, and is gone."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/x"
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        listener.close()
+        with connection:
+            for answer in (SOUND, b""):
+                while not connection.recv(1 << 16).endswith(b"}"):
+                    pass
+                connection.sendall(answer)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    with talk(SOUND, reader=reader) as (client, _):
+        assert client.send(url).outcome == "ok"
+        record = client.send(url)
+    serving.join()
+    assert (record.outcome, record.retries, record.retry_s) == ("connect", 1, 0.0)
+    assert untrue(record) == ""

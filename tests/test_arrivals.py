@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.load.arrivals import BLOCK, Arrivals, make_arrivals, parse_stages
-from asr_load.load.rota import Rota
+from asr_load.schedule.arrivals import BLOCK, Arrivals, make_arrivals, parse_stages
+from asr_load.schedule.assignment import ArrivalAssignment
 
 N = 20_000
 
@@ -168,43 +168,43 @@ def test_what_is_no_trace(tmp_path: Path, name: str, text: str, said: str) -> No
         made(trace=str(tmp_path / name))
 
 
-def walk(rota: Rota, worker: int, until: int) -> list[int]:
+def walk(assignment: ArrivalAssignment, worker: int, until: int) -> list[int]:
     numbers, at = [], -1
-    while (found := rota.next(worker, at)) is not None and found < until:
+    while (found := assignment.next(worker, at)) is not None and found < until:
         numbers.append(found)
         at = found
     return numbers
 
 
 @pytest.mark.parametrize(
-    "rota",
+    "assignment",
     [
-        Rota([(0, [0])]),
-        Rota([(0, [0, 1, 2])]),
-        Rota([(0, [0, 1])]).changed(101, [0, 1, 2]).changed(500, [2]).changed(777, [0, 2, 9]),
-        Rota([(0, [0, 1])]).changed(3, [5]).changed(4, [0, 1, 5]),
+        ArrivalAssignment([(0, [0])]),
+        ArrivalAssignment([(0, [0, 1, 2])]),
+        ArrivalAssignment([(0, [0, 1])]).changed(101, [0, 1, 2]).changed(500, [2]).changed(777, [0, 2, 9]),
+        ArrivalAssignment([(0, [0, 1])]).changed(3, [5]).changed(4, [0, 1, 5]),
     ],
 )
-def test_each_arrival_is_somebodys_and_nobody_elses(rota: Rota) -> None:
-    everybody = {worker for _, members in rota.plan for worker in members}
-    sent = sorted(number for worker in everybody for number in walk(rota, worker, 1000))
+def test_each_arrival_is_somebodys_and_nobody_elses(assignment: ArrivalAssignment) -> None:
+    everybody = {worker for _, members in assignment.plan for worker in members}
+    sent = sorted(number for worker in everybody for number in walk(assignment, worker, 1000))
     assert sent == list(range(1000))
-    for first, members in rota.plan:
-        part = [len([n for n in walk(rota, worker, 1000) if n >= first][:1]) for worker in members]
+    for first, members in assignment.plan:
+        part = [len([n for n in walk(assignment, worker, 1000) if n >= first][:1]) for worker in members]
         assert all(part)
 
 
 def test_a_change_leaves_what_lies_before_it() -> None:
-    before = Rota([(0, [0, 1, 2])])
+    before = ArrivalAssignment([(0, [0, 1, 2])])
     after = before.changed(100, [0, 2]).changed(60, [1, 2])  # a later word for earlier arrivals
     assert after.plan == [(0, [0, 1, 2]), (60, [1, 2])]
     for worker in range(3):
         assert walk(after, worker, 60) == walk(before, worker, 60)
-    assert Rota([(first, list(members)) for first, members in after.plan]).plan == after.plan
-    assert Rota([(0, [1])]).next(0, -1) is None
-    assert Rota([(0, [0]), (7, [1])]).next(0, 6) is None
+    assert ArrivalAssignment([(first, list(members)) for first, members in after.plan]).plan == after.plan
+    assert ArrivalAssignment([(0, [1])]).next(0, -1) is None
+    assert ArrivalAssignment([(0, [0]), (7, [1])]).next(0, 6) is None
     with pytest.raises(ValueError, match="begins at 0"):
-        Rota([(5, [0])])
+        ArrivalAssignment([(5, [0])])
 
 
 def test_how_many_are_due_on_average() -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_load.calibrate import FIRST, REFINEMENTS, climb, good_for, run_trial
 from asr_load.results import calibration
-from asr_load.results.calibration import Calibration, GoodFor, Trial, read_calibration, write_calibration
+from asr_load.results.calibration import Calibration, CalibrationStep, GoodFor, read_calibration, write_calibration
 from asr_load.results.runfile import WorkerInfo, on_master_clock
 from asr_load.results.verdict import judge, peak_chunks_per_s
+from asr_load.selftest.calibrate import FIRST, REFINEMENTS, climb, good_for, run_step
+from asr_load.selftest.ground_truth import TTFT_S, share_cores
 from asr_load.stream.record import Record
-from asr_load.trial import TTFT_S, share_cores
 from conftest import CHECKOUT
-from records import record, run_info, worker_info
+from harness.records import record, run_info, worker_info
 
 
 def trial(
@@ -28,9 +28,9 @@ def trial(
     workers: int = 1,
     wait_ms: float = 0.3,
     share: float = 1,
-) -> Trial:
+) -> CalibrationStep:
     error, chunks = error_ms / 1e3, share * streams * 50
-    return Trial(
+    return CalibrationStep(
         workers, streams, chunks, error / 10, error, error / 10, error, 0.001, 0.5, late_ms / 1e3, wait_ms / 1e3
     )
 
@@ -55,7 +55,7 @@ def test_a_server_that_is_full_ends_the_climb_and_tells_nothing_of_the_client() 
 
 
 def test_streams_that_were_not_there_at_once_are_held_against_the_client_unless_the_server_let_them_wait() -> None:
-    def climbed(wait_ms: float) -> list[Trial]:
+    def climbed(wait_ms: float) -> list[CalibrationStep]:
         return list(climb(FIRST, lambda streams: trial(streams, wait_ms=wait_ms, share=1 if streams <= 400 else 0.7)))
 
     assert good_for(climbed(wait_ms=9)) == GoodFor(1, {1: 400, 5: 400, 10: 400}, at_least=False)
@@ -135,7 +135,7 @@ def test_the_busiest_second_is_on_one_clock() -> None:
 
 def test_a_trial_holds_the_client_against_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCUST_SKIP_MONKEY_PATCH")
-    made, reader = run_trial(4, 1, share_cores(), tmp_path / "trial")
+    made, reader = run_step(4, 1, share_cores(), tmp_path / "trial")
     assert reader in ("compiled", "python")
     assert (made.workers, made.streams) == (1, 4)
     assert 150 <= made.chunks_per_s <= 250

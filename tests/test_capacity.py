@@ -21,10 +21,10 @@ from asr_load.results.capacity import (
     step,
     write_capacity,
 )
-from asr_load.results.settle import LEAST, LOOKS, settle
+from asr_load.results.decide import LEAST, LOOKS, decide
 from asr_load.results.slo import judge_slos, parse_slo, parse_slos
 from asr_load.stream.record import Record
-from records import failure, record
+from harness.records import failure, record
 
 
 def search(holds: Callable[[float], bool], most: float, *, whole: bool) -> tuple[Search, list[float]]:
@@ -62,7 +62,7 @@ def test_a_percentile_is_settled_when_the_share_above_is() -> None:
     slo = parse_slo("ttft:p95:500")
 
     def of(above: int, below: int) -> tuple[bool, bool]:
-        found = settle(slo, [record(n, ttft=0.6 if n < above else 0.2) for n in range(above + below)], "en")
+        found = decide(slo, [record(n, ttft=0.6 if n < above else 0.2) for n in range(above + below)], "en")
         return found.ok, found.settled
 
     assert of(0, LEAST - 1) == (True, False)
@@ -84,7 +84,7 @@ def test_a_wrong_verdict_is_as_rare_as_it_says(share: float, most_wrong: float) 
         records = [record(n, ttft=0.6 if above else 0.2) for n, above in enumerate(random.random(1500) < share)]
         count = LEAST
         while count <= len(records):
-            found = settle(slo, records[:count], "en")
+            found = decide(slo, records[:count], "en")
             if found.settled:
                 wrong += share == 0.05 or found.ok != (share < 0.05)
                 break
@@ -97,16 +97,16 @@ def test_gaps_of_one_request_are_no_independent_witnesses() -> None:
     # One request in twelve has all its gaps above: 8.3 % of 6,000 values, but of 60 requests.
     slow = [record(n, itl=[0.06] * 100 if n % 12 == 0 else [0.02] * 100) for n in range(60)]
     spread = [record(n, itl=[0.06 if gap % 12 == n % 12 else 0.02 for gap in range(100)]) for n in range(60)]
-    assert not settle(slo, slow, "en").settled
-    assert settle(slo, spread, "en").settled
-    assert settle(slo, slow, "en").value == settle(slo, spread, "en").value
+    assert not decide(slo, slow, "en").settled
+    assert decide(slo, spread, "en").settled
+    assert decide(slo, slow, "en").value == decide(slo, spread, "en").value
 
 
 def test_the_value_decides_as_it_does_for_a_whole_run() -> None:
     slo = parse_slo("ttft:p95:500")
     for above in range(12):
         records = [record(n, ttft=0.6 if n < above else 0.2) for n in range(110)]
-        found = settle(slo, records, "en")
+        found = decide(slo, records, "en")
         assert found.ok is judge_slos([slo], records, "en")[0].ok
         assert found.value == judge_slos([slo], records, "en")[0].value
 
@@ -114,18 +114,18 @@ def test_the_value_decides_as_it_does_for_a_whole_run() -> None:
 def test_rates_and_means() -> None:
     good, bad = [record(n) for n in range(400)], [failure(n, "cut") for n in range(400)]
     errors = parse_slo("errors:rate:0.01")
-    assert not settle(errors, good, "en").settled
-    assert settle(errors, good * 2, "en").ok and settle(errors, good * 2, "en").settled
-    assert settle(errors, good[:90] + bad[:10], "en") == settle(errors, bad[:10] + good[:90], "en")
-    assert not settle(errors, good[:90] + bad[:10], "en").ok
+    assert not decide(errors, good, "en").settled
+    assert decide(errors, good * 2, "en").ok and decide(errors, good * 2, "en").settled
+    assert decide(errors, good[:90] + bad[:10], "en") == decide(errors, bad[:10] + good[:90], "en")
+    assert not decide(errors, good[:90] + bad[:10], "en").ok
     wer = parse_slo("wer:mean:0.3")
     halves = [record(n, text="he said" if n % 2 else "she said") for n in range(100)]
-    assert settle(wer, halves, "en").value == 0.25
-    assert not settle(wer, halves[:LEAST], "en").settled
-    assert settle(wer, halves * 4, "en").ok and settle(wer, halves * 4, "en").settled
-    assert settle(parse_slo("ttft:max:500"), [record(ttft=0.6)], "en").settled
-    assert not settle(parse_slo("ttft:p95:500"), bad[:50], "en").ok
-    assert settle(parse_slo("ttft:p95:500"), bad[:50], "en").settled
+    assert decide(wer, halves, "en").value == 0.25
+    assert not decide(wer, halves[:LEAST], "en").settled
+    assert decide(wer, halves * 4, "en").ok and decide(wer, halves * 4, "en").settled
+    assert decide(parse_slo("ttft:max:500"), [record(ttft=0.6)], "en").settled
+    assert not decide(parse_slo("ttft:p95:500"), bad[:50], "en").ok
+    assert decide(parse_slo("ttft:p95:500"), bad[:50], "en").settled
 
 
 def simulate(arrivals: np.ndarray, services: np.ndarray, slots: int) -> list[Record]:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from asr_load.stream.chunked import MAX_LINE, Chunked
-from test_tap import MAKERS, collect
+from harness.socket_readers import MAKERS, collect
 
 BODY = b"4\r\nWiki\r\n5\r\npedia\r\nE;why=not\r\n in \r\n\r\nchunks\r\n0\r\n\r\n"
 TEXT = b"Wikipedia in \r\n\r\nchunks"
@@ -58,7 +58,7 @@ BODIES = {
 @pytest.mark.parametrize("seed", [None, 1, 2, 3])
 def test_both_kinds_of_tap_end_alike(maker: str, name: str, seed: int | None) -> None:
     body, status, text, surplus = BODIES[name]
-    tap = collect(maker, [body] if seed is None else pieces(body, seed), framing=-1)
-    assert (tap.status, tap.collected()[0]) == (status, text)
+    reader = collect(maker, [body] if seed is None else pieces(body, seed), framing=-1)
+    assert (reader.status, reader.collected()[0]) == (status, text)
     if seed is None:
-        assert tap.surplus == surplus
+        assert reader.surplus == surplus

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import yaml
 
 from conftest import CHECKOUT
-from serving import wait_until
-from test_fleet import end, free_port
+from harness.containers import answers, start
+from harness.fleets import end, free_port
+from harness.serving import wait_until
 
 FILE = CHECKOUT / "docker-compose.yml"
 
@@ -36,26 +35,8 @@ def services(**variables: str) -> dict[str, Any]:
     return found
 
 
-def start(command: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    # The image's PATH has these two; here they are those of the tests' environment.
-    words = shlex.split(command)
-    programs = {"python": [sys.executable], "locust": [sys.executable, "-m", "locust"]}
-    return subprocess.Popen(
-        [*programs[words[0]], *words[1:]],
-        cwd=cwd,
-        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-def answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False
+def succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def test_the_file_is_what_compose_takes() -> None:
@@ -69,7 +50,75 @@ def test_only_loopback_is_published_and_stops_are_clean() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         if name != "sglang":
             assert (service["stop_signal"], service["build"]) == ("SIGINT", ".")
-    assert "USER asr" in (CHECKOUT / "Dockerfile").read_text()
+    # Kubernetes cannot tell that a name is not root's.
+    assert "USER 1000:1000" in (CHECKOUT / "Dockerfile").read_text()
+
+
+def test_containers_have_no_more_rights_than_they_need() -> None:
+    text = FILE.read_text()
+    for name, service in services().items():
+        if name == "sglang":
+            continue
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["read_only"]
+        assert service["tmpfs"] == ["/tmp"]
+        assert {"pids_limit", "mem_limit"} <= set(service)
+    found = services()
+    assert found["master"]["networks"] == found["worker"]["networks"] == ["server", "fleet"]
+    assert found["server"]["networks"] == list(found["sglang"]["networks"]) == ["server"]
+    assert not any("results" in volume for name in ("server", "sglang") for volume in found[name].get("volumes", []))
+    assert yaml.safe_load(re.sub(r"\$\{[^}]*\}", "x", text))["networks"].keys() == {"server", "fleet"}
+
+
+def test_master_and_workers_share_a_secret_that_the_master_makes(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    environ = {"PATH": os.environ["PATH"], "FLEET_TOKEN_FILE": str(file)}
+
+    def started(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", str(CHECKOUT / "scripts" / "container-start.sh"), *words]
+        return subprocess.run(command, env=environ | more, capture_output=True, text=True, check=False)
+
+    show = ("sh", "-c", 'printf %s "$ASR_LOAD_FLEET_TOKEN"')
+    early = started(*show, "--worker")
+    assert early.returncode == 2
+    assert "set ASR_LOAD_FLEET_TOKEN" in early.stderr
+    token = started(*show, "x", "--master", "y").stdout
+    assert re.fullmatch(r"[0-9a-f]{64}", token)
+    assert file.read_text() == token
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert started(*show, "x", "--master", "y").stdout == started(*show, "--worker").stdout == token
+    assert started(*show, "--worker", ASR_LOAD_FLEET_TOKEN="given").stdout == "given"
+    for name in ("master", "worker"):
+        assert services()[name]["environment"]["FLEET_TOKEN_FILE"] == "/fleet/token"
+
+
+def test_the_image_is_made_of_versions_and_hashes_that_requirements_name() -> None:
+    locked = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", (CHECKOUT / "requirements.lock").read_text(), re.MULTILINE))
+    for name in ("requirements.txt", "requirements-server.txt"):
+        for package, version in re.findall(r"^([\w.-]+)==([\w.+-]+)", (CHECKOUT / name).read_text(), re.MULTILINE):
+            assert locked[package.lower().replace("_", "-")] == version
+    entries = re.split(r"^(?=[\w.-]+==)", (CHECKOUT / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "--require-hashes -r requirements.lock" in (CHECKOUT / "Dockerfile").read_text()
+
+
+def test_no_health_check_starts_a_python() -> None:
+    """It would take the processor from whoever measures, every few seconds."""
+    checks = {name: service["healthcheck"]["test"] for name, service in services().items() if "healthcheck" in service}
+    assert set(checks) == {"master", "server", "sglang"}
+    assert all("python" not in " ".join(words) for words in checks.values())
+    assert services()["sglang"]["healthcheck"]["start_period"] == "45m"
+
+
+def test_versions_are_named() -> None:
+    version = re.search(r'^version = "(.*)"$', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version
+    for name, service in services().items():
+        tag = service["image"].rpartition(":")[2]
+        assert tag == version[1] if name != "sglang" else re.fullmatch(r"v\d+\.\d+\.\d+", tag)
+    bases = re.findall(r"^FROM (\S+)", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(bases) == {"python:3.11-slim-bookworm"}
 
 
 def test_every_command_runs_as_it_stands(tmp_path: Path) -> None:
@@ -87,10 +136,9 @@ def test_every_command_runs_as_it_stands(tmp_path: Path) -> None:
             processes[name] = start(found[name]["command"], tmp_path)
             test = found[name].get("healthcheck", {}).get("test")
             if test is not None:
-                url = re.search(r"http://[^']+", test)
-                assert url
-                wait_until(partial(answers, url[0]), f"{name} is healthy")
+                wait_until(partial(succeeds, test[1:]), f"{name} is healthy")
         ui = f"http://127.0.0.1:{ports['WEB_PORT']}"
+        wait_until(partial(answers, ui), "the web UI")
         wait_until(lambda: b'"worker_count":1' in urlopen(f"{ui}/stats/requests").read().replace(b" ", b""), "a worker")
         form = urlencode({"user_count": 2, "spawn_rate": 2, "host": target}).encode()
         started = json.loads(urlopen(f"{ui}/swarm", form).read())

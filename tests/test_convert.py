@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_load.audio import convert as convert_module
 from asr_load.audio.clip import CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import convert
 from conftest import noise
@@ -162,3 +163,56 @@ def test_what_is_no_length_and_no_rate_of_speech() -> None:
     assert convert(Recording("a", "", encoded(noise(0.011))), Rules()).duration_s == 0.011
     for rate in (1, 100, 3999, 400_000):
         assert reason(encoded(noise(1.0), rate)) == "undecodable"
+
+
+def without_length(samples: np.ndarray, size: int, behind: bytes = b"") -> bytes:
+    """A WAV, 16 kHz, stereo, whose data chunk says to have `size` bytes; `behind` follows it."""
+    data = bytearray(encoded(np.stack([samples, samples], 1), subtype="PCM_24"))
+    at = data.index(b"data") + 4
+    data[at : at + 4] = size.to_bytes(4, "little")
+    return bytes(data) + behind
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF])
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("rules", [Rules(), Rules(max_duration=None, sample_rate=None)])
+def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path: Path, size: int, in_file: bool, rules: Rules) -> None:
+    data = without_length(noise(2.0), size)
+    (tmp_path / "a.wav").write_bytes(data)
+    clip = convert(Recording("a", "", tmp_path / "a.wav" if in_file else data), rules)
+    assert clip.duration_s == 2.0
+    assert (tmp_path / "a.wav").read_bytes() == data
+
+
+def test_a_wav_without_samples_is_empty() -> None:
+    nothing = without_length(noise(2.0)[:0], 0)
+    chunk = b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    for data in (nothing, nothing + chunk):
+        assert reason(data) == "empty"
+
+
+@pytest.mark.parametrize("kind", ["GSM610", "IMA_ADPCM", "MS_ADPCM", "ULAW", "ALAW"])
+@pytest.mark.parametrize("rules", [Rules(), Rules(max_duration=None), Rules(sample_rate=None)])
+def test_telephone_codecs_in_wav(kind: str, rules: Rules) -> None:
+    recording = Recording("a", "", encoded(noise(2.0, 8000), 8000, subtype=kind))
+    assert convert(recording, rules).duration_s == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize("data", [b"\0\0\0\x20ftypM4A " + bytes(500), b"\xff\xf1\x50\x80" * 9, b"#!AMR\n" + bytes(99)])
+def test_what_libsndfile_cannot_read(data: bytes) -> None:
+    assert reason(data) == "undecodable"
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_recording_longer_than_a_block_is_the_same(monkeypatch: pytest.MonkeyPatch, channels: int, rate: int) -> None:
+    """What is mixed down, resampled and measured piece by piece has no seams."""
+    voice = noise(3.0, rate)
+    samples = np.stack([voice, -0.99 * voice][:channels], 1)
+    notes: list[str] = []
+    recording = Recording("a", "", encoded(samples, rate, subtype="PCM_24"))
+    whole = convert(recording, Rules())
+    for frames in (999, 4096, 50_001):
+        monkeypatch.setattr(convert_module, "BLOCK_FRAMES", frames)
+        assert convert(recording, Rules(), notes.append) == whole
+    assert len(notes) == (3 if channels == 2 else 0)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from asr_load.stream.coding import MAX_BYTES, Decoded, decoded
+from asr_load.stream.coding import Decoded, decoded
+from asr_load.stream.limits import MAX_BYTES
 from asr_load.stream.reader import GOOD_ENDS, GRACE_S, Answer, ProtocolError
-from test_reader import ROLE, chunk, read, sse, usage
+from harness.sse import ROLE, chunk, read, sse, usage
 
 TEXT = [ROLE, chunk("he"), chunk(" said")]
 

@@ -4,98 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from asr_load.audio.clip import Rules
-from asr_load.audio.prepare import prepare
-from asr_load.audio.shard import Options
-from asr_load.audio.source import Request, open_source
-from conftest import CHECKOUT, write_folder
-from serving import running_streams, serve, wait_until
-from test_tap import STAMPED
-
-FAST = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "20", "--itl-ms", "3")
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty short clips, prepared."""
-    folder = tmp_path_factory.mktemp("clips")
-    source = write_folder(folder / "set", {f"clip{number:02d}": 0.1 for number in range(30)})
-    prepare(open_source(Request(str(source))), Options(Rules(), 0, "en"), folder / "prepared")
-    return folder / "prepared"
-
-
-def locust(
-    *words: str | Path,
-    new_group: bool = False,
-    cwd: Path = CHECKOUT,
-    env: dict[str, str] | None = None,
-    on: Sequence[str] = (),
-) -> subprocess.Popen[str]:
-    command = [*on, sys.executable, "-m", "locust", "--headless", "--only-summary", *map(str, words)]
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=new_group,
-    )
-
-
-class Run:
-    """What a finished `locust` process said and left."""
-
-    def __init__(self, process: subprocess.Popen[str], results: Path, patience_s: float = 60) -> None:
-        try:
-            self.out, self.err = process.communicate(timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-        self.code = process.returncode
-        self.results = results
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.results / "records.jsonl").read_text().splitlines()]
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.results / "summary.json").read_text())
-        return found
-
-    @property
-    def rows(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Locust's own statistics (--json-file) by type and name."""
-        found = json.loads((self.results / "locust.json").read_text())
-        return {(row["method"], row["name"]): row for row in found}
-
-
-def run(host: str, clips: Path, results: Path, *words: str | Path, **env: str) -> Run:
-    results.mkdir(exist_ok=True)
-    files = ("--data", clips, "--results", results, "--json-file", results / "locust")
-    return Run(locust("--host", host, *files, "--spawn-rate", "100", *words, env=env), results)
-
-
-POST = ("POST", "/v1/chat/completions")
+from conftest import CHECKOUT
+from harness.runs import FAST, POST, Run, answer, canned, locust, run
+from harness.serving import running_streams, serve, wait_until
+from harness.socket_readers import STAMPED
 
 
 def test_a_run_from_start_to_end(clips: Path, tmp_path: Path) -> None:
@@ -314,46 +239,6 @@ def _wait_for_lines(file: Path, lines: int) -> None:
     wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") >= lines, f"{lines} lines in {file}")
 
 
-@contextmanager
-def canned(answers: list[bytes], tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that gives each request the next answer, as bytes, and drops the connection after it.
-
-    Yields its address and the asked it got. An empty answer is a connection dropped without a byte.
-    """
-    asked: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def work() -> None:
-            pending = list(answers)
-            while pending:
-                plain, _ = server.accept()
-                with tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
-                    while pending:
-                        request = b""
-                        while not request.endswith(b"}") and (data := connection.recv(1 << 20)):
-                            request += data
-                        if not request:
-                            break
-                        asked.append(request)
-                        answer = pending.pop(0)
-                        connection.sendall(answer)
-                        if b"content-length" not in answer.lower():
-                            break
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.getsockname()[1]}", asked
-        thread.join(10)
-        assert not thread.is_alive(), f"{len(asked)} asked came"
-
-
-def answer(text: str, *, length: bool) -> bytes:
-    event = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}
-    body = f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode()
-    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body if length else f"{head}\r\n".encode() + body
-
-
 def test_a_dead_kept_alive_connection_is_tried_once_more(clips: Path, tmp_path: Path) -> None:
     # The second request finds its connection dead before a byte of the answer: sent again, within its record.
     answers = [answer("one", length=True), b"", answer("two", length=True)]
@@ -423,7 +308,7 @@ def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
     [
         (["--data", "asr_data"], "is not a prepared folder"),
         (["--data", "nowhere"], "there is no such folder"),
-        (["--host", "http://127.0.0.1:1/v1"], "--host carries no path"),
+        (["--host", "http://127.0.0.1:1/v2"], "--host carries no path"),
         (["--results", "README.md"], "README.md is no folder that can be written to"),
         (["--extra-body", '{"messages": []}'], "--extra-body cannot set 'messages'"),
     ],
@@ -453,13 +338,13 @@ BOTH = f"{CHECKOUT}/locustfiles/transcribe.py,{CHECKOUT}/locustfiles/shapes.py"
 
 
 def test_a_shape_is_followed_to_its_end(clips: Path, tmp_path: Path) -> None:
-    words = ("-f", BOTH, "--shape", "steps", "-u", "4", "--stages", "2", "--stage-time", "2", "--stop-timeout", "5")
+    words = ("-f", BOTH, "--shape", "steps", "-u", "4", "--stages", "2", "--stage-time", "4", "--stop-timeout", "5")
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *words)
     assert done.code == 0, done.err
     assert {record["user"] for record in done.records} == {0, 1, 2, 3}
     starts = [min(record["started_at"] for record in done.records if record["user"] == user) for user in range(4)]
-    assert starts[2] - starts[0] > 1.5  # the second step came two seconds after the first
+    assert starts[2] - starts[0] > 1.5  # the second step came four seconds after the first
 
 
 def test_a_bad_shape_is_refused(clips: Path, tmp_path: Path) -> None:

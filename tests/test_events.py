@@ -39,9 +39,9 @@ PARTS = [
 PLAIN = PARTS[:7]
 
 
-def find(finder: str, *words: object) -> events.Found | None:
+def find(finder: str, body: bytes, start: int, *words: object, limit: int | None = None) -> events.Found | None:
     way: Any = events.find_in_python if finder == "python" else _events.find
-    found: events.Found | None = way(*words)
+    found: events.Found | None = way(body, start, *words, *([] if limit is None else [limit]))
     return found
 
 
@@ -88,3 +88,13 @@ def test_both_find_the_same(parts: list[bytes]) -> None:
         assert find("compiled", *words) == by_python, words
         found += by_python is not None and bool(by_python[1])
     assert found > 100
+
+
+@pytest.mark.parametrize("finder", FINDERS)
+def test_up_to_a_limit(finder: str) -> None:
+    body = b"data: {1}\n\ndata: {2}\n\ndata: {3}\n\n"
+    size = len(body) // 3
+    for limit, found in ((0, 0), (size - 1, 0), (size, 1), (2 * size - 1, 1), (2 * size, 2), (3 * size, 3)):
+        told = find(finder, body, 0, [7], [len(body)], limit=limit)
+        assert told is not None
+        assert (len(told[1]), told[3]) == (found, found * size)

@@ -7,50 +7,17 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from conftest import CHECKOUT
-from serving import running_streams, serve, wait_until
-from test_e2e import FAST, POST, Run, clips, locust, run
-
-__all__ = ["clips"]  # a fixture
-
-TRANSCRIBE = CHECKOUT / "locustfiles" / "transcribe.py"
-SLOW = ("--engine", "scripted", "--tokens", "40", "--itl-ms", "50")
-
-
-def processes(number: int) -> list[str]:
-    """Options for workers on this machine, on a port of their own: two runs on Locust's default would mix."""
-    port = str(free_port())
-    return ["--processes", str(number), "--master-bind-port", port, "--master-port", port]
-
-
-def info(done: Run) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((done.results / "run.json").read_text())
-    return found
-
-
-def nothing_is_lost(done: Run) -> list[dict[str, Any]]:
-    """Every request that a worker began has one record, in the master's file, and Locust counts the same."""
-    records = done.records
-    keys = {(record["worker"], record["user"], record["started_at"]) for record in records}
-    assert len(keys) == len(records)
-    by_worker = Counter(record["worker"] for record in records)
-    for worker in info(done)["workers"]:
-        assert worker["ended"]
-        assert worker["started"] == worker["recorded"] == by_worker[worker["worker"]]
-    assert done.summary["requests"]["total"] == len(records) == done.rows[POST]["num_requests"]
-    failed = sum(record["outcome"] not in ("ok", "unfinished") for record in records)
-    assert done.rows[POST]["num_failures"] == failed
-    return records
+from harness.fleets import SLOW, Fleet, end, info, nothing_is_lost, processes
+from harness.runs import FAST, Run, locust, run
+from harness.serving import running_streams, serve, wait_until
 
 
 def test_work_is_shared_and_each_clip_is_sent_once(clips: Path, tmp_path: Path) -> None:
@@ -84,6 +51,14 @@ def test_a_time_limit_loses_nothing(clips: Path, tmp_path: Path, patience: str) 
     assert done.code == 0
 
 
+def test_a_test_that_ends_while_it_ramps_up_loses_nothing(clips: Path, tmp_path: Path) -> None:
+    """The master goes on to ask for users while those that are there drain: they would begin in a test that is over."""
+    with serve(*SLOW) as host:
+        done = run(host, clips, tmp_path / "r", *processes(2), "-u", "40", "-r", "4", "-t", "2", "--stop-timeout", "20")
+    assert {record["outcome"] for record in nothing_is_lost(done)} == {"ok"}
+    assert "closed file" not in done.err
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
     results = tmp_path / "r"
@@ -100,55 +75,6 @@ def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signal
         done = Run(process, results)
     records = nothing_is_lost(done)
     assert Counter(record["outcome"] for record in records)["unfinished"] == 4
-
-
-class Fleet:
-    """A master and workers that were started one by one; `on`: the words that put them on hosts of their own."""
-
-    def __init__(
-        self, host: str, results: Path, *words: str | Path, cwd: Path = CHECKOUT, on: Sequence[str] = ()
-    ) -> None:
-        self.port = free_port()
-        results.mkdir()
-        self.results = results
-        files = ("--results", results, "--json-file", results / "locust")
-        listen = ("-f", TRANSCRIBE, "--master", "--master-bind-port", str(self.port), "--expect-workers-max-wait", "30")
-        self.master = locust("--host", host, *listen, *files, "--spawn-rate", "100", *words, cwd=cwd, on=on)
-
-    def worker(
-        self, cwd: Path = CHECKOUT, on: Sequence[str] = (), master: str = "127.0.0.1", **env: str
-    ) -> subprocess.Popen[str]:
-        command = [*on, sys.executable, "-m", "locust", "-f", str(TRANSCRIBE), "--worker"]
-        command += ["--master-host", master, "--master-port", str(self.port)]
-        return subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def lines(self, name: str = "records.jsonl") -> int:
-        file = self.results / name
-        return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def end(*processes: subprocess.Popen[str]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait(10)
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
 
 
 @pytest.mark.parametrize("allowed", [(), ("--allow-lost-workers",)])
@@ -247,12 +173,40 @@ def test_a_worker_that_joins_late_takes_part(clips: Path, tmp_path: Path) -> Non
     assert done.code == 0, done.err
 
 
-def test_a_worker_with_other_data_is_refused(clips: Path, tmp_path: Path) -> None:
+def test_a_worker_that_joins_while_streams_drain_takes_no_part(clips: Path, tmp_path: Path) -> None:
+    """Locust would start users on it, and on those that have been told to end: their records had no file any more."""
+    with serve("--engine", "scripted", "--tokens", "160", "--ttft-ms", "30", "--itl-ms", "50") as host:
+        words = ("--data", clips, "-u", "4", "--stop-timeout", "20", "--expect-workers", "1", "--enable-rebalancing")
+        fleet = Fleet(host, tmp_path / "r", *words)
+        workers = [fleet.worker()]
+        try:
+            wait_until(lambda: running_streams(host) == 4, "four streams")
+            fleet.master.send_signal(signal.SIGINT)
+            workers.append(fleet.worker())
+            done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, *workers)
+    assert len(nothing_is_lost(done)) == 4
+    assert [worker["worker"] for worker in info(done)["workers"]] == [0]
+    assert "2 workers connected" in done.err  # while they drained
+
+
+@pytest.mark.parametrize(
+    ("file", "changed", "said"),
+    [
+        ("manifest.json", (b'"dataset": "set"', b'"dataset": "other"'), "worker 0 has other data in prepared"),
+        # Its manifest is the same.
+        ("shard-*.arrow", (b"UklG", b"UklH"), "is not as it was prepared"),
+    ],
+)
+def test_a_worker_with_other_data_is_refused(
+    clips: Path, tmp_path: Path, file: str, changed: tuple[bytes, bytes], said: str
+) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for place in (here, there):
         shutil.copytree(clips, place / "prepared")
-    manifest = (there / "prepared" / "manifest.json").read_text()
-    (there / "prepared" / "manifest.json").write_text(manifest.replace('"dataset": "set"', '"dataset": "other"'))
+    other = next((there / "prepared").glob(file))
+    other.write_bytes(other.read_bytes().replace(*changed))
     with serve(*FAST) as host:
         fleet = Fleet(host, tmp_path / "r", "--data", "prepared", "-u", "2", "--expect-workers", "1", cwd=here)
         worker = fleet.worker(cwd=there)
@@ -261,7 +215,7 @@ def test_a_worker_with_other_data_is_refused(clips: Path, tmp_path: Path) -> Non
         finally:
             end(fleet.master, worker)
     assert done.code == 2
-    assert "worker 0 has other data in prepared than the master" in done.err
+    assert said in done.err
     assert done.records == []
 
 

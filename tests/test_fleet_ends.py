@@ -18,11 +18,9 @@ from urllib.request import urlopen
 import pytest
 
 from conftest import CHECKOUT
-from serving import running_streams, serve, wait_until
-from test_e2e import POST, Run, clips, locust
-from test_fleet import Fleet, end, free_port, nothing_is_lost, processes
-
-__all__ = ["clips"]  # a fixture
+from harness.fleets import Fleet, end, free_port, nothing_is_lost, processes
+from harness.runs import POST, Run, locust
+from harness.serving import running_streams, serve, wait_until
 
 USERS = 4
 PACED = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "30", "--itl-ms", "10")

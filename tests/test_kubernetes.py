@@ -20,15 +20,15 @@ import pytest
 import yaml
 from locust.argument_parser import get_parser
 
-from asr_load.load.fleet import LAST_WORDS_S
+from asr_load.load.fleet import FINAL_REPORT_S
 from conftest import CHECKOUT
-from serving import running_streams, serve, wait_until
-from test_compose import answers, start
-from test_e2e import FAST
-from test_fleet import SLOW, end, free_port
+from harness.containers import answers, start
+from harness.fleets import SLOW, end, free_port
+from harness.runs import FAST
+from harness.serving import running_streams, serve, wait_until
 
 FILE = CHECKOUT / "kubernetes.yaml"
-README = (CHECKOUT / "README.md").read_text()
+PAGE = (CHECKOUT / "docs" / "containers.md").read_text()
 PARTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
 ROLES = ("master", "worker")
 
@@ -52,7 +52,7 @@ def container(role: str) -> dict[str, Any]:
 
 def options() -> dict[str, str]:
     """The lines of the ConfigMap's locust.conf."""
-    (text,) = the("ConfigMap")["data"].values()
+    text = the("ConfigMap")["data"]["locust.conf"]
     return dict(line.split(" = ") for line in text.splitlines())
 
 
@@ -85,8 +85,8 @@ def test_selectors_choose_the_pods_they_mean() -> None:
     assert chosen(source["podSelector"]["matchLabels"]) == ["worker"]
     assert chosen(spread["labelSelector"]["matchLabels"]) == ["master", "worker"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
-    # What README.md deletes by, and keeps.
-    label = re.search(r"kubectl delete all -l (\S+)=(\S+)", README)
+    # What the page deletes by, and keeps.
+    label = re.search(r"kubectl delete all -l (\S+)=(\S+)", PAGE)
     assert label
     assert all(part["metadata"]["labels"] == {label[1]: label[2]} for part in PARTS)
 
@@ -104,16 +104,23 @@ def test_what_is_mounted_and_read_is_there() -> None:
                 assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in there
             else:
                 assert volume["emptyDir"] == {}
-        # The one variable, and the Secret may be missing.
-        (key,) = container(role)["env"]
-        secret = key["valueFrom"]["secretKeyRef"]
-        assert key["name"] == secret["key"] == "OPENAI_API_KEY"
-        assert secret["optional"]
-        made = f"kubectl create secret generic {secret['name']} --from-literal {secret['key']}="
-        assert made in README
-    (config,) = (mount["mountPath"] for mount in container("master")["volumeMounts"] if mount["name"] == "config")
+        # A server may want no key; without the token nobody joins.
+        values = {one["name"]: one["valueFrom"] for one in container(role)["env"]}
+        config = the("ConfigMap")["metadata"]["name"]
+        assert values.pop("LOCUST_HOST") == {"configMapKeyRef": {"name": config, "key": "host"}}
+        assert the("ConfigMap")["data"]["host"].startswith("http://")
+        refs = {name: value["secretKeyRef"] for name, value in values.items()}
+        assert {name: ref.get("optional", False) for name, ref in refs.items()} == {
+            "OPENAI_API_KEY": True,
+            "ASR_LOAD_FLEET_TOKEN": False,
+        }
+        for name, ref in refs.items():
+            assert ref["key"] == name
+            assert f"kubectl create secret generic {ref['name']} --from-literal" in PAGE
+            assert f"--from-literal {name}=" in PAGE
+    (mounted,) = (mount["mountPath"] for mount in container("master")["volumeMounts"] if mount["name"] == "config")
     words = container("master")["command"]
-    assert words[words.index("--config") + 1] == f"{config}/{next(iter(the('ConfigMap')['data']))}"
+    assert words[words.index("--config") + 1] == f"{mounted}/locust.conf"
 
 
 def test_ports_are_locusts_own() -> None:
@@ -134,14 +141,14 @@ def test_ports_are_locusts_own() -> None:
     assert "web-host" not in options()
     forward = f"kubectl port-forward job/{the('Job')['metadata']['name']} {defaults.web_port}"
     assert forward in FILE.read_text()
-    assert forward in README
+    assert forward in PAGE
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_pods_are_as_restricted_as_can_be(role: str) -> None:
     """The "restricted" profile of the Pod Security Standards, a root file system that is read-only, no token."""
     spec = template(role)["spec"]
-    uid = re.search(r"useradd .*--uid (\d+) asr", (CHECKOUT / "Dockerfile").read_text())
+    uid = re.search(r"^USER (\d+):\d+$", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
     assert uid
     # By number: of the image's name alone Kubernetes cannot tell that it is not root.
     assert spec["securityContext"] == {
@@ -167,7 +174,7 @@ def test_a_pod_has_a_core_and_the_time_to_drain(role: str) -> None:
     limits = container(role)["resources"]["limits"]
     assert container(role)["resources"]["requests"] == limits
     assert limits["cpu"] == "1"
-    needed = float(options()["stop-timeout"]) + 2 * LAST_WORDS_S
+    needed = float(options()["stop-timeout"]) + 2 * FINAL_REPORT_S
     assert template(role)["spec"]["terminationGracePeriodSeconds"] > needed
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
     assert container(role)["image"] == f"asr-load:{version}"
@@ -186,7 +193,7 @@ class Pods:
     """The manifest's commands as processes. The Service's name is loopback here, the mounted folder one of the test's,
     and ports are free ones; nothing else is changed."""
 
-    def __init__(self, folder: Path, **lines: str) -> None:
+    def __init__(self, folder: Path, host: str, **lines: str) -> None:
         self.folder = folder
         # As in the image: the checkout, and an empty folder where a volume is mounted.
         self.app = folder / "app"
@@ -201,6 +208,7 @@ class Pods:
         self.ui = f"http://127.0.0.1:{web}"
         port = str(self.port)
         self.env = {"LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port, "LOCUST_WEB_PORT": str(web)}
+        self.env |= {"LOCUST_HOST": host, "ASR_LOAD_FLEET_TOKEN": "a-token-of-the-secret"}
         self.env |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
         self.before = self.files()
 
@@ -232,7 +240,7 @@ class Pods:
         return {path for path in self.folder.rglob("*") if not any(path.is_relative_to(volume) for volume in volumes)}
 
     def records(self) -> list[dict[str, Any]]:
-        """All records, once it is sure that every worker's last word is among them."""
+        """All records, once it is sure that every worker's final report is among them."""
         (run,) = self.app.glob("results/*/run.json")
         records = [json.loads(line) for line in (run.parent / "records.jsonl").read_text().splitlines()]
         by_worker = Counter(record["worker"] for record in records)
@@ -270,7 +278,7 @@ def test_the_commands_run_as_they_stand_and_a_deletion_loses_no_stream(tmp_path:
 
 
 def test_without_the_web_ui_the_job_ends_with_the_test(tmp_path: Path) -> None:
-    block = re.search(r"```ini\n(headless = true\n.*?)```", README, re.DOTALL)
+    block = re.search(r"```ini\n(headless = true\n.*?)```", PAGE, re.DOTALL)
     assert block
     lines = dict(line.split(" = ") for line in block[1].splitlines())
     assert int(lines["expect-workers"]) == the("Deployment")["spec"]["replicas"]

@@ -7,7 +7,7 @@ import pytest
 
 from asr_load.results.live import Histogram, Live
 from asr_load.stream.record import Record
-from records import failure, record
+from harness.records import failure, record
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 2.5])

@@ -17,7 +17,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from asr_server.audio import RATE, cut_at_pauses
 from asr_server.moonshine import read_vocabulary
-from serving import SHARED, chat_body, connect, events, post, serve, text_of
+from harness.serving import SHARED, chat_body, connect, events, post, serve, text_of
 
 SPEECH = SHARED / "speech"
 

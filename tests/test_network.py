@@ -14,16 +14,20 @@ from pathlib import Path
 import pytest
 
 from conftest import CHECKOUT
-from netns import Network, network
-from serving import serve, wait_until
-from test_e2e import FAST, Run, clips
-from test_fleet import Fleet, end, info, nothing_is_lost
-
-__all__ = ["clips"]  # a fixture
+from harness.fleets import Fleet, end, info, nothing_is_lost
+from harness.netns import Network, network
+from harness.runs import FAST, Run
+from harness.serving import serve, wait_until
 
 HOSTS = ("server", "master", "one", "two")
 MISSING_S = 4.0
 """Locust misses a worker that has not been heard for three seconds."""
+
+
+@pytest.fixture(autouse=True)
+def a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one a master hears the workers of its own machine alone."""
+    monkeypatch.setenv("ASR_LOAD_FLEET_TOKEN", "a-token-of-the-fleet-of-these-tests")
 
 
 @contextmanager

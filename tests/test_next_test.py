@@ -3,127 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import pytest
 
 from conftest import CHECKOUT
-from serving import running_streams, serve, wait_until
-from test_e2e import clips
-from test_fleet import end, free_port
-
-__all__ = ["clips"]  # a fixture
+from harness.fleets import end
+from harness.serving import running_streams, serve, wait_until
+from harness.ui import ui
 
 PACED = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "30", "--itl-ms", "10")
 LONG = ("--engine", "scripted", "--tokens", "140", "--ttft-ms", "30", "--itl-ms", "50")
 KINDS = ("one process", "--processes", "master and workers")
 PATIENCE = ("--stop-timeout", "60")
 """Longer than any wait of these tests: a worker that sleeps for it is not there for the next test."""
-
-
-class Ui:
-    """A `locust` with its web UI, and its workers."""
-
-    def __init__(self, page: str, results: Path, processes: list[subprocess.Popen[str]], log: Path) -> None:
-        self.page, self.results, self.processes, self._log = page, results, processes, log
-
-    def post(self, path: str, **fields: str | int | float) -> dict[str, Any]:
-        with urlopen(f"{self.page}{path}", urlencode(fields).encode(), timeout=60) as answer:
-            text = answer.read()
-        found: dict[str, Any] = json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
-        return found
-
-    def text_of(self, path: str) -> str:
-        with urlopen(f"{self.page}{path}", timeout=60) as answer:
-            text: str = answer.read().decode()
-        return text
-
-    def get(self, path: str) -> dict[str, Any]:
-        with urlopen(f"{self.page}{path}", timeout=60) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
-
-    def start(self, **fields: str | int | float) -> None:
-        answer = self.post("/swarm", **{"user_count": 4, "spawn_rate": 100, **fields})
-        assert answer["success"], answer
-
-    def folder(self, number: int) -> Path:
-        return self.results if number == 1 else self.results.with_name(f"{self.results.name}-{number}")
-
-    def lines(self, number: int) -> int:
-        file = self.folder(number) / "records.jsonl"
-        return file.read_bytes().count(b"\n") if file.exists() else 0
-
-    def ended(self, number: int) -> bool:
-        return (self.folder(number) / "summary.json").exists()
-
-    def summary(self, number: int) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder(number) / "summary.json").read_text())
-        return found
-
-    def asked(self, number: int) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder(number) / "run.json").read_text())
-        return found
-
-    @property
-    def said(self) -> str:
-        return self._log.read_text(errors="replace")
-
-
-@contextmanager
-def ui(
-    kind: str, host: str, clips: Path, folder: Path, *words: str, files: Sequence[str] = (), **env: str
-) -> Iterator[Ui]:
-    web, port = str(free_port()), str(free_port())
-    results, log = folder / "r", folder / "log"
-    locust = [sys.executable, "-m", "locust", *files]
-    options = ["--host", host, "--data", str(clips), "--results", str(results), "--web-port", web, *words]
-    listen, join = ["--master-bind-port", port], ["--master-port", port]
-    commands = {
-        "one process": [[*locust, *options]],
-        "--processes": [[*locust, *options, "--processes", "2", *listen, *join]],
-        "master and workers": [[*locust, *options, "--master", *listen], *[[*locust, "--worker", *join]] * 2],
-        "a master alone": [[*locust, *options, "--master", *listen]],
-    }[kind]
-    patched = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env}
-    with log.open("wb") as said:
-        processes = [
-            subprocess.Popen(command, cwd=CHECKOUT, env=patched, stdout=said, stderr=said, text=True)
-            for command in commands
-        ]
-    running = Ui(f"http://127.0.0.1:{web}", results, processes, log)
-    try:
-        wait_until(lambda: answers(running), "the page")
-        if kind not in ("one process", "a master alone"):
-            wait_until(lambda: len(running.get("/stats/requests")["workers"]) == 2, "two workers")
-        yield running
-    finally:
-        for process in processes[:1]:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        end(*processes)
-
-
-def answers(running: Ui) -> bool:
-    try:
-        with urlopen(running.page, timeout=10):
-            return True
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,15 +60,15 @@ def test_three_tests_one_after_another(clips: Path, tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_workers_stay_when_they_wait_for_long(clips: Path, tmp_path: Path, kind: str) -> None:
-    # A minute without the master's heartbeat ends a worker; here two seconds do, so that an idle hour takes five.
+    # A minute without the master's heartbeat ends a worker; here four seconds do, so that an idle hour takes nine.
     short = tmp_path / "short.py"
-    short.write_text("import locust.runners\nlocust.runners.MASTER_HEARTBEAT_TIMEOUT = 2\n")
+    short.write_text("import locust.runners\nlocust.runners.MASTER_HEARTBEAT_TIMEOUT = 4\n")
     files = ("-f", f"{CHECKOUT / 'locustfiles' / 'transcribe.py'},{short}")
     with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *PATIENCE, files=files) as page:
         for number in (1, 2):
             page.start(run_time="1s")
             wait_until(partial(page.ended, number), f"the end of test {number}")
-            time.sleep(5)
+            time.sleep(9)
         assert {record["worker"] for record in page.asked(2)["workers"]} == {0, 1}
         assert "Didn't get heartbeat" not in page.said
 
@@ -189,15 +84,42 @@ def test_without_a_worker_a_test_is_refused(clips: Path, tmp_path: Path) -> None
 def test_a_test_that_is_still_ending(clips: Path, tmp_path: Path, kind: str) -> None:
     """A second test is not mixed into it, and a second STOP waits with the first."""
     with serve(*LONG) as host, ui(kind, host, clips, tmp_path, *PATIENCE) as page:
-        page.start(run_time="1s")
+        page.start(run_time="2s")
         wait_until(lambda: "the run time is over" in page.said, "the time limit")
         assert "is still ending" in page.post("/swarm", user_count=4, spawn_rate=100)["message"]
         assert page.post("/stop")["success"]
         assert page.ended(1)
         assert page.summary(1)["requests"]["by_outcome"] == {"ok": 4}
-        page.start(run_time="1s")
+        page.start(run_time="2s")
         wait_until(lambda: page.ended(2), "the end of the second test")
         assert page.summary(2)["requests"]["by_outcome"] == {"ok": 4}
+
+
+SLOW_START = """
+import time
+import gevent
+from locust import events
+
+@events.test_start.add_listener
+def _begin(environment, **_):
+    if getattr(environment.runner, "worker_index", 0):
+        gevent.sleep(1.5)  # and says meanwhile, with a heartbeat, that it is ready
+    elif hasattr(environment.runner, "worker_index"):
+        time.sleep(2.5)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_test_that_ends_while_a_worker_is_still_beginning(clips: Path, tmp_path: Path, kind: str) -> None:
+    """The one that was late is told to stop as the others are: it would send for as long as they drain."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(SLOW_START)
+    files = ("-f", f"{slow},{CHECKOUT / 'locustfiles' / 'transcribe.py'}")
+    with serve(*LONG) as host, ui(kind, host, clips, tmp_path, *PATIENCE, files=files, workers=files) as page:
+        page.start(run_time="1s")
+        wait_until(lambda: page.ended(1), "the end of the test")
+        assert page.summary(1)["requests"]["by_outcome"] == {"ok": 4}
+        assert page.summary(1)["lost_workers"] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,7 +206,7 @@ def test_the_tab_tells_of_a_lost_worker_at_once(clips: Path, tmp_path: Path) -> 
 
 
 def test_a_fleet_that_lost_its_last_worker_ends(clips: Path, tmp_path: Path) -> None:
-    from test_fleet import Fleet
+    from harness.fleets import Fleet
 
     with serve(*PACED) as host:
         words = ("--data", clips, "-u", "2", "--requests", "100000", "--expect-workers", "1")

@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from asr_load.load.arrivals import make_arrivals
-from serving import running_streams, serve, wait_until
-from test_e2e import FAST, POST, Run, clips, run
-from test_fleet import SLOW, Fleet, end, info, processes
-
-__all__ = ["clips"]  # a fixture
+from asr_load.schedule.arrivals import make_arrivals
+from harness.fleets import SLOW, Fleet, end, info, processes
+from harness.runs import FAST, POST, Run, run
+from harness.serving import running_streams, serve, wait_until
 
 ONE_SLOT = ("--engine", "scripted", "--tokens", "5", "--ttft-ms", "50", "--itl-ms", "50", "--slots", "1")
 """0.25 s each, one after the other: four a second."""
@@ -170,20 +168,20 @@ def test_warm_up_is_sent_and_recorded_and_in_no_figure(clips: Path, tmp_path: Pa
     assert sorted(record["seq"] for record in records if record["warmup"]) == list(range(10))
     assert sorted(record["seq"] for record in records if not record["warmup"]) == list(range(10, 30))
     assert done.summary["requests"]["by_outcome"] == {"ok": 20}
-    assert done.summary["left_out"] == {"warmup": 10, "ramp_up": 0, "cool_down": 0}
+    assert done.summary["left_out"] == {"warmup": 10, "trim_start": 0, "trim_end": 0}
     assert (done.rows[POST]["num_requests"], done.rows[POST]["num_failures"]) == (20, 0)
     assert not [reason for reason in done.summary["validity"]["reasons"] if "no record" in reason]
-    assert "Left out: 10 warm-up, 0 ramp-up and 0 cool-down requests" in done.out
+    assert "Left out: 10 warm-up requests, 0 trimmed at the start, 0 at the end" in done.out
 
 
 def test_warm_up_and_both_ends_by_time(clips: Path, tmp_path: Path) -> None:
     words = ["-u", "9", "--request-rate", "20", "--arrivals", "constant", "--requests", "80"]
-    words += ["--warmup-time", "1", "--ramp-up-time", "0.5", "--cool-down-time", "1"]
+    words += ["--warmup-time", "1", "--trim-start", "0.5", "--trim-end", "1"]
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *words)
     assert sorted(record["seq"] for record in done.records if record["warmup"]) == list(range(20))
     # Those due before 1 s are warm-up; then half a second, ten; at the end those after the last but a second.
-    assert done.summary["left_out"] == {"warmup": 20, "ramp_up": 10, "cool_down": 20}
+    assert done.summary["left_out"] == {"warmup": 20, "trim_start": 10, "trim_end": 20}
     assert done.summary["requests"]["total"] == 30
     assert done.summary["wall_s"] == pytest.approx(29 / 20, abs=0.05)
 

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-
 import pytest
-from locust.argument_parser import LocustArgumentParser
 
 from asr_load.errors import InputError
-from asr_load.load.options import Settings, add_options, read_settings
-
-HOST = "http://127.0.0.1:30000"
-
-
-def parse(*words: str) -> Namespace:
-    parser = LocustArgumentParser()
-    add_options(parser)
-    options: Namespace = parser.parse_args(list(words))
-    return options
-
-
-def settings(*words: str, host: str | None = HOST) -> Settings:
-    return read_settings(parse(*words), host)
+from asr_load.load.commandline import shown_command
+from asr_load.load.options import Secrets, check_host, read_settings, split_host
+from harness.options import HOST, parse, settings
 
 
 @pytest.mark.parametrize(
@@ -29,13 +15,14 @@ def settings(*words: str, host: str | None = HOST) -> Settings:
     [
         ([], None, "--host (none) is not an address"),
         ([], "127.0.0.1:30000", "is not an address like"),
-        ([], "http://h:1/v1", "--host carries no path"),
+        ([], "http://h:1/v2", "--host carries no path: give --host http://h:1 --endpoint /v2/v1/chat/completions"),
+        ([], "http://h:1/v1?a=b", "--host carries no path"),
         ([], "http://[bad", "is not an address like"),
         ([], "http://h:abc", "is not an address like"),
         ([], "http://h:99999", "is not an address like"),
         (["--rate-stages", "10s:0,5s:0"], HOST, "some rate must be above 0"),
         (["--seed", "-1"], HOST, "--seed must be 0 or more"),
-        (["--seed", "7"], HOST, "add --order shuffle"),
+        (["--seed", "7", "--order", "sequential"], HOST, "--seed shuffles nothing with --order sequential"),
         (["--requests", "-1"], HOST, "--requests must be 0"),
         (["--max-tokens", "0"], HOST, "--max-tokens must be 1 or more"),
         (["--stall-timeout", "0"], HOST, "--stall-timeout must be above 0"),
@@ -47,7 +34,7 @@ def settings(*words: str, host: str | None = HOST) -> Settings:
             HOST,
             "--omit leaves out 'top_p', which --extra-body sets",
         ),
-        (["--header", "no-value"], HOST, "--header takes NAME=VALUE"),
+        (["--header", "no-value"], HOST, "--header takes 'NAME: VALUE' or NAME=VALUE"),
         (["--header", "X-A=\n"], HOST, ""),
         (["--header", "X-A=ü"], HOST, "characters that a header cannot carry"),
         (["--request-rate", "0"], HOST, "--request-rate must be above 0"),
@@ -59,7 +46,7 @@ def settings(*words: str, host: str | None = HOST) -> Settings:
         (["--arrival-trace", "/no/where.csv"], HOST, "cannot be read"),
         (["--warmup-requests", "-1"], HOST, "--warmup-requests must be 0 or more"),
         (["--warmup-time", "-1"], HOST, "--warmup-time must be 0 seconds or more"),
-        (["--cool-down-time", "inf"], HOST, "--cool-down-time must be 0 seconds or more"),
+        (["--trim-end", "inf"], HOST, "--trim-end must be 0 seconds or more"),
         (["--api-key", "ü"], HOST, "characters that a header cannot carry"),
     ],
 )
@@ -107,4 +94,89 @@ def test_a_word_from_the_form_that_is_no_choice(name: str) -> None:
     options = parse()
     setattr(options, name, "foo")
     with pytest.raises(InputError, match=f"--{name} 'foo' is none of"):
-        read_settings(options, HOST)
+        read_settings(options, HOST, Secrets())
+
+
+@pytest.mark.parametrize("word", ["X-Route=a:b=c", "X-Route: a:b=c", " X-Route : a:b=c ", "X-Route:a:b=c"])
+def test_headers_as_curl_has_them(word: str) -> None:
+    assert settings("--header", word).headers == {"X-Route": "a:b=c"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["--requests", "7"], ["--num-prompts", "7"]),
+        (["--data", "d"], ["--dataset-path", "d"]),
+        (["--results", "r"], ["--result-dir", "r"]),
+        (["--extra-body", '{"a": 1}'], ["--extra-request-body", '{"a": 1}']),
+        (["--warmup-requests", "3"], ["--num-warmups", "3"]),
+        (["--goodput", "ttft:500 tpot:40"], ["--goodput", "ttft:500", "tpot:40"]),
+    ],
+)
+def test_names_of_other_benchmarks(one: list[str], other: list[str]) -> None:
+    assert settings(*one) == settings(*other) != settings()
+
+
+def test_a_seed_alone_shuffles() -> None:
+    assert not settings().shuffle
+    assert settings("--seed", "7").shuffle
+    assert settings("--order", "shuffle").shuffle
+    assert not settings("--seed", "7", "--request-rate", "3").shuffle  # it is of the arrivals
+
+
+@pytest.mark.parametrize("host", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
+def test_where_requests_go(host: str) -> None:
+    made = settings(host=host)
+    assert (made.host, made.endpoint) == ("http://h:1", "/v1/chat/completions")
+    made = settings("--endpoint", "/openai/deployments/x/chat/completions?api-version=1", host=host)
+    assert made.endpoint == "/openai/deployments/x/chat/completions?api-version=1"
+
+
+def test_a_user_and_a_password_are_taken_out_of_an_address() -> None:
+    basic = "bWU6cEBzcw=="  # me:p@ss
+    for host in ("http://me:p%40ss@h:1/v1", "http://me:p@ss@h:1/v1"):
+        assert split_host(host) == ("http://h:1/v1", basic)
+    assert split_host("http://h:1/a@b") == ("http://h:1/a@b", "")
+    assert split_host(None) == (None, "")
+    made = read_settings(parse(), HOST, Secrets(basic=basic))
+    assert made.headers == {"Authorization": f"Basic {basic}"}
+    assert {basic, "p@ss"} <= set(made.secrets)
+    with pytest.raises(InputError, match="a user and a password, and there is an API key"):
+        read_settings(parse(), HOST, Secrets("sk-key", basic))
+
+
+def test_metadata() -> None:
+    assert settings("--metadata", "gpu=H100 x 8", "--metadata", "note=a=b").metadata == {
+        "gpu": "H100 x 8",
+        "note": "a=b",
+    }
+    with pytest.raises(InputError, match="--metadata gpu is given twice"):
+        settings("--metadata", "gpu=1", "--metadata", "gpu=2")
+
+
+def test_a_command_line_is_shown_without_secrets() -> None:
+    words = [
+        "locust",
+        "--api-key",
+        "sk-1",
+        "--header=X: sk-2",
+        "--extra-body",
+        '{"a": "sk-3"}',
+        "-H",
+        "http://me:sk-4@h:1",
+    ]
+    shown = shown_command([*words, "--prompt", "say sk-5 twice"], ["sk-5"])
+    assert "sk-" not in " ".join(shown)
+    assert shown[-1] == "say *** twice"
+    assert shown[-3] == "http://***@h:1"
+
+
+@pytest.mark.parametrize("password", ["p@ss", "p/ss", "p@s/s"])
+def test_a_password_with_odd_characters_is_shown_nowhere(password: str) -> None:
+    host = f"http://me:{password}@h:1"
+    assert password[2:] not in " ".join(
+        shown_command(["locust", "--host", host, "--api-k", "sk-1", "--extra-b={}"], [])
+    )
+    with pytest.raises(InputError) as caught:
+        check_host(host if "/" in password else f"{host}:no-port")
+    assert password not in str(caught.value)

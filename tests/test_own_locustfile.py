@@ -3,47 +3,53 @@ test comes to its end."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from conftest import CHECKOUT
-from serving import serve
-from test_e2e import clips, run
+from harness.runs import run
+from harness.serving import serve
 
-__all__ = ["clips"]  # a fixture
+START = """
+from locust import task
+import asr_load
 
-START = (CHECKOUT / "locustfiles" / "transcribe.py").read_text().partition("        request = ")[0]
+class Mine(asr_load.SpeechUser):
+    @task
+    def transcribe(self):
+"""
 
 OWN_TIMEOUT = """
-        request = self.test.next_request(self.number)
+        request = self.next_request()
         with gevent.Timeout(0.3, False):
-            self.test.send(self.client, self.wire, request)
+            self.send(request)
 """
 
 OWN_TIMEOUT_RAISED = """
-        request = self.test.next_request(self.number)
+        request = self.next_request()
         with gevent.Timeout(0.3):
-            self.test.send(self.client, self.wire, request)
+            self.send(request)
 """
 
 RAISES_BEFORE = """
-        request = self.test.next_request(self.number)
+        request = self.next_request()
         if request.seq % 2:
             raise RuntimeError("my own mistake")
-        self.test.send(self.client, self.wire, request)
+        self.send(request)
 """
 
 TAKES_AND_FORGETS = """
-        self.test.next_request(self.number)
-        self.test.send(self.client, self.wire, self.test.next_request(self.number))
+        self.next_request()
+        self.send(self.next_request())
 """
 
 SENDS_TWICE = """
-        request = self.test.next_request(self.number)
-        self.test.send(self.client, self.wire, request)
-        self.test.send(self.client, self.wire, request)
+        request = self.next_request()
+        self.send(request)
+        self.send(request)
 """
 
 
@@ -67,7 +73,9 @@ def test_each_request_has_its_record_and_the_test_ends(
         # The time limit is far away: it is the number of requests that ends the test.
         done = run(host, clips, tmp_path / "r", "-f", tmp_path / "mine.py", "-u", "2", "--requests", "8", "-t", "60")
     assert Counter(record["outcome"] for record in done.records) == outcomes
-    assert {record["seq"] for record in done.records} == set(range(2 if code is OWN_TIMEOUT_RAISED else 8))
+    again = range(-8, 0) if code is SENDS_TWICE else ()  # what is sent once more has a number of its own
+    numbers = sorted(record["seq"] for record in done.records)
+    assert numbers == [*again, *range(2 if code is OWN_TIMEOUT_RAISED else 8)]
     assert ("no user is left" in done.err) == (code is OWN_TIMEOUT_RAISED)
     assert done.summary["wall_s"] < 30
     errors = {record["error"] for record in done.records if not record["ok"]}
@@ -104,3 +112,16 @@ def test_a_clip_that_cannot_be_read_is_the_clients_want(clips: Path, tmp_path: P
     assert done.summary["validity"]["verdict"] == "client-bound"
     assert done.summary["validity"]["client"] == "too slow"
     assert done.code == 1
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "locustfile.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("code", [block for block in BLOCKS if "SpeechUser)" in block])
+def test_the_locustfiles_of_the_page(clips: Path, tmp_path: Path, code: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        re.sub(r"between\(.*?\)|sleep\(2\)", lambda wait: wait[0].replace("5", "1"), code)
+    )
+    with serve("--engine", "scripted", "--tokens", "4", "--ttft-ms", "10", "--itl-ms", "1") as host:
+        done = run(host, clips, tmp_path / "r", "-f", tmp_path / "mine.py", "-u", "4", "--requests", "8")
+    assert done.summary["requests"]["by_outcome"] == {"ok": 8}, done.err

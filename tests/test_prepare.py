@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from asr_load.audio import prepare as module
+from asr_load.audio import shard
 from asr_load.audio.clip import Rules
-from asr_load.audio.prepare import PARTIAL, prepare
-from asr_load.audio.shard import Manifest, Options, Shards
-from asr_load.audio.source import Request, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.prepare import prepare
+from asr_load.audio.shard import PARTIAL, Manifest, Options, Shards
+from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from asr_load.files import alone_in
 from conftest import CHECKOUT, write_folder
@@ -28,7 +33,7 @@ LENGTHS = {f"clip{number:02d}": 0.1 + number / 100 for number in range(10)}
 
 def run(folder: Path, out: Path, *, limit: int = 0, processes: int = 1, block_rows: int = 3, **rules: Any) -> Manifest:
     options = Options(Rules(**rules), limit, "en")
-    return prepare(open_source(Request(str(folder))), options, out, processes, block_rows)
+    return prepare(open_source(DatasetSpec(str(folder))), options, out, processes, block_rows)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -190,7 +195,10 @@ def test_the_command_line(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.5, "long": 31})
     done = command("--dataset", folder, "--out", tmp_path / "out", "--sample-rate", "8000")
     assert done.returncode == 0
-    assert "1 clips, 0.5 s of audio, 1 shard(s); skipped: 1 too_long" in done.stdout
+    assert (
+        "1 clips, 0.5 s of audio, 1 shard(s); skipped 1 too_long (over 30 s; --max-duration, --no-skip-long)"
+        in done.stdout
+    )
     assert Shards(tmp_path / "out")[0].sample_rate == 8000
 
 
@@ -212,7 +220,7 @@ def test_bad_input_exits_with_2_and_one_line(tmp_path: Path, words: list[str], s
 
 
 def test_real_speech_with_the_default_skip(speech: Path, tmp_path: Path) -> None:
-    manifest = prepare(open_source(Request(str(speech))), Options(Rules(), 0, "en"), tmp_path / "out")
+    manifest = prepare(open_source(DatasetSpec(str(speech))), Options(Rules(), 0, "en"), tmp_path / "out")
     rows = [json.loads(line) for line in (speech / "manifest.jsonl").read_text().splitlines()]
     long = [Path(row["file"]).stem for row in rows if row["duration_s"] > 30]
     assert manifest.skipped["too_long"].ids == long
@@ -223,3 +231,79 @@ def test_real_speech_with_the_default_skip(speech: Path, tmp_path: Path) -> None
         clip = shards[number]
         assert clip.duration_s == pytest.approx(expected[clip.id], abs=0.06)
         assert clip.sample_rate == 16000
+
+
+def test_another_set_is_refused(tmp_path: Path) -> None:
+    """With what is there, so that no one's data is lost; the same set, otherwise prepared, is replaced."""
+    one, two = (write_folder(tmp_path / name, {"a": 0.5}) for name in ("one", "two"))
+    out = tmp_path / "out"
+    assert command("--dataset", one, "--out", out).returncode == 0
+    assert command("--dataset", one, "--out", out, "--sample-rate", "8000").returncode == 0
+    done = command("--dataset", two, "--out", out)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --out {out} holds one, not two: name another folder, or add --overwrite\n"
+    assert Shards(out).manifest.source["dataset"] == "one"
+    assert command("--dataset", two, "--out", out, "--overwrite").returncode == 0
+    assert Shards(out).manifest.source["dataset"] == "two"
+
+
+def test_a_manifest_of_somebody_else_is_kept(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a": 0.5})
+    (folder / "manifest.jsonl").rename(folder / "manifest.json")
+    before = (folder / "manifest.json").read_bytes()
+    done = command("--dataset", folder, "--out", folder)
+    assert done.returncode == 2
+    assert "has a manifest.json that prepare.py did not write" in done.stderr
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_why_clips_are_skipped_is_said(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a": 0.5, "b": 0.05})
+    (folder / "manifest.jsonl").unlink()
+    for suffix in ("m4a", "mp4"):
+        (folder / f"other.{suffix}").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(500))
+    done = command("--dataset", folder, "--out", tmp_path / "out", "--min-duration", "0.1")
+    assert done.returncode == 0
+    said = "skipped 1 too_short (under 0.1 s; --min-duration), 2 undecodable (convert with ffmpeg)"
+    assert done.stdout.splitlines()[-1].endswith(said)
+    assert done.stderr == "note: no manifest, and no .txt beside the audio: no transcripts, no WER\n"
+
+
+def test_long_clips_are_written_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Arrow batch holds less than 2 GB: sixteen clips of an hour do not fit into one."""
+    monkeypatch.setattr(shard, "BATCH_BYTES", 30_000)
+    folder = write_folder(tmp_path / "set", {f"clip{n}": 0.2 + 0.7 * (n % 3) for n in range(16)})
+    run(folder, tmp_path / "out", block_rows=16)
+    file = pa.ipc.open_file(tmp_path / "out" / "shard-00000-of-00001.arrow")
+    sizes = [file.get_batch(n).column("audio_b64").nbytes for n in range(file.num_record_batches)]
+    assert len(sizes) > 8
+    assert max(sizes) < 30_000 + 50_000
+    shards = Shards(tmp_path / "out")
+    assert [shards[n].id for n in range(16)] == [f"clip{n}" for n in range(16)]
+    for n in range(16):
+        assert hashlib.sha256(base64.b64decode(shards[n].audio_b64)).hexdigest() == shards[n].sha256
+
+
+def test_a_name_that_is_no_folder_is_asked_of_the_hub_at_once(tmp_path: Path) -> None:
+    """And once more, not for half a minute. (There is no hub at that address.)"""
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    words = ["--dataset", "asr_dat/mistyped", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "scripts" / "prepare.py", *words],
+        capture_output=True, text=True, check=False, env=environment, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 2
+    first, last = done.stderr.splitlines()
+    assert first == "no folder asr_dat/mistyped here: asking the Hugging Face hub"
+    assert "there is no such folder here, and the Hugging Face hub cannot be reached" in last
+
+
+def test_a_limit_ends_in_the_middle_of_a_parquet_file(tmp_path: Path) -> None:
+    """Without a word about generators that were not used up."""
+    wav = (write_folder(tmp_path / "set", {"a": 0.2}) / "a.wav").read_bytes()
+    rows = [{"audio": {"bytes": wav, "path": f"{n}.wav"}, "text": str(n)} for n in range(100)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    done = command("--dataset", tmp_path / "rows.parquet", "--out", tmp_path / "out", "--limit", "3")
+    assert done.returncode == 0
+    assert done.stderr == "note: audio from the column 'audio', text from the column 'text'\n"
+    assert len(Shards(tmp_path / "out")) == 3

@@ -11,7 +11,7 @@ from asr_load.results.report import print_summary
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import summarise_folder
 from asr_load.stream.record import Record, RecordFile
-from records import failure, health, record, run_info, worker_info
+from harness.records import failure, health, record, run_info, worker_info
 
 
 def printed(folder: Path, capsys: pytest.CaptureFixture[str], *records: Record) -> list[str]:

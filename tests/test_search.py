@@ -17,12 +17,10 @@ import pytest
 
 from asr_load.results.capacity import Capacity, read_capacity, write_capacity
 from conftest import CHECKOUT
-from serving import running_streams, serve, wait_until
+from harness.fleets import end, free_port, processes
+from harness.runs import Run, locust
+from harness.serving import running_streams, serve, wait_until
 from test_capacity import found_of
-from test_e2e import Run, clips, locust
-from test_fleet import end, free_port, processes
-
-__all__ = ["clips"]  # a fixture
 
 SLOTS, SERVICE_S = 5, 0.2
 SERVER = ("--engine", "scripted", "--tokens", "5", "--ttft-ms", "160", "--itl-ms", "10", "--slots", str(SLOTS))
@@ -107,10 +105,13 @@ def stopped_at(host: str, clips: Path, folder: Path, words: tuple[str, ...], hel
 
 def test_limits_that_not_even_one_stream_holds(clips: Path, tmp_path: Path) -> None:
     with serve(*SERVER) as host:
-        done = search(host, clips, tmp_path / "r", "-u", "8", slo="ttft:p95:20")
+        words = ("-u", "8", "--metadata", "gpu=H100")
+        done = search(host, clips, tmp_path / "r", *words, slo="ttft:p95:20")
     assert done.code == 1
     assert last_line(done) == "maximum effective streams: 0"
     assert "Not even the lowest load held ttft:p95 <= 20 ms" in done.out
+    assert "=== Capacity ===\nRun: gpu=H100\n" in done.out
+    assert read_capacity(done.results).metadata == {"gpu": "H100"}
     (step,) = read_capacity(done.results).steps
     # A step that fails early is cut short.
     assert step.seconds < 20

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from asr_server.faults import FAULTS
-from serving import SHARED, chat_body, connect, events, post, run_to_end, running, serve, text_of
+from harness.serving import SHARED, chat_body, connect, events, post, run_to_end, running, serve, text_of
 
 CAPTURES = SHARED / "streams" / "sglang"
 FAST = ("--engine", "scripted", "--tokens", "8", "--ttft-ms", "1", "--itl-ms", "1")

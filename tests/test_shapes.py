@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from locustfiles.shapes import plan, stage_at
+from asr_load.load.shapes import plan, stage_at
 
 
 def users(shape: str, peak: int, stages: int, stage_time: float, times: list[float]) -> list[int | None]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.results.slo import Goodput, judge_slos, parse_slo, parse_slos, slo_lines
-from records import failure, record
+from asr_load.results.slo import Goodput, Slo, judge_slos, parse_slo, parse_slos, slo_lines
+from harness.records import failure, record
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,16 @@ def test_goodput_asks_it_of_each_request() -> None:
 def test_what_is_no_goodput(text: str) -> None:
     with pytest.raises(InputError, match="--goodput"):
         Goodput(text)
+
+
+@pytest.mark.parametrize("word", ["500", "500ms", "500 ms", "0.5s", "5e2", "5e-1s"])
+def test_latencies_may_have_a_unit(word: str) -> None:
+    assert parse_slo(f"ttft:p95:{word}") == Slo("ttft", "p95", 500.0)
+    if " " not in word:
+        assert Goodput(f"ttft:{word}").limits == {"ttft": 500.0}
+
+
+def test_what_has_no_unit_takes_none() -> None:
+    for text in ("errors:rate:1s", "rtf:p95:1ms", "ttft:p95:500us"):
+        with pytest.raises(InputError, match="no number from 0 up"):
+            parse_slo(text)

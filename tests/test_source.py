@@ -5,21 +5,23 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 
 from asr_load.audio.clip import Recording
-from asr_load.audio.source import Request, UniqueIds, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec, UniqueIds
 from asr_load.errors import InputError
 from conftest import noise, write_folder
 
 
-def rows(dataset: Path | str, **words: str) -> list[Recording]:
-    return list(open_source(Request(str(dataset), **words)).rows(None))
+def rows(dataset: Path | str, **words: Any) -> list[Recording]:
+    return list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
 
 
-def error(dataset: Path | str, **words: str) -> str:
+def error(dataset: Path | str, **words: Any) -> str:
     with pytest.raises(InputError) as caught:
         rows(dataset, **words)
     assert "\n" not in str(caught.value)
@@ -62,13 +64,13 @@ def test_common_voice_layout(tmp_path: Path) -> None:
 def test_a_folder_of_audio_without_a_manifest(tmp_path: Path) -> None:
     write_folder(tmp_path, {"b": 0.1, "a": 0.1})
     (tmp_path / "manifest.jsonl").unlink()
-    source = open_source(Request(str(tmp_path)))
+    source = open_source(DatasetSpec(str(tmp_path)))
     assert [(row.id, row.text) for row in source.rows(None)] == [("a", ""), ("b", "")]
     assert "no WER" in source.notes[0]
 
 
 def test_rows_go_on_from_a_state(tmp_path: Path) -> None:
-    source = open_source(Request(str(write_folder(tmp_path, {"a": 0.1, "b": 0.1, "c": 0.1}))))
+    source = open_source(DatasetSpec(str(write_folder(tmp_path, {"a": 0.1, "b": 0.1, "c": 0.1}))))
     first = source.rows(None)
     assert next(iter(first)).id == "a"
     assert [row.id for row in source.rows(first.state())] == ["b", "c"]
@@ -77,9 +79,9 @@ def test_rows_go_on_from_a_state(tmp_path: Path) -> None:
 def test_the_same_rows_have_the_same_origin_wherever_they_lie(tmp_path: Path) -> None:
     lengths = {"a": 0.1, "b": 0.2}
     here, there = (write_folder(tmp_path / place / "set", lengths) for place in ("here", "there"))
-    assert open_source(Request(str(here))).origin == open_source(Request(str(there))).origin
+    assert open_source(DatasetSpec(str(here))).origin == open_source(DatasetSpec(str(there))).origin
     soundfile.write(there / "b.wav", noise(0.3), 16000)
-    assert open_source(Request(str(here))).origin != open_source(Request(str(there))).origin
+    assert open_source(DatasetSpec(str(here))).origin != open_source(DatasetSpec(str(there))).origin
 
 
 def test_bad_input_says_what_would_be_right(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ class TestDatasetsFolder:
         return speech / "hf_librispeech_mini"
 
     def test_a_config_that_has_the_split_is_chosen_and_said(self, folder: Path) -> None:
-        source = open_source(Request(str(folder), split="test"))
+        source = open_source(DatasetSpec(str(folder), split="test"))
         assert source.origin["subset"] == "clean"
         assert "took 'clean'" in source.notes[0]
         assert "other, all" in source.notes[0]
@@ -139,12 +141,12 @@ class TestDatasetsFolder:
         assert len(rows(folder / "other" / "test-00000-of-00001.parquet")) == 40
 
     def test_rows_go_on_from_a_state(self, folder: Path) -> None:
-        source = open_source(Request(str(folder), subset="other", split="test"))
+        source = open_source(DatasetSpec(str(folder), subset="other", split="test"))
         first = source.rows(None)
         begun = iter(first)
         taken = [next(begun).id for _ in range(7)]
         going_on = [
-            row.id for row in open_source(Request(str(folder), subset="other", split="test")).rows(first.state())
+            row.id for row in open_source(DatasetSpec(str(folder), subset="other", split="test")).rows(first.state())
         ]
         assert len(going_on) == 33
         assert not set(taken) & set(going_on)
@@ -178,5 +180,5 @@ def test_another_segment_is_another_set(tmp_path: Path) -> None:
     for offset in (0, 1):
         line = {"audio_filepath": "long.wav", "offset": offset, "duration": 1}
         (tmp_path / "manifest.jsonl").write_text(json.dumps(line) + "\n")
-        states.add(open_source(Request(str(tmp_path))).origin["state"])
+        states.add(open_source(DatasetSpec(str(tmp_path))).origin["state"])
     assert len(states) == 2

@@ -12,12 +12,12 @@ import pytest
 from gevent.event import Event
 
 from conftest import CHECKOUT
-from netns import network
-from test_tap import STAMPED, pair, settle, source
+from harness.netns import network
+from harness.socket_readers import STAMPED, pair, settle, source
 
 DELAY_S = 0.04
 LATE_S = 0.6 * DELAY_S
-"""Less than it takes to send a lost packet again, more than a tap is late."""
+"""Less than it takes to send a lost packet again, more than a reader is late."""
 
 SEND = """
 import socket, sys, time
@@ -37,18 +37,18 @@ from gevent import monkey; monkey.patch_all()
 import json, socket, sys, time
 import gevent
 from gevent.event import Event
-from asr_load.load.tap import UNTIL_CLOSE
-from test_tap import source
+from asr_load.http.socket_reader import UNTIL_CLOSE
+from harness.socket_readers import source
 here = socket.create_connection((sys.argv[2], 7000))
-tap = source(sys.argv[1])(here.fileno(), Event())
-tap.begin_body(0, UNTIL_CLOSE)
+reader = source(sys.argv[1])(here.fileno(), Event())
+reader.begin_body(0, UNTIL_CLOSE)
 unread = [0] * 400  # for each byte, when it had not been read yet
-while tap.status == "running":
+while reader.status == "running":
     now = time.perf_counter_ns()
-    for byte in range(len(tap.collected()[0]), 400):
+    for byte in range(len(reader.collected()[0]), 400):
         unread[byte] = now
     gevent.sleep(0.001)
-body, stamps, ends = tap.collected()
+body, stamps, ends = reader.collected()
 print(json.dumps({"bytes": len(body), "unread": unread, "stamps": stamps, "ends": ends}))
 """
 

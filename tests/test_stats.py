@@ -13,7 +13,7 @@ from locust.env import Environment
 from locust.stats import StatsEntry
 
 from asr_load.load import stats
-from records import failure, record
+from harness.records import failure, record
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
 
 
 def test_aggregated_counts_requests_and_nothing_else(environment: Environment) -> None:
-    stats.fire(environment, [record(0), record(1, e2el=0.8), failure(2, "http_500")], "/v1/x")
+    stats.Rows(environment, "/v1/x").add([record(0), record(1, e2el=0.8), failure(2, "http_500")])
     post = environment.stats.get("/v1/x", "POST")
     total = environment.stats.total
     for name in ("num_requests", "num_failures", "median_response_time", "max_response_time", "total_response_time"):
@@ -39,10 +39,23 @@ def test_aggregated_counts_requests_and_nothing_else(environment: Environment) -
 
 
 def test_a_failure_has_no_latency_in_any_row(environment: Environment) -> None:
-    stats.fire(environment, [failure(0, "cut", ttft=9.0, e2el=9.0, chunks=1)], "/v1/x")
+    stats.Rows(environment, "/v1/x").add([failure(0, "cut", ttft=9.0, e2el=9.0, chunks=1)])
     assert list(environment.stats.entries) == [("/v1/x", "POST")]
     assert environment.stats.get("/v1/x", "POST").max_response_time == 0
     assert [str(error.error) for error in environment.stats.errors.values()] == ["cut: why"]
+
+
+def test_errors_that_differ_by_an_id_are_one_row_and_their_number_is_bounded(environment: Environment) -> None:
+    rows = stats.Rows(environment, "/v1/x")
+    rows.add([failure(n, "stream_error", error=f"request {n:032x} failed at {10**9 + n}") for n in range(9)])
+    assert [(str(error.error), error.occurrences) for error in environment.stats.errors.values()] == [
+        ("stream_error: request … failed at …", 9)
+    ]
+    rows.add([failure(n, "http_500", error=f"error of kind {n}") for n in range(stats.ERROR_ROWS + 9)])
+    counts = {str(error.error): error.occurrences for error in environment.stats.errors.values()}
+    assert len(counts) == 1 + stats.ERROR_ROWS + 1
+    assert counts["http_500: other words: see records.jsonl"] == 9
+    assert counts["http_500: error of kind 3"] == 1
 
 
 @pytest.mark.parametrize("low", [0.02, 1, 10, 100, 1000, 10_000])
@@ -72,7 +85,7 @@ def test_values_logged_at_once_give_what_one_event_each_gives(
         nonlocal now
         now = float(int(environment.stats.start_time)) + 10
         for records in (made[:2], made[2:3], made[3:]):
-            stats.fire(environment, records, path)
+            stats.Rows(environment, path).add(records)
             now += 3
         return [entry for (name, _), entry in environment.stats.entries.items() if name.startswith(path)]
 
@@ -97,7 +110,7 @@ def test_counts_by_second_are_let_go_when_locust_reads_them_no_more(
     monkeypatch.setattr("time.time", lambda: now)
     for _ in range(200):
         now += 1
-        stats.fire(environment, [record(0), failure(1, "cut")], "/v1/x")
+        stats.Rows(environment, "/v1/x").add([record(0), failure(1, "cut")])
         stats.forget_old_seconds(environment)
     post = environment.stats.get("/v1/x", "POST")
     assert (post.num_requests, post.num_failures) == (400, 200)

@@ -9,7 +9,7 @@ import pytest
 
 from asr_load.results.steady import LEAST, LeftOut, steadiness, steadiness_line, trim
 from asr_load.stream.record import Record
-from records import failure, record
+from harness.records import failure, record
 
 N = 400
 
@@ -101,7 +101,7 @@ def test_what_is_left_out_and_why() -> None:
     kept, left = trim(records, 3, 2)
     assert ([item.seq for item in kept], left) == ([5, 6, 7, 8, 9], LeftOut(2, 3, 2))
     kept, left = trim(records, 6, 6)
-    assert (kept, left.ramp_up + left.cool_down) == ([], 10)
+    assert (kept, left.trim_start + left.trim_end) == ([], 10)
     assert trim([], 1, 1) == ([], LeftOut())
     due = [record(n, started_at=500.0, due_at=100.0 + n, lag=0.0) for n in range(4)]
     assert [item.seq for item in trim(due, 1, 1)[0]] == [1, 2]

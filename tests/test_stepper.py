@@ -16,8 +16,8 @@ from asr_load.load.search import REPEATS, Stepper, for_search
 from asr_load.results.capacity import Capacity, answer_lines, read_capacity
 from asr_load.results.runfile import WorkerInfo
 from asr_load.stream.record import Record
-from records import health, record, worker_info
-from test_options import settings as asked_for
+from harness.options import settings as asked_for
+from harness.records import health, record, worker_info
 
 
 class Clock:
@@ -29,7 +29,7 @@ class Clock:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
-class Book:
+class RunStore:
     """Of a test without processes."""
 
     data_sha256, language = "0", "en"
@@ -55,8 +55,8 @@ class Book:
 
 
 class Part:
-    def __init__(self, book: Book, clock: Clock) -> None:
-        self.book, self._clock, self.schedules = book, clock, list[str]()
+    def __init__(self, store: RunStore, clock: Clock) -> None:
+        self.store, self._clock, self.schedules = store, clock, list[str]()
         self.begins = clock.now
 
     @property
@@ -78,8 +78,8 @@ class Play:
         self, clock: Clock, tmp_path: Path, capacity: float, asked: Settings, *, most: int = 16, step_time: float = 10
     ) -> None:
         self.clock, self.capacity = clock, capacity
-        self.book = Book(tmp_path)
-        self.part = Part(self.book, clock)
+        self.store = RunStore(tmp_path)
+        self.role = Part(self.store, clock)
         self.stepper = Stepper(asked, most, step_time)
         self.users = 0
         self.asked: list[int] = []
@@ -90,7 +90,7 @@ class Play:
         if wanted is None:
             return False
         if not self.asked:
-            self.stepper.attach(cast(Solo, self.part))
+            self.stepper.attach(cast(Solo, self.role))
         if not self.asked or wanted[0] != self.asked[-1]:
             self.asked.append(wanted[0])
         self.users = wanted[0]
@@ -98,7 +98,7 @@ class Play:
         for number in range(30 * bool(self.users)):
             slow = (self.stepper.load or 0) > self.capacity
             began = self.clock.now - 1 + number / 30
-            self.book.watch(record(number, started_at=began, ttft=0.9 if slow else 0.2, itl=[]))
+            self.store.watch(record(number, started_at=began, ttft=0.9 if slow else 0.2, itl=[]))
         return True
 
     def to_its_end(self) -> Capacity:
@@ -116,7 +116,7 @@ def test_a_search_doubles_drains_and_halves(clock: Clock, tmp_path: Path) -> Non
     play = Play(clock, tmp_path, 5, settings())
     found = play.to_its_end()
     assert play.asked == [1, 0, 2, 0, 4, 0, 8, 0, 6, 0, 5, 0]
-    assert play.book.stages == [f"{load} streams" for load in (1, 2, 4, 8, 6, 5)]
+    assert play.store.stages == [f"{load} streams" for load in (1, 2, 4, 8, 6, 5)]
     assert (found.answer, found.limited_by) == (5, "")
     assert read_capacity(tmp_path) == found
     broken = [step.seconds for step in found.steps if not step.ok]
@@ -139,11 +139,11 @@ def test_the_queue_is_let_drain(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 0, settings())
     while play.asked != [1, 0]:
         play.second()
-    play.book.quiet = False
+    play.store.quiet = False
     for _ in range(60):
         assert play.second()
     assert play.stepper.steps == []
-    play.book.quiet = True
+    play.store.quiet = True
     assert not play.second()
     assert play.stepper.found.answer == 0
 
@@ -154,7 +154,7 @@ def test_records_of_another_machine_are_put_on_the_masters_clock(clock: Clock, t
     play.second()
     for number in range(90):
         # By its own clock, this worker's requests began before the step; they are slow, and count.
-        play.book.watch(record(number, worker=1, started_at=clock.now - 4.5, ttft=0.9))
+        play.store.watch(record(number, worker=1, started_at=clock.now - 4.5, ttft=0.9))
     assert play.to_its_end().answer == 0
 
 
@@ -164,7 +164,7 @@ def test_a_step_that_the_client_held_up_ends_the_search(clock: Clock, tmp_path: 
         play = Play(clock, tmp_path, 100, asked, most=8)
         while play.stepper.load != 4:
             play.second()
-        play.book.workers = [worker_info(health=health(loop_lag_p99=0.2))]
+        play.store.workers = [worker_info(health=health(loop_lag_p99=0.2))]
         found = play.to_its_end()
         assert found.answer == (8 if allowed else 2)
         assert ("at 4 streams the client was held up (the event loop was late" in found.limited_by) != allowed
@@ -174,11 +174,11 @@ def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path)
     play = Play(clock, tmp_path, 5, settings())
     while play.stepper.load != 4:
         play.second()
-    play.book.workers = [worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))]
+    play.store.workers = [worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))]
     for _ in range(8):
         play.second()
     assert play.asked[-1] == 0
-    play.book.workers = [worker_info()]
+    play.store.workers = [worker_info()]
     found = play.to_its_end()
     assert (found.answer, found.limited_by) == (5, "")
     assert play.asked == [1, 0, 2, 0, 4, 0, 4, 0, 8, 0, 6, 0, 5, 0]
@@ -187,7 +187,7 @@ def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path)
 
 def test_without_a_step_that_could_be_judged_there_is_no_answer(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 5, settings())
-    play.book.workers = [worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))]
+    play.store.workers = [worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))]
     found = play.to_its_end()
     assert play.asked == [1, 0] * (REPEATS + 1)
     assert (found.answer, found.steps) == (None, [])
@@ -200,7 +200,7 @@ def test_without_a_step_that_could_be_judged_there_is_no_answer(clock: Clock, tm
 
 def test_a_client_at_its_own_limit_is_not_tried_again(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 5, settings())
-    play.book.workers = [worker_info(health=health(cpu_mean=0.99))]
+    play.store.workers = [worker_info(health=health(cpu_mean=0.99))]
     found = play.to_its_end()
     assert play.asked == [1, 0]
     assert found.answer is None
@@ -214,7 +214,7 @@ def test_a_step_is_judged_once(clock: Clock, tmp_path: Path) -> None:
         play.second()
     settled = clock.now
     for number in range(1000):
-        play.book.watch(record(number, started_at=settled - 2.5, ttft=0.2, itl=[]))
+        play.store.watch(record(number, started_at=settled - 2.5, ttft=0.2, itl=[]))
     (step,) = play.to_its_end().steps
     assert not step.ok
     assert step.settled
@@ -238,7 +238,7 @@ def test_a_rate_is_announced_ahead_and_cut_short(clock: Clock, tmp_path: Path) -
     while not play.stepper.steps:
         play.second()
     assert play.asked == [50]
-    first, cut = (schedule.split(",") for schedule in play.part.schedules[:2])
+    first, cut = (schedule.split(",") for schedule in play.role.schedules[:2])
     # Idle until all have heard of it, then the step and its beginning, then nothing.
     assert first[1:] == ["12.000000s:1.000000000", "1s:0"]
     assert seconds(first[0]) == seconds(cut[0]) >= 1
@@ -248,10 +248,10 @@ def test_a_rate_is_announced_ahead_and_cut_short(clock: Clock, tmp_path: Path) -
 
 def test_a_rate_is_announced_before_a_fleet_begins(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 0.5, settings("--request-rate", "4"), most=50)
-    play.part.begins += 30
-    while not play.part.schedules:
+    play.role.begins += 30
+    while not play.role.schedules:
         play.second()
-    assert play.part.schedules == ["12.000000s:1.000000000,1s:0"]
+    assert play.role.schedules == ["12.000000s:1.000000000,1s:0"]
     while not play.stepper.steps:
         play.second()
     (step,) = play.stepper.steps

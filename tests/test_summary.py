@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.results.runfile import ArrivalCounts, write_run
+from asr_load.results.runfile import write_run
 from asr_load.results.summary import figures, summarise, summarise_folder
+from asr_load.schedule.work import ArrivalCounts
 from asr_load.stream.record import Record, RecordFile, read_records
-from records import failure, health, record, run_info, worker_info
+from harness.records import failure, health, record, run_info, worker_info
 
 
 def test_counts_and_rates() -> None:

@@ -10,7 +10,7 @@ from asr_load.results.runfile import WorkerInfo
 from asr_load.results.summary import summarise
 from asr_load.results.verdict import clock, judge, judge_clients, judge_steadiness
 from asr_load.stream.record import Record
-from records import failure, health, record, run_info, worker_info
+from harness.records import failure, health, record, run_info, worker_info
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_steadiness_is_not_judged_where_the_load_was_another() -> None:
 def test_two_workers_an_hour_apart_are_steady() -> None:
     records = [record(n, worker=n % 2, started_at=1000.0 + n + 3600 * (n % 2), e2el=1.0 + (n % 2)) for n in range(200)]
     workers = [worker_info(worker=0), worker_info(worker=1, master_offset_s=-3600.0)]
-    summary = summarise(records, run_info(workers=workers, ramp_up_time=50.0))
+    summary = summarise(records, run_info(workers=workers, trim_start=50.0))
     assert summary.steadiness.verdict == "steady"
-    assert summary.left_out.ramp_up == 50
+    assert summary.left_out.trim_start == 50
 
 
 def test_answers_in_one_piece_are_not_the_engines() -> None:

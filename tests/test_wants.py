@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import serve
-from test_e2e import Run, clips, locust
-from test_fleet import processes
-
-__all__ = ["clips"]  # a fixture
+from harness.fleets import processes
+from harness.runs import Run, locust
+from harness.serving import serve
 
 SERVER = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "50", "--itl-ms", "5")
 

@@ -19,16 +19,12 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 from playwright.sync_api import Browser, Page
 
-from asr_load.audio.clip import Rules
-from asr_load.audio.prepare import prepare
-from asr_load.audio.shard import Options
-from asr_load.audio.source import Request, open_source
-from asr_load.results.page import MARK, add_streaming_section
 from asr_load.results.summary import summarise
-from browser import browser, chromium, locust, open_tab, start_test
-from conftest import write_folder
-from records import record, run_info
-from serving import serve
+from asr_load.web.page import MARK, add_streaming_section
+from conftest import prepare_clips
+from harness.browser import browser, chromium, locust, open_tab, start_test
+from harness.records import record, run_info
+from harness.serving import serve
 
 if chromium() is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
@@ -40,10 +36,7 @@ SECRET = "sk-very-secret-4711"
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight short clips, prepared."""
-    folder = tmp_path_factory.mktemp("clips")
-    source = write_folder(folder / "set", {f"clip{number}": 0.5 for number in range(8)})
-    prepare(open_source(Request(str(source))), Options(Rules(), 0, "en"), folder / "prepared")
-    return folder / "prepared"
+    return prepare_clips(tmp_path_factory.mktemp("clips"), {f"clip{number}": 0.5 for number in range(8)})
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +144,21 @@ def switch_to_dark(page: Page) -> None:
     light = title.evaluate("element => getComputedStyle(element).color")
     page.locator("header .MuiIconButton-root:visible").last.click()
     until(lambda: title.evaluate("element => getComputedStyle(element).color") != light, "the dark theme")
+
+
+def test_the_form_has_the_groups_of_the_options(chrome: Browser, clips: Path) -> None:
+    with locust("--host", "http://h", "--data", clips) as ui:
+        page = chrome.new_page()
+        page.goto(ui.url)
+        page.locator(".MuiAccordion-root [name=api]").wait_for(state="attached")
+        headings = """fields => fields.map(field =>
+            [field.name, getComputedStyle(field.closest(".MuiFormControl-root"), "::before").content])"""
+        shown = dict(page.locator(".MuiAccordion-root :is(input, select)").evaluate_all(headings))
+        page.close()
+    headed = {"api": '"Target"', "data": '"Data"', "requestRate": '"Load"'}
+    assert {name: heading for name, heading in shown.items() if heading != "none"} == headed
+    fields = ["api", "model", "prompt", "maxTokens", "apiKey", "data", "unique", "requestRate", "arrivals"]
+    assert [name for name in shown if name in fields] == fields
 
 
 def stop(page: Page) -> None:

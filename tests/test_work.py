@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from asr_load.load.arrivals import make_arrivals
-from asr_load.load.rota import Rota
-from asr_load.load.work import Job, Share, Work
+from asr_load.schedule.arrivals import make_arrivals
+from asr_load.schedule.assignment import ArrivalAssignment
+from asr_load.schedule.work import Job, Share, Work
 
 
 def jobs(work: Work, number: int) -> list[Job]:
@@ -54,20 +54,20 @@ def test_a_shuffled_pass_has_each_clip_once_and_each_pass_its_own_order() -> Non
 
 
 def test_in_an_open_loop_each_has_its_time_and_what_waits_is_counted() -> None:
-    rota = Rota([(0, [0, 1])])
-    work = Work(3, lambda after: rota.next(1, after), budget=9, arrivals=make_arrivals("constant", rate=2.0))
+    assignment = ArrivalAssignment([(0, [0, 1])])
+    work = Work(3, lambda after: assignment.next(1, after), budget=9, arrivals=make_arrivals("constant", rate=2.0))
     assert [(job.seq, job.due) for job in jobs(work, 2)] == [(1, 0.5), (3, 1.5)]
     assert [work.waiting(at) for at in (0.0, 2.5, 2.6, 3.6, 99.0)] == [0, 0, 1, 2, 2]
-    rota = rota.changed(6, [1])
+    assignment = assignment.changed(6, [1])
     assert [job.seq for job in jobs(work, 9)] == [5, 6, 7, 8]
     assert Work(3).waiting(99.0) == 0
 
 
 def test_a_worker_without_a_turn_has_nothing_to_do_as_yet() -> None:
-    rota = Rota([(0, [0])])
-    work = Work(3, lambda after: rota.next(1, after), arrivals=make_arrivals("constant", rate=2.0))
+    assignment = ArrivalAssignment([(0, [0])])
+    work = Work(3, lambda after: assignment.next(1, after), arrivals=make_arrivals("constant", rate=2.0))
     assert work.peek() is None
-    rota = rota.changed(10, [0, 1])
+    assignment = assignment.changed(10, [0, 1])
     job = work.peek()
     assert job is not None
     assert (job.seq, job.clip) == (11, 2)

@@ -7,6 +7,7 @@ import io
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pybase64
@@ -22,6 +23,9 @@ SILENCE = 2.0**-10
 SHORTEST_S = 0.01
 """Of which nothing can be said."""
 
+LONGEST_FRAMES = (2**31 - 1) // 4 * 3 // 2 - 22
+"""More than that in base64 does not fit into a column of Arrow's strings: fourteen hours at 16 kHz."""
+
 LOWEST_RATE, HIGHEST_RATE = 4000, 384_000
 """Sample rates in Hz that speech is recorded with; another one is a broken header."""
 
@@ -29,7 +33,7 @@ CANCELLED = 0.1
 """Share of the louder channel's energy below which the mean of all channels is what is left of opposite phases."""
 
 BLOCK_FRAMES, UNKNOWN_FRAMES = 1 << 20, 1 << 40
-"""Read at once where a file's length is not known; libsndfile gives a length beyond the second then."""
+"""Read at once; and beyond the second, libsndfile does not know how long a file is."""
 
 HEADER_WORDS = 22
 """The 44 bytes of a WAV's header, in 16-bit words."""
@@ -42,6 +46,8 @@ def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = 
     pcm = wav[HEADER_WORDS:]
     duration_s = len(pcm) / sample_rate
     if rules.max_duration is not None and duration_s > rules.max_duration:
+        raise Skipped("too_long")
+    if len(pcm) > LONGEST_FRAMES:
         raise Skipped("too_long")
     if duration_s < max(rules.min_duration, SHORTEST_S):
         raise Skipped("too_short")
@@ -62,13 +68,17 @@ def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = 
 
 def _loudest(pcm: np.ndarray) -> int:
     """Where the DITHERED samples in a row begin that hold the most energy, of the places that base64 allows for."""
-    energy = pcm.astype(np.int64)
-    energy *= energy
-    sums = np.cumsum(energy)
-    starts = np.arange(DITHER_FIRST, len(pcm) - DITHERED + 1, DITHER_STEP)
-    if not len(starts):
-        return DITHER_FIRST
-    return int(starts[np.argmax(sums[starts + DITHERED - 1] - sums[starts - 1])])
+    best, at = -1, DITHER_FIRST
+    # Piece by piece: sums of 64 bits over an hour would be a gigabyte.
+    for first in range(DITHER_FIRST, len(pcm) - DITHERED + 1, BLOCK_FRAMES // DITHER_STEP * DITHER_STEP):
+        piece = pcm[first : first + BLOCK_FRAMES + DITHERED].astype(np.int64)
+        sums = np.concatenate(([0], np.cumsum(piece * piece)))
+        starts = np.arange(0, min(BLOCK_FRAMES, len(piece) - DITHERED + 1), DITHER_STEP)
+        energies = sums[starts + DITHERED] - sums[starts]
+        loudest = int(np.argmax(energies))
+        if energies[loudest] > best:
+            best, at = int(energies[loudest]), first + int(starts[loudest])
+    return at
 
 
 def _decode(recording: Recording, rules: Rules, note: Callable[[str], object]) -> tuple[np.ndarray, int]:
@@ -80,36 +90,16 @@ def _decode(recording: Recording, rules: Rules, note: Callable[[str], object]) -
     if (audio.stat().st_size if isinstance(audio, Path) else len(audio)) == 0:
         raise Skipped("empty")
     try:
-        with _File(audio if isinstance(audio, Path) else io.BytesIO(audio)) as file:
-            rate = file.samplerate
-            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-                raise Skipped("undecodable")
-            frames = _frames(file, recording, rules)
-            # 16-bit mono is taken as it is, to its place: the copies would cost a tenth of the decoding.
-            if file.subtype == "PCM_16" and file.channels == 1 and rules.sample_rate in (None, rate) and file.known:
-                wav = np.empty(HEADER_WORDS + frames, dtype="<i2")
-                wav = wav[: HEADER_WORDS + len(file.read(out=wav[HEADER_WORDS:]))]
-                if len(wav) == HEADER_WORDS:
-                    raise Skipped("empty")
-                return wav, rate
-            # All else goes through float32, which holds 24 bits exactly.
-            samples = file.read(frames, dtype="float32") if file.known else _read_to_end(file, frames)
+        mix = _Mix()
+        wav, rate = _read(audio, recording, rules, mix)
+        if mix.cancelled:
+            note(CHANNELS_CANCEL)
+            wav, rate = _read(audio, recording, rules, _Mix(mix.loudest))
     except (soundfile.SoundFileError, RuntimeError, MemoryError, OverflowError, ValueError) as error:
         # Too little memory is what a broken header that claims a month of audio ends in.
         raise Skipped("undecodable") from error
-    if not np.isfinite(samples).all():
-        raise Skipped("undecodable")
-    if samples.ndim == 2 and samples.shape[1] == 1:
-        samples = samples[:, 0]
-    if samples.ndim == 2:
-        samples = _mixed_down(samples, note)
-    if len(samples) and rules.sample_rate not in (None, rate):
-        samples = soxr.resample(samples, rate, rules.sample_rate)
-        rate = rules.sample_rate
-    if len(samples) == 0:
+    if len(wav) == HEADER_WORDS:
         raise Skipped("empty")
-    wav = np.empty(HEADER_WORDS + len(samples), dtype="<i2")
-    wav[HEADER_WORDS:] = np.clip(np.rint(samples * 32768.0), -32768, 32767)
     return wav, rate
 
 
@@ -125,17 +115,77 @@ class _File(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
         return self.known and bool(super().seekable())
 
 
+class _Mix:
+    """One channel out of many: the mean, or the one that is named."""
+
+    def __init__(self, channel: int | None = None) -> None:
+        self._channel = channel
+        self._energies: np.ndarray = np.zeros(1)
+        self._of_mean = 0.0
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Shape (n, channels) to (n,)."""
+        if samples.shape[1] == 1:
+            return samples[:, 0]
+        if self._channel is not None:
+            return np.ascontiguousarray(samples[:, self._channel])
+        mean: np.ndarray = samples.mean(axis=1)
+        self._energies = self._energies + np.square(samples, dtype=np.float64).sum(axis=0)
+        self._of_mean += float(np.square(mean, dtype=np.float64).sum())
+        return mean
+
+    @property
+    def loudest(self) -> int:
+        return int(np.argmax(self._energies))
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the mean is what is left of opposite phases. A voice on one side alone has a quarter of its energy in
+        it."""
+        return self._of_mean < CANCELLED * float(self._energies[self.loudest])
+
+
+def _read(audio: bytes | Path, recording: Recording, rules: Rules, mix: _Mix) -> tuple[np.ndarray, int]:
+    """What _decode returns, n >= 0: a block after the other, as an hour in float32 is a gigabyte."""
+    with _open(audio) as file:
+        rate = file.samplerate
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise Skipped("undecodable")
+        frames = _frames(file, recording, rules)
+        # 16-bit mono is taken as it is, to its place: the copies would cost a tenth of the decoding.
+        if file.subtype == "PCM_16" and file.channels == 1 and rules.sample_rate in (None, rate) and file.known:
+            wav = np.empty(HEADER_WORDS + frames, dtype="<i2")
+            return wav[: HEADER_WORDS + len(file.read(frames, out=wav[HEADER_WORDS:]))], rate
+        to = rules.sample_rate or rate
+        resample = soxr.ResampleStream(rate, to, 1, dtype="float32").resample_chunk if to != rate else None
+        parts = [np.zeros(HEADER_WORDS, dtype="<i2")]
+        last = False
+        while not last:
+            # All else goes through float32, which holds 24 bits exactly.
+            block = file.read(min(BLOCK_FRAMES, frames), dtype="float32", always_2d=True)
+            if not np.isfinite(block).all():
+                raise Skipped("undecodable")
+            frames -= len(block)
+            # A file that does not know its length has its end where it gives no more.
+            last = not frames or not len(block)
+            samples = mix(block)
+            if resample is not None:
+                samples = resample(samples, last=last)
+            parts.append(np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2"))
+    return np.concatenate(parts), to
+
+
 def _frames(file: _File, recording: Recording, rules: Rules) -> int:
     """How many frames to read at most, from where the file is set to. Raises Skipped."""
     rate = file.samplerate
     first = round(recording.offset_s * rate)
-    if first:
-        if file.known and first >= file.frames:
+    if first and file.known:
+        if first >= file.frames:
             raise Skipped("empty")
-        if not file.known:
-            _read_to_end(file, first)
-        else:
-            file.seek(first)
+        file.seek(first)
+    elif first:
+        while first and (passed := len(file.read(min(BLOCK_FRAMES, first), dtype="float32"))):
+            first -= passed
     # One second past the limit is enough to know that it is too long: a day of audio must not fill memory.
     limits = [] if rules.max_duration is None else [int((rules.max_duration + 1) * rate)]
     if recording.length_s is not None:
@@ -145,31 +195,60 @@ def _frames(file: _File, recording: Recording, rules: Rules) -> int:
     return min(limits, default=UNKNOWN_FRAMES)
 
 
-def _read_to_end(file: _File, at_most: int) -> np.ndarray:
-    """Of a file that does not know its length: block by block, as its end is told by nothing else."""
-    blocks = [np.empty((0, file.channels), np.float32)]
-    while at_most > 0:
-        block = file.read(min(BLOCK_FRAMES, at_most), dtype="float32", always_2d=True)
-        blocks.append(block)
-        at_most -= len(block)
-        if not len(block):
-            break
-    return np.concatenate(blocks)
+def _open(audio: bytes | Path) -> _File:
+    file = _File(audio if isinstance(audio, Path) else io.BytesIO(audio))
+    if file.frames == 0 and file.format in ("WAV", "WAVEX"):
+        size_at = _unsaid_size(audio)
+        if size_at:
+            file.close()
+            return _File(_Endless(audio, size_at))
+    return file
 
 
-def _mixed_down(samples: np.ndarray, note: Callable[[str], object]) -> np.ndarray:
-    """The mean of the channels, shape (n, channels) to (n,); the loudest of them where they cancel each other."""
-    mean: np.ndarray = samples.mean(axis=1)
-    if not len(mean):
-        return mean
-    energies = np.square(samples, dtype=np.float64).sum(axis=0)
-    loudest = int(np.argmax(energies))
-    # A voice on one side alone has a quarter of its energy in the mean.
-    if np.square(mean, dtype=np.float64).sum() >= CANCELLED * energies[loudest]:
-        return mean
-    note(CHANNELS_CANCEL)
-    taken: np.ndarray = samples[:, loudest]
-    return taken
+def _unsaid_size(audio: bytes | Path) -> int:
+    """Where a WAV says that it has no samples though it has some, as one from a pipe does; 0 where it does not."""
+    with audio.open("rb") if isinstance(audio, Path) else io.BytesIO(audio) as file:
+        end = file.seek(0, io.SEEK_END)
+        at = file.seek(len("RIFF....WAVE"))
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                behind = file.read(8)
+                # A LIST behind it is no sound.
+                is_chunk = behind[:4].isalnum() and at + 16 + int.from_bytes(behind[4:], "little") <= end
+                return 0 if size or not behind or is_chunk else at + 4
+            at = file.seek(at + 8 + size + size % 2)
+    return 0
+
+
+class _Endless(io.RawIOBase):
+    """A WAV that says to have more samples than there are: libsndfile reads it to its end."""
+
+    def __init__(self, audio: bytes | Path, size_at: int) -> None:
+        self._file = audio.open("rb") if isinstance(audio, Path) else io.BytesIO(audio)
+        self._size_at = size_at
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        first = self._file.tell()
+        data = bytearray(self._file.read(len(buffer)))
+        for at in range(self._size_at, self._size_at + 4):
+            if first <= at < first + len(data):
+                data[at - first] = 0xFF
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _header(frames: int, sample_rate: int) -> bytes:

@@ -1,38 +1,172 @@
-"""A folder of audio files, with a manifest (jsonl, csv, tsv, NeMo's json) or without."""
+"""A folder of audio on this machine, in any layout that people who work on speech keep theirs."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from asr_load.audio import kaldi
+from asr_load.audio.cell import SUFFIXES, Url, check_place, fetch, file_name, find_audio, is_inside, segment_of, text_of
 from asr_load.audio.clip import Recording, is_file
-from asr_load.audio.convert import SHORTEST_S
-from asr_load.audio.source import AUDIO_COLUMNS, TEXT_COLUMNS, Request, Source, fingerprint, pick_column
+from asr_load.audio.manifest import is_manifest, read_rows, read_text
+from asr_load.audio.source import (
+    AUDIO_COLUMNS,
+    TEXT_COLUMNS,
+    DatasetSpec,
+    Source,
+    fingerprint,
+    is_saved,
+    no_text,
+    pick_column,
+)
 from asr_load.errors import InputError
 
-MANIFEST_SUFFIXES = (".jsonl", ".csv", ".tsv")
-JSON_SUFFIX = ".json"
-"""NeMo's name for JSON lines; other things are called so too, and the content decides."""
+DATASETS_SUFFIXES = (".parquet", ".arrow", ".tar")
+"""Of files that Hugging Face `datasets` keeps rows in."""
 
-LONGEST_ROW = 1 << 20
-AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".w64", ".caf"}
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+TRANSCRIPTS = ".trans.txt"
 
 
-def find_manifest(path: Path, split: str | None) -> Path | None:
-    """The manifest that `path` is or holds; None if there is none. Raises InputError if it could be several.
+@dataclass(frozen=True)
+class _Row:
+    """A recording whose audio, if that is no file, is still to be made out of a table's cell."""
 
-    Looked for in this order: SPLIT.* (Common Voice's test.tsv), manifest.*, metadata.*, the only one there is.
+    recording: Recording
+    cell: Any = None
+    beside: dict[str, Any] | None = None
+    """The table's other columns, where `cell` says something."""
+
+
+@dataclass
+class _Found:
+    rows: list[_Row]
+    notes: list[str]
+    audio_column: str | None = None
+    text_column: str | None = None
+    roots: Sequence[Path] = ()
+    """Other folders that its audio may lie in than the one that was named."""
+
+
+def open_folder(path: Path, spec: DatasetSpec) -> Source | None:
+    """The recordings of a folder, a manifest or one file of audio; None where only `datasets` can read it. Raises
+    InputError.
+
+    Looked for in this order, in the folder itself and then in all below it: Kaldi's wav.scp, a manifest (SPLIT.*, as
+    Common Voice's test.tsv; manifest.*; metadata.*; the only one there is), LibriSpeech's *.trans.txt, files of audio.
     """
+    if is_saved(path):
+        return None
     if path.is_file():
-        return path if path.suffix in MANIFEST_SUFFIXES or _is_json_manifest(path) else None
-    found = sorted(file for file in path.iterdir() if file.suffix in MANIFEST_SUFFIXES and file.is_file())
-    for stem in (split, "manifest", "metadata"):
+        found = _one_file(path, spec)
+        where = path.parent
+    else:
+        folders = _walk(path)
+        found = _kaldi(path, folders, spec) or _manifests(path, folders, spec)
+        if found is None and any(
+            file.suffix.lower() in DATASETS_SUFFIXES for files in folders.values() for file in files
+        ):
+            return None
+        found = found or _transcripts(path, folders, spec) or _bare(path, folders, spec)
+        where = path
+    if found is None:
+        return None
+    if spec.subset is not None:
+        raise InputError(f"{path} is a folder of audio: it has no subsets, leave --subset {spec.subset} out")
+    for asked, option in ((spec.audio_column, "audio"), (spec.text_column, "text")):
+        if asked is not None and found.audio_column is None:
+            raise InputError(f"{path} has no table with columns: leave --{option}-column {asked} out")
+    return _source(where, found, spec)
+
+
+def _walk(top: Path) -> dict[Path, list[Path]]:
+    """The folders from `top` down and the files of each, in the order of their names. Hidden ones are left out: macOS
+    writes a ._NAME.wav beside each file. Links are followed, and no folder is taken twice."""
+    folders: dict[Path, list[Path]] = {}
+    seen = set()
+    for name, below, files in os.walk(top, followlinks=True):
+        stat = Path(name).stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        below[:] = sorted(each for each in below if not each.startswith((".", "__MACOSX")))
+        folder = Path(name)
+        folders[folder] = sorted(folder / file for file in files if not file.startswith("."))
+    return dict(sorted(folders.items()))
+
+
+def _one_file(path: Path, spec: DatasetSpec) -> _Found | None:
+    if is_manifest(path):
+        return _table(path, spec, path.stem)
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return _of_files(path, [path], spec)
+    if suffix in DATASETS_SUFFIXES and suffix != ".tar":
+        return None
+    if suffix in ARCHIVES:
+        raise InputError(f"{path} is an archive: unpack it, and name the folder")
+    raise InputError(
+        f"{path} is no data set: a folder, a manifest (.jsonl, .json, .csv, .tsv), a .parquet file or audio is"
+    )
+
+
+def _in_split(top: Path, folders: list[Path], spec: DatasetSpec, also: Callable[[Path], str | None]) -> list[Path]:
+    """Those of the folders that belong to the split: a folder on the way has its name, or `also` says that it does.
+    Raises InputError, with the splits that there are."""
+    if spec.split is None:
+        return folders
+    kept = [folder for folder in folders if spec.split in folder.relative_to(top).parts or also(folder) == spec.split]
+    if not kept:
+        parts = {folder.relative_to(top).parts for folder in folders}
+        first = sorted({each[0] for each in parts if each})
+        has = f"it has: {', '.join(first)}" if first else f"it has none, leave --split {spec.split} out"
+        raise InputError(f"{top} has no split {spec.split!r}; {has}")
+    return kept
+
+
+def _manifests(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Found | None:
+    """Manifests of the topmost folders that have one each: of the folder itself, or of splits below it."""
+    chosen: dict[Path, Path] = {}
+    for folder, files in folders.items():
+        if not any(above in chosen for above in folder.parents):
+            manifest = _choose(folder, files, spec)
+            if manifest is not None:
+                chosen[folder] = manifest
+    if not chosen:
+        return None
+    if top in chosen:
+        return _table(chosen[top], spec, chosen[top].stem)
+    kept = _in_split(top, list(chosen), spec, lambda folder: chosen[folder].stem)
+    tables = [_table(chosen[folder], spec, spec.split) for folder in kept]
+    first = tables[0]
+    for other, folder in zip(tables, kept, strict=True):
+        if (other.audio_column, other.text_column) != (first.audio_column, first.text_column):
+            raise InputError(
+                f"{chosen[kept[0]]} and {chosen[folder]} have their text or audio in different columns: name one of the"
+                " two files with --dataset"
+            )
+    names = ", ".join(str(chosen[folder].relative_to(top)) for folder in kept[:3])
+    more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
+    return _Found(
+        [row for table in tables for row in table.rows],
+        [f"read {names}{more}", *first.notes],
+        first.audio_column,
+        first.text_column,
+    )
+
+
+def _choose(folder: Path, files: list[Path], spec: DatasetSpec) -> Path | None:
+    """The manifest of a folder. Raises InputError if it could be several."""
+    found = [file for file in files if file.suffix.lower() != ".json" and is_manifest(file)]
+    # A table of speakers beside others is no manifest; one alone is, so that its wrong columns are said.
+    for stem in (spec.split, "manifest", "metadata"):
         named = [file for file in found if file.stem == stem]
         if len(named) == 1:
             return named[0]
@@ -40,161 +174,159 @@ def find_manifest(path: Path, split: str | None) -> Path | None:
             found = named
             break
     if not found:
-        found = sorted(file for file in path.iterdir() if file.is_file() and _is_json_manifest(file))
+        clips = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
+        found = [file for file in files if file.stem not in clips and is_manifest(file)]
     if len(found) > 1:
-        names = ", ".join(file.name for file in found)
-        raise InputError(f"{path} holds several manifests ({names}): name one of them with --dataset")
+        names = ", ".join(file.name for file in found[:5]) + (", …" if len(found) > 5 else "")
+        raise InputError(f"{folder} holds several manifests ({names}): name one of them with --dataset or --split")
     return found[0] if found else None
 
 
-def _is_json_manifest(file: Path) -> bool:
-    """Whether a .json file has an object on its first line that names an audio file, as NeMo's manifests have."""
-    if file.suffix != JSON_SUFFIX:
-        return False
-    with file.open("rb") as lines:
-        try:
-            row = msgspec.json.decode(lines.readline(LONGEST_ROW))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return False
-    return isinstance(row, dict) and any(name in row for name in AUDIO_COLUMNS)
-
-
-def has_bare_audio(path: Path) -> bool:
-    """Whether the folder itself holds audio files (a `datasets` folder keeps them in parquet or Arrow files)."""
-    return any(file.suffix.lower() in AUDIO_SUFFIXES for file in path.iterdir())
-
-
-def open_manifest(manifest: Path, request: Request) -> Source:
+def _table(manifest: Path, spec: DatasetSpec, is_split: str | None) -> _Found:
     """Rows of a manifest. Raises InputError if it cannot be read, names no audio, or lacks a named column."""
-    _refuse_subset(request, manifest)
-    rows = list(_read_rows(manifest))
-    if not rows:
-        raise InputError(f"{manifest} has no rows")
-    # A CSV row with more cells than the header has them under no name.
-    columns = list(dict.fromkeys(name for row in rows for name in row if name is not None))
-    audio_column = pick_column(request.audio_column, AUDIO_COLUMNS, columns, "audio")
+    rows = read_rows(manifest)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    audio_column = pick_column(spec.audio_column, AUDIO_COLUMNS, columns, "audio")
     if audio_column is None:
         raise InputError(
             f"{manifest} names no audio file: no column {', '.join(AUDIO_COLUMNS)}, but {', '.join(columns)};"
             " name the right one with --audio-column"
         )
-    text_column = pick_column(request.text_column, TEXT_COLUMNS, columns, "text")
-    if request.split is not None and request.split != manifest.stem:
+    text_column = pick_column(spec.text_column, TEXT_COLUMNS, columns, "text")
+    notes = [] if text_column else [no_text(columns)]
+    if spec.split is not None and spec.split != is_split:
         if "split" not in columns:
-            raise InputError(f"{manifest} has no column 'split', so --split {request.split} says nothing: leave it out")
+            raise InputError(f"{manifest} has no column 'split', so --split {spec.split} says nothing: leave it out")
         splits = sorted({str(row.get("split")) for row in rows})
-        rows = [row for row in rows if row.get("split") == request.split]
+        rows = [row for row in rows if row.get("split") == spec.split]
         if not rows:
-            raise InputError(f"{manifest} has no split {request.split!r}; it has: {', '.join(splits)}")
-
-    recordings = []
-    for number, row in enumerate(rows):
-        name = row.get(audio_column)
-        file = _locate(manifest.parent, str(name)) if name else None
-        wanted = row.get("id")
-        if wanted in (None, ""):
-            wanted = file.stem if file else f"row-{number:06d}"
-        text = row.get(text_column) if text_column else None
-        offset_s, length_s = _segment(manifest, number, row)
-        recordings.append(Recording(str(wanted), "" if text is None else str(text), file, offset_s, length_s))
-    return _source(manifest.parent, recordings, request, text_column, audio_column)
+            raise InputError(f"{manifest} has no split {spec.split!r}; it has: {', '.join(splits)}")
+    return _Found(
+        [_of_row(manifest, number, row, audio_column, text_column) for number, row in enumerate(rows)],
+        notes,
+        audio_column,
+        text_column,
+    )
 
 
-def _segment(manifest: Path, number: int, row: dict[str, Any]) -> tuple[float, float | None]:
-    """Which part of its file a row is: NeMo's `offset` and, beside that, `duration`, in seconds. Without an offset, a
-    duration is no more than a statement. Raises InputError."""
-    if row.get("offset") in (None, ""):
-        return 0.0, None
-    values = []
-    for name, least in (("offset", 0.0), ("duration", SHORTEST_S)):
-        value = row.get(name)
-        try:
-            seconds = None if value in (None, "") else float(str(value))
-        except ValueError:
-            seconds = math.nan
-        if seconds is not None and not least <= seconds < math.inf:
-            raise InputError(f"{manifest}, row {number + 1}: {name} {value!r} is no number of seconds")
-        values.append(seconds)
-    return values[0] or 0.0, values[1]
+def _of_row(manifest: Path, number: int, row: dict[str, Any], audio_column: str, text_column: str | None) -> _Row:
+    cell = row.get(audio_column)
+    name = file_name(cell)
+    try:
+        text, (offset_s, length_s) = text_of(row, text_column), segment_of(row, cell)
+        # Audio in the table itself waits for its turn, which takes memory.
+        audio = None if is_inside(cell) else find_audio(cell, row, manifest.parent)
+    except InputError as error:
+        raise InputError(f"{manifest}, row {number + 1}: {error}") from None
+    wanted = row.get("id")
+    if wanted in (None, ""):
+        wanted = Path(name).stem if name else f"row-{number:06d}"
+    file = audio if isinstance(audio, Path) else None
+    recording = Recording(str(wanted), text, file, offset_s, length_s)
+    waits = is_inside(cell) or isinstance(audio, Url)
+    return _Row(recording, cell, row) if waits else _Row(recording)
 
 
-def open_bare(path: Path, request: Request) -> Source:
-    """Every audio file of a folder and of those below it, by name, without transcripts."""
-    _refuse_subset(request, path)
-    if request.split is not None:
-        raise InputError(f"{path} is a folder of audio without a manifest: it has no splits, leave --split out")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
-    source = _source(path, [Recording(file.stem, "", file) for file in files], request, None, None)
-    source.notes.append("no manifest: the clips have no transcripts, so there will be no WER")
-    return source
+def _kaldi(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Found | None:
+    found = [folder for folder, files in folders.items() if folder / kaldi.SCP in files]
+    if not found:
+        return None
+    kept = _in_split(top, found, spec, lambda folder: top.name if folder == top else None)
+    rows = [_Row(recording) for folder in kept for recording in kaldi.read_folder(folder)]
+    # A recipe names its files from where it lies: the folder above its data/.
+    absolute = top.absolute()
+    roots = [place.parent for place in (absolute, absolute.parent) if place.name == "data"]
+    text = any(row.recording.text for row in rows)
+    return _Found(rows, ["Kaldi's wav.scp" + ("" if text else "; no file 'text' beside it: no WER")], roots=roots)
+
+
+def _transcripts(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Found | None:
+    """LibriSpeech: a file of `UTTERANCE TEXT` for each chapter, with the audio beside it."""
+    found = [folder for folder, files in folders.items() if any(file.name.endswith(TRANSCRIPTS) for file in files)]
+    if not found:
+        return None
+    rows = []
+    for folder in _in_split(top, found, spec, lambda _: None):
+        audio = {file.stem: file for file in folders[folder] if file.suffix.lower() in SUFFIXES}
+        for file in folders[folder]:
+            if file.name.endswith(TRANSCRIPTS):
+                for line in filter(str.strip, read_text(file).splitlines()):
+                    name, _, text = line.strip().partition(" ")
+                    rows.append(_Row(Recording(name, text.strip(), audio.get(name))))
+    return _Found(rows, ["LibriSpeech's *.trans.txt"])
+
+
+def _bare(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Found | None:
+    """Every file of audio, by name, with the text of the .txt file beside it, if there is one."""
+    with_audio = [folder for folder, files in folders.items() if any(file.suffix.lower() in SUFFIXES for file in files)]
+    if not with_audio:
+        what = "files of audio, a manifest (.jsonl, .json, .csv, .tsv), Kaldi's wav.scp or parquet files"
+        archive = next((file for files in folders.values() for file in files if file.suffix.lower() in ARCHIVES), None)
+        also = f"; unpack {archive.name} first" if archive else ""
+        raise InputError(f"{top} is no data set: it has no {what}, nor has a folder below it{also}")
+    kept = _in_split(top, with_audio, spec, lambda _: None)
+    return _of_files(
+        top, [file for folder in kept for file in folders[folder] if file.suffix.lower() in SUFFIXES], spec
+    )
+
+
+def _of_files(top: Path, files: list[Path], spec: DatasetSpec) -> _Found:
+    if spec.split is not None and top.is_file():
+        raise InputError(f"{top} is one file: it has no splits, leave --split {spec.split} out")
+    rows = []
+    for file in files:
+        beside = file.with_suffix(".txt")
+        rows.append(_Row(Recording(file.stem, read_text(beside).strip() if is_file(beside) else "", file)))
+    texts = sum(bool(row.recording.text) for row in rows)
+    notes = [f"no manifest: the text of {texts} of {len(rows)} files is in a .txt beside them"]
+    return _Found(rows, notes if texts else ["no manifest, and no .txt beside the audio: no transcripts, no WER"])
 
 
 class _Rows:
-    def __init__(self, recordings: list[Recording], state: dict[str, Any] | None) -> None:
-        self._recordings = recordings
+    def __init__(self, rows: list[_Row], state: dict[str, Any] | None, allow_outside: bool) -> None:
+        self._rows, self._allow_outside = rows, allow_outside
         self._taken = state["taken"] if state else 0
 
     def __iter__(self) -> Iterator[Recording]:
-        while self._taken < len(self._recordings):
+        while self._taken < len(self._rows):
+            row = self._rows[self._taken]
             self._taken += 1
-            yield self._recordings[self._taken - 1]
+            yield row.recording if row.cell is None else self._make(row)
+
+    def _make(self, row: _Row) -> Recording:
+        try:
+            audio = find_audio(row.cell, row.beside or {}, None)
+            if not self._allow_outside:
+                check_place(audio, [])
+            return replace(row.recording, audio=fetch(audio) if isinstance(audio, Url) else audio)
+        except InputError as error:
+            raise InputError(f"row {self._taken}: {error}") from None
 
     def state(self) -> dict[str, Any]:
         return {"taken": self._taken}
 
 
-def _source(
-    folder: Path, recordings: list[Recording], request: Request, text_column: str | None, audio_column: str | None
-) -> Source:
+def _source(folder: Path, found: _Found, spec: DatasetSpec) -> Source:
     # The same wherever the folder lies, and another when a row or a file of it changes.
     state = hashlib.sha256()
-    for row in recordings:
-        file = fingerprint(row.audio) if isinstance(row.audio, Path) and is_file(row.audio) else None
-        state.update(repr((row.id, row.text, file, row.offset_s, row.length_s)).encode())
+    for row in found.rows:
+        of = row.recording
+        if not spec.allow_outside:
+            try:
+                check_place(of.audio, [folder if folder.is_dir() else folder.parent, *found.roots])
+            except InputError as error:
+                raise InputError(f"--dataset {spec.dataset}: {error}") from None
+        file = fingerprint(of.audio) if isinstance(of.audio, Path) and is_file(of.audio) else None
+        state.update(repr((of.id, of.text, file, of.offset_s, of.length_s)).encode())
+        if row.cell is not None:
+            state.update(msgspec.json.encode(row.cell, enc_hook=repr))
     origin = {
         "dataset": folder.resolve().name,
         "kind": "folder",
         "subset": None,
-        "split": request.split,
-        "text_column": text_column,
-        "audio_column": audio_column,
+        "split": spec.split,
+        "text_column": found.text_column,
+        "audio_column": found.audio_column,
         "state": state.hexdigest(),
     }
-    return Source(origin, lambda state: _Rows(recordings, state), len(recordings))
-
-
-def _refuse_subset(request: Request, path: Path) -> None:
-    if request.subset is not None:
-        raise InputError(f"{path} is a folder of audio: it has no subsets, leave --subset {request.subset} out")
-
-
-def _locate(folder: Path, name: str) -> Path:
-    # Common Voice keeps its files in clips/ and names them without it.
-    file, beside = folder / name, folder / "clips" / name
-    return beside if not is_file(file) and is_file(beside) else file
-
-
-def _read_rows(manifest: Path) -> Iterator[dict[str, Any]]:
-    try:
-        if manifest.suffix in (".jsonl", JSON_SUFFIX):
-            with manifest.open("rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield _row(manifest, number, line)
-            return
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            if manifest.suffix == ".tsv":
-                yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            else:
-                yield from csv.DictReader(file)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{manifest} is not UTF-8: {error.reason} at byte {error.start}") from error
-    except csv.Error as error:
-        raise InputError(f"{manifest} cannot be read: {error}") from error
-
-
-def _row(manifest: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{manifest}, line {number}: not a JSON object ({error})") from error
+    return Source(origin, lambda state: _Rows(found.rows, state, spec.allow_outside), len(found.rows), found.notes)

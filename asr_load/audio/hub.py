@@ -1,21 +1,39 @@
-"""Everything that Hugging Face `datasets` reads: hub ids (streamed), local folders, parquet files."""
+"""What Hugging Face `datasets` reads: ids on the hub (streamed), and folders of parquet, Arrow and tar files here."""
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.utils.file_utils import xopen
+import huggingface_hub
+from datasets.packaged_modules.parquet.parquet import Parquet
 
+from asr_load.audio.cell import Url, check_place, fetch, file_name, find_audio, segment_of, text_of
 from asr_load.audio.clip import Recording
-from asr_load.audio.source import AUDIO_COLUMNS, TEXT_COLUMNS, Request, Source, fingerprint, pick_column
+from asr_load.audio.source import (
+    AUDIO_COLUMNS,
+    TEXT_COLUMNS,
+    DatasetSpec,
+    Source,
+    fingerprint,
+    is_saved,
+    no_text,
+    pick_column,
+)
 from asr_load.errors import InputError
 
+ROWS_AT_ONCE = 16
+"""Of a parquet file. `datasets` would take a whole row group, which is gigabytes where recordings are long."""
 
-def open_dataset(path: Path | None, request: Request) -> Source:
+ANSWER_S, RETRY_AFTER_S = 10.0, 1.0
+"""How long the hub may take to say whether it has a data set, and after how long it is asked once more."""
+
+
+def open_dataset(path: Path | None, spec: DatasetSpec) -> Source:
     """Rows of a data set on disk (`path`) or, where that is None, on the hub. Raises InputError.
 
     Everything is streamed, so that a few clips of a large corpus cost a few clips' download, and nothing is copied
@@ -23,22 +41,49 @@ def open_dataset(path: Path | None, request: Request) -> Source:
     """
     datasets.disable_progress_bars()
     try:
-        if path is not None and (path.is_file() or _is_saved(path)):
-            return _open_files(path, request)
-        return _open_configured(path, request)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        where = "" if path is not None else " (no such folder here, so it was looked for on the Hugging Face hub)"
-        raise InputError(f"--dataset {request.dataset} cannot be read{where}: {_first_line(error)}") from error
+        if path is None:
+            _ask(spec.dataset)
+        elif path.is_file() or is_saved(path):
+            return _open_files(path, spec)
+        return _open_configured(path, spec)
+    except InputError:
+        raise
+    except Exception as error:  # of pyarrow, fsspec, YAML, scripts that it refuses: each has its own
+        raise _cannot_be_read(spec.dataset, error) from error
 
 
-def _open_configured(path: Path | None, request: Request) -> Source:
-    name = request.dataset if path is None else str(path)
+def _ask(name: str) -> None:
+    """Whether the hub has a data set. `datasets` finds out too, after half a minute of tries. Raises InputError."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return  # what it has kept of it is read
+    for last in (False, True):
+        try:
+            huggingface_hub.HfApi().dataset_info(name, timeout=ANSWER_S)
+            return
+        except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError) as error:
+            # It hides what one may not see.
+            raise InputError(
+                f"--dataset {name}: there is no such folder here, and the Hugging Face hub says: {_first_line(error)}"
+            ) from error
+        except Exception as error:  # the network's, by whatever library it goes
+            if last:
+                raise InputError(
+                    f"--dataset {name}: there is no such folder here, and the Hugging Face hub cannot be reached"
+                    f" ({_first_line(error)})"
+                ) from error
+            time.sleep(RETRY_AFTER_S)
+
+
+def _open_configured(path: Path | None, spec: DatasetSpec) -> Source:
+    name = spec.dataset if path is None else str(path)
     configs: list[str] = datasets.get_dataset_config_names(name)
-    if request.subset is not None and request.subset not in configs:
-        raise InputError(f"{request.dataset} has no subset {request.subset!r}; it has: {', '.join(configs)}")
-    config, splits, notes = _choose(name, configs, request, local=path is not None)
-    parts = [datasets.load_dataset(name, config, split=split, streaming=True) for split in splits]
-    files = datasets.load_dataset_builder(name, config).config.data_files or {}
+    if spec.subset is not None and spec.subset not in configs:
+        raise InputError(f"{spec.dataset} has no subset {spec.subset!r}; it has: {', '.join(configs)}")
+    config, splits, notes = _choose(name, configs, spec, local=path is not None)
+    builder = datasets.load_dataset_builder(name, config)
+    at_once = {"batch_size": ROWS_AT_ONCE} if isinstance(builder, Parquet) else {}
+    parts = [datasets.load_dataset(name, config, split=split, streaming=True, **at_once) for split in splits]
+    files = builder.config.data_files or {}
     # A hub file's name carries the commit.
     state = [
         str(file) if path is None else (Path(file).name, fingerprint(Path(file)))
@@ -46,101 +91,108 @@ def _open_configured(path: Path | None, request: Request) -> Source:
         for file in files.get(split, [])
     ]
     which = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
-    return _source(parts, path, request, which, notes)
+    return _source(parts, path, spec, which, notes)
 
 
-def _choose(name: str, configs: list[str], request: Request, local: bool) -> tuple[str, list[str], list[str]]:
+def _choose(name: str, configs: list[str], spec: DatasetSpec, local: bool) -> tuple[str, list[str], list[str]]:
     """The config, its splits, and what to tell the person about the choice."""
 
     def splits_of(config: str) -> list[str]:
         return [str(split) for split in datasets.get_dataset_split_names(name, config)]
 
-    default = request.subset or datasets.get_dataset_default_config_name(name) or configs[0]
+    default = spec.subset or datasets.get_dataset_default_config_name(name) or configs[0]
     # The default first: a split that it has is taken from it, else from the first config that has it.
-    candidates = [default] if request.subset else [default, *(config for config in configs if config != default)]
-    if request.split is None:
+    candidates = [default] if spec.subset else [default, *(config for config in configs if config != default)]
+    if spec.split is None:
         splits = splits_of(default)
         if len(splits) > 1 and not local:
-            raise InputError(f"{request.dataset} ({default}) has several splits: name one of {', '.join(splits)}")
+            raise InputError(f"{spec.dataset} ({default}) has several splits: name one of {', '.join(splits)}")
         return default, splits, []
     seen = {}
     for config in candidates:
         seen[config] = splits_of(config)
-        if request.split not in seen[config]:
+        if spec.split not in seen[config]:
             continue
         others = [other for other in configs if other != config]
-        chosen = f"no --subset was given: took {config!r}, which has the split {request.split!r}; there are also: "
-        notes = [chosen + ", ".join(others)] if others and request.subset is None else []
-        return config, [request.split], notes
+        chosen = f"no --subset was given: took {config!r}, which has the split {spec.split!r}; there are also: "
+        notes = [chosen + ", ".join(others)] if others and spec.subset is None else []
+        return config, [spec.split], notes
     possible = "; ".join(f"{config}: {', '.join(splits)}" for config, splits in seen.items())
-    raise InputError(f"{request.dataset} has no split {request.split!r}; it has: {possible}")
+    raise InputError(f"{spec.dataset} has no split {spec.split!r}; it has: {possible}")
 
 
-def _is_saved(path: Path) -> bool:
-    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote this folder."""
-    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-
-
-def _open_files(path: Path, request: Request) -> Source:
-    """A parquet file, or a folder that save_to_disk wrote."""
-    if request.subset is not None:
-        raise InputError(f"{path} has no subsets: leave --subset {request.subset} out")
+def _open_files(path: Path, spec: DatasetSpec) -> Source:
+    """A parquet or Arrow file, or a folder that save_to_disk wrote."""
+    if spec.subset is not None:
+        raise InputError(f"{path} has no subsets: leave --subset {spec.subset} out")
     if path.is_dir():
         saved = datasets.load_from_disk(str(path))
         by_split = saved if isinstance(saved, datasets.DatasetDict) else {"all": saved}
-        if request.split is not None and request.split not in by_split:
-            raise InputError(f"{path} has no split {request.split!r}; it has: {', '.join(by_split)}")
-        chosen = [request.split] if request.split is not None else list(by_split)
+        if spec.split is not None and spec.split not in by_split:
+            raise InputError(f"{path} has no split {spec.split!r}; it has: {', '.join(by_split)}")
+        chosen = [spec.split] if spec.split is not None else list(by_split)
         parts = [by_split[split].to_iterable_dataset() for split in chosen]
         state: list[Any] = [by_split[split]._fingerprint for split in chosen]
-    elif path.suffix == ".parquet":
-        if request.split is not None:
-            raise InputError(f"{path} is one parquet file: it has no splits, leave --split {request.split} out")
-        parts = [datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)]
-        state = [path.name, fingerprint(path)]
     else:
-        raise InputError(f"{path} is no data set: a folder, a .parquet file, or a .jsonl, .csv or .tsv manifest is")
+        if spec.split is not None:
+            raise InputError(f"{path} is one file: it has no splits, leave --split {spec.split} out")
+        is_parquet = path.suffix.lower() == ".parquet"
+        kind, at_once = ("parquet", {"batch_size": ROWS_AT_ONCE}) if is_parquet else ("arrow", {})
+        parts = [datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **at_once)]
+        state = [path.name, fingerprint(path)]
     base = path if path.is_dir() else path.parent
-    return _source(parts, base, request, {"subset": None, "split": request.split, "state": _digest(state)}, [])
+    return _source(parts, base, spec, {"subset": None, "split": spec.split, "state": _digest(state)}, [])
 
 
 def _digest(state: list[Any]) -> str:
     return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
-def _source(parts: list[Any], base: Path | None, request: Request, which: dict[str, Any], notes: list[str]) -> Source:
+def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[str, Any], notes: list[str]) -> Source:
+    # Undecoded first: to know the columns may take a row.
+    parts = [part.decode(False) for part in parts]
     columns = list(parts[0].column_names or next(iter(parts[0])))
-    audio_column = pick_column(request.audio_column, AUDIO_COLUMNS, columns, "audio")
+    audio_column = pick_column(spec.audio_column, AUDIO_COLUMNS, columns, "audio")
     if audio_column is None:
         raise InputError(f"no column of audio among {', '.join(columns)}: name it with --audio-column")
-    text_column = pick_column(request.text_column, TEXT_COLUMNS, columns, "text")
+    text_column = pick_column(spec.text_column, TEXT_COLUMNS, columns, "text")
     if text_column is None:
-        notes.append(f"no transcripts found among {', '.join(columns)}: there will be no WER (see --text-column)")
-    parts = [_undecoded(part, audio_column) for part in parts]
+        notes.append(no_text(columns))
 
     def recording(row: dict[str, Any], number: int) -> Recording:
-        audio, file = _audio(row[audio_column], base)
-        stem = Path(file).stem if file else row.get("id")
-        text = row[text_column] if text_column else None
-        return Recording(str(stem or f"row-{number:06d}"), "" if text is None else str(text), audio)
+        audio, name = find_audio(row[audio_column], row, base), file_name(row[audio_column])
+        if not spec.allow_outside:
+            # What `datasets` has fetched from the hub lies in its own folder.
+            check_place(audio, [Path(datasets.config.HF_CACHE_HOME) if base is None else base])
+        stem = Path(name).stem if name else row.get("id")
+        return Recording(
+            str(stem or f"row-{number:06d}"),
+            text_of(row, text_column),
+            fetch(audio) if isinstance(audio, Url) else audio,
+            *segment_of(row, row[audio_column]),
+        )
 
     origin = {
-        "dataset": request.dataset if base is None else base.resolve().name,
+        "dataset": spec.dataset if base is None else base.resolve().name,
         "kind": "datasets",
         **which,
         "text_column": text_column,
         "audio_column": audio_column,
     }
-    return Source(origin, lambda state: _Rows(parts, recording, state), notes=notes)
+    return Source(origin, lambda state: _Rows(spec.dataset, parts, recording, state), notes=notes)
 
 
 class _Rows:
     """Rows of one data set after the other. Its state is that of `datasets`: files read before are not read again."""
 
     def __init__(
-        self, parts: list[Any], recording: Callable[[dict[str, Any], int], Recording], state: dict[str, Any] | None
+        self,
+        name: str,
+        parts: list[Any],
+        recording: Callable[[dict[str, Any], int], Recording],
+        state: dict[str, Any] | None,
     ) -> None:
-        self._parts, self._recording = parts, recording
+        self._name, self._parts, self._recording = name, parts, recording
         self._part, self._number = 0, 0
         if state is not None:
             self._part, self._number = state["part"], state["number"]
@@ -149,38 +201,27 @@ class _Rows:
     def __iter__(self) -> Iterator[Recording]:
         for part in range(self._part, len(self._parts)):
             self._part = part
-            for row in self._parts[part]:
+            rows = iter(self._parts[part])
+            while (row := self._next(rows)) is not None:
                 self._number += 1
-                yield self._recording(row, self._number - 1)
+                try:
+                    yield self._recording(row, self._number - 1)
+                except InputError as error:
+                    raise InputError(f"--dataset {self._name}, row {self._number}: {error}") from None
+
+    def _next(self, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        try:
+            return next(rows, None)
+        except Exception as error:  # of pyarrow, fsspec, zstd, the network: each has its own
+            raise _cannot_be_read(f"{self._name}, row {self._number + 1}", error) from error
 
     def state(self) -> dict[str, Any]:
         return {"part": self._part, "number": self._number, "inner": self._parts[self._part].state_dict()}
 
 
-def _undecoded(part: Any, audio_column: str) -> Any:
-    features = part.features
-    if features is not None and isinstance(features.get(audio_column), datasets.Audio):
-        return part.cast_column(audio_column, datasets.Audio(decode=False))
-    return part
+def _cannot_be_read(what: str, error: Exception) -> InputError:
+    return InputError(f"--dataset {what}: cannot be read: {_first_line(error)}")
 
 
-def _audio(value: Any, base: Path | None) -> tuple[bytes | Path | None, str | None]:
-    """The encoded audio of a cell and the name of its file: {bytes, path}, bytes, or a path."""
-    if isinstance(value, dict):
-        data, name = value.get("bytes"), value.get("path")
-        if data is not None:
-            return data, name
-        value = name
-    if isinstance(value, bytes):
-        return value, None
-    if isinstance(value, str) and "://" in value:
-        with xopen(value, "rb") as remote:
-            return remote.read(), value.split("::")[0]
-    if isinstance(value, str) and value:
-        file = Path(value)
-        return (file if base is None or file.is_absolute() else base / file), value
-    return None, None
-
-
-def _first_line(error: BaseException) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -30,10 +30,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from asr_load.audio.clip import CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
-from asr_load.audio.convert import convert
+from asr_load.audio.convert import SHORTEST_S, convert
+from asr_load.audio.open import open_source
 from asr_load.audio.shard import (
     FORMAT,
     MANIFEST,
+    PARTIAL,
     Manifest,
     Options,
     ShardInfo,
@@ -41,14 +43,13 @@ from asr_load.audio.shard import (
     file_sha256,
     write_shard,
 )
-from asr_load.audio.source import Request, Source, UniqueIds, open_source
+from asr_load.audio.source import DatasetSpec, Source, UniqueIds
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import alone_in, encode_json, write_atomically
+from asr_load.text import visible
 
 BLOCK_ROWS = 128
 """Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
-
-PARTIAL = ".partial"
 
 LONGEST_S = 86400
 """The largest limit of a clip's length that can be asked for; --no-skip-long has none."""
@@ -104,6 +105,26 @@ def _hold(out: Path) -> Iterator[None]:
         except OSError as error:
             raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
         yield
+
+
+def refuse_another(out: Path, source: Source) -> None:
+    """Raise InputError where a folder holds another data set than `source`, or a manifest.json that is none of ours."""
+    try:
+        there = msgspec.json.decode((out / MANIFEST).read_bytes(), type=_Kind)
+    except OSError:
+        return
+    except msgspec.DecodeError:
+        raise InputError(f"--out {out} has a {MANIFEST} that prepare.py did not write: name another folder") from None
+    named = [{key: of.get(key) for key in ("dataset", "subset", "split")} for of in (there.source, source.origin)]
+    if named[0] != named[1]:
+        has, wanted = (" ".join(filter(None, of.values())) for of in named)
+        raise InputError(f"--out {out} holds {has}, not {wanted}: name another folder, or add --overwrite")
+
+
+class _Kind(msgspec.Struct):
+    """What tells one data set from another in a manifest of any format."""
+
+    source: dict[str, Any]
 
 
 def _already_whole(out: Path, source: Source, options: Options) -> Manifest | None:
@@ -220,6 +241,7 @@ def convert_block(recordings: list[Recording], resume: dict[str, Any], rules: Ru
             block.clips_with_text += bool(clip.text.strip())
             block.audio_s += clip.duration_s
             yield clip
+            del clip  # an hour is 150 MB, and the next one is made now
 
     block.clips, block.sha256 = write_shard(path, clips())
     write_atomically(path.with_suffix(".json"), msgspec.json.encode(block))
@@ -237,7 +259,7 @@ def _finish(out: Path, source: Source, options: Options, blocks: list[Block]) ->
     full = [(number, block) for number, block in enumerate(blocks) if block.clips]
     if not full:
         shutil.rmtree(out / PARTIAL)
-        why = ", ".join(f"{entry.count} {reason}" for reason, entry in skipped.items() if entry.count)
+        why = _skipped(skipped, options.rules)
         raise InputError(f"no clip is left to send: {'skipped ' + why if why else 'the data set has no rows'}")
     shards = [
         ShardInfo(f"shard-{number:05d}-of-{len(full):05d}.arrow", block.clips, block.sha256)
@@ -325,11 +347,29 @@ def _progress(total: int | None) -> Iterator[Callable[[Block], None]]:
         yield advance
 
 
+def _skipped(skipped: dict[str, SkippedClips], rules: Rules) -> str:
+    """How many were skipped for which reason, and what would keep them; empty for none."""
+    cures = {
+        "too_long": f"over {rules.max_duration or 0:g} s; --max-duration, --no-skip-long",
+        "too_short": f"under {max(rules.min_duration, SHORTEST_S):g} s"
+        + ("; --min-duration" if rules.min_duration else ""),
+        "silent": "below -60 dBFS",
+        "undecodable": "convert with ffmpeg",
+        "no_audio": "no such file",
+    }
+    if rules.max_duration is None:
+        cures["too_long"] = "over 13 hours"
+    return ", ".join(
+        f"{entry.count} {reason}" + (f" ({cures[reason]})" if reason in cures else "")
+        for reason, entry in skipped.items()
+        if entry.count
+    )
+
+
 def describe(manifest: Manifest) -> str:
     """What was kept and skipped, in a line or two."""
     kept = f"{manifest.clips} clips, {manifest.audio_s:.1f} s of audio, {len(manifest.shards)} shard(s)"
-    why = ", ".join(f"{entry.count} {reason}" for reason, entry in manifest.skipped.items() if entry.count)
-    lines = [f"{kept}; skipped: {why or 'none'}"]
+    lines = [f"{kept}; skipped {_skipped(manifest.skipped, manifest.options.rules) or 'none'}"]
     if cancel := manifest.noted.get(CHANNELS_CANCEL):
         lines.append(f"note: the channels of {cancel.count} recordings cancel each other: the louder one was taken")
     return "\n".join(lines)
@@ -347,17 +387,29 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample-rate", type=_rate, default=16000, help="in Hz, or 'keep' (default: 16000)")
     parser.add_argument("--text-column", default=None, help="column of the transcripts (default: found by its name)")
     parser.add_argument("--audio-column", default=None, help="column of the audio (default: found by its name)")
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="the data set may name files outside of its folder, and addresses"
+    )
     parser.add_argument("--language", default="en", help="of the transcripts, for the word error rate (default: en)")
     parser.add_argument("--processes", type=_count, default=os.cpu_count(), help="default: one per core")
 
 
-def prepare_as_asked(args: argparse.Namespace, out: Path) -> Manifest:
+def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = False) -> Manifest:
     """Run prepare with the options of `add_source_arguments`, tell what was chosen. Raises InputError."""
     source = open_source(
-        Request(args.dataset, args.subset or None, args.split or None, args.text_column, args.audio_column)
+        DatasetSpec(
+            args.dataset,
+            args.subset or None,
+            args.split or None,
+            args.text_column,
+            args.audio_column,
+            args.allow_outside,
+        )
     )
+    if not overwrite:
+        refuse_another(out, source)
     for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {visible(note)}", file=sys.stderr)
     rules = Rules(args.max_duration if args.skip_long else None, args.min_duration, args.sample_rate)
     try:
         return prepare(source, Options(rules, args.limit, args.language), out, args.processes)
@@ -404,7 +456,8 @@ def main() -> int:
     parser = OneLineParser("Make shards from a data set of speech.")
     add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, for example asr_data/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace another data set that is there")
     args = parser.parse_args()
-    manifest = prepare_as_asked(args, args.out)
+    manifest = prepare_as_asked(args, args.out, args.overwrite)
     print(f"{args.out}: {describe(manifest)}")
     return 0

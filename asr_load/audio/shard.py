@@ -5,12 +5,15 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
+import re
+import shlex
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from asr_load.audio.clip import Clip, Rules
@@ -18,6 +21,9 @@ from asr_load.errors import InputError
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+"""Beside the manifest while a folder is being prepared."""
+
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -29,10 +35,13 @@ SCHEMA = pa.schema(
         ("audio_b64", pa.string()),
     ]
 )
+SHARD_NAME = re.compile(r"shard-[0-9]{5,}-of-[0-9]{5,}\.arrow")
 PAGE = 4096
 
 BATCH_ROWS = 16
-"""Clips in a record batch: what is held in memory while a shard is written."""
+BATCH_BYTES = 32_000_000
+"""Clips, and base64 of their audio, in a record batch at most: what is held in memory while a shard is written. A batch
+of Arrow strings cannot hold more than 2 GB."""
 
 KNOWN_BATCHES = 256
 """Record batches whose small columns are kept: to read one clip's from Arrow takes half as long as all of its batch."""
@@ -114,9 +123,10 @@ def write_shard(path: Path, clips: Iterable[Clip]) -> tuple[int, str]:
             for clip in clips:
                 batch.append(clip)
                 rows += 1
-                if len(batch) == BATCH_ROWS:
+                if len(batch) == BATCH_ROWS or sum(len(each.audio_b64) for each in batch) >= BATCH_BYTES:
                     writer.write_batch(_record_batch(batch))
-                    batch = []
+                    batch.clear()
+                del clip  # an hour is 150 MB, and the next one is made now
             if batch:
                 writer.write_batch(_record_batch(batch))
     finally:
@@ -129,9 +139,12 @@ def write_shard(path: Path, clips: Iterable[Clip]) -> tuple[int, str]:
 
 
 def _record_batch(clips: list[Clip]) -> pa.RecordBatch:
-    return pa.record_batch(
-        [pa.array([getattr(clip, name) for clip in clips], SCHEMA.field(name).type) for name in SCHEMA.names], SCHEMA
-    )
+    small = [pa.array([getattr(clip, name) for clip in clips], SCHEMA.field(name).type) for name in SCHEMA.names[:-1]]
+    # One long clip is not copied.
+    audio = clips[0].audio_b64 if len(clips) == 1 else b"".join(clip.audio_b64 for clip in clips)
+    ends = np.cumsum([0, *(len(clip.audio_b64) for clip in clips)]).astype(np.int32)
+    column = pa.StringArray.from_buffers(len(clips), pa.py_buffer(ends), pa.py_buffer(audio))
+    return pa.record_batch([*small, column], SCHEMA)
 
 
 def file_sha256(path: Path) -> str:
@@ -146,6 +159,10 @@ def read_manifest(folder: Path) -> Manifest:
     hint = f"prepare it: python scripts/prepare.py --dataset DATASET --out {folder}"
     if not folder.is_dir():
         raise InputError(f"--data {folder}: there is no such folder; {hint}")
+    if not path.exists() and not (folder / PARTIAL).exists():
+        # Never a proposal to write into somebody's recordings.
+        name = re.sub(r"[^\w.-]+", "-", folder.resolve().name) or "NAME"
+        hint = f"prepare it: python scripts/prepare.py --dataset {shlex.quote(str(folder))} --out asr_data/{name}"
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
@@ -154,7 +171,15 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"--data {folder}: {MANIFEST} is not what prepare writes ({error}); {hint}") from None
     if manifest.format != FORMAT:
         raise InputError(f"--data {folder} has format {manifest.format}, this version reads {FORMAT}; {hint}")
+    for shard in manifest.shards:
+        if not SHARD_NAME.fullmatch(shard.file):
+            raise InputError(f"--data {folder}: {MANIFEST} names {shard.file!r}, which is no shard; {hint}")
     return manifest
+
+
+def open_shards(folder: Path | str) -> Shards:
+    """The clips of a prepared folder, memory-mapped. Raises InputError if it is not whole."""
+    return Shards(Path(folder))
 
 
 class Shards:
@@ -183,6 +208,7 @@ class Shards:
         if rows == 0:
             raise InputError(f"--data {folder} holds no clips; prepare it again")
         self._rows = rows
+        self._ids: frozenset[str] | None = None
         self._clips = functools.lru_cache(KNOWN_BATCHES)(self._read)
 
     def __len__(self) -> int:
@@ -197,6 +223,12 @@ class Shards:
         memoryview(clip.audio_b64)[::PAGE].tobytes()
         return clip
 
+    def ids(self) -> frozenset[str]:
+        """The ids of all clips: read once, when they are first asked for."""
+        if self._ids is None:
+            self._ids = frozenset(id for batch in self._batches for id in batch.column("id").to_pylist())
+        return self._ids
+
     def _read(self, at: int) -> list[Clip]:
         batch = self._batches[at]
         small = [batch.column(name).to_pylist() for name in SCHEMA.names[:-1]]
@@ -208,11 +240,56 @@ class Shards:
         return [Clip(*values) for values in zip(*small, views, strict=True)]
 
 
+def _check_batch(batch: pa.RecordBatch) -> None:
+    """Raise ValueError, or Arrow's error, where a batch holds what no batch of ours does. Reads no audio."""
+    if not batch.num_rows:
+        return
+    for column in batch.columns:
+        if column.null_count:
+            raise ValueError("it holds nulls")
+    for column in batch.columns[:-1]:
+        column.validate(full=True)
+    audio = batch.columns[-1]
+    _, offsets, data = audio.buffers()
+    ends = np.frombuffer(offsets, np.int32)[audio.offset : audio.offset + batch.num_rows + 1]
+    if len(ends) != batch.num_rows + 1 or ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(data or b""):
+        raise ValueError("its audio lies elsewhere")
+    seconds, rates, at = (batch.column(name).to_numpy() for name in ("duration_s", "sample_rate", "dither_at"))
+    if not (np.isfinite(seconds) & (seconds > 0) & (rates > 0) & (at >= 0)).all():
+        raise ValueError("a clip has no length, or no rate")
+
+
+_verified: dict[tuple[Path, str], tuple[int, int, int]] = {}
+"""Shards whose bytes are those of their manifest, by their hash: inode, size and time of the file then."""
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Raise InputError where a shard's bytes are not those that the manifest was written for: read once by a process,
+    and again when the file is another one."""
+    for shard in manifest.shards:
+        path = folder / shard.file
+        try:
+            now = path.stat()
+            state = (now.st_ino, now.st_size, now.st_mtime_ns)
+            known = (path.absolute(), shard.sha256)
+            if _verified.get(known) == state:
+                continue
+            found = file_sha256(path)
+        except OSError as error:
+            raise InputError(f"--data {folder}: {shard.file} cannot be read ({error.strerror})") from None
+        if found != shard.sha256:
+            raise InputError(f"--data {folder}: {shard.file} is not as it was prepared; prepare it again")
+        _verified[known] = state
+
+
 def _open_batches(folder: Path, name: str) -> list[pa.RecordBatch]:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(folder / name)))
         if reader.schema != SCHEMA:
             raise InputError(f"--data {folder}: {name} has other columns than this version writes; prepare it again")
-        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    except (OSError, pa.ArrowInvalid) as error:
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        for batch in batches:
+            _check_batch(batch)
+        return batches
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise InputError(f"--data {folder}: {name} cannot be read ({error}); prepare it again") from error

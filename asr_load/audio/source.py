@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +12,14 @@ from typing import Any, Protocol
 from asr_load.audio.clip import Recording
 from asr_load.errors import InputError
 
-TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript", "normalized_text", "raw_transcription")
-AUDIO_COLUMNS = ("audio", "file", "file_name", "path", "audio_filepath", "wav", "flac")
+TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript", "normalized_text", "raw_transcription", "txt")
+AUDIO_COLUMNS = ("audio", "file", "file_name", "path", "audio_filepath", "wav", "flac", "mp3")
 
 FINGERPRINT_BYTES = 65536
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
 
 @dataclass(frozen=True)
-class Request:
+class DatasetSpec:
     """Which rows of which data set: the words of the command line. None is "not said"."""
 
     dataset: str
@@ -30,6 +27,8 @@ class Request:
     split: str | None = None
     text_column: str | None = None
     audio_column: str | None = None
+    allow_outside: bool = False
+    """Whether the data set may name files outside of its folder, and addresses."""
 
 
 class Rows(Protocol):
@@ -55,23 +54,14 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def open_source(request: Request) -> Source:
-    """Find out what the data set is: a folder or file here, else an id on the Hugging Face hub. Raises InputError."""
-    path = Path(request.dataset).expanduser()
-    if path.exists():
-        from asr_load.audio import folder
+def is_saved(path: Path) -> bool:
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote this folder."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
-        manifest = folder.find_manifest(path, request.split)
-        if manifest is not None:
-            return folder.open_manifest(manifest, request)
-        if path.is_dir() and folder.has_bare_audio(path):
-            return folder.open_bare(path, request)
-    elif not HUB_ID.fullmatch(request.dataset):
-        raise InputError(f"--dataset {request.dataset}: there is no such file or folder")
-    # Late: `datasets` takes a second to import, and a folder of audio has no need of it.
-    from asr_load.audio import hub
 
-    return hub.open_dataset(path if path.exists() else None, request)
+def no_text(columns: list[str]) -> str:
+    """What is said of a data set in which no column is known to hold transcripts."""
+    return f"no column of text among {', '.join(columns)}: no WER (--text-column)"
 
 
 def pick_column(wanted: str | None, known: tuple[str, ...], present: list[str], what: str) -> str | None:

@@ -7,8 +7,8 @@ What Locust loses at the end of a distributed test is kept by a conversation of 
     test and everyone's share in it
                                        ◀──────────  with each of Locust's reports: records, and how it is
                                        ◀──────────  asr_share_done, where the number of requests is limited
-                                       ◀──────────  asr_clock, answered with the master's time, and asr_rota again
-    asr_rota, in an open loop          ──────────▶  sends the arrivals that are its own from now on, at this rate
+                                       ◀──────────  asr_clock, answered with the master's time, and asr_assignment again
+    asr_assignment, in an open loop          ──────────▶  sends the arrivals that are its own from now on, at this rate
     asr_stop                           ──────────▶  stops its users, and drains
                                        ◀──────────  last report, then asr_done
     waits for all of that before Locust's own stop, which would not wait
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -29,19 +30,22 @@ import gevent
 import msgspec
 from gevent.event import Event
 from locust.env import Environment
-from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, STATE_STOPPING, MasterRunner, WorkerRunner
 
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
-from asr_load.load.book import Book
-from asr_load.load.options import Settings
-from asr_load.load.rota import Rota
+from asr_load.load.fleet_socket import drop
+from asr_load.load.options import RESULTS, Settings
+from asr_load.load.record_check import absurd
 from asr_load.load.run import Run
+from asr_load.load.run_store import RunStore
 from asr_load.load.stats import forget_old_seconds
-from asr_load.load.work import SOLE, Share, Turn
-from asr_load.results.runfile import WorkerInfo
+from asr_load.results.runfile import Invocation, WorkerInfo, read_run
 from asr_load.results.summary import Summary
-from asr_load.stream.record import WORKER_RECORDS, RecordFile, decode_record, encode_record
+from asr_load.schedule.assignment import ArrivalAssignment
+from asr_load.schedule.work import SOLE, Share, Turn
+from asr_load.stream.record import WORKER_RECORDS, RecordFile, encode_record
+from asr_load.text import visible
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ KEY = "asr_load"
 OPTION = "asr_fleet"
 """The option that carries a test and its shares; it is in no command line."""
 
-LAST_WORDS_S = 10.0
+FINAL_REPORT_S = 10.0
 """What a worker has beyond the stop timeout to send what is left."""
 
 FIRST_USERS_S, BEGIN_S = 0.5, 2.0
@@ -65,15 +69,24 @@ CLOCK_ROUNDS, CLOCK_FIRST_S, CLOCK_EVERY_S = 8, 0.1, 2.0
 
 
 class Solo:
-    """A process that sends load and keeps the book by itself."""
+    """A process that sends load and collects its records itself."""
 
     def __init__(
-        self, environment: Environment, settings: Settings, shards: Shards, folder: Path, on_done: Callable[[], None]
+        self,
+        environment: Environment,
+        settings: Settings,
+        shards: Shards,
+        *,
+        folder: Path,
+        invocation: Invocation,
+        on_done: Callable[[], None],
     ) -> None:
         id = secrets.token_hex(6)
-        self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
-        book = self.book
-        book.on_trouble = on_done
+        self.store: RunStore | None = RunStore(
+            id, settings, shards, folder=folder, invocation=invocation, users=lambda: _user_count(environment)
+        )
+        store = self.store
+        store.on_trouble = on_done
         self.run: Run | None = Run(
             environment,
             settings,
@@ -81,8 +94,8 @@ class Solo:
             id=id,
             worker=SOLE.worker,
             turn=SOLE.next,
-            file=book.file,
-            show=book.show,
+            file=store.file,
+            show=store.show,
             on_done=on_done,
         )
         run = self.run
@@ -91,10 +104,10 @@ class Solo:
             run.begin(time.perf_counter_ns() + round(FIRST_USERS_S * 1e9))
 
         def refresh() -> None:
-            book.hear(run.report())
+            store.update_worker(run.report())
             forget_old_seconds(environment)
 
-        book.refresh = refresh
+        store.refresh = refresh
         self._drains = bool(environment.stop_timeout)
 
     @property
@@ -118,13 +131,13 @@ class Solo:
     def stop(self) -> Summary | None:
         """End the test's part here. Returns the summary where it is made."""
         assert self.run is not None
-        assert self.book is not None
-        self.book.hear(self.run.close())
-        return self.book.close()
+        assert self.store is not None
+        self.store.update_worker(self.run.close())
+        return self.store.close()
 
 
 class Master:
-    """The master of a fleet: shares the work out, keeps the book, and waits for everyone's last word.
+    """The master of a fleet: shares the work out, collects the records, and waits for every worker's final report.
 
     Raises InputError where a limited number of requests could not be sent by the users that were asked for.
     """
@@ -132,7 +145,14 @@ class Master:
     run: Run | None = None
 
     def __init__(
-        self, environment: Environment, settings: Settings, shards: Shards, folder: Path, on_done: Callable[[], None]
+        self,
+        environment: Environment,
+        settings: Settings,
+        shards: Shards,
+        *,
+        folder: Path,
+        invocation: Invocation,
+        on_done: Callable[[], None],
     ) -> None:
         assert isinstance(environment.runner, MasterRunner)
         self._environment, self._runner, self._on_done = environment, environment.runner, on_done
@@ -143,13 +163,15 @@ class Master:
             which = "--requests" if settings.requests else "an open loop"
             raise InputError(f"{which} needs a user for each worker: {len(workers)} workers, {users or 1} user(s)")
         id = secrets.token_hex(6)
-        self.book: Book | None = Book(id, settings, shards, folder, lambda: _user_count(environment))
-        self.book.refresh = self._refresh
-        self.book.on_trouble = on_done
+        self.store: RunStore | None = RunStore(
+            id, settings, shards, folder=folder, invocation=invocation, users=lambda: _user_count(environment)
+        )
+        self.store.refresh = self._refresh
+        self.store.on_trouble = on_done
         self._limited, self._loop = bool(settings.requests), settings.loop
         self._numbers: dict[str, int] = {}
         # Locust sends all options along when it asks a worker for users; so a share is always there before them.
-        self._arrivals, self._rota = settings.loop.make(), Rota([(0, [])])
+        self._arrivals, self._assignment = settings.loop.make(), ArrivalAssignment([(0, [])])
         self._begins = time.time_ns() + round(BEGIN_S * 1e9)
         self._test = {
             "id": id,
@@ -159,30 +181,45 @@ class Master:
             "of": max(len(workers), 1),
             "numbers": self._numbers,
             "begins": self._begins,
-            "rota": self._rota.plan,
+            "assignment": self._assignment.plan,
             "stages": settings.loop.stages,
+            "headers": sorted(settings.headers),
         }
         vars(environment.parsed_options)[OPTION] = self._test
+        self._ending = False
         self._shared_out: set[str] = set()
         self._silent: set[str] = set()
         self._all_said = Event()
         for worker in sorted(workers):
-            self.welcome(worker)
+            self.add_worker(worker)
 
-    def welcome(self, worker: str) -> None:
+    def add_worker(self, worker: str) -> None:
         """Give a worker its share: the first ones a part of every pass, one that joins late what it likes."""
-        assert self.book is not None
-        if worker not in self._numbers:  # a worker announces itself again when an answer took too long
+        assert self.store is not None
+        if (
+            worker not in self._numbers and not self._ending
+        ):  # a worker announces itself again when an answer took too long
             self._numbers[worker] = len(self._numbers)
-            self.book.hear(expected(self._numbers[worker], worker.rpartition("_")[0]))  # Locust's name of it
+            self.store.update_worker(expected(self._numbers[worker], worker.rpartition("_")[0]))  # Locust's name of it
             self._share_arrivals(worker)
 
-    def hear(self, data: dict[str, Any]) -> None:
-        """Take a worker's report."""
-        assert self.book is not None
-        # First the word on its clock, by which the records' times are read.
-        self.book.hear(msgspec.convert(data["worker"], WorkerInfo))
-        self.book.take([decode_record(line) for line in data["records"]])
+    def hear(self, worker: str, data: dict[str, Any]) -> None:
+        """Take a worker's report; a worker whose report cannot be one is dropped."""
+        assert self.store is not None
+        try:
+            info = msgspec.convert(data["worker"], WorkerInfo)
+            lines = msgspec.convert(data["records"], list[bytes])
+        except (msgspec.MsgspecError, KeyError, TypeError) as error:
+            drop(self._runner, worker, f"its report cannot be read ({error})")
+            return
+        if info.worker != self._numbers.get(worker):
+            drop(self._runner, worker, f"it reports as worker {info.worker}")
+        elif why := absurd(info):
+            drop(self._runner, worker, f"it reports what cannot be: {why}")
+        else:
+            # First the word on its clock, by which the records' times are read.
+            self.store.update_worker(info)
+            self.store.add_records(lines, info)
 
     def share_done(self, worker: str) -> None:
         """A worker has records of all requests of its share."""
@@ -190,19 +227,22 @@ class Master:
         self._end_if_done()
 
     def done(self, worker: str) -> None:
-        """A worker has said its last word."""
+        """A worker has said its final report; one that was never asked for anything has said no other."""
+        assert self.store is not None
+        if worker in self._silent:
+            self.store.drop_worker(self._numbers[worker])
         self._silent.discard(worker)
         if not self._silent:
             self._all_said.set()
 
     def answer_time(self, worker: str, data: dict[str, int]) -> None:
         """Answer a worker's question for the time, at once."""
-        answer = {**data, "answered": time.time_ns(), **self._announcement}
+        answer = {"sent": data["sent"], "answered": time.time_ns(), **self._announcement}
         self._runner.send_message("asr_clock", answer, client_id=worker)
 
     def refuse(self, reason: str) -> None:
         """A worker cannot take part: a test without it would not be the one that was asked for."""
-        logger.error("%s", reason)
+        logger.error("%s", visible(reason[:500]))
         self._environment.process_exit_code = 2
         gevent.spawn(self._on_done)
 
@@ -224,18 +264,17 @@ class Master:
 
     def stopping(self) -> None:
         """Let the workers end their streams and report them, before Locust stops them without waiting."""
-        assert self.book is not None
-        idle = {client.id for client in self._runner.clients.ready}
-        for worker in idle & set(self._numbers):
-            # It joined, and the test ended before it was asked for anything.
-            self.book.forget(self._numbers[worker])
-        self._silent = self.members - idle
+        # At once: while streams drain, Locust would give users to a worker that joins, as to one that runs.
+        self._runner.state = STATE_STOPPING
+        self._ending = True
+        # All of them: a worker that is still beginning says "ready" to Locust for so long.
+        self._silent = self.members
         if not self._silent:
             return
         self._all_said.clear()  # a worker that was told to end before the others has set it
         for worker in self._silent:
             self._runner.send_message("asr_stop", None, client_id=worker)
-        until = gevent.Timeout(self._environment.stop_timeout + LAST_WORDS_S)
+        until = gevent.Timeout(self._environment.stop_timeout + FINAL_REPORT_S)
         try:
             with until:
                 while not self._all_said.wait(0.5):
@@ -249,16 +288,16 @@ class Master:
 
     def stop(self) -> Summary | None:
         """End the test's part here."""
-        assert self.book is not None
+        assert self.store is not None
         self._miss_who_is_gone()
-        return self.book.close()
+        return self.store.close()
 
     def _miss_who_is_gone(self) -> None:
-        assert self.book is not None
+        assert self.store is not None
         alive = self._alive()
         for worker, number in self._numbers.items():
             if worker not in alive:
-                self.book.miss(number)
+                self.store.mark_lost(number)
 
     def _share_arrivals(self, joining: str | None = None) -> None:
         """Give the arrivals that lie ahead to those who are there: once a second, and when a worker joins, which Locust
@@ -267,20 +306,20 @@ class Master:
         if joining is not None and joining not in alive:
             alive, notice = alive | {joining}, JOIN_S
         members = sorted(number for worker, number in self._numbers.items() if worker in alive)
-        if self._arrivals is None or not members or members == self._rota.plan[-1][1]:
+        if self._arrivals is None or not members or members == self._assignment.plan[-1][1]:
             return
         ahead = self.elapsed + notice
         first = self._arrivals.number_at(ahead) if ahead > 0 else 0
-        self._rota = self._rota.changed(first, members)
-        self._test["rota"] = self._rota.plan
+        self._assignment = self._assignment.changed(first, members)
+        self._test["assignment"] = self._assignment.plan
         self._announce()
 
     @property
     def _announcement(self) -> dict[str, Any]:
-        return {"rota": self._rota.plan, "stages": self._test["stages"]}
+        return {"assignment": self._assignment.plan, "stages": self._test["stages"]}
 
     def _announce(self) -> None:
-        self._runner.send_message("asr_rota", self._announcement)
+        self._runner.send_message("asr_assignment", self._announcement)
 
     def _refresh(self) -> None:
         forget_old_seconds(self._environment)
@@ -301,7 +340,7 @@ class Master:
 class Worker:
     """A worker of a fleet: sends its share, keeps a file of its own, and reports to the master."""
 
-    book: Book | None = None
+    store: RunStore | None = None
 
     def __init__(self, environment: Environment, settings: Settings, shards: Shards) -> None:
         """Take up the share that the master has sent. Raises InputError where the data is not the master's."""
@@ -315,30 +354,36 @@ class Worker:
             )
         if settings.loop.trace_sha256 != test["trace"]:
             raise InputError(f"worker {number} has another {settings.loop.trace} than the master: copy it there")
+        if lacking := sorted(set(test["headers"]) - set(settings.headers)):
+            # Secrets are sent to nobody: a worker without its own would be answered 401, and that be measured.
+            raise InputError(
+                f"worker {number} has no {lacking[0]} header, which the master's requests have: start it with the same"
+                " OPENAI_API_KEY or --api-key, --header and --host"
+            )
         # The rate may have changed since the options were given.
         settings = replace(settings, loop=replace(settings.loop, stages=test["stages"]))
         self.fleet: int = test["of"]
         """How many workers there were at the start."""
         self._drains = bool(environment.stop_timeout)
         self._begins: int | None = test["begins"] if settings.loop.open else None
-        self._rota = Rota(test["rota"])
-        self._heard = test["rota"], test["stages"]
+        self._assignment = ArrivalAssignment(test["assignment"])
+        self._heard = test["assignment"], test["stages"]
         share = Share(number, test["of"])
         # The ones that were there from the start have shared a limited number of requests among them.
         closed: Turn = (lambda _: None) if share.late and settings.requests else share.next
-        folder = Path(test["folder"])
+        folder = own_folder(test["folder"], settings.results or RESULTS, test["id"])
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = RecordFile(folder / WORKER_RECORDS.format(number))
+        self._file = RecordFile(folder / WORKER_RECORDS.format(int(number)))
         self._unsent: list[bytes] = []
         self._rounds = 0
-        self._last_word: WorkerInfo | None = None
+        self._final_report: WorkerInfo | None = None
         self.run: Run | None = Run(
             environment,
             settings,
             shards,
             id=test["id"],
             worker=number,
-            turn=(lambda after: self._rota.next(number, after)) if settings.loop.open else closed,
+            turn=(lambda after: self._assignment.next(number, after)) if settings.loop.open else closed,
             file=self._file,
             show=lambda records: self._unsent.extend(map(encode_record, records)),
             on_done=lambda: self._runner.send_message("asr_share_done", None),
@@ -368,16 +413,16 @@ class Worker:
     def share_arrivals(self, data: dict[str, Any]) -> None:
         """Take a change of whose the arrivals are, or of their rate."""
         assert self.run is not None
-        said = data["rota"], data["stages"]
+        said = data["assignment"], data["stages"]
         if said != self._heard:
-            self._heard, self._rota = said, Rota(data["rota"])
+            self._heard, self._assignment = said, ArrivalAssignment(data["assignment"])
             self.run.reschedule(data["stages"])
 
     def report(self, data: dict[str, Any]) -> None:
         """Put what is new into a report to the master."""
         assert self.run is not None
         records, self._unsent = self._unsent, []
-        data[KEY] = {"records": records, "worker": msgspec.to_builtins(self._last_word or self.run.report())}
+        data[KEY] = {"records": records, "worker": msgspec.to_builtins(self._final_report or self.run.report())}
 
     def stopping(self) -> None:
         """The test is about to stop."""
@@ -390,11 +435,30 @@ class Worker:
         """End the test's part here, and send what is left."""
         assert self.run is not None
         self._clock.kill()
-        self._last_word = self.run.close()
+        self._final_report = self.run.close()
         self._file.close()
         self._runner._send_stats()  # Locust's own last report; it takes our records along
         self._runner.send_message("asr_done", None)
         return None
+
+
+def own_folder(asked: str, own: Path, id: str) -> Path:
+    """Where a worker keeps its records of a test, whatever folder its master names: there, if that is below the
+    worker's own --results, or holds the test already, as the master's own does on the same machine; else in a folder
+    of that name below its own. Raises InputError."""
+    folder = Path(asked)
+    place, home = folder.resolve(), own.resolve()
+    further = re.fullmatch(re.escape(home.name) + r"-\d+", place.name)  # NAME-2, of the next test
+    if place == home or home in place.parents or (further and place.parent == home.parent):
+        return folder
+    try:
+        if read_run(folder).id == id:
+            return folder
+    except InputError:
+        pass
+    if not re.fullmatch(r"[\w][\w .+=@-]{0,200}", place.name):
+        raise InputError(f"the master names a folder that is none: {visible(asked)[:200]!r}")
+    return own / place.name
 
 
 def expected(worker: int, host: str) -> WorkerInfo:

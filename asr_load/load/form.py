@@ -11,14 +11,16 @@ import copy
 import functools
 import math
 from argparse import SUPPRESS, Action, Namespace
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
+import msgspec
 from locust.argument_parser import default_args_dict, get_parser
 from locust.util.timespan import parse_timespan
 from werkzeug.datastructures import MultiDict
 
 from asr_load.errors import InputError
+from asr_load.load.options import GROUPS
 
 Form = MultiDict[str, str]
 
@@ -53,6 +55,46 @@ def read_form(form: Form, options: Namespace) -> Namespace:
 def changed(read: Namespace, options: Namespace) -> list[str]:
     """The harness's own fields whose value is another than the options'."""
     return [name for name in _shown() if getattr(read, name) != getattr(options, name)]
+
+
+def form_groups() -> dict[str, list[str]]:
+    """The groups that the web form shows, in order: the fields of each."""
+    actions = {group.title: group._group_actions for group in get_parser()._action_groups}
+    shown = {title: [one.dest for one in actions.get(title, []) if vars(one)["include_in_web_ui"]] for title in GROUPS}
+    return {title: fields for title, fields in shown.items() if fields}
+
+
+class _UserClass(msgspec.Struct, forbid_unknown_fields=True):
+    """What the picker of user classes edits of one."""
+
+    user_class_name: str
+    tasks: list[str] = []
+    weight: Annotated[int, msgspec.Meta(ge=0, le=MOST_USERS)] = 1
+    fixed_count: Annotated[int, msgspec.Meta(ge=0, le=MOST_USERS)] = 0
+    host: str | None = None
+
+
+def check_user_class(body: bytes, classes: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
+    """Raise InputError where the picker of user classes could not have sent this: Locust sets whatever comes."""
+    try:
+        edited = msgspec.json.decode(body, type=_UserClass)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise InputError(f"no edit of a user class: {error}") from None
+    if edited.user_class_name not in classes:
+        raise InputError(f"{edited.user_class_name[:80]!r} is no user class; there are: {', '.join(classes) or 'none'}")
+    known = [task.__name__ for task in tasks.get(edited.user_class_name, ())]
+    if unknown := [task for task in edited.tasks if task not in known]:
+        raise InputError(f"{unknown[0][:80]!r} is no task of {edited.user_class_name}")
+    if edited.host not in (None, "", getattr(classes[edited.user_class_name], "host", None)):
+        raise InputError("the host of a user class is the test's own")
+
+
+def check_classes(form: Form, classes: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+    """Raise InputError where a form chooses a class that the picker does not show."""
+    for field, known in (("user_classes", classes), ("shape_class", {"Default": None, **shapes})):
+        for name in form.getlist(field):
+            if name not in known:
+                raise InputError(f"{field.replace('_', ' ')}: {name[:80]!r} is none of {', '.join(known) or 'none'}")
 
 
 @functools.cache

@@ -2,78 +2,131 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import os
-from argparse import Namespace
+import re
+import tempfile
+from argparse import Action, Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
-from asr_load.load.arrivals import KINDS, Arrivals, make_arrivals, parse_stages
+from asr_load.http.timeouts import Timeouts
 from asr_load.results.slo import Goodput, Slo, parse_slos
-
-MIN_SECRET = 8
-"""Characters of a header's word that is struck out of messages: "Bearer" and "gzip" are no secrets."""
+from asr_load.schedule.arrivals import KINDS, Arrivals, make_arrivals, parse_stages
+from asr_load.shipped import SAMPLE, sample
+from asr_load.text import MIN_SECRET
 
 UNIQUE = ["dither", "none"]
 ORDERS = ["sequential", "shuffle"]
 READERS = ["auto", "compiled", "python", "plain"]
 DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
 
+RESULTS = Path("results")
+"""Where folders of runs are made that nobody has named."""
+
+GROUPS = {
+    "Target": "what is asked",
+    "Data": "what is sent",
+    "Load": "when it is sent; -u is how many streams at once",
+    "Measuring": "what is in the figures",
+    "Limits": "what makes the run pass; latencies in ms, or with a unit: 500, 500ms, 0.5s",
+    "Output": "what is kept",
+    "Expert": "what is seldom needed",
+}
+
 
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add the harness's options to Locust's parser. Plain types only: Locust sends the values to workers and pages."""
-    add = parser.add_argument
-    add("--data", default="asr_data/sample", help="Prepared folder of clips (scripts/prepare.py)")
+    """Add the harness's options to Locust's parser. Plain types only: Locust sends the values to workers and pages.
+
+    A second name is that of the serving benchmarks of vLLM, SGLang or NVIDIA.
+    """
+    add = option_group(parser, "Target", in_form=True)
     add("--api", choices=list(APIS), default="chat", help="What the endpoint speaks")
-    add("--model", default="default", help="Model name to ask for")
+    add("--model", default="default", help="Model to ask for; another than `default` must be one that the server lists")
     add("--prompt", default=DEFAULT_PROMPT, help="Text beside the audio")
-    add("--max-tokens", type=int, default=128, help="Longest answer, in tokens (not a field of transcriptions)")
-    add("--unique", choices=UNIQUE, default="dither", help="dither: no request repeats another's bytes")
+    add("--max-tokens", type=int, default=128, metavar="N", help="Longest answer, in tokens")
     # The key of the environment is no default here: Locust writes defaults into its page.
-    add("--api-key", default="", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
+    add("--api-key", default="", metavar="KEY", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
+    add = option_group(parser, "Target")
+    add("--endpoint", default="", metavar="PATH", help="Path to post to in place of the API's own, behind a gateway")
+    add("--header", action="append", default=[], metavar="'K: V'", help="Header to send, also as K=V; repeatable")
+    add("--extra-body", "--extra-request-body", default="", metavar="JSON", help="Object merged into the body")
+    add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body")
+
+    add = option_group(parser, "Data", in_form=True)
+    add("--data", "--dataset-path", default=SAMPLE, metavar="DIR", help="Prepared folder of clips")
+    add("--unique", choices=UNIQUE, default="dither", help="dither: no request repeats another's bytes")
+    add = option_group(parser, "Data")
+    add("--order", choices=ORDERS, default=None, help="Of clips in a pass (default: sequential; shuffle with a --seed)")
+    add("--seed", type=int, default=0, metavar="N", help="Of the shuffle, and of an open loop's arrivals")
+
+    add = option_group(parser, "Load", in_form=True)
     # Words, not numbers: an empty field of the form is a closed loop.
     add("--request-rate", default="", metavar="R", help="Requests per second of the whole fleet (empty: closed loop)")
     add("--arrivals", choices=KINDS, default="poisson", help="How they arrive at that rate")
-    hidden: dict[str, Any] = {"include_in_web_ui": False}
-    add("--burstiness", type=float, default=1.0, help="Of gamma arrivals: 1 is Poisson, less comes in bursts", **hidden)
-    add("--rate-stages", default="", metavar="60s:5,30s:5-20,…", help="A rate that changes: holds and ramps", **hidden)
-    add("--arrival-trace", default="", metavar="FILE", help="Arrival times to replay (jsonl, csv)", **hidden)
-    add("--trace-speed", type=float, default=1.0, help="How many times as fast", **hidden)
-    add("--warmup-requests", type=int, default=0, metavar="N", help="The first N are in no figure", **hidden)
-    add("--warmup-time", type=float, default=0.0, metavar="S", help="Nor those begun in the first S seconds", **hidden)
-    add("--ramp-up-time", type=float, default=0.0, metavar="S", help="Leave the first S seconds out", **hidden)
-    add("--cool-down-time", type=float, default=0.0, metavar="S", help="Leave the last S seconds out", **hidden)
-    add("--requests", type=int, default=0, help="Send exactly N, then end the test; 0: until stopped", **hidden)
-    add("--order", choices=ORDERS, default="sequential", help="Order of clips in a pass", **hidden)
-    add("--seed", type=int, default=0, help="Seed of the shuffle", **hidden)
-    add("--connect-timeout", type=float, default=10.0, help="Seconds to connect", **hidden)
-    add("--stall-timeout", type=float, default=120.0, help="Seconds without a byte, the first included", **hidden)
-    add("--total-timeout", type=float, default=600.0, help="Seconds for a whole answer", **hidden)
-    add("--header", action="append", default=[], metavar="K=V", help="Header to send; repeatable", **hidden)
-    add("--extra-body", default="", metavar="JSON", help="Object merged into the body; null: leave out", **hidden)
-    add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body", **hidden)
-    add("--reader", choices=READERS, default="auto", help="How answers are read (README: how true)", **hidden)
-    add("--slo", action="append", default=[], metavar="ttft:p95:500", help="Limit to keep (ms); repeatable", **hidden)
-    add("--goodput", default="", metavar="'ttft:500 tpot:40'", help="Limits in ms for each request", **hidden)
-    add("--allow-client-bound", action="store_true", help="SLOs may pass in a client-bound run", **hidden)
-    add("--allow-lost-workers", action="store_true", help="SLOs may pass though a worker was lost", **hidden)
-    add("--results", default="", metavar="DIR", help="Folder for the run (default: results/DATE-TIME)", **hidden)
+    add = option_group(parser, "Load")
+    add("--burstiness", type=float, default=1.0, metavar="B", help="Of gamma arrivals: 1 is Poisson, less is bursts")
+    add("--rate-stages", default="", metavar="60s:5,30s:5-20,…", help="A rate that changes: holds and ramps")
+    add("--arrival-trace", default="", metavar="FILE", help="Arrival times to replay (jsonl, csv)")
+    add("--trace-speed", type=float, default=1.0, metavar="X", help="How many times as fast")
+    add(
+        "--requests",
+        "--num-prompts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Send N, then end; 0: until stopped",
+    )
+
+    add = option_group(parser, "Measuring")
+    add("--warmup-requests", "--num-warmups", type=int, default=0, metavar="N", help="First N in no figure")
+    add("--warmup-time", type=float, default=0.0, metavar="S", help="Nor those begun in the first S seconds")
+    add("--trim-start", type=float, default=0.0, metavar="S", help="The summary leaves out the first S seconds")
+    add("--trim-end", type=float, default=0.0, metavar="S", help="The summary leaves out the last S seconds")
+
+    add = option_group(parser, "Limits")
+    add("--slo", action="append", default=[], metavar="METRIC:STAT:LIMIT", help="As ttft:p95:500; repeatable")
+    add("--goodput", nargs="+", default=[], metavar="METRIC:LIMIT", help="For each request, as ttft:500 tpot:40")
+    add("--allow-client-bound", action="store_true", help="SLOs may pass in a client-bound run")
+    add("--allow-lost-workers", action="store_true", help="SLOs may pass though a worker was lost")
+
+    add = option_group(parser, "Output")
+    add("--results", "--result-dir", default="", metavar="DIR", help="Of the run (default: results/DATE-TIME)")
+    add("--metadata", action="append", default=[], metavar="KEY=VALUE", help="To keep with the figures; repeatable")
+
+    add = option_group(parser, "Expert")
+    add("--connect-timeout", type=float, default=10.0, metavar="S", help="Seconds to connect")
+    add("--stall-timeout", type=float, default=120.0, metavar="S", help="Seconds without a byte, the first included")
+    add("--total-timeout", type=float, default=600.0, metavar="S", help="Seconds for a whole answer")
+    add("--allow-host", action="append", default=[], metavar="URL", help="Other server that key and headers may go to")
+    add("--fleet-token-file", default="", metavar="FILE", help="Secret of master and workers, or ASR_LOAD_FLEET_TOKEN")
+    add("--web-allow-host", action="append", default=[], metavar="NAME", help="Name that the web UI may be called by")
+    add("--reader", choices=READERS, default="auto", help="How answers are read")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Time limits of a request, in seconds."""
+class _Add(Protocol):
+    def __call__(self, *flags: str, is_secret: bool = False, **words: Any) -> Action: ...
 
-    connect: float
-    stall: float
-    total: float
+
+def option_group(parser: LocustArgumentParser, title: str, *, in_form: bool = False) -> _Add:
+    """What adds options to a group of GROUPS; `in_form`: the web form has them too."""
+    known = next((group for group in parser._action_groups if group.title == title), None)
+    group = known or parser.add_argument_group(title, GROUPS[title])
+
+    def add(*flags: str, is_secret: bool = False, **words: Any) -> Action:
+        action: Action = group.add_argument(*flags, **words)
+        # As LocustArgumentParser.add_argument does, which knows no groups.
+        vars(action).update(include_in_web_ui=in_form, is_secret=is_secret, is_required=False, is_multiple=False)
+        return action
+
+    return add
 
 
 @dataclass(frozen=True)
@@ -115,6 +168,8 @@ class Settings:
     """The options of one test, checked."""
 
     host: str
+    endpoint: str
+    """The path that is posted to, with a query where it has one."""
     data: Path
     api: str
     model: str
@@ -125,12 +180,12 @@ class Settings:
     requests: int
     shuffle: bool
     seed: int
-    limits: Limits
+    timeouts: Timeouts
     loop: Loop
     warmup_requests: int
     warmup_time: float
-    ramp_up_time: float
-    cool_down_time: float
+    trim_start: float
+    trim_end: float
     slos: list[Slo]
     goodput: str
     allow_client_bound: bool
@@ -138,6 +193,7 @@ class Settings:
     searching: bool
     """Whether a search for capacity announces the load, step by step."""
     results: Path | None
+    metadata: dict[str, str]
     extra_body: dict[str, Any]
     """Fields of the body, over those that it has otherwise; None: left out."""
     headers: dict[str, str] = field(repr=False)
@@ -146,21 +202,42 @@ class Settings:
     """What must be struck out of whatever a server says."""
 
 
-def read_settings(options: Namespace, host: str | None, key: str = "") -> Settings:
-    """Check the options of a test; `key` is the API key where they hold none. Raises InputError."""
-    key = options.api_key or key or os.environ.get("OPENAI_API_KEY", "")
-    headers = dict(_header(word) for word in options.header or [])
+@dataclass(frozen=True)
+class Secrets:
+    """What authenticates requests to one server; `headers` are words as --header takes them."""
+
+    key: str = field(default="", repr=False)
+    basic: str = field(default="", repr=False)
+    """User and password, as basic authentication has them."""
+    headers: tuple[str, ...] = field(default=(), repr=False)
+
+
+def _data_folder(named: str) -> Path:
+    folder = Path(named).expanduser()
+    return sample() if named == SAMPLE and not folder.exists() else folder
+
+
+def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Settings:
+    """Check the options of a test of a server that gets these secrets. Raises InputError."""
+    key, basic = secrets.key, secrets.basic
+    headers = dict(_header(word) for word in secrets.headers)
+    if basic and key:
+        raise InputError("--host has a user and a password, and there is an API key: a request can carry one of them")
+    if basic:
+        headers["Authorization"] = f"Basic {basic}"
     if key:
         headers["Authorization"] = f"Bearer {_printable('the API key', key)}"
     _check_words_and_numbers(options)
     loop = _loop(options)
-    if options.goodput.strip():
-        Goodput(options.goodput)
+    goodput = " ".join(" ".join(options.goodput).split())
+    if goodput:
+        Goodput(goodput)
     if options.seed and options.order == "sequential" and not loop.open:
-        raise InputError("--seed shuffles nothing with --order sequential: add --order shuffle, or a --request-rate")
+        raise InputError("--seed shuffles nothing with --order sequential: leave one of them out")
     return Settings(
         host=check_host(host),
-        data=Path(options.data).expanduser(),
+        endpoint=_endpoint(options.endpoint) or APIS[options.api],
+        data=_data_folder(options.data),
         api=options.api,
         model=options.model,
         prompt=options.prompt,
@@ -168,25 +245,27 @@ def read_settings(options: Namespace, host: str | None, key: str = "") -> Settin
         unique=options.unique == "dither",
         reader=options.reader,
         requests=options.requests,
-        shuffle=options.order == "shuffle",
+        shuffle=options.order == "shuffle" or bool(options.order is None and options.seed and not loop.open),
         seed=options.seed,
-        limits=Limits(options.connect_timeout, options.stall_timeout, options.total_timeout),
+        timeouts=Timeouts(options.connect_timeout, options.stall_timeout, options.total_timeout),
         loop=loop,
         warmup_requests=options.warmup_requests,
         warmup_time=options.warmup_time,
-        ramp_up_time=options.ramp_up_time,
-        cool_down_time=options.cool_down_time,
+        trim_start=options.trim_start,
+        trim_end=options.trim_end,
         slos=parse_slos(options.slo or []),
-        goodput=" ".join(options.goodput.split()),
+        goodput=goodput,
         allow_client_bound=options.allow_client_bound,
         allow_lost_workers=options.allow_lost_workers,
         searching=False,
         results=Path(options.results).expanduser() if options.results else None,
+        metadata=_metadata(options.metadata),
         extra_body=_extra_body(options.extra_body, options.omit),
         headers=headers,
         # By words: a server may repeat a token without the "Bearer" before it.
         secrets=(
             *([key] if key else []),
+            *_parts_of(basic),
             *(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
         ),
     )
@@ -198,7 +277,7 @@ def _check_words_and_numbers(options: Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
     # The command line has checked these; the web form takes any word.
     for name, allowed in (("api", list(APIS)), ("unique", UNIQUE), ("order", ORDERS), ("arrivals", KINDS)):
-        if getattr(options, name) not in allowed:
+        if getattr(options, name) not in (*allowed, None):  # nothing: what is usual
             raise InputError(f"--{name} {getattr(options, name)!r} is none of {', '.join(allowed)}")
     if options.requests < 0:
         raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
@@ -206,7 +285,7 @@ def _check_words_and_numbers(options: Namespace) -> None:
         raise InputError(f"--seed must be 0 or more, not {options.seed}")
     if options.warmup_requests < 0:
         raise InputError(f"--warmup-requests must be 0 or more, not {options.warmup_requests}")
-    for name in ("warmup_time", "ramp_up_time", "cool_down_time"):
+    for name in ("warmup_time", "trim_start", "trim_end"):
         if not 0 <= getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be 0 seconds or more, not {getattr(options, name)}")
     if options.max_tokens < 1:
@@ -236,32 +315,85 @@ def _loop(options: Namespace) -> Loop:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError if a folder is none, or could not be made."""
+    """Raise InputError if a folder is none that can be written to, or could not be made."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"--results {folder}: {existing} is no folder that can be written to")
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".asr-load-"):
+            pass
+    except OSError as error:
+        why = f"{existing} is no folder that can be written to ({error.strerror})"
+        raise InputError(f"--results {folder}: {why}") from None
+
+
+def split_host(host: str | None) -> tuple[str | None, str]:
+    """An address without the user and password that may be in it, and these as a header of basic authentication has
+    them; empty where there are none."""
+    scheme, separator, rest = (host or "").partition("://")
+    place, slash, path = rest.partition("/")
+    known, at, place = place.rpartition("@")
+    if not at:
+        return host, ""
+    user, _, password = known.partition(":")
+    basic = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+    return f"{scheme}{separator}{place}{slash}{path}", basic
+
+
+def without_credentials(text: str) -> str:
+    """A text in which no address has a user and password, whatever characters are in them."""
+    return re.sub(r"//\S*@", "//***@", text)
+
+
+def _parts_of(basic: str) -> list[str]:
+    """What of basic authentication is secret: the header's word, and the password that is in it."""
+    return [basic, base64.b64decode(basic).decode().partition(":")[2]] if basic else []
 
 
 def check_host(host: str | None) -> str:
-    """An address without a trailing slash. Raises InputError where it is none."""
+    """An address without a trailing slash or the /v1 that OpenAI's clients want. Raises InputError where it is none."""
     try:
         parts = urlsplit(host or "")
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # brackets that do not match, a port that is no number or too large
         known = False
     if not known:
-        raise InputError(f"--host {host or '(none)'} is not an address like http://127.0.0.1:30000")
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise InputError(f"--host carries no path: give {parts.scheme}://HOST:PORT, the API's path is added (--api)")
-    return f"{parts.scheme}://{parts.netloc}"
+        shown = without_credentials(host or "(none)")
+        raise InputError(f"--host {shown} is not an address like http://127.0.0.1:30000")
+    address = f"{parts.scheme}://{parts.netloc}"
+    path = parts.path.rstrip("/")
+    if path not in ("", "/v1") or parts.query or parts.fragment:
+        whole = f"{path.removesuffix('/v1')}/v1/chat/completions"
+        raise InputError(f"--host carries no path: give --host {address} --endpoint {whole}")
+    return address
+
+
+def _endpoint(path: str) -> str:
+    if path and not (path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" #")):
+        raise InputError(f"--endpoint {path} is no path like /openai/v1/chat/completions")
+    return path
+
+
+def _metadata(words: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--metadata takes KEY=VALUE, like gpu=H100, not {word!r}")
+        if key.strip() in found:
+            raise InputError(f"--metadata {key.strip()} is given twice")
+        found[key.strip()] = value.strip()
+    return found
+
+
+_HEADER = re.compile(r"\s*([\w-]+)\s*[=:](.*)", re.ASCII | re.DOTALL)
 
 
 def _header(word: str) -> tuple[str, str]:
-    name, equals, value = word.partition("=")
-    if not equals or not name.strip() or not all(char.isalnum() or char in "-_" for char in name.strip()):
+    match = _HEADER.fullmatch(word)
+    if match is None:
         # The value may be a secret: only the name is shown.
-        raise InputError(f"--header takes NAME=VALUE, not {name[:40]!r} …")
-    return name.strip(), _printable(f"--header {name.strip()}", value.strip())
+        name = re.split("[=:]", word)[0]
+        raise InputError(f"--header takes 'NAME: VALUE' or NAME=VALUE, not {name[:40]!r} …")
+    return match[1], _printable(f"--header {match[1]}", match[2].strip())
 
 
 def _printable(what: str, value: str) -> str:

@@ -20,21 +20,30 @@ from locust.runners import STATE_RUNNING
 from requests import Session
 
 from asr_load.audio.clip import Clip
-from asr_load.audio.payload import APIS, NO_DITHER, Body, make_builder, new_dither
+from asr_load.audio.payload import NO_DITHER, Body, make_builder, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
+from asr_load.http.connection import Connects, UserConnection
+from asr_load.http.exchange import (
+    PAUSE_S,
+    ExchangeConfig,
+    TranscriptionRequest,
+    client_want,
+    exchange,
+    never_sent,
+    request_headers,
+)
+from asr_load.http.self_check import choose
+from asr_load.http.socket_reader import CompiledReaders
 from asr_load.load import stats
 from asr_load.load.clock import ClockOffset
-from asr_load.load.exchange import PAUSE_S, Outgoing, Terms, client_want, exchange, never_sent, request_headers
-from asr_load.load.loop import LoopMonitor, let_reads_go_first
+from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
 from asr_load.load.options import Settings
-from asr_load.load.readers import choose
-from asr_load.load.tap import CompiledTaps
-from asr_load.load.wire import Connects, Wire
-from asr_load.load.work import Job, Turn, Work
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
+from asr_load.schedule.work import Job, Turn, Work
 from asr_load.stream.record import Record, RecordFile
+from asr_load.text import is_no_speech, striker
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +102,20 @@ class Run:
             "Content-Type": content_type,
             **settings.headers,
         }
-        self._path = APIS[settings.api]
-        self._reader, self._taps = choose(settings.reader)
+        self._rows = stats.Rows(environment, settings.endpoint.partition("?")[0])
+        self._reader, self._reader_factory = choose(settings.reader)
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
         self._calibration = read_calibration(self._cores, self._reader)
         self._health: ClientHealth | None = None
         self._watched = True
-        self._monitor = LoopMonitor(self._taps.lags if isinstance(self._taps, CompiledTaps) else None)
+        self._monitor = LoopMonitor(
+            self._reader_factory.lags if isinstance(self._reader_factory, CompiledReaders) else None
+        )
         self._monitor.start()
         epoch_ns = time.time_ns() - time.perf_counter_ns()
-        self._terms = Terms(settings.limits, epoch_ns, settings.secrets)
+        self._terms = ExchangeConfig(
+            settings.timeouts, epoch_ns, striker(settings.secrets), striker(filter(is_no_speech, settings.secrets))
+        )
         self.clock = ClockOffset()
         """This process's clock against the master's."""
         self._turn = BoundedSemaphore(1)
@@ -111,8 +124,9 @@ class Run:
         self._done = False
         self._unbuilt: set[int] = set()
         """Numbers of requests that this machine could not build."""
-        self._unsent: dict[int, dict[int, Outgoing]] = {}
+        self._unsent: dict[int, dict[int, TranscriptionRequest]] = {}
         """By user and number: requests that users took and have not begun to send."""
+        self._resent = 0
         self._settled = 0
         """Requests that were sent, once or again, or given up."""
         self._finished = self._users = self._alive = 0
@@ -166,7 +180,7 @@ class Run:
         """Seconds since arrivals began; negative before."""
         return (time.perf_counter_ns() - self._began) / 1e9
 
-    def next_request(self, user: int) -> Outgoing:
+    def next_request(self, user: int) -> TranscriptionRequest:
         """The next request, its body built; in an open loop, when it is due. Raises StopUser when all that was asked
         for is handed out."""
         outgoing = self._next_due(user) if self._open else self._next_free(user)
@@ -177,18 +191,18 @@ class Run:
         self._unsent.setdefault(user, {})[outgoing.seq] = outgoing
         return outgoing
 
-    def _next_free(self, user: int) -> Outgoing | None:
+    def _next_free(self, user: int) -> TranscriptionRequest | None:
         # Users that end together would also build and send together, and hold up the reads of all others for the
         # sum of it. One at a time, each after the reads that are ready.
         with self._turn:
-            let_reads_go_first()
+            yield_to_io()
         while (job := self._work.peek()) is not None:
             self._work.take(job)
             if outgoing := self._built(job, user):
                 return outgoing
         return None
 
-    def _next_due(self, user: int) -> Outgoing | None:
+    def _next_due(self, user: int) -> TranscriptionRequest | None:
         # Of the users that are free, one waits for the next arrival and the others for it: so an arrival belongs to
         # nobody until it is due, and a change of the fleet can still give it to another worker.
         queued = not self._turn.locked()
@@ -218,7 +232,7 @@ class Run:
                 return outgoing
             return None
 
-    def _built(self, job: Job, user: int) -> Outgoing | None:
+    def _built(self, job: Job, user: int) -> TranscriptionRequest | None:
         """A request with its body; None, and a record of it, where this machine cannot build it."""
         try:
             clip = self._shards[job.clip]
@@ -237,11 +251,11 @@ class Run:
     def _due(self, job: Job) -> int | None:
         return None if job.due is None else self._began + round(job.due * 1e9)
 
-    def _outgoing(self, job: Job, user: int, clip: Clip | None, body: Body) -> Outgoing:
+    def _outgoing(self, job: Job, user: int, clip: Clip | None, body: Body) -> TranscriptionRequest:
         seq, due = job.seq, self._due(job)
         since = (due if due is not None else time.perf_counter_ns()) - self._began
-        return Outgoing(
-            url=self._settings.host + self._path,
+        return TranscriptionRequest(
+            url=self._settings.host + self._settings.endpoint,
             body=body,
             headers=self._headers,
             own_headers=request_headers(self._id, self._worker, seq, clip.id if clip else ""),
@@ -255,11 +269,16 @@ class Run:
             due=due,
         )
 
-    def send(self, client: Session, wire: Wire, outgoing: Outgoing) -> Record:
+    def send(self, client: Session, wire: UserConnection, outgoing: TranscriptionRequest) -> Record:
         """Send a request, read its answer, write its record and fire its events. What the user's own code raises
         meanwhile, a gevent.Timeout for one, is raised again when that is done."""
-        wire.taps, wire.connects = self._taps, self._connects
+        wire.reader_factory, wire.connects = self._reader_factory, self._connects
         is_first = self._unsent.get(outgoing.user, {}).pop(outgoing.seq, None) is not None
+        if not is_first:
+            # What a locustfile sends once more is a request of its own: numbers below 0 are nobody's share.
+            self._resent += 1
+            headers = request_headers(self._id, self._worker, -self._resent, outgoing.clip)
+            outgoing = replace(outgoing, seq=-self._resent, own_headers=headers)
         record, reraise = exchange(client, wire, outgoing, self._terms)
         if record.lag is not None and record.lag - record.retry_s > LATE_S and not outgoing.queued:
             self._late += 1
@@ -305,7 +324,7 @@ class Run:
             gevent.sleep(PUBLISH_EVERY_S)
             while self._unpublished:
                 self._publish()
-                let_reads_go_first()
+                yield_to_io()
 
     def _publish(self) -> None:
         """Show records, several together: that takes a third of what each by itself would, unless others than Locust
@@ -316,7 +335,7 @@ class Run:
             records.append(self._unpublished.popleft())
             chunks += 1 + records[-1].chunks
         self._show(records)
-        stats.fire(self._environment, [record for record in records if not record.warmup], self._path)
+        self._rows.add([record for record in records if not record.warmup])
 
     def report(self, ended: bool = False) -> WorkerInfo:
         """How this process is: over its last ten seconds while the test runs, else over all of it."""
@@ -330,6 +349,8 @@ class Run:
             users=self._users,
             connections=self._connects.count,
             connections_dropped=self._connects.dropped,
+            server=self._connects.server,
+            reader_nice=self._reader_factory.nice if isinstance(self._reader_factory, CompiledReaders) else 0,
             connecting_s=self._connects.total_s,
             connecting_max_s=self._connects.longest_s,
             started=self._work.taken,
@@ -374,7 +395,7 @@ class Run:
             self._health = self._monitor.stop()
 
     def close(self) -> WorkerInfo:
-        """Show what is left to show, and return this process's last word."""
+        """Show what is left to show, and return this process's final report."""
         self.end_watch()
         for user in list(self._unsent):
             self._give_up(user)

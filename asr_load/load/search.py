@@ -24,7 +24,7 @@ from asr_load.results.capacity import (
     step,
     write_capacity,
 )
-from asr_load.results.settle import LEAST, LOOKS
+from asr_load.results.decide import LEAST, LOOKS
 from asr_load.results.verdict import judge_clients
 from asr_load.stream.record import Record
 
@@ -53,7 +53,7 @@ class Phase(Enum):
 
 
 class Stepper:
-    """Tells how many users there shall be, second by second, from what the book hears. Made before the test starts;
+    """Tells how many users there shall be, second by second, from what the store hears. Made before the test starts;
     `attach` gives it the test."""
 
     def __init__(self, settings: Settings, most: int, step_time: float, resumed: Sequence[Step] = ()) -> None:
@@ -78,7 +78,7 @@ class Stepper:
         self._schedule: list[tuple[float, float]] = []
         self._records: list[Record] = []
         """On the master's clock."""
-        self._part: Solo | Master | None = None
+        self._role: Solo | Master | None = None
         self.finished = False
 
     def _resume(self, most: float) -> Search:
@@ -90,11 +90,11 @@ class Stepper:
                 return search
             self.steps.pop()  # it was ended between its last step and its answer: that step is taken again
 
-    def attach(self, part: Solo | Master) -> None:
+    def attach(self, role: Solo | Master) -> None:
         """Take the test that has started."""
-        assert part.book is not None
-        self._part, self._book = part, part.book
-        part.book.watch = self._take
+        assert role.store is not None
+        self._role, self._store = role, role.store
+        role.store.watch = self._take
         self._write()
 
     @property
@@ -107,9 +107,10 @@ class Stepper:
             most=self._settings.loop.rate or self._users,
             host=settings.host,
             model=settings.model,
-            data_sha256=self._book.data_sha256,
+            data_sha256=self._store.data_sha256,
             loop=asdict(settings.loop) if self._open else {},
             steps=self.steps,
+            metadata=settings.metadata,
             # Where the client ended it before any load held, nothing is known of the server.
             answer=self._search.good if self.finished and (self._search.good or not self._client_bound_by) else None,
             limited_by=self.limited_by,
@@ -121,9 +122,9 @@ class Stepper:
             if not self.finished:
                 self._finish()
             return None
-        if self._part is None:  # Locust asks once before it starts the test
+        if self._role is None:  # Locust asks once before it starts the test
             return self._shall_be()
-        self._book.refresh()
+        self._store.refresh()
         match self._phase:
             case Phase.BEGIN:
                 self._begin(users)
@@ -147,20 +148,20 @@ class Stepper:
         return users, float(min(int(self.load), SPAWN_RATE))
 
     def _begin(self, users: int) -> None:
-        assert self._part is not None
+        assert self._role is not None
         assert self.load is not None
         if users < self._shall_be()[0]:
             return
         self._began = time.time()
         if self._open:
             # In a fleet, arrivals begin some time after the test.
-            known, ahead = sum(seconds for seconds, _ in self._schedule), self._part.elapsed + NOTICE_S
+            known, ahead = sum(seconds for seconds, _ in self._schedule), self._role.elapsed + NOTICE_S
             if ahead > known:
                 self._schedule.append((ahead - known, 0.0))
             self._schedule.append((self._step_time + OPEN_RAMP_S, self.load))
             self._announce()
-            self._began += max(known, ahead) - self._part.elapsed + OPEN_RAMP_S
-        self._book.enter_stage(self._name(self.load))
+            self._began += max(known, ahead) - self._role.elapsed + OPEN_RAMP_S
+        self._store.enter_stage(self._name(self.load))
         self._phase = Phase.MEASURE
 
     def _measure(self) -> None:
@@ -170,7 +171,7 @@ class Stepper:
             return
         if self._is_settled(now) or seconds >= self._step_time or self._client_bound():
             self._ended = now
-            self._drain_until = now + self._settings.limits.total + DRAIN_S
+            self._drain_until = now + self._settings.timeouts.total + DRAIN_S
             self._drain_from = time.monotonic()
             if self._open:
                 self._cut_short()
@@ -188,20 +189,20 @@ class Stepper:
         return judgement.settled
 
     def _judge(self, records: list[Record]) -> Judgement:
-        slos, language = self._settings.slos, self._book.language
+        slos, language = self._settings.slos, self._store.language
         return judge(slos, records, language, least=self._least(), is_open=self._open)
 
     def _cut_short(self) -> None:
-        assert self._part is not None
+        assert self._role is not None
         *before, (length, rate) = self._schedule
-        done = self._part.elapsed + NOTICE_S - sum(seconds for seconds, _ in before)
+        done = self._role.elapsed + NOTICE_S - sum(seconds for seconds, _ in before)
         self._schedule = [*before, (min(length, max(done, 0.001)), rate)]
         self._drain_from += NOTICE_S
         self._announce()
 
     def _drain(self, users: int) -> None:
         assert self.load is not None
-        quiet = (self._open or users == 0) and self._book.quiet_since(self._drain_from)
+        quiet = (self._open or users == 0) and self._store.quiet_since(self._drain_from)
         if not quiet and time.time() < self._drain_until:
             return
         self._phase = Phase.BEGIN
@@ -240,7 +241,7 @@ class Stepper:
         self._repeats = 0
 
     def _client_bound(self) -> bool:
-        validity = judge_clients(self._book.workers)
+        validity = judge_clients(self._store.workers)
         if validity.verdict == "client-bound" and not self._settings.allow_client_bound:
             self._client_bound_by = validity.reasons[0]
             # Its CPU tells a hiccup from a limit: more workers would help against the second alone.
@@ -263,18 +264,18 @@ class Stepper:
         return [record for record in self._records if self._began <= record.begins <= until and not record.warmup]
 
     def _take(self, record: Record) -> None:
-        self._records.append(record.moved(self._book.offset(record.worker)))
+        self._records.append(record.moved(self._store.offset(record.worker)))
 
     def _announce(self) -> None:
-        assert self._part is not None
+        assert self._role is not None
         text = ",".join(f"{seconds:.6f}s:{rate:.9f}" for seconds, rate in self._schedule)
-        self._part.schedule(f"{text},{IDLE}")
+        self._role.schedule(f"{text},{IDLE}")
 
     def _name(self, load: float) -> str:
         return f"{load:.3g} requests/s" if self._open else f"{load:.0f} streams"
 
     def _write(self) -> None:
-        write_capacity(self._book.folder, self.found)
+        write_capacity(self._store.folder, self.found)
 
 
 def for_search(settings: Settings) -> Settings:
@@ -295,8 +296,8 @@ def check_search(settings: Settings, users: int | None, *, headless: bool) -> No
         "--arrival-trace": settings.loop.trace,
         "--warmup-requests": settings.warmup_requests,
         "--warmup-time": settings.warmup_time,
-        "--ramp-up-time": settings.ramp_up_time,
-        "--cool-down-time": settings.cool_down_time,
+        "--trim-start": settings.trim_start,
+        "--trim-end": settings.trim_end,
     }
     for name, given in others.items():
         if given:

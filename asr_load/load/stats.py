@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,12 @@ READ_S = 60
 """Locust's rates are over some ten seconds before the last request."""
 
 STREAM_TYPES = ("TTFT", "ITL", "TPOT")
+
+VARYING = re.compile(r"[0-9a-fA-F-]{16,}|\d{9,}")
+"""What servers put into their errors that is another one each time: ids and times."""
+
+ERROR_ROWS = 50
+"""Rows of failures for an outcome: Locust keeps each of them until the test ends, and a person reads a few."""
 
 
 def bucket(response_time: float) -> float:
@@ -81,34 +88,54 @@ def alone(environment: Environment) -> bool:
     return len(environment.events.request._handlers) == 1
 
 
-def fire(environment: Environment, records: Sequence[Record], path: str) -> None:
-    """Fire the events of records: one request each, and for a success its TTFT, each of its gaps, and its TPOT, in ms.
+class Rows:
+    """The rows of one path in Locust's statistics."""
 
-    A failure has no latency: its row counts it and nothing else. One that the test's own end cut off is counted, and is
-    no failure.
-    """
-    at_once = alone(environment)
-    stream: dict[tuple[str, str], list[float]] = {}
-    for record in records:
-        if not record.ok:
-            failed = RequestFailed(f"{record.outcome}: {record.error}") if record.failed else None
-            _event(environment, record, "POST", path, None, exception=failed)
-            continue
-        _event(environment, record, "POST", path, record.e2el, response_length=len(record.text.encode()))
-        for kind, name, values in (
-            ("TTFT", f"{path} time to first token", [record.ttft]),
-            ("ITL", f"{path} inter-token latency", record.itl),
-            ("TPOT", f"{path} time per output token", [record.tpot]),
-        ):
-            known = [value for value in values if value is not None]
-            if at_once:
-                stream.setdefault((kind, name), []).extend(known)
-            else:
-                for value in known:
-                    _event(environment, record, kind, name, value)
-    for (kind, name), values in stream.items():
-        if values:
-            _log_all(environment.stats.get(name, kind), np.array(values) * 1000)
+    def __init__(self, environment: Environment, path: str) -> None:
+        self._environment, self._path = environment, path
+        self._errors: dict[str, set[str]] = {}
+        """What was said of failures, by their outcome."""
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Fire the events of records: one request each, and for a success its TTFT, each of its gaps, and its TPOT, in
+        ms.
+
+        A failure has no latency: its row counts it and nothing else. One that the test's own end cut off is counted,
+        and is no failure.
+        """
+        environment, path = self._environment, self._path
+        at_once = alone(environment)
+        stream: dict[tuple[str, str], list[float]] = {}
+        for record in records:
+            if not record.ok:
+                failed = RequestFailed(self._error(record)) if record.failed else None
+                _event(environment, record, "POST", path, None, exception=failed)
+                continue
+            _event(environment, record, "POST", path, record.e2el, response_length=len(record.text.encode()))
+            for kind, name, values in (
+                ("TTFT", f"{path} time to first token", [record.ttft]),
+                ("ITL", f"{path} inter-token latency", record.itl),
+                ("TPOT", f"{path} time per output token", [record.tpot]),
+            ):
+                known = [value for value in values if value is not None]
+                if at_once:
+                    stream.setdefault((kind, name), []).extend(known)
+                else:
+                    for value in known:
+                        _event(environment, record, kind, name, value)
+        for (kind, name), values in stream.items():
+            if values:
+                _log_all(environment.stats.get(name, kind), np.array(values) * 1000)
+
+    def _error(self, record: Record) -> str:
+        """The outcome and the server's words, without what differs from answer to answer: the record has it all."""
+        words = VARYING.sub("…", record.error or "")
+        known = self._errors.setdefault(record.outcome, set())
+        if words not in known and len(known) == ERROR_ROWS:
+            words = "other words: see records.jsonl"
+        else:
+            known.add(words)
+        return f"{record.outcome}: {words}"
 
 
 def _event(

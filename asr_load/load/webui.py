@@ -19,9 +19,13 @@ from locust.env import Environment
 from werkzeug.datastructures import ImmutableMultiDict
 
 from asr_load.errors import InputError
-from asr_load.load.form import Form
+from asr_load.load.form import Form, check_classes, check_user_class, form_groups
 from asr_load.results.live import Live
-from asr_load.results.page import (
+from asr_load.results.summary import SUMMARY, Summary
+from asr_load.results.verdict import Validity
+from asr_load.stream.record import RECORDS
+from asr_load.web.guard import guarded
+from asr_load.web.page import (
     COLUMNS,
     add_live_section,
     add_streaming_section,
@@ -32,9 +36,6 @@ from asr_load.results.page import (
     number,
     server_of,
 )
-from asr_load.results.summary import SUMMARY, Summary
-from asr_load.results.verdict import Validity
-from asr_load.stream.record import RECORDS
 
 KEY = "streaming"
 SHOWN = ("p50", "p90", "p95", "p99", "max")
@@ -54,6 +55,10 @@ class Test(Protocol):
     def id(self) -> str: ...
     @property
     def folder(self) -> Path: ...
+    @property
+    def shape(self) -> str:
+        """What changes the load; `none` where nothing does."""
+
     @property
     def stages(self) -> Sequence[dict[str, Any]]:
         """Where the load changed: `t` in seconds since the epoch, and `name`."""
@@ -147,7 +152,7 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
     if environment.reset_stats:  # Locust resets its own without a word
         environment.events.spawning_complete.add_listener(view.reset)
     _add_tab(web_ui.template_args)
-    _hide_secrets(web_ui)
+    _arrange_form(web_ui)
     web_ui.app.register_blueprint(_blueprint(web_ui, view))
 
     app = web_ui.app
@@ -155,6 +160,10 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
 
     def start_if_it_makes_sense() -> Any:
         try:
+            if web_ui.userclass_picker_is_active:
+                check_classes(
+                    request.form, environment.available_user_classes or {}, environment.available_shape_classes or {}
+                )
             request.form = ImmutableMultiDict(take_form(request.form))
         except InputError as error:
             # As Locust answers to a number of users that is none: its form shows the message.
@@ -162,6 +171,18 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
         return start()
 
     app.view_functions["locust.swarm"] = web_ui.auth_required_if_enabled(start_if_it_makes_sense)
+    edit = app.view_functions["locust.update_user"]
+
+    def edit_if_it_is_shown() -> Any:
+        try:
+            shown = web_ui.userclass_picker_is_active
+            classes, tasks = environment.available_user_classes, environment.available_user_tasks
+            check_user_class(request.get_data(), (classes or {}) if shown else {}, tasks or {})
+        except InputError as error:
+            return make_response(f"{error}\n", 400)
+        return edit()
+
+    app.view_functions["locust.update_user"] = web_ui.auth_required_if_enabled(edit_if_it_is_shown)
 
     def extend(response: Response) -> Response:
         if response.status_code != 200:
@@ -179,6 +200,9 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
         return response
 
     app.after_request(extend)
+    options = environment.parsed_options
+    names = (options and options.web_allow_host) or []
+    app.wsgi_app = guarded(app.wsgi_app, web_ui.host or "", names, (options and options.web_base_path) or "")
 
 
 def _add_tab(template_args: dict[str, Any]) -> None:
@@ -199,18 +223,36 @@ def _add_tab(template_args: dict[str, Any]) -> None:
         template_args[name] = [*template_args.get(name, []), *entries]
 
 
-def _hide_secrets(web_ui: Any) -> None:
-    """Keep secrets of the command line out of the form's page, where Locust writes them as defaults."""
+def _arrange_form(web_ui: Any) -> None:
+    """Put the form's fields in the order of their groups, without the secrets that Locust writes there as defaults."""
     update = web_ui.update_template_args
+    # The page shows the fields in the order of this object's keys, which Jinja would sort.
+    web_ui.app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
-    def update_without_secrets() -> None:
+    def update_and_arrange() -> None:
         update()
-        for option in web_ui.template_args["extra_options"].values():
-            if option["is_secret"]:
-                option["default_value"] = ""
+        fields = web_ui.template_args["extra_options"]
+        grouped = {name: fields[name] for names in form_groups().values() for name in names if name in fields}
+        web_ui.template_args["extra_options"] = {**grouped, **fields}
+        for field in fields.values():
+            if field["is_secret"]:
+                field["default_value"] = ""
 
-    web_ui.update_template_args = update_without_secrets
-    update_without_secrets()
+    web_ui.update_template_args = update_and_arrange
+    update_and_arrange()
+
+
+def _headings() -> str:
+    """Style rules that show each group's name above its first field: the form's own page knows no groups."""
+    rules = []
+    for title, (first, *_) in form_groups().items():
+        word, *more = first.split("_")
+        field = word + "".join(each.capitalize() for each in more)  # as the page names its inputs
+        rules.append(f'.MuiFormControl-root:has(> * > [name="{field}"]) {{ margin-top: 2rem; }}')
+        rules.append(f'.MuiFormControl-root:has(> * > [name="{field}"])::before {{')
+        rules.append(f'  content: "{title}"; position: absolute; bottom: calc(100% + 0.75rem); font-weight: 500;')
+        rules.append("}")
+    return "\n".join(rules) + "\n"
 
 
 def _with_script(page: str) -> str:
@@ -246,6 +288,7 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
                     "points": compact(found[:AT_ONCE]),
                     "more": len(found) > AT_ONCE,
                     "stages": list(test.stages) if test else [],
+                    "shape": test.shape if test else "none",
                     "validity": view.validity(),
                     **view.standing(),
                     "table": view.table(),
@@ -258,7 +301,7 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
         return Response(asset("chart.js"), mimetype="text/javascript")
 
     def chart_css() -> Response:
-        return Response(asset("chart.css"), mimetype="text/css")
+        return Response(asset("chart.css") + _headings(), mimetype="text/css")
 
     def records() -> Response:
         if view.test is None:
@@ -307,10 +350,11 @@ def _not_yet(sentence: str) -> Response:
 
 
 def _csv(summary: Summary) -> str:
-    """The table's figures, exact from the records: in seconds, but for RTF, which is a ratio."""
+    """The table's figures, exact from the records: in seconds, RTF as a ratio; --metadata in each row."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["metric", "count", *COLUMNS])
+    writer.writerow(["metric", "count", *COLUMNS, *summary.metadata])
     for name, (row, _) in metrics(summary).items():
-        writer.writerow([name.removesuffix(" (ms)"), row.n, *(getattr(row, column) for column in COLUMNS)])
+        values = [getattr(row, column) for column in COLUMNS]
+        writer.writerow([name.removesuffix(" (ms)"), row.n, *values, *summary.metadata.values()])
     return out.getvalue()

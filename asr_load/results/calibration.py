@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from asr_load.files import encode_json, write_atomically
+from asr_load.shipped import cache
 
 WITHIN_MS = (1, 5, 10)
 """Bounds on the p99 of the error of TTFT and ITL."""
@@ -18,7 +18,7 @@ TRUSTED_MS = 10
 """The bound that the verdict goes by: the lag up to which a run is valid."""
 
 
-class Trial(msgspec.Struct):
+class CalibrationStep(msgspec.Struct):
     """So many streams at once. Errors are in seconds, of the client's stamps against the server's."""
 
     workers: int
@@ -58,7 +58,7 @@ class Calibration(msgspec.Struct):
     chunks_per_s: float
     """Of each stream."""
     good_for: list[GoodFor]
-    trials: list[Trial]
+    trials: list[CalibrationStep]
 
     def streams(self, workers: int) -> tuple[int, bool] | None:
         """How many streams so many workers are good for together, and whether that is the least they are good for. One
@@ -74,9 +74,8 @@ class Calibration(msgspec.Struct):
 
 def calibration_file() -> Path:
     """Where this machine's calibration is kept: a home may be shared by several machines."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     host = re.sub(r"[^\w.-]+", "-", socket.gethostname())
-    return Path(cache).expanduser() / "asr-load" / f"calibration-{host}.json"
+    return cache() / f"calibration-{host}.json"
 
 
 def write_calibration(calibration: Calibration) -> Path:

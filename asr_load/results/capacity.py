@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from asr_load.files import encode_json, read_json, write_atomically
-from asr_load.results.settle import LEAST, settle
+from asr_load.results.decide import LEAST, decide
 from asr_load.results.slo import Slo, SloResult, slo_lines
 from asr_load.results.steady import steadiness
 from asr_load.results.summary import Figures, figures
@@ -73,6 +73,8 @@ class Capacity(msgspec.Struct, kw_only=True):
     answer: float | None = None
     """The highest load that held all SLOs; 0 where none did; None until the end, and where the client's own trouble
     ended the search before any load held."""
+    metadata: dict[str, str] = {}
+    """What --metadata keeps with the figures."""
     limited_by: str = ""
     """Why it may be higher, or is not known: the bound of the search, or the client."""
 
@@ -123,7 +125,7 @@ def judge(slos: Sequence[Slo], records: Sequence[Record], language: str, *, leas
     grew breaks what the SLOs ask for, whatever the latencies are as yet.
     """
     judged = [from_due(record) for record in records] if is_open else records
-    found = [settle(slo, judged, language) for slo in slos]
+    found = [decide(slo, judged, language) for slo in slos]
     results = [
         SloResult(slo.name, slo.limit, one.value, one.ok and one.value is not None)
         for slo, one in zip(slos, found, strict=True)

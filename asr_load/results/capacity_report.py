@@ -12,6 +12,7 @@ from asr_load.results.capacity import Capacity, Step, answer_lines, format_load,
 from asr_load.results.chart import Line, Panel, draw
 from asr_load.results.console import console_for
 from asr_load.results.slo import MS, parse_slo
+from asr_load.results.summary import run_lines
 
 CHART = "capacity.svg"
 
@@ -20,6 +21,8 @@ def print_search(folder: Path, found: Capacity, file: TextIO) -> None:
     """Print the steps of a search and, if it came to its end, the answer; its last line is the number."""
     console = console_for(file)
     console.out("\n=== Capacity ===")
+    for line in run_lines(found.metadata):
+        console.out(line)
     if found.steps:
         console.print(_table(found))
         if not all(step.settled for step in found.steps):

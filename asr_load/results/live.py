@@ -7,6 +7,7 @@ reported past it. What is shown here is for the eye: files are written from the 
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -80,7 +81,7 @@ class _Second:
 
     def add(self, record: Record) -> None:
         if record.failed:
-            self.failures[record.outcome] += 1
+            self.failures[sys.intern(record.outcome)] += 1  # which is kept for each second: another text each time
         if record.ok:
             self.tokens += record.known_tokens or 0
             self.uncounted |= record.known_tokens is None

@@ -16,13 +16,17 @@ from asr_load.results.capacity_report import print_search
 from asr_load.results.console import console_for
 from asr_load.results.slo import slo_lines
 from asr_load.results.steady import steadiness_line
-from asr_load.results.summary import Figures, Summary, summarise_folder
+from asr_load.results.summary import Figures, Summary, run_lines, summarise_folder
 from asr_load.results.verdict import clock
 from asr_load.stream.record import RECORDS, read_records
 
 SHOWN = 20
-NOTHING = "nothing succeeded"
 """Requests that are shown one by one."""
+
+NOTHING = "nothing succeeded"
+
+NOTHING_FITS, FEW = 0.9, 4
+"""From which WER on, over so many transcripts, the texts are of something else."""
 
 
 def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
@@ -61,8 +65,10 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
 
 def _lines(summary: Summary) -> Iterator[str]:
     requests, left, coverage = summary.requests, summary.left_out, summary.coverage
-    if any((left.warmup, left.ramp_up, left.cool_down)):
-        yield f"Left out: {left.warmup} warm-up, {left.ramp_up} ramp-up and {left.cool_down} cool-down requests"
+    yield from run_lines(summary.metadata)
+    if any((left.warmup, left.trim_start, left.trim_end)):
+        trimmed = f"{left.trim_start} trimmed at the start, {left.trim_end} at the end"
+        yield f"Left out: {left.warmup} warm-up requests, {trimmed}"
     yield f"Wall time {summary.wall_s:.1f} s, audio {summary.audio_s:.1f} s: RTFx {_n(summary.rtfx, 2)}"
     yield (
         f"Throughput: {_n(summary.requests_per_s, 2)} requests/s, {_n(summary.output_tokens_per_s, 1)} tokens/s,"
@@ -77,7 +83,9 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"Goodput: {summary.goodput:.2f} requests/s"
     if summary.references:
         rates = f"WER {_percent(summary.wer)}, CER {_percent(summary.cer)}"
-        yield f"Accuracy: {rates} over {summary.references} transcripts"
+        nothing_fits = "; next to nothing fits: other clips' texts, another language, or the scripted server"
+        doubt = nothing_fits if (summary.wer or 0) >= NOTHING_FITS and summary.references >= FEW else ""
+        yield f"Accuracy: {rates} over {summary.references} transcripts{doubt}"
     else:
         yield "Accuracy: no successful request has a reference"
     if requests.fail:

@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
+from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.calibration import Calibration
+from asr_load.schedule.work import ArrivalCounts
 from asr_load.stream.record import Record
 
-RUN = "run.json"
+RUN, FORMAT = "run.json", 1
 
 
 class ClientHealth(msgspec.Struct):
@@ -37,16 +39,6 @@ class ClientHealth(msgspec.Struct):
     gc_pause_total: float
 
 
-class ArrivalCounts(msgspec.Struct):
-    """What an open loop's whole fleet was due to send within so many `seconds`: on average over all seeds
-    (`expected`, with its standard deviation), and with this run's (`due`)."""
-
-    seconds: float
-    expected: float
-    deviation: float
-    due: int
-
-
 class WorkerInfo(msgspec.Struct, kw_only=True):
     """A process that sent load. Times of day are seconds since the epoch, by its own clock."""
 
@@ -54,6 +46,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     host: str
     reader: str
     """How it reads answers: compiled, python or plain."""
+    reader_nice: int = 0
+    """The rank of the thread that reads, with Linux's scheduler: below 0, it goes before others (root's is -15)."""
     cores: int
     """That it may run on; 0 where unknown. All workers of a host share them."""
     calibration: Calibration | None = None
@@ -63,6 +57,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """That were opened, outside of all latencies."""
     connections_dropped: int = 0
     """That were closed because something came on them, or their end, while nothing was asked."""
+    server: str = ""
+    """What the server calls itself, by the header of that name."""
     connecting_s: float
     """What that took, TLS included, of all together."""
     connecting_max_s: float
@@ -96,15 +92,44 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """None where it was lost before its first word."""
 
 
-class RunInfo(msgspec.Struct, kw_only=True):
+class Refused(msgspec.Struct):
+    """Records of a worker that the master did not take, as they cannot be true: in no figure."""
+
+    worker: int
+    reason: str
+    count: int
+
+
+class Invocation(msgspec.Struct, kw_only=True):
+    """How a test was asked for, and of whom."""
+
+    command: list[str] = []
+    """The words of the command line, without secrets."""
+    num_users: int | None = None
+    spawn_rate: float | None = None
+    """Users per second."""
+    run_time: float | None = None
+    """Seconds; None where nothing but its requests or a person ends it."""
+    shape: str = "none"
+    time_zone: str = ""
+    """Of the master's clock, as +01:00."""
+    git: str = ""
+    """The harness's commit, and -dirty where files are not as in it; empty where it is no checkout."""
+    server: dict[str, Any] = {}
+    """What the server says of itself, by the path that it said it on."""
+
+
+class RunInfo(Invocation, kw_only=True):
     """A run. Times of day are seconds since the epoch; time limits are seconds."""
 
+    format: int = FORMAT
     id: str
     version: str
     began_at: float
     ended: bool
     """False until the end, and for a run whose process was killed."""
     host: str
+    endpoint: str = ""
     api: str
     model: str
     prompt: str
@@ -129,15 +154,17 @@ class RunInfo(msgspec.Struct, kw_only=True):
     """Of an open loop: rate, arrivals, burstiness, stages, trace, speed, seed. Empty for a closed one."""
     warmup_requests: int = 0
     warmup_time: float = 0.0
-    ramp_up_time: float = 0.0
-    cool_down_time: float = 0.0
+    trim_start: float = 0.0
+    trim_end: float = 0.0
     slos: list[str] = []
     goodput: str = ""
+    metadata: dict[str, str] = {}
     allow_client_bound: bool = False
     allow_lost_workers: bool = False
     users: list[tuple[float, int]] = []
     """When the number of users changed, by the master's clock, and to what: looked at once a second."""
     workers: list[WorkerInfo]
+    refused: list[Refused] = []
     python: str
     platform: str
     packages: dict[str, str]
@@ -156,4 +183,9 @@ def write_run(folder: Path, info: RunInfo) -> None:
 
 def read_run(folder: Path) -> RunInfo:
     """Read run.json. Raises InputError."""
-    return read_json(folder / RUN, RunInfo, f"{folder} holds no finished run", "a run")
+    info = read_json(folder / RUN, RunInfo, f"{folder} holds no finished run", "a run")
+    if info.format > FORMAT:
+        raise InputError(
+            f"{folder / RUN} has format {info.format}, this version reads up to {FORMAT}: take a newer one"
+        )
+    return info

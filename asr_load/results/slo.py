@@ -25,6 +25,7 @@ STATISTICS = {
 }
 GOODPUT = ("ttft", "tpot", "e2el")
 
+_LIMIT = re.compile(r"([\d.eE+-]+)\s*(ms|s)", re.ASCII)
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)", re.ASCII)
 
 
@@ -82,24 +83,31 @@ def parse_slos(texts: Iterable[str]) -> list[Slo]:
 def parse_slo(text: str) -> Slo:
     """`ttft:p95:500`: the 95th percentile of TTFT is at most 500 ms. Raises InputError."""
     metric, _, rest = text.strip().partition(":")
-    statistic, _, word = rest.partition(":")
+    statistic, colon, word = rest.partition(":")
     if metric not in STATISTICS:
         raise InputError(f"--slo {text!r}: the metric {metric!r} is none of {', '.join(STATISTICS)}")
-    slo = Slo(metric, statistic, _limit(f"--slo {text!r}", word))
     allowed = STATISTICS[metric]
+    if not colon and statistic[:1].isdigit():
+        usual = allowed if " " not in allowed else "p95"
+        raise InputError(f"--slo {text!r} takes METRIC:STATISTIC:LIMIT, as {metric}:{usual}:{statistic}")
+    slo = Slo(metric, statistic, _limit(f"--slo {text!r}", metric, word))
     if statistic != allowed and not (metric in (*MS, "rtf") and (statistic == "mean" or 0 < (slo.share or 0) <= 1)):
         raise InputError(f"--slo {text!r}: of {metric} there is {allowed}, not {statistic!r}")
     return slo
 
 
-def _limit(what: str, word: str) -> float:
+def _limit(what: str, metric: str, word: str) -> float:
+    """A limit as its metric has it: latencies in ms, whatever unit they are given in."""
+    match = _LIMIT.fullmatch(word.strip())
+    number, unit = match.groups() if match else (word, "")
     try:
-        limit = float(word)
+        limit = float(number)
     except ValueError:
         limit = math.nan
-    if not (math.isfinite(limit) and limit >= 0):
-        raise InputError(f"{what}: the limit {word!r} is no number from 0 up (latencies in ms)")
-    return limit
+    if not (math.isfinite(limit) and limit >= 0) or (unit and metric not in MS):
+        units = ", in ms or with a unit: 500, 500ms, 0.5s" if metric in MS else ""
+        raise InputError(f"{what}: the limit {word!r} is no number from 0 up{units}")
+    return limit * 1e3 if unit == "s" else limit
 
 
 def values_of(metric: str, record: Record) -> Sequence[float]:
@@ -160,7 +168,7 @@ class Goodput:
                 raise InputError(f"--goodput {text!r}: {metric!r} is none of {', '.join(GOODPUT)} (ttft:500 tpot:40)")
             if metric in self.limits:
                 raise InputError(f"--goodput {text!r}: {metric} is given twice")
-            self.limits[metric] = _limit(f"--goodput {text!r}", limit)
+            self.limits[metric] = _limit(f"--goodput {text!r}", metric, limit)
         if not self.limits:
             raise InputError("--goodput takes limits in ms like 'ttft:500 tpot:40 e2el:3000'")
 

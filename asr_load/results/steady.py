@@ -151,19 +151,19 @@ class LeftOut(msgspec.Struct):
     """Requests that are in no figure, by why."""
 
     warmup: int = 0
-    ramp_up: int = 0
-    cool_down: int = 0
+    trim_start: int = 0
+    trim_end: int = 0
 
 
-def trim(records: Sequence[Record], ramp_up_s: float, cool_down_s: float) -> tuple[list[Record], LeftOut]:
-    """The records of the steady part: no warm-up, begun (open loop: due) at least `ramp_up_s` seconds after the first
-    and `cool_down_s` before the last of the others; and how many that leaves out."""
+def trim(records: Sequence[Record], start_s: float, end_s: float) -> tuple[list[Record], LeftOut]:
+    """The records of the steady part: no warm-up, begun (open loop: due) at least `start_s` seconds after the first
+    and `end_s` before the last of the others; and how many that leaves out."""
     measured = [record for record in records if not record.warmup]
     left = LeftOut(warmup=len(records) - len(measured))
-    if not measured or not (ramp_up_s or cool_down_s):
+    if not measured or not (start_s or end_s):
         return measured, left
     starts = [record.begins for record in measured]
-    low, high = min(starts) + ramp_up_s, max(starts) - cool_down_s
-    left.ramp_up = sum(start < low for start in starts)
-    left.cool_down = sum(start > high for start in starts if start >= low)
+    low, high = min(starts) + start_s, max(starts) - end_s
+    left.trim_start = sum(start < low for start in starts)
+    left.trim_end = sum(start > high for start in starts if start >= low)
     return [record for record, start in zip(measured, starts, strict=True) if low <= start <= high], left

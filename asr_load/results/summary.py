@@ -12,13 +12,13 @@ import numpy as np
 
 from asr_load.files import encode_json, write_atomically
 from asr_load.results.accuracy import measure
-from asr_load.results.runfile import RunInfo, WorkerInfo, on_master_clock, read_run
+from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.steady import LeftOut, Steadiness, trim
 from asr_load.results.verdict import Validity, judge, judge_steadiness, lost_workers
 from asr_load.stream.record import Record, read_records
 
-SUMMARY = "summary.json"
+SUMMARY, FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
 """Of the normal distribution: 95 of 100 counts lie within so many standard deviations."""
 
@@ -154,6 +154,11 @@ class Summary(msgspec.Struct):
     """What other than an SLO stands against it."""
     lost_workers: list[int]
     """Those that were lost, or of whose requests some have no record."""
+    refused: int = 0
+    """Records that a worker sent and the master did not take, as they cannot be true."""
+    metadata: dict[str, str] = {}
+    """What --metadata keeps with the figures."""
+    format: int = FORMAT
 
     @property
     def server(self) -> str:
@@ -168,6 +173,12 @@ class Summary(msgspec.Struct):
         return ", ".join(said) or "no request came to its end"
 
 
+def run_lines(metadata: dict[str, str]) -> list[str]:
+    """What --metadata says of a run, in a line; none without it."""
+    said = ", ".join(f"{key}={value}" for key, value in metadata.items())
+    return [f"Run: {said}"] if said else []
+
+
 def figures(values: Iterable[float | None]) -> Figures:
     """Mean, percentiles (linear between samples, as numpy's default) and maximum of what is not None."""
     known = np.array([value for value in values if value is not None], dtype=float)
@@ -180,7 +191,7 @@ def figures(values: Iterable[float | None]) -> Figures:
 def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     """The figures of a run from its records."""
     records = on_master_clock(records, info.workers)
-    measured, left_out = trim(records, info.ramp_up_time, info.cool_down_time)
+    measured, left_out = trim(records, info.trim_start, info.trim_end)
     good = [record for record in measured if record.ok]
     wall_s = _wall_s(measured, info)
     limits = Goodput(info.goodput) if info.goodput else None
@@ -245,6 +256,8 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         passed=all(result.ok for result in slos) and not against if slos else None,
         not_passed=against,
         lost_workers=sorted(lost),
+        refused=sum(each.count for each in info.refused),
+        metadata=info.metadata,
     )
 
 
@@ -293,7 +306,7 @@ def _wall_s(records: list[Record], info: RunInfo) -> float:
     where the last part of a run is left out, to the last request that counts.
     """
     starts = [record.started_at for record in records]
-    if info.cool_down_time and starts:
+    if info.trim_end and starts:
         return max(starts) - min(starts)
     ends = [worker.ended_at + worker.master_offset_s for worker in info.workers if worker.ended_at is not None]
     ends += [start + (record.stream_end or record.e2el or 0.0) for start, record in zip(starts, records, strict=True)]
@@ -346,6 +359,11 @@ def _by_duration(good: list[Record], language: str) -> list[ByDuration]:
 
 def summarise_folder(folder: Path) -> Summary:
     """Make summary.json of a run's folder anew, and return what it holds. Raises InputError."""
-    summary = summarise(read_records(folder), read_run(folder))
+    info, kept = read_run(folder), Counter[tuple[int, str]]()
+    records = list(read_records(folder, kept))
+    # What a worker's own file holds was counted before, where it reached the master.
+    known = Counter({(each.worker, each.reason): each.count for each in info.refused})
+    info.refused = [Refused(worker, why, count) for (worker, why), count in sorted((known | kept).items())]
+    summary = summarise(records, info)
     write_atomically(folder / SUMMARY, encode_json(summary))
     return summary

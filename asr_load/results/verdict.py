@@ -86,7 +86,7 @@ few such answers too."""
 def judge(records: list[Record], info: RunInfo) -> Validity:
     """Judge a run by the health of its clients and by what its records admit: all of them, and those that count. Their
     times are the master's."""
-    measured, _ = trim(records, info.ramp_up_time, info.cool_down_time)
+    measured, _ = trim(records, info.trim_start, info.trim_end)
     steady = judge_steadiness(measured, records, info)
     validity = judge_clients(info.workers)
     if any(record.ok for record in measured):
@@ -346,7 +346,8 @@ def cause_and_cure(records: list[Record], info: RunInfo) -> str:
 
 def _missing(records: list[Record], info: RunInfo) -> list[str]:
     killed = [] if info.ended else ["the run did not come to its end: its process was killed"]
-    return [*killed, *lost_workers(records, info).values()]
+    refused = [f"{each.count} records of worker {each.worker} were refused: {each.reason}" for each in info.refused]
+    return [*killed, *refused, *lost_workers(records, info).values()]
 
 
 def _doubts(records: list[Record], info: RunInfo) -> list[str]:

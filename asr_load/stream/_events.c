@@ -65,12 +65,13 @@ static bool find_plain(const char *body, Py_ssize_t at, Py_ssize_t end, PyObject
 
 static PyObject *find(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *body, *given_stamps, *given_ends, *result = NULL;
-    Py_ssize_t start;
-    if (!PyArg_ParseTuple(args, "SnOO", &body, &start, &given_stamps, &given_ends)) return NULL;
+    Py_ssize_t start, limit = PY_SSIZE_T_MAX;
+    if (!PyArg_ParseTuple(args, "SnOO|n", &body, &start, &given_stamps, &given_ends, &limit)) return NULL;
     const char *bytes = PyBytes_AS_STRING(body);
-    Py_ssize_t length = PyBytes_GET_SIZE(body);
-    if (start < 0 || start > length) return PyErr_Format(PyExc_ValueError, "no position of the body: %zd", start);
-    Py_ssize_t end = last_gap(bytes, start, length);
+    if (limit == PY_SSIZE_T_MAX) limit = PyBytes_GET_SIZE(body);
+    if (start < 0 || start > limit || limit > PyBytes_GET_SIZE(body))
+        return PyErr_Format(PyExc_ValueError, "no positions of the body: %zd, %zd", start, limit);
+    Py_ssize_t end = last_gap(bytes, start, limit);
     PyObject *stamps = PySequence_Fast(given_stamps, "stamps"), *ends = PySequence_Fast(given_ends, "ends");
     PyObject *objects = PyBytes_FromStringAndSize(NULL, end - start);
     Found found = {.stamps = PyList_New(0)};

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from asr_load.stream.limits import MAX_HEAD_BYTES, MAX_LENGTH_DIGITS
+
 MAX_LINE = 4096
 """Bytes of a line that holds a chunk's size, or of a trailer."""
 
-MAX_DIGITS = 15
-_DIGITS = b"0123456789abcdefABCDEF"
+HEX_DIGITS = b"0123456789abcdefABCDEF"
 _END = b"\r\n"
 _size_line = re.compile(rb"([0-9a-fA-F]{1,15})\r\n").match
 
@@ -26,6 +27,8 @@ class Chunked:
         self._left = 0
         """Bytes of the chunk that are still to come, its line end included."""
         self._trailer = False
+        self._trailers = 0
+        """Bytes of the lines behind the body."""
         self._within = False
         """Whether anything else than a new chunk comes next."""
 
@@ -73,9 +76,11 @@ class Chunked:
     def _take_line(self, line: bytes) -> None:
         if self._trailer:
             self.ended = not line
+            self._trailers += len(line)
+            self.broken = self._trailers > MAX_HEAD_BYTES
             return
         digits = line.partition(b";")[0].strip(b" \t")
-        if not digits or len(digits) > MAX_DIGITS or digits.strip(_DIGITS):
+        if not digits or len(digits) > MAX_LENGTH_DIGITS or digits.strip(HEX_DIGITS):
             self.broken = True
             return
         length = int(digits, 16)

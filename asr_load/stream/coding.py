@@ -5,10 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from asr_load.stream.limits import MAX_BYTES
 from asr_load.stream.reader import ProtocolError
 
-MAX_BYTES = 64 << 20
-"""Of a body without its compression: a few kilobytes may hold gigabytes."""
+MAX_MEMBERS = 100
+"""Of a body that is compressed in several parts: each is looked for in all that follows it."""
 
 _GZIP_OR_ZLIB, _RAW = zlib.MAX_WBITS | 32, -zlib.MAX_WBITS
 _ZLIB_METHOD = 8
@@ -21,6 +22,7 @@ class Decoded:
         self._coding = coding
         self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
         self._begun = False
+        self._members = 0
         self._taken = 0
         """Reads of a collected body that were taken."""
         self._body = bytearray()
@@ -51,6 +53,9 @@ class Decoded:
                 # A body may be several members, one behind the other.
                 data = self._inflate.unused_data
                 if data:
+                    self._members += 1
+                    if self._members > MAX_MEMBERS:
+                        raise ProtocolError(f"compressed in more than {MAX_MEMBERS} parts")
                     self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
         except zlib.error as error:
             raise ProtocolError(f"not {self._coding}, though the content-encoding says so: {error}") from error

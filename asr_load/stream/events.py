@@ -18,13 +18,15 @@ Found = tuple[bytes, list[int], bool, int]
 _GAP, _DATA, _DONE = b"\n\n", b"data: ", b"[DONE]"
 
 
-def find_in_python(body: bytes, start: int, stamps: Sequence[int], ends: Sequence[int]) -> Found | None:
-    """The whole events of a body from a position on; None unless each is one `data:` line that holds a JSON object, the
-    last one perhaps `[DONE]`, with or without comments.
+def find_in_python(
+    body: bytes, start: int, stamps: Sequence[int], ends: Sequence[int], limit: int | None = None
+) -> Found | None:
+    """The whole events of a body from a position on, up to `limit` (its end); None unless each is one `data:` line that
+    holds a JSON object, the last one perhaps `[DONE]`, with or without comments.
 
     `stamps` and `ends` are of the body's reads, shape (n,): when each came, and where in the body it ended.
     """
-    gap = body.rfind(_GAP, start)
+    gap = body.rfind(_GAP, start, len(body) if limit is None else limit)
     end = start if gap < 0 else gap + len(_GAP)
     if body.find(b"\r", start, end) >= 0:
         return None

@@ -8,6 +8,7 @@ not its content type.
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,15 +18,13 @@ import msgspec
 from sseclient import SSEClient
 
 from asr_load.stream import events
-
-MAX_EVENT_BYTES = 1 << 20
-"""The longest event that is read: no chunk of a transcript comes near it, and memory stays bounded."""
+from asr_load.stream.limits import MAX_BYTES, MAX_EVENT_BYTES, MAX_EVENT_LINES, MAX_EVENTS, MAX_STREAM_BYTES
+from asr_load.text import visible
 
 MAX_ERROR_CHARS = 2000
 """Of a server's words. Records keep a quarter of it, after secrets are struck out: so none is cut in half and kept."""
 
-MAX_WHOLE_BYTES = 16 << 20
-"""Of a body that is not streamed."""
+LONGEST_SECRET = 512
 
 GOOD_ENDS = frozenset(
     (
@@ -47,6 +46,9 @@ GRACE_S = {True: 1.0, False: 5.0}
 Reading on to the end is what keeps the connection; a server that never ends it must not hold the user."""
 
 BOM = b"\xef\xbb\xbf"
+
+STEP_BYTES = 64 << 10
+"""How much of a body is parsed before others may have their turn: in a few milliseconds."""
 
 MAX_BLANKS = 4096
 """Bytes at the beginning of a body, of which the first that is not blank says what it is."""
@@ -184,13 +186,13 @@ class Answer:
         stamped = _StampedReads(reads, clock)
         try:
             for event in _Events(iter(stamped)).events():
-                stamped.events += 1
+                self._note_events(1)
                 self._take(event.event, event.data.encode(), stamped.at)
         except UnicodeDecodeError as error:
             raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
         if stamped.whole is not None:
             self.read_whole(bytes(stamped.whole), stamped.at)
-        elif not stamped.events and stamped.beginning.strip() and not stamped.beginning.startswith(b":"):
+        elif not self._events and stamped.beginning.strip() and not stamped.beginning.startswith(b":"):
             raise ProtocolError(f"not a stream of events: {shorten(stamped.beginning)}")
 
     def read_collected(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> None:
@@ -199,22 +201,30 @@ class Answer:
         `stamps` and `ends` are of its reads, shape (n,): when each came, and where in `body` it ended. Gives what
         `read_events` gives for the same reads; its speed is why there are two. Raises ProtocolError.
         """
+        for _ in self.steps(body, stamps, ends, ended):
+            pass
+
+    def steps(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> Iterator[None]:
+        """What `read_collected` does, in steps of a few milliseconds."""
         at = self._parsed or (len(BOM) if body.startswith(BOM) else 0)
         if _is_whole(body[:MAX_BLANKS]):
-            if len(body) > MAX_WHOLE_BYTES:
-                raise ProtocolError(f"an answer of more than {MAX_WHOLE_BYTES} bytes that is not streamed")
+            if len(body) > MAX_BYTES:
+                raise ProtocolError(f"an answer of more than {MAX_BYTES} bytes that is not streamed")
             if ended:
                 self.read_whole(body[at:], stamps[-1])
             return
-        at = self._parsed = self._take_plain_events(body, at, stamps, ends)
-        read = 0
-        for match in _event_ends(body, at):
-            start, end = match.span()
-            while ends[read] < end:
-                read += 1
-            self._parsed = end
-            self._take_event(body[at:start], stamps[read])
-            at = end
+        size = min(len(body), MAX_STREAM_BYTES)
+        while at < size:
+            limit = min(at + STEP_BYTES, size)
+            before, at = at, self._take_plain_events(body, at, limit, stamps, ends)
+            if at == before:
+                at = self._take_events(body, at, limit, stamps, ends)
+            self._parsed = at
+            if at == before:
+                break
+            yield
+        if len(body) > size:
+            raise ProtocolError(f"a stream of more than {MAX_STREAM_BYTES} bytes")
         if len(body) - at > MAX_EVENT_BYTES:
             raise ProtocolError(f"an event of more than {MAX_EVENT_BYTES} bytes")
         if ended and at < len(body):
@@ -222,31 +232,53 @@ class Answer:
         if ended and not self._events and body.strip() and not body.startswith(b":"):
             raise ProtocolError(f"not a stream of events: {shorten(body)}")
 
-    def _take_plain_events(self, body: bytes, start: int, stamps: Sequence[int], ends: Sequence[int]) -> int:
-        """Take all whole events at once, in a third of the time, if each is as engines send it. Returns where they end;
-        `start`, with none of them taken, if any is of another kind, or an error."""
-        found = events.find(body, start, stamps, ends)
+    def _take_events(self, body: bytes, at: int, limit: int, stamps: Sequence[int], ends: Sequence[int]) -> int:
+        """Take events one by one: the next one, and those that end before a limit. Returns where they end."""
+        read = bisect.bisect_left(ends, at + 1)
+        for match in _event_ends(body, at, MAX_STREAM_BYTES):
+            start, end = match.span()
+            while ends[read] < end:
+                read += 1
+            self._parsed = end
+            self._take_event(body[at:start], stamps[read])
+            at = end
+            if at >= limit:
+                break
+        return at
+
+    def _take_plain_events(
+        self, body: bytes, start: int, limit: int, stamps: Sequence[int], ends: Sequence[int]
+    ) -> int:
+        """Take all whole events up to a limit at once, in a third of the time, if each is as engines send it. Returns
+        where they end; `start`, with none of them taken, if any is of another kind, or an error."""
+        first, last = bisect.bisect_left(ends, start + 1), bisect.bisect_left(ends, limit) + 1
+        found = events.find(body, start, stamps[first:last], ends[first:last], limit)
         if found is None:
             return start
         objects, times, done, end = found
-        if end - start > MAX_EVENT_BYTES:
-            return start
         try:
             body.isascii() or body[start:end].decode()
             decoded = _decoder.decode_lines(objects)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return start
         if len(decoded) != len(times) or any(map(_complaint, decoded)):
             return start
+        self._note_events(len(decoded) + done)
         for event, at in zip(decoded, times, strict=True):
             self._accept(event, at)
-        self._events += len(decoded) + done
         self.done = self.done or done
         return end
+
+    def _note_events(self, count: int) -> None:
+        self._events += count
+        if self._events > MAX_EVENTS:
+            raise ProtocolError(f"a stream of more than {MAX_EVENTS} events")
 
     def _take_event(self, block: bytes, at: int) -> None:
         if len(block) > MAX_EVENT_BYTES:
             raise ProtocolError(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        if len(block) > MAX_EVENT_LINES and len(block.splitlines()) > MAX_EVENT_LINES:
+            raise ProtocolError(f"an event of more than {MAX_EVENT_LINES} lines")
         if not block.isascii():
             try:
                 block.decode()
@@ -267,7 +299,7 @@ class Answer:
                 elif field == b"event":
                     name = value
         if values:
-            self._events += 1
+            self._note_events(1)
             self._take(name.decode(), b"\n".join(values), at)
 
     def read_whole(self, body: bytes, at: int) -> None:
@@ -403,41 +435,66 @@ def _name_errors(block: bytes) -> bytes:
 
 
 class _Events(SSEClient):
-    """sseclient's, with errors in fields of their own, which it would pass over."""
+    """sseclient's, with errors in fields of their own, which it would pass over, and with bounds: it joins what has
+    come of an event anew for each of its lines."""
+
+    def __init__(self, reads: Iterator[bytes]) -> None:
+        super().__init__(reads)
+        self._pieces = reads
 
     def _read(self) -> Iterator[bytes]:
-        return map(_name_errors, super()._read())  # type: ignore[misc]  # its stubs know less
+        pending, searched = bytearray(), 0
+        for piece in self._pieces:
+            pending += piece
+            at = 0
+            # All first: a match would keep the bytes from being taken out.
+            for end in [match.end() for match in _event_ends(pending, max(0, searched - 3))]:
+                yield self._whole(bytes(pending[at:end]))
+                at = end
+            del pending[:at]
+            searched = len(pending)
+            if searched > MAX_EVENT_BYTES:
+                raise ProtocolError(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        if pending:
+            yield self._whole(bytes(pending))
+
+    def _whole(self, block: bytes) -> bytes:
+        if len(block) > MAX_EVENT_LINES and len(block.splitlines()) > MAX_EVENT_LINES:
+            raise ProtocolError(f"an event of more than {MAX_EVENT_LINES} lines")
+        return _name_errors(block)
 
 
 class _StampedReads:
-    """Hands reads on and remembers when the last one returned. Bounds what can pile up without a line's end."""
+    """Hands reads on and remembers when the last one returned. Takes a whole answer, which is no stream, apart."""
 
     def __init__(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
         self.at = 0
-        self.events = 0
         self.beginning = b""
         self.whole: bytearray | None = None
         """The body, where it is no stream."""
         self._reads, self._clock = reads, clock
 
     def __iter__(self) -> Iterator[bytes]:
-        pending = 0
+        size = 0
         for read in self._reads:
             self.at = self._clock()
-            data = read if self.beginning else read.removeprefix(BOM)
-            if not self.beginning.strip():
-                self.beginning += data
+            size += len(read)
+            data = read
+            is_open = BOM.startswith(self.beginning) or not self.beginning.removeprefix(BOM).strip()
+            if is_open and len(self.beginning) < MAX_BLANKS:
+                before, self.beginning = self.beginning, self.beginning + read
+                if BOM.startswith(self.beginning):
+                    continue  # the rest of a byte order mark is still to come
+                data = self.beginning.removeprefix(BOM) if BOM.startswith(before) else read
                 if _is_whole(self.beginning):
                     self.whole = bytearray()
             if self.whole is not None:
                 self.whole += data
-                if len(self.whole) > MAX_WHOLE_BYTES:
-                    raise ProtocolError(f"an answer of more than {MAX_WHOLE_BYTES} bytes that is not streamed")
+                if size > MAX_BYTES:
+                    raise ProtocolError(f"an answer of more than {MAX_BYTES} bytes that is not streamed")
                 continue
-            end = data.rfind(b"\n")
-            pending = pending + len(data) if end < 0 else len(data) - end - 1
-            if pending > MAX_EVENT_BYTES:
-                raise ProtocolError(f"an event of more than {MAX_EVENT_BYTES} bytes")
+            if size > MAX_STREAM_BYTES:
+                raise ProtocolError(f"a stream of more than {MAX_STREAM_BYTES} bytes")
             yield data
 
 
@@ -451,7 +508,10 @@ def error_message(error: Any) -> str:
         error = next((error[name] for name in _WORDS if error.get(name)), None)
     if isinstance(error, list) and len(error) == 1 and (isinstance(error[0], str) or _has_message(error[0])):
         return error_message(error[0])
-    return "" if error is None else shorten(error if isinstance(error, str) else str(error))
+    try:
+        return "" if error is None else shorten(error if isinstance(error, str) else str(error))
+    except RecursionError:
+        return "an error that is nested too deep to be shown"
 
 
 def _has_message(error: Any) -> bool:
@@ -467,8 +527,12 @@ def http_error_message(body: bytes) -> str:
 
 
 def shorten(text: str | bytes, limit: int = MAX_ERROR_CHARS) -> str:
-    """One line of at most `limit` characters."""
+    """One line of at most `limit` characters, control characters as escapes. No word is cut that may be a secret, which
+    would no more be found."""
     if isinstance(text, bytes):
         text = text[: 8 * limit].decode(errors="replace")
-    line = whole_characters(" ".join(text[: 4 * limit].split()))
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    line = visible(whole_characters(" ".join(text[: 4 * limit].split())))
+    if len(line) <= limit:
+        return line
+    kept, _, word = line[: limit - 1].rpartition(" ")
+    return (kept if len(word) < LONGEST_SECRET else line[: limit - 1]) + "…"

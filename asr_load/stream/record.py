@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,6 +16,11 @@ from asr_load.stream.timing import tpot
 RECORDS = "records.jsonl"
 WORKER_RECORDS = "worker-{:03d}.jsonl"
 """What a worker of a fleet keeps of its own beside the master's file, in case one of the two dies."""
+
+SUM_S = 0.001
+"""By how much a TTFT and its gaps may differ from the latency that they add up to."""
+
+MOST_TOKENS = 1 << 31
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -102,6 +109,33 @@ class Record(msgspec.Struct, kw_only=True):
         return None if self.e2el is None or not self.audio_s else self.e2el / self.audio_s
 
 
+def untrue(record: Record) -> str:
+    """Why a record cannot be true, whoever wrote it; empty where it can."""
+    if why := _untrue_times(record):
+        return why
+    if record.ok != (record.outcome == "ok"):
+        return "its outcome and its success differ"
+    if record.ok and not (record.ttft is not None and record.e2el is not None and record.audio_s):
+        return "it is a success without latencies or audio"
+    if record.ok and abs((record.ttft or 0.0) + sum(record.itl) - (record.e2el or 0.0)) > SUM_S:
+        return "its gaps do not add up"
+    counts = (record.output_tokens, record.prompt_tokens, record.cached_tokens)
+    if any(count is not None and not 0 <= count < MOST_TOKENS for count in counts):
+        return "it holds a count of tokens that none has"
+    return ""
+
+
+def _untrue_times(record: Record) -> str:
+    way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
+    known = [value for value in way if value is not None]
+    rest = (record.started_at, record.due_at, record.lag, record.ended_at, record.audio_s, record.retry_s, *record.itl)
+    if not all(math.isfinite(value) for value in (*known, *rest) if value is not None):
+        return "it holds a number that is none"
+    if min((0.0, *known, *record.itl, record.audio_s, record.retry_s)) < 0:
+        return "it holds a time below 0"
+    return "" if known == sorted(known) else "its times are not in order"
+
+
 encode_record = msgspec.json.Encoder().encode
 decode_record = msgspec.json.Decoder(Record).decode
 
@@ -147,15 +181,22 @@ class RecordFile:
         self._file.close()
 
 
-def read_records(folder: Path) -> Iterator[Record]:
+def read_records(folder: Path, refused: Counter[tuple[int, str]] | None = None) -> Iterator[Record]:
     """The records of a run, each once: the master's file, and what workers kept that never reached it.
 
-    A last line that was cut off is left out. Raises InputError.
+    A last line that was cut off is left out. What lies in a worker's file and cannot be true is left out too, as the
+    master would not have taken it, and counted in `refused` by the worker and the reason. Raises InputError.
     """
+    refused = Counter() if refused is None else refused
     own = sorted(folder.glob(WORKER_RECORDS.format(0).replace("000", "*")))
     seen: set[tuple[int, int, float]] = set()
     for path in [folder / RECORDS, *own]:
         for record in _read(path):
+            if path.name != RECORDS:
+                stranger = path.name != WORKER_RECORDS.format(record.worker)
+                if why := untrue(record) or ("it is another worker's" if stranger else ""):
+                    refused[record.worker, why] += 1
+                    continue
             if own:
                 key = (record.worker, record.user, record.started_at)
                 if key in seen:

@@ -1,6 +1,6 @@
 """From the times of a stream's chunks, in integer nanoseconds, to its latencies, in seconds.
 
-The definitions are the README's table of metrics. Integers keep `ttft + sum(itl) == e2el` to the nanosecond.
+The definitions are those of docs/metrics.md. Integers keep `ttft + sum(itl) == e2el` to the nanosecond.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""One request on one connection, with the moments at which its bytes came."""

@@ -1,0 +1,879 @@
+/* Reads sockets in a thread of its own, and stamps every read: the compiled half of socket_reader.py, which says what for.
+ *
+ * The thread never takes the interpreter's lock, so a busy Python process does not keep it. It waits for all sockets
+ * with one epoll, takes HTTP's chunks apart, and wakes Python only for what somebody waits for: an answer's head, and
+ * its end. Stamps are of CLOCK_MONOTONIC (what time.perf_counter_ns() reads on Linux), and of the moment when the kernel
+ * got the bytes. So the thread may rest after a look at the sockets, and read what has come meanwhile in one go: waking
+ * it for each chunk would cost four times what reading it does. Where nothing comes for as long it does not rest: nobody
+ * waits for an answer's end longer than need be.
+ *
+ * One lock guards all readers. It is held for one read of one socket, or for a copy, never while waiting.
+ */
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "forked.h"
+#include "short_turns.h"
+
+#define READ_BYTES 65536
+#define BATCH 256
+/* Of one answer: see limits.py. */
+#define MAX_BYTES ((size_t)16 << 20)
+#define MAX_WIRE_BYTES ((size_t)64 << 20)
+#define MAX_READS 100000
+#define MAX_HEAD_BYTES ((size_t)64 << 10)
+#define READS_AT_ONCE 64             /* of one socket, before the others have their turn */
+#define TICK_NS 20000000             /* how often the thread looks how late it is */
+#define REST_NS 1000000              /* chunks of one stream that come closer together are read, and stamped, as one */
+#define LAGS 1024
+#define OUT_OF_ORDER 224             /* where struct tcp_info has tcpi_rcv_ooopack: Linux 5.4 has it, older headers not */
+#define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
+
+#define WANTED (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
+
+enum { STOP = UINT32_MAX, TICK = UINT32_MAX - 1 }; /* in place of a slot */
+enum { CHUNKED = -1, UNTIL_CLOSE = -2 };
+enum status { RUNNING, COMPLETE, CUT, BROKEN, TOO_LONG, FAILED };
+enum chunk_state { SIZE, EXTENSION, DATA, AFTER_DATA, TRAILER };
+
+typedef struct {
+    char *bytes;
+    size_t used, room;
+} Buffer;
+
+typedef struct {
+    int64_t at;  /* nanoseconds */
+    size_t end;  /* bytes that had come by then */
+} Mark;
+
+typedef struct {
+    Mark *marks;
+    size_t used, room;
+} Marks;
+
+typedef struct ReadingThread ReadingThread;
+
+typedef struct {
+    PyObject_HEAD
+    ReadingThread *reading;
+    PyObject *owner;
+    uint32_t slot;
+    int fd; /* a duplicate of our own: nobody else can close it, or give its number to another socket */
+    /* What follows belongs to whoever holds the lock. */
+    Buffer raw, body;
+    Marks raw_marks, body_marks;
+    bool in_body;
+    int64_t framing; /* CHUNKED, UNTIL_CLOSE, or the bytes of a body of known length that are still to come */
+    enum chunk_state chunk;
+    size_t left;     /* of a chunk's size, or of its data */
+    size_t line;     /* bytes of the line that is being read */
+    size_t trailers; /* bytes of the lines behind the body */
+    size_t wire;     /* bytes that came, framing included */
+    enum { DIGITS, BLANKS, RETURN } behind; /* what the last byte of a chunk's size was */
+    bool surplus;    /* bytes came after the end */
+    enum status status;
+    int error;
+    int64_t last;
+    uint32_t out_of_order; /* packets, at the beginning */
+    bool waits, for_end, queued;
+    size_t beyond;
+} SocketReader;
+
+struct ReadingThread {
+    PyObject_HEAD
+    pthread_t thread;
+    pthread_mutex_t lock;
+    int epoll, wake, stop, tick;
+    int64_t due;         /* of the next tick */
+    int64_t rests_until; /* when the thread meant to look next */
+    int64_t since;       /* what is found ready now was not so then */
+    int64_t epoch;       /* CLOCK_REALTIME, which the kernel's stamps are of, less CLOCK_MONOTONIC */
+    bool stamped;        /* whether the kernel stamped what was read last */
+    int64_t lags[LAGS];
+    size_t n_lags;
+    bool running;
+    int nice;       /* the thread's rank */
+    unsigned forks; /* as many as there were when it was made */
+    struct {
+        SocketReader *reader;
+        uint32_t generation;
+    } *slots;
+    size_t n_slots;
+    uint32_t *woken;
+    size_t n_woken;
+};
+
+static int64_t nanoseconds(struct timespec time) { return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec; }
+
+static int64_t clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return nanoseconds(now);
+}
+
+static int64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
+
+/* End an answer for want of memory, which is no fault of the answer. */
+static void out_of_memory(SocketReader *reader) {
+    reader->status = FAILED;
+    reader->error = ENOMEM;
+}
+
+/* Append to a reader's buffer; otherwise false, and the reader has its status. */
+static bool append(SocketReader *reader, Buffer *buffer, const char *bytes, size_t n) {
+    if (buffer->used + n > MAX_BYTES) {
+        reader->status = TOO_LONG;
+        return false;
+    }
+    if (buffer->used + n > buffer->room) {
+        size_t room = buffer->room ? buffer->room : 4096;
+        while (room < buffer->used + n) room *= 2;
+        char *grown = realloc(buffer->bytes, room);
+        if (grown == NULL) {
+            out_of_memory(reader);
+            return false;
+        }
+        buffer->bytes = grown;
+        buffer->room = room;
+    }
+    memcpy(buffer->bytes + buffer->used, bytes, n);
+    buffer->used += n;
+    return true;
+}
+
+static void mark(SocketReader *reader, Marks *marks, int64_t at, size_t end) {
+    if (marks->used == MAX_READS) {
+        reader->status = TOO_LONG;
+        return;
+    }
+    if (marks->used == marks->room) {
+        size_t room = marks->room ? 2 * marks->room : 64;
+        Mark *grown = realloc(marks->marks, room * sizeof *grown);
+        if (grown == NULL) {
+            out_of_memory(reader);
+            return;
+        }
+        marks->marks = grown;
+        marks->room = room;
+    }
+    marks->marks[marks->used++] = (Mark){at, end};
+}
+
+/* Take a chunked body's framing off (RFC 9112, section 7.1). Returns how many bytes were used. */
+static size_t take_chunked(SocketReader *reader, const char *bytes, size_t n) {
+    size_t i = 0;
+    while (i < n && reader->status == RUNNING) {
+        if (reader->chunk == DATA) {
+            size_t part = n - i < reader->left ? n - i : reader->left;
+            if (!append(reader, &reader->body, bytes + i, part)) break;
+            i += part;
+            reader->left -= part;
+            if (reader->left == 0) reader->chunk = AFTER_DATA;
+            continue;
+        }
+        char c = bytes[i++];
+        switch (reader->chunk) {
+        case SIZE:
+            if (c == '\r') {
+                reader->behind = RETURN;
+            } else if (c == '\n' && reader->line) {
+                reader->chunk = reader->left ? DATA : TRAILER;
+                reader->line = 0;
+                reader->behind = DIGITS;
+            } else if (c == ';' && reader->line && reader->behind != RETURN) {
+                reader->chunk = EXTENSION;
+                reader->behind = DIGITS;
+            } else if ((c == ' ' || c == '\t') && reader->behind != RETURN) {
+                reader->behind = reader->line ? BLANKS : DIGITS;
+            } else if (reader->behind != DIGITS) {
+                reader->status = BROKEN;
+            } else {
+                int digit = c >= '0' && c <= '9'   ? c - '0'
+                            : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                            : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                   : -1;
+                if (digit < 0 || ++reader->line > 15) reader->status = BROKEN;
+                reader->left = reader->left * 16 + (size_t)(digit < 0 ? 0 : digit);
+            }
+            break;
+        case EXTENSION:
+            if (++reader->line > MAX_SIZE_LINE) reader->status = BROKEN;
+            if (c == '\n') {
+                reader->chunk = reader->left ? DATA : TRAILER;
+                reader->line = 0;
+            }
+            break;
+        case AFTER_DATA:
+            if (c != "\r\n"[reader->line]) {
+                reader->status = BROKEN;
+            } else if (++reader->line == 2) {
+                reader->chunk = SIZE;
+                reader->line = 0;
+            }
+            break;
+        default: /* TRAILER: lines up to an empty one */
+            if (c == '\n') {
+                if (reader->line == 0) reader->status = COMPLETE;
+                reader->line = 0;
+            } else if (c != '\r' && (++reader->line > MAX_SIZE_LINE || ++reader->trailers > MAX_HEAD_BYTES)) {
+                reader->status = BROKEN;
+            }
+        }
+    }
+    return i;
+}
+
+/* Take bytes of the body that came at a time. */
+static void take_body(SocketReader *reader, const char *bytes, size_t n, int64_t at) {
+    size_t before = reader->body.used, used = n;
+    if (reader->framing == CHUNKED) {
+        used = take_chunked(reader, bytes, n);
+    } else {
+        if (reader->framing >= 0 && (int64_t)n > reader->framing) used = (size_t)reader->framing;
+        append(reader, &reader->body, bytes, used);
+        if (reader->framing >= 0 && reader->status == RUNNING) {
+            reader->framing -= (int64_t)used;
+            if (reader->framing == 0) reader->status = COMPLETE;
+        }
+    }
+    if (used < n && reader->status == COMPLETE) reader->surplus = true;
+    if (reader->body.used > before) mark(reader, &reader->body_marks, at, reader->body.used);
+}
+
+static bool has_come(const SocketReader *reader) {
+    return reader->status != RUNNING || (!reader->for_end && reader->raw.used > reader->beyond);
+}
+
+/* The packets that a connection got and that did not follow what it had; UINT32_MAX where the kernel counts none. */
+static uint32_t out_of_order(int fd) {
+    uint32_t count;
+    char info[OUT_OF_ORDER + sizeof count];
+    socklen_t size = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) < 0 || size < sizeof info) return UINT32_MAX;
+    memcpy(&count, info + OUT_OF_ORDER, sizeof count);
+    return count;
+}
+
+static bool came_out_of_order(const SocketReader *reader) {
+    return reader->out_of_order == UINT32_MAX || out_of_order(reader->fd) != reader->out_of_order;
+}
+
+/* When the last of the bytes of a message could be read: when the kernel got them, as it says. Now, if it does not say.
+ *
+ * What follows a lost packet has an early stamp, and waits in the kernel until that packet was sent again. So where any
+ * came out of order, a stamp is only believed if it is no older than a rest and a look make it. CLOCK_REALTIME can be
+ * set: no stamp is before the last look at the sockets, which did not find these bytes, nor before the one that it
+ * follows. */
+static int64_t stamp(ReadingThread *reading, const SocketReader *reader, struct msghdr *message, int64_t now) {
+    struct cmsghdr *control = CMSG_FIRSTHDR(message);
+    reading->stamped = control != NULL && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_TIMESTAMPNS;
+    if (!reading->stamped) return now;
+    struct timespec stamped;
+    memcpy(&stamped, CMSG_DATA(control), sizeof stamped);
+    int64_t at = nanoseconds(stamped) - reading->epoch;
+    if (at < reading->since) at = reading->since;
+    if (at < reader->last) at = reader->last;
+    if (at > now || (at < now - 2 * REST_NS && came_out_of_order(reader))) return now;
+    return at;
+}
+
+/* One read of a reader whose socket is ready. Returns how many bytes came; fewer than asked for were all that was there.
+ * Called with the lock. */
+static ssize_t read_once(ReadingThread *reading, SocketReader *reader, char *scratch) {
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(struct timespec))];
+    struct iovec bytes = {scratch, READ_BYTES};
+    struct msghdr message = {
+        .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t n;
+    do n = recvmsg(reader->fd, &message, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    int64_t now = now_ns();
+    if (n < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
+        reader->error = errno;
+        reader->status = FAILED;
+    } else if (n == 0) {
+        reader->status = reader->in_body && reader->framing == UNTIL_CLOSE ? COMPLETE : CUT;
+    } else {
+        int64_t at = reader->last = stamp(reading, reader, &message, now);
+        reader->wire += (size_t)n;
+        if (reader->wire > MAX_WIRE_BYTES) {
+            reader->status = TOO_LONG;
+        } else if (reader->in_body) {
+            take_body(reader, scratch, (size_t)n, at);
+        } else if (append(reader, &reader->raw, scratch, (size_t)n)) {
+            mark(reader, &reader->raw_marks, at, reader->raw.used);
+        }
+    }
+    return n;
+}
+
+/* How late this thread runs: chunks of one stream that come meanwhile are seen as one. A tick that was missed counts,
+ * with the wait that it had. */
+static void note_lag(ReadingThread *reading) {
+    uint64_t ticks;
+    if (read(reading->tick, &ticks, sizeof ticks) != sizeof ticks) return;
+    for (int64_t now = now_ns(); ticks > 0; ticks--, reading->due += TICK_NS) {
+        /* A rest is not late: what fell due in it was meant for its end, what fell due before it could not wait less. */
+        int64_t began = reading->rests_until - REST_NS, meant = reading->due;
+        if (meant < reading->rests_until) meant = meant < began ? meant + REST_NS : reading->rests_until;
+        if (reading->n_lags < LAGS) reading->lags[reading->n_lags++] = now - meant;
+    }
+}
+
+/* Let chunks come, so that they are read together. */
+static void rest(ReadingThread *reading) {
+    int64_t until = reading->rests_until = now_ns() + REST_NS;
+    struct timespec end = {until / 1000000000, until % 1000000000};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL);
+}
+
+/* Note that a reader may have what is waited for; whether Python is to be woken. With the lock. */
+static bool wakes(ReadingThread *reading, SocketReader *reader) {
+    if (!reader->waits || !has_come(reader)) return false;
+    reader->waits = false;
+    if (!reader->queued) reading->woken[reading->n_woken++] = reader->slot;
+    return reader->queued = true;
+}
+
+/* One read for a slot. Returns whether to read on, and says by `wake` whether Python is to be woken. */
+static bool read_slot(ReadingThread *reading, uint32_t slot, uint32_t generation, bool to_the_end, char *scratch, bool *wake) {
+    bool more = false;
+    pthread_mutex_lock(&reading->lock);
+    SocketReader *reader = reading->slots[slot].reader;
+    if (reader != NULL && reading->slots[slot].generation == generation && reader->status == RUNNING) {
+        ssize_t read = read_once(reading, reader, scratch);
+        more = reader->status == RUNNING && (read == READ_BYTES || (to_the_end && read > 0));
+        if (reader->status != RUNNING) epoll_ctl(reading->epoll, EPOLL_CTL_DEL, reader->fd, NULL);
+        if (wakes(reading, reader)) *wake = true;
+    }
+    pthread_mutex_unlock(&reading->lock);
+    return more;
+}
+
+/* Have the kernel tell again of a socket that has more. */
+static void hear_again(ReadingThread *reading, uint32_t slot, uint32_t generation) {
+    pthread_mutex_lock(&reading->lock);
+    SocketReader *reader = reading->slots[slot].reader;
+    if (reader != NULL && reading->slots[slot].generation == generation && reader->status == RUNNING) {
+        struct epoll_event wanted = {.events = WANTED, .data.u64 = (uint64_t)generation << 32 | slot};
+        epoll_ctl(reading->epoll, EPOLL_CTL_MOD, reader->fd, &wanted);
+    }
+    pthread_mutex_unlock(&reading->lock);
+}
+
+/* End all answers: nothing is heard of their sockets any more. */
+static void fail_all(ReadingThread *reading, int error) {
+    pthread_mutex_lock(&reading->lock);
+    for (size_t i = 0; i < reading->n_slots; i++) {
+        SocketReader *reader = reading->slots[i].reader;
+        if (reader == NULL || reader->status != RUNNING) continue;
+        reader->status = FAILED;
+        reader->error = error;
+        wakes(reading, reader);
+    }
+    pthread_mutex_unlock(&reading->lock);
+    eventfd_write(reading->wake, 1);
+}
+
+static void *read_all(void *given) {
+    ReadingThread *reading = given;
+    int nice = ask_for_the_processor();
+    pthread_mutex_lock(&reading->lock);
+    reading->nice = nice;
+    pthread_mutex_unlock(&reading->lock);
+    static _Thread_local char scratch[READ_BYTES];
+    struct epoll_event ready[BATCH];
+    int64_t free_since = 0; /* of the last find and its rest */
+    for (;;) {
+        int64_t looked = now_ns();
+        int n = epoll_wait(reading->epoll, ready, BATCH, -1);
+        if (n < 0 && errno != EINTR) {
+            fail_all(reading, errno);
+            return NULL;
+        }
+        /* In this order: if the thread is stopped between the two, stamps are late, and none is before its time. */
+        int64_t real = clock_ns(CLOCK_REALTIME);
+        int64_t found = now_ns();
+        reading->epoch = real - found;
+        bool wake = false, has_read = false;
+        for (int i = 0; i < n; i++) {
+            uint32_t slot = (uint32_t)ready[i].data.u64, generation = (uint32_t)(ready[i].data.u64 >> 32);
+            if (slot == STOP) return NULL;
+            if (slot == TICK) {
+                pthread_mutex_lock(&reading->lock);
+                note_lag(reading);
+                pthread_mutex_unlock(&reading->lock);
+                continue;
+            }
+            /* The kernel tells of a socket once, and of the other side's end, or of urgent data, at which a read stops
+             * short, with the bytes before it. */
+            bool to_the_end = ready[i].events & ~(uint32_t)EPOLLIN;
+            int reads = 0;
+            while (read_slot(reading, slot, generation, to_the_end, scratch, &wake))
+                if (++reads == READS_AT_ONCE) {
+                    hear_again(reading, slot, generation);
+                    break;
+                }
+            has_read = true;
+        }
+        if (wake) eventfd_write(reading->wake, 1);
+        if (n == BATCH) continue;
+        reading->since = looked;
+        if (!has_read) continue;
+        bool busy = reading->stamped && found - free_since < REST_NS;
+        free_since = found;
+        if (busy) {
+            rest(reading);
+            free_since = reading->rests_until;
+        }
+    }
+}
+
+/* ---- SocketReader ---- */
+
+/* Take the lock; false, with an exception, in a process that was forked off. */
+static bool lock(ReadingThread *reading) {
+    if (reading->forks != forks) {
+        PyErr_SetString(PyExc_RuntimeError, "a reading reads in the process that made it");
+        return false;
+    }
+    pthread_mutex_lock(&reading->lock);
+    return true;
+}
+
+static void release(SocketReader *reader) {
+    ReadingThread *reading = reader->reading;
+    if (reader->fd < 0) return;
+    if (reading->forks != forks) { /* the parent reads on: only what is this process's own goes */
+        close(reader->fd);
+        reader->fd = -1;
+        return;
+    }
+    pthread_mutex_lock(&reading->lock);
+    /* The thread has taken itself out when the answer ended; a second time does no harm. */
+    epoll_ctl(reading->epoll, EPOLL_CTL_DEL, reader->fd, NULL);
+    close(reader->fd);
+    reader->fd = -1;
+    reading->slots[reader->slot].reader = NULL;
+    reading->slots[reader->slot].generation++;
+    size_t kept = 0;
+    for (size_t i = 0; i < reading->n_woken; i++)
+        if (reading->woken[i] != reader->slot) reading->woken[kept++] = reading->woken[i];
+    reading->n_woken = kept;
+    pthread_mutex_unlock(&reading->lock);
+}
+
+static void reader_dealloc(SocketReader *reader) {
+    if (reader->reading != NULL) release(reader);
+    free(reader->raw.bytes);
+    free(reader->body.bytes);
+    free(reader->raw_marks.marks);
+    free(reader->body_marks.marks);
+    Py_XDECREF(reader->owner);
+    Py_XDECREF(reader->reading);
+    PyTypeObject *type = Py_TYPE(reader);
+    type->tp_free(reader);
+    Py_DECREF(type);
+}
+
+static PyObject *reader_want(SocketReader *reader, PyObject *args) {
+    Py_ssize_t beyond;
+    if (!PyArg_ParseTuple(args, "n", &beyond) || !lock(reader->reading)) return NULL;
+    reader->for_end = beyond < 0;
+    reader->beyond = beyond < 0 ? 0 : (size_t)beyond;
+    bool come = has_come(reader);
+    reader->waits = !come;
+    pthread_mutex_unlock(&reader->reading->lock);
+    return PyBool_FromLong(come);
+}
+
+static PyObject *reader_head(SocketReader *reader, PyObject *args) {
+    Py_ssize_t from;
+    if (!PyArg_ParseTuple(args, "n", &from) || !lock(reader->reading)) return NULL;
+    size_t start = from < 0 ? 0 : (size_t)from > reader->raw.used ? reader->raw.used : (size_t)from;
+    PyObject *bytes = PyBytes_FromStringAndSize(reader->raw.bytes + start, (Py_ssize_t)(reader->raw.used - start));
+    pthread_mutex_unlock(&reader->reading->lock);
+    return bytes;
+}
+
+static PyObject *reader_stamp(SocketReader *reader, PyObject *args) {
+    Py_ssize_t position;
+    if (!PyArg_ParseTuple(args, "n", &position) || !lock(reader->reading)) return NULL;
+    int64_t at = reader->last;
+    for (size_t i = 0; i < reader->raw_marks.used; i++)
+        if ((size_t)position <= reader->raw_marks.marks[i].end) {
+            at = reader->raw_marks.marks[i].at;
+            break;
+        }
+    pthread_mutex_unlock(&reader->reading->lock);
+    return PyLong_FromLongLong(at);
+}
+
+static PyObject *reader_begin_body(SocketReader *reader, PyObject *args) {
+    Py_ssize_t from;
+    long long framing;
+    if (!PyArg_ParseTuple(args, "nL", &from, &framing)) return NULL;
+    if (from < 0 || framing < UNTIL_CLOSE) {
+        PyErr_SetString(PyExc_ValueError, "no position of the head, or no framing");
+        return NULL;
+    }
+    if (!lock(reader->reading)) return NULL;
+    reader->in_body = true;
+    reader->framing = framing;
+    enum status before = reader->status;
+    reader->status = framing == 0 ? COMPLETE : RUNNING;
+    size_t start = (size_t)from;
+    for (size_t i = 0; i < reader->raw_marks.used; i++) {
+        Mark at = reader->raw_marks.marks[i];
+        if (at.end <= start) continue;
+        if (reader->status == RUNNING)
+            take_body(reader, reader->raw.bytes + start, at.end - start, at.at);
+        else
+            reader->surplus = true;
+        start = at.end;
+    }
+    /* What had ended before Python knew how the body is framed. */
+    if (reader->status == RUNNING && before != RUNNING)
+        reader->status = before == CUT && framing == UNTIL_CLOSE ? COMPLETE : before;
+    if (reader->status != RUNNING) epoll_ctl(reader->reading->epoll, EPOLL_CTL_DEL, reader->fd, NULL);
+    pthread_mutex_unlock(&reader->reading->lock);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_collected(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
+    /* The lists are made without the lock: until then nothing that they need can move but by growing. */
+    if (!lock(reader->reading)) return NULL;
+    size_t n = reader->body_marks.used;
+    PyObject *body = PyBytes_FromStringAndSize(reader->body.bytes, (Py_ssize_t)reader->body.used);
+    Mark *marks = malloc(n * sizeof *marks + 1);
+    if (marks != NULL && n) memcpy(marks, reader->body_marks.marks, n * sizeof *marks);
+    pthread_mutex_unlock(&reader->reading->lock);
+    PyObject *stamps = PyList_New((Py_ssize_t)n), *ends = PyList_New((Py_ssize_t)n);
+    if (body == NULL || marks == NULL || stamps == NULL || ends == NULL) {
+        free(marks);
+        Py_XDECREF(body);
+        Py_XDECREF(stamps);
+        Py_XDECREF(ends);
+        return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    }
+    for (size_t i = 0; i < n; i++) {
+        PyObject *at = PyLong_FromLongLong(marks[i].at), *end = PyLong_FromSize_t(marks[i].end);
+        /* A list of which a place is empty can be thrown away; one with an exception is. */
+        PyList_SET_ITEM(stamps, (Py_ssize_t)i, at);
+        PyList_SET_ITEM(ends, (Py_ssize_t)i, end);
+    }
+    free(marks);
+    if (PyErr_Occurred()) {
+        Py_DECREF(body);
+        Py_DECREF(stamps);
+        Py_DECREF(ends);
+        return NULL;
+    }
+    return Py_BuildValue("(NNN)", body, stamps, ends);
+}
+
+static PyObject *reader_close(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
+    release(reader);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_status(SocketReader *reader, void *Py_UNUSED(closure)) {
+    static const char *names[] = {"running", "complete", "cut", "broken", "too long", "failed"};
+    if (!lock(reader->reading)) return NULL;
+    enum status status = reader->status;
+    pthread_mutex_unlock(&reader->reading->lock);
+    return PyUnicode_FromString(names[status]);
+}
+
+static PyObject *reader_error(SocketReader *reader, void *Py_UNUSED(closure)) {
+    if (!lock(reader->reading)) return NULL;
+    int error = reader->error;
+    pthread_mutex_unlock(&reader->reading->lock);
+    return PyLong_FromLong(error);
+}
+
+static PyObject *reader_last(SocketReader *reader, void *Py_UNUSED(closure)) {
+    if (!lock(reader->reading)) return NULL;
+    int64_t last = reader->last;
+    pthread_mutex_unlock(&reader->reading->lock);
+    return PyLong_FromLongLong(last);
+}
+
+static PyObject *reader_surplus(SocketReader *reader, void *Py_UNUSED(closure)) {
+    if (!lock(reader->reading)) return NULL;
+    bool surplus = reader->surplus;
+    pthread_mutex_unlock(&reader->reading->lock);
+    return PyBool_FromLong(surplus);
+}
+
+static PyMethodDef reader_methods[] = {
+    {"want", (PyCFunction)reader_want, METH_VARARGS, "Wait for more head than so many bytes (-1: for the end); True if it is there."},
+    {"head", (PyCFunction)reader_head, METH_VARARGS, "The bytes from a position on, while the head is read."},
+    {"stamp", (PyCFunction)reader_stamp, METH_VARARGS, "When the read came that brought the head up to a position."},
+    {"begin_body", (PyCFunction)reader_begin_body, METH_VARARGS, "Say where the body begins, and its framing."},
+    {"collected", (PyCFunction)reader_collected, METH_NOARGS, "The body so far, and for each read its stamp and its end."},
+    {"close", (PyCFunction)reader_close, METH_NOARGS, "Read no more."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef reader_values[] = {
+    {"status", (getter)reader_status, NULL, "running, complete, cut, broken, too long or failed", NULL},
+    {"error", (getter)reader_error, NULL, "errno, where failed", NULL},
+    {"last", (getter)reader_last, NULL, "stamp of the last read, 0 before the first", NULL},
+    {"surplus", (getter)reader_surplus, NULL, "whether bytes came after the end", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot reader_slots[] = {
+    {Py_tp_dealloc, reader_dealloc},
+    {Py_tp_methods, reader_methods},
+    {Py_tp_getset, reader_values},
+    {Py_tp_doc, "What comes on one socket, from a moment on."},
+    {0, NULL},
+};
+
+static PyType_Spec reader_spec = {
+    .name = "asr_load.http._socket_reader.SocketReader",
+    .basicsize = sizeof(SocketReader),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = reader_slots,
+};
+
+static PyTypeObject *reader_type;
+
+/* ---- ReadingThread ---- */
+
+static PyObject *thread_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    if (!PyArg_ParseTuple(args, "") || (kwargs != NULL && PyDict_Size(kwargs))) return NULL;
+    ReadingThread *reading = (ReadingThread *)type->tp_alloc(type, 0);
+    if (reading == NULL) return NULL;
+    reading->epoll = reading->wake = reading->stop = reading->tick = -1;
+    pthread_mutex_init(&reading->lock, NULL);
+    reading->forks = forks;
+    reading->due = now_ns() + TICK_NS;
+    struct itimerspec ticks = {
+        .it_value = {reading->due / 1000000000, reading->due % 1000000000}, .it_interval = {0, TICK_NS}};
+    reading->tick = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    reading->epoll = epoll_create1(EPOLL_CLOEXEC);
+    reading->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    reading->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event stop = {.events = EPOLLIN, .data.u64 = STOP}, tick = {.events = EPOLLIN, .data.u64 = TICK};
+    if (reading->epoll < 0 || reading->wake < 0 || reading->stop < 0 || reading->tick < 0 ||
+        timerfd_settime(reading->tick, TFD_TIMER_ABSTIME, &ticks, NULL) < 0 ||
+        epoll_ctl(reading->epoll, EPOLL_CTL_ADD, reading->stop, &stop) < 0 ||
+        epoll_ctl(reading->epoll, EPOLL_CTL_ADD, reading->tick, &tick) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(reading);
+        return NULL;
+    }
+    /* Signals are for the interpreter's thread. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&reading->thread, NULL, read_all, reading);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) {
+        errno = failed;
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(reading);
+        return NULL;
+    }
+    reading->running = true;
+    return (PyObject *)reading;
+}
+
+static PyObject *thread_close(ReadingThread *reading, PyObject *Py_UNUSED(ignored)) {
+    if (reading->running && reading->forks == forks) { /* a child has no thread to end, and is not to end its parent's */
+        reading->running = false;
+        eventfd_write(reading->stop, 1);
+        Py_BEGIN_ALLOW_THREADS
+        pthread_join(reading->thread, NULL);
+        Py_END_ALLOW_THREADS
+    }
+    Py_RETURN_NONE;
+}
+
+static void thread_dealloc(ReadingThread *reading) {
+    Py_XDECREF(thread_close(reading, NULL));
+    if (reading->epoll >= 0) close(reading->epoll);
+    if (reading->wake >= 0) close(reading->wake);
+    if (reading->stop >= 0) close(reading->stop);
+    if (reading->tick >= 0) close(reading->tick);
+    pthread_mutex_destroy(&reading->lock);
+    free(reading->slots);
+    free(reading->woken);
+    PyTypeObject *type = Py_TYPE(reading);
+    type->tp_free(reading);
+    Py_DECREF(type);
+}
+
+static PyObject *thread_fileno(ReadingThread *reading, PyObject *Py_UNUSED(ignored)) { return PyLong_FromLong(reading->wake); }
+
+/* A free slot, with the lock; -1 without memory. */
+static long free_slot(ReadingThread *reading) {
+    for (size_t i = 0; i < reading->n_slots; i++)
+        if (reading->slots[i].reader == NULL) return (long)i;
+    size_t room = reading->n_slots ? 2 * reading->n_slots : 64;
+    void *slots = realloc(reading->slots, room * sizeof *reading->slots);
+    if (slots == NULL) return -1;
+    reading->slots = slots;
+    uint32_t *woken = realloc(reading->woken, room * sizeof *woken);
+    if (woken == NULL) return -1;
+    reading->woken = woken;
+    memset(reading->slots + reading->n_slots, 0, (room - reading->n_slots) * sizeof *reading->slots);
+    long first = (long)reading->n_slots;
+    reading->n_slots = room;
+    return first;
+}
+
+static PyObject *thread_read_from(ReadingThread *reading, PyObject *args) {
+    int fd;
+    PyObject *owner;
+    if (!PyArg_ParseTuple(args, "iO", &fd, &owner)) return NULL;
+    SocketReader *reader = (SocketReader *)reader_type->tp_alloc(reader_type, 0);
+    if (reader == NULL) return NULL;
+    reader->fd = -1;
+    reader->owner = Py_NewRef(owner);
+    reader->reading = (ReadingThread *)Py_NewRef((PyObject *)reading);
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(reader);
+        return NULL;
+    }
+    int on = 1; /* where it is refused, stamps are made at the read */
+    setsockopt(own, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+    if (!lock(reading)) {
+        close(own);
+        Py_DECREF(reader);
+        return NULL;
+    }
+    long slot = free_slot(reading);
+    int error = ENOMEM;
+    if (slot >= 0) {
+        reader->fd = own;
+        reader->out_of_order = out_of_order(own);
+        reader->slot = (uint32_t)slot;
+        reading->slots[slot].reader = reader;
+        uint64_t name = (uint64_t)reading->slots[slot].generation << 32 | (uint32_t)slot;
+        struct epoll_event wanted = {.events = WANTED, .data.u64 = name};
+        error = epoll_ctl(reading->epoll, EPOLL_CTL_ADD, own, &wanted) == 0 ? 0 : errno;
+    }
+    pthread_mutex_unlock(&reading->lock);
+    if (error) {
+        if (slot < 0) close(own); /* otherwise it is the reader's, and goes with it */
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(reader);
+        return NULL;
+    }
+    return (PyObject *)reader;
+}
+
+static PyObject *thread_woken(ReadingThread *reading, PyObject *Py_UNUSED(ignored)) {
+    eventfd_t count;
+    eventfd_read(reading->wake, &count);
+    PyObject *owners = PyList_New(0);
+    if (owners == NULL) return NULL;
+    if (!lock(reading)) {
+        Py_DECREF(owners);
+        return NULL;
+    }
+    for (size_t i = 0; i < reading->n_woken; i++) {
+        SocketReader *reader = reading->slots[reading->woken[i]].reader;
+        if (reader == NULL) continue;
+        reader->queued = false;
+        if (PyList_Append(owners, reader->owner) < 0) PyErr_Clear();
+    }
+    reading->n_woken = 0;
+    pthread_mutex_unlock(&reading->lock);
+    return owners;
+}
+
+static PyObject *thread_lags(ReadingThread *reading, PyObject *Py_UNUSED(ignored)) {
+    int64_t lags[LAGS];
+    if (!lock(reading)) return NULL;
+    size_t n = reading->n_lags;
+    memcpy(lags, reading->lags, n * sizeof *lags);
+    reading->n_lags = 0;
+    pthread_mutex_unlock(&reading->lock);
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        PyObject *lag = PyLong_FromLongLong(lags[i]);
+        if (lag == NULL) Py_CLEAR(list);
+        else PyList_SET_ITEM(list, (Py_ssize_t)i, lag);
+    }
+    return list;
+}
+
+static PyObject *thread_nice(ReadingThread *reading, void *Py_UNUSED(closure)) {
+    if (!lock(reading)) return NULL;
+    int nice = reading->nice;
+    pthread_mutex_unlock(&reading->lock);
+    return PyLong_FromLong(nice);
+}
+
+static PyGetSetDef thread_values[] = {
+    {"nice", (getter)thread_nice, NULL, "the thread's rank with the scheduler: -15 with the right to it, and less is more", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef thread_methods[] = {
+    {"fileno", (PyCFunction)thread_fileno, METH_NOARGS, "Readable when somebody is to be woken."},
+    {"read_from", (PyCFunction)thread_read_from, METH_VARARGS, "Read a socket, by its descriptor, from now on; `woken` gives the owner back."},
+    {"woken", (PyCFunction)thread_woken, METH_NOARGS, "The owners of readers that have what they waited for."},
+    {"lags", (PyCFunction)thread_lags, METH_NOARGS, "How late the thread ran at each tick of 20 ms since the last call, in ns; at most 1024."},
+    {"close", (PyCFunction)thread_close, METH_NOARGS, "End the thread."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot thread_slots[] = {
+    {Py_tp_new, thread_new},
+    {Py_tp_dealloc, thread_dealloc},
+    {Py_tp_methods, thread_methods},
+    {Py_tp_getset, thread_values},
+    {Py_tp_doc, "A thread that reads and stamps."},
+    {0, NULL},
+};
+
+static PyType_Spec thread_spec = {
+    .name = "asr_load.http._socket_reader.ReadingThread",
+    .basicsize = sizeof(ReadingThread),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = thread_slots,
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_socket_reader", "See socket_reader.py.", -1, NULL, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__socket_reader(void) {
+    PyObject *made = PyModule_Create(&module);
+    if (made == NULL) return NULL;
+    watch_forks();
+    reader_type = (PyTypeObject *)PyType_FromSpec(&reader_spec);
+    PyObject *thread_type = PyType_FromSpec(&thread_spec);
+    if (reader_type == NULL || thread_type == NULL || PyModule_AddObject(made, "ReadingThread", thread_type) < 0) {
+        Py_XDECREF(reader_type);
+        Py_XDECREF(thread_type);
+        Py_DECREF(made);
+        return NULL;
+    }
+    return made;
+}

@@ -1,0 +1,45 @@
+"""The highest number of streams, or the highest request rate, at which all SLOs hold.
+
+    locust -f locustfiles/capacity.py --headless -u 64 --slo ttft:p95:500 --slo errors:rate:0.01
+    locust -f locustfiles/capacity.py --headless -u 200 --request-rate 50 --slo ttft:p95:500
+
+-u is the most streams that are tried; with --request-rate, that is the highest rate, and -u the most in flight.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import ClassVar
+
+from locust import LoadTestShape, events
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.load.options import option_group
+from asr_load.load.plugin import plugin_of
+
+
+class CapacityShape(LoadTestShape):
+    """Goes where the search goes."""
+
+    use_common_options: ClassVar[bool] = True  # the form keeps its field for users: it is the most
+    searches_capacity: ClassVar[bool] = True
+
+    def tick(self) -> tuple[int, float] | None:
+        """Locust asks once a second: users, and users to start a second; None ends the test."""
+        assert self.runner is not None
+        return plugin_of(self.runner.environment).search_tick(self.runner.user_count)
+
+    @staticmethod
+    def validate_options(options: Namespace) -> str | None:
+        """What is wrong with the search's options, in one line."""
+        if not 0 < options.step_time < float("inf"):
+            return f"--step-time must be above 0 seconds, not {options.step_time}"
+        return None
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: LocustArgumentParser) -> None:
+    """Add the search's options, which the web form shows too."""
+    add = option_group(parser, "Load", in_form=True)
+    add("--step-time", type=float, default=60.0, metavar="S", help="Longest that a load is measured, in seconds")
+    add("--resume", default="", metavar="DIR", help="Go on with a search that was ended before its answer")

@@ -1,0 +1,218 @@
+"""Locust's command line, judged before Locust acts on it: a mistake is one line and exit code 2, and no user starts."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import errno
+import functools
+import os
+import signal
+import socket
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NoReturn
+
+from locust import User
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.errors import InputError
+from asr_load.load.fleet_socket import TOKEN, read_token, use_token
+from asr_load.load.options import without_credentials
+from asr_load.text import striker, visible
+from asr_load.web.guard import check_names
+
+HELP = "(asr-load options lists the harness's, locust --help Locust's own)"
+
+ELSEWHERE = {
+    **dict.fromkeys(("--concurrency", "--max-concurrency"), "-u N is how many streams are sent at once"),
+    **dict.fromkeys(("--port", "--base-url"), "--host http://ADDRESS:PORT is the server"),
+    **dict.fromkeys(
+        ("--dataset", "--split", "--subset", "--skip-long"), "scripts/prepare.py takes it, --data its result"
+    ),
+    **dict.fromkeys(("--limit", "--num-requests"), "--requests N is how many are sent"),
+    **dict.fromkeys(("--ramp-up-time", "--cool-down-time"), "it is --trim-start, or --trim-end"),
+    "--duration": "-t 60s is how long it runs",
+    "--backend": "--api is what the endpoint speaks",
+}
+"""Options of other benchmarks, and what they are here."""
+
+CLOSE_ENOUGH = 0.75
+"""difflib's ratio for an option that may be meant; --concurrency would be Locust's --config from 0.6 on."""
+
+NAMED_AFTER_S = 5.0
+"""How long a master's name is looked for that nobody knows."""
+
+WORD_EVERY_S, LOOK_EVERY_S = 10.0, 1.0
+"""How often a worker says that it waits for its master, and looks for it."""
+
+
+LOOPBACK = "127.0.0.1"
+
+_given: Namespace | None = None
+
+
+def given_options() -> Namespace | None:
+    """A copy of what this process's command line said: Locust puts a form's and a master's values over the options."""
+    return copy.copy(_given)
+
+
+def judge_command_line(parser: LocustArgumentParser) -> None:
+    """Let a parser say what is wrong in one line, and judge what it read from the command line of this process."""
+
+    def error(message: str) -> NoReturn:
+        print(f"error: {visible(_in_our_words(parser, message))}", file=sys.stderr)
+        sys.exit(2)
+
+    parse = parser.parse_args
+
+    @functools.wraps(parse)
+    def parse_and_judge(args: Any = None, *rest: Any, **words: Any) -> Namespace:
+        global _given  # noqa: PLW0603 (a process has one command line)
+        options: Namespace = parse(args, *rest, **words)
+        # Locust reads it again for each page, and other words for the defaults.
+        if args is None and _given is None:
+            _given = copy.copy(options)
+            try:
+                _judge(options)
+            except InputError as mistake:
+                print(f"error: {mistake}", file=sys.stderr)
+                sys.exit(2)
+        return options
+
+    anything: Any = parser
+    anything.error, anything.parse_args = error, parse_and_judge
+
+
+_SECRETS = ("--api-key", "--header", "--extra-body", "--extra-request-body", "--web-login")
+"""Options whose values are shown nowhere."""
+
+
+def shown_command(words: Sequence[str], secrets: Collection[str]) -> list[str]:
+    """A command line without what is secret in it."""
+    shown: list[str] = []
+    strike = striker(secrets)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if shown and _is_secret(shown[-1]):
+            shown.append("***")
+        elif equals and _is_secret(option):
+            shown.append(f"{option}=***")
+        else:
+            shown.append(strike(without_credentials(word)))
+    return shown
+
+
+def _is_secret(option: str) -> bool:
+    # argparse takes the beginning of a name for it.
+    return len(option) > len("--") and any(name.startswith(option) for name in _SECRETS)
+
+
+def _in_our_words(parser: LocustArgumentParser, message: str) -> str:
+    _, found, rest = message.partition("unrecognized arguments: ")
+    if not found:
+        return f"{' '.join(message.split())} {HELP}"
+    name = rest.split()[0].partition("=")[0]
+    if name in ELSEWHERE:
+        return f"there is no option {name}: {ELSEWHERE[name]}"
+    options = [option for action in parser._actions for option in action.option_strings]
+    close = difflib.get_close_matches(name, options, n=1, cutoff=CLOSE_ENOUGH)
+    return f"there is no option {name}" + (f": is it {close[0]}? " if close else " ") + HELP
+
+
+def _judge(options: Namespace) -> None:
+    """Raise InputError on what Locust would find out too late, or never say."""
+    if unknown := sorted(set(options.user_classes or ()) - {user.__name__ for user in _users(User)}):
+        known = ", ".join(sorted(user.__name__ for user in _users(User) if not user.abstract))
+        raise InputError(f"{unknown[0]!r} is no user class, and belongs to no option; user classes are: {known}")
+    if options.list_commands or options.show_task_ratio or options.show_task_ratio_json:
+        return
+    use_token(token := read_token(options))
+    if options.worker:
+        _wait_for_master(options.master_host, options.master_port)
+        return
+    if options.master or options.processes:
+        if options.processes and options.master_port != options.master_bind_port:
+            raise InputError(
+                f"--processes: the master would listen on port {options.master_bind_port}, and its workers look for it"
+                f" on {options.master_port}: give --master-bind-port and --master-port the same"
+            )
+        if not token:
+            _keep_strangers_out(options)
+        _check_free("--master-bind-host", options.master_bind_host, options.master_bind_port, "--master-bind-port")
+    if not options.headless:
+        check_names(options.web_allow_host)
+        _check_free("--web-host", options.web_host, options.web_port, "--web-port")
+
+
+def _keep_strangers_out(options: Namespace) -> None:
+    """Let a master without a token listen on the loopback alone, unless an address is named."""
+    host, cure = options.master_bind_host, f"set {TOKEN} or --fleet-token-file here and there"
+    if host == "*":
+        options.master_bind_host = LOOPBACK
+        if options.master:
+            cure += ", or name an address with --master-bind-host"
+            print(f"no fleet token: only workers of this machine can join ({cure})", file=sys.stderr)
+    elif host not in (LOOPBACK, "localhost", "::1"):
+        print(f"no fleet token: whoever reaches {host} can join as a worker ({cure})", file=sys.stderr)
+
+
+def _users(base: type[User]) -> Iterator[type[User]]:
+    for user in base.__subclasses__():
+        yield user
+        yield from _users(user)
+
+
+def _check_free(host_option: str, host: str, port: int, port_option: str) -> None:
+    """Raise InputError where nothing can listen on a port of this machine."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            None if host in ("", "*") else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # As servers do: what is left of connections that are over does not count.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"port {port} is taken, perhaps by another Locust: name a free one with {port_option}"
+            ) from None
+        where = f"{host_option} {host} {port_option} {port}" if host else f"{port_option} {port}"
+        raise InputError(f"{where}: nothing can listen there ({error.strerror})") from None
+
+
+def _wait_for_master(host: str, port: int) -> None:
+    """Wait until a master listens, and say so every ten seconds. Locust waits in silence. Raises InputError where there
+    is no such host."""
+    # gevent's loop would tell of a KeyboardInterrupt with a trace.
+    ours = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        _look_for_master(host, port)
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
+def _look_for_master(host: str, port: int) -> None:
+    began, said = time.monotonic(), -WORD_EVERY_S
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=WORD_EVERY_S):
+                return
+        except socket.gaierror as error:
+            # A container is known by its name a moment after it has begun.
+            known_later = error.errno == socket.EAI_AGAIN or time.monotonic() - began < NAMED_AFTER_S
+            if not known_later:
+                raise InputError(f"--master-host {host}: there is no such host ({error.strerror})") from None
+            time.sleep(LOOK_EVERY_S)
+            continue
+        except (OSError, OverflowError):
+            pass
+        if time.monotonic() - said >= WORD_EVERY_S:
+            said = time.monotonic()
+            line = f"no master answers on {host}:{port} yet (locust --master): waiting for it"
+            print(line, file=sys.stderr, flush=True)
+        time.sleep(LOOK_EVERY_S)

@@ -1,0 +1,58 @@
+"""Which server gets which secret: those of the command line and the environment go only where their owner sends them.
+
+A web form names any server, and the master of a fleet names one to its workers. Neither is a reason to send it a key
+that was given for another.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+
+from asr_load.errors import InputError
+from asr_load.load.options import Secrets, check_host, split_host
+
+KEY = "OPENAI_API_KEY"
+
+
+class Credentials:
+    """The secrets of one process: its own, from the options that it was started with, and those of its web form."""
+
+    def __init__(self, given: Namespace) -> None:
+        self._basic: dict[str, str] = {}
+        self._form_keys: dict[str, str] = {}
+        self._key = given.api_key or os.environ.get(KEY, "")
+        self._headers = tuple(given.header or ())
+        host = self.without_credentials(given.host)
+        self._own = [*([_address(host)] if host else []), *map(_address, given.allow_host or [])]
+
+    def without_credentials(self, host: str | None) -> str | None:
+        """A host as it may be shown; its user and password are kept for it."""
+        host, basic = split_host(host)
+        if basic and host:
+            self._basic[_address(host)] = basic
+        return host
+
+    def keep(self, host: str, key: str) -> None:
+        """Keep a key that the web form gave for a server."""
+        self._form_keys[host] = key
+
+    def of(self, host: str | None, form_key: str = "") -> Secrets:
+        """The secrets of a server. Raises InputError where it would get some that were given for another."""
+        address = _address(host or "")
+        key = form_key or self._form_keys.get(address, "")
+        own = address in self._own
+        if not own and (self._headers or (self._key and not key)):
+            what = "--header goes" if self._headers else "the API key goes"
+            where = f"to {' and '.join(self._own)} alone" if self._own else "to no server that was not named with it"
+            instead = "" if self._headers else "give it a key of its own, or "
+            raise InputError(f"{what} {where}: for {address}, {instead}start this process with --allow-host {address}")
+        return Secrets(key or (self._key if own else ""), self._basic.get(address, ""), self._headers)
+
+
+def _address(host: str) -> str:
+    """A host as Settings has it; one that is none as it is: that is said where it is used."""
+    try:
+        return check_host(host)
+    except InputError:
+        return host

@@ -1,0 +1,316 @@
+"""The connection between a master and its workers, closed to strangers and proof against what is sent on it.
+
+Locust lets anyone join who reaches the master's port, and a message that is none ends the greenlet that listens to all
+workers. With a token, what master and workers say is encrypted, and whoever does not have it is not heard (CurveZMQ,
+with keys made of the token: https://rfc.zeromq.org/spec/26/). A worker that sends what no worker sends is dropped.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import math
+import os
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import gevent
+import msgpack  # type: ignore[import-untyped]
+import msgspec
+import zmq
+from locust.exception import RPCError
+from locust.rpc import Message, zmqrpc
+from locust.runners import MasterRunner, WorkerRunner
+from zmq.utils import z85
+
+from asr_load.errors import InputError
+from asr_load.text import visible
+
+logger = logging.getLogger(__name__)
+
+TOKEN, SHORTEST = "ASR_LOAD_FLEET_TOKEN", 16
+
+BROKEN = "asr_broken"
+"""The type of a message that stands for one that could not be read."""
+
+STATES = frozenset(("ready", "spawning", "running", "cleanup", "stopping", "stopped", "missing"))
+DAY_S = 86400.0
+"""Clocks may be apart, but not by more."""
+
+WORD_AFTER_S = 10.0
+"""How long a worker waits for its master's answer before it says so, and then says it again."""
+
+Keys = tuple[bytes, bytes]
+
+_server: Keys | None = None
+"""Public and secret key of the master; None without a token. Its public one is known to those who know the token."""
+
+
+def read_token(options: Namespace) -> str:
+    """The fleet's token, of --fleet-token-file or the environment; empty where there is none. Raises InputError."""
+    token = os.environ.get(TOKEN, "")
+    if options.fleet_token_file:
+        try:
+            token = Path(options.fleet_token_file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise InputError(f"--fleet-token-file {options.fleet_token_file} cannot be read: {why}") from None
+    if (token or options.fleet_token_file) and len(token) < SHORTEST:
+        raise InputError(f"the fleet's token needs {SHORTEST} characters or more: openssl rand -hex 32 makes one")
+    return token
+
+
+def use_token(token: str) -> None:
+    """Let connections that are made from now on be those of a fleet with this token; of one without, where empty."""
+    global _server  # noqa: PLW0603 (a process is in one fleet, and Locust makes its socket before anything of ours)
+    if not token:
+        _server = None
+        return
+    # As slow as a guess shall be for somebody who has heard the fleet talk.
+    secret = z85.encode(hashlib.scrypt(token.encode(), salt=b"asr-load fleet", n=2**14, r=8, p=1, dklen=32))
+    _server = zmq.curve_public(secret), secret
+
+
+def install() -> None:
+    """Put this into Locust's own connection, once. Raises AttributeError where this Locust has another one."""
+    sockets: Any = zmqrpc
+    messages: Any = Message
+    master: Any = MasterRunner
+    worker: Any = WorkerRunner
+    if messages.unserialize.__func__ is _unserialize:
+        return
+    messages.unserialize = classmethod(_unserialize)
+    sockets.BaseSocket.__init__ = _encrypted(sockets.BaseSocket.__init__)
+    sockets.Server.recv_from_client = _receive
+    master.handle_message = _checked(_handle)
+    worker.connect_to_master = _telling(worker.connect_to_master)
+
+
+def _encrypted(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def init_encrypted(self: Any, sock_type: int, *rest: Any) -> None:
+        init(self, sock_type, *rest)
+        if _server is None:
+            return
+        public, secret = _server
+        if sock_type == zmq.ROUTER:
+            self.socket.curve_server = True
+            self.socket.curve_publickey, self.socket.curve_secretkey = public, secret
+        else:
+            self.socket.curve_serverkey = public
+            self.socket.curve_publickey, self.socket.curve_secretkey = zmq.curve_keypair()
+
+    return init_encrypted
+
+
+_unserialize_unchecked = Message.unserialize.__func__  # type: ignore[attr-defined]
+
+
+def _unserialize(cls: type[Message], data: bytes) -> Message:
+    try:
+        message: Message = _unserialize_unchecked(cls, data)
+    except Exception as error:
+        raise msgpack.ExtraData(None, b"") from error
+    if not (isinstance(message.type, str) and isinstance(message.node_id, str)):
+        raise msgpack.ExtraData(None, b"")
+    return message
+
+
+def _receive(self: Any) -> tuple[str, Message]:
+    """The next message, and who sent it; one that cannot be read as a message of type BROKEN."""
+    try:
+        frames = self.socket.recv_multipart()
+    except zmq.ZMQError as error:
+        raise RPCError("ZMQ network broken") from error
+    sender = frames[0].decode("utf-8", "backslashreplace")
+    try:
+        _, data = frames
+        return sender, Message.unserialize(data)
+    except (ValueError, msgpack.UnpackException):
+        return sender, Message(BROKEN, None, sender)
+
+
+_dropped: WeakKeyDictionary[MasterRunner, set[str]] = WeakKeyDictionary()
+
+
+def drop(runner: MasterRunner, sender: str, why: str) -> None:
+    """Hear a sender no more: it is lost to the test, and told to end."""
+    if sender in _dropped.setdefault(runner, set()):
+        return
+    _dropped[runner].add(sender)
+    logger.error("%s is dropped: %s", visible(sender)[:80], visible(why)[:200])
+    if sender in runner.clients:
+        # Takes it out of the fleet, as its own word would.
+        _handle(runner, sender, Message("quit", None, sender))
+        runner.server.send_to_client(Message("quit", None, sender))
+
+
+_handle = MasterRunner.handle_message
+
+
+def _checked(handle: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(handle)
+    def handle_checked(self: MasterRunner, client_id: str, msg: Message) -> None:
+        if client_id in _dropped.get(self, ()):
+            return
+        try:
+            if why := _wrong(client_id, msg):
+                drop(self, client_id, why)
+            else:
+                handle(self, client_id, msg)
+        except Exception as error:
+            drop(self, client_id, f"its {msg.type!r} message cannot be taken ({type(error).__name__}: {error})")
+
+    return handle_checked
+
+
+class _Entry(msgspec.Struct):
+    name: str
+    method: str
+    last_request_timestamp: float | None
+    start_time: float
+    num_requests: int
+    num_none_requests: int
+    num_failures: int
+    total_response_time: float
+    max_response_time: float
+    min_response_time: float | None
+    total_content_length: int
+    response_times: dict[float, int]
+    num_reqs_per_sec: dict[int, int]
+    num_fail_per_sec: dict[int, int]
+
+
+class _Error(msgspec.Struct):
+    name: str
+    method: str
+    error: Any
+    occurrences: int
+
+
+class _Stats(msgspec.Struct):
+    stats: list[_Entry]
+    stats_total: _Entry
+    errors: dict[str, _Error]
+    user_count: int
+    user_classes_count: dict[str, int]
+
+
+class _Heartbeat(msgspec.Struct):
+    state: str
+    current_cpu_usage: float
+    current_memory_usage: float = 0
+
+
+class _Spawned(msgspec.Struct):
+    user_classes_count: dict[str, int]
+    user_count: int
+
+
+class _Logs(msgspec.Struct):
+    worker_id: str
+    logs: list[str]
+
+
+class _Raised(msgspec.Struct):
+    msg: str
+    traceback: str
+
+
+class _Clock(msgspec.Struct):
+    sent: int
+
+
+class _Refusal(msgspec.Struct):
+    reason: str
+
+
+SHAPES: dict[str, Any] = {
+    "client_ready": str,
+    "heartbeat": _Heartbeat,
+    "stats": _Stats,
+    "spawning_complete": _Spawned,
+    "logs": _Logs,
+    "exception": _Raised,
+    "asr_clock": _Clock,
+    "asr_refuse": _Refusal,
+}
+"""What workers send, by type: Locust takes it as it comes."""
+
+
+def _wrong(client_id: str, msg: Message) -> str:
+    """Why a message is none that this worker sends; empty where it may be."""
+    if msg.type == BROKEN:
+        return "it sent what is no message"
+    if msg.node_id != client_id:
+        return f"it sent a {msg.type!r} message in the name of {msg.node_id}"
+    shape = SHAPES.get(msg.type)
+    found = None if shape is None else msgspec.convert(msg.data, shape, strict=False)
+    match found:
+        case _Heartbeat():
+            numbers = math.isfinite(found.current_cpu_usage) and math.isfinite(found.current_memory_usage)
+            return "" if numbers and found.state in STATES else f"its heartbeat says {found}"
+        case _Logs():
+            return "" if found.worker_id == client_id else f"it sent the log of {found.worker_id}"
+        case _Stats():
+            return _wrong_stats(found)
+    return ""
+
+
+def _wrong_stats(found: _Stats) -> str:
+    now = time.time()
+    for entry in (*found.stats, found.stats_total):
+        numbers = [
+            entry.num_requests,
+            entry.num_none_requests,
+            entry.num_failures,
+            entry.total_response_time,
+            entry.max_response_time,
+            entry.min_response_time or 0,
+            entry.total_content_length,
+            *entry.response_times,
+            *entry.response_times.values(),
+            *entry.num_reqs_per_sec.values(),
+            *entry.num_fail_per_sec.values(),
+        ]
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            return "its statistics hold a number that is none, or below 0"
+        times = [
+            entry.start_time,
+            entry.last_request_timestamp or now,
+            *entry.num_reqs_per_sec,
+            *entry.num_fail_per_sec,
+        ]
+        if not all(math.isfinite(at) and at < now + DAY_S for at in times):
+            return "its statistics are of a time to come"
+    return ""
+
+
+def _telling(connect: Callable[..., None]) -> Callable[..., None]:
+    """Locust tries to reach a master for five minutes in silence."""
+
+    @functools.wraps(connect)
+    def connect_and_tell(self: Any) -> None:
+        if self.retry:  # it calls itself again
+            connect(self)
+            return
+
+        def tell() -> None:
+            while True:
+                gevent.sleep(WORD_AFTER_S)
+                where, have = f"{self.master_host}:{self.master_port}", "one" if _server else "none"
+                line = "the master on %s does not answer: has it the same fleet token? This worker has %s (%s)"
+                logger.warning(line, where, have, TOKEN)
+
+        telling = gevent.spawn(tell)
+        try:
+            connect(self)
+        finally:
+            telling.kill(block=False)
+
+    return connect_and_tell

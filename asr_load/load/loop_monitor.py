@@ -1,0 +1,168 @@
+"""Is this process fit to measure? The event loop's lag, CPU and garbage collection, watched all the time of a test.
+
+A late loop sends late and, where Linux does not stamp what comes, stamps late: what it adds ends up in the server's
+figures. So it is measured, and kept small: CPython's full collections hold a busy process for tens of ms, so they are
+not left to chance.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import numpy as np
+
+from asr_load.results.live import Histogram
+from asr_load.results.runfile import ClientHealth
+
+TICK_S = 0.02
+RECENT = int(10 / TICK_S)
+"""Samples of the last ten seconds."""
+COLLECT_EVERY_S = 30.0
+PATIENCE_S = 0.005
+
+
+def yield_to_io() -> None:
+    """Wait until no socket has anything to read, or for 5 ms in a process that is always busy."""
+    try:
+        with gevent.Timeout(PATIENCE_S) as patience:
+            gevent.idle()
+    except gevent.Timeout as error:
+        if error is not patience:
+            raise
+
+
+class Lags:
+    """How late something was, sample by sample: memory does not grow with their number."""
+
+    def __init__(self) -> None:
+        self.all = Histogram()
+        self.recent: deque[float] = deque(maxlen=RECENT)
+
+    def add(self, lags: list[float]) -> None:
+        self.all.add(np.array(lags))
+        self.recent.extend(lags)
+
+    def figures(self, recent: bool) -> tuple[float, float, float, int]:
+        """p50, p99, maximum and number: of the last ten seconds, exact, or of all, within 0.25 %."""
+        if recent and self.recent:
+            p50, p99 = np.percentile(list(self.recent), [50, 99]).tolist()  # numpy takes a deque apart slowly
+            return p50, p99, max(self.recent), len(self.recent)
+        p50, p99 = (value or 0.0 for value in self.all.percentiles([50, 99]))
+        return p50, p99, self.all.max, self.all.n
+
+
+class LoopMonitor:
+    """Watches from `start` to `stop`. `stamp_lags` tells how late answers were read since it was last asked, where
+    something else than the loop reads them."""
+
+    def __init__(self, stamp_lags: Callable[[], list[float]] | None = None) -> None:
+        self._stamp_lags_since = stamp_lags
+
+    def start(self) -> None:
+        self._lags = Lags()
+        self._stamp_lags = self._lags if self._stamp_lags_since is None else Lags()
+        if self._stamp_lags_since is not None:
+            self._stamp_lags_since()
+        self._cpu: deque[float] = deque(maxlen=10)
+        self._cpu_max = 0.0
+        self._longest_pause = self._paused = 0.0
+        self._pause_began = 0
+        gc.freeze()  # with what is garbage among it, until the end: a collection would keep the first request waiting
+        # Young objects are still collected, which is quick; the full collections are `_watch`'s.
+        self._thresholds = gc.get_threshold()
+        gc.set_threshold(20_000, 20, 1_000_000)
+        gc.callbacks.append(self._on_gc)
+        self._began = time.perf_counter(), time.thread_time(), time.process_time()
+        self._watcher = gevent.spawn(self._watch)
+        # A timer of the loop itself, not a greenlet that sleeps: fifty wakings a second would cost all streams.
+        self._timer = gevent.get_hub().loop.timer(TICK_S, TICK_S)
+        self._ticks: list[float] = []
+        self._due = time.perf_counter() + TICK_S
+        self._timer.again(self._tick)
+
+    def stop(self) -> ClientHealth:
+        """End, and return the health over the whole test."""
+        self._watcher.kill()
+        self._timer.stop()
+        self._timer.close()
+        self._note_lags()
+        wall, cpu, _ = self._spent()
+        health = self._health(cpu / wall, self._cpu_max if self._cpu else cpu / wall, recent=False)
+        gc.callbacks.remove(self._on_gc)
+        gc.set_threshold(*self._thresholds)
+        gc.unfreeze()
+        gc.collect()
+        return health
+
+    def recent(self) -> ClientHealth:
+        """The health of the last ten seconds, for a page that asks while the test runs."""
+        self._note_lags()
+        return self._health(sum(self._cpu) / max(len(self._cpu), 1), max(self._cpu, default=0.0), recent=True)
+
+    def _spent(self) -> tuple[float, ...]:
+        now = time.perf_counter(), time.thread_time(), time.process_time()
+        return tuple(ended - began for ended, began in zip(now, self._began, strict=True))
+
+    def _health(self, cpu_mean: float, cpu_max: float, recent: bool) -> ClientHealth:
+        wall, _, cpu_process = self._spent()
+        p50, p99, longest, samples = self._lags.figures(recent)
+        _, stamp_p99, stamp_longest, _ = self._stamp_lags.figures(recent)
+        return ClientHealth(
+            loop_lag_p50=p50,
+            loop_lag_p99=p99,
+            loop_lag_max=longest,
+            loop_lag_samples=samples,
+            stamp_lag_p99=stamp_p99,
+            stamp_lag_max=stamp_longest,
+            cpu_mean=cpu_mean,
+            cpu_max=cpu_max,
+            cpu_process=cpu_process / wall,
+            watched_s=wall,
+            gc_pause_max=self._longest_pause,
+            gc_pause_total=self._paused,
+        )
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        lag = now - self._due
+        self._ticks.append(max(0.0, lag))
+        self._due += TICK_S
+        if lag >= TICK_S:
+            # A stall of 100 ms hides the ticks it swallowed: each counts, with the wait it would have had.
+            self._ticks += np.arange(lag - TICK_S, 0.0, -TICK_S).tolist()
+            self._due = now + TICK_S
+            self._timer.again(self._tick)
+
+    def _note_lags(self) -> None:
+        self._lags.add(self._ticks)
+        self._ticks = []
+        if self._stamp_lags_since is not None:
+            self._stamp_lags.add(self._stamp_lags_since())
+
+    def _watch(self) -> None:
+        collected = time.perf_counter()
+        while True:
+            wall, cpu = time.perf_counter(), time.thread_time()
+            gevent.sleep(1.0)
+            now = time.perf_counter()
+            self._note_lags()
+            self._cpu.append((time.thread_time() - cpu) / (now - wall))
+            self._cpu_max = max(self._cpu_max, self._cpu[-1])
+            if now - collected > COLLECT_EVERY_S:
+                # Only what was made since the start is looked at (the rest is frozen): a few ms, counted as lag.
+                yield_to_io()
+                gc.collect()
+                collected = time.perf_counter()
+
+    def _on_gc(self, phase: str, _info: dict[str, Any]) -> None:
+        if phase == "start":
+            self._pause_began = time.perf_counter_ns()
+        else:
+            pause = (time.perf_counter_ns() - self._pause_began) / 1e9
+            self._paused += pause
+            self._longest_pause = max(self._longest_pause, pause)

@@ -1,0 +1,87 @@
+"""The harness's options, as a page: `locust --help` ends before it has read a locustfile."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from argparse import SUPPRESS, Action
+from collections.abc import Iterator
+
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.errors import OneLineParser
+from asr_load.load.options import GROUPS
+
+HOMES = ("lifecycle", "shapes", "capacity_shape")
+"""The modules that add options as they are imported, in the order of the page."""
+
+
+def make_parser() -> LocustArgumentParser:
+    """A parser with the harness's options alone, those of its locustfiles too."""
+    for module in HOMES:
+        importlib.import_module(f"asr_load.load.{module}")
+    parser = LocustArgumentParser(add_help=False, prog="locust", usage=SUPPRESS)
+    events.init_command_line_parser.fire(parser=parser)
+    return parser
+
+
+def options_by_group(parser: LocustArgumentParser) -> dict[str, list[Action]]:
+    """The options of a parser, in the groups and the order of GROUPS."""
+    groups = {group.title: group._group_actions for group in parser._action_groups}
+    return {title: groups[title] for title in GROUPS}
+
+
+def default_of(action: Action) -> str:
+    """An option's default as a person would type it; empty where it has none."""
+    empty = action.default in (None, "", [], False) or action.default == SUPPRESS
+    return "" if empty else str(action.default)
+
+
+def markdown(parser: LocustArgumentParser) -> str:
+    """The page docs/options.md."""
+    return "\n".join(_lines(parser)) + "\n"
+
+
+def _lines(parser: LocustArgumentParser) -> Iterator[str]:
+    yield "# Options"
+    yield ""
+    yield "What the harness adds to Locust's own options (`locust --help`). `asr-load options` prints it in a terminal,"
+    yield "`asr-load options --markdown` makes this page. Each can stand in `locust.conf` too, without the dashes."
+    for title, actions in options_by_group(parser).items():
+        yield ""
+        yield f"## {title}: {GROUPS[title]}"
+        yield ""
+        yield "| option | default | |"
+        yield "|---|---|---|"
+        for action in actions:
+            names = ", ".join(f"`{name}`" for name in action.option_strings)
+            value = f" `{_value(action)}`" if _value(action) else ""
+            default = f"`{default_of(action)}`" if default_of(action) else ""
+            yield f"| {names}{value} | {default} | {action.help} |".replace("  ", " ")
+
+
+def _value(action: Action) -> str:
+    if action.nargs == 0:
+        return ""
+    choices = "\\|".join(map(str, action.choices)) if action.choices else ""
+    return choices or str(action.metavar or action.dest.upper())
+
+
+def main() -> int:
+    """Command line of asr-load options."""
+    arguments = OneLineParser("The options that the harness adds to Locust's.")
+    arguments.add_argument("--markdown", action="store_true", help="as docs/options.md has them")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
+    as_page = arguments.parse_args().markdown
+    parser = make_parser()
+    if as_page:
+        print(markdown(parser), end="")
+        return 0
+    for title, actions in options_by_group(parser).items():
+        print(f"\n{title}: {GROUPS[title]}")
+        for action in actions:
+            value = "" if action.nargs == 0 else f" {_value(action)}".replace("\\|", "|")
+            default = f" (default: {default_of(action)})" if default_of(action) else ""
+            print(f"  {', '.join(action.option_strings)}{value}\n      {action.help}{default}")
+    return 0

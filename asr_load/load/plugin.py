@@ -1,0 +1,461 @@
+"""The harness in one of Locust's environments: it checks what is asked for, starts and ends tests, and tells how they
+were."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+import time
+from argparse import Namespace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import gevent
+from gevent.event import Event
+from locust.env import Environment
+from locust.html import get_html_report, process_html_filename
+from locust.runners import MasterRunner, WorkerRunner
+from locust.stats import CSV_STATS_INTERVAL_SEC
+
+from asr_load import git_state
+from asr_load.audio.payload import make_builder
+from asr_load.audio.shard import Shards, verify
+from asr_load.errors import InputError
+from asr_load.http import descriptors
+from asr_load.load import stats
+from asr_load.load.commandline import given_options, shown_command
+from asr_load.load.credentials import Credentials
+from asr_load.load.fleet import Master, Solo, Worker
+from asr_load.load.form import LOCUSTS, Form, changed, read_form
+from asr_load.load.options import (
+    RESULTS,
+    Settings,
+    check_host,
+    check_writable,
+    read_settings,
+    split_host,
+)
+from asr_load.load.run import Run
+from asr_load.load.run_store import RunStore
+from asr_load.load.search import Stepper, check_search, for_search, resumed
+from asr_load.load.server_info import ask_server, check_model
+from asr_load.results.capacity import Capacity
+from asr_load.results.runfile import Invocation
+from asr_load.results.summary import Summary
+from asr_load.stream.record import RECORDS
+from asr_load.web.page import add_streaming_section
+
+logger = logging.getLogger(__name__)
+
+WORKERS_S, ENDING_S = 5.0, 2.0
+"""How long a test that is started from the web UI waits for its workers, and for the last one to end."""
+
+
+class Plugin:
+    """What the harness keeps for one of Locust's environments, from its `init` event on."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        assert environment.parsed_options is not None
+        given = given_options() or environment.parsed_options
+        self._credentials, self._results = Credentials(given), given.results
+        # Locust shows its options in pages, and sends them to workers.
+        vars(environment.parsed_options).update(api_key="", header=[])
+        self.role: Solo | Master | Worker | None = None
+        """This process's part of the test that is running."""
+        self.last_store: RunStore | None = None
+        """The records of the test that is running or, when none is, of the one that ran last."""
+        self.summary: Summary | None = None
+        """What is still to be printed."""
+        self.last_summary: Summary | None = None
+        self.stage: str | None = None
+        self.stepper: Stepper | None = None
+        """Where a search for capacity says how much load there shall be, while its test runs."""
+        self.found: Capacity | None = None
+        """What the search found that ran last."""
+        self.folders: list[Path] = []
+        self.interrupted = False
+        self.at_rest = Event()
+        """Set while no test is about to end."""
+        self.at_rest.set()
+        self.first_limit: float | None = None
+        """The run time of a test that the web UI's process starts by itself."""
+        self._said: dict[str, Any] = {}
+        """What the server said of itself before the test that starts next."""
+        self._shape = environment.shape_class
+        self.searching = bool(getattr(self._shape, "searches_capacity", False))
+        """Whether its tests are searches for capacity."""
+        self.ready = Event()
+        """Set when users may ask for the test that is running."""
+        self._limit: gevent.Greenlet[..., Any] | None = None
+        """What ends a test of the web UI after its run time."""
+        self._coming_back: tuple[set[str], float] = set(), 0.0
+        """The workers of the last test, which leave the master for a moment, and until when they are waited for."""
+
+    def _choose_shape(self, options: Namespace) -> None:
+        """Let Locust follow the shape of its locustfiles where the options name one: it follows any that it finds."""
+        if option := getattr(self._shape, "option", ""):
+            self.environment.shape_class = None if getattr(options, option) == NO_SHAPE else self._shape
+
+    def check(self) -> tuple[Settings, Shards]:
+        """The test that the options ask for. Raises InputError before anything is sent."""
+        options = self.environment.parsed_options
+        assert options is not None
+        settings, shards = self._check(options, self.environment.host)
+        # As checked: without the trailing slash that would double the one of the API's path, and without a password.
+        self.environment.host = options.host = settings.host
+        self._choose_shape(options)
+        if settings.results is not None and not self.folders and (settings.results / RECORDS).exists():
+            raise InputError(f"--results {settings.results} already holds a run: name another folder, or remove it")
+        return settings, shards
+
+    def take_form(self, form: Form) -> Form:
+        """Take the web form's values as options, and return the fields that Locust is to see. Raises InputError in the
+        place of a test that would not start, or not be the one that was asked for; no option has changed then."""
+        options = self.environment.parsed_options
+        assert options is not None
+        if not self.at_rest.wait(ENDING_S):
+            raise InputError("the last test is still ending: start this one when its streams are in")
+        wanted = read_form(form, options)
+        if self.role is None:
+            key, wanted.api_key = wanted.api_key, ""  # the options are shown, and go to the workers
+            settings, _ = self._check(wanted, form.get("host") or self.environment.host, key)
+            if key and isinstance(self.environment.runner, MasterRunner):
+                raise InputError("a fleet's workers have keys of their own: start them with OPENAI_API_KEY and --host")
+            self._ask(settings)
+            if key:
+                self._credentials.keep(settings.host, key)
+            self._wait_for_workers()
+            wanted.host = settings.host
+            form = Form([*form.items(multi=True)])
+            form["host"] = settings.host
+        else:
+            self._check_edit(wanted, form)
+        vars(options).update(vars(wanted))
+        if self.role is None:
+            self._choose_shape(options)
+        if form.get("run_time") or self.role is None:
+            self.limit(wanted.run_time)
+        return Form((name, word) for name, word in form.items(multi=True) if name in LOCUSTS)
+
+    def _check_edit(self, wanted: Namespace, form: Form) -> None:
+        options, host = self.environment.parsed_options, self.environment.host
+        assert options is not None
+        if self.environment.shape_class is not None:
+            raise InputError("a shape decides the load of the test that is running: stop it first")
+        if others := changed(wanted, options):
+            raise InputError(f"{others[0].replace('_', ' ')} cannot change while a test is running: stop it first")
+        if form.get("host") and check_host(split_host(form["host"])[0]) != host:
+            raise InputError("the host cannot change while a test is running: stop it first")
+
+    def _wait_for_workers(self) -> None:
+        """Wait until those of the last test are ready again, and in a fleet that has just begun for all that are
+        expected. Raises InputError where there are none: Locust would say that a test has started, and send nothing."""
+        runner, options = self.environment.runner, self.environment.parsed_options
+        if not isinstance(runner, MasterRunner):
+            return
+        assert options is not None
+        members, until = self._coming_back
+        if not members:
+            until = time.monotonic() + WORKERS_S
+        while time.monotonic() < until:
+            ready = {worker.id for worker in runner.clients.ready}
+            if members <= ready if members else len(ready) >= options.expect_workers:
+                break
+            gevent.sleep(0.02)
+        if not runner.clients.ready:
+            raise InputError("no worker is connected: start one with locust --worker --master-host ADDRESS")
+
+    def limit(self, seconds: float | None) -> None:
+        """End the test that runs, or starts now, after so many seconds from now; None: not by itself."""
+        if self._limit is not None:
+            self._limit.kill(block=False)
+        self._limit = None if seconds is None else gevent.spawn_later(seconds, self._end_in_time)
+
+    def _end_in_time(self) -> None:
+        self._limit = None  # before the end of the test kills it
+        logger.info("the run time is over")
+        self._end_test()
+
+    def ask_server(self) -> None:
+        """Ask the server for its models, where one is named. Raises InputError where it has no such."""
+        self._ask(self.check()[0])
+
+    def _ask(self, settings: Settings) -> None:
+        self._said = {}
+        if settings.model != "default":
+            self._said = ask_server(settings.host, settings.headers, settings.secrets)
+            check_model(settings.model, self._said)
+
+    def _check(self, options: Namespace, host: str | None, form_key: str = "") -> tuple[Settings, Shards]:
+        host = self._credentials.without_credentials(host)
+        settings = read_settings(options, host, self._credentials.of(host, form_key))
+        if settings.loop.open and options.headless and options.num_users is None:
+            raise InputError("an open loop needs -u: the most requests that may be in flight")
+        if not isinstance(self.environment.runner, WorkerRunner):
+            check_writable(settings.results or RESULTS)
+        if line := getattr(self._shape, "validate_options", lambda _: None)(options):
+            raise InputError(line)
+        if self.searching and not isinstance(self.environment.runner, WorkerRunner):
+            check_search(settings, options.num_users, headless=options.headless)
+            if options.resume:
+                resumed(Path(options.resume), settings, Shards(settings.data).manifest_sha256)
+        make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
+        shards = Shards(settings.data)
+        # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
+        gevent.get_hub().threadpool.apply(verify, (shards.folder, shards.manifest))
+        return settings, shards
+
+    def start(self) -> None:
+        try:
+            if isinstance(self.environment.runner, WorkerRunner):
+                self._start_worker(self.environment.runner)
+            else:
+                self._start()
+        except (InputError, OSError) as error:
+            # The form's values are checked before; a disk may still be full. Users find no test and stop at once.
+            logger.error("the test cannot start: %s", error)
+            self.environment.process_exit_code = 2
+            gevent.spawn(self._end_test)
+
+    def _start(self) -> None:
+        settings, shards = self.check()
+        if self.searching:
+            settings = for_search(settings)
+        folder = self._new_folder(settings.results)
+        self.folders.append(folder)
+        if not isinstance(self.environment.runner, MasterRunner):
+            self._allow_descriptors(1)
+        role = Master if isinstance(self.environment.runner, MasterRunner) else Solo
+        self.role = role(
+            self.environment,
+            settings,
+            shards,
+            folder=folder,
+            invocation=self._invocation(settings),
+            on_done=self._end_test,
+        )
+        self._said = {}
+        self.last_store = self.role.store
+        if self.stepper is not None:
+            self.stepper.attach(self.role)
+        if self.stage is not None:
+            self.enter_stage(self.stage)
+        if self.first_limit is not None:
+            self.limit(self.first_limit)
+            self.first_limit = None
+
+    def _invocation(self, settings: Settings) -> Invocation:
+        options = self.environment.parsed_options
+        assert options is not None
+        return Invocation(
+            command=shown_command(sys.argv, settings.secrets),
+            num_users=options.num_users,
+            spawn_rate=options.spawn_rate,
+            run_time=self.first_limit or options.run_time,
+            shape=self._shape_name(),
+            time_zone=datetime.now().astimezone().isoformat()[-len("+00:00") :],
+            git=git_state(),
+            server=self._said,
+        )
+
+    def _shape_name(self) -> str:
+        shape, options = self.environment.shape_class, self.environment.parsed_options
+        if shape is None:
+            return "none"
+        option = getattr(shape, "option", "")
+        return str(getattr(options, option)) if option else type(shape).__name__
+
+    def _start_worker(self, runner: WorkerRunner) -> None:
+        options = self.environment.parsed_options
+        assert options is not None
+        try:
+            # Its own, whatever the master's options say.
+            options.results = self._results
+            settings, shards = self._check(options, self.environment.host)
+            if self.searching:
+                settings = for_search(settings)
+            self.role = Worker(self.environment, settings, shards)
+            self._allow_descriptors(self.role.fleet)
+        except (InputError, OSError) as error:
+            # Its users find no test and stop at once; the master ends the test.
+            logger.error("%s", error)
+            runner.send_message("asr_refuse", {"reason": str(error)})
+
+    def _allow_descriptors(self, workers: int) -> None:
+        options = self.environment.parsed_options
+        descriptors.allow(-(-((options and options.num_users) or 1) // workers))
+
+    def stop(self) -> None:
+        self.stage = None
+        self.limit(None)
+        if isinstance(self.environment.runner, WorkerRunner):
+            # All streams are in. Locust would let a worker sleep for this long before it is ready for the next test,
+            # which brings it again; it hears no heartbeat meanwhile, and after a minute it would end itself.
+            self.environment.stop_timeout = 0.0
+        if self.role is None:
+            return
+        if isinstance(self.role, Master):
+            self._coming_back = self.role.members, time.monotonic() + WORKERS_S
+            if not self.role.members and self.environment.web_ui is None:
+                gevent.spawn(self._end_test)  # with its last worker gone, Locust ends the test and not the process
+        try:
+            self.summary = self.role.stop()
+        except (OSError, InputError) as error:
+            logger.error("the run cannot be kept in %s: %s", self.folders[-1], error)
+            self.environment.process_exit_code = 2
+        self.role = None
+        if self.stepper is not None:
+            self.found, self.stepper = self.stepper.found, None
+        if self.summary is not None:
+            self.last_summary = self.summary
+            logger.info("records, run.json and summary.json are in %s", self.folders[-1])
+            if self.environment.web_ui is not None:
+                self.print_summary()
+
+    def print_summary(self) -> None:
+        from asr_load.results.capacity_report import print_search
+        from asr_load.results.report import print_summary
+
+        if self.summary is not None:
+            options = self.environment.parsed_options
+            # With --json, standard output is Locust's JSON and nothing else.
+            file = sys.stderr if options and options.json else sys.stdout
+            if self.found is not None:
+                print_search(self.folders[-1], self.found, file)
+            else:
+                print_summary(self.folders[-1], self.summary, file)
+            self.summary = None
+
+    def complete_files(self) -> None:
+        """Before Locust writes its final reports: end the test, so that they hold what was cut off too."""
+        runner, options = self.environment.runner, self.environment.parsed_options
+        assert runner is not None
+        assert options is not None
+        runner.quit()
+        self.stop()
+        if isinstance(runner, WorkerRunner):
+            return
+        self._set_exit_code()
+        stats.keep_entries_when_serialised(self.environment)
+        if options.csv_prefix:
+            # Locust writes its CSV files once a second, and never after the last request.
+            gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1)
+        if options.html_file:
+            self._write_report(options)
+
+    def _set_exit_code(self) -> None:
+        """SLOs decide where there are any; where one of them is on errors, single failures break nothing else."""
+        summary, environment = self.last_summary, self.environment
+        if summary is None or environment.process_exit_code is not None:
+            return
+        options = environment.parsed_options
+        if self.last_store is not None and self.last_store.file.trouble:
+            environment.process_exit_code = 2
+            return
+        if summary.lost_workers and not (options and options.allow_lost_workers):
+            environment.process_exit_code = 1
+            return
+        if self.found is not None:
+            environment.process_exit_code = 2 if self.found.unknown else 0 if self.found.answer else 1
+            return
+        if summary.passed is False or not summary.requests.success:
+            environment.process_exit_code = 1
+        elif summary.passed and any(result.name.startswith("errors:") for result in summary.slo):
+            environment.process_exit_code = 0
+
+    def _write_report(self, options: Namespace) -> None:
+        """Locust's HTML report with a section on streaming. Locust writes its own before a test has come to rest, and
+        on SIGTERM not at all."""
+        process_html_filename(options)
+        report = get_html_report(self.environment, show_download_link=False)
+        if self.last_store is not None and self.summary is not None:
+            report = add_streaming_section(report, self.summary, self.last_store.live.points(), self.last_store.stages)
+        path = Path(options.html_file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(report, encoding="utf-8")
+
+    def _new_folder(self, named: Path | None) -> Path:
+        """A new folder for a test: the one that was named, then NAME-2, NAME-3 for further tests of a web UI, and for
+        others that begin in the same second."""
+        base = named or RESULTS / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        others = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
+        for folder in itertools.chain([base], others):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                (folder / RECORDS).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return folder
+        raise AssertionError
+
+    def _end_test(self) -> None:
+        runner = self.environment.runner
+        assert runner is not None
+        options, web_ui = self.environment.parsed_options, self.environment.web_ui
+        if web_ui is None:
+            runner.quit()
+            return
+        # As Locust's own STOP: a start that still spawns would go on, and say that the test runs which has ended.
+        if (starting := web_ui._swarm_greenlet) is not None:
+            starting.kill()
+        runner.stop()
+        if options and options.autostart and options.autoquit != -1:
+            gevent.sleep(options.autoquit)
+            web_ui.stop()
+
+    def enter_stage(self, name: str) -> None:
+        """Note that a shape is in this stage from now on; its first one comes before the test that it starts."""
+        self.stage = name
+        if self.role is not None and self.role.store is not None:
+            self.role.store.enter_stage(name)
+
+    def search_tick(self, users: int) -> tuple[int, float] | None:
+        """What a shape's tick returns where a search shapes the load, given how many users there are."""
+        if self.stepper is None:
+            self.stepper = self._new_search()
+        return self.stepper.tick(users)
+
+    def _new_search(self) -> Stepper:
+        """The search that the options ask for; the test that starts next is its own. Raises InputError."""
+        settings, shards = self.check()
+        options = self.environment.parsed_options
+        assert options is not None
+        known = resumed(Path(options.resume), settings, shards.manifest_sha256) if options.resume else []
+        return Stepper(settings, options.num_users or 1, options.step_time, known)
+
+    @property
+    def run(self) -> Run:
+        """The test that is running. Raises GreenletExit where there is none: it could not start, which was said."""
+        run = None if self.role is None else self.role.run
+        if run is None:
+            raise gevent.GreenletExit  # what Locust itself ends a user by; a StopUser here would be logged as an error
+        return run
+
+
+NO_SHAPE = "none"
+"""What a shape's option says where no shape is to be followed."""
+
+_plugins: WeakKeyDictionary[Environment, Plugin] = WeakKeyDictionary()
+
+
+def keep_plugin(plugin: Plugin) -> None:
+    """Let plugin_of find it."""
+    _plugins[plugin.environment] = plugin
+
+
+def plugin_of(environment: Environment) -> Plugin:
+    """What the harness keeps for an environment. Raises KeyError before that is initialised."""
+    return _plugins[environment]
+
+
+def current_run(environment: Environment) -> Run:
+    """The test that is running. Raises GreenletExit where there is none. A worker's users may begin before its
+    environment is initialised: they wait for that."""
+    while (plugin := _plugins.get(environment)) is None:
+        gevent.sleep(0.01)
+    plugin.ready.wait()
+    return plugin.run

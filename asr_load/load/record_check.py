@@ -1,0 +1,103 @@
+"""What a master takes from its workers: records that can be true, each once; of the rest it keeps the count."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from asr_load.results.runfile import Refused, WorkerInfo
+from asr_load.stream.record import Record, decode_record, untrue
+from asr_load.text import visible
+
+SLACK_S = 5.0
+"""By how much a record may lie outside of its test, for what is not known of two clocks."""
+
+UNKNOWN_S = 86400.0
+"""The same for a worker whose clock has not been compared yet."""
+
+MAX_WORD = 255
+"""Characters of a word of a worker on itself, as its host's name."""
+
+PAGE_BITS = 1 << 15
+
+
+class Numbers:
+    """Which numbers have come, in a bit each."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+
+    def add(self, number: int) -> bool:
+        """Note a number. Returns whether it is new."""
+        page, at = divmod(number, PAGE_BITS)
+        bits = self._pages.get(page)
+        if bits is None:
+            bits = self._pages[page] = bytearray(PAGE_BITS // 8)
+        byte, bit = divmod(at, 8)
+        new = not bits[byte] >> bit & 1
+        bits[byte] |= 1 << bit
+        return new
+
+
+class RecordCheck:
+    """Of one test: `clips` gives the ids of its clips, `began_at` is its beginning on the master's clock."""
+
+    def __init__(self, clips: Callable[[], Collection[str]], began_at: float) -> None:
+        self._clips, self._began_at = clips, began_at
+        self._seen: dict[int, Numbers] = {}
+        self._refused: Counter[tuple[int, str]] = Counter()
+
+    @property
+    def refused(self) -> list[Refused]:
+        """What was not taken, by the worker and the reason."""
+        return [Refused(worker, why, count) for (worker, why), count in sorted(self._refused.items())]
+
+    def read(self, line: bytes, worker: WorkerInfo, now: float) -> Record | None:
+        """A record that a worker has sent; None where it is refused."""
+        try:
+            record = decode_record(line)
+            why = untrue(record) or self._foreign(record, worker, now)
+        except (msgspec.MsgspecError, UnicodeError):
+            why = "it cannot be read"
+        else:
+            if not why and self._seen.setdefault(record.worker, Numbers()).add(record.seq):
+                return record
+        self._refused[worker.worker, why or "it came twice"] += 1
+        return None
+
+    def _foreign(self, record: Record, worker: WorkerInfo, now: float) -> str:
+        if record.worker != worker.worker:
+            return "it is another worker's"
+        if record.clip not in self._clips() and not (record.clip == "" and record.outcome == "client"):
+            return "its clip is none of the data's"
+        error = worker.master_offset_error_s
+        slack = UNKNOWN_S if error is None else SLACK_S + error
+        if not self._began_at - slack <= record.started_at + worker.master_offset_s <= now + slack:
+            return "it began outside of the test"
+        return ""
+
+
+def absurd(worker: WorkerInfo) -> str:
+    """Why a worker's word on itself cannot be true; empty where it can."""
+    for name in ("host", "reader", "server"):
+        if (text := getattr(worker, name)) != visible(text)[:MAX_WORD]:
+            return f"its {name} is {visible(text)[:MAX_WORD]!r}"
+    for name, value in _numbers(worker):
+        if not math.isfinite(value):
+            return f"its {name} is {value}"
+        if value < 0 and name not in ("reader_nice", "master_offset_s", "clock_offset_s"):
+            return f"its {name} is below 0"
+    return ""
+
+
+def _numbers(struct: msgspec.Struct) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for name, value in msgspec.structs.asdict(struct).items():
+        if isinstance(value, msgspec.Struct):
+            found += _numbers(value)
+        elif isinstance(value, int | float):
+            found.append((name, value))
+    return found

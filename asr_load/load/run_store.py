@@ -1,0 +1,242 @@
+"""A test's records where they come together: in the one process that sends load, or in the master of a fleet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gevent
+import locust
+import msgspec
+import requests
+import urllib3
+
+from asr_load import __version__
+from asr_load.audio.payload import token_limit
+from asr_load.audio.shard import Shards
+from asr_load.load.options import Settings
+from asr_load.load.record_check import RecordCheck
+from asr_load.load.server_info import ask_server
+from asr_load.results.live import Live
+from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
+from asr_load.results.summary import Summary, summarise_folder
+from asr_load.results.verdict import Validity, judge_clients, lost_line
+from asr_load.stream.record import RECORDS, Record, RecordFile
+
+logger = logging.getLogger(__name__)
+
+SILENT_S = 15.0
+"""A worker that says nothing for so long, though it reports every three seconds, is taken to be lost."""
+
+
+class RunStore:
+    """The files of a test, and its live view. `users` tells the number of users at the moment; `refresh` is called
+    once a second, before the live view closes one."""
+
+    def __init__(
+        self,
+        id: str,
+        settings: Settings,
+        shards: Shards,
+        *,
+        folder: Path,
+        invocation: Invocation,
+        users: Callable[[], int],
+    ) -> None:
+        self.id, self.folder, self._invocation = id, folder, invocation
+        self._settings, self._shards, self._users = settings, shards, users
+        self.file = RecordFile(folder / RECORDS)
+        self._began = time.time()
+        self._border = RecordCheck(shards.ids, self._began)
+        self.live = Live(self._began)
+        self.stages: list[dict[str, Any]] = []
+        """Where the load changed: `t` in seconds since the epoch, and `name`."""
+        self._workers: dict[int, WorkerInfo] = {}
+        self._heard: dict[int, float] = {}
+        self._taken: Counter[int] = Counter()
+        self.watch: Callable[[Record], None] = lambda _: None
+        """Called with each record."""
+        self.refresh: Callable[[], None] = lambda: None
+        self.on_trouble: Callable[[], object] = lambda: None
+        """Called once, when records cannot be written."""
+        self._told = False
+        self._user_changes: list[tuple[float, int]] = []
+        # Whoever kills the process from here on leaves a run that can be read.
+        self._write(ended=False)
+        self._ticker = gevent.spawn(self._tick)
+
+    def show(self, records: Sequence[Record]) -> None:
+        """Put records that are written into the live view, all but warm-ups."""
+        for record in records:
+            self._taken[record.worker] += 1
+            self.watch(record)
+        if self.file.trouble and not self._told:
+            self._told = True
+            logger.error("%s cannot be written (%s): the test ends here", self.file.path, self.file.trouble)
+            gevent.spawn(self.on_trouble)
+        shown = [record for record in records if not record.warmup]
+        self.live.add(shown, [record.end + self.offset(record.worker) for record in shown])
+
+    def add_records(self, lines: Sequence[bytes], worker: WorkerInfo) -> None:
+        """Write and show those of a worker's records that can be true."""
+        now, taken = time.time(), []
+        for line in lines:
+            record = self._border.read(line, worker, now)
+            if record is None:
+                self._taken[worker.worker] += 1
+            else:
+                self.file.write(record)
+                taken.append(record)
+        self.show(taken)
+
+    def update_worker(self, worker: WorkerInfo) -> None:
+        """Note how a worker is, by its latest word."""
+        self._workers[worker.worker] = worker
+        self._heard[worker.worker] = time.monotonic()
+
+    def quiet_since(self, moment: float) -> bool:
+        """Whether every process has said after a moment (of time.monotonic) that it has nothing in flight, and its
+        records are here. One that has not been heard for long is not waited for, nor one that never had a part."""
+        now = time.monotonic()
+        waited_for = (each for each in self.workers if each.health and now - self._heard[each.worker] < SILENT_S)
+        return all(
+            self._heard[each.worker] > moment and each.started == each.recorded == self._taken[each.worker]
+            for each in waited_for
+        )
+
+    def offset(self, worker: int) -> float:
+        """What is added to the times of a worker's records to give the master's."""
+        known = self._workers.get(worker)
+        return 0.0 if known is None else known.master_offset_s
+
+    @property
+    def shape(self) -> str:
+        return self._invocation.shape
+
+    @property
+    def data_sha256(self) -> str:
+        return self._shards.manifest_sha256
+
+    @property
+    def language(self) -> str:
+        return self._shards.manifest.options.language
+
+    def drop_worker(self, worker: int) -> None:
+        """Expect nothing of a worker that has not said a word."""
+        if worker in self._workers and self._workers[worker].health is None:
+            del self._workers[worker]
+
+    def mark_lost(self, worker: int) -> None:
+        """Note that a worker is not there any more. It is lost unless it has sent its final report, or comes back."""
+        known = self._workers.get(worker)
+        if known is not None and known.lost_at is None and not known.ended:
+            self._workers[worker] = msgspec.structs.replace(known, lost_at=time.time())
+
+    def enter_stage(self, name: str) -> None:
+        """Note that the load is in this stage from now on; said again while it lasts, it changes nothing."""
+        if not self.stages or self.stages[-1]["name"] != name:
+            self.stages.append({"t": time.time(), "name": name})
+
+    @property
+    def workers(self) -> list[WorkerInfo]:
+        """The processes that send load, by their latest word."""
+        return [worker for _, worker in sorted(self._workers.items())]
+
+    def validity(self) -> Validity:
+        """The verdict on the clients by their latest word; a worker that was lost makes it suspect at once."""
+        validity = judge_clients(self.workers)
+        lost = [lost_line(worker, self._began) for worker in self.workers if worker.lost_at is not None]
+        if lost and validity.verdict == "valid":
+            validity.verdict = "suspect"
+        validity.reasons += lost
+        return validity
+
+    def close(self) -> Summary:
+        """Write what is left to write: run.json, then summary.json from it and the records."""
+        self._ticker.kill()
+        self.live.close(time.time())
+        self.file.close()
+        if self.file.unwritten:
+            logger.error("%d records are lost: %s", self.file.unwritten, self.file.trouble)
+        if not self._invocation.server and any(worker.server for worker in self.workers):
+            # After the last stream, and not of one that does not say what it is: mocks count their requests.
+            self._invocation.server = ask_server(self._settings.host, self._settings.headers, self._settings.secrets)
+        self._write(ended=True)
+        return summarise_folder(self.folder)
+
+    def reset_live(self) -> None:
+        """Begin the live view afresh."""
+        self.live = Live(time.time())
+
+    def _tick(self) -> None:
+        while True:
+            gevent.sleep(1.0)
+            self.refresh()
+            now, users = time.time(), self._users()
+            if not self._user_changes or self._user_changes[-1][1] != users:
+                self._user_changes.append((now, users))
+            self.live.tick(now, users, self._complete_until(now))
+
+    def _complete_until(self, now: float) -> float:
+        """Up to when all records are here, on this clock: those that are silent for long are not waited for."""
+        waited_for = (
+            each
+            for each in self.workers
+            if not each.ended and each.lost_at is None and time.monotonic() - self._heard[each.worker] < SILENT_S
+        )
+        return min((self._reported_until(each) for each in waited_for), default=now)
+
+    def _reported_until(self, worker: WorkerInfo) -> float:
+        return self._began if worker.reported_until is None else worker.reported_until + worker.master_offset_s
+
+    def _write(self, ended: bool) -> None:
+        settings, system = self._settings, os.uname()
+        info = RunInfo(
+            **msgspec.structs.asdict(self._invocation),
+            id=self.id,
+            version=__version__,
+            began_at=self._began,
+            ended=ended,
+            host=settings.host,
+            endpoint=settings.endpoint,
+            api=settings.api,
+            model=settings.model,
+            prompt=settings.prompt,
+            max_tokens=token_limit(settings.api, settings.max_tokens, settings.extra_body),
+            requests=settings.requests,
+            order="shuffle" if settings.shuffle else "sequential",
+            seed=settings.seed,
+            unique="dither" if settings.unique else "none",
+            timeouts={name: getattr(settings.timeouts, name) for name in ("connect", "stall", "total")},
+            header_names=sorted(settings.headers),
+            extra_body_names=sorted(name for name, value in settings.extra_body.items() if value is not None),
+            omit=sorted(name for name, value in settings.extra_body.items() if value is None),
+            data=str(self._shards.folder),
+            data_sha256=self._shards.manifest_sha256,
+            data_clips=len(self._shards),
+            language=self._shards.manifest.options.language,
+            loop=asdict(settings.loop) if settings.loop.open else {},
+            warmup_requests=settings.warmup_requests,
+            warmup_time=settings.warmup_time,
+            trim_start=settings.trim_start,
+            trim_end=settings.trim_end,
+            slos=[slo.text for slo in settings.slos],
+            goodput=settings.goodput,
+            metadata=settings.metadata,
+            allow_client_bound=settings.allow_client_bound,
+            allow_lost_workers=settings.allow_lost_workers,
+            users=self._user_changes,
+            workers=self.workers,
+            refused=self._border.refused,
+            python=platform.python_version(),
+            platform=" ".join((system.sysname, system.release, system.machine)),
+            packages={module.__name__: module.__version__ for module in (locust, gevent, requests, urllib3)},
+        )
+        write_run(self.folder, info)

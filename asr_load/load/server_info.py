@@ -1,0 +1,73 @@
+"""What a server says of itself: its models, its version, how it was started."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import gevent
+import msgspec
+import requests
+
+from asr_load.errors import InputError
+from asr_load.text import striker
+
+MODELS = "/v1/models"
+PATHS = (MODELS, "/get_server_info", "/version")
+"""OpenAI's; SGLang's; vLLM's."""
+
+PATIENCE_S = 2.0
+"""For all of it: the server may be busy, or not there."""
+
+LONGEST = 1 << 20
+"""Bytes of an answer."""
+
+SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
+
+
+def ask_server(host: str, headers: Mapping[str, str], secrets: Iterable[str]) -> dict[str, Any]:
+    """The JSON that a server answers with, by path, for those of PATHS that it has; without what may be secret."""
+    greenlets = {path: gevent.spawn(_get, host + path, headers) for path in PATHS}
+    gevent.joinall(list(greenlets.values()), timeout=PATIENCE_S)
+    gevent.killall(list(greenlets.values()))
+    strike = striker(secrets)
+    said = {path: _struck(greenlet.value, strike) for path, greenlet in greenlets.items()}
+    return {path: value for path, value in said.items() if isinstance(value, (dict, list, str))}
+
+
+def check_model(model: str, said: Mapping[str, Any]) -> None:
+    """Raise InputError where a server lists its models, and `model` is none of them."""
+    answer = said.get(MODELS)
+    models = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(models, list):
+        return
+    listed = [str(each["id"]) for each in models if isinstance(each, dict) and each.get("id")]
+    # SGLang takes BASE:ADAPTER for what it lists as BASE; the embedded server, which lists `default`, takes any.
+    if listed and not {model, model.partition(":")[0], "default"} & set(listed):
+        names = ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")
+        raise InputError(f"--model {model}: the server has no such model, but {names}")
+
+
+def _get(url: str, headers: Mapping[str, str]) -> Any:
+    try:
+        with requests.get(url, headers=dict(headers), timeout=PATIENCE_S, stream=True, allow_redirects=False) as answer:
+            if answer.status_code != 200:
+                return None
+            return msgspec.json.decode(answer.raw.read(LONGEST, decode_content=True))
+    except Exception:  # it says nothing, in one of the many ways
+        return None
+
+
+def _struck(value: Any, strike: Callable[[str], str]) -> Any:
+    match value:
+        case str():
+            return strike(value)
+        case list():
+            return [_struck(each, strike) for each in value]
+        case dict():
+            return {
+                strike(name): "***" if SECRET.search(name) and isinstance(each, str) else _struck(each, strike)
+                for name, each in value.items()
+            }
+    return value

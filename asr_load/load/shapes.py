@@ -1,0 +1,102 @@
+"""Loads that change while the test runs: ramp, steps and spike, chosen with --shape or in the web form.
+
+    locust -f locustfiles/transcribe.py,locustfiles/shapes.py --headless --shape steps -u 40 --stages 4 --stage-time 30
+
+The number of users (-u) is the peak. A file of its own, because Locust follows any shape that it finds.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
+
+from locust import LoadTestShape, events
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.load.options import option_group
+from asr_load.load.plugin import NO_SHAPE, plugin_of
+
+SHAPES = ("ramp", "steps", "spike")
+
+
+class Stage(NamedTuple):
+    """A part of the test: users go from `first` to `last` in a line between two times, in seconds from the start."""
+
+    name: str
+    begins: float
+    ends: float
+    first: int
+    last: int
+
+
+def plan(shape: str, peak: int, stages: int, stage_time: float) -> list[Stage]:
+    """The stages of a shape, each of `stage_time` seconds.
+
+    ramp: in a line to the peak over `stages` times, and one more at the peak. steps: `stages` equal steps up to the
+    peak. spike: a tenth of the peak, the peak, and a tenth again; it has three stages, whatever `stages` says.
+    """
+    if shape == "ramp":
+        top = stages * stage_time
+        return [Stage("ramp", 0, top, 1, peak), Stage("peak", top, top + stage_time, peak, peak)]
+    if shape == "steps":
+        levels = [max(1, round(peak * step / stages)) for step in range(1, stages + 1)]
+    else:
+        base = max(1, round(peak / 10))
+        levels = [base, peak, base]
+    times = [number * stage_time for number in range(len(levels) + 1)]
+    return [
+        Stage(f"{users} users", begins, ends, users, users)
+        for (begins, ends), users in zip(pairwise(times), levels, strict=True)
+    ]
+
+
+def stage_at(stages: list[Stage], time: float) -> tuple[Stage, int] | None:
+    """The stage at a time and its number of users; None after the last."""
+    for stage in stages:
+        if time < stage.ends:
+            done = (time - stage.begins) / (stage.ends - stage.begins)
+            return stage, round(stage.first + (stage.last - stage.first) * done)
+    return None
+
+
+class Shape(LoadTestShape):
+    """Follows the plan that the options name."""
+
+    use_common_options: ClassVar[bool] = True  # the form keeps its field for users: it is the peak
+    option: ClassVar[str] = "shape"
+    """Which option chooses it, and may choose none."""
+
+    def tick(self) -> tuple[int, float] | None:
+        """Locust asks once a second: users, and users to start a second; None ends the test."""
+        assert self.runner is not None
+        options = self.runner.environment.parsed_options
+        assert options is not None
+        stages = plan(options.shape, options.num_users or 1, options.stages, options.stage_time)
+        found = stage_at(stages, self.get_run_time())
+        if found is None:
+            return None
+        stage, users = found
+        plugin_of(self.runner.environment).enter_stage(stage.name)
+        # As fast as Locust can: how fast the load grows is the plan's to say.
+        return users, float(max(users, 1))
+
+    @staticmethod
+    def validate_options(options: Namespace) -> str | None:
+        """What is wrong with the shape's options, in one line."""
+        if options.shape not in (NO_SHAPE, *SHAPES):
+            return f"--shape {options.shape!r} is none of {NO_SHAPE}, {', '.join(SHAPES)}"
+        if options.stages < 1:
+            return f"--stages must be 1 or more, not {options.stages}"
+        if not 0 < options.stage_time < float("inf"):
+            return f"--stage-time must be above 0 seconds, not {options.stage_time}"
+        return None
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: LocustArgumentParser) -> None:
+    """Add the shape's options, which the web form shows too."""
+    add = option_group(parser, "Load", in_form=True)
+    add("--shape", choices=[NO_SHAPE, *SHAPES], default=NO_SHAPE, help="Course of the load; -u is its peak")
+    add("--stages", type=int, default=5, metavar="N", help="Steps, or stage times that the ramp takes")
+    add("--stage-time", type=float, default=30.0, metavar="S", help="Seconds of a stage")

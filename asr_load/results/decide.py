@@ -1,0 +1,115 @@
+"""Whether a step of a search has been measured long enough to say that its SLOs hold, or that they do not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from asr_load.results.accuracy import counts
+from asr_load.results.slo import Slo, values_of
+from asr_load.stream.record import Record
+
+CONFIDENCE_Z = 2.81
+"""Of the normal distribution: an interval misses the truth once in two hundred times. A step is looked at again and
+again, each time with half as many requests more (LOOKS): over all looks together, one whose true value is the limit
+itself is settled, on either side, about once in twenty times (tests/test_capacity.py)."""
+
+LOOKS = 1.5
+"""How many times as many requests there are at each look as at the one before."""
+
+LEAST = 30
+"""Requests below which nothing is settled."""
+
+NEAR = 0.05
+"""A mean that is known to within this share of its limit is settled, on whichever side it lies."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is known of an SLO: its value as measured, whether that holds it, and whether more requests could change
+    that."""
+
+    value: float | None
+    ok: bool
+    settled: bool
+
+
+def decide(slo: Slo, records: Sequence[Record], language: str) -> Decision:
+    """Judge an SLO by a step's requests so far.
+
+    The rule: a percentile pQ is settled when Wilson's interval (99.5 %; Wilson, JASA 22, 1927) for the share of values
+    above the limit lies on one side of 1 - Q. The error rate is such a share itself. A mean, and an error rate of
+    words, is settled when its interval lies on one side of the limit, or within 5 % of it. Values of one request (its
+    gaps, its words) are not independent: the number of requests that they are worth is estimated from how the requests
+    differ (the design effect of a cluster sample: Kish, Survey Sampling, 1965). `max` fails with the first value above
+    the limit. Nothing is settled below 30 requests.
+    """
+    enough = len(records) >= LEAST
+    good = [record for record in records if record.ok]
+    if slo.metric == "errors":
+        bad = np.array([record.failed for record in records if not record.unfinished], dtype=float)
+        return _share(bad, np.ones(len(bad)), slo.limit, enough)
+    if slo.metric in ("wer", "cer"):
+        pairs = [counts(record.reference, record.text, language) for record in good if record.reference]
+        wrong, all_ = ([getattr(pair, f"{slo.metric}_{kind}") for pair in pairs] for kind in ("errors", "units"))
+        return _mean(np.array(wrong, dtype=float), np.array(all_, dtype=float), slo.limit, enough)
+    values = [values_of(slo.metric, record) for record in good]
+    sizes = np.array([len(each) for each in values], dtype=float)
+    if not sizes.sum():
+        # Failures alone: more of them would say no more.
+        return Decision(None, ok=False, settled=enough)
+    if slo.share is None:
+        return _mean(np.array([sum(each) for each in values]), sizes, slo.limit, enough)
+    together = np.fromiter(itertools.chain.from_iterable(values), dtype=float)
+    value = float(np.percentile(together, slo.share * 100))
+    of = np.repeat(np.arange(len(values)), sizes.astype(int))
+    above = np.bincount(of, weights=together > slo.limit, minlength=len(values))
+    if slo.share == 1:
+        return Decision(value, ok=not above.any(), settled=enough or bool(above.any()))
+    # The value decides, as it does for a whole run; the share tells how sure that is.
+    return replace(_share(above, sizes, 1 - slo.share, enough), value=value, ok=value <= slo.limit)
+
+
+def _share(above: np.ndarray, sizes: np.ndarray, allowed: float, enough: bool) -> Decision:
+    """Judge the share of all values that lie above: `above` of `sizes` of each request."""
+    total = float(sizes.sum())
+    if not total:
+        return Decision(None, ok=False, settled=False)
+    share = float(above.sum()) / total
+    low, high = _wilson(share, total / _design_effect(above, sizes))
+    return Decision(share, ok=share <= allowed, settled=enough and (low > allowed or high <= allowed))
+
+
+def _design_effect(above: np.ndarray, sizes: np.ndarray) -> float:
+    """By how much the variance of the share exceeds that of independent values; at least 1."""
+    total, count = float(sizes.sum()), len(sizes)
+    share = float(above.sum()) / total
+    if count < 2 or not 0 < share < 1:
+        return max(1.0, total / count)  # nothing is known of it: as if a request had one value
+    between = float(((above - share * sizes) ** 2).sum()) * count / (count - 1) / total**2
+    return max(1.0, between / (share * (1 - share) / total))
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    z2 = CONFIDENCE_Z**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = CONFIDENCE_Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return middle - half, middle + half
+
+
+def _mean(sums: np.ndarray, sizes: np.ndarray, limit: float, enough: bool) -> Decision:
+    """Judge a ratio of sums over requests: a mean of values, or errors per word."""
+    total, count = float(sizes.sum()), len(sizes)
+    if not total:
+        return Decision(None, ok=False, settled=False)
+    value = float(sums.sum()) / total
+    if count < 2:
+        return Decision(value, ok=value <= limit, settled=False)
+    spread = math.sqrt(float(((sums - value * sizes) ** 2).sum()) * count / (count - 1)) / total
+    half = CONFIDENCE_Z * spread
+    known = abs(value - limit) > half or half <= NEAR * limit
+    return Decision(value, ok=value <= limit, settled=enough and known)

@@ -1,0 +1,209 @@
+"""When requests arrive in an open loop: absolute times that no server can slow down. Pure: no Locust, no clock.
+
+All workers of a fleet compute the same arrivals, of the whole fleet, and each sends its own (assignment.py): so the sum
+over the workers is the rate that was asked for, whatever the process is. (A sum of Poisson processes is one again; the
+sum of others is not what was asked for.)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asr_load.errors import InputError
+from asr_load.schedule.trace import read_trace
+
+KINDS = ["poisson", "constant", "gamma"]
+BLOCK = 8192
+
+_STAGE = re.compile(r"(?P<length>[\d.]+)(?P<unit>s|m|h|):(?P<first>[\d.]+)(?:-(?P<last>[\d.]+))?", re.ASCII)
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A rate in requests per second that holds, or moves in a line, for so many seconds."""
+
+    seconds: float
+    first: float
+    last: float
+
+
+class Profile:
+    """A rate over time: stages, and the last one's rate for ever after.
+
+    Arrivals at a rate that changes are those at rate 1 with their times rescaled: the n-th comes when the area under
+    the rate reaches the n-th time of the process at rate 1 (Çinlar's method).
+    """
+
+    def __init__(self, stages: list[Stage]) -> None:
+        self._starts = np.cumsum([0.0, *(stage.seconds for stage in stages)])
+        self._areas = np.cumsum([0.0, *(stage.seconds * (stage.first + stage.last) / 2 for stage in stages)])
+        final = stages[-1].last
+        self._rates = np.array([*(stage.first for stage in stages), final])
+        self._slopes = np.array([*((stage.last - stage.first) / stage.seconds for stage in stages), 0.0])
+
+    def times(self, areas: np.ndarray) -> np.ndarray:
+        """When the area under the rate reaches each of these, in seconds; infinity where it never does."""
+        at = np.searchsorted(self._areas, areas, side="left") - 1
+        at = np.clip(at, 0, None)
+        rate, slope, left = self._rates[at], self._slopes[at], areas - self._areas[at]
+        # The root of slope/2 t² + rate t = left that stays exact where the slope is small or none.
+        root = np.sqrt(np.maximum(rate * rate + 2 * slope * left, 0.0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inside = np.where(left > 0, 2 * left / (rate + root), 0.0)
+        times: np.ndarray = self._starts[at] + inside
+        return times
+
+    def area(self, seconds: float) -> float:
+        """Under the rate from the start on: how many arrivals there are by then on average."""
+        at = int(np.searchsorted(self._starts, seconds, side="right")) - 1
+        passed = seconds - float(self._starts[at])
+        return float(self._areas[at] + self._rates[at] * passed + self._slopes[at] * passed**2 / 2)
+
+
+class Arrivals:
+    """The arrivals of a fleet, by number from 0. Cheap in their order; a jump far ahead makes all that it passes.
+
+    `shape` is that of the gamma distribution of the gaps at rate 1 (1: Poisson); infinity is for equal gaps.
+    """
+
+    def __init__(self, profile: Profile, shape: float, seed: int) -> None:
+        self._profile, self._shape, self._seed = profile, shape, seed
+        self._block, self._before = -1, 0.0
+        self._due = np.empty(0)
+
+    def due(self, number: int) -> float | None:
+        """When an arrival is due, in seconds after the start of all; None when there are no more."""
+        block, place = divmod(number, BLOCK)
+        self._go_to(block)
+        if place >= len(self._due) or math.isinf(due := float(self._due[place])):
+            return None
+        return due
+
+    def number_at(self, seconds: float) -> int:
+        """The number of the first arrival that is due at or after a time; beyond the last one, how many there are."""
+        block = max(self._block, 0)
+        self._go_to(block)
+        if block and self._due[0] > seconds:
+            block = 0
+        while True:
+            self._go_to(block)
+            due = self._due[np.isfinite(self._due)]
+            if len(due) < BLOCK or due[-1] >= seconds:
+                return block * BLOCK + int(np.searchsorted(due, seconds, side="left"))
+            block += 1
+
+    def expected(self, seconds: float) -> tuple[float, float]:
+        """How many are due by then on average over all seeds, and the standard deviation of that."""
+        mean = self._profile.area(seconds)
+        return mean, math.sqrt(mean / self._shape)
+
+    def _go_to(self, block: int) -> None:
+        if block == self._block:
+            return
+        if block < self._block:
+            self._block, self._before = -1, 0.0
+        while self._block < block:
+            self._block += 1
+            areas = self._before + self._unit(self._block)
+            self._before = float(areas[-1])
+        self._due = self._profile.times(areas)
+
+    def _unit(self, block: int) -> np.ndarray:
+        """Times of a block's arrivals at rate 1, after the last one of the block before."""
+        if math.isinf(self._shape):
+            return np.arange(BLOCK) + (1.0 if block else 0.0)
+        # A generator for each block: any one of them can be made by itself.
+        gaps = np.random.default_rng([self._seed, block]).gamma(self._shape, 1 / self._shape, BLOCK)
+        times: np.ndarray = np.cumsum(gaps)
+        return times
+
+
+class Replay(Arrivals):
+    """Arrivals at recorded times, in seconds, so many times as fast."""
+
+    def __init__(self, times: np.ndarray, speed: float) -> None:
+        self._block = 0
+        self._due = (times - times[0]) / speed
+
+    def due(self, number: int) -> float | None:
+        return float(self._due[number]) if number < len(self._due) else None
+
+    def number_at(self, seconds: float) -> int:
+        return int(np.searchsorted(self._due, seconds, side="left"))
+
+    def expected(self, seconds: float) -> tuple[float, float]:
+        return self.number_at(seconds), 0.0
+
+
+def make_arrivals(
+    kind: str,
+    *,
+    rate: float | None = None,
+    burstiness: float = 1.0,
+    stages: str = "",
+    trace: str = "",
+    speed: float = 1.0,
+    seed: int = 0,
+) -> Arrivals | None:
+    """The arrivals that the options ask for; None for a closed loop, where there is neither rate nor trace.
+
+    `burstiness` is vLLM's: gaps follow a gamma distribution of that shape and the rate's mean; 1 is Poisson, less comes
+    in bursts, more is more even. Raises InputError.
+    """
+    asked = {"--request-rate": rate is not None, "--rate-stages": bool(stages), "--arrival-trace": bool(trace)}
+    named = [name for name, given in asked.items() if given]
+    if len(named) > 1:
+        raise InputError(f"{' and '.join(named)} exclude each other: give one of them")
+    if kind not in KINDS:
+        raise InputError(f"--arrivals {kind!r} is none of {', '.join(KINDS)}")
+    if not _positive(burstiness):
+        raise InputError(f"--burstiness must be above 0 (1 is Poisson), not {burstiness:g}")
+    if burstiness != 1 and kind != "gamma":
+        raise InputError(f"--burstiness {burstiness:g} is of gamma arrivals alone: add --arrivals gamma")
+    if not _positive(speed):
+        raise InputError(f"--trace-speed must be above 0 (2 is twice as fast), not {speed:g}")
+    if speed != 1 and not trace:
+        raise InputError("--trace-speed is of a trace: add --arrival-trace FILE")
+    if trace:
+        return Replay(read_trace(Path(trace).expanduser()), speed)
+    if stages:
+        profile = Profile(parse_stages(stages))
+    elif rate is None:
+        return None
+    elif not _positive(rate):
+        raise InputError(f"--request-rate must be above 0 requests per second, not {rate:g}; without it, users loop")
+    else:
+        profile = Profile([Stage(1.0, rate, rate)])
+    shape = {"poisson": 1.0, "constant": math.inf, "gamma": burstiness}[kind]
+    return Arrivals(profile, shape, seed)
+
+
+def parse_stages(text: str) -> list[Stage]:
+    """`60s:5,30s:5-20,2m:20`: five a second for a minute, a ramp to twenty over half a minute, then twenty. They follow
+    one another, and the last rate stays. Raises InputError."""
+    stages = []
+    for item in text.split(","):
+        match = _STAGE.fullmatch(item.strip())
+        try:
+            if match is None:
+                raise ValueError
+            seconds = float(match["length"]) * _UNITS[match["unit"]]
+            first = float(match["first"])
+            last = first if match["last"] is None else float(match["last"])
+        except ValueError:
+            allowed = "DURATION:RATE or DURATION:RATE-RATE like 60s:5 or 2m:5-20, one after the other"
+            raise InputError(f"--rate-stages: {item.strip()!r} is no stage; allowed is {allowed}") from None
+        if not _positive(seconds):
+            raise InputError(f"--rate-stages: {item.strip()!r} must last longer than 0 s")
+        stages.append(Stage(seconds, first, last))
+    return stages
+
+
+def _positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0

@@ -1,0 +1,1 @@
+"""Is the harness right? Held against a server that knows the truth."""

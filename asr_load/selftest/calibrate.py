@@ -1,0 +1,215 @@
+"""How many streams this machine can be trusted with: more and more of them against a server that knows the truth."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from asr_load.errors import OneLineParser, exits_on_bad_input
+from asr_load.results.calibration import TRUSTED_MS, WITHIN_MS, Calibration, CalibrationStep, GoodFor, write_calibration
+from asr_load.results.runfile import on_master_clock
+from asr_load.results.verdict import peak_chunks_per_s
+from asr_load.selftest.ground_truth import ITL_S, Cores, GroundTruthError, load, p50, p99, scripted_server, share_cores
+from asr_load.shipped import sample
+
+FIRST, LAST = 25, 6400
+"""Streams of the first trial, and the most of any."""
+
+REFINEMENTS = 2
+"""Trials between the last number of streams that was good and the first that was not."""
+
+PASSES = 3
+"""Requests of each stream: 4.4 s."""
+
+SERVER_LATE_S = TRUSTED_MS / 1e3
+"""A server that sends this late at p99 is full; so is one that half of the requests wait for so long, where not all
+streams were carried."""
+
+CARRIED = 0.8
+"""Share of all streams' chunks that must come in the busiest second. A stream brings none while it begins, so not even
+an ideal client gets them all: with answers of 64 chunks, 0.88 of them on average. One that falls below cannot begin the
+next stream in time: of the streams that were asked for, so many were never there at once."""
+
+
+def climb(first: int, trial: Callable[[int], CalibrationStep]) -> Iterator[CalibrationStep]:
+    """Trials of doubled numbers of streams until the client is not to be trusted with one, or the server is full; then
+    between the last two."""
+    good, streams = 0, first
+    while streams <= LAST:
+        made = trial(streams)
+        yield made
+        if server_full(made):
+            return
+        if not trusted(made, TRUSTED_MS):
+            break
+        good, streams = streams, streams * 2
+    else:
+        return
+    bad = streams
+    for _ in range(REFINEMENTS if good else 0):
+        made = trial((good + bad) // 2)
+        yield made
+        if trusted(made, TRUSTED_MS):
+            good = made.streams
+        else:
+            bad = made.streams
+
+
+def carried(trial: CalibrationStep) -> bool:
+    """Whether all streams were there at once."""
+    return trial.chunks_per_s >= CARRIED * trial.streams / ITL_S
+
+
+def server_full(trial: CalibrationStep) -> bool:
+    """Whether the server was the bottleneck: the trial says nothing of the client."""
+    return trial.server_late_p99 > SERVER_LATE_S or (not carried(trial) and trial.accept_p50 > SERVER_LATE_S)
+
+
+def trusted(trial: CalibrationStep, limit_ms: int) -> bool:
+    """Whether the client carried all streams, and the errors' p99 are within so many ms."""
+    return carried(trial) and max(trial.ttft_p99, trial.itl_p99) * 1e3 <= limit_ms
+
+
+def good_for(trials: list[CalibrationStep]) -> GoodFor:
+    """What the trials of one number of workers show."""
+    told = sorted((trial for trial in trials if not server_full(trial)), key=lambda each: each.streams)
+    most = {}
+    for limit in WITHIN_MS:
+        most[limit] = 0
+        for trial in told:
+            if not trusted(trial, limit):
+                break
+            most[limit] = trial.streams
+    return GoodFor(trials[0].workers, most, at_least=all(trusted(trial, TRUSTED_MS) for trial in told))
+
+
+def run_step(streams: int, workers: int, cores: Cores, folder: Path) -> tuple[CalibrationStep, str]:
+    """So many streams on so many workers, begun within a second; and how answers were read. Raises GroundTruthError."""
+    folder.mkdir()
+    options: list[object] = ["--users", streams, "--spawn-rate", streams, "--requests", PASSES * streams]
+    options += ["--data", str(sample()), "--stop-timeout", 30]
+    if workers > 1:
+        port = free_port()
+        options += ["--processes", workers, "--master-bind-port", port, "--master-port", port]
+    with scripted_server(folder, cores.server) as server:
+        outcome = load(server, folder / "results", cores.client, *options)
+    clients = outcome.info.workers
+    trial = CalibrationStep(
+        workers=workers,
+        streams=streams,
+        chunks_per_s=peak_chunks_per_s(on_master_clock(outcome.records, clients)),
+        ttft_p50=p50(outcome.ttft_errors),
+        ttft_p99=p99(outcome.ttft_errors),
+        itl_p50=p50(outcome.itl_errors),
+        itl_p99=p99(outcome.itl_errors),
+        upload_p99=float(np.percentile([record.upload or 0.0 for record in outcome.records], 99)),
+        cpu=max(client.health.cpu_process for client in clients if client.health is not None),
+        server_late_p99=p99(outcome.server_lateness),
+        accept_p50=p50(outcome.accept_waits),
+    )
+    return trial, clients[0].reader
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _row(trial: CalibrationStep) -> list[str]:
+    errors = (trial.ttft_p50, trial.ttft_p99, trial.itl_p50, trial.itl_p99, trial.upload_p99)
+    cells = [f"{error * 1e3:.2f}" for error in (*errors, trial.server_late_p99, trial.accept_p50)]
+    return [str(trial.workers), str(trial.streams), f"{trial.chunks_per_s:.0f}", *cells, f"{trial.cpu:.0%}"]
+
+
+def _table(trials: list[CalibrationStep]) -> Table:
+    table = Table(title="Errors against the server's stamps, in ms", title_justify="left")
+    names = (
+        "workers",
+        "streams",
+        "chunks/s",
+        "TTFT p50",
+        "p99",
+        "ITL p50",
+        "p99",
+        "upload p99",
+        "server late",
+        "wait",
+        "CPU",
+    )
+    for name in names:
+        table.add_column(name, justify="right")
+    for trial in trials:
+        table.add_row(*_row(trial))
+    return table
+
+
+def _line(good: GoodFor) -> str:
+    streams = ", ".join(f"{good.within_ms[limit]} within {limit} ms" for limit in WITHIN_MS)
+    full = " (or more: the server was full before the client)" if good.at_least else ""
+    return f"{good.workers} worker(s): good for {streams}{full}"
+
+
+@exits_on_bad_input
+def main() -> int:
+    """Command line of scripts/calibrate.py. Exit code 1 where a trial could not be run."""
+    parser = OneLineParser(
+        f"Measure how many streams of {1 / ITL_S:.0f} chunks/s this machine can be trusted with as a client: with one "
+        "worker, and with one for each core that the server leaves. Takes about two minutes."
+    )
+    parser.parse_args()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 110
+    cores = share_cores()
+    print(f"Server on {len(cores.server)} core, client on {len(cores.client)}", flush=True)
+    trials: list[CalibrationStep] = []
+    found: list[GoodFor] = []
+    reader = ""
+    with tempfile.TemporaryDirectory() as name:
+
+        def trial(workers: int, streams: int) -> CalibrationStep:
+            nonlocal reader
+            made, reader = run_step(streams, workers, cores, Path(name) / f"{workers}-{streams}")
+            print(f"  {workers} worker(s), {streams} streams: {_brief(made)}", flush=True)
+            return made
+
+        try:
+            for workers in sorted({1, len(cores.client)}):
+                # What one worker is good for, so many are good for too, or nearly.
+                first = max(FIRST, found[0].within_ms[TRUSTED_MS] if found else 0)
+                made = list(climb(first, partial(trial, workers)))
+                trials += made
+                found.append(good_for(made))
+        except GroundTruthError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    console.print(_table(trials))
+    print("server late: p99 of what it sent, after its time; wait: p50, until it took a request that had been sent")
+    for good in found:
+        print(_line(good))
+    calibration = Calibration(
+        host=socket.gethostname(),
+        cores=len(cores.server | cores.client),
+        reader=reader,
+        chunks_per_s=1 / ITL_S,
+        good_for=found,
+        trials=trials,
+    )
+    print(f"The verdict of later runs uses {write_calibration(calibration)}")
+    return 0
+
+
+def _brief(trial: CalibrationStep) -> str:
+    return (
+        f"TTFT off by {trial.ttft_p99 * 1e3:.2f} ms and ITL by {trial.itl_p99 * 1e3:.2f} ms at p99, CPU {trial.cpu:.0%}"
+    )

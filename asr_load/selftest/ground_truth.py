@@ -1,0 +1,207 @@
+"""Load against the scripted server, which knows the truth: it stamps each chunk as it sends it.
+
+Both processes read one monotonic clock, so what the records say of a chunk and what the server says of it differ by the
+client's error and the way through the loopback, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_load.results.runfile import ClientHealth, RunInfo, read_run
+from asr_load.shipped import shipped
+from asr_load.stream.record import Record, read_records
+
+TOKENS, ITL_S, TTFT_S = 64, 0.020, 0.200
+"""Of the scripted server's answers: 50 chunks a second, over 1.46 s."""
+
+START_S = 60.0
+PATIENCE_S = 120.0
+
+
+class GroundTruthError(Exception):
+    """The server or the load did not come to its end."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which cores whom is run on: the server has one of its own where there are two or more."""
+
+    server: set[int]
+    client: set[int]
+
+
+def share_cores() -> Cores:
+    """The first core for the server, the rest for the client."""
+    if not hasattr(os, "sched_getaffinity"):
+        everywhere = set(range(os.cpu_count() or 1))
+        return Cores(everywhere, everywhere)
+    first, *rest = sorted(os.sched_getaffinity(0))
+    return Cores({first}, set(rest) or {first})
+
+
+def run_on(process: subprocess.Popen[Any], cores: set[int]) -> None:
+    """Keep a process that has just begun, and what it will start, to these cores; where there is no such way, don't."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, cores)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A scripted server that runs."""
+
+    url: str
+    pid: int
+    stamps: Path
+
+
+@contextmanager
+def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator[Server]:
+    """A scripted server on these cores for the time of the block, with its stamps in a file of `folder`."""
+    stamps = folder / "stamps.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "asr_load.main",
+        "serve",
+        "--port",
+        "0",
+        "--engine",
+        "scripted",
+        "--stamps",
+        stamps,
+    ]
+    command += ["--tokens", TOKENS, "--itl-ms", ITL_S * 1e3, "--ttft-ms", TTFT_S * 1e3, *options]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    # Its output stays open to the end: a server that has more to say would die of a closed pipe.
+    with process.stdout as output:
+        try:
+            run_on(process, cores)
+            ready = re.search(r"http://\S+", output.readline())
+            if not ready:
+                raise GroundTruthError("the scripted server did not start: see its message above")
+            yield Server(ready[0], process.pid, stamps)
+        finally:
+            process.terminate()
+            process.wait(START_S)
+
+
+@dataclass(frozen=True)
+class GroundTruthRun:
+    """What a run against the scripted server showed. Arrays of seconds, of all successful records together."""
+
+    records: list[Record]
+    info: RunInfo
+    received: list[np.ndarray]
+    """For each record, when its chunks came, on the server's clock."""
+    sent: list[np.ndarray]
+    """For each record, when the server sent them."""
+    requested: np.ndarray
+    """When the server had the request."""
+
+    @property
+    def ttft_errors(self) -> np.ndarray:
+        """How late first chunks are stamped."""
+        return np.array([came[0] - left[0] for came, left in zip(self.received, self.sent, strict=True)])
+
+    @property
+    def itl_errors(self) -> np.ndarray:
+        """By how much gaps are stamped too long (or, negative, too short)."""
+        pairs = zip(self.received, self.sent, strict=True)
+        return np.concatenate([np.diff(came) - np.diff(left) for came, left in pairs])
+
+    @property
+    def server_lateness(self) -> np.ndarray:
+        """How late the server sent what was due."""
+        due = TTFT_S + np.arange(TOKENS) * ITL_S
+        return np.concatenate(
+            [left - at - due[: len(left)] for left, at in zip(self.sent, self.requested, strict=True)]
+        )
+
+    @property
+    def accept_waits(self) -> np.ndarray:
+        """How long requests that had been sent waited until the server had them."""
+        clocks = {worker.worker: worker.clock_offset_s for worker in self.info.workers}
+        sent = [record.started_at - clocks[record.worker] + (record.upload or 0.0) for record in self.records]
+        waits: np.ndarray = self.requested - np.array(sent)
+        return waits
+
+    @property
+    def wrong_counts(self) -> int:
+        """Records whose chunks or tokens are not what the server sent."""
+        pairs = zip(self.records, self.sent, strict=True)
+        return sum(not record.output_tokens == record.chunks == len(left) for record, left in pairs)
+
+    @property
+    def chunks(self) -> int:
+        return sum(record.chunks for record in self.records)
+
+    @property
+    def healths(self) -> list[ClientHealth]:
+        """Of the processes that sent load."""
+        return [worker.health for worker in self.info.workers if worker.health is not None]
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds that they used."""
+        return sum(health.cpu_process * health.watched_s for health in self.healths)
+
+
+def load(server: Server, folder: Path, cores: set[int], *options: object) -> GroundTruthRun:
+    """Run the harness on these cores against a scripted server, into a new folder. Raises GroundTruthError."""
+    command = [sys.executable, "-m", "locust", "--locustfile", str(shipped("locustfiles/transcribe.py"))]
+    command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--host", server.url]
+    command += ["--results", str(folder), *map(str, options)]
+    log = folder.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=folder.parent, stdout=output, stderr=subprocess.STDOUT)
+        run_on(process, cores)
+        try:
+            code = process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait(START_S)
+            raise GroundTruthError(f"the load did not end within {PATIENCE_S:g} s") from None
+    if code != 0:
+        raise GroundTruthError(f"the load ended with exit code {code}: {log.read_text().strip().splitlines()[-1:]}")
+    return compare(folder, server.stamps)
+
+
+def compare(folder: Path, stamps: Path) -> GroundTruthRun:
+    """Hold the records of a run against the server's stamps."""
+    info = read_run(folder)
+    sent = {line["request_id"]: line for line in map(json.loads, stamps.read_text().splitlines())}
+    clocks = {worker.worker: worker.clock_offset_s for worker in info.workers}
+    records, received, left, requested = [], [], [], []
+    for record in read_records(folder):
+        if not record.ok or record.ttft is None:
+            raise GroundTruthError(f"a request failed: {record.outcome} {record.error}")
+        line = sent[f"{info.id}-{record.worker}-{record.seq}"]
+        began = record.started_at - clocks[record.worker]
+        records.append(record)
+        received.append(began + record.ttft + np.cumsum([0.0, *record.itl]))
+        left.append(np.array(line["sent_at"]))
+        requested.append(line["received_at"])
+    return GroundTruthRun(records, info, received, left, np.array(requested))
+
+
+def p99(values: np.ndarray) -> float:
+    """The 99th percentile of magnitudes."""
+    return float(np.percentile(np.abs(values), 99))
+
+
+def p50(values: np.ndarray) -> float:
+    """The median of magnitudes."""
+    return float(np.percentile(np.abs(values), 50))

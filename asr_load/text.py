@@ -1,0 +1,67 @@
+"""Text of others (servers, data sets, workers), as it may be shown in a terminal, a table or a page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from urllib.parse import quote, quote_plus
+
+KEPT = frozenset("\u200c\u200d")
+"""Joiners, which Persian, the languages of India and emoji are written with."""
+
+
+def visible(text: str) -> str:
+    """A text with its control characters as escapes: a terminal would obey them, and bidirectional overrides would
+    show another text than there is (https://www.unicode.org/reports/tr36/)."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_visible, text))
+
+
+def _visible(char: str) -> str:
+    # Control, format, surrogate, private; what separates lines and paragraphs.
+    if char not in KEPT and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
+        return ascii(char)[1:-1]
+    return char
+
+
+STRUCK = "***"
+
+MIN_SECRET = 8
+"""Characters of a word that is looked for in headers and in speech: "Bearer" and "gzip" are no secrets."""
+
+
+def is_no_speech(secret: str) -> bool:
+    """Whether a secret is nothing that somebody says: `EMPTY`, or the word of a header, is no reason to take a word out
+    of a transcript, whose word error rate would be false."""
+    return len(secret) >= MIN_SECRET and not secret.isalpha()
+
+
+def striker(secrets: Iterable[str]) -> Callable[[str], str]:
+    """What strikes secrets out of a text: as they are, and as URLs, JSON, HTML and base64 write them."""
+    forms = sorted({form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True)
+    if not forms:
+        return str
+    find = re.compile("|".join(map(re.escape, forms)))
+    return lambda text: find.sub(STRUCK, text)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    yield secret
+    escaped = json.dumps(secret)[1:-1]
+    yield from (escaped, escaped.replace("/", r"\/"), html.escape(secret))
+    for quoted in (quote(secret), quote(secret, safe=""), quote_plus(secret)):
+        yield quoted
+        yield re.sub("%..", lambda byte: byte[0].lower(), quoted)
+    data = secret.encode()
+    for offset in range(3):  # as it is written depends on how many bytes of something else come before it
+        if len(data) <= offset + 3:
+            continue
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            # Without the characters that hold bits of what is before and behind.
+            whole = encode(bytes(offset) + data).decode().rstrip("=")
+            yield whole[-(-offset * 8 // 6) : len(whole) - bool((offset + len(data)) % 3)]

@@ -1,0 +1,1 @@
+"""What people look at: pages, charts, and the guard before them."""

@@ -1,0 +1,72 @@
+"""Sending an answer that is known beforehand: each chunk at its time, whatever else the server does.
+
+A chunk that Python sends costs tenths of a millisecond and waits for all that the event loop does: beyond some hundred
+streams chunks leave late. Here a thread outside of the interpreter (_chunk_sender.c) sends and stamps the chunks.
+Python hands it a whole answer, and hears of its end.
+"""
+
+import asyncio
+import os
+from functools import cached_property
+from typing import Any
+
+from asr_server.engine import Script
+
+try:
+    from asr_server import _chunk_sender
+except ImportError:  # not compiled: see the extension in pyproject.toml
+    _chunk_sender = None  # type: ignore[assignment]
+
+compiled = _chunk_sender is not None
+
+
+class ChunkSender:
+    """One sending thread for a process, and its news in the event loop that sends first."""
+
+    @cached_property
+    def _thread(self) -> Any:
+        thread = _chunk_sender.ChunkSender()
+        asyncio.get_running_loop().add_reader(thread.fileno(), self._wake)
+        return thread
+
+    def _wake(self) -> None:
+        for done in self._thread.finished():
+            if not done.done():  # those who went away were cancelled
+                done.set_result(None)
+
+    async def send(
+        self,
+        descriptor: int,
+        *,
+        head: bytes,
+        opening: bytes,
+        frame: tuple[bytes, bytes],
+        texts: tuple[bytes, ...],
+        script: Script,
+        start: float,
+        sent_at: list[float],
+    ) -> None:
+        """Send `head`, then each text as a chunk of HTTP when it is due, counted from `start` (seconds).
+
+        A chunk holds a comment line with its stamp and the text between the two parts of the frame; the first begins
+        with `opening`. However this ends, `sent_at` gets the stamp of each chunk that began to leave:
+        `time.perf_counter()` seconds, taken just before it was given to the system, and never before it was due.
+
+        Raises:
+            OSError: the connection is broken or closed.
+        """
+        done = asyncio.get_running_loop().create_future()
+        begin = int(start * 1e9) + 1  # rounded up, so that no chunk leaves too early
+        stream = self._thread.send(descriptor, done, head, opening, frame[0], texts, frame[1], script.offsets, begin)
+        try:
+            await done
+        finally:
+            stream.close()
+            sent_at += stream.sent_at
+        if stream.error:
+            raise OSError(stream.error, os.strerror(stream.error))
+
+    def close(self) -> None:
+        """End the thread."""
+        if "_thread" in self.__dict__:
+            self._thread.close()

@@ -1,0 +1,43 @@
+#!/bin/sh
+# What a container runs first. FLEET_TOKEN_FILE: where master and workers keep their secret, which the master makes where
+# none is given. CALIBRATE=1: a worker finds out, once, what its machine can be trusted with. ARGS: more options for its
+# command.
+set -eu
+
+if [ -n "${FLEET_TOKEN_FILE:-}" ] && [ -z "${ASR_LOAD_FLEET_TOKEN:-}" ]; then
+  case " $* " in
+    *" --master "*)
+      if [ ! -s "$FLEET_TOKEN_FILE" ]; then
+        (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$FLEET_TOKEN_FILE.new")
+        mv "$FLEET_TOKEN_FILE.new" "$FLEET_TOKEN_FILE"
+      fi ;;
+  esac
+  tries=10 # a worker may be there a moment before its master
+  until [ -s "$FLEET_TOKEN_FILE" ] || [ $tries = 0 ]; do
+    sleep 1
+    tries=$((tries - 1))
+  done
+  if [ ! -s "$FLEET_TOKEN_FILE" ]; then
+    echo "error: no secret of master and workers: set ASR_LOAD_FLEET_TOKEN, as on the master's machine" >&2
+    exit 2
+  fi
+  ASR_LOAD_FLEET_TOKEN=$(cat "$FLEET_TOKEN_FILE")
+  export ASR_LOAD_FLEET_TOKEN
+fi
+
+if [ "${CALIBRATE:-0}" = 1 ] && [ -w "${XDG_CACHE_HOME:-}" ]; then
+  # The workers of one machine share its cache, and would only measure each other.
+  exec 9>"$XDG_CACHE_HOME/calibration.lock"
+  flock 9
+  if [ ! -e "$XDG_CACHE_HOME/asr-load/calibration-$(hostname).json" ]; then
+    echo "calibrating this machine, once: about two minutes (CALIBRATE=0 leaves it out)" >&2
+    asr-load calibrate >&2 || echo "not calibrated: verdicts go by lags and CPU alone" >&2
+  fi
+  exec 9>&-
+fi
+
+if [ "${TARGET-given}" = "" ]; then
+  echo "TARGET is not given: requests go to the server of --profile demo or --profile sglang" >&2
+fi
+# shellcheck disable=SC2086 # they are words
+exec "$@" ${ARGS:-}

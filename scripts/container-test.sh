@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Builds the image, runs docker-compose.yml with the embedded server and two workers, two tests over REST, and compares
+# what they left with what the server served. Takes about five minutes, most of it the image.
+#
+#   scripts/container-test.sh                    with Docker
+#   ENGINE=podman scripts/container-test.sh      with podman and podman-compose (BUILD: more words for podman build)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+engine=${ENGINE:-docker}
+case $engine in
+  docker) compose=(docker compose) ;;
+  podman) compose=(podman-compose); export HOST_GATEWAY=${HOST_GATEWAY:-127.0.0.1} ;; # no server on the host is used
+  *) echo "error: ENGINE is docker or podman, not $engine" >&2; exit 2 ;;
+esac
+command -v "$engine" >/dev/null || { echo "error: $engine is not installed" >&2; exit 2; }
+read -ra build <<<"${BUILD:-}"
+
+export COMPOSE_PROJECT_NAME=asr-load-test RUN_AS="$(id -u):$(id -g)" CALIBRATE=0
+export WEB_PORT=${WEB_PORT:-18089} MASTER_PORT=${MASTER_PORT:-15557}
+ui=http://127.0.0.1:$WEB_PORT
+
+say() { echo "== $*"; }
+down() { "${compose[@]}" --profile demo down --volumes >/dev/null 2>&1 || true; }
+trap down EXIT
+down
+
+say "build"
+"$engine" build "${build[@]}" -t asr-load:0.1.0 .
+"$engine" run --rm asr-load:0.1.0 python -c \
+  "import asr_load.http._socket_reader, asr_load.stream._events, asr_server._chunk_sender, os; assert os.getuid() == 1000"
+
+before=$(ls results 2>/dev/null || true)
+say "start"
+"${compose[@]}" --profile demo up -d --scale worker=2
+ready() { curl -fs "$ui/stats/requests" | python3 -c 'import json,sys; sys.exit(len(json.load(sys.stdin)["workers"]) != 2)'; }
+for _ in $(seq 60); do ready 2>/dev/null && break; sleep 1; done
+ready || { "${compose[@]}" --profile demo logs | tail -40; echo "error: no two workers within a minute" >&2; exit 1; }
+
+for number in 1 2; do
+  say "test $number"
+  answer=$(curl -fs "$ui/swarm" -d user_count=4 -d spawn_rate=4 -d host=http://server:30000)
+  python3 -c 'import json,sys; sys.exit(not json.loads(sys.argv[1])["success"])' "$answer" ||
+    { echo "error: test $number does not start: $answer" >&2; exit 1; }
+  sleep 8
+  curl -fs -X POST "$ui/stop" >/dev/null
+done
+served=$("${compose[@]}" --profile demo exec -T server python -c \
+  'import urllib.request as r; print(r.urlopen("http://127.0.0.1:30000/metrics").read().decode())' | tr -d '\r' |
+  sed -n 's/^sglang:e2e_request_latency_seconds_count{[^}]*} //p')
+down
+
+say "compare"
+python3 - "$served" "$before" <<'END'
+import json, pathlib, sys
+served, before = float(sys.argv[1]), set(sys.argv[2].split())
+runs = [folder for folder in sorted(pathlib.Path("results").iterdir()) if folder.name not in before]
+assert len(runs) == 2, f"two tests left {[run.name for run in runs]}"
+records = [json.loads(line) for run in runs for line in (run / "records.jsonl").read_text().splitlines()]
+assert len(records) > 20 and len(records) == served, f"{len(records)} records, and the server had {served} requests"
+for run in runs:
+    workers = json.loads((run / "run.json").read_text())["workers"]
+    assert [worker["reader"] for worker in workers] == ["compiled"] * 2, workers
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["requests"]["fail"] == 0 and not summary["lost_workers"], summary["requests"]
+    print(f"{run}: {summary['requests']['success']} successes, WER {summary['wer']:.1%}")
+print(f"{len(records)} records, as many as the server had requests")
+END

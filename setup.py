@@ -1,0 +1,27 @@
+"""What pyproject.toml cannot say: an installed package has the locustfiles and the sample inside of it."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+CHECKOUT = Path(__file__).resolve().parent
+SHIPPED = ("locust.conf", "locustfiles/*.py", "asr_data/sample/*.flac", "asr_data/sample/manifest.jsonl")
+
+
+class BuildWithShipped(build_py):
+    """Copies them beside the modules, where asr_load/shipped.py looks for them."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for pattern in SHIPPED:
+            for file in CHECKOUT.glob(pattern):
+                target = Path(self.build_lib) / "asr_load" / "shipped" / file.relative_to(CHECKOUT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+
+
+setup(cmdclass={"build_py": BuildWithShipped})

@@ -1,0 +1,112 @@
+"""Locust's web UI in a real browser: for its test, and for the pictures of the documentation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+QUIET = ("background-networking", "component-update", "sync", "quic", "gpu")
+FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{service}" for service in QUIET)]
+
+
+def chromium() -> str | None:
+    """The browser that is installed, if one is."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A browser without a window."""
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+class Locust:
+    """A `locust` process with its web UI."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.url, self._log = url, log
+
+    @property
+    def said(self) -> str:
+        """What it has written to standard output and error."""
+        return self._log.read_text(errors="replace")
+
+
+@contextmanager
+def locust(*words: str | Path, **env: str) -> Iterator[Locust]:
+    """Locust's web UI on a free port, with these options; it is ended with the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "locust", "--web-port", str(port), *map(str, words)]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as file:
+            patched = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env}
+            process = subprocess.Popen(command, cwd=ROOT, env=patched, stdout=file, stderr=file)
+        try:
+            running = Locust(f"http://127.0.0.1:{port}/", log)
+            until = time.monotonic() + 60
+            while not _answers(running.url):
+                assert process.poll() is None, running.said
+                assert time.monotonic() < until, f"the web UI did not come up: {running.said}"
+                time.sleep(0.1)
+            yield running
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except HTTPError as error:
+        error.close()
+        return True  # under a base path
+    except URLError:
+        return False
+
+
+def start_test(page: Page, users: int, ramp: int, **fields: str) -> None:
+    """Fill in the form that starts a test, custom parameters by their names, and start it."""
+    page.locator('input[name="userCount"]').fill(str(users))
+    page.locator('input[name="spawnRate"]').fill(str(ramp))
+    custom = page.get_by_role("button", name="Custom parameters")
+    if fields and custom.get_attribute("aria-expanded") != "true":
+        custom.click()
+    for name, value in fields.items():
+        first, *more = name.split("_")
+        field = page.locator(f'[name="{first}{"".join(map(str.capitalize, more))}"]')  # as Locust's page has it
+        if field.evaluate("element => element.tagName") == "SELECT":
+            field.select_option(value)
+        else:
+            field.fill(value)
+    page.get_by_role("button", name="Start", exact=True).click()
+
+
+def open_tab(page: Page, name: str = "Streaming") -> None:
+    """Go to a tab of a test."""
+    page.get_by_role("tab", name=name, exact=True).click()

@@ -1,0 +1,96 @@
+"""A master and its workers as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conftest import CHECKOUT
+from harness.runs import POST, Run, locust
+
+TRANSCRIBE = CHECKOUT / "locustfiles" / "transcribe.py"
+
+
+SLOW = ("--engine", "scripted", "--tokens", "40", "--itl-ms", "50")
+
+
+def processes(number: int) -> list[str]:
+    """Options for workers on this machine, on a port of their own: two runs on Locust's default would mix."""
+    port = str(free_port())
+    return ["--processes", str(number), "--master-bind-port", port, "--master-port", port]
+
+
+def info(done: Run) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((done.results / "run.json").read_text())
+    return found
+
+
+def nothing_is_lost(done: Run) -> list[dict[str, Any]]:
+    """Every request that a worker began has one record, in the master's file, and Locust counts the same."""
+    records = done.records
+    keys = {(record["worker"], record["user"], record["started_at"]) for record in records}
+    assert len(keys) == len(records)
+    by_worker = Counter(record["worker"] for record in records)
+    for worker in info(done)["workers"]:
+        assert worker["ended"]
+        assert worker["started"] == worker["recorded"] == by_worker[worker["worker"]]
+    assert done.summary["requests"]["total"] == len(records) == done.rows[POST]["num_requests"]
+    failed = sum(record["outcome"] not in ("ok", "unfinished") for record in records)
+    assert done.rows[POST]["num_failures"] == failed
+    return records
+
+
+class Fleet:
+    """A master and workers that were started one by one; `on`: the words that put them on hosts of their own."""
+
+    def __init__(
+        self, host: str, results: Path, *words: str | Path, cwd: Path = CHECKOUT, on: Sequence[str] = ()
+    ) -> None:
+        self.port = free_port()
+        results.mkdir()
+        self.results = results
+        files = ("--results", results, "--json-file", results / "locust")
+        listen = ("-f", TRANSCRIBE, "--master", "--master-bind-port", str(self.port), "--expect-workers-max-wait", "30")
+        self.master = locust("--host", host, *listen, *files, "--spawn-rate", "100", *words, cwd=cwd, on=on)
+
+    def worker(
+        self, cwd: Path = CHECKOUT, on: Sequence[str] = (), master: str = "127.0.0.1", **env: str
+    ) -> subprocess.Popen[str]:
+        command = [*on, sys.executable, "-m", "locust", "-f", str(TRANSCRIBE), "--worker"]
+        command += ["--master-host", master, "--master-port", str(self.port)]
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def lines(self, name: str = "records.jsonl") -> int:
+        file = self.results / name
+        return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def end(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()

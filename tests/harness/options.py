@@ -1,0 +1,25 @@
+"""Options as Locust parses them."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.load.credentials import Credentials
+from asr_load.load.options import Secrets, Settings, add_options, read_settings
+
+HOST = "http://127.0.0.1:30000"
+
+
+def parse(*words: str) -> Namespace:
+    parser = LocustArgumentParser()
+    add_options(parser)
+    options: Namespace = parser.parse_args(list(words))
+    return options
+
+
+def settings(*words: str, host: str | None = HOST) -> Settings:
+    options = parse(*words)
+    options.host = host
+    return read_settings(options, host, Credentials(options).of(host) if host else Secrets())

@@ -1,0 +1,139 @@
+"""A server that says what it is told to, and a user that asks it through the harness's own way of reading."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import requests
+
+from asr_load.http import socket_reader
+from asr_load.http.connection import UserConnection
+from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchange
+from asr_load.http.socket_reader import ReaderFactory
+from asr_load.http.timeouts import Timeouts
+from asr_load.stream.record import Record
+from asr_load.text import is_no_speech, striker
+
+STREAM = (
+    b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+)
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n" % len(STREAM)
+SOUND = OK + b"\r\n" + STREAM
+LIMITS = Timeouts(connect=5, stall=5, total=10)
+
+
+Piece = bytes | float | threading.Event | None
+"""Of an answer: bytes to send, seconds or an event to wait for, or None: reset the connection."""
+
+READERS: dict[str, ReaderFactory | None] = {
+    "compiled": socket_reader.compiled,
+    "python": socket_reader.python,
+    "plain": None,
+}
+
+
+class Peer:
+    """A server that gives each request the next of its answers, and keeps what it got."""
+
+    def __init__(self, answers: list[bytes | Sequence[Piece]]) -> None:
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._answers = answers
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1/x?a=b"
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while self._answers:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(ConnectionError):  # of a client that has closed it
+            while self._answers and (request := _read_request(connection)):
+                self.requests.append(request)
+                answer = self._answers.pop(0)
+                if not self._say([answer] if isinstance(answer, bytes) else answer, connection):
+                    break
+
+    @staticmethod
+    def _say(pieces: Sequence[Piece], connection: socket.socket) -> bool:
+        """Send an answer. Returns whether the connection stays."""
+        stays = True
+        for piece in pieces:
+            if piece is None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return False
+            if isinstance(piece, bytes):
+                connection.sendall(piece)
+                stays = stays and b"Connection: close" not in piece
+            elif isinstance(piece, threading.Event):
+                piece.wait(5)
+            else:
+                time.sleep(piece)
+        return stays
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def _read_request(connection: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < _length(data):
+        if not (more := connection.recv(65536)):
+            return b""
+        data += more
+    return data
+
+
+def _length(data: bytes) -> int:
+    lines = data.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    return next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
+
+
+class Client:
+    """A user's session and connection."""
+
+    def __init__(self, reader: str = "python", limits: Timeouts = LIMITS) -> None:
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.wire = UserConnection()
+        self.wire.reader_factory = READERS[reader]
+        self._limits = limits
+        adapter = requests.adapters.HTTPAdapter()
+        adapter.poolmanager = self.wire.pool_manager
+        self.session.mount("http://", adapter)
+        self.sent = 0
+
+    def send(self, url: str, body: list[bytes | memoryview] | None = None, secrets: Sequence[str] = ()) -> Record:
+        self.sent += 1
+        headers = {"Accept": "text/event-stream", "Content-Type": "application/json", "x-clip-id": "not this"}
+        own = {"X-Clip-Id": "ä%20".encode().decode("latin-1"), "X-Request-Id": f"{self.sent}"}
+        pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
+        outgoing = TranscriptionRequest(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
+        terms = ExchangeConfig(self._limits, 0, striker(secrets), striker(filter(is_no_speech, secrets)))
+        return exchange(self.session, self.wire, outgoing, terms)[0]
+
+
+@contextmanager
+def talk(
+    *answers: bytes | Sequence[Piece], reader: str = "python", limits: Timeouts = LIMITS
+) -> Iterator[tuple[Client, Peer]]:
+    peer, client = Peer(list(answers)), Client(reader, limits)
+    try:
+        yield client, peer
+    finally:
+        client.wire.drop()
+        client.session.close()
+        peer.close()

@@ -1,0 +1,115 @@
+"""A run of the harness as a process, and what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from conftest import CHECKOUT
+
+FAST = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "20", "--itl-ms", "3")
+
+
+def locust(
+    *words: str | Path,
+    new_group: bool = False,
+    cwd: Path = CHECKOUT,
+    env: dict[str, str] | None = None,
+    on: Sequence[str] = (),
+) -> subprocess.Popen[str]:
+    command = [*on, sys.executable, "-m", "locust", "--headless", "--only-summary", *map(str, words)]
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=new_group,
+    )
+
+
+class Run:
+    """What a finished `locust` process said and left."""
+
+    def __init__(self, process: subprocess.Popen[str], results: Path, patience_s: float = 60) -> None:
+        try:
+            self.out, self.err = process.communicate(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        self.code = process.returncode
+        self.results = results
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.results / "records.jsonl").read_text().splitlines()]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.results / "summary.json").read_text())
+        return found
+
+    @property
+    def rows(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Locust's own statistics (--json-file) by type and name."""
+        found = json.loads((self.results / "locust.json").read_text())
+        return {(row["method"], row["name"]): row for row in found}
+
+
+def run(host: str, clips: Path, results: Path, *words: str | Path, **env: str) -> Run:
+    results.mkdir(exist_ok=True)
+    files = ("--data", clips, "--results", results, "--json-file", results / "locust")
+    return Run(locust("--host", host, *files, "--spawn-rate", "100", *words, env=env), results)
+
+
+POST = ("POST", "/v1/chat/completions")
+
+
+@contextmanager
+def canned(answers: list[bytes], tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that gives each request the next answer, as bytes, and drops the connection after it.
+
+    Yields its address and the asked it got. An empty answer is a connection dropped without a byte.
+    """
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def work() -> None:
+            pending = list(answers)
+            while pending:
+                plain, _ = server.accept()
+                with tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
+                    while pending:
+                        request = b""
+                        while not request.endswith(b"}") and (data := connection.recv(1 << 20)):
+                            request += data
+                        if not request:
+                            break
+                        asked.append(request)
+                        answer = pending.pop(0)
+                        connection.sendall(answer)
+                        if b"content-length" not in answer.lower():
+                            break
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.getsockname()[1]}", asked
+        thread.join(10)
+        assert not thread.is_alive(), f"{len(asked)} asked came"
+
+
+def answer(text: str, *, length: bool) -> bytes:
+    event = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}
+    body = f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode()
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body if length else f"{head}\r\n".encode() + body

@@ -1,0 +1,71 @@
+"""Readers of sockets, made in each way."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from asr_load.http import socket_reader
+from asr_load.http.socket_reader import ReaderFactory, SocketReader
+
+COMPILED = pytest.param(
+    "compiled",
+    marks=pytest.mark.skipif(socket_reader.compiled is None, reason="no compiled reader here: no C compiler at setup"),
+)
+
+
+MAKERS = [COMPILED, "python", "python without epoll"]
+
+
+STAMPED = MAKERS[:2]
+"""Those that have the kernel's stamps."""
+
+
+def source(maker: str) -> ReaderFactory:
+    if maker != "compiled":
+        return socket_reader.python if maker == "python" else socket_reader.PythonReaders(epoll=None)
+    assert socket_reader.compiled is not None
+    return socket_reader.compiled
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = socket.create_connection(server.getsockname())
+        there, _ = server.accept()
+    for end in (here, there):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return here, there
+
+
+def settle(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < until
+        gevent.sleep(0.001)
+
+
+def collect(maker: str, parts: list[bytes], framing: int, close: bool = False) -> SocketReader:
+    """A reader that has read these parts as a body, each in a read of its own, after a head of two bytes."""
+    here, there = pair()
+    with here, there:
+        made = source(maker)(here.fileno(), Event())
+        there.sendall(b"ab")
+        settle(lambda: made.head(0) == b"ab")
+        made.begin_body(2, framing)
+        for part in parts:
+            before = made.last
+            there.sendall(part)
+            settle(lambda before=before: made.last > before or made.status != "running")  # type: ignore[misc]
+            if made.status != "running":
+                break
+        if close:
+            there.close()
+            settle(lambda: made.status != "running")
+        made.close()
+        return made

@@ -1,0 +1,498 @@
+"""The compiled sender: the same bytes as the event loop's, at their times, on whatever kind of connection."""
+
+from __future__ import annotations
+
+import array
+import errno
+import json
+import os
+import random
+import re
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from asr_server import chunk_sender
+from harness.serving import ROOT, chat_body, connect, post, running, running_streams, serve, text_of, wait_until
+
+if not chunk_sender.compiled:
+    pytest.skip("no compiled sender here: no C compiler at setup", allow_module_level=True)
+
+from asr_server._chunk_sender import ChunkSender
+
+if TYPE_CHECKING:
+    from asr_server._chunk_sender import Stream
+
+FAST = ("--engine", "scripted", "--tokens", "7", "--tokens-per-chunk", "2", "--ttft-ms", "2", "--itl-ms", "1")
+STAMP = re.compile(rb"^: sent_at=(\d+\.\d{9})$", re.MULTILINE)
+
+
+def descriptors(pid: int) -> int:
+    """How many files a process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+# ---- The thread alone ----
+
+
+@contextmanager
+def thread() -> Iterator[ChunkSender]:
+    made = ChunkSender()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def start(
+    sender: ChunkSender,
+    end: socket.socket,
+    texts: list[bytes],
+    offsets: list[int] | None = None,
+    *,
+    at: int = 1,
+    owner: Any = None,
+) -> Stream:
+    """Send texts between < and >; without offsets all are due at once. Times in nanoseconds."""
+    due = array.array("q", offsets or [0] * len(texts)).tobytes()
+    return sender.send(end.fileno(), owner, b"head|", b"opening|", b"<", tuple(texts), b">", due, at)
+
+
+def dechunk(data: bytes) -> list[bytes]:
+    """The chunks of an unfinished body, each whole."""
+    chunks = []
+    while data:
+        size, _, rest = data.partition(b"\r\n")
+        length = int(size, 16)
+        assert rest[length : length + 2] == b"\r\n"
+        chunks.append(rest[:length])
+        data = rest[length + 2 :]
+    return chunks
+
+
+def read_all(end: socket.socket) -> bytes:
+    """Up to the end of the stream."""
+    end.settimeout(30)
+    parts = []
+    while part := end.recv(1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def wait_for_end(sender: ChunkSender) -> list[object]:
+    """The owners that the thread gives back next."""
+    assert select.select([sender.fileno()], [], [], 30)[0], "no stream ended within 30 s"
+    return sender.finished()
+
+
+def check(data: bytes, stream: Stream, texts: list[bytes]) -> None:
+    """The bytes on the wire are these texts in their order, with the stream's own stamps."""
+    assert data.startswith(b"head|")
+    first, *others = dechunk(data[5:])
+    assert first.startswith(b"opening|")
+    chunks = [first[8:], *others]
+    bodies = [chunk.split(b"\n", 1) for chunk in chunks]
+    assert [body for _, body in bodies] == [b"<" + text + b">" for text in texts]
+    stamps = [STAMP.match(stamp) for stamp, _ in bodies]
+    assert [float(stamp[1]) for stamp in stamps if stamp] == pytest.approx(stream.sent_at, abs=1e-8)
+    assert all(a <= b for a, b in pairwise(stream.sent_at))
+
+
+def test_chunks_leave_in_order_and_never_before_they_are_due() -> None:
+    texts = [b"%d" % i for i in range(60)]
+    offsets = [i * 1_000_000 for i in range(60)]
+    with thread() as sender, ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(20)]
+        for pair in pairs:
+            for end in pair:
+                stack.enter_context(end)
+        at = time.perf_counter_ns() + 20_000_000
+        begun = [at + random.Random(i).randrange(5_000_000) for i in range(20)]
+        streams = [
+            start(sender, a, texts, offsets, at=t, owner=i)
+            for i, ((a, _), t) in enumerate(zip(pairs, begun, strict=True))
+        ]
+        ended: set[object] = set()
+        while len(ended) < 20:
+            ended.update(wait_for_end(sender))
+        assert ended == set(range(20))
+        for (a, b), stream, t in zip(pairs, streams, begun, strict=True):
+            stream.close()
+            a.close()
+            check(read_all(b), stream, texts)
+            assert all(s * 1e9 >= t + offset - 1 for s, offset in zip(stream.sent_at, offsets, strict=True))
+            assert stream.error == 0
+
+
+def test_a_later_stream_that_is_due_earlier_goes_first() -> None:
+    a, b = socket.socketpair()
+    with thread() as sender, a, b:
+        far = start(sender, a, [b"far"], at=time.perf_counter_ns() + 10**12, owner="far")
+        near = start(sender, a, [b"near"], owner="near")
+        assert wait_for_end(sender) == ["near"]
+        assert (len(near.sent_at), far.sent_at) == (1, [])
+
+
+def test_a_slow_reader_gets_all_in_order_with_true_stamps() -> None:
+    texts = [bytes([65 + i % 26]) * 30_000 for i in range(200)]
+    with socket.create_server(("127.0.0.1", 0)) as server, thread() as sender:
+        here = socket.socket()
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        here.connect(server.getsockname())
+        there, _ = server.accept()
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        a, b = socket.socketpair()
+        with here, there, a, b:
+            stream = start(sender, there, texts, owner="slow")
+            quick = start(
+                sender,
+                a,
+                [b"x"] * 50,
+                [i * 1_000_000 for i in range(50)],
+                at=time.perf_counter_ns(),
+                owner="quick",
+            )
+            assert wait_for_end(sender) == ["quick"]  # one who reads nothing holds up nobody
+            assert len(quick.sent_at) == 50
+            before = len(stream.sent_at)
+            assert 0 < before < len(texts)
+            resumed = time.perf_counter()
+            here.settimeout(30)
+            got = bytearray()
+            while sender.fileno() not in (ready := select.select([sender.fileno(), here.fileno()], [], [], 30)[0]):
+                assert ready, "neither a byte nor the end within 30 s"
+                got += here.recv(1 << 16)
+            assert wait_for_end(sender) == ["slow"]
+            stream.close()
+            there.close()
+            check(bytes(got) + read_all(here), stream, texts)
+            assert all(at < resumed for at in stream.sent_at[:before])
+            assert all(at >= resumed for at in stream.sent_at[before:])  # not when they were due, but when they left
+
+
+def test_a_peer_that_goes_ends_only_its_own_stream() -> None:
+    (a, b), (c, d) = socket.socketpair(), socket.socketpair()
+    offsets = [i * 1_000_000 for i in range(100)]
+    with thread() as sender, a, c, d:
+        at = time.perf_counter_ns()
+        gone = start(sender, a, [b"x"] * 100, offsets, at=at, owner="gone")
+        stays = start(sender, c, [b"y"] * 100, offsets, at=at, owner="stays")
+        assert b.recv(5) == b"head|"
+        b.close()
+        assert wait_for_end(sender) == ["gone"]
+        assert gone.error in (errno.EPIPE, errno.ECONNRESET)
+        assert 0 < len(gone.sent_at) < 100
+        assert wait_for_end(sender) == ["stays"]
+        stays.close()
+        c.close()
+        check(read_all(d), stays, [b"y"] * 100)
+
+
+def test_streams_are_closed_and_dropped_at_any_moment() -> None:
+    """Under the sanitizers of a C compiler this finds what is used after it is freed."""
+    chance = random.Random(1)
+    begun = descriptors(os.getpid())
+    a, b = socket.socketpair()
+    sender = ChunkSender()
+    kept = start(sender, a, [b"k"] * 100, [i * 3_000_000 for i in range(100)], at=time.perf_counter_ns(), owner="kept")
+    ends = [socket.socketpair() for _ in range(8)]
+    held: list[Stream] = []
+    for i in range(3000):
+        end = ends[i % 8][0]  # nobody reads: some streams wait for room when they go
+        texts = [bytes(chance.randrange(1, 3000)) for _ in range(chance.randrange(1, 40))]
+        offsets = [n * chance.randrange(100_000) for n in range(len(texts))]
+        held.append(start(sender, end, texts, offsets, at=time.perf_counter_ns(), owner=object()))
+        match chance.randrange(4):
+            case 0:
+                held.pop(chance.randrange(len(held))).close()
+            case 1:
+                del held[chance.randrange(len(held))]
+            case 2:
+                assert len(held[-1].sent_at) <= len(texts)
+            case _:
+                sender.finished()
+        if len(held) > 30:
+            held.clear()
+    wait_until(
+        lambda kept=kept: len(kept.sent_at) == 100,  # type: ignore[misc]
+        "the end of the stream that was kept",
+    )
+    kept.close()
+    a.close()
+    check(read_all(b), kept, [b"k"] * 100)
+    b.close()
+    sender.close()
+    assert held[-1:] == [] or held[-1].error == 0
+    del sender, kept  # the thread's end outlives the streams that are left
+    held.clear()
+    for pair in ends:
+        for end in pair:
+            end.close()
+    assert descriptors(os.getpid()) == begun
+
+
+def test_wrong_arguments_are_refused() -> None:
+    a, b = socket.socketpair()
+    with thread() as sender, a, b:
+        with pytest.raises(ValueError, match="at least one text"):
+            start(sender, a, [])
+        with pytest.raises(ValueError, match="an offset of eight bytes"):
+            start(sender, a, [b"x"], [1, 2])
+        with pytest.raises(TypeError, match="must be bytes"):
+            start(sender, a, [b"x", "y"])  # type: ignore[list-item]
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sender.send(-1, None, b"", b"", b"", (b"x",), b"", bytes(8), 1)
+    with pytest.raises(RuntimeError, match="closed"), socket.socket() as unused:
+        start(sender, unused, [b"x"])
+
+
+# ---- In the server ----
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, Path]]]:
+    """For each sender a server with a text that JSON must escape, and its stamps."""
+    folder = tmp_path_factory.mktemp("senders")
+    (folder / "text.txt").write_text('eins "zwei" drei\\ vïer fünf', encoding="utf-8")
+    with ExitStack() as stack:
+        found = {}
+        for sender in ("python", "compiled"):
+            options = (
+                "--sender",
+                sender,
+                "--slow-s",
+                "0.1",
+                "--text",
+                str(folder / "text.txt"),
+                "--stamps",
+                str(folder / sender),
+            )
+            found[sender] = (stack.enter_context(serve(*FAST, *options)), folder / sender)
+        yield found
+
+
+def raw(url: str, request: bytes, answers: int = 1) -> bytes:
+    """All bytes that come for a request, up to the end of that many chunked answers."""
+    host, port = urlsplit(url).netloc.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request)
+        got = b""
+        while got.count(b"\r\n0\r\n\r\n") < answers:
+            part = connection.recv(65536)
+            assert part, "the connection was closed"
+            got += part
+        return got
+
+
+def chat(headers: str = "", version: str = "1.1", **fields: Any) -> bytes:
+    body = json.dumps(chat_body(b"x" * 6400, **fields)).encode()
+    head = f"POST /v1/chat/completions HTTP/{version}\r\nHost: h\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+def form(**fields: str) -> bytes:
+    url = "http://h/v1/audio/transcriptions"
+    made = requests.Request("POST", url, files={"file": b"x" * 64_001}, data=fields).prepare()
+    assert isinstance(made.body, bytes)
+    lines = f"Host: h\r\nContent-Type: {made.headers['Content-Type']!s}\r\nContent-Length: {len(made.body)}\r\n\r\n"
+    return f"POST /v1/audio/transcriptions HTTP/1.1\r\n{lines}".encode() + made.body
+
+
+def same(data: bytes) -> bytes:
+    """Without what differs from answer to answer: ids, times."""
+    for pattern, replacement in (
+        (rb"[0-9a-f]{32}", b"ID"),
+        (rb'"created":\d+', b"CREATED"),
+        (rb"(?m)^date: .*$", b"DATE"),
+        (rb"(?m)^: sent_at=\d+\.\d{9}$", b"STAMP"),
+    ):
+        data = re.sub(pattern, replacement, data)
+    return data
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(chat(), id="usage"),
+        pytest.param(chat(stream_options=None), id="no usage"),
+        pytest.param(
+            chat(stream_options={"include_usage": True, "continuous_usage_stats": True}), id="continuous usage"
+        ),
+        pytest.param(chat(max_tokens=5), id="limit within a chunk"),
+        pytest.param(chat(max_tokens=4), id="limit between chunks"),
+        pytest.param(chat(max_tokens=0), id="no text"),
+        pytest.param(chat("Connection: close\r\n"), id="connection: close"),
+        pytest.param(chat(version="1.0"), id="HTTP/1.0"),
+        pytest.param(chat("Expect: 100-continue\r\n"), id="100-continue"),
+        pytest.param(form(stream="true"), id="transcription"),
+        *(
+            pytest.param(chat(f"X-Fault: {name}\r\n"), id=name)
+            for name in ("no-done", "no-end", "no-usage", "slow-headers", "multi", "bad-json", "empty", "reasoning")
+        ),
+    ],
+)
+def test_both_senders_send_the_same_bytes(both: dict[str, tuple[str, Path]], request_bytes: bytes) -> None:
+    python, compiled = (raw(both[sender][0], request_bytes) for sender in ("python", "compiled"))
+    assert same(compiled) == same(python)
+    assert compiled.count(b"CREATED") == 0
+    assert compiled != python
+
+
+def test_both_senders_have_the_same_metrics() -> None:
+    found = []
+    for sender in ("python", "compiled"):
+        with serve(*FAST, "--sender", sender) as url:
+            post(url, chat_body(b"x" * 6400))
+            post(url, chat_body(b"x" * 6400, max_tokens=3))
+            page = requests.get(url + "/metrics", timeout=9).text
+        found.append(re.findall(r'^(sglang:\w+(?:_total|_count|_reqs)\{.*|.*le="\+Inf".*)', page, re.MULTILINE))
+    assert found[0] == found[1]
+    assert len(found[0]) > 8
+
+
+@pytest.mark.parametrize("sender", ["python", "compiled"])
+def test_the_file_has_the_stamps_that_the_chunks_carry(both: dict[str, tuple[str, Path]], sender: str) -> None:
+    url, file = both[sender]
+    _, _, body = post(url, chat_body(max_tokens=5), {"X-Request-Id": "mine"})
+    wait_until(lambda: b'"mine"' in file.read_bytes(), "the line of the request")
+    line = next(entry for entry in map(json.loads, file.read_text().splitlines()) if entry["request_id"] == "mine")
+    assert list(line) == ["request_id", "received_at", "started_at", "sent_at", "tokens", "fault"]
+    assert line["sent_at"] == pytest.approx([float(stamp) for stamp in STAMP.findall(body)], abs=1e-8)
+    assert (line["tokens"], line["fault"], len(line["sent_at"])) == (5, None, 3)
+    due = [line["started_at"] + 0.002 + 0.002 * chunk for chunk in range(3)]
+    assert all(at >= when for at, when in zip(line["sent_at"], due, strict=True))
+
+
+def test_a_connection_serves_request_after_request(both: dict[str, tuple[str, Path]]) -> None:
+    url, _ = both["compiled"]
+    connection = connect(url)
+    ports = set()
+    for request in range(20):
+        body = chat_body(stream=request % 3 > 0)  # a plain answer between: uvicorn writes all of it
+        connection.request("POST", "/v1/chat/completions", json.dumps(body))
+        ports.add(connection.sock.getsockname()[1])
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert b"eins" in answer.read()
+    connection.close()
+    assert len(ports) == 1
+
+
+def test_pipelined_requests_are_answered_in_order(both: dict[str, tuple[str, Path]]) -> None:
+    url, _ = both["compiled"]
+    got = raw(url, chat(max_tokens=1) + chat(max_tokens=3) + chat(max_tokens=5), answers=3)
+    assert [answer.count(b": sent_at=") for answer in got.split(b"HTTP/1.1 200 OK\r\n")[1:]] == [1, 2, 3]
+
+
+def test_clients_that_go_leave_nothing_and_others_go_on(tmp_path: Path) -> None:
+    stamps = tmp_path / "stamps"
+    options = ("--tokens", "400", "--ttft-ms", "5", "--itl-ms", "5", "--sender", "compiled", "--stamps", str(stamps))
+    with running("--engine", "scripted", *options) as (url, process):
+        post(url, chat_body(max_tokens=1))
+        before = descriptors(process.pid)  # that connection may still be among them
+        stays = connect(url)
+        stays.request("POST", "/v1/chat/completions", json.dumps(chat_body()))
+        others = [connect(url) for _ in range(20)]
+        for number, other in enumerate(others):
+            other.request("POST", "/v1/chat/completions", json.dumps(chat_body()), {"X-Request-Id": f"gone-{number}"})
+        for other in others:
+            assert other.sock.recv(15) == b"HTTP/1.1 200 OK"
+        assert descriptors(process.pid) >= before + 2 * 20
+        for other in others:
+            other.close()
+        wait_until(lambda: running_streams(url) == 1, "the end of the streams that were left")
+        assert len(text_of(stays.getresponse().read()).split()) == 400
+        stays.close()
+        wait_until(lambda: descriptors(process.pid) <= before, "all descriptors closed")
+        lines = [json.loads(line) for line in stamps.read_text().splitlines()]
+    gone = [line for line in lines if line["request_id"].startswith("gone-")]
+    assert len(gone) == 20
+    assert all(1 <= len(line["sent_at"]) == line["tokens"] < 400 for line in gone)
+
+
+def test_a_client_that_stops_reading_gets_all_when_it_goes_on() -> None:
+    """Chunks of some 60 kB fill the buffers of the system, so that the sender has to wait."""
+    options = ("--tokens", "1000000", "--tokens-per-chunk", "10000", "--ttft-ms", "0", "--itl-ms", "0")
+    with serve("--engine", "scripted", *options, "--sender", "compiled") as url:
+        host, port = urlsplit(url).netloc.split(":")
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect((host, int(port)))
+            slow.sendall(chat("Connection: close\r\n"))
+            assert slow.recv(12) == b"HTTP/1.1 200"
+            assert len(text_of(post(url, chat_body(max_tokens=20))[2]).split()) == 20  # others are served meanwhile
+            got = read_all(slow)
+    body = b"".join(dechunk(got.partition(b"\r\n\r\n")[2]))
+    assert len(STAMP.findall(body)) == 100
+    assert len(text_of(body).split()) == 1_000_000
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+def test_three_hundred_streams_at_once(tmp_path: Path) -> None:
+    stamps = tmp_path / "stamps"
+    options = ("--tokens", "50", "--ttft-ms", "100", "--itl-ms", "10", "--sender", "compiled", "--stamps", str(stamps))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))  # for the server: too few, and it asks for more
+        try:
+            url = stack.enter_context(serve("--engine", "scripted", *options))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        host, port = urlsplit(url).netloc.split(":")
+        request = chat("Connection: close\r\n")
+        connections = []
+        for _ in range(300):
+            connections.append(stack.enter_context(socket.create_connection((host, int(port)), timeout=30)))
+            connections[-1].sendall(request)
+        bodies = [b"".join(dechunk(read_all(each).partition(b"\r\n\r\n")[2])) for each in connections]
+        assert {len(text_of(body).split()) for body in bodies} == {50}
+        assert len({text_of(body) for body in bodies}) == 1
+        wait_until(lambda: stamps.read_bytes().count(b"\n") == 300, "the lines of all requests")
+        for line in map(json.loads, stamps.read_text().splitlines()):
+            due = [line["started_at"] + 0.1 + 0.01 * chunk for chunk in range(50)]
+            assert all(at >= when for at, when in zip(line["sent_at"], due, strict=True))
+
+
+def test_the_server_stops_while_streams_run() -> None:
+    with running("--engine", "scripted", "--tokens", "100000", "--sender", "compiled") as (url, process):
+        connections = [connect(url) for _ in range(50)]
+        for connection in connections:
+            connection.request("POST", "/v1/chat/completions", json.dumps(chat_body()))
+        for connection in connections:
+            assert connection.sock.recv(12) == b"HTTP/1.1 200"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        for connection in connections:
+            assert not read_all(connection.sock).endswith(b"\r\n0\r\n\r\n")
+            connection.close()
+
+
+WITHOUT = """
+import sys
+sys.modules["asr_server._chunk_sender"] = None
+from asr_server.main import main
+main(["--engine", "scripted", "--sender", "compiled"])
+"""
+
+
+def test_where_it_is_not_compiled_one_line_says_so() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "asr_server: --sender compiled: it is not compiled here; there are auto and python\n",
+    )

@@ -1,0 +1,186 @@
+"""What is written to a connection that is kept is what requests would have sent, and is done only where it may be."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from http.client import HTTPResponse
+from typing import Any
+
+import pytest
+
+from asr_load.http import keep_alive
+from harness.peer import OK, SOUND, STREAM, Client, talk
+
+
+def test_the_same_bytes_as_requests_sends() -> None:
+    with talk(SOUND, SOUND, SOUND) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
+    assert peer.connections == client.wire.connects.count == 1
+    heads, bodies = zip(*(request.split(b"\r\n\r\n", 1) for request in peer.requests), strict=True)
+    assert bodies[0] == bodies[1] == bodies[2] == b'{"a":' + b"1" * 100 + b"}"
+    for number, head in enumerate(heads, 1):
+        assert b"\r\nX-Request-Id: %d\r\n" % number in head + b"\r\n"
+    lines = [re.sub(rb"(X-Request-Id): \d", rb"\1", head).split(b"\r\n") for head in heads]
+    assert lines[0][0] == lines[1][0] == b"POST /v1/x?a=b HTTP/1.1"
+    assert sorted(lines[0][1:]) == sorted(lines[1][1:]) == sorted(lines[2][1:])
+
+
+def test_a_body_beyond_what_the_kernel_takes_at_once() -> None:
+    whole = bytes(range(256)) * 40_000
+    with talk(SOUND, SOUND) as (client, peer):
+        for _ in range(2):
+            record = client.send(peer.url, [whole[:10], memoryview(whole)[10:-5], whole[-5:]])
+            assert record.ok
+            assert record.upload is not None
+            assert record.headers is not None
+            assert 0 < record.upload < record.headers
+    assert all(request.endswith(b"\r\n\r\n" + whole) for request in peer.requests)
+
+
+def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written to a kept connection from now on."""
+    seen: list[str] = []
+    post: Callable[..., object] = keep_alive.post
+
+    def noted(*args: Any) -> object:
+        seen.append(args[3].path_url)
+        return post(*args)
+
+    monkeypatch.setattr(keep_alive, "post", noted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("between", "written"),
+    [
+        (lambda _: None, 1),
+        (lambda client: client.session.cookies.set("a", "b"), 0),
+        (lambda client: client.session.hooks["response"].append(lambda response, **_: response), 0),
+        (lambda client: setattr(client.wire, "reader_factory", None), 0),
+        (lambda client: client.wire.kept.close(), 0),
+        (lambda client: setattr(client.wire.kept, "proxy", "http://proxy"), 0),
+    ],
+    ids=["plain", "cookie", "hook", "no reader", "closed", "proxy"],
+)
+def test_requests_sends_what_only_it_can(
+    monkeypatch: pytest.MonkeyPatch, between: Callable[[Client], None], written: int
+) -> None:
+    seen = spy(monkeypatch)
+    with talk(SOUND, SOUND, SOUND) as (client, peer):
+        assert client.send(peer.url).ok
+        assert seen == []
+        between(client)
+        assert client.send(peer.url).ok
+    assert len(seen) == written
+
+
+def test_a_cookie_that_the_server_sets_is_sent_back() -> None:
+    cookie = OK + b"Set-Cookie: seat=7; Path=/\r\n\r\n" + STREAM
+    with talk(SOUND, cookie, SOUND) as (client, peer):
+        for _ in range(3):
+            assert client.send(peer.url).ok
+    assert [b"seat=7" in request for request in peer.requests] == [False, False, True]
+
+
+def test_a_cookie_that_the_server_takes_back_is_sent_no_more() -> None:
+    cookie = OK + b"Set-Cookie: seat=7; Path=/\r\n\r\n" + STREAM
+    no_cookie = OK + b"Set-Cookie: seat=7; Path=/; Max-Age=0\r\n\r\n" + STREAM
+    with talk(cookie, no_cookie, SOUND, SOUND) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(4)] == ["ok"] * 4
+    assert [b"seat=7" in request for request in peer.requests] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "error"),
+    [
+        (b'HTTP/1.1 503 Busy\r\nContent-Length: 26\r\n\r\n{"error":{"message":"full"', "http_503", None),
+        (b"HTTP/1.1 307 Go\r\nLocation: http://x/\r\nContent-Length: 0\r\n\r\n", "http_307", "redirected to http://x/"),
+        (b"what is this\r\n\r\n", "protocol", None),
+        (OK + b"Connection: close\r\n\r\n" + STREAM, "ok", None),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+            + STREAM[: STREAM.index(b"\n\n") + 2],
+            "cut",
+            None,
+        ),
+    ],
+)
+def test_what_is_no_stream_is_read_as_ever_and_the_next_request_is_sound(
+    answer: bytes, outcome: str, error: str | None
+) -> None:
+    with talk(SOUND, answer, SOUND, SOUND) as (client, peer):
+        assert client.send(peer.url).ok
+        record = client.send(peer.url)
+        assert record.outcome == outcome
+        assert error is None or (record.error or "").startswith(error)
+        assert client.send(peer.url).ok
+
+
+def test_a_connection_that_was_closed_meanwhile_is_not_held_against_the_server() -> None:
+    with talk(SOUND, OK + b"Connection: close\r\n\r\n" + STREAM, SOUND) as (client, peer):
+        assert client.send(peer.url).ok
+        # It has read that the server will close, and does not write to it again.
+        assert client.send(peer.url).ok
+        assert client.send(peer.url).ok
+    assert peer.connections == 2
+    lone = OK + b"X: Connection: close\r\n\r\n" + STREAM  # closes without a word: noticed only as it is written to
+    with talk(SOUND, lone, SOUND) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
+    assert peer.connections == client.wire.connects.count == 2
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (b"Transfer-Encoding: chunked\r\n", (True, None, False)),
+        (b"transfer-encoding:Chunked\r\nconnection: Close\r\n", (True, None, True)),
+        (b"Content-Length: 12\r\nConnection: keep-alive\r\n", (False, 12, False)),
+        (b"", (False, None, True)),
+    ],
+)
+def test_a_plain_head_is_read_as_http_client_reads_it(fields: bytes, told: tuple[bool, int | None, bool]) -> None:
+    whole = HEAD + fields + b"\r\n"
+    found = keep_alive.stream_head(whole + b"data: x")
+    assert found is not None
+    head, size = found
+    assert (head.status, head.chunked, head.length, head.will_close) == (200, *told)
+    assert size == len(whole)
+    reference = HTTPResponse(_Stored(whole))  # type: ignore[arg-type]
+    reference.begin()
+    assert (bool(reference.chunked), reference.length, reference.will_close) == told
+    for cut in range(size):
+        assert keep_alive.stream_head(whole[:cut]) is None
+
+
+class _Stored:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 500 Oh\r\nContent-Type: text/event-stream\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        HEAD + b"Set-Cookie: a=b\r\n\r\n",
+        HEAD + b"Content-Encoding: gzip\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+        HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n",
+        HEAD + b"Content-Length: -3\r\n\r\n",
+        HEAD + b" folded: x\r\n\r\n",
+        HEAD + b"no colon\r\n\r\n",
+    ],
+)
+def test_any_other_head_is_left_to_http_client(head: bytes) -> None:
+    assert keep_alive.stream_head(head) is None

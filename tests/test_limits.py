@@ -1,0 +1,125 @@
+"""Answers without measure, over a socket, in each way of reading: they end as `protocol`, and hold nobody else up."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import time
+from collections.abc import Sequence
+
+import gevent
+import pytest
+
+from asr_load.http.timeouts import Timeouts
+from asr_load.stream.limits import (
+    MAX_BYTES,
+    MAX_EVENT_LINES,
+    MAX_EVENTS,
+    MAX_HEAD_BYTES,
+    MAX_INTERIM,
+    MAX_STREAM_BYTES,
+)
+from asr_load.stream.reader import Answer, ProtocolError
+from harness.answers import CHUNKED, EVENTS, JSON, chunk, each_reader, sized
+from harness.peer import SOUND, STREAM, Piece, talk
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+TEXT = STREAM.split(b"\n\n")[0] + b"\n\n"
+CLOSE = b"Connection: close\r\n\r\n"
+DEEP = b"[" * 200_000
+
+ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
+    "interim answers": ("more than", CONTINUE * 40_000 + SOUND),
+    "interim answers, one too many": ("interim answers", CONTINUE * (MAX_INTERIM + 1) + SOUND),
+    "long interim answers": ("head of more than", (b"HTTP/1.1 103 x\r\nA: " + b"b" * 60_000 + b"\r\n\r\n") * 3 + SOUND),
+    "a long head": ("head of more than", EVENTS + b"A: b\r\n" * 90 + (b"B: " + b"c" * 30_000 + b"\r\n") * 3 + CHUNKED),
+    "a head of many lines": ("", EVENTS + b"A: b\r\n" * 100_000 + CHUNKED),
+    "a line without an end": ("", b"HTTP/1.1 200 OK\r\nA: " + b"b" * (1 << 20)),
+    "comments": ("stream of more than", EVENTS + CLOSE + b":\n\n" * (MAX_STREAM_BYTES // 3 + 1)),
+    "comments in chunks of a byte": ("", EVENTS + CHUNKED + b"1\r\n:\r\n" * (MAX_STREAM_BYTES + 1)),
+    "a stream without an event": ("", EVENTS + CLOSE + b"data: " + b"x" * (2 << 20)),
+    "events": ("events", EVENTS + CLOSE + b"data: {}\n\n" * (MAX_EVENTS + 1)),
+    "events of another kind": ("events", EVENTS + CLOSE + b"data:{}\r\n\r\n" * (MAX_EVENTS + 1)),
+    "text": ("stream of more than", EVENTS + CLOSE + TEXT * (MAX_STREAM_BYTES // len(TEXT) + 1)),
+    "lines of an event": ("lines", EVENTS + CLOSE + b"data:\n" * (MAX_EVENT_LINES + 1) + b"\n"),
+    "a whole answer": ("more than 16777216 bytes", JSON + CLOSE + b'{"text": "' + b"x" * MAX_BYTES + b'"}'),
+    "what a few bytes inflate to": (
+        "more than",
+        sized(gzip.compress(b":\n\n" * (8 << 20)), EVENTS + b"Content-Encoding: gzip\r\n"),
+    ),
+    "trailers": ("", EVENTS + CHUNKED + chunk(b":\n\n") + b"0\r\n" + b"A: b\r\n" * MAX_HEAD_BYTES + b"\r\n"),
+    "nested JSON": ("", sized(b"data: " + DEEP + b"\n\n")),
+    "nested JSON in an event": ("", sized(b'data: {"choices": ' + DEEP + b"\n\n")),
+    "nested JSON in a whole answer": ("", sized(b'{"text": ' + DEEP, JSON)),
+    "a content-length": ("digits", EVENTS + b"Content-Length: 0000000000000050\r\n\r\n" + STREAM),
+    "a long content-length": ("digits", EVENTS + b"Content-Length: " + b"9" * 400 + b"\r\n\r\n" + STREAM),
+    "the size of a chunk": ("chunked", EVENTS + CHUNKED + b"%016x\r\n%b\r\n0\r\n\r\n" % (len(STREAM), STREAM)),
+    "the long size of a chunk": ("chunked", EVENTS + CHUNKED + b"f" * 400 + b"\r\n" + STREAM),
+    "what is no size of a chunk": ("chunked", EVENTS + CHUNKED + b"-5\r\n" + STREAM),
+}
+
+
+@each_reader
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_without_measure_is_none(name: str, reader: str) -> None:
+    said, answer = ANSWERS[name]
+    longest, ticking = 0.0, True
+
+    def tick() -> None:
+        nonlocal longest
+        while ticking:
+            before = time.perf_counter()
+            gevent.sleep(0)
+            longest = max(longest, time.perf_counter() - before)
+            gevent.sleep(0.001)
+
+    with talk(answer, SOUND, reader=reader, limits=Timeouts(connect=5, stall=5, total=30)) as (client, peer):
+        ticker = gevent.spawn(tick)
+        record = client.send(peer.url)
+        ticking = False
+        ticker.join()
+        assert (record.outcome, record.ok) == ("protocol", False)
+        assert said in (record.error or "")
+        assert longest < 0.5  # 45 s, where each line's beginning was looked for in all that had come
+        assert client.send(peer.url).outcome == "ok"
+
+
+def test_nested_errors_are_shown_as_far_as_they_can_be() -> None:
+    answer = Answer()
+    depth = 300
+    body = b'data: {"error": ' + b"[" * depth + b"1" + b"]" * depth + b"}\n\n"
+    answer.read_events([body], lambda: 1)
+    assert answer.error
+    with pytest.raises(ProtocolError):
+        Answer().read_events([b'data: {"error": ' + DEEP + b"\n\n"], lambda: 1)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_byte_order_mark_that_is_cut_is_no_loss(cut: int) -> None:
+    body = b"\xef\xbb\xbf" + STREAM
+    pieces = [body[:cut], body[cut:]]
+    told = Answer()
+    told.read_events(pieces, itertools.count(1).__next__)
+    assert (told.text, told.outcome()) == ("a", "ok")
+    told = Answer()
+    told.read_collected(body[:cut], [1], [cut], ended=False)
+    told.read_collected(body, [1, 2], [cut, len(body)], ended=True)
+    assert (told.text, told.outcome()) == ("a", "ok")
+    whole = b'\xef\xbb\xbf{"text": "whole"}'
+    told = Answer()
+    told.read_events([whole[:cut], whole[cut:]], lambda: 1)
+    assert told.text == "whole"
+
+
+@pytest.mark.parametrize("reader", ["compiled", "python"])
+def test_the_total_timeout_holds_while_an_answer_floods(reader: str) -> None:
+    """Its head never ends, nor does what comes before it."""
+
+    def flood() -> list[Piece]:
+        pieces: list[Piece] = [CONTINUE, 0.02]
+        return [*pieces * 90, 5.0]
+
+    with talk(flood(), reader=reader, limits=Timeouts(connect=5, stall=5, total=1)) as (client, peer):
+        began = time.perf_counter()
+        assert client.send(peer.url).outcome == "timeout"
+        assert time.perf_counter() - began < 3

@@ -1,0 +1,324 @@
+"""What a person does wrong: a line that says what is wrong and what would be right, exit code 2, and no user starts."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from conftest import CHECKOUT
+from harness.fleets import free_port
+from harness.runs import FAST, locust, run
+from harness.serving import serve, wait_until
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
+    """What a command line that is refused says."""
+    options = [] if ui else ["--headless", "--only-summary"]
+    done = subprocess.run(
+        [sys.executable, "-m", "locust", "--loglevel", "ERROR", *options, *map(str, words)],
+        cwd=cwd, capture_output=True, text=True, timeout=30, check=False,
+        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, ""), (done.returncode, done.stdout, done.stderr)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--headless needs -u: how many streams are sent at once"),
+        (["-u", "1", "--concurrency", "4"], "there is no option --concurrency: -u N is how many streams"),
+        (["-u", "1", "--port=30000"], "there is no option --port: --host http://ADDRESS:PORT"),
+        (["-u", "1", "--ramp-up-time", "3"], "it is --trim-start, or --trim-end"),
+        (["-u", "1", "--num-promts", "4"], "there is no option --num-promts: is it --num-prompts?"),
+        (["-u", "1", "--qwertz", "4"], "there is no option --qwertz (asr-load options"),
+        (["-u", "many"], "invalid int value: 'many'"),
+        (["-u", "1", "--api", "chats"], "invalid choice: 'chats'"),
+        (["-u", "1", "Speechuser"], "'Speechuser' is no user class, and belongs to no option; user classes"),
+        (["-u", "1", "--slo", "ttft:500"], "takes METRIC:STATISTIC:LIMIT, as ttft:p95:500"),
+        (["-u", "1", "--slo", "errors:0.1"], "as errors:rate:0.1"),
+        (["-u", "1", "--goodput", "ttft:500", "tbt:40"], "'tbt' is none of ttft, tpot, e2el"),
+        (["-u", "1", "--data", "docs"], "prepare.py --dataset docs --out asr_data/docs"),
+        (["-u", "1", "--data", "asr_data/none"], "prepare.py --dataset DATASET --out asr_data/none"),
+        (["-u", "1", "--results", "/proc/mine"], "/proc is no folder that can be written to"),
+        (["-u", "1", "--host", "http://me:hush@127.0.0.1:9/v2"], "give --host http://127.0.0.1:9 --endpoint /v2/v1/"),
+        (["-u", "1", "--metadata", "gpu"], "--metadata takes KEY=VALUE"),
+        (["-u", "1", "--endpoint", "v1/x"], "is no path like /openai/v1/chat/completions"),
+        (["--worker", "--master-host", "no.such.host.invalid"], "there is no such host"),
+        (["-u", "2", "--processes", "2", "--master-bind-port", "7001"], "and --master-port the same"),
+    ],
+)  # fmt: skip
+def test_a_mistake_on_the_command_line(words: list[str], said: str) -> None:
+    line = refused(*words)
+    assert said in line
+    assert "hush" not in line
+
+
+def test_a_raw_folder_is_not_proposed_as_the_place_to_write_to(tmp_path: Path) -> None:
+    (tmp_path / "my recordings").mkdir()
+    line = refused("-u", "1", "--data", tmp_path / "my recordings")
+    assert f"--dataset '{tmp_path}/my recordings' --out asr_data/my-recordings" in line
+
+
+@contextmanager
+def taken(host: str = "127.0.0.1") -> Iterator[str]:
+    with socket.create_server((host, 0)) as server:
+        yield str(server.getsockname()[1])
+
+
+def test_a_port_that_is_taken() -> None:
+    with taken() as port:
+        assert f"port {port} is taken, perhaps by another Locust: name a free one with --web-port" in refused(
+            "--web-port", port, ui=True
+        )
+        for role in ("--master",), ("--processes", "2", "--master-port", port):
+            line = refused(*role, "-u", "2", "--master-bind-port", port, "--master-bind-host", "127.0.0.1")
+            assert f"port {port} is taken, perhaps by another Locust: name a free one with --master-bind-port" in line
+    assert "--web-host 203.0.113.7" in refused("--web-host", "203.0.113.7", ui=True)
+
+
+def test_a_port_whose_last_server_has_just_ended_is_free(clips: Path, tmp_path: Path) -> None:
+    """Connections of the last test may wait for a minute (TIME_WAIT)."""
+    port = str(free_port())
+    words = ("--master", "--expect-workers", "1", "--master-bind-port", port, "-u", "1", "--requests", "2")
+    with serve(*FAST) as host:
+        for number in range(2):
+            results = tmp_path / str(number)
+            master = locust(*words, "--host", host, "--data", clips, "--results", results)
+            worker = locust("--worker", "--master-port", port)
+            _, err = master.communicate(timeout=40)
+            assert master.returncode == 0, err
+            worker.communicate(timeout=20)
+
+
+def test_a_worker_says_that_it_waits_for_its_master() -> None:
+    port = str(free_port())
+    worker = locust("--worker", "--master-port", port)
+    assert worker.stderr is not None
+    assert worker.stderr.readline() == f"no master answers on 127.0.0.1:{port} yet (locust --master): waiting for it\n"
+    worker.send_signal(signal.SIGINT)
+    assert worker.communicate(timeout=10) == ("", "")
+    assert worker.returncode == 130
+
+
+def test_a_worker_that_has_waited_takes_part(clips: Path, tmp_path: Path) -> None:
+    port = str(free_port())
+    worker = locust("--worker", "--master-port", port)
+    assert worker.stderr is not None
+    worker.stderr.readline()
+    with serve(*FAST) as host:
+        options = ("--master", "--expect-workers", "1", "--master-bind-port", port, "--requests", "3")
+        done = run(host, clips, tmp_path / "r", "-u", "1", *options)
+    assert done.code == 0, done.err
+    assert len(done.records) == 3
+    worker.communicate(timeout=20)
+
+
+def test_a_master_says_whom_it_waits_for() -> None:
+    port = str(free_port())
+    master = locust("--master", "--expect-workers", "2", "--master-bind-port", port, "-u", "2", "--host", NOBODY)
+    assert master.stderr is not None
+    lines = iter(master.stderr.readline, "")
+    line = next(line for line in lines if line.startswith("waiting"))
+    assert line.startswith("waiting for workers: 0 of 2 are here (locust --worker --master-host ADDRESS --master-port")
+    time.sleep(1)
+    master.send_signal(signal.SIGINT)
+    _, err = master.communicate(timeout=20)
+    assert master.returncode == 130
+    assert "Traceback" not in err
+    assert "stopped before any test had begun" in err
+
+
+def test_a_search_from_another_folder(clips: Path, tmp_path: Path) -> None:
+    """Its file finds what is beside it; the checkout's locust.conf is not read there."""
+    with serve(*FAST, "--slots", "2") as host:
+        process = locust(
+            "-f", CHECKOUT / "locustfiles" / "capacity.py", "-u", "2", "--slo", "errors:rate:0.1", "--step-time", "4",
+            "--host", host, "--data", clips, cwd=tmp_path,
+        )  # fmt: skip
+        out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1].startswith("maximum effective streams: 2")
+
+
+class _Models(http.server.BaseHTTPRequestHandler):
+    """A server that lists a model, and has a word of its own on how it was started."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        words: dict[str, Any] = {
+            "/v1/models": {"object": "list", "data": [{"id": "google/gemma-3n-E4B-it", "object": "model"}]},
+            "/get_server_info": {
+                "tp_size": 2,
+                "api_key": "sk-of-the-server",
+                "max_total_tokens": 4096,
+                "hf_token": "hf_x",
+            },
+        }
+        body = json.dumps(words[self.path]).encode() if self.path in words else b"not here"
+        self.send_response(200 if self.path in words else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def models() -> Iterator[str]:
+    _Models.asked = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Models) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_model_that_the_server_does_not_have(models: str, clips: Path) -> None:
+    line = refused("-u", "1", "--data", clips, "--host", models, "--model", "google/gemma-3n")
+    assert line.endswith("--model google/gemma-3n: the server has no such model, but google/gemma-3n-E4B-it")
+
+
+def test_a_server_that_names_no_model_takes_any(clips: Path, tmp_path: Path) -> None:
+    """The README's own command line, with the embedded server in the place of SGLang."""
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--model", "openbmb/MiniCPM-o-2_6")
+    assert done.code == 0, done.err
+    assert json.loads((done.results / "run.json").read_text())["server"]["/v1/models"]["data"][0]["id"] == "default"
+
+
+@pytest.mark.parametrize("model", ["default", "google/gemma-3n-E4B-it", "google/gemma-3n-E4B-it:my-adapter"])
+def test_what_the_server_says_of_itself_is_kept(models: str, clips: Path, tmp_path: Path, model: str) -> None:
+    done = run(models, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--model", model)
+    assert done.code == 0, done.err
+    text = (done.results / "run.json").read_text()
+    said = json.loads(text)["server"]
+    assert said["/v1/models"]["data"][0]["id"] == "google/gemma-3n-E4B-it"
+    assert said["/get_server_info"] == {"tp_size": 2, "api_key": "***", "max_total_tokens": 4096, "hf_token": "***"}
+    assert "/version" not in said
+    assert "sk-mine" not in text
+    assert sorted(_Models.asked) == ["/get_server_info", "/v1/models", "/version"]
+
+
+def test_a_server_that_is_mute_holds_nothing_up(clips: Path, tmp_path: Path) -> None:
+    """It takes connections and never answers: the question ends after two seconds, and requests have limits."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        host = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        began = time.monotonic()
+        words = ("-u", "1", "--requests", "1", "--stall-timeout", "1", "--model", "any")
+        done = run(host, clips, tmp_path / "r", *words)
+    assert [record["outcome"] for record in done.records] == ["stalled"]
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("script", sorted(file.stem for file in (CHECKOUT / "scripts").glob("*.py")))
+def test_help_is_all_that_help_does(script: str) -> None:
+    before = {file: file.stat().st_mtime_ns for file in (CHECKOUT / "docs" / "images").iterdir()}
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "scripts" / f"{script}.py", "--help"],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout
+    assert before == {file: file.stat().st_mtime_ns for file in (CHECKOUT / "docs" / "images").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import runpy; runpy.run_path('scripts/prepare.py', run_name='__main__')",
+        "import runpy; runpy.run_path('scripts/serve.py', run_name='__main__')",
+        "import asr_load.load.lifecycle",
+    ],
+)
+def test_a_python_that_is_too_old(code: str) -> None:
+    """As far as this one can tell: it says of itself that it is 3.10."""
+    old = "import sys; sys.path.insert(0, '.'); sys.version_info = (3, 10, 12); sys.version = '3.10.12 (main)'; "
+    done = subprocess.run(
+        [sys.executable, "-c", old + code], cwd=CHECKOUT, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: Python 3.11 or newer is needed, and this is 3.10.12\n"
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "starlette", "onnxruntime"])
+def test_a_server_without_its_packages(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['serve.py', '--port', '0']; "
+    code += "from asr_server.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"asr_server: {missing}")
+    assert "is missing: pip install 'asr-load[server]'" in line
+
+
+def test_the_scripted_server_says_what_its_text_is_worth(clips: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, CHECKOUT / "scripts" / "serve.py", "--port", "0", *FAST], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    host = process.stdout.readline().rpartition(" ")[2].strip()
+    assert process.stdout.readline() == "Its text is written before, whatever it hears: WER means nothing.\n"
+    done = run(host, clips, tmp_path / "r", "-u", "2", "--requests", "6")
+    process.terminate()
+    process.wait(10)
+    process.stdout.close()
+    assert "next to nothing fits" in next(line for line in done.out.splitlines() if line.startswith("Accuracy:"))
+
+
+def test_results_that_are_removed_while_the_test_runs(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        process = locust("-u", "2", "--host", host, "--data", clips, "--results", tmp_path / "r", "-t", "4")
+        wait_until((tmp_path / "r" / "records.jsonl").exists, "the run began")
+        time.sleep(1)
+        for file in (tmp_path / "r").iterdir():
+            file.unlink()
+        (tmp_path / "r").rmdir()
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    assert err.count(f"the run cannot be kept in {tmp_path}/r") == 1
+
+
+def test_two_runs_of_one_second_have_two_folders(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "asr_data").symlink_to(CHECKOUT / "asr_data")
+    words: Sequence[str | Path] = ("-f", CHECKOUT / "locustfiles" / "transcribe.py", "-u", "1", "--requests", "2")
+    with serve(*FAST) as host:
+        runs = [locust(*words, "--host", host, "--data", clips, cwd=tmp_path) for _ in range(3)]
+        for process in runs:
+            _, err = process.communicate(timeout=30)
+            assert process.returncode == 0, err
+    folders = list((tmp_path / "results").iterdir())
+    assert len(folders) == 3
+    for folder in folders:
+        assert len((folder / "records.jsonl").read_text().splitlines()) == 2

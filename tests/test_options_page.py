@@ -1,0 +1,72 @@
+"""The page of options is made from the options; `asr-load` has a verb for each thing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.load.options import GROUPS, add_options
+from asr_load.main import VERBS
+from conftest import CHECKOUT
+
+
+def asr_load(*words: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from asr_load.main import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=CHECKOUT, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_the_page_of_options_is_made_from_them() -> None:
+    done = asr_load("options", "--markdown")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (CHECKOUT / "docs" / "options.md").read_text(), (
+        "asr-load options --markdown > docs/options.md"
+    )
+
+
+def test_every_option_is_in_a_group_with_its_default() -> None:
+    done = asr_load("options")
+    assert done.returncode == 0, done.stderr
+    for title, what in GROUPS.items():
+        assert f"\n{title}: {what}\n" in done.stdout
+    for line in (
+        "--requests, --num-prompts N",
+        "--data, --dataset-path DIR",
+        "--results, --result-dir DIR",
+        "--extra-body, --extra-request-body JSON",
+        "--warmup-requests, --num-warmups N",
+        "--shape none|ramp|steps|spike",
+        "--trim-start S",
+        "--stall-timeout S\n      Seconds without a byte, the first included (default: 120.0)",
+    ):
+        assert f"\n  {line}" in done.stdout, line
+    parser = LocustArgumentParser()
+    add_options(parser)
+    ours = [action for action in parser._actions if hasattr(action, "include_in_web_ui") and action.dest != "help"]
+    assert all(f"  {action.option_strings[0]}" in done.stdout and action.help for action in ours)
+
+
+def test_the_form_has_the_groups_order() -> None:
+    parser = LocustArgumentParser()
+    add_options(parser)
+    order = [action for group in parser._action_groups if group.title in GROUPS for action in group._group_actions]
+    shown = [name for name in parser.args_included_in_web_ui if name != "help"]
+    assert shown == [action.dest for action in order if action.dest in shown]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_its_help(verb: str) -> None:
+    done = asr_load(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout
+
+
+def test_a_verb_that_is_none() -> None:
+    done = asr_load("brew")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no verb 'brew'; there are: prepare, run")
+    assert "prepare" in asr_load().stdout

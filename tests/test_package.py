@@ -1,0 +1,150 @@
+"""The package where there is no checkout: what it exports, and a wheel that is all that is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import asr_load
+from conftest import CHECKOUT
+from harness.fleets import SLOW
+from harness.runs import FAST
+from harness.serving import serve
+
+PUBLIC = {"Clip", "Record", "SpeechUser", "open_shards", "read_records", "summarise", "summarise_folder"}
+
+
+def test_the_public_names() -> None:
+    assert set(asr_load.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(asr_load, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = asr_load.Nothing
+
+
+def test_who_reads_records_needs_no_locust() -> None:
+    code = "import sys, asr_load; asr_load.read_records, asr_load.summarise, asr_load.Clip, asr_load.open_shards; "
+    code += "assert 'locust' not in sys.modules and 'gevent' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that holds the wheel's files, as they would be in site-packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    # From a copy: setuptools leaves its folders where it builds.
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in tracked.splitlines():
+        if (CHECKOUT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((CHECKOUT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    subprocess.run([*pip, "--target", folder / "site", source], check=True, timeout=300)
+    yield folder / "site"
+
+
+def run_installed(site: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """`asr-load WORDS` of the wheel, in a folder that is no checkout."""
+    env = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONSAFEPATH": "1"}
+    env["LOCUST_SKIP_MONKEY_PATCH"] = ""
+    where = "import asr_load; print(asr_load.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", where], cwd=folder, env=env, capture_output=True, text=True, check=True
+    )
+    assert Path(found.stdout.strip()).is_relative_to(site)
+    return subprocess.run(
+        [sys.executable, "-m", "asr_load.main", *map(str, words)],
+        cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_a_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        # The sample comes along, and is prepared at its first use.
+        words = ("--headless", "-u", "2", "--host", host, "--requests", "15", "--results", "r")
+        done = run_installed(installed, tmp_path, "run", *words, "--processes", "2")
+        assert done.returncode == 0, done.stderr
+        assert "Total: 15, Success: 15, Fail: 0" in done.stdout
+        assert "Accuracy: WER" in done.stdout
+        assert json.loads((tmp_path / "r" / "run.json").read_text())["git"] == ""
+        done = run_installed(installed, tmp_path, "capacity", *words[:5], "--slo", "ttft:p95:9000", "--step-time", "2")
+        assert "maximum effective streams: 2" in done.stdout, done.stderr
+        port = host.rpartition(":")[2]
+        sample = installed / "asr_load" / "shipped" / "asr_data" / "sample"
+        done = run_installed(installed, tmp_path, "bench", "--port", port, "--dataset", sample, "--limit", "3")
+        assert "Total: 3, Success: 3, Fail: 0" in done.stdout, done.stderr
+        assert list((tmp_path / "asr_data").iterdir())
+        mine = tmp_path / "mine.py"
+        mine.write_text("import asr_load\n\n\nclass Mine(asr_load.SpeechUser):\n    pass\n")
+        done = run_installed(installed, tmp_path, "run", "-f", mine, *words[:5], "--requests", "2", "--results", "m")
+        assert "Total: 2, Success: 2, Fail: 0" in done.stdout, done.stderr
+    with serve(*SLOW) as host:
+        # As in a checkout, what is in flight at the end may finish.
+        few = ("--headless", "-u", "2", "-r", "10", "-t", "1", "--host", host)
+        run_installed(installed, tmp_path, "run", *few, "--results", "t")
+        assert json.loads((tmp_path / "t" / "summary.json").read_text())["requests"]["by_outcome"] == {"ok": 2}
+    done = run_installed(installed, tmp_path, "report", "r")
+    assert "Total: 15, Success: 15, Fail: 0" in done.stdout
+
+
+TWO = """
+import sys
+from locust.argument_parser import get_parser
+from locust.env import Environment
+import asr_load
+from asr_load.load.lifecycle import attach
+
+class User(asr_load.SpeechUser):
+    pass
+
+made = []
+for results, number in zip(sys.argv[3:], (3, 5)):
+    words = ["--host", sys.argv[1], "--data", sys.argv[2], "--results", results, "-u", "1", "--requests", str(number)]
+    options = get_parser(default_config_files=[]).parse_args(words)
+    environment = Environment(user_classes=[User], parsed_options=options, host=options.host, stop_timeout=10)
+    environment.create_local_runner()
+    attach(environment)
+    made.append(environment)
+for environment in made:
+    environment.runner.start(1, 10)
+for environment in made:
+    environment.runner.greenlet.join()
+"""
+
+
+def test_two_environments_in_one_process(clips: Path, tmp_path: Path) -> None:
+    """Each has its own options, users, records and end."""
+    with serve(*FAST) as host:
+        words = [sys.executable, "-c", TWO, host, str(clips), str(tmp_path / "a"), str(tmp_path / "b")]
+        env = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}
+        done = subprocess.run(words, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    for folder, count in (("a", 3), ("b", 5)):
+        summary = json.loads((tmp_path / folder / "summary.json").read_text())
+        assert summary["requests"]["by_outcome"] == {"ok": count}
+
+
+def test_what_is_pinned_is_in_the_ranges() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    for ranges, file in (
+        (project["dependencies"], "requirements.txt"),
+        (project["optional-dependencies"]["server"], "requirements-server.txt"),
+    ):
+        allowed = {(needed := Requirement(line)).name: needed.specifier for line in ranges}
+        pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", (CHECKOUT / file).read_text(), re.MULTILINE))
+        assert pinned.keys() == allowed.keys()
+        for name, version in pinned.items():
+            assert version in allowed[name], name

@@ -1,0 +1,414 @@
+"""A master among strangers and rogues: what is no message, no record or no worker costs nobody else anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import msgspec
+import pytest
+import zmq
+from locust import __version__
+
+from asr_load.audio.shard import Shards
+from asr_load.errors import InputError
+from asr_load.load import fleet_socket
+from asr_load.load.fleet import own_folder
+from asr_load.load.record_check import Numbers, RecordCheck, absurd
+from asr_load.results.runfile import Refused, RunInfo, write_run
+from asr_load.stream.record import Record, encode_record, read_records, untrue
+from conftest import CHECKOUT
+from harness.fleets import TRANSCRIBE, Fleet, end
+from harness.options import parse
+from harness.records import failure, health, record, run_info, worker_info
+from harness.runs import Run
+from harness.serving import serve, wait_until
+
+PACED = ("--engine", "scripted", "--tokens", "8", "--ttft-ms", "20", "--itl-ms", "5")
+TOKEN = "a-token-of-more-than-16-characters"
+INFINITE = math.inf
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ("", {}),
+        ("", {"due_at": 1000.0, "lag": -0.001}),
+        ("", {"upload": None, "headers": None}),
+        ("a number that is none", {"ttft": INFINITE}),
+        ("a number that is none", {"e2el": math.nan}),
+        ("a number that is none", {"started_at": math.nan}),
+        ("a number that is none", {"itl": [0.1, INFINITE]}),
+        ("a time below 0", {"upload": -0.001}),
+        ("a time below 0", {"itl": [0.3, -0.1]}),
+        ("a time below 0", {"audio_s": -1.0}),
+        ("not in order", {"upload": 0.3}),
+        ("not in order", {"headers": 0.3}),
+        ("not in order", {"ttft": 0.5}),
+        ("without latencies or audio", {"audio_s": 0.0}),
+        ("without latencies or audio", {"ttft": None}),
+        ("do not add up", {"e2el": 0.402}),
+        ("count of tokens", {"output_tokens": -1}),
+        ("count of tokens", {"prompt_tokens": 1 << 40}),
+    ],
+)
+def test_what_cannot_be_true(said: str, changes: dict[str, Any]) -> None:
+    found = untrue(record(**changes))
+    assert said in found
+    assert bool(said) == bool(found)
+
+
+def test_outcome_and_success_agree() -> None:
+    assert untrue(failure(0, "cut")) == ""
+    for wrong in (msgspec.structs.replace(record(), ok=False), msgspec.structs.replace(failure(0, "cut"), ok=True)):
+        assert "differ" in untrue(wrong)
+
+
+def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() -> None:
+    border, own = RecordCheck(lambda: {"clip0", "clip1"}, 1000.0), worker_info()
+    assert border.read(encode_record(record(0)), own, 1001.0)
+    assert border.read(encode_record(failure(-1, "client", clip="", started_at=1000.5, audio_s=0.0)), own, 1001.0)
+    for wrong in (
+        record(0),
+        record(1, worker=1),
+        record(2),
+        record(1, started_at=994.0),
+        record(1, started_at=1007.0),
+        record(1, ttft=-1.0),
+    ):
+        assert not border.read(encode_record(wrong), own, 1001.0)
+    assert not border.read(b'{"clip": 1}', own, 1001.0)
+    assert not border.read(b"\xff", own, 1001.0)
+    assert border.read(encode_record(record(1)), own, 1001.0)
+    reasons = ["began outside of the test", "another worker's", "came twice", "a time below 0", "none of the data's"]
+    assert sum(each.count for each in border.refused) == 8
+    assert all(any(reason in each.reason for each in border.refused) for reason in reasons)
+    # Another clock is no reason, where it is known.
+    ahead = worker_info(worker=3, master_offset_s=-3600.0)
+    assert border.read(encode_record(record(1, worker=3, started_at=4600.5)), ahead, 1001.0)
+
+
+def test_numbers_take_a_bit_each() -> None:
+    numbers = Numbers()
+    for number in (0, 1, -1, 10**15, 5):
+        assert numbers.add(number)
+        assert not numbers.add(number)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"connecting_s": INFINITE}, {"users": -1}, {"health": health(cpu_mean=math.nan)}, {"late": -3}]
+)
+def test_a_word_of_a_worker_that_cannot_be_true(changes: dict[str, Any]) -> None:
+    assert absurd(worker_info(**changes))
+    assert not absurd(worker_info(reader_nice=-15, master_offset_s=-3600.0))
+
+
+def test_refused_records_are_counted_and_shape_no_figure(tmp_path: Path) -> None:
+    from asr_load.results.summary import summarise, summarise_folder
+
+    info = run_info(refused=[Refused(0, "its times are not in order", 3)])
+    found = summarise([record(n) for n in range(5)], info)
+    assert found.refused == 3
+    assert "3 records of worker 0 were refused: its times are not in order" in found.validity.reasons
+    assert found.requests.total == 5
+    # What lies in a worker's own file has not been at the border.
+    (tmp_path / "records.jsonl").write_bytes(encode_record(record(0)) + b"\n")
+    own = [record(1), record(2, ttft=0.5), record(3, worker=1)]
+    (tmp_path / "worker-000.jsonl").write_bytes(b"".join(encode_record(one) + b"\n" for one in own))
+    assert [one.seq for one in read_records(tmp_path)] == [0, 1]
+    # It is counted, and what the master has counted before is counted once.
+    write_run(tmp_path, run_info(refused=[Refused(0, "its times are not in order", 1)]))
+    found = summarise_folder(tmp_path)
+    assert (found.refused, found.requests.total) == (2, 2)
+
+
+def test_a_worker_writes_below_its_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own, elsewhere = Path("results"), tmp_path / "elsewhere"
+    assert own_folder("results/20260101-000000", own, "id") == Path("results/20260101-000000")
+    assert own_folder(str(elsewhere / "run"), elsewhere / "run", "id") == elsewhere / "run"
+    assert own_folder(str(elsewhere / "run-2"), elsewhere / "run", "id") == elsewhere / "run-2"
+    for asked in (
+        "/etc/cron.d",
+        "../elsewhere",
+        str(elsewhere),
+        "results/../../elsewhere",
+        str(tmp_path / "results-x"),
+    ):
+        assert own_folder(asked, own, "id").parent == own
+    for asked in ("/", "/tmp/a\x1bb", "/tmp/.ssh"):
+        with pytest.raises(InputError, match="the master names a folder that is none"):
+            own_folder(asked, own, "id")
+    # A link out of it leads out of it.
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "link").symlink_to(elsewhere)
+    assert own_folder("results/link/run", own, "id") == own / "run"
+    # The folder of the master's own machine, which holds this very test.
+    elsewhere.mkdir()
+    write_run(elsewhere, run_info(id="id"))
+    assert own_folder(str(elsewhere), own, "id") == elsewhere
+    assert own_folder(str(elsewhere), own, "another").parent == own
+    assert isinstance(run_info(), RunInfo)
+
+
+def test_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(fleet_socket.TOKEN, raising=False)
+    assert fleet_socket.read_token(parse()) == ""
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert fleet_socket.read_token(parse("--fleet-token-file", str(file))) == TOKEN
+    monkeypatch.setenv(fleet_socket.TOKEN, "short")
+    with pytest.raises(InputError, match="needs 16 characters or more"):
+        fleet_socket.read_token(parse())
+    assert fleet_socket.read_token(parse("--fleet-token-file", str(file))) == TOKEN
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        fleet_socket.read_token(parse("--fleet-token-file", str(tmp_path / "none")))
+    file.write_text("")
+    with pytest.raises(InputError, match="needs 16 characters or more"):
+        fleet_socket.read_token(parse("--fleet-token-file", str(file)))
+
+
+class Rogue:
+    """Whoever reaches the port of a master."""
+
+    def __init__(self, port: int, name: str) -> None:
+        self.name = name
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.IDENTITY, name.encode())
+        self.socket.setsockopt(zmq.LINGER, 1000)
+        self.socket.connect(f"tcp://127.0.0.1:{port}")
+
+    def send(self, type: Any, data: Any, name: str | None = None) -> None:
+        self.send_bytes(msgpack.dumps((type, data, name or self.name)))
+
+    def send_bytes(self, *frames: bytes) -> None:
+        self.socket.send_multipart(frames)
+
+    def hears(self, type: str, timeout_s: float = 10.0) -> Any:
+        """The data of the next message of a type; None if there is none in time."""
+        until = time.monotonic() + timeout_s
+        while (left := until - time.monotonic()) > 0:
+            if self.socket.poll(round(left * 1000)):
+                found = msgpack.loads(self.socket.recv(), strict_map_key=False)
+                if found[0] == type:
+                    return found[1]
+        return None
+
+
+@contextmanager
+def rogue(port: int, name: str) -> Iterator[Rogue]:
+    made = Rogue(port, name)
+    try:
+        yield made
+    finally:
+        made.socket.close()
+
+
+def nested(depth: int) -> bytes:
+    return b"\x91" * depth + b"\xc0"
+
+
+BYTES: list[tuple[bytes, ...]] = [
+    (b"",),
+    (b"\xc1",),
+    (b"no msgpack at all",),
+    (msgpack.dumps(7),),
+    (msgpack.dumps(["heartbeat"]),),
+    (msgpack.dumps(["heartbeat", None, None]),),
+    (msgpack.dumps([None, None, "x"]),),
+    (msgpack.dumps({"__datetime__": True, "as_str": "x"}),),
+    (nested(5000),),
+    (b"one", b"two"),
+]
+MESSAGES: list[tuple[Any, Any]] = [
+    ("heartbeat", None),
+    ("heartbeat", {"state": [], "current_cpu_usage": "x"}),
+    ("heartbeat", {"state": "elsewhere", "current_cpu_usage": 1.0}),
+    ("heartbeat", {"state": "ready", "current_cpu_usage": math.nan}),
+    ("stats", None),
+    ("stats", {"stats": 1, "errors": {}, "stats_total": {}}),
+    ("spawning_complete", {"user_classes_count": {"SpeechUser": "many"}, "user_count": 1}),
+    ("logs", {"worker_id": "another", "logs": []}),
+    ("logs", 5),
+    ("exception", {}),
+    ("asr_clock", None),
+    ("asr_refuse", None),
+    ("locustfile", None),
+    ("client_ready", {"a": 1}),
+]
+
+
+def test_no_message_of_a_stranger_ends_a_test(clips: Path, tmp_path: Path) -> None:
+    """Among real workers, who lose nothing by it."""
+    with serve(*PACED) as host:
+        words = ("--data", clips, "-u", "4", "-t", "8", "--stop-timeout", "5", "--expect-workers", "2")
+        fleet = Fleet(host, tmp_path / "r", *words)
+        workers = [fleet.worker(), fleet.worker()]
+        try:
+            wait_until(lambda: fleet.lines() > 5, "records of both workers")
+            for number, frames in enumerate(BYTES):
+                with rogue(fleet.port, f"bytes{number}") as stranger:
+                    stranger.send_bytes(*frames)
+            for number, (type, data) in enumerate(MESSAGES):
+                for known in (False, True):
+                    with rogue(fleet.port, f"message{number}{known}") as stranger:
+                        if known and type != "client_ready":
+                            stranger.send("client_ready", __version__)
+                            stranger.hears("ack", 3)
+                        stranger.send(type, data)
+            with rogue(fleet.port, "liar") as stranger:
+                stranger.send("quit", None, name="another")
+            done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, *workers)
+    real = [worker for worker in json.loads((done.results / "run.json").read_text())["workers"] if worker["ended"]]
+    assert len(real) == 2
+    assert sum(worker["recorded"] for worker in real) == len(done.records) == done.summary["requests"]["success"] > 20
+    assert "Traceback" not in done.err
+    assert "bytes0 is dropped: it sent what is no message" in done.err
+    assert "liar is dropped: it sent a 'quit' message in the name of another" in done.err
+
+
+def reporting(ids: list[str], absurd_info: bool) -> Callable[[Rogue, dict[str, Any]], None]:
+    """A worker that sends one good record and many that cannot be true, then a word on itself."""
+
+    def work(worker: Rogue, job: dict[str, Any]) -> None:
+        number, now = job["parsed_options"]["asr_fleet"]["numbers"][worker.name], time.time()
+
+        def made(seq: int, **changes: Any) -> Record:
+            return record(seq, **({"clip": ids[0], "worker": number, "started_at": now} | changes))
+
+        true = made(1)
+        lines: list[Any] = [encode_record(one) for one in (true, true, made(2, clip="nowhere"), made(3, worker=77))]
+        lines += [encode_record(made(4, started_at=now + 1e9)), encode_record(made(5, e2el=0.1))]
+        lines += [encode_record(made(6)).replace(b"0.41", b"1e400")]
+        info = worker_info(worker=number, started=7, recorded=7, users=-1 if absurd_info else 1)
+        entry = {
+            "name": "x",
+            "method": "POST",
+            "last_request_timestamp": now,
+            "start_time": now,
+            "num_requests": 0,
+            "num_none_requests": 0,
+            "num_failures": 0,
+            "total_response_time": 0,
+            "max_response_time": 0,
+            "min_response_time": None,
+            "total_content_length": 0,
+            "response_times": {},
+            "num_reqs_per_sec": {},
+            "num_fail_per_sec": {},
+        }
+        report = {"records": lines, "worker": msgspec.to_builtins(info)}
+        data = {
+            "stats": [],
+            "stats_total": entry,
+            "errors": {},
+            "user_count": 1,
+            "user_classes_count": {"SpeechUser": 1},
+        }
+        worker.send("stats", {**data, "asr_load": report})
+
+    return work
+
+
+@pytest.mark.parametrize("absurd_info", [False, True])
+def test_a_rogue_worker_shapes_no_figure(clips: Path, tmp_path: Path, absurd_info: bool) -> None:
+    ids = sorted(Shards(clips).ids())
+    with serve(*PACED) as host:
+        words = ("--data", clips, "-u", "4", "-t", "6", "--expect-workers", "2", "--allow-lost-workers")
+        fleet = Fleet(host, tmp_path / "r", *words)
+        workers = [fleet.worker()]
+        try:
+            wait_until(lambda: listens(fleet.port), "the master")
+            with rogue(fleet.port, "rogue") as stranger:
+                stranger.send("client_ready", __version__)
+                job = stranger.hears("spawn", 30)
+                assert job is not None
+                assert "sk-" not in json.dumps(job)
+                reporting(ids, absurd_info)(stranger, job)
+                done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, *workers)
+    number = job["parsed_options"]["asr_fleet"]["numbers"]["rogue"]
+    own = [one for one in done.records if one["worker"] == number]
+    if absurd_info:
+        assert not own
+        assert "rogue is dropped: it reports what cannot be: its users is below 0" in done.err
+    else:
+        assert [one["seq"] for one in own] == [1]
+        assert done.summary["refused"] == 6
+        assert "worker 1 were refused" in done.out or "worker 0 were refused" in done.out
+    assert done.summary["requests"]["success"] == len(done.records) > 10
+    assert done.summary["ttft"]["max"] < 10
+
+
+def listens(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
+    environ = {**os.environ, fleet_socket.TOKEN: TOKEN}
+    results = tmp_path / "r"
+    with serve(*PACED) as host, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(fleet_socket.TOKEN, TOKEN)
+        words = ("--data", clips, "-u", "4", "--requests", "20", "--expect-workers", "2")
+        fleet = Fleet(host, results, *words)
+        stranger = None
+        try:
+            patch.delenv(fleet_socket.TOKEN)
+            wait_until(lambda: listens(fleet.port), "the master")
+            # One without a token, and one with another: neither is told anything, and the worker is told why.
+            with rogue(fleet.port, "stranger") as unknown:
+                unknown.send("client_ready", __version__)
+                assert unknown.hears("ack", 3) is None
+            command = [sys.executable, "-m", "locust", "-f", str(TRANSCRIBE), "--worker"]
+            command += ["--master-port", str(fleet.port)]
+            stranger = subprocess.Popen(
+                command,
+                cwd=CHECKOUT,
+                env={**environ, "LOCUST_SKIP_MONKEY_PATCH": "", fleet_socket.TOKEN: TOKEN + "x"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            workers = [fleet.worker(ASR_LOAD_FLEET_TOKEN=TOKEN) for _ in range(2)]
+            done = Run(fleet.master, fleet.results)
+            assert stranger.stderr is not None
+            said = next(line for line in stranger.stderr if "does not answer" in line)
+        finally:
+            end(fleet.master, *([stranger] if stranger else []), *workers)
+            if stranger and stranger.stderr:
+                stranger.stderr.close()
+    assert "has it the same fleet token? This worker has one" in said
+    assert done.code == 0, done.err
+    assert len(done.records) == 20
+    assert TOKEN not in done.err + done.out + "".join(file.read_text() for file in results.glob("*.json*"))
+    assert "no fleet token" not in done.err
+
+
+def test_without_a_token_a_master_hears_its_own_machine(clips: Path, tmp_path: Path) -> None:
+    with serve(*PACED) as host:
+        fleet = Fleet(host, tmp_path / "r", "--data", clips, "-u", "1", "--requests", "3", "--expect-workers", "1")
+        try:
+            wait_until(lambda: listens(fleet.port), "the master")
+            listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+            (line,) = [one.split() for one in listening.splitlines() if f":{fleet.port:04X} " in one and " 0A " in one]
+            assert line[1].startswith("0100007F:")
+            worker = fleet.worker()
+            done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, worker)
+    assert done.code == 0
+    assert "no fleet token: only workers of this machine can join" in done.err

@@ -1,0 +1,267 @@
+"""Both kinds of reader, on sockets: what they collect, when they say it came, how it ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from gevent.event import Event
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
+
+from asr_load.http import socket_reader
+from asr_load.http.socket_reader import CHUNKED, UNTIL_CLOSE, HeadFile
+from conftest import CHECKOUT
+from harness.socket_readers import COMPILED, MAKERS, collect, pair, settle, source
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_each_read_has_its_stamp(maker: str) -> None:
+    before = time.perf_counter_ns()
+    made = collect(maker, [b"3\r\nabc\r\n", b"4\r\n", b"de", b"fg\r\n0\r\n\r\n"], CHUNKED)
+    body, stamps, ends = made.collected()
+    assert (body, ends, made.status) == (b"abcdefg", [3, 5, 7], "complete")
+    assert before < stamps[0] < stamps[1] < stamps[2] == made.last < time.perf_counter_ns()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_the_body_may_begin_within_what_was_read_of_the_head(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        made = source(maker)(here.fileno(), Event())
+        for part in (b"head|one", b"two", b"three"):
+            known = len(made.head(0))
+            there.sendall(part)
+            settle(lambda known=known: len(made.head(0)) > known)  # type: ignore[misc]
+        first, second = made.stamp(1), made.stamp(11)
+        made.begin_body(5, 11)
+        assert made.collected() == (b"onetwothree", [first, second, made.last], [3, 6, 11])
+        assert first < second < made.last
+        assert made.status == "complete"
+        made.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize(
+    ("framing", "close", "status", "surplus"),
+    [
+        (6, False, "complete", False),
+        (4, False, "complete", True),
+        (7, False, "running", False),
+        (7, True, "cut", False),
+        (UNTIL_CLOSE, False, "running", False),
+        (UNTIL_CLOSE, True, "complete", False),
+        (0, False, "complete", True),
+    ],
+)
+def test_framings(maker: str, framing: int, close: bool, status: str, surplus: bool) -> None:
+    here, there = pair()
+    with here, there:
+        made = source(maker)(here.fileno(), Event())
+        there.sendall(b"abcdef")
+        if close:
+            there.close()
+            settle(lambda: made.status == "cut")
+        else:
+            settle(lambda: made.head(0) == b"abcdef")
+        made.begin_body(0, framing)
+        assert (made.status, made.surplus) == (status, surplus)
+        assert made.collected()[0] == b"abcdef"[: framing if framing >= 0 else None]
+        made.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("size", [1, socket_reader.READ_BYTES, socket_reader.READ_BYTES + 1])
+@pytest.mark.parametrize("close", [False, True])
+def test_all_that_came_before_a_look_is_read_with_the_end_that_came_with_it(maker: str, size: int, close: bool) -> None:
+    # The kernel tells of a socket once: what is left in it then would be left for ever.
+    here, there = pair()
+    with here, there:
+        there.sendall(b"x" * size)
+        if close:
+            there.close()
+        made = source(maker)(here.fileno(), Event())
+        made.begin_body(0, UNTIL_CLOSE if close else size)
+        settle(lambda: made.status != "running")
+        body, stamps, ends = made.collected()
+        assert (made.status, len(body), ends[-1]) == ("complete", size, size)
+        assert len(stamps) == len(ends)
+        made.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_urgent_data_hides_nothing(maker: str) -> None:
+    here, there = pair()  # a read stops short before it
+    with here, there:
+        there.sendall(b"ab")
+        there.send(b"X", socket.MSG_OOB)
+        there.sendall(b"cd")
+        made = source(maker)(here.fileno(), Event())
+        made.begin_body(0, 4)
+        settle(lambda: made.status != "running")
+        assert made.collected()[0] == b"abcd"
+        made.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_reset_and_a_stall_are_told_apart(maker: str) -> None:
+    here, there = pair()
+    with here:
+        file = HeadFile(source(maker), here.fileno(), 0.05)
+        with pytest.raises(TimeoutError):
+            file.peek()
+        there.sendall(b"x")
+        assert file.read(1) == b"x"
+        file.begin_body(CHUNKED)
+        assert not file.wait_for_end(0.01)
+        with pytest.raises(ReadTimeoutError):
+            for _ in range(100):
+                file.wait_for_end(0.01)
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        there.close()
+        settle(lambda: file.reader.status == "failed")
+        with pytest.raises(ProtocolError) as told:
+            file.wait_for_end(1)
+        assert told.value.args[1].errno == errno.ECONNRESET
+        file.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_reader_leaves_its_connection_as_it_is(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        HeadFile(source(maker), here.fileno(), 5).close()  # the first one opens what all of a process share
+        before = {entry.name for entry in Path("/proc/self/fd").iterdir()}
+        for _ in range(3):
+            file = HeadFile(source(maker), here.fileno(), 5)
+            there.sendall(b"12")
+            assert file.read(2) == b"12"
+            file.close()
+            file.close()
+        there.sendall(b"rest")
+        assert here.recv(9) == b"rest"
+        assert {entry.name for entry in Path("/proc/self/fd").iterdir()} == before
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_hundred_streams_at_once(maker: str) -> None:
+    made, others = [], []
+    for _ in range(100):
+        here, there = pair()
+        made.append((here, HeadFile(source(maker), here.fileno(), 10)))
+        others.append(there)
+
+    def send() -> None:
+        for round_ in range(20):
+            for there in others:
+                there.sendall(b"%d|" % (round_ % 10))
+            time.sleep(0.005)
+        for there in others:
+            there.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    for _, file in made:
+        file.begin_body(UNTIL_CLOSE)
+    for here, file in made:
+        while not file.wait_for_end(1):
+            pass
+        body, stamps, ends = file.reader.collected()
+        assert body == b"".join(b"%d|" % (n % 10) for n in range(20))
+        assert len(stamps) == len(ends)
+        assert all(earlier < later for earlier, later in pairwise(stamps))
+        file.close()
+        here.close()
+    thread.join()
+
+
+@pytest.mark.parametrize("maker", [COMPILED])
+def test_the_compiled_reader_stamps_while_python_is_busy(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        file = HeadFile(source(maker), here.fileno(), 10)
+        sent: list[int] = []
+
+        def send() -> None:
+            for _ in range(20):
+                time.sleep(0.01)
+                sent.append(time.perf_counter_ns())
+                there.sendall(b"x")
+
+        child = os.fork()
+        if child == 0:  # a process: a thread would wait for the interpreter too
+            send()
+            os.write(there.fileno(), b"".join(stamp.to_bytes(8, "little") for stamp in sent))
+            os._exit(0)
+        file.begin_body(20 + 160)
+        until = time.perf_counter() + 0.15
+        while time.perf_counter() < until:  # nothing of gevent's runs meanwhile
+            pass
+        while not file.wait_for_end(1):
+            pass
+        os.waitpid(child, 0)
+        body, stamps, ends = file.reader.collected()
+        sent = [int.from_bytes(body[at : at + 8], "little") for at in range(20, 180, 8)]
+        late = [stamp - sent[end - 1] for stamp, end in zip(stamps, ends, strict=True) if end <= 20]
+        assert len(late) >= 15  # none had to wait for the 150 ms to pass, or most would have come in one read
+        assert sorted(late)[len(late) // 2] < 5_000_000
+        file.close()
+
+
+@pytest.mark.parametrize("maker", [COMPILED])
+def test_how_late_the_reading_thread_runs_is_known(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        file = HeadFile(source(maker), here.fileno(), 1)
+        assert socket_reader.compiled is not None
+        socket_reader.compiled.lags()
+        time.sleep(0.2)
+        lags = socket_reader.compiled.lags()
+        file.close()
+    assert 5 <= len(lags) <= 20
+    assert all(0 <= lag < 0.2 for lag in lags)
+
+
+CHOICES = """
+from gevent import monkey; monkey.patch_all()
+import logging
+from asr_load.http import self_check, socket_reader
+logging.basicConfig(format="%(levelname)s %(message)s")
+
+class Deaf(socket_reader.PythonReader):
+    def collected(self):
+        body, stamps, ends = super().collected()
+        return body[: ends[1]], stamps[:2], ends[:2]
+
+class Late(socket_reader.PythonReader):
+    def collected(self):
+        body, stamps, ends = super().collected()
+        return body, [stamps[-1]] * len(stamps), ends
+
+def chosen(reader): return self_check.choose(reader)[0]
+print(chosen("auto"), chosen("compiled"), chosen("python"), chosen("plain"))
+socket_reader.compiled = None
+print(chosen("auto"), chosen("compiled"))
+socket_reader.PythonReader = Deaf
+print(chosen("auto"))
+socket_reader.PythonReader = Late
+print(chosen("python"))
+"""
+
+
+@pytest.mark.skipif(socket_reader.compiled is None, reason="no compiled reader here: no C compiler at setup")
+def test_the_best_way_of_reading_is_taken_and_what_fails_its_check_is_not() -> None:
+    done = subprocess.run([sys.executable, "-c", CHOICES], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["compiled compiled python plain", "python python", "plain", "plain"]
+    first, second, third = done.stderr.splitlines()
+    assert first == "WARNING reader compiled: it is not compiled here"
+    assert second.startswith("WARNING reader python: its check failed: outcome 'cut' instead of 'ok'")
+    assert third.startswith("WARNING reader python: its check failed: chunks [0.0, ")

@@ -1,0 +1,267 @@
+"""What a data set or a prepared folder of somebody else may do: name what is in it, and no more."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from asr_load.audio import cell, shard
+from asr_load.audio.clip import Recording, Rules
+from asr_load.audio.open import open_source
+from asr_load.audio.prepare import prepare
+from asr_load.audio.shard import MANIFEST, SCHEMA, Options, Shards, verify
+from asr_load.audio.source import DatasetSpec
+from asr_load.errors import InputError, exits_on_bad_input
+from conftest import noise, write_folder
+from harness.runs import FAST, run
+from harness.serving import serve
+
+
+def wav(seconds: float) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, noise(seconds), 16000, format="WAV")
+    return file.getvalue()
+
+
+def rows(dataset: Path, **words: Any) -> list[Recording]:
+    return list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
+
+
+def refused(dataset: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        rows(dataset)
+    return str(caught.value)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "private.wav").write_bytes(wav(0.5))
+    return folder / "private.wav"
+
+
+def as_manifest(folder: Path, name: str) -> Path:
+    (folder / "manifest.jsonl").write_text(json.dumps({"audio_filepath": name, "text": "it"}) + "\n")
+    return folder
+
+
+def as_csv(folder: Path, name: str) -> Path:
+    (folder / "metadata.csv").write_text(f"file_name,text\n{name},it\n")
+    return folder
+
+
+def as_kaldi(folder: Path, name: str) -> Path:
+    (folder / "wav.scp").write_text(f"one {name}\n")
+    (folder / "text").write_text("one it\n")
+    return folder
+
+
+def as_parquet(folder: Path, name: str) -> Path:
+    pq.write_table(pa.Table.from_pylist([{"audio": {"path": name}, "text": "it"}]), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def as_link(folder: Path, name: str) -> Path:
+    (folder / "one.wav").symlink_to(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("written", [as_manifest, as_csv, as_kaldi, as_parquet, as_link])
+@pytest.mark.parametrize("spelling", ["absolute", "relative", "file://"])
+def test_what_is_outside_is_read_only_where_that_is_allowed(
+    tmp_path: Path, outside: Path, written: Callable[[Path, str], Path], spelling: str
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    name = {"absolute": str(outside), "relative": "../elsewhere/private.wav", "file://": outside.as_uri()}[spelling]
+    if spelling == "file://" and written in (as_kaldi, as_link):
+        pytest.skip("no spelling of this layout")
+    dataset = written(folder, name)
+    said = refused(dataset)
+    assert "is outside of" in said
+    assert "--allow-outside" in said
+    (row,) = rows(dataset, allow_outside=True)
+    assert isinstance(row.audio, Path)
+    assert row.audio.resolve() == outside
+    # What lies in the folder is no matter, however it is named.
+    inside = tmp_path / "inner"
+    inside.mkdir()
+    (inside / "private.wav").write_bytes(wav(0.5))
+    if written is not as_link:
+        (row,) = rows(written(inside, str(inside / "private.wav")))
+        assert row.audio == inside / "private.wav"
+
+
+@pytest.mark.parametrize("written", [as_manifest, as_parquet])
+@pytest.mark.parametrize("url", ["http://user:pw@127.0.0.1:9/a.wav?token=1", "s3://bucket/a.wav", "ftp://h/a.wav"])
+def test_addresses_are_asked_only_where_that_is_allowed(
+    tmp_path: Path, written: Callable[[Path, str], Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(f"asr_load.audio.{'folder' if written is as_manifest else 'hub'}.fetch", asked.append)
+    dataset = written(tmp_path, url)
+    said = refused(dataset)
+    assert "is an address: a data set may name what is elsewhere with --allow-outside alone" in said
+    assert "pw" not in said
+    assert "token" not in said
+    assert not asked
+    rows(dataset, allow_outside=True)
+    assert asked == [url]
+
+
+def test_a_row_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell, "MAX_CELL_BYTES", 1000)
+    pq.write_table(pa.Table.from_pylist([{"audio": wav(1.0), "text": "it"}]), tmp_path / "rows.parquet")
+    assert "of audio in a row: more than 0 MB must be in a file of its own" in refused(tmp_path / "rows.parquet")
+
+
+def test_want_of_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @exits_on_bad_input
+    def main() -> int:
+        raise MemoryError
+
+    assert main() == 2
+    assert capsys.readouterr().err == "error: there is not enough memory for this\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    source = write_folder(tmp_path / "set", {f"clip{number}": 0.5 for number in range(40)})
+    prepare(open_source(DatasetSpec(str(source))), Options(Rules(), 0, "en"), tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+def test_bytes_that_were_changed_are_refused(folder: Path) -> None:
+    (file,) = folder.glob("*.arrow")
+    made = Shards(folder)
+    verify(folder, made.manifest)
+    data = bytearray(file.read_bytes())
+    at = data.index(bytes(made[7].audio_b64))
+    data[at + 1000] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"is not as it was prepared; prepare it again"):
+        verify(folder, made.manifest)
+    file.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        verify(folder, made.manifest)
+
+
+def test_a_shard_is_read_once_and_again_when_it_is_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    real = shard.file_sha256
+
+    def count(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(shard, "file_sha256", count)
+    manifest = Shards(folder).manifest
+    read.clear()
+    for _ in range(3):
+        verify(folder, manifest)
+    assert len(read) == 1
+    (file,) = folder.glob("*.arrow")
+    shutil.copy(file, folder / "copy")
+    (folder / "copy").replace(file)
+    verify(folder, manifest)
+    assert len(read) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["../shard-00000-of-00001.arrow", "/etc/passwd", "x.arrow", "shard-00000-of-00001.arrow/"]
+)
+def test_a_manifest_names_shards_beside_it(folder: Path, name: str) -> None:
+    file = folder / MANIFEST
+    found = json.loads(file.read_text())
+    found["shards"][0]["file"] = name
+    file.write_text(json.dumps(found))
+    with pytest.raises(InputError, match="which is no shard"):
+        Shards(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"text": [None]}, "nulls"),
+        ({"audio_b64": [None]}, "nulls"),
+        ({"duration_s": [float("nan")]}, "no length"),
+        ({"duration_s": [-1.0]}, "no length"),
+        ({"sample_rate": [0]}, "no length, or no rate"),
+        ({"dither_at": [-1]}, "no length"),
+        ({"text": "bytes"}, "UTF8|utf8"),
+        ({"audio_b64": "offsets"}, "File too short"),
+        ({"columns": "fewer"}, "other columns"),
+    ],
+)
+def test_what_no_shard_of_ours_holds(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    values: dict[str, Any] = {
+        "id": ["a"],
+        "text": ["it"],
+        "duration_s": [1.0],
+        "sample_rate": [16000],
+        "sha256": ["0"],
+        "dither_at": [0],
+        "audio_b64": ["QUJD" * 1234],
+    }
+    bad = changes | {}
+    columns = {
+        name: pa.array(bad[name] if isinstance(bad.get(name), list) else value, SCHEMA.field(name).type)
+        for name, value in values.items()
+    }
+    if bad.get("text") == "bytes":
+        ends = pa.py_buffer(np.array([0, 2], np.int32))
+        columns["text"] = pa.StringArray.from_buffers(1, ends, pa.py_buffer(b"\xff\xfe"))
+    table = pa.record_batch(columns) if "columns" not in bad else pa.record_batch({"id": columns["id"]})
+    name = "shard-00000-of-00001.arrow"
+    with pa.ipc.new_file(str(tmp_path / name), table.schema) as writer:
+        writer.write_batch(table)
+    if bad.get("audio_b64") == "offsets":  # which Arrow itself would not make
+        data = (tmp_path / name).read_bytes()
+        at = data.index(np.array([0, len("QUJD") * 1234], np.int32).tobytes())
+        (tmp_path / name).write_bytes(data[:at] + np.array([0, 1 << 30], np.int32).tobytes() + data[at + 8 :])
+    manifest = {
+        "format": 2,
+        "source": {},
+        "options": {"rules": {}, "limit": 0, "language": "en"},
+        "clips": 1,
+        "clips_with_text": 1,
+        "audio_s": 1.0,
+        "skipped": {},
+        "shards": [{"file": name, "rows": 1, "sha256": "0"}],
+    }
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=said):
+        Shards(tmp_path)
+
+
+def test_audio_that_lies_elsewhere() -> None:
+    """Between a first and a last place that Arrow finds in order."""
+    ends = pa.py_buffer(np.array([0, 9000, 8], np.int32))
+    columns = [pa.array(["a", "b"]), pa.array(["it", "it"]), pa.array([1.0, 1.0]), pa.array([1, 1], pa.int32())]
+    columns += [pa.array(["0", "0"]), pa.array([0, 0], pa.int32())]
+    columns.append(pa.StringArray.from_buffers(2, ends, pa.py_buffer(b"QUJDQUJD")))
+    with pytest.raises(ValueError, match="lies elsewhere"):
+        shard._check_batch(pa.record_batch(columns, SCHEMA))
+
+
+def test_a_run_of_bytes_that_were_changed_does_not_start(clips: Path, tmp_path: Path) -> None:
+    shutil.copytree(clips, tmp_path / "data")
+    file = next((tmp_path / "data").glob("*.arrow"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with serve(*FAST) as host:
+        done = run(host, tmp_path / "data", tmp_path / "r", "-u", "1", "--requests", "1")
+        assert done.code == 2
+        assert "is not as it was prepared" in done.err
