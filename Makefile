@@ -30,11 +30,11 @@ demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 test: setup
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --durations 25
 
 # What takes long: five minutes of fuzz under each sanitizer, and the containers, with Docker or ENGINE=podman.
 test-all: setup
-	@FUZZ_S=300 $(BIN)/python -m pytest -n 2
+	@FUZZ_S=300 $(BIN)/python -m pytest -n 2 --durations 25
 	@scripts/container-test.sh
 
 # With the newest releases of what pyproject.toml allows, in an environment of its own.
@@ -43,7 +43,7 @@ test-latest:
 	@.venv-latest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
 	  --editable '.[server]' $$(sed -E 's/ *(==|#).*//' requirements-dev.txt)
 	@.venv-latest/bin/python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample
-	@.venv-latest/bin/python -m pytest -n 2
+	@.venv-latest/bin/python -m pytest -n 2 --durations 25
 
 check: $(READY)
 	@$(BIN)/ruff check .

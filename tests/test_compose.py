@@ -18,7 +18,8 @@ import yaml
 
 from conftest import CHECKOUT
 from harness.containers import answers, start
-from harness.fleets import end, free_port
+from harness.fleets import end
+from harness.ports import free_port
 from harness.serving import wait_until
 
 FILE = CHECKOUT / "docker-compose.yml"

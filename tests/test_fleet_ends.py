@@ -18,7 +18,8 @@ from urllib.request import urlopen
 import pytest
 
 from conftest import CHECKOUT
-from harness.fleets import Fleet, end, free_port, nothing_is_lost, processes
+from harness.fleets import Fleet, end, nothing_is_lost, processes
+from harness.ports import free_port
 from harness.runs import POST, Run, locust
 from harness.serving import running_streams, serve, wait_until
 

@@ -23,7 +23,8 @@ from locust.argument_parser import get_parser
 from asr_load.load.fleet import FINAL_REPORT_S
 from conftest import CHECKOUT
 from harness.containers import answers, start
-from harness.fleets import SLOW, end, free_port
+from harness.fleets import SLOW, end
+from harness.ports import free_port
 from harness.runs import FAST
 from harness.serving import running_streams, serve, wait_until
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import pytest
 
 from conftest import CHECKOUT
-from harness.fleets import free_port
+from harness.ports import free_port
 from harness.runs import FAST, locust, run
 from harness.serving import serve, wait_until
 

@@ -17,7 +17,8 @@ import pytest
 
 from asr_load.results.capacity import Capacity, read_capacity, write_capacity
 from conftest import CHECKOUT
-from harness.fleets import end, free_port, processes
+from harness.fleets import end, processes
+from harness.ports import free_port
 from harness.runs import Run, locust
 from harness.serving import running_streams, serve, wait_until
 from test_capacity import found_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUIET = ("background-networking", "component-update", "sync", "quic", "gpu")
@@ -54,9 +55,7 @@ class Locust:
 @contextmanager
 def locust(*words: str | Path, **env: str) -> Iterator[Locust]:
     """Locust's web UI on a free port, with these options; it is ended with the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "locust", "--web-port", str(port), *map(str, words)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"

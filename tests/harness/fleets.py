@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CHECKOUT
+from harness.ports import free_port
 from harness.runs import POST, Run, locust
 
 TRANSCRIBE = CHECKOUT / "locustfiles" / "transcribe.py"
@@ -77,13 +77,6 @@ class Fleet:
     def lines(self, name: str = "records.jsonl") -> int:
         file = self.results / name
         return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def end(*processes: subprocess.Popen[str]) -> None:

@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from conftest import CHECKOUT
-from harness.fleets import end, free_port
+from harness.fleets import end
+from harness.ports import free_port
 from harness.serving import wait_until
 
 
@@ -99,7 +100,8 @@ def ui(
         ]
     running = Ui(f"http://127.0.0.1:{web}", results, processes, log)
     try:
-        wait_until(lambda: answers(running), "the page")
+        wait_until(lambda: answers(running) or processes[0].poll() is not None, "the page")
+        assert processes[0].poll() is None, running.said
         if kind not in ("one process", "a master alone"):
             wait_until(lambda: len(running.get("/stats/requests")["workers"]) == 2, "two workers")
         yield running
