@@ -27,7 +27,7 @@ from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchange, request_headers
 from asr_load.http.self_check import choose
 from asr_load.http.timeouts import Timeouts
-from asr_load.load.options import DEFAULT_PROMPT
+from asr_load.options.parser import DEFAULT_PROMPT
 from benchmarks.sink import ANSWER
 
 

@@ -15,7 +15,7 @@ from asr_load.stream.record import Record
 from conftest import CHECKOUT
 
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
-ROOMS = ("audio", "stream", "schedule", "http", "results", "web", "load", "selftest")
+ROOMS = ("audio", "stream", "schedule", "http", "results", "options", "web", "load", "selftest")
 
 
 def anchor(heading: str) -> str:

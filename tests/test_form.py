@@ -9,7 +9,7 @@ from locust.argument_parser import get_parser
 
 import asr_load.load.lifecycle  # noqa: F401 (adds the harness's options to Locust's parser)
 from asr_load.errors import InputError
-from asr_load.load.form import Form, changed, read_form
+from asr_load.options.form import Form, changed, read_form
 
 WORDS = {
     "user_count": ("7", "num_users", 7),

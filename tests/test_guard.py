@@ -12,8 +12,8 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.load.credentials import Credentials
-from asr_load.web.guard import check_names, guarded
+from asr_load.options.credentials import Credentials
+from asr_load.web.guard import guarded
 from harness.options import parse
 from harness.runs import answer, canned
 from harness.serving import wait_until
@@ -75,8 +75,8 @@ def test_names_that_were_allowed() -> None:
     assert proxied == "200"
     for bad in ("http://load.example.com", "", "a b", "*"):
         with pytest.raises(InputError, match="--web-allow-host takes a host's name"):
-            check_names([bad])
-    check_names(["load.example.com", "gpu-box"])
+            guarded(lambda *_: [], "127.0.0.1", [bad])
+    guarded(lambda *_: [], "127.0.0.1", ["load.example.com", "gpu-box"])
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.load.commandline import shown_command
-from asr_load.load.options import Secrets, check_host, read_settings, split_host
+from asr_load.options.commandline import shown_command
+from asr_load.options.settings import Secrets, check_host, read_settings, split_host
 from harness.options import HOST, parse, settings
 
 

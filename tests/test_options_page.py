@@ -8,8 +8,8 @@ import sys
 import pytest
 from locust.argument_parser import LocustArgumentParser
 
-from asr_load.load.options import GROUPS, add_options
 from asr_load.main import VERBS
+from asr_load.options.parser import GROUPS, add_options
 from conftest import CHECKOUT
 
 

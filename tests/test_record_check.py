@@ -21,9 +21,9 @@ from locust import __version__
 
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
-from asr_load.load import fleet_socket
 from asr_load.load.fleet import own_folder
 from asr_load.load.record_check import Numbers, RecordCheck, absurd
+from asr_load.options import credentials
 from asr_load.results.runfile import Refused, RunInfo, write_run
 from asr_load.stream.record import Record, encode_record, read_records, untrue
 from conftest import CHECKOUT
@@ -161,20 +161,20 @@ def test_a_worker_writes_below_its_own_results(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(fleet_socket.TOKEN, raising=False)
-    assert fleet_socket.read_token(parse()) == ""
+    monkeypatch.delenv(credentials.TOKEN, raising=False)
+    assert credentials.read_token(parse()) == ""
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
-    assert fleet_socket.read_token(parse("--fleet-token-file", str(file))) == TOKEN
-    monkeypatch.setenv(fleet_socket.TOKEN, "short")
+    assert credentials.read_token(parse("--fleet-token-file", str(file))) == TOKEN
+    monkeypatch.setenv(credentials.TOKEN, "short")
     with pytest.raises(InputError, match="needs 16 characters or more"):
-        fleet_socket.read_token(parse())
-    assert fleet_socket.read_token(parse("--fleet-token-file", str(file))) == TOKEN
+        credentials.read_token(parse())
+    assert credentials.read_token(parse("--fleet-token-file", str(file))) == TOKEN
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        fleet_socket.read_token(parse("--fleet-token-file", str(tmp_path / "none")))
+        credentials.read_token(parse("--fleet-token-file", str(tmp_path / "none")))
     file.write_text("")
     with pytest.raises(InputError, match="needs 16 characters or more"):
-        fleet_socket.read_token(parse("--fleet-token-file", str(file)))
+        credentials.read_token(parse("--fleet-token-file", str(file)))
 
 
 class Rogue:
@@ -360,15 +360,15 @@ def listens(port: int) -> bool:
 
 
 def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
-    environ = {**os.environ, fleet_socket.TOKEN: TOKEN}
+    environ = {**os.environ, credentials.TOKEN: TOKEN}
     results = tmp_path / "r"
     with serve(*PACED) as host, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(fleet_socket.TOKEN, TOKEN)
+        patch.setenv(credentials.TOKEN, TOKEN)
         words = ("--data", clips, "-u", "4", "--requests", "20", "--expect-workers", "2")
         fleet = Fleet(host, results, *words)
         stranger = None
         try:
-            patch.delenv(fleet_socket.TOKEN)
+            patch.delenv(credentials.TOKEN)
             wait_until(lambda: listens(fleet.port), "the master")
             # One without a token, and one with another: neither is told anything, and the worker is told why.
             with rogue(fleet.port, "stranger") as unknown:
@@ -379,7 +379,7 @@ def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
             stranger = subprocess.Popen(
                 command,
                 cwd=CHECKOUT,
-                env={**environ, "LOCUST_SKIP_MONKEY_PATCH": "", fleet_socket.TOKEN: TOKEN + "x"},
+                env={**environ, "LOCUST_SKIP_MONKEY_PATCH": "", credentials.TOKEN: TOKEN + "x"},
                 stderr=subprocess.PIPE,
                 text=True,
             )

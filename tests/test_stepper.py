@@ -11,8 +11,8 @@ from typing import cast
 import pytest
 
 from asr_load.load.fleet import Solo
-from asr_load.load.options import Settings
 from asr_load.load.search import REPEATS, Stepper, for_search
+from asr_load.options.settings import Settings
 from asr_load.results.capacity import Capacity, answer_lines, read_capacity
 from asr_load.results.runfile import WorkerInfo
 from asr_load.stream.record import Record

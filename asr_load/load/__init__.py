@@ -1,1 +1,1 @@
-"""The part that knows Locust."""
+"""A test in Locust: users, one process or a fleet, from start to end."""

@@ -14,8 +14,8 @@ from typing import ClassVar
 from locust import LoadTestShape, events
 from locust.argument_parser import LocustArgumentParser
 
-from asr_load.load.options import option_group
 from asr_load.load.plugin import plugin_of
+from asr_load.options.parser import option_group
 
 
 class CapacityShape(LoadTestShape):

@@ -35,11 +35,11 @@ from locust.runners import STATE_MISSING, STATE_STOPPING, MasterRunner, WorkerRu
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.load.fleet_socket import drop
-from asr_load.load.options import RESULTS, Settings
 from asr_load.load.record_check import absurd
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
 from asr_load.load.stats import forget_old_seconds
+from asr_load.options.settings import RESULTS, Settings
 from asr_load.results.runfile import Invocation, WorkerInfo, read_run
 from asr_load.results.summary import Summary
 from asr_load.schedule.assignment import ArrivalAssignment

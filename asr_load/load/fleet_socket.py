@@ -11,11 +11,8 @@ import functools
 import hashlib
 import logging
 import math
-import os
 import time
-from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,12 +25,10 @@ from locust.rpc import Message, zmqrpc
 from locust.runners import MasterRunner, WorkerRunner
 from zmq.utils import z85
 
-from asr_load.errors import InputError
+from asr_load.options.credentials import TOKEN
 from asr_load.text import visible
 
 logger = logging.getLogger(__name__)
-
-TOKEN, SHORTEST = "ASR_LOAD_FLEET_TOKEN", 16
 
 BROKEN = "asr_broken"
 """The type of a message that stands for one that could not be read."""
@@ -49,20 +44,6 @@ Keys = tuple[bytes, bytes]
 
 _server: Keys | None = None
 """Public and secret key of the master; None without a token. Its public one is known to those who know the token."""
-
-
-def read_token(options: Namespace) -> str:
-    """The fleet's token, of --fleet-token-file or the environment; empty where there is none. Raises InputError."""
-    token = os.environ.get(TOKEN, "")
-    if options.fleet_token_file:
-        try:
-            token = Path(options.fleet_token_file).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is no text"
-            raise InputError(f"--fleet-token-file {options.fleet_token_file} cannot be read: {why}") from None
-    if (token or options.fleet_token_file) and len(token) < SHORTEST:
-        raise InputError(f"the fleet's token needs {SHORTEST} characters or more: openssl rand -hex 32 makes one")
-    return token
 
 
 def use_token(token: str) -> None:

@@ -18,13 +18,14 @@ from locust.rpc import Message
 from locust.runners import MasterRunner, WorkerRunner
 
 from asr_load.errors import InputError
-from asr_load.load import fleet, fleet_socket, stats, webui
-from asr_load.load.commandline import judge_command_line
+from asr_load.load import fleet, fleet_socket, stats
 from asr_load.load.fleet import FINAL_REPORT_S, Master, Worker
-from asr_load.load.options import add_options
 from asr_load.load.plugin import Plugin, keep_plugin
+from asr_load.options.commandline import judge_command_line
+from asr_load.options.parser import add_options
 from asr_load.results import accuracy
 from asr_load.results.summary import figures
+from asr_load.web import webui
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def _prepare_for_the_end() -> None:
 @events.init_command_line_parser.add_listener
 def _on_parser(parser: LocustArgumentParser) -> None:
     add_options(parser)
-    judge_command_line(parser)
+    judge_command_line(parser, fleet_socket.use_token)
 
 
 @events.init.add_listener

@@ -11,7 +11,7 @@ from locust import events
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.errors import OneLineParser
-from asr_load.load.options import GROUPS
+from asr_load.options.parser import GROUPS
 
 HOMES = ("lifecycle", "shapes", "capacity_shape")
 """The modules that add options as they are imported, in the order of the page."""

@@ -25,12 +25,16 @@ from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards, verify
 from asr_load.errors import InputError
 from asr_load.http import descriptors
+from asr_load.http.server_info import ask_server, check_model
 from asr_load.load import stats
-from asr_load.load.commandline import given_options, shown_command
-from asr_load.load.credentials import Credentials
 from asr_load.load.fleet import Master, Solo, Worker
-from asr_load.load.form import LOCUSTS, Form, changed, read_form
-from asr_load.load.options import (
+from asr_load.load.run import Run
+from asr_load.load.run_store import RunStore
+from asr_load.load.search import Stepper, check_search, for_search, resumed
+from asr_load.options.commandline import given_options, shown_command
+from asr_load.options.credentials import Credentials
+from asr_load.options.form import LOCUSTS, Form, changed, read_form
+from asr_load.options.settings import (
     RESULTS,
     Settings,
     check_host,
@@ -38,10 +42,6 @@ from asr_load.load.options import (
     read_settings,
     split_host,
 )
-from asr_load.load.run import Run
-from asr_load.load.run_store import RunStore
-from asr_load.load.search import Stepper, check_search, for_search, resumed
-from asr_load.load.server_info import ask_server, check_model
 from asr_load.results.capacity import Capacity
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import Summary

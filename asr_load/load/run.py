@@ -38,7 +38,7 @@ from asr_load.http.socket_reader import CompiledReaders
 from asr_load.load import stats
 from asr_load.load.clock import ClockOffset
 from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
-from asr_load.load.options import Settings
+from asr_load.options.settings import Settings
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
 from asr_load.schedule.work import Job, Turn, Work

@@ -21,9 +21,9 @@ import urllib3
 from asr_load import __version__
 from asr_load.audio.payload import token_limit
 from asr_load.audio.shard import Shards
-from asr_load.load.options import Settings
+from asr_load.http.server_info import ask_server
 from asr_load.load.record_check import RecordCheck
-from asr_load.load.server_info import ask_server
+from asr_load.options.settings import Settings
 from asr_load.results.live import Live
 from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder

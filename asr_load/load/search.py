@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asr_load.errors import InputError
 from asr_load.load.fleet import NOTICE_S, Master, Solo
-from asr_load.load.options import Settings
+from asr_load.options.settings import Settings
 from asr_load.results.capacity import (
     PER_STREAM,
     Capacity,

@@ -34,8 +34,11 @@ def guarded(app: Wsgi, web_host: str, names: Iterable[str], base: str = "") -> W
 
     `web_host` is where it listens: it is called by that, by a name of the loopback or, where it listens on all of the
     machine's addresses, by any address or the machine's name. `names` are others that it may be called by, and whose
-    pages may use it. `base` is the path that its own pages are under.
+    pages may use it. `base` is the path that its own pages are under. Raises InputError where one of
+    them is no host's name.
     """
+    names = list(names)
+    _check_names(names)
     allowed = {_name(name) for name in names}
     pages = {base.rstrip("/") + path for path in PAGES}
 
@@ -53,7 +56,7 @@ def guarded(app: Wsgi, web_host: str, names: Iterable[str], base: str = "") -> W
     return guarded_app
 
 
-def check_names(names: Iterable[str]) -> None:
+def _check_names(names: Iterable[str]) -> None:
     """Raise InputError where a word of --web-allow-host is no name of a host."""
     for name in names:
         if not name or set(name) & set("/@?#* ") or _name(name) == "":

@@ -8,11 +8,28 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from pathlib import Path
 
 from asr_load.errors import InputError
-from asr_load.load.options import Secrets, check_host, split_host
+from asr_load.options.settings import Secrets, check_host, split_host
 
 KEY = "OPENAI_API_KEY"
+
+TOKEN, SHORTEST = "ASR_LOAD_FLEET_TOKEN", 16
+
+
+def read_token(options: Namespace) -> str:
+    """The fleet's token, of --fleet-token-file or the environment; empty where there is none. Raises InputError."""
+    token = os.environ.get(TOKEN, "")
+    if options.fleet_token_file:
+        try:
+            token = Path(options.fleet_token_file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise InputError(f"--fleet-token-file {options.fleet_token_file} cannot be read: {why}") from None
+    if (token or options.fleet_token_file) and len(token) < SHORTEST:
+        raise InputError(f"the fleet's token needs {SHORTEST} characters or more: openssl rand -hex 32 makes one")
+    return token
 
 
 class Credentials:

@@ -20,7 +20,7 @@ from locust.util.timespan import parse_timespan
 from werkzeug.datastructures import MultiDict
 
 from asr_load.errors import InputError
-from asr_load.load.options import GROUPS
+from asr_load.options.parser import GROUPS
 
 Form = MultiDict[str, str]
 

@@ -12,17 +12,16 @@ import socket
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 from locust import User
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.errors import InputError
-from asr_load.load.fleet_socket import TOKEN, read_token, use_token
-from asr_load.load.options import without_credentials
+from asr_load.options.credentials import TOKEN, read_token
+from asr_load.options.settings import without_credentials
 from asr_load.text import striker, visible
-from asr_load.web.guard import check_names
 
 HELP = "(asr-load options lists the harness's, locust --help Locust's own)"
 
@@ -59,8 +58,11 @@ def given_options() -> Namespace | None:
     return copy.copy(_given)
 
 
-def judge_command_line(parser: LocustArgumentParser) -> None:
-    """Let a parser say what is wrong in one line, and judge what it read from the command line of this process."""
+def judge_command_line(parser: LocustArgumentParser, use_token: Callable[[str], None]) -> None:
+    """Let a parser say what is wrong in one line, and judge what it read from the command line of this process.
+
+    `use_token` is called with the fleet's token before Locust makes its socket.
+    """
 
     def error(message: str) -> NoReturn:
         print(f"error: {visible(_in_our_words(parser, message))}", file=sys.stderr)
@@ -76,7 +78,7 @@ def judge_command_line(parser: LocustArgumentParser) -> None:
         if args is None and _given is None:
             _given = copy.copy(options)
             try:
-                _judge(options)
+                _judge(options, use_token)
             except InputError as mistake:
                 print(f"error: {mistake}", file=sys.stderr)
                 sys.exit(2)
@@ -122,7 +124,7 @@ def _in_our_words(parser: LocustArgumentParser, message: str) -> str:
     return f"there is no option {name}" + (f": is it {close[0]}? " if close else " ") + HELP
 
 
-def _judge(options: Namespace) -> None:
+def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
     """Raise InputError on what Locust would find out too late, or never say."""
     if unknown := sorted(set(options.user_classes or ()) - {user.__name__ for user in _users(User)}):
         known = ", ".join(sorted(user.__name__ for user in _users(User) if not user.abstract))
@@ -143,7 +145,6 @@ def _judge(options: Namespace) -> None:
             _keep_strangers_out(options)
         _check_free("--master-bind-host", options.master_bind_host, options.master_bind_port, "--master-bind-port")
     if not options.headless:
-        check_names(options.web_allow_host)
         _check_free("--web-host", options.web_host, options.web_port, "--web-port")
 
 

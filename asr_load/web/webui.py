@@ -19,7 +19,7 @@ from locust.env import Environment
 from werkzeug.datastructures import ImmutableMultiDict
 
 from asr_load.errors import InputError
-from asr_load.load.form import Form, check_classes, check_user_class, form_groups
+from asr_load.options.form import Form, check_classes, check_user_class, form_groups
 from asr_load.results.live import Live
 from asr_load.results.summary import SUMMARY, Summary
 from asr_load.results.verdict import Validity

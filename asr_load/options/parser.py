@@ -1,0 +1,114 @@
+"""Every option that is added to Locust's."""
+
+from __future__ import annotations
+
+from argparse import Action
+from typing import Any, Protocol
+
+from locust.argument_parser import LocustArgumentParser
+
+from asr_load.audio.payload import APIS
+from asr_load.schedule.arrivals import KINDS
+from asr_load.shipped import SAMPLE
+
+UNIQUE = ["dither", "none"]
+ORDERS = ["sequential", "shuffle"]
+READERS = ["auto", "compiled", "python", "plain"]
+DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
+
+GROUPS = {
+    "Target": "what is asked",
+    "Data": "what is sent",
+    "Load": "when it is sent; -u is how many streams at once",
+    "Measuring": "what is in the figures",
+    "Limits": "what makes the run pass; latencies in ms, or with a unit: 500, 500ms, 0.5s",
+    "Output": "what is kept",
+    "Expert": "what is seldom needed",
+}
+
+
+def add_options(parser: LocustArgumentParser) -> None:
+    """Add the harness's options to Locust's parser. Plain types only: Locust sends the values to workers and pages.
+
+    A second name is that of the serving benchmarks of vLLM, SGLang or NVIDIA.
+    """
+    add = option_group(parser, "Target", in_form=True)
+    add("--api", choices=list(APIS), default="chat", help="What the endpoint speaks")
+    add("--model", default="default", help="Model to ask for; another than `default` must be one that the server lists")
+    add("--prompt", default=DEFAULT_PROMPT, help="Text beside the audio")
+    add("--max-tokens", type=int, default=128, metavar="N", help="Longest answer, in tokens")
+    # The key of the environment is no default here: Locust writes defaults into its page.
+    add("--api-key", default="", metavar="KEY", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
+    add = option_group(parser, "Target")
+    add("--endpoint", default="", metavar="PATH", help="Path to post to in place of the API's own, behind a gateway")
+    add("--header", action="append", default=[], metavar="'K: V'", help="Header to send, also as K=V; repeatable")
+    add("--extra-body", "--extra-request-body", default="", metavar="JSON", help="Object merged into the body")
+    add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body")
+
+    add = option_group(parser, "Data", in_form=True)
+    add("--data", "--dataset-path", default=SAMPLE, metavar="DIR", help="Prepared folder of clips")
+    add("--unique", choices=UNIQUE, default="dither", help="dither: no request repeats another's bytes")
+    add = option_group(parser, "Data")
+    add("--order", choices=ORDERS, default=None, help="Of clips in a pass (default: sequential; shuffle with a --seed)")
+    add("--seed", type=int, default=0, metavar="N", help="Of the shuffle, and of an open loop's arrivals")
+
+    add = option_group(parser, "Load", in_form=True)
+    # Words, not numbers: an empty field of the form is a closed loop.
+    add("--request-rate", default="", metavar="R", help="Requests per second of the whole fleet (empty: closed loop)")
+    add("--arrivals", choices=KINDS, default="poisson", help="How they arrive at that rate")
+    add = option_group(parser, "Load")
+    add("--burstiness", type=float, default=1.0, metavar="B", help="Of gamma arrivals: 1 is Poisson, less is bursts")
+    add("--rate-stages", default="", metavar="60s:5,30s:5-20,…", help="A rate that changes: holds and ramps")
+    add("--arrival-trace", default="", metavar="FILE", help="Arrival times to replay (jsonl, csv)")
+    add("--trace-speed", type=float, default=1.0, metavar="X", help="How many times as fast")
+    add(
+        "--requests",
+        "--num-prompts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Send N, then end; 0: until stopped",
+    )
+
+    add = option_group(parser, "Measuring")
+    add("--warmup-requests", "--num-warmups", type=int, default=0, metavar="N", help="First N in no figure")
+    add("--warmup-time", type=float, default=0.0, metavar="S", help="Nor those begun in the first S seconds")
+    add("--trim-start", type=float, default=0.0, metavar="S", help="The summary leaves out the first S seconds")
+    add("--trim-end", type=float, default=0.0, metavar="S", help="The summary leaves out the last S seconds")
+
+    add = option_group(parser, "Limits")
+    add("--slo", action="append", default=[], metavar="METRIC:STAT:LIMIT", help="As ttft:p95:500; repeatable")
+    add("--goodput", nargs="+", default=[], metavar="METRIC:LIMIT", help="For each request, as ttft:500 tpot:40")
+    add("--allow-client-bound", action="store_true", help="SLOs may pass in a client-bound run")
+    add("--allow-lost-workers", action="store_true", help="SLOs may pass though a worker was lost")
+
+    add = option_group(parser, "Output")
+    add("--results", "--result-dir", default="", metavar="DIR", help="Of the run (default: results/DATE-TIME)")
+    add("--metadata", action="append", default=[], metavar="KEY=VALUE", help="To keep with the figures; repeatable")
+
+    add = option_group(parser, "Expert")
+    add("--connect-timeout", type=float, default=10.0, metavar="S", help="Seconds to connect")
+    add("--stall-timeout", type=float, default=120.0, metavar="S", help="Seconds without a byte, the first included")
+    add("--total-timeout", type=float, default=600.0, metavar="S", help="Seconds for a whole answer")
+    add("--allow-host", action="append", default=[], metavar="URL", help="Other server that key and headers may go to")
+    add("--fleet-token-file", default="", metavar="FILE", help="Secret of master and workers, or ASR_LOAD_FLEET_TOKEN")
+    add("--web-allow-host", action="append", default=[], metavar="NAME", help="Name that the web UI may be called by")
+    add("--reader", choices=READERS, default="auto", help="How answers are read")
+
+
+class _Add(Protocol):
+    def __call__(self, *flags: str, is_secret: bool = False, **words: Any) -> Action: ...
+
+
+def option_group(parser: LocustArgumentParser, title: str, *, in_form: bool = False) -> _Add:
+    """What adds options to a group of GROUPS; `in_form`: the web form has them too."""
+    known = next((group for group in parser._action_groups if group.title == title), None)
+    group = known or parser.add_argument_group(title, GROUPS[title])
+
+    def add(*flags: str, is_secret: bool = False, **words: Any) -> Action:
+        action: Action = group.add_argument(*flags, **words)
+        # As LocustArgumentParser.add_argument does, which knows no groups.
+        vars(action).update(include_in_web_ui=in_form, is_secret=is_secret, is_required=False, is_multiple=False)
+        return action
+
+    return add
