@@ -12,6 +12,7 @@ import pytest
 from locust.env import Environment
 from locust.stats import StatsEntry
 
+from asr_load import locust_internals
 from asr_load.load import stats
 from harness.records import failure, record
 
@@ -111,11 +112,11 @@ def test_counts_by_second_are_let_go_when_locust_reads_them_no_more(
     for _ in range(200):
         now += 1
         stats.Rows(environment, "/v1/x").add([record(0), failure(1, "cut")])
-        stats.forget_old_seconds(environment)
+        locust_internals.forget_old_seconds(environment)
     post = environment.stats.get("/v1/x", "POST")
     assert (post.num_requests, post.num_failures) == (400, 200)
     assert (post.current_rps, post.current_fail_per_sec) == (2.0, 1.0)
-    kept = 200 if json else stats.READ_S
+    kept = 200 if json else locust_internals.READ_S
     for entry in (environment.stats.total, *environment.stats.entries.values()):
         assert len(entry.num_reqs_per_sec) == pytest.approx(kept, abs=1)
     assert len(post.num_fail_per_sec) == pytest.approx(kept, abs=1)

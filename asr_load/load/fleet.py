@@ -30,15 +30,15 @@ import gevent
 import msgspec
 from gevent.event import Event
 from locust.env import Environment
-from locust.runners import STATE_MISSING, STATE_STOPPING, MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
+from asr_load import locust_internals
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.load.fleet_socket import drop
 from asr_load.load.record_check import absurd
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
-from asr_load.load.stats import forget_old_seconds
 from asr_load.options.settings import RESULTS, Settings
 from asr_load.results.runfile import Invocation, WorkerInfo, read_run
 from asr_load.results.summary import Summary
@@ -105,7 +105,7 @@ class Solo:
 
         def refresh() -> None:
             store.update_worker(run.report())
-            forget_old_seconds(environment)
+            locust_internals.forget_old_seconds(environment)
 
         store.refresh = refresh
         self._drains = bool(environment.stop_timeout)
@@ -264,8 +264,7 @@ class Master:
 
     def stopping(self) -> None:
         """Let the workers end their streams and report them, before Locust stops them without waiting."""
-        # At once: while streams drain, Locust would give users to a worker that joins, as to one that runs.
-        self._runner.state = STATE_STOPPING
+        locust_internals.take_no_workers(self._runner)
         self._ending = True
         # All of them: a worker that is still beginning says "ready" to Locust for so long.
         self._silent = self.members
@@ -322,7 +321,7 @@ class Master:
         self._runner.send_message("asr_assignment", self._announcement)
 
     def _refresh(self) -> None:
-        forget_old_seconds(self._environment)
+        locust_internals.forget_old_seconds(self._environment)
         self._miss_who_is_gone()
         self._share_arrivals()
         self._end_if_done()
@@ -437,7 +436,7 @@ class Worker:
         self._clock.kill()
         self._final_report = self.run.close()
         self._file.close()
-        self._runner._send_stats()  # Locust's own last report; it takes our records along
+        locust_internals.send_last_report(self._runner)
         self._runner.send_message("asr_done", None)
         return None
 

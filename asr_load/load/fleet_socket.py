@@ -25,6 +25,7 @@ from locust.rpc import Message, zmqrpc
 from locust.runners import MasterRunner, WorkerRunner
 from zmq.utils import z85
 
+from asr_load import locust_internals
 from asr_load.options.credentials import TOKEN
 from asr_load.text import visible
 
@@ -58,18 +59,14 @@ def use_token(token: str) -> None:
 
 
 def install() -> None:
-    """Put this into Locust's own connection, once. Raises AttributeError where this Locust has another one."""
-    sockets: Any = zmqrpc
-    messages: Any = Message
-    master: Any = MasterRunner
-    worker: Any = WorkerRunner
-    if messages.unserialize.__func__ is _unserialize:
+    """Put this into Locust's own connection, once."""
+    if Message.unserialize.__func__ is _unserialize:  # type: ignore[attr-defined]
         return
-    messages.unserialize = classmethod(_unserialize)
-    sockets.BaseSocket.__init__ = _encrypted(sockets.BaseSocket.__init__)
-    sockets.Server.recv_from_client = _receive
-    master.handle_message = _checked(_handle)
-    worker.connect_to_master = _telling(worker.connect_to_master)
+    locust_internals.replace(Message, "unserialize", lambda _: classmethod(_unserialize))
+    locust_internals.replace(zmqrpc.BaseSocket, "__init__", _encrypted)
+    locust_internals.replace(zmqrpc.Server, "recv_from_client", lambda _: _receive)
+    locust_internals.replace(MasterRunner, "handle_message", _checked)
+    locust_internals.replace(WorkerRunner, "connect_to_master", _telling)
 
 
 def _encrypted(init: Callable[..., None]) -> Callable[..., None]:

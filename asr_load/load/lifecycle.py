@@ -17,6 +17,7 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import MasterRunner, WorkerRunner
 
+from asr_load import locust_internals
 from asr_load.errors import InputError
 from asr_load.load import fleet, fleet_socket, stats
 from asr_load.load.fleet import FINAL_REPORT_S, Master, Worker
@@ -28,8 +29,6 @@ from asr_load.results.summary import figures
 from asr_load.web import webui
 
 logger = logging.getLogger(__name__)
-
-fleet_socket.install()
 
 WAITING_WORD_S = 10.0
 """How often it is said which workers are waited for."""
@@ -47,8 +46,19 @@ def _prepare_for_the_end() -> None:
     figures([0.0, 1.0])  # numpy imports more of itself as it is used
 
 
+def _install() -> None:
+    """Put what must be there before any environment into Locust. Raises InputError where this Locust is not known."""
+    locust_internals.check()
+    fleet_socket.install()
+
+
 @events.init_command_line_parser.add_listener
 def _on_parser(parser: LocustArgumentParser) -> None:
+    try:
+        _install()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     add_options(parser)
     judge_command_line(parser, fleet_socket.use_token)
 
@@ -72,6 +82,8 @@ def _on_init(environment: Environment, **_: Any) -> None:
 
 def attach(environment: Environment) -> Plugin:
     """Let the harness serve an environment whose options are parsed and whose runner is there. Raises InputError."""
+    _install()
+    locust_internals.check_environment(environment)
     plugin = Plugin(environment)
     # A worker has its host and its options from the master, with the first test.
     if not isinstance(environment.runner, WorkerRunner):
@@ -114,22 +126,23 @@ def _check_first_test(plugin: Plugin) -> None:
 def _stop_once(plugin: Plugin) -> None:
     """Let one call at a time end a test: whoever comes second, as a time limit while STOP drains, waits for the first.
     Locust would tell its workers twice, and the second word would take them out of the next test."""
-    runner: Any = plugin.environment.runner
-    stop = runner.stop
 
-    def stop_once(*args: Any, **kwargs: Any) -> None:
-        if not plugin.at_rest.is_set():
-            plugin.at_rest.wait()
-            return
-        plugin.at_rest.clear()
-        if plugin.role is not None and plugin.role.run is not None:
-            plugin.role.run.stopping()  # Locust first looks at its own stack, and what is due meanwhile has no user
-        try:
-            stop(*args, **kwargs)
-        finally:
-            plugin.at_rest.set()
+    def once(stop: Callable[..., None]) -> Callable[..., None]:
+        def stop_once(*args: Any, **kwargs: Any) -> None:
+            if not plugin.at_rest.is_set():
+                plugin.at_rest.wait()
+                return
+            plugin.at_rest.clear()
+            if plugin.role is not None and plugin.role.run is not None:
+                plugin.role.run.stopping()  # Locust first looks at its own stack, and what is due meanwhile has no user
+            try:
+                stop(*args, **kwargs)
+            finally:
+                plugin.at_rest.set()
 
-    runner.stop = stop_once
+        return stop_once
+
+    locust_internals.replace(plugin.environment.runner, "stop", once)
 
 
 def _register_messages(environment: Environment, plugin: Plugin) -> None:
@@ -150,13 +163,15 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
         runner.register_message("asr_refuse", to_master(lambda role, msg: role.refuse(str(msg.data["reason"]))))
     elif isinstance(runner, WorkerRunner):
         one_at_a_time, over = Semaphore(), set[str]()
-        handle_message = runner.handle_message
 
-        def handle(msg: Message) -> None:
-            # A master that ramps up, or spreads its users anew, may ask for some after it has ended the test.
-            test = msg.data["parsed_options"].get(fleet.OPTION) if msg.type == "spawn" else None
-            if test is None or test["id"] not in over:
-                handle_message(msg)
+        def but_late_spawns(handle_message: Callable[[Message], None]) -> Callable[[Message], None]:
+            def handle(msg: Message) -> None:
+                # A master that ramps up, or spreads its users anew, may ask for some after it has ended the test.
+                test = msg.data["parsed_options"].get(fleet.OPTION) if msg.type == "spawn" else None
+                if test is None or test["id"] not in over:
+                    handle_message(msg)
+
+            return handle
 
         def stop(**_: Any) -> None:
             if test := getattr(environment.parsed_options, fleet.OPTION, None):
@@ -168,7 +183,7 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
                 plugin.stop()
 
         def cut(**_: Any) -> None:
-            runner.user_greenlets.kill(block=False)
+            locust_internals.cut_streams(runner)
 
         def clock(msg: Message, **_: Any) -> None:
             if isinstance(plugin.role, Worker):
@@ -178,7 +193,7 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
             if isinstance(plugin.role, Worker):
                 plugin.role.share_arrivals(msg.data)
 
-        runner.handle_message = handle  # type: ignore[method-assign]
+        locust_internals.replace(runner, "handle_message", but_late_spawns)
         runner.register_message("asr_stop", stop, concurrent=True)
         runner.register_message("asr_assignment", assignment)
         # Locust's runner takes its leave of the master when this event fires, and nobody hears a worker after that. The
@@ -207,7 +222,7 @@ def _interrupt(plugin: Plugin) -> None:
     runner, options = plugin.environment.runner, plugin.environment.parsed_options
     draining = not plugin.at_rest.is_set() and runner is not None and runner.user_count > 0
     if runner is not None and (plugin.interrupted or draining):
-        runner.user_greenlets.kill(block=False)
+        locust_internals.cut_streams(runner)
         if isinstance(runner, MasterRunner):
             runner.send_message("asr_cut")
         return

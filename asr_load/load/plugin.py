@@ -20,7 +20,7 @@ from locust.html import get_html_report, process_html_filename
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
-from asr_load import git_state
+from asr_load import git_state, locust_internals
 from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards, verify
 from asr_load.errors import InputError
@@ -399,9 +399,7 @@ class Plugin:
         if web_ui is None:
             runner.quit()
             return
-        # As Locust's own STOP: a start that still spawns would go on, and say that the test runs which has ended.
-        if (starting := web_ui._swarm_greenlet) is not None:
-            starting.kill()
+        locust_internals.stop_starting(web_ui)
         runner.stop()
         if options and options.autostart and options.autoquit != -1:
             gevent.sleep(options.autoquit)

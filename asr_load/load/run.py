@@ -19,6 +19,7 @@ from locust.exception import StopUser
 from locust.runners import STATE_RUNNING
 from requests import Session
 
+from asr_load import locust_internals
 from asr_load.audio.clip import Clip
 from asr_load.audio.payload import NO_DITHER, Body, make_builder, new_dither
 from asr_load.audio.shard import Shards
@@ -330,7 +331,7 @@ class Run:
         """Show records, several together: that takes a third of what each by itself would, unless others than Locust
         listen to every gap."""
         records, chunks = [], 0
-        most = PUBLISHED if stats.alone(self._environment) else 1
+        most = PUBLISHED if locust_internals.listens_alone(self._environment) else 1
         while self._unpublished and chunks < most:
             records.append(self._unpublished.popleft())
             chunks += 1 + records[-1].chunks

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import locust.stats
 import numpy as np
 from locust.env import Environment
-from locust.stats import StatsEntry
 
+from asr_load import locust_internals
 from asr_load.stream.record import Record
-
-READ_S = 60
-"""Locust's rates are over some ten seconds before the last request."""
 
 STREAM_TYPES = ("TTFT", "ITL", "TPOT")
 
@@ -51,41 +46,29 @@ def buckets(response_times: np.ndarray) -> np.ndarray:
 
 def set_up(environment: Environment) -> None:
     """Install the finer buckets, and keep the stream's rows out of Aggregated, which counts requests alone."""
-    locust.stats.bucket_response_time = bucket  # type: ignore[assignment]
+    locust_internals.replace(locust.stats, "bucket_response_time", lambda _: bucket)
     stats: Any = environment.stats
-    log_request = stats.log_request
 
-    def log(method: str, name: str, response_time: float | None, content_length: int) -> None:
-        if method in STREAM_TYPES:
-            stats.get(name, method).log(response_time, content_length)
-        else:
-            log_request(method, name, response_time, content_length)
+    def with_stream_types(log_request: Callable[..., None]) -> Callable[..., None]:
+        def log(method: str, name: str, response_time: float | None, content_length: int) -> None:
+            if method in STREAM_TYPES:
+                stats.get(name, method).log(response_time, content_length)
+            else:
+                log_request(method, name, response_time, content_length)
 
-    stats.log_request = log
+        return log
+
+    locust_internals.replace(stats, "log_request", with_stream_types)
 
 
 def keep_entries_when_serialised(environment: Environment) -> None:
     """Let `--json` print the entries without emptying them: the console's rows after it would all be zero."""
     stats: Any = environment.stats
-    stats.serialize_stats = lambda: [entry.serialize() for entry in stats.entries.values() if entry.num_requests]
 
+    def serialize() -> list[Any]:
+        return [entry.serialize() for entry in stats.entries.values() if entry.num_requests]
 
-def forget_old_seconds(environment: Environment) -> None:
-    """Let go of Locust's counts by second that it reads no more, unless `--json` will: memory grew with them."""
-    options = environment.parsed_options
-    if options is not None and (options.json or options.json_file):
-        return
-    until = (environment.stats.last_request_timestamp or 0.0) - READ_S
-    for entry in (environment.stats.total, *environment.stats.entries.values()):
-        for counts in (entry.num_reqs_per_sec, entry.num_fail_per_sec):
-            for second in list(itertools.takewhile(until.__gt__, counts)):
-                del counts[second]
-
-
-def alone(environment: Environment) -> bool:
-    """Whether nobody but Locust's own statistics listens to requests. Then they need no events, of which the 65 of a
-    request would take them a fifth of a millisecond."""
-    return len(environment.events.request._handlers) == 1
+    locust_internals.replace(stats, "serialize_stats", lambda _: serialize)
 
 
 class Rows:
@@ -104,7 +87,7 @@ class Rows:
         and is no failure.
         """
         environment, path = self._environment, self._path
-        at_once = alone(environment)
+        at_once = locust_internals.listens_alone(environment)
         stream: dict[tuple[str, str], list[float]] = {}
         for record in records:
             if not record.ok:
@@ -125,7 +108,7 @@ class Rows:
                         _event(environment, record, kind, name, value)
         for (kind, name), values in stream.items():
             if values:
-                _log_all(environment.stats.get(name, kind), np.array(values) * 1000)
+                locust_internals.log_all(environment.stats.get(name, kind), np.array(values) * 1000, buckets)
 
     def _error(self, record: Record) -> str:
         """The outcome and the server's words, without what differs from answer to answer: the record has it all."""
@@ -153,23 +136,6 @@ def _event(
             **more,
         }
     )
-
-
-def _log_all(entry: StatsEntry, values: np.ndarray) -> None:
-    """What `entry.log` does for each of several values, in ms, shape (n,), n at least 1."""
-    # The first one as Locust does it, which begins a second: what went before is set apart.
-    entry.log(values[0].item(), 0)
-    others = values[1:]
-    if others.size:
-        entry.num_requests += others.size
-        entry.total_response_time += others.sum().item()
-        assert entry.min_response_time is not None
-        entry.min_response_time = min(entry.min_response_time, others.min().item())
-        entry.max_response_time = max(entry.max_response_time, others.max().item())
-        found, counts = np.unique(buckets(others), return_counts=True)
-        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
-            entry.response_times[value] += count
-        entry.num_reqs_per_sec[int(time.time())] += others.size
 
 
 class RequestFailed(Exception):

@@ -1,0 +1,179 @@
+"""All that is touched of Locust beyond what it offers, each with the reason, and a guard before it.
+
+A Locust that works otherwise inside would lose records or bend figures without a word. So what is touched is compared
+with what it was in the Locust that this was written for, before a test can start; a difference ends the process.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import locust
+import locust.stats
+import numpy as np
+from locust.env import Environment
+from locust.event import EventHook
+from locust.rpc import Message, zmqrpc
+from locust.runners import STATE_STOPPING, MasterRunner, Runner, WorkerRunner
+from locust.stats import RequestStats, StatsEntry
+
+from asr_load.errors import InputError
+
+WRITTEN_FOR = "2.47.0"
+
+READ_S = 60
+"""Locust's rates are over some ten seconds before the last request."""
+
+
+class Touched(NamedTuple):
+    """A function of Locust's: the parameters that it must have, and why it is replaced or called."""
+
+    owner: Any
+    name: str
+    parameters: str
+    why: str
+
+
+TOUCHED = (
+    Touched(Message, "unserialize", "data", "a message that is none ends the listener to all workers"),
+    Touched(zmqrpc.BaseSocket, "__init__", "self sock_type ipv4_only", "a fleet's token: the connection is encrypted"),
+    Touched(zmqrpc.Server, "recv_from_client", "self", "the same, by who sent it"),
+    Touched(MasterRunner, "handle_message", "self client_id msg", "what workers send is checked before it is believed"),
+    Touched(WorkerRunner, "connect_to_master", "self", "it tries for five minutes in silence"),
+    Touched(WorkerRunner, "handle_message", "self msg", "users that begin after a test's end lose their records"),
+    Touched(WorkerRunner, "_send_stats", "self", "the last records come before the word that it ends"),
+    Touched(Runner, "stop", "self", "two that end a test at once: workers would be told twice, and leave the next one"),
+    Touched(MasterRunner, "stop", "self send_stop_to_client", "the same"),
+    Touched(
+        StatsEntry, "log", "self response_time content_length", "a call for each of a thousand gaps holds the loop"
+    ),
+    Touched(RequestStats, "log_request", "self method name response_time content_length", "Aggregated counts requests"),
+    Touched(RequestStats, "serialize_stats", "self", "it empties the rows that are printed after it"),
+    Touched(locust.stats, "bucket_response_time", "response_time", "its buckets are up to 9 % off"),
+)
+
+_ENDPOINTS = ("locust.swarm", "locust.update_user", "locust.index", "locust.request_stats", "locust.stats_report")
+_WEB_UI = ("app", "template_args", "update_template_args", "auth_required_if_enabled", "userclass_picker_is_active")
+
+
+def check() -> None:
+    """Raise InputError where this Locust is not as TOUCHED says, or counts otherwise than `log_all`."""
+    for owner, name, parameters, _ in TOUCHED:
+        what = f"{getattr(owner, '__name__', owner)}.{name}"
+        function = getattr(owner, name, None)
+        if function is None:
+            raise _unknown(f"it has no {what}")
+        found = " ".join(inspect.signature(function).parameters)
+        if found != parameters:
+            raise _unknown(f"{what} takes {found or 'nothing'}, not {parameters}")
+    _require(EventHook(), ("_handlers",))
+    values = np.array([0.5, 12.0, 250.0, 12.0])
+    one_by_one, together = (StatsEntry(RequestStats(), "name", "GET", True) for _ in range(2))
+    for value in values.tolist():
+        one_by_one.log(value, 0)
+    log_all(together, values, lambda rest: np.array([locust.stats.bucket_response_time(value) for value in rest]))
+    if _counts(one_by_one) != _counts(together):
+        raise _unknown("its statistics count otherwise")
+
+
+def check_environment(environment: Environment) -> None:
+    """Raise InputError where the parts of an environment are not as they are used."""
+    runner, web_ui = environment.runner, environment.web_ui
+    _require(runner, ("state", "user_greenlets", "user_count", "register_message"))
+    if isinstance(runner, MasterRunner):
+        _require(runner, ("clients", "server"))
+        _require(runner.clients, ("ready", "values"))
+    if web_ui is not None:
+        _require(web_ui, _WEB_UI)
+        app: Any = web_ui.app
+        if missing := [name for name in _ENDPOINTS if name not in app.view_functions]:
+            raise _unknown(f"its web UI has no {missing[0]}")
+
+
+def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put `make(function)` in the place of one of TOUCHED; on an instance, for that alone."""
+    kind = owner if inspect.isclass(owner) or inspect.ismodule(owner) else type(owner)
+    assert any(touched.name == name and _is_of(touched.owner, kind) for touched in TOUCHED), name
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+def _is_of(owner: Any, kind: Any) -> bool:
+    return owner is kind or (inspect.isclass(owner) and inspect.isclass(kind) and issubclass(kind, owner))
+
+
+def _counts(entry: StatsEntry) -> dict[str, Any]:
+    times = ("stats", "num_reqs_per_sec", "start_time", "last_request_timestamp", "response_times_cache")
+    counts = {name: value for name, value in vars(entry).items() if name not in times}
+    return counts | {"in_seconds": sum(entry.num_reqs_per_sec.values())}
+
+
+def _require(thing: Any, names: Iterable[str]) -> None:
+    for name in names:
+        if not hasattr(thing, name):
+            raise _unknown(f"its {type(thing).__name__} has no {name}")
+
+
+def _unknown(why: str) -> InputError:
+    version = locust.__version__
+    return InputError(f"this Locust ({version}) is not known: {why}; install the one that is: locust=={WRITTEN_FOR}")
+
+
+def log_all(entry: StatsEntry, values: np.ndarray, buckets: Callable[[np.ndarray], np.ndarray]) -> None:
+    """What `entry.log` does for each of several values, in ms, shape (n,), n at least 1. `buckets` rounds several as
+    Locust's own function rounds one."""
+    # The first one as Locust does it, which begins a second: what went before is set apart.
+    entry.log(values[0].item(), 0)
+    others = values[1:]
+    if others.size:
+        entry.num_requests += others.size
+        entry.total_response_time += others.sum().item()
+        assert entry.min_response_time is not None
+        entry.min_response_time = min(entry.min_response_time, others.min().item())
+        entry.max_response_time = max(entry.max_response_time, others.max().item())
+        rounded, counts = np.unique(buckets(others), return_counts=True)
+        for value, count in zip(rounded.tolist(), counts.tolist(), strict=True):
+            entry.response_times[value] += count
+        entry.num_reqs_per_sec[int(time.time())] += others.size
+
+
+def forget_old_seconds(environment: Environment) -> None:
+    """Let go of Locust's counts by second that it reads no more, unless `--json` will: memory grew with them."""
+    options = environment.parsed_options
+    if options is not None and (options.json or options.json_file):
+        return
+    until = (environment.stats.last_request_timestamp or 0.0) - READ_S
+    for entry in (environment.stats.total, *environment.stats.entries.values()):
+        for counts in (entry.num_reqs_per_sec, entry.num_fail_per_sec):
+            for second in list(itertools.takewhile(until.__gt__, counts)):
+                del counts[second]
+
+
+def listens_alone(environment: Environment) -> bool:
+    """Whether nobody but Locust's own statistics listens to requests. Then they need no events, of which the 65 of a
+    request would take them a fifth of a millisecond."""
+    return len(environment.events.request._handlers) == 1
+
+
+def cut_streams(runner: Runner) -> None:
+    """End the users where they are, without waiting for them."""
+    runner.user_greenlets.kill(block=False)
+
+
+def take_no_workers(runner: MasterRunner) -> None:
+    """While streams drain, Locust would give users to a worker that joins, as to one that runs."""
+    runner.state = STATE_STOPPING
+
+
+def send_last_report(runner: WorkerRunner) -> None:
+    """Locust's own last report, ahead of its time; it takes our records along."""
+    runner._send_stats()
+
+
+def stop_starting(web_ui: Any) -> None:
+    """As Locust's own STOP: a start that still spawns would go on, and say that the test runs which has ended."""
+    if (starting := web_ui._swarm_greenlet) is not None:
+        starting.kill()

@@ -1,0 +1,78 @@
+"""A Locust that works otherwise inside is refused, in one line, before a test."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import locust
+import pytest
+from locust.env import Environment
+from locust.runners import WorkerRunner
+from locust.stats import RequestStats, StatsEntry
+
+from asr_load import locust_internals
+from asr_load.errors import InputError
+from conftest import CHECKOUT
+
+UNKNOWN = rf"this Locust \({re.escape(locust.__version__)}\) is not known: "
+
+
+def test_this_locust_is_known() -> None:
+    locust_internals.check()
+    environment = Environment()
+    environment.create_local_runner()
+    locust_internals.check_environment(environment)
+
+
+def test_a_function_that_is_gone_or_takes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(self: WorkerRunner, last: bool) -> None: ...
+
+    monkeypatch.setattr(WorkerRunner, "_send_stats", send)
+    with pytest.raises(InputError, match=UNKNOWN + "WorkerRunner._send_stats takes self last, not self; install"):
+        locust_internals.check()
+    monkeypatch.delattr(WorkerRunner, "_send_stats")
+    with pytest.raises(InputError, match=UNKNOWN + "it has no WorkerRunner._send_stats"):
+        locust_internals.check()
+
+
+def test_statistics_that_count_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry(StatsEntry):
+        def __init__(self, stats: RequestStats, name: str, method: str, cache: bool = False) -> None:
+            super().__init__(stats, name, method, cache)
+            self.squares = 0.0
+
+        def log(self, response_time: Any, content_length: int) -> None:
+            super().log(response_time, content_length)
+            self.squares += response_time**2
+
+    monkeypatch.setattr(locust_internals, "StatsEntry", Entry)
+    with pytest.raises(InputError, match=UNKNOWN + "its statistics count otherwise"):
+        locust_internals.check()
+
+
+def test_a_runner_without_what_is_used() -> None:
+    environment = Environment()
+    runner = environment.create_local_runner()
+    del runner.user_greenlets
+    with pytest.raises(InputError, match=UNKNOWN + "its LocalRunner has no user_greenlets"):
+        locust_internals.check_environment(environment)
+
+
+def test_what_is_not_listed_is_not_replaced() -> None:
+    with pytest.raises(AssertionError, match="clear_all"):
+        locust_internals.replace(RequestStats(), "clear_all", lambda clear: clear)
+
+
+def test_a_run_with_such_a_locust_sends_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "locustfile.py"
+    change = "import locust.runners\nlocust.runners.WorkerRunner._send_stats = lambda self, last: None\n"
+    file.write_text(change + (CHECKOUT / "locustfiles" / "transcribe.py").read_text())
+    command = [sys.executable, "-m", "locust", "-f", str(file), "--headless", "-u", "1", "-t", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(f"error: {UNKNOWN}.*\n", done.stderr), done.stderr
+    assert not (tmp_path / "results").exists()
