@@ -88,9 +88,12 @@ def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() ->
         assert not border.read(encode_record(wrong), own, 1001.0)
     assert not border.read(b'{"clip": 1}', own, 1001.0)
     assert not border.read(b"\xff", own, 1001.0)
+    # A line is written as it came: what is more than a record, or than a line, would be in the file.
+    assert not border.read(encode_record(record(1)).replace(b"{", b'{"more":1,', 1), own, 1001.0)
+    assert not border.read(encode_record(record(1)).replace(b"{", b"{\n", 1), own, 1001.0)
     assert border.read(encode_record(record(1)), own, 1001.0)
     reasons = ["began outside of the test", "another worker's", "came twice", "a time below 0", "none of the data's"]
-    assert sum(each.count for each in border.refused) == 8
+    assert sum(each.count for each in border.refused) == 10
     assert all(any(reason in each.reason for each in border.refused) for reason in reasons)
     # Another clock is no reason, where it is known.
     ahead = worker_info(worker=3, master_offset_s=-3600.0)

@@ -41,6 +41,13 @@ def test_a_fleet_is_quiet_when_all_have_said_so_and_their_records_are_here(store
     assert store.quiet_since(moment)
 
 
+def test_a_line_is_written_as_it_came(store: RunStore, clips: Path) -> None:
+    sent = record(0, clip=min(Shards(clips).ids()), started_at=time.time())
+    line = encode_record(sent).replace(b":", b": ", 1)  # none of our own encoder's
+    store.add_records([line], worker_info())
+    assert store.file.path.read_bytes() == line + b"\n"
+
+
 def test_nobody_waits_for_a_worker_that_is_lost_or_never_had_a_part(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -11,10 +11,11 @@ from typing import cast
 import pytest
 
 from asr_load.load.fleet import Solo
-from asr_load.load.search import REPEATS, Stepper, for_search
+from asr_load.load.search import IDLE, REPEATS, Stepper, for_search
 from asr_load.options.settings import Settings
 from asr_load.results.capacity import Capacity, answer_lines, read_capacity
 from asr_load.results.runfile import WorkerInfo
+from asr_load.schedule.arrivals import Stage
 from asr_load.stream.record import Record
 from harness.options import settings as asked_for
 from harness.records import health, record, worker_info
@@ -56,15 +57,15 @@ class RunStore:
 
 class Part:
     def __init__(self, store: RunStore, clock: Clock) -> None:
-        self.store, self._clock, self.schedules = store, clock, list[str]()
+        self.store, self._clock, self.schedules = store, clock, list[list[Stage]]()
         self.begins = clock.now
 
     @property
     def elapsed(self) -> float:
         return self._clock.now - self.begins
 
-    def schedule(self, stages: str) -> None:
-        self.schedules.append(stages)
+    def schedule(self, stages: Sequence[Stage]) -> None:
+        self.schedules.append(list(stages))
 
 
 def settings(*words: str) -> Settings:
@@ -238,11 +239,11 @@ def test_a_rate_is_announced_ahead_and_cut_short(clock: Clock, tmp_path: Path) -
     while not play.stepper.steps:
         play.second()
     assert play.asked == [50]
-    first, cut = (schedule.split(",") for schedule in play.role.schedules[:2])
+    first, cut = play.role.schedules[:2]
     # Idle until all have heard of it, then the step and its beginning, then nothing.
-    assert first[1:] == ["12.000000s:1.000000000", "1s:0"]
-    assert seconds(first[0]) == seconds(cut[0]) >= 1
-    assert seconds(cut[1]) < 12
+    assert first[1:] == [Stage(12.0, 1.0, 1.0), IDLE]
+    assert first[0].seconds == cut[0].seconds >= 1
+    assert cut[1].seconds < 12
     assert [step.load for step in play.stepper.steps] == [1]
 
 
@@ -251,7 +252,7 @@ def test_a_rate_is_announced_before_a_fleet_begins(clock: Clock, tmp_path: Path)
     play.role.begins += 30
     while not play.role.schedules:
         play.second()
-    assert play.role.schedules == ["12.000000s:1.000000000,1s:0"]
+    assert play.role.schedules == [[Stage(12.0, 1.0, 1.0), IDLE]]
     while not play.stepper.steps:
         play.second()
     (step,) = play.stepper.steps

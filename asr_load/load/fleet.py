@@ -21,8 +21,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,10 @@ from asr_load.load.run_store import RunStore
 from asr_load.options.settings import RESULTS, Settings
 from asr_load.results.runfile import Invocation, WorkerInfo, read_run
 from asr_load.results.summary import Summary
+from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.assignment import ArrivalAssignment
 from asr_load.schedule.work import SOLE, Share, Turn
-from asr_load.stream.record import WORKER_RECORDS, RecordFile, encode_record
+from asr_load.stream.record import WORKER_RECORDS, RecordFile
 from asr_load.text import visible
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Solo:
             worker=SOLE.worker,
             turn=SOLE.next,
             file=store.file,
-            show=store.show,
+            show=lambda records, _: store.show(records),
             on_done=on_done,
         )
         run = self.run
@@ -116,8 +116,8 @@ class Solo:
         assert self.run is not None
         return self.run.elapsed
 
-    def schedule(self, stages: str) -> None:
-        """Announce the rate of an open loop: the stages from the beginning on, as --rate-stages has them."""
+    def schedule(self, stages: Sequence[Stage]) -> None:
+        """Announce the rate of an open loop: its stages from the beginning on."""
         assert self.run is not None
         self.run.reschedule(stages)
 
@@ -182,7 +182,7 @@ class Master:
             "numbers": self._numbers,
             "begins": self._begins,
             "assignment": self._assignment.plan,
-            "stages": settings.loop.stages,
+            "stages": [],
             "headers": sorted(settings.headers),
         }
         vars(environment.parsed_options)[OPTION] = self._test
@@ -251,10 +251,10 @@ class Master:
         """Seconds since an open loop's arrivals began; negative before."""
         return (time.time_ns() - self._begins) / 1e9
 
-    def schedule(self, stages: str) -> None:
-        """Announce the rate of an open loop: the stages from the beginning on, as --rate-stages has them."""
-        self._arrivals = replace(self._loop, stages=stages).make()
-        self._test["stages"] = stages
+    def schedule(self, stages: Sequence[Stage]) -> None:
+        """Announce the rate of an open loop: its stages from the beginning on."""
+        self._arrivals = self._loop.make(stages)
+        self._test["stages"] = [list(stage) for stage in stages]
         self._announce()
 
     @property
@@ -359,8 +359,6 @@ class Worker:
                 f"worker {number} has no {lacking[0]} header, which the master's requests have: start it with the same"
                 " OPENAI_API_KEY or --api-key, --header and --host"
             )
-        # The rate may have changed since the options were given.
-        settings = replace(settings, loop=replace(settings.loop, stages=test["stages"]))
         self.fleet: int = test["of"]
         """How many workers there were at the start."""
         self._drains = bool(environment.stop_timeout)
@@ -384,9 +382,11 @@ class Worker:
             worker=number,
             turn=(lambda after: self._assignment.next(number, after)) if settings.loop.open else closed,
             file=self._file,
-            show=lambda records: self._unsent.extend(map(encode_record, records)),
+            show=lambda _, lines: self._unsent.extend(lines),
             on_done=lambda: self._runner.send_message("asr_share_done", None),
         )
+        if test["stages"]:
+            self._announced(test["stages"])
         self._clock = gevent.spawn(self._ask_for_the_time)
 
     def _ask_for_the_time(self) -> None:
@@ -414,8 +414,14 @@ class Worker:
         assert self.run is not None
         said = data["assignment"], data["stages"]
         if said != self._heard:
+            if data["stages"] != self._heard[1]:
+                self._announced(data["stages"])
             self._heard, self._assignment = said, ArrivalAssignment(data["assignment"])
-            self.run.reschedule(data["stages"])
+            self.run.reconsider()
+
+    def _announced(self, stages: list[list[float]]) -> None:
+        assert self.run is not None
+        self.run.reschedule([Stage(*stage) for stage in stages])
 
     def report(self, data: dict[str, Any]) -> None:
         """Put what is new into a report to the master."""

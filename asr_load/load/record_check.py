@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from asr_load.results.runfile import Refused, WorkerInfo
-from asr_load.stream.record import Record, decode_record, untrue
+from asr_load.stream.record import Record, untrue
 from asr_load.text import visible
 
 SLACK_S = 5.0
@@ -22,6 +22,13 @@ MAX_WORD = 255
 """Characters of a word of a worker on itself, as its host's name."""
 
 PAGE_BITS = 1 << 15
+
+
+class _Sent(Record, forbid_unknown_fields=True):
+    """A record whose line is written as it came: there is nothing else in it."""
+
+
+_decode = msgspec.json.Decoder(_Sent).decode
 
 
 class Numbers:
@@ -56,10 +63,10 @@ class RecordCheck:
         return [Refused(worker, why, count) for (worker, why), count in sorted(self._refused.items())]
 
     def read(self, line: bytes, worker: WorkerInfo, now: float) -> Record | None:
-        """A record that a worker has sent; None where it is refused."""
+        """A record that a worker has sent, whose line is one; None where it is refused."""
         try:
-            record = decode_record(line)
-            why = untrue(record) or self._foreign(record, worker, now)
+            record = _decode(line)
+            why = "it is no line" if b"\n" in line else untrue(record) or self._foreign(record, worker, now)
         except (msgspec.MsgspecError, UnicodeError):
             why = "it cannot be read"
         else:

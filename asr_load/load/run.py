@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,7 @@ from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
 from asr_load.options.settings import Settings
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
+from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.work import Job, Turn, Work
 from asr_load.stream.record import Record, RecordFile
 from asr_load.text import is_no_speech, striker
@@ -58,8 +59,9 @@ LATE_S = 0.010
 class Run:
     """A test in this process, made at its start, when its settings and its data are checked.
 
-    Each record is in `file` as soon as its stream is over; `show` gets it a moment later, with others, when the streams
-    leave time for it. `on_done` is called once, when all requests of this process's share have their records.
+    Each record is in `file` as soon as its stream is over; `show` gets it, and its line, a moment later, with others,
+    when the streams leave time for it. `on_done` is called once, when all requests of this process's share have their
+    records.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Run:
         worker: int,
         turn: Turn,
         file: RecordFile,
-        show: Callable[[list[Record]], None],
+        show: Callable[[list[Record], list[bytes]], None],
         on_done: Callable[[], None],
     ) -> None:
         self._environment, self._settings, self._shards = environment, settings, shards
@@ -120,7 +122,7 @@ class Run:
         self.clock = ClockOffset()
         """This process's clock against the master's."""
         self._turn = BoundedSemaphore(1)
-        self._unpublished: deque[Record] = deque()
+        self._unpublished: deque[tuple[Record, bytes]] = deque()
         self._publisher = gevent.spawn(self._publish_slowly)
         self._done = False
         self._unbuilt: set[int] = set()
@@ -171,9 +173,9 @@ class Run:
         self._done = False
         self._changed.set()
 
-    def reschedule(self, stages: str) -> None:
-        """Take up a rate that has been announced: the stages from the beginning on, as --rate-stages has them."""
-        self._work.reschedule(replace(self._settings.loop, stages=stages).make())
+    def reschedule(self, stages: Sequence[Stage]) -> None:
+        """Take up a rate that has been announced: its stages from the beginning on."""
+        self._work.reschedule(self._settings.loop.make(stages))
         self.reconsider()
 
     @property
@@ -293,10 +295,10 @@ class Run:
         return record
 
     def _note(self, record: Record) -> None:
-        self._file.write(record)
+        line = self._file.write(record)
         self._ended_at = self.now_ns() / 1e9
         self._finished += 1
-        self._unpublished.append(record)
+        self._unpublished.append((record, line))
         self._tell_when_done()
 
     def _give_up(self, user: int) -> None:
@@ -330,12 +332,14 @@ class Run:
     def _publish(self) -> None:
         """Show records, several together: that takes a third of what each by itself would, unless others than Locust
         listen to every gap."""
-        records, chunks = [], 0
+        records, lines, chunks = [], [], 0
         most = PUBLISHED if locust_internals.listens_alone(self._environment) else 1
         while self._unpublished and chunks < most:
-            records.append(self._unpublished.popleft())
-            chunks += 1 + records[-1].chunks
-        self._show(records)
+            record, line = self._unpublished.popleft()
+            records.append(record)
+            lines.append(line)
+            chunks += 1 + record.chunks
+        self._show(records, lines)
         self._rows.add([record for record in records if not record.warmup])
 
     def report(self, ended: bool = False) -> WorkerInfo:
@@ -361,7 +365,7 @@ class Run:
             recorded=self._finished,
             ended_at=self._ended_at,
             # What ended before the first record that waits to be shown has been shown.
-            reported_until=self._unpublished[0].end if self._unpublished else self.now_ns() / 1e9,
+            reported_until=self._unpublished[0][0].end if self._unpublished else self.now_ns() / 1e9,
             arrivals=self._work.arrivals_until(self._arrivals_s()) if ended and self._has_begun else None,
             clock_offset_s=self._terms.epoch_ns / 1e9,
             master_offset_s=offset.seconds if offset else 0.0,

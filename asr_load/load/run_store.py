@@ -92,7 +92,7 @@ class RunStore:
             if record is None:
                 self._taken[worker.worker] += 1
             else:
-                self.file.write(record)
+                self.file.write_line(line)
                 taken.append(record)
         self.show(taken)
 

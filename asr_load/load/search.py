@@ -26,10 +26,14 @@ from asr_load.results.capacity import (
 )
 from asr_load.results.decide import LEAST, LOOKS
 from asr_load.results.verdict import judge_clients
+from asr_load.schedule.arrivals import Stage
 from asr_load.stream.record import Record
 
-IDLE = "1s:0"
+IDLE = Stage(1.0, 0.0, 0.0)
 """The rate of an open loop between two steps, and before the first."""
+
+IDLE_TEXT = "1s:0"
+"""The same as an option has it."""
 
 OPEN_RAMP_S = 2.0
 """Requests that are due so soon after a rate begins are not measured: the server is still empty."""
@@ -268,8 +272,7 @@ class Stepper:
 
     def _announce(self) -> None:
         assert self._role is not None
-        text = ",".join(f"{seconds:.6f}s:{rate:.9f}" for seconds, rate in self._schedule)
-        self._role.schedule(f"{text},{IDLE}")
+        self._role.schedule([*(Stage(seconds, rate, rate) for seconds, rate in self._schedule), IDLE])
 
     def _name(self, load: float) -> str:
         return f"{load:.3g} requests/s" if self._open else f"{load:.0f} streams"
@@ -280,7 +283,7 @@ class Stepper:
 
 def for_search(settings: Settings) -> Settings:
     """The settings of the test that a search is: its SLOs are the search's, of each step, and its rate too."""
-    loop = replace(settings.loop, rate=None, stages=IDLE) if settings.loop.rate is not None else settings.loop
+    loop = replace(settings.loop, rate=None, stages=IDLE_TEXT) if settings.loop.rate is not None else settings.loop
     return replace(settings, slos=[], loop=loop, searching=True)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 import tempfile
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.options.parser import ORDERS, UNIQUE
 from asr_load.results.slo import Goodput, Slo, parse_slos
-from asr_load.schedule.arrivals import KINDS, Arrivals, make_arrivals, parse_stages
+from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.shipped import SAMPLE, sample
 from asr_load.text import MIN_SECRET
 
@@ -48,13 +49,14 @@ class Loop:
         """Of the trace's file; empty without one."""
         return hashlib.sha256(Path(self.trace).expanduser().read_bytes()).hexdigest() if self.trace else ""
 
-    def make(self) -> Arrivals | None:
-        """The arrivals; None for a closed loop. Raises InputError."""
+    def make(self, announced: Sequence[Stage] = ()) -> Arrivals | None:
+        """The arrivals; None for a closed loop. `announced`: of a search, in place of the stages that were asked for.
+        Raises InputError."""
         return make_arrivals(
             self.arrivals,
             rate=self.rate,
             burstiness=self.burstiness,
-            stages=self.stages,
+            stages=announced or self.stages,
             trace=self.trace,
             speed=self.speed,
             seed=self.seed,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +25,7 @@ _STAGE = re.compile(r"(?P<length>[\d.]+)(?P<unit>s|m|h|):(?P<first>[\d.]+)(?:-(?
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """A rate in requests per second that holds, or moves in a line, for so many seconds."""
 
     seconds: float
@@ -40,7 +40,7 @@ class Profile:
     the rate reaches the n-th time of the process at rate 1 (Çinlar's method).
     """
 
-    def __init__(self, stages: list[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage]) -> None:
         self._starts = np.cumsum([0.0, *(stage.seconds for stage in stages)])
         self._areas = np.cumsum([0.0, *(stage.seconds * (stage.first + stage.last) / 2 for stage in stages)])
         final = stages[-1].last
@@ -146,7 +146,7 @@ def make_arrivals(
     *,
     rate: float | None = None,
     burstiness: float = 1.0,
-    stages: str = "",
+    stages: str | Sequence[Stage] = "",
     trace: str = "",
     speed: float = 1.0,
     seed: int = 0,
@@ -154,7 +154,7 @@ def make_arrivals(
     """The arrivals that the options ask for; None for a closed loop, where there is neither rate nor trace.
 
     `burstiness` is vLLM's: gaps follow a gamma distribution of that shape and the rate's mean; 1 is Poisson, less comes
-    in bursts, more is more even. Raises InputError.
+    in bursts, more is more even. `stages` may be as parse_stages reads them. Raises InputError.
     """
     asked = {"--request-rate": rate is not None, "--rate-stages": bool(stages), "--arrival-trace": bool(trace)}
     named = [name for name, given in asked.items() if given]
@@ -173,7 +173,7 @@ def make_arrivals(
     if trace:
         return Replay(read_trace(Path(trace).expanduser()), speed)
     if stages:
-        profile = Profile(parse_stages(stages))
+        profile = Profile(parse_stages(stages) if isinstance(stages, str) else stages)
     elif rate is None:
         return None
     elif not _positive(rate):

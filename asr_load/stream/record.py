@@ -153,8 +153,15 @@ class RecordFile:
         self.trouble = ""
         """Why lines could not be written, once they could not."""
 
-    def write(self, record: Record) -> None:
-        self._put(encode_record(record) + b"\n")
+    def write(self, record: Record) -> bytes:
+        """Write a record. Returns its line, as others may forward it."""
+        line = encode_record(record)
+        self.write_line(line)
+        return line
+
+    def write_line(self, line: bytes) -> None:
+        """Write a record that is encoded."""
+        self._put(line + b"\n")
 
     def _put(self, line: bytes) -> None:
         self._left += line
