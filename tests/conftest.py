@@ -55,7 +55,7 @@ def write_folder(folder: Path, lengths: dict[str, float]) -> Path:
     return folder
 
 
-def prepare_clips(folder: Path, lengths: dict[str, float]) -> Path:
+def prepare_clips(folder: Path, lengths: dict[str, float], language: str = "en") -> Path:
     """A prepared folder of clips of these lengths in seconds, made of write_folder's."""
     from asr_load.audio.clip import Rules
     from asr_load.audio.open import open_source
@@ -64,7 +64,7 @@ def prepare_clips(folder: Path, lengths: dict[str, float]) -> Path:
     from asr_load.audio.source import DatasetSpec
 
     source = write_folder(folder / "set", lengths)
-    prepare(open_source(DatasetSpec(str(source))), Options(Rules(), 0, "en"), folder / "prepared")
+    prepare(open_source(DatasetSpec(str(source))), Options(Rules(), 0, language), folder / "prepared")
     return folder / "prepared"
 
 

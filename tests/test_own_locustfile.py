@@ -119,9 +119,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "locustfile.md"
 
 @pytest.mark.parametrize("code", [block for block in BLOCKS if "SpeechUser)" in block])
 def test_the_locustfiles_of_the_page(clips: Path, tmp_path: Path, code: str) -> None:
-    (tmp_path / "mine.py").write_text(
-        re.sub(r"between\(.*?\)|sleep\(2\)", lambda wait: wait[0].replace("5", "1"), code)
-    )
+    code = re.sub(r"between\(.*?\)|sleep\(2\)", lambda wait: wait[0].replace("5", "1"), code)
+    (tmp_path / "mine.py").write_text(code.replace("asr_data/meetings", str(clips)))
     with serve("--engine", "scripted", "--tokens", "4", "--ttft-ms", "10", "--itl-ms", "1") as host:
         done = run(host, clips, tmp_path / "r", "-f", tmp_path / "mine.py", "-u", "4", "--requests", "8")
     assert done.summary["requests"]["by_outcome"] == {"ok": 8}, done.err

@@ -74,7 +74,7 @@ def test_outcome_and_success_agree() -> None:
 
 
 def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() -> None:
-    border, own = RecordCheck(lambda: {"clip0", "clip1"}, 1000.0), worker_info()
+    border, own = RecordCheck({"clip0", "clip1"}, 1000.0), worker_info()
     assert border.read(encode_record(record(0)), own, 1001.0)
     assert border.read(encode_record(failure(-1, "client", clip="", started_at=1000.5, audio_s=0.0)), own, 1001.0)
     for wrong in (

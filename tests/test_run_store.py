@@ -11,6 +11,7 @@ import pytest
 from asr_load.audio.shard import Shards
 from asr_load.load.fleet import expected
 from asr_load.load.run_store import SILENT_S, RunStore
+from asr_load.load.target import Target, Targets
 from asr_load.results.runfile import Invocation
 from asr_load.stream.record import encode_record
 from harness.options import settings
@@ -19,7 +20,8 @@ from harness.records import record, worker_info
 
 @pytest.fixture
 def store(clips: Path, tmp_path: Path) -> Iterator[RunStore]:
-    made = RunStore("id", settings(), Shards(clips), folder=tmp_path, invocation=Invocation(), users=lambda: 0)
+    targets = Targets({"SpeechUser": Target(settings(), Shards(clips))})
+    made = RunStore("id", settings(), targets, folder=tmp_path, invocation=Invocation(), users=lambda: 0)
     yield made
     made.close()
 

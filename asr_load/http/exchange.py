@@ -67,6 +67,7 @@ class TranscriptionRequest:
     seq: int
     user: int
     worker: int
+    user_class: str = ""
     warmup: bool = False
     due: int | None = None
     """When it should have been sent (open loop), in perf_counter nanoseconds."""
@@ -480,6 +481,7 @@ def _record(
         seq=outgoing.seq,
         user=outgoing.user,
         worker=outgoing.worker,
+        user_class=outgoing.user_class,
         warmup=outgoing.warmup,
         started_at=(start + terms.epoch_ns) / 1e9,
         due_at=None if outgoing.due is None else (outgoing.due + terms.epoch_ns) / 1e9,

@@ -32,12 +32,12 @@ from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from asr_load import locust_internals
-from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.load.fleet_socket import drop
 from asr_load.load.record_check import absurd
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
+from asr_load.load.target import Targets
 from asr_load.options.settings import RESULTS, Settings
 from asr_load.results.runfile import Invocation, WorkerInfo, read_run
 from asr_load.results.summary import Summary
@@ -75,7 +75,7 @@ class Solo:
         self,
         environment: Environment,
         settings: Settings,
-        shards: Shards,
+        targets: Targets,
         *,
         folder: Path,
         invocation: Invocation,
@@ -83,16 +83,17 @@ class Solo:
     ) -> None:
         id = secrets.token_hex(6)
         self.store: RunStore | None = RunStore(
-            id, settings, shards, folder=folder, invocation=invocation, users=lambda: _user_count(environment)
+            id, settings, targets, folder=folder, invocation=invocation, users=lambda: _user_count(environment)
         )
         store = self.store
         store.on_trouble = on_done
         self.run: Run | None = Run(
             environment,
             settings,
-            shards,
+            targets,
             id=id,
             worker=SOLE.worker,
+            of=SOLE.of,
             turn=SOLE.next,
             file=store.file,
             show=lambda records, _: store.show(records),
@@ -148,7 +149,7 @@ class Master:
         self,
         environment: Environment,
         settings: Settings,
-        shards: Shards,
+        targets: Targets,
         *,
         folder: Path,
         invocation: Invocation,
@@ -164,7 +165,7 @@ class Master:
             raise InputError(f"{which} needs a user for each worker: {len(workers)} workers, {users or 1} user(s)")
         id = secrets.token_hex(6)
         self.store: RunStore | None = RunStore(
-            id, settings, shards, folder=folder, invocation=invocation, users=lambda: _user_count(environment)
+            id, settings, targets, folder=folder, invocation=invocation, users=lambda: _user_count(environment)
         )
         self.store.refresh = self._refresh
         self.store.on_trouble = on_done
@@ -176,7 +177,7 @@ class Master:
         self._test = {
             "id": id,
             "folder": str(folder),
-            "manifest": shards.manifest_sha256,
+            "manifests": targets.manifests,
             "trace": settings.loop.trace_sha256,
             "of": max(len(workers), 1),
             "numbers": self._numbers,
@@ -341,16 +342,16 @@ class Worker:
 
     store: RunStore | None = None
 
-    def __init__(self, environment: Environment, settings: Settings, shards: Shards) -> None:
+    def __init__(self, environment: Environment, settings: Settings, targets: Targets) -> None:
         """Take up the share that the master has sent. Raises InputError where the data is not the master's."""
         assert isinstance(environment.runner, WorkerRunner)
         self._runner = environment.runner
         test = getattr(environment.parsed_options, OPTION)
         number = test["numbers"][self._runner.client_id]
-        if shards.manifest_sha256 != test["manifest"]:
-            raise InputError(
-                f"worker {number} has other data in {shards.folder} than the master: prepare it again there"
-            )
+        for user_class, manifest in test["manifests"].items():
+            if targets.manifests[user_class] != manifest:
+                folder = targets[user_class].shards.folder
+                raise InputError(f"worker {number} has other data in {folder} than the master: prepare it again there")
         if settings.loop.trace_sha256 != test["trace"]:
             raise InputError(f"worker {number} has another {settings.loop.trace} than the master: copy it there")
         if lacking := sorted(set(test["headers"]) - set(settings.headers)):
@@ -377,9 +378,10 @@ class Worker:
         self.run: Run | None = Run(
             environment,
             settings,
-            shards,
+            targets,
             id=test["id"],
             worker=number,
+            of=test["of"],
             turn=(lambda after: self._assignment.next(number, after)) if settings.loop.open else closed,
             file=self._file,
             show=lambda _, lines: self._unsent.extend(lines),

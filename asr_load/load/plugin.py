@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,24 @@ from asr_load.errors import InputError
 from asr_load.http import descriptors
 from asr_load.http.server_info import ask_server, check_model
 from asr_load.load import stats
-from asr_load.load.fleet import Master, Solo, Worker
+from asr_load.load.fleet import OPTION, Master, Solo, Worker
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
 from asr_load.load.search import Stepper, check_search, for_search, resumed
+from asr_load.load.target import OwnOptions, Target, Targets
 from asr_load.options.commandline import given_options, shown_command
 from asr_load.options.credentials import Credentials
 from asr_load.options.form import LOCUSTS, Form, changed, read_form
 from asr_load.options.settings import (
     RESULTS,
+    Secrets,
     Settings,
     check_host,
     check_writable,
     read_settings,
     split_host,
 )
+from asr_load.options.user_class import for_class
 from asr_load.results.capacity import Capacity
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import Summary
@@ -100,17 +104,17 @@ class Plugin:
         if option := getattr(self._shape, "option", ""):
             self.environment.shape_class = None if getattr(options, option) == NO_SHAPE else self._shape
 
-    def check(self) -> tuple[Settings, Shards]:
+    def check(self) -> tuple[Settings, Targets]:
         """The test that the options ask for. Raises InputError before anything is sent."""
         options = self.environment.parsed_options
         assert options is not None
-        settings, shards = self._check(options, self.environment.host)
+        settings, targets = self._check(options, self.environment.host)
         # As checked: without the trailing slash that would double the one of the API's path, and without a password.
         self.environment.host = options.host = settings.host
         self._choose_shape(options)
         if settings.results is not None and not self.folders and (settings.results / RECORDS).exists():
             raise InputError(f"--results {settings.results} already holds a run: name another folder, or remove it")
-        return settings, shards
+        return settings, targets
 
     def take_form(self, form: Form) -> Form:
         """Take the web form's values as options, and return the fields that Locust is to see. Raises InputError in the
@@ -122,10 +126,11 @@ class Plugin:
         wanted = read_form(form, options)
         if self.role is None:
             key, wanted.api_key = wanted.api_key, ""  # the options are shown, and go to the workers
-            settings, _ = self._check(wanted, form.get("host") or self.environment.host, key)
+            host = form.get("host") or self.environment.host
+            settings, targets = self._check(wanted, host, key, form.getlist("user_classes"))
             if key and isinstance(self.environment.runner, MasterRunner):
                 raise InputError("a fleet's workers have keys of their own: start them with OPENAI_API_KEY and --host")
-            self._ask(settings)
+            self._ask(targets)
             if key:
                 self._credentials.keep(settings.host, key)
             self._wait_for_workers()
@@ -182,32 +187,69 @@ class Plugin:
 
     def ask_server(self) -> None:
         """Ask the server for its models, where one is named. Raises InputError where it has no such."""
-        self._ask(self.check()[0])
+        self._ask(self.check()[1])
 
-    def _ask(self, settings: Settings) -> None:
-        self._said = {}
-        if settings.model != "default":
+    def _ask(self, targets: Targets) -> None:
+        self._said, settings = {}, targets.first.settings
+        named = [target.settings.model for target in targets.values() if target.settings.model != "default"]
+        if named:
             self._said = ask_server(settings.host, settings.headers, settings.secrets)
-            check_model(settings.model, self._said)
+        for model in named:
+            check_model(model, self._said)
 
-    def _check(self, options: Namespace, host: str | None, form_key: str = "") -> tuple[Settings, Shards]:
+    def _check(
+        self, options: Namespace, host: str | None, form_key: str = "", chosen: Sequence[str] = ()
+    ) -> tuple[Settings, Targets]:
+        """`chosen`: the user classes that the web form picks; none: those that Locust has."""
         host = self._credentials.without_credentials(host)
-        settings = read_settings(options, host, self._credentials.of(host, form_key))
+        secrets = self._credentials.of(host, form_key)
+        settings = read_settings(options, host, secrets)
         if settings.loop.open and options.headless and options.num_users is None:
             raise InputError("an open loop needs -u: the most requests that may be in flight")
         if not isinstance(self.environment.runner, WorkerRunner):
             check_writable(settings.results or RESULTS)
         if line := getattr(self._shape, "validate_options", lambda _: None)(options):
             raise InputError(line)
+        targets = self._targets(options, host, secrets, chosen)
         if self.searching and not isinstance(self.environment.runner, WorkerRunner):
             check_search(settings, options.num_users, headless=options.headless)
             if options.resume:
-                resumed(Path(options.resume), settings, Shards(settings.data).manifest_sha256)
-        make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
-        shards = Shards(settings.data)
-        # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
-        gevent.get_hub().threadpool.apply(verify, (shards.folder, shards.manifest))
-        return settings, shards
+                resumed(Path(options.resume), settings, targets.data_sha256)
+        return settings, targets
+
+    def _targets(self, options: Namespace, host: str | None, secrets: Secrets, chosen: Sequence[str]) -> Targets:
+        """What each user class sends. Raises InputError."""
+        targets: dict[str, Target] = {}
+        opened: dict[Path, Shards] = {}
+        for name, own in self._user_classes(options, chosen).items():
+            class_options = for_class(options, name, own)
+            try:
+                settings = read_settings(class_options, host, secrets)
+                make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
+                if settings.data not in opened:
+                    opened[settings.data] = shards = Shards(settings.data)
+                    # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
+                    gevent.get_hub().threadpool.apply(verify, (shards.folder, shards.manifest))
+            except InputError as error:
+                if own:
+                    raise InputError(f"user class {name}: {error}") from None
+                raise
+            targets[name] = Target(settings, opened[settings.data])
+        return Targets(targets)
+
+    def _user_classes(self, options: Namespace, chosen: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        """The classes of users that send speech, and the options that each has of its own; where none does, as in a
+        program of one's own, one that has none."""
+        classes: dict[str, Any] = {each.__name__: each for each in self.environment.user_classes}
+        if chosen or isinstance(self.environment.runner, WorkerRunner):
+            classes |= self.environment.available_user_classes or {}
+        test = getattr(options, OPTION, None)
+        if isinstance(self.environment.runner, WorkerRunner) and test is not None:
+            chosen = list(test["manifests"])
+        if missing := [name for name in chosen if name and name not in classes]:
+            raise InputError(f"there is no user class {missing[0]} here: take the master's locustfile")
+        speaking = {name: each.options for name, each in classes.items() if issubclass(each, OwnOptions)}
+        return {name: own for name, own in speaking.items() if not chosen or name in chosen} or {"": {}}
 
     def start(self) -> None:
         try:
@@ -222,7 +264,7 @@ class Plugin:
             gevent.spawn(self._end_test)
 
     def _start(self) -> None:
-        settings, shards = self.check()
+        settings, targets = self.check()
         if self.searching:
             settings = for_search(settings)
         folder = self._new_folder(settings.results)
@@ -233,7 +275,7 @@ class Plugin:
         self.role = role(
             self.environment,
             settings,
-            shards,
+            targets,
             folder=folder,
             invocation=self._invocation(settings),
             on_done=self._end_test,
@@ -275,10 +317,10 @@ class Plugin:
         try:
             # Its own, whatever the master's options say.
             options.results = self._results
-            settings, shards = self._check(options, self.environment.host)
+            settings, targets = self._check(options, self.environment.host)
             if self.searching:
                 settings = for_search(settings)
-            self.role = Worker(self.environment, settings, shards)
+            self.role = Worker(self.environment, settings, targets)
             self._allow_descriptors(self.role.fleet)
         except (InputError, OSError) as error:
             # Its users find no test and stop at once; the master ends the test.
@@ -419,10 +461,10 @@ class Plugin:
 
     def _new_search(self) -> Stepper:
         """The search that the options ask for; the test that starts next is its own. Raises InputError."""
-        settings, shards = self.check()
+        settings, targets = self.check()
         options = self.environment.parsed_options
         assert options is not None
-        known = resumed(Path(options.resume), settings, shards.manifest_sha256) if options.resume else []
+        known = resumed(Path(options.resume), settings, targets.data_sha256) if options.resume else []
         return Stepper(settings, options.num_users or 1, options.step_time, known)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import msgspec
 
@@ -50,9 +50,9 @@ class Numbers:
 
 
 class RecordCheck:
-    """Of one test: `clips` gives the ids of its clips, `began_at` is its beginning on the master's clock."""
+    """Of one test: `clips` are the ids of its clips, `began_at` is its beginning on the master's clock."""
 
-    def __init__(self, clips: Callable[[], Collection[str]], began_at: float) -> None:
+    def __init__(self, clips: Collection[str], began_at: float) -> None:
         self._clips, self._began_at = clips, began_at
         self._seen: dict[int, Numbers] = {}
         self._refused: Counter[tuple[int, str]] = Counter()
@@ -78,7 +78,7 @@ class RecordCheck:
     def _foreign(self, record: Record, worker: WorkerInfo, now: float) -> str:
         if record.worker != worker.worker:
             return "it is another worker's"
-        if record.clip not in self._clips() and not (record.clip == "" and record.outcome == "client"):
+        if record.clip not in self._clips and not (record.clip == "" and record.outcome == "client"):
             return "its clip is none of the data's"
         error = worker.master_offset_error_s
         slack = UNKNOWN_S if error is None else SLACK_S + error

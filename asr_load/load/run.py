@@ -20,9 +20,6 @@ from locust.runners import STATE_RUNNING
 from requests import Session
 
 from asr_load import locust_internals
-from asr_load.audio.clip import Clip
-from asr_load.audio.payload import NO_DITHER, Body, make_builder, new_dither
-from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.http.connection import Connects, UserConnection
 from asr_load.http.exchange import (
@@ -39,6 +36,7 @@ from asr_load.http.socket_reader import CompiledReaders
 from asr_load.load import stats
 from asr_load.load.clock import ClockOffset
 from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
+from asr_load.load.target import RequestSource, Targets
 from asr_load.options.settings import Settings
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import ClientHealth, WorkerInfo
@@ -68,24 +66,22 @@ class Run:
         self,
         environment: Environment,
         settings: Settings,
-        shards: Shards,
+        targets: Targets,
         *,
         id: str,
         worker: int,
+        of: int,
         turn: Turn,
         file: RecordFile,
         show: Callable[[list[Record], list[bytes]], None],
         on_done: Callable[[], None],
     ) -> None:
-        self._environment, self._settings, self._shards = environment, settings, shards
+        self._environment, self._settings = environment, settings
         self._id, self._worker, self._file, self._show, self._on_done = id, worker, file, show, on_done
         self._open = settings.loop.open
         self._work = Work(
-            len(shards),
             turn,
             budget=settings.requests + settings.warmup_requests if settings.requests else 0,
-            shuffle=settings.shuffle,
-            seed=settings.seed,
             arrivals=settings.loop.make(),
         )
         self._began = time.perf_counter_ns()
@@ -95,17 +91,17 @@ class Run:
         self._has_begun = not self._open
         self._queued = self._late = 0
         self._stopped_at: int | None = None
-        self._build, content_type = make_builder(
-            settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body
-        )
-        self._headers = {
-            "Accept": "text/event-stream",
-            # A compressed stream would reach us in blocks, not in tokens.
-            "Accept-Encoding": "identity",
-            "Content-Type": content_type,
-            **settings.headers,
+        self._sources = {
+            name: RequestSource(name, target, id=id, worker=worker, of=of, alone=not targets.several)
+            for name, target in targets.items()
         }
-        self._rows = stats.Rows(environment, settings.endpoint.partition("?")[0])
+        self._rows = {
+            name: stats.Rows(environment, path + (f" ({name})" if targets.several else ""))
+            for name, target in targets.items()
+            for path in [target.settings.endpoint.partition("?")[0]]
+        }
+        self._source_of: list[RequestSource] = []
+        """By the number of the user."""
         self._reader, self._reader_factory = choose(settings.reader)
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
         self._calibration = read_calibration(self._cores, self._reader)
@@ -132,7 +128,7 @@ class Run:
         self._resent = 0
         self._settled = 0
         """Requests that were sent, once or again, or given up."""
-        self._finished = self._users = self._alive = 0
+        self._finished = self._alive = 0
         self._connects = Connects()
         self._ended_at: float | None = None
 
@@ -140,14 +136,14 @@ class Run:
         """This moment on the clock of the records' times, in nanoseconds since the epoch."""
         return time.perf_counter_ns() + self._terms.epoch_ns
 
-    def add_user(self) -> int:
-        """A number for a new user, unique in this process.
+    def add_user(self, user_class: str) -> int:
+        """A number for a new user of a class, unique in this process.
 
         Call it in the user's own greenlet: when that ends, each request that the user took and did not send, because
         its code raised in between, gets its record.
         """
-        user = self._users
-        self._users += 1
+        user = len(self._source_of)
+        self._source_of.append(self._sources[user_class])
         greenlet = gevent.getcurrent()
         if isinstance(greenlet, gevent.Greenlet):
             self._alive += 1
@@ -200,10 +196,15 @@ class Run:
         with self._turn:
             yield_to_io()
         while (job := self._work.peek()) is not None:
-            self._work.take(job)
-            if outgoing := self._built(job, user):
+            clip = self._source_of[user].next_clip(job)
+            self._take(job, user)
+            if outgoing := self._built(job, clip, user):
                 return outgoing
         return None
+
+    def _take(self, job: Job, user: int) -> None:
+        self._work.take(job)
+        self._source_of[user].take_clip()
 
     def _next_due(self, user: int) -> TranscriptionRequest | None:
         # Of the users that are free, one waits for the next arrival and the others for it: so an arrival belongs to
@@ -220,13 +221,13 @@ class Run:
                     self._changed.wait()
                     continue
                 # Built before it is due, so that it can be sent when it is.
-                outgoing = self._built(job, user)
+                outgoing = self._built(job, self._source_of[user].next_clip(job), user)
                 due = self._due(job)
                 assert due is not None
                 wait = due - time.perf_counter_ns()
                 if wait > 0 and self._changed.wait(wait / 1e9):
                     continue
-                self._work.take(job)
+                self._take(job, user)
                 if outgoing is None:
                     continue
                 if queued and wait < 0:
@@ -235,42 +236,26 @@ class Run:
                 return outgoing
             return None
 
-    def _built(self, job: Job, user: int) -> TranscriptionRequest | None:
+    def _built(self, job: Job, clip: int, user: int) -> TranscriptionRequest | None:
         """A request with its body; None, and a record of it, where this machine cannot build it."""
+        source, due = self._source_of[user], self._due(job)
+        since = (due if due is not None else time.perf_counter_ns()) - self._began
+        warmup = job.seq < self._settings.warmup_requests or since < self._settings.warmup_time * 1e9
         try:
-            clip = self._shards[job.clip]
-            body = self._build(clip, new_dither() if self._settings.unique else NO_DITHER)
+            return source.request(job, clip, user=user, due=due, warmup=warmup)
         except (OSError, MemoryError, ValueError, InputError) as error:
             # Each request once: an open loop looks at the same one again when its rate changes.
             if job.seq not in self._unbuilt:
                 self._unbuilt.add(job.seq)
                 why = client_want(error) or f"its clip cannot be read from --data: {error}"
-                self._note(never_sent(self._outgoing(job, user, None, []), self._terms, "client", why))
+                unbuilt = source.without_body(job, user=user, due=due, warmup=warmup)
+                self._note(never_sent(unbuilt, self._terms, "client", why))
                 self._settled += 1
                 self._stopping.wait(PAUSE_S)
             return None
-        return self._outgoing(job, user, clip, body)
 
     def _due(self, job: Job) -> int | None:
         return None if job.due is None else self._began + round(job.due * 1e9)
-
-    def _outgoing(self, job: Job, user: int, clip: Clip | None, body: Body) -> TranscriptionRequest:
-        seq, due = job.seq, self._due(job)
-        since = (due if due is not None else time.perf_counter_ns()) - self._began
-        return TranscriptionRequest(
-            url=self._settings.host + self._settings.endpoint,
-            body=body,
-            headers=self._headers,
-            own_headers=request_headers(self._id, self._worker, seq, clip.id if clip else ""),
-            clip=clip.id if clip else "",
-            reference=clip.text if clip else "",
-            audio_s=clip.duration_s if clip else 0.0,
-            seq=seq,
-            user=user,
-            worker=self._worker,
-            warmup=seq < self._settings.warmup_requests or since < self._settings.warmup_time * 1e9,
-            due=due,
-        )
 
     def send(self, client: Session, wire: UserConnection, outgoing: TranscriptionRequest) -> Record:
         """Send a request, read its answer, write its record and fire its events. What the user's own code raises
@@ -340,7 +325,8 @@ class Run:
             lines.append(line)
             chunks += 1 + record.chunks
         self._show(records, lines)
-        self._rows.add([record for record in records if not record.warmup])
+        for name, rows in self._rows.items():
+            rows.add([record for record in records if record.user_class == name and not record.warmup])
 
     def report(self, ended: bool = False) -> WorkerInfo:
         """How this process is: over its last ten seconds while the test runs, else over all of it."""
@@ -351,7 +337,7 @@ class Run:
             host=socket.gethostname(),
             reader=self._reader,
             cores=self._cores,
-            users=self._users,
+            users=len(self._source_of),
             connections=self._connects.count,
             connections_dropped=self._connects.dropped,
             server=self._connects.server,

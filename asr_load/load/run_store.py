@@ -20,9 +20,9 @@ import urllib3
 
 from asr_load import __version__
 from asr_load.audio.payload import token_limit
-from asr_load.audio.shard import Shards
 from asr_load.http.server_info import ask_server
 from asr_load.load.record_check import RecordCheck
+from asr_load.load.target import Targets
 from asr_load.options.settings import Settings
 from asr_load.results.live import Live
 from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
@@ -44,17 +44,17 @@ class RunStore:
         self,
         id: str,
         settings: Settings,
-        shards: Shards,
+        targets: Targets,
         *,
         folder: Path,
         invocation: Invocation,
         users: Callable[[], int],
     ) -> None:
         self.id, self.folder, self._invocation = id, folder, invocation
-        self._settings, self._shards, self._users = settings, shards, users
+        self._settings, self._targets, self._users = settings, targets, users
         self.file = RecordFile(folder / RECORDS)
         self._began = time.time()
-        self._border = RecordCheck(shards.ids, self._began)
+        self._border = RecordCheck(targets.ids(), self._began)
         self.live = Live(self._began)
         self.stages: list[dict[str, Any]] = []
         """Where the load changed: `t` in seconds since the epoch, and `name`."""
@@ -122,11 +122,11 @@ class RunStore:
 
     @property
     def data_sha256(self) -> str:
-        return self._shards.manifest_sha256
+        return self._targets.data_sha256
 
     @property
     def language(self) -> str:
-        return self._shards.manifest.options.language
+        return self._targets.language
 
     def drop_worker(self, worker: int) -> None:
         """Expect nothing of a worker that has not said a word."""
@@ -198,6 +198,7 @@ class RunStore:
 
     def _write(self, ended: bool) -> None:
         settings, system = self._settings, os.uname()
+        first, shards = self._targets.first.settings, self._targets.first.shards
         info = RunInfo(
             **msgspec.structs.asdict(self._invocation),
             id=self.id,
@@ -205,23 +206,24 @@ class RunStore:
             began_at=self._began,
             ended=ended,
             host=settings.host,
-            endpoint=settings.endpoint,
-            api=settings.api,
-            model=settings.model,
-            prompt=settings.prompt,
-            max_tokens=token_limit(settings.api, settings.max_tokens, settings.extra_body),
+            endpoint=first.endpoint,
+            api=first.api,
+            model=first.model,
+            prompt=first.prompt,
+            max_tokens=token_limit(first.api, first.max_tokens, first.extra_body),
             requests=settings.requests,
             order="shuffle" if settings.shuffle else "sequential",
             seed=settings.seed,
-            unique="dither" if settings.unique else "none",
+            unique="dither" if first.unique else "none",
             timeouts={name: getattr(settings.timeouts, name) for name in ("connect", "stall", "total")},
             header_names=sorted(settings.headers),
-            extra_body_names=sorted(name for name, value in settings.extra_body.items() if value is not None),
-            omit=sorted(name for name, value in settings.extra_body.items() if value is None),
-            data=str(self._shards.folder),
-            data_sha256=self._shards.manifest_sha256,
-            data_clips=len(self._shards),
-            language=self._shards.manifest.options.language,
+            extra_body_names=sorted(name for name, value in first.extra_body.items() if value is not None),
+            omit=sorted(name for name, value in first.extra_body.items() if value is None),
+            data=str(shards.folder),
+            data_sha256=shards.manifest_sha256,
+            data_clips=len(shards),
+            language=self._targets.language,
+            user_classes=self._targets.info(),
             loop=asdict(settings.loop) if settings.loop.open else {},
             warmup_requests=settings.warmup_requests,
             warmup_time=settings.warmup_time,

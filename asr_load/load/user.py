@@ -9,14 +9,15 @@ from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import TranscriptionRequest
 from asr_load.load import lifecycle  # noqa: F401 (adds the harness to Locust)
 from asr_load.load.plugin import current_run
+from asr_load.load.target import OwnOptions
 from asr_load.stream.record import Record
 
 
-class SpeechUser(HttpUser):
+class SpeechUser(OwnOptions, HttpUser):
     """A person who sends one recording after the other, over one connection.
 
-    Derive from it: a `wait_time`, tasks, `on_record`. A class that has tasks of its own has those alone, else
-    `transcribe`.
+    Derive from it: a `wait_time`, tasks, `options`, `on_record`. A class that has tasks of its own has those alone,
+    else `transcribe`.
     """
 
     abstract = True
@@ -34,7 +35,7 @@ class SpeechUser(HttpUser):
     def on_start(self) -> None:
         """Take a number in the test that is running. Call it where a class of one's own has an `on_start` too."""
         self.test = current_run(self.environment)
-        self.number = self.test.add_user()
+        self.number = self.test.add_user(type(self).__name__)
 
     @task
     def transcribe(self) -> None:

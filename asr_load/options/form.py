@@ -108,6 +108,11 @@ def _option(name: str, words: list[str]) -> Any:
     action = _shown().get(name)
     if action is None:
         raise InputError(f"{name[:40]!r} is no field of the form: give it on the command line")
+    return convert_words(action, words)
+
+
+def convert_words(action: Action, words: list[str]) -> Any:
+    """The value of an option that is given with these words, as argparse would read it. Raises InputError."""
     if action.nargs == 0:  # a box
         return words[-1] == "true"
     convert: Callable[[str], Any] = action.type if callable(action.type) else str

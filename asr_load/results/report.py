@@ -55,6 +55,8 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     console.print(_latencies(summary))
     if len(summary.by_duration) > 1:
         console.print(_lengths(summary))
+    if summary.by_user_class:
+        console.print(_user_classes(summary))
     for line in _lines(summary):
         out(line)
     if len(summary.validity.clients) > 1:
@@ -159,6 +161,18 @@ def _lengths(summary: Summary) -> Table:
             _n(row.rtf.p50, 3),
             _percent(row.wer),
         )
+    return table
+
+
+def _user_classes(summary: Summary) -> Table:
+    table = Table(title="By user class", title_justify="left")
+    table.add_column("")
+    for name in ("n", "fail", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50", "WER"):
+        table.add_column(name, justify="right")
+    for row in summary.by_user_class:
+        latencies = (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95)
+        counts = str(row.n), str(row.fail)
+        table.add_row(row.name, *counts, *map(_ms, latencies), _n(row.rtf.p50, 3), _percent(row.wer))
     return table
 
 

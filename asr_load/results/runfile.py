@@ -119,6 +119,21 @@ class Invocation(msgspec.Struct, kw_only=True):
     """What the server says of itself, by the path that it said it on."""
 
 
+class UserClassInfo(msgspec.Struct, kw_only=True):
+    """What the users of one class sent; the fields are the run's."""
+
+    name: str
+    endpoint: str
+    api: str
+    model: str
+    prompt: str
+    max_tokens: int | None
+    unique: str
+    data: str
+    data_sha256: str
+    data_clips: int
+
+
 class RunInfo(Invocation, kw_only=True):
     """A run. Times of day are seconds since the epoch; time limits are seconds."""
 
@@ -150,6 +165,8 @@ class RunInfo(Invocation, kw_only=True):
     """Of the prepared folder's manifest."""
     data_clips: int
     language: str
+    user_classes: list[UserClassInfo] = []
+    """Where a run has several; what the run itself says of its endpoint and its data is then of the first one."""
     loop: dict[str, Any] = {}
     """Of an open loop: rate, arrivals, burstiness, stages, trace, speed, seed. Empty for a closed one."""
     warmup_requests: int = 0

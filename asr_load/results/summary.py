@@ -94,6 +94,19 @@ class ByDuration(msgspec.Struct):
     wer: float | None
 
 
+class ByUserClass(msgspec.Struct):
+    """Requests of the users of one class: `n` of them successful, which the figures are of, and `fail` not."""
+
+    name: str
+    n: int
+    fail: int
+    ttft: Figures
+    itl: Figures
+    e2el: Figures
+    rtf: Figures
+    wer: float | None
+
+
 class Coverage(msgspec.Struct):
     """How evenly the clips were sent. N requests over a set of C clips owe each clip floor(N/C) of them, and none has
     more than ceil(N/C); what differs is due to workers that joined late, were lost, or were slower than others."""
@@ -156,6 +169,8 @@ class Summary(msgspec.Struct):
     """Those that were lost, or of whose requests some have no record."""
     refused: int = 0
     """Records that a worker sent and the master did not take, as they cannot be true."""
+    by_user_class: list[ByUserClass] = []
+    """Of a locustfile with several classes of users; empty with one."""
     metadata: dict[str, str] = {}
     """What --metadata keeps with the figures."""
     format: int = FORMAT
@@ -204,7 +219,8 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     tokens = sum(record.known_tokens or 0 for record in good) if told else None
     chunks = sum(record.chunks for record in good)
     length = [record for record in good if record.finish_reason == "length"]
-    truncated = sum(info.max_tokens is not None and (record.known_tokens or 0) >= info.max_tokens for record in length)
+    limit = {each.name: each.max_tokens for each in info.user_classes}
+    truncated = sum(_at_limit(record, limit.get(record.user_class, info.max_tokens)) for record in length)
     accuracy = measure(((record.reference, record.text) for record in good), info.language)
 
     def per_second(amount: float | None) -> float | None:
@@ -246,7 +262,8 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         cer=accuracy.cer,
         references=accuracy.references,
         by_duration=_by_duration(good, info.language),
-        coverage=_coverage(measured, info.data_clips),
+        by_user_class=_by_user_class(measured, info),
+        coverage=_all_coverage(measured, info),
         open_loop=_open_loop(info.workers),
         connections=_connections(measured, info.workers),
         validity=validity,
@@ -311,6 +328,44 @@ def _wall_s(records: list[Record], info: RunInfo) -> float:
     ends = [worker.ended_at + worker.master_offset_s for worker in info.workers if worker.ended_at is not None]
     ends += [start + (record.stream_end or record.e2el or 0.0) for start, record in zip(starts, records, strict=True)]
     return max(ends) - min(starts) if records else 0.0
+
+
+def _at_limit(record: Record, max_tokens: int | None) -> bool:
+    return max_tokens is not None and (record.known_tokens or 0) >= max_tokens
+
+
+def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
+    rows = []
+    for user_class in info.user_classes:
+        own = [record for record in measured if record.user_class == user_class.name]
+        good = [record for record in own if record.ok]
+        rows.append(
+            ByUserClass(
+                name=user_class.name,
+                n=len(good),
+                fail=sum(record.failed for record in own),
+                ttft=figures(record.ttft for record in good),
+                itl=figures(gap for record in good for gap in record.itl),
+                e2el=figures(record.e2el for record in good),
+                rtf=figures(record.rtf for record in good),
+                wer=measure(((record.reference, record.text) for record in good), info.language).wer,
+            )
+        )
+    return rows
+
+
+def _all_coverage(measured: list[Record], info: RunInfo) -> Coverage:
+    """Of several classes, each over its own clips, the sums: each sends its data as often as its users come to it."""
+    if not info.user_classes:
+        return _coverage(measured, info.data_clips)
+    parts = [
+        _coverage([record for record in measured if record.user_class == each.name], each.data_clips)
+        for each in info.user_classes
+    ]
+    clips, sent, repeated, left_out = (
+        sum(getattr(part, name) for part in parts) for name in ("clips", "sent", "repeated", "left_out")
+    )
+    return Coverage(clips, sent, len(measured) / clips, repeated, left_out)
 
 
 def _coverage(records: list[Record], clips: int) -> Coverage:

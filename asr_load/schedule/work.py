@@ -49,33 +49,19 @@ Turn = Callable[[int], int | None]
 
 
 class Job(NamedTuple):
-    """A request to send: its number, its clip's, and in an open loop when it is due, in seconds from the start."""
+    """A request to send: its number, and in an open loop when it is due, in seconds from the start."""
 
     seq: int
-    clip: int
     due: float | None
 
 
 class Work:
-    """Clips by number, pass after pass, each once in a pass over the whole fleet, in order or shuffled with a seed.
+    """This process's requests, by number. `budget` is how many the fleet hands out; 0 is no end. With `arrivals`, each
+    has its time."""
 
-    `budget` is the number of requests that the fleet hands out; 0 is no end. With `arrivals`, each has its time.
-    """
-
-    def __init__(
-        self,
-        clips: int,
-        turn: Turn = SOLE.next,
-        *,
-        budget: int = 0,
-        shuffle: bool = False,
-        seed: int = 0,
-        arrivals: Arrivals | None = None,
-    ) -> None:
-        self._clips, self._turn, self._budget, self._shuffle, self._seed = clips, turn, budget, shuffle, seed
-        self._arrivals = arrivals
+    def __init__(self, turn: Turn = SOLE.next, *, budget: int = 0, arrivals: Arrivals | None = None) -> None:
+        self._turn, self._budget, self._arrivals = turn, budget, arrivals
         self._last = -1
-        self._order: tuple[int, np.ndarray] | None = None
         self.taken = 0
         """Requests handed out so far, here."""
 
@@ -89,7 +75,7 @@ class Work:
             due = self._arrivals.due(seq)
             if due is None:
                 return None
-        return Job(seq, self._clip(seq), due)
+        return Job(seq, due)
 
     def take(self, job: Job) -> None:
         """Hand out what `peek` gave."""
@@ -121,10 +107,19 @@ class Work:
             seconds, due = self._arrivals.due(self._budget - 1) or 0.0, self._budget
         return ArrivalCounts(seconds, *self._arrivals.expected(seconds), due)
 
-    def _clip(self, seq: int) -> int:
-        round_, place = divmod(seq, self._clips)
+
+class ClipOrder:
+    """Clips by number, pass after pass, each once in a pass over the whole fleet, in order or shuffled with a seed."""
+
+    def __init__(self, clips: int, *, shuffle: bool = False, seed: int = 0) -> None:
+        self._clips, self._shuffle, self._seed = clips, shuffle, seed
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def clip(self, position: int) -> int:
+        """The clip at a position, counted over all passes from 0."""
+        pass_, place = divmod(position, self._clips)
         if not self._shuffle:
             return place
-        if self._order is None or self._order[0] != round_:
-            self._order = round_, np.random.default_rng([self._seed, round_]).permutation(self._clips)
+        if self._order is None or self._order[0] != pass_:
+            self._order = pass_, np.random.default_rng([self._seed, pass_]).permutation(self._clips)
         return int(self._order[1][place])

@@ -62,6 +62,8 @@ class Record(msgspec.Struct, kw_only=True):
     """Tries before the one that was answered, on connections that turned out dead."""
     retry_s: float = 0.0
     """The time that they took: in no latency."""
+    user_class: str = ""
+    """Of the locustfile: the name of the class whose user sent it."""
     ended_at: float | None = None
     """When it was over, for a success as for a failure, on the clock of `started_at`."""
 

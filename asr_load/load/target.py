@@ -1,0 +1,154 @@
+"""What the users of each class send: by the test's options or, where a class has options of its own, by those."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from asr_load.audio.payload import NO_DITHER, make_builder, new_dither, token_limit
+from asr_load.audio.shard import Shards
+from asr_load.errors import InputError
+from asr_load.http.exchange import TranscriptionRequest, request_headers
+from asr_load.options.settings import Settings
+from asr_load.results.runfile import UserClassInfo
+from asr_load.schedule.work import ClipOrder, Job
+
+
+class OwnOptions:
+    """A class of users that may have options of its own."""
+
+    options: ClassVar[Mapping[str, Any]] = {}
+    """What this class sends otherwise than the test's options say, as {"data": "long-clips", "api": "transcriptions"};
+    options/user_class.py has the names."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Of one class of users: the settings, with what the class has of its own, and the clips."""
+
+    settings: Settings
+    shards: Shards
+
+
+class Targets(Mapping[str, Target]):
+    """By the name of the user class; the first one's is the run's where a run has only one.
+
+    Raises InputError where their data is of several languages: a run has one word error rate.
+    """
+
+    def __init__(self, targets: dict[str, Target]) -> None:
+        self._targets = targets
+        self.first = next(iter(targets.values()))
+        self.several = len(targets) > 1
+        languages = {name: target.shards.manifest.options.language for name, target in targets.items()}
+        if len(set(languages.values())) > 1:
+            said = ", ".join(f"{language} of {name}" for name, language in languages.items())
+            raise InputError(f"the data of all user classes of a run must be of one language, not {said}")
+
+    def __getitem__(self, user_class: str) -> Target:
+        return self._targets[user_class]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    @property
+    def language(self) -> str:
+        return self.first.shards.manifest.options.language
+
+    @property
+    def manifests(self) -> dict[str, str]:
+        """The SHA-256 of each class's manifest."""
+        return {name: target.shards.manifest_sha256 for name, target in self.items()}
+
+    @property
+    def data_sha256(self) -> str:
+        """Of the one manifest, or of all."""
+        if not self.several:
+            return self.first.shards.manifest_sha256
+        return hashlib.sha256(repr(sorted(self.manifests.items())).encode()).hexdigest()
+
+    def ids(self) -> set[str]:
+        """Of the clips of all."""
+        return set().union(*(target.shards.ids() for target in self.values()))
+
+    def info(self) -> list[UserClassInfo]:
+        """What run.json says of each, where there are several."""
+        if not self.several:
+            return []
+        return [
+            UserClassInfo(
+                name=name,
+                endpoint=settings.endpoint,
+                api=settings.api,
+                model=settings.model,
+                prompt=settings.prompt,
+                max_tokens=token_limit(settings.api, settings.max_tokens, settings.extra_body),
+                unique="dither" if settings.unique else "none",
+                data=str(shards.folder),
+                data_sha256=shards.manifest_sha256,
+                data_clips=len(shards),
+            )
+            for name, target in self.items()
+            for settings, shards in [(target.settings, target.shards)]
+        ]
+
+
+class RequestSource:
+    """Builds the requests of one user class. `id` is the test's; `worker` and `of`, this process and how many began it;
+    `alone`: no other class takes numbers between its own."""
+
+    def __init__(self, name: str, target: Target, *, id: str, worker: int, of: int, alone: bool) -> None:
+        settings = target.settings
+        self._name, self._id, self._worker, self._of, self._alone = name, id, worker, of, alone
+        self._shards, self._unique = target.shards, settings.unique
+        self._order = ClipOrder(len(target.shards), shuffle=settings.shuffle, seed=settings.seed)
+        self._taken = 0
+        self._build, content_type = make_builder(
+            settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body
+        )
+        self._url = settings.host + settings.endpoint
+        self._headers = {
+            "Accept": "text/event-stream",
+            # A compressed stream would reach us in blocks, not in tokens.
+            "Accept-Encoding": "identity",
+            "Content-Type": content_type,
+            **settings.headers,
+        }
+
+    def next_clip(self, job: Job) -> int:
+        """Which clip is next: it stays the next one until it is taken."""
+        # Among several classes, each goes through its clips with the requests that its own users take.
+        return self._order.clip(job.seq if self._alone else self._worker + self._taken * self._of)
+
+    def take_clip(self) -> None:
+        """Hand out what `next_clip` gave."""
+        self._taken += 1
+
+    def request(self, job: Job, number: int, **more: Any) -> TranscriptionRequest:
+        """A request with its body, of a clip. Raises OSError, MemoryError, ValueError or InputError where it cannot be
+        built."""
+        clip = self._shards[number]
+        body = self._build(clip, new_dither() if self._unique else NO_DITHER)
+        return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, **more)
+
+    def without_body(self, job: Job, **more: Any) -> TranscriptionRequest:
+        """A request that cannot be built, for its record."""
+        return self._of_clip(job, [], "", reference="", audio_s=0.0, **more)
+
+    def _of_clip(self, job: Job, body: list[bytes | memoryview], clip: str, **more: Any) -> TranscriptionRequest:
+        return TranscriptionRequest(
+            url=self._url,
+            body=body,
+            headers=self._headers,
+            own_headers=request_headers(self._id, self._worker, job.seq, clip),
+            clip=clip,
+            seq=job.seq,
+            worker=self._worker,
+            user_class=self._name,
+            **more,
+        )

@@ -1,0 +1,128 @@
+"""Several classes of users in one run, each with its data, its API and its rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from asr_load.audio.shard import Shards
+from asr_load.errors import InputError
+from asr_load.options.user_class import for_class
+from conftest import prepare_clips
+from harness.fleets import info, nothing_is_lost, processes
+from harness.options import parse
+from harness.runs import FAST, POST, Run, run
+from harness.serving import serve
+
+CHAT, TRANSCRIPTIONS = ("POST", "/v1/chat/completions (Short)"), ("POST", "/v1/audio/transcriptions (Long)")
+
+TWO = """
+import asr_load
+from locust import task
+
+
+class Short(asr_load.SpeechUser):
+    weight = 3
+
+
+class Long(asr_load.SpeechUser):
+    options = {{"data": {data!r}, "api": "transcriptions", "max_tokens": 7}}
+"""
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    """Clips of another set, whose ids are not those of `clips`."""
+    return prepare_clips(tmp_path / "others", {f"long{number}": 0.4 for number in range(3)})
+
+
+def two(host: str, clips: Path, others: Path, folder: Path, *words: str | Path) -> Run:
+    (folder / "two.py").write_text(TWO.format(data=str(others)))
+    return run(host, clips, folder / "r", "-f", folder / "two.py", *words)
+
+
+@pytest.mark.parametrize("fleet", [False, True], ids=["one process", "two workers"])
+@pytest.mark.parametrize("loop", [(), ("--request-rate", "40")], ids=["closed", "open"])
+def test_each_class_has_its_data_its_api_and_its_rows(
+    clips: Path, others: Path, tmp_path: Path, fleet: bool, loop: tuple[str, ...]
+) -> None:
+    words = [*loop, "-u", "8", "--requests", "48", *(processes(2) if fleet else ())]
+    with serve(*FAST) as host:
+        done = two(host, clips, others, tmp_path, *words)
+    assert done.code == 0, done.err
+    own = {"Short": Shards(clips).ids(), "Long": Shards(others).ids()}
+    counts = Counter(record["user_class"] for record in done.records)
+    assert counts.total() == 48
+    assert counts["Short"]
+    assert counts["Long"]
+    assert all(record["clip"] in own[record["user_class"]] for record in done.records)
+    assert done.rows[CHAT]["num_requests"] == counts["Short"]
+    assert done.rows[TRANSCRIPTIONS]["num_requests"] == counts["Long"]
+    assert {(row["name"], row["n"], row["fail"]) for row in done.summary["by_user_class"]} == {
+        (name, count, 0) for name, count in counts.items()
+    }
+    assert "By user class" in done.out
+    said = {each["name"]: each for each in info(done)["user_classes"]}
+    assert said["Short"]["api"] == "chat"
+    assert said["Long"] == said["Long"] | {"api": "transcriptions", "endpoint": "/v1/audio/transcriptions"}
+    assert said["Long"]["data_clips"] == 3
+    if not fleet and not loop:
+        # Each class goes through its own clips in order, whatever numbers the other takes in between.
+        for name, ids in own.items():
+            sent = Counter(record["clip"] for record in done.records if record["user_class"] == name)
+            assert max(sent.values()) - min(sent[clip] for clip in ids) <= 1
+    assert done.summary["coverage"]["clips"] == len(own["Short"]) + 3
+
+
+def test_one_class_with_options_of_its_own_is_the_run(clips: Path, others: Path, tmp_path: Path) -> None:
+    code = f"import asr_load\nclass Own(asr_load.SpeechUser):\n    options = {{'data': {str(others)!r}}}\n"
+    (tmp_path / "own.py").write_text(code)
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", "-f", tmp_path / "own.py", "-u", "2", "--requests", "6")
+    assert {record["clip"] for record in done.records} == Shards(others).ids()
+    assert info(done)["data"] == str(others)
+    assert info(done)["user_classes"] == done.summary["by_user_class"] == []
+    assert POST in done.rows
+    nothing_is_lost(done)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("{'dta': 'x'}", "Long.options: 'dta' is none of a class's own; those are data, api"),
+        ("{'api': 'chatty'}", "Long.options: api: 'chatty' is none of chat, transcriptions"),
+        ("{'max_tokens': 'many'}", "Long.options: max tokens: 'many' is not a whole number"),
+        ("{'max_tokens': 0}", "user class Long: --max-tokens must be 1 or more, not 0"),
+        ("{'data': '/nowhere'}", "user class Long: /nowhere"),
+        ("{'host': 'x'}", "Long.options: 'host' is none"),
+    ],
+)
+def test_a_class_that_asks_for_nonsense_is_one_line(clips: Path, tmp_path: Path, options: str, said: str) -> None:
+    (tmp_path / "two.py").write_text(f"import asr_load\nclass Long(asr_load.SpeechUser):\n    options = {options}\n")
+    done = run("http://127.0.0.1:9", clips, tmp_path / "r", "-f", tmp_path / "two.py", "-u", "1", "--requests", "1")
+    assert done.code == 2
+    (line,) = re.findall("^error: (.*)", done.err, re.MULTILINE)
+    assert line.startswith(said)
+    assert not (tmp_path / "r" / "records.jsonl").exists()
+
+
+def test_languages_are_not_mixed(clips: Path, tmp_path: Path) -> None:
+    german = prepare_clips(tmp_path / "others", {"lang": 0.4}, language="de")
+    done = two("http://127.0.0.1:9", clips, german, tmp_path, "-u", "2", "--requests", "2")
+    assert done.code == 2
+    assert "must be of one language, not en of Short, de of Long" in done.err
+
+
+def test_the_options_of_a_class() -> None:
+    given = parse("--endpoint", "/gateway/chat", "--extra-body", '{"top_p": 1}')
+    own = for_class(given, "Long", {"api": "transcriptions", "extra_body": {"temperature": 0}, "max_tokens": 9})
+    assert (own.api, own.endpoint, json.loads(own.extra_body), own.max_tokens) == (
+        "transcriptions", "", {"temperature": 0}, 9,
+    )  # fmt: skip
+    assert (given.api, given.endpoint, given.max_tokens) == ("chat", "/gateway/chat", 128)
+    with pytest.raises(InputError, match="is none of a class's own"):
+        for_class(given, "Long", {"requests": 3})
