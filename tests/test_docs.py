@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.results.summary import Summary
 from asr_load.stream.record import Record
@@ -71,3 +72,9 @@ def test_a_room_imports_from_those_above_it_alone(room: str) -> None:
         assert not imported(file) & set(later), file.name
     pages = (CHECKOUT / "docs" / "architecture.md").read_text()
     assert f"| `{room}/` |" in pages
+
+
+def test_the_page_of_metrics_has_their_definitions() -> None:
+    page = (CHECKOUT / "docs" / "metrics.md").read_text()
+    for metric in METRICS.values():
+        assert f"| `{metric.name}` | {metric.definition} |\n" in page, metric.name

@@ -94,10 +94,10 @@ def test_one_class_with_options_of_its_own_is_the_run(clips: Path, others: Path,
     ("options", "said"),
     [
         ("{'dta': 'x'}", "Long.options: 'dta' is none of a class's own; those are data, api"),
-        ("{'api': 'chatty'}", "Long.options: api: 'chatty' is none of chat, transcriptions"),
+        ("{'api': 'chatty'}", "Long.options: api: 'chatty' is none of chat, chat-input-audio, transcriptions"),
         ("{'max_tokens': 'many'}", "Long.options: max tokens: 'many' is not a whole number"),
         ("{'max_tokens': 0}", "user class Long: --max-tokens must be 1 or more, not 0"),
-        ("{'data': '/nowhere'}", "user class Long: /nowhere"),
+        ("{'data': '/nowhere'}", "user class Long: --data /nowhere: there is no such folder"),
         ("{'host': 'x'}", "Long.options: 'host' is none"),
     ],
 )

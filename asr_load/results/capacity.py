@@ -12,7 +12,7 @@ from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.decide import LEAST, decide
 from asr_load.results.slo import Slo, SloResult, slo_lines
 from asr_load.results.steady import steadiness
-from asr_load.results.summary import Figures, figures
+from asr_load.results.summary import Figures, figures_of
 from asr_load.stream.record import Record
 
 CAPACITY = "capacity.json"
@@ -172,9 +172,9 @@ def step(
         requests_per_s=rate,
         output_tokens_per_s=None if tokens is None else tokens / seconds if seconds > 0 else 0.0,
         rtfx=rate * per_request,
-        ttft=figures(record.ttft for record in good),
-        itl=figures(gap for record in good for gap in record.itl),
-        e2el=figures(record.e2el for record in good),
+        ttft=figures_of("ttft", good),
+        itl=figures_of("itl", good),
+        e2el=figures_of("e2el", good),
         slo=judgement.slo,
     )
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from asr_load.results.capacity import Capacity, Step, answer_lines, format_load, knee
 from asr_load.results.chart import Line, Panel, draw
 from asr_load.results.console import console_for
-from asr_load.results.slo import MS, parse_slo
+from asr_load.results.slo import parse_slo
 from asr_load.results.summary import run_lines
 
 CHART = "capacity.svg"
@@ -58,7 +58,7 @@ def _draw(folder: Path, found: Capacity) -> Path:
         values = {result.name: result.value for result in steps[0].slo}
         if slo.name not in values:
             continue
-        scale = f", {slo.unit.strip()}" if slo.metric in MS else ""
+        scale = f", {slo.unit.strip()}" if slo.unit else ""
         known = [(step.load, value) for step in steps for value in _values(step, slo.name)]
         panels.append(
             Panel(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asr_load.results.accuracy import counts
-from asr_load.results.slo import Slo, values_of
+from asr_load.results.metrics import METRICS
+from asr_load.results.slo import Slo
 from asr_load.stream.record import Record
 
 CONFIDENCE_Z = 2.81
@@ -57,7 +58,7 @@ def decide(slo: Slo, records: Sequence[Record], language: str) -> Decision:
         pairs = [counts(record.reference, record.text, language) for record in good if record.reference]
         wrong, all_ = ([getattr(pair, f"{slo.metric}_{kind}") for pair in pairs] for kind in ("errors", "units"))
         return _mean(np.array(wrong, dtype=float), np.array(all_, dtype=float), slo.limit, enough)
-    values = [values_of(slo.metric, record) for record in good]
+    values = [METRICS[slo.metric].shown(record) for record in good]
     sizes = np.array([len(each) for each in values], dtype=float)
     if not sizes.sum():
         # Failures alone: more of them would say no more.

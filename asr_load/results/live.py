@@ -15,32 +15,23 @@ from typing import Any
 
 import numpy as np
 
+from asr_load.results.metrics import STREAMED
 from asr_load.stream.record import Record
 
 WINDOW_S = 10
 PERCENTILES = (50, 90, 95, 99)
 CHARTED = (50, 95, 99)
-DRAWN = ("TTFT", "ITL")
+DRAWN = ("ttft", "itl")
 POINT = 4 + len(DRAWN) * len(CHARTED)
 STEP = math.log(1.005)
 """Width of a histogram's bucket: a percentile of the whole run is at most 0.25 % off."""
 
-SCALES = {"TTFT": 1e3, "ITL": 1e3, "TPOT": 1e3, "E2E": 1e3, "RTF": 1.0}
-"""The metrics that are shown, and what makes their records' values milliseconds (RTF has no unit)."""
-
 
 def values_of(successes: Sequence[Record]) -> dict[str, np.ndarray]:
     """The values of successes by metric, each of shape (n,), in the units that are shown."""
-    found: dict[str, list[Any]] = {
-        "TTFT": [record.ttft for record in successes],
-        "ITL": [gap for record in successes for gap in record.itl],
-        "TPOT": [record.tpot for record in successes],
-        "E2E": [record.e2el for record in successes],
-        "RTF": [record.rtf for record in successes],
-    }
     return {
-        name: np.array([value for value in values if value is not None], float) * SCALES[name]
-        for name, values in found.items()
+        metric.name: np.array([value for record in successes for value in metric.of(record)], float) * metric.scale
+        for metric in STREAMED
     }
 
 
@@ -72,7 +63,7 @@ class Histogram:
 
 class _Second:
     def __init__(self) -> None:
-        self.parts: dict[str, list[np.ndarray]] = {name: [] for name in SCALES}
+        self.parts: dict[str, list[np.ndarray]] = {metric.name: [] for metric in STREAMED}
         self.tokens = 0
         self.uncounted = False
         """Whether an answer did not tell its tokens."""
@@ -98,7 +89,7 @@ class Live:
 
     def __init__(self, began: float) -> None:
         self.began = began
-        self._run = {name: Histogram() for name in SCALES}
+        self._run = {metric.name: Histogram() for metric in STREAMED}
         self._open: dict[int, _Second] = {}
         """By number: those that records may still come for."""
         self._users: dict[int, int] = {}
@@ -192,14 +183,14 @@ class Live:
         point: dict[str, Any] = {"t": t, "users": int(users), "tokens_per_s": next(known), "rtfx": next(known)}
         point["failures"] = self._failed.get(number, {})
         for name in DRAWN:
-            point[name.lower()] = {f"p{share}": next(known) for share in CHARTED}
+            point[name] = {f"p{share}": next(known) for share in CHARTED}
         return point
 
     def table(self) -> list[dict[str, Any]]:
         """Rows `name`, `count`, `p50` … `p99`, `max`: each metric over the last 10 s and over the run."""
         rows = []
-        for name, scale in SCALES.items():
-            label = f"{name} (ms)" if scale > 1 else name
+        for metric in STREAMED:
+            name, label = metric.name, metric.heading
             seconds = (*self._window, *self._open.values())
             recent = np.concatenate([np.empty(0), *(second.values(name) for second in seconds)])
             shown = np.percentile(recent, PERCENTILES).tolist() if recent.size else [None] * len(PERCENTILES)

@@ -14,6 +14,7 @@ from asr_load.errors import OneLineParser, exits_on_bad_input
 from asr_load.results.capacity import CAPACITY, read_capacity
 from asr_load.results.capacity_report import print_search
 from asr_load.results.console import console_for
+from asr_load.results.metrics import METRICS
 from asr_load.results.slo import slo_lines
 from asr_load.results.steady import steadiness_line
 from asr_load.results.summary import Figures, Summary, run_lines, summarise_folder
@@ -136,14 +137,12 @@ def _latencies(summary: Summary) -> Table:
     table.add_column("")
     for name in ("mean", "p50", "p90", "p95", "p99", "max", "n"):
         table.add_column(name, justify="right")
-    rows = {"TTFT": summary.ttft, "ITL": summary.itl, "TPOT": summary.tpot, "E2E latency (lat)": summary.e2el}
-    for name, row in rows.items():
-        table.add_row(name, *_cells(row, 1e3, 1), str(row.n))
-    if summary.lag.n:
-        table.add_row("TTFT from due", *_cells(summary.ttft_due, 1e3, 1), str(summary.ttft_due.n))
-        table.add_row("E2E from due", *_cells(summary.e2el_due, 1e3, 1), str(summary.e2el_due.n))
-        table.add_row("sent after due", *_cells(summary.lag, 1e3, 1), str(summary.lag.n))
-    table.add_row("RTF (no unit)", *_cells(summary.rtf, 1, 3), str(summary.rtf.n))
+    for metric in METRICS.values():
+        row: Figures = getattr(summary, metric.name)
+        if row.n or not metric.open_loop:
+            # RTF has no unit, where the table's other rows are in ms.
+            title, digits = (metric.title, 1) if metric.unit else (f"{metric.title} (no unit)", 3)
+            table.add_row(title, *_cells(row, metric.scale, digits), str(row.n))
     return table
 
 

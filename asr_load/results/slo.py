@@ -12,13 +12,14 @@ import numpy as np
 
 from asr_load.errors import InputError
 from asr_load.results.accuracy import measure
+from asr_load.results.metrics import METRICS
 from asr_load.stream.record import Record
 
-MS = ("ttft", "itl", "tpot", "e2el", "lag")
-"""Metrics whose limits are in ms; the others have no unit."""
+OF_VALUES = ("ttft", "itl", "tpot", "e2el", "lag", "rtf")
+"""Metrics that have a value or more for each request."""
 
 STATISTICS = {
-    **dict.fromkeys((*MS, "rtf"), "mean, max or a percentile like p95"),
+    **dict.fromkeys(OF_VALUES, "mean, max or a percentile like p95"),
     "wer": "mean",
     "cer": "mean",
     "errors": "rate",
@@ -48,7 +49,8 @@ class Slo:
 
     @property
     def unit(self) -> str:
-        return " ms" if self.metric in MS else ""
+        unit = _unit(self.metric)
+        return f" {unit}" if unit else ""
 
     @property
     def share(self) -> float | None:
@@ -91,7 +93,7 @@ def parse_slo(text: str) -> Slo:
         usual = allowed if " " not in allowed else "p95"
         raise InputError(f"--slo {text!r} takes METRIC:STATISTIC:LIMIT, as {metric}:{usual}:{statistic}")
     slo = Slo(metric, statistic, _limit(f"--slo {text!r}", metric, word))
-    if statistic != allowed and not (metric in (*MS, "rtf") and (statistic == "mean" or 0 < (slo.share or 0) <= 1)):
+    if statistic != allowed and not (metric in OF_VALUES and (statistic == "mean" or 0 < (slo.share or 0) <= 1)):
         raise InputError(f"--slo {text!r}: of {metric} there is {allowed}, not {statistic!r}")
     return slo
 
@@ -104,18 +106,14 @@ def _limit(what: str, metric: str, word: str) -> float:
         limit = float(number)
     except ValueError:
         limit = math.nan
-    if not (math.isfinite(limit) and limit >= 0) or (unit and metric not in MS):
-        units = ", in ms or with a unit: 500, 500ms, 0.5s" if metric in MS else ""
+    if not (math.isfinite(limit) and limit >= 0) or (unit and not _unit(metric)):
+        units = ", in ms or with a unit: 500, 500ms, 0.5s" if _unit(metric) else ""
         raise InputError(f"{what}: the limit {word!r} is no number from 0 up{units}")
     return limit * 1e3 if unit == "s" else limit
 
 
-def values_of(metric: str, record: Record) -> Sequence[float]:
-    """What a success has of a metric, in the unit of its limits."""
-    if metric == "itl":
-        return [gap * 1e3 for gap in record.itl]
-    value: float | None = getattr(record, metric)
-    return [] if value is None else [value * 1e3 if metric in MS else value]
+def _unit(metric: str) -> str:
+    return METRICS[metric].unit if metric in METRICS else ""
 
 
 def judge_slos(slos: Sequence[Slo], records: Sequence[Record], language: str) -> list[SloResult]:
@@ -132,7 +130,7 @@ def _judge(slo: Slo, records: Sequence[Record], language: str) -> SloResult:
     elif slo.metric in ("wer", "cer"):
         value = getattr(measure(((record.reference, record.text) for record in good), language), slo.metric)
     else:
-        values = [value for record in good for value in values_of(slo.metric, record)]
+        values = [value for record in good for value in METRICS[slo.metric].shown(record)]
         if not values:
             value = None
         elif slo.share is None:
@@ -175,5 +173,5 @@ class Goodput:
     def meets(self, record: Record) -> bool:
         """Whether a request met all limits."""
         return record.ok and all(
-            value <= limit for metric, limit in self.limits.items() for value in values_of(metric, record)
+            value <= limit for metric, limit in self.limits.items() for value in METRICS[metric].shown(record)
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from asr_load.files import encode_json, write_atomically
 from asr_load.results.accuracy import measure
+from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.steady import LeftOut, Steadiness, trim
@@ -194,13 +195,18 @@ def run_lines(metadata: dict[str, str]) -> list[str]:
     return [f"Run: {said}"] if said else []
 
 
-def figures(values: Iterable[float | None]) -> Figures:
-    """Mean, percentiles (linear between samples, as numpy's default) and maximum of what is not None."""
-    known = np.array([value for value in values if value is not None], dtype=float)
+def figures(values: Iterable[float]) -> Figures:
+    """Mean, percentiles (linear between samples, as numpy's default) and maximum."""
+    known = np.fromiter(values, dtype=float)
     if known.size == 0:
         return Figures(None, None, None, None, None, None, 0)
     p50, p90, p95, p99 = (float(value) for value in np.percentile(known, [50, 90, 95, 99]))
     return Figures(float(known.mean()), p50, p90, p95, p99, float(known.max()), known.size)
+
+
+def figures_of(metric: str, records: Iterable[Record]) -> Figures:
+    """Of one of METRICS, over records."""
+    return figures(value for record in records for value in METRICS[metric].of(record))
 
 
 def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
@@ -250,14 +256,15 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         prompt_tokens=total("prompt_tokens"),
         cached_tokens=total("cached_tokens"),
         goodput=_goodput(measured, limits, told, per_second),
-        ttft=figures(record.ttft for record in good),
-        itl=figures(gap for record in good for gap in record.itl),
-        tpot=figures(record.tpot for record in good),
-        e2el=figures(record.e2el for record in good),
-        rtf=figures(record.rtf for record in good),
-        lag=figures(record.lag for record in measured),
-        ttft_due=figures(_from_due(record.ttft, record) for record in good),
-        e2el_due=figures(_from_due(record.e2el, record) for record in good),
+        ttft=figures_of("ttft", good),
+        itl=figures_of("itl", good),
+        tpot=figures_of("tpot", good),
+        e2el=figures_of("e2el", good),
+        rtf=figures_of("rtf", good),
+        ttft_due=figures_of("ttft_due", good),
+        e2el_due=figures_of("e2el_due", good),
+        # How late a request was sent is known of a failure too.
+        lag=figures_of("lag", measured),
         wer=accuracy.wer,
         cer=accuracy.cer,
         references=accuracy.references,
@@ -302,10 +309,6 @@ def _open_loop(workers: list[WorkerInfo]) -> OpenLoop | None:
     return OpenLoop(*(count / longest.seconds for count in counts))
 
 
-def _from_due(value: float | None, record: Record) -> float | None:
-    return None if value is None or record.lag is None else value + record.lag
-
-
 def _against(measured: list[Record], validity: Validity, info: RunInfo, lost: Collection[int]) -> list[str]:
     against = []
     if not any(record.ok for record in measured):
@@ -344,10 +347,7 @@ def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
                 name=user_class.name,
                 n=len(good),
                 fail=sum(record.failed for record in own),
-                ttft=figures(record.ttft for record in good),
-                itl=figures(gap for record in good for gap in record.itl),
-                e2el=figures(record.e2el for record in good),
-                rtf=figures(record.rtf for record in good),
+                **{name: figures_of(name, good) for name in ("ttft", "itl", "e2el", "rtf")},
                 wer=measure(((record.reference, record.text) for record in good), info.language).wer,
             )
         )
@@ -403,9 +403,7 @@ def _by_duration(good: list[Record], language: str) -> list[ByDuration]:
                     from_s=low,
                     to_s=None if high == float("inf") else high,
                     n=len(inside),
-                    ttft=figures(record.ttft for record in inside),
-                    e2el=figures(record.e2el for record in inside),
-                    rtf=figures(record.rtf for record in inside),
+                    **{name: figures_of(name, inside) for name in ("ttft", "e2el", "rtf")},
                     wer=measure(((record.reference, record.text) for record in inside), language).wer,
                 )
             )

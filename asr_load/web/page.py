@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from asr_load.results.live import Live
+from asr_load.results.metrics import METRICS
 from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Figures, Summary, run_lines
 from asr_load.results.verdict import Validity, clock
@@ -36,22 +37,8 @@ def asset(name: str) -> str:
 
 def metrics(summary: Summary) -> dict[str, tuple[Figures, float]]:
     """The metrics of a run by the name they are shown with, and what makes their figures what the name says."""
-    shown = {
-        "TTFT (ms)": (summary.ttft, 1e3),
-        "ITL (ms)": (summary.itl, 1e3),
-        "TPOT (ms)": (summary.tpot, 1e3),
-        "E2E (ms)": (summary.e2el, 1e3),
-        "RTF": (summary.rtf, 1.0),
-    }
-    return shown | (
-        {
-            "TTFT from due (ms)": (summary.ttft_due, 1e3),
-            "E2E from due (ms)": (summary.e2el_due, 1e3),
-            "Sent after due (ms)": (summary.lag, 1e3),
-        }
-        if summary.lag.n
-        else {}
-    )
+    figures = {metric: getattr(summary, metric.name) for metric in METRICS.values()}
+    return {metric.heading: (row, metric.scale) for metric, row in figures.items() if row.n or not metric.open_loop}
 
 
 def number(value: float | None) -> float | int | str:

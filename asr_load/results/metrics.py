@@ -1,0 +1,116 @@
+"""The one table of metrics, which the summary, all tables, the tab, SLOs, the search and docs/metrics.md go by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from asr_load.stream.record import Record
+
+
+def _from_due(value: float | None, record: Record) -> Sequence[float]:
+    return _one(None if value is None or record.lag is None else value + record.lag)
+
+
+def _one(value: float | None) -> Sequence[float]:
+    return () if value is None else (value,)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a request. `of` gives what a record has of it, in seconds or without a unit: one value, several, or
+    none."""
+
+    name: str
+    """In files and options."""
+    title: str
+    """In tables."""
+    definition: str
+    of: Callable[[Record], Sequence[float]]
+    in_seconds: bool = True
+    open_loop: bool = False
+    """Whether a closed loop has none."""
+
+    @property
+    def unit(self) -> str:
+        """That people see, as the limits of SLOs have it."""
+        return "ms" if self.in_seconds else ""
+
+    @property
+    def scale(self) -> float:
+        """What makes a value one of that unit."""
+        return 1e3 if self.in_seconds else 1.0
+
+    @property
+    def heading(self) -> str:
+        """The title with the unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def shown(self, record: Record) -> Sequence[float]:
+        """What a record has of it, in the unit."""
+        return [value * self.scale for value in self.of(record)]
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "ttft",
+            "TTFT",
+            "start to the first non-empty content or reasoning chunk; the role-only chunk that SGLang sends first does"
+            " not count",
+            lambda record: _one(record.ttft),
+        ),
+        Metric(
+            "itl",
+            "ITL",
+            "gap between two successive non-empty chunks; an engine may put several tokens into one, so"
+            " `tokens_per_chunk` is shown beside it",
+            lambda record: record.itl,
+        ),
+        Metric(
+            "tpot",
+            "TPOT",
+            "(e2el - ttft) / (output tokens - 1); undefined for one token or none, and where the server did not tell"
+            " them",
+            lambda record: _one(record.tpot),
+        ),
+        Metric(
+            "e2el",
+            "E2E",
+            "start to the last non-empty chunk; `stream_end`: start to the end of the body",
+            lambda record: _one(record.e2el),
+        ),
+        Metric(
+            "rtf",
+            "RTF",
+            "e2el / length of the clip: below 1 is faster than speech",
+            lambda record: _one(record.rtf),
+            in_seconds=False,
+        ),
+        Metric(
+            "ttft_due",
+            "TTFT from due",
+            "open loop: TTFT from when the request was due",
+            lambda record: _from_due(record.ttft, record),
+            open_loop=True,
+        ),
+        Metric(
+            "e2el_due",
+            "E2E from due",
+            "open loop: E2E from when the request was due",
+            lambda record: _from_due(record.e2el, record),
+            open_loop=True,
+        ),
+        Metric(
+            "lag",
+            "Sent after due",
+            "open loop: when a request was sent - when it was due (`due_at`)",
+            lambda record: _one(record.lag),
+            open_loop=True,
+        ),
+    )
+}
+
+STREAMED = [metric for metric in METRICS.values() if not metric.open_loop]
+"""Those that every run has."""
