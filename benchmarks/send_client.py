@@ -49,13 +49,13 @@ def main() -> None:
         while got < len(ANSWER):
             got += len(raw.recv(65536))
 
-    wire = UserConnection()
-    _, wire.reader_factory = choose("auto")
-    terms = ExchangeConfig(Timeouts(5, 5, 5), 0, str)
+    user_connection = UserConnection()
+    _, user_connection.reader_factory = choose("auto")
+    config = ExchangeConfig(Timeouts(5, 5, 5), 0, str)
     session = requests.Session()
     session.trust_env = False
     adapter = requests.adapters.HTTPAdapter()
-    adapter.poolmanager = wire.pool_manager
+    adapter.poolmanager = user_connection.pool_manager
     session.mount("http://", adapter)
 
     headers = {"Accept-Encoding": "identity", "Content-Type": content_type}
@@ -63,10 +63,10 @@ def main() -> None:
     def by_harness(number: int) -> None:
         clip = shards[number % len(shards)]
         own = request_headers("x", 0, number, "c")
-        outgoing = TranscriptionRequest(
+        request = TranscriptionRequest(
             url, build(clip, new_dither()), headers, "c", "", 1.0, number, 0, 0, own_headers=own
         )
-        record, _ = exchange(session, wire, outgoing, terms)
+        record, _ = exchange(session, user_connection, request, config)
         if not record.ok:
             raise SystemExit(f"{record.outcome} {record.error}")
 

@@ -9,7 +9,7 @@ import numpy as np
 from locust.env import Environment
 
 from asr_load.load import stats
-from asr_load.load.run import PUBLISHED
+from asr_load.load.publisher import CHUNKS
 from asr_load.results.live import Live
 from asr_load.stream.record import Record
 from benchmarks import Row, ratio, seconds
@@ -68,7 +68,7 @@ def measure() -> Iterator[Row]:
     records, live, rows = made_up(RECORDS), Live(0.0), stats.Rows(environment, "/v1/x")
 
     def ours() -> None:
-        together = PUBLISHED // TOKENS
+        together = CHUNKS // TOKENS
         for first in range(0, RECORDS, together):
             batch = records[first : first + together]
             rows.add(batch)

@@ -69,7 +69,7 @@ class UserConnection:
         """Seconds without a byte after which a reader gives up."""
         self.file: HeadFile | None = None
         """What the last request's answer is read from, if a reader reads it."""
-        self.kept: Connection | None = None
+        self.connection: Connection | None = None
         """The connection of the last request, if a reader can read from it."""
         self.connects = Connects()
         """Of this user, or of whatever else they are to be counted for."""
@@ -99,7 +99,7 @@ class UserConnection:
         """Begin to read the answer on a connection, and start the clock: its request is sent next. None where it is not
         to be read by a reader."""
         self.drop()
-        self.kept = connection
+        self.connection = connection
         self.reused, self.unused = not self.unused, False
         if connection is not None and self.reader_factory is not None:
             self.file = HeadFile(self.reader_factory, connection.sock.fileno(), self.stall)
@@ -111,8 +111,8 @@ class UserConnection:
         """Stop to read the last answer. Where more came than it, its connection is closed."""
         if self.file is not None:
             self.file.close()
-            if self.file.surplus and self.kept is not None and self.kept.sock is not None:
-                self.kept.close()
+            if self.file.surplus and self.connection is not None and self.connection.sock is not None:
+                self.connection.close()
                 self.connects.dropped += 1
             self.file = None
 
@@ -128,13 +128,13 @@ class UserConnection:
 
     def _connection(self, base: Any) -> Any:
         # A class of its own for each user: urllib3 makes the connections, and leaves no other way to say whose it is.
-        return type(base.__name__, (base,), {"wire": self})
+        return type(base.__name__, (base,), {"user_connection": self})
 
 
 class _Stamped:
     """Mixed into urllib3's connections: connects before the clock starts, so that no TTFT holds a handshake."""
 
-    wire: UserConnection
+    user_connection: UserConnection
     head: FinalHead | None = None
     """Of the last answer that urllib3 read."""
 
@@ -148,31 +148,31 @@ class _Stamped:
         poll.register(connection.sock.fileno(), select.POLLIN)
         if not (self.head and self.head.surplus) and not poll.poll(0):
             return True
-        self.wire.connects.dropped += 1
+        self.user_connection.connects.dropped += 1
         connection.close()
         return False
 
     def connect(self) -> None:
         began = time.perf_counter()
         super().connect()  # type: ignore[misc]
-        self.wire.connects.add(time.perf_counter() - began)
-        self.wire.unused = True
+        self.user_connection.connects.add(time.perf_counter() - began)
+        self.user_connection.unused = True
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         connection: Any = self
-        wire = self.wire
+        user_connection = self.user_connection
         if connection.sock is None:  # urllib3 has connected already where there is TLS
             connection.connect()
         # TLS is urllib3's: what a reader would read is encrypted.
-        file = wire.begin(None if isinstance(self, HTTPSConnection) else connection)
+        file = user_connection.begin(None if isinstance(self, HTTPSConnection) else connection)
         connection.response_class = FinalHead if file is None else partial(_head, file)
         super().request(*args, **kwargs)  # type: ignore[misc]
-        wire.uploaded = time.perf_counter_ns()
+        user_connection.uploaded = time.perf_counter_ns()
 
     def getresponse(self) -> HTTPResponse:
         response: HTTPResponse = super().getresponse()  # type: ignore[misc]
-        file = self.wire.file
-        self.wire.headers = time.perf_counter_ns() if file is None else file.read_at
+        file = self.user_connection.file
+        self.user_connection.headers = time.perf_counter_ns() if file is None else file.read_at
         head: Any = response._original_response
         self.head = head
         return response

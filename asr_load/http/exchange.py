@@ -107,67 +107,67 @@ class _HttpError(Exception):
 
 
 def exchange(
-    client: Session, wire: UserConnection, outgoing: TranscriptionRequest, terms: ExchangeConfig
+    client: Session, user_connection: UserConnection, request: TranscriptionRequest, config: ExchangeConfig
 ) -> tuple[Record, BaseException | None]:
     """Send a request and read its answer. Returns its record and what the caller must raise on, if anything."""
     result = _Result()
-    wire.reset()
-    wire.stall = terms.limits.stall
+    user_connection.reset()
+    user_connection.stall = config.limits.stall
     before = time.perf_counter_ns()
     reraise: BaseException | None = None
-    time_limit = gevent.Timeout(terms.limits.total)
+    time_limit = gevent.Timeout(config.limits.total)
     time_limit.start()
     try:
-        _send_and_read(client, wire, outgoing, terms.limits, result)
+        _send_and_read(client, user_connection, request, config.limits, result)
     except gevent.Timeout as error:
         if error is time_limit:
-            _fail(result, wire, "timeout", f"no end after {terms.limits.total:g} s")
+            _fail(result, user_connection, "timeout", f"no end after {config.limits.total:g} s")
         else:
             limit = "" if error.seconds is None else f" of {error.seconds:g} s"
-            _fail(result, wire, "timeout", f"no end within the locustfile's own limit{limit}")
+            _fail(result, user_connection, "timeout", f"no end within the locustfile's own limit{limit}")
             reraise = error
     except Exception as error:
         if want := client_want(error):
-            _fail(result, wire, "client", want)
+            _fail(result, user_connection, "client", want)
         else:
-            _fail(result, wire, "protocol", f"{type(error).__name__}: {error}")
+            _fail(result, user_connection, "protocol", f"{type(error).__name__}: {error}")
             reraise = error
     except BaseException as error:  # GreenletExit, as a rule: Locust ends its users so
-        _fail(result, wire, "unfinished", "cut off by the end of the test")
+        _fail(result, user_connection, "unfinished", "cut off by the end of the test")
         reraise = error
     finally:
         time_limit.close()
-        wire.drop()
-    return _record(outgoing, wire, result, before, terms), reraise
+        user_connection.drop()
+    return _record(request, user_connection, result, before, config), reraise
 
 
-def never_sent(outgoing: TranscriptionRequest, terms: ExchangeConfig, outcome: str, why: str) -> Record:
+def never_sent(request: TranscriptionRequest, config: ExchangeConfig, outcome: str, why: str) -> Record:
     """The record of a request that was taken and never sent."""
     result = _Result(outcome=outcome, error=why)
-    return _record(outgoing, UserConnection(), result, time.perf_counter_ns(), terms)
+    return _record(request, UserConnection(), result, time.perf_counter_ns(), config)
 
 
 def _send_and_read(
-    client: Session, wire: UserConnection, outgoing: TranscriptionRequest, limits: Timeouts, result: _Result
+    client: Session, user_connection: UserConnection, request: TranscriptionRequest, limits: Timeouts, result: _Result
 ) -> None:
     try:
-        if not _try_on_kept(client, wire, outgoing, limits, result):
-            result.first, result.status = wire.started, None
-            wire.reset()
-            _attempt(client, wire, outgoing, limits, result)
+        if not _try_on_kept(client, user_connection, request, limits, result):
+            result.first, result.status = user_connection.started, None
+            user_connection.reset()
+            _attempt(client, user_connection, request, limits, result)
         _conclude(result)
         if result.answer.error_code in BUSY and not result.answer.times:
-            wire.pause_s = PAUSE_S
+            user_connection.pause_s = PAUSE_S
     except _HttpError as error:
         result.outcome, result.error = f"http_{result.status}", str(error)
     except ProtocolError as error:
-        _fail(result, wire, "protocol", str(error))
+        _fail(result, user_connection, "protocol", str(error))
     except (RequestException, urllib3.exceptions.HTTPError) as error:
-        _fail(result, wire, *_classify(error))
+        _fail(result, user_connection, *_classify(error))
 
 
 def _try_on_kept(
-    client: Session, wire: UserConnection, outgoing: TranscriptionRequest, limits: Timeouts, result: _Result
+    client: Session, user_connection: UserConnection, request: TranscriptionRequest, limits: Timeouts, result: _Result
 ) -> bool:
     """Send a request and read its answer. Returns False where it was a kept-alive connection that turned out dead.
 
@@ -175,13 +175,13 @@ def _try_on_kept(
     Nothing of an answer came, so it is no answer's failure; on a new connection it would be.
     """
     try:
-        _attempt(client, wire, outgoing, limits, result)
+        _attempt(client, user_connection, request, limits, result)
     except _HttpError:
-        if not (wire.reused and result.status == HTTPStatus.REQUEST_TIMEOUT):
+        if not (user_connection.reused and result.status == HTTPStatus.REQUEST_TIMEOUT):
             raise
         return False
     except (RequestException, urllib3.exceptions.HTTPError) as error:
-        if not (wire.reused and wire.headers is None and _classify(error)[0] == "cut"):
+        if not (user_connection.reused and user_connection.headers is None and _classify(error)[0] == "cut"):
             raise
         return False
     return True
@@ -199,42 +199,42 @@ def _conclude(result: _Result) -> None:
     result.error = answer.error or otherwise.get(result.outcome)
 
 
-def _fail(result: _Result, wire: UserConnection, outcome: str, error: str) -> None:
+def _fail(result: _Result, user_connection: UserConnection, outcome: str, error: str) -> None:
     """Note what ended the exchange, unless the answer was complete before."""
     answer = result.answer
     if answer.said_its_end or answer.error is not None:
         _conclude(result)
         if result.ended is None:
-            result.ended = wire.last_read
+            result.ended = user_connection.last_read
     else:
         result.outcome, result.error = outcome, error
 
 
 def _attempt(
-    client: Session, wire: UserConnection, outgoing: TranscriptionRequest, limits: Timeouts, result: _Result
+    client: Session, user_connection: UserConnection, request: TranscriptionRequest, limits: Timeouts, result: _Result
 ) -> None:
-    prepared = _prepare(client, wire, outgoing)
-    own = {**outgoing.own_headers, "Content-Length": str(sum(map(len, outgoing.body)))}
-    connection = keep_alive.connection_for(client, wire, prepared)
+    prepared = _prepare(client, user_connection, request)
+    own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
+    connection = keep_alive.connection_for(client, user_connection, prepared)
     if connection is None:
         prepared.headers.update(own)
-        _ask_requests(client, wire, prepared, limits, result)
+        _ask_requests(client, user_connection, prepared, limits, result)
         return
     head = None
     try:
-        head = keep_alive.post(client, connection, wire, prepared, own)
+        head = keep_alive.post(client, connection, user_connection, prepared, own)
         result.status = head.status
         if isinstance(head, keep_alive.StreamHead) or head.status == HTTPStatus.OK:
-            _read_stream(head, wire, result)
+            _read_stream(head, user_connection, result)
         else:
-            _refuse(keep_alive.as_response(client, prepared, head), wire)
+            _refuse(keep_alive.as_response(client, prepared, head), user_connection)
     finally:
         if head is None or head.will_close or not head.isclosed():
             connection.close()
 
 
 def _ask_requests(
-    client: Session, wire: UserConnection, prepared: PreparedRequest, limits: Timeouts, result: _Result
+    client: Session, user_connection: UserConnection, prepared: PreparedRequest, limits: Timeouts, result: _Result
 ) -> None:
     # Not client.post: Locust would fire an event of its own, and requests would look through a body of megabytes.
     response = client.send(
@@ -246,36 +246,39 @@ def _ask_requests(
         verify=(os.environ.get("REQUESTS_CA_BUNDLE") or True) if client.verify is True else client.verify,
     )
     raw: Any = response.raw
-    wire.connects.server = wire.connects.server or shorten(response.headers.get("server", ""), 200)
+    connects = user_connection.connects
+    connects.server = connects.server or shorten(response.headers.get("server", ""), 200)
     try:
         result.status = response.status_code
         if response.status_code != HTTPStatus.OK:
-            _refuse(response, wire)
-        elif wire.file is None:
+            _refuse(response, user_connection)
+        elif user_connection.file is None:
             head = raw._original_response
             result.answer.framed = head.chunked or head.length is not None
-            reads = decoded(_reads(raw, wire, result.answer), response.headers.get("content-encoding"))
+            reads = decoded(_reads(raw, user_connection, result.answer), response.headers.get("content-encoding"))
             result.answer.read_events(reads, time.perf_counter_ns)
-            result.ended = wire.last_read
+            result.ended = user_connection.last_read
         else:
-            _read_stream(raw._original_response, wire, result)
+            _read_stream(raw._original_response, user_connection, result)
     finally:
         # What was read to its end has given its connection back by now; the rest is closed, never reused.
         raw.close() if not raw.isclosed() else raw.release_conn()
 
 
-def _read_stream(head: http.client.HTTPResponse | keep_alive.StreamHead, wire: UserConnection, result: _Result) -> None:
-    assert wire.file is not None
-    _collect(head, wire.file, result.answer)
-    result.ended = wire.file.reader.last
+def _read_stream(
+    head: http.client.HTTPResponse | keep_alive.StreamHead, user_connection: UserConnection, result: _Result
+) -> None:
+    assert user_connection.file is not None
+    _collect(head, user_connection.file, result.answer)
+    result.ended = user_connection.file.reader.last
 
 
-def _refuse(response: Response, wire: UserConnection) -> None:
+def _refuse(response: Response, user_connection: UserConnection) -> None:
     """Raise what an answer with another status than 200 says."""
     if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
         raise ProtocolError("the server switched protocols (101), which nobody asked for")
     if response.status_code in BUSY:
-        wire.pause_s = pause_s(response.headers.get("retry-after", ""))
+        user_connection.pause_s = pause_s(response.headers.get("retry-after", ""))
     raise _HttpError(_http_error(response, response.raw))
 
 
@@ -291,21 +294,22 @@ def pause_s(retry_after: str) -> float:
     return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: what is no number is the least
 
 
-def _prepare(client: Session, wire: UserConnection, outgoing: TranscriptionRequest) -> PreparedRequest:
+def _prepare(client: Session, user_connection: UserConnection, request: TranscriptionRequest) -> PreparedRequest:
     """The request: what all of a user's have in common is prepared once, and again when the server has set cookies."""
-    prepared = wire.prepared
+    prepared = user_connection.prepared
     if (
         prepared is None
-        or prepared.url != outgoing.url
-        or wire.common != outgoing.headers
+        or prepared.url != request.url
+        or user_connection.common != request.headers
         or _has_cookies(client, prepared)
     ):
         # requests' own: Locust's expects that its way of sending was taken.
-        prepared = wire.prepared = Session.prepare_request(client, Request("POST", outgoing.url))
+        prepared = user_connection.prepared = Session.prepare_request(client, Request("POST", request.url))
         prepared.headers.pop("Content-Length")  # of no body
-        prepared.headers.update(outgoing.headers)
-        wire.common, wire.head, wire.address = dict(outgoing.headers), "", keep_alive.address_of(outgoing.url)
-    prepared.body = outgoing.body  # type: ignore[assignment]  # urllib3 takes buffers one by one
+        prepared.headers.update(request.headers)
+        user_connection.common, user_connection.head = dict(request.headers), ""
+        user_connection.address = keep_alive.address_of(request.url)
+    prepared.body = request.body  # type: ignore[assignment]  # urllib3 takes buffers one by one
     return prepared
 
 
@@ -363,7 +367,7 @@ class Turn:
             self._until = time.perf_counter() + TURN_S
 
 
-def _reads(raw: Any, wire: UserConnection, answer: Answer) -> Iterator[bytes]:
+def _reads(raw: Any, user_connection: UserConnection, answer: Answer) -> Iterator[bytes]:
     until = float("inf")
     turn = Turn()
     while True:
@@ -382,7 +386,7 @@ def _reads(raw: Any, wire: UserConnection, answer: Answer) -> Iterator[bytes]:
             data = raw.read1(READ_BYTES)
         if data is None:
             return
-        wire.read_at = time.perf_counter_ns()
+        user_connection.read_at = time.perf_counter_ns()
         if not data:
             return
         yield data
@@ -464,11 +468,11 @@ def _words(cause: BaseException) -> str:
 
 
 def _record(
-    outgoing: TranscriptionRequest, wire: UserConnection, result: _Result, before: int, terms: ExchangeConfig
+    request: TranscriptionRequest, user_connection: UserConnection, result: _Result, before: int, config: ExchangeConfig
 ) -> Record:
     answer = result.answer
     # Where another try found no connection, only the first one was ever sent.
-    start = next(at for at in (wire.started, result.first, before) if at is not None)
+    start = next(at for at in (user_connection.started, result.first, before) if at is not None)
     retry_s = 0.0 if result.first is None else (start - result.first) / 1e9
     timing = latencies(start, answer.times)
     tokens: int | None = answer.output_tokens
@@ -477,22 +481,26 @@ def _record(
         # A chunk may hold several tokens, a body that was not streamed tells nothing.
         tokens, source = (len(answer.times), "chunks") if answer.streamed and answer.times else (None, None)
     return Record(
-        clip=outgoing.clip,
-        seq=outgoing.seq,
-        user=outgoing.user,
-        worker=outgoing.worker,
-        user_class=outgoing.user_class,
-        warmup=outgoing.warmup,
-        started_at=(start + terms.epoch_ns) / 1e9,
-        due_at=None if outgoing.due is None else (outgoing.due + terms.epoch_ns) / 1e9,
-        lag=None if outgoing.due is None else (start - outgoing.due) / 1e9,
+        clip=request.clip,
+        seq=request.seq,
+        user=request.user,
+        worker=request.worker,
+        user_class=request.user_class,
+        warmup=request.warmup,
+        started_at=(start + config.epoch_ns) / 1e9,
+        due_at=None if request.due is None else (request.due + config.epoch_ns) / 1e9,
+        lag=None if request.due is None else (start - request.due) / 1e9,
         outcome=result.outcome,
         ok=result.outcome == "ok",
         http_status=result.status,
-        error=shorten(terms.strike(result.error or ""), MAX_ERROR_CHARS // 4) if result.outcome != "ok" else None,
+        error=shorten(config.strike(result.error or ""), MAX_ERROR_CHARS // 4) if result.outcome != "ok" else None,
         # What is answered has been sent, though the kernel's stamp of it may be older than our look at the clock.
-        upload=seconds(start, wire.uploaded and min(wire.uploaded, wire.headers or wire.uploaded)),
-        headers=seconds(start, wire.headers),
+        upload=seconds(
+            start,
+            user_connection.uploaded
+            and min(user_connection.uploaded, user_connection.headers or user_connection.uploaded),
+        ),
+        headers=seconds(start, user_connection.headers),
         ttft=timing.ttft,
         itl=timing.itl,
         e2el=timing.e2el,
@@ -502,14 +510,14 @@ def _record(
         output_tokens_source=source,
         prompt_tokens=answer.prompt_tokens,
         cached_tokens=answer.cached_tokens,
-        finish_reason=None if answer.finish_reason is None else terms.strike(answer.finish_reason),
+        finish_reason=None if answer.finish_reason is None else config.strike(answer.finish_reason),
         streamed=answer.streamed,
-        audio_s=round(outgoing.audio_s, 3),
-        text=terms.strike_speech(answer.text),
-        reference=outgoing.reference,
+        audio_s=round(request.audio_s, 3),
+        text=config.strike_speech(answer.text),
+        reference=request.reference,
         retries=int(result.first is not None),
         retry_s=retry_s,
-        ended_at=(time.perf_counter_ns() + terms.epoch_ns) / 1e9,
+        ended_at=(time.perf_counter_ns() + config.epoch_ns) / 1e9,
     )
 
 

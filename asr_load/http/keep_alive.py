@@ -25,16 +25,16 @@ from asr_load.http.socket_reader import HeadFile
 from asr_load.stream.limits import MAX_LENGTH_DIGITS
 
 
-def connection_for(client: Session, wire: UserConnection, prepared: PreparedRequest) -> Connection | None:
+def connection_for(client: Session, user_connection: UserConnection, prepared: PreparedRequest) -> Connection | None:
     """The connection that this request can be written to; None where requests must send it: the first one, one through
     a proxy, one whose answer a hook waits for, and all that TLS or a plain reader is used for."""
-    kept = wire.kept
-    if kept is None or kept.sock is None or kept.proxy is not None or wire.reader_factory is None:
+    kept = user_connection.connection
+    if kept is None or kept.sock is None or kept.proxy is not None or user_connection.reader_factory is None:
         return None
     if client.cookies or client.hooks["response"] or prepared.hooks["response"]:
         return None
     # A user may speak to several hosts; and whatever came while nothing was asked is no answer to what is asked now.
-    return kept if wire.address == (kept.host, kept.port) and kept.is_connected else None
+    return kept if user_connection.address == (kept.host, kept.port) and kept.is_connected else None
 
 
 def address_of(url: str) -> tuple[str, int] | None:
@@ -44,21 +44,25 @@ def address_of(url: str) -> tuple[str, int] | None:
 
 
 def post(
-    client: Session, connection: Connection, wire: UserConnection, prepared: PreparedRequest, own: dict[str, str]
+    client: Session,
+    connection: Connection,
+    user_connection: UserConnection,
+    prepared: PreparedRequest,
+    own: dict[str, str],
 ) -> Head | StreamHead:
     """Send a request, with headers of its own, and read the head of its answer. Raises what urllib3 raises."""
-    if not wire.head:
-        wire.head = _head(connection, prepared, own)
+    if not user_connection.head:
+        user_connection.head = _head(connection, prepared, own)
     lines = [f"{name}: {value}\r\n" for name, value in own.items()]
-    head = "".join([wire.head, *lines, "\r\n"])
+    head = "".join([user_connection.head, *lines, "\r\n"])
     body: Any = prepared.body
-    file = wire.begin(connection)
+    file = user_connection.begin(connection)
     assert file is not None
     try:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who refuses a body may have said why
             _send_all(connection, [head.encode("latin-1"), *body])
-        wire.uploaded = time.perf_counter_ns()
-        reply = _head_of(file, wire)
+        user_connection.uploaded = time.perf_counter_ns()
+        reply = _head_of(file, user_connection)
     except (OSError, HTTPException) as error:
         raise ProtocolError("Connection aborted.", error) from error
     if isinstance(reply, Head) and "set-cookie" in reply.headers:
@@ -123,21 +127,21 @@ def stream_head(data: bytes) -> tuple[StreamHead, int] | None:
     return (head, end + 4) if streamed else None
 
 
-def _head_of(file: HeadFile, wire: UserConnection) -> Head | StreamHead:
+def _head_of(file: HeadFile, user_connection: UserConnection) -> Head | StreamHead:
     try:
         known = stream_head(file.peek())
     except TimeoutError as error:
         raise ReadTimeoutError(None, "", "nothing came") from error  # type: ignore[arg-type]
     if known is not None:
         file.skip(known[1])
-        wire.headers = file.read_at
+        user_connection.headers = file.read_at
         return known[0]
     reply = FinalHead(file, method="POST")
     try:
         reply.begin()
     except TimeoutError as error:
         raise ReadTimeoutError(None, "", "nothing came") from error  # type: ignore[arg-type]
-    wire.headers = file.read_at
+    user_connection.headers = file.read_at
     return reply
 
 

@@ -109,18 +109,18 @@ def _read(host: str, reader_factory: ReaderFactory | None) -> list[Record] | Exc
 
 
 def _read_two(host: str, reader_factory: ReaderFactory | None) -> list[Record]:
-    wire = UserConnection()
-    wire.reader_factory = reader_factory
-    terms = ExchangeConfig(_LIMITS, time.time_ns() - time.perf_counter_ns(), str)
+    user_connection = UserConnection()
+    user_connection.reader_factory = reader_factory
+    config = ExchangeConfig(_LIMITS, time.time_ns() - time.perf_counter_ns(), str)
     records = []
     with requests.Session() as session:
         session.trust_env = False
         adapter = requests.adapters.HTTPAdapter()
-        adapter.poolmanager = wire.pool_manager
+        adapter.poolmanager = user_connection.pool_manager
         session.mount("http://", adapter)
         for number in range(2):
-            outgoing = TranscriptionRequest(f"{host}/", [b"check"], {}, "check", "", 1.0, number, 0, 0)
-            records.append(exchange(session, wire, outgoing, terms)[0])
-    if wire.connects.count != 1:
-        raise RuntimeError(f"{wire.connects.count} connections for two requests")
+            request = TranscriptionRequest(f"{host}/", [b"check"], {}, "check", "", 1.0, number, 0, 0)
+            records.append(exchange(session, user_connection, request, config)[0])
+    if user_connection.connects.count != 1:
+        raise RuntimeError(f"{user_connection.connects.count} connections for two requests")
     return records

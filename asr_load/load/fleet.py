@@ -100,6 +100,7 @@ class Solo:
             on_done=on_done,
         )
         run = self.run
+        run.start()
         run.clock.add(0, 0, 0)  # nobody else's clock is in the records
         if settings.loop.open:
             run.begin(time.perf_counter_ns() + round(FIRST_USERS_S * 1e9))
@@ -387,6 +388,7 @@ class Worker:
             show=lambda _, lines: self._unsent.extend(lines),
             on_done=lambda: self._runner.send_message("asr_share_done", None),
         )
+        self.run.start()
         if test["stages"]:
             self._announced(test["stages"])
         self._clock = gevent.spawn(self._ask_for_the_time)

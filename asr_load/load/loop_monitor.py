@@ -62,6 +62,8 @@ class LoopMonitor:
 
     def __init__(self, stamp_lags: Callable[[], list[float]] | None = None) -> None:
         self._stamp_lags_since = stamp_lags
+        self._final: ClientHealth | None = None
+        self._stopping = False
 
     def start(self) -> None:
         self._lags = Lags()
@@ -85,22 +87,26 @@ class LoopMonitor:
         self._due = time.perf_counter() + TICK_S
         self._timer.again(self._tick)
 
-    def stop(self) -> ClientHealth:
-        """End, and return the health over the whole test."""
+    def stop(self) -> None:
+        """End, once: whoever says so again changes nothing."""
+        if self._stopping:
+            return
+        self._stopping = True  # before others run
         self._watcher.kill()
         self._timer.stop()
         self._timer.close()
         self._note_lags()
         wall, cpu, _ = self._spent()
-        health = self._health(cpu / wall, self._cpu_max if self._cpu else cpu / wall, recent=False)
+        self._final = self._health(cpu / wall, self._cpu_max if self._cpu else cpu / wall, recent=False)
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._thresholds)
         gc.unfreeze()
         gc.collect()
-        return health
 
-    def recent(self) -> ClientHealth:
-        """The health of the last ten seconds, for a page that asks while the test runs."""
+    def health(self) -> ClientHealth:
+        """Of the last ten seconds while it watches, for a page that asks; then over the whole test."""
+        if self._final is not None:
+            return self._final
         self._note_lags()
         return self._health(sum(self._cpu) / max(len(self._cpu), 1), max(self._cpu, default=0.0), recent=True)
 

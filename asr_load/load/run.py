@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,6 @@ from locust.exception import StopUser
 from locust.runners import STATE_RUNNING
 from requests import Session
 
-from asr_load import locust_internals
 from asr_load.errors import InputError
 from asr_load.http.connection import Connects, UserConnection
 from asr_load.http.exchange import (
@@ -33,22 +31,19 @@ from asr_load.http.exchange import (
 )
 from asr_load.http.self_check import choose
 from asr_load.http.socket_reader import CompiledReaders
-from asr_load.load import stats
 from asr_load.load.clock import ClockOffset
 from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
+from asr_load.load.publisher import Publisher
 from asr_load.load.target import RequestSource, Targets
 from asr_load.options.settings import Settings
 from asr_load.results.calibration import read_calibration
-from asr_load.results.runfile import ClientHealth, WorkerInfo
+from asr_load.results.runfile import WorkerInfo
 from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.work import Job, Turn, Work
 from asr_load.stream.record import Record, RecordFile
 from asr_load.text import is_no_speech, striker
 
 logger = logging.getLogger(__name__)
-
-PUBLISH_EVERY_S, PUBLISHED = 0.25, 1000
-"""How often records are shown, and how many chunks at once: as many as hold the loop for half a millisecond."""
 
 LATE_S = 0.010
 """A request that is sent so much after it was due, though a user was free, is late by the client's fault."""
@@ -77,7 +72,7 @@ class Run:
         on_done: Callable[[], None],
     ) -> None:
         self._environment, self._settings = environment, settings
-        self._id, self._worker, self._file, self._show, self._on_done = id, worker, file, show, on_done
+        self._id, self._worker, self._file, self._on_done = id, worker, file, on_done
         self._open = settings.loop.open
         self._work = Work(
             turn,
@@ -95,31 +90,22 @@ class Run:
             name: RequestSource(name, target, id=id, worker=worker, of=of, alone=not targets.several)
             for name, target in targets.items()
         }
-        self._rows = {
-            name: stats.Rows(environment, path + (f" ({name})" if targets.several else ""))
-            for name, target in targets.items()
-            for path in [target.settings.endpoint.partition("?")[0]]
-        }
         self._source_of: list[RequestSource] = []
         """By the number of the user."""
         self._reader, self._reader_factory = choose(settings.reader)
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
         self._calibration = read_calibration(self._cores, self._reader)
-        self._health: ClientHealth | None = None
-        self._watched = True
         self._monitor = LoopMonitor(
             self._reader_factory.lags if isinstance(self._reader_factory, CompiledReaders) else None
         )
-        self._monitor.start()
         epoch_ns = time.time_ns() - time.perf_counter_ns()
-        self._terms = ExchangeConfig(
+        self._config = ExchangeConfig(
             settings.timeouts, epoch_ns, striker(settings.secrets), striker(filter(is_no_speech, settings.secrets))
         )
         self.clock = ClockOffset()
         """This process's clock against the master's."""
         self._turn = BoundedSemaphore(1)
-        self._unpublished: deque[tuple[Record, bytes]] = deque()
-        self._publisher = gevent.spawn(self._publish_slowly)
+        self._publisher = Publisher(environment, targets, show)
         self._done = False
         self._unbuilt: set[int] = set()
         """Numbers of requests that this machine could not build."""
@@ -132,9 +118,14 @@ class Run:
         self._connects = Connects()
         self._ended_at: float | None = None
 
+    def start(self) -> None:
+        """Watch this process from now on, and show records."""
+        self._monitor.start()
+        self._publisher.start()
+
     def now_ns(self) -> int:
         """This moment on the clock of the records' times, in nanoseconds since the epoch."""
-        return time.perf_counter_ns() + self._terms.epoch_ns
+        return time.perf_counter_ns() + self._config.epoch_ns
 
     def add_user(self, user_class: str) -> int:
         """A number for a new user of a class, unique in this process.
@@ -182,13 +173,13 @@ class Run:
     def next_request(self, user: int) -> TranscriptionRequest:
         """The next request, its body built; in an open loop, when it is due. Raises StopUser when all that was asked
         for is handed out."""
-        outgoing = self._next_due(user) if self._open else self._next_free(user)
-        if outgoing is None:
+        request = self._next_due(user) if self._open else self._next_free(user)
+        if request is None:
             self._give_up(user)
             self._tell_when_done()  # a share can be empty from the start
             raise StopUser
-        self._unsent.setdefault(user, {})[outgoing.seq] = outgoing
-        return outgoing
+        self._unsent.setdefault(user, {})[request.seq] = request
+        return request
 
     def _next_free(self, user: int) -> TranscriptionRequest | None:
         # Users that end together would also build and send together, and hold up the reads of all others for the
@@ -198,8 +189,8 @@ class Run:
         while (job := self._work.peek()) is not None:
             clip = self._source_of[user].next_clip(job)
             self._take(job, user)
-            if outgoing := self._built(job, clip, user):
-                return outgoing
+            if request := self._built(job, clip, user):
+                return request
         return None
 
     def _take(self, job: Job, user: int) -> None:
@@ -221,19 +212,19 @@ class Run:
                     self._changed.wait()
                     continue
                 # Built before it is due, so that it can be sent when it is.
-                outgoing = self._built(job, self._source_of[user].next_clip(job), user)
+                request = self._built(job, self._source_of[user].next_clip(job), user)
                 due = self._due(job)
                 assert due is not None
                 wait = due - time.perf_counter_ns()
                 if wait > 0 and self._changed.wait(wait / 1e9):
                     continue
                 self._take(job, user)
-                if outgoing is None:
+                if request is None:
                     continue
                 if queued and wait < 0:
                     self._queued += 1
-                    outgoing = replace(outgoing, queued=True)
-                return outgoing
+                    request = replace(request, queued=True)
+                return request
             return None
 
     def _built(self, job: Job, clip: int, user: int) -> TranscriptionRequest | None:
@@ -249,7 +240,7 @@ class Run:
                 self._unbuilt.add(job.seq)
                 why = client_want(error) or f"its clip cannot be read from --data: {error}"
                 unbuilt = source.without_body(job, user=user, due=due, warmup=warmup)
-                self._note(never_sent(unbuilt, self._terms, "client", why))
+                self._note(never_sent(unbuilt, self._config, "client", why))
                 self._settled += 1
                 self._stopping.wait(PAUSE_S)
             return None
@@ -257,25 +248,25 @@ class Run:
     def _due(self, job: Job) -> int | None:
         return None if job.due is None else self._began + round(job.due * 1e9)
 
-    def send(self, client: Session, wire: UserConnection, outgoing: TranscriptionRequest) -> Record:
+    def send(self, client: Session, user_connection: UserConnection, request: TranscriptionRequest) -> Record:
         """Send a request, read its answer, write its record and fire its events. What the user's own code raises
         meanwhile, a gevent.Timeout for one, is raised again when that is done."""
-        wire.reader_factory, wire.connects = self._reader_factory, self._connects
-        is_first = self._unsent.get(outgoing.user, {}).pop(outgoing.seq, None) is not None
+        user_connection.reader_factory, user_connection.connects = self._reader_factory, self._connects
+        is_first = self._unsent.get(request.user, {}).pop(request.seq, None) is not None
         if not is_first:
             # What a locustfile sends once more is a request of its own: numbers below 0 are nobody's share.
             self._resent += 1
-            headers = request_headers(self._id, self._worker, -self._resent, outgoing.clip)
-            outgoing = replace(outgoing, seq=-self._resent, own_headers=headers)
-        record, reraise = exchange(client, wire, outgoing, self._terms)
-        if record.lag is not None and record.lag - record.retry_s > LATE_S and not outgoing.queued:
+            headers = request_headers(self._id, self._worker, -self._resent, request.clip)
+            request = replace(request, seq=-self._resent, own_headers=headers)
+        record, reraise = exchange(client, user_connection, request, self._config)
+        if record.lag is not None and record.lag - record.retry_s > LATE_S and not request.queued:
             self._late += 1
         self._settled += is_first
         self._note(record)
         if reraise is not None:
             raise reraise
         # A server that is down or busy is not to be asked a thousand times a second; the test's end waits for nobody.
-        if pause_s := PAUSE_S if record.outcome in ("connect", "client") else wire.pause_s:
+        if pause_s := PAUSE_S if record.outcome in ("connect", "client") else user_connection.pause_s:
             self._stopping.wait(pause_s)
         return record
 
@@ -283,18 +274,18 @@ class Run:
         line = self._file.write(record)
         self._ended_at = self.now_ns() / 1e9
         self._finished += 1
-        self._unpublished.append((record, line))
+        self._publisher.add(record, line)
         self._tell_when_done()
 
     def _give_up(self, user: int) -> None:
         """Record what a user took and will not send."""
-        for outgoing in self._unsent.pop(user, {}).values():
+        for request in self._unsent.pop(user, {}).values():
             self._settled += 1
             if self._stopped_at is None:
                 outcome, why = "client", "never sent: the locustfile's own code raised before"
             else:
                 outcome, why = "unfinished", "cut off by the end of the test, before it was sent"
-            self._note(never_sent(outgoing, self._terms, outcome, why))
+            self._note(never_sent(request, self._config, outcome, why))
 
     def _tell_when_done(self, *, nobody_left: bool = False) -> None:
         if (
@@ -307,30 +298,9 @@ class Run:
             self.end_watch()
             gevent.spawn(self._on_done)
 
-    def _publish_slowly(self) -> None:
-        while True:
-            gevent.sleep(PUBLISH_EVERY_S)
-            while self._unpublished:
-                self._publish()
-                yield_to_io()
-
-    def _publish(self) -> None:
-        """Show records, several together: that takes a third of what each by itself would, unless others than Locust
-        listen to every gap."""
-        records, lines, chunks = [], [], 0
-        most = PUBLISHED if locust_internals.listens_alone(self._environment) else 1
-        while self._unpublished and chunks < most:
-            record, line = self._unpublished.popleft()
-            records.append(record)
-            lines.append(line)
-            chunks += 1 + record.chunks
-        self._show(records, lines)
-        for name, rows in self._rows.items():
-            rows.add([record for record in records if record.user_class == name and not record.warmup])
-
     def report(self, ended: bool = False) -> WorkerInfo:
         """How this process is: over its last ten seconds while the test runs, else over all of it."""
-        offset = self.clock.best
+        offset, unshown = self.clock.best, self._publisher.oldest
         return WorkerInfo(
             calibration=self._calibration,
             worker=self._worker,
@@ -351,13 +321,13 @@ class Run:
             recorded=self._finished,
             ended_at=self._ended_at,
             # What ended before the first record that waits to be shown has been shown.
-            reported_until=self._unpublished[0][0].end if self._unpublished else self.now_ns() / 1e9,
+            reported_until=unshown.end if unshown else self.now_ns() / 1e9,
             arrivals=self._work.arrivals_until(self._arrivals_s()) if ended and self._has_begun else None,
-            clock_offset_s=self._terms.epoch_ns / 1e9,
+            clock_offset_s=self._config.epoch_ns / 1e9,
             master_offset_s=offset.seconds if offset else 0.0,
             master_offset_error_s=offset.error if offset else None,
             ended=ended,
-            health=self._health or self._monitor.recent(),
+            health=self._monitor.health(),
         )
 
     def stopping(self) -> None:
@@ -379,18 +349,14 @@ class Run:
         return (until - self._began) / 1e9
 
     def end_watch(self) -> None:
-        """End the watch over the client, once: taking a test down holds the loop for tens of ms, and when no stream is
-        left to be timed that says nothing about the figures."""
-        if self._watched:
-            self._watched = False  # before others run
-            self._health = self._monitor.stop()
+        """End the watch over the client: taking a test down holds the loop for tens of ms, and when no stream is left
+        to be timed that says nothing about the figures."""
+        self._monitor.stop()
 
     def close(self) -> WorkerInfo:
         """Show what is left to show, and return this process's final report."""
         self.end_watch()
         for user in list(self._unsent):
             self._give_up(user)
-        self._publisher.kill()
-        while self._unpublished:
-            self._publish()
+        self._publisher.close()
         return self.report(ended=True)

@@ -121,9 +121,9 @@ class Client:
         headers = {"Accept": "text/event-stream", "Content-Type": "application/json", "x-clip-id": "not this"}
         own = {"X-Clip-Id": "ä%20".encode().decode("latin-1"), "X-Request-Id": f"{self.sent}"}
         pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
-        outgoing = TranscriptionRequest(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
-        terms = ExchangeConfig(self._limits, 0, striker(secrets), striker(filter(is_no_speech, secrets)))
-        return exchange(self.session, self.wire, outgoing, terms)[0]
+        request = TranscriptionRequest(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
+        config = ExchangeConfig(self._limits, 0, striker(secrets), striker(filter(is_no_speech, secrets)))
+        return exchange(self.session, self.wire, request, config)[0]
 
 
 @contextmanager
