@@ -12,19 +12,18 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.results.capacity import (
     PRECISION,
-    Capacity,
     Search,
     answer_lines,
     judge,
     knee,
     read_capacity,
-    step,
     write_capacity,
 )
 from asr_load.results.decide import LEAST, LOOKS, decide
 from asr_load.results.slo import judge_slos, parse_slo, parse_slos
 from asr_load.stream.record import Record
 from harness.records import failure, record
+from harness.searches import search_of
 
 
 def search(holds: Callable[[float], bool], most: float, *, whole: bool) -> tuple[Search, list[float]]:
@@ -182,47 +181,26 @@ def test_a_step_that_holds_takes_some_requests_of_each_stream_first() -> None:
     assert judge(slos, broken, "en", least=300, is_open=False).settled
 
 
-def found_of(rates: dict[float, float], **changes: object) -> Capacity:
-    slos = parse_slos(["ttft:p95:500"])
-    steps = []
-    for load, rate in rates.items():
-        records = [record(n, ttft=0.2 if load <= 8 else 0.9) for n in range(90)]
-        verdict = judge(slos, records, "en", least=0, is_open=False)
-        steps.append(step(load, verdict, records, 10.0, ended=round(rate * 10), tokens=30))
-    values = {
-        "kind": "streams",
-        "slos": [slo.text for slo in slos],
-        "most": 64,
-        "host": "h",
-        "model": "m",
-        "data_sha256": "0",
-        "loop": {},
-        "steps": steps,
-        "answer": 8.0,
-    }
-    return Capacity(**(values | changes))  # type: ignore[arg-type]
-
-
 def test_the_knee_is_where_throughput_ends_to_grow() -> None:
-    bent = knee(found_of({1: 2, 2: 4, 4: 8, 8: 15.5, 16: 16, 32: 16}).steps)
+    bent = knee(search_of({1: 2, 2: 4, 4: 8, 8: 15.5, 16: 16, 32: 16}).steps)
     assert bent is not None
     assert bent.load == 8
-    assert knee(found_of({1: 2, 2: 4}).steps) is None
+    assert knee(search_of({1: 2, 2: 4}).steps) is None
 
 
 def test_the_answer_in_words() -> None:
-    assert answer_lines(found_of({4: 8, 8: 15, 16: 16})) == [
+    assert answer_lines(search_of({4: 8, 8: 15, 16: 16})) == [
         "8 stream(s) held ttft:p95 <= 500 ms",
         "16 stream(s) did not: SLO ttft:p95 <= 500 ms: 900 ms, FAIL",
         "maximum effective streams: 8",
     ]
-    assert answer_lines(found_of({}, answer=0.0))[0] == "Not even the lowest load held ttft:p95 <= 500 ms"
-    rate = found_of({}, kind="request rate", answer=12.3456, limited_by="the client")
+    assert answer_lines(search_of({}, answer=0.0))[0] == "Not even the lowest load held ttft:p95 <= 500 ms"
+    rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client")
     assert answer_lines(rate)[1:] == ["It may be higher: the client", "maximum effective request rate: 12.3 requests/s"]
 
 
 def test_a_search_is_kept(tmp_path: Path) -> None:
-    found = found_of({4: 8, 8: 15})
+    found = search_of({4: 8, 8: 15})
     write_capacity(tmp_path, found)
     assert read_capacity(tmp_path) == found
     with pytest.raises(InputError, match="holds no search"):

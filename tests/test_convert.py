@@ -16,12 +16,7 @@ from asr_load.audio import convert as convert_module
 from asr_load.audio.clip import CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import convert
 from conftest import noise
-
-
-def encoded(samples: np.ndarray, rate: int = 16000, **kwargs: str) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, **({"format": "WAV"} | kwargs))
-    return buffer.getvalue()
+from harness.audio import encoded
 
 
 def reason(audio: bytes | Path | None, **rules: float) -> str:

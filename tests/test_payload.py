@@ -17,7 +17,7 @@ from asr_load.audio.payload import APIS, NO_DITHER, dithered, make_builder, new_
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from conftest import CHECKOUT, noise
-from test_convert import encoded
+from harness.audio import encoded
 
 
 def clip(seconds: float = 0.5) -> Clip:

@@ -20,8 +20,8 @@ from conftest import CHECKOUT
 from harness.fleets import end, processes
 from harness.ports import free_port
 from harness.runs import Run, locust
+from harness.searches import search_of
 from harness.serving import running_streams, serve, wait_until
-from test_capacity import found_of
 
 SLOTS, SERVICE_S = 5, 0.2
 SERVER = ("--engine", "scripted", "--tokens", "5", "--ttft-ms", "160", "--itl-ms", "10", "--slots", str(SLOTS))
@@ -98,7 +98,7 @@ def stopped_at(host: str, clips: Path, folder: Path, words: tuple[str, ...], hel
     assert f"The search was ended before its answer; it goes on with --resume {folder}" in done.out
     found = read_capacity(folder)
     assert found.answer is None
-    found.steps = found_of({held: held}).steps
+    found.steps = search_of({held: held}).steps
     found.steps[0].ok = True
     write_capacity(folder, found)
     return found
@@ -187,7 +187,7 @@ def test_bad_input(clips: Path, tmp_path: Path, words: tuple[str, ...], line: st
 
 
 def test_a_search_for_something_else_is_not_resumed(clips: Path, tmp_path: Path) -> None:
-    write_capacity(tmp_path, found_of({8: 8}, answer=None, host="http://127.0.0.1:30000", model="default"))
+    write_capacity(tmp_path, search_of({8: 8}, answer=None, host="http://127.0.0.1:30000", model="default"))
     words = ("-u", "9", "--slo", "ttft:p95:400", "--resume", tmp_path)
     done = Run(locust("-f", FILE, "--data", clips, "--results", tmp_path / "r", *words), tmp_path / "r")
     assert done.code == 2
