@@ -8,7 +8,6 @@ import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,40 +16,33 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent.event import Event
 from locust.env import Environment
-from locust.html import get_html_report, process_html_filename
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from asr_load import git_state, locust_internals
-from asr_load.audio.payload import make_builder
-from asr_load.audio.shard import Shards, verify
 from asr_load.errors import InputError
 from asr_load.http import descriptors
-from asr_load.http.server_info import ask_server, check_model
 from asr_load.load import stats
-from asr_load.load.fleet import OPTION, Master, Solo, Worker
+from asr_load.load.checks import Checks, ask_for_models
+from asr_load.load.ending import exit_code, write_report
+from asr_load.load.fleet import Master, Solo, Worker
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
-from asr_load.load.search import Stepper, check_search, for_search, resumed
-from asr_load.load.target import OwnOptions, Target, Targets
+from asr_load.load.search import Stepper, for_search, resumed
+from asr_load.load.target import Targets
 from asr_load.options.commandline import given_options, shown_command
 from asr_load.options.credentials import Credentials
 from asr_load.options.form import LOCUSTS, Form, changed, read_form
 from asr_load.options.settings import (
     RESULTS,
-    Secrets,
     Settings,
     check_host,
-    check_writable,
-    read_settings,
     split_host,
 )
-from asr_load.options.user_class import for_class
 from asr_load.results.capacity import Capacity
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import Summary
 from asr_load.stream.record import RECORDS
-from asr_load.web.page import add_streaming_section
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +58,7 @@ class Plugin:
         assert environment.parsed_options is not None
         given = given_options() or environment.parsed_options
         self._credentials, self._results = Credentials(given), given.results
+        self._checks = Checks(environment, self._credentials)
         # Locust shows its options in pages, and sends them to workers.
         vars(environment.parsed_options).update(api_key="", header=[])
         self.role: Solo | Master | Worker | None = None
@@ -108,7 +101,7 @@ class Plugin:
         """The test that the options ask for. Raises InputError before anything is sent."""
         options = self.environment.parsed_options
         assert options is not None
-        settings, targets = self._check(options, self.environment.host)
+        settings, targets = self._checks.check(options, self.environment.host)
         # As checked: without the trailing slash that would double the one of the API's path, and without a password.
         self.environment.host = options.host = settings.host
         self._choose_shape(options)
@@ -127,10 +120,10 @@ class Plugin:
         if self.role is None:
             key, wanted.api_key = wanted.api_key, ""  # the options are shown, and go to the workers
             host = form.get("host") or self.environment.host
-            settings, targets = self._check(wanted, host, key, form.getlist("user_classes"))
+            settings, targets = self._checks.check(wanted, host, key, form.getlist("user_classes"))
             if key and isinstance(self.environment.runner, MasterRunner):
                 raise InputError("a fleet's workers have keys of their own: start them with OPENAI_API_KEY and --host")
-            self._ask(targets)
+            self._said = ask_for_models(targets)
             if key:
                 self._credentials.keep(settings.host, key)
             self._wait_for_workers()
@@ -187,69 +180,7 @@ class Plugin:
 
     def ask_server(self) -> None:
         """Ask the server for its models, where one is named. Raises InputError where it has no such."""
-        self._ask(self.check()[1])
-
-    def _ask(self, targets: Targets) -> None:
-        self._said, settings = {}, targets.first.settings
-        named = [target.settings.model for target in targets.values() if target.settings.model != "default"]
-        if named:
-            self._said = ask_server(settings.host, settings.headers, settings.secrets)
-        for model in named:
-            check_model(model, self._said)
-
-    def _check(
-        self, options: Namespace, host: str | None, form_key: str = "", chosen: Sequence[str] = ()
-    ) -> tuple[Settings, Targets]:
-        """`chosen`: the user classes that the web form picks; none: those that Locust has."""
-        host = self._credentials.without_credentials(host)
-        secrets = self._credentials.of(host, form_key)
-        settings = read_settings(options, host, secrets)
-        if settings.loop.open and options.headless and options.num_users is None:
-            raise InputError("an open loop needs -u: the most requests that may be in flight")
-        if not isinstance(self.environment.runner, WorkerRunner):
-            check_writable(settings.results or RESULTS)
-        if line := getattr(self._shape, "validate_options", lambda _: None)(options):
-            raise InputError(line)
-        targets = self._targets(options, host, secrets, chosen)
-        if self.searching and not isinstance(self.environment.runner, WorkerRunner):
-            check_search(settings, options.num_users, headless=options.headless)
-            if options.resume:
-                resumed(Path(options.resume), settings, targets.data_sha256)
-        return settings, targets
-
-    def _targets(self, options: Namespace, host: str | None, secrets: Secrets, chosen: Sequence[str]) -> Targets:
-        """What each user class sends. Raises InputError."""
-        targets: dict[str, Target] = {}
-        opened: dict[Path, Shards] = {}
-        for name, own in self._user_classes(options, chosen).items():
-            class_options = for_class(options, name, own)
-            try:
-                settings = read_settings(class_options, host, secrets)
-                make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
-                if settings.data not in opened:
-                    opened[settings.data] = shards = Shards(settings.data)
-                    # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
-                    gevent.get_hub().threadpool.apply(verify, (shards.folder, shards.manifest))
-            except InputError as error:
-                if own:
-                    raise InputError(f"user class {name}: {error}") from None
-                raise
-            targets[name] = Target(settings, opened[settings.data])
-        return Targets(targets)
-
-    def _user_classes(self, options: Namespace, chosen: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        """The classes of users that send speech, and the options that each has of its own; where none does, as in a
-        program of one's own, one that has none."""
-        classes: dict[str, Any] = {each.__name__: each for each in self.environment.user_classes}
-        if chosen or isinstance(self.environment.runner, WorkerRunner):
-            classes |= self.environment.available_user_classes or {}
-        test = getattr(options, OPTION, None)
-        if isinstance(self.environment.runner, WorkerRunner) and test is not None:
-            chosen = list(test["manifests"])
-        if missing := [name for name in chosen if name and name not in classes]:
-            raise InputError(f"there is no user class {missing[0]} here: take the master's locustfile")
-        speaking = {name: each.options for name, each in classes.items() if issubclass(each, OwnOptions)}
-        return {name: own for name, own in speaking.items() if not chosen or name in chosen} or {"": {}}
+        self._said = ask_for_models(self.check()[1])
 
     def start(self) -> None:
         try:
@@ -317,7 +248,7 @@ class Plugin:
         try:
             # Its own, whatever the master's options say.
             options.results = self._results
-            settings, targets = self._check(options, self.environment.host)
+            settings, targets = self._checks.check(options, self.environment.host)
             if self.searching:
                 settings = for_search(settings)
             self.role = Worker(self.environment, settings, targets)
@@ -381,44 +312,19 @@ class Plugin:
         self.stop()
         if isinstance(runner, WorkerRunner):
             return
-        self._set_exit_code()
+        if self.last_summary is not None and self.environment.process_exit_code is None:
+            self.environment.process_exit_code = exit_code(
+                self.last_summary,
+                self.found,
+                unwritten=self.last_store is not None and bool(self.last_store.file.trouble),
+                allow_lost_workers=options.allow_lost_workers,
+            )
         stats.keep_entries_when_serialised(self.environment)
         if options.csv_prefix:
             # Locust writes its CSV files once a second, and never after the last request.
             gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1)
         if options.html_file:
-            self._write_report(options)
-
-    def _set_exit_code(self) -> None:
-        """SLOs decide where there are any; where one of them is on errors, single failures break nothing else."""
-        summary, environment = self.last_summary, self.environment
-        if summary is None or environment.process_exit_code is not None:
-            return
-        options = environment.parsed_options
-        if self.last_store is not None and self.last_store.file.trouble:
-            environment.process_exit_code = 2
-            return
-        if summary.lost_workers and not (options and options.allow_lost_workers):
-            environment.process_exit_code = 1
-            return
-        if self.found is not None:
-            environment.process_exit_code = 2 if self.found.unknown else 0 if self.found.answer else 1
-            return
-        if summary.passed is False or not summary.requests.success:
-            environment.process_exit_code = 1
-        elif summary.passed and any(result.name.startswith("errors:") for result in summary.slo):
-            environment.process_exit_code = 0
-
-    def _write_report(self, options: Namespace) -> None:
-        """Locust's HTML report with a section on streaming. Locust writes its own before a test has come to rest, and
-        on SIGTERM not at all."""
-        process_html_filename(options)
-        report = get_html_report(self.environment, show_download_link=False)
-        if self.last_store is not None and self.summary is not None:
-            report = add_streaming_section(report, self.summary, self.last_store.live.points(), self.last_store.stages)
-        path = Path(options.html_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(report, encoding="utf-8")
+            write_report(self.environment, options, self.last_store, self.summary)
 
     def _new_folder(self, named: Path | None) -> Path:
         """A new folder for a test: the one that was named, then NAME-2, NAME-3 for further tests of a web UI, and for

@@ -1,0 +1,97 @@
+"""Is the test that is asked for one that can be sent? Judged before anything is."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gevent
+from locust.env import Environment
+from locust.runners import WorkerRunner
+
+from asr_load.audio.payload import make_builder
+from asr_load.audio.shard import Shards, verify
+from asr_load.errors import InputError
+from asr_load.http.server_info import ask_server, check_model
+from asr_load.load.fleet import OPTION
+from asr_load.load.search import check_search, resumed
+from asr_load.load.target import OwnOptions, Target, Targets
+from asr_load.options.credentials import Credentials
+from asr_load.options.settings import RESULTS, Secrets, Settings, check_writable, read_settings
+from asr_load.options.user_class import for_class
+
+
+class Checks:
+    """Of the tests of an environment, whose requests carry these credentials."""
+
+    def __init__(self, environment: Environment, credentials: Credentials) -> None:
+        self._environment, self._credentials = environment, credentials
+        self._shape = environment.shape_class
+        self._is_worker = isinstance(environment.runner, WorkerRunner)
+
+    def check(
+        self, options: Namespace, host: str | None, form_key: str = "", chosen: Sequence[str] = ()
+    ) -> tuple[Settings, Targets]:
+        """The settings of a test, and what its users send. `form_key` is the API key of a web form, `chosen` the user
+        classes that it picks; none: those that Locust has. Raises InputError."""
+        host = self._credentials.without_credentials(host)
+        secrets = self._credentials.of(host, form_key)
+        settings = read_settings(options, host, secrets)
+        if settings.loop.open and options.headless and options.num_users is None:
+            raise InputError("an open loop needs -u: the most requests that may be in flight")
+        if not self._is_worker:
+            check_writable(settings.results or RESULTS)
+        if line := getattr(self._shape, "validate_options", lambda _: None)(options):
+            raise InputError(line)
+        targets = self._targets(options, host, secrets, chosen)
+        if getattr(self._shape, "searches_capacity", False) and not self._is_worker:
+            check_search(settings, options.num_users, headless=options.headless)
+            if options.resume:
+                resumed(Path(options.resume), settings, targets.data_sha256)
+        return settings, targets
+
+    def _targets(self, options: Namespace, host: str | None, secrets: Secrets, chosen: Sequence[str]) -> Targets:
+        """What each user class sends. Raises InputError."""
+        targets: dict[str, Target] = {}
+        opened: dict[Path, Shards] = {}
+        for name, own in self._user_classes(options, chosen).items():
+            class_options = for_class(options, name, own)
+            try:
+                settings = read_settings(class_options, host, secrets)
+                make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
+                if settings.data not in opened:
+                    opened[settings.data] = shards = Shards(settings.data)
+                    # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
+                    gevent.get_hub().threadpool.apply(verify, (shards.folder, shards.manifest))
+            except InputError as error:
+                if own:
+                    raise InputError(f"user class {name}: {error}") from None
+                raise
+            targets[name] = Target(settings, opened[settings.data])
+        return Targets(targets)
+
+    def _user_classes(self, options: Namespace, chosen: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        """The classes of users that send speech, and the options that each has of its own; where none does, as in a
+        program of one's own, one that has none."""
+        classes: dict[str, Any] = {each.__name__: each for each in self._environment.user_classes}
+        if chosen or self._is_worker:
+            classes |= self._environment.available_user_classes or {}
+        test = getattr(options, OPTION, None)
+        if self._is_worker and test is not None:
+            chosen = list(test["manifests"])
+        if missing := [name for name in chosen if name and name not in classes]:
+            raise InputError(f"there is no user class {missing[0]} here: take the master's locustfile")
+        speaking = {name: each.options for name, each in classes.items() if issubclass(each, OwnOptions)}
+        return {name: own for name, own in speaking.items() if not chosen or name in chosen} or {"": {}}
+
+
+def ask_for_models(targets: Targets) -> dict[str, Any]:
+    """What the server says of itself, where a model is named. Raises InputError where it has no such."""
+    settings = targets.first.settings
+    named = [target.settings.model for target in targets.values() if target.settings.model != "default"]
+    said = ask_server(settings.host, settings.headers, settings.secrets) if named else {}
+    for model in named:
+        check_model(model, said)
+    return said
