@@ -67,9 +67,9 @@ def check() -> None:
         function = getattr(owner, name, None)
         if function is None:
             raise _unknown(f"it has no {what}")
-        found = " ".join(inspect.signature(function).parameters)
-        if found != parameters:
-            raise _unknown(f"{what} takes {found or 'nothing'}, not {parameters}")
+        present = " ".join(inspect.signature(function).parameters)
+        if present != parameters:
+            raise _unknown(f"{what} takes {present or 'nothing'}, not {parameters}")
     _require(EventHook(), ("_handlers",))
     values = np.array([0.5, 12.0, 250.0, 12.0])
     one_by_one, together = (StatsEntry(RequestStats(), "name", "GET", True) for _ in range(2))

@@ -105,7 +105,7 @@ class Play:
     def to_its_end(self) -> Capacity:
         while self.second():
             assert self.clock.now < 2000
-        return self.stepper.found
+        return self.stepper.capacity
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_the_queue_is_let_drain(clock: Clock, tmp_path: Path) -> None:
     assert play.stepper.steps == []
     play.store.quiet = True
     assert not play.second()
-    assert play.stepper.found.answer == 0
+    assert play.stepper.capacity.answer == 0
 
 
 def test_records_of_another_machine_are_put_on_the_masters_clock(clock: Clock, tmp_path: Path) -> None:

@@ -271,15 +271,15 @@ def verify(folder: Path, manifest: Manifest) -> None:
         try:
             now = path.stat()
             state = (now.st_ino, now.st_size, now.st_mtime_ns)
-            known = (path.absolute(), shard.sha256)
-            if _verified.get(known) == state:
+            key = (path.absolute(), shard.sha256)
+            if _verified.get(key) == state:
                 continue
-            found = file_sha256(path)
+            digest = file_sha256(path)
         except OSError as error:
             raise InputError(f"--data {folder}: {shard.file} cannot be read ({error.strerror})") from None
-        if found != shard.sha256:
+        if digest != shard.sha256:
             raise InputError(f"--data {folder}: {shard.file} is not as it was prepared; prepare it again")
-        _verified[known] = state
+        _verified[key] = state
 
 
 def _open_batches(folder: Path, name: str) -> list[pa.RecordBatch]:

@@ -75,7 +75,7 @@ class Checks:
     def _user_classes(self, options: Namespace, chosen: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """The classes of users that send speech, and the options that each has of its own; where none does, as in a
         program of one's own, one that has none."""
-        classes: dict[str, Any] = {each.__name__: each for each in self._environment.user_classes}
+        classes: dict[str, Any] = {user_class.__name__: user_class for user_class in self._environment.user_classes}
         if chosen or self._is_worker:
             classes |= self._environment.available_user_classes or {}
         test = getattr(options, OPTION, None)
@@ -83,7 +83,9 @@ class Checks:
             chosen = list(test["manifests"])
         if missing := [name for name in chosen if name and name not in classes]:
             raise InputError(f"there is no user class {missing[0]} here: take the master's locustfile")
-        speaking = {name: each.options for name, each in classes.items() if issubclass(each, OwnOptions)}
+        speaking = {
+            name: user_class.options for name, user_class in classes.items() if issubclass(user_class, OwnOptions)
+        }
         return {name: own for name, own in speaking.items() if not chosen or name in chosen} or {"": {}}
 
 

@@ -228,21 +228,21 @@ def _wrong(client_id: str, msg: Message) -> str:
     if msg.node_id != client_id:
         return f"it sent a {msg.type!r} message in the name of {msg.node_id}"
     shape = SHAPES.get(msg.type)
-    found = None if shape is None else msgspec.convert(msg.data, shape, strict=False)
-    match found:
+    content = None if shape is None else msgspec.convert(msg.data, shape, strict=False)
+    match content:
         case _Heartbeat():
-            numbers = math.isfinite(found.current_cpu_usage) and math.isfinite(found.current_memory_usage)
-            return "" if numbers and found.state in STATES else f"its heartbeat says {found}"
+            numbers = math.isfinite(content.current_cpu_usage) and math.isfinite(content.current_memory_usage)
+            return "" if numbers and content.state in STATES else f"its heartbeat says {content}"
         case _Logs():
-            return "" if found.worker_id == client_id else f"it sent the log of {found.worker_id}"
+            return "" if content.worker_id == client_id else f"it sent the log of {content.worker_id}"
         case _Stats():
-            return _wrong_stats(found)
+            return _wrong_stats(content)
     return ""
 
 
-def _wrong_stats(found: _Stats) -> str:
+def _wrong_stats(stats: _Stats) -> str:
     now = time.time()
-    for entry in (*found.stats, found.stats_total):
+    for entry in (*stats.stats, stats.stats_total):
         numbers = [
             entry.num_requests,
             entry.num_none_requests,

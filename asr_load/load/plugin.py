@@ -71,7 +71,7 @@ class Plugin:
         self.stage: str | None = None
         self.stepper: Stepper | None = None
         """Where a search for capacity says how much load there shall be, while its test runs."""
-        self.found: Capacity | None = None
+        self.capacity: Capacity | None = None
         """What the search found that ran last."""
         self.folders: list[Path] = []
         self.interrupted = False
@@ -282,7 +282,7 @@ class Plugin:
             self.environment.process_exit_code = 2
         self.role = None
         if self.stepper is not None:
-            self.found, self.stepper = self.stepper.found, None
+            self.capacity, self.stepper = self.stepper.capacity, None
         if self.summary is not None:
             self.last_summary = self.summary
             logger.info("records, run.json and summary.json are in %s", self.folders[-1])
@@ -297,8 +297,8 @@ class Plugin:
             options = self.environment.parsed_options
             # With --json, standard output is Locust's JSON and nothing else.
             file = sys.stderr if options and options.json else sys.stdout
-            if self.found is not None:
-                print_search(self.folders[-1], self.found, file)
+            if self.capacity is not None:
+                print_search(self.folders[-1], self.capacity, file)
             else:
                 print_summary(self.folders[-1], self.summary, file)
             self.summary = None
@@ -315,7 +315,7 @@ class Plugin:
         if self.last_summary is not None and self.environment.process_exit_code is None:
             self.environment.process_exit_code = exit_code(
                 self.last_summary,
-                self.found,
+                self.capacity,
                 unwritten=self.last_store is not None and bool(self.last_store.file.trouble),
                 allow_lost_workers=options.allow_lost_workers,
             )
@@ -370,8 +370,8 @@ class Plugin:
         settings, targets = self.check()
         options = self.environment.parsed_options
         assert options is not None
-        known = resumed(Path(options.resume), settings, targets.data_sha256) if options.resume else []
-        return Stepper(settings, options.num_users or 1, options.step_time, known)
+        steps = resumed(Path(options.resume), settings, targets.data_sha256) if options.resume else []
+        return Stepper(settings, options.num_users or 1, options.step_time, steps)
 
     @property
     def run(self) -> Run:

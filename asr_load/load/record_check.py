@@ -101,10 +101,10 @@ def absurd(worker: WorkerInfo) -> str:
 
 
 def _numbers(struct: msgspec.Struct) -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+    numbers: list[tuple[str, float]] = []
     for name, value in msgspec.structs.asdict(struct).items():
         if isinstance(value, msgspec.Struct):
-            found += _numbers(value)
+            numbers += _numbers(value)
         elif isinstance(value, int | float):
-            found.append((name, value))
-    return found
+            numbers.append((name, value))
+    return numbers

@@ -105,16 +105,16 @@ class RunStore:
         """Whether every process has said after a moment (of time.monotonic) that it has nothing in flight, and its
         records are here. One that has not been heard for long is not waited for, nor one that never had a part."""
         now = time.monotonic()
-        waited_for = (each for each in self.workers if each.health and now - self._heard[each.worker] < SILENT_S)
+        waited_for = (info for info in self.workers if info.health and now - self._heard[info.worker] < SILENT_S)
         return all(
-            self._heard[each.worker] > moment and each.started == each.recorded == self._taken[each.worker]
-            for each in waited_for
+            self._heard[info.worker] > moment and info.started == info.recorded == self._taken[info.worker]
+            for info in waited_for
         )
 
     def offset(self, worker: int) -> float:
         """What is added to the times of a worker's records to give the master's."""
-        known = self._workers.get(worker)
-        return 0.0 if known is None else known.master_offset_s
+        info = self._workers.get(worker)
+        return 0.0 if info is None else info.master_offset_s
 
     @property
     def shape(self) -> str:
@@ -135,9 +135,9 @@ class RunStore:
 
     def mark_lost(self, worker: int) -> None:
         """Note that a worker is not there any more. It is lost unless it has sent its final report, or comes back."""
-        known = self._workers.get(worker)
-        if known is not None and known.lost_at is None and not known.ended:
-            self._workers[worker] = msgspec.structs.replace(known, lost_at=time.time())
+        info = self._workers.get(worker)
+        if info is not None and info.lost_at is None and not info.ended:
+            self._workers[worker] = msgspec.structs.replace(info, lost_at=time.time())
 
     def enter_stage(self, name: str) -> None:
         """Note that the load is in this stage from now on; said again while it lasts, it changes nothing."""
@@ -187,11 +187,11 @@ class RunStore:
     def _complete_until(self, now: float) -> float:
         """Up to when all records are here, on this clock: those that are silent for long are not waited for."""
         waited_for = (
-            each
-            for each in self.workers
-            if not each.ended and each.lost_at is None and time.monotonic() - self._heard[each.worker] < SILENT_S
+            info
+            for info in self.workers
+            if not info.ended and info.lost_at is None and time.monotonic() - self._heard[info.worker] < SILENT_S
         )
-        return min((self._reported_until(each) for each in waited_for), default=now)
+        return min((self._reported_until(info) for info in waited_for), default=now)
 
     def _reported_until(self, worker: WorkerInfo) -> float:
         return self._began if worker.reported_until is None else worker.reported_until + worker.master_offset_s

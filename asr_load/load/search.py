@@ -88,8 +88,8 @@ class Stepper:
     def _resume(self, most: float) -> Search:
         while True:
             search = Search(most, whole=not self._open)
-            for known in self.steps:
-                search.take(known.load, known.ok)
+            for taken in self.steps:
+                search.take(taken.load, taken.ok)
             if search.next() is not None:
                 return search
             self.steps.pop()  # it was ended between its last step and its answer: that step is taken again
@@ -102,7 +102,7 @@ class Stepper:
         self._write()
 
     @property
-    def found(self) -> Capacity:
+    def capacity(self) -> Capacity:
         """The search as it stands."""
         settings = self._settings
         return Capacity(
@@ -159,12 +159,12 @@ class Stepper:
         self._began = time.time()
         if self._open:
             # In a fleet, arrivals begin some time after the test.
-            known, ahead = sum(seconds for seconds, _ in self._schedule), self._role.elapsed + NOTICE_S
-            if ahead > known:
-                self._schedule.append((ahead - known, 0.0))
+            planned, ahead = sum(seconds for seconds, _ in self._schedule), self._role.elapsed + NOTICE_S
+            if ahead > planned:
+                self._schedule.append((ahead - planned, 0.0))
             self._schedule.append((self._step_time + OPEN_RAMP_S, self.load))
             self._announce()
-            self._began += max(known, ahead) - self._role.elapsed + OPEN_RAMP_S
+            self._began += max(planned, ahead) - self._role.elapsed + OPEN_RAMP_S
         self._store.enter_stage(self._name(self.load))
         self._phase = Phase.MEASURE
 
@@ -238,9 +238,9 @@ class Stepper:
         ]
         told = [record.known_tokens for record in inside]
         tokens = None if None in told else sum(count or 0 for count in told)
-        made = step(load, judgement, records, seconds, ended=len(inside), tokens=tokens)
-        self.steps.append(made)
-        self._search.take(made.load, made.ok)
+        taken = step(load, judgement, records, seconds, ended=len(inside), tokens=tokens)
+        self.steps.append(taken)
+        self._search.take(taken.load, taken.ok)
         self.load = self._search.next()
         self._repeats = 0
 
@@ -255,7 +255,7 @@ class Stepper:
     def _finish(self) -> None:
         self.finished = True
         if self._search.at_the_bound:
-            self.limited_by = f"{format_load(self.found, self._search.good)} is the most that was allowed"
+            self.limited_by = f"{format_load(self.capacity, self._search.good)} is the most that was allowed"
             self.limited_by += " (--request-rate)" if self._open else " (-u)"
         self._write()
 
@@ -278,7 +278,7 @@ class Stepper:
         return f"{load:.3g} requests/s" if self._open else f"{load:.0f} streams"
 
     def _write(self) -> None:
-        write_capacity(self._store.folder, self.found)
+        write_capacity(self._store.folder, self.capacity)
 
 
 def for_search(settings: Settings) -> Settings:
@@ -309,17 +309,17 @@ def check_search(settings: Settings, users: int | None, *, headless: bool) -> No
 
 def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
     """The steps of a search that was ended before its answer. Raises InputError where it asked for something else."""
-    found = read_capacity(folder)
+    earlier = read_capacity(folder)
     asked = {
-        "--slo": (found.slos, [slo.text for slo in settings.slos]),
-        "--host": (found.host, settings.host),
-        "--model": (found.model, settings.model),
-        "the manifest of --data": (found.data_sha256, data_sha256),
-        "the loop": (found.loop, asdict(settings.loop) if settings.loop.rate is not None else {}),
+        "--slo": (earlier.slos, [slo.text for slo in settings.slos]),
+        "--host": (earlier.host, settings.host),
+        "--model": (earlier.model, settings.model),
+        "the manifest of --data": (earlier.data_sha256, data_sha256),
+        "the loop": (earlier.loop, asdict(settings.loop) if settings.loop.rate is not None else {}),
     }
     for name, (then, now) in asked.items():
         if then != now:
             raise InputError(f"--resume {folder}: {name} is not what it was there: {then} then, {now} now")
-    if found.answer is not None:
+    if earlier.answer is not None:
         raise InputError(f"--resume {folder}: that search has its answer already")
-    return found.steps
+    return earlier.steps

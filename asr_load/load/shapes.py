@@ -73,10 +73,10 @@ class Shape(LoadTestShape):
         options = self.runner.environment.parsed_options
         assert options is not None
         stages = plan(options.shape, options.num_users or 1, options.stages, options.stage_time)
-        found = stage_at(stages, self.get_run_time())
-        if found is None:
+        now = stage_at(stages, self.get_run_time())
+        if now is None:
             return None
-        stage, users = found
+        stage, users = now
         plugin_of(self.runner.environment).enter_stage(stage.name)
         # As fast as Locust can: how fast the load grows is the plan's to say.
         return users, float(max(users, 1))

@@ -100,11 +100,11 @@ class Rows:
                 ("ITL", f"{path} inter-token latency", record.itl),
                 ("TPOT", f"{path} time per output token", [record.tpot]),
             ):
-                known = [value for value in values if value is not None]
+                measured = [value for value in values if value is not None]
                 if at_once:
-                    stream.setdefault((kind, name), []).extend(known)
+                    stream.setdefault((kind, name), []).extend(measured)
                 else:
-                    for value in known:
+                    for value in measured:
                         _event(environment, record, kind, name, value)
         for (kind, name), values in stream.items():
             if values:
@@ -113,11 +113,11 @@ class Rows:
     def _error(self, record: Record) -> str:
         """The outcome and the server's words, without what differs from answer to answer: the record has it all."""
         words = VARYING.sub("…", record.error or "")
-        known = self._errors.setdefault(record.outcome, set())
-        if words not in known and len(known) == ERROR_ROWS:
+        texts = self._errors.setdefault(record.outcome, set())
+        if words not in texts and len(texts) == ERROR_ROWS:
             words = "other words: see records.jsonl"
         else:
-            known.add(words)
+            texts.add(words)
         return f"{record.outcome}: {words}"
 
 

@@ -25,7 +25,7 @@ class SpeechUser(OwnOptions, HttpUser):
 
     def __init_subclass__(cls) -> None:
         # Locust adds the tasks of base classes to a class's own.
-        cls.tasks = [each for each in cls.tasks if each is not SpeechUser.transcribe] or cls.tasks
+        cls.tasks = [own for own in cls.tasks if own is not SpeechUser.transcribe] or cls.tasks
 
     def __init__(self, environment: Environment) -> None:
         self.connection = UserConnection()

@@ -60,7 +60,10 @@ def changed(read: Namespace, options: Namespace) -> list[str]:
 def form_groups() -> dict[str, list[str]]:
     """The groups that the web form shows, in order: the fields of each."""
     actions = {group.title: group._group_actions for group in get_parser()._action_groups}
-    shown = {title: [one.dest for one in actions.get(title, []) if vars(one)["include_in_web_ui"]] for title in GROUPS}
+    shown = {
+        title: [action.dest for action in actions.get(title, []) if vars(action)["include_in_web_ui"]]
+        for title in GROUPS
+    }
     return {title: fields for title, fields in shown.items() if fields}
 
 
@@ -82,8 +85,8 @@ def check_user_class(body: bytes, classes: Mapping[str, Any], tasks: Mapping[str
         raise InputError(f"no edit of a user class: {error}") from None
     if edited.user_class_name not in classes:
         raise InputError(f"{edited.user_class_name[:80]!r} is no user class; there are: {', '.join(classes) or 'none'}")
-    known = [task.__name__ for task in tasks.get(edited.user_class_name, ())]
-    if unknown := [task for task in edited.tasks if task not in known]:
+    own = [task.__name__ for task in tasks.get(edited.user_class_name, ())]
+    if unknown := [task for task in edited.tasks if task not in own]:
         raise InputError(f"{unknown[0][:80]!r} is no task of {edited.user_class_name}")
     if edited.host not in (None, "", getattr(classes[edited.user_class_name], "host", None)):
         raise InputError("the host of a user class is the test's own")
@@ -91,10 +94,10 @@ def check_user_class(body: bytes, classes: Mapping[str, Any], tasks: Mapping[str
 
 def check_classes(form: Form, classes: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
     """Raise InputError where a form chooses a class that the picker does not show."""
-    for field, known in (("user_classes", classes), ("shape_class", {"Default": None, **shapes})):
+    for field, names in (("user_classes", classes), ("shape_class", {"Default": None, **shapes})):
         for name in form.getlist(field):
-            if name not in known:
-                raise InputError(f"{field.replace('_', ' ')}: {name[:80]!r} is none of {', '.join(known) or 'none'}")
+            if name not in names:
+                raise InputError(f"{field.replace('_', ' ')}: {name[:80]!r} is none of {', '.join(names) or 'none'}")
 
 
 @functools.cache

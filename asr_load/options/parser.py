@@ -102,8 +102,8 @@ class _Add(Protocol):
 
 def option_group(parser: LocustArgumentParser, title: str, *, in_form: bool = False) -> _Add:
     """What adds options to a group of GROUPS; `in_form`: the web form has them too."""
-    known = next((group for group in parser._action_groups if group.title == title), None)
-    group = known or parser.add_argument_group(title, GROUPS[title])
+    present = next((group for group in parser._action_groups if group.title == title), None)
+    group = present or parser.add_argument_group(title, GROUPS[title])
 
     def add(*flags: str, is_secret: bool = False, **words: Any) -> Action:
         action: Action = group.add_argument(*flags, **words)

@@ -273,15 +273,15 @@ def _endpoint(path: str) -> str:
 
 
 def _metadata(words: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    metadata: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key.strip():
             raise InputError(f"--metadata takes KEY=VALUE, like gpu=H100, not {word!r}")
-        if key.strip() in found:
+        if key.strip() in metadata:
             raise InputError(f"--metadata {key.strip()} is given twice")
-        found[key.strip()] = value.strip()
-    return found
+        metadata[key.strip()] = value.strip()
+    return metadata
 
 
 _HEADER = re.compile(r"\s*([\w-]+)\s*[=:](.*)", re.ASCII | re.DOTALL)

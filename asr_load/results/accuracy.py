@@ -79,16 +79,19 @@ def counts(reference: str, hypothesis: str, language: str) -> Counts:
     import jiwer  # late: as the normalisers
 
     by_word, by_character = jiwer.process_words(words, heard), jiwer.process_characters(words, heard)
-    found = []
+    errors_and_units = []
     for out in (by_word, by_character):
-        found += [out.substitutions + out.deletions + out.insertions, out.hits + out.substitutions + out.deletions]
-    return Counts(*found)
+        errors_and_units += [
+            out.substitutions + out.deletions + out.insertions,
+            out.hits + out.substitutions + out.deletions,
+        ]
+    return Counts(*errors_and_units)
 
 
 def measure(pairs: Iterable[tuple[str, str]], language: str) -> Accuracy:
     """(S + D + I) / N over (reference, hypothesis) pairs, counts summed first; pairs without a reference left out."""
-    known = [each for each in (counts(*pair, language) for pair in pairs) if each.wer_units]
-    if not known:
+    counted = [pair_counts for pair_counts in (counts(*pair, language) for pair in pairs) if pair_counts.wer_units]
+    if not counted:
         return Accuracy()
-    word_errors, words, character_errors, characters = (sum(column) for column in zip(*known, strict=True))
-    return Accuracy(wer=word_errors / words, cer=character_errors / characters, references=len(known))
+    word_errors, words, character_errors, characters = (sum(column) for column in zip(*counted, strict=True))
+    return Accuracy(wer=word_errors / words, cer=character_errors / characters, references=len(counted))

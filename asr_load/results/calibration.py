@@ -89,7 +89,7 @@ def write_calibration(calibration: Calibration) -> Path:
 def read_calibration(cores: int, reader: str) -> Calibration | None:
     """What this machine was found good for, if it was with as many cores and the same way of reading."""
     try:
-        known = msgspec.json.decode(calibration_file().read_bytes(), type=Calibration)
+        calibration = msgspec.json.decode(calibration_file().read_bytes(), type=Calibration)
     except (OSError, msgspec.DecodeError):
         return None
-    return known if (known.cores, known.reader) == (cores, reader) else None
+    return calibration if (calibration.cores, calibration.reader) == (cores, reader) else None

@@ -125,21 +125,21 @@ def judge(slos: Sequence[Slo], records: Sequence[Record], language: str, *, leas
     grew breaks what the SLOs ask for, whatever the latencies are as yet.
     """
     judged = [from_due(record) for record in records] if is_open else records
-    found = [decide(slo, judged, language) for slo in slos]
+    decisions = [decide(slo, judged, language) for slo in slos]
     results = [
-        SloResult(slo.name, slo.limit, one.value, one.ok and one.value is not None)
-        for slo, one in zip(slos, found, strict=True)
+        SloResult(slo.name, slo.limit, decision.value, decision.ok and decision.value is not None)
+        for slo, decision in zip(slos, decisions, strict=True)
     ]
     broken = [line for result, line in zip(results, slo_lines(results), strict=True) if not result.ok]
     reason = "; ".join(broken)
-    failed_for_good = any(one.settled and not one.ok for one in found)
+    failed_for_good = any(decision.settled and not decision.ok for decision in decisions)
     if is_open and not reason:
         steady = steadiness(records)
         if steady.verdict == "rising":
             reason = f"a queue grew: latency rose by {steady.growth_s or 0:.2f} s over the step"
             failed_for_good = True
     ok = not reason
-    held_for_good = ok and len(records) >= max(least, LEAST) and all(one.settled for one in found)
+    held_for_good = ok and len(records) >= max(least, LEAST) and all(decision.settled for decision in decisions)
     return Judgement(ok, failed_for_good or held_for_good, results, reason)
 
 
@@ -196,41 +196,43 @@ def knee(steps: Sequence[Step]) -> Step | None:
     return order[int(np.argmax(y))]
 
 
-def answer_lines(found: Capacity) -> list[str]:
+def answer_lines(search: Capacity) -> list[str]:
     """The answer, in words; its last line is the number."""
-    if found.answer is None:
-        return [f"maximum effective {found.kind}: unknown ({found.limited_by})"]
-    asked = " and ".join(str(slo) for slo in _slos(found))
+    if search.answer is None:
+        return [f"maximum effective {search.kind}: unknown ({search.limited_by})"]
+    asked = " and ".join(str(slo) for slo in _slos(search))
     lines = []
-    if not found.answer:
+    if not search.answer:
         lines.append(f"Not even the lowest load held {asked}")
     else:
-        lines.append(f"{format_load(found, found.answer)} held {asked}")
-    above = sorted((each for each in found.steps if not each.ok and each.load > found.answer), key=lambda one: one.load)
+        lines.append(f"{format_load(search, search.answer)} held {asked}")
+    above = sorted(
+        (tried for tried in search.steps if not tried.ok and tried.load > search.answer), key=lambda tried: tried.load
+    )
     if above:
-        lines.append(f"{format_load(found, above[0].load)} did not: {above[0].reason}")
-    if found.limited_by:
-        lines.append(f"It may be higher: {found.limited_by}")
-    if found.kind == "streams":
-        lines.append(f"maximum effective streams: {found.answer:.0f}")
+        lines.append(f"{format_load(search, above[0].load)} did not: {above[0].reason}")
+    if search.limited_by:
+        lines.append(f"It may be higher: {search.limited_by}")
+    if search.kind == "streams":
+        lines.append(f"maximum effective streams: {search.answer:.0f}")
     else:
-        lines.append(f"maximum effective request rate: {found.answer:.3g} requests/s")
+        lines.append(f"maximum effective request rate: {search.answer:.3g} requests/s")
     return lines
 
 
-def format_load(found: Capacity, load: float) -> str:
+def format_load(search: Capacity, load: float) -> str:
     """A load with its unit."""
-    return f"{load:.0f} stream(s)" if found.kind == "streams" else f"{load:.3g} requests/s"
+    return f"{load:.0f} stream(s)" if search.kind == "streams" else f"{load:.3g} requests/s"
 
 
-def _slos(found: Capacity) -> list[Slo]:
-    parts = [text.split(":") for text in found.slos]
+def _slos(search: Capacity) -> list[Slo]:
+    parts = [text.split(":") for text in search.slos]
     return [Slo(metric, statistic, float(limit)) for metric, statistic, limit in parts]
 
 
-def write_capacity(folder: Path, found: Capacity) -> None:
+def write_capacity(folder: Path, search: Capacity) -> None:
     """Write capacity.json as a whole or not at all."""
-    write_atomically(folder / CAPACITY, encode_json(found))
+    write_atomically(folder / CAPACITY, encode_json(search))
 
 
 def read_capacity(folder: Path) -> Capacity:

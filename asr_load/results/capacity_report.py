@@ -17,33 +17,33 @@ from asr_load.results.summary import run_lines
 CHART = "capacity.svg"
 
 
-def print_search(folder: Path, found: Capacity, file: TextIO) -> None:
+def print_search(folder: Path, search: Capacity, file: TextIO) -> None:
     """Print the steps of a search and, if it came to its end, the answer; its last line is the number."""
     console = console_for(file)
     console.out("\n=== Capacity ===")
-    for line in run_lines(found.metadata):
+    for line in run_lines(search.metadata):
         console.out(line)
-    if found.steps:
-        console.print(_table(found))
-        if not all(step.settled for step in found.steps):
+    if search.steps:
+        console.print(_table(search))
+        if not all(step.settled for step in search.steps):
             console.out("* not settled within --step-time: the value alone decided")
-        bend = knee(found.steps)
+        bend = knee(search.steps)
         if bend is not None:
-            console.out(f"The knee is at {format_load(found, bend.load)}: beyond it, throughput hardly grows")
-        console.out(f"Chart: {_draw(folder, found)}")
+            console.out(f"The knee is at {format_load(search, bend.load)}: beyond it, throughput hardly grows")
+        console.out(f"Chart: {_draw(folder, search)}")
     console.out(f"Results: {folder}")
-    if found.answer is None and not found.unknown:
+    if search.answer is None and not search.unknown:
         console.out(f"The search was ended before its answer; it goes on with --resume {folder}")
         return
-    for line in answer_lines(found):
+    for line in answer_lines(search):
         console.out(line)
 
 
-def _draw(folder: Path, found: Capacity) -> Path:
+def _draw(folder: Path, search: Capacity) -> Path:
     """Latency and throughput against load, with the answer, the knee and the limits marked."""
-    steps = sorted(found.steps, key=lambda each: each.load)
+    steps = sorted(search.steps, key=lambda step: step.load)
     loads = [step.load for step in steps]
-    unit = "streams" if found.kind == "streams" else "requests/s"
+    unit = "streams" if search.kind == "streams" else "requests/s"
     bend = knee(steps)
     panels = [
         Panel(
@@ -54,20 +54,20 @@ def _draw(folder: Path, found: Capacity) -> Path:
             mark=None if bend is None else (f"knee: {bend.load:.3g} {unit}", bend.load),
         )
     ]
-    for slo in map(parse_slo, found.slos):
+    for slo in map(parse_slo, search.slos):
         values = {result.name: result.value for result in steps[0].slo}
         if slo.name not in values:
             continue
         scale = f", {slo.unit.strip()}" if slo.unit else ""
-        known = [(step.load, value) for step in steps for value in _values(step, slo.name)]
+        measured = [(step.load, value) for step in steps for value in _values(step, slo.name)]
         panels.append(
             Panel(
                 title=f"{slo.metric} {slo.statistic}",
                 x=unit,
                 y=f"{slo.metric}{scale}",
-                lines=[Line("measured", [load for load, _ in known], [value for _, value in known])],
+                lines=[Line("measured", [load for load, _ in measured], [value for _, value in measured])],
                 level=(f"limit: {slo.limit:g}{slo.unit}", slo.limit),
-                mark=(f"highest that held all: {found.answer:.3g} {unit}", found.answer) if found.answer else None,
+                mark=(f"highest that held all: {search.answer:.3g} {unit}", search.answer) if search.answer else None,
             )
         )
     path = folder / CHART
@@ -79,13 +79,13 @@ def _values(step: Step, name: str) -> list[float]:
     return [result.value for result in step.slo if result.name == name and result.value is not None]
 
 
-def _table(found: Capacity) -> Table:
+def _table(search: Capacity) -> Table:
     table = Table(title="Steps, latencies in ms", title_justify="left")
-    table.add_column(found.kind, justify="right")
+    table.add_column(search.kind, justify="right")
     for name in ("s", "n", "req/s", "tok/s", "RTFx", "TTFT p50", "p95", "ITL p95", "E2E p95"):
         table.add_column(name, justify="right")
     table.add_column("SLOs")
-    for step in sorted(found.steps, key=lambda each: each.load):
+    for step in sorted(search.steps, key=lambda each: each.load):
         table.add_row(*_cells(step), ("held" if step.ok else "broken") + ("" if step.settled else " *"))
     return table
 

@@ -179,11 +179,11 @@ class Live:
 
     def _point(self, number: int) -> dict[str, Any]:
         t, users, *figures = self._points[number * POINT : (number + 1) * POINT]
-        known = iter(None if math.isnan(value) else value for value in figures)
-        point: dict[str, Any] = {"t": t, "users": int(users), "tokens_per_s": next(known), "rtfx": next(known)}
+        values = iter(None if math.isnan(value) else value for value in figures)
+        point: dict[str, Any] = {"t": t, "users": int(users), "tokens_per_s": next(values), "rtfx": next(values)}
         point["failures"] = self._failed.get(number, {})
         for name in DRAWN:
-            point[name] = {f"p{share}": next(known) for share in CHARTED}
+            point[name] = {f"p{share}": next(values) for share in CHARTED}
         return point
 
     def table(self) -> list[dict[str, Any]]:

@@ -79,20 +79,20 @@ def steadiness(records: Sequence[Record]) -> Steadiness:
     return Steadiness("rising" if growth > 0 else "falling", growth)
 
 
-def steadiness_line(found: Steadiness) -> str:
+def steadiness_line(trend: Steadiness) -> str:
     """In words."""
-    if found.verdict == "interrupted":
-        return f"Steady: no, {found.why}"
-    if found.verdict == "not judged":
-        return f"Steady: not judged ({found.why})"
-    if found.growth_s is None:
+    if trend.verdict == "interrupted":
+        return f"Steady: no, {trend.why}"
+    if trend.verdict == "not judged":
+        return f"Steady: not judged ({trend.why})"
+    if trend.growth_s is None:
         return f"Steady: not known (fewer than {LEAST} successes)"
-    match found.verdict:
+    match trend.verdict:
         case "rising":
-            return f"Steady: no, latency rose by {found.growth_s:.2f} s over the run: the load or a queue grew"
+            return f"Steady: no, latency rose by {trend.growth_s:.2f} s over the run: the load or a queue grew"
         case "falling":
             return (
-                f"Steady: no, latency fell by {-found.growth_s:.2f} s over the run: leave the start out (--warmup-time)"
+                f"Steady: no, latency fell by {-trend.growth_s:.2f} s over the run: leave the start out (--warmup-time)"
             )
     return "Steady: yes, no trend in latency over the run"
 

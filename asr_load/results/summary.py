@@ -197,11 +197,11 @@ def run_lines(metadata: dict[str, str]) -> list[str]:
 
 def figures(values: Iterable[float]) -> Figures:
     """Mean, percentiles (linear between samples, as numpy's default) and maximum."""
-    known = np.fromiter(values, dtype=float)
-    if known.size == 0:
+    array = np.fromiter(values, dtype=float)
+    if array.size == 0:
         return Figures(None, None, None, None, None, None, 0)
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(known, [50, 90, 95, 99]))
-    return Figures(float(known.mean()), p50, p90, p95, p99, float(known.max()), known.size)
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(array, [50, 90, 95, 99]))
+    return Figures(float(array.mean()), p50, p90, p95, p99, float(array.max()), array.size)
 
 
 def figures_of(metric: str, records: Iterable[Record]) -> Figures:
@@ -233,8 +233,8 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         return None if amount is None or wall_s <= 0 else amount / wall_s
 
     def total(name: str) -> int | None:
-        known = [count for record in good if (count := getattr(record, name)) is not None]
-        return sum(known) if known else None
+        counts = [count for record in good if (count := getattr(record, name)) is not None]
+        return sum(counts) if counts else None
 
     return Summary(
         requests=Requests(
@@ -294,10 +294,10 @@ def _goodput(
 
 
 def _open_loop(workers: list[WorkerInfo]) -> OpenLoop | None:
-    known = [worker.arrivals for worker in workers if worker.arrivals is not None and worker.arrivals.seconds > 0]
-    if not known:
+    counted = [worker.arrivals for worker in workers if worker.arrivals is not None and worker.arrivals.seconds > 0]
+    if not counted:
         return None
-    longest = max(known, key=lambda counts: counts.seconds)
+    longest = max(counted, key=lambda counts: counts.seconds)
     chance = CHANCE_Z * longest.deviation
     counts = (
         longest.expected,

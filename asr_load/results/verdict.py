@@ -280,13 +280,13 @@ def lost_workers(records: list[Record], info: RunInfo) -> dict[int, str]:
     """What is missing of a run that came to its end, in words, by the worker."""
     if not info.ended:
         return {}
-    found = Counter(record.worker for record in records)
+    recorded = Counter(record.worker for record in records)
     lost = {}
     for worker in info.workers:
         if not worker.ended:
             lost[worker.worker] = lost_line(worker, info.began_at)
-        elif found[worker.worker] < worker.started:
-            missing = worker.started - found[worker.worker]
+        elif recorded[worker.worker] < worker.started:
+            missing = worker.started - recorded[worker.worker]
             lost[worker.worker] = f"worker {worker.worker}: {missing} of its {worker.started} requests have no record"
     return lost
 

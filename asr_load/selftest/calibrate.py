@@ -44,23 +44,23 @@ def climb(first: int, trial: Callable[[int], CalibrationStep]) -> Iterator[Calib
     between the last two."""
     good, streams = 0, first
     while streams <= LAST:
-        made = trial(streams)
-        yield made
-        if server_full(made):
+        step = trial(streams)
+        yield step
+        if server_full(step):
             return
-        if not trusted(made, TRUSTED_MS):
+        if not trusted(step, TRUSTED_MS):
             break
         good, streams = streams, streams * 2
     else:
         return
     bad = streams
     for _ in range(REFINEMENTS if good else 0):
-        made = trial((good + bad) // 2)
-        yield made
-        if trusted(made, TRUSTED_MS):
-            good = made.streams
+        step = trial((good + bad) // 2)
+        yield step
+        if trusted(step, TRUSTED_MS):
+            good = step.streams
         else:
-            bad = made.streams
+            bad = step.streams
 
 
 def carried(trial: CalibrationStep) -> bool:

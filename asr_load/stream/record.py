@@ -129,13 +129,13 @@ def untrue(record: Record) -> str:
 
 def _untrue_times(record: Record) -> str:
     way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
-    known = [value for value in way if value is not None]
+    reached = [value for value in way if value is not None]
     rest = (record.started_at, record.due_at, record.lag, record.ended_at, record.audio_s, record.retry_s, *record.itl)
-    if not all(math.isfinite(value) for value in (*known, *rest) if value is not None):
+    if not all(math.isfinite(value) for value in (*reached, *rest) if value is not None):
         return "it holds a number that is none"
-    if min((0.0, *known, *record.itl, record.audio_s, record.retry_s)) < 0:
+    if min((0.0, *reached, *record.itl, record.audio_s, record.retry_s)) < 0:
         return "it holds a time below 0"
-    return "" if known == sorted(known) else "its times are not in order"
+    return "" if reached == sorted(reached) else "its times are not in order"
 
 
 encode_record = msgspec.json.Encoder().encode

@@ -278,15 +278,15 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
 
     def points() -> Response:
         series, test = view.series(), view.test
-        known = request.args.get("run") == series
-        found = test.live.points(_number(request.args.get("after")) if known else 0.0) if test else []
+        goes_on = request.args.get("run") == series
+        fresh = test.live.points(_number(request.args.get("after")) if goes_on else 0.0) if test else []
         return Response(
             msgspec.json.encode(
                 {
                     "run": series,
                     "running": view.summary() is None,
-                    "points": compact(found[:AT_ONCE]),
-                    "more": len(found) > AT_ONCE,
+                    "points": compact(fresh[:AT_ONCE]),
+                    "more": len(fresh) > AT_ONCE,
                     "stages": list(test.stages) if test else [],
                     "shape": test.shape if test else "none",
                     "validity": view.validity(),
@@ -316,10 +316,10 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
         return send_file((view.test.folder / SUMMARY).resolve(), "application/json", True, name)
 
     def streaming_csv() -> Response:
-        found = view.summary()
-        if view.test is None or found is None:
+        finished = view.summary()
+        if view.test is None or finished is None:
             return _not_yet("The exact figures are there when a test has ended; until then the tab shows them.")
-        response = Response(_csv(found), mimetype="text/csv")
+        response = Response(_csv(finished), mimetype="text/csv")
         name = f"{view.test.folder.resolve().name}_streaming.csv"
         response.headers.set("Content-Disposition", "attachment", filename=name)
         return response
