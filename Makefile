@@ -1,11 +1,11 @@
-# demo · test · test-all · test-latest · check · check-deps · lock · bench · bench-compare · calibrate · load-models: each sets up what it needs.
+# demo · test · test-long · test-all · test-latest · check · check-deps · lock · bench · bench-compare · calibrate · load-models: each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(wildcard asr_load/*/*.c asr_server/*.c native/*.h)
 READY := .venv/.ready
 PINNED := -r requirements.txt -r requirements-server.txt -r requirements-dev.txt
 
-.PHONY: setup demo test test-all test-latest check check-deps lock bench bench-compare calibrate load-models clean
+.PHONY: setup demo test test-long test-all test-latest check check-deps lock bench bench-compare calibrate load-models clean
 
 setup: $(READY) asr_data/sample/manifest.json
 
@@ -29,10 +29,15 @@ asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl asr_load/
 demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
+# What takes less than five seconds a test.
 test: setup
-	@$(BIN)/python -m pytest -n 2 --durations 25
+	@$(BIN)/python -m pytest -n 2 -m "not long" --durations 25
 
-# What takes long: five minutes of fuzz under each sanitizer, and the containers, with Docker or ENGINE=podman.
+# The others: fleets, searches, the web UI in a browser, sanitizers, an installed wheel.
+test-long: setup
+	@$(BIN)/python -m pytest -n 2 -m long --durations 25
+
+# All of them, with five minutes of fuzz under each sanitizer, and the containers, with Docker or ENGINE=podman.
 test-all: setup
 	@FUZZ_S=300 $(BIN)/python -m pytest -n 2 --durations 25
 	@scripts/container-test.sh

@@ -203,6 +203,7 @@ def test_segments_end_with_their_body(reader: str) -> None:
     ]
 
 
+@pytest.mark.long
 @each_reader
 @pytest.mark.parametrize("end", ["cut off", "reset", "never"])
 def test_each_good_answer_says_when_its_stream_ended(reader: str, end: str) -> None:

@@ -133,6 +133,7 @@ def test_the_busiest_second_is_on_one_clock() -> None:
     assert peak_chunks_per_s([]) == 0
 
 
+@pytest.mark.long
 def test_a_trial_holds_the_client_against_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCUST_SKIP_MONKEY_PATCH")
     made, reader = run_step(4, 1, share_cores(), tmp_path / "trial")

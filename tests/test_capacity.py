@@ -140,6 +140,7 @@ def simulate(arrivals: np.ndarray, services: np.ndarray, slots: int) -> list[Rec
     return records
 
 
+@pytest.mark.long
 def test_the_rate_is_the_one_of_queueing_theory() -> None:
     """M/M/1: at rate r and service rate s, the time in the system is exponential with rate s - r: its 95th percentile
     is ln 20 / (s - r), its mean 1 / (s - r)."""

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import pytest
 import yaml
 
 from conftest import CHECKOUT
@@ -72,6 +73,7 @@ def test_containers_have_no_more_rights_than_they_need() -> None:
     assert yaml.safe_load(re.sub(r"\$\{[^}]*\}", "x", text))["networks"].keys() == {"server", "fleet"}
 
 
+@pytest.mark.long
 def test_master_and_workers_share_a_secret_that_the_master_makes(tmp_path: Path) -> None:
     file = tmp_path / "token"
     environ = {"PATH": os.environ["PATH"], "FLEET_TOKEN_FILE": str(file)}
@@ -122,6 +124,7 @@ def test_versions_are_named() -> None:
     assert set(bases) == {"python:3.11-slim-bookworm"}
 
 
+@pytest.mark.long
 def test_every_command_runs_as_it_stands(tmp_path: Path) -> None:
     # The containers' names for each other become loopback, and fixed ports free ones; nothing else is changed.
     ports = {name: str(free_port()) for name in ("SERVER_PORT", "WEB_PORT", "MASTER_PORT")}

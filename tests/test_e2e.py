@@ -96,6 +96,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reader", [*STAMPED, "plain"])
 def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: Path, reader: str) -> None:
     faults = {f"clip{number:02d}": name for number, name in enumerate(FAULTS)}
@@ -265,6 +266,7 @@ def test_no_two_requests_have_the_same_audio_unless_asked_for(clips: Path, tmp_p
         assert ("repeated a clip's bytes" in done.out) == (unique == "none")
 
 
+@pytest.mark.long
 def test_a_seeded_shuffle_is_the_same_again(clips: Path, tmp_path: Path) -> None:
     orders = []
     with serve(*FAST) as host:
@@ -337,6 +339,7 @@ def test_a_finished_run_is_not_overwritten(clips: Path, tmp_path: Path) -> None:
 BOTH = f"{CHECKOUT}/locustfiles/transcribe.py,{CHECKOUT}/locustfiles/shapes.py"
 
 
+@pytest.mark.long
 def test_a_shape_is_followed_to_its_end(clips: Path, tmp_path: Path) -> None:
     words = ("-f", BOTH, "--shape", "steps", "-u", "4", "--stages", "2", "--stage-time", "4", "--stop-timeout", "5")
     with serve(*FAST) as host:
@@ -353,6 +356,7 @@ def test_a_bad_shape_is_refused(clips: Path, tmp_path: Path) -> None:
     assert "error: --stages must be 1 or more, not 0\n" in done.err
 
 
+@pytest.mark.long
 def test_locusts_own_files_are_complete(clips: Path, tmp_path: Path) -> None:
     csv_and_html = ("--csv", tmp_path / "locust", "--csv-full-history", "--html", tmp_path / "report.html")
     with serve("--engine", "scripted", "--tokens", "9", "--itl-ms", "20", "--fault", "503=0.2") as host:

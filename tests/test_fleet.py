@@ -41,6 +41,7 @@ def test_a_worker_without_a_user_could_never_send_its_share(clips: Path, tmp_pat
     assert "--requests needs a user for each worker: 2 workers, 1 user(s)" in done.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("patience", ["0", "20"])
 def test_a_time_limit_loses_nothing(clips: Path, tmp_path: Path, patience: str) -> None:
     with serve(*SLOW) as host:
@@ -51,6 +52,7 @@ def test_a_time_limit_loses_nothing(clips: Path, tmp_path: Path, patience: str) 
     assert done.code == 0
 
 
+@pytest.mark.long
 def test_a_test_that_ends_while_it_ramps_up_loses_nothing(clips: Path, tmp_path: Path) -> None:
     """The master goes on to ask for users while those that are there drain: they would begin in a test that is over."""
     with serve(*SLOW) as host:
@@ -59,6 +61,7 @@ def test_a_test_that_ends_while_it_ramps_up_loses_nothing(clips: Path, tmp_path:
     assert "closed file" not in done.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
     results = tmp_path / "r"
@@ -77,6 +80,7 @@ def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signal
     assert Counter(record["outcome"] for record in records)["unfinished"] == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("allowed", [(), ("--allow-lost-workers",)])
 def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(
     clips: Path, tmp_path: Path, allowed: tuple[str, ...]
@@ -113,6 +117,7 @@ def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(
     assert done.summary["requests"]["total"] == len(keys)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_worker_that_is_told_to_end_has_its_last_word(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
     with serve(*SLOW) as host:
@@ -134,6 +139,7 @@ def test_a_worker_that_is_told_to_end_has_its_last_word(clips: Path, tmp_path: P
     assert {record["outcome"] for record in records} == {"ok"}
 
 
+@pytest.mark.long
 def test_a_master_that_is_killed_leaves_a_run_that_can_be_read(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         fleet = Fleet(host, tmp_path / "r", "--data", clips, "-u", "4", "--expect-workers", "2")
@@ -155,6 +161,7 @@ def test_a_master_that_is_killed_leaves_a_run_that_can_be_read(clips: Path, tmp_
     assert "the run did not come to its end: its process was killed" in report.stdout
 
 
+@pytest.mark.long
 def test_a_worker_that_joins_late_takes_part(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         words = ("--data", clips, "-u", "4", "--stop-timeout", "5", "--expect-workers", "1", "--enable-rebalancing")
@@ -173,6 +180,7 @@ def test_a_worker_that_joins_late_takes_part(clips: Path, tmp_path: Path) -> Non
     assert done.code == 0, done.err
 
 
+@pytest.mark.long
 def test_a_worker_that_joins_while_streams_drain_takes_no_part(clips: Path, tmp_path: Path) -> None:
     """Locust would start users on it, and on those that have been told to end: their records had no file any more."""
     with serve("--engine", "scripted", "--tokens", "160", "--ttft-ms", "30", "--itl-ms", "50") as host:
@@ -191,6 +199,7 @@ def test_a_worker_that_joins_while_streams_drain_takes_no_part(clips: Path, tmp_
     assert "2 workers connected" in done.err  # while they drained
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "changed", "said"),
     [
@@ -219,6 +228,7 @@ def test_a_worker_with_other_data_is_refused(
     assert done.records == []
 
 
+@pytest.mark.long
 def test_the_clock_of_a_worker_is_held_against_the_masters(clips: Path, tmp_path: Path) -> None:
     ahead = tmp_path / "ahead"
     ahead.mkdir()

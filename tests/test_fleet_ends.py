@@ -23,6 +23,8 @@ from harness.ports import free_port
 from harness.runs import POST, Run, locust
 from harness.serving import running_streams, serve, wait_until
 
+pytestmark = pytest.mark.long
+
 USERS = 4
 PACED = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "30", "--itl-ms", "10")
 """Streams of a quarter of a second: an end at any moment finds some under way."""

@@ -251,6 +251,7 @@ class Pods:
         return records
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_the_commands_run_as_they_stand_and_a_deletion_loses_no_stream(tmp_path: Path, stop: signal.Signals) -> None:
     processes: list[subprocess.Popen[str]] = []
@@ -278,6 +279,7 @@ def test_the_commands_run_as_they_stand_and_a_deletion_loses_no_stream(tmp_path:
     assert pods.files() == pods.before  # the root file system may be read-only
 
 
+@pytest.mark.long
 def test_without_the_web_ui_the_job_ends_with_the_test(tmp_path: Path) -> None:
     block = re.search(r"```ini\n(headless = true\n.*?)```", PAGE, re.DOTALL)
     assert block

@@ -94,6 +94,7 @@ def test_a_port_that_is_taken() -> None:
     assert "--web-host 203.0.113.7" in refused("--web-host", "203.0.113.7", ui=True)
 
 
+@pytest.mark.long
 def test_a_port_whose_last_server_has_just_ended_is_free(clips: Path, tmp_path: Path) -> None:
     """Connections of the last test may wait for a minute (TIME_WAIT)."""
     port = str(free_port())
@@ -118,6 +119,7 @@ def test_a_worker_says_that_it_waits_for_its_master() -> None:
     assert worker.returncode == 130
 
 
+@pytest.mark.long
 def test_a_worker_that_has_waited_takes_part(clips: Path, tmp_path: Path) -> None:
     port = str(free_port())
     worker = locust("--worker", "--master-port", port)
@@ -146,6 +148,7 @@ def test_a_master_says_whom_it_waits_for() -> None:
     assert "stopped before any test had begun" in err
 
 
+@pytest.mark.long
 def test_a_search_from_another_folder(clips: Path, tmp_path: Path) -> None:
     """Its file finds what is beside it; the checkout's locust.conf is not read there."""
     with serve(*FAST, "--slots", "2") as host:
@@ -228,6 +231,7 @@ def test_what_the_server_says_of_itself_is_kept(models: str, clips: Path, tmp_pa
     assert sorted(_Models.asked) == ["/get_server_info", "/v1/models", "/version"]
 
 
+@pytest.mark.long
 def test_a_server_that_is_mute_holds_nothing_up(clips: Path, tmp_path: Path) -> None:
     """It takes connections and never answers: the question ends after two seconds, and requests have limits."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -296,6 +300,7 @@ def test_the_scripted_server_says_what_its_text_is_worth(clips: Path, tmp_path: 
     assert "next to nothing fits" in next(line for line in done.out.splitlines() if line.startswith("Accuracy:"))
 
 
+@pytest.mark.long
 def test_results_that_are_removed_while_the_test_runs(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         process = locust("-u", "2", "--host", host, "--data", clips, "--results", tmp_path / "r", "-t", "4")
@@ -310,6 +315,7 @@ def test_results_that_are_removed_while_the_test_runs(clips: Path, tmp_path: Pat
     assert err.count(f"the run cannot be kept in {tmp_path}/r") == 1
 
 
+@pytest.mark.long
 def test_two_runs_of_one_second_have_two_folders(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "asr_data").symlink_to(CHECKOUT / "asr_data")
     words: Sequence[str | Path] = ("-f", CHECKOUT / "locustfiles" / "transcribe.py", "-u", "1", "--requests", "2")

@@ -77,6 +77,7 @@ SANITIZERS = {
 REPORTS = ("AddressSanitizer", "runtime error", "ThreadSanitizer")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", SANITIZERS)
 @pytest.mark.parametrize("what", ["tests", "fuzz"])
 def test_under_sanitizers(tmp_path: Path, kind: str, what: str) -> None:

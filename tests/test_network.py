@@ -19,6 +19,8 @@ from harness.netns import Network, network
 from harness.runs import FAST, Run
 from harness.serving import serve, wait_until
 
+pytestmark = pytest.mark.long
+
 HOSTS = ("server", "master", "one", "two")
 MISSING_S = 4.0
 """Locust misses a worker that has not been heard for three seconds."""

@@ -14,6 +14,8 @@ from harness.fleets import end
 from harness.serving import running_streams, serve, wait_until
 from harness.ui import ui
 
+pytestmark = pytest.mark.long
+
 PACED = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "30", "--itl-ms", "10")
 LONG = ("--engine", "scripted", "--tokens", "140", "--ttft-ms", "30", "--itl-ms", "50")
 KINDS = ("one process", "--processes", "master and workers")

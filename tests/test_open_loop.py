@@ -23,6 +23,7 @@ def by_due(done: Run) -> list[dict[str, Any]]:
     return sorted(done.records, key=lambda record: record["due_at"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [[], ["2"]])
 def test_each_request_has_its_time_over_the_whole_fleet(clips: Path, tmp_path: Path, workers: list[str]) -> None:
     fleet = processes(int(workers[0])) if workers else []
@@ -59,6 +60,7 @@ def test_each_request_has_its_time_over_the_whole_fleet(clips: Path, tmp_path: P
     assert f"Open loop: 25.00 requests/s asked for, {loop['due']:.2f} due" in done.out
 
 
+@pytest.mark.long
 def test_a_server_that_is_too_slow_hides_its_queue_from_a_closed_loop_alone(clips: Path, tmp_path: Path) -> None:
     with serve(*ONE_SLOT) as host:
         closed = run(host, clips, tmp_path / "closed", "-u", "1", "--requests", "16")
@@ -83,6 +85,7 @@ def test_a_server_that_is_too_slow_hides_its_queue_from_a_closed_loop_alone(clip
     assert info(opened)["workers"][0]["queued"] == 0
 
 
+@pytest.mark.long
 def test_when_users_run_out_the_wait_is_told_from_the_due_time(clips: Path, tmp_path: Path) -> None:
     words = ("-u", "1", "--request-rate", "8", "--arrivals", "constant", "-t", "4", "--stop-timeout", "10")
     with serve(*ONE_SLOT) as host:
@@ -101,6 +104,7 @@ def test_when_users_run_out_the_wait_is_told_from_the_due_time(clips: Path, tmp_
     assert f"{worker['unsent']} more requests were due before the end of the test" in said
 
 
+@pytest.mark.long
 def test_arrivals_are_shared_anew_when_a_worker_joins_and_when_one_dies(clips: Path, tmp_path: Path) -> None:
     words = (
         "--data",
@@ -158,6 +162,7 @@ def test_a_trace_and_its_speed(clips: Path, tmp_path: Path) -> None:
     assert [due - first for due in rest] == pytest.approx([0.2, 0.2, 0.5], abs=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [[], ["2"]])
 def test_warm_up_is_sent_and_recorded_and_in_no_figure(clips: Path, tmp_path: Path, workers: list[str]) -> None:
     fleet = processes(int(workers[0])) if workers else []
@@ -174,6 +179,7 @@ def test_warm_up_is_sent_and_recorded_and_in_no_figure(clips: Path, tmp_path: Pa
     assert "Left out: 10 warm-up requests, 0 trimmed at the start, 0 at the end" in done.out
 
 
+@pytest.mark.long
 def test_warm_up_and_both_ends_by_time(clips: Path, tmp_path: Path) -> None:
     words = ["-u", "9", "--request-rate", "20", "--arrivals", "constant", "--requests", "80"]
     words += ["--warmup-time", "1", "--trim-start", "0.5", "--trim-end", "1"]
@@ -222,6 +228,7 @@ def test_slos_make_the_exit_code(
     assert done.summary["goodput"] == pytest.approx(good / done.summary["wall_s"])
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_while_users_wait_for_their_time(clips: Path, tmp_path: Path) -> None:
     with serve(*SLOW) as host:
         results = tmp_path / "r"

@@ -53,6 +53,7 @@ SENDS_TWICE = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("code", "outcomes"),
     [

@@ -71,6 +71,7 @@ def run_installed(site: Path, folder: Path, *words: str | Path) -> subprocess.Co
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         # The sample comes along, and is prepared at its first use.

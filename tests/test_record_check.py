@@ -250,6 +250,7 @@ MESSAGES: list[tuple[Any, Any]] = [
 ]
 
 
+@pytest.mark.long
 def test_no_message_of_a_stranger_ends_a_test(clips: Path, tmp_path: Path) -> None:
     """Among real workers, who lose nothing by it."""
     with serve(*PACED) as host:
@@ -324,6 +325,7 @@ def reporting(ids: list[str], absurd_info: bool) -> Callable[[Rogue, dict[str, A
     return work
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("absurd_info", [False, True])
 def test_a_rogue_worker_shapes_no_figure(clips: Path, tmp_path: Path, absurd_info: bool) -> None:
     ids = sorted(Shards(clips).ids())
@@ -362,6 +364,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.long
 def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
     environ = {**os.environ, credentials.TOKEN: TOKEN}
     results = tmp_path / "r"
@@ -401,6 +404,7 @@ def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
     assert "no fleet token" not in done.err
 
 
+@pytest.mark.long
 def test_without_a_token_a_master_hears_its_own_machine(clips: Path, tmp_path: Path) -> None:
     with serve(*PACED) as host:
         fleet = Fleet(host, tmp_path / "r", "--data", clips, "-u", "1", "--requests", "3", "--expect-workers", "1")

@@ -75,6 +75,7 @@ def test_a_password_in_the_address_becomes_a_header_and_nothing_else(clips: Path
     assert json.loads((done.results / "run.json").read_text())["host"] == host
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["one process", "master and workers"])
 def test_a_password_goes_with_its_address_from_test_to_test(clips: Path, tmp_path: Path, kind: str) -> None:
     """The page shows the address without it, and so the form sends it for the second test; another has none."""
@@ -101,6 +102,7 @@ def test_metadata_in_each_row_of_the_streaming_csv(clips: Path, tmp_path: Path) 
     assert {row["gpu"] for row in rows} == {"H100"}
 
 
+@pytest.mark.long
 def test_a_worker_has_secrets_of_its_own_or_takes_no_part(clips: Path, tmp_path: Path) -> None:
     """Test after test: the master's key is sent to no worker, and nobody measures answers of 401."""
     with (

@@ -23,6 +23,8 @@ from harness.runs import Run, locust
 from harness.searches import search_of
 from harness.serving import running_streams, serve, wait_until
 
+pytestmark = pytest.mark.long
+
 SLOTS, SERVICE_S = 5, 0.2
 SERVER = ("--engine", "scripted", "--tokens", "5", "--ttft-ms", "160", "--itl-ms", "10", "--slots", str(SLOTS))
 SLO = "ttft:p90:260"

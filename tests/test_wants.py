@@ -23,6 +23,7 @@ def limited(limit: str, host: str, clips: Path, results: Path, *words: str | Pat
     return Run(locust("--host", host, *files, *words, on=on), results)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reader", ["compiled", "python", "plain"])
 def test_fewer_descriptors_than_users(clips: Path, tmp_path: Path, reader: str) -> None:
     with serve(*SERVER) as host:
@@ -41,6 +42,7 @@ def test_fewer_descriptors_than_users(clips: Path, tmp_path: Path, reader: str) 
     assert done.code == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fleet", [False, True])
 def test_a_full_disk_ends_the_run_and_breaks_no_line(clips: Path, tmp_path: Path, fleet: bool) -> None:
     with serve(*SERVER) as host:

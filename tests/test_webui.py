@@ -26,6 +26,8 @@ from harness.browser import browser, chromium, locust, open_tab, start_test
 from harness.records import record, run_info
 from harness.serving import serve
 
+pytestmark = pytest.mark.long
+
 if chromium() is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
