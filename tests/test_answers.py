@@ -116,7 +116,7 @@ def test_what_comes_on_an_idle_connection_is_no_answer(reader: str, behind: byte
             come.set()
         told = [client.send(peer.url) for _ in range(2)]
     assert [(record.outcome, record.text, record.retries) for record in told] == [("ok", "b", 0)] * 2
-    assert (peer.connections, client.wire.connects.dropped) == (2, 1)
+    assert (peer.connections, client.user_connection.connects.dropped) == (2, 1)
 
 
 @each_reader
@@ -239,16 +239,16 @@ def test_a_server_that_is_busy_is_left_alone(
     with talk(busy, SOUND, reader=reader) as (client, peer):
         record = client.send(peer.url)
         assert (record.outcome, record.error) == (f"http_{status}", "full")
-        assert at_least <= client.wire.pause_s <= at_most
+        assert at_least <= client.user_connection.pause_s <= at_most
         assert client.send(peer.url).ok
-        assert client.wire.pause_s == 0
+        assert client.user_connection.pause_s == 0
 
 
 @each_reader
 def test_a_server_that_is_busy_under_200_is_left_alone_too(reader: str) -> None:
     with talk(chunked(b'data: {"error": {"message": "full", "code": 503}}'), reader=reader) as (client, peer):
         assert client.send(peer.url).outcome == "stream_error"
-        assert client.wire.pause_s == PAUSE_S
+        assert client.user_connection.pause_s == PAUSE_S
 
 
 def test_the_pause_that_a_server_asks_for() -> None:

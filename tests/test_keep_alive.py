@@ -17,7 +17,7 @@ from harness.peer import OK, SOUND, STREAM, Client, talk
 def test_the_same_bytes_as_requests_sends() -> None:
     with talk(SOUND, SOUND, SOUND) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
-    assert peer.connections == client.wire.connects.count == 1
+    assert peer.connections == client.user_connection.connects.count == 1
     heads, bodies = zip(*(request.split(b"\r\n\r\n", 1) for request in peer.requests), strict=True)
     assert bodies[0] == bodies[1] == bodies[2] == b'{"a":' + b"1" * 100 + b"}"
     for number, head in enumerate(heads, 1):
@@ -58,9 +58,9 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (lambda _: None, 1),
         (lambda client: client.session.cookies.set("a", "b"), 0),
         (lambda client: client.session.hooks["response"].append(lambda response, **_: response), 0),
-        (lambda client: setattr(client.wire, "reader_factory", None), 0),
-        (lambda client: client.wire.kept.close(), 0),
-        (lambda client: setattr(client.wire.kept, "proxy", "http://proxy"), 0),
+        (lambda client: setattr(client.user_connection, "reader_factory", None), 0),
+        (lambda client: client.user_connection.connection.close(), 0),
+        (lambda client: setattr(client.user_connection.connection, "proxy", "http://proxy"), 0),
     ],
     ids=["plain", "cookie", "hook", "no reader", "closed", "proxy"],
 )
@@ -128,7 +128,7 @@ def test_a_connection_that_was_closed_meanwhile_is_not_held_against_the_server()
     lone = OK + b"X: Connection: close\r\n\r\n" + STREAM  # closes without a word: noticed only as it is written to
     with talk(SOUND, lone, SOUND) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
-    assert peer.connections == client.wire.connects.count == 2
+    assert peer.connections == client.user_connection.connects.count == 2
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Type: text/event-stream; charset=utf-8\r\n"

@@ -108,11 +108,11 @@ class Client:
     def __init__(self, reader: str = "python", limits: Timeouts = LIMITS) -> None:
         self.session = requests.Session()
         self.session.trust_env = False
-        self.wire = UserConnection()
-        self.wire.reader_factory = READERS[reader]
+        self.user_connection = UserConnection()
+        self.user_connection.reader_factory = READERS[reader]
         self._limits = limits
         adapter = requests.adapters.HTTPAdapter()
-        adapter.poolmanager = self.wire.pool_manager
+        adapter.poolmanager = self.user_connection.pool_manager
         self.session.mount("http://", adapter)
         self.sent = 0
 
@@ -123,7 +123,7 @@ class Client:
         pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
         request = TranscriptionRequest(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
         config = ExchangeConfig(self._limits, 0, striker(secrets), striker(filter(is_no_speech, secrets)))
-        return exchange(self.session, self.wire, request, config)[0]
+        return exchange(self.session, self.user_connection, request, config)[0]
 
 
 @contextmanager
@@ -134,6 +134,6 @@ def talk(
     try:
         yield client, peer
     finally:
-        client.wire.drop()
+        client.user_connection.drop()
         client.session.close()
         peer.close()
