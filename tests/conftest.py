@@ -1,4 +1,4 @@
-"""What several test files use: real speech, if it is at hand, and small audio made on the spot."""
+"""What several test files use: small audio made on the spot."""
 
 from __future__ import annotations
 
@@ -14,29 +14,12 @@ import pytest
 import soundfile
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-SHARED = CHECKOUT.parent / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_calibration(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What this machine was found good for is no part of a test."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session")
-def speech() -> Path:
-    """Real recordings with transcripts in many formats."""
-    if not (SHARED / "speech" / "manifest.jsonl").is_file():
-        pytest.skip("real speech (../shared/speech) is not here")
-    return SHARED / "speech"
-
-
-@pytest.fixture(scope="session")
-def streams() -> Path:
-    """Bytes that real engines sent."""
-    if not (SHARED / "streams").is_dir():
-        pytest.skip("captured streams (../shared/streams) are not here")
-    return SHARED / "streams"
 
 
 def noise(seconds: float, rate: int = 16000, seed: int = 0) -> np.ndarray:

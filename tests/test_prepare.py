@@ -27,6 +27,7 @@ from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from asr_load.files import alone_in
 from conftest import CHECKOUT, write_folder
+from harness.audio import SAMPLE, sample_text
 
 LENGTHS = {f"clip{number:02d}": 0.1 + number / 100 for number in range(10)}
 
@@ -219,18 +220,17 @@ def test_bad_input_exits_with_2_and_one_line(tmp_path: Path, words: list[str], s
     assert said in line
 
 
-def test_real_speech_with_the_default_skip(speech: Path, tmp_path: Path) -> None:
-    manifest = prepare(open_source(DatasetSpec(str(speech))), Options(Rules(), 0, "en"), tmp_path / "out")
-    rows = [json.loads(line) for line in (speech / "manifest.jsonl").read_text().splitlines()]
-    long = [Path(row["file"]).stem for row in rows if row["duration_s"] > 30]
-    assert manifest.skipped["too_long"].ids == long
-    assert manifest.clips == len(rows) - len(long)
-    expected = {Path(row["file"]).stem: row["duration_s"] for row in rows if row["duration_s"] <= 30}
+def test_the_sample_with_the_default_skip(tmp_path: Path) -> None:
+    manifest = prepare(open_source(DatasetSpec(str(SAMPLE))), Options(Rules(), 0, "en"), tmp_path / "out")
+    lengths = {file.stem: soundfile.info(file).duration for file in SAMPLE.glob("*.flac")}
+    assert manifest.skipped["too_long"].ids == [name for name, length in lengths.items() if length > 30] == ["rms-15"]
+    assert manifest.clips == len(lengths) - 1
     shards = Shards(tmp_path / "out")
     for number in range(len(shards)):
         clip = shards[number]
-        assert clip.duration_s == pytest.approx(expected[clip.id], abs=0.06)
+        assert clip.duration_s == pytest.approx(lengths[clip.id], abs=0.001)
         assert clip.sample_rate == 16000
+        assert clip.text == sample_text(clip.id)
 
 
 def test_another_set_is_refused(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asr_load.stream.limits import MAX_EVENT_BYTES
 from asr_load.stream.reader import Answer, ProtocolError, http_error_message
+from harness import dialects
 from harness.sse import ROLE, chunk, read, sse, usage
 
 STREAM = sse(ROLE, chunk(" he"), chunk(" said"), chunk(None, "stop"), usage(2))
@@ -205,24 +205,26 @@ def test_a_long_error_is_shortened() -> None:
     assert len(http_error_message(b"x" * 100_000)) == 2000
 
 
-CAPTURED = {
-    "sglang/abort_midstream.raw": "aborted",
-    "sglang/burst_3.raw": "ok",
-    "sglang/chat_stream_continuous.raw": "ok",
-    "sglang/chat_stream_no_usage.raw": "ok",
-    "sglang/chat_stream_usage.raw": "ok",
-    "sglang/transcribe_stream.raw": "ok",
-    "vllm/chat_stream_continuous.raw": "ok",
-    "vllm/chat_stream_no_usage.raw": "ok",
-    "vllm/chat_stream_usage.raw": "ok",
-    "vllm/transcribe_stream.raw": "ok",
+STREAMS = {
+    "sglang": (dialects.sglang_chat(), "ok"),
+    "sglang, usage in each chunk": (dialects.sglang_chat(usage="continuous"), "ok"),
+    "sglang, no usage": (dialects.sglang_chat(usage=""), "ok"),
+    "sglang, several tokens a chunk": (dialects.sglang_chat(["The ferry", " crosses twice", " a day."]), "ok"),
+    "sglang, aborted": (dialects.sglang_chat(finish="abort"), "aborted"),
+    "sglang, at its limit": (dialects.sglang_chat(finish="length"), "ok"),
+    "sglang, transcription": (dialects.sglang_transcription(), "ok"),
+    "vllm": (dialects.vllm_chat(), "ok"),
+    "vllm, usage in each chunk": (dialects.vllm_chat(usage="continuous"), "ok"),
+    "vllm, no usage": (dialects.vllm_chat(usage="", finish="length"), "ok"),
+    "vllm, transcription": (dialects.vllm_transcription(), "ok"),
+    "signs of more than a byte": (dialects.vllm_transcription(["Grüße", " 日本", "語", "\ufffd\x05", " 🎙"]), "ok"),
 }
 
 
-@pytest.mark.parametrize("name", CAPTURED)
-def test_captured_streams(streams: Path, name: str) -> None:
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_of_engines(name: str) -> None:
     """What is expected comes from the bytes by another way: line by line, with the standard library's json."""
-    body = (streams / name).read_bytes().partition(b"\r\n\r\n")[2]
+    body, outcome = STREAMS[name]
     events = [json.loads(line[6:]) for line in body.decode().split("\n") if line.startswith("data: {")]
     deltas = [choice["delta"] for event in events for choice in event["choices"]]
     contents = [delta["content"] for delta in deltas if delta.get("content")]
@@ -230,34 +232,34 @@ def test_captured_streams(streams: Path, name: str) -> None:
     finishes = [
         choice["finish_reason"] for event in events for choice in event["choices"] if choice.get("finish_reason")
     ]
-    for size in (1460, 13):
+    for size in (1460, 13, 1):
         answer = read(body[at : at + size] for at in range(0, len(body), size))
         assert answer.text == "".join(contents)
         assert len(answer.times) == len(contents)
-        assert answer.outcome() == CAPTURED[name]
+        assert answer.outcome() == outcome
         assert [answer.finish_reason] == finishes
         assert answer.output_tokens == (usages[-1]["completion_tokens"] if usages else None)
         assert answer.done
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("body", "said"),
     [
-        ("sglang/err_bad_audio.raw", "An exception occurred while loading AUDIO data"),
-        ("sglang/err_context_overflow.raw", "max_completion_tokens is too large"),
-        ("sglang/err_max_tokens_negative.raw", "max_new_tokens must be at least 0, got -1."),
-        ("vllm/err_bad_audio.raw", "Invalid or corrupted audio data."),
-        ("vllm/err_unknown_model.raw", "The model `nope` does not exist."),
+        (
+            dialects.sglang_error("An exception occurred while loading AUDIO data"),
+            "An exception occurred while loading",
+        ),
+        (dialects.sglang_error("max_new_tokens must be at least 0, got -1."), "max_new_tokens must be at least 0, got"),
+        (dialects.vllm_error("The model `nope` does not exist.", 404), "The model `nope` does not exist."),
     ],
 )
-def test_captured_http_errors(streams: Path, name: str, said: str) -> None:
-    assert http_error_message((streams / name).read_bytes().partition(b"\r\n\r\n")[2]).startswith(said)
+def test_http_errors_of_engines(body: bytes, said: str) -> None:
+    assert http_error_message(body).startswith(said)
 
 
-@pytest.mark.parametrize("name", ["sglang/transcribe_json.raw", "vllm/transcribe_json.raw"])
-def test_captured_whole_answers(streams: Path, name: str) -> None:
-    body = (streams / name).read_bytes().partition(b"\r\n\r\n")[2]
+def test_whole_answers_of_engines() -> None:
+    body = json.dumps({"text": " again and again", "usage": {"type": "duration", "seconds": 3}}).encode()
     answer = Answer()
     answer.read_whole(body, 1)
-    assert answer.text == json.loads(body)["text"]
+    assert answer.text == " again and again"
     assert (answer.outcome(), len(answer.times)) == ("ok", 1)

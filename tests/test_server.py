@@ -17,9 +17,9 @@ import pytest
 import requests
 
 from asr_server.faults import FAULTS
-from harness.serving import SHARED, chat_body, connect, events, post, run_to_end, running, serve, text_of
+from harness import dialects
+from harness.serving import chat_body, connect, events, post, run_to_end, running, serve, text_of
 
-CAPTURES = SHARED / "streams" / "sglang"
 FAST = ("--engine", "scripted", "--tokens", "8", "--ttft-ms", "1", "--itl-ms", "1")
 WORDS = "the quick brown fox jumps over the lazy"
 
@@ -28,13 +28,6 @@ WORDS = "the quick brown fox jumps over the lazy"
 def url() -> Iterator[str]:
     with serve(*FAST, "--slow-s", "0.3", "--fault", "404@a clip=ü") as address:
         yield address
-
-
-def capture(name: str) -> bytes:
-    path = CAPTURES / name
-    if not path.is_file():
-        pytest.skip(f"no captured streams of SGLang at {path}")
-    return path.read_bytes().split(b"\r\n\r\n", 1)[1]
 
 
 def shape(value: Any) -> Any:
@@ -68,15 +61,15 @@ def flat(body: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("usage", "options"),
     [
-        ("chat_stream_usage.raw", {"include_usage": True}),
-        ("chat_stream_no_usage.raw", None),
-        ("chat_stream_continuous.raw", {"include_usage": True, "continuous_usage_stats": True}),
+        ("end", {"include_usage": True}),
+        ("", None),
+        ("continuous", {"include_usage": True, "continuous_usage_stats": True}),
     ],
 )
-def test_chat_stream_has_the_shape_of_sglang(url: str, name: str, options: dict[str, bool] | None) -> None:
-    expected = kinds(capture(name))
+def test_chat_stream_has_the_shape_of_sglang(url: str, usage: str, options: dict[str, bool] | None) -> None:
+    expected = kinds(dialects.sglang_chat(usage=usage))
     status, headers, body = post(url, chat_body(stream_options=options))
     assert status == 200
     assert headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -87,11 +80,10 @@ def test_transcription_stream_has_the_shape_of_sglang(url: str) -> None:
     answer = requests.post(
         url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, data={"stream": "true"}, timeout=9
     )
-    assert kinds(answer.content) == kinds(capture("transcribe_stream.raw"))
+    assert kinds(answer.content) == kinds(dialects.sglang_transcription())
     assert text_of(answer.content) == WORDS
     plain = requests.post(url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, timeout=9)
     assert plain.json() == {"text": WORDS, "usage": {"type": "duration", "seconds": 3}}
-    assert shape(plain.json()) == shape(json.loads(capture("transcribe_json.raw")))
 
 
 def test_stream_says_role_text_finish_usage_done(url: str) -> None:
@@ -161,7 +153,9 @@ def test_bad_request_is_a_flat_400(url: str, body: dict[str, Any] | bytes, words
 
 
 def test_negative_limit_is_answered_as_sglang_does(url: str) -> None:
-    assert json.loads(post(url, chat_body(max_tokens=-1))[2]) == json.loads(capture("err_max_tokens_negative.raw"))
+    assert json.loads(post(url, chat_body(max_tokens=-1))[2]) == json.loads(
+        dialects.sglang_error("max_new_tokens must be at least 0, got -1.")
+    )
 
 
 def test_bad_forms_and_paths(url: str) -> None:

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -15,6 +17,7 @@ from asr_load.audio.open import open_source
 from asr_load.audio.source import DatasetSpec, UniqueIds
 from asr_load.errors import InputError
 from conftest import noise, write_folder
+from harness.audio import encoded
 
 
 def rows(dataset: Path | str, **words: Any) -> list[Recording]:
@@ -107,12 +110,44 @@ def test_ids_are_made_unique() -> None:
     assert [unique(name) for name in ("a", "a", "a-2", "a", "b")] == ["a", "a-2", "a-2-2", "a-3", "b"]
 
 
+CARD = """---
+configs:
+- config_name: clean
+  data_files:
+  - {split: test, path: clean/test-*.parquet}
+- config_name: other
+  data_files:
+  - {split: test, path: other/test-*.parquet}
+- config_name: all
+  default: true
+  data_files:
+  - {split: test.clean, path: clean/test-*.parquet}
+  - {split: test.other, path: other/test-*.parquet}
+---
+"""
+
+
 class TestDatasetsFolder:
     """A folder that `datasets` reads, in openslr/librispeech_asr's layout."""
 
     @pytest.fixture
-    def folder(self, speech: Path) -> Path:
-        return speech / "hf_librispeech_mini"
+    def folder(self, tmp_path: Path) -> Path:
+        for name, count in {"clean": 2, "other": 40}.items():
+            rows = [
+                {
+                    "file": f"{name}-{number:04d}.flac",
+                    "audio": {"bytes": encoded(noise(0.2, seed=number), format="FLAC"), "path": None},
+                    "text": f"SENTENCE {number} OF {name.upper()}",
+                    "speaker_id": 7,
+                    "chapter_id": 11,
+                    "id": f"{name}-{number:04d}",
+                }
+                for number in range(count)
+            ]
+            (tmp_path / name).mkdir()
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / name / "test-00000-of-00001.parquet")
+        (tmp_path / "README.md").write_text(CARD)
+        return tmp_path
 
     def test_a_config_that_has_the_split_is_chosen_and_said(self, folder: Path) -> None:
         source = open_source(DatasetSpec(str(folder), split="test"))
@@ -124,8 +159,8 @@ class TestDatasetsFolder:
     def test_a_subset_that_was_named_is_taken(self, folder: Path) -> None:
         found = rows(folder, subset="other", split="test")
         assert len(found) == 40
-        assert found[0].id == "1688-142285-0000"
-        assert found[0].text.startswith("THERE'S IRON THEY SAY")
+        assert found[0].id == "other-0000"
+        assert found[0].text == "SENTENCE 0 OF OTHER"
         assert isinstance(found[0].audio, bytes)
         assert found[0].audio.startswith(b"fLaC")
 

@@ -16,7 +16,6 @@ from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVE = ROOT / "scripts" / "serve.py"
-SHARED = ROOT.parent / "shared"
 _READY = re.compile(r"asr_server: \w+ on (http://\S+)")
 
 
