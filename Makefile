@@ -1,8 +1,10 @@
 # demo · test · test-long · test-all · test-latest · check · check-deps · lock · bench · bench-compare · calibrate · load-models: each sets up what it needs.
+# With another Python: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 NATIVE := $(wildcard asr_load/*/*.c asr_server/*.c native/*.h)
-READY := .venv/.ready
+READY := $(VENV)/.ready
 PINNED := -r requirements.txt -r requirements-server.txt -r requirements-dev.txt
 
 .PHONY: setup demo test test-long test-all test-latest check check-deps lock bench bench-compare calibrate load-models clean
@@ -12,8 +14,8 @@ setup: $(READY) asr_data/sample/manifest.json
 $(READY): requirements.txt requirements-server.txt requirements-dev.txt pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed: name one with 'make PYTHON=/path/to/python3.12 ...'"; exit 2; }
-	@echo "Installing the packages of requirements*.txt into .venv: a minute or two …"
-	@$(PYTHON) -m venv .venv || \
+	@echo "Installing the packages of requirements*.txt into $(VENV): a minute or two …"
+	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "No virtual environment could be made: install Python's venv (on Debian: apt-get install python3-venv)"; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(PINNED) && \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable . || \
@@ -79,4 +81,4 @@ calibrate: setup
 	@$(BIN)/python scripts/calibrate.py
 
 clean:
-	rm -rf .venv results/*
+	rm -rf .venv .venv-* results/*

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import signal
 import socket
 import ssl
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 
 from conftest import CHECKOUT
 from harness.runs import FAST, POST, Run, answer, canned, locust, run
@@ -453,18 +453,12 @@ def test_a_plain_answer_is_no_stream(clips: Path, tmp_path: Path) -> None:
 
 
 def test_tls_connections_are_counted_and_kept(clips: Path, tmp_path: Path) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed: no certificate for a TLS server")
-    files = {name: tmp_path / f"{name}.pem" for name in ("key", "cert")}
-    make = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    command = [openssl, *make.split(), "-keyout", str(files["key"]), "-out", str(files["cert"])]
-    subprocess.run(command, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files["cert"], files["key"])
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     answers = [answer("one", length=True), answer("two", length=True), b"", answer("three", length=True)]
     with canned(answers, context) as (host, asked):
-        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", REQUESTS_CA_BUNDLE=str(files["cert"]))
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", "--ca", tmp_path / "ca.pem")
     assert [record["text"] for record in done.records] == ["one", "two", "three"]
     assert len(asked) == 4  # the third was sent again, on a new connection
     opened = done.summary["connections"]

@@ -25,6 +25,8 @@ from asr_load.http import keep_alive
 from asr_load.http.connection import UserConnection
 from asr_load.http.socket_reader import CHUNKED, UNTIL_CLOSE, HeadFile
 from asr_load.http.timeouts import Timeouts
+from asr_load.http.tls import Tls
+from asr_load.http.tls import words as tls_words
 from asr_load.stream.coding import Decoded, decoded
 from asr_load.stream.limits import TURN_S
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
@@ -87,6 +89,7 @@ class ExchangeConfig:
     """Strikes secrets out of whatever a server says."""
     strike_speech: Callable[[str], str] = str
     """The same for a transcript, in which no word of speech may be missing."""
+    tls: Tls = field(default_factory=Tls)
 
 
 @dataclass
@@ -118,7 +121,7 @@ def exchange(
     time_limit = gevent.Timeout(config.limits.total)
     time_limit.start()
     try:
-        _send_and_read(client, user_connection, request, config.limits, result)
+        _send_and_read(client, user_connection, request, config, result)
     except gevent.Timeout as error:
         if error is time_limit:
             _fail(result, user_connection, "timeout", f"no end after {config.limits.total:g} s")
@@ -148,13 +151,17 @@ def never_sent(request: TranscriptionRequest, config: ExchangeConfig, outcome: s
 
 
 def _send_and_read(
-    client: Session, user_connection: UserConnection, request: TranscriptionRequest, limits: Timeouts, result: _Result
+    client: Session,
+    user_connection: UserConnection,
+    request: TranscriptionRequest,
+    config: ExchangeConfig,
+    result: _Result,
 ) -> None:
     try:
-        if not _try_on_kept(client, user_connection, request, limits, result):
+        if not _try_on_kept(client, user_connection, request, config, result):
             result.first, result.status = user_connection.started, None
             user_connection.reset()
-            _attempt(client, user_connection, request, limits, result)
+            _attempt(client, user_connection, request, config, result)
         _conclude(result)
         if result.answer.error_code in BUSY and not result.answer.times:
             user_connection.pause_s = PAUSE_S
@@ -167,7 +174,11 @@ def _send_and_read(
 
 
 def _try_on_kept(
-    client: Session, user_connection: UserConnection, request: TranscriptionRequest, limits: Timeouts, result: _Result
+    client: Session,
+    user_connection: UserConnection,
+    request: TranscriptionRequest,
+    config: ExchangeConfig,
+    result: _Result,
 ) -> bool:
     """Send a request and read its answer. Returns False where it was a kept-alive connection that turned out dead.
 
@@ -175,7 +186,7 @@ def _try_on_kept(
     Nothing of an answer came, so it is no answer's failure; on a new connection it would be.
     """
     try:
-        _attempt(client, user_connection, request, limits, result)
+        _attempt(client, user_connection, request, config, result)
     except _HttpError:
         if not (user_connection.reused and result.status == HTTPStatus.REQUEST_TIMEOUT):
             raise
@@ -211,14 +222,18 @@ def _fail(result: _Result, user_connection: UserConnection, outcome: str, error:
 
 
 def _attempt(
-    client: Session, user_connection: UserConnection, request: TranscriptionRequest, limits: Timeouts, result: _Result
+    client: Session,
+    user_connection: UserConnection,
+    request: TranscriptionRequest,
+    config: ExchangeConfig,
+    result: _Result,
 ) -> None:
     prepared = _prepare(client, user_connection, request)
     own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
     connection = keep_alive.connection_for(client, user_connection, prepared)
     if connection is None:
         prepared.headers.update(own)
-        _ask_requests(client, user_connection, prepared, limits, result)
+        _ask_requests(client, user_connection, prepared, config, result)
         return
     head = None
     try:
@@ -234,16 +249,17 @@ def _attempt(
 
 
 def _ask_requests(
-    client: Session, user_connection: UserConnection, prepared: PreparedRequest, limits: Timeouts, result: _Result
+    client: Session, user_connection: UserConnection, prepared: PreparedRequest, config: ExchangeConfig, result: _Result
 ) -> None:
     # Not client.post: Locust would fire an event of its own, and requests would look through a body of megabytes.
     response = client.send(
         prepared,
         stream=True,
         allow_redirects=False,
-        timeout=(limits.connect, limits.stall),
-        # Locust's sessions look at no variable of the environment.
-        verify=(os.environ.get("REQUESTS_CA_BUNDLE") or True) if client.verify is True else client.verify,
+        timeout=(config.limits.connect, config.limits.stall),
+        # What a locustfile says of its own client stands.
+        verify=config.tls.verify if client.verify is True else client.verify,
+        cert=client.cert or config.tls.cert,
     )
     raw: Any = response.raw
     connects = user_connection.connects
@@ -424,7 +440,7 @@ def _classify_causes(causes: list[BaseException]) -> tuple[str, str]:
     if first(urllib3.exceptions.ConnectTimeoutError) and not first(urllib3.exceptions.NewConnectionError):
         return "connect", "connecting took too long"
     if first(urllib3.exceptions.NewConnectionError, urllib3.exceptions.SSLError, ssl.SSLError):
-        return "connect", _words(first(OSError) or causes[-1])
+        return "connect", _words(first(ssl.SSLError) or first(OSError) or causes[-1])
     if first(urllib3.exceptions.ReadTimeoutError):
         return "stalled", "no byte within the stall timeout"
     if cut := first(http.client.IncompleteRead, http.client.RemoteDisconnected, ConnectionError):
@@ -461,6 +477,8 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _words(cause: BaseException) -> str:
     if isinstance(cause, http.client.IncompleteRead):
         return "the body ended early"
+    if isinstance(cause, ssl.SSLError):
+        return tls_words(cause)
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     # Without the addresses of objects, which would make each failure one of its own in Locust's table.

@@ -11,6 +11,7 @@ import msgspec
 import requests
 
 from asr_load.errors import InputError
+from asr_load.http.tls import Tls
 from asr_load.text import striker
 
 MODELS = "/v1/models"
@@ -26,9 +27,9 @@ LONGEST = 1 << 20
 SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
 
 
-def ask_server(host: str, headers: Mapping[str, str], secrets: Iterable[str]) -> dict[str, Any]:
+def ask_server(host: str, headers: Mapping[str, str], secrets: Iterable[str], tls: Tls) -> dict[str, Any]:
     """The JSON that a server answers with, by path, for those of PATHS that it has; without what may be secret."""
-    greenlets = {path: gevent.spawn(_get, host + path, headers) for path in PATHS}
+    greenlets = {path: gevent.spawn(_get, host + path, headers, tls) for path in PATHS}
     gevent.joinall(list(greenlets.values()), timeout=PATIENCE_S)
     gevent.killall(list(greenlets.values()))
     strike = striker(secrets)
@@ -49,9 +50,17 @@ def check_model(model: str, said: Mapping[str, Any]) -> None:
         raise InputError(f"--model {model}: the server has no such model, but {names}")
 
 
-def _get(url: str, headers: Mapping[str, str]) -> Any:
+def _get(url: str, headers: Mapping[str, str], tls: Tls) -> Any:
     try:
-        with requests.get(url, headers=dict(headers), timeout=PATIENCE_S, stream=True, allow_redirects=False) as answer:
+        with requests.get(
+            url,
+            headers=dict(headers),
+            timeout=PATIENCE_S,
+            stream=True,
+            allow_redirects=False,
+            verify=tls.verify,
+            cert=tls.cert,
+        ) as answer:
             if answer.status_code != 200:
                 return None
             return msgspec.json.decode(answer.raw.read(LONGEST, decode_content=True))

@@ -100,7 +100,11 @@ class Run:
         )
         epoch_ns = time.time_ns() - time.perf_counter_ns()
         self._config = ExchangeConfig(
-            settings.timeouts, epoch_ns, striker(settings.secrets), striker(filter(is_no_speech, settings.secrets))
+            settings.timeouts,
+            epoch_ns,
+            striker(settings.secrets),
+            striker(filter(is_no_speech, settings.secrets)),
+            settings.tls,
         )
         self.clock = ClockOffset()
         """This process's clock against the master's."""

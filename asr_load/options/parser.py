@@ -43,6 +43,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--endpoint", default="", metavar="PATH", help="Path to post to in place of the API's own, behind a gateway")
     add("--header", action="append", default=[], metavar="'K: V'", help="Header to send, also as K=V; repeatable")
     add("--extra-body", "--extra-request-body", default="", metavar="JSON", help="Object merged into the body")
+    add("--ca", default="", metavar="FILE", help="Certificates of the authorities to trust (PEM)")
+    add("--cert", default="", metavar="FILE", help="Own certificate and key, in one file or as CERT,KEY (PEM)")
+    add("--insecure", action="store_true", help="Trust any certificate")
     add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body")
 
     add = option_group(parser, "Data", in_form=True)
@@ -70,6 +73,10 @@ def add_options(parser: LocustArgumentParser) -> None:
         help="Send N, then end; 0: until stopped",
     )
 
+    _add_measuring_and_output(parser)
+
+
+def _add_measuring_and_output(parser: LocustArgumentParser) -> None:
     add = option_group(parser, "Measuring")
     add("--warmup-requests", "--num-warmups", type=int, default=0, metavar="N", help="First N in no figure")
     add("--warmup-time", type=float, default=0.0, metavar="S", help="Nor those begun in the first S seconds")

@@ -18,6 +18,7 @@ import msgspec
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
+from asr_load.http.tls import Tls, read_tls
 from asr_load.options.parser import ORDERS, UNIQUE
 from asr_load.results.slo import Goodput, Slo, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
@@ -81,6 +82,7 @@ class Settings:
     shuffle: bool
     seed: int
     timeouts: Timeouts
+    tls: Tls
     loop: Loop
     warmup_requests: int
     warmup_time: float
@@ -148,6 +150,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
         shuffle=options.order == "shuffle" or bool(options.order is None and options.seed and not loop.open),
         seed=options.seed,
         timeouts=Timeouts(options.connect_timeout, options.stall_timeout, options.total_timeout),
+        tls=read_tls(options.ca, options.cert, insecure=options.insecure),
         loop=loop,
         warmup_requests=options.warmup_requests,
         warmup_time=options.warmup_time,

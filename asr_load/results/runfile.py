@@ -155,6 +155,8 @@ class RunInfo(Invocation, kw_only=True):
     seed: int
     unique: str
     timeouts: dict[str, float]
+    insecure: bool = False
+    """Whether any certificate was trusted."""
     header_names: list[str]
     """Names alone: values may be secrets."""
     extra_body_names: list[str]

@@ -108,6 +108,8 @@ def judge(records: list[Record], info: RunInfo) -> Validity:
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
     validity.reasons += doubts
+    if info.insecure:
+        validity.reasons.append("whose certificate the server has was not checked (--insecure)")
     return validity
 
 

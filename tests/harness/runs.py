@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -76,13 +77,27 @@ POST = ("POST", "/v1/chat/completions")
 
 
 @contextmanager
-def canned(answers: list[bytes], tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[bytes]]]:
+def canned(
+    answers: list[bytes], tls: ssl.SSLContext | None = None, *, refuses: bool = False
+) -> Iterator[tuple[str, list[bytes]]]:
     """A server that gives each request the next answer, as bytes, and drops the connection after it.
 
-    Yields its address and the asked it got. An empty answer is a connection dropped without a byte.
+    Yields its address and the asked it got. An empty answer is a connection dropped without a byte. `refuses`: it has
+    one connection, which does not come to TLS or is not what TLS begins with.
     """
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            plain, _ = server.accept()
+            with contextlib.suppress(OSError):
+                if tls is None:
+                    plain.recv(1 << 20)
+                    plain.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                else:
+                    with tls.wrap_socket(plain, server_side=True) as connection:
+                        connection.recv(1)
+            plain.close()
 
         def work() -> None:
             pending = list(answers)
@@ -101,7 +116,7 @@ def canned(answers: list[bytes], tls: ssl.SSLContext | None = None) -> Iterator[
                         if b"content-length" not in answer.lower():
                             break
 
-        thread = threading.Thread(target=work, daemon=True)
+        thread = threading.Thread(target=refuse if refuses else work, daemon=True)
         thread.start()
         yield f"{'https' if tls else 'http'}://127.0.0.1:{server.getsockname()[1]}", asked
         thread.join(10)

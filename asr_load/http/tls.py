@@ -1,0 +1,99 @@
+"""Whose certificates are believed, which one is shown, and what is wrong with one, in words."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import urllib3
+
+from asr_load.errors import InputError
+
+BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+"""The environment's names for a file of authorities."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """As requests take it: `verify` is a file or folder of authorities, True for those that requests bring along, False
+    for any certificate; `cert` is this side's own certificate and its key."""
+
+    verify: bool | str = True
+    cert: str | tuple[str, str] | None = None
+
+
+def read_tls(ca: str, cert: str, *, insecure: bool) -> Tls:
+    """What --ca, --cert and --insecure, or the environment, ask for. Raises InputError."""
+    if insecure and ca:
+        raise InputError("--insecure trusts any certificate, --ca those of an authority: give one of the two")
+    if insecure:
+        # The verdict says so, once.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    verify: bool | str = not insecure
+    for what, file in (("--ca", ca), *((name, os.environ.get(name, "")) for name in BUNDLES)):
+        if file and verify is True:
+            verify = _authorities(what, file)
+    return Tls(verify, _own(cert) if cert else None)
+
+
+def _authorities(what: str, file: str) -> str:
+    path = Path(file).expanduser()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if not path.is_dir():  # one is looked into with the first connection
+            context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise InputError(f"{what} {file} holds no certificate (PEM)") from None
+    except OSError as error:
+        raise InputError(f"{what} {file} cannot be read: {error.strerror}") from None
+    return str(path)
+
+
+def _own(word: str) -> str | tuple[str, str]:
+    """A file with both, or two with a comma between."""
+    cert, comma, key = word.partition(",")
+    files = [str(Path(file.strip()).expanduser()) for file in (cert, key) if file.strip()]
+
+    def passphrase() -> str:
+        raise InputError(f"--cert {word}: its key needs a passphrase: give one that does not")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(files[0], files[1] if comma else None, passphrase)
+    except ssl.SSLError:
+        raise InputError(f"--cert {word} takes a certificate and its key (PEM), as FILE or CERT,KEY") from None
+    except OSError as error:
+        raise InputError(f"--cert {word} cannot be read: {error.strerror}") from None
+    return (files[0], files[1]) if comma else files[0]
+
+
+NO_AUTHORITY = "the server's certificate is of no authority that is trusted here (--ca FILE names one)"
+CERTIFICATES = {
+    9: "the server's certificate is not valid yet",
+    10: "the server's certificate has expired",
+    **dict.fromkeys((18, 19, 20, 21), NO_AUTHORITY),
+    **dict.fromkeys((62, 64), "the server's certificate is for another name than --host"),
+}
+"""By OpenSSL's number of what is wrong (x509_vfy.h)."""
+
+REASONS = {
+    **dict.fromkeys(
+        ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"),
+        "the server does not speak TLS on this port (http:// in place of https://?)",
+    ),
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server asks for a certificate of the client (--cert FILE)",
+}
+ENDED = "the server ended TLS: it may want a certificate of the client (--cert FILE)"
+"""Where it closed before its alert was read, as TLS 1.3 lets it."""
+
+
+def words(error: ssl.SSLError) -> str:
+    """What is wrong, the same for the same cause."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        said = CERTIFICATES.get(error.verify_code)
+        return said or f"the server's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return ENDED
+    reason = error.reason or "failed"
+    return REASONS.get(reason, f"TLS: {reason.replace('_', ' ').lower()}")

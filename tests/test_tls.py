@@ -1,0 +1,149 @@
+"""HTTPS: whom this side trusts, what it shows, and what it says of a certificate that is not good."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from asr_load.errors import InputError
+from asr_load.http.tls import BUNDLES, ENDED, NO_AUTHORITY, Tls, read_tls
+from harness.fleets import info
+from harness.runs import Run, answer, canned, run
+
+
+@pytest.fixture(autouse=True)
+def _no_authority_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in BUNDLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca(authority: trustme.CA, tmp_path: Path) -> str:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return str(tmp_path / "ca.pem")
+
+
+def serving(authority: trustme.CA, *names: str, **how: Any) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*(names or ("127.0.0.1",)), **how).configure_cert(context)
+    return context
+
+
+def one(clips: Path, folder: Path, context: ssl.SSLContext | None, *words: str, fails: bool = False) -> Run:
+    """One request to a server with this context; `fails`: none reaches it."""
+    with canned([] if fails else [answer("one", length=True)], context, refuses=fails) as (host, _):
+        return run(host.replace("http:", "https:"), clips, folder / "r", "-u", "1", "--requests", "1", *words)
+
+
+@pytest.mark.parametrize("how", ["--ca", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_an_authority_that_is_named_is_trusted(
+    clips: Path, tmp_path: Path, authority: trustme.CA, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    file = str(tmp_path / "ca.pem")
+    if how != "--ca":
+        monkeypatch.setenv(how, file)
+    done = one(clips, tmp_path, serving(authority), *(("--ca", file) if how == "--ca" else ()))
+    assert [record["text"] for record in done.records] == ["one"]
+    assert not info(done)["insecure"]
+
+
+def test_any_certificate_is_taken_where_that_is_asked_for_and_it_is_said(
+    clips: Path, tmp_path: Path, authority: trustme.CA
+) -> None:
+    done = one(clips, tmp_path, serving(authority, "elsewhere.example"), "--insecure")
+    assert [record["text"] for record in done.records] == ["one"]
+    assert info(done)["insecure"]
+    assert "whose certificate the server has was not checked (--insecure)" in done.out
+    assert "InsecureRequestWarning" not in done.err
+
+
+WRONG = {
+    "expired": "the server's certificate has expired",
+    "another name": "the server's certificate is for another name than --host",
+    "unknown authority": NO_AUTHORITY,
+    "wants one of ours": "the server asks for a certificate of the client (--cert FILE)",
+    "no TLS": "the server does not speak TLS on this port (http:// in place of https://?)",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_is_said_in_words(clips: Path, tmp_path: Path, authority: trustme.CA, ca: str, kind: str) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    contexts: dict[str, Callable[[], ssl.SSLContext | None]] = {
+        "expired": lambda: serving(authority, not_after=yesterday, not_before=yesterday - timedelta(days=9)),
+        "another name": lambda: serving(authority, "elsewhere.example"),
+        "unknown authority": lambda: serving(trustme.CA()),
+        "wants one of ours": lambda: mutual(authority),
+        "no TLS": lambda: None,
+    }
+    done = one(clips, tmp_path, contexts[kind](), "--ca", ca, fails=True)
+    (record,) = done.records
+    assert record["outcome"] == "connect"
+    assert record["error"] in (WRONG[kind], ENDED if kind == "wants one of ours" else "")
+
+
+def mutual(authority: trustme.CA) -> ssl.SSLContext:
+    context = serving(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_certificate_of_our_own(clips: Path, tmp_path: Path, authority: trustme.CA, ca: str, files: int) -> None:
+    own = authority.issue_cert("tester.example")
+    if files == 1:
+        own.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+        word = str(tmp_path / "own.pem")
+    else:
+        own.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+        own.private_key_pem.write_to_path(tmp_path / "key.pem")
+        word = f"{tmp_path / 'cert.pem'}, {tmp_path / 'key.pem'}"
+    done = one(clips, tmp_path, mutual(authority), "--ca", ca, "--cert", word)
+    assert [record["text"] for record in done.records] == ["one"], done.records
+
+
+def test_files_that_are_none_are_refused_before_anything_is_sent(tmp_path: Path, ca: str) -> None:
+    (tmp_path / "text").write_text("no certificate")
+    with pytest.raises(InputError, match=r"--ca .*text holds no certificate \(PEM\)"):
+        read_tls(str(tmp_path / "text"), "", insecure=False)
+    with pytest.raises(InputError, match="--ca /nowhere cannot be read: No such file"):
+        read_tls("/nowhere", "", insecure=False)
+    with pytest.raises(InputError, match=r"--cert .* takes a certificate and its key"):
+        read_tls("", ca, insecure=False)
+    with pytest.raises(InputError, match="--cert /nowhere cannot be read"):
+        read_tls("", "/nowhere", insecure=False)
+    with pytest.raises(InputError, match="give one of the two"):
+        read_tls(ca, "", insecure=True)
+    assert read_tls("", "", insecure=False) == Tls()
+
+
+def test_what_the_environment_names_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    with pytest.raises(InputError, match="SSL_CERT_FILE /nowhere cannot be read"):
+        read_tls("", "", insecure=False)
+    assert read_tls("", "", insecure=True) == Tls(verify=False)
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path, authority: trustme.CA) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    own = authority.issue_cert("tester.example")
+    key = serialization.load_pem_private_key(own.private_key_pem.bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+    (tmp_path / "own.pem").write_bytes(own.cert_chain_pems[0].bytes() + pem)
+    with pytest.raises(InputError, match="its key needs a passphrase"):
+        read_tls("", str(tmp_path / "own.pem"), insecure=False)
