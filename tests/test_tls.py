@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from asr_load.errors import InputError
-from asr_load.http.tls import BUNDLES, ENDED, NO_AUTHORITY, Tls, read_tls
+from asr_load.http.transport import BUNDLES, ENDED, NO_AUTHORITY, Transport, read_transport
 from harness.fleets import info
 from harness.runs import Run, answer, canned, run
 
@@ -118,23 +118,23 @@ def test_a_certificate_of_our_own(clips: Path, tmp_path: Path, authority: trustm
 def test_files_that_are_none_are_refused_before_anything_is_sent(tmp_path: Path, ca: str) -> None:
     (tmp_path / "text").write_text("no certificate")
     with pytest.raises(InputError, match=r"--ca .*text holds no certificate \(PEM\)"):
-        read_tls(str(tmp_path / "text"), "", insecure=False)
+        read_transport(str(tmp_path / "text"), "", insecure=False)
     with pytest.raises(InputError, match="--ca /nowhere cannot be read: No such file"):
-        read_tls("/nowhere", "", insecure=False)
+        read_transport("/nowhere", "", insecure=False)
     with pytest.raises(InputError, match=r"--cert .* takes a certificate and its key"):
-        read_tls("", ca, insecure=False)
+        read_transport("", ca, insecure=False)
     with pytest.raises(InputError, match="--cert /nowhere cannot be read"):
-        read_tls("", "/nowhere", insecure=False)
+        read_transport("", "/nowhere", insecure=False)
     with pytest.raises(InputError, match="give one of the two"):
-        read_tls(ca, "", insecure=True)
-    assert read_tls("", "", insecure=False) == Tls()
+        read_transport(ca, "", insecure=True)
+    assert read_transport("", "", insecure=False) == Transport()
 
 
 def test_what_the_environment_names_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
     with pytest.raises(InputError, match="SSL_CERT_FILE /nowhere cannot be read"):
-        read_tls("", "", insecure=False)
-    assert read_tls("", "", insecure=True) == Tls(verify=False)
+        read_transport("", "", insecure=False)
+    assert read_transport("", "", insecure=True) == Transport(verify=False)
 
 
 def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path, authority: trustme.CA) -> None:
@@ -146,4 +146,4 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
     (tmp_path / "own.pem").write_bytes(own.cert_chain_pems[0].bytes() + pem)
     with pytest.raises(InputError, match="its key needs a passphrase"):
-        read_tls("", str(tmp_path / "own.pem"), insecure=False)
+        read_transport("", str(tmp_path / "own.pem"), insecure=False)

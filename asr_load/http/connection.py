@@ -15,10 +15,11 @@ from typing import Any
 
 from gevent import monkey
 from requests import PreparedRequest
-from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from asr_load.http.socket_reader import HeadFile, ReaderFactory
+from asr_load.http.transport import Transport
 from asr_load.stream.chunked import HEX_DIGITS, MAX_LINE
 from asr_load.stream.limits import MAX_HEAD_BYTES, MAX_INTERIM, MAX_LENGTH_DIGITS
 
@@ -54,9 +55,9 @@ class UserConnection:
     """
 
     def __init__(self) -> None:
+        self._pools: Any = {"http": self._pool, "https": self._pool_tls}
         self.pool_manager = PoolManager(num_pools=2, maxsize=1)
-        pools: Any = {"http": self._pool, "https": self._pool_tls}
-        self.pool_manager.pool_classes_by_scheme = pools
+        self.pool_manager.pool_classes_by_scheme = self._pools
         self.prepared: PreparedRequest | None = None
         """What the user's requests have in common."""
         self.common: dict[str, str] = {}
@@ -78,6 +79,12 @@ class UserConnection:
         self.unused = False
         """Whether the connection has carried no request yet."""
         self.reset()
+
+    def through(self, transport: Transport) -> ProxyManager:
+        """What connects by way of a proxy, with the same stamps."""
+        manager = ProxyManager(transport.proxy, num_pools=2, maxsize=1, proxy_headers=transport.proxy_headers)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
 
     def reset(self) -> None:
         """Forget the last request."""

@@ -25,8 +25,8 @@ from asr_load.http import keep_alive
 from asr_load.http.connection import UserConnection
 from asr_load.http.socket_reader import CHUNKED, UNTIL_CLOSE, HeadFile
 from asr_load.http.timeouts import Timeouts
-from asr_load.http.tls import Tls
-from asr_load.http.tls import words as tls_words
+from asr_load.http.transport import Transport
+from asr_load.http.transport import words as tls_words
 from asr_load.stream.coding import Decoded, decoded
 from asr_load.stream.limits import TURN_S
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
@@ -89,7 +89,7 @@ class ExchangeConfig:
     """Strikes secrets out of whatever a server says."""
     strike_speech: Callable[[str], str] = str
     """The same for a transcript, in which no word of speech may be missing."""
-    tls: Tls = field(default_factory=Tls)
+    transport: Transport = field(default_factory=Transport)
 
 
 @dataclass
@@ -251,6 +251,10 @@ def _attempt(
 def _ask_requests(
     client: Session, user_connection: UserConnection, prepared: PreparedRequest, config: ExchangeConfig, result: _Result
 ) -> None:
+    transport = config.transport
+    if transport.proxy:
+        adapter: Any = client.get_adapter(prepared.url or "")
+        adapter.proxy_manager.setdefault(transport.proxy, user_connection.through(transport))
     # Not client.post: Locust would fire an event of its own, and requests would look through a body of megabytes.
     response = client.send(
         prepared,
@@ -258,8 +262,9 @@ def _ask_requests(
         allow_redirects=False,
         timeout=(config.limits.connect, config.limits.stall),
         # What a locustfile says of its own client stands.
-        verify=config.tls.verify if client.verify is True else client.verify,
-        cert=client.cert or config.tls.cert,
+        verify=transport.verify if client.verify is True else client.verify,
+        cert=client.cert or transport.cert,
+        proxies=client.proxies or transport.proxies,
     )
     raw: Any = response.raw
     connects = user_connection.connects
@@ -439,8 +444,10 @@ def _classify_causes(causes: list[BaseException]) -> tuple[str, str]:
 
     if first(urllib3.exceptions.ConnectTimeoutError) and not first(urllib3.exceptions.NewConnectionError):
         return "connect", "connecting took too long"
-    if first(urllib3.exceptions.NewConnectionError, urllib3.exceptions.SSLError, ssl.SSLError):
-        return "connect", _words(first(ssl.SSLError) or first(OSError) or causes[-1])
+    proxy = first(urllib3.exceptions.ProxyError)
+    if proxy or first(urllib3.exceptions.NewConnectionError, urllib3.exceptions.SSLError, ssl.SSLError):
+        words = _words(first(ssl.SSLError) or first(OSError) or causes[-1])
+        return "connect", f"the proxy: {words}" if proxy else words
     if first(urllib3.exceptions.ReadTimeoutError):
         return "stalled", "no byte within the stall timeout"
     if cut := first(http.client.IncompleteRead, http.client.RemoteDisconnected, ConnectionError):

@@ -9,9 +9,10 @@ from typing import Any
 import gevent
 import msgspec
 import requests
+from urllib3 import ProxyManager
 
 from asr_load.errors import InputError
-from asr_load.http.tls import Tls
+from asr_load.http.transport import Transport
 from asr_load.text import striker
 
 MODELS = "/v1/models"
@@ -27,9 +28,9 @@ LONGEST = 1 << 20
 SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
 
 
-def ask_server(host: str, headers: Mapping[str, str], secrets: Iterable[str], tls: Tls) -> dict[str, Any]:
+def ask_server(host: str, headers: Mapping[str, str], secrets: Iterable[str], transport: Transport) -> dict[str, Any]:
     """The JSON that a server answers with, by path, for those of PATHS that it has; without what may be secret."""
-    greenlets = {path: gevent.spawn(_get, host + path, headers, tls) for path in PATHS}
+    greenlets = {path: gevent.spawn(_get, host + path, headers, transport) for path in PATHS}
     gevent.joinall(list(greenlets.values()), timeout=PATIENCE_S)
     gevent.killall(list(greenlets.values()))
     strike = striker(secrets)
@@ -50,17 +51,25 @@ def check_model(model: str, said: Mapping[str, Any]) -> None:
         raise InputError(f"--model {model}: the server has no such model, but {names}")
 
 
-def _get(url: str, headers: Mapping[str, str], tls: Tls) -> Any:
+def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
     try:
-        with requests.get(
-            url,
-            headers=dict(headers),
-            timeout=PATIENCE_S,
-            stream=True,
-            allow_redirects=False,
-            verify=tls.verify,
-            cert=tls.cert,
-        ) as answer:
+        with requests.Session() as session:
+            session.trust_env = False  # the requests of the test go no other way
+            if transport.proxy:
+                manager = ProxyManager(transport.proxy, proxy_headers=transport.proxy_headers)
+                for scheme in ("http://", "https://"):
+                    adapter: Any = session.get_adapter(scheme)
+                    adapter.proxy_manager[transport.proxy] = manager
+            answer = session.get(
+                url,
+                headers=dict(headers),
+                timeout=PATIENCE_S,
+                stream=True,
+                allow_redirects=False,
+                verify=transport.verify,
+                cert=transport.cert,
+                proxies=transport.proxies,
+            )
             if answer.status_code != 200:
                 return None
             return msgspec.json.decode(answer.raw.read(LONGEST, decode_content=True))

@@ -93,7 +93,7 @@ def ask_for_models(targets: Targets) -> dict[str, Any]:
     """What the server says of itself, where a model is named. Raises InputError where it has no such."""
     settings = targets.first.settings
     named = [target.settings.model for target in targets.values() if target.settings.model != "default"]
-    said = ask_server(settings.host, settings.headers, settings.secrets, settings.tls) if named else {}
+    said = ask_server(settings.host, settings.headers, settings.secrets, settings.transport) if named else {}
     for model in named:
         check_model(model, said)
     return said

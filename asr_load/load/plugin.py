@@ -60,7 +60,7 @@ class Plugin:
         self._credentials, self._results = Credentials(given), given.results
         self._checks = Checks(environment, self._credentials)
         # Locust shows its options in pages, and sends them to workers.
-        vars(environment.parsed_options).update(api_key="", header=[])
+        vars(environment.parsed_options).update(api_key="", header=[], proxy=self._credentials.proxy)
         self.role: Solo | Master | Worker | None = None
         """This process's part of the test that is running."""
         self.last_store: RunStore | None = None

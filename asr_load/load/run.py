@@ -104,7 +104,7 @@ class Run:
             epoch_ns,
             striker(settings.secrets),
             striker(filter(is_no_speech, settings.secrets)),
-            settings.tls,
+            settings.transport,
         )
         self.clock = ClockOffset()
         """This process's clock against the master's."""

@@ -168,7 +168,7 @@ class RunStore:
         if not self._invocation.server and any(worker.server for worker in self.workers):
             # After the last stream, and not of one that does not say what it is: mocks count their requests.
             self._invocation.server = ask_server(
-                self._settings.host, self._settings.headers, self._settings.secrets, self._settings.tls
+                self._settings.host, self._settings.headers, self._settings.secrets, self._settings.transport
             )
         self._write(ended=True)
         return summarise_folder(self.folder)
@@ -218,7 +218,8 @@ class RunStore:
             seed=settings.seed,
             unique="dither" if first.unique else "none",
             timeouts={name: getattr(settings.timeouts, name) for name in ("connect", "stall", "total")},
-            insecure=settings.tls.verify is False,
+            insecure=settings.transport.verify is False,
+            proxy=settings.transport.proxy,
             header_names=sorted(settings.headers),
             extra_body_names=sorted(name for name, value in first.extra_body.items() if value is not None),
             omit=sorted(name for name, value in first.extra_body.items() if value is None),

@@ -40,6 +40,8 @@ class Credentials:
         self._form_keys: dict[str, str] = {}
         self._key = given.api_key or os.environ.get(KEY, "")
         self._headers = tuple(given.header or ())
+        self.proxy, self._proxy_basic = split_host(given.proxy)
+        """Without its user and password."""
         host = self.without_credentials(given.host)
         self._own = [*([_address(host)] if host else []), *map(_address, given.allow_host or [])]
 
@@ -64,7 +66,13 @@ class Credentials:
             where = f"to {' and '.join(self._own)} alone" if self._own else "to no server that was not named with it"
             instead = "" if self._headers else "give it a key of its own, or "
             raise InputError(f"{what} {where}: for {address}, {instead}start this process with --allow-host {address}")
-        return Secrets(key or (self._key if own else ""), self._basic.get(address, ""), self._headers)
+        return Secrets(
+            key or (self._key if own else ""),
+            self._basic.get(address, ""),
+            self._headers,
+            self.proxy or "",
+            self._proxy_basic,
+        )
 
 
 def _address(host: str) -> str:

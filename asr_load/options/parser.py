@@ -46,6 +46,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--ca", default="", metavar="FILE", help="Certificates of the authorities to trust (PEM)")
     add("--cert", default="", metavar="FILE", help="Own certificate and key, in one file or as CERT,KEY (PEM)")
     add("--insecure", action="store_true", help="Trust any certificate")
+    add("--proxy", default="", metavar="URL", help="HTTP proxy (default: HTTPS_PROXY, HTTP_PROXY, NO_PROXY)")
     add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body")
 
     add = option_group(parser, "Data", in_form=True)

@@ -18,7 +18,7 @@ import msgspec
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
-from asr_load.http.tls import Tls, read_tls
+from asr_load.http.transport import Transport, proxy_of_environment, read_transport
 from asr_load.options.parser import ORDERS, UNIQUE
 from asr_load.results.slo import Goodput, Slo, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
@@ -82,7 +82,7 @@ class Settings:
     shuffle: bool
     seed: int
     timeouts: Timeouts
-    tls: Tls
+    transport: Transport
     loop: Loop
     warmup_requests: int
     warmup_time: float
@@ -112,6 +112,9 @@ class Secrets:
     basic: str = field(default="", repr=False)
     """User and password, as basic authentication has them."""
     headers: tuple[str, ...] = field(default=(), repr=False)
+    proxy: str = ""
+    proxy_basic: str = field(default="", repr=False)
+    """User and password of this proxy, which no other gets."""
 
 
 def _data_folder(named: str) -> Path:
@@ -136,6 +139,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
         Goodput(goodput)
     if options.seed and options.order == "sequential" and not loop.open:
         raise InputError("--seed shuffles nothing with --order sequential: leave one of them out")
+    transport = _transport(options, host, secrets)
     return Settings(
         host=check_host(host),
         endpoint=_endpoint(options.endpoint) or APIS[options.api],
@@ -150,7 +154,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
         shuffle=options.order == "shuffle" or bool(options.order is None and options.seed and not loop.open),
         seed=options.seed,
         timeouts=Timeouts(options.connect_timeout, options.stall_timeout, options.total_timeout),
-        tls=read_tls(options.ca, options.cert, insecure=options.insecure),
+        transport=transport,
         loop=loop,
         warmup_requests=options.warmup_requests,
         warmup_time=options.warmup_time,
@@ -169,9 +173,23 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
         secrets=(
             *([key] if key else []),
             *_parts_of(basic),
+            *_parts_of(transport.proxy_basic),
             *(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
         ),
     )
+
+
+def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transport:
+    if options.proxy:
+        proxy, basic = options.proxy, secrets.proxy_basic if options.proxy == secrets.proxy else ""
+    else:
+        proxy, basic = split_host(proxy_of_environment(check_host(host)))
+    if proxy:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        if parts.scheme != "http" or not parts.hostname:
+            raise InputError(f"the proxy {without_credentials(proxy)} is not an address like http://proxy:3128")
+        proxy = f"http://{parts.netloc}"
+    return read_transport(options.ca, options.cert, proxy or "", basic, insecure=options.insecure)
 
 
 def _check_words_and_numbers(options: Namespace) -> None:

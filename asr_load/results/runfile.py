@@ -157,6 +157,7 @@ class RunInfo(Invocation, kw_only=True):
     timeouts: dict[str, float]
     insecure: bool = False
     """Whether any certificate was trusted."""
+    proxy: str = ""
     header_names: list[str]
     """Names alone: values may be secrets."""
     extra_body_names: list[str]

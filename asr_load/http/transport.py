@@ -1,11 +1,15 @@
-"""Whose certificates are believed, which one is shown, and what is wrong with one, in words."""
+"""How a server is reached: through which proxy, whose certificates are believed, which one is shown; and what is wrong
+with one, in words."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
@@ -16,16 +20,28 @@ BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 @dataclass(frozen=True)
-class Tls:
+class Transport:
     """As requests take it: `verify` is a file or folder of authorities, True for those that requests bring along, False
-    for any certificate; `cert` is this side's own certificate and its key."""
+    for any certificate; `cert` is this side's own certificate and its key; `proxy` an address, empty without one."""
 
     verify: bool | str = True
     cert: str | tuple[str, str] | None = None
+    proxy: str = ""
+    proxy_basic: str = field(default="", repr=False)
+    """The proxy's user and password, as basic authentication has them."""
+
+    @property
+    def proxies(self) -> dict[str, str] | None:
+        return dict.fromkeys(("http", "https"), self.proxy) if self.proxy else None
+
+    @property
+    def proxy_headers(self) -> dict[str, str]:
+        return {"Proxy-Authorization": f"Basic {self.proxy_basic}"} if self.proxy_basic else {}
 
 
-def read_tls(ca: str, cert: str, *, insecure: bool) -> Tls:
-    """What --ca, --cert and --insecure, or the environment, ask for. Raises InputError."""
+def read_transport(ca: str, cert: str, proxy: str = "", proxy_basic: str = "", *, insecure: bool) -> Transport:
+    """What --ca, --cert and --insecure, or the environment, ask for, through a proxy that was found. Raises
+    InputError."""
     if insecure and ca:
         raise InputError("--insecure trusts any certificate, --ca those of an authority: give one of the two")
     if insecure:
@@ -35,7 +51,24 @@ def read_tls(ca: str, cert: str, *, insecure: bool) -> Tls:
     for what, file in (("--ca", ca), *((name, os.environ.get(name, "")) for name in BUNDLES)):
         if file and verify is True:
             verify = _authorities(what, file)
-    return Tls(verify, _own(cert) if cert else None)
+    return Transport(verify, _own(cert) if cert else None, proxy, proxy_basic)
+
+
+def proxy_of_environment(host: str) -> str:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name for a server; empty where it is this machine,
+    whatever they say."""
+    name = urlsplit(host).hostname or ""
+    if name == "localhost" or _is_loopback(name) or proxy_bypass(name):
+        return ""
+    proxies = getproxies()
+    return proxies.get(urlsplit(host).scheme) or proxies.get("all", "")
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _authorities(what: str, file: str) -> str:

@@ -1,0 +1,57 @@
+"""A forward proxy: CONNECT, and requests in absolute form, to wherever it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+
+@contextmanager
+def proxy(server: str, refuses: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Its address and the heads that it is sent. Whatever name is asked for, it connects to `server`. `refuses`: the
+    status line of its answer to all."""
+    heads: list[str] = []
+    place = urlsplit(server)
+
+    def serve(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.recv(1 << 16)
+            heads.append(head.partition(b"\r\n\r\n")[0].decode())
+            if refuses:
+                client.sendall(f"HTTP/1.1 {refuses}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(1 << 16):
+                    pass
+                return
+            with socket.create_connection((place.hostname or "", place.port or 0)) as upstream:
+                if head.startswith(b"CONNECT"):
+                    client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                else:
+                    upstream.sendall(re.sub(rb"^POST http://[^/]+", b"POST ", head, count=1))
+                back = threading.Thread(target=copy, args=(upstream, client), daemon=True)
+                back.start()
+                copy(client, upstream)
+                back.join(10)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", heads
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
