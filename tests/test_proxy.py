@@ -72,9 +72,10 @@ def test_whom_the_environment_sends_through_none(host: str, monkeypatch: pytest.
     assert proxy_of_environment("https://other.example.org") == "http://all:3128"
 
 
-def test_its_password_goes_to_it_and_nowhere_else(clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_its_password_goes_to_it_and_nowhere_else(clips: Path, tmp_path: Path, scheme: str) -> None:
     with canned(ANSWERS) as (server, asked), proxy(server) as (address, heads):
-        word = address.replace("//", "//someone:pass-word-77@")
+        word = address.replace("http://", f"{scheme}someone:pass-word-77@")
         done = two("http://speech.invalid", clips, tmp_path, "--proxy", word)
     basic = base64.b64encode(b"someone:pass-word-77").decode()
     assert [record["outcome"] for record in done.records] == ["ok", "ok"]

@@ -69,6 +69,8 @@ def test_any_certificate_is_taken_where_that_is_asked_for_and_it_is_said(
     assert "InsecureRequestWarning" not in done.err
 
 
+HTTPS = "https://speech.example"
+
 WRONG = {
     "expired": "the server's certificate has expired",
     "another name": "the server's certificate is for another name than --host",
@@ -118,23 +120,24 @@ def test_a_certificate_of_our_own(clips: Path, tmp_path: Path, authority: trustm
 def test_files_that_are_none_are_refused_before_anything_is_sent(tmp_path: Path, ca: str) -> None:
     (tmp_path / "text").write_text("no certificate")
     with pytest.raises(InputError, match=r"--ca .*text holds no certificate \(PEM\)"):
-        read_transport(str(tmp_path / "text"), "", insecure=False)
+        read_transport(HTTPS, str(tmp_path / "text"), "", insecure=False)
     with pytest.raises(InputError, match="--ca /nowhere cannot be read: No such file"):
-        read_transport("/nowhere", "", insecure=False)
+        read_transport(HTTPS, "/nowhere", "", insecure=False)
     with pytest.raises(InputError, match=r"--cert .* takes a certificate and its key"):
-        read_transport("", ca, insecure=False)
+        read_transport(HTTPS, "", ca, insecure=False)
     with pytest.raises(InputError, match="--cert /nowhere cannot be read"):
-        read_transport("", "/nowhere", insecure=False)
+        read_transport(HTTPS, "", "/nowhere", insecure=False)
     with pytest.raises(InputError, match="give one of the two"):
-        read_transport(ca, "", insecure=True)
-    assert read_transport("", "", insecure=False) == Transport()
+        read_transport(HTTPS, ca, "", insecure=True)
+    assert read_transport(HTTPS, "", "", insecure=False) == Transport()
 
 
 def test_what_the_environment_names_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
     with pytest.raises(InputError, match="SSL_CERT_FILE /nowhere cannot be read"):
-        read_transport("", "", insecure=False)
-    assert read_transport("", "", insecure=True) == Transport(verify=False)
+        read_transport(HTTPS, "", "", insecure=False)
+    assert read_transport(HTTPS, "", "", insecure=True) == Transport(verify=False)
+    assert read_transport("http://speech.example", "", "", insecure=False) == Transport()
 
 
 def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path, authority: trustme.CA) -> None:
@@ -146,4 +149,4 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
     (tmp_path / "own.pem").write_bytes(own.cert_chain_pems[0].bytes() + pem)
     with pytest.raises(InputError, match="its key needs a passphrase"):
-        read_transport("", str(tmp_path / "own.pem"), insecure=False)
+        read_transport(HTTPS, "", str(tmp_path / "own.pem"), insecure=False)

@@ -254,7 +254,8 @@ def _ask_requests(
     transport = config.transport
     if transport.proxy:
         adapter: Any = client.get_adapter(prepared.url or "")
-        adapter.proxy_manager.setdefault(transport.proxy, user_connection.through(transport))
+        if transport.proxy not in adapter.proxy_manager:
+            adapter.proxy_manager[transport.proxy] = user_connection.through(transport)
     # Not client.post: Locust would fire an event of its own, and requests would look through a body of megabytes.
     response = client.send(
         prepared,

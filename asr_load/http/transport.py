@@ -39,7 +39,9 @@ class Transport:
         return {"Proxy-Authorization": f"Basic {self.proxy_basic}"} if self.proxy_basic else {}
 
 
-def read_transport(ca: str, cert: str, proxy: str = "", proxy_basic: str = "", *, insecure: bool) -> Transport:
+def read_transport(
+    host: str, ca: str, cert: str, *, insecure: bool, proxy: str = "", proxy_basic: str = ""
+) -> Transport:
     """What --ca, --cert and --insecure, or the environment, ask for, through a proxy that was found. Raises
     InputError."""
     if insecure and ca:
@@ -48,7 +50,9 @@ def read_transport(ca: str, cert: str, proxy: str = "", proxy_basic: str = "", *
         # The verdict says so, once.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     verify: bool | str = not insecure
-    for what, file in (("--ca", ca), *((name, os.environ.get(name, "")) for name in BUNDLES)):
+    # What the environment names is nothing to those who do not need it.
+    environment = [(name, os.environ.get(name, "")) for name in BUNDLES if host.startswith("https:")]
+    for what, file in (("--ca", ca), *environment):
         if file and verify is True:
             verify = _authorities(what, file)
     return Transport(verify, _own(cert) if cert else None, proxy, proxy_basic)

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from asr_load.errors import InputError
-from asr_load.options.settings import Secrets, check_host, split_host
+from asr_load.options.settings import Secrets, check_host, split_host, split_proxy
 
 KEY = "OPENAI_API_KEY"
 
@@ -40,7 +40,7 @@ class Credentials:
         self._form_keys: dict[str, str] = {}
         self._key = given.api_key or os.environ.get(KEY, "")
         self._headers = tuple(given.header or ())
-        self.proxy, self._proxy_basic = split_host(given.proxy)
+        self.proxy, self._proxy_basic = split_proxy(given.proxy)
         """Without its user and password."""
         host = self.without_credentials(given.host)
         self._own = [*([_address(host)] if host else []), *map(_address, given.allow_host or [])]
@@ -70,7 +70,7 @@ class Credentials:
             key or (self._key if own else ""),
             self._basic.get(address, ""),
             self._headers,
-            self.proxy or "",
+            self.proxy,
             self._proxy_basic,
         )
 

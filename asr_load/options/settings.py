@@ -183,13 +183,15 @@ def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transp
     if options.proxy:
         proxy, basic = options.proxy, secrets.proxy_basic if options.proxy == secrets.proxy else ""
     else:
-        proxy, basic = split_host(proxy_of_environment(check_host(host)))
+        proxy, basic = split_proxy(proxy_of_environment(check_host(host)))
     if proxy:
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        parts = urlsplit(proxy)
         if parts.scheme != "http" or not parts.hostname:
-            raise InputError(f"the proxy {without_credentials(proxy)} is not an address like http://proxy:3128")
+            raise InputError(f"the proxy {proxy} is not an address like http://proxy:3128")
         proxy = f"http://{parts.netloc}"
-    return read_transport(options.ca, options.cert, proxy or "", basic, insecure=options.insecure)
+    return read_transport(
+        check_host(host), options.ca, options.cert, insecure=options.insecure, proxy=proxy, proxy_basic=basic
+    )
 
 
 def _check_words_and_numbers(options: Namespace) -> None:
@@ -257,6 +259,12 @@ def split_host(host: str | None) -> tuple[str | None, str]:
     user, _, password = known.partition(":")
     basic = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
     return f"{scheme}{separator}{place}{slash}{path}", basic
+
+
+def split_proxy(word: str) -> tuple[str, str]:
+    """The same of a proxy, whose scheme may be left out."""
+    proxy, basic = split_host(word if "://" in word or not word else f"http://{word}")
+    return proxy or "", basic
 
 
 def without_credentials(text: str) -> str:
