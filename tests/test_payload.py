@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from dataclasses import replace
 from email.parser import BytesParser
 from typing import Any
 
@@ -216,3 +217,13 @@ def test_dither_in_a_quiet_beginning_would_be_lost() -> None:
     assert quiet.dither_at > 4000
     assert heard(quiet.dither_at) != plain
     assert heard(2) == plain
+
+
+@pytest.mark.parametrize("at", [2, 3002, 7934])  # of 8000 samples
+def test_a_chat_body_copies_no_audio_but_what_it_dithers(at: int) -> None:
+    """Wherever in the clip that is: a user in flight holds a view of the data, and not its own megabyte."""
+    long = replace(clip(), dither_at=at)
+    pieces = make_builder("chat", "m", "p", 1, {})[0](long, new_dither())
+    views = [piece for piece in pieces if isinstance(piece, memoryview)]
+    assert all(view.obj is memoryview(long.audio_b64).obj for view in views)
+    assert sum(map(len, views)) >= len(long.audio_b64) - 1000

@@ -90,12 +90,8 @@ def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[st
     before, after = msgspec.json.encode(body).split(place.encode())
 
     def build(clip: Clip, nonce: bytes) -> Body:
-        start, *rest = dithered(clip.audio_b64, nonce, clip.dither_at)
-        if not rest:
-            return [before, start, after]
-        # The small pieces in one: each piece is a call into the kernel.
-        mixed, tail = rest
-        return [b"".join((before, start, mixed)), tail, after]
+        # In pieces: what lies before the dither may be most of the audio, and is not copied.
+        return [before, *dithered(clip.audio_b64, nonce, clip.dither_at), after]
 
     return build
 
