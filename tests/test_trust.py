@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -265,3 +267,9 @@ def test_a_run_of_bytes_that_were_changed_does_not_start(clips: Path, tmp_path: 
         done = run(host, tmp_path / "data", tmp_path / "r", "-u", "1", "--requests", "1")
         assert done.code == 2
         assert "is not as it was prepared" in done.err
+
+
+def test_opening_shards_imports_no_pandas(clips: Path) -> None:
+    code = "import sys; from asr_load import open_shards; shards = open_shards(sys.argv[1]); shards[0]; shards.ids(); "
+    code += "assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, clips], check=True)

@@ -254,9 +254,17 @@ def _check_batch(batch: pa.RecordBatch) -> None:
     ends = np.frombuffer(offsets, np.int32)[audio.offset : audio.offset + batch.num_rows + 1]
     if len(ends) != batch.num_rows + 1 or ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(data or b""):
         raise ValueError("its audio lies elsewhere")
-    seconds, rates, at = (batch.column(name).to_numpy() for name in ("duration_s", "sample_rate", "dither_at"))
+    seconds, rates, at = (_numbers(batch.column(name)) for name in ("duration_s", "sample_rate", "dither_at"))
     if not (np.isfinite(seconds) & (seconds > 0) & (rates > 0) & (at >= 0)).all():
         raise ValueError("a clip has no length, or no rate")
+
+
+def _numbers(column: pa.Array) -> np.ndarray:
+    """A column without nulls as a view, shape (n,). Arrow's own to_numpy imports pandas: a quarter of a second, and
+    35 MB for each worker."""
+    kind = "f" if pa.types.is_floating(column.type) else "i"
+    values = np.frombuffer(column.buffers()[1], f"{kind}{column.type.bit_width // 8}")
+    return values[column.offset : column.offset + len(column)]
 
 
 _verified: dict[tuple[Path, str], tuple[int, int, int]] = {}
