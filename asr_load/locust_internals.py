@@ -6,6 +6,7 @@ with what it was in the Locust that this was written for, before a test can star
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import time
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import locust
 import locust.stats
 import numpy as np
+from locust import argument_parser
 from locust.env import Environment
 from locust.event import EventHook
 from locust.rpc import Message, zmqrpc
@@ -53,6 +55,7 @@ TOUCHED = (
     ),
     Touched(RequestStats, "log_request", "self method name response_time content_length", "Aggregated counts requests"),
     Touched(RequestStats, "serialize_stats", "self", "it empties the rows that are printed after it"),
+    Touched(argument_parser, "default_args_dict", "", "a worker makes it 150 times for a spawn message: 0.2 s"),
     Touched(locust.stats, "bucket_response_time", "response_time", "its buckets are up to 9 % off"),
 )
 
@@ -120,6 +123,13 @@ def _require(thing: Any, names: Iterable[str]) -> None:
 def _unknown(why: str) -> InputError:
     version = locust.__version__
     return InputError(f"this Locust ({version}) is not known: {why}; install the one that is: locust=={WRITTEN_FOR}")
+
+
+def remember_defaults() -> None:
+    """Let Locust make the names of its own options once: a worker asks for them with each option of each spawn message,
+    so once a second for 0.2 s while a test ramps up, in which its streams are not read."""
+    if not hasattr(argument_parser.default_args_dict, "cache_info"):
+        replace(argument_parser, "default_args_dict", functools.cache)
 
 
 def log_all(entry: StatsEntry, values: np.ndarray, buckets: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import locust
 import pytest
+from locust import argument_parser
 from locust.env import Environment
 from locust.runners import WorkerRunner
 from locust.stats import RequestStats, StatsEntry
@@ -60,6 +61,17 @@ def test_a_runner_without_what_is_used() -> None:
     del runner.user_greenlets
     with pytest.raises(InputError, match=UNKNOWN + "its LocalRunner has no user_greenlets"):
         locust_internals.check_environment(environment)
+
+
+def test_the_names_of_locusts_options_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locust's worker makes a parser for each option of a spawn message, which held its loop for 0.2 s."""
+    monkeypatch.setattr(argument_parser, "default_args_dict", argument_parser.default_args_dict)
+    whole = set(argument_parser.default_args_dict())
+    locust_internals.remember_defaults()
+    locust_internals.remember_defaults()
+    assert argument_parser.default_args_dict() is argument_parser.default_args_dict()
+    assert set(argument_parser.default_args_dict()) == whole
+    locust_internals.check()
 
 
 def test_what_is_not_listed_is_not_replaced() -> None:

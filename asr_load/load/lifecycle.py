@@ -49,6 +49,7 @@ def _prepare_for_the_end() -> None:
 def _install() -> None:
     """Put what must be there before any environment into Locust. Raises InputError where this Locust is not known."""
     locust_internals.check()
+    locust_internals.remember_defaults()
     fleet_socket.install()
 
 
