@@ -16,7 +16,8 @@ from conftest import prepare_clips
 from harness.fleets import info, nothing_is_lost, processes
 from harness.options import parse
 from harness.runs import FAST, POST, Run, run
-from harness.serving import serve
+from harness.serving import serve, wait_until
+from harness.ui import ui
 
 CHAT, TRANSCRIPTIONS = ("POST", "/v1/chat/completions (Short)"), ("POST", "/v1/audio/transcriptions (Long)")
 
@@ -126,3 +127,25 @@ def test_the_options_of_a_class() -> None:
     assert (given.api, given.endpoint, given.max_tokens) == ("chat", "/gateway/chat", 128)
     with pytest.raises(InputError, match="is none of a class's own"):
         for_class(given, "Long", {"requests": 3})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["one process", "master and workers"])
+def test_one_class_after_the_other_from_the_web_ui(clips: Path, others: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "two.py"
+    file.write_text(TWO.format(data=str(others)))
+    words = ("-f", str(file), "--class-picker")
+    with serve(*FAST) as host, ui(kind, host, clips, tmp_path, *words, workers=("-f", str(file))) as page:
+        for number, chosen in enumerate([["Short", "Long"], ["Long"], ["Short", "Long"]], 1):
+            answer = page.post("/swarm", user_count=4, spawn_rate=100, user_classes=chosen, shape_class="Default")
+            assert answer["success"], answer
+            wait_until(lambda at=number: page.lines(at) >= 20, "records")  # type: ignore[misc]
+            page.post("/stop")
+            wait_until(lambda at=number: page.ended(at), "the end")  # type: ignore[misc]
+            records = [json.loads(line) for line in (page.folder(number) / "records.jsonl").read_text().splitlines()]
+            assert {record["user_class"] for record in records} == set(chosen)
+            assert page.summary(number)["requests"]["fail"] == 0
+            assert [row["name"] for row in page.summary(number)["by_user_class"]] == (chosen if len(chosen) > 1 else [])
+            assert page.asked(number)["api"] == ("transcriptions" if chosen == ["Long"] else "chat")
+        refused = page.post("/swarm", user_count=4, spawn_rate=100, user_classes="Nobody", shape_class="Default")
+        assert not refused["success"]

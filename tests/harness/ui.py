@@ -26,8 +26,8 @@ class Ui:
     def __init__(self, page: str, results: Path, processes: list[subprocess.Popen[str]], log: Path) -> None:
         self.page, self.results, self.processes, self._log = page, results, processes, log
 
-    def post(self, path: str, **fields: str | int | float) -> dict[str, Any]:
-        with urlopen(f"{self.page}{path}", urlencode(fields).encode(), timeout=60) as answer:
+    def post(self, path: str, **fields: str | int | float | list[str]) -> dict[str, Any]:
+        with urlopen(f"{self.page}{path}", urlencode(fields, doseq=True).encode(), timeout=60) as answer:
             text = answer.read()
         found: dict[str, Any] = json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
         return found
