@@ -26,14 +26,12 @@ from asr_load.results.capacity import (
 )
 from asr_load.results.decide import LEAST, LOOKS
 from asr_load.results.verdict import judge_clients
-from asr_load.schedule.arrivals import Stage
+from asr_load.schedule.arrivals import Stage, parse_stages
 from asr_load.stream.record import Record
 
-IDLE = Stage(1.0, 0.0, 0.0)
-"""The rate of an open loop between two steps, and before the first."""
-
 IDLE_TEXT = "1s:0"
-"""The same as an option has it."""
+(IDLE,) = parse_stages(IDLE_TEXT)
+"""The rate of an open loop between two steps, and before the first."""
 
 OPEN_RAMP_S = 2.0
 """Requests that are due so soon after a rate begins are not measured: the server is still empty."""
