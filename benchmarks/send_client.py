@@ -54,9 +54,6 @@ def main() -> None:
     config = ExchangeConfig(Timeouts(5, 5, 5), 0, str)
     session = requests.Session()
     session.trust_env = False
-    adapter = requests.adapters.HTTPAdapter()
-    adapter.poolmanager = user_connection.pool_manager
-    session.mount("http://", adapter)
 
     headers = {"Accept-Encoding": "identity", "Content-Type": content_type}
 

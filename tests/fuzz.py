@@ -27,7 +27,8 @@ import gevent
 from gevent.event import Event
 
 from asr_load.http import socket_reader
-from asr_load.http.socket_reader import CHUNKED, ReaderFactory
+from asr_load.http.collector import CHUNKED
+from asr_load.http.socket_reader import ReaderFactory
 from asr_load.stream import _events, events
 from asr_load.stream.reader import Answer, ProtocolError
 

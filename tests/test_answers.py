@@ -19,7 +19,7 @@ from asr_load.http.exchange import MAX_PAUSE_S, PAUSE_S, pause_s
 from asr_load.http.timeouts import Timeouts
 from asr_load.stream.record import untrue
 from harness.answers import CHUNKED, EVENTS, JSON, chunk, each_reader, sized
-from harness.peer import READERS, SOUND, STREAM, Piece, talk
+from harness.peer import SOUND, STREAM, WAYS, Piece, talk
 
 TEXT, STOP, DONE = STREAM.split(b"\n\n")[:3]
 
@@ -116,7 +116,7 @@ def test_what_comes_on_an_idle_connection_is_no_answer(reader: str, behind: byte
             come.set()
         told = [client.send(peer.url) for _ in range(2)]
     assert [(record.outcome, record.text, record.retries) for record in told] == [("ok", "b", 0)] * 2
-    assert (peer.connections, client.user_connection.connects.dropped) == (2, 1)
+    assert (peer.connections, client.user_connection.connections.dropped) == (2, 1)
 
 
 @each_reader
@@ -260,7 +260,7 @@ def test_the_pause_that_a_server_asks_for() -> None:
     assert pause_s("Thu, 99 Foo 99999 00:00:00 GMT") == PAUSE_S
 
 
-@pytest.mark.parametrize(("reader", "limit"), [*((reader, "stall") for reader in READERS), ("python", "total")])
+@pytest.mark.parametrize(("reader", "limit"), [*((reader, "stall") for reader in WAYS), ("python", "total")])
 def test_an_answer_that_stops_has_the_reason_of_its_limit(reader: str, limit: str) -> None:
     limits = Timeouts(connect=5, stall=0.3 if limit == "stall" else 5, total=0.3 if limit == "total" else 5)
     hang: list[Piece] = [chunked(TEXT, end=b""), 1.0]

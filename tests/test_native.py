@@ -20,6 +20,7 @@ import pytest
 from gevent.event import Event
 
 from asr_load.http import socket_reader
+from asr_load.http.collector import UNTIL_CLOSE
 from conftest import CHECKOUT
 from harness.socket_readers import pair, settle
 
@@ -205,7 +206,7 @@ def test_a_big_answer_is_read_piece_by_piece() -> None:
     here, there = pair()
     with here, there:
         made = thread.read_from(here.fileno(), Event())
-        made.begin_body(0, socket_reader.UNTIL_CLOSE)
+        made.begin_body(0, UNTIL_CLOSE)
         there.setblocking(True)
         sent = 0
         while sent < 8 << 20:
@@ -241,7 +242,7 @@ try:
             break
 except OSError:
     pass
-print(reader.status, reader.error)
+print(reader.status, reader.failure.errno)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False

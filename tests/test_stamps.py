@@ -37,7 +37,7 @@ from gevent import monkey; monkey.patch_all()
 import json, socket, sys, time
 import gevent
 from gevent.event import Event
-from asr_load.http.socket_reader import UNTIL_CLOSE
+from asr_load.http.collector import UNTIL_CLOSE
 from harness.socket_readers import source
 here = socket.create_connection((sys.argv[2], 7000))
 reader = source(sys.argv[1])(here.fileno(), Event())

@@ -12,7 +12,8 @@ import pytest
 import trustme
 
 from asr_load.errors import InputError
-from asr_load.http.transport import BUNDLES, ENDED, NO_AUTHORITY, Transport, read_transport
+from asr_load.http.failure import ENDED, NO_AUTHORITY
+from asr_load.http.transport import BUNDLES, Transport, read_transport
 from harness.fleets import info
 from harness.runs import Run, answer, canned, run
 

@@ -558,18 +558,12 @@ static PyObject *reader_begin_body(SocketReader *reader, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *reader_collected(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
-    /* The lists are made without the lock: until then nothing that they need can move but by growing. */
-    if (!lock(reader->reading)) return NULL;
-    size_t n = reader->body_marks.used;
-    PyObject *body = PyBytes_FromStringAndSize(reader->body.bytes, (Py_ssize_t)reader->body.used);
-    Mark *marks = malloc(n * sizeof *marks + 1);
-    if (marks != NULL && n) memcpy(marks, reader->body_marks.marks, n * sizeof *marks);
-    pthread_mutex_unlock(&reader->reading->lock);
+/* Bytes and the first n of their marks, as Python has them. Takes the marks, and the reference to the bytes. */
+static PyObject *with_marks(PyObject *bytes, Mark *marks, size_t n) {
     PyObject *stamps = PyList_New((Py_ssize_t)n), *ends = PyList_New((Py_ssize_t)n);
-    if (body == NULL || marks == NULL || stamps == NULL || ends == NULL) {
+    if (bytes == NULL || marks == NULL || stamps == NULL || ends == NULL) {
         free(marks);
-        Py_XDECREF(body);
+        Py_XDECREF(bytes);
         Py_XDECREF(stamps);
         Py_XDECREF(ends);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
@@ -582,12 +576,50 @@ static PyObject *reader_collected(SocketReader *reader, PyObject *Py_UNUSED(igno
     }
     free(marks);
     if (PyErr_Occurred()) {
-        Py_DECREF(body);
+        Py_DECREF(bytes);
         Py_DECREF(stamps);
         Py_DECREF(ends);
         return NULL;
     }
-    return Py_BuildValue("(NNN)", body, stamps, ends);
+    return Py_BuildValue("(NNN)", bytes, stamps, ends);
+}
+
+static Mark *copied(const Marks *marks, size_t n) {
+    Mark *copy = malloc(n * sizeof *copy + 1);
+    if (copy != NULL && n) memcpy(copy, marks->marks, n * sizeof *copy);
+    return copy;
+}
+
+static PyObject *reader_collected(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
+    /* The lists are made without the lock: until then nothing that they need can move but by growing. */
+    if (!lock(reader->reading)) return NULL;
+    size_t n = reader->body_marks.used;
+    PyObject *body = PyBytes_FromStringAndSize(reader->body.bytes, (Py_ssize_t)reader->body.used);
+    Mark *marks = copied(&reader->body_marks, n);
+    pthread_mutex_unlock(&reader->reading->lock);
+    return with_marks(body, marks, n);
+}
+
+static PyObject *reader_take(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
+    if (!lock(reader->reading)) return NULL;
+    size_t n = 0, size = 0;
+    while (n < reader->raw_marks.used && size < READ_BYTES) size = reader->raw_marks.marks[n++].end;
+    PyObject *bytes = PyBytes_FromStringAndSize(reader->raw.bytes, (Py_ssize_t)size);
+    Mark *marks = copied(&reader->raw_marks, n);
+    if (bytes != NULL && marks != NULL) {
+        reader->raw.used -= size;
+        reader->raw_marks.used -= n;
+        if (reader->raw.used) memmove(reader->raw.bytes, reader->raw.bytes + size, reader->raw.used);
+        for (size_t i = 0; i < reader->raw_marks.used; i++) {
+            reader->raw_marks.marks[i] = reader->raw_marks.marks[i + n];
+            reader->raw_marks.marks[i].end -= size;
+        }
+        reader->for_end = false;
+        reader->beyond = 0;
+        reader->waits = !has_come(reader);
+    }
+    pthread_mutex_unlock(&reader->reading->lock);
+    return with_marks(bytes, marks, n);
 }
 
 static PyObject *reader_close(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
@@ -603,11 +635,11 @@ static PyObject *reader_status(SocketReader *reader, void *Py_UNUSED(closure)) {
     return PyUnicode_FromString(names[status]);
 }
 
-static PyObject *reader_error(SocketReader *reader, void *Py_UNUSED(closure)) {
+static PyObject *reader_failure(SocketReader *reader, void *Py_UNUSED(closure)) {
     if (!lock(reader->reading)) return NULL;
     int error = reader->error;
     pthread_mutex_unlock(&reader->reading->lock);
-    return PyLong_FromLong(error);
+    return PyObject_CallFunction(PyExc_OSError, "is", error, strerror(error));
 }
 
 static PyObject *reader_last(SocketReader *reader, void *Py_UNUSED(closure)) {
@@ -630,13 +662,14 @@ static PyMethodDef reader_methods[] = {
     {"stamp", (PyCFunction)reader_stamp, METH_VARARGS, "When the read came that brought the head up to a position."},
     {"begin_body", (PyCFunction)reader_begin_body, METH_VARARGS, "Say where the body begins, and its framing."},
     {"collected", (PyCFunction)reader_collected, METH_NOARGS, "The body so far, and for each read its stamp and its end."},
+    {"take", (PyCFunction)reader_take, METH_NOARGS, "What has come and was not taken, not much more than 64 KiB, like `collected`; wait for more."},
     {"close", (PyCFunction)reader_close, METH_NOARGS, "Read no more."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef reader_values[] = {
     {"status", (getter)reader_status, NULL, "running, complete, cut, broken, too long or failed", NULL},
-    {"error", (getter)reader_error, NULL, "errno, where failed", NULL},
+    {"failure", (getter)reader_failure, NULL, "the OSError, where failed", NULL},
     {"last", (getter)reader_last, NULL, "stamp of the last read, 0 before the first", NULL},
     {"surplus", (getter)reader_surplus, NULL, "whether bytes came after the end", NULL},
     {NULL, NULL, NULL, NULL, NULL},

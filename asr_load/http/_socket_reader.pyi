@@ -1,4 +1,4 @@
-from asr_load.http.socket_reader import SocketReader
+from asr_load.http.collector import SocketReader
 
 class ReadingThread:
     @property

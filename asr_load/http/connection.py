@@ -1,46 +1,74 @@
-"""One user's connection, with the times that requests does not tell."""
+"""A user's connection: opened, kept, opened again, and what happened to the request that is on it."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import select
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from http import HTTPStatus
-from http.client import HTTPException, IncompleteRead
-from http.client import HTTPResponse as Head
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
-from gevent import monkey
+from gevent import monkey, socket
 from requests import PreparedRequest
-from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager, ProxyManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from asr_load.http.socket_reader import HeadFile, ReaderFactory
+from asr_load.http.addresses import Addresses
+from asr_load.http.collector import Collector, SocketReader
+from asr_load.http.failure import Failure, connect_failure, failure
+from asr_load.http.head import FinalHead
+from asr_load.http.head_file import HeadFile
+from asr_load.http.socket_reader import ReaderFactory
+from asr_load.http.tls import PIECE_BYTES, READ_BYTES, Tls, context
+from asr_load.http.tls_reader import TlsReader
 from asr_load.http.transport import Transport
-from asr_load.stream.chunked import HEX_DIGITS, MAX_LINE
-from asr_load.stream.limits import MAX_HEAD_BYTES, MAX_INTERIM, MAX_LENGTH_DIGITS
 
 _poll = monkey.get_original("select", "poll")
 """gevent's would let other greenlets run."""
 
-Connection = Any
-"""One of urllib3's. Its `sock`, `host`, `port`, `default_port` and `proxy` are used; its types know less."""
+LOOK_S = 0.05
+"""How often a sender that waits for the network looks whether it was answered already."""
+
+PORTS = {"http": 80, "https": 443}
 
 
-@dataclass
-class Connects:
-    """Connections that were opened, and the seconds that it took: to connect, and to agree on TLS."""
+@dataclass(frozen=True)
+class Place:
+    """Where a URL leads."""
 
-    count: int = 0
-    total_s: float = 0.0
-    longest_s: float = 0.0
-    dropped: int = 0
-    """Closed because something came on them, or their end, while nothing was asked."""
-    server: str = ""
-    """What the other end calls itself, by its header of that name."""
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def name(self) -> str:
+        """As the Host field has it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+@lru_cache
+def place_of(url: str) -> Place:
+    """Of an address, whatever its path."""
+    parts = urlsplit(url)
+    return Place(parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme])
+
+
+class Connections:
+    """All that a process opens: how many, the seconds that it took to connect and to agree on TLS."""
+
+    def __init__(self, first: int = 0) -> None:
+        self.addresses = Addresses(first)
+        self.count = 0
+        self.total_s = 0.0
+        self.longest_s = 0.0
+        self.dropped = 0
+        """Closed because something came on them, or their end, while nothing was asked."""
+        self.server: str | None = None
+        """What the other end calls itself, by its header of that name; None before the first answer."""
 
     def add(self, took_s: float) -> None:
         self.count += 1
@@ -48,51 +76,256 @@ class Connects:
         self.longest_s = max(self.longest_s, took_s)
 
 
-class UserConnection:
-    """Stamps of the request that is on a user's connection, in perf_counter nanoseconds; None where not reached.
+class Connection:
+    """To one place, by way of a proxy or not. It is opened with the first request, and again where it was closed."""
 
-    Give `pool_manager` to the user's HttpSession, and call `reset` before each request.
-    """
+    def __init__(self, place: Place, transport: Transport, connections: Connections) -> None:
+        self.place, self.transport = place, transport
+        self._connections = connections
+        self.sock: socket.socket | None = None
+        self.tls: Tls | None = None
+        self._session: Any = None
+        self.replica = ""
+        """The address that it was opened to, where no proxy is between."""
+        self.unused = True
+        """Whether it has carried no request yet."""
+
+    @property
+    def _tunnels(self) -> bool:
+        return bool(self.transport.proxy) and self.place.scheme == "https"
+
+    @property
+    def target(self) -> str:
+        """What stands before the path in a request's first line: a proxy is told the whole address."""
+        if self.transport.proxy and not self._tunnels:
+            return f"{self.place.scheme}://{self.place.name}"
+        return ""
+
+    def open(self, limit_s: float) -> float:
+        """Connect, and agree on TLS. Returns the seconds that it took. Raises Failure."""
+        began = time.perf_counter()
+        try:
+            self._open(began + limit_s)
+        except BaseException:
+            self.close()
+            raise
+        took = time.perf_counter() - began
+        self._connections.add(took)
+        self.unused = True
+        return took
+
+    def _open(self, until: float) -> None:
+        proxy = self.transport.proxy and place_of(self.transport.proxy)
+        to = proxy or self.place
+        try:
+            self.sock, self.replica = self._connections.addresses.connect(to.host, to.port, until)
+        except OSError as error:
+            raise connect_failure(error, "the proxy: " if proxy else "") from error
+        if proxy:
+            self.replica = ""
+        try:
+            if self._tunnels:
+                self._ask_for_tunnel(until)
+            if self.place.scheme == "https":
+                self.sock.settimeout(max(until - time.perf_counter(), 0.001))
+                made = context(self.transport.verify, self.transport.cert)
+                self.tls = Tls(made, self.place.host, self._session)
+                self.tls.shake_hands(self.sock)
+        except OSError as error:
+            raise connect_failure(error) from error
+
+    def _ask_for_tunnel(self, until: float) -> None:
+        assert self.sock is not None
+        host = f"[{self.place.host}]" if ":" in self.place.host else self.place.host
+        fields = {"Host": f"{host}:{self.place.port}", **self.transport.proxy_headers}
+        lines = [f"CONNECT {host}:{self.place.port} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        self.sock.settimeout(max(until - time.perf_counter(), 0.001))
+        try:
+            self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            answer = FinalHead(self.sock, method="CONNECT")
+            answer.begin()
+        except HTTPException as error:
+            raise Failure("connect", f"the proxy: {failure(error)}") from error
+        except OSError as error:
+            raise connect_failure(error, "the proxy: ") from error
+        if answer.status != HTTPStatus.OK:
+            raise Failure("connect", f"the proxy: {answer.status} {answer.reason}")
+
+    def close(self) -> None:
+        """Close it. A second time does no harm."""
+        if self.tls is not None:
+            with contextlib.suppress(ValueError):  # one that is not to be resumed
+                self._session = self.tls.session
+            self.tls = None
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+    def is_free(self) -> bool:
+        """Whether it may carry a request: it is open, and nothing has come since the last answer, nor its end. Else it
+        is closed."""
+        if self.sock is None:
+            return False
+        poll = _poll()
+        poll.register(self.sock.fileno(), select.POLLIN)
+        if not poll.poll(0) or (self.tls is not None and self._is_quiet(self.tls)):
+            return True
+        self.drop()
+        return False
+
+    def _is_quiet(self, tls: Tls) -> bool:
+        """Whether what has come is TLS's own, as a ticket for the next handshake."""
+        assert self.sock is not None
+        self.sock.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while data := self.sock.recv(READ_BYTES):
+                if tls.decrypt(data) or tls.ended or tls.error:
+                    return False
+            return False
+        return True
+
+    def drop(self) -> None:
+        """Close it because more came than was asked for, or its end."""
+        self.close()
+        self._connections.dropped += 1
+
+    def reads(self, factory: ReaderFactory | None) -> Callable[[Any], SocketReader]:
+        """What makes the reader of the next answer, for whoever waits for it; None: one that reads when it is asked."""
+        assert self.sock is not None
+        descriptor, tls = self.sock.fileno(), self.tls
+        if factory is None:
+            return lambda owner: _BlockingReader(owner, self)
+        if tls is None:
+            return lambda owner: factory(descriptor, owner)
+        return lambda owner: TlsReader(factory, descriptor, owner, tls)
+
+    def receive(self) -> bytes:
+        """What has come, waiting for it; empty at its end. Raises OSError."""
+        assert self.sock is not None
+        while data := self.sock.recv(READ_BYTES):
+            if self.tls is None:
+                return data
+            if plain := self.tls.decrypt(data):
+                return plain
+            if self.tls.error is not None:
+                raise self.tls.error
+            if self.tls.ended:
+                break
+        return b""
+
+    def send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> None:
+        """Send all of it, without a copy where nothing encrypts it. Where the server takes no more, it is asked for a
+        refusal that has come: then the rest is not sent. Raises Failure."""
+        try:
+            if self.tls is not None:
+                for piece in _cut(pieces, PIECE_BYTES):
+                    if not self._push(self.tls.encrypt(piece), stall, refused):
+                        return
+                return
+            assert self.sock is not None
+            self.sock.settimeout(0)
+            try:
+                taken = self.sock.sendmsg(pieces)
+            except BlockingIOError:
+                taken = 0
+            for piece in pieces:
+                if taken < len(piece) and not self._push(memoryview(piece)[taken:], stall, refused):
+                    return
+                taken = max(0, taken - len(piece))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # who refuses a body may have said why
+        except OSError as error:
+            raise failure(error, while_sending=True) from error
+        finally:
+            if self.sock is not None:
+                self.sock.settimeout(stall)
+
+    def _push(self, data: bytes | memoryview, stall: float, refused: Callable[[], bool]) -> bool:
+        """Returns False where the server has refused it before it took all."""
+        assert self.sock is not None
+        self.sock.settimeout(LOOK_S)
+        moved = time.perf_counter()
+        while len(data):
+            try:
+                data = memoryview(data)[self.sock.send(data) :]
+                moved = time.perf_counter()
+            except TimeoutError:
+                if refused():
+                    return False
+                if time.perf_counter() - moved > stall:
+                    raise
+        return True
+
+
+def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Any:
+    """Pieces of at most so many bytes, small ones together: each is a record of TLS, at the least."""
+    small: list[bytes | memoryview] = []
+    for piece in pieces:
+        if len(piece) < size // 8:
+            small.append(piece)
+            continue
+        if small:
+            yield b"".join(small)
+            small = []
+        view = memoryview(piece)
+        for at in range(0, len(piece), size):
+            yield view[at : at + size]
+    if small:
+        yield b"".join(small)
+
+
+class _BlockingReader(Collector):
+    """Reads when it is asked, as any client does: each read has the time at which it returned."""
+
+    def __init__(self, owner: Any, connection: Connection) -> None:
+        super().__init__(owner)
+        self._connection = connection
+
+    def want(self, beyond: int) -> bool:
+        while self.status == "running" and not super().want(beyond):
+            try:
+                data = self._connection.receive()
+            except TimeoutError as error:
+                raise failure(error) from error
+            except OSError as error:
+                self.fail(error)
+                break
+            self.feed(data, time.perf_counter_ns()) if data else self.end()
+        return True
+
+    def close(self) -> None:
+        """It reads by itself no more anyway."""
+
+
+class UserConnection:
+    """A user's way to each place that it speaks to, and stamps of the request that is on it, in perf_counter
+    nanoseconds; None where not reached. Call `reset` before each request."""
 
     def __init__(self) -> None:
-        self._pools: Any = {"http": self._pool, "https": self._pool_tls}
-        self.pool_manager = PoolManager(num_pools=2, maxsize=1)
-        self.pool_manager.pool_classes_by_scheme = self._pools
+        self.connections = Connections()
+        """Of this user, or of whatever else they are to be counted for."""
+        self.reader_factory: ReaderFactory | None = None
+        """What reads answers; None: the greenlet itself."""
+        self.connection: Connection | None = None
+        """The last request's."""
+        self._ways: dict[tuple[Place, Transport], Connection] = {}
+        self.file: HeadFile | None = None
+        """What the last request's answer is read from."""
         self.prepared: PreparedRequest | None = None
         """What the user's requests have in common."""
-        self.common: dict[str, str] = {}
-        """The headers that `prepared` was given."""
+        self.common: tuple[object, ...] = ()
+        """What it was made of."""
         self.head = ""
-        """It as text, where it has been written to a kept connection."""
-        self.reader_factory: ReaderFactory | None = None
-        """What reads answers from now on; None leaves it to urllib3."""
-        self.stall = float("inf")
-        """Seconds without a byte after which a reader gives up."""
-        self.file: HeadFile | None = None
-        """What the last request's answer is read from, if a reader reads it."""
-        self.connection: Connection | None = None
-        """The connection of the last request, if a reader can read from it."""
-        self.connects = Connects()
-        """Of this user, or of whatever else they are to be counted for."""
-        self.address: tuple[str, int] | None = None
-        """The host and port that `prepared` goes to, where a kept connection may."""
-        self.unused = False
-        """Whether the connection has carried no request yet."""
+        """It as text."""
         self.reset()
-
-    def through(self, transport: Transport) -> ProxyManager:
-        """What connects by way of a proxy, with the same stamps."""
-        manager = ProxyManager(transport.proxy, num_pools=2, maxsize=1, proxy_headers=transport.proxy_headers)
-        manager.pool_classes_by_scheme = self._pools
-        return manager
 
     def reset(self) -> None:
         """Forget the last request."""
         self.started: int | None = None
         self.uploaded: int | None = None
         self.headers: int | None = None
-        self.read_at: int | None = None
-        """When the last bytes of a body were read that no reader reads."""
+        self.connect_s: float | None = None
+        """What it took to open a connection for it."""
         self.reused = False
         self.pause_s = 0.0
         """How long the server wants to be left alone."""
@@ -100,177 +333,36 @@ class UserConnection:
     @property
     def last_read(self) -> int | None:
         """The stamp of the last bytes of an answer."""
-        return self.read_at if self.file is None else self.file.reader.last or None
+        return None if self.file is None else self.file.reader.last or None
 
-    def begin(self, connection: Connection | None) -> HeadFile | None:
-        """Begin to read the answer on a connection, and start the clock: its request is sent next. None where it is not
-        to be read by a reader."""
+    def connect(self, place: Place, transport: Transport, limit_s: float) -> Connection:
+        """An open connection that waits for a request. Raises Failure."""
         self.drop()
-        self.connection = connection
-        self.reused, self.unused = not self.unused, False
-        if connection is not None and self.reader_factory is not None:
-            self.file = HeadFile(self.reader_factory, connection.sock.fileno(), self.stall)
-        if self.started is None:
-            self.started = time.perf_counter_ns()
-        return self.file
+        way = self._ways.get((place, transport))
+        if way is None:
+            way = self._ways[place, transport] = Connection(place, transport, self.connections)
+        if not way.is_free():
+            self.connect_s = way.open(limit_s)
+        self.connection = way
+        return way
+
+    def begin(self, connection: Connection, stall: float) -> HeadFile:
+        """Begin to read the answer on a connection, and start the clock: its request is sent next."""
+        self.file = file = HeadFile(connection.reads(self.reader_factory), stall)
+        self.reused, connection.unused = not connection.unused, False
+        self.started = time.perf_counter_ns()
+        return file
 
     def drop(self) -> None:
         """Stop to read the last answer. Where more came than it, its connection is closed."""
         if self.file is not None:
             self.file.close()
             if self.file.surplus and self.connection is not None and self.connection.sock is not None:
-                self.connection.close()
-                self.connects.dropped += 1
+                self.connection.drop()
             self.file = None
 
-    def _pool(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
-        pool = HTTPConnectionPool(*args, **kwargs)
-        pool.ConnectionCls = self._connection(_StampedConnection)
-        return pool
-
-    def _pool_tls(self, *args: Any, **kwargs: Any) -> HTTPSConnectionPool:
-        pool = HTTPSConnectionPool(*args, **kwargs)
-        pool.ConnectionCls = self._connection(_StampedTlsConnection)
-        return pool
-
-    def _connection(self, base: Any) -> Any:
-        # A class of its own for each user: urllib3 makes the connections, and leaves no other way to say whose it is.
-        return type(base.__name__, (base,), {"user_connection": self})
-
-
-class _Stamped:
-    """Mixed into urllib3's connections: connects before the clock starts, so that no TTFT holds a handshake."""
-
-    user_connection: UserConnection
-    head: FinalHead | None = None
-    """Of the last answer that urllib3 read."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether it may carry a request: it is open, and nothing has come since the last answer, nor its end."""
-        connection: Any = self
-        if connection.sock is None:
-            return False
-        poll = _poll()
-        poll.register(connection.sock.fileno(), select.POLLIN)
-        if not (self.head and self.head.surplus) and not poll.poll(0):
-            return True
-        self.user_connection.connects.dropped += 1
-        connection.close()
-        return False
-
-    def connect(self) -> None:
-        began = time.perf_counter()
-        super().connect()  # type: ignore[misc]
-        self.user_connection.connects.add(time.perf_counter() - began)
-        self.user_connection.unused = True
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        connection: Any = self
-        user_connection = self.user_connection
-        if connection.sock is None:  # urllib3 has connected already where there is TLS
-            connection.connect()
-        # TLS is urllib3's: what a reader would read is encrypted.
-        file = user_connection.begin(None if isinstance(self, HTTPSConnection) else connection)
-        connection.response_class = FinalHead if file is None else partial(_head, file)
-        super().request(*args, **kwargs)  # type: ignore[misc]
-        user_connection.uploaded = time.perf_counter_ns()
-
-    def getresponse(self) -> HTTPResponse:
-        response: HTTPResponse = super().getresponse()  # type: ignore[misc]
-        file = self.user_connection.file
-        self.user_connection.headers = time.perf_counter_ns() if file is None else file.read_at
-        head: Any = response._original_response
-        self.head = head
-        return response
-
-
-class FinalHead(Head):
-    """The head of the answer itself: what comes before it (1xx) is passed over, as RFC 9110, section 15.2, asks. Only
-    101 is none that another follows."""
-
-    def __init__(self, source: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(source, *args, **kwargs)
-        self.surplus = False
-        """Whether more came with a body than the body. A reader knows it better."""
-        self._source = source
-        self._heads = 0
-
-    def _close_conn(self) -> None:
-        """At the end of a body: forget what was read ahead, which http.client keeps for nobody."""
-        if isinstance(self.fp, io.BufferedReader):
-            timeout = self._source.gettimeout()
-            with contextlib.suppress(OSError):  # nothing is there: TLS says it so
-                self._source.settimeout(0)
-                self.surplus = bool(self.fp.peek())
-            self._source.settimeout(timeout)
-        super()._close_conn()  # type: ignore[misc]
-
-    def begin(self) -> None:
-        file, bounded = self.fp, _BoundedLines(self.fp)
-        self.fp: Any = bounded
-        try:
-            super().begin()
-            while self.status // 100 == 1 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
-                self.headers: Any = None  # it has not begun
-                super().begin()
-        finally:
-            if self.fp is bounded:  # no body is left to be read, else
-                self.fp = file
-        if len(self.headers.get("content-length", "").strip()) > MAX_LENGTH_DIGITS:
-            raise HTTPException(f"a content-length of more than {MAX_LENGTH_DIGITS} digits")
-        if self.status == HTTPStatus.REQUEST_TIMEOUT:
-            self.will_close = True  # whether it says so or not: RFC 9110, section 15.5.9
-
-    def _read_status(self) -> tuple[str, int, str]:
-        self._heads += 1  # http.client passes over any number of 100 by itself
-        if self._heads > MAX_INTERIM + 1:
-            raise HTTPException(f"more than {MAX_INTERIM} interim answers")
-        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-        return found
-
-    def _read_next_chunk_size(self) -> int:
-        """http.client takes a size of any length, and what is none for the end."""
-        line = self.fp.readline(MAX_LINE + 1)
-        digits = line.partition(b";")[0].strip(b" \t\r\n")
-        if not line.endswith(b"\n") and len(line) <= MAX_LINE:
-            raise IncompleteRead(b"")
-        if not line.endswith(b"\n") or not 0 < len(digits) <= MAX_LENGTH_DIGITS or digits.strip(HEX_DIGITS):
-            raise HTTPException("the body is not chunked as HTTP is")
-        return int(digits, 16)
-
-    def _read_and_discard_trailer(self) -> None:
-        file, self.fp = self.fp, _BoundedLines(self.fp)
-        try:
-            super()._read_and_discard_trailer()  # type: ignore[misc]
-        finally:
-            self.fp = file
-
-
-class _BoundedLines:
-    """A file whose lines are MAX_HEAD_BYTES together, at most: http.client bounds each line alone."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self._left = file, MAX_HEAD_BYTES
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def readline(self, limit: int = -1) -> bytes:
-        line: bytes = self._file.readline(limit)
-        self._left -= len(line)
-        if self._left < 0:
-            raise HTTPException(f"a head of more than {MAX_HEAD_BYTES} bytes")
-        return line
-
-
-def _head(file: Any, _: Any, *args: Any, **kwargs: Any) -> Head:
-    return FinalHead(file, *args, **kwargs)
-
-
-class _StampedConnection(_Stamped, HTTPConnection):  # type: ignore[misc]
-    pass
-
-
-class _StampedTlsConnection(_Stamped, HTTPSConnection):  # type: ignore[misc]
-    pass
+    def close(self) -> None:
+        """Close all."""
+        self.drop()
+        for way in self._ways.values():
+            way.close()

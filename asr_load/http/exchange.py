@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import http.client
-import os
-import ssl
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote
 
 import gevent
-import urllib3
-from requests import PreparedRequest, Request, Response, Session
-from requests.exceptions import ConnectionError as RequestsConnectionError
-from requests.exceptions import RequestException
+from requests import PreparedRequest, Request, Session
 
-from asr_load.http import keep_alive
-from asr_load.http.connection import UserConnection
-from asr_load.http.socket_reader import CHUNKED, UNTIL_CLOSE, HeadFile
+from asr_load.http import hooks
+from asr_load.http.collector import CHUNKED, UNTIL_CLOSE
+from asr_load.http.connection import Connection, UserConnection, place_of
+from asr_load.http.failure import ENDED, Failure, client_want, failure, words
+from asr_load.http.head import FinalHead, StreamHead, read_head
+from asr_load.http.head_file import HeadFile
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
-from asr_load.http.transport import words as tls_words
 from asr_load.stream.coding import Decoded, decoded
 from asr_load.stream.limits import TURN_S
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
@@ -38,17 +35,10 @@ ERROR_BYTES = 65536
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """What a server says that is not to be asked again at once."""
 
+REDIRECTS = (301, 302, 303, 307, 308)
+
 PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 """Before a user asks again where there is no connection, or a server is busy; the longest that a server may ask for."""
-
-_WANTS = {
-    errno.EMFILE: ": raise ulimit -n, or lower -u",
-    errno.ENFILE: ": the whole machine has no more, lower -u",
-    errno.ENOMEM: "",
-    errno.ENOBUFS: "",
-    errno.EADDRNOTAVAIL: ": no local port is left, lower -u or add workers on other machines",
-}
-"""What a machine may run out of, and what helps."""
 
 SLICE_S = 2.0
 """How often an answer that is collected is looked at before its body has ended."""
@@ -90,6 +80,8 @@ class ExchangeConfig:
     strike_speech: Callable[[str], str] = str
     """The same for a transcript, in which no word of speech may be missing."""
     transport: Transport = field(default_factory=Transport)
+    keep: bool = True
+    """Whether a connection is kept for the next request."""
 
 
 @dataclass
@@ -103,6 +95,7 @@ class _Result:
     ended: int | None = None
     first: int | None = None
     """When the first try began, where there was another one."""
+    first_error: str | None = None
 
 
 class _HttpError(Exception):
@@ -115,7 +108,6 @@ def exchange(
     """Send a request and read its answer. Returns its record and what the caller must raise on, if anything."""
     result = _Result()
     user_connection.reset()
-    user_connection.stall = config.limits.stall
     before = time.perf_counter_ns()
     reraise: BaseException | None = None
     time_limit = gevent.Timeout(config.limits.total)
@@ -158,8 +150,13 @@ def _send_and_read(
     result: _Result,
 ) -> None:
     try:
-        if not _try_on_kept(client, user_connection, request, config, result):
-            result.first, result.status = user_connection.started, None
+        try:
+            _attempt(client, user_connection, request, config, result)
+        except (_HttpError, Failure) as error:
+            if not _was_dead(error, user_connection, result):
+                raise
+            # Nothing of an answer came, so it is no answer's failure; on a new connection it would be.
+            result.first, result.first_error, result.status = user_connection.started, str(error), None
             user_connection.reset()
             _attempt(client, user_connection, request, config, result)
         _conclude(result)
@@ -169,33 +166,16 @@ def _send_and_read(
         result.outcome, result.error = f"http_{result.status}", str(error)
     except ProtocolError as error:
         _fail(result, user_connection, "protocol", str(error))
-    except (RequestException, urllib3.exceptions.HTTPError) as error:
-        _fail(result, user_connection, *_classify(error))
+    except Failure as error:
+        _fail(result, user_connection, error.outcome, str(error))
 
 
-def _try_on_kept(
-    client: Session,
-    user_connection: UserConnection,
-    request: TranscriptionRequest,
-    config: ExchangeConfig,
-    result: _Result,
-) -> bool:
-    """Send a request and read its answer. Returns False where it was a kept-alive connection that turned out dead.
-
-    A server may close it while it is idle, or say so with a 408 (RFC 9110, 15.5.9), and that is only noticed now.
-    Nothing of an answer came, so it is no answer's failure; on a new connection it would be.
-    """
-    try:
-        _attempt(client, user_connection, request, config, result)
-    except _HttpError:
-        if not (user_connection.reused and result.status == HTTPStatus.REQUEST_TIMEOUT):
-            raise
-        return False
-    except (RequestException, urllib3.exceptions.HTTPError) as error:
-        if not (user_connection.reused and user_connection.headers is None and _classify(error)[0] == "cut"):
-            raise
-        return False
-    return True
+def _was_dead(error: _HttpError | Failure, user_connection: UserConnection, result: _Result) -> bool:
+    """Whether it was a connection that was kept, and that the server had closed: while it was idle, which is only
+    noticed now, or with a 408, which says so (RFC 9110, 15.5.9)."""
+    if isinstance(error, _HttpError):
+        return user_connection.reused and result.status == HTTPStatus.REQUEST_TIMEOUT
+    return user_connection.reused and user_connection.headers is None and error.outcome == "cut"
 
 
 def _conclude(result: _Result) -> None:
@@ -228,80 +208,136 @@ def _attempt(
     config: ExchangeConfig,
     result: _Result,
 ) -> None:
-    prepared = _prepare(client, user_connection, request)
-    own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
-    connection = keep_alive.connection_for(client, user_connection, prepared)
-    if connection is None:
-        prepared.headers.update(own)
-        _ask_requests(client, user_connection, prepared, config, result)
-        return
-    head = None
+    limits = config.limits
+    transport = config.transport.of_client(client, request.url)
+    prepared = _prepare(client, user_connection, request, transport)
+    connection = user_connection.connect(place_of(request.url), transport, limits.connect)
+    hooked = hooks.has_hooks(client, prepared)
+    head: FinalHead | StreamHead | None = None
+
+    def ask(prepared: PreparedRequest, own: dict[str, str]) -> FinalHead | StreamHead:
+        head = _ask(user_connection, connection, prepared, own, limits.stall, plain=hooked)
+        if isinstance(head, FinalHead):
+            hooks.keep_cookies(client, prepared, head)
+        return head
+
     try:
-        head = keep_alive.post(client, connection, user_connection, prepared, own)
+        own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
+        head = ask(prepared, own)
+        if hooked:
+            assert isinstance(head, FinalHead)
+
+            def again(other: PreparedRequest) -> FinalHead:
+                user_connection.connect(connection.place, transport, limits.connect)
+                user_connection.head = ""
+                answer = ask(other, own)
+                user_connection.head = ""
+                assert isinstance(answer, FinalHead)
+                return answer
+
+            head = hooks.call_hooks(prepared, head, again)
         result.status = head.status
-        if isinstance(head, keep_alive.StreamHead) or head.status == HTTPStatus.OK:
-            _read_stream(head, user_connection, result)
-        else:
-            _refuse(keep_alive.as_response(client, prepared, head), user_connection)
+        if isinstance(head, FinalHead) and head.status != HTTPStatus.OK:
+            _refuse(head, user_connection)
+        _read(head, user_connection, result)
+    except (OSError, HTTPException) as error:
+        raise failure(error) from error
+    except Failure as error:
+        raise (_of_handshake(error, user_connection, connection) or error) from error
     finally:
-        if head is None or head.will_close or not head.isclosed():
+        if head is None or head.will_close or not head.isclosed() or not config.keep:
             connection.close()
 
 
-def _ask_requests(
-    client: Session, user_connection: UserConnection, prepared: PreparedRequest, config: ExchangeConfig, result: _Result
-) -> None:
-    transport = config.transport
-    if transport.proxy:
-        adapter: Any = client.get_adapter(prepared.url or "")
-        if transport.proxy not in adapter.proxy_manager:
-            adapter.proxy_manager[transport.proxy] = user_connection.through(transport)
-    # Not client.post: Locust would fire an event of its own, and requests would look through a body of megabytes.
-    response = client.send(
-        prepared,
-        stream=True,
-        allow_redirects=False,
-        timeout=(config.limits.connect, config.limits.stall),
-        # What a locustfile says of its own client stands.
-        verify=transport.verify if client.verify is True else client.verify,
-        cert=client.cert or transport.cert,
-        proxies=client.proxies or transport.proxies,
-    )
-    raw: Any = response.raw
-    connects = user_connection.connects
-    connects.server = connects.server or shorten(response.headers.get("server", ""), 200)
-    try:
-        result.status = response.status_code
-        if response.status_code != HTTPStatus.OK:
-            _refuse(response, user_connection)
-        elif user_connection.file is None:
-            head = raw._original_response
-            result.answer.framed = head.chunked or head.length is not None
-            reads = decoded(_reads(raw, user_connection, result.answer), response.headers.get("content-encoding"))
-            result.answer.read_events(reads, time.perf_counter_ns)
-            result.ended = user_connection.last_read
-        else:
-            _read_stream(raw._original_response, user_connection, result)
-    finally:
-        # What was read to its end has given its connection back by now; the rest is closed, never reused.
-        raw.close() if not raw.isclosed() else raw.release_conn()
+def _ask(
+    user_connection: UserConnection,
+    connection: Connection,
+    prepared: PreparedRequest,
+    own: dict[str, str],
+    stall: float,
+    *,
+    plain: bool,
+) -> FinalHead | StreamHead:
+    """Send a request, with headers of its own, and read the head of its answer."""
+    if not user_connection.head:
+        user_connection.head = _head(connection, prepared, own)
+    lines = [f"{name}: {value}\r\n" for name, value in own.items()]
+    head = "".join([user_connection.head, *lines, "\r\n"])
+    body: Any = prepared.body
+    file = user_connection.begin(connection, stall)
+    connection.send([head.encode("latin-1"), *body], stall, lambda: _has_refused(file))
+    user_connection.uploaded = time.perf_counter_ns()
+    said = user_connection.connections
+    answer = read_head(file, plain=plain or said.server is None or user_connection.reader_factory is None)
+    user_connection.headers = file.read_at
+    if isinstance(answer, FinalHead) and said.server is None:
+        said.server = shorten(answer.headers.get("server", ""), 200)
+    return answer
 
 
-def _read_stream(
-    head: http.client.HTTPResponse | keep_alive.StreamHead, user_connection: UserConnection, result: _Result
-) -> None:
-    assert user_connection.file is not None
-    _collect(head, user_connection.file, result.answer)
-    result.ended = user_connection.file.reader.last
+def _head(connection: Connection, prepared: PreparedRequest, own: dict[str, str]) -> str:
+    """The part of a request's head that the next one has too."""
+    fields: dict[str, Any] = {"Host": connection.place.name, **prepared.headers}
+    if connection.target:
+        fields |= connection.transport.proxy_headers
+    others = {name.lower() for name in own}
+    lines = [f"POST {connection.target}{prepared.path_url} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in fields.items() if name.lower() not in others]
+    return "\r\n".join([*lines, ""])
 
 
-def _refuse(response: Response, user_connection: UserConnection) -> None:
+def _has_refused(file: HeadFile) -> bool:
+    """Whether an answer has come that is none to a request that was read to its end."""
+    status = re.match(rb"HTTP/1\.\d (\d)", file.peek()) if file.has_come else None
+    return status is not None and status[1] >= b"3"
+
+
+def _of_handshake(error: Failure, user_connection: UserConnection, connection: Connection) -> Failure | None:
+    """What a server says of our certificate, or that it wants one, where TLS 1.3 lets it: behind the handshake."""
+    tls = connection.tls
+    if tls is None or error.outcome != "cut" or user_connection.reused or user_connection.headers is not None:
+        return None
+    if tls.error is None and tls.answered:
+        return None
+    return Failure("connect", ENDED if tls.error is None else words(tls.error))
+
+
+def _read(head: FinalHead | StreamHead, user_connection: UserConnection, result: _Result) -> None:
+    """Read the body of an answer."""
+    file = user_connection.file
+    assert file is not None
+    if user_connection.reader_factory is not None:
+        _collect(head, file, result.answer)
+    else:
+        assert isinstance(head, FinalHead)
+        result.answer.framed = head.chunked or head.length is not None
+        reads = decoded(_reads(head, result.answer), head.headers.get("content-encoding"))
+        result.answer.read_events(reads, time.perf_counter_ns)
+    result.ended = file.reader.last
+
+
+def _refuse(head: FinalHead, user_connection: UserConnection) -> None:
     """Raise what an answer with another status than 200 says."""
-    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+    if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
         raise ProtocolError("the server switched protocols (101), which nobody asked for")
-    if response.status_code in BUSY:
-        user_connection.pause_s = pause_s(response.headers.get("retry-after", ""))
-    raise _HttpError(_http_error(response, response.raw))
+    if head.status in BUSY:
+        user_connection.pause_s = pause_s(head.headers.get("retry-after", ""))
+    if head.status in REDIRECTS and (to := head.headers.get("location")):
+        raise _HttpError(f"redirected to {to}: give the server's own address as --host")
+    raise _HttpError(_said_by(head) or head.reason or "no message")
+
+
+def _said_by(head: FinalHead) -> str:
+    """The words of an answer, as far as it comes."""
+    body, turn = bytearray(), Turn()
+    with contextlib.suppress(Failure, HTTPException, ProtocolError):
+        coding = Decoded.of(head.headers.get("content-encoding"))
+        while len(body) <= ERROR_BYTES and (data := head.read1(READ_BYTES)):
+            body += data if coding is None else coding.piece(data)
+            turn.give()
+        if len(body) <= ERROR_BYTES and not head.length:
+            head.close()
+    return http_error_message(bytes(body))
 
 
 def pause_s(retry_after: str) -> float:
@@ -316,22 +352,19 @@ def pause_s(retry_after: str) -> float:
     return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: what is no number is the least
 
 
-def _prepare(client: Session, user_connection: UserConnection, request: TranscriptionRequest) -> PreparedRequest:
+def _prepare(
+    client: Session, user_connection: UserConnection, request: TranscriptionRequest, transport: Transport
+) -> PreparedRequest:
     """The request: what all of a user's have in common is prepared once, and again when the server has set cookies."""
     prepared = user_connection.prepared
-    if (
-        prepared is None
-        or prepared.url != request.url
-        or user_connection.common != request.headers
-        or _has_cookies(client, prepared)
-    ):
+    common = (request.url, request.headers, transport)
+    if prepared is None or user_connection.common != common or _has_cookies(client, prepared):
         # requests' own: Locust's expects that its way of sending was taken.
         prepared = user_connection.prepared = Session.prepare_request(client, Request("POST", request.url))
         prepared.headers.pop("Content-Length")  # of no body
         prepared.headers.update(request.headers)
-        user_connection.common, user_connection.head = dict(request.headers), ""
-        user_connection.address = keep_alive.address_of(request.url)
-    prepared.body = request.body  # type: ignore[assignment]  # urllib3 takes buffers one by one
+        user_connection.common, user_connection.head = common, ""
+    prepared.body = request.body  # type: ignore[assignment]
     return prepared
 
 
@@ -340,12 +373,12 @@ def _has_cookies(client: Session, prepared: PreparedRequest) -> bool:
     return bool(client.cookies) or "Cookie" in prepared.headers
 
 
-def _collect(head: http.client.HTTPResponse | keep_alive.StreamHead, file: HeadFile, answer: Answer) -> None:
+def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> None:
     """Let the reader read the body to its end, then parse it. The head is closed when the connection is free again."""
     file.begin_body(CHUNKED if head.chunked else UNTIL_CLOSE if head.length is None else head.length)
     answer.framed = head.chunked or head.length is not None
     until = float("inf")
-    coding = None if isinstance(head, keep_alive.StreamHead) else Decoded.of(head.headers.get("content-encoding"))
+    coding = None if isinstance(head, StreamHead) else Decoded.of(head.headers.get("content-encoding"))
 
     def parse(ended: bool, whole: bool = False) -> None:
         collected = file.reader.collected()
@@ -389,7 +422,7 @@ class Turn:
             self._until = time.perf_counter() + TURN_S
 
 
-def _reads(raw: Any, user_connection: UserConnection, answer: Answer) -> Iterator[bytes]:
+def _reads(head: FinalHead, answer: Answer) -> Iterator[bytes]:
     until = float("inf")
     turn = Turn()
     while True:
@@ -400,97 +433,19 @@ def _reads(raw: Any, user_connection: UserConnection, answer: Answer) -> Iterato
             now, grace_s = time.perf_counter(), answer.grace_s
             until = min(until, now + grace_s) if grace_s < float("inf") else grace_s
             try:
-                data = gevent.with_timeout(max(until - now, 0), raw.read1, READ_BYTES, timeout_value=None)
-            except urllib3.exceptions.HTTPError:
+                data = gevent.with_timeout(max(until - now, 0), head.read1, READ_BYTES, timeout_value=None)
+            except (Failure, HTTPException):
                 return
         else:
             until = float("inf")
-            data = raw.read1(READ_BYTES)
-        if data is None:
-            return
-        user_connection.read_at = time.perf_counter_ns()
+            data = head.read1(READ_BYTES)
         if not data:
+            if data is not None and head.length:
+                raise Failure("cut", "the body ended early")
+            if data is not None:
+                head.close()
             return
         yield data
-
-
-def _read_at_most(raw: Any, limit: int) -> bytes:
-    body, turn = bytearray(), Turn()
-    while len(body) <= limit and (data := raw.read1(READ_BYTES, decode_content=True)):
-        body += data
-        turn.give()
-    return bytes(body)
-
-
-def _http_error(response: Any, raw: Any) -> str:
-    if response.is_redirect:
-        return f"redirected to {response.headers['location']}: give the server's own address as --host"
-    try:
-        message = http_error_message(_read_at_most(raw, ERROR_BYTES))
-    except urllib3.exceptions.HTTPError:
-        message = ""
-    return message or response.reason or "no message"
-
-
-def _classify(error: BaseException) -> tuple[str, str]:
-    """The outcome for what requests or urllib3 raised, and a line that is the same for the same cause."""
-    causes = _causes(error)
-    want = next(filter(None, map(client_want, causes)), None)
-    return ("client", want) if want else _classify_causes(causes)
-
-
-def _classify_causes(causes: list[BaseException]) -> tuple[str, str]:
-    def first(*kinds: type[BaseException]) -> BaseException | None:
-        return next((cause for cause in causes if isinstance(cause, kinds)), None)
-
-    if first(urllib3.exceptions.ConnectTimeoutError) and not first(urllib3.exceptions.NewConnectionError):
-        return "connect", "connecting took too long"
-    proxy = first(urllib3.exceptions.ProxyError)
-    if proxy or first(urllib3.exceptions.NewConnectionError, urllib3.exceptions.SSLError, ssl.SSLError):
-        words = _words(first(ssl.SSLError) or first(OSError) or causes[-1])
-        return "connect", f"the proxy: {words}" if proxy else words
-    if first(urllib3.exceptions.ReadTimeoutError):
-        return "stalled", "no byte within the stall timeout"
-    if cut := first(http.client.IncompleteRead, http.client.RemoteDisconnected, ConnectionError):
-        return "cut", _words(cut)
-    if first(TimeoutError):
-        return "stalled", "the upload made no progress"
-    return "protocol", _words(causes[-1])
-
-
-def client_want(error: BaseException) -> str | None:
-    """In words, what this machine did not have for a request; None where that was not the reason."""
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    if not isinstance(error, OSError) or error.errno not in _WANTS:
-        return None
-    return f"{os.strerror(error.errno).lower()}{_WANTS[error.errno]}"
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what it wraps: urllib3 and requests keep causes in `args`, `reason` and `__cause__`."""
-    causes: list[BaseException] = []
-    queue = [error]
-    while queue:
-        cause = queue.pop(0)
-        if cause in causes:
-            continue
-        causes.append(cause)
-        inner = (*cause.args, getattr(cause, "reason", None), cause.__cause__)
-        queue += [item for item in inner if isinstance(item, BaseException)]
-    # requests' own ConnectionError is an OSError too, and says nothing that its cause does not say better.
-    return [cause for cause in causes if not isinstance(cause, RequestsConnectionError)] or causes
-
-
-def _words(cause: BaseException) -> str:
-    if isinstance(cause, http.client.IncompleteRead):
-        return "the body ended early"
-    if isinstance(cause, ssl.SSLError):
-        return tls_words(cause)
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    # Without the addresses of objects, which would make each failure one of its own in Locust's table.
-    return str(cause).rpartition(": ")[2] or type(cause).__name__
 
 
 def _record(

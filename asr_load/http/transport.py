@@ -1,17 +1,19 @@
-"""How a server is reached: through which proxy, whose certificates are believed, which one is shown; and what is wrong
-with one, in words."""
+"""How a server is reached: through which proxy, whose certificates are believed, which one is shown."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import ssl
+from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+from requests import Session
+from requests.utils import get_auth_from_url, select_proxy, urldefragauth
 
 from asr_load.errors import InputError
 
@@ -29,6 +31,17 @@ class Transport:
     proxy: str = ""
     proxy_basic: str = field(default="", repr=False)
     """The proxy's user and password, as basic authentication has them."""
+
+    def of_client(self, client: Session, url: str) -> Transport:
+        """It with what a locustfile says of its own client, which stands."""
+        if client.verify is True and client.cert is None and not client.proxies:
+            return self
+        verify = self.verify if client.verify is True or client.verify is None else client.verify
+        proxy, basic = self.proxy, self.proxy_basic
+        if own := select_proxy(url, client.proxies):
+            user, password = get_auth_from_url(own)
+            proxy, basic = urldefragauth(own), b64encode(f"{user}:{password}".encode()).decode() if user else ""
+        return Transport(verify, client.cert or self.cert, proxy, basic)
 
     @property
     def proxies(self) -> dict[str, str] | None:
@@ -103,34 +116,3 @@ def _own(word: str) -> str | tuple[str, str]:
     except OSError as error:
         raise InputError(f"--cert {word} cannot be read: {error.strerror}") from None
     return (files[0], files[1]) if comma else files[0]
-
-
-NO_AUTHORITY = "the server's certificate is of no authority that is trusted here (--ca FILE names one)"
-CERTIFICATES = {
-    9: "the server's certificate is not valid yet",
-    10: "the server's certificate has expired",
-    **dict.fromkeys((18, 19, 20, 21), NO_AUTHORITY),
-    **dict.fromkeys((62, 64), "the server's certificate is for another name than --host"),
-}
-"""By OpenSSL's number of what is wrong (x509_vfy.h)."""
-
-REASONS = {
-    **dict.fromkeys(
-        ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"),
-        "the server does not speak TLS on this port (http:// in place of https://?)",
-    ),
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server asks for a certificate of the client (--cert FILE)",
-}
-ENDED = "the server ended TLS: it may want a certificate of the client (--cert FILE)"
-"""Where it closed before its alert was read, as TLS 1.3 lets it."""
-
-
-def words(error: ssl.SSLError) -> str:
-    """What is wrong, the same for the same cause."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        said = CERTIFICATES.get(error.verify_code)
-        return said or f"the server's certificate is not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
-        return ENDED
-    reason = error.reason or "failed"
-    return REASONS.get(reason, f"TLS: {reason.replace('_', ' ').lower()}")

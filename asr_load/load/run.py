@@ -19,16 +19,16 @@ from locust.runners import STATE_RUNNING
 from requests import Session
 
 from asr_load.errors import InputError
-from asr_load.http.connection import Connects, UserConnection
+from asr_load.http.connection import Connections, UserConnection
 from asr_load.http.exchange import (
     PAUSE_S,
     ExchangeConfig,
     TranscriptionRequest,
-    client_want,
     exchange,
     never_sent,
     request_headers,
 )
+from asr_load.http.failure import client_want
 from asr_load.http.self_check import choose
 from asr_load.http.socket_reader import CompiledReaders
 from asr_load.load.clock import ClockOffset
@@ -119,7 +119,7 @@ class Run:
         self._settled = 0
         """Requests that were sent, once or again, or given up."""
         self._finished = self._alive = 0
-        self._connects = Connects()
+        self._connections = Connections(worker)
         self._ended_at: float | None = None
 
     def start(self) -> None:
@@ -255,7 +255,7 @@ class Run:
     def send(self, client: Session, user_connection: UserConnection, request: TranscriptionRequest) -> Record:
         """Send a request, read its answer, write its record and fire its events. What the user's own code raises
         meanwhile, a gevent.Timeout for one, is raised again when that is done."""
-        user_connection.reader_factory, user_connection.connects = self._reader_factory, self._connects
+        user_connection.reader_factory, user_connection.connections = self._reader_factory, self._connections
         is_first = self._unsent.get(request.user, {}).pop(request.seq, None) is not None
         if not is_first:
             # What a locustfile sends once more is a request of its own: numbers below 0 are nobody's share.
@@ -312,12 +312,12 @@ class Run:
             reader=self._reader,
             cores=self._cores,
             users=len(self._source_of),
-            connections=self._connects.count,
-            connections_dropped=self._connects.dropped,
-            server=self._connects.server,
+            connections=self._connections.count,
+            connections_dropped=self._connections.dropped,
+            server=self._connections.server or "",
             reader_nice=self._reader_factory.nice if isinstance(self._reader_factory, CompiledReaders) else 0,
-            connecting_s=self._connects.total_s,
-            connecting_max_s=self._connects.longest_s,
+            connecting_s=self._connections.total_s,
+            connecting_max_s=self._connections.longest_s,
             started=self._work.taken,
             queued=self._queued,
             late=self._late,

@@ -28,9 +28,8 @@ class SpeechUser(OwnOptions, HttpUser):
         cls.tasks = [own for own in cls.tasks if own is not SpeechUser.transcribe] or cls.tasks
 
     def __init__(self, environment: Environment) -> None:
-        self.connection = UserConnection()
-        self.pool_manager = self.connection.pool_manager
         super().__init__(environment)
+        self.connection = UserConnection()
 
     def on_start(self) -> None:
         """Take a number in the test that is running. Call it where a class of one's own has an `on_start` too."""

@@ -1,10 +1,10 @@
-"""Answers of servers, as bytes, and each reader of them."""
+"""Answers of servers, as bytes, and each way of reading them."""
 
 from __future__ import annotations
 
 import pytest
 
-from harness.peer import READERS
+from harness.peer import WAYS
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
@@ -15,7 +15,7 @@ JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-each_reader = pytest.mark.parametrize("reader", READERS)
+each_reader = pytest.mark.parametrize("reader", WAYS)
 
 
 def sized(body: bytes, head: bytes = EVENTS) -> bytes:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import os
 import socket
+import ssl
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import requests
+import trustme
 
 from asr_load.http import socket_reader
 from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchange
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Transport
 from asr_load.stream.record import Record
 from asr_load.text import is_no_speech, striker
 
@@ -37,17 +44,42 @@ READERS: dict[str, ReaderFactory | None] = {
     "python": socket_reader.python,
     "plain": None,
 }
+TLS = ", TLS"
+WAYS = [*READERS, *(reader + TLS for reader in READERS)]
+"""Each reader, over TCP and over TLS."""
+
+
+@functools.cache
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@functools.cache
+def ca_file() -> str:
+    with tempfile.NamedTemporaryFile(suffix=".pem", delete=False) as file:
+        file.write(authority().cert_pem.bytes())
+    atexit.register(os.unlink, file.name)
+    return file.name
+
+
+@functools.cache
+def server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    authority().issue_cert("127.0.0.1").configure_cert(context)
+    return context
 
 
 class Peer:
     """A server that gives each request the next of its answers, and keeps what it got."""
 
-    def __init__(self, answers: list[bytes | Sequence[Piece]]) -> None:
+    def __init__(self, answers: list[bytes | Sequence[Piece]], tls: bool) -> None:
         self.requests: list[bytes] = []
         self.connections = 0
-        self._answers = answers
+        self.resumed = 0
+        self._answers, self._tls = answers, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1/x?a=b"
+        self.url = f"http{'s' * tls}://127.0.0.1:{self._listener.getsockname()[1]}/v1/x?a=b"
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -60,7 +92,13 @@ class Peer:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(ConnectionError):  # of a client that has closed it
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.suppress(ConnectionError, ssl.SSLError))  # of a client that has closed it
+            stack.enter_context(connection)
+            if self._tls:
+                connection = stack.enter_context(server_context().wrap_socket(connection, server_side=True))
+                assert connection.selected_alpn_protocol() == "http/1.1"
+                self.resumed += bool(connection.session_reused)
             while self._answers and (request := _read_request(connection)):
                 self.requests.append(request)
                 answer = self._answers.pop(0)
@@ -103,17 +141,15 @@ def _length(data: bytes) -> int:
 
 
 class Client:
-    """A user's session and connection."""
+    """A user's session and connection; `reader` is one of WAYS."""
 
     def __init__(self, reader: str = "python", limits: Timeouts = LIMITS) -> None:
         self.session = requests.Session()
         self.session.trust_env = False
         self.user_connection = UserConnection()
-        self.user_connection.reader_factory = READERS[reader]
+        self.user_connection.reader_factory = READERS[reader.removesuffix(TLS)]
         self._limits = limits
-        adapter = requests.adapters.HTTPAdapter()
-        adapter.poolmanager = self.user_connection.pool_manager
-        self.session.mount("http://", adapter)
+        self.transport = Transport(ca_file())
         self.sent = 0
 
     def send(self, url: str, body: list[bytes | memoryview] | None = None, secrets: Sequence[str] = ()) -> Record:
@@ -122,7 +158,9 @@ class Client:
         own = {"X-Clip-Id": "ä%20".encode().decode("latin-1"), "X-Request-Id": f"{self.sent}"}
         pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
         request = TranscriptionRequest(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
-        config = ExchangeConfig(self._limits, 0, striker(secrets), striker(filter(is_no_speech, secrets)))
+        config = ExchangeConfig(
+            self._limits, 0, striker(secrets), striker(filter(is_no_speech, secrets)), self.transport
+        )
         return exchange(self.session, self.user_connection, request, config)[0]
 
 
@@ -130,10 +168,10 @@ class Client:
 def talk(
     *answers: bytes | Sequence[Piece], reader: str = "python", limits: Timeouts = LIMITS
 ) -> Iterator[tuple[Client, Peer]]:
-    peer, client = Peer(list(answers)), Client(reader, limits)
+    peer, client = Peer(list(answers), reader.endswith(TLS)), Client(reader, limits)
     try:
         yield client, peer
     finally:
-        client.user_connection.drop()
+        client.user_connection.close()
         client.session.close()
         peer.close()

@@ -11,7 +11,9 @@ import pytest
 from gevent.event import Event
 
 from asr_load.http import socket_reader
-from asr_load.http.socket_reader import ReaderFactory, SocketReader
+from asr_load.http.collector import SocketReader
+from asr_load.http.head_file import HeadFile
+from asr_load.http.socket_reader import ReaderFactory
 
 COMPILED = pytest.param(
     "compiled",
@@ -31,6 +33,10 @@ def source(maker: str) -> ReaderFactory:
         return socket_reader.python if maker == "python" else socket_reader.PythonReaders(epoll=None)
     assert socket_reader.compiled is not None
     return socket_reader.compiled
+
+
+def head_file(maker: str, here: socket.socket, stall: float) -> HeadFile:
+    return HeadFile(lambda owner: source(maker)(here.fileno(), owner), stall)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -1,0 +1,83 @@
+"""The addresses of a name, each in its turn: behind a name may be several servers, and all of them are to be asked."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from gevent import socket
+
+logger = logging.getLogger(__name__)
+
+FRESH_S = 10.0
+"""For how long an answer of the DNS is good: servers come and go behind a name."""
+
+Address = tuple[socket.AddressFamily, Any]
+"""The family, and the address as a socket of it has it."""
+
+
+class Addresses:
+    """What a process knows of names. Its turns begin at `first`: workers that begin at different ones load few users
+    evenly."""
+
+    def __init__(self, first: int = 0) -> None:
+        self._first = first
+        self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}
+        self._turns: dict[tuple[str, int], int] = {}
+        self._silent: dict[Address, float] = {}
+        """Those that could not be reached, and when: the others have their share for a while."""
+
+    def connect(self, host: str, port: int, until: float) -> tuple[socket.socket, str]:
+        """A connection to the next address of a name that answers, and that address, until a moment of perf_counter.
+        Raises OSError."""
+        addresses = self._resolve(host, port)
+        turn = self._turns.get((host, port), self._first)
+        self._turns[host, port] = turn + 1
+        since = time.monotonic() - FRESH_S
+        silent = [address for address in addresses if self._silent.get(address, since) > since]
+        good = [address for address in addresses if address not in silent]
+        first = turn % len(good) if good else 0
+        trouble: OSError | None = None
+        left = [*good[first:], *good[:first], *silent]
+        while left:
+            # One that never answers leaves time for the others.
+            limit = (until - time.perf_counter()) / len(left)
+            address = left.pop(0)
+            try:
+                return _connect(address, max(limit, 0.001))
+            except OSError as error:
+                trouble = trouble or error
+                if any(other[0] == address[0] for other in good if other != address):
+                    logger.warning("%s: %s cannot be reached: %s", host, _name(address), error.strerror or error)
+                self._silent[address] = time.monotonic()
+        assert trouble is not None
+        raise trouble
+
+    def _resolve(self, host: str, port: int) -> list[Address]:
+        told, addresses = self._known.get((host, port), (float("-inf"), []))
+        if time.monotonic() - told > FRESH_S:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+            # In an order of their own: each answer of the DNS has another one.
+            addresses.sort(key=lambda address: address[1])
+            self._known[host, port] = time.monotonic(), addresses
+        return addresses
+
+
+def _connect(address: Address, limit_s: float) -> tuple[socket.socket, str]:
+    family, place = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(limit_s)
+        sock.connect(place)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock, _name(address)
+
+
+def _name(address: Address) -> str:
+    family, (host, port, *_) = address
+    return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"

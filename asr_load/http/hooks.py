@@ -1,0 +1,66 @@
+"""What requests does beside sending, for users whose session has more than headers: cookies, and hooks, as digest
+authentication has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from requests import PreparedRequest, Response, Session
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.cookies import MockRequest, MockResponse
+from requests.hooks import dispatch_hook
+from urllib3 import HTTPResponse
+
+from asr_load.http.head import FinalHead
+
+Send = Callable[[PreparedRequest], FinalHead]
+
+
+def has_hooks(client: Session, prepared: PreparedRequest) -> bool:
+    return bool(client.hooks["response"] or prepared.hooks["response"])
+
+
+def keep_cookies(client: Session, prepared: PreparedRequest, head: FinalHead) -> None:
+    """Put what the server sets into the session's jar."""
+    if "set-cookie" in head.headers:
+        cookies: Any = client.cookies
+        cookies.extract_cookies(MockResponse(head.headers), MockRequest(prepared))
+
+
+def call_hooks(prepared: PreparedRequest, head: FinalHead, send: Send) -> FinalHead:
+    """Hand an answer to the hooks. Returns it, or the answer to what a hook has sent in its place."""
+    response = dispatch_hook("response", prepared.hooks, _Adapter(send).respond(prepared, head))
+    final: FinalHead = response.raw._original_response
+    return final
+
+
+class _Adapter(BaseAdapter):
+    """What a hook sends another request with: in the way of all others."""
+
+    def __init__(self, send: Send) -> None:
+        super().__init__()
+        self._send = send
+        self._build: Any = HTTPAdapter().build_response
+
+    def send(self, request: PreparedRequest, *_: Any, **__: Any) -> Response:
+        return self.respond(request, self._send(request))
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+    def respond(self, prepared: PreparedRequest, head: FinalHead) -> Response:
+        """An answer as requests give it."""
+        raw = HTTPResponse(
+            head,
+            headers=dict(head.headers),
+            status=head.status,
+            reason=head.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=head,
+            request_method="POST",
+        )
+        response: Response = self._build(prepared, raw)
+        vars(response)["connection"] = self
+        return response
