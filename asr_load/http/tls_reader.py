@@ -52,5 +52,6 @@ class TlsReader(Collector):
 
     def close(self) -> None:
         self._ciphertext.close()
-        while self._take_some():  # else what was read of it would be missing when the next answer comes
+        # What was read of a connection that is kept would be missing when the next answer comes.
+        while self.status == "complete" and not self.surplus and self._take_some():
             pass
