@@ -153,9 +153,23 @@ static char *add_line_end(char *to) {
 
 static size_t size_of(PyObject *bytes) { return (size_t)PyBytes_GET_SIZE(bytes); }
 
-/* Compose chunk `next` in the sender's line, in HTTP's framing (RFC 9112, section 7.1); its length, 0 without memory. */
+static bool has_room(ChunkSender *sender, size_t size) {
+    if (size <= sender->line_room) return true;
+    char *grown = realloc(sender->line, size);
+    if (grown == NULL) return false;
+    sender->line = grown;
+    sender->line_room = size;
+    return true;
+}
+
+/* Compose chunk `next` in the sender's line, in HTTP's framing (RFC 9112, section 7.1), or as it is where it is ready;
+ * its length, 0 without memory. */
 static size_t compose(ChunkSender *sender, const Stream *stream, int64_t stamp) {
     PyObject *text = PyTuple_GET_ITEM(stream->texts, (Py_ssize_t)stream->next);
+    if (stream->before == Py_None) {
+        if (!has_room(sender, size_of(text))) return 0;
+        return (size_t)(add(sender->line, text) - sender->line);
+    }
     bool first = stream->next == 0;
     char comment[MAX_LINE] = ": sent_at=";
     char *comment_end = add_number(comment + strlen(comment), (uint64_t)(stamp / SECOND), 10, 1);
@@ -166,12 +180,7 @@ static size_t compose(ChunkSender *sender, const Stream *stream, int64_t stamp) 
     size_t head = first ? size_of(stream->head) : 0;
     size_t data = (first ? size_of(stream->opening) : 0) + comment_size + size_of(stream->before) + size_of(text) +
                   size_of(stream->after);
-    if (head + data + MAX_LINE > sender->line_room) {
-        char *grown = realloc(sender->line, head + data + MAX_LINE);
-        if (grown == NULL) return 0;
-        sender->line = grown;
-        sender->line_room = head + data + MAX_LINE;
-    }
+    if (!has_room(sender, head + data + MAX_LINE)) return 0;
     char *end = sender->line;
     if (first) end = add(end, stream->head);
     end = add_line_end(add_number(end, data, 16, 1));
@@ -503,10 +512,14 @@ static PyObject *sender_send(ChunkSender *sender, PyObject *args) {
     int fd;
     long long start;
     PyObject *owner, *head, *opening, *before, *texts, *after, *offsets;
-    if (!PyArg_ParseTuple(args, "iOSSSO!SSL", &fd, &owner, &head, &opening, &before, &PyTuple_Type, &texts, &after,
+    if (!PyArg_ParseTuple(args, "iOSSOO!SSL", &fd, &owner, &head, &opening, &before, &PyTuple_Type, &texts, &after,
                           &offsets, &start) ||
         !check_chunks(texts, offsets))
         return NULL;
+    if (before != Py_None && !PyBytes_Check(before)) {
+        PyErr_SetString(PyExc_TypeError, "what stands before a text is bytes; None: texts are ready to be sent");
+        return NULL;
+    }
     if (!sender->running) {
         PyErr_SetString(PyExc_RuntimeError, "the sender is closed");
         return NULL;

@@ -11,7 +11,7 @@ class ChunkSender:
         owner: object,
         head: bytes,
         opening: bytes,
-        before: bytes,
+        before: bytes | None,
         texts: tuple[bytes, ...],
         after: bytes,
         offsets: bytes,
@@ -21,8 +21,8 @@ class ChunkSender:
         """Send a chunk of HTTP per text, each when its offset (int64, ns, native order) has passed since `start` (ns).
 
         A chunk holds the line `: sent_at=SECONDS`, `before`, its text and `after`; the first is preceded by `head`, and
-        `opening` is its beginning. `finished` gives the owner back when all have left or the socket failed. The socket
-        is duplicated until the stream is closed.
+        `opening` is its beginning. Without `before`, a text is ready to be sent. `finished` gives the owner back when
+        all have left or the socket failed. The socket is duplicated until the stream is closed.
         """
     def finished(self) -> list[object]: ...
     def close(self) -> None: ...

@@ -7,6 +7,7 @@ Python hands it a whole answer, and hears of its end.
 
 import asyncio
 import os
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -45,19 +46,28 @@ class ChunkSender:
         script: Script,
         start: float,
         sent_at: list[float],
+        encrypt: Callable[[bytes], bytes] | None,
     ) -> None:
         """Send `head`, then each text as a chunk of HTTP when it is due, counted from `start` (seconds).
 
         A chunk holds a comment line with its stamp and the text between the two parts of the frame; the first begins
         with `opening`. However this ends, `sent_at` gets the stamp of each chunk that began to leave:
-        `time.perf_counter()` seconds, taken just before it was given to the system, and never before it was due.
+        `time.perf_counter()` seconds, taken just before it was given to the system, and never before it was due. What
+        is encrypted is so before, and tells no stamp.
 
         Raises:
             OSError: the connection is broken or closed.
         """
         done = asyncio.get_running_loop().create_future()
         begin = int(start * 1e9) + 1  # rounded up, so that no chunk leaves too early
-        stream = self._thread.send(descriptor, done, head, opening, frame[0], texts, frame[1], script.offsets, begin)
+        before: bytes | None = frame[0]
+        if encrypt is not None:
+            payloads = [b"".join((frame[0], text, frame[1])) for text in texts]
+            payloads[0] = opening + payloads[0]
+            chunks = [b"%x\r\n%b\r\n" % (len(payload), payload) for payload in payloads]
+            chunks[0] = head + chunks[0]
+            texts, before = tuple(map(encrypt, chunks)), None
+        stream = self._thread.send(descriptor, done, head, opening, before, texts, frame[1], script.offsets, begin)
         try:
             await done
         finally:

@@ -32,7 +32,7 @@ from asr_server.sglang import (
     transcription,
 )
 from asr_server.slots import QueueFullError, Slots
-from asr_server.transport import Server, begin_unwritten, descriptor_of, reset, transport_of
+from asr_server.transport import Server, begin_unwritten, descriptor_of, encryption_of, reset, transport_of
 
 REDIRECTED = "/redirected"
 """Prefix of the paths that the fault `redirect` points to; they have no faults."""
@@ -247,6 +247,7 @@ class Exchange:
                 script=script,
                 start=self._start(),
                 sent_at=self.sent_at,
+                encrypt=encryption_of(transport),
             )
         except OSError:  # the connection is broken: uvicorn may not have seen it, and then ends this request
             transport.abort()

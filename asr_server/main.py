@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=_whole(0, 65535), default=30000, help="0: any free one (default: 30000)")
     add("--engine", choices=("moonshine", "scripted"), default="moonshine")
     add("--model", default="default", help="its name in /v1/models; requests may name any (default: default)")
+    add("--ssl-certfile", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
+    add("--ssl-keyfile", type=Path, metavar="FILE", help="its key, where it is in a file of its own")
     add("--api-key", help=f"bearer token that requests must carry (or {_KEY_VARIABLE})")
     add("--max-queued-requests", type=_whole(0), metavar="N", help="how many may wait for a slot (default: any number)")
     add("--stamps", type=Path, metavar="FILE", help="write a JSON line per request: when each chunk was sent")
@@ -115,6 +118,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     for name, default in fitting.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
+    if options.ssl_keyfile and not options.ssl_certfile:
+        _fail("--ssl-keyfile needs --ssl-certfile")
     if options.engine == "scripted" and options.max_queued_requests is not None and not options.slots:
         _fail("--max-queued-requests needs --slots: without it nothing ever queues")
     options.api_key = options.api_key or os.environ.get(_KEY_VARIABLE)
@@ -143,7 +148,7 @@ def _serve(options: argparse.Namespace) -> None:
     from asr_server.faults import FaultPlan
     from asr_server.metrics import Metrics
     from asr_server.slots import Slots
-    from asr_server.transport import Protocol, Server, listen
+    from asr_server.transport import Protocol, Server, listen, over_tls
 
     if options.sender == "compiled" and not compiled:
         _fail("--sender compiled: it is not compiled here; there are auto and python")
@@ -161,9 +166,10 @@ def _serve(options: argparse.Namespace) -> None:
         sock = listen(options.host, options.port)
     except OSError as error:
         _fail(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}")
+    tls = _tls(options)
     config = uvicorn.Config(
         build_app(service, options.model, faults, options.api_key),
-        http=Protocol,
+        http=over_tls(tls) if tls else Protocol,  # type: ignore[arg-type]
         loop="uvloop",
         ws="none",
         lifespan="off",
@@ -182,6 +188,17 @@ def _serve(options: argparse.Namespace) -> None:
             service.chunk_sender.close()
 
 
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.ssl_certfile is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, password=lambda: "")
+    except (OSError, ValueError) as error:
+        _fail(f"--ssl-certfile {options.ssl_certfile} is no certificate with its key (PEM): {error}")
+    return context
+
+
 def _allow_many_files() -> None:
     """As many open files as the system lets us have: a stream takes two, and often no more than 1,024 are preset."""
     import resource  # not on every system
@@ -193,7 +210,7 @@ def _allow_many_files() -> None:
 
 def _ready_lines(options: argparse.Namespace, sock: socket.socket) -> str:
     host = f"[{options.host}]" if ":" in options.host else options.host
-    line = f"asr_server: {options.engine} on http://{host}:{sock.getsockname()[1]}"
+    line = f"asr_server: {options.engine} on http{'s' * bool(options.ssl_certfile)}://{host}:{sock.getsockname()[1]}"
     if options.engine == "scripted":
         line += "\nIts text is written before, whatever it hears: WER means nothing."
     return line

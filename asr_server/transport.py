@@ -9,8 +9,11 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import struct
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 from starlette.types import Message, Scope, Send
@@ -24,10 +27,11 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with the transport in the scope."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # uvloop keeps small writes until the end of its loop's turn, so chunks would leave later than they are
-        # stamped. Without a buffer to fill it writes at once.
-        transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
+        # uvloop keeps small writes until the end of its loop's turn, so chunks would leave later than they are
+        # stamped. Without a buffer to fill it writes at once. (asyncio's TLS takes a buffer that holds as much as its
+        # limit for a full one.)
+        transport.set_write_buffer_limits(high=0 if encryption_of(transport) is None else 1, low=0)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -67,6 +71,39 @@ async def begin_unwritten(scope: Scope, send: Send, start: Message) -> bytes:
     finally:
         cycle.transport = transport
     return notepad.written
+
+
+class TlsProtocol(SSLProtocol):
+    """TLS below a Protocol: asyncio's own, for uvloop's does not let the chunk sender encrypt."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.set_write_buffer_limits(high=0)  # see Protocol
+        super().connection_made(transport)
+
+
+def over_tls(context: ssl.SSLContext) -> Callable[..., asyncio.BaseProtocol]:
+    """What makes uvicorn's protocols, each below TLS."""
+
+    def protocol(**words: Any) -> asyncio.BaseProtocol:
+        loop = asyncio.get_running_loop()
+        return TlsProtocol(loop, Protocol(**words), context, loop.create_future(), server_side=True)
+
+    return protocol
+
+
+def encryption_of(transport: asyncio.Transport) -> Callable[[bytes], bytes] | None:
+    """What encrypts what is written beside a connection's transport, in the order in which it is sent; None without
+    TLS."""
+    tls = getattr(transport, "_ssl_protocol", None)
+    if tls is None:
+        return None
+
+    def encrypt(data: bytes) -> bytes:
+        tls._sslobj.write(data)
+        encrypted: bytes = tls._outgoing.read()
+        return encrypted
+
+    return encrypt
 
 
 def descriptor_of(transport: asyncio.Transport) -> int:
@@ -135,4 +172,6 @@ class Server(uvicorn.Server):
         self.servers = [await loop.create_server(self._protocol, sock=sock, backlog=_BACKLOG)]
 
     def _protocol(self) -> asyncio.Protocol:
-        return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        make: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return made

@@ -89,7 +89,7 @@ def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator
     with process.stdout as output:
         try:
             run_on(process, cores)
-            ready = re.search(r"http://\S+", output.readline())
+            ready = re.search(r"https?://\S+", output.readline())
             if not ready:
                 raise GroundTruthError("the scripted server did not start: see its message above")
             yield Server(ready[0], process.pid, stamps)
