@@ -7,6 +7,10 @@
  * it for each chunk would cost four times what reading it does. Where nothing comes for as long it does not rest: nobody
  * waits for an answer's end longer than need be.
  *
+ * What is encrypted is `take`n by Python piece by piece, and only then is it known whether an answer has ended. So that
+ * not each piece wakes it, it is woken for all of them together, every few milliseconds; and at once for a short record,
+ * which may be the end.
+ *
  * One lock guards all readers. It is held for one read of one socket, or for a copy, never while waiting.
  */
 #define _GNU_SOURCE
@@ -45,6 +49,9 @@
 #define LAGS 1024
 #define OUT_OF_ORDER 224             /* where struct tcp_info has tcpi_rcv_ooopack: Linux 5.4 has it, older headers not */
 #define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
+#define TLS_HEAD 5                   /* bytes of a record's type, version and length: RFC 8446, section 5.1 */
+#define SHORT_RECORD 96              /* bytes that the end of a stream comes in, as a rule, and few tokens do */
+#define TAKEN_EVERY_NS 5000000       /* how often Python is woken for what may be no end */
 
 #define WANTED (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
@@ -92,6 +99,10 @@ typedef struct {
     int error;
     int64_t last;
     uint32_t out_of_order; /* packets, at the beginning */
+    bool taken;              /* piece by piece: it is TLS */
+    uint8_t record[TLS_HEAD]; /* the head of the record of TLS that is being read */
+    size_t in_head, in_record, record_size;
+    bool ended_short;        /* whether the last record that is complete is a short one */
     bool waits, for_end, queued;
     size_t beyond;
 } SocketReader;
@@ -106,6 +117,8 @@ struct ReadingThread {
     int64_t since;       /* what is found ready now was not so then */
     int64_t epoch;       /* CLOCK_REALTIME, which the kernel's stamps are of, less CLOCK_MONOTONIC */
     bool stamped;        /* whether the kernel stamped what was read last */
+    int64_t woken_at;    /* when Python was last woken for pieces */
+    bool holds;          /* pieces, for which it is still to be woken */
     int64_t lags[LAGS];
     size_t n_lags;
     bool running;
@@ -294,6 +307,24 @@ static int64_t stamp(ReadingThread *reading, const SocketReader *reader, struct 
     return at;
 }
 
+/* Follow the records of TLS, to know how long the last one is. */
+static void follow_records(SocketReader *reader, const char *bytes, size_t n) {
+    for (size_t i = 0; i < n;) {
+        if (reader->in_head < TLS_HEAD) {
+            reader->ended_short = false;
+            reader->record[reader->in_head++] = (uint8_t)bytes[i++];
+            reader->in_record = reader->record_size = (size_t)reader->record[3] << 8 | reader->record[4];
+        }
+        if (reader->in_head < TLS_HEAD) continue;
+        size_t part = n - i < reader->in_record ? n - i : reader->in_record;
+        i += part;
+        reader->in_record -= part;
+        if (reader->in_record > 0) continue;
+        reader->in_head = 0;
+        reader->ended_short = reader->record_size <= SHORT_RECORD;
+    }
+}
+
 /* One read of a reader whose socket is ready. Returns how many bytes came; fewer than asked for were all that was there.
  * Called with the lock. */
 static ssize_t read_once(ReadingThread *reading, SocketReader *reader, char *scratch) {
@@ -319,6 +350,7 @@ static ssize_t read_once(ReadingThread *reading, SocketReader *reader, char *scr
         } else if (reader->in_body) {
             take_body(reader, scratch, (size_t)n, at);
         } else if (append(reader, &reader->raw, scratch, (size_t)n)) {
+            if (reader->taken) follow_records(reader, scratch, (size_t)n);
             mark(reader, &reader->raw_marks, at, reader->raw.used);
         }
     }
@@ -348,6 +380,11 @@ static void rest(ReadingThread *reading) {
 /* Note that a reader may have what is waited for; whether Python is to be woken. With the lock. */
 static bool wakes(ReadingThread *reading, SocketReader *reader) {
     if (!reader->waits || !has_come(reader)) return false;
+    if (reader->taken && reader->status == RUNNING && !reader->ended_short &&
+        now_ns() - reading->woken_at < TAKEN_EVERY_NS) {
+        reading->holds = true;
+        return false;
+    }
     reader->waits = false;
     if (!reader->queued) reading->woken[reading->n_woken++] = reader->slot;
     return reader->queued = true;
@@ -379,6 +416,30 @@ static void hear_again(ReadingThread *reading, uint32_t slot, uint32_t generatio
     pthread_mutex_unlock(&reading->lock);
 }
 
+/* Wake Python, for the pieces that were held too. */
+static void wake_python(ReadingThread *reading) {
+    if (reading->holds) {
+        reading->woken_at = INT64_MIN / 2;
+        reading->holds = false;
+        pthread_mutex_lock(&reading->lock);
+        for (size_t i = 0; i < reading->n_slots; i++)
+            if (reading->slots[i].reader != NULL) wakes(reading, reading->slots[i].reader);
+        pthread_mutex_unlock(&reading->lock);
+    }
+    reading->woken_at = now_ns();
+    eventfd_write(reading->wake, 1);
+}
+
+/* Wake it for pieces, where it is time. Returns for how many milliseconds the thread may wait for sockets: -1, any
+ * number. */
+static int wake_for_pieces(ReadingThread *reading) {
+    if (!reading->holds) return -1;
+    int64_t left = reading->woken_at + TAKEN_EVERY_NS - now_ns();
+    if (left > 0) return (int)(left / 1000000) + 1;
+    wake_python(reading);
+    return -1;
+}
+
 /* End all answers: nothing is heard of their sockets any more. */
 static void fail_all(ReadingThread *reading, int error) {
     pthread_mutex_lock(&reading->lock);
@@ -404,7 +465,7 @@ static void *read_all(void *given) {
     int64_t free_since = 0; /* of the last find and its rest */
     for (;;) {
         int64_t looked = now_ns();
-        int n = epoll_wait(reading->epoll, ready, BATCH, -1);
+        int n = epoll_wait(reading->epoll, ready, BATCH, wake_for_pieces(reading));
         if (n < 0 && errno != EINTR) {
             fail_all(reading, errno);
             return NULL;
@@ -434,7 +495,7 @@ static void *read_all(void *given) {
                 }
             has_read = true;
         }
-        if (wake) eventfd_write(reading->wake, 1);
+        if (wake) wake_python(reading);
         if (n == BATCH) continue;
         reading->since = looked;
         if (!has_read) continue;
@@ -614,6 +675,7 @@ static PyObject *reader_take(SocketReader *reader, PyObject *Py_UNUSED(ignored))
             reader->raw_marks.marks[i] = reader->raw_marks.marks[i + n];
             reader->raw_marks.marks[i].end -= size;
         }
+        reader->taken = true;
         reader->for_end = false;
         reader->beyond = 0;
         reader->waits = !has_come(reader);
