@@ -97,6 +97,7 @@ typedef struct {
     bool surplus;    /* bytes came after the end */
     enum status status;
     int error;
+    PyObject *failure; /* in place of an errno, where Python has fed it */
     int64_t last;
     uint32_t out_of_order; /* packets, at the beginning */
     bool taken;              /* piece by piece: it is TLS */
@@ -325,6 +326,24 @@ static void follow_records(SocketReader *reader, const char *bytes, size_t n) {
     }
 }
 
+/* Take what one read brought. */
+static void take_read(SocketReader *reader, const char *bytes, size_t n, int64_t at) {
+    reader->last = at;
+    reader->wire += n;
+    if (reader->wire > MAX_WIRE_BYTES) {
+        reader->status = TOO_LONG;
+    } else if (reader->in_body) {
+        take_body(reader, bytes, n, at);
+    } else if (append(reader, &reader->raw, bytes, n)) {
+        mark(reader, &reader->raw_marks, at, reader->raw.used);
+    }
+}
+
+/* The other side has closed. */
+static void take_end(SocketReader *reader) {
+    reader->status = reader->in_body && reader->framing == UNTIL_CLOSE ? COMPLETE : CUT;
+}
+
 /* One read of a reader whose socket is ready. Returns how many bytes came; fewer than asked for were all that was there.
  * Called with the lock. */
 static ssize_t read_once(ReadingThread *reading, SocketReader *reader, char *scratch) {
@@ -341,18 +360,10 @@ static ssize_t read_once(ReadingThread *reading, SocketReader *reader, char *scr
         reader->error = errno;
         reader->status = FAILED;
     } else if (n == 0) {
-        reader->status = reader->in_body && reader->framing == UNTIL_CLOSE ? COMPLETE : CUT;
+        take_end(reader);
     } else {
-        int64_t at = reader->last = stamp(reading, reader, &message, now);
-        reader->wire += (size_t)n;
-        if (reader->wire > MAX_WIRE_BYTES) {
-            reader->status = TOO_LONG;
-        } else if (reader->in_body) {
-            take_body(reader, scratch, (size_t)n, at);
-        } else if (append(reader, &reader->raw, scratch, (size_t)n)) {
-            if (reader->taken) follow_records(reader, scratch, (size_t)n);
-            mark(reader, &reader->raw_marks, at, reader->raw.used);
-        }
+        if (reader->taken) follow_records(reader, scratch, (size_t)n);
+        take_read(reader, scratch, (size_t)n, stamp(reading, reader, &message, now));
     }
     return n;
 }
@@ -548,6 +559,7 @@ static void reader_dealloc(SocketReader *reader) {
     free(reader->body.bytes);
     free(reader->raw_marks.marks);
     free(reader->body_marks.marks);
+    Py_XDECREF(reader->failure);
     Py_XDECREF(reader->owner);
     Py_XDECREF(reader->reading);
     PyTypeObject *type = Py_TYPE(reader);
@@ -614,9 +626,42 @@ static PyObject *reader_begin_body(SocketReader *reader, PyObject *args) {
     /* What had ended before Python knew how the body is framed. */
     if (reader->status == RUNNING && before != RUNNING)
         reader->status = before == CUT && framing == UNTIL_CLOSE ? COMPLETE : before;
-    if (reader->status != RUNNING) epoll_ctl(reader->reading->epoll, EPOLL_CTL_DEL, reader->fd, NULL);
+    if (reader->status != RUNNING && reader->fd >= 0) epoll_ctl(reader->reading->epoll, EPOLL_CTL_DEL, reader->fd, NULL);
     pthread_mutex_unlock(&reader->reading->lock);
     Py_RETURN_NONE;
+}
+
+/* After something was fed: give the lock up, and set the owner where it waits for what has come. */
+static PyObject *tell_owner(SocketReader *reader) {
+    bool come = reader->waits && has_come(reader);
+    if (come) reader->waits = false;
+    pthread_mutex_unlock(&reader->reading->lock);
+    return come ? PyObject_CallMethod(reader->owner, "set", NULL) : Py_NewRef(Py_None);
+}
+
+static PyObject *reader_feed(SocketReader *reader, PyObject *args) {
+    const char *bytes;
+    Py_ssize_t n;
+    long long at;
+    if (!PyArg_ParseTuple(args, "y#L", &bytes, &n, &at) || !lock(reader->reading)) return NULL;
+    if (reader->status == RUNNING) take_read(reader, bytes, (size_t)n, at);
+    else reader->surplus = true;
+    return tell_owner(reader);
+}
+
+static PyObject *reader_end(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
+    if (!lock(reader->reading)) return NULL;
+    if (reader->status == RUNNING) take_end(reader);
+    return tell_owner(reader);
+}
+
+static PyObject *reader_fail(SocketReader *reader, PyObject *error) {
+    if (!lock(reader->reading)) return NULL;
+    if (reader->status == RUNNING) {
+        reader->status = FAILED;
+        reader->failure = Py_NewRef(error);
+    }
+    return tell_owner(reader);
 }
 
 /* Bytes and the first n of their marks, as Python has them. Takes the marks, and the reference to the bytes. */
@@ -701,6 +746,7 @@ static PyObject *reader_failure(SocketReader *reader, void *Py_UNUSED(closure)) 
     if (!lock(reader->reading)) return NULL;
     int error = reader->error;
     pthread_mutex_unlock(&reader->reading->lock);
+    if (reader->failure != NULL) return Py_NewRef(reader->failure);
     return PyObject_CallFunction(PyExc_OSError, "is", error, strerror(error));
 }
 
@@ -725,6 +771,9 @@ static PyMethodDef reader_methods[] = {
     {"begin_body", (PyCFunction)reader_begin_body, METH_VARARGS, "Say where the body begins, and its framing."},
     {"collected", (PyCFunction)reader_collected, METH_NOARGS, "The body so far, and for each read its stamp and its end."},
     {"take", (PyCFunction)reader_take, METH_NOARGS, "What has come and was not taken, not much more than 64 KiB, like `collected`; wait for more."},
+    {"feed", (PyCFunction)reader_feed, METH_VARARGS, "Take bytes, with the stamp of their read."},
+    {"end", (PyCFunction)reader_end, METH_NOARGS, "Take the other side's end."},
+    {"fail", (PyCFunction)reader_fail, METH_O, "Take an OSError."},
     {"close", (PyCFunction)reader_close, METH_NOARGS, "Read no more."},
     {NULL, NULL, 0, NULL},
 };
@@ -839,15 +888,23 @@ static long free_slot(ReadingThread *reading) {
     return first;
 }
 
-static PyObject *thread_read_from(ReadingThread *reading, PyObject *args) {
-    int fd;
-    PyObject *owner;
-    if (!PyArg_ParseTuple(args, "iO", &fd, &owner)) return NULL;
+static SocketReader *new_reader(ReadingThread *reading, PyObject *owner) {
     SocketReader *reader = (SocketReader *)reader_type->tp_alloc(reader_type, 0);
     if (reader == NULL) return NULL;
     reader->fd = -1;
     reader->owner = Py_NewRef(owner);
     reader->reading = (ReadingThread *)Py_NewRef((PyObject *)reading);
+    return reader;
+}
+
+static PyObject *thread_collector(ReadingThread *reading, PyObject *owner) { return (PyObject *)new_reader(reading, owner); }
+
+static PyObject *thread_read_from(ReadingThread *reading, PyObject *args) {
+    int fd;
+    PyObject *owner;
+    if (!PyArg_ParseTuple(args, "iO", &fd, &owner)) return NULL;
+    SocketReader *reader = new_reader(reading, owner);
+    if (reader == NULL) return NULL;
     int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (own < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -934,6 +991,7 @@ static PyGetSetDef thread_values[] = {
 static PyMethodDef thread_methods[] = {
     {"fileno", (PyCFunction)thread_fileno, METH_NOARGS, "Readable when somebody is to be woken."},
     {"read_from", (PyCFunction)thread_read_from, METH_VARARGS, "Read a socket, by its descriptor, from now on; `woken` gives the owner back."},
+    {"collector", (PyCFunction)thread_collector, METH_O, "A reader of no socket, which is fed."},
     {"woken", (PyCFunction)thread_woken, METH_NOARGS, "The owners of readers that have what they waited for."},
     {"lags", (PyCFunction)thread_lags, METH_NOARGS, "How late the thread ran at each tick of 20 ms since the last call, in ns; at most 1024."},
     {"close", (PyCFunction)thread_close, METH_NOARGS, "End the thread."},

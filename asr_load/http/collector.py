@@ -65,8 +65,21 @@ class SocketReader(Protocol):
         """Read no more. The connection itself stays open."""
 
 
+class FedReader(SocketReader, Protocol):
+    """One that reads nothing by itself."""
+
+    def feed(self, data: bytes, at: int) -> None:
+        """Take bytes that were read at a time."""
+
+    def end(self) -> None:
+        """Take the other side's end."""
+
+    def fail(self, error: OSError) -> None:
+        """Take what ended it otherwise."""
+
+
 class Collector:
-    """A SocketReader but for the reading: `feed` takes what was read, `end` the other side's end, `fail` an error."""
+    """A FedReader in Python."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -117,7 +130,6 @@ class Collector:
         return taken
 
     def feed(self, data: bytes, at: int) -> None:
-        """Take bytes that were read at a time."""
         self.last = at
         self._wire += len(data)
         if self._framing is not None:
@@ -130,13 +142,11 @@ class Collector:
         self._tell()
 
     def end(self) -> None:
-        """Nothing more will come."""
         if self.status == "running":
             self.status = "complete" if self._framing == UNTIL_CLOSE else "cut"
         self._tell()
 
     def fail(self, error: OSError) -> None:
-        """Nothing more can be read."""
         if self.status == "running":
             self.status, self.failure = "failed", error
         self._tell()
@@ -148,6 +158,9 @@ class Collector:
         if self._waits is not None and (ended or 0 <= self._waits < len(self._raw)):
             self._waits = None
             self._owner.set()
+
+    def close(self) -> None:
+        self._stop()
 
     def _stop(self) -> None:
         """Read no more: the end has come. May be called again."""

@@ -17,13 +17,13 @@ from gevent import monkey, socket
 from requests import PreparedRequest
 
 from asr_load.http.addresses import Addresses
-from asr_load.http.collector import Collector, SocketReader
+from asr_load.http.collector import Collector, Owner, SocketReader
+from asr_load.http.decryption import Decryption
 from asr_load.http.failure import Failure, connect_failure, failure
 from asr_load.http.head import FinalHead
-from asr_load.http.head_file import HeadFile
+from asr_load.http.head_file import HeadFile, Reads, closable
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.tls import PIECE_BYTES, READ_BYTES, Tls, context
-from asr_load.http.tls_reader import TlsReader
 from asr_load.http.transport import Transport
 
 _poll = monkey.get_original("select", "poll")
@@ -189,15 +189,20 @@ class Connection:
         self.close()
         self._connections.dropped += 1
 
-    def reads(self, factory: ReaderFactory | None) -> Callable[[Any], SocketReader]:
-        """What makes the reader of the next answer, for whoever waits for it; None: one that reads when it is asked."""
+    def reads(self, factory: ReaderFactory | None) -> Reads:
+        """What makes the reader of the next answer; None: one that reads when it is asked."""
         assert self.sock is not None
         descriptor, tls = self.sock.fileno(), self.tls
         if factory is None:
-            return lambda owner: _BlockingReader(owner, self)
+            return lambda owner: closable(_BlockingReader(owner, self))
         if tls is None:
-            return lambda owner: factory(descriptor, owner)
-        return lambda owner: TlsReader(factory, descriptor, owner, tls)
+            return lambda owner: closable(factory(descriptor, owner))
+
+        def decrypting(owner: Owner) -> tuple[SocketReader, Callable[[], None]]:
+            decryption = Decryption(factory, descriptor, owner, tls)
+            return decryption.plaintext, decryption.close
+
+        return decrypting
 
     def receive(self) -> bytes:
         """What has come, waiting for it; empty at its end. Raises OSError."""
@@ -206,7 +211,7 @@ class Connection:
             if self.tls is None:
                 return data
             if plain := self.tls.decrypt(data):
-                return plain
+                return b"".join(plain)
             if self.tls.error is not None:
                 raise self.tls.error
             if self.tls.ended:
@@ -277,7 +282,7 @@ def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Any:
 class _BlockingReader(Collector):
     """Reads when it is asked, as any client does: each read has the time at which it returned."""
 
-    def __init__(self, owner: Any, connection: Connection) -> None:
+    def __init__(self, owner: Owner, connection: Connection) -> None:
         super().__init__(owner)
         self._connection = connection
 
@@ -292,9 +297,6 @@ class _BlockingReader(Collector):
                 break
             self.feed(data, time.perf_counter_ns()) if data else self.end()
         return True
-
-    def close(self) -> None:
-        """It reads by itself no more anyway."""
 
 
 class UserConnection:

@@ -20,15 +20,23 @@ PEEK_BYTES = 8192
 """That are looked at together: a line of a head, or as much as a plain body's read takes at once."""
 
 
+Reads = Callable[[Event], tuple[SocketReader, Callable[[], None]]]
+"""Makes a reader, with the event that it sets, and what closes it."""
+
+
+def closable(reader: SocketReader) -> tuple[SocketReader, Callable[[], None]]:
+    return reader, reader.close
+
+
 class HeadFile(io.RawIOBase):
-    """An answer's head, and any body that is not collected. `reads` makes its reader, with the event that it sets.
+    """An answer's head, and any body that is not collected.
 
     Raises Failure when nothing comes for `stall` seconds, and where the connection breaks.
     """
 
-    def __init__(self, reads: Callable[[Event], SocketReader], stall: float) -> None:
+    def __init__(self, reads: Reads, stall: float) -> None:
         self._come = Event()
-        self.reader = reads(self._come)
+        self.reader, self._close = reads(self._come)
         self._position = 0
         self._in_body = False
         self._ahead, self._ahead_at = b"", 0
@@ -123,5 +131,5 @@ class HeadFile(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self.reader.close()
+            self._close()
         super().close()

@@ -11,7 +11,7 @@ Linux stamps what it receives (SO_TIMESTAMPNS), so a read need not follow at onc
 and rest a moment before they look again. Chunks of one stream that come within a rest have the stamp of the last of
 them. Elsewhere a read is stamped as it returns, and there is no rest.
 
-Where there is TLS, what is read is decrypted afterwards: tls_reader.py. `plain` is the third way: the greenlet reads
+Where there is TLS, what is read is decrypted afterwards: decryption.py. `plain` is the third way: the greenlet reads
 by itself, and http.client and sseclient take apart what it reads. It is the oracle of the tests.
 """
 
@@ -23,14 +23,13 @@ import os
 import select
 import struct
 import time
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent import monkey
 
-from asr_load.http.collector import Collector, Owner, SocketReader
+from asr_load.http.collector import Collector, FedReader, Owner, SocketReader
 from asr_load.stream.limits import TURN_S
 
 try:
@@ -69,8 +68,15 @@ _TCP_INFO = 11
 _OUT_OF_ORDER = struct.Struct("224xI")
 """Of Linux's struct tcp_info: the packets that did not follow what a connection had (tcpi_rcv_ooopack, since 5.4)."""
 
-ReaderFactory = Callable[[int, Owner], SocketReader]
-"""Makes a reader on a descriptor, with the owner to set."""
+
+class ReaderFactory(Protocol):
+    """One way of reading. Its readers set their owner."""
+
+    def __call__(self, descriptor: int, owner: Owner) -> SocketReader:
+        """A reader of a socket."""
+
+    def collector(self, owner: Owner) -> FedReader:
+        """A reader of none."""
 
 
 class PythonReader(Collector):
@@ -89,7 +95,7 @@ class PythonReader(Collector):
         self._readers.remove(self)
 
     def close(self) -> None:
-        self._stop()
+        super().close()
         self.socket.close()
 
     def ask_for_stamps(self) -> None:
@@ -144,6 +150,9 @@ class PythonReaders:
 
     def __call__(self, descriptor: int, owner: Owner) -> SocketReader:
         return PythonReader(self, descriptor, owner)
+
+    def collector(self, owner: Owner) -> FedReader:
+        return Collector(owner)
 
     @cached_property
     def _poll(self) -> Any:
@@ -255,6 +264,10 @@ class CompiledReaders:
     def __call__(self, descriptor: int, owner: Owner) -> SocketReader:
         reader: SocketReader = self._reader.read_from(descriptor, owner)
         return reader
+
+    def collector(self, owner: Owner) -> FedReader:
+        collector: FedReader = self._reader.collector(owner)
+        return collector
 
 
 compiled: CompiledReaders | None = None if _socket_reader is None else CompiledReaders()

@@ -77,14 +77,16 @@ class Tls:
         self._object.write(data)
         return self._outgoing.read()
 
-    def decrypt(self, data: bytes) -> bytes:
-        """What is complete with the data that came; `error` or `ended` say why there will be no more."""
+    def decrypt(self, data: bytes) -> list[bytes]:
+        """What is complete with the data that came, record by record; `error` or `ended` say why there will be no
+        more."""
         self.answered = True
-        self._incoming.write(data)
+        incoming, read = self._incoming, self._object.read
+        incoming.write(data)
         plain = []
         try:
-            while self._incoming.pending or self._object.pending():
-                if part := self._object.read(RECORD_BYTES):
+            while incoming.pending:
+                if part := read(RECORD_BYTES):
                     plain.append(part)
                 else:
                     self.ended = True
@@ -93,4 +95,4 @@ class Tls:
             pass  # the rest of a record is still to come, or it was none of data
         except ssl.SSLError as error:
             self.error = error
-        return plain[0] if len(plain) == 1 else b"".join(plain)
+        return plain

@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from asr_load.http import socket_reader
 from asr_load.http.collector import SocketReader
-from asr_load.http.head_file import HeadFile
+from asr_load.http.head_file import HeadFile, closable
 from asr_load.http.socket_reader import ReaderFactory
 
 COMPILED = pytest.param(
@@ -36,7 +36,7 @@ def source(maker: str) -> ReaderFactory:
 
 
 def head_file(maker: str, here: socket.socket, stall: float) -> HeadFile:
-    return HeadFile(lambda owner: source(maker)(here.fileno(), owner), stall)
+    return HeadFile(lambda owner: closable(source(maker)(here.fileno(), owner)), stall)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gevent
 
-from asr_load.http.collector import Collector, Owner
+from asr_load.http.collector import Owner, SocketReader
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.tls import Tls
 
@@ -12,46 +12,52 @@ TAKE_BYTES = 65536
 """That a reader gives at once, if there are as many: as in _socket_reader.c."""
 
 
-class TlsReader(Collector):
-    """A reader over one of ciphertext, whose owner it is. Plaintext has the stamp of the read that completed its record
-    of TLS."""
+class Decryption:
+    """Between a reader of ciphertext, whose owner it is, and one of plaintext, which it feeds: with the stamps of those
+    reads that completed its records of TLS."""
 
     def __init__(self, source: ReaderFactory, descriptor: int, owner: Owner, tls: Tls) -> None:
-        super().__init__(owner)
+        self.plaintext = source.collector(owner)
         self._tls = tls
-        self._ciphertext = source(descriptor, self)
+        self._ciphertext: SocketReader | None = source(descriptor, self)
         self.set()
 
     def set(self) -> None:
         """Take what has come, and wait for more."""
-        if self._take_some():
+        if self._ciphertext is not None and self._take_some(self._ciphertext):
             gevent.get_hub().loop.run_callback(self.set)  # others have their turn first
 
-    def _take_some(self) -> bool:
+    def _take_some(self, source: SocketReader) -> bool:
         """Decrypt what has come, or a part of it. Returns whether there is more."""
-        source, tls = self._ciphertext, self._tls
+        tls, plaintext = self._tls, self.plaintext
         data, stamps, ends = source.take()
         start = 0
         for at, end in zip(stamps, ends, strict=True):
-            if plain := tls.decrypt(data[start:end]):
-                self.feed(plain, at)
+            for plain in tls.decrypt(data[start:end]):
+                plaintext.feed(plain, at)
             start = end
         if tls.error is not None:
-            self.fail(tls.error)
+            plaintext.fail(tls.error)
         elif tls.ended:
-            self.end()
+            plaintext.end()
         elif not data:
             match source.status:
                 case "running":
                     pass
                 case "failed":
-                    self.fail(source.failure)
+                    plaintext.fail(source.failure)
                 case _:
-                    self.end()
+                    plaintext.end()
         return len(data) >= TAKE_BYTES or (bool(data) and source.status != "running")
 
     def close(self) -> None:
-        self._ciphertext.close()
+        """Read no more."""
+        source, plaintext = self._ciphertext, self.plaintext
+        if source is None:
+            return
+        self._ciphertext = None  # each holds the other
+        source.close()
         # What was read of a connection that is kept would be missing when the next answer comes.
-        while self.status == "complete" and not self.surplus and self._take_some():
+        while plaintext.status == "complete" and not plaintext.surplus and self._take_some(source):
             pass
+        plaintext.close()
