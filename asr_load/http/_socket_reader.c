@@ -8,8 +8,8 @@
  * waits for an answer's end longer than need be.
  *
  * What is encrypted is `take`n by Python piece by piece, and only then is it known whether an answer has ended. So that
- * not each piece wakes it, it is woken for all of them together, every few milliseconds; and at once for a short record,
- * which may be the end.
+ * not each piece wakes it, it is woken for all of them together, every now and then; and at once for an answer's first
+ * piece, which may be all of it, and for a short record, which may be its end.
  *
  * One lock guards all readers. It is held for one read of one socket, or for a copy, never while waiting.
  */
@@ -51,7 +51,7 @@
 #define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
 #define TLS_HEAD 5                   /* bytes of a record's type, version and length: RFC 8446, section 5.1 */
 #define SHORT_RECORD 96              /* bytes that the end of a stream comes in, as a rule, and few tokens do */
-#define TAKEN_EVERY_NS 5000000       /* how often Python is woken for what may be no end */
+#define TAKEN_EVERY_NS 40000000      /* how often Python is woken for what is no end, as far as can be seen */
 
 #define WANTED (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
@@ -103,7 +103,7 @@ typedef struct {
     bool taken;              /* piece by piece: it is TLS */
     uint8_t record[TLS_HEAD]; /* the head of the record of TLS that is being read */
     size_t in_head, in_record, record_size;
-    bool ended_short;        /* whether the last record that is complete is a short one */
+    bool may_be_end;         /* that record, or what came with it: it is short, or the first */
     bool waits, for_end, queued;
     size_t beyond;
 } SocketReader;
@@ -312,7 +312,6 @@ static int64_t stamp(ReadingThread *reading, const SocketReader *reader, struct 
 static void follow_records(SocketReader *reader, const char *bytes, size_t n) {
     for (size_t i = 0; i < n;) {
         if (reader->in_head < TLS_HEAD) {
-            reader->ended_short = false;
             reader->record[reader->in_head++] = (uint8_t)bytes[i++];
             reader->in_record = reader->record_size = (size_t)reader->record[3] << 8 | reader->record[4];
         }
@@ -322,7 +321,7 @@ static void follow_records(SocketReader *reader, const char *bytes, size_t n) {
         reader->in_record -= part;
         if (reader->in_record > 0) continue;
         reader->in_head = 0;
-        reader->ended_short = reader->record_size <= SHORT_RECORD;
+        reader->may_be_end = reader->record_size <= SHORT_RECORD;
     }
 }
 
@@ -362,7 +361,11 @@ static ssize_t read_once(ReadingThread *reading, SocketReader *reader, char *scr
     } else if (n == 0) {
         take_end(reader);
     } else {
-        if (reader->taken) follow_records(reader, scratch, (size_t)n);
+        if (reader->taken) {
+            reader->may_be_end = false;
+            follow_records(reader, scratch, (size_t)n);
+            if (reader->wire == 0) reader->may_be_end = true;
+        }
         take_read(reader, scratch, (size_t)n, stamp(reading, reader, &message, now));
     }
     return n;
@@ -391,7 +394,7 @@ static void rest(ReadingThread *reading) {
 /* Note that a reader may have what is waited for; whether Python is to be woken. With the lock. */
 static bool wakes(ReadingThread *reading, SocketReader *reader) {
     if (!reader->waits || !has_come(reader)) return false;
-    if (reader->taken && reader->status == RUNNING && !reader->ended_short &&
+    if (reader->taken && reader->status == RUNNING && !reader->may_be_end &&
         now_ns() - reading->woken_at < TAKEN_EVERY_NS) {
         reading->holds = true;
         return false;
