@@ -1,4 +1,4 @@
-"""The addresses of a name, each in its turn: behind a name may be several servers, and all of them are to be asked."""
+"""Addresses of servers, each in its turn: behind one name may be several, and all of them are to be asked."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ FRESH_S = 10.0
 Address = tuple[socket.AddressFamily, Any]
 """The family, and the address as a socket of it has it."""
 
+Upstream = tuple[tuple[str, int], ...]
+"""Names or addresses, and ports."""
+
 
 class Addresses:
     """What a process knows of names. Its turns begin at `first`: workers that begin at different ones load few users
@@ -23,17 +26,17 @@ class Addresses:
 
     def __init__(self, first: int = 0) -> None:
         self._first = first
-        self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}
-        self._turns: dict[tuple[str, int], int] = {}
+        self._known: dict[Upstream, tuple[float, list[Address]]] = {}
+        self._turns: dict[Upstream, int] = {}
         self._silent: dict[Address, float] = {}
         """Those that could not be reached, and when: the others have their share for a while."""
 
-    def connect(self, host: str, port: int, until: float) -> tuple[socket.socket, str]:
-        """A connection to the next address of a name that answers, and that address, until a moment of perf_counter.
-        Raises OSError."""
-        addresses = self._resolve(host, port)
-        turn = self._turns.get((host, port), self._first)
-        self._turns[host, port] = turn + 1
+    def connect(self, upstream: Upstream, until: float) -> tuple[socket.socket, str]:
+        """A connection to the next address that answers, and that address, until a moment of perf_counter. Raises
+        OSError."""
+        addresses = self._resolve(upstream)
+        turn = self._turns.get(upstream, self._first)
+        self._turns[upstream] = turn + 1
         since = time.monotonic() - FRESH_S
         silent = [address for address in addresses if self._silent.get(address, since) > since]
         good = [address for address in addresses if address not in silent]
@@ -49,19 +52,19 @@ class Addresses:
             except OSError as error:
                 trouble = trouble or error
                 if any(other[0] == address[0] for other in good if other != address):
-                    logger.warning("%s: %s cannot be reached: %s", host, _name(address), error.strerror or error)
+                    logger.warning("%s cannot be reached: %s", _name(address), error.strerror or error)
                 self._silent[address] = time.monotonic()
         assert trouble is not None
         raise trouble
 
-    def _resolve(self, host: str, port: int) -> list[Address]:
-        told, addresses = self._known.get((host, port), (float("-inf"), []))
+    def _resolve(self, upstream: Upstream) -> list[Address]:
+        told, addresses = self._known.get(upstream, (float("-inf"), []))
         if time.monotonic() - told > FRESH_S:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+            found = [socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) for host, port in upstream]
+            addresses = list(dict.fromkeys((family, address) for each in found for family, _, _, _, address in each))
             # In an order of their own: each answer of the DNS has another one.
             addresses.sort(key=lambda address: address[1])
-            self._known[host, port] = time.monotonic(), addresses
+            self._known[upstream] = time.monotonic(), addresses
         return addresses
 
 

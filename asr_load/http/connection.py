@@ -24,15 +24,13 @@ from asr_load.http.head import FinalHead
 from asr_load.http.head_file import HeadFile, Reads, closable
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.tls import PIECE_BYTES, READ_BYTES, Tls, context
-from asr_load.http.transport import Transport
+from asr_load.http.transport import PORTS, Transport
 
 _poll = monkey.get_original("select", "poll")
 """gevent's would let other greenlets run."""
 
 LOOK_S = 0.05
 """How often a sender that waits for the network looks whether it was answered already."""
-
-PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -115,10 +113,12 @@ class Connection:
         return took
 
     def _open(self, until: float) -> None:
+        self.replica = ""
         proxy = self.transport.proxy and place_of(self.transport.proxy)
         to = proxy or self.place
         try:
-            self.sock, self.replica = self._connections.addresses.connect(to.host, to.port, until)
+            upstream = self.transport.upstream or ((to.host, to.port),)
+            self.sock, self.replica = self._connections.addresses.connect(upstream, until)
         except OSError as error:
             raise connect_failure(error, "the proxy: " if proxy else "") from error
         if proxy:
@@ -331,6 +331,12 @@ class UserConnection:
         self.reused = False
         self.pause_s = 0.0
         """How long the server wants to be left alone."""
+        self.may_retry = False
+        """Whether it has said for how long."""
+
+    @property
+    def replica(self) -> str:
+        return "" if self.connection is None else self.connection.replica
 
     @property
     def last_read(self) -> int | None:

@@ -66,6 +66,8 @@ class TranscriptionRequest:
     queued: bool = False
     """Whether it was due before any user was free."""
     own_headers: dict[str, str] = field(default_factory=dict)
+    retry_of: int | None = None
+    """The number of the request that this one is sent again for."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +323,8 @@ def _refuse(head: FinalHead, user_connection: UserConnection) -> None:
     if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
         raise ProtocolError("the server switched protocols (101), which nobody asked for")
     if head.status in BUSY:
-        user_connection.pause_s = pause_s(head.headers.get("retry-after", ""))
+        retry_after = head.headers.get("retry-after", "")
+        user_connection.pause_s, user_connection.may_retry = pause_s(retry_after), bool(retry_after)
     if head.status in REDIRECTS and (to := head.headers.get("location")):
         raise _HttpError(f"redirected to {to}: give the server's own address as --host")
     raise _HttpError(_said_by(head) or head.reason or "no message")
@@ -498,6 +501,10 @@ def _record(
         reference=request.reference,
         retries=int(result.first is not None),
         retry_s=retry_s,
+        connect=user_connection.connect_s,
+        replica=user_connection.replica,
+        first_error=result.first_error and shorten(config.strike(result.first_error), MAX_ERROR_CHARS // 4),
+        retry_of=request.retry_of,
         ended_at=(time.perf_counter_ns() + config.epoch_ns) / 1e9,
     )
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import gevent
 import msgspec
-import requests
-from urllib3 import ProxyManager
 
 from asr_load.errors import InputError
+from asr_load.http.connection import Connection, Connections, place_of
+from asr_load.http.head import FinalHead
+from asr_load.http.head_file import READ_BYTES, HeadFile
 from asr_load.http.transport import Transport
+from asr_load.stream.coding import Decoded
 from asr_load.text import striker
 
 MODELS = "/v1/models"
@@ -52,29 +56,27 @@ def check_model(model: str, said: Mapping[str, Any]) -> None:
 
 
 def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
+    place = place_of(url)
+    connection = Connection(place, transport, Connections())
+    fields = {"Host": place.name, **(transport.proxy_headers if connection.target else {}), **headers}
+    lines = [f"GET {connection.target}{urlsplit(url).path} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields)]
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # the requests of the test go no other way
-            if transport.proxy:
-                manager = ProxyManager(transport.proxy, proxy_headers=transport.proxy_headers)
-                for scheme in ("http://", "https://"):
-                    adapter: Any = session.get_adapter(scheme)
-                    adapter.proxy_manager[transport.proxy] = manager
-            answer = session.get(
-                url,
-                headers=dict(headers),
-                timeout=PATIENCE_S,
-                stream=True,
-                allow_redirects=False,
-                verify=transport.verify,
-                cert=transport.cert,
-                proxies=transport.proxies,
-            )
-            if answer.status_code != 200:
-                return None
-            return msgspec.json.decode(answer.raw.read(LONGEST, decode_content=True))
+        connection.open(PATIENCE_S)
+        connection.send(["\r\n".join([*lines, "", ""]).encode("latin-1")], PATIENCE_S, lambda: False)
+        head = FinalHead(HeadFile(connection.reads(None), PATIENCE_S), method="GET")  # type: ignore[arg-type]
+        head.begin()
+        return msgspec.json.decode(_body(head)) if head.status == HTTPStatus.OK else None
     except Exception:  # it says nothing, in one of the many ways
         return None
+    finally:
+        connection.close()
+
+
+def _body(head: FinalHead) -> bytes:
+    coding, body = Decoded.of(head.headers.get("content-encoding")), bytearray()
+    while len(body) < LONGEST and (data := head.read1(READ_BYTES)):
+        body += data if coding is None else coding.piece(data)
+    return bytes(body)
 
 
 def _struck(value: Any, strike: Callable[[str], str]) -> Any:

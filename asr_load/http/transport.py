@@ -6,7 +6,7 @@ import ipaddress
 import os
 import ssl
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,6 +16,8 @@ from requests import Session
 from requests.utils import get_auth_from_url, select_proxy, urldefragauth
 
 from asr_load.errors import InputError
+
+PORTS = {"http": 80, "https": 443}
 
 BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 """The environment's names for a file of authorities."""
@@ -31,6 +33,8 @@ class Transport:
     proxy: str = ""
     proxy_basic: str = field(default="", repr=False)
     """The proxy's user and password, as basic authentication has them."""
+    upstream: tuple[tuple[str, int], ...] = ()
+    """What connections are opened to, in turn; empty: the server's own address."""
 
     def of_client(self, client: Session, url: str) -> Transport:
         """It with what a locustfile says of its own client, which stands."""
@@ -41,11 +45,7 @@ class Transport:
         if own := select_proxy(url, client.proxies):
             user, password = get_auth_from_url(own)
             proxy, basic = urldefragauth(own), b64encode(f"{user}:{password}".encode()).decode() if user else ""
-        return Transport(verify, client.cert or self.cert, proxy, basic)
-
-    @property
-    def proxies(self) -> dict[str, str] | None:
-        return dict.fromkeys(("http", "https"), self.proxy) if self.proxy else None
+        return replace(self, verify=verify, cert=client.cert or self.cert, proxy=proxy, proxy_basic=basic)
 
     @property
     def proxy_headers(self) -> dict[str, str]:
@@ -53,7 +53,14 @@ class Transport:
 
 
 def read_transport(
-    host: str, ca: str, cert: str, *, insecure: bool, proxy: str = "", proxy_basic: str = ""
+    host: str,
+    ca: str,
+    cert: str,
+    *,
+    insecure: bool,
+    proxy: str = "",
+    proxy_basic: str = "",
+    upstream: tuple[tuple[str, int], ...] = (),
 ) -> Transport:
     """What --ca, --cert and --insecure, or the environment, ask for, through a proxy that was found. Raises
     InputError."""
@@ -68,7 +75,7 @@ def read_transport(
     for what, file in (("--ca", ca), *environment):
         if file and verify is True:
             verify = _authorities(what, file)
-    return Transport(verify, _own(cert) if cert else None, proxy, proxy_basic)
+    return Transport(verify, _own(cert) if cert else None, proxy, proxy_basic, upstream)
 
 
 def proxy_of_environment(host: str) -> str:

@@ -105,6 +105,7 @@ class Run:
             striker(settings.secrets),
             striker(filter(is_no_speech, settings.secrets)),
             settings.transport,
+            settings.keep_connections,
         )
         self.clock = ClockOffset()
         """This process's clock against the master's."""
@@ -258,13 +259,16 @@ class Run:
         user_connection.reader_factory, user_connection.connections = self._reader_factory, self._connections
         is_first = self._unsent.get(request.user, {}).pop(request.seq, None) is not None
         if not is_first:
-            # What a locustfile sends once more is a request of its own: numbers below 0 are nobody's share.
-            self._resent += 1
-            headers = request_headers(self._id, self._worker, -self._resent, request.clip)
-            request = replace(request, seq=-self._resent, own_headers=headers)
+            request = self._resend(request)
         record, reraise = exchange(client, user_connection, request, self._config)
         if record.lag is not None and record.lag - record.retry_s > LATE_S and not request.queued:
             self._late += 1
+        for _ in range(self._settings.retries):
+            if not user_connection.may_retry or self._stopping.wait(user_connection.pause_s):
+                break
+            self._note(record)
+            request = self._resend(replace(request, retry_of=request.seq, due=None))
+            record, reraise = exchange(client, user_connection, request, self._config)
         self._settled += is_first
         self._note(record)
         if reraise is not None:
@@ -273,6 +277,12 @@ class Run:
         if pause_s := PAUSE_S if record.outcome in ("connect", "client") else user_connection.pause_s:
             self._stopping.wait(pause_s)
         return record
+
+    def _resend(self, request: TranscriptionRequest) -> TranscriptionRequest:
+        """What is sent once more, as a request of its own: numbers below 0 are nobody's share."""
+        self._resent += 1
+        headers = request_headers(self._id, self._worker, -self._resent, request.clip)
+        return replace(request, seq=-self._resent, own_headers=headers)
 
     def _note(self, record: Record) -> None:
         line = self._file.write(record)

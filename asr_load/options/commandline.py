@@ -20,7 +20,7 @@ from locust.argument_parser import LocustArgumentParser
 
 from asr_load.errors import InputError
 from asr_load.options.credentials import TOKEN, read_token
-from asr_load.options.settings import without_credentials
+from asr_load.options.settings import REPLICAS, without_credentials
 from asr_load.text import striker, visible
 
 HELP = "(asr-load options lists the harness's, locust --help Locust's own)"
@@ -131,6 +131,8 @@ def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
         raise InputError(f"{unknown[0]!r} is no user class, and belongs to no option; user classes are: {known}")
     if options.list_commands or options.show_task_ratio or options.show_task_ratio_json:
         return
+    if sum(word in ("-H", "--host") or word.startswith("--host=") for word in sys.argv[1:]) > 1:
+        raise InputError(f"--host is given twice: {REPLICAS}")
     use_token(token := read_token(options))
     if options.worker:
         _wait_for_master(options.master_host, options.master_port)

@@ -13,6 +13,8 @@ from asr_load.shipped import SAMPLE
 
 UNIQUE = ["dither", "none"]
 ORDERS = ["sequential", "shuffle"]
+CONNECTIONS = ["keep", "new"]
+HTTP_VERSIONS = ["1.1"]
 READERS = ["auto", "compiled", "python", "plain"]
 DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
 
@@ -47,6 +49,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--cert", default="", metavar="FILE", help="Own certificate and key, in one file or as CERT,KEY (PEM)")
     add("--insecure", action="store_true", help="Trust any certificate")
     add("--proxy", default="", metavar="URL", help="HTTP proxy (default: HTTPS_PROXY, HTTP_PROXY, NO_PROXY)")
+    add("--upstream", default="", metavar="HOST:PORT,…", help="Replicas to connect to in turn, in place of --host")
     add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body")
 
     add = option_group(parser, "Data", in_form=True)
@@ -61,6 +64,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--request-rate", default="", metavar="R", help="Requests per second of the whole fleet (empty: closed loop)")
     add("--arrivals", choices=KINDS, default="poisson", help="How they arrive at that rate")
     add = option_group(parser, "Load")
+    add("--retries", type=int, default=0, metavar="N", help="Send what 429 or 503 with Retry-After refuse again")
     add("--burstiness", type=float, default=1.0, metavar="B", help="Of gamma arrivals: 1 is Poisson, less is bursts")
     add("--rate-stages", default="", metavar="60s:5,30s:5-20,…", help="A rate that changes: holds and ramps")
     add("--arrival-trace", default="", metavar="FILE", help="Arrival times to replay (jsonl, csv)")
@@ -101,6 +105,8 @@ def _add_measuring_and_output(parser: LocustArgumentParser) -> None:
     add("--allow-host", action="append", default=[], metavar="URL", help="Other server that key and headers may go to")
     add("--fleet-token-file", default="", metavar="FILE", help="Secret of master and workers, or ASR_LOAD_FLEET_TOKEN")
     add("--web-allow-host", action="append", default=[], metavar="NAME", help="Name that the web UI may be called by")
+    add("--connections", choices=CONNECTIONS, default="keep", help="new: a connection for each request")
+    add("--http-version", choices=HTTP_VERSIONS, default=HTTP_VERSIONS[0], help="Of requests")
     add("--reader", choices=READERS, default="auto", help="How answers are read")
 
 

@@ -18,12 +18,14 @@ import msgspec
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport, proxy_of_environment, read_transport
+from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
 from asr_load.options.parser import ORDERS, UNIQUE
 from asr_load.results.slo import Goodput, Slo, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.shipped import SAMPLE, sample
 from asr_load.text import MIN_SECRET
+
+REPLICAS = "it is one server's, and --upstream HOST:PORT,HOST:PORT names its replicas"
 
 RESULTS = Path("results")
 """Where folders of runs are made that nobody has named."""
@@ -79,6 +81,8 @@ class Settings:
     unique: bool
     reader: str
     requests: int
+    retries: int
+    keep_connections: bool
     shuffle: bool
     seed: int
     timeouts: Timeouts
@@ -151,6 +155,8 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
         unique=options.unique == "dither",
         reader=options.reader,
         requests=options.requests,
+        retries=options.retries,
+        keep_connections=options.connections == "keep",
         shuffle=options.order == "shuffle" or bool(options.order is None and options.seed and not loop.open),
         seed=options.seed,
         timeouts=Timeouts(options.connect_timeout, options.stall_timeout, options.total_timeout),
@@ -189,9 +195,34 @@ def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transp
         if parts.scheme != "http" or not parts.hostname:
             raise InputError(f"the proxy {proxy} is not an address like http://proxy:3128")
         proxy = f"http://{parts.netloc}"
+    upstream = _upstream(options.upstream, check_host(host))
+    if upstream and proxy:
+        raise InputError(f"--upstream is connected to, and the proxy {proxy} would be too: leave one of them out")
     return read_transport(
-        check_host(host), options.ca, options.cert, insecure=options.insecure, proxy=proxy, proxy_basic=basic
+        check_host(host),
+        options.ca,
+        options.cert,
+        insecure=options.insecure,
+        proxy=proxy,
+        proxy_basic=basic,
+        upstream=upstream,
     )
+
+
+def _upstream(words: str, host: str) -> tuple[tuple[str, int], ...]:
+    """Names or addresses with ports; without one, it is the host's."""
+    usual = urlsplit(host).port or PORTS[urlsplit(host).scheme]
+    upstream = []
+    for word in filter(None, map(str.strip, words.split(","))):
+        try:
+            parts = urlsplit(f"//{word}")
+            fits = parts.hostname and parts.port != 0 and parts.netloc == word and "@" not in word
+        except ValueError:
+            fits = False
+        if not fits:
+            raise InputError(f"--upstream {without_credentials(word)} is not like 10.0.0.7:30000")
+        upstream.append((parts.hostname or "", parts.port or usual))
+    return tuple(upstream)
 
 
 def _check_words_and_numbers(options: Namespace) -> None:
@@ -204,6 +235,8 @@ def _check_words_and_numbers(options: Namespace) -> None:
             raise InputError(f"--{name} {getattr(options, name)!r} is none of {', '.join(allowed)}")
     if options.requests < 0:
         raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
+    if options.retries < 0:
+        raise InputError(f"--retries must be 0 or more, not {options.retries}")
     if options.seed < 0:
         raise InputError(f"--seed must be 0 or more, not {options.seed}")
     if options.warmup_requests < 0:
@@ -286,7 +319,8 @@ def check_host(host: str | None) -> str:
         known = False
     if not known:
         shown = without_credentials(host or "(none)")
-        raise InputError(f"--host {shown} is not an address like http://127.0.0.1:30000")
+        several = f": {REPLICAS}" if "," in shown else ""
+        raise InputError(f"--host {shown} is not an address like http://127.0.0.1:30000{several}")
     address = f"{parts.scheme}://{parts.netloc}"
     path = parts.path.rstrip("/")
     if path not in ("", "/v1") or parts.query or parts.fragment:

@@ -28,8 +28,8 @@ class Metric:
     definition: str
     of: Callable[[Record], Sequence[float]]
     in_seconds: bool = True
-    open_loop: bool = False
-    """Whether a closed loop has none."""
+    usual: bool = True
+    """Whether a run has it, whatever its load is."""
 
     @property
     def unit(self) -> str:
@@ -60,6 +60,13 @@ METRICS = {
             "start to the first non-empty content or reasoning chunk; the role-only chunk that SGLang sends first does"
             " not count",
             lambda record: _one(record.ttft),
+        ),
+        Metric(
+            "connect",
+            "Connect",
+            "where a connection was opened for a request: to connect and to agree on TLS; it is in no other latency",
+            lambda record: _one(record.connect),
+            usual=False,
         ),
         Metric(
             "itl",
@@ -93,24 +100,24 @@ METRICS = {
             "TTFT from due",
             "open loop: TTFT from when the request was due",
             lambda record: _from_due(record.ttft, record),
-            open_loop=True,
+            usual=False,
         ),
         Metric(
             "e2el_due",
             "E2E from due",
             "open loop: E2E from when the request was due",
             lambda record: _from_due(record.e2el, record),
-            open_loop=True,
+            usual=False,
         ),
         Metric(
             "lag",
             "Sent after due",
             "open loop: when a request was sent - when it was due (`due_at`)",
             lambda record: _one(record.lag),
-            open_loop=True,
+            usual=False,
         ),
     )
 }
 
-STREAMED = [metric for metric in METRICS.values() if not metric.open_loop]
+STREAMED = [metric for metric in METRICS.values() if metric.usual]
 """Those that every run has."""

@@ -58,6 +58,8 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
         console.print(_lengths(summary))
     if summary.by_user_class:
         console.print(_user_classes(summary))
+    if summary.by_replica:
+        console.print(_replicas(summary))
     for line in _lines(summary):
         out(line)
     if len(summary.validity.clients) > 1:
@@ -96,6 +98,8 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"Failures: {failed} (they have no latency, and are in no percentile)"
     if requests.unfinished:
         yield f"In flight at the end: {requests.unfinished}, cut off by it (no failures, and in no figure)"
+    if summary.sent_again:
+        yield f"Sent again: {summary.sent_again} requests that a busy server had refused; each try counts as one"
     if requests.truncated:
         yield f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing"
     if requests.out_of_room:
@@ -139,7 +143,7 @@ def _latencies(summary: Summary) -> Table:
         table.add_column(name, justify="right")
     for metric in METRICS.values():
         row: Figures = getattr(summary, metric.name)
-        if row.n or not metric.open_loop:
+        if row.n or metric.usual:
             # RTF has no unit, where the table's other rows are in ms.
             title, digits = (metric.title, 1) if metric.unit else (f"{metric.title} (no unit)", 3)
             table.add_row(title, *_cells(row, metric.scale, digits), str(row.n))
@@ -172,6 +176,18 @@ def _user_classes(summary: Summary) -> Table:
         latencies = (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95)
         counts = str(row.n), str(row.fail)
         table.add_row(row.name, *counts, *map(_ms, latencies), _n(row.rtf.p50, 3), _percent(row.wer))
+    return table
+
+
+def _replicas(summary: Summary) -> Table:
+    table = Table(title="By replica", title_justify="left")
+    table.add_column("")
+    for name in ("share", "n", "fail", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50"):
+        table.add_column(name, justify="right")
+    for row in summary.by_replica:
+        latencies = (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95)
+        counts = _percent(row.share), str(row.n), str(row.fail)
+        table.add_row(row.address, *counts, *map(_ms, latencies), _n(row.rtf.p50, 3))
     return table
 
 

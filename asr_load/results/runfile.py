@@ -158,6 +158,13 @@ class RunInfo(Invocation, kw_only=True):
     insecure: bool = False
     """Whether any certificate was trusted."""
     proxy: str = ""
+    upstream: list[str] = []
+    """The replicas that were connected to in turn, where they were named."""
+    connections: str = "keep"
+    """Whether connections were kept, or a new one was opened for each request."""
+    http_version: str = "1.1"
+    retries: int = 0
+    """How often what a busy server refused was sent again, at the most."""
     header_names: list[str]
     """Names alone: values may be secrets."""
     extra_body_names: list[str]

@@ -108,6 +108,19 @@ class ByUserClass(msgspec.Struct):
     wer: float | None
 
 
+class ByReplica(msgspec.Struct):
+    """Requests that went to one address: `share` of all, `n` of them successful, which the figures are of, and `fail`
+    not."""
+
+    address: str
+    share: float
+    n: int
+    fail: int
+    ttft: Figures
+    e2el: Figures
+    rtf: Figures
+
+
 class Coverage(msgspec.Struct):
     """How evenly the clips were sent. N requests over a set of C clips owe each clip floor(N/C) of them, and none has
     more than ceil(N/C); what differs is due to workers that joined late, were lost, or were slower than others."""
@@ -172,6 +185,12 @@ class Summary(msgspec.Struct):
     """Records that a worker sent and the master did not take, as they cannot be true."""
     by_user_class: list[ByUserClass] = []
     """Of a locustfile with several classes of users; empty with one."""
+    by_replica: list[ByReplica] = []
+    """Where requests went to several addresses; empty where it was one, or a proxy was between."""
+    connect: Figures = msgspec.field(default_factory=lambda: figures(()))
+    """Of requests for which a connection was opened."""
+    sent_again: int = 0
+    """Requests that are one that was refused by a busy server, sent again (--retries): each is one of `requests`."""
     metadata: dict[str, str] = {}
     """What --metadata keeps with the figures."""
     format: int = FORMAT
@@ -270,7 +289,10 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         references=accuracy.references,
         by_duration=_by_duration(good, info.language),
         by_user_class=_by_user_class(measured, info),
-        coverage=_all_coverage(measured, info),
+        by_replica=_by_replica(measured),
+        connect=figures_of("connect", measured),
+        sent_again=sum(record.retry_of is not None for record in measured),
+        coverage=_all_coverage([record for record in measured if record.retry_of is None], info),
         open_loop=_open_loop(info.workers),
         connections=_connections(measured, info.workers),
         validity=validity,
@@ -349,6 +371,24 @@ def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
                 fail=sum(record.failed for record in own),
                 **{name: figures_of(name, good) for name in ("ttft", "itl", "e2el", "rtf")},
                 wer=measure(((record.reference, record.text) for record in good), info.language).wer,
+            )
+        )
+    return rows
+
+
+def _by_replica(measured: list[Record]) -> list[ByReplica]:
+    addresses = sorted({record.replica for record in measured if record.replica})
+    rows = []
+    for address in addresses if len(addresses) > 1 else ():
+        own = [record for record in measured if record.replica == address]
+        good = [record for record in own if record.ok]
+        rows.append(
+            ByReplica(
+                address=address,
+                share=len(own) / len(measured),
+                n=len(good),
+                fail=sum(record.failed for record in own),
+                **{name: figures_of(name, good) for name in ("ttft", "e2el", "rtf")},
             )
         )
     return rows

@@ -64,6 +64,14 @@ class Record(msgspec.Struct, kw_only=True):
     """The time that they took: in no latency."""
     user_class: str = ""
     """Of the locustfile: the name of the class whose user sent it."""
+    connect: float | None = None
+    """What it took to open a connection for it, TLS included: in no latency. None on one that was kept."""
+    replica: str = ""
+    """The address that its connection was opened to; empty where a proxy is between."""
+    first_error: str | None = None
+    """Why the first of its tries came to nothing, where there were several."""
+    retry_of: int | None = None
+    """The `seq` of the request that this one is sent again for (--retries)."""
     ended_at: float | None = None
     """When it was over, for a success as for a failure, on the clock of `started_at`."""
 
@@ -130,10 +138,11 @@ def untrue(record: Record) -> str:
 def _untrue_times(record: Record) -> str:
     way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
     reached = [value for value in way if value is not None]
-    rest = (record.started_at, record.due_at, record.lag, record.ended_at, record.audio_s, record.retry_s, *record.itl)
+    spans = (record.audio_s, record.retry_s, record.connect or 0.0, *record.itl)
+    rest = (record.started_at, record.due_at, record.lag, record.ended_at, *spans)
     if not all(math.isfinite(value) for value in (*reached, *rest) if value is not None):
         return "it holds a number that is none"
-    if min((0.0, *reached, *record.itl, record.audio_s, record.retry_s)) < 0:
+    if min((0.0, *reached, *spans)) < 0:
         return "it holds a time below 0"
     return "" if reached == sorted(reached) else "its times are not in order"
 

@@ -38,7 +38,7 @@ def asset(name: str) -> str:
 def metrics(summary: Summary) -> dict[str, tuple[Figures, float]]:
     """The metrics of a run by the name they are shown with, and what makes their figures what the name says."""
     figures = {metric: getattr(summary, metric.name) for metric in METRICS.values()}
-    return {metric.heading: (row, metric.scale) for metric, row in figures.items() if row.n or not metric.open_loop}
+    return {metric.heading: (row, metric.scale) for metric, row in figures.items() if row.n or metric.usual}
 
 
 def number(value: float | None) -> float | int | str:
