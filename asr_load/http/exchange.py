@@ -237,7 +237,9 @@ def _attempt(
                 assert isinstance(answer, FinalHead)
                 return answer
 
-            head = hooks.call_hooks(prepared, head, again)
+            response: Any = hooks.call_hooks(prepared, head, again)
+            head = response.raw._original_response
+            assert head is not None
         result.status = head.status
         if isinstance(head, FinalHead) and head.status != HTTPStatus.OK:
             _refuse(head, user_connection)
@@ -358,10 +360,10 @@ def pause_s(retry_after: str) -> float:
 def _prepare(
     client: Session, user_connection: UserConnection, request: TranscriptionRequest, transport: Transport
 ) -> PreparedRequest:
-    """The request: what all of a user's have in common is prepared once, and again when the server has set cookies."""
+    """The request: what all of a user's have in common is prepared once, where it can be."""
     prepared = user_connection.prepared
     common = (request.url, request.headers, transport)
-    if prepared is None or user_connection.common != common or _has_cookies(client, prepared):
+    if prepared is None or user_connection.common != common or _is_its_own(client, prepared):
         # requests' own: Locust's expects that its way of sending was taken.
         prepared = user_connection.prepared = Session.prepare_request(client, Request("POST", request.url))
         prepared.headers.pop("Content-Length")  # of no body
@@ -371,9 +373,10 @@ def _prepare(
     return prepared
 
 
-def _has_cookies(client: Session, prepared: PreparedRequest) -> bool:
-    """Whether a request has cookies, or had before the server took them back."""
-    return bool(client.cookies) or "Cookie" in prepared.headers
+def _is_its_own(client: Session, prepared: PreparedRequest) -> bool:
+    """Whether each request is another one: where it has cookies, or had before the server took them back, and where
+    hooks are waiting for its answer."""
+    return bool(client.cookies) or "Cookie" in prepared.headers or hooks.has_hooks(client, prepared)
 
 
 def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> None:

@@ -28,11 +28,11 @@ def keep_cookies(client: Session, prepared: PreparedRequest, head: FinalHead) ->
         cookies.extract_cookies(MockResponse(head.headers), MockRequest(prepared))
 
 
-def call_hooks(prepared: PreparedRequest, head: FinalHead, send: Send) -> FinalHead:
-    """Hand an answer to the hooks. Returns it, or the answer to what a hook has sent in its place."""
-    response = dispatch_hook("response", prepared.hooks, _Adapter(send).respond(prepared, head))
-    final: FinalHead = response.raw._original_response
-    return final
+def call_hooks(prepared: PreparedRequest, head: FinalHead, send: Send) -> Response:
+    """Hand an answer to the hooks. Returns it, or the answer to what a hook has sent in its place: as long as it is
+    kept, its head can be read on."""
+    response: Response = dispatch_hook("response", prepared.hooks, _Adapter(send).respond(prepared, head))
+    return response
 
 
 class _Adapter(BaseAdapter):

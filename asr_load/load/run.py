@@ -263,11 +263,12 @@ class Run:
         record, reraise = exchange(client, user_connection, request, self._config)
         if record.lag is not None and record.lag - record.retry_s > LATE_S and not request.queued:
             self._late += 1
+        first = request.seq
         for _ in range(self._settings.retries):
             if not user_connection.may_retry or self._stopping.wait(user_connection.pause_s):
                 break
             self._note(record)
-            request = self._resend(replace(request, retry_of=request.seq, due=None))
+            request = self._resend(replace(request, retry_of=first, due=None))
             record, reraise = exchange(client, user_connection, request, self._config)
         self._settled += is_first
         self._note(record)

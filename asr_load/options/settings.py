@@ -220,7 +220,7 @@ def _upstream(words: str, host: str) -> tuple[tuple[str, int], ...]:
         except ValueError:
             fits = False
         if not fits:
-            raise InputError(f"--upstream {without_credentials(word)} is not like 10.0.0.7:30000")
+            raise InputError(f"--upstream {without_credentials(f'//{word}')[2:]} is not like 10.0.0.7:30000")
         upstream.append((parts.hostname or "", parts.port or usual))
     return tuple(upstream)
 

@@ -150,6 +150,7 @@ class Client:
         self.user_connection.reader_factory = READERS[reader.removesuffix(TLS)]
         self._limits = limits
         self.transport = Transport(ca_file())
+        self.keep = True
         self.sent = 0
 
     def send(self, url: str, body: list[bytes | memoryview] | None = None, secrets: Sequence[str] = ()) -> Record:
@@ -158,9 +159,8 @@ class Client:
         own = {"X-Clip-Id": "ä%20".encode().decode("latin-1"), "X-Request-Id": f"{self.sent}"}
         pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
         request = TranscriptionRequest(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
-        config = ExchangeConfig(
-            self._limits, 0, striker(secrets), striker(filter(is_no_speech, secrets)), self.transport
-        )
+        strike, strike_speech = striker(secrets), striker(filter(is_no_speech, secrets))
+        config = ExchangeConfig(self._limits, 0, strike, strike_speech, self.transport, self.keep)
         return exchange(self.session, self.user_connection, request, config)[0]
 
 

@@ -1,0 +1,303 @@
+"""A user's connection: which address it is opened to, what it may carry, and what requests' own ways still do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from requests.auth import HTTPDigestAuth
+
+from asr_load.http.addresses import Addresses
+from asr_load.http.timeouts import Timeouts
+from harness.answers import each_reader
+from harness.peer import OK, READERS, SOUND, STREAM, TLS, WAYS, Client, server_context, talk
+
+OVER_TLS = [way for way in WAYS if way.endswith(TLS)]
+
+BIG: list[bytes | memoryview] = [b"{", memoryview(b"1" * (24 << 20)), b"}"]
+"""More than two kernels hold."""
+
+
+@contextmanager
+def server(
+    serve: Callable[[socket.socket], None], reader: str, address: str = "127.0.0.1", late_s: float = 0.0
+) -> Iterator[str]:
+    """The URL of a server that hands each connection to a function, in a thread: over TLS for a reader's way that is,
+    its handshake so late."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    tls = reader.endswith(TLS)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=work, args=(listener.accept()[0],), daemon=True).start()
+
+    def work(plain: socket.socket) -> None:
+        time.sleep(late_s)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            connection = stack.enter_context(plain)
+            if tls:
+                connection = stack.enter_context(server_context().wrap_socket(plain, server_side=True))
+            serve(connection)
+
+    with socket.create_server((address, 0), family=family) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        host = f"[{address}]" if ":" in address else address
+        yield f"http{'s' * tls}://{host}:{listener.getsockname()[1]}/v1/x"
+
+
+def read_all(connection: socket.socket, of: bytes) -> bytes:
+    data = b""
+    while not data.endswith(of) and (more := connection.recv(1 << 20)):
+        data += more
+    return data
+
+
+@each_reader
+@pytest.mark.parametrize("answer", ["refused", "closed too", "taken"])
+def test_a_server_that_answers_before_it_has_the_body(reader: str, answer: str) -> None:
+    """It refuses it and reads no more; it closes then; or it is early, and takes all of it."""
+    refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig"
+    taken: list[int] = []
+    done = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1 << 10)
+        if answer == "taken":
+            connection.sendall(SOUND)
+            time.sleep(0.3)
+            taken.append(len(read_all(connection, b"}")))
+            done.set()
+        else:
+            connection.sendall(refusal)
+            time.sleep(0.05 if answer == "closed too" else 5)
+
+    with server(serve, reader) as url:
+        client = Client(reader)
+        began = time.perf_counter()
+        record = client.send(url, list(BIG))
+        assert time.perf_counter() - began < 4
+        if answer == "taken":
+            assert record.outcome == "ok"
+            assert done.wait(10)
+            assert taken[0] > 23 << 20
+        else:
+            assert (record.outcome, record.error) == ("http_413", "big")
+        client.user_connection.close()
+
+
+@each_reader
+def test_a_server_that_takes_no_more_and_says_nothing(reader: str) -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1 << 10)
+        time.sleep(5)
+
+    with server(serve, reader) as url:
+        client = Client(reader, Timeouts(connect=5, stall=0.4, total=10))
+        record = client.send(url, list(BIG))
+        assert (record.outcome, record.error) == ("stalled", "the upload made no progress")
+        client.user_connection.close()
+
+
+@each_reader
+def test_a_server_that_closes_its_half_when_it_has_answered(reader: str) -> None:
+    connections: list[int] = []
+
+    def serve(connection: socket.socket) -> None:
+        connections.append(1)
+        read_all(connection, b"}")
+        connection.sendall(SOUND)
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(1)
+
+    with server(serve, reader) as url:
+        client = Client(reader)
+        assert [client.send(url).outcome for _ in range(3)] == ["ok"] * 3
+        assert len(connections) == 3
+        client.user_connection.close()
+
+
+@each_reader
+def test_a_new_connection_for_each_request(reader: str) -> None:
+    """What it takes to connect is beside the latencies, and in none of them."""
+    with talk(SOUND, SOUND, SOUND, reader=reader) as (client, peer):
+        client.keep = False
+        told = [client.send(peer.url) for _ in range(3)]
+    assert peer.connections == 3
+    assert all(record.connect is not None and 0 < record.connect < 1 for record in told)
+    with talk(SOUND, SOUND, reader=reader) as (client, peer):
+        told = [client.send(peer.url) for _ in range(2)]
+    assert [record.connect is None for record in told] == [False, True]
+
+
+@pytest.mark.parametrize("reader", OVER_TLS)
+def test_a_handshake_that_takes_long_is_in_no_latency(reader: str) -> None:
+    def serve(connection: socket.socket) -> None:
+        read_all(connection, b"}")
+        connection.sendall(SOUND)
+
+    with server(serve, reader, late_s=0.3) as url:
+        client = Client(reader)
+        record = client.send(url)
+        assert record.outcome == "ok"
+        assert record.connect is not None
+        assert record.ttft is not None
+        assert record.ttft < 0.2 < record.connect
+        client.user_connection.close()
+
+
+@pytest.mark.parametrize("reader", OVER_TLS)
+def test_a_session_is_resumed(reader: str) -> None:
+    with talk(SOUND, SOUND, SOUND, reader=reader) as (client, peer):
+        client.keep = False
+        assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
+    assert (peer.connections, peer.resumed) == (3, 2)
+
+
+@each_reader
+def test_what_tls_says_for_itself_is_no_answer(reader: str) -> None:
+    """Its tickets may come at any time, and leave the connection as good as it was."""
+    with talk(SOUND, [SOUND, 0.1], SOUND, reader=reader) as (client, peer):
+        for _ in range(3):
+            assert client.send(peer.url).outcome == "ok"
+            time.sleep(0.05)
+    assert (peer.connections, client.user_connection.connections.dropped) == (1, 0)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_ipv6(reader: str) -> None:
+    heads: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        heads.append(read_all(connection, b"}"))
+        connection.sendall(SOUND)
+
+    try:
+        with server(serve, "plain", "::1") as url:
+            client = Client(reader)
+            record = client.send(url)
+            client.user_connection.close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    place = url.removeprefix("http://").removesuffix("/v1/x")
+    assert record.outcome == "ok"
+    assert record.replica == place
+    assert f"\r\nHost: {place}\r\n".encode() in heads[0]
+
+
+def all_addresses(port: int) -> list[Any]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", port)) for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_each_address_of_a_name_in_its_turn(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr("gevent.socket.getaddrinfo", lambda *_, **__: all_addresses(port))
+        turns = Addresses(first)
+        gone: list[str] = []
+        for _ in range(6):
+            sock, name = turns.connect((("speech.example", port),), time.perf_counter() + 5)
+            gone.append(name)
+            sock.close()
+    order = [f"127.0.0.{number}:{port}" for number in (1, 2, 3)]
+    assert gone == [*order[first:], *order[:first]] * 2
+
+
+def test_an_address_that_is_not_there_leaves_its_share_to_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_server(("127.0.0.3", listener.getsockname()[1])),
+    ):
+        port = listener.getsockname()[1]
+        monkeypatch.setattr("gevent.socket.getaddrinfo", lambda *_, **__: all_addresses(port))
+        turns = Addresses()
+        gone: list[str] = []
+        for _ in range(5):
+            sock, name = turns.connect((("speech.example", port),), time.perf_counter() + 5)
+            gone.append(name)
+            sock.close()
+    assert sorted(set(gone)) == [f"127.0.0.1:{port}", f"127.0.0.3:{port}"]
+    assert [line.getMessage() for line in caplog.records] == [f"127.0.0.2:{port} cannot be reached: Connection refused"]
+
+
+def test_upstream_is_connected_to_and_the_host_is_asked_for() -> None:
+    with talk(SOUND, SOUND) as (client, peer), talk(SOUND) as (_, other):
+        ports = [int(one.url.split(":")[2].split("/")[0]) for one in (peer, other)]
+        client.transport = client.transport.__class__(upstream=tuple(("127.0.0.1", port) for port in sorted(ports)))
+        client.keep = False
+        told = [client.send("http://speech.invalid/v1/x") for _ in range(2)]
+    assert [record.outcome for record in told] == ["ok", "ok"]
+    assert [record.replica for record in told] == [f"127.0.0.1:{port}" for port in sorted(ports)]
+    assert all(b"\r\nHost: speech.invalid\r\n" in one.requests[0] for one in (peer, other))
+
+
+@each_reader
+def test_a_hook_sends_again_as_digest_authentication_does(reader: str) -> None:
+    who = (
+        b'HTTP/1.1 401 Who\r\nWWW-Authenticate: Digest realm="r", nonce="n", qop="auth"\r\n'
+        b"Content-Length: 4\r\n\r\nwho?"
+    )
+    with talk(who, SOUND, who, SOUND, reader=reader) as (client, peer):
+        client.session.auth = HTTPDigestAuth("someone", "secret-77")
+        told = [client.send(peer.url) for _ in range(2)]
+    assert [record.outcome for record in told] == ["ok", "ok"]
+    assert peer.connections == 1
+    assert b"Authorization: Digest username=" in peer.requests[1]
+    assert peer.requests[1].endswith(b'{"a":' + b"1" * 100 + b"}")
+
+
+@each_reader
+def test_a_hook_sees_each_answer(reader: str) -> None:
+    seen: list[int] = []
+    with talk(SOUND, SOUND, b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", reader=reader) as (client, peer):
+        client.session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
+        assert [client.send(peer.url).outcome for _ in range(3)] == ["ok", "ok", "http_503"]
+    assert seen == [200, 200, 503]
+    assert peer.connections == 1
+
+
+def test_what_a_locustfile_says_of_its_own_client_stands() -> None:
+    with talk(SOUND, reader="python, TLS") as (client, peer):
+        client.transport = client.transport.__class__(verify=True)
+        assert client.send(peer.url).outcome == "connect"
+        client.session.verify = False
+        assert client.send(peer.url).outcome == "ok"
+    with talk(SOUND) as (client, peer):
+        client.session.proxies = {"http": peer.url.replace("http://", "http://me:mine@").removesuffix("/v1/x?a=b")}
+        assert client.send("http://speech.invalid/v1/x").outcome == "ok"
+    assert peer.requests[0].startswith(b"POST http://speech.invalid/v1/x HTTP/1.1\r\n")
+    assert b"\r\nProxy-Authorization: Basic bWU6bWluZQ==\r\n" in peer.requests[0]
+
+
+@each_reader
+def test_a_request_that_was_sent_again_says_why(reader: str) -> None:
+    with talk(SOUND, [0.1, None], SOUND, reader=reader) as (client, peer):
+        told = [client.send(peer.url) for _ in range(2)]
+    assert told[0].first_error is None
+    assert told[1].retries == 1
+    assert told[1].first_error in ("Connection reset by peer", "Remote end closed connection without response")
+
+
+@each_reader
+def test_an_expectation_that_is_not_met(reader: str) -> None:
+    failed = b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno"
+    continued = b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"\r\n" + STREAM
+    with talk(continued, failed, SOUND, reader=reader) as (client, peer):
+        told = [client.send(peer.url) for _ in range(3)]
+    assert [(record.outcome, record.error) for record in told] == [("ok", None), ("http_417", "no"), ("ok", None)]
+
+
+def test_alpn_is_http_1_1() -> None:
+    assert ssl.HAS_ALPN
+    with talk(SOUND, reader="python, TLS") as (client, peer):  # the peer asserts what was agreed on
+        assert client.send(peer.url).outcome == "ok"

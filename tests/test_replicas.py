@@ -1,0 +1,108 @@
+"""Several servers behind one name, what a busy one refuses, and a connection for each request: whole runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from harness.fleets import info
+from harness.ports import free_port
+from harness.runs import FAST, answer, canned, run
+from harness.serving import serve
+
+
+def place(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def test_users_are_spread_over_replicas_and_each_has_its_share(clips: Path, tmp_path: Path) -> None:
+    slow = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "300", "--itl-ms", "3")
+    with serve(*FAST) as one, serve(*slow) as other:
+        upstream = f"{place(one)},{place(other)}"
+        done = run(
+            "http://speech.invalid", clips, tmp_path / "r", "-u", "4", "--requests", "12", "--upstream", upstream,
+            "--connections", "new",
+        )  # fmt: skip
+    assert done.code == 0, done.err
+    rows = {row["address"]: row for row in done.summary["by_replica"]}
+    assert set(rows) == {place(one), place(other)}
+    assert [row["share"] for row in rows.values()] == [0.5, 0.5]
+    assert [row["n"] for row in rows.values()] == [6, 6]
+    assert rows[place(one)]["ttft"]["p50"] < 0.15
+    assert rows[place(other)]["ttft"]["p50"] >= 0.3
+    assert "By replica" in done.out
+    assert info(done)["upstream"] == upstream.split(",")
+
+
+def test_a_replica_that_is_gone_is_said(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as one, serve(*FAST) as other:
+        nobody = f"127.0.0.1:{free_port()}"
+        upstream = ",".join((place(one), nobody, place(other)))
+        done = run("http://speech.invalid", clips, tmp_path / "r", "-u", "4", "--requests", "8", "--upstream", upstream)
+    assert [record["outcome"] for record in done.records] == ["ok"] * 8
+    assert f"{nobody} cannot be reached: Connection refused" in done.err
+    assert {row["address"] for row in done.summary["by_replica"]} == {place(one), place(other)}
+
+
+def test_a_new_connection_for_each_request_is_shown_beside_ttft(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "2", "--requests", "6", "--connections", "new")
+    assert done.summary["connections"]["opened"] == done.summary["connect"]["n"] == 6
+    assert all(record["connect"] > 0 for record in done.records)
+    assert "│ Connect" in done.out
+    assert (info(done)["connections"], info(done)["http_version"]) == ("new", "1.1")
+
+
+BUSY = b"HTTP/1.1 429 No\r\n%bContent-Length: 4\r\n\r\nbusy"
+WAIT = b"Retry-After: 1\r\n"
+
+
+def test_what_a_busy_server_refuses_is_sent_again_and_each_try_is_a_record(clips: Path, tmp_path: Path) -> None:
+    answers = [BUSY % WAIT, BUSY % WAIT, answer("a", length=True), answer("b", length=True)]
+    with canned(answers) as (host, asked):
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--retries", "2")
+    told = [(record["outcome"], record["seq"], record["retry_of"]) for record in done.records]
+    assert told == [("http_429", 0, None), ("http_429", -1, 0), ("ok", -2, 0), ("ok", 1, None)]
+    times = [record["started_at"] for record in done.records]
+    assert times[1] - times[0] >= 1
+    assert done.records[2]["ttft"] < 0.5  # the waiting is in none
+    assert done.summary["sent_again"] == 2
+    assert "Sent again: 2 requests that a busy server had refused; each try counts as one" in done.out
+    assert len({request.split(b"X-Clip-Id: ")[1].split(b"\r\n")[0] for request in asked[:3]}) == 1
+    assert done.summary["coverage"]["repeated"] == 0
+
+
+@pytest.mark.parametrize(("busy", "words"), [(WAIT, []), (b"", ["--retries", "3"])])
+def test_what_is_refused_is_not_sent_again_unasked(clips: Path, tmp_path: Path, busy: bytes, words: list[str]) -> None:
+    """By default, or where the server did not say when."""
+    with canned([BUSY % busy, answer("a", length=True)]) as (host, _):
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", *words)
+    assert [record["outcome"] for record in done.records] == ["http_429", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--upstream", "http://a:1"], "--upstream http://a:1 is not like 10.0.0.7:30000"),
+        (["--upstream", "me:secret-7@a:1"], "--upstream ***@a:1 is not like"),
+        (["--upstream", "a:99999"], "--upstream a:99999 is not like 10.0.0.7:30000"),
+        (["--upstream", "a:1", "--proxy", "http://p:1"], "--upstream is connected to, and the proxy http://p:1"),
+        (["--host", "http://b:1"], "--host is given twice: it is one server's, and --upstream HOST:PORT,HOST:PORT"),
+        (["--retries", "-1"], "--retries must be 0 or more, not -1"),
+        (["--http-version", "2"], "argument --http-version: invalid choice: '2'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(clips: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    done = run("http://127.0.0.1:9", clips, tmp_path / "r", *words)
+    assert done.code == 2
+    assert f"error: {said}" in done.err
+    assert "secret-7" not in done.err
+    assert "Traceback" not in done.err
+
+
+def test_several_hosts_in_one_word(clips: Path, tmp_path: Path) -> None:
+    done = run("http://a:1,http://b:2", clips, tmp_path / "r")
+    assert done.code == 2
+    assert "--upstream HOST:PORT,HOST:PORT names its replicas" in done.err
