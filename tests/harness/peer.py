@@ -56,8 +56,18 @@ def authority() -> trustme.CA:
 
 @functools.cache
 def ca_file() -> str:
+    return _kept(authority().cert_pem.bytes())
+
+
+@functools.cache
+def server_pem() -> str:
+    """A file with a server's certificate and its key."""
+    return _kept(authority().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes())
+
+
+def _kept(pem: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".pem", delete=False) as file:
-        file.write(authority().cert_pem.bytes())
+        file.write(pem)
     atexit.register(os.unlink, file.name)
     return file.name
 
@@ -66,7 +76,7 @@ def ca_file() -> str:
 def server_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["h2", "http/1.1"])
-    authority().issue_cert("127.0.0.1").configure_cert(context)
+    context.load_cert_chain(server_pem())
     return context
 
 
