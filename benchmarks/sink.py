@@ -1,8 +1,14 @@
-"""A server that reads a request's body, throws it away and answers at once: it prints its port and runs until ended."""
+"""A server that reads a request's body, throws it away and answers at once. It prints its ports, the second of which
+is for TLS, and runs until ended.
+
+python -m benchmarks.sink CERTIFICATE
+"""
 
 from __future__ import annotations
 
 import socket
+import ssl
+import sys
 import threading
 
 _EVENTS = b'data: {"choices":[{"delta":{"content":"a"},"index":0}]}\n\ndata: [DONE]\n\n'
@@ -32,11 +38,19 @@ def serve(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serve on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        print(listener.getsockname()[1], flush=True)
-        while True:
-            threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+    """Serve on two free ports."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[1])
+    with socket.create_server(("127.0.0.1", 0)) as plain, socket.create_server(("127.0.0.1", 0)) as secret:
+        print(plain.getsockname()[1], secret.getsockname()[1], flush=True)
+        encrypted = context.wrap_socket(secret, server_side=True)
+        threading.Thread(target=_accept, args=(encrypted,), daemon=True).start()
+        _accept(plain)
+
+
+def _accept(listener: socket.socket) -> None:
+    while True:
+        threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ class Connections:
 
     def __init__(self, first: int = 0) -> None:
         self.addresses = Addresses(first)
+        self.prepared: dict[tuple[object, ...], PreparedRequest] = {}
+        """What requests have in common, by what it was made of."""
         self.count = 0
         self.total_s = 0.0
         self.longest_s = 0.0

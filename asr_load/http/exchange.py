@@ -40,6 +40,9 @@ REDIRECTS = (301, 302, 303, 307, 308)
 PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 """Before a user asks again where there is no connection, or a server is busy; the longest that a server may ask for."""
 
+MOST_KINDS = 1000
+"""Of requests that are prepared for all users: a locustfile may make up addresses without end."""
+
 SLICE_S = 2.0
 """How often an answer that is collected is looked at before its body has ended."""
 
@@ -217,22 +220,22 @@ def _attempt(
     hooked = hooks.has_hooks(client, prepared)
     head: FinalHead | StreamHead | None = None
 
-    def ask(prepared: PreparedRequest, own: dict[str, str]) -> FinalHead | StreamHead:
-        head = _ask(user_connection, connection, prepared, own, limits.stall, plain=hooked)
+    def ask(prepared: PreparedRequest) -> FinalHead | StreamHead:
+        own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
+        head = _ask(user_connection, prepared, own, request.body, limits.stall, plain=hooked)
         if isinstance(head, FinalHead):
             hooks.keep_cookies(client, prepared, head)
         return head
 
     try:
-        own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
-        head = ask(prepared, own)
+        head = ask(prepared)
         if hooked:
             assert isinstance(head, FinalHead)
 
             def again(other: PreparedRequest) -> FinalHead:
                 user_connection.connect(connection.place, transport, limits.connect)
                 user_connection.head = ""
-                answer = ask(other, own)
+                answer = ask(other)
                 user_connection.head = ""
                 assert isinstance(answer, FinalHead)
                 return answer
@@ -255,19 +258,20 @@ def _attempt(
 
 def _ask(
     user_connection: UserConnection,
-    connection: Connection,
     prepared: PreparedRequest,
     own: dict[str, str],
+    body: list[bytes | memoryview],
     stall: float,
     *,
     plain: bool,
 ) -> FinalHead | StreamHead:
     """Send a request, with headers of its own, and read the head of its answer."""
+    connection = user_connection.connection
+    assert connection is not None
     if not user_connection.head:
         user_connection.head = _head(connection, prepared, own)
     lines = [f"{name}: {value}\r\n" for name, value in own.items()]
     head = "".join([user_connection.head, *lines, "\r\n"])
-    body: Any = prepared.body
     file = user_connection.begin(connection, stall)
     connection.send([head.encode("latin-1"), *body], stall, lambda: _has_refused(file))
     user_connection.uploaded = time.perf_counter_ns()
@@ -360,16 +364,23 @@ def pause_s(retry_after: str) -> float:
 def _prepare(
     client: Session, user_connection: UserConnection, request: TranscriptionRequest, transport: Transport
 ) -> PreparedRequest:
-    """The request: what all of a user's have in common is prepared once, where it can be."""
+    """The request: what all of a user's have in common is prepared once, where it can be, and for all users whose
+    sessions have nothing but headers."""
     prepared = user_connection.prepared
     common = (request.url, request.headers, transport)
     if prepared is None or user_connection.common != common or _is_its_own(client, prepared):
-        # requests' own: Locust's expects that its way of sending was taken.
-        prepared = user_connection.prepared = Session.prepare_request(client, Request("POST", request.url))
-        prepared.headers.pop("Content-Length")  # of no body
-        prepared.headers.update(request.headers)
-        user_connection.common, user_connection.head = common, ""
-    prepared.body = request.body  # type: ignore[assignment]
+        shared = user_connection.connections.prepared
+        same = (request.url, *request.headers.items(), *client.headers.items())
+        plain = not (client.cookies or client.auth or client.params or hooks.has_hooks(client))
+        prepared = shared.get(same) if plain else None
+        if prepared is None:
+            # requests' own: Locust's expects that its way of sending was taken.
+            prepared = Session.prepare_request(client, Request("POST", request.url))
+            prepared.headers.pop("Content-Length")  # of no body
+            prepared.headers.update(request.headers)
+            if plain and len(shared) < MOST_KINDS:
+                shared[same] = prepared
+        user_connection.prepared, user_connection.common, user_connection.head = prepared, common, ""
     return prepared
 
 

@@ -17,8 +17,8 @@ from asr_load.http.head import FinalHead
 Send = Callable[[PreparedRequest], FinalHead]
 
 
-def has_hooks(client: Session, prepared: PreparedRequest) -> bool:
-    return bool(client.hooks["response"] or prepared.hooks["response"])
+def has_hooks(client: Session, prepared: PreparedRequest | None = None) -> bool:
+    return bool(client.hooks["response"] or (prepared is not None and prepared.hooks["response"]))
 
 
 def keep_cookies(client: Session, prepared: PreparedRequest, head: FinalHead) -> None:

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVE = ROOT / "scripts" / "serve.py"
-_READY = re.compile(r"asr_server: \w+ on (http://\S+)")
+_READY = re.compile(r"asr_server: \w+ on (https?://\S+)")
 
 
 @contextmanager
