@@ -54,10 +54,10 @@ def server(
 
 
 def read_all(connection: socket.socket, of: bytes) -> bytes:
-    data = b""
+    data = bytearray()
     while not data.endswith(of) and (more := connection.recv(1 << 20)):
         data += more
-    return data
+    return bytes(data)
 
 
 @each_reader
