@@ -90,6 +90,9 @@ def test_a_server_that_answers_before_it_has_the_body(reader: str, answer: str) 
             assert taken[0] > 23 << 20
         else:
             assert (record.outcome, record.error) == ("http_413", "big")
+            # What was left of the body is no request.
+            assert client.user_connection.connection is not None
+            assert client.user_connection.connection.sock is None
         client.user_connection.close()
 
 

@@ -70,7 +70,12 @@ def library(name: str) -> str:
     return found
 
 
-TESTS = ("tests/test_socket_reader.py", "tests/test_events.py", "tests/test_chunk_sender.py")
+TESTS = (
+    "tests/test_socket_reader.py",
+    "tests/test_decryption.py",
+    "tests/test_events.py",
+    "tests/test_chunk_sender.py",
+)
 SANITIZERS = {
     "addresses": (["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"], ["libasan.so", "libubsan.so"]),
     "threads": (["-O1", "-fsanitize=thread"], ["libtsan.so"]),

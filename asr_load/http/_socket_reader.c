@@ -702,10 +702,12 @@ static Mark *copied(const Marks *marks, size_t n) {
 static PyObject *reader_collected(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
     /* The lists are made without the lock: until then nothing that they need can move but by growing. */
     if (!lock(reader->reading)) return NULL;
+    bool ended = reader->status != RUNNING; /* then nothing moves any more, and the thread need not wait for the copy */
+    if (ended) pthread_mutex_unlock(&reader->reading->lock);
     size_t n = reader->body_marks.used;
     PyObject *body = PyBytes_FromStringAndSize(reader->body.bytes, (Py_ssize_t)reader->body.used);
     Mark *marks = copied(&reader->body_marks, n);
-    pthread_mutex_unlock(&reader->reading->lock);
+    if (!ended) pthread_mutex_unlock(&reader->reading->lock);
     return with_marks(body, marks, n);
 }
 

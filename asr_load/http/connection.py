@@ -89,6 +89,8 @@ class Connection:
         """The address that it was opened to, where no proxy is between."""
         self.unused = True
         """Whether it has carried no request yet."""
+        self.sent_all = True
+        """Whether the last request has left as a whole."""
 
     @property
     def _tunnels(self) -> bool:
@@ -222,30 +224,34 @@ class Connection:
 
     def send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> None:
         """Send all of it, without a copy where nothing encrypts it. Where the server takes no more, it is asked for a
-        refusal that has come: then the rest is not sent. Raises Failure."""
+        refusal that has come: then the rest is not sent, as it is not where the server has closed, which may have said
+        why. Raises Failure."""
+        self.sent_all = False
         try:
-            if self.tls is not None:
-                for piece in _cut(pieces, PIECE_BYTES):
-                    if not self._push(self.tls.encrypt(piece), stall, refused):
-                        return
-                return
-            assert self.sock is not None
-            self.sock.settimeout(0)
-            try:
-                taken = self.sock.sendmsg(pieces)
-            except BlockingIOError:
-                taken = 0
-            for piece in pieces:
-                if taken < len(piece) and not self._push(memoryview(piece)[taken:], stall, refused):
-                    return
-                taken = max(0, taken - len(piece))
+            self.sent_all = self._send(pieces, stall, refused)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # who refuses a body may have said why
+            pass
         except OSError as error:
             raise failure(error, while_sending=True) from error
         finally:
             if self.sock is not None:
                 self.sock.settimeout(stall)
+
+    def _send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> bool:
+        if self.tls is not None:
+            encrypt = self.tls.encrypt
+            return all(self._push(encrypt(piece), stall, refused) for piece in _cut(pieces, PIECE_BYTES))
+        assert self.sock is not None
+        self.sock.settimeout(0)
+        try:
+            taken = self.sock.sendmsg(pieces)
+        except BlockingIOError:
+            taken = 0
+        for piece in pieces:
+            if taken < len(piece) and not self._push(memoryview(piece)[taken:], stall, refused):
+                return False
+            taken = max(0, taken - len(piece))
+        return True
 
     def _push(self, data: bytes | memoryview, stall: float, refused: Callable[[], bool]) -> bool:
         """Returns False where the server has refused it before it took all."""

@@ -252,7 +252,8 @@ def _attempt(
     except Failure as error:
         raise (_of_handshake(error, user_connection, connection) or error) from error
     finally:
-        if head is None or head.will_close or not head.isclosed() or not config.keep:
+        is_free = head is not None and head.isclosed() and not head.will_close and connection.sent_all
+        if not (is_free and config.keep):
             connection.close()
 
 

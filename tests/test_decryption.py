@@ -1,0 +1,197 @@
+"""Reading over TLS, by each reader of ciphertext: what is decrypted, which stamp it has, and what it ends with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gevent
+import gevent.socket
+import pytest
+from gevent.event import Event
+
+from asr_load.http.collector import CHUNKED, UNTIL_CLOSE, FedReader
+from asr_load.http.decryption import Decryption
+from asr_load.http.tls import Tls, context
+from harness.peer import ca_file, server_context
+from harness.socket_readers import MAKERS, pair, settle, source
+
+each_maker = pytest.mark.parametrize("maker", MAKERS)
+
+
+class Peer:
+    """A server's side of TLS, whose bytes a test sends as it likes."""
+
+    def __init__(self, client: gevent.socket.socket, there: socket.socket) -> None:
+        self.client, self.there = client, there
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._server = server_context().wrap_bio(self._in, self._out, server_side=True)
+        self.tls = Tls(context(ca_file(), None), "127.0.0.1", None)
+        shaking = gevent.spawn(self.tls.shake_hands, client)
+        other = gevent.socket.socket(fileno=os.dup(there.fileno()))
+        with other:
+            while True:
+                try:
+                    self._server.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    other.sendall(self._out.read())
+                    self._in.write(other.recv(65536))
+        shaking.get()
+        self.tickets = self._out.read()
+        there.setblocking(True)
+
+    def encrypted(self, data: bytes) -> bytes:
+        """Data as a record."""
+        self._server.write(data)
+        return self._out.read()
+
+    def goodbye(self) -> bytes:
+        """That nothing more will come."""
+        with contextlib.suppress(ssl.SSLError):
+            self._server.unwrap()
+        return self._out.read()
+
+
+@contextmanager
+def reading(maker: str, *, late: bool = False) -> Iterator[tuple[Peer, FedReader, Event, Decryption]]:
+    """The peer, what its answer is collected by, what that sets, and what decrypts it. `late`: the peer's tickets, which
+    come before its data, are still to be sent."""
+    here, there = pair()
+    with gevent.socket.socket(fileno=here.detach()) as client, there:
+        peer = Peer(client, there)
+        if not late:
+            there.sendall(peer.tickets)
+        come = Event()
+        decryption = Decryption(source(maker), client.fileno(), come, peer.tls)
+        yield peer, decryption.plaintext, come, decryption
+        decryption.close()
+
+
+@each_maker
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_records_in_any_pieces(maker: str, size: int) -> None:
+    with reading(maker) as (peer, reader, _, _):
+        data = b"".join(map(peer.encrypted, (b"5\r\nab", b"cde\r\n", b"0\r\n\r\n")))
+        reader.begin_body(0, CHUNKED)
+        for at in range(0, len(data), size):
+            peer.there.sendall(data[at : at + size])
+            gevent.sleep(0)
+        settle(lambda: reader.status == "complete")
+        assert reader.collected()[0] == b"abcde"
+
+
+@each_maker
+def test_plaintext_has_the_stamp_of_the_read_that_completed_its_record(maker: str) -> None:
+    with reading(maker) as (peer, reader, _, _):
+        reader.begin_body(0, 4)
+        one, two = peer.encrypted(b"ab"), peer.encrypted(b"cd")
+        times = []
+        for piece in (one[:9], one[9:] + two[:9], two[9:]):
+            times.append(time.perf_counter_ns())
+            peer.there.sendall(piece)
+            gevent.sleep(0.05)
+        settle(lambda: reader.status == "complete")
+        body, stamps, ends = reader.collected()
+        assert (body, ends) == (b"abcd", [2, 4])
+        assert times[1] < stamps[0] < times[2] < stamps[1]
+
+
+@each_maker
+def test_each_stamp_is_its_own_however_late_python_is(maker: str) -> None:
+    """Records that Python takes together came apart."""
+    if maker == "python without epoll":
+        pytest.skip("it stamps a read as it returns")
+    with reading(maker) as (peer, reader, _, _):
+        reader.begin_body(0, UNTIL_CLOSE)
+        gevent.sleep(0.1)
+        sent = []
+        for _ in range(5):
+            sent.append(time.perf_counter_ns())
+            peer.there.sendall(peer.encrypted(b"x" * 200))
+            time.sleep(0.01)  # nothing of gevent's runs meanwhile
+        settle(lambda: len(reader.collected()[0]) == 1000)
+        stamps = reader.collected()[1]
+        if maker == "compiled":
+            assert len(stamps) == 5
+            assert all(0 < stamp - at < 5_000_000 for stamp, at in zip(stamps, sent, strict=True))
+        else:  # its reads are one, with the stamp of the last
+            assert stamps[-1] - sent[-1] < 5_000_000
+
+
+@each_maker
+def test_what_may_be_an_end_is_looked_at_at_once_and_the_rest_soon(maker: str) -> None:
+    with reading(maker) as (peer, reader, come, _):
+        peer.there.sendall(peer.encrypted(b"a" * 300))
+        reader.begin_body(0, 605)
+        for number in range(20):
+            peer.there.sendall(peer.encrypted(b"b" * 15))
+            gevent.sleep(0.002)
+            assert number == 19 or reader.status == "running"
+        settle(lambda: len(reader.collected()[0]) == 600)
+        come.clear()
+        assert not reader.want(-1)
+        began = time.perf_counter()
+        peer.there.sendall(peer.encrypted(b"end!!"))
+        assert come.wait(5)
+        assert time.perf_counter() - began < 0.03
+        assert reader.status == "complete"
+
+
+@each_maker
+@pytest.mark.parametrize("framing", [UNTIL_CLOSE, CHUNKED])
+@pytest.mark.parametrize("how", ["goodbye", "closed"])
+def test_the_other_sides_end(maker: str, framing: int, how: str) -> None:
+    with reading(maker) as (peer, reader, _, _):
+        reader.begin_body(0, framing)
+        peer.there.sendall(peer.encrypted(b"3\r\nabc\r\n"))
+        if how == "goodbye":
+            peer.there.sendall(peer.goodbye())
+        else:
+            peer.there.close()
+        settle(lambda: reader.status != "running")
+        assert reader.status == ("complete" if framing == UNTIL_CLOSE else "cut")
+        assert reader.collected()[0] == (b"3\r\nabc\r\n" if framing == UNTIL_CLOSE else b"abc")
+
+
+@each_maker
+def test_what_was_changed_on_the_way_is_none(maker: str) -> None:
+    with reading(maker) as (peer, reader, _, _):
+        reader.begin_body(0, UNTIL_CLOSE)
+        good, bad = peer.encrypted(b"good"), bytearray(peer.encrypted(b"bad"))
+        bad[-1] ^= 1
+        peer.there.sendall(good + bad)
+        settle(lambda: reader.status != "running")
+        assert (reader.status, reader.collected()[0]) == ("failed", b"good")
+        assert isinstance(reader.failure, ssl.SSLError)
+
+
+@each_maker
+def test_what_was_read_of_the_next_answer_is_not_lost(maker: str) -> None:
+    """Tickets that come behind it belong to the connection, and are decrypted before the next one."""
+    with reading(maker, late=True) as (peer, reader, _, decryption):
+        reader.begin_body(0, 0)
+        peer.there.sendall(peer.tickets)
+        gevent.sleep(0.05)
+        assert (reader.status, reader.surplus) == ("complete", False)
+        decryption.close()
+        peer.there.sendall(peer.encrypted(b"more"))
+        again = Decryption(source(maker), peer.client.fileno(), Event(), peer.tls)
+        again.plaintext.begin_body(0, 4)
+        settle(lambda: again.plaintext.status != "running")
+        assert again.plaintext.collected()[0] == b"more"
+        again.close()
+
+
+@each_maker
+def test_more_than_an_answer_is_said(maker: str) -> None:
+    with reading(maker) as (peer, reader, _, _):
+        reader.begin_body(0, 3)
+        peer.there.sendall(peer.encrypted(b"abc") + peer.encrypted(b"and more"))
+        settle(lambda: reader.status != "running" and reader.surplus)
+        assert (reader.status, reader.collected()[0]) == ("complete", b"abc")
