@@ -60,8 +60,8 @@ class Peer:
 
 @contextmanager
 def reading(maker: str, *, late: bool = False) -> Iterator[tuple[Peer, FedReader, Event, Decryption]]:
-    """The peer, what its answer is collected by, what that sets, and what decrypts it. `late`: the peer's tickets, which
-    come before its data, are still to be sent."""
+    """The peer, what collects its answer, what that sets, and what decrypts it. `late`: the peer's tickets, which come
+    before its data, are still to be sent."""
     here, there = pair()
     with gevent.socket.socket(fileno=here.detach()) as client, there:
         peer = Peer(client, there)
