@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trustme
 
@@ -15,7 +16,10 @@ from asr_load.errors import InputError
 from asr_load.http.failure import ENDED, NO_AUTHORITY
 from asr_load.http.transport import BUNDLES, Transport, read_transport
 from harness.fleets import info
+from harness.peer import READERS, ca_file, server_pem
 from harness.runs import Run, answer, canned, run
+from harness.serving import run_to_end, serve
+from harness.stamps import late_by
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +155,34 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path:
     (tmp_path / "own.pem").write_bytes(own.cert_chain_pems[0].bytes() + pem)
     with pytest.raises(InputError, match="its key needs a passphrase"):
         read_transport(HTTPS, "", str(tmp_path / "own.pem"), insecure=False)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_figures_over_https_are_the_servers_own(clips: Path, tmp_path: Path, reader: str) -> None:
+    stamps = tmp_path / "stamps.jsonl"
+    script = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "100", "--itl-ms", "10")
+    with serve(*script, "--ssl-certfile", server_pem(), "--stamps", str(stamps)) as host:
+        words = ("-u", "8", "--requests", "40", "--ca", ca_file(), "--reader", reader)
+        done = run(host, clips, tmp_path / "r", *words)
+    assert host.startswith("https://")
+    assert done.code == 0, done.out + done.err
+    assert all(record["output_tokens"] == record["chunks"] == 20 for record in done.records)
+    assert done.summary["connections"]["opened"] == 8
+    late = late_by(done, stamps)
+    assert min(late) > 0
+    assert np.median(late) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ssl-keyfile", "key.pem"], "--ssl-keyfile needs --ssl-certfile"),
+        (["--ssl-certfile", "/nowhere"], "--ssl-certfile /nowhere is no certificate with its key (PEM)"),
+        (["--ssl-certfile", __file__], f"--ssl-certfile {__file__} is no certificate with its key (PEM)"),
+    ],
+)
+def test_a_server_without_a_certificate_does_not_start(words: list[str], said: str) -> None:
+    done = run_to_end("--engine", "scripted", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
