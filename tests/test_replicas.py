@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,7 +11,7 @@ import pytest
 
 from harness.fleets import info
 from harness.ports import free_port
-from harness.runs import FAST, answer, canned, run
+from harness.runs import FAST, Run, answer, canned, locust, run
 from harness.serving import serve
 
 
@@ -34,6 +36,25 @@ def test_users_are_spread_over_replicas_and_each_has_its_share(clips: Path, tmp_
     assert rows[place(other)]["ttft"]["p50"] >= 0.3
     assert "By replica" in done.out
     assert info(done)["upstream"] == upstream.split(",")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_address_of_a_name_is_used(clips: Path, tmp_path: Path, workers: int) -> None:
+    """By one process, and by a fleet of which each worker has one user."""
+    (tmp_path / "hosts").write_text("127.0.0.1 speech.example\n127.0.0.2 speech.example\n")
+    hosts = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(tmp_path / "hosts")]
+    if shutil.which("unshare") is None or subprocess.run([*hosts, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no hosts of our own here: it takes root")
+    with serve(*FAST, "--host", "0.0.0.0") as server:
+        url = f"http://speech.example:{urlsplit(server).port}"
+        words = ("--host", url, "--data", clips, "--results", tmp_path / "r", "--requests", "12", "-r", "100")
+        fleet = ("--processes", str(workers)) if workers else ()
+        done = Run(locust("-u", "2", *words, *fleet, on=hosts), tmp_path / "r")
+    assert done.code == 0, done.out + done.err
+    assert [record["outcome"] for record in done.records] == ["ok"] * 12
+    assert [row["address"].split(":")[0] for row in done.summary["by_replica"]] == ["127.0.0.1", "127.0.0.2"]
+    assert [row["n"] >= 4 for row in done.summary["by_replica"]] == [True, True]
 
 
 def test_a_replica_that_is_gone_is_said(clips: Path, tmp_path: Path) -> None:
