@@ -152,7 +152,7 @@ static void out_of_memory(SocketReader *reader) {
 
 /* Append to a reader's buffer; otherwise false, and the reader has its status. */
 static bool append(SocketReader *reader, Buffer *buffer, const char *bytes, size_t n) {
-    if (buffer->used + n > MAX_BYTES) {
+    if (buffer->used + n > (reader->taken ? MAX_WIRE_BYTES : MAX_BYTES)) {
         reader->status = TOO_LONG;
         return false;
     }
@@ -395,7 +395,7 @@ static void rest(ReadingThread *reading) {
 static bool wakes(ReadingThread *reading, SocketReader *reader) {
     if (!reader->waits || !has_come(reader)) return false;
     if (reader->taken && reader->status == RUNNING && !reader->may_be_end &&
-        now_ns() - reading->woken_at < TAKEN_EVERY_NS) {
+        reader->raw.used < READ_BYTES && now_ns() - reading->woken_at < TAKEN_EVERY_NS) {
         reading->holds = true;
         return false;
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import gevent
 
 from asr_load.http.collector import Owner, SocketReader
@@ -46,6 +49,8 @@ class Decryption:
                     pass
                 case "failed":
                     plaintext.fail(source.failure)
+                case "too long":
+                    plaintext.fail(OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE)))
                 case _:
                     plaintext.end()
         return len(data) >= TAKE_BYTES or (bool(data) and source.status != "running")
