@@ -52,7 +52,10 @@ class Place:
 def place_of(url: str) -> Place:
     """Of an address, whatever its path."""
     parts = urlsplit(url)
-    return Place(parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme])
+    host = parts.hostname or ""
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    return Place(parts.scheme, host, parts.port or PORTS[parts.scheme])
 
 
 class Connections:

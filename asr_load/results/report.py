@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -17,7 +17,7 @@ from asr_load.results.console import console_for
 from asr_load.results.metrics import METRICS
 from asr_load.results.slo import slo_lines
 from asr_load.results.steady import steadiness_line
-from asr_load.results.summary import Figures, Summary, run_lines, summarise_folder
+from asr_load.results.summary import ByReplica, ByUserClass, Figures, Summary, run_lines, summarise_folder
 from asr_load.results.verdict import clock
 from asr_load.stream.record import RECORDS, read_records
 
@@ -167,28 +167,33 @@ def _lengths(summary: Summary) -> Table:
     return table
 
 
+LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50")
+
+
 def _user_classes(summary: Summary) -> Table:
-    table = Table(title="By user class", title_justify="left")
-    table.add_column("")
-    for name in ("n", "fail", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50", "WER"):
-        table.add_column(name, justify="right")
-    for row in summary.by_user_class:
-        latencies = (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95)
-        counts = str(row.n), str(row.fail)
-        table.add_row(row.name, *counts, *map(_ms, latencies), _n(row.rtf.p50, 3), _percent(row.wer))
-    return table
+    rows = [(row.name, str(row.n), str(row.fail), *_of_part(row), _percent(row.wer)) for row in summary.by_user_class]
+    return _parts("By user class", ("n", "fail", *LATENCIES, "WER"), rows)
 
 
 def _replicas(summary: Summary) -> Table:
-    table = Table(title="By replica", title_justify="left")
+    rows = [(row.address, _percent(row.share), str(row.n), str(row.fail), *_of_part(row)) for row in summary.by_replica]
+    return _parts("By replica", ("share", "n", "fail", *LATENCIES), rows)
+
+
+def _parts(title: str, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
     table.add_column("")
-    for name in ("share", "n", "fail", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50"):
-        table.add_column(name, justify="right")
-    for row in summary.by_replica:
-        latencies = (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95)
-        counts = _percent(row.share), str(row.n), str(row.fail)
-        table.add_row(row.address, *counts, *map(_ms, latencies), _n(row.rtf.p50, 3))
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _of_part(row: ByUserClass | ByReplica) -> Iterator[str]:
+    """Its LATENCIES."""
+    yield from map(_ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
+    yield _n(row.rtf.p50, 3)
 
 
 def _clients(summary: Summary) -> Table:
