@@ -321,7 +321,7 @@ def _read(head: FinalHead | StreamHead, user_connection: UserConnection, result:
         assert isinstance(head, FinalHead)
         result.answer.framed = head.chunked or head.length is not None
         reads = decoded(_reads(head, result.answer), head.headers.get("content-encoding"))
-        result.answer.read_events(reads, time.perf_counter_ns)
+        result.answer.read_events(reads, lambda: file.reader.last)
     result.ended = file.reader.last
 
 
