@@ -28,6 +28,7 @@ from asr_load.stream.coding import Decoded, decoded
 from asr_load.stream.limits import TURN_S
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
 from asr_load.stream.record import Record
+from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import latencies, seconds
 
 READ_BYTES = 65536
@@ -69,6 +70,8 @@ class TranscriptionRequest:
     queued: bool = False
     """Whether it was due before any user was free."""
     own_headers: dict[str, str] = field(default_factory=dict)
+    text_format: str = "auto"
+    """The envelope that is taken off its transcript: one of TEXT_FORMATS."""
     retry_of: int | None = None
     """The number of the request that this one is sent again for."""
 
@@ -470,6 +473,10 @@ def _record(
     request: TranscriptionRequest, user_connection: UserConnection, result: _Result, before: int, config: ExchangeConfig
 ) -> Record:
     answer = result.answer
+    raw = answer.text
+    unwrapped = unwrap(raw, request.text_format)
+    if result.outcome == "ok" and not unwrapped.text.strip():
+        result.outcome, result.error = "empty", "no text but an envelope"
     # Where another try found no connection, only the first one was ever sent.
     start = next(at for at in (user_connection.started, result.first, before) if at is not None)
     retry_s = 0.0 if result.first is None else (start - result.first) / 1e9
@@ -512,7 +519,10 @@ def _record(
         finish_reason=None if answer.finish_reason is None else config.strike(answer.finish_reason),
         streamed=answer.streamed,
         audio_s=round(request.audio_s, 3),
-        text=config.strike_speech(answer.text),
+        text=config.strike_speech(unwrapped.text),
+        raw_text=None if unwrapped.text == raw else config.strike_speech(raw),
+        text_format=unwrapped.format,
+        ttft_text=None if unwrapped.format == "raw" else seconds(start, answer.came(unwrapped.start)),
         reference=request.reference,
         retries=int(result.first is not None),
         retry_s=retry_s,

@@ -212,6 +212,7 @@ class RunStore:
             api=first.api,
             model=first.model,
             prompt=first.prompt,
+            text_format=first.text_format,
             max_tokens=token_limit(first.api, first.max_tokens, first.extra_body),
             requests=settings.requests,
             order="shuffle" if settings.shuffle else "sequential",

@@ -111,7 +111,7 @@ class RequestSource:
         self._build, content_type = make_builder(
             settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body
         )
-        self._url = settings.host + settings.endpoint
+        self._url, self._text_format = settings.host + settings.endpoint, settings.text_format
         self._headers = {
             "Accept": "text/event-stream",
             # A compressed stream would reach us in blocks, not in tokens.
@@ -150,5 +150,6 @@ class RequestSource:
             seq=job.seq,
             worker=self._worker,
             user_class=self._name,
+            text_format=self._text_format,
             **more,
         )

@@ -10,6 +10,7 @@ from locust.argument_parser import LocustArgumentParser
 from asr_load.audio.payload import APIS
 from asr_load.schedule.arrivals import KINDS
 from asr_load.shipped import SAMPLE
+from asr_load.stream.text_format import TEXT_FORMATS
 
 UNIQUE = ["dither", "none"]
 ORDERS = ["sequential", "shuffle"]
@@ -42,6 +43,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     # The key of the environment is no default here: Locust writes defaults into its page.
     add("--api-key", default="", metavar="KEY", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
     add = option_group(parser, "Target")
+    add("--text-format", choices=TEXT_FORMATS, default="auto", help="What the model puts around a transcript")
     add("--endpoint", default="", metavar="PATH", help="Path to post to in place of the API's own, behind a gateway")
     add("--header", action="append", default=[], metavar="'K: V'", help="Header to send, also as K=V; repeatable")
     add("--extra-body", "--extra-request-body", default="", metavar="JSON", help="Object merged into the body")

@@ -23,6 +23,7 @@ from asr_load.options.parser import ORDERS, UNIQUE
 from asr_load.results.slo import Goodput, Slo, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.shipped import SAMPLE, sample
+from asr_load.stream.text_format import TEXT_FORMATS
 from asr_load.text import MIN_SECRET
 
 REPLICAS = "it is one server's, and --upstream HOST:PORT,HOST:PORT names its replicas"
@@ -77,6 +78,7 @@ class Settings:
     api: str
     model: str
     prompt: str
+    text_format: str
     max_tokens: int
     unique: bool
     reader: str
@@ -151,6 +153,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
         api=options.api,
         model=options.model,
         prompt=options.prompt,
+        text_format=options.text_format,
         max_tokens=options.max_tokens,
         unique=options.unique == "dither",
         reader=options.reader,
@@ -230,9 +233,10 @@ def _check_words_and_numbers(options: Namespace) -> None:
         if not 0 < getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
     # The command line has checked these; the web form takes any word.
-    for name, allowed in (("api", list(APIS)), ("unique", UNIQUE), ("order", ORDERS), ("arrivals", KINDS)):
+    words = {"api": list(APIS), "text_format": TEXT_FORMATS, "unique": UNIQUE, "order": ORDERS, "arrivals": KINDS}
+    for name, allowed in words.items():
         if getattr(options, name) not in (*allowed, None):  # nothing: what is usual
-            raise InputError(f"--{name} {getattr(options, name)!r} is none of {', '.join(allowed)}")
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)!r} is none of {', '.join(allowed)}")
     if options.requests < 0:
         raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
     if options.retries < 0:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -95,3 +97,34 @@ def measure(pairs: Iterable[tuple[str, str]], language: str) -> Accuracy:
         return Accuracy()
     word_errors, words, character_errors, characters = (sum(column) for column in zip(*counted, strict=True))
     return Accuracy(wer=word_errors / words, cer=character_errors / characters, references=len(counted))
+
+
+PREFACE_SHARE, PREFACE_WORDS, PREFACE_CLIPS = 0.5, 2, 6
+"""From which share of transcripts on a common beginning is no chance, of so many words, and over so many texts."""
+
+
+def common_preface(pairs: Iterable[tuple[str, str]]) -> tuple[int, str] | None:
+    """The words that half of the transcripts, or more, begin with, and none of their references: how many do, and the
+    words. None where there is no such beginning."""
+    distinct = set(pairs)
+    spoken = {tuple(reference.lower().split()[:PREFACE_WORDS]) for reference, _ in distinct}
+    heard = [(reference.split(), text.split()) for reference, text in distinct if len(text.split()) > PREFACE_WORDS]
+    first = Counter(tuple(words[:PREFACE_WORDS]) for _, words in heard)
+    (words, count), *_ = first.most_common(1) or [((), 0)]
+    if len({reference for reference, _ in distinct}) < PREFACE_CLIPS or count < PREFACE_SHARE * len(distinct):
+        return None
+    if tuple(word.lower() for word in words) in spoken:
+        return None
+    same = [(reference, text) for reference, text in heard if tuple(text[:PREFACE_WORDS]) == words]
+    begins = _common([text for _, text in same])
+    # What the speakers all begin with is no part of it.
+    said = _common([[word.lower() for word in reference] for reference, _ in same])
+    if said and [word.lower() for word in begins[-len(said) :]] == said:
+        begins = begins[: -len(said)]
+    return len(same), " ".join(begins)
+
+
+def _common(lists: list[list[str]]) -> list[str]:
+    """What all begin with."""
+    columns = zip(*lists, strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]

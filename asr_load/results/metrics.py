@@ -62,6 +62,14 @@ METRICS = {
             lambda record: _one(record.ttft),
         ),
         Metric(
+            "ttft_text",
+            "TTFT of text",
+            "where a model puts an envelope before its transcript, as Qwen3-ASR does: start to the first character"
+            " behind it",
+            lambda record: _one(record.ttft_text),
+            usual=False,
+        ),
+        Metric(
             "connect",
             "Connect",
             "where a connection was opened for a request: to connect and to agree on TLS; it is in no other latency",

@@ -69,7 +69,7 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
 
 
 def _lines(summary: Summary) -> Iterator[str]:
-    requests, left, coverage = summary.requests, summary.left_out, summary.coverage
+    left, coverage = summary.left_out, summary.coverage
     yield from run_lines(summary.metadata)
     if any((left.warmup, left.trim_start, left.trim_end)):
         trimmed = f"{left.trim_start} trimmed at the start, {left.trim_end} at the end"
@@ -93,18 +93,7 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"Accuracy: {rates} over {summary.references} transcripts{doubt}"
     else:
         yield "Accuracy: no successful request has a reference"
-    if requests.fail:
-        failed = ", ".join(f"{n} {name}" for name, n in requests.failures.items())
-        yield f"Failures: {failed} (they have no latency, and are in no percentile)"
-    if requests.unfinished:
-        yield f"In flight at the end: {requests.unfinished}, cut off by it (no failures, and in no figure)"
-    if summary.sent_again:
-        yield f"Sent again: {summary.sent_again} requests that a busy server had refused; each try counts as one"
-    if requests.truncated:
-        yield f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing"
-    if requests.out_of_room:
-        what = "answers ended at a limit that is not --max-tokens, such as the model's context"
-        yield f"Cut short: {requests.out_of_room} {what}; their WER counts what is missing"
+    yield from _answers(summary)
     uneven = f"; {coverage.repeated} requests too many of a clip, {coverage.left_out} too few"
     yield (
         f"Clips: {coverage.sent} of {coverage.clips} sent, {coverage.passes:.2f} passes"
@@ -117,6 +106,25 @@ def _lines(summary: Summary) -> Iterator[str]:
         retried = f"; {opened.retried} requests sent again, as theirs was dead" if opened.retried else ""
         yield f"Connections: {opened.opened} opened, {took} (in no latency){dropped}{retried}"
     yield steadiness_line(summary.steadiness)
+
+
+def _answers(summary: Summary) -> Iterator[str]:
+    """What is to be said of answers beside their figures."""
+    requests = summary.requests
+    for name, count in summary.text_formats.items():
+        yield f"Envelope: {name} around {count} transcripts, taken off before scoring (--text-format raw leaves it on)"
+    if requests.fail:
+        failed = ", ".join(f"{n} {name}" for name, n in requests.failures.items())
+        yield f"Failures: {failed} (they have no latency, and are in no percentile)"
+    if requests.unfinished:
+        yield f"In flight at the end: {requests.unfinished}, cut off by it (no failures, and in no figure)"
+    if summary.sent_again:
+        yield f"Sent again: {summary.sent_again} requests that a busy server had refused; each try counts as one"
+    if requests.truncated:
+        yield f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing"
+    if requests.out_of_room:
+        what = "answers ended at a limit that is not --max-tokens, such as the model's context"
+        yield f"Cut short: {requests.out_of_room} {what}; their WER counts what is missing"
 
 
 def _verdict(summary: Summary) -> Iterator[str]:

@@ -148,6 +148,7 @@ class RunInfo(Invocation, kw_only=True):
     api: str
     model: str
     prompt: str
+    text_format: str = "raw"
     max_tokens: int | None
     """As requests asked for; None where they asked for no limit."""
     requests: int

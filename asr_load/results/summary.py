@@ -187,6 +187,10 @@ class Summary(msgspec.Struct):
     """Of a locustfile with several classes of users; empty with one."""
     by_replica: list[ByReplica] = []
     """Where requests went to several addresses; empty where it was one, or a proxy was between."""
+    text_formats: dict[str, int] = {}
+    """How many successes had an envelope around their transcript, which was taken off, by its name."""
+    ttft_text: Figures = msgspec.field(default_factory=lambda: figures(()))
+    """Of those: to the first character behind it."""
     connect: Figures = msgspec.field(default_factory=lambda: figures(()))
     """Of requests for which a connection was opened."""
     sent_again: int = 0
@@ -290,6 +294,8 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         by_duration=_by_duration(good, info.language),
         by_user_class=_by_user_class(measured, info),
         by_replica=_by_replica(measured),
+        text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
+        ttft_text=figures_of("ttft_text", good),
         connect=figures_of("connect", measured),
         sent_again=sum(record.retry_of is not None for record in measured),
         coverage=_all_coverage([record for record in measured if record.retry_of is None], info),

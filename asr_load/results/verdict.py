@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from asr_load.results.accuracy import common_preface
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.steady import Steadiness, load_changes, outage, steadiness, trim
+from asr_load.stream.reader import shorten
 from asr_load.stream.record import Record
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
@@ -376,6 +378,12 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
         doubts.append(
             f"{came}: something on the way holds them back, as a proxy that buffers (nginx: proxy_buffering off), and"
             " TTFT and ITL are not the engine's"
+        )
+    if preface := common_preface([(record.reference, record.text) for record in good if record.reference]):
+        count, words = preface[0], shorten(preface[1], 80)
+        doubts.append(
+            f"{count} transcripts begin with '{words}', and no reference does: WER counts it; ask for"
+            " the transcript alone (--prompt)"
         )
     if _cached(good):
         cached, prompts = (

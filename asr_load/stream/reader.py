@@ -129,6 +129,8 @@ class Answer:
         """When each non-empty content or reasoning chunk came."""
         self.parts: list[str] = []
         """The text of each content chunk; reasoning is counted and timed, but is not part of the transcript."""
+        self.part_times: list[int] = []
+        """When each of them came."""
         self.finish_reason: str | None = None
         self.done = False
         """The terminator came: `[DONE]`, OpenAI's transcript.text.done, or the end of a whole body."""
@@ -156,6 +158,14 @@ class Answer:
         """The transcript: content as it came. Segments that came without a space between them are set apart by one."""
         stripped = self._segments and all(part == part.strip() for part in self.parts)
         return whole_characters((" " if stripped else "").join(self.parts))
+
+    def came(self, position: int) -> int | None:
+        """When the first character of the text from a position on came that is no space; None if there is none."""
+        for part, at in zip(self.parts, self.part_times, strict=True):
+            if part[max(position, 0) :].strip():
+                return at
+            position -= len(part)
+        return None
 
     @property
     def said_its_end(self) -> bool:
@@ -370,6 +380,7 @@ class Answer:
                 self._finished, self._went_on = False, True
         if content:
             self.parts.append(content)
+            self.part_times.append(at)
 
     def _count(self, usage: Any) -> None:
         if not isinstance(usage, dict):

@@ -64,6 +64,12 @@ class Record(msgspec.Struct, kw_only=True):
     """The time that they took: in no latency."""
     user_class: str = ""
     """Of the locustfile: the name of the class whose user sent it."""
+    raw_text: str | None = None
+    """What the server sent, where `text` is that without its envelope."""
+    text_format: str = "raw"
+    """The envelope that was taken off; raw: none."""
+    ttft_text: float | None = None
+    """To the first character behind the envelope, where there was one."""
     connect: float | None = None
     """What it took to open a connection for it, TLS included: in no latency. None on one that was kept."""
     replica: str = ""
@@ -138,7 +144,7 @@ def untrue(record: Record) -> str:
 def _untrue_times(record: Record) -> str:
     way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
     reached = [value for value in way if value is not None]
-    spans = (record.audio_s, record.retry_s, record.connect or 0.0, *record.itl)
+    spans = (record.audio_s, record.retry_s, record.connect or 0.0, record.ttft_text or 0.0, *record.itl)
     rest = (record.started_at, record.due_at, record.lag, record.ended_at, *spans)
     if not all(math.isfinite(value) for value in (*reached, *rest) if value is not None):
         return "it holds a number that is none"

@@ -1,0 +1,76 @@
+"""What some models put around a transcript, taken off for what is scored. Nothing here does I/O.
+
+An envelope is only taken off where the text begins with it; one that a model repeats with each segment, wherever it
+stands. The forms are those of the models' cards and engines:
+
+- qwen-asr: `language English<asr_text>Hello`, for each segment; `language None` where there is no speech (Qwen3-ASR).
+- glm: `The transcription of the audio is 'Hello'.` (GLM-ASR).
+- moss: `[0.00][S01]Hello[1.20]` (MOSS-Transcribe-Diarize).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+TEXT_FORMATS = ("auto", "raw", "qwen-asr", "glm", "moss")
+
+_QWEN = re.compile(r"(?:\A\s*|\s*)language\s+([A-Za-z]+(?:[ -][A-Za-z]+)*)\s*<asr_text>\s*")
+_GLM = re.compile(r"\A\s*The transcription of the audio is:?\s*(['\"\u2018\u201c])\s*", re.IGNORECASE)
+_GLM_ENDS = {"'": "'", '"': '"', "\u2018": "\u2019", "\u201c": "\u201d"}
+_MOSS = re.compile(r"\s*(?:\[\d+(?:\.\d+)?\]|\[S\d+\])\s*")
+_MOSS_BEGINS = re.compile(r"\A\s*\[\d+(?:\.\d+)?\]\s*\[S\d+\]")
+
+
+class Unwrapped(NamedTuple):
+    """A transcript without its envelope."""
+
+    text: str
+    format: str
+    """The envelope's name; raw where there was none."""
+    start: int
+    """Where in the raw text its first character stands."""
+
+
+def unwrap(raw: str, text_format: str = "auto") -> Unwrapped:
+    """Take off the envelope that one of TEXT_FORMATS names; auto: whichever the text begins with."""
+    for name, take in _TAKE.items():
+        if text_format in ("auto", name) and (taken := take(raw)) is not None:
+            return Unwrapped(*taken)
+    return Unwrapped(raw, "raw", 0)
+
+
+def _qwen(raw: str) -> tuple[str, str, int] | None:
+    first = _QWEN.match(raw)
+    if first is None:
+        return None
+    start = first.end()
+    parts = _QWEN.split(raw)  # what is before the first, then each language and what follows it
+    spoken = [text.strip() for language, text in zip(parts[1::2], parts[2::2], strict=True) if language != "None"]
+    return " ".join(filter(None, spoken)), "qwen-asr", start
+
+
+def _glm(raw: str) -> tuple[str, str, int] | None:
+    first = _GLM.match(raw)
+    if first is None:
+        return None
+    text = raw[first.end() :].rstrip()
+    end = _GLM_ENDS[first[1]]
+    for ending in (f"{end}.", f".{end}", end):
+        if text.endswith(ending):
+            text = text.removesuffix(ending) + ("." if ending[0] == "." else "")
+            break
+    return text, "glm", first.end()
+
+
+def _moss(raw: str) -> tuple[str, str, int] | None:
+    if _MOSS_BEGINS.match(raw) is None:
+        return None
+    text = " ".join(filter(None, map(str.strip, _MOSS.split(raw))))
+    at = 0
+    while tag := _MOSS.match(raw, at):
+        at = tag.end()
+    return text, "moss", at
+
+
+_TAKE = {"qwen-asr": _qwen, "glm": _glm, "moss": _moss}

@@ -1,0 +1,141 @@
+"""What models put around a transcript: taken off for what is scored, and kept beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_load.results.accuracy import common_preface
+from asr_load.stream.text_format import unwrap
+from harness.answers import CHUNKED, EVENTS, chunk, each_reader
+from harness.peer import Piece, talk
+from harness.runs import Run, answer, canned, run
+from harness.sse import chunk as event
+from harness.sse import sse
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "name"),
+    [
+        ("language English<asr_text>Hello world.", "Hello world.", "qwen-asr"),
+        (" language Chinese <asr_text> 你好", "你好", "qwen-asr"),
+        ("language English<asr_text>one language German<asr_text>zwei", "one zwei", "qwen-asr"),
+        ("language English<asr_text>one language None<asr_text> language English<asr_text>two", "one two", "qwen-asr"),
+        ("language None<asr_text>", "", "qwen-asr"),
+        ("language English", "language English", "raw"),  # it was cut off, or speech
+        ("He said: language English<asr_text>no", "He said: language English<asr_text>no", "raw"),
+        ("The transcription of the audio is 'it's fine'.", "it's fine", "glm"),
+        ('The transcription of the audio is "yes."', "yes.", "glm"),
+        ("The transcription of the audio is: 'cut o", "cut o", "glm"),
+        ("The transcription of the audio is hard to read", "The transcription of the audio is hard to read", "raw"),
+        ("[0.00][S01]Hello there[1.20] [1.30][S02]Hi[2.0]", "Hello there Hi", "moss"),
+        ("[0.00][S01]", "", "moss"),
+        ("[1] is a number", "[1] is a number", "raw"),
+        ("", "", "raw"),
+    ],
+)
+def test_each_envelope(raw: str, text: str, name: str) -> None:
+    unwrapped = unwrap(raw)
+    assert (unwrapped.text, unwrapped.format) == (text, name)
+    assert raw[unwrapped.start :].lstrip().startswith(text.split(" ", maxsplit=1)[0])
+
+
+def test_one_that_was_not_asked_for_stays() -> None:
+    raw = "language English<asr_text>Hello"
+    assert unwrap(raw, "qwen-asr").text == "Hello"
+    for other in ("raw", "glm", "moss"):
+        assert unwrap(raw, other).text == raw
+
+
+def stream(*contents: str, pause: float = 0.0) -> list[Piece]:
+    events = sse(*(event(content) for content in contents), event(finish="stop"))
+    pieces: list[Piece] = [EVENTS + CHUNKED]
+    for one in events:
+        pieces += [pause, chunk(one)]
+    return [*pieces, b"0\r\n\r\n"]
+
+
+@each_reader
+def test_ttft_of_text_is_that_of_the_first_character_behind_it(reader: str) -> None:
+    words = ("language", " English", "<asr_text>", " ", "Hello", " there")
+    with talk(stream(*words, pause=0.05), stream("Hello", " there"), reader=reader) as (client, peer):
+        first, second = client.send(peer.url), client.send(peer.url)
+    assert (first.outcome, first.text, first.text_format) == ("ok", "Hello there", "qwen-asr")
+    assert first.raw_text == "".join(words)
+    assert first.ttft is not None
+    assert first.ttft_text is not None
+    assert 0.15 < first.ttft_text - first.ttft < 0.3
+    assert (second.text, second.raw_text, second.text_format, second.ttft_text) == ("Hello there", None, "raw", None)
+
+
+@each_reader
+def test_an_envelope_without_a_text_is_empty(reader: str) -> None:
+    with talk(stream("language None", "<asr_text>"), reader=reader) as (client, peer):
+        record = client.send(peer.url)
+    assert (record.outcome, record.error, record.text) == ("empty", "no text but an envelope", "")
+    assert record.raw_text == "language None<asr_text>"
+
+
+def scored(clips: Path, folder: Path, *words: str) -> Run:
+    answers = [answer(f"language English<asr_text>text of clip{number:02d}", length=True) for number in range(4)]
+    with canned(answers) as (host, _):
+        return run(host, clips, folder, "-u", "1", "--requests", "4", *words)
+
+
+@pytest.mark.parametrize("words", [[], ["--text-format", "qwen-asr"]])
+def test_a_perfect_transcript_has_no_errors(clips: Path, tmp_path: Path, words: list[str]) -> None:
+    done = scored(clips, tmp_path / "r", *words)
+    summary: dict[str, Any] = done.summary
+    assert summary["wer"] == 0
+    assert summary["text_formats"] == {"qwen-asr": 4}
+    assert summary["ttft_text"]["n"] == 4
+    assert "Envelope: qwen-asr around 4 transcripts, taken off before scoring" in done.out
+    assert "│ TTFT of text" in done.out
+
+
+def test_what_is_raw_stays_so(clips: Path, tmp_path: Path) -> None:
+    done = scored(clips, tmp_path / "r", "--text-format", "raw")
+    assert done.summary["wer"] > 0.3
+    assert done.summary["text_formats"] == {}
+    assert all(record["raw_text"] is None for record in done.records)
+
+
+REFERENCES = [
+    "one two three",
+    "the cat sat",
+    "it rains a lot",
+    "we went home",
+    "you said so",
+    "they did not",
+    "so be it",
+]
+
+
+@pytest.mark.parametrize(
+    ("preface", "every", "said"),
+    [
+        ("Sure, here is the transcript: ", 1, (7, "Sure, here is the transcript:")),
+        ("The audio says ", 2, (4, "The audio says")),
+        ("The audio says ", 3, None),
+        ("", 1, None),
+    ],
+)
+def test_a_beginning_that_no_reference_has_is_seen(preface: str, every: int, said: tuple[int, str] | None) -> None:
+    pairs = [(text, (preface if number % every == 0 else "") + text) for number, text in enumerate(REFERENCES)]
+    assert common_preface(pairs * 3) == said
+
+
+def test_a_beginning_that_references_have_too_is_none() -> None:
+    texts = [f"thank you for calling number {number}" for number in range(9)]
+    assert common_preface([(text, text) for text in texts]) is None
+    mixed = [(text, f"the end {text}") for text in ["the end of it", *REFERENCES]]
+    assert common_preface(mixed) is None
+
+
+def test_it_is_said_in_the_verdict(clips: Path, tmp_path: Path) -> None:
+    answers = [answer(f"Here is the transcript: text of clip{number:02d}", length=True) for number in range(8)]
+    with canned(answers) as (host, _):
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "8")
+    assert "8 transcripts begin with 'Here is the transcript:', and no reference does" in done.out
