@@ -6,6 +6,7 @@ that is hard to read is sent over this machine's loopback, and read both ways.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -84,20 +85,21 @@ def _serve(connection: gevent.socket.socket, _: object) -> None:
     """Answer each request on a connection: each event in two parts, framed and split where it hurts. The first answer
     has pauses."""
     pause = _PAUSE_S
-    connection.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
     data = b""
-    while received := connection.recv(65536):
-        data += received
-        while b"\r\n\r\n" in data:
-            data = data.partition(b"\r\n\r\n")[2]
-            connection.sendall(_HEAD)
-            for event in (*_EVENTS, b""):
-                gevent.sleep(pause)
-                chunk = b"%X;ext=1\r\n%b\r\n" % (len(event), event)
-                connection.sendall(chunk[:-1])
-                gevent.sleep(0)
-                connection.sendall(chunk[-1:])
-            pause = 0.0
+    with contextlib.suppress(OSError):  # a client that has all it wants goes
+        connection.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+        while received := connection.recv(65536):
+            data += received
+            while b"\r\n\r\n" in data:
+                data = data.partition(b"\r\n\r\n")[2]
+                connection.sendall(_HEAD)
+                for event in (*_EVENTS, b""):
+                    gevent.sleep(pause)
+                    chunk = b"%X;ext=1\r\n%b\r\n" % (len(event), event)
+                    connection.sendall(chunk[:-1])
+                    gevent.sleep(0)
+                    connection.sendall(chunk[-1:])
+                pause = 0.0
 
 
 def _read(host: str, reader_factory: ReaderFactory | None) -> list[Record] | Exception:
