@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asr_load.selftest.ground_truth import ITL_S, TTFT_S, GroundTruthRun, load, p50, p99, scripted_server, share_cores
+from asr_load.selftest.ground_truth import ITL_S, GroundTruthRun, load, p50, p99, scripted_server, share_cores
 from benchmarks import Row
 from benchmarks.tls import certified
 
@@ -87,16 +87,15 @@ def _rows(outcome: GroundTruthRun, streams: int, way: str = "") -> Iterator[Row]
 
 
 def _herd(outcome: GroundTruthRun, way: str = "") -> Iterator[Row]:
-    reported = np.array([record.ttft for record in outcome.records])
-    p50_error = (float(np.median(reported)) - TTFT_S) * 1e3
-    own = float(np.median([left[0] - at for left, at in zip(outcome.sent, outcome.requested, strict=True)]))
+    """However long the server, on one core, takes to accept them all: that is its own, and in their TTFT."""
+    errors, waits = outcome.ttft_errors, outcome.accept_waits
     yield Row(
         f"TTFT of {HERD[0]} streams that start at once{way}",
-        f"p50 {np.median(reported) * 1e3:.1f} ms",
-        f"{TTFT_S * 1e3:.0f} ms as scripted; from the request's last byte the server took {own * 1e3:.1f} ms",
-        value=p50_error,
-        low=(float(reported.min()) - TTFT_S) * 1e3,
-        high=(float(reported.max()) - TTFT_S) * 1e3,
+        f"error p50 {p50(errors) * 1e3:.2f}, p99 {p99(errors) * 1e3:.2f}, max {np.abs(errors).max() * 1e3:.2f} ms",
+        f"the server's own stamps; it had half of the requests {np.median(waits) * 1e3:.1f} ms after they had left",
+        value=p50(errors) * 1e3,
+        low=float(np.abs(errors).min()) * 1e3,
+        high=float(np.abs(errors).max()) * 1e3,
         unit="ms at p50, from min to max",
         aim="p50 within 1 ms",
     )

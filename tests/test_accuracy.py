@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from asr_load.results.accuracy import counts, measure
+from asr_load.results.accuracy import counts, measure, rate_for
+from asr_load.results.summary import rates_line, summarise
+from harness.records import record, run_info
 
 
 def test_spelling_case_and_punctuation_are_no_errors() -> None:
@@ -39,3 +41,20 @@ def test_a_transcript_that_has_nothing_to_do_with_its_reference_is_scored_at_onc
     found = counts("he said", endless, "en")
     assert (found.wer_errors, found.wer_units) == (400_000, 2)
     assert found.cer_errors > found.cer_units == 7
+
+
+@pytest.mark.parametrize(
+    ("language", "rate"),
+    [("en", "wer"), ("de", "wer"), ("zh", "cer"), ("zh-CN", "cer"), ("ja_JP", "cer"), ("ko", "wer"), ("cmn", "cer")],
+)
+def test_which_rate_says_how_true_a_language_is(language: str, rate: str) -> None:
+    assert rate_for(language) == rate
+
+
+def test_one_wrong_character_of_chinese() -> None:
+    records = [record(n, reference="今天天气很好", text="今天天汽很好") for n in range(5)]
+    summary = summarise(records, run_info(language="zh"))
+    assert (summary.wer, summary.cer, summary.rate) == (1.0, 1 / 6, "cer")
+    assert summary.server == "errors 0.0%, CER 16.7%"
+    assert rates_line(summary).startswith("CER 16.7%, WER 100.0% (of a language without spaces")
+    assert [row.cer for row in summary.by_duration] == [1 / 6]

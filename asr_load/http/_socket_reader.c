@@ -713,6 +713,8 @@ static PyObject *reader_collected(SocketReader *reader, PyObject *Py_UNUSED(igno
 
 static PyObject *reader_take(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
     if (!lock(reader->reading)) return NULL;
+    if (!reader->taken) follow_records(reader, reader->raw.bytes, reader->raw.used); /* what came before the first time */
+    reader->taken = true;
     size_t n = 0, size = 0;
     while (n < reader->raw_marks.used && size < READ_BYTES) size = reader->raw_marks.marks[n++].end;
     PyObject *bytes = PyBytes_FromStringAndSize(reader->raw.bytes, (Py_ssize_t)size);
@@ -725,7 +727,6 @@ static PyObject *reader_take(SocketReader *reader, PyObject *Py_UNUSED(ignored))
             reader->raw_marks.marks[i] = reader->raw_marks.marks[i + n];
             reader->raw_marks.marks[i].end -= size;
         }
-        reader->taken = true;
         reader->for_end = false;
         reader->beyond = 0;
         reader->waits = !has_come(reader);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -97,6 +98,16 @@ def measure(pairs: Iterable[tuple[str, str]], language: str) -> Accuracy:
         return Accuracy()
     word_errors, words, character_errors, characters = (sum(column) for column in zip(*counted, strict=True))
     return Accuracy(wer=word_errors / words, cer=character_errors / characters, references=len(counted))
+
+
+UNSPACED = frozenset(("zh", "cmn", "yue", "ja", "th", "lo", "km", "my", "bo"))
+"""Languages that are written without spaces between words, by their codes: one wrong character makes a sentence of one
+"word" wrong."""
+
+
+def rate_for(language: str) -> str:
+    """Which of wer and cer says how true transcripts of a language are."""
+    return "cer" if re.split("[-_]", language.lower())[0] in UNSPACED else "wer"
 
 
 PREFACE_SHARE, PREFACE_WORDS, PREFACE_CLIPS = 0.5, 2, 6

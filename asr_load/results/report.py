@@ -17,7 +17,7 @@ from asr_load.results.console import console_for
 from asr_load.results.metrics import METRICS
 from asr_load.results.slo import slo_lines
 from asr_load.results.steady import steadiness_line
-from asr_load.results.summary import ByReplica, ByUserClass, Figures, Summary, run_lines, summarise_folder
+from asr_load.results.summary import ByReplica, ByUserClass, Figures, Summary, rates_line, run_lines, summarise_folder
 from asr_load.results.verdict import clock
 from asr_load.stream.record import RECORDS, read_records
 
@@ -87,10 +87,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     if summary.goodput is not None:
         yield f"Goodput: {summary.goodput:.2f} requests/s"
     if summary.references:
-        rates = f"WER {_percent(summary.wer)}, CER {_percent(summary.cer)}"
-        nothing_fits = "; next to nothing fits: other clips' texts, another language, or the scripted server"
-        doubt = nothing_fits if (summary.wer or 0) >= NOTHING_FITS and summary.references >= FEW else ""
-        yield f"Accuracy: {rates} over {summary.references} transcripts{doubt}"
+        yield f"Accuracy: {rates_line(summary)}{_doubt(summary)}"
     else:
         yield "Accuracy: no successful request has a reference"
     yield from _answers(summary)
@@ -106,6 +103,12 @@ def _lines(summary: Summary) -> Iterator[str]:
         retried = f"; {opened.retried} requests sent again, as theirs was dead" if opened.retried else ""
         yield f"Connections: {opened.opened} opened, {took} (in no latency){dropped}{retried}"
     yield steadiness_line(summary.steadiness)
+
+
+def _doubt(summary: Summary) -> str:
+    if (getattr(summary, summary.rate) or 0) < NOTHING_FITS or summary.references < FEW:
+        return ""
+    return "; next to nothing fits: other clips' texts, another language, or the scripted server"
 
 
 def _answers(summary: Summary) -> Iterator[str]:
@@ -160,8 +163,9 @@ def _latencies(summary: Summary) -> Table:
 
 def _lengths(summary: Summary) -> Table:
     table = Table(title="By length of the clip", title_justify="left")
-    for name in ("seconds", "n", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50", "WER"):
+    for name in ("seconds", "n", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50"):
         table.add_column(name, justify="right")
+    table.add_column(summary.rate.upper(), justify="right")
     for row in summary.by_duration:
         bounds = f"{row.from_s:g} and more" if row.to_s is None else f"{row.from_s:g} to {row.to_s:g}"
         latencies = (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95)
@@ -170,7 +174,7 @@ def _lengths(summary: Summary) -> Table:
             str(row.n),
             *map(_ms, latencies),
             _n(row.rtf.p50, 3),
-            _percent(row.wer),
+            _percent(getattr(row, summary.rate)),
         )
     return table
 
@@ -179,8 +183,12 @@ LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF 
 
 
 def _user_classes(summary: Summary) -> Table:
-    rows = [(row.name, str(row.n), str(row.fail), *_of_part(row), _percent(row.wer)) for row in summary.by_user_class]
-    return _parts("By user class", ("n", "fail", *LATENCIES, "WER"), rows)
+    rate = summary.rate
+    rows = [
+        (row.name, str(row.n), str(row.fail), *_of_part(row), _percent(getattr(row, rate)))
+        for row in summary.by_user_class
+    ]
+    return _parts("By user class", ("n", "fail", *LATENCIES, rate.upper()), rows)
 
 
 def _replicas(summary: Summary) -> Table:

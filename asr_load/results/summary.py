@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from asr_load.files import encode_json, write_atomically
-from asr_load.results.accuracy import measure
+from asr_load.results.accuracy import measure, rate_for
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
@@ -93,6 +94,7 @@ class ByDuration(msgspec.Struct):
     e2el: Figures
     rtf: Figures
     wer: float | None
+    cer: float | None = None
 
 
 class ByUserClass(msgspec.Struct):
@@ -106,6 +108,7 @@ class ByUserClass(msgspec.Struct):
     e2el: Figures
     rtf: Figures
     wer: float | None
+    cer: float | None = None
 
 
 class ByReplica(msgspec.Struct):
@@ -187,6 +190,8 @@ class Summary(msgspec.Struct):
     """Of a locustfile with several classes of users; empty with one."""
     by_replica: list[ByReplica] = []
     """Where requests went to several addresses; empty where it was one, or a proxy was between."""
+    rate: str = "wer"
+    """Which of wer and cer to go by: cer for a language that is written without spaces."""
     text_formats: dict[str, int] = {}
     """How many successes had an envelope around their transcript, which was taken off, by its name."""
     ttft_text: Figures = msgspec.field(default_factory=lambda: figures(()))
@@ -207,8 +212,9 @@ class Summary(msgspec.Struct):
             said.append(f"SLOs {sum(one.ok for one in self.slo)} of {len(self.slo)} met")
         if judged := self.requests.success + self.requests.fail:
             said.append(f"errors {self.requests.fail / judged:.1%}")
-        if self.wer is not None:
-            said.append(f"WER {self.wer:.1%}")
+        rate: float | None = getattr(self, self.rate)
+        if rate is not None:
+            said.append(f"{self.rate.upper()} {rate:.1%}")
         return ", ".join(said) or "no request came to its end"
 
 
@@ -216,6 +222,14 @@ def run_lines(metadata: dict[str, str]) -> list[str]:
     """What --metadata says of a run, in a line; none without it."""
     said = ", ".join(f"{key}={value}" for key, value in metadata.items())
     return [f"Run: {said}"] if said else []
+
+
+def rates_line(summary: Summary) -> str:
+    """The error rates, the one to go by first; of a run with references."""
+    rates = {"wer": f"WER {summary.wer or 0:.1%}", "cer": f"CER {summary.cer or 0:.1%}"}
+    first = rates.pop(summary.rate)
+    why = "" if summary.rate == "wer" else " (of a language without spaces, where a word is what is between two)"
+    return f"{first}, {' '.join(rates.values())}{why} over {summary.references} transcripts"
 
 
 def figures(values: Iterable[float]) -> Figures:
@@ -294,6 +308,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         by_duration=_by_duration(good, info.language),
         by_user_class=_by_user_class(measured, info),
         by_replica=_by_replica(measured),
+        rate=rate_for(info.language),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         ttft_text=figures_of("ttft_text", good),
         connect=figures_of("connect", measured),
@@ -375,11 +390,16 @@ def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
                 name=user_class.name,
                 n=len(good),
                 fail=sum(record.failed for record in own),
-                **{name: figures_of(name, good) for name in ("ttft", "itl", "e2el", "rtf")},
-                wer=measure(((record.reference, record.text) for record in good), info.language).wer,
+                **_of_part(good, info.language, "ttft", "itl", "e2el", "rtf"),
             )
         )
     return rows
+
+
+def _of_part(good: list[Record], language: str, *metrics: str) -> dict[str, Any]:
+    """Figures and error rates of a part of a run."""
+    accuracy = measure(((record.reference, record.text) for record in good), language)
+    return {name: figures_of(name, good) for name in metrics} | {"wer": accuracy.wer, "cer": accuracy.cer}
 
 
 def _by_replica(measured: list[Record]) -> list[ByReplica]:
@@ -449,8 +469,7 @@ def _by_duration(good: list[Record], language: str) -> list[ByDuration]:
                     from_s=low,
                     to_s=None if high == float("inf") else high,
                     n=len(inside),
-                    **{name: figures_of(name, inside) for name in ("ttft", "e2el", "rtf")},
-                    wer=measure(((record.reference, record.text) for record in inside), language).wer,
+                    **_of_part(inside, language, "ttft", "e2el", "rtf"),
                 )
             )
     return rows

@@ -15,7 +15,7 @@ import msgspec
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
 from asr_load.results.slo import slo_lines
-from asr_load.results.summary import Figures, Summary, run_lines
+from asr_load.results.summary import Figures, Summary, rates_line, run_lines
 from asr_load.results.verdict import Validity, clock
 
 MARK = '<section class="asr-report asr-streaming">'
@@ -94,7 +94,7 @@ def add_streaming_section(
     ]
     words += run_lines(summary.metadata)
     if summary.references:
-        words.append(f"WER {summary.wer or 0:.1%}, CER {summary.cer or 0:.1%} over {summary.references} transcripts.")
+        words.append(f"{rates_line(summary)}.")
     words += slo_lines(summary.slo)
     head = _head(
         summary.validity, server_of(summary, None), words, _table(["Metric", "Count", *TITLES], rows), requests.failures
