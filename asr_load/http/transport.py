@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import urllib3
 from requests import Session
 from requests.utils import get_auth_from_url, select_proxy, urldefragauth
 
@@ -66,9 +65,6 @@ def read_transport(
     InputError."""
     if insecure and ca:
         raise InputError("--insecure trusts any certificate, --ca those of an authority: give one of the two")
-    if insecure:
-        # The verdict says so, once.
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     verify: bool | str = not insecure
     # What the environment names is nothing to those who do not need it.
     environment = [(name, os.environ.get(name, "")) for name in BUNDLES if host.startswith("https:")]
