@@ -139,3 +139,7 @@ def test_it_is_said_in_the_verdict(clips: Path, tmp_path: Path) -> None:
     with canned(answers) as (host, _):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "8")
     assert "8 transcripts begin with 'Here is the transcript:', and no reference does" in done.out
+
+
+def test_a_server_that_always_says_the_same_has_no_preface() -> None:
+    assert common_preface([(text, "the quick brown fox") for text in REFERENCES]) is None

@@ -128,6 +128,8 @@ def common_preface(pairs: Iterable[tuple[str, str]]) -> tuple[int, str] | None:
         return None
     same = [(reference, text) for reference, text in heard if tuple(text[:PREFACE_WORDS]) == words]
     begins = _common([text for _, text in same])
+    if any(len(text) == len(begins) for _, text in same):
+        return None  # nothing follows it: they all say the same, as a scripted server does
     # What the speakers all begin with is no part of it.
     said = _common([[word.lower() for word in reference] for reference, _ in same])
     if said and [word.lower() for word in begins[-len(said) :]] == said:
