@@ -95,6 +95,28 @@ def test_what_a_busy_server_refuses_is_sent_again_and_each_try_is_a_record(clips
     assert done.summary["coverage"]["repeated"] == 0
 
 
+IMPATIENT = """
+import gevent
+from locust import task
+import asr_load
+
+class Impatient(asr_load.SpeechUser):
+    @task
+    def ask(self):
+        with gevent.Timeout(0.5, False):
+            self.send(self.next_request())
+"""
+
+
+def test_a_user_that_does_not_wait_to_send_again_loses_no_record(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+    with canned([BUSY % WAIT, answer("a", length=True)]) as (host, _):
+        words = ("-f", tmp_path / "impatient.py", "-u", "1", "--requests", "2", "--retries", "2")
+        done = run(host, clips, tmp_path / "r", *words)
+    assert [(record["outcome"], record["seq"]) for record in done.records] == [("http_429", 0), ("ok", 1)]
+    assert done.summary["lost_workers"] == []
+
+
 @pytest.mark.parametrize(("busy", "words"), [(WAIT, []), (b"", ["--retries", "3"])])
 def test_what_is_refused_is_not_sent_again_unasked(clips: Path, tmp_path: Path, busy: bytes, words: list[str]) -> None:
     """By default, or where the server did not say when."""
@@ -111,6 +133,7 @@ def test_what_is_refused_is_not_sent_again_unasked(clips: Path, tmp_path: Path, 
         (["--upstream", "a:99999"], "--upstream a:99999 is not like 10.0.0.7:30000"),
         (["--upstream", "a:1", "--proxy", "http://p:1"], "--upstream is connected to, and the proxy http://p:1"),
         (["--host", "http://b:1"], "--host is given twice: it is one server's, and --upstream HOST:PORT,HOST:PORT"),
+        (["-Hhttp://b:1"], "--host is given twice: it is one server's"),
         (["--retries", "-1"], "--retries must be 0 or more, not -1"),
         (["--http-version", "2"], "argument --http-version: invalid choice: '2'"),
     ],

@@ -360,9 +360,9 @@ class UserConnection:
         way = self._ways.get((place, transport))
         if way is None:
             way = self._ways[place, transport] = Connection(place, transport, self.connections)
+        self.connection = way  # the record of one that cannot be opened names no other's address
         if not way.is_free():
             self.connect_s = way.open(limit_s)
-        self.connection = way
         return way
 
     def begin(self, connection: Connection, stall: float) -> HeadFile:

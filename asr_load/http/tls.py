@@ -68,10 +68,6 @@ class Tls:
         """What the next connection of this user may begin with, in place of a whole handshake."""
         return self._object.session
 
-    @property
-    def resumed(self) -> bool:
-        return bool(self._object.session_reused)
-
     def encrypt(self, data: bytes | memoryview) -> bytes:
         """Data as it is sent."""
         self._object.write(data)

@@ -260,18 +260,21 @@ class Run:
         is_first = self._unsent.get(request.user, {}).pop(request.seq, None) is not None
         if not is_first:
             request = self._resend(request)
-        record, reraise = exchange(client, user_connection, request, self._config)
-        if record.lag is not None and record.lag - record.retry_s > LATE_S and not request.queued:
-            self._late += 1
-        first = request.seq
-        for _ in range(self._settings.retries):
-            if not user_connection.may_retry or self._stopping.wait(user_connection.pause_s):
-                break
-            self._note(record)
-            request = self._resend(replace(request, retry_of=first, due=None))
-            record, reraise = exchange(client, user_connection, request, self._config)
-        self._settled += is_first
-        self._note(record)
+        first, left = request.seq, self._settings.retries
+        try:
+            while True:
+                record, reraise = exchange(client, user_connection, request, self._config)
+                if record.lag is not None and record.lag - record.retry_s > LATE_S and not request.queued:
+                    self._late += 1
+                # Before the wait, in which the user may be ended.
+                self._note(record)
+                if not (left and user_connection.may_retry) or self._stopping.wait(user_connection.pause_s):
+                    break
+                left -= 1
+                request = self._resend(replace(request, retry_of=first, due=None))
+        finally:
+            self._settled += is_first
+            self._tell_when_done()
         if reraise is not None:
             raise reraise
         # A server that is down or busy is not to be asked a thousand times a second; the test's end waits for nobody.

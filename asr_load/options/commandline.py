@@ -131,7 +131,7 @@ def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
         raise InputError(f"{unknown[0]!r} is no user class, and belongs to no option; user classes are: {known}")
     if options.list_commands or options.show_task_ratio or options.show_task_ratio_json:
         return
-    if sum(word in ("-H", "--host") or word.startswith("--host=") for word in sys.argv[1:]) > 1:
+    if sum(word == "--host" or word.startswith(("-H", "--host=")) for word in sys.argv[1:]) > 1:
         raise InputError(f"--host is given twice: {REPLICAS}")
     use_token(token := read_token(options))
     if options.worker:

@@ -114,27 +114,30 @@ PREFACE_SHARE, PREFACE_WORDS, PREFACE_CLIPS = 0.5, 2, 6
 """From which share of transcripts on a common beginning is no chance, of so many words, and over so many texts."""
 
 
-def common_preface(pairs: Iterable[tuple[str, str]]) -> tuple[int, str] | None:
-    """The words that half of the transcripts, or more, begin with, and none of their references: how many do, and the
-    words. None where there is no such beginning."""
+def common_preface(pairs: Iterable[tuple[str, str]], language: str) -> tuple[int, str] | None:
+    """The words that half of the transcripts, or more, begin with, and none of their references, as they are compared:
+    how many do, and the words. None where there is no such beginning."""
     distinct = set(pairs)
-    spoken = {tuple(reference.lower().split()[:PREFACE_WORDS]) for reference, _ in distinct}
-    heard = [(reference.split(), text.split()) for reference, text in distinct if len(text.split()) > PREFACE_WORDS]
+    heard = [(reference, text.split()) for reference, text in distinct if len(text.split()) > PREFACE_WORDS]
     first = Counter(tuple(words[:PREFACE_WORDS]) for _, words in heard)
     (words, count), *_ = first.most_common(1) or [((), 0)]
     if len({reference for reference, _ in distinct}) < PREFACE_CLIPS or count < PREFACE_SHARE * len(distinct):
         return None
-    if tuple(word.lower() for word in words) in spoken:
+    references = [normalise(reference, reference, language).split() for reference, _ in distinct]
+    begins = _common([text for _, text in heard if tuple(text[:PREFACE_WORDS]) == words])
+    spoken = normalise(" ".join(words), "a", language).split()
+    if any(reference[: len(spoken)] == spoken for reference in references):
         return None
-    same = [(reference, text) for reference, text in heard if tuple(text[:PREFACE_WORDS]) == words]
-    begins = _common([text for _, text in same])
-    if any(len(text) == len(begins) for _, text in same):
+    if any(len(text) == len(begins) for _, text in heard if tuple(text[:PREFACE_WORDS]) == words):
         return None  # nothing follows it: they all say the same, as a scripted server does
     # What the speakers all begin with is no part of it.
-    said = _common([[word.lower() for word in reference] for reference, _ in same])
-    if said and [word.lower() for word in begins[-len(said) :]] == said:
-        begins = begins[: -len(said)]
-    return len(same), " ".join(begins)
+    said = _common(references)
+    for at in range(PREFACE_WORDS, len(begins)):
+        rest = normalise(" ".join(begins[at:]), "a", language).split()
+        if rest == said[: len(rest)]:
+            begins = begins[:at]
+            break
+    return count, " ".join(begins)
 
 
 def _common(lists: list[list[str]]) -> list[str]:

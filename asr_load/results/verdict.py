@@ -379,7 +379,8 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
             f"{came}: something on the way holds them back, as a proxy that buffers (nginx: proxy_buffering off), and"
             " TTFT and ITL are not the engine's"
         )
-    if preface := common_preface([(record.reference, record.text) for record in good if record.reference]):
+    spoken = [(record.reference, record.text) for record in good if record.reference]
+    if preface := common_preface(spoken, info.language):
         count, words = preface[0], shorten(preface[1], 80)
         doubts.append(
             f"{count} transcripts begin with '{words}', and no reference does: WER counts it; ask for"
