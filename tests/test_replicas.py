@@ -35,6 +35,8 @@ def test_users_are_spread_over_replicas_and_each_has_its_share(clips: Path, tmp_
     assert rows[place(one)]["ttft"]["p50"] < 0.15
     assert rows[place(other)]["ttft"]["p50"] >= 0.3
     assert "By replica" in done.out
+    assert f"│ {place(one)} " in done.out
+    assert f"│ {place(other)} " in done.out
     assert info(done)["upstream"] == upstream.split(",")
 
 

@@ -179,6 +179,9 @@ def _lengths(summary: Summary) -> Table:
     return table
 
 
+LONGEST_NAME = 24
+"""Of a part of a run, on one line."""
+
 LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50")
 
 
@@ -196,9 +199,10 @@ def _replicas(summary: Summary) -> Table:
     return _parts("By replica", ("share", "n", "fail", *LATENCIES), rows)
 
 
-def _parts(title: str, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+def _parts(title: str, headings: Iterable[str], rows: list[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    # What the rows are told apart by is never cut.
+    table.add_column("", overflow="fold", min_width=min(max(len(row[0]) for row in rows), LONGEST_NAME))
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
