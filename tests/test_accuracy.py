@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import pytest
 
-from asr_load.results.accuracy import counts, measure, rate_for
+from asr_load.results.accuracy import Accuracy, counts, measure, rate_for
+from asr_load.results.normalizers import Scoring
 from asr_load.results.summary import rates_line, summarise
 from harness.records import record, run_info
 
 
 def test_spelling_case_and_punctuation_are_no_errors() -> None:
-    accuracy = measure([("MISTER BROWN'S COLOUR, TWENTY TWO", "Mr. Brown's color: 22.")], "en")
+    accuracy = measure([("MISTER BROWN'S COLOUR, TWENTY TWO", "Mr. Brown's color: 22.")], Scoring())
     assert (accuracy.wer, accuracy.cer, accuracy.references) == (0.0, 0.0, 1)
 
 
 def test_counts_are_summed_before_they_are_divided() -> None:
     # One error in two words, none in eight: 10 %, not the mean of 50 % and 0 %.
     eight = "one dog saw two cats in the garden"
-    assert measure([("big house", "big horse"), (eight, eight)], "en").wer == pytest.approx(0.1)
+    assert measure([("big house", "big horse"), (eight, eight)], Scoring()).wer == pytest.approx(0.1)
 
 
 def test_all_kinds_of_errors_count() -> None:
-    assert measure([("a quick brown fox ran", "quick brown dog ran away")], "en").wer == pytest.approx(3 / 5)
+    assert measure([("a quick brown fox ran", "quick brown dog ran away")], Scoring()).wer == pytest.approx(3 / 5)
 
 
 def test_a_pair_without_a_reference_is_left_out_and_one_without_text_counts() -> None:
-    assert measure([("", "noise"), ("[laughs]", "noise")], "en").wer is None
-    assert measure([("two words", "")], "en").wer == 1.0
+    assert measure([("", "noise"), ("[laughs]", "noise")], Scoring()).wer is None
+    assert measure([("two words", "")], Scoring()).wer == 1.0
 
 
 def test_another_language_keeps_its_letters() -> None:
-    accuracy = measure([("Die Tür ist zwölf", "die Tür ist zwölf!")], "de")
+    accuracy = measure([("Die Tür ist zwölf", "die Tür ist zwölf!")], Scoring("de"))
     assert accuracy.wer == 0.0
-    assert measure([("广州市", "广州市。")], "en").cer == 0.0
+    assert measure([("广州市", "广州市。")], Scoring()).cer == 0.0
 
 
 def test_a_transcript_that_has_nothing_to_do_with_its_reference_is_scored_at_once() -> None:
     endless = "la " * 400_000
     # To align the two would take minutes.
-    found = counts("he said", endless, "en")
+    found = counts("he said", endless, Scoring())
     assert (found.wer_errors, found.wer_units) == (400_000, 2)
     assert found.cer_errors > found.cer_units == 7
 
@@ -58,3 +59,28 @@ def test_one_wrong_character_of_chinese() -> None:
     assert summary.server == "errors 0.0%, CER 16.7%"
     assert rates_line(summary).startswith("CER 16.7%, WER 100.0% (of a language without spaces")
     assert [row.cer for row in summary.by_duration] == [1 / 6]
+
+
+def test_punctuation_alone_is_a_transcript_of_no_words() -> None:
+    assert measure([("two words", "..."), ("one", "¿?")], Scoring()) == Accuracy(1.0, 1.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("reference", "heard", "language", "looping"),
+    [
+        ("he said so", "thank you. " * 20, "en", True),
+        ("he said so", "He said so." + " I'm going to go to the store." * 5, "en", True),
+        ("he said so", "He said so." + " I'm going to go to the store." * 4, "en", False),
+        ("no no no no no no", "No, no, no, no, no, no!", "en", False),  # as it was said
+        ("no no no no no no", "No, " * 9, "en", True),
+        ("今天天气很好", "今天" * 9, "zh", True),
+        ("今天天气很好", "今天天气很好", "zh", False),
+        ("he said so", "", "en", False),
+        ("he said so", "la " * 400_000, "en", True),
+    ],
+)
+def test_transcripts_that_go_round_in_circles_are_counted(
+    reference: str, heard: str, language: str, looping: bool
+) -> None:
+    records = [record(0, reference=reference, text=heard), record(1, reference="all good", text="all good")]
+    assert summarise(records, run_info(language=language)).looping == looping

@@ -20,6 +20,7 @@ from asr_load.results.capacity import (
     write_capacity,
 )
 from asr_load.results.decide import LEAST, LOOKS, decide
+from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import judge_slos, parse_slo, parse_slos
 from asr_load.stream.record import Record
 from harness.records import failure, record
@@ -61,7 +62,7 @@ def test_a_percentile_is_settled_when_the_share_above_is() -> None:
     slo = parse_slo("ttft:p95:500")
 
     def of(above: int, below: int) -> tuple[bool, bool]:
-        found = decide(slo, [record(n, ttft=0.6 if n < above else 0.2) for n in range(above + below)], "en")
+        found = decide(slo, [record(n, ttft=0.6 if n < above else 0.2) for n in range(above + below)], Scoring())
         return found.ok, found.settled
 
     assert of(0, LEAST - 1) == (True, False)
@@ -83,7 +84,7 @@ def test_a_wrong_verdict_is_as_rare_as_it_says(share: float, most_wrong: float) 
         records = [record(n, ttft=0.6 if above else 0.2) for n, above in enumerate(random.random(1500) < share)]
         count = LEAST
         while count <= len(records):
-            found = decide(slo, records[:count], "en")
+            found = decide(slo, records[:count], Scoring())
             if found.settled:
                 wrong += share == 0.05 or found.ok != (share < 0.05)
                 break
@@ -96,35 +97,35 @@ def test_gaps_of_one_request_are_no_independent_witnesses() -> None:
     # One request in twelve has all its gaps above: 8.3 % of 6,000 values, but of 60 requests.
     slow = [record(n, itl=[0.06] * 100 if n % 12 == 0 else [0.02] * 100) for n in range(60)]
     spread = [record(n, itl=[0.06 if gap % 12 == n % 12 else 0.02 for gap in range(100)]) for n in range(60)]
-    assert not decide(slo, slow, "en").settled
-    assert decide(slo, spread, "en").settled
-    assert decide(slo, slow, "en").value == decide(slo, spread, "en").value
+    assert not decide(slo, slow, Scoring()).settled
+    assert decide(slo, spread, Scoring()).settled
+    assert decide(slo, slow, Scoring()).value == decide(slo, spread, Scoring()).value
 
 
 def test_the_value_decides_as_it_does_for_a_whole_run() -> None:
     slo = parse_slo("ttft:p95:500")
     for above in range(12):
         records = [record(n, ttft=0.6 if n < above else 0.2) for n in range(110)]
-        found = decide(slo, records, "en")
-        assert found.ok is judge_slos([slo], records, "en")[0].ok
-        assert found.value == judge_slos([slo], records, "en")[0].value
+        found = decide(slo, records, Scoring())
+        assert found.ok is judge_slos([slo], records, Scoring())[0].ok
+        assert found.value == judge_slos([slo], records, Scoring())[0].value
 
 
 def test_rates_and_means() -> None:
     good, bad = [record(n) for n in range(400)], [failure(n, "cut") for n in range(400)]
     errors = parse_slo("errors:rate:0.01")
-    assert not decide(errors, good, "en").settled
-    assert decide(errors, good * 2, "en").ok and decide(errors, good * 2, "en").settled
-    assert decide(errors, good[:90] + bad[:10], "en") == decide(errors, bad[:10] + good[:90], "en")
-    assert not decide(errors, good[:90] + bad[:10], "en").ok
+    assert not decide(errors, good, Scoring()).settled
+    assert decide(errors, good * 2, Scoring()).ok and decide(errors, good * 2, Scoring()).settled
+    assert decide(errors, good[:90] + bad[:10], Scoring()) == decide(errors, bad[:10] + good[:90], Scoring())
+    assert not decide(errors, good[:90] + bad[:10], Scoring()).ok
     wer = parse_slo("wer:mean:0.3")
     halves = [record(n, text="he said" if n % 2 else "she said") for n in range(100)]
-    assert decide(wer, halves, "en").value == 0.25
-    assert not decide(wer, halves[:LEAST], "en").settled
-    assert decide(wer, halves * 4, "en").ok and decide(wer, halves * 4, "en").settled
-    assert decide(parse_slo("ttft:max:500"), [record(ttft=0.6)], "en").settled
-    assert not decide(parse_slo("ttft:p95:500"), bad[:50], "en").ok
-    assert decide(parse_slo("ttft:p95:500"), bad[:50], "en").settled
+    assert decide(wer, halves, Scoring()).value == 0.25
+    assert not decide(wer, halves[:LEAST], Scoring()).settled
+    assert decide(wer, halves * 4, Scoring()).ok and decide(wer, halves * 4, Scoring()).settled
+    assert decide(parse_slo("ttft:max:500"), [record(ttft=0.6)], Scoring()).settled
+    assert not decide(parse_slo("ttft:p95:500"), bad[:50], Scoring()).ok
+    assert decide(parse_slo("ttft:p95:500"), bad[:50], Scoring()).settled
 
 
 def simulate(arrivals: np.ndarray, services: np.ndarray, slots: int) -> list[Record]:
@@ -151,7 +152,7 @@ def test_the_rate_is_the_one_of_queueing_theory() -> None:
         def holds(rate: float, slo: str = slo, random: np.random.Generator = random) -> bool:
             arrivals = np.cumsum(random.exponential(1 / rate, 20_000))
             records = simulate(arrivals, random.exponential(1 / service, 20_000), 1)
-            return judge([parse_slo(slo)], records[500:], "en", least=0, is_open=True).ok
+            return judge([parse_slo(slo)], records[500:], Scoring(), least=0, is_open=True).ok
 
         found, _ = search(holds, 1000, whole=False)
         assert found.good == pytest.approx(truth, rel=0.05)
@@ -160,7 +161,7 @@ def test_the_rate_is_the_one_of_queueing_theory() -> None:
 def test_a_queue_that_grows_is_no_capacity_whatever_the_limit() -> None:
     def holds(rate: float) -> bool:
         records = simulate(np.arange(2000) / rate, np.full(2000, 0.08), 4)
-        return judge([parse_slo("ttft:p95:60000")], records, "en", least=0, is_open=True).ok
+        return judge([parse_slo("ttft:p95:60000")], records, Scoring(), least=0, is_open=True).ok
 
     found, _ = search(holds, 1000, whole=False)
     assert found.good == pytest.approx(4 / 0.08, rel=0.05)
@@ -169,17 +170,17 @@ def test_a_queue_that_grows_is_no_capacity_whatever_the_limit() -> None:
 def test_the_wait_for_a_user_counts() -> None:
     records = [record(n, due_at=n * 0.1, lag=0.4 if n % 10 == 0 else 0.0) for n in range(200)]
     slos = parse_slos(["ttft:p95:500"])
-    assert not judge(slos, records, "en", least=0, is_open=True).ok
-    assert judge(slos, records, "en", least=0, is_open=False).ok
+    assert not judge(slos, records, Scoring(), least=0, is_open=True).ok
+    assert judge(slos, records, Scoring(), least=0, is_open=False).ok
 
 
 def test_a_step_that_holds_takes_some_requests_of_each_stream_first() -> None:
     records = [record(n) for n in range(200)]
     slos = parse_slos(["ttft:p95:500"])
-    assert judge(slos, records, "en", least=180, is_open=False).settled
-    assert not judge(slos, records, "en", least=300, is_open=False).settled
+    assert judge(slos, records, Scoring(), least=180, is_open=False).settled
+    assert not judge(slos, records, Scoring(), least=300, is_open=False).settled
     broken = [record(n, ttft=0.9) for n in range(200)]
-    assert judge(slos, broken, "en", least=300, is_open=False).settled
+    assert judge(slos, broken, Scoring(), least=300, is_open=False).settled
 
 
 def test_the_knee_is_where_throughput_ends_to_grow() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
+from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Goodput, Slo, judge_slos, parse_slo, parse_slos, slo_lines
 from harness.records import failure, record
 
@@ -62,7 +63,7 @@ def test_percentiles_are_of_all_values_in_ms() -> None:
     gaps = np.concatenate([item.itl for item in records]) * 1e3
     ttfts = np.array([item.ttft for item in records]) * 1e3
     texts = ["ttft:p95:1", "ttft:mean:1000", "itl:p99.5:1", "itl:max:999999"]
-    found = judge_slos(parse_slos(texts), [*records, failure(99, "cut", ttft=99.0)], "en")
+    found = judge_slos(parse_slos(texts), [*records, failure(99, "cut", ttft=99.0)], Scoring())
     wanted = [np.percentile(ttfts, 95), ttfts.mean(), np.percentile(gaps, 99.5), gaps.max()]
     assert [result.value for result in found] == pytest.approx(wanted)
     assert [(result.name, result.limit, result.ok) for result in found] == [
@@ -75,7 +76,7 @@ def test_percentiles_are_of_all_values_in_ms() -> None:
 
 def test_a_limit_may_be_reached() -> None:
     records = [record(ttft=0.5)]
-    assert [item.ok for item in judge_slos(parse_slos(["ttft:p95:500", "ttft:mean:499.9"]), records, "en")] == [
+    assert [item.ok for item in judge_slos(parse_slos(["ttft:p95:500", "ttft:mean:499.9"]), records, Scoring())] == [
         True,
         False,
     ]
@@ -84,15 +85,15 @@ def test_a_limit_may_be_reached() -> None:
 def test_errors_and_words() -> None:
     records = [record(0), record(1, text="he sat"), failure(2, "http_500"), failure(3, "cut")]
     texts = ["errors:rate:0.5", "wer:mean:0.25", "cer:mean:0.01", "rtf:p50:0.2"]
-    found = judge_slos(parse_slos(texts), records, "en")
+    found = judge_slos(parse_slos(texts), records, Scoring())
     assert [result.ok for result in found] == [True, True, False, True]
     assert (found[0].value, found[1].value) == (0.5, 0.25)
 
 
 def test_without_a_success_nothing_holds() -> None:
-    found = judge_slos(parse_slos(["ttft:p95:500", "wer:mean:1", "errors:rate:1"]), [failure(0, "cut")], "en")
+    found = judge_slos(parse_slos(["ttft:p95:500", "wer:mean:1", "errors:rate:1"]), [failure(0, "cut")], Scoring())
     assert [(result.value, result.ok) for result in found] == [(None, False), (None, False), (1.0, True)]
-    assert not any(result.ok for result in judge_slos(parse_slos(["errors:rate:1", "lag:p50:1"]), [], "en"))
+    assert not any(result.ok for result in judge_slos(parse_slos(["errors:rate:1", "lag:p50:1"]), [], Scoring()))
     assert slo_lines(found) == [
         "SLO ttft:p95 <= 500 ms: no value, FAIL",
         "SLO wer:mean <= 1: no value, FAIL",

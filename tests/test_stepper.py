@@ -14,6 +14,7 @@ from asr_load.load.fleet import Solo
 from asr_load.load.search import IDLE, REPEATS, Stepper, for_search
 from asr_load.options.settings import Settings
 from asr_load.results.capacity import Capacity, answer_lines, read_capacity
+from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import WorkerInfo
 from asr_load.schedule.arrivals import Stage
 from asr_load.stream.record import Record
@@ -33,7 +34,7 @@ class Clock:
 class RunStore:
     """Of a test without processes."""
 
-    data_sha256, language = "0", "en"
+    data_sha256, scoring = "0", Scoring()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

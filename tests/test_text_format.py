@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from asr_load.results.accuracy import common_preface
+from asr_load.results.normalizers import Scoring
 from asr_load.stream.text_format import unwrap
 from harness.answers import CHUNKED, EVENTS, chunk, each_reader
 from harness.peer import Piece, talk
@@ -124,14 +125,14 @@ REFERENCES = [
 )
 def test_a_beginning_that_no_reference_has_is_seen(preface: str, every: int, said: tuple[int, str] | None) -> None:
     pairs = [(text, (preface if number % every == 0 else "") + text) for number, text in enumerate(REFERENCES)]
-    assert common_preface(pairs * 3, "en") == said
+    assert common_preface(pairs * 3, Scoring()) == said
 
 
 def test_a_beginning_that_references_have_too_is_none() -> None:
     texts = [f"thank you for calling number {number}" for number in range(9)]
-    assert common_preface([(text, text) for text in texts], "en") is None
+    assert common_preface([(text, text) for text in texts], Scoring()) is None
     mixed = [(text, f"the end {text}") for text in ["the end of it", *REFERENCES]]
-    assert common_preface(mixed, "en") is None
+    assert common_preface(mixed, Scoring()) is None
 
 
 def test_it_is_said_in_the_verdict(clips: Path, tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_it_is_said_in_the_verdict(clips: Path, tmp_path: Path) -> None:
 
 
 def test_a_server_that_always_says_the_same_has_no_preface() -> None:
-    assert common_preface([(text, "the quick brown fox") for text in REFERENCES], "en") is None
+    assert common_preface([(text, "the quick brown fox") for text in REFERENCES], Scoring()) is None
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
@@ -150,4 +151,4 @@ def test_a_beginning_is_compared_as_words_are(language: str) -> None:
     """With its punctuation and capitals, it is what the speakers said."""
     words = ["one", "two", "three", "four", "five", "six", "seven"]
     pairs = [(f"HEY SIRI CALL {word}", f"Hey, Siri: call {word}.") for word in words]
-    assert common_preface(pairs, language) is None
+    assert common_preface(pairs, Scoring(language)) is None

@@ -25,6 +25,7 @@ from asr_load.load.record_check import RecordCheck
 from asr_load.load.target import Targets
 from asr_load.options.settings import Settings
 from asr_load.results.live import Live
+from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder
 from asr_load.results.verdict import Validity, judge_clients, lost_line
@@ -125,8 +126,8 @@ class RunStore:
         return self._targets.data_sha256
 
     @property
-    def language(self) -> str:
-        return self._targets.language
+    def scoring(self) -> Scoring:
+        return Scoring(self._targets.language, self._settings.normalizer)
 
     def drop_worker(self, worker: int) -> None:
         """Expect nothing of a worker that has not said a word."""
@@ -231,6 +232,7 @@ class RunStore:
             data_sha256=shards.manifest_sha256,
             data_clips=len(shards),
             language=self._targets.language,
+            normalizer=settings.normalizer,
             user_classes=self._targets.info(),
             loop=asdict(settings.loop) if settings.loop.open else {},
             warmup_requests=settings.warmup_requests,

@@ -191,8 +191,8 @@ class Stepper:
         return judgement.settled
 
     def _judge(self, records: list[Record]) -> Judgement:
-        slos, language = self._settings.slos, self._store.language
-        return judge(slos, records, language, least=self._least(), is_open=self._open)
+        slos, scoring = self._settings.slos, self._store.scoring
+        return judge(slos, records, scoring, least=self._least(), is_open=self._open)
 
     def _cut_short(self) -> None:
         assert self._role is not None

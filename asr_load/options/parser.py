@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.audio.payload import APIS
+from asr_load.results.normalizers import NORMALIZERS
 from asr_load.schedule.arrivals import KINDS
 from asr_load.shipped import SAMPLE
 from asr_load.stream.text_format import TEXT_FORMATS
@@ -89,6 +90,8 @@ def _add_measuring_and_output(parser: LocustArgumentParser) -> None:
     add("--warmup-time", type=float, default=0.0, metavar="S", help="Nor those begun in the first S seconds")
     add("--trim-start", type=float, default=0.0, metavar="S", help="The summary leaves out the first S seconds")
     add("--trim-end", type=float, default=0.0, metavar="S", help="The summary leaves out the last S seconds")
+
+    add("--normalizer", choices=NORMALIZERS, default="whisper", help="How text is written alike before it is compared")
 
     add = option_group(parser, "Limits")
     add("--slo", action="append", default=[], metavar="METRIC:STAT:LIMIT", help="As ttft:p95:500; repeatable")

@@ -20,6 +20,7 @@ from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
 from asr_load.options.parser import ORDERS, UNIQUE
+from asr_load.results.normalizers import NORMALIZERS
 from asr_load.results.slo import Goodput, Slo, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.shipped import SAMPLE, sample
@@ -94,6 +95,7 @@ class Settings:
     warmup_time: float
     trim_start: float
     trim_end: float
+    normalizer: str
     slos: list[Slo]
     goodput: str
     allow_client_bound: bool
@@ -169,6 +171,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
         warmup_time=options.warmup_time,
         trim_start=options.trim_start,
         trim_end=options.trim_end,
+        normalizer=options.normalizer,
         slos=parse_slos(options.slo or []),
         goodput=goodput,
         allow_client_bound=options.allow_client_bound,
@@ -233,7 +236,14 @@ def _check_words_and_numbers(options: Namespace) -> None:
         if not 0 < getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
     # The command line has checked these; the web form takes any word.
-    words = {"api": list(APIS), "text_format": TEXT_FORMATS, "unique": UNIQUE, "order": ORDERS, "arrivals": KINDS}
+    words = {
+        "api": list(APIS),
+        "text_format": TEXT_FORMATS,
+        "normalizer": NORMALIZERS,
+        "unique": UNIQUE,
+        "order": ORDERS,
+        "arrivals": KINDS,
+    }
     for name, allowed in words.items():
         if getattr(options, name) not in (*allowed, None):  # nothing: what is usual
             raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)!r} is none of {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""Word and character error rates, with the normalisers that published Whisper figures use."""
+"""Word and character error rates of transcripts against their references, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
+from asr_load.results.normalizers import NORMALIZERS, Scoring, normalise
+
 
 def prepare() -> None:
     """Import and build what scoring needs: at the end of a run the process may have no descriptors left."""
-    for language in ("en", "de"):
-        counts("words", "other words", language)
+    for normalizer in NORMALIZERS:
+        for language in ("en", "de"):
+            counts("words", "other words", Scoring(language, normalizer))
 
 
 class Accuracy(msgspec.Struct):
@@ -24,30 +27,6 @@ class Accuracy(msgspec.Struct):
     wer: float | None = None
     cer: float | None = None
     references: int = 0
-
-
-@functools.cache
-def _normaliser(english: bool) -> Callable[[str], str]:
-    # Late: loading the English spelling table takes a moment that only a summary has.
-    from whisper_normalizer.basic import BasicTextNormalizer
-    from whisper_normalizer.english import EnglishTextNormalizer
-
-    return EnglishTextNormalizer() if english else BasicTextNormalizer()  # type: ignore[no-any-return]
-
-
-def normalise(text: str, reference: str, language: str) -> str:
-    """Text as it is compared: Whisper's English normaliser for English, its basic one otherwise.
-
-    A reference without a single Latin letter is not English, whatever the set says: AISHELL among LibriSpeech.
-    """
-    english = language == "en" and any(char.isascii() and char.isalpha() for char in reference)
-    return _normalised(text, english)
-
-
-# Clips are sent again and again, and a text takes 2 ms: the references would take longer than all else of a summary.
-@functools.lru_cache(maxsize=1 << 16)
-def _normalised(text: str, english: bool) -> str:
-    return " ".join(_normaliser(english)(text).split())
 
 
 class Counts(NamedTuple):
@@ -66,9 +45,9 @@ NOTHING = Counts(0, 0, 0, 0)
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def counts(reference: str, hypothesis: str, language: str) -> Counts:
+def counts(reference: str, hypothesis: str, scoring: Scoring) -> Counts:
     """What one transcript adds to the rates; nothing without a reference."""
-    words = normalise(reference, reference, language)
+    words = normalise(reference, reference, scoring)
     if not words:
         return NOTHING
     if len(hypothesis) > MOST * len(reference):
@@ -78,22 +57,32 @@ def counts(reference: str, hypothesis: str, language: str) -> Counts:
         return Counts(
             max(heard_words, len(words.split())), len(words.split()), max(heard_characters, len(words)), len(words)
         )
-    heard = normalise(hypothesis, reference, language)
+    heard = normalise(hypothesis, reference, scoring)
+    return Counts(*_word_errors(words.split(), heard.split(), scoring), *_character_errors(words, heard))
+
+
+def _word_errors(words: list[str], heard: list[str], scoring: Scoring) -> tuple[int, int]:
+    if scoring.normalizer == "open-asr":
+        import kaldialign  # the leaderboard's: `white paper` for `whitepaper` is right
+
+        found = kaldialign.edit_distance(words, heard, merge_compounds=True)
+        return found["total"], found["ref_len"]
     import jiwer  # late: as the normalisers
 
-    by_word, by_character = jiwer.process_words(words, heard), jiwer.process_characters(words, heard)
-    errors_and_units = []
-    for out in (by_word, by_character):
-        errors_and_units += [
-            out.substitutions + out.deletions + out.insertions,
-            out.hits + out.substitutions + out.deletions,
-        ]
-    return Counts(*errors_and_units)
+    aligned = jiwer.process_words(" ".join(words), " ".join(heard))
+    return aligned.substitutions + aligned.deletions + aligned.insertions, len(words)
 
 
-def measure(pairs: Iterable[tuple[str, str]], language: str) -> Accuracy:
+def _character_errors(words: str, heard: str) -> tuple[int, int]:
+    import jiwer
+
+    aligned = jiwer.process_characters(words, heard)
+    return aligned.substitutions + aligned.deletions + aligned.insertions, len(words)
+
+
+def measure(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> Accuracy:
     """(S + D + I) / N over (reference, hypothesis) pairs, counts summed first; pairs without a reference left out."""
-    counted = [pair_counts for pair_counts in (counts(*pair, language) for pair in pairs) if pair_counts.wer_units]
+    counted = [pair_counts for pair_counts in (counts(*pair, scoring) for pair in pairs) if pair_counts.wer_units]
     if not counted:
         return Accuracy()
     word_errors, words, character_errors, characters = (sum(column) for column in zip(*counted, strict=True))
@@ -110,11 +99,38 @@ def rate_for(language: str) -> str:
     return "cer" if re.split("[-_]", language.lower())[0] in UNSPACED else "wer"
 
 
+LOOPS, LOOP_WORDS, LOOP_CHARACTERS = 5, 12, 20_000
+"""How often a transcript has the same again, one after the other, to be called a loop; the longest such phrase; and how
+much of the transcript, from its end, is looked at."""
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def loops(reference: str, hypothesis: str, scoring: Scoring) -> bool:
+    """Whether a transcript goes round in circles, as its reference does not: `thank you thank you thank you …`."""
+    if len(hypothesis) < LOOPS:
+        return False
+    heard, said = (normalise(text, reference, scoring) for text in (hypothesis[-LOOP_CHARACTERS:], reference))
+    if rate_for(scoring.language) == "cer":
+        heard, said = (" ".join("".join(text.split())) for text in (heard, said))
+    return _rounds(heard.split()) >= max(LOOPS, 1 + _rounds(said.split()))
+
+
+def _rounds(words: list[str]) -> int:
+    """How often the most repeated phrase stands in a row."""
+    most = 1
+    for length in range(1, min(LOOP_WORDS, len(words) // LOOPS) + 1):
+        same = 0
+        for one, other in zip(words, words[length:], strict=False):
+            same = same + 1 if one == other else 0
+            most = max(most, 1 + same // length)
+    return most
+
+
 PREFACE_SHARE, PREFACE_WORDS, PREFACE_CLIPS = 0.5, 2, 6
 """From which share of transcripts on a common beginning is no chance, of so many words, and over so many texts."""
 
 
-def common_preface(pairs: Iterable[tuple[str, str]], language: str) -> tuple[int, str] | None:
+def common_preface(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> tuple[int, str] | None:
     """The words that half of the transcripts, or more, begin with, and none of their references, as they are compared:
     how many do, and the words. None where there is no such beginning."""
     distinct = set(pairs)
@@ -123,9 +139,9 @@ def common_preface(pairs: Iterable[tuple[str, str]], language: str) -> tuple[int
     (words, count), *_ = first.most_common(1) or [((), 0)]
     if len({reference for reference, _ in distinct}) < PREFACE_CLIPS or count < PREFACE_SHARE * len(distinct):
         return None
-    references = [normalise(reference, reference, language).split() for reference, _ in distinct]
+    references = [normalise(reference, reference, scoring).split() for reference, _ in distinct]
     begins = _common([text for _, text in heard if tuple(text[:PREFACE_WORDS]) == words])
-    spoken = normalise(" ".join(words), "a", language).split()
+    spoken = normalise(" ".join(words), "a", scoring).split()
     if any(reference[: len(spoken)] == spoken for reference in references):
         return None
     if any(len(text) == len(begins) for _, text in heard if tuple(text[:PREFACE_WORDS]) == words):
@@ -133,7 +149,7 @@ def common_preface(pairs: Iterable[tuple[str, str]], language: str) -> tuple[int
     # What the speakers all begin with is no part of it.
     said = _common(references)
     for at in range(PREFACE_WORDS, len(begins)):
-        rest = normalise(" ".join(begins[at:]), "a", language).split()
+        rest = normalise(" ".join(begins[at:]), "a", scoring).split()
         if rest == said[: len(rest)]:
             begins = begins[:at]
             break

@@ -10,6 +10,7 @@ import numpy as np
 
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.decide import LEAST, decide
+from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Slo, SloResult, slo_lines
 from asr_load.results.steady import steadiness
 from asr_load.results.summary import Figures, figures_of
@@ -118,14 +119,14 @@ class Search:
         return self.bad is None and self.good >= self._most
 
 
-def judge(slos: Sequence[Slo], records: Sequence[Record], language: str, *, least: int, is_open: bool) -> Judgement:
+def judge(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring, *, least: int, is_open: bool) -> Judgement:
     """Judge a step by its requests so far: `least` of them are needed before it can hold.
 
     In an open loop, latencies are from when a request was due, so that the wait for a user counts; and a queue that
     grew breaks what the SLOs ask for, whatever the latencies are as yet.
     """
     judged = [from_due(record) for record in records] if is_open else records
-    decisions = [decide(slo, judged, language) for slo in slos]
+    decisions = [decide(slo, judged, scoring) for slo in slos]
     results = [
         SloResult(slo.name, slo.limit, decision.value, decision.ok and decision.value is not None)
         for slo, decision in zip(slos, decisions, strict=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from asr_load.results.accuracy import counts
 from asr_load.results.metrics import METRICS
+from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Slo
 from asr_load.stream.record import Record
 
@@ -39,7 +40,7 @@ class Decision:
     settled: bool
 
 
-def decide(slo: Slo, records: Sequence[Record], language: str) -> Decision:
+def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
     """Judge an SLO by a step's requests so far.
 
     The rule: a percentile pQ is settled when Wilson's interval (99.5 %; Wilson, JASA 22, 1927) for the share of values
@@ -55,7 +56,7 @@ def decide(slo: Slo, records: Sequence[Record], language: str) -> Decision:
         bad = np.array([record.failed for record in records if not record.unfinished], dtype=float)
         return _share(bad, np.ones(len(bad)), slo.limit, enough)
     if slo.metric in ("wer", "cer"):
-        pairs = [counts(record.reference, record.text, language) for record in good if record.reference]
+        pairs = [counts(record.reference, record.text, scoring) for record in good if record.reference]
         wrong, all_ = ([getattr(pair, f"{slo.metric}_{kind}") for pair in pairs] for kind in ("errors", "units"))
         return _mean(np.array(wrong, dtype=float), np.array(all_, dtype=float), slo.limit, enough)
     values = [METRICS[slo.metric].shown(record) for record in good]

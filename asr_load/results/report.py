@@ -116,6 +116,8 @@ def _answers(summary: Summary) -> Iterator[str]:
     requests = summary.requests
     for name, count in summary.text_formats.items():
         yield f"Envelope: {name} around {count} transcripts, taken off before scoring (--text-format raw leaves it on)"
+    if summary.looping:
+        yield f"Loops: {summary.looping} transcripts say the same again and again, and WER counts all of it"
     if requests.fail:
         failed = ", ".join(f"{n} {name}" for name, n in requests.failures.items())
         yield f"Failures: {failed} (they have no latency, and are in no percentile)"

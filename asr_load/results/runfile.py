@@ -11,6 +11,7 @@ import msgspec
 from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.calibration import Calibration
+from asr_load.results.normalizers import Scoring
 from asr_load.schedule.work import ArrivalCounts
 from asr_load.stream.record import Record
 
@@ -176,6 +177,7 @@ class RunInfo(Invocation, kw_only=True):
     """Of the prepared folder's manifest."""
     data_clips: int
     language: str
+    normalizer: str = "whisper"
     user_classes: list[UserClassInfo] = []
     """Where a run has several; what the run itself says of its endpoint and its data is then of the first one."""
     loop: dict[str, Any] = {}
@@ -196,6 +198,10 @@ class RunInfo(Invocation, kw_only=True):
     python: str
     platform: str
     packages: dict[str, str]
+
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring(self.language, self.normalizer)
 
 
 def on_master_clock(records: Iterable[Record], workers: Iterable[WorkerInfo]) -> list[Record]:

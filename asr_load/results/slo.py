@@ -13,6 +13,7 @@ import numpy as np
 from asr_load.errors import InputError
 from asr_load.results.accuracy import measure
 from asr_load.results.metrics import METRICS
+from asr_load.results.normalizers import Scoring
 from asr_load.stream.record import Record
 
 OF_VALUES = ("ttft", "itl", "tpot", "e2el", "lag", "rtf")
@@ -116,19 +117,19 @@ def _unit(metric: str) -> str:
     return METRICS[metric].unit if metric in METRICS else ""
 
 
-def judge_slos(slos: Sequence[Slo], records: Sequence[Record], language: str) -> list[SloResult]:
+def judge_slos(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring) -> list[SloResult]:
     """Hold a run's measured records against its SLOs. Percentiles are of all values, linear between two of them."""
-    return [_judge(slo, records, language) for slo in slos]
+    return [_judge(slo, records, scoring) for slo in slos]
 
 
-def _judge(slo: Slo, records: Sequence[Record], language: str) -> SloResult:
+def _judge(slo: Slo, records: Sequence[Record], scoring: Scoring) -> SloResult:
     good = [record for record in records if record.ok]
     value: float | None
     if slo.metric == "errors":
         failed = sum(record.failed for record in records)
         value = failed / (failed + len(good)) if failed or good else None
     elif slo.metric in ("wer", "cer"):
-        value = getattr(measure(((record.reference, record.text) for record in good), language), slo.metric)
+        value = getattr(measure(((record.reference, record.text) for record in good), scoring), slo.metric)
     else:
         values = [value for record in good for value in METRICS[slo.metric].shown(record)]
         if not values:

@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 
 from asr_load.files import encode_json, write_atomically
-from asr_load.results.accuracy import measure, rate_for
+from asr_load.results.accuracy import loops, measure, rate_for
 from asr_load.results.metrics import METRICS
+from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.steady import LeftOut, Steadiness, trim
@@ -192,6 +193,11 @@ class Summary(msgspec.Struct):
     """Where requests went to several addresses; empty where it was one, or a proxy was between."""
     rate: str = "wer"
     """Which of wer and cer to go by: cer for a language that is written without spaces."""
+    normalizer: str = "whisper"
+    """How text was normalised before it was compared."""
+    looping: int = 0
+    """Successes whose transcript goes round in circles: the same words five times or more in a row, as the reference
+    has not. WER counts all of it."""
     text_formats: dict[str, int] = {}
     """How many successes had an envelope around their transcript, which was taken off, by its name."""
     ttft_text: Figures = msgspec.field(default_factory=lambda: figures(()))
@@ -225,11 +231,12 @@ def run_lines(metadata: dict[str, str]) -> list[str]:
 
 
 def rates_line(summary: Summary) -> str:
-    """The error rates, the one to go by first; of a run with references."""
+    """The error rates, the one to go by first, and how text was normalised; of a run with references."""
     rates = {"wer": f"WER {summary.wer or 0:.1%}", "cer": f"CER {summary.cer or 0:.1%}"}
     first = rates.pop(summary.rate)
     why = "" if summary.rate == "wer" else " (of a language without spaces, where a word is what is between two)"
-    return f"{first}, {' '.join(rates.values())}{why} over {summary.references} transcripts"
+    over = f"over {summary.references} transcripts (normaliser: {summary.normalizer})"
+    return f"{first}, {' '.join(rates.values())}{why} {over}"
 
 
 def figures(values: Iterable[float]) -> Figures:
@@ -254,7 +261,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     wall_s = _wall_s(measured, info)
     limits = Goodput(info.goodput) if info.goodput else None
     validity = judge(records, info)
-    slos = judge_slos(parse_slos(info.slos), measured, info.language)
+    slos = judge_slos(parse_slos(info.slos), measured, info.scoring)
     lost = lost_workers(records, info)
     against = _against(measured, validity, info, lost) if slos else []
     audio_s = sum(record.audio_s for record in good)
@@ -264,7 +271,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     length = [record for record in good if record.finish_reason == "length"]
     limit = {each.name: each.max_tokens for each in info.user_classes}
     truncated = sum(_at_limit(record, limit.get(record.user_class, info.max_tokens)) for record in length)
-    accuracy = measure(((record.reference, record.text) for record in good), info.language)
+    accuracy = measure(((record.reference, record.text) for record in good), info.scoring)
 
     def per_second(amount: float | None) -> float | None:
         return None if amount is None or wall_s <= 0 else amount / wall_s
@@ -305,10 +312,12 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         wer=accuracy.wer,
         cer=accuracy.cer,
         references=accuracy.references,
-        by_duration=_by_duration(good, info.language),
+        by_duration=_by_duration(good, info.scoring),
         by_user_class=_by_user_class(measured, info),
         by_replica=_by_replica(measured),
         rate=rate_for(info.language),
+        normalizer=info.normalizer,
+        looping=sum(loops(record.reference, record.text, info.scoring) for record in good),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         ttft_text=figures_of("ttft_text", good),
         connect=figures_of("connect", measured),
@@ -390,15 +399,15 @@ def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
                 name=user_class.name,
                 n=len(good),
                 fail=sum(record.failed for record in own),
-                **_of_part(good, info.language, "ttft", "itl", "e2el", "rtf"),
+                **_of_part(good, info.scoring, "ttft", "itl", "e2el", "rtf"),
             )
         )
     return rows
 
 
-def _of_part(good: list[Record], language: str, *metrics: str) -> dict[str, Any]:
+def _of_part(good: list[Record], scoring: Scoring, *metrics: str) -> dict[str, Any]:
     """Figures and error rates of a part of a run."""
-    accuracy = measure(((record.reference, record.text) for record in good), language)
+    accuracy = measure(((record.reference, record.text) for record in good), scoring)
     return {name: figures_of(name, good) for name in metrics} | {"wer": accuracy.wer, "cer": accuracy.cer}
 
 
@@ -459,7 +468,7 @@ def _connections(measured: list[Record], workers: list[WorkerInfo]) -> Connectio
     )
 
 
-def _by_duration(good: list[Record], language: str) -> list[ByDuration]:
+def _by_duration(good: list[Record], scoring: Scoring) -> list[ByDuration]:
     rows = []
     for low, high in pairwise(LENGTHS):
         inside = [record for record in good if low <= record.audio_s < high]
@@ -469,7 +478,7 @@ def _by_duration(good: list[Record], language: str) -> list[ByDuration]:
                     from_s=low,
                     to_s=None if high == float("inf") else high,
                     n=len(inside),
-                    **_of_part(inside, language, "ttft", "e2el", "rtf"),
+                    **_of_part(inside, scoring, "ttft", "e2el", "rtf"),
                 )
             )
     return rows

@@ -380,7 +380,7 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
             " TTFT and ITL are not the engine's"
         )
     spoken = [(record.reference, record.text) for record in good if record.reference]
-    if preface := common_preface(spoken, info.language):
+    if preface := common_preface(spoken, info.scoring):
         count, words = preface[0], shorten(preface[1], 80)
         doubts.append(
             f"{count} transcripts begin with '{words}', and no reference does: WER counts it; ask for"

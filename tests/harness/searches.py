@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asr_load.results.capacity import Capacity, judge, step
+from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import parse_slos
 from harness.records import record
 
@@ -13,7 +14,7 @@ def search_of(rates: dict[float, float], **changes: object) -> Capacity:
     steps = []
     for load, rate in rates.items():
         records = [record(n, ttft=0.2 if load <= 8 else 0.9) for n in range(90)]
-        verdict = judge(slos, records, "en", least=0, is_open=False)
+        verdict = judge(slos, records, Scoring(), least=0, is_open=False)
         steps.append(step(load, verdict, records, 10.0, ended=round(rate * 10), tokens=30))
     values = {
         "kind": "streams",
