@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr_load.audio.payload import NO_DITHER, make_builder
+from asr_load.audio.payload import NO_DITHER, BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.options.parser import DEFAULT_PROMPT
 from asr_load.selftest.ground_truth import TOKENS, GroundTruthError, load, run_on, scripted_server, share_cores
@@ -127,7 +127,7 @@ def measure() -> Iterator[Row]:
 
 def one_body(clips: Path) -> bytes:
     """The request's body for the first clip."""
-    build, _ = make_builder("chat", "default", DEFAULT_PROMPT, 128, {})
+    build, _ = make_builder(BodyOptions("chat", "default", DEFAULT_PROMPT, 128))
     return b"".join(build(Shards(clips)[0], NO_DITHER))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import requests
 
-from asr_load.audio.payload import make_builder, new_dither
+from asr_load.audio.payload import BodyOptions, make_builder, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.http.connection import Connection, Connections, UserConnection, place_of
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchange, request_headers
@@ -46,7 +46,7 @@ class Client:
         self.tls_url = f"https://127.0.0.1:{tls_port}/v1/chat/completions"
         self.authority = authority
         self.shards = Shards(Path(folder))
-        self.build, self.content_type = make_builder("chat", "default", DEFAULT_PROMPT, 128, {})
+        self.build, self.content_type = make_builder(BodyOptions("chat", "default", DEFAULT_PROMPT, 128))
         self.pieces: list[list[bytes | memoryview]] = []
         for number in range(len(self.shards)):
             parts = self.build(self.shards[number], new_dither())

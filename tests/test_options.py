@@ -66,7 +66,7 @@ def test_a_trailing_slash_is_no_path() -> None:
 
 def test_fields_to_leave_out() -> None:
     made = settings("--omit", "stream_options, max_tokens,", "--extra-body", '{"top_k": 3, "seed": null}')
-    assert made.extra_body == {"top_k": 3, "seed": None, "stream_options": None, "max_tokens": None}
+    assert made.body.extra == {"top_k": 3, "seed": None, "stream_options": None, "max_tokens": None}
 
 
 def test_headers_and_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

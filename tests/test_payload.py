@@ -14,7 +14,7 @@ import pytest
 
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import convert
-from asr_load.audio.payload import APIS, NO_DITHER, dithered, make_builder, new_dither, token_limit
+from asr_load.audio.payload import APIS, NO_DITHER, BodyOptions, dithered, make_builder, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from conftest import CHECKOUT, noise
@@ -30,7 +30,7 @@ def wav(audio_b64: bytes | memoryview) -> bytes:
 
 
 def body(api: str, nonce: bytes = NO_DITHER, **extra: Any) -> dict[str, Any]:
-    build, content_type = make_builder(api, "my/model", 'Say "what" you hear: ü', 64, extra)
+    build, content_type = make_builder(BodyOptions(api, "my/model", 'Say "what" you hear: ü', 64, extra))
     assert content_type == "application/json"
     decoded: dict[str, Any] = json.loads(b"".join(build(clip(), nonce)))
     return decoded
@@ -70,24 +70,26 @@ def test_extra_fields_are_merged_and_cannot_take_the_audio_away() -> None:
     assert body("chat", temperature=0.5, top_p=0.9)["temperature"] == 0.5
     for api, field in (("chat", "messages"), ("chat", "stream"), ("transcriptions", "file")):
         with pytest.raises(InputError, match=f"cannot set '{field}'"):
-            make_builder(api, "m", "p", 1, {field: 1})
+            make_builder(BodyOptions(api, "m", "p", 1, {field: 1}))
 
 
 def test_fields_are_left_out() -> None:
     made = body("chat", stream_options=None, max_tokens=None)
     assert {"stream_options", "max_tokens"}.isdisjoint(made)
     assert {"messages", "stream", "model"} <= made.keys()
-    plain = b"".join(make_builder("transcriptions", "m", "p", 1, {"stream_include_usage": None})[0](clip(), NO_DITHER))
+    plain = b"".join(
+        make_builder(BodyOptions("transcriptions", "m", "p", 1, {"stream_include_usage": None}))[0](clip(), NO_DITHER)
+    )
     assert b"stream_include_usage" not in plain
     assert b'name="stream"' in plain
     with pytest.raises(InputError, match="'stream' cannot be left out: it is what is measured"):
-        make_builder("chat", "m", "p", 1, {"stream": None})
+        make_builder(BodyOptions("chat", "m", "p", 1, {"stream": None}))
     with pytest.raises(InputError, match="'top_k' cannot be left out: this --api sends model, "):
-        make_builder("chat", "m", "p", 1, {"top_k": None})
+        make_builder(BodyOptions("chat", "m", "p", 1, {"top_k": None}))
 
 
 def test_transcriptions() -> None:
-    build, content_type = make_builder("transcriptions", "m", "a prompt", 64, {"language": "en"})
+    build, content_type = make_builder(BodyOptions("transcriptions", "m", "a prompt", 64, {"language": "en"}))
     message = BytesParser().parsebytes(
         f"Content-Type: {content_type}\r\n\r\n".encode() + b"".join(build(clip(), NO_DITHER))
     )
@@ -105,10 +107,36 @@ def test_transcriptions() -> None:
     }
 
 
+def content_of(**options: Any) -> list[dict[str, Any]]:
+    build, _ = make_builder(BodyOptions("chat", "m", max_tokens=9, **options))
+    messages: list[dict[str, Any]] = json.loads(b"".join(build(clip(), NO_DITHER)))["messages"]
+    return messages
+
+
+def test_where_the_prompt_stands() -> None:
+    for first, types in ((False, ["audio_url", "text"]), (True, ["text", "audio_url"])):
+        (message,) = content_of(prompt="what?", prompt_first=first)
+        assert [part["type"] for part in message["content"]] == types
+    (message,) = content_of(prompt="")
+    assert [part["type"] for part in message["content"]] == ["audio_url"]
+
+
+def test_a_system_message_comes_first() -> None:
+    first, second = content_of(prompt="what?", system="Be brief.")
+    assert first == {"role": "system", "content": "Be brief."}
+    assert second["role"] == "user"
+
+
+def test_a_temperature() -> None:
+    for api in APIS:
+        built = b"".join(make_builder(BodyOptions(api, "m", "p", 1, temperature=0.2))[0](clip(), NO_DITHER))
+        assert (b'"temperature":0.2' in built) or (b'name="temperature"\r\n\r\n0.2\r\n' in built)
+
+
 def test_one_answer_is_asked_for() -> None:
     assert body("chat", n=1)["n"] == 1
     with pytest.raises(InputError, match="a request is measured by its one answer"):
-        make_builder("chat", "m", "p", 1, {"n": 2})
+        make_builder(BodyOptions("chat", "m", "p", 1, {"n": 2}))
 
 
 @pytest.mark.parametrize(
@@ -124,12 +152,12 @@ def test_one_answer_is_asked_for() -> None:
     ],
 )
 def test_the_limit_that_a_request_asks_for(api: str, extra: dict[str, Any], limit: int | None) -> None:
-    assert token_limit(api, 64, extra) == limit
+    assert BodyOptions(api, "m", "p", 64, extra).token_limit == limit
 
 
 def test_every_api_has_a_builder() -> None:
     for api in APIS:
-        assert make_builder(api, "m", "p", 1, {})[0](clip(), new_dither())
+        assert make_builder(BodyOptions(api, "m", "p", 1, {}))[0](clip(), new_dither())
 
 
 def samples(audio: bytes) -> np.ndarray:
@@ -223,7 +251,7 @@ def test_dither_in_a_quiet_beginning_would_be_lost() -> None:
 def test_a_chat_body_copies_no_audio_but_what_it_dithers(at: int) -> None:
     """Wherever in the clip that is: a user in flight holds a view of the data, and not its own megabyte."""
     long = replace(clip(), dither_at=at)
-    pieces = make_builder("chat", "m", "p", 1, {})[0](long, new_dither())
+    pieces = make_builder(BodyOptions("chat", "m", "p", 1, {}))[0](long, new_dither())
     views = [piece for piece in pieces if isinstance(piece, memoryview)]
     assert all(view.obj is memoryview(long.audio_b64).obj for view in views)
     assert sum(map(len, views)) >= len(long.audio_b64) - 1000

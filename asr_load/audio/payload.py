@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -68,25 +69,63 @@ def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: int) -> Body:
     return [view[:first], pybase64.b64encode(mixed.to_bytes(len(region), "little")), view[last:]]
 
 
-def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> Build:
-    """Builder of chat-completion bodies. `extra` is merged over the top level; what it has as None is
-    left out. Raises InputError on a clash."""
+@dataclass(frozen=True)
+class BodyOptions:
+    """What requests ask for, beside their audio."""
+
+    api: str
+    """One of APIS."""
+    model: str
+    prompt: str
+    """Empty: none is sent."""
+    max_tokens: int
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Merged over the top level; what it has as None is left out."""
+    system: str = ""
+    """A chat's system message; empty: none is sent."""
+    temperature: float = 0.0
+    prompt_first: bool = False
+    """Whether a chat has its prompt before the audio."""
+    language: str = ""
+    """The field of that name in transcriptions; empty: none is sent."""
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens that a request asks for; None where it sets no limit."""
+        names = {"max_tokens", "max_completion_tokens"} if self.api not in LIMITS else {LIMITS[self.api]}
+        own = LIMITS.get(self.api, "max_tokens")
+        asked = [self.extra.get(name, self.max_tokens if name == own else None) for name in names]
+        return min((limit for limit in asked if isinstance(limit, int)), default=None)
+
+
+def make_builder(options: BodyOptions) -> tuple[Build, str]:
+    """The builder of bodies, and their content type. Raises InputError where `extra` clashes with what is measured."""
+    if options.api == "transcriptions":
+        return _transcription_body(options)
+    return _chat_body(options), "application/json"
+
+
+def _chat_body(options: BodyOptions) -> Build:
     # The audio's place in the JSON: a word that nothing else of the body can contain.
     place = secrets.token_hex(16)
-    if api == "chat":
+    if options.api == "chat":
         audio = {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{place}"}}
     else:
         audio = {"type": "input_audio", "input_audio": {"data": place, "format": "wav"}}
+    content: list[dict[str, Any]] = [audio]
+    if options.prompt:
+        content.insert(0 if options.prompt_first else 1, {"type": "text", "text": options.prompt})
+    system = [{"role": "system", "content": options.system}] if options.system else []
     body = {
-        "model": model,
-        "messages": [{"role": "user", "content": [audio, {"type": "text", "text": prompt}]}],
-        "max_tokens": max_tokens,
-        "temperature": 0,
+        "model": options.model,
+        "messages": [*system, {"role": "user", "content": content}],
+        "max_tokens": options.max_tokens,
+        "temperature": _number(options.temperature),
         "stream": True,
         # Without it the usage never comes, and tokens must be guessed from chunks.
         "stream_options": {"include_usage": True},
     }
-    body = _merged(body, extra, {"messages": "the audio's place", "stream": "what is measured"})
+    body = _merged(body, options.extra, {"messages": "the audio's place", "stream": "what is measured"})
     before, after = msgspec.json.encode(body).split(place.encode())
 
     def build(clip: Clip, nonce: bytes) -> Body:
@@ -96,21 +135,22 @@ def chat_body(api: str, model: str, prompt: str, max_tokens: int, extra: dict[st
     return build
 
 
-def transcription_body(model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> tuple[Build, str]:
-    """Builder of multipart bodies for /v1/audio/transcriptions, and their content type. Raises as `chat_body`."""
+def _transcription_body(options: BodyOptions) -> tuple[Build, str]:
+    """Of multipart bodies for /v1/audio/transcriptions."""
     fixed = {"file": "the audio's place", "stream": "what is measured"}
     boundary = f"asr-load-{secrets.token_hex(16)}"
     # `stream_include_usage` is vLLM's field; SGLang and OpenAI pass over it.
     fields = {
-        "model": model,
-        "prompt": prompt,
-        "temperature": 0,
-        LIMITS["transcriptions"]: max_tokens,
+        "model": options.model,
+        "prompt": options.prompt,
+        "language": options.language,
+        "temperature": _number(options.temperature),
+        LIMITS["transcriptions"]: options.max_tokens,
         "stream": True,
         "stream_include_usage": True,
     }
     before = bytearray()
-    for name, value in _merged(fields, extra, fixed).items():
+    for name, value in _merged(fields, options.extra, fixed).items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         if text:
             before += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode()
@@ -124,24 +164,13 @@ def transcription_body(model: str, prompt: str, max_tokens: int, extra: dict[str
     return build, f"multipart/form-data; boundary={boundary}"
 
 
-def make_builder(api: str, model: str, prompt: str, max_tokens: int, extra: dict[str, Any]) -> tuple[Build, str]:
-    """The builder for an API of APIS and its content type. `max_tokens` is no field of transcriptions."""
-    if api == "transcriptions":
-        return transcription_body(model, prompt, max_tokens, extra)
-    return chat_body(api, model, prompt, max_tokens, extra), "application/json"
-
-
 LIMITS = {"transcriptions": "max_completion_tokens"}
 """The field that limits the answer's tokens, where it is not chat's `max_tokens`: vLLM's for transcriptions, which
 SGLang and OpenAI pass over."""
 
 
-def token_limit(api: str, max_tokens: int, extra: dict[str, Any]) -> int | None:
-    """The most tokens that a request asks for; None where it sets no limit."""
-    names = {"max_tokens", "max_completion_tokens"} if api not in LIMITS else {LIMITS[api]}
-    own = LIMITS.get(api, "max_tokens")
-    asked = [extra.get(name, max_tokens if name == own else None) for name in names]
-    return min((limit for limit in asked if isinstance(limit, int)), default=None)
+def _number(value: float) -> float:
+    return int(value) if value.is_integer() else value
 
 
 def _merged(body: dict[str, Any], extra: dict[str, Any], fixed: dict[str, str]) -> dict[str, Any]:

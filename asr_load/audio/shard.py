@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from asr_load.audio.clip import Clip, Rules
 from asr_load.errors import InputError
@@ -228,6 +229,11 @@ class Shards:
         if self._ids is None:
             self._ids = frozenset(id for batch in self._batches for id in batch.column("id").to_pylist())
         return self._ids
+
+    @property
+    def longest_s(self) -> float:
+        """The length of the longest clip."""
+        return float(max(pc.max(batch.column("duration_s")).as_py() for batch in self._batches))
 
     def _read(self, at: int) -> list[Clip]:
         batch = self._batches[at]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import msgspec
 
 from asr_load.errors import InputError
 from asr_load.http.connection import Connection, Connections, place_of
+from asr_load.http.failure import Failure, words
 from asr_load.http.head import FinalHead
 from asr_load.http.head_file import READ_BYTES, HeadFile
 from asr_load.http.transport import Transport
@@ -44,18 +46,60 @@ def ask_server(host: str, headers: Mapping[str, str], secrets: Iterable[str], tr
 
 def check_model(model: str, said: Mapping[str, Any]) -> None:
     """Raise InputError where a server lists its models, and `model` is none of them."""
+    listed = _listed(said)
+    # SGLang takes BASE:ADAPTER for what it lists as BASE; the embedded server, which lists `default`, takes any.
+    if listed and not {model, model.partition(":")[0], "default"} & set(listed):
+        raise InputError(f"--model {model}: the server has no such model, but {_names(listed)}")
+
+
+def only_model(said: Mapping[str, Any]) -> str:
+    """The one model that a server has; empty where it lists none. Raises InputError where it has several."""
+    # Adapters name the model that they belong to.
+    listed = _listed(said, lambda each: not each.get("parent"))
+    if len(listed) > 1 and "default" not in listed:
+        raise InputError(f"the server has several models: name one with --model: {_names(listed)}")
+    return listed[0] if len(listed) == 1 else ""
+
+
+def _listed(said: Mapping[str, Any], wanted: Callable[[dict[str, Any]], bool] = bool) -> list[str]:
     answer = said.get(MODELS)
     models = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(models, list):
-        return
-    listed = [str(each["id"]) for each in models if isinstance(each, dict) and each.get("id")]
-    # SGLang takes BASE:ADAPTER for what it lists as BASE; the embedded server, which lists `default`, takes any.
-    if listed and not {model, model.partition(":")[0], "default"} & set(listed):
-        names = ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")
-        raise InputError(f"--model {model}: the server has no such model, but {names}")
+        return []
+    return [str(each["id"]) for each in models if isinstance(each, dict) and each.get("id") and wanted(each)]
+
+
+def _names(listed: list[str]) -> str:
+    return ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")
+
+
+def unready(host: str, headers: Mapping[str, str], transport: Transport) -> str:
+    """Why a server cannot be asked for transcripts yet, in words; empty when it says that it can: by /health, and where
+    it has none by answering /v1/models at all."""
+    for path in ("/health", MODELS):
+        try:
+            status, _ = _ask(host + path, headers, transport)
+        except (OSError, HTTPException) as error:
+            return f"{words(error)[:1].lower()}{words(error)[1:]}"
+        except Failure as error:
+            return f"{str(error)[:1].lower()}{str(error)[1:]}"
+        if status == HTTPStatus.OK:
+            return ""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return f"{path} is answered {status}"
+    return ""
 
 
 def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
+    try:
+        status, body = _ask(url, headers, transport)
+        return msgspec.json.decode(body) if status == HTTPStatus.OK else None
+    except Exception:  # it says nothing, in one of the many ways
+        return None
+
+
+def _ask(url: str, headers: Mapping[str, str], transport: Transport) -> tuple[int, bytes]:
+    """The status and the body of what is there."""
     place = place_of(url)
     connection = Connection(place, transport, Connections())
     fields = {"Host": place.name, **(transport.proxy_headers if connection.target else {}), **headers}
@@ -65,9 +109,7 @@ def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
         connection.send(["\r\n".join([*lines, "", ""]).encode("latin-1")], PATIENCE_S, lambda: False)
         head = FinalHead(HeadFile(connection.reads(None), PATIENCE_S), method="GET")  # type: ignore[arg-type]
         head.begin()
-        return msgspec.json.decode(_body(head)) if head.status == HTTPStatus.OK else None
-    except Exception:  # it says nothing, in one of the many ways
-        return None
+        return head.status, _body(head)
     finally:
         connection.close()
 

@@ -14,12 +14,11 @@ from locust.runners import WorkerRunner
 from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards, verify
 from asr_load.errors import InputError
-from asr_load.http.server_info import ask_server, check_model
 from asr_load.load.fleet import OPTION
 from asr_load.load.search import check_search, resumed
 from asr_load.load.target import OwnOptions, Target, Targets
 from asr_load.options.credentials import Credentials
-from asr_load.options.settings import RESULTS, Secrets, Settings, check_writable, read_settings
+from asr_load.options.settings import RESULTS, Secrets, Settings, check_host, check_writable, read_settings
 from asr_load.options.user_class import for_class
 
 
@@ -30,6 +29,8 @@ class Checks:
         self._environment, self._credentials = environment, credentials
         self._shape = environment.shape_class
         self._is_worker = isinstance(environment.runner, WorkerRunner)
+        self.models: dict[str, str] = {}
+        """The only model of a server, by its host, for options that name none."""
 
     def check(
         self, options: Namespace, host: str | None, form_key: str = "", chosen: Sequence[str] = ()
@@ -38,7 +39,7 @@ class Checks:
         classes that it picks; none: those that Locust has. Raises InputError."""
         host = self._credentials.without_credentials(host)
         secrets = self._credentials.of(host, form_key)
-        settings = read_settings(options, host, secrets)
+        settings = read_settings(options, host, secrets, self._model(options, host))
         if settings.loop.open and options.headless and options.num_users is None:
             raise InputError("an open loop needs -u: the most requests that may be in flight")
         if not self._is_worker:
@@ -59,8 +60,8 @@ class Checks:
         for name, own in self._user_classes(options, chosen).items():
             class_options = for_class(options, name, own)
             try:
-                settings = read_settings(class_options, host, secrets)
-                make_builder(settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body)
+                settings = read_settings(class_options, host, secrets, self._model(options, host))
+                make_builder(settings.body)
                 if settings.data not in opened:
                     opened[settings.data] = shards = Shards(settings.data)
                     # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
@@ -71,6 +72,12 @@ class Checks:
                 raise
             targets[name] = Target(settings, opened[settings.data])
         return Targets(targets)
+
+    def _model(self, options: Namespace, host: str | None) -> str:
+        """What the server has, as far as it was asked: by the master, which tells its workers."""
+        if self._is_worker:
+            return str((getattr(options, OPTION, None) or {}).get("model", ""))
+        return self.models.get(check_host(host), "")
 
     def _user_classes(self, options: Namespace, chosen: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """The classes of users that send speech, and the options that each has of its own; where none does, as in a
@@ -87,13 +94,3 @@ class Checks:
             name: user_class.options for name, user_class in classes.items() if issubclass(user_class, OwnOptions)
         }
         return {name: own for name, own in speaking.items() if not chosen or name in chosen} or {"": {}}
-
-
-def ask_for_models(targets: Targets) -> dict[str, Any]:
-    """What the server says of itself, where a model is named. Raises InputError where it has no such."""
-    settings = targets.first.settings
-    named = [target.settings.model for target in targets.values() if target.settings.model != "default"]
-    said = ask_server(settings.host, settings.headers, settings.secrets, settings.transport) if named else {}
-    for model in named:
-        check_model(model, said)
-    return said

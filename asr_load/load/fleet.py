@@ -186,6 +186,7 @@ class Master:
             "assignment": self._assignment.plan,
             "stages": [],
             "headers": sorted(settings.headers),
+            "model": settings.server_model,
         }
         vars(environment.parsed_options)[OPTION] = self._test
         self._ending = False

@@ -9,6 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,9 +24,10 @@ from asr_load import git_state, locust_internals
 from asr_load.errors import InputError
 from asr_load.http import descriptors
 from asr_load.load import stats
-from asr_load.load.checks import Checks, ask_for_models
+from asr_load.load.checks import Checks
 from asr_load.load.ending import exit_code, write_report
 from asr_load.load.fleet import Master, Solo, Worker
+from asr_load.load.preflight import ask_before_test
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
 from asr_load.load.search import Stepper, for_search, resumed
@@ -120,10 +122,11 @@ class Plugin:
         if self.role is None:
             key, wanted.api_key = wanted.api_key, ""  # the options are shown, and go to the workers
             host = form.get("host") or self.environment.host
-            settings, targets = self._checks.check(wanted, host, key, form.getlist("user_classes"))
+            check = partial(self._checks.check, wanted, host, key, form.getlist("user_classes"))
+            settings = check()[0]
             if key and isinstance(self.environment.runner, MasterRunner):
                 raise InputError("a fleet's workers have keys of their own: start them with OPENAI_API_KEY and --host")
-            self._said = ask_for_models(targets)
+            self._said = ask_before_test(check, self._checks.models, ready_s=0, trial=not wanted.no_preflight)
             if key:
                 self._credentials.keep(settings.host, key)
             self._wait_for_workers()
@@ -179,8 +182,16 @@ class Plugin:
         self._end_test()
 
     def ask_server(self) -> None:
-        """Ask the server for its models, where one is named. Raises InputError where it has no such."""
-        self._said = ask_for_models(self.check()[1])
+        """Ask the server whether it is fit for the test of the command line. Raises InputError where it is not."""
+        options = self.environment.parsed_options
+        assert options is not None
+        at_once = options.headless or options.autostart
+        self._said = ask_before_test(
+            self.check,
+            self._checks.models,
+            ready_s=options.ready_timeout if at_once else 0,
+            trial=at_once and not options.no_preflight,
+        )
 
     def start(self) -> None:
         try:

@@ -19,7 +19,6 @@ import requests
 import urllib3
 
 from asr_load import __version__
-from asr_load.audio.payload import token_limit
 from asr_load.http.server_info import ask_server
 from asr_load.load.record_check import RecordCheck
 from asr_load.load.target import Targets
@@ -210,11 +209,16 @@ class RunStore:
             ended=ended,
             host=settings.host,
             endpoint=first.endpoint,
-            api=first.api,
-            model=first.model,
-            prompt=first.prompt,
-            text_format=first.text_format,
-            max_tokens=token_limit(first.api, first.max_tokens, first.extra_body),
+            api=first.body.api,
+            model=first.body.model,
+            preset=first.asked.preset,
+            prompt=first.body.prompt,
+            prompt_position="before" if first.body.prompt_first else "after",
+            system=first.body.system,
+            asked_language=first.asked.language,
+            temperature=first.body.temperature,
+            text_format=first.asked.text_format,
+            max_tokens=first.body.token_limit,
             requests=settings.requests,
             order="shuffle" if settings.shuffle else "sequential",
             seed=settings.seed,
@@ -226,8 +230,8 @@ class RunStore:
             connections="keep" if settings.keep_connections else "new",
             retries=settings.retries,
             header_names=sorted(settings.headers),
-            extra_body_names=sorted(name for name, value in first.extra_body.items() if value is not None),
-            omit=sorted(name for name, value in first.extra_body.items() if value is None),
+            extra_body_names=sorted(name for name, value in first.body.extra.items() if value is not None),
+            omit=sorted(name for name, value in first.body.extra.items() if value is None),
             data=str(shards.folder),
             data_sha256=shards.manifest_sha256,
             data_clips=len(shards),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from asr_load.audio.payload import NO_DITHER, make_builder, new_dither, token_limit
+from asr_load.audio.payload import NO_DITHER, make_builder, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.http.exchange import TranscriptionRequest, request_headers
@@ -84,10 +84,10 @@ class Targets(Mapping[str, Target]):
             UserClassInfo(
                 name=name,
                 endpoint=settings.endpoint,
-                api=settings.api,
-                model=settings.model,
-                prompt=settings.prompt,
-                max_tokens=token_limit(settings.api, settings.max_tokens, settings.extra_body),
+                api=settings.body.api,
+                model=settings.body.model,
+                prompt=settings.body.prompt,
+                max_tokens=settings.body.token_limit,
                 unique="dither" if settings.unique else "none",
                 data=str(shards.folder),
                 data_sha256=shards.manifest_sha256,
@@ -108,10 +108,8 @@ class RequestSource:
         self._shards, self._unique = target.shards, settings.unique
         self._order = ClipOrder(len(target.shards), shuffle=settings.shuffle, seed=settings.seed)
         self._taken = 0
-        self._build, content_type = make_builder(
-            settings.api, settings.model, settings.prompt, settings.max_tokens, settings.extra_body
-        )
-        self._url, self._text_format = settings.host + settings.endpoint, settings.text_format
+        self._build, content_type = make_builder(settings.body)
+        self._url, self._text_format = settings.host + settings.endpoint, settings.asked.text_format
         self._headers = {
             "Accept": "text/event-stream",
             # A compressed stream would reach us in blocks, not in tokens.

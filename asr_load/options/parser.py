@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.audio.payload import APIS
+from asr_load.options.presets import PRESET_NAMES
 from asr_load.results.normalizers import NORMALIZERS
 from asr_load.schedule.arrivals import KINDS
 from asr_load.shipped import SAMPLE
@@ -18,6 +19,11 @@ ORDERS = ["sequential", "shuffle"]
 CONNECTIONS = ["keep", "new"]
 HTTP_VERSIONS = ["1.1"]
 READERS = ["auto", "compiled", "python", "plain"]
+APIS_OR_AUTO = ["auto", *APIS]
+POSITIONS = ["before", "after"]
+DEFAULT_MODEL = "default"
+"""A name for whatever the server has."""
+
 DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
 
 GROUPS = {
@@ -37,13 +43,18 @@ def add_options(parser: LocustArgumentParser) -> None:
     A second name is that of the serving benchmarks of vLLM, SGLang or NVIDIA.
     """
     add = option_group(parser, "Target", in_form=True)
-    add("--api", choices=list(APIS), default="chat", help="What the endpoint speaks")
-    add("--model", default="default", help="Model to ask for; another than `default` must be one that the server lists")
+    add("--api", choices=APIS_OR_AUTO, default="auto", help="What the endpoint speaks (auto: by --preset, else chat)")
+    add("--model", default=DEFAULT_MODEL, help="Model to ask for, one that the server lists (default: its only one)")
     add("--prompt", default=DEFAULT_PROMPT, help="Text beside the audio")
     add("--max-tokens", type=int, default=128, metavar="N", help="Longest answer, in tokens")
     # The key of the environment is no default here: Locust writes defaults into its page.
     add("--api-key", default="", metavar="KEY", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
     add = option_group(parser, "Target")
+    add("--preset", choices=PRESET_NAMES, default="auto", help="How its model is asked (auto: by the model's name)")
+    add("--language", default="", metavar="L", help="Of the speech, for the server: de, or German")
+    add("--system", default="", metavar="TEXT", help="System message of a chat")
+    add("--prompt-position", choices=POSITIONS, default=None, help="Of the prompt and the audio (default: after it)")
+    add("--temperature", type=float, default=0.0, metavar="T", help="Of sampling")
     add("--text-format", choices=TEXT_FORMATS, default="auto", help="What the model puts around a transcript")
     add("--endpoint", default="", metavar="PATH", help="Path to post to in place of the API's own, behind a gateway")
     add("--header", action="append", default=[], metavar="'K: V'", help="Header to send, also as K=V; repeatable")
@@ -54,6 +65,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--proxy", default="", metavar="URL", help="HTTP proxy (default: HTTPS_PROXY, HTTP_PROXY, NO_PROXY)")
     add("--upstream", default="", metavar="HOST:PORT,…", help="Replicas to connect to in turn, in place of --host")
     add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body")
+
+    add("--ready-timeout", type=float, default=0.0, metavar="S", help="Wait so long for the server to be ready")
+    add("--no-preflight", action="store_true", help="Send no trial request, and ask for no model, before the test")
 
     add = option_group(parser, "Data", in_form=True)
     add("--data", "--dataset-path", default=SAMPLE, metavar="DIR", help="Prepared folder of clips")

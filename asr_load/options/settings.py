@@ -15,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from asr_load.audio.payload import APIS
+from asr_load.audio.payload import APIS, BodyOptions
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
-from asr_load.options.parser import ORDERS, UNIQUE
+from asr_load.options.parser import APIS_OR_AUTO, DEFAULT_MODEL, ORDERS, POSITIONS, UNIQUE
+from asr_load.options.request import Asked, read_request
 from asr_load.results.normalizers import NORMALIZERS
 from asr_load.results.slo import Goodput, Slo, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
@@ -76,11 +77,9 @@ class Settings:
     endpoint: str
     """The path that is posted to, with a query where it has one."""
     data: Path
-    api: str
-    model: str
-    prompt: str
-    text_format: str
-    max_tokens: int
+    asked: Asked
+    server_model: str
+    """The only model that the server has; empty where it was not asked, and where it lists none."""
     unique: bool
     reader: str
     requests: int
@@ -104,12 +103,14 @@ class Settings:
     """Whether a search for capacity announces the load, step by step."""
     results: Path | None
     metadata: dict[str, str]
-    extra_body: dict[str, Any]
-    """Fields of the body, over those that it has otherwise; None: left out."""
     headers: dict[str, str] = field(repr=False)
     """May hold secrets: never written anywhere."""
     secrets: tuple[str, ...] = field(repr=False)
     """What must be struck out of whatever a server says."""
+
+    @property
+    def body(self) -> BodyOptions:
+        return self.asked.body
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,9 @@ def _data_folder(named: str) -> Path:
     return sample() if named == SAMPLE and not folder.exists() else folder
 
 
-def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Settings:
-    """Check the options of a test of a server that gets these secrets. Raises InputError."""
+def read_settings(options: Namespace, host: str | None, secrets: Secrets, model: str = "") -> Settings:
+    """Check the options of a test of a server that gets these secrets. `model` is the one that the server has, for
+    options that name none. Raises InputError."""
     key, basic = secrets.key, secrets.basic
     headers = dict(_header(word) for word in secrets.headers)
     if basic and key:
@@ -141,6 +143,8 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
     if key:
         headers["Authorization"] = f"Bearer {_printable('the API key', key)}"
     _check_words_and_numbers(options)
+    named = options.model if options.model != DEFAULT_MODEL or not model else model
+    asked = read_request(options, named, _extra_body(options.extra_body, options.omit))
     loop = _loop(options)
     goodput = " ".join(" ".join(options.goodput).split())
     if goodput:
@@ -150,13 +154,10 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
     transport = _transport(options, host, secrets)
     return Settings(
         host=check_host(host),
-        endpoint=_endpoint(options.endpoint) or APIS[options.api],
+        endpoint=_endpoint(options.endpoint) or APIS[asked.body.api],
         data=_data_folder(options.data),
-        api=options.api,
-        model=options.model,
-        prompt=options.prompt,
-        text_format=options.text_format,
-        max_tokens=options.max_tokens,
+        asked=asked,
+        server_model=model,
         unique=options.unique == "dither",
         reader=options.reader,
         requests=options.requests,
@@ -179,7 +180,6 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets) -> Set
         searching=False,
         results=Path(options.results).expanduser() if options.results else None,
         metadata=_metadata(options.metadata),
-        extra_body=_extra_body(options.extra_body, options.omit),
         headers=headers,
         # By words: a server may repeat a token without the "Bearer" before it.
         secrets=(
@@ -237,7 +237,8 @@ def _check_words_and_numbers(options: Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
     # The command line has checked these; the web form takes any word.
     words = {
-        "api": list(APIS),
+        "api": APIS_OR_AUTO,
+        "prompt_position": POSITIONS,
         "text_format": TEXT_FORMATS,
         "normalizer": NORMALIZERS,
         "unique": UNIQUE,
@@ -255,7 +256,7 @@ def _check_words_and_numbers(options: Namespace) -> None:
         raise InputError(f"--seed must be 0 or more, not {options.seed}")
     if options.warmup_requests < 0:
         raise InputError(f"--warmup-requests must be 0 or more, not {options.warmup_requests}")
-    for name in ("warmup_time", "trim_start", "trim_end"):
+    for name in ("warmup_time", "trim_start", "trim_end", "ready_timeout"):
         if not 0 <= getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be 0 seconds or more, not {getattr(options, name)}")
     if options.max_tokens < 1:

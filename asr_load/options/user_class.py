@@ -14,7 +14,10 @@ from asr_load.errors import InputError
 from asr_load.options.form import convert_words
 from asr_load.options.parser import add_options
 
-OF_A_CLASS = ("data", "api", "endpoint", "model", "prompt", "max_tokens", "unique", "text_format", "extra_body", "omit")
+OF_A_CLASS = (
+    "data", "api", "endpoint", "model", "preset", "prompt", "prompt_position", "system", "language", "temperature",
+    "max_tokens", "unique", "text_format", "extra_body", "omit",
+)  # fmt: skip
 
 
 def for_class(options: Namespace, name: str, own: Mapping[str, Any]) -> Namespace:

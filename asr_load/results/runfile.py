@@ -148,7 +148,15 @@ class RunInfo(Invocation, kw_only=True):
     endpoint: str = ""
     api: str
     model: str
+    preset: str = ""
+    """What the model was asked by; empty for none."""
     prompt: str
+    prompt_position: str = "after"
+    """Of the prompt beside the audio."""
+    system: str = ""
+    asked_language: str = ""
+    """What --language told the server."""
+    temperature: float = 0.0
     text_format: str = "raw"
     max_tokens: int | None
     """As requests asked for; None where they asked for no limit."""

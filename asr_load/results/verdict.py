@@ -321,7 +321,7 @@ CURES = {
     "http_422": "a field that the server does not take can be left out (--omit)",
     "http_400": "a field that the server does not take can be left out (--omit)",
     "http_429": "the server wants fewer requests: lower -u or the rate",
-    "http_503": "the server is not ready, or wants fewer requests: lower -u or the rate",
+    "http_503": "the server is not ready (--ready-timeout 600 waits for it), or wants fewer requests (-u, the rate)",
     "stalled": "is the server at work? Its log may tell; --stall-timeout waits longer",
     "timeout": "is the server at work? Its log may tell; --total-timeout waits longer",
     "empty": "is --model one that hears, and --prompt one that asks it for a transcript?",
@@ -337,15 +337,18 @@ def cause_and_cure(records: list[Record], info: RunInfo) -> str:
     if not failures:
         return "no request came to its end: let the test run longer (-t), or its streams end (--stop-timeout)"
     (outcome, error), count = failures.most_common(1)[0]
+    return f"nothing succeeded: {count}× {what_failed(outcome, error, info.host)}"
+
+
+def what_failed(outcome: str, error: str, host: str) -> str:
+    """A failure in words, and what helps."""
     if outcome == "connect":
-        said = (
-            f"{error[:1].lower()}{error[1:]} by {info.host}" if "refused" in error.lower() else f"{info.host}: {error}"
-        )
-        cure = "is the server running there?"
+        said = f"{error[:1].lower()}{error[1:]} by {host}" if "refused" in error.lower() else f"{host}: {error}"
+        cure = "is the server running there? (--ready-timeout 600 waits for it)"
     else:
         said = f"{outcome.removeprefix('http_')}: {error}"
         cure = CURES.get(outcome, "the server's log may tell more")
-    return f"nothing succeeded: {count}× {said.rstrip('.?! ')}: {cure}"
+    return f"{said.rstrip('.?! ')}: {cure}"
 
 
 def _missing(records: list[Record], info: RunInfo) -> list[str]:

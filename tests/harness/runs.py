@@ -67,8 +67,11 @@ class Run:
         return {(row["method"], row["name"]): row for row in found}
 
 
-def run(host: str, clips: Path, results: Path, *words: str | Path, **env: str) -> Run:
+def run(host: str, clips: Path, results: Path, *words: str | Path, preflight: bool = False, **env: str) -> Run:
+    """A run of some words to its end; without `preflight`, the server gets what the words say alone."""
     results.mkdir(exist_ok=True)
+    if not preflight:
+        words = (*words, "--no-preflight")
     files = ("--data", clips, "--results", results, "--json-file", results / "locust")
     return Run(locust("--host", host, *files, "--spawn-rate", "100", *words, env=env), results)
 

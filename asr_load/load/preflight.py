@@ -1,0 +1,138 @@
+"""Before a test: is the server ready, which model has it, and does it answer one request? What would fail a thousand
+times is said once, in the server's words."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from requests import Session
+
+from asr_load.errors import InputError
+from asr_load.http.connection import UserConnection
+from asr_load.http.exchange import ExchangeConfig, exchange
+from asr_load.http.server_info import ask_server, check_model, only_model, unready
+from asr_load.load.target import RequestSource, Target, Targets
+from asr_load.options.parser import DEFAULT_MODEL
+from asr_load.options.settings import Settings
+from asr_load.results.verdict import what_failed
+from asr_load.schedule.work import Job
+from asr_load.stream.record import Record
+from asr_load.text import striker
+
+WORD_EVERY_S, LOOK_EVERY_S = 10.0, 0.5
+"""How often it is said what is waited for, and looked."""
+
+GOES_ON = ("ok", "empty", "http_429")
+"""Outcomes of a trial that do not stand against a test: a clip may have no speech, and a limit of requests is what some
+tests are about."""
+
+TRIALS = 2
+"""One failure may be chance."""
+
+HINT = "(--no-preflight starts without a trial request)"
+
+Check = Callable[[], tuple[Settings, Targets]]
+
+
+def ask_before_test(check: Check, models: dict[str, str], *, ready_s: float, trial: bool) -> dict[str, Any]:
+    """What the server says of itself, when it is found fit for the test that `check` gives. Raises InputError where it
+    is not. Where the options name no model, its only one is put into `models`, by host, which `check` goes by."""
+    settings = check()[0]
+    models.pop(settings.host, None)
+    settings, targets = check()
+    if ready_s:
+        wait_until_ready(settings, ready_s)
+    wanted = {target.settings.body.model for target in targets.values()}
+    named = wanted - {DEFAULT_MODEL}
+    said: dict[str, Any] = {}
+    if named or trial:
+        said = ask_server(settings.host, settings.headers, settings.secrets, settings.transport)
+    for model in sorted(named):
+        check_model(model, said)
+    if not trial:
+        return said
+    if wanted > named and (model := only_model(said)):
+        models[settings.host] = model
+        targets = check()[1]
+    for line in dict.fromkeys(target.settings.asked.line for target in targets.values()):
+        _say(line)
+    for name, target in targets.items():
+        _warn_of_long_clips(target)
+        _try(name, target)
+    return said
+
+
+def wait_until_ready(settings: Settings, patience_s: float) -> None:
+    """Wait until a server says that it is ready, and say so. Raises InputError after so many seconds."""
+    began = time.monotonic()
+    said = began - WORD_EVERY_S
+    while why := unready(settings.host, settings.headers, settings.transport):
+        now = time.monotonic()
+        if now - began >= patience_s:
+            raise InputError(f"{settings.host} is not ready after {patience_s:g} s: {why} (--ready-timeout)")
+        if now - said >= WORD_EVERY_S:
+            said = now
+            _say(f"waiting for {settings.host}: {why} ({now - began:.0f} of up to {patience_s:g} s)")
+        gevent.sleep(LOOK_EVERY_S)
+
+
+def _warn_of_long_clips(target: Target) -> None:
+    asked = target.settings.asked
+    if asked.longest_s is not None and target.shards.longest_s > asked.longest_s:
+        _say(
+            f"{asked.body.model} takes clips of up to {asked.longest_s:g} s, and the longest of --data has"
+            f" {target.shards.longest_s:.1f} s: prepare it with --max-duration {asked.longest_s:g}"
+        )
+
+
+def _try(name: str, target: Target) -> None:
+    source = RequestSource(name, target, id=f"preflight-{secrets.token_hex(4)}", worker=0, of=1, alone=True)
+    for number in range(TRIALS):
+        record = _send(source, target, number)
+        if record.outcome in GOES_ON:
+            break
+        if record.outcome in ("stalled", "timeout"):  # a second one would be as long
+            raise InputError(_line(record, target.settings))
+    if record.outcome not in GOES_ON:
+        raise InputError(_line(record, target.settings))
+    if record.outcome != "ok":
+        _say(f"a trial request: {what_failed(record.outcome, record.error or '', target.settings.host)}")
+    elif not record.streamed:
+        raise InputError(
+            "the answer to a trial request was not streamed, and has no TTFT but its latency: is it a proxy, or an"
+            f" engine that streams no answers of --api {target.settings.body.api}? {HINT}"
+        )
+
+
+def _line(record: Record, settings: Settings) -> str:
+    return f"a trial request failed: {what_failed(record.outcome, record.error or '', settings.host)} {HINT}"
+
+
+def _send(source: RequestSource, target: Target, number: int) -> Record:
+    settings = target.settings
+    config = ExchangeConfig(
+        settings.timeouts,
+        time.time_ns() - time.perf_counter_ns(),
+        striker(settings.secrets),
+        transport=settings.transport,
+        keep=False,
+    )
+    request = source.request(Job(number, None), number % len(target.shards), user=0, due=None, warmup=True)
+    connection = UserConnection()
+    with Session() as session:
+        session.trust_env = False
+        record, reraise = exchange(session, connection, request, config)
+    connection.close()
+    if reraise is not None:
+        raise reraise
+    return record
+
+
+def _say(line: str) -> None:
+    if line:
+        print(line, file=sys.stderr, flush=True)

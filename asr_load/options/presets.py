@@ -1,0 +1,118 @@
+"""What models want to be asked for a transcript: one table, by the model's name.
+
+From the models' cards, the engines' own adapters and the Open ASR Leaderboard's scripts, read in November 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from asr_load.errors import InputError
+
+LANGUAGE = "{language}"
+"""Where a prompt has the language's English name."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a model is asked; an option that is given goes before each of these."""
+
+    models: str
+    """Found in the names of its models, whatever the case."""
+    api: str = "chat"
+    prompt: str = ""
+    prompt_for_language: str = ""
+    """The prompt where --language names one; empty: over chat this model is told none."""
+    prompt_position: str = "after"
+    text_format: str = "auto"
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    longest_s: float | None = None
+    """The longest clip that the model takes."""
+
+
+_GEMMA_4 = (
+    "\n* Only output the transcription, with no newlines.\n* When transcribing numbers, write the digits, i.e. write"
+    " 1.7 and not one point seven, and write 3 instead of three."
+)
+_FOLLOW = " Follow these specific instructions for formatting the answer:"
+
+PRESETS = {
+    # Text beside the audio would be context to it, not an instruction.
+    "qwen3-asr": Preset(r"qwen3-asr", text_format="qwen-asr"),
+    "qwen-omni": Preset(
+        r"qwen(2\.5|3)-omni",
+        prompt="Transcribe this audio.",
+        prompt_for_language=f"Transcribe this audio into {LANGUAGE}.",
+        extra_body={"modalities": ["text"]},  # else it speaks too
+    ),
+    "minicpm-o": Preset(
+        r"minicpm-o",
+        prompt="Please listen to the audio snippet carefully and transcribe the content.",
+        prompt_for_language=(
+            f"Please listen to the audio snippet carefully and transcribe the content. It is in {LANGUAGE}."
+        ),
+        prompt_position="before",
+    ),
+    "gemma-3n": Preset(
+        r"gemma-?3n",
+        prompt="Transcribe this audio:",
+        prompt_for_language=f"Transcribe this audio into {LANGUAGE}:",
+        longest_s=30,
+    ),
+    "gemma-4": Preset(
+        r"gemma-?4",
+        prompt=f"Transcribe the following speech segment in its original language.{_FOLLOW}{_GEMMA_4}",
+        prompt_for_language=(
+            f"Transcribe the following speech segment in {LANGUAGE} into {LANGUAGE} text.{_FOLLOW}{_GEMMA_4}"
+        ),
+        longest_s=30,
+    ),
+    "phi-4": Preset(r"phi-4-multimodal", prompt="Transcribe the audio clip into text."),
+    "granite": Preset(
+        r"granite.*speech",
+        prompt="can you transcribe the speech into a written format?",
+        prompt_for_language=f"can you transcribe the {LANGUAGE} speech into a written format?",
+    ),
+    "glm-asr": Preset(r"glm-asr", prompt="Transcribe the audio.", text_format="glm"),
+    "moss": Preset(r"moss-transcribe", text_format="moss"),  # the engine has a prompt of its own
+    "voxtral": Preset(r"voxtral", api="transcriptions"),
+    "whisper": Preset(r"whisper", api="transcriptions"),
+    "parakeet": Preset(r"parakeet|nemotron.*asr|canary", api="transcriptions"),
+    "kimi-audio": Preset(r"kimi-audio", api="transcriptions"),
+    "fun-asr": Preset(r"fun-asr|firered|cohere.*transcribe", api="transcriptions"),
+}
+
+PRESET_NAMES = ("auto", "none", *PRESETS)
+
+
+def preset_for(name: str, model: str) -> tuple[str, Preset] | None:
+    """The preset of a name of PRESET_NAMES; auto: the one whose models this one belongs to, if any does."""
+    if name in PRESETS:
+        return name, PRESETS[name]
+    if name == "none":
+        return None
+    return next(
+        ((known, preset) for known, preset in PRESETS.items() if re.search(preset.models, model, re.IGNORECASE)), None
+    )
+
+
+LANGUAGES = {
+    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
+    "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French",
+    "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "it": "Italian",
+    "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "ms": "Malay", "mt": "Maltese",
+    "nl": "Dutch", "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian",
+    "sk": "Slovak", "sl": "Slovenian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "th": "Thai", "tl": "Tagalog",
+    "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "yue": "Cantonese", "zh": "Chinese",
+}  # fmt: skip
+"""English names by their codes (ISO 639)."""
+
+
+def language_name(language: str) -> str:
+    """The English name of a language that is given by it or by its code. Raises InputError."""
+    name = LANGUAGES.get(re.split("[-_]", language.lower())[0], language)
+    if len(name) <= 3 or not all(char.isalpha() or char in " -()" for char in name):
+        raise InputError(f"--language {language}: a prompt needs its English name, like German")
+    return name

@@ -1,0 +1,87 @@
+"""What requests ask for: what the options say and, where they leave it open, what the model's preset says."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
+
+from asr_load.audio.payload import BodyOptions
+from asr_load.errors import InputError
+from asr_load.options.parser import DEFAULT_PROMPT
+from asr_load.options.presets import LANGUAGE, PRESET_NAMES, Preset, language_name, preset_for
+from asr_load.stream.text_format import TEXT_FORMATS
+
+TRANSCRIPTIONS = "transcriptions"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What requests ask for, and what is made of their answers."""
+
+    body: BodyOptions
+    text_format: str
+    language: str
+    """What --language says."""
+    preset: str
+    """Its name; empty where none has a say."""
+    longest_s: float | None
+    """The longest clip that the model is known to take."""
+
+    @property
+    def line(self) -> str:
+        """What the preset says, in words; empty without one."""
+        if not self.preset:
+            return ""
+        body = self.body
+        said = [f"--api {body.api}", f"prompt {body.prompt!r}" if body.prompt else "no prompt"]
+        said += ["before the audio"] if body.prompt and body.prompt_first else []
+        said += [f"--text-format {self.text_format}"] if self.text_format != "auto" else []
+        return f"preset {self.preset} for {body.model}: {', '.join(said)} (--preset none: without)"
+
+
+def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked:
+    """What the options ask a model for. `extra`: --extra-body and --omit, read. Raises InputError."""
+    if options.preset not in PRESET_NAMES:
+        raise InputError(f"--preset {options.preset!r} is none of {', '.join(PRESET_NAMES)}")
+    name, preset = preset_for(options.preset, model) or ("", Preset(""))
+    api = options.api if options.api != "auto" else preset.api
+    # A transcription's prompt is what was said before, no instruction; another API than the preset's has none of it.
+    usual = preset.prompt if name and api == preset.api else "" if api == TRANSCRIPTIONS else DEFAULT_PROMPT
+    prompt = options.prompt if options.prompt != DEFAULT_PROMPT else usual
+    language = options.language.strip()
+    if language and api != TRANSCRIPTIONS:
+        named = preset.prompt_for_language if prompt == usual else prompt
+        if LANGUAGE not in named:
+            raise InputError(
+                f"--language {language}: over chat it is part of the prompt: name it there with --prompt"
+                f" '… {LANGUAGE} …', or take --api transcriptions"
+            )
+        prompt = named.replace(LANGUAGE, language_name(language))
+    elif LANGUAGE in prompt:
+        raise InputError(f"--prompt has {LANGUAGE}, and there is no --language")
+    if options.system and api == TRANSCRIPTIONS:
+        raise InputError("--system is a message of chats: transcriptions have --prompt alone")
+    position = options.prompt_position or preset.prompt_position
+    if options.prompt_position and api == TRANSCRIPTIONS:
+        raise InputError("--prompt-position is for chats: a transcription's prompt is a field of its own")
+    if not 0 <= options.temperature <= MOST_TEMPERATURE:
+        raise InputError(f"--temperature must be from 0 to {MOST_TEMPERATURE}, not {options.temperature}")
+    body = BodyOptions(
+        api=api,
+        model=model,
+        prompt=prompt,
+        max_tokens=options.max_tokens,
+        extra={**preset.extra_body, **extra},
+        system=options.system,
+        temperature=options.temperature,
+        prompt_first=position == "before",
+        language=language if api == TRANSCRIPTIONS else "",
+    )
+    text_format = options.text_format if options.text_format != "auto" else preset.text_format
+    assert text_format in TEXT_FORMATS
+    return Asked(body, text_format, language, name, preset.longest_s)
+
+
+MOST_TEMPERATURE = 2.0
+"""OpenAI's own limit, which engines share."""

@@ -1,0 +1,178 @@
+"""Before a test: what would fail every time is said at once, in the server's words, and exit code 2."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from conftest import CHECKOUT
+from harness.ports import free_port
+from harness.runs import FAST, run
+
+STREAM = b'data: {"choices":[{"delta":{"content":"a b"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+WHOLE = b'{"choices":[{"message":{"content":"a b"},"finish_reason":"stop"}]}'
+
+
+class _Server(http.server.BaseHTTPRequestHandler):
+    """Answers each POST with the next of `posts` (the last one again and again), and lists `models`."""
+
+    protocol_version = "HTTP/1.1"
+    posts: ClassVar[list[tuple[int, bytes]]] = []
+    models: ClassVar[list[dict[str, Any]]] = []
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        listed = self.path == "/v1/models" and self.models
+        self._answer(200 if listed else 404, json.dumps({"data": self.models}).encode() if listed else b"{}")
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self._answer(*(self.posts.pop(0) if len(self.posts) > 1 else self.posts[0]))
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/event-stream" if body[:4] == b"data" else "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def answering(*posts: tuple[int, bytes], models: Sequence[str | dict[str, Any]] = ()) -> Iterator[str]:
+    _Server.posts, _Server.asked = list(posts), []
+    _Server.models = [each if isinstance(each, dict) else {"id": each} for each in models]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (401, b'{"error": {"message": "no key"}}', "401: no key: set OPENAI_API_KEY or --api-key"),
+        (404, b'{"detail": "Not Found"}', "404: Not Found: is --api the server's, and --model one that it serves?"),
+        (
+            400,
+            b'{"message": "m is not a multimodal model"}',
+            "400: m is not a multimodal model: a field that the server does not take can be left out (--omit)",
+        ),
+        (500, b"boom", "500: boom: the server's log may tell more"),
+        (200, b'data: {"error": {"message": "cannot hear"}}\n\n', "stream_error: cannot hear: the server's log may"),
+        (200, b"<html>a page</html>", "is it an OpenAI-compatible server, and --api its?"),
+        (200, WHOLE, "the answer to a trial request was not streamed"),
+    ],
+)
+def test_what_fails_every_time_is_said_once(status: int, body: bytes, said: str, clips: Path, tmp_path: Path) -> None:
+    with answering((status, body)) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
+    assert done.code == 2, done.err
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert "--no-preflight" in line
+    assert len(_Server.asked) <= 2
+    assert not (tmp_path / "r" / "records.jsonl").exists()
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ((500, b"boom"), ""),  # once is chance
+        ((200, b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'), "empty: no text"),
+        ((429, b"slowly"), "429: slowly: the server wants fewer requests"),
+    ],
+)
+def test_what_may_not_fail_the_next_time_goes_on(
+    first: tuple[int, bytes], said: str, clips: Path, tmp_path: Path
+) -> None:
+    with answering(first, (200, STREAM)) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
+    assert done.code == 0, done.err
+    assert len(done.records) == 3
+    assert said in done.err
+
+
+def test_the_trial_is_in_no_figure(clips: Path, tmp_path: Path) -> None:
+    with answering((200, STREAM)) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
+    assert (len(_Server.asked), len(done.records), done.summary["requests"]["total"]) == (4, 3, 3)
+    with answering((200, STREAM)) as host:
+        run(host, clips, tmp_path / "without", "-u", "1", "--requests", "3")
+    assert len(_Server.asked) == 3
+
+
+def test_nobody_is_there(clips: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = run(f"http://127.0.0.1:{free_port()}", clips, tmp_path / "r", "-u", "1", "-t", "60", preflight=True)
+    assert done.code == 2
+    assert "connection refused by http://127.0.0.1:" in done.err
+    assert "--ready-timeout 600 waits for it" in done.err
+    assert time.monotonic() - began < 30
+
+
+def test_a_server_that_comes_up_is_waited_for(clips: Path, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, str(CHECKOUT / "scripts" / "serve.py"), "--port", str(port), *FAST]
+    server: list[subprocess.Popen[bytes]] = []
+    later = threading.Timer(4, lambda: server.append(subprocess.Popen(command, stdout=subprocess.DEVNULL)))
+    later.start()
+    words = ("-u", "1", "--requests", "3", "--ready-timeout", "60")
+    try:
+        done = run(f"http://127.0.0.1:{port}", clips, tmp_path / "r", *words, preflight=True)
+    finally:
+        later.join()
+        server[0].terminate()
+        server[0].wait(10)
+    assert done.code == 0, done.err
+    assert done.err.count(f"waiting for http://127.0.0.1:{port}: connection refused (0 of up to 60 s)") == 1
+
+
+def test_a_server_that_never_comes_up(clips: Path, tmp_path: Path) -> None:
+    host = f"http://127.0.0.1:{free_port()}"
+    done = run(host, clips, tmp_path / "r", "-u", "1", "-t", "60", "--ready-timeout", "1", preflight=True)
+    assert (done.code, f"{host} is not ready after 1 s: connection refused" in done.err) == (2, True)
+    with answering((200, STREAM)) as there:  # it has neither /health nor /v1/models, and answers
+        words = ("-u", "1", "--requests", "1", "--ready-timeout", "9")
+        assert run(there, clips, tmp_path / "there", *words, preflight=True).code == 0
+
+
+def test_the_only_model_of_a_server_is_asked(clips: Path, tmp_path: Path) -> None:
+    listed: list[str | dict[str, Any]] = ["Qwen/Qwen3-ASR-1.7B", {"id": "an-adapter", "parent": "Qwen/Qwen3-ASR-1.7B"}]
+    with answering((200, STREAM), models=listed) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
+    assert done.code == 0, done.err
+    assert {body["model"] for body in _Server.asked} == {"Qwen/Qwen3-ASR-1.7B"}
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["model"] == "Qwen/Qwen3-ASR-1.7B"
+    assert "preset qwen3-asr for Qwen/Qwen3-ASR-1.7B: --api chat, no prompt, --text-format qwen-asr" in done.err
+
+
+def test_several_models_are_listed(clips: Path, tmp_path: Path) -> None:
+    with answering((200, STREAM), models=["one", "two"]) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
+        chosen = run(host, clips, tmp_path / "two", "-u", "1", "--requests", "3", "--model", "two", preflight=True)
+    assert (done.code, chosen.code) == (2, 0)
+    assert "error: the server has several models: name one with --model: one, two" in done.err
+
+
+def test_workers_ask_the_model_that_the_master_found(clips: Path, tmp_path: Path) -> None:
+    with answering((200, STREAM), models=["openbmb/MiniCPM-o-2_6"]) as host:
+        words = ("--processes", "2", "-u", "2", "--requests", "6")
+        done = run(host, clips, tmp_path / "r", *words, preflight=True)
+    assert done.code == 0, done.err
+    assert [body["model"] for body in _Server.asked] == ["openbmb/MiniCPM-o-2_6"] * 7
+    assert [body["messages"][0]["content"][0]["type"] for body in _Server.asked] == ["text"] * 7
+    assert done.err.count("preset minicpm-o") == 1
