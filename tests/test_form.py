@@ -59,7 +59,7 @@ def test_every_field_twice(options: Namespace, field: str) -> None:
         ("run_time", "9" * 400 + "h", "the run time must be like"),
         ("max_tokens", "many", "max tokens: 'many' is not a whole number"),
         ("max_tokens", "", "max tokens: '' is not a whole number"),
-        ("api", "telepathy", "api: 'telepathy' is none of chat"),
+        ("api", "telepathy", "api: 'telepathy' is none of auto, chat"),
         ("results", "/etc", "'results' is no field of the form"),
         ("html_file", "x", "'html_file' is no field of the form"),
         ("help", "x", "'help' is no field of the form"),

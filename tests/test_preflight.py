@@ -18,6 +18,8 @@ import pytest
 from conftest import CHECKOUT
 from harness.ports import free_port
 from harness.runs import FAST, run
+from harness.serving import wait_until
+from harness.ui import ui
 
 STREAM = b'data: {"choices":[{"delta":{"content":"a b"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 WHOLE = b'{"choices":[{"message":{"content":"a b"},"finish_reason":"stop"}]}'
@@ -120,7 +122,7 @@ def test_nobody_is_there(clips: Path, tmp_path: Path) -> None:
     done = run(f"http://127.0.0.1:{free_port()}", clips, tmp_path / "r", "-u", "1", "-t", "60", preflight=True)
     assert done.code == 2
     assert "connection refused by http://127.0.0.1:" in done.err
-    assert "--ready-timeout 600 waits for it" in done.err
+    assert "(--ready-timeout waits)" in done.err
     assert time.monotonic() - began < 30
 
 
@@ -176,3 +178,17 @@ def test_workers_ask_the_model_that_the_master_found(clips: Path, tmp_path: Path
     assert [body["model"] for body in _Server.asked] == ["openbmb/MiniCPM-o-2_6"] * 7
     assert [body["messages"][0]["content"][0]["type"] for body in _Server.asked] == ["text"] * 7
     assert done.err.count("preset minicpm-o") == 1
+
+
+def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    with (
+        answering((200, STREAM), models=["openai/whisper-1"]) as host,
+        ui("one process", dead, clips, tmp_path, "--requests", "1", preflight=True) as page,
+    ):
+        refused = page.post("/swarm", user_count=1, spawn_rate=1, host=dead)
+        assert not refused["success"]
+        assert refused["message"].startswith(f"a trial request failed: connection refused by {dead}")
+        page.start(user_count=1, host=host, api="chat")
+        wait_until((page.results / "summary.json").exists, "the end of the test")
+    assert {body["model"] for body in _Server.asked} == {"openai/whisper-1"}

@@ -53,7 +53,7 @@ def test_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(tmp_path, capsys, failure(0, "connect"))
     assert lines[2:7] == [
-        "Nothing succeeded: 1× http://127.0.0.1:1: why: is the server running there?",
+        "Nothing succeeded: 1× http://127.0.0.1:1: why: is the server running there? (--ready-timeout waits)",
         "Total: 1, Success: 0, Fail: 1",
         "Average TTFT: n/a",
         "Average Latency: n/a",

@@ -95,7 +95,7 @@ def test_one_class_with_options_of_its_own_is_the_run(clips: Path, others: Path,
     ("options", "said"),
     [
         ("{'dta': 'x'}", "Long.options: 'dta' is none of a class's own; those are data, api"),
-        ("{'api': 'chatty'}", "Long.options: api: 'chatty' is none of chat, chat-input-audio, transcriptions"),
+        ("{'api': 'chatty'}", "Long.options: api: 'chatty' is none of auto, chat, chat-input-audio, transcriptions"),
         ("{'max_tokens': 'many'}", "Long.options: max tokens: 'many' is not a whole number"),
         ("{'max_tokens': 0}", "user class Long: --max-tokens must be 1 or more, not 0"),
         ("{'data': '/nowhere'}", "user class Long: --data /nowhere: there is no such folder"),
@@ -124,7 +124,7 @@ def test_the_options_of_a_class() -> None:
     assert (own.api, own.endpoint, json.loads(own.extra_body), own.max_tokens) == (
         "transcriptions", "", {"temperature": 0}, 9,
     )  # fmt: skip
-    assert (given.api, given.endpoint, given.max_tokens) == ("chat", "/gateway/chat", 128)
+    assert (given.api, given.endpoint, given.max_tokens) == ("auto", "/gateway/chat", 128)
     with pytest.raises(InputError, match="is none of a class's own"):
         for_class(given, "Long", {"requests": 3})
 

@@ -164,6 +164,18 @@ def test_answers_in_one_piece_are_not_the_engines() -> None:
     assert validity.client == "healthy"
 
 
+@pytest.mark.parametrize(("first", "said"), [(32.0, True), (1.9, False), (0.5, False)])
+def test_an_engine_that_compiles_at_its_first_request_is_said(first: float, said: bool) -> None:
+    records = [record(n, started_at=1000.0 + n, ttft=first if n == 3 else 0.2, itl=[]) for n in range(3, 33)]
+    validity = judge(records, run_info())
+    line = (
+        "the first request took 32.0 s to its first token, 160 times the median: leave it out with --warmup-requests 10"
+    )
+    assert (line in validity.reasons) is said
+    late = [record(n, started_at=1000.0 + n, ttft=first if n == 9 else 0.2, itl=[]) for n in range(3, 33)]
+    assert line not in judge(late, run_info()).reasons  # no first one
+
+
 @pytest.mark.parametrize(
     ("cached", "said"),
     [
@@ -182,7 +194,11 @@ def test_prompts_from_a_cache_are_suspect(cached: list[tuple[int | None, int | N
 @pytest.mark.parametrize(
     ("outcome", "error", "said"),
     [
-        ("connect", "Connection refused", "2× connection refused by http://127.0.0.1:1: is the server running there?"),
+        (
+            "connect",
+            "Connection refused",
+            "2× connection refused by http://127.0.0.1:1: is the server running there? (--ready-timeout waits)",
+        ),
         ("http_401", "no key.", "2× 401: no key: set OPENAI_API_KEY or --api-key"),
         ("cut", "the body ended early", "2× cut: the body ended early: the server's log may tell more"),
     ],

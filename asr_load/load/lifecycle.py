@@ -110,10 +110,10 @@ def _check_first_test(plugin: Plugin) -> None:
     """Check what the command line asks for, and fill in what it leaves open. Raises InputError."""
     environment, given = plugin.environment, plugin.environment.parsed_options
     settings = plugin.check()[0]
-    plugin.ask_server()
     assert given is not None
     if given.headless and given.num_users is None:
         raise InputError("--headless needs -u: how many streams are sent at once")
+    plugin.ask_server()
     if plugin.searching:
         # Streams that are in flight at the end of a step are let finish.
         given.stop_timeout = environment.stop_timeout = max(environment.stop_timeout, settings.timeouts.total)

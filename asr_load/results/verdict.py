@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 
@@ -321,7 +322,7 @@ CURES = {
     "http_422": "a field that the server does not take can be left out (--omit)",
     "http_400": "a field that the server does not take can be left out (--omit)",
     "http_429": "the server wants fewer requests: lower -u or the rate",
-    "http_503": "the server is not ready (--ready-timeout 600 waits for it), or wants fewer requests (-u, the rate)",
+    "http_503": "the server is not ready (--ready-timeout waits), or wants fewer requests (-u, the rate)",
     "stalled": "is the server at work? Its log may tell; --stall-timeout waits longer",
     "timeout": "is the server at work? Its log may tell; --total-timeout waits longer",
     "empty": "is --model one that hears, and --prompt one that asks it for a transcript?",
@@ -344,7 +345,7 @@ def what_failed(outcome: str, error: str, host: str) -> str:
     """A failure in words, and what helps."""
     if outcome == "connect":
         said = f"{error[:1].lower()}{error[1:]} by {host}" if "refused" in error.lower() else f"{host}: {error}"
-        cure = "is the server running there? (--ready-timeout 600 waits for it)"
+        cure = "is the server running there? (--ready-timeout waits)"
     else:
         said = f"{outcome.removeprefix('http_')}: {error}"
         cure = CURES.get(outcome, "the server's log may tell more")
@@ -361,6 +362,23 @@ def _came_in_pieces(record: Record) -> bool:
     """Whether its chunks came several at once, on average, as no engine sends them."""
     pieces = 1 + sum(gap >= AT_ONCE_S for gap in record.itl)
     return record.chunks >= CHUNKS * pieces
+
+
+FIRST_TIMES, FIRST_S, FIRST_OF = 10, 1.0, 10
+"""How many times the median TTFT the first request's is where an engine was not ready, by how many seconds more, and among
+how many requests."""
+
+
+def _slow_first(good: list[Record]) -> str:
+    """Of an engine that compiles at its first request; empty where it did not."""
+    if len(good) < FIRST_OF:
+        return ""
+    first = min(good, key=lambda record: record.started_at).ttft or 0.0
+    median = statistics.median(record.ttft or 0.0 for record in good)
+    if first < max(FIRST_TIMES * median, median + FIRST_S):
+        return ""
+    times = f"{first / median:.0f} times the median" if median else "and the median next to none"
+    return f"the first request took {first:.1f} s to its first token, {times}: leave it out with --warmup-requests 10"
 
 
 def _doubts(records: list[Record], info: RunInfo) -> list[str]:
@@ -382,6 +400,8 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
             f"{came}: something on the way holds them back, as a proxy that buffers (nginx: proxy_buffering off), and"
             " TTFT and ITL are not the engine's"
         )
+    if line := _slow_first(good):
+        doubts.append(line)
     spoken = [(record.reference, record.text) for record in good if record.reference]
     if preface := common_preface(spoken, info.scoring):
         count, words = preface[0], shorten(preface[1], 80)

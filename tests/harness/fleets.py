@@ -57,7 +57,16 @@ class Fleet:
         results.mkdir()
         self.results = results
         files = ("--results", results, "--json-file", results / "locust")
-        listen = ("-f", TRANSCRIBE, "--master", "--master-bind-port", str(self.port), "--expect-workers-max-wait", "30")
+        listen = (
+            "-f",
+            TRANSCRIBE,
+            "--no-preflight",
+            "--master",
+            "--master-bind-port",
+            str(self.port),
+            "--expect-workers-max-wait",
+            "30",
+        )
         self.master = locust("--host", host, *listen, *files, "--spawn-rate", "100", *words, cwd=cwd, on=on)
 
     def worker(

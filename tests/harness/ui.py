@@ -78,13 +78,16 @@ def ui(
     *words: str,
     files: Sequence[str] = (),
     workers: Sequence[str] = (),
+    preflight: bool = False,
     **env: str,
 ) -> Iterator[Ui]:
-    """Locust's web UI; `workers`: what workers that are started by themselves are given."""
+    """Locust's web UI; `workers`: what workers that are started by themselves are given. Its tests begin without a trial
+    request, but with `preflight`."""
     web, port = str(free_port()), str(free_port())
     results, log = folder / "r", folder / "log"
     locust = [sys.executable, "-m", "locust", *files]
     options = ["--host", host, "--data", str(clips), "--results", str(results), "--web-port", web, *words]
+    options += [] if preflight else ["--no-preflight"]
     listen, join = ["--master-bind-port", port], ["--master-port", port]
     commands = {
         "one process": [[*locust, *options]],
