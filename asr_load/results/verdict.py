@@ -365,7 +365,7 @@ def _came_in_pieces(record: Record) -> bool:
 
 
 FIRST_TIMES, FIRST_S, FIRST_OF = 10, 1.0, 10
-"""How many times the median TTFT the first request's is where an engine was not ready, by how many seconds more, and among
+"""How many times the median the first TTFT is where an engine was not ready, by how many seconds more, and among
 how many requests."""
 
 

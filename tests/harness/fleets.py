@@ -57,17 +57,9 @@ class Fleet:
         results.mkdir()
         self.results = results
         files = ("--results", results, "--json-file", results / "locust")
-        listen = (
-            "-f",
-            TRANSCRIBE,
-            "--no-preflight",
-            "--master",
-            "--master-bind-port",
-            str(self.port),
-            "--expect-workers-max-wait",
-            "30",
-        )
-        self.master = locust("--host", host, *listen, *files, "--spawn-rate", "100", *words, cwd=cwd, on=on)
+        listen = ("-f", TRANSCRIBE, "--master", "--master-bind-port", str(self.port), "--expect-workers-max-wait", "30")
+        words = ("--spawn-rate", "100", "--no-preflight", *words)
+        self.master = locust("--host", host, *listen, *files, *words, cwd=cwd, on=on)
 
     def worker(
         self, cwd: Path = CHECKOUT, on: Sequence[str] = (), master: str = "127.0.0.1", **env: str

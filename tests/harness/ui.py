@@ -81,8 +81,8 @@ def ui(
     preflight: bool = False,
     **env: str,
 ) -> Iterator[Ui]:
-    """Locust's web UI; `workers`: what workers that are started by themselves are given. Its tests begin without a trial
-    request, but with `preflight`."""
+    """Locust's web UI; `workers`: what workers that are started by themselves are given. Its tests begin without a
+    trial request, but with `preflight`."""
     web, port = str(free_port()), str(free_port())
     results, log = folder / "r", folder / "log"
     locust = [sys.executable, "-m", "locust", *files]
