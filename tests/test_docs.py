@@ -4,24 +4,55 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import msgspec
 import pytest
+from locust.argument_parser import get_empty_argument_parser, setup_parser_arguments
 
+from asr_load.load import capacity_shape, shapes
+from asr_load.options.parser import add_options
+from asr_load.options.request import read_request
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.results.summary import Summary
 from asr_load.stream.record import Record
 from conftest import CHECKOUT
 
-PAGES = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
 ROOMS = ("audio", "stream", "schedule", "http", "results", "options", "web", "load", "selftest")
 
 
 def anchor(heading: str) -> str:
     """As GitHub makes it."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def shown() -> list[tuple[str, str]]:
+    """The lines of Locust that pages show: the page's name, and the line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+        lines += re.findall(r"`(locust [^`]*)`", text)
+        found += [
+            (page.stem, line)
+            for line in lines
+            if line.startswith("locust -") and not set(line.split()) & {"…", "--help"}
+        ]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), shown())
+def test_the_lines_that_are_shown_are_understood(page: str, line: str) -> None:
+    parser = get_empty_argument_parser()
+    setup_parser_arguments(parser)
+    for add in (add_options, capacity_shape.add_options, shapes.add_options):
+        add(parser)
+    options, unknown = parser.parse_known_args(shlex.split(line, comments=True)[1:])
+    assert not [word for word in unknown if word.startswith("-")], page
+    read_request(options, options.model, {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -40,10 +71,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_readme_is_a_page_and_leads_to_all_others() -> None:
     text = (CHECKOUT / "README.md").read_text()
     assert text.count("\n") <= 150
-    reached = set(re.findall(r"docs/([\w-]+)\.md", text))
-    pages = {page.stem for page in PAGES if page.parent.name == "docs"}
-    for page in reached & pages:
-        reached |= set(re.findall(r"\]\(([\w-]+)\.md", (CHECKOUT / "docs" / f"{page}.md").read_text()))
+    reached = set(re.findall(r"docs/([\w/-]+\.md)", text))
+    pages = {str(page.relative_to(CHECKOUT / "docs")) for page in PAGES if "docs" in page.parts}
+    for page in sorted(reached & pages):
+        folder = Path(page).parent
+        linked = re.findall(r"\]\(([\w/-]+\.md)", (CHECKOUT / "docs" / page).read_text())
+        reached |= {str(folder / name) for name in linked}
     assert pages <= reached
 
 

@@ -75,6 +75,7 @@ def test_what_is_given_goes_before_the_preset() -> None:
     )  # fmt: skip
     assert (body.system, body.temperature, body.extra) == ("Be brief.", 0.2, {"top_p": 0.9})
     assert asked("Qwen/Qwen3-Omni", {"modalities": None}).body.extra == {"modalities": None}
+    assert asked("Qwen/Qwen3-ASR", api="chat-input-audio").body.prompt == ""
     assert asked("Qwen/Qwen3-ASR", prompt="names: Ann").body.prompt == "names: Ann"
     assert asked("openai/whisper-1", api="chat").body.prompt == DEFAULT_PROMPT
 

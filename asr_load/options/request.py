@@ -46,8 +46,9 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
         raise InputError(f"--preset {options.preset!r} is none of {', '.join(PRESET_NAMES)}")
     name, preset = preset_for(options.preset, model) or ("", Preset(""))
     api = options.api if options.api != "auto" else preset.api
-    # A transcription's prompt is what was said before, no instruction; another API than the preset's has none of it.
-    usual = preset.prompt if name and api == preset.api else "" if api == TRANSCRIPTIONS else DEFAULT_PROMPT
+    # A transcription's prompt is what was said before, no instruction.
+    of_preset = bool(name) and (api == TRANSCRIPTIONS) is (preset.api == TRANSCRIPTIONS)
+    usual = preset.prompt if of_preset else "" if api == TRANSCRIPTIONS else DEFAULT_PROMPT
     prompt = options.prompt if options.prompt != DEFAULT_PROMPT else usual
     language = options.language.strip()
     if language and api != TRANSCRIPTIONS:
