@@ -25,7 +25,8 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording as it is sent. `audio_b64` is base64 of a WAV: 16-bit PCM, mono, `sample_rate` Hz."""
+    """A recording as it is sent. `audio_b64` is base64 of a WAV, 16-bit PCM, mono, `sample_rate` Hz, or of what that is
+    in another of AUDIO_FORMATS."""
 
     id: str
     text: str
@@ -33,19 +34,25 @@ class Clip:
     sample_rate: int
     sha256: str
     dither_at: int
-    """The first of the loudest samples in a row whose lowest bits may be flipped (payload.dithered)."""
+    """Of a WAV: the first of the loudest samples in a row whose lowest bits may be flipped (payload.dithered)."""
     audio_b64: bytes | memoryview
+
+
+AUDIO_FORMATS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg"}
+"""What a clip may be sent as, and its media type (RFC 3003, 7845, 9639)."""
 
 
 class Rules(msgspec.Struct, frozen=True):
     """What is kept and in which form.
 
     Durations are in seconds; None is no upper limit. `sample_rate` is in Hz; None keeps that of the file.
+    `audio_format` is one of AUDIO_FORMATS.
     """
 
     max_duration: float | None = 30.0
     min_duration: float = 0.0
     sample_rate: int | None = 16000
+    audio_format: str = "wav"
 
 
 CHANNELS_CANCEL = "channels_cancel"

@@ -15,6 +15,7 @@ import soundfile
 import soxr
 
 from asr_load.audio.clip import CHANNELS_CANCEL, Clip, Recording, Rules, Skipped, is_file
+from asr_load.audio.encode import encode
 from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
 
 SILENCE = 2.0**-10
@@ -55,14 +56,15 @@ def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = 
     if (int(pcm.max()) - int(pcm.min())) / 2 < SILENCE * 32768:
         raise Skipped("silent")
     wav[:HEADER_WORDS] = np.frombuffer(_header(len(pcm), sample_rate), dtype="<i2")
+    audio = wav.data.cast("B") if rules.audio_format == "wav" else encode(pcm, sample_rate, rules.audio_format)
     return Clip(
         id=recording.id,
         text=recording.text,
         duration_s=round(duration_s, 6),
         sample_rate=sample_rate,
-        sha256=hashlib.sha256(wav.data).hexdigest(),
+        sha256=hashlib.sha256(audio).hexdigest(),
         dither_at=_loudest(pcm),
-        audio_b64=pybase64.b64encode(wav.data.cast("B")),
+        audio_b64=pybase64.b64encode(audio),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pybase64
 
-from asr_load.audio.clip import Clip
+from asr_load.audio.clip import AUDIO_FORMATS, Clip
 from asr_load.errors import InputError
 
 APIS = {
@@ -98,20 +98,21 @@ class BodyOptions:
         return min((limit for limit in asked if isinstance(limit, int)), default=None)
 
 
-def make_builder(options: BodyOptions) -> tuple[Build, str]:
-    """The builder of bodies, and their content type. Raises InputError where `extra` clashes with what is measured."""
+def make_builder(options: BodyOptions, audio_format: str = "wav") -> tuple[Build, str]:
+    """The builder of bodies of clips in one of AUDIO_FORMATS, and their content type. Raises InputError where `extra`
+    clashes with what is measured."""
     if options.api == "transcriptions":
-        return _transcription_body(options)
-    return _chat_body(options), "application/json"
+        return _transcription_body(options, audio_format)
+    return _chat_body(options, audio_format), "application/json"
 
 
-def _chat_body(options: BodyOptions) -> Build:
+def _chat_body(options: BodyOptions, audio_format: str) -> Build:
     # The audio's place in the JSON: a word that nothing else of the body can contain.
     place = secrets.token_hex(16)
     if options.api == "chat":
-        audio = {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{place}"}}
+        audio = {"type": "audio_url", "audio_url": {"url": f"data:{AUDIO_FORMATS[audio_format]};base64,{place}"}}
     else:
-        audio = {"type": "input_audio", "input_audio": {"data": place, "format": "wav"}}
+        audio = {"type": "input_audio", "input_audio": {"data": place, "format": audio_format}}
     content: list[dict[str, Any]] = [audio]
     if options.prompt:
         content.insert(0 if options.prompt_first else 1, {"type": "text", "text": options.prompt})
@@ -135,7 +136,7 @@ def _chat_body(options: BodyOptions) -> Build:
     return build
 
 
-def _transcription_body(options: BodyOptions) -> tuple[Build, str]:
+def _transcription_body(options: BodyOptions, audio_format: str) -> tuple[Build, str]:
     """Of multipart bodies for /v1/audio/transcriptions."""
     fixed = {"file": "the audio's place", "stream": "what is measured"}
     boundary = f"asr-load-{secrets.token_hex(16)}"
@@ -154,8 +155,9 @@ def _transcription_body(options: BodyOptions) -> tuple[Build, str]:
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         if text:
             before += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode()
-    before += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="clip.wav"\r\n'.encode()
-    before += b"Content-Type: audio/wav\r\n\r\n"
+    name = f"clip.{audio_format}"
+    before += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'.encode()
+    before += f"Content-Type: {AUDIO_FORMATS[audio_format]}\r\n\r\n".encode()
     head, tail = bytes(before), f"\r\n--{boundary}--\r\n".encode()
 
     def build(clip: Clip, nonce: bytes) -> Body:

@@ -29,8 +29,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from asr_load.audio.clip import CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
+from asr_load.audio.clip import AUDIO_FORMATS, CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import SHORTEST_S, convert
+from asr_load.audio.encode import OPUS_RATES
 from asr_load.audio.open import open_source
 from asr_load.audio.shard import (
     FORMAT,
@@ -385,6 +386,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-duration", type=_seconds, default=30.0, help="what is long, in seconds (default: 30)")
     parser.add_argument("--min-duration", type=_seconds, default=0.0, help="skip shorter clips, in seconds")
     parser.add_argument("--sample-rate", type=_rate, default=16000, help="in Hz, or 'keep' (default: 16000)")
+    parser.add_argument(
+        "--audio-format", choices=AUDIO_FORMATS, default="wav", help="what clips are sent as (default: wav)"
+    )
     parser.add_argument("--text-column", default=None, help="column of the transcripts (default: found by its name)")
     parser.add_argument("--audio-column", default=None, help="column of the audio (default: found by its name)")
     parser.add_argument(
@@ -410,7 +414,10 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
         refuse_another(out, source)
     for note in source.notes:
         print(f"note: {visible(note)}", file=sys.stderr)
-    rules = Rules(args.max_duration if args.skip_long else None, args.min_duration, args.sample_rate)
+    rules = Rules(args.max_duration if args.skip_long else None, args.min_duration, args.sample_rate, args.audio_format)
+    if rules.audio_format == "opus" and rules.sample_rate not in OPUS_RATES:
+        rates = ", ".join(map(str, OPUS_RATES))
+        raise InputError(f"--audio-format opus has a rate of {rates} Hz: give --sample-rate one of them")
     try:
         return prepare(source, Options(rules, args.limit, args.language), out, args.processes)
     except KeyboardInterrupt:

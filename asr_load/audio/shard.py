@@ -231,6 +231,11 @@ class Shards:
         return self._ids
 
     @property
+    def audio_format(self) -> str:
+        """One of AUDIO_FORMATS."""
+        return self.manifest.options.rules.audio_format
+
+    @property
     def longest_s(self) -> float:
         """The length of the longest clip."""
         return float(max(pc.max(batch.column("duration_s")).as_py() for batch in self._batches))

@@ -108,7 +108,7 @@ class RequestSource:
         self._shards, self._unique = target.shards, settings.unique
         self._order = ClipOrder(len(target.shards), shuffle=settings.shuffle, seed=settings.seed)
         self._taken = 0
-        self._build, content_type = make_builder(settings.body)
+        self._build, content_type = make_builder(settings.body, target.shards.audio_format)
         self._url, self._text_format = settings.host + settings.endpoint, settings.asked.text_format
         self._headers = {
             "Accept": "text/event-stream",

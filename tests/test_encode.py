@@ -1,0 +1,106 @@
+"""Clips in the formats that people upload."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_load.audio.clip import AUDIO_FORMATS
+from asr_load.audio.encode import encode
+from asr_load.audio.payload import NO_DITHER, BodyOptions, make_builder
+from asr_load.audio.shard import Shards
+from conftest import CHECKOUT
+from harness.runs import run
+from harness.serving import serve
+
+SAMPLE = CHECKOUT / "asr_data" / "sample"
+
+
+def tone(seconds: float = 1.0, rate: int = 16000) -> np.ndarray:
+    at = np.arange(int(seconds * rate)) / rate
+    return (8000 * np.sin(2 * np.pi * 440 * at)).astype("<i2")
+
+
+@pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
+def test_what_was_encoded_can_be_read(kind: str) -> None:
+    samples, rate = soundfile.read(io.BytesIO(encode(tone(), 16000, kind)), dtype="float32")
+    assert (rate, len(samples)) == (16000, pytest.approx(16000, abs=3000))  # MP3 adds some silence
+    middle = samples[4000:12000]
+    assert np.sqrt((middle**2).mean()) == pytest.approx(8000 / 32768 / np.sqrt(2), rel=0.05)
+    assert np.argmax(np.abs(np.fft.rfft(middle))) == pytest.approx(440 * len(middle) / 16000, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
+def test_the_same_samples_give_the_same_bytes(kind: str) -> None:
+    first = encode(tone(), 16000, kind)
+    time.sleep(1.1)  # libsndfile's serial numbers go by the clock
+    assert encode(tone(), 16000, kind) == first
+
+
+def prepared(folder: Path, kind: str, *words: str) -> Path:
+    rows = []
+    folder.mkdir()
+    for number in range(3):
+        clip = Shards(SAMPLE)[number]
+        (folder / f"{clip.id}.wav").write_bytes(base64.b64decode(bytes(clip.audio_b64)))
+        rows.append(json.dumps({"file": f"{clip.id}.wav", "text": clip.text}))
+    (folder / "manifest.jsonl").write_text("\n".join(rows))
+    out = folder / "out"
+    command = [sys.executable, "scripts/prepare.py", "--dataset", str(folder), "--out", str(out), *words]
+    done = subprocess.run([*command, "--audio-format", kind], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("kind", AUDIO_FORMATS)
+def test_requests_say_what_their_audio_is(kind: str, tmp_path: Path) -> None:
+    shards = Shards(prepared(tmp_path / "set", kind))
+    assert shards.audio_format == kind
+    clip = shards[0]
+
+    def body(api: str) -> bytes:
+        return b"".join(make_builder(BodyOptions(api, "m", "p", 9), shards.audio_format)[0](clip, NO_DITHER))
+
+    audio = base64.b64decode(bytes(clip.audio_b64))
+    assert audio[:4] == {"wav": b"RIFF", "flac": b"fLaC", "opus": b"OggS"}.get(kind, audio[:4])
+    url = json.loads(body("chat"))["messages"][0]["content"][0]["audio_url"]["url"]
+    assert url == f"data:{AUDIO_FORMATS[kind]};base64,{bytes(clip.audio_b64).decode()}"
+    inline = json.loads(body("chat-input-audio"))["messages"][0]["content"][0]["input_audio"]
+    assert inline == {"data": bytes(clip.audio_b64).decode(), "format": kind}
+    form = body("transcriptions")
+    assert f'filename="clip.{kind}"\r\nContent-Type: {AUDIO_FORMATS[kind]}\r\n\r\n'.encode() + audio in form
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
+def test_a_recogniser_hears_the_same(kind: str, tmp_path: Path) -> None:
+    clips = prepared(tmp_path / "set", kind)
+    with serve() as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", "--unique", "none")
+    assert done.code == 0, done.err
+    assert done.summary["wer"] < 0.25
+
+
+def test_bits_of_wav_alone_can_be_flipped(tmp_path: Path) -> None:
+    clips = prepared(tmp_path / "set", "flac")
+    done = run("http://127.0.0.1:9", clips, tmp_path / "r", "-u", "1", "--requests", "3")
+    assert done.code == 2
+    assert "is flac, and --unique dither flips bits of WAV: prepare it as WAV, or add --unique none" in done.err
+
+
+def test_opus_has_rates_of_its_own(tmp_path: Path) -> None:
+    words = ("--dataset", str(SAMPLE), "--out", str(tmp_path / "o"), "--audio-format", "opus", "--sample-rate")
+    for rate in ("44100", "keep"):
+        command = [sys.executable, "scripts/prepare.py", *words, rate]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "--audio-format opus has a rate of 8000, 12000, 16000, 24000, 48000 Hz" in done.stderr
