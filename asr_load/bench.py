@@ -35,6 +35,9 @@ def main() -> int:
     parser.add_argument("--host", default=None, help="address of a server elsewhere, for example http://gpu:30000")
     parser.add_argument("--concurrency", type=int, default=4, help="requests in flight (default: 4)")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest answer (default: 128)")
+    parser.add_argument(
+        "--cache-ratio", action="store_true", help="send every clip twice: what is the server's cache worth?"
+    )
     args, rest = parser.parse_known_args()
     if args.concurrency < 1:
         parser.error(f"--concurrency must be 1 or more, not {args.concurrency}")
@@ -50,7 +53,8 @@ def main() -> int:
         "--headless", "--only-summary", "--loglevel", "WARNING",
         "--host", args.host or f"http://127.0.0.1:{args.port}",
         "--users", str(args.concurrency), "--spawn-rate", str(args.concurrency),
-        "--requests", str(manifest.clips), "--data", str(out), "--max-tokens", str(args.max_tokens),
+        "--requests", str(manifest.clips * (2 if args.cache_ratio else 1)),
+        *(["--unique", "once"] if args.cache_ratio else []), "--data", str(out), "--max-tokens", str(args.max_tokens),
         *rest,
     ]
     # fmt: on

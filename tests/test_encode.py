@@ -33,7 +33,8 @@ def tone(seconds: float = 1.0, rate: int = 16000) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
 def test_what_was_encoded_can_be_read(kind: str) -> None:
     samples, rate = soundfile.read(io.BytesIO(encode(tone(), 16000, kind)), dtype="float32")
-    assert (rate, len(samples)) == (16000, pytest.approx(16000, abs=3000))  # MP3 adds some silence
+    assert rate == 16000
+    assert len(samples) == pytest.approx(16000, abs=3000)  # MP3 adds some silence
     middle = samples[4000:12000]
     assert np.sqrt((middle**2).mean()) == pytest.approx(8000 / 32768 / np.sqrt(2), rel=0.05)
     assert np.argmax(np.abs(np.fft.rfft(middle))) == pytest.approx(440 * len(middle) / 16000, abs=1)

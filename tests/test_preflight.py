@@ -32,12 +32,18 @@ class _Server(http.server.BaseHTTPRequestHandler):
     posts: ClassVar[list[tuple[int, bytes]]] = []
     models: ClassVar[list[dict[str, Any]]] = []
     asked: ClassVar[list[dict[str, Any]]] = []
+    paths: ClassVar[list[str]] = []
+    flush: ClassVar[int] = 200
 
     def do_GET(self) -> None:
         listed = self.path == "/v1/models" and self.models
         self._answer(200 if listed else 404, json.dumps({"data": self.models}).encode() if listed else b"{}")
 
     def do_POST(self) -> None:
+        self.paths.append(self.path)
+        if self.path == "/flush_cache":
+            self._answer(self.flush, b"not now")
+            return
         self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self._answer(*(self.posts.pop(0) if len(self.posts) > 1 else self.posts[0]))
 
@@ -54,7 +60,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def answering(*posts: tuple[int, bytes], models: Sequence[str | dict[str, Any]] = ()) -> Iterator[str]:
-    _Server.posts, _Server.asked = list(posts), []
+    _Server.posts, _Server.asked, _Server.paths = list(posts), [], []
     _Server.models = [each if isinstance(each, dict) else {"id": each} for each in models]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -192,3 +198,17 @@ def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
         page.start(user_count=1, host=host, api="chat")
         wait_until((page.results / "summary.json").exists, "the end of the test")
     assert {body["model"] for body in _Server.asked} == {"openai/whisper-1"}
+
+
+def test_a_cache_is_emptied_behind_the_trial(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("-u", "1", "--requests", "2", "--flush-cache")
+    with answering((200, STREAM)) as host:
+        done = run(host, clips, tmp_path / "r", *words, preflight=True)
+    chat = "/v1/chat/completions"
+    assert (done.code, _Server.paths) == (0, [chat, "/flush_cache", chat, chat]), done.err
+    monkeypatch.setattr(_Server, "flush", 400)
+    with answering((200, STREAM)) as host:
+        refused = run(host, clips, tmp_path / "busy", *words)
+    assert refused.code == 2
+    assert "--flush-cache: POST /flush_cache is answered 400 not now" in refused.err
+    assert _Server.paths == ["/flush_cache"]

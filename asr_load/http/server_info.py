@@ -19,9 +19,10 @@ from asr_load.http.head import FinalHead
 from asr_load.http.head_file import READ_BYTES, HeadFile
 from asr_load.http.transport import Transport
 from asr_load.stream.coding import Decoded
-from asr_load.text import striker
+from asr_load.stream.reader import shorten
+from asr_load.text import striker, visible
 
-MODELS = "/v1/models"
+MODELS, FLUSH = "/v1/models", "/flush_cache"
 PATHS = (MODELS, "/get_server_info", "/version")
 """OpenAI's; SGLang's; vLLM's."""
 
@@ -90,6 +91,17 @@ def unready(host: str, headers: Mapping[str, str], transport: Transport) -> str:
     return ""
 
 
+def flush_cache(host: str, headers: Mapping[str, str], transport: Transport) -> None:
+    """Let SGLang forget what it has in its cache. Raises InputError where that cannot be."""
+    try:
+        status, body = _ask(host + FLUSH, headers, transport, method="POST")
+    except (OSError, HTTPException, Failure) as error:
+        raise InputError(f"--flush-cache: POST {FLUSH}: {words(error)}") from None
+    if status != HTTPStatus.OK:
+        said = shorten(visible(body.decode(errors="replace").strip()), 200)
+        raise InputError(f"--flush-cache: POST {FLUSH} is answered {status} {said}: it is SGLang's, for an idle server")
+
+
 def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
     try:
         status, body = _ask(url, headers, transport)
@@ -98,16 +110,19 @@ def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
         return None
 
 
-def _ask(url: str, headers: Mapping[str, str], transport: Transport) -> tuple[int, bytes]:
+def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str = "GET") -> tuple[int, bytes]:
     """The status and the body of what is there."""
     place = place_of(url)
     connection = Connection(place, transport, Connections())
     fields = {"Host": place.name, **(transport.proxy_headers if connection.target else {}), **headers}
-    lines = [f"GET {connection.target}{urlsplit(url).path} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields)]
+    if method != "GET":
+        fields["Content-Length"] = "0"
+    lines = [f"{method} {connection.target}{urlsplit(url).path} HTTP/1.1"]
+    lines += [f"{name}: {fields[name]}" for name in fields]
     try:
         connection.open(PATIENCE_S)
         connection.send(["\r\n".join([*lines, "", ""]).encode("latin-1")], PATIENCE_S, lambda: False)
-        head = FinalHead(HeadFile(connection.reads(None), PATIENCE_S), method="GET")  # type: ignore[arg-type]
+        head = FinalHead(HeadFile(connection.reads(None), PATIENCE_S), method=method)  # type: ignore[arg-type]
         head.begin()
         return head.status, _body(head)
     finally:

@@ -66,10 +66,10 @@ class Checks:
                     opened[settings.data] = shards = Shards(settings.data)
                     # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
                     gevent.get_hub().threadpool.apply(verify, (shards.folder, shards.manifest))
-                if settings.unique and (kind := opened[settings.data].audio_format) != "wav":
+                if settings.unique != "none" and (kind := opened[settings.data].audio_format) != "wav":
                     raise InputError(
-                        f"--data {settings.data} is {kind}, and --unique dither flips bits of WAV: prepare it as WAV,"
-                        " or add --unique none, with which a server's cache may answer"
+                        f"--data {settings.data} is {kind}, and --unique {settings.unique} flips bits of WAV:"
+                        " prepare it as WAV, or add --unique none, with which a server's cache may answer"
                     )
             except InputError as error:
                 if own:

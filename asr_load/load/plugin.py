@@ -126,7 +126,9 @@ class Plugin:
             settings = check()[0]
             if key and isinstance(self.environment.runner, MasterRunner):
                 raise InputError("a fleet's workers have keys of their own: start them with OPENAI_API_KEY and --host")
-            self._said = ask_before_test(check, self._checks.models, ready_s=0, trial=not wanted.no_preflight)
+            self._said = ask_before_test(
+                check, self._checks.models, ready_s=0, trial=not wanted.no_preflight, flush=wanted.flush_cache
+            )
             if key:
                 self._credentials.keep(settings.host, key)
             self._wait_for_workers()
@@ -191,6 +193,7 @@ class Plugin:
             self._checks.models,
             ready_s=options.ready_timeout if at_once else 0,
             trial=at_once and not options.no_preflight,
+            flush=at_once and options.flush_cache,
         )
 
     def start(self) -> None:

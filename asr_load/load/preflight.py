@@ -15,7 +15,7 @@ from requests import Session
 from asr_load.errors import InputError
 from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig, exchange
-from asr_load.http.server_info import ask_server, check_model, only_model, unready
+from asr_load.http.server_info import ask_server, check_model, flush_cache, only_model, unready
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.parser import DEFAULT_MODEL
 from asr_load.options.settings import Settings
@@ -39,7 +39,9 @@ HINT = "(--no-preflight starts without a trial request)"
 Check = Callable[[], tuple[Settings, Targets]]
 
 
-def ask_before_test(check: Check, models: dict[str, str], *, ready_s: float, trial: bool) -> dict[str, Any]:
+def ask_before_test(
+    check: Check, models: dict[str, str], *, ready_s: float, trial: bool, flush: bool
+) -> dict[str, Any]:
     """What the server says of itself, when it is found fit for the test that `check` gives. Raises InputError where it
     is not. Where the options name no model, its only one is put into `models`, by host, which `check` goes by."""
     settings = check()[0]
@@ -55,6 +57,7 @@ def ask_before_test(check: Check, models: dict[str, str], *, ready_s: float, tri
     for model in sorted(named):
         check_model(model, said)
     if not trial:
+        _flush(settings, flush=flush)
         return said
     if wanted > named and (model := only_model(said)):
         models[settings.host] = model
@@ -64,7 +67,13 @@ def ask_before_test(check: Check, models: dict[str, str], *, ready_s: float, tri
     for name, target in targets.items():
         _warn_of_long_clips(target)
         _try(name, target)
+    _flush(settings, flush=flush)
     return said
+
+
+def _flush(settings: Settings, *, flush: bool) -> None:
+    if flush:
+        flush_cache(settings.host, settings.headers, settings.transport)
 
 
 def wait_until_ready(settings: Settings, patience_s: float) -> None:

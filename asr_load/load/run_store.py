@@ -222,7 +222,7 @@ class RunStore:
             requests=settings.requests,
             order="shuffle" if settings.shuffle else "sequential",
             seed=settings.seed,
-            unique="dither" if first.unique else "none",
+            unique=first.unique,
             timeouts={name: getattr(settings.timeouts, name) for name in ("connect", "stall", "total")},
             insecure=settings.transport.verify is False,
             proxy=settings.transport.proxy,

@@ -88,7 +88,7 @@ class Targets(Mapping[str, Target]):
                 model=settings.body.model,
                 prompt=settings.body.prompt,
                 max_tokens=settings.body.token_limit,
-                unique="dither" if settings.unique else "none",
+                unique=settings.unique,
                 data=str(shards.folder),
                 data_sha256=shards.manifest_sha256,
                 data_clips=len(shards),
@@ -106,6 +106,8 @@ class RequestSource:
         settings = target.settings
         self._name, self._id, self._worker, self._of, self._alone = name, id, worker, of, alone
         self._shards, self._unique = target.shards, settings.unique
+        self._nonces: dict[int, bytes] = {}
+        """Of clips that have the same bytes all the test."""
         self._order = ClipOrder(len(target.shards), shuffle=settings.shuffle, seed=settings.seed)
         self._taken = 0
         self._build, content_type = make_builder(settings.body, target.shards.audio_format)
@@ -131,8 +133,13 @@ class RequestSource:
         """A request with its body, of a clip. Raises OSError, MemoryError, ValueError or InputError where it cannot be
         built."""
         clip = self._shards[number]
-        body = self._build(clip, new_dither() if self._unique else NO_DITHER)
+        body = self._build(clip, self._nonce(number))
         return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, **more)
+
+    def _nonce(self, number: int) -> bytes:
+        if self._unique == "none":
+            return NO_DITHER
+        return new_dither() if self._unique == "dither" else self._nonces.setdefault(number, new_dither())
 
     def without_body(self, job: Job, **more: Any) -> TranscriptionRequest:
         """A request that cannot be built, for its record."""

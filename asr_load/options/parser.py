@@ -14,7 +14,7 @@ from asr_load.schedule.arrivals import KINDS
 from asr_load.shipped import SAMPLE
 from asr_load.stream.text_format import TEXT_FORMATS
 
-UNIQUE = ["dither", "none"]
+UNIQUE = ["dither", "once", "none"]
 ORDERS = ["sequential", "shuffle"]
 CONNECTIONS = ["keep", "new"]
 HTTP_VERSIONS = ["1.1"]
@@ -67,11 +67,17 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--omit", default="", metavar="FIELD,…", help="Fields to leave out of the body")
 
     add("--ready-timeout", type=float, default=0.0, metavar="S", help="Wait so long for the server to be ready")
+    add("--flush-cache", action="store_true", help="Let SGLang empty its cache before the test")
     add("--no-preflight", action="store_true", help="Send no trial request, and ask for no model, before the test")
 
     add = option_group(parser, "Data", in_form=True)
     add("--data", "--dataset-path", default=SAMPLE, metavar="DIR", help="Prepared folder of clips")
-    add("--unique", choices=UNIQUE, default="dither", help="dither: no request repeats another's bytes")
+    add(
+        "--unique",
+        choices=UNIQUE,
+        default="dither",
+        help="dither: no bytes are sent twice; once: none of an earlier test",
+    )
     add = option_group(parser, "Data")
     add("--order", choices=ORDERS, default=None, help="Of clips in a pass (default: sequential; shuffle with a --seed)")
     add("--seed", type=int, default=0, metavar="N", help="Of the shuffle, and of an open loop's arrivals")

@@ -80,7 +80,7 @@ class Settings:
     asked: Asked
     server_model: str
     """The only model that the server has; empty where it was not asked, and where it lists none."""
-    unique: bool
+    unique: str
     reader: str
     requests: int
     retries: int
@@ -158,7 +158,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
         data=_data_folder(options.data),
         asked=asked,
         server_model=model,
-        unique=options.unique == "dither",
+        unique=options.unique,
         reader=options.reader,
         requests=options.requests,
         retries=options.retries,

@@ -84,6 +84,9 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"Open loop: {loop.asked:.2f} requests/s asked for, {loop.due:.2f} due ({chance}), {loop.sent:.2f} sent"
     if summary.cached_tokens:
         yield f"Prompts: {summary.cached_tokens:,} of {summary.prompt_tokens:,} tokens from the server's cache"
+    if cache := summary.cache_ratio:
+        interval = f"95 %: {cache.low:.2f} to {cache.high:.2f}, {cache.clips} clips"
+        yield f"Cache: TTFT of a clip that was sent before is {cache.ratio:.2f} times its first ({interval})"
     if summary.goodput is not None:
         yield f"Goodput: {summary.goodput:.2f} requests/s"
     if summary.references:

@@ -13,6 +13,7 @@ import numpy as np
 
 from asr_load.files import encode_json, write_atomically
 from asr_load.results.accuracy import loops, measure, rate_for
+from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
@@ -202,6 +203,8 @@ class Summary(msgspec.Struct):
     """How many successes had an envelope around their transcript, which was taken off, by its name."""
     ttft_text: Figures = msgspec.field(default_factory=lambda: figures(()))
     """Of those: to the first character behind it."""
+    cache_ratio: CacheRatio | None = None
+    """Of a run that sent clips' bytes again (--unique once or none)."""
     connect: Figures = msgspec.field(default_factory=lambda: figures(()))
     """Of requests for which a connection was opened."""
     sent_again: int = 0
@@ -320,6 +323,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
         looping=sum(loops(record.reference, record.text, info.scoring) for record in good),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         ttft_text=figures_of("ttft_text", good),
+        cache_ratio=None if info.unique == "dither" else cache_ratio(good),
         connect=figures_of("connect", measured),
         sent_again=sum(record.retry_of is not None for record in measured),
         coverage=_all_coverage([record for record in measured if record.retry_of is None], info),

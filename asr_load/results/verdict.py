@@ -414,8 +414,10 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
             sum(getattr(record, name) or 0 for record in good) for name in ("cached_tokens", "prompt_tokens")
         )
         doubts.append(f"{cached:,} of {prompts:,} prompt tokens came from the server's cache")
-    if info.unique == "none":
+    if info.unique != "dither":
         repeats = sum(count - 1 for count in Counter(record.clip for record in records).values())
         if repeats:
-            doubts.append(f"{repeats} requests repeated a clip's bytes (--unique none): caches may have answered")
+            doubts.append(
+                f"{repeats} requests repeated a clip's bytes (--unique {info.unique}): caches may have answered"
+            )
     return doubts

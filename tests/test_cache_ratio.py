@@ -1,0 +1,68 @@
+"""What a server's cache is worth."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from asr_load import bench
+from asr_load.results.cache_ratio import cache_ratio
+from asr_load.results.summary import summarise
+from conftest import prepare_clips, write_folder
+from harness.records import record, run_info
+from harness.runs import FAST, answer, canned, run
+from harness.serving import serve
+
+
+def test_repeated_clips_against_their_first() -> None:
+    first = [record(n, clip=f"c{n}", ttft=0.4 * (n + 1), started_at=1000.0 + n) for n in range(4)]
+    again = [record(n, clip=f"c{n}", ttft=0.1 * (n + 1), started_at=2000.0 + n) for n in range(4)]
+    found = cache_ratio([*again, *first])
+    assert found is not None
+    assert [found.ratio, found.low, found.high] == pytest.approx([0.25] * 3)
+    assert found.clips == 4
+    assert cache_ratio(first) is None
+    assert cache_ratio([*first[:2], *again[:2]]) is None
+    uneven = [record(n, clip=f"c{n}", ttft=0.1 * (n + 1) * (1 + n), started_at=3000.0 + n) for n in range(4)]
+    found = cache_ratio([*first, *uneven])
+    assert found is not None
+    assert found.low < found.ratio < found.high
+
+
+def test_it_is_of_runs_that_repeat_bytes() -> None:
+    records = [record(n, clip=f"c{n % 4}", started_at=1000.0 + n) for n in range(8)]
+    for unique, said in (("dither", False), ("once", True), ("none", True)):
+        assert (summarise(records, run_info(unique=unique)).cache_ratio is not None) is said
+
+
+@pytest.mark.parametrize(("unique", "kinds", "of_both"), [("dither", 8, 16), ("once", 4, 8), ("none", 4, 4)])
+def test_which_bytes_are_sent(unique: str, kinds: int, of_both: int, tmp_path: Path) -> None:
+    clips = prepare_clips(tmp_path, {f"clip{number}": 0.5 for number in range(4)})
+    audio: list[set[str]] = []
+    for test in range(2):
+        with canned([answer("a b", length=True)] * 8) as (host, got):
+            done = run(host, clips, tmp_path / f"r{test}", "-u", "1", "--requests", "8", "--unique", unique)
+        assert done.code == 0, done.err
+        bodies = [json.loads(request.partition(b"\r\n\r\n")[2]) for request in got]
+        audio.append({body["messages"][0]["content"][0]["audio_url"]["url"] for body in bodies})
+    assert [len(each) for each in audio] == [kinds] * 2
+    assert len(audio[0] | audio[1]) == of_both
+
+
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_folder(tmp_path / "set", {f"clip{number}": 0.5 for number in range(5)})
+    commands: list[list[str]] = []
+    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--dataset", str(source), "--cache-ratio", "--processes", "1"])
+    bench.main()
+    words = commands[0][commands[0].index("--requests") :]
+    assert words[:4] == ["--requests", "10", "--unique", "once"]
+    with serve(*FAST) as host:
+        done = run(host, Path(words[words.index("--data") + 1]), tmp_path / "r", "-u", "2", *words[:4])
+    assert "Cache: TTFT of a clip that was sent before is " in done.out
+    assert done.summary["cache_ratio"]["clips"] == 5
