@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-SKIP_REASONS = ("too_long", "too_short", "silent", "empty", "undecodable", "no_audio")
+SKIP_REASONS = ("too_long", "too_short", "silent", "empty", "undecodable", "no_audio", "not_scored")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ import soxr
 from asr_load.audio.clip import CHANNELS_CANCEL, Clip, Recording, Rules, Skipped, is_file
 from asr_load.audio.encode import encode
 from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
+
+NOT_SCORED = "ignore time segment in scoring"
+"""The text of segments that TED-LIUM and others leave out of their scores."""
 
 SILENCE = 2.0**-10
 """Half the peak-to-peak amplitude below which a recording is silent: -60 dBFS (full scale is 1.0)."""
@@ -43,6 +47,8 @@ HEADER_WORDS = 22
 def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = lambda _: None) -> Clip:
     """Decode, mix down, resample and encode a recording; `note` is called with what is to be said of it. Raises
     Skipped."""
+    if re.sub(r"[\W_]+", " ", recording.text).strip().lower() == NOT_SCORED:
+        raise Skipped("not_scored")
     wav, sample_rate = _decode(recording, rules, note)
     pcm = wav[HEADER_WORDS:]
     duration_s = len(pcm) / sample_rate

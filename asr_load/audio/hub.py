@@ -25,6 +25,7 @@ from asr_load.audio.source import (
     pick_column,
 )
 from asr_load.errors import InputError
+from asr_load.text import striker
 
 ROWS_AT_ONCE = 16
 """Of a parquet file. `datasets` would take a whole row group, which is gigabytes where recordings are long."""
@@ -40,26 +41,37 @@ def open_dataset(path: Path | None, spec: DatasetSpec) -> Source:
     into a cache. Audio is taken undecoded: neither torchcodec nor FFmpeg is needed.
     """
     datasets.disable_progress_bars()
+    if path is not None and spec.revision is not None:
+        raise InputError(f"--revision {spec.revision} is for the hub, and {path} is a file or folder here")
     try:
         if path is None:
-            _ask(spec.dataset)
+            _ask(spec.dataset, spec.revision)
+            if spec.revision == CONVERTED:
+                return _open_converted(spec, [])
         elif path.is_file() or is_saved(path):
             return _open_files(path, spec)
-        return _open_configured(path, spec)
+        try:
+            return _open_configured(path, spec)
+        except RuntimeError as error:
+            if path is not None or SCRIPT_REFUSED not in str(error):
+                raise
+            return _open_converted(spec, [f"{spec.dataset} has a loading script: took the hub's parquet ({CONVERTED})"])
     except InputError:
         raise
     except Exception as error:  # of pyarrow, fsspec, YAML, scripts that it refuses: each has its own
         raise _cannot_be_read(spec.dataset, error) from error
 
 
-def _ask(name: str) -> None:
+def _ask(name: str, revision: str | None) -> None:
     """Whether the hub has a data set. `datasets` finds out too, after half a minute of tries. Raises InputError."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return  # what it has kept of it is read
     for last in (False, True):
         try:
-            huggingface_hub.HfApi().dataset_info(name, timeout=ANSWER_S)
+            huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=ANSWER_S)
             return
+        except huggingface_hub.errors.RevisionNotFoundError as error:
+            raise InputError(f"--dataset {name} has no revision {revision!r}") from error
         except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError) as error:
             # It hides what one may not see.
             raise InputError(
@@ -76,13 +88,18 @@ def _ask(name: str) -> None:
 
 def _open_configured(path: Path | None, spec: DatasetSpec) -> Source:
     name = spec.dataset if path is None else str(path)
-    configs: list[str] = datasets.get_dataset_config_names(name)
-    if spec.subset is not None and spec.subset not in configs:
-        raise InputError(f"{spec.dataset} has no subset {spec.subset!r}; it has: {', '.join(configs)}")
-    config, splits, notes = _choose(name, configs, spec, local=path is not None)
-    builder = datasets.load_dataset_builder(name, config)
-    at_once = {"batch_size": ROWS_AT_ONCE} if isinstance(builder, Parquet) else {}
-    parts = [datasets.load_dataset(name, config, split=split, streaming=True, **at_once) for split in splits]
+    revision = spec.revision
+    configs: list[str] = datasets.get_dataset_config_names(name, revision=revision)
+    default = datasets.get_dataset_default_config_name(name, revision=revision)
+
+    def splits_of(config: str) -> list[str]:
+        return [str(split) for split in datasets.get_dataset_split_names(name, config, revision=revision)]
+
+    config, splits, notes = _choose(configs, default, splits_of, spec, local=path is not None)
+    builder = datasets.load_dataset_builder(name, config, revision=revision)
+    words: dict[str, Any] = {"batch_size": ROWS_AT_ONCE} if isinstance(builder, Parquet) else {}
+    words |= {"revision": revision, "streaming": True}
+    parts = [datasets.load_dataset(name, config, split=split, **words) for split in splits]
     files = builder.config.data_files or {}
     # A hub file's name carries the commit.
     state = [
@@ -94,13 +111,63 @@ def _open_configured(path: Path | None, spec: DatasetSpec) -> Source:
     return _source(parts, path, spec, which, notes)
 
 
-def _choose(name: str, configs: list[str], spec: DatasetSpec, local: bool) -> tuple[str, list[str], list[str]]:
-    """The config, its splits, and what to tell the person about the choice."""
+CONVERTED = "refs/convert/parquet"
+"""The branch of every data set on which the hub keeps what it made of it, as CONFIG/SPLIT/NUMBER.parquet."""
 
-    def splits_of(config: str) -> list[str]:
-        return [str(split) for split in datasets.get_dataset_split_names(name, config)]
+SCRIPT_REFUSED = "Dataset scripts are no longer supported"
+"""What `datasets` says from its fourth version on."""
 
-    default = spec.subset or datasets.get_dataset_default_config_name(name) or configs[0]
+
+def _open_converted(spec: DatasetSpec, notes: list[str]) -> Source:
+    """The hub's own parquet files of a data set. Raises InputError where there are none."""
+    api = huggingface_hub.HfApi()
+    try:
+        commit = api.dataset_info(spec.dataset, revision=CONVERTED, timeout=ANSWER_S).sha
+        files = api.list_repo_files(spec.dataset, repo_type="dataset", revision=commit)
+    except huggingface_hub.errors.HfHubHTTPError as error:
+        raise InputError(
+            f"--dataset {spec.dataset} has a loading script, which `datasets` does not run, and the hub has no"
+            f" {CONVERTED} of it: {_first_line(error)}"
+        ) from error
+    found: dict[str, dict[str, list[str]]] = {}
+    for file in sorted(files):
+        config, _, rest = file.partition("/")
+        split, _, name = rest.partition("/")
+        if name.endswith(".parquet"):
+            # Of a large one it keeps the first 5 GB, under this name.
+            found.setdefault(config, {}).setdefault(split.removeprefix("partial-"), []).append(file)
+    if not found:
+        raise InputError(f"--dataset {spec.dataset}: {CONVERTED} holds no parquet files")
+    config, splits, said = _choose(list(found), None, lambda config: list(found[config]), spec, local=False)
+    parts = [
+        datasets.load_dataset(
+            "parquet",
+            data_files=[f"hf://datasets/{spec.dataset}@{commit}/{file}" for file in found[config][split]],
+            split="train",
+            streaming=True,
+            batch_size=ROWS_AT_ONCE,
+        )
+        for split in splits
+    ]
+    if any(file.split("/")[1].startswith("partial-") for split in splits for file in found[config][split]):
+        said.append(f"{CONVERTED} has the first 5 GB of it")
+    state = [commit, *(file for split in splits for file in found[config][split])]
+    which = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
+    return _source(parts, None, spec, which, [*notes, *said])
+
+
+def _choose(
+    configs: list[str],
+    usual: str | None,
+    splits_of: Callable[[str], list[str]],
+    spec: DatasetSpec,
+    *,
+    local: bool,
+) -> tuple[str, list[str], list[str]]:
+    """The config, its splits, and what to tell the person about the choice. Raises InputError."""
+    if spec.subset is not None and spec.subset not in configs:
+        raise InputError(f"{spec.dataset} has no subset {spec.subset!r}; it has: {', '.join(configs)}")
+    default = spec.subset or usual or configs[0]
     # The default first: a split that it has is taken from it, else from the first config that has it.
     candidates = [default] if spec.subset else [default, *(config for config in configs if config != default)]
     if spec.split is None:
@@ -161,6 +228,9 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
 
     def recording(row: dict[str, Any], number: int) -> Recording:
         audio, name = find_audio(row[audio_column], row, base), file_name(row[audio_column])
+        if base is None and isinstance(audio, Path) and not audio.is_absolute() and ".." not in audio.parts:
+            # A file of the data set's own repository, as Earnings22-Cleaned has them.
+            audio = Url(f"hf://datasets/{spec.dataset}@{spec.revision or 'main'}/{audio.as_posix()}")
         if not spec.allow_outside:
             # What `datasets` has fetched from the hub lies in its own folder.
             check_place(audio, [Path(datasets.config.HF_CACHE_HOME) if base is None else base])
@@ -220,8 +290,12 @@ class _Rows:
 
 
 def _cannot_be_read(what: str, error: Exception) -> InputError:
-    return InputError(f"--dataset {what}: cannot be read: {_first_line(error)}")
+    said = _first_line(error)
+    if "gated" in said:
+        said += " (accept its terms on its page on the hub, and set HF_TOKEN)"
+    return InputError(f"--dataset {what}: cannot be read: {said}")
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return striker(filter(None, [huggingface_hub.get_token()]))(line)

@@ -32,6 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from asr_load.audio.clip import AUDIO_FORMATS, CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import SHORTEST_S, convert
 from asr_load.audio.encode import OPUS_RATES
+from asr_load.audio.named import resolve
 from asr_load.audio.open import open_source
 from asr_load.audio.shard import (
     FORMAT,
@@ -282,6 +283,8 @@ def _finish(out: Path, source: Source, options: Options, blocks: list[Block]) ->
         noted=noted,
         shards=shards,
     )
+    if not skipped["not_scored"].count:
+        del skipped["not_scored"]  # a thing of few data sets
     write_atomically(out / MANIFEST, encode_json(manifest))
     shutil.rmtree(out / PARTIAL)
     return manifest
@@ -357,6 +360,7 @@ def _skipped(skipped: dict[str, SkippedClips], rules: Rules) -> str:
         "silent": "below -60 dBFS",
         "undecodable": "convert with ffmpeg",
         "no_audio": "no such file",
+        "not_scored": "by their own text",
     }
     if rules.max_duration is None:
         cures["too_long"] = "over 13 hours"
@@ -378,9 +382,12 @@ def describe(manifest: Manifest) -> str:
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which clips, shared by prepare.py and bench.py."""
-    parser.add_argument("--dataset", required=True, help="Hugging Face id, or a local folder, parquet file or manifest")
+    parser.add_argument(
+        "--dataset", required=True, help="Hugging Face id, preset:NAME, or a local folder, parquet file or manifest"
+    )
     parser.add_argument("--subset", default=None, help="config of the data set (default: the one that has the split)")
     parser.add_argument("--split", default=None, help="split of the data set (default for folders: all)")
+    parser.add_argument("--revision", default=None, help="branch, tag or commit of a data set on the hub")
     parser.add_argument("--limit", type=_count, default=0, help="clips to keep; 0 is all (default)")
     parser.add_argument("--skip-long", action=argparse.BooleanOptionalAction, default=True, help="skip long clips")
     parser.add_argument("--max-duration", type=_seconds, default=30.0, help="what is long, in seconds (default: 30)")
@@ -394,13 +401,15 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-outside", action="store_true", help="the data set may name files outside of its folder, and addresses"
     )
-    parser.add_argument("--language", default="en", help="of the transcripts, for the word error rate (default: en)")
+    parser.add_argument(
+        "--language", default=None, help="of the transcripts, for the word error rate (default: a preset's, else en)"
+    )
     parser.add_argument("--processes", type=_count, default=os.cpu_count(), help="default: one per core")
 
 
 def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = False) -> Manifest:
     """Run prepare with the options of `add_source_arguments`, tell what was chosen. Raises InputError."""
-    source = open_source(
+    spec, language = resolve(
         DatasetSpec(
             args.dataset,
             args.subset or None,
@@ -408,8 +417,10 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
             args.text_column,
             args.audio_column,
             args.allow_outside,
+            args.revision,
         )
     )
+    source = open_source(spec)
     if not overwrite:
         refuse_another(out, source)
     for note in source.notes:
@@ -419,7 +430,7 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
         rates = ", ".join(map(str, OPUS_RATES))
         raise InputError(f"--audio-format opus has a rate of {rates} Hz: give --sample-rate one of them")
     try:
-        return prepare(source, Options(rules, args.limit, args.language), out, args.processes)
+        return prepare(source, Options(rules, args.limit, args.language or language), out, args.processes)
     except KeyboardInterrupt:
         print(f"stopped: {out} is not whole; run the same command again to go on", file=sys.stderr)
         raise

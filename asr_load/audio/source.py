@@ -29,6 +29,8 @@ class DatasetSpec:
     audio_column: str | None = None
     allow_outside: bool = False
     """Whether the data set may name files outside of its folder, and addresses."""
+    revision: str | None = None
+    """A branch, tag or commit of a data set on the hub."""
 
 
 class Rows(Protocol):

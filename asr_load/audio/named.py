@@ -1,0 +1,74 @@
+"""Data sets that many test with, by a short name: `--dataset preset:fleurs:de`. Ids, configs and columns are those of
+the Open ASR Leaderboard and of the data sets' cards, read in November 2026."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from asr_load.audio.source import DatasetSpec
+from asr_load.errors import InputError
+
+PREFIX = "preset:"
+OPEN_ASR = "hf-audio/open-asr-leaderboard"
+
+
+@dataclass(frozen=True)
+class Named:
+    """Where a data set is, and what of it. `language` is that of its references."""
+
+    dataset: str
+    subset: str | None
+    split: str = "test"
+    text: str | None = None
+    language: str = "en"
+
+
+FLEURS = {
+    "ar": "ar_eg", "de": "de_de", "en": "en_us", "es": "es_419", "fr": "fr_fr", "hi": "hi_in", "it": "it_it",
+    "ja": "ja_jp", "ko": "ko_kr", "nl": "nl_nl", "pl": "pl_pl", "pt": "pt_br", "ru": "ru_ru", "sv": "sv_se",
+    "tr": "tr_tr", "uk": "uk_ua", "vi": "vi_vn", "zh": "cmn_hans_cn",
+}  # fmt: skip
+VOXPOPULI = ("en", "de", "fr", "es", "pl", "it", "ro", "hu", "cs", "nl", "fi", "hr", "sk", "sl", "et", "lt")
+
+NAMED = {
+    "librispeech-clean": Named("openslr/librispeech_asr", "clean", text="text"),
+    "librispeech-other": Named("openslr/librispeech_asr", "other", text="text"),
+    "open-asr:ami": Named(OPEN_ASR, "ami_cleaned", text="text"),
+    "open-asr:earnings22": Named(OPEN_ASR, "earnings22", text="text"),
+    "open-asr:gigaspeech": Named(OPEN_ASR, "gigaspeech_cleaned", text="text"),
+    "open-asr:librispeech-clean": Named(OPEN_ASR, "librispeech", "test.clean", "text"),
+    "open-asr:librispeech-other": Named(OPEN_ASR, "librispeech", "test.other", "text"),
+    "open-asr:spgispeech": Named(OPEN_ASR, "spgispeech", text="text"),
+    "open-asr:voxpopuli": Named(OPEN_ASR, "voxpopuli", text="text"),
+    "longform:earnings21": Named("hf-audio/asr-leaderboard-longform", "earnings21", text="text"),
+    "longform:earnings22": Named("hf-audio/asr-leaderboard-longform", "earnings22", text="text"),
+    "longform:tedlium": Named("hf-audio/asr-leaderboard-longform", "tedlium", text="text"),
+    "earnings22": Named("ArtificialAnalysis/Earnings22-Cleaned-AA", None, text="text"),
+    "stt-benchmark": Named("pipecat-ai/stt-benchmark-data", None, "train", "transcription"),
+    **{f"voxpopuli:{code}": Named("facebook/voxpopuli", code, text="normalized_text", language=code)
+       for code in VOXPOPULI},
+    **{f"fleurs:{code}": Named("google/fleurs", config, text="transcription", language=code)
+       for code, config in FLEURS.items()},
+}  # fmt: skip
+
+
+def resolve(spec: DatasetSpec) -> tuple[DatasetSpec, str]:
+    """A named data set's own words, where `spec` leaves them open, and the language of its references; any other as it
+    is, in English. Raises InputError on an unknown name."""
+    if not spec.dataset.startswith(PREFIX):
+        return spec, "en"
+    name = spec.dataset.removeprefix(PREFIX)
+    if name not in NAMED:
+        near = [known for known in NAMED if known.partition(":")[0] == name.partition(":")[0]] or list(
+            dict.fromkeys(known.partition(":")[0] for known in NAMED)
+        )
+        raise InputError(f"--dataset {spec.dataset}: there are {', '.join(PREFIX + known for known in near)}")
+    known = NAMED[name]
+    own = replace(
+        spec,
+        dataset=known.dataset,
+        subset=spec.subset or known.subset,
+        split=spec.split or known.split,
+        text_column=spec.text_column or known.text,
+    )
+    return own, known.language
