@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import kaldialign
+import numpy as np
 import pytest
 
-from asr_load.results.accuracy import measure
+from asr_load.results.accuracy import counts, measure
 from asr_load.results.normalizers import NORMALIZERS, Scoring, normalise
 from harness.records import record, run_info
 from harness.runs import FAST, run
@@ -75,3 +77,16 @@ def test_slos_go_by_the_normaliser() -> None:
     for normalizer, met in (("whisper", False), ("open-asr", True)):
         summary = summarise(records, run_info(slos=["wer:mean:0.1"], normalizer=normalizer))
         assert (summary.wer == 0, summary.passed) == (met, met)
+
+
+def test_a_long_transcript_is_aligned_in_pieces_to_the_same() -> None:
+    random = np.random.default_rng(0)
+    vocabulary = [f"{one}{two}{three}" for one in "bdfgk" for two in "aeiou" for three in "lmnrst"]
+    said = [str(word) for word in random.choice(vocabulary, 3000)]
+    kept = [word for word in said if random.random() > 0.02]
+    heard = [word if random.random() > 0.1 else str(random.choice(vocabulary)) for word in kept]
+    joined = " ".join(heard[:1000]) + " " + "".join(heard[1000:1002]) + " " + " ".join(heard[1002:])
+    found = counts(" ".join(said), joined, Scoring("en", "open-asr"))
+    whole = kaldialign.edit_distance(said, joined.split(), merge_compounds=True)
+    assert found.wer_errors == pytest.approx(whole["total"], rel=0.005)
+    assert found.wer_units == 3000
