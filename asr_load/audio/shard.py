@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from asr_load.audio.clip import Clip, Rules
 from asr_load.errors import InputError
@@ -236,9 +235,9 @@ class Shards:
         return self.manifest.options.rules.audio_format
 
     @property
-    def longest_s(self) -> float:
-        """The length of the longest clip."""
-        return float(max(pc.max(batch.column("duration_s")).as_py() for batch in self._batches))
+    def lengths(self) -> np.ndarray:
+        """Of all clips, in seconds: shape (len,)."""
+        return np.concatenate([batch.column("duration_s").to_numpy() for batch in self._batches])
 
     def _read(self, at: int) -> list[Clip]:
         batch = self._batches[at]

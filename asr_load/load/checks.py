@@ -76,6 +76,7 @@ class Checks:
                     raise InputError(f"user class {name}: {error}") from None
                 raise
             targets[name] = Target(settings, opened[settings.data])
+            targets[name].order()
         return Targets(targets)
 
     def _model(self, options: Namespace, host: str | None) -> str:

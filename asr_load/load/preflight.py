@@ -91,11 +91,11 @@ def wait_until_ready(settings: Settings, patience_s: float) -> None:
 
 
 def _warn_of_long_clips(target: Target) -> None:
-    asked = target.settings.asked
-    if asked.longest_s is not None and target.shards.longest_s > asked.longest_s:
+    asked, longest = target.settings.asked, float(target.lengths.max())
+    if asked.longest_s is not None and longest > asked.longest_s:
         _say(
             f"{asked.body.model} takes clips of up to {asked.longest_s:g} s, and the longest of --data has"
-            f" {target.shards.longest_s:.1f} s: prepare it with --max-duration {asked.longest_s:g}"
+            f" {longest:.1f} s: prepare it with --max-duration {asked.longest_s:g}"
         )
 
 
@@ -131,7 +131,9 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
         transport=settings.transport,
         keep=False,
     )
-    request = source.request(Job(number, None), number % len(target.shards), user=0, due=None, warmup=True)
+    request = source.request(
+        Job(number, None), int(target.chosen[number % len(target.chosen)]), user=0, due=None, warmup=True
+    )
     connection = UserConnection()
     with Session() as session:
         session.trust_env = False

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
+
+import numpy as np
 
 from asr_load.audio.payload import NO_DITHER, make_builder, new_dither
 from asr_load.audio.shard import Shards
@@ -13,6 +16,7 @@ from asr_load.errors import InputError
 from asr_load.http.exchange import TranscriptionRequest, request_headers
 from asr_load.options.settings import Settings
 from asr_load.results.runfile import UserClassInfo
+from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from asr_load.schedule.work import ClipOrder, Job
 
 
@@ -30,6 +34,24 @@ class Target:
 
     settings: Settings
     shards: Shards
+
+    @cached_property
+    def chosen(self) -> np.ndarray:
+        """The numbers of the clips that are sent, by --sample."""
+        return sample_of(len(self.shards), self.settings.sample, self.settings.seed)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Of these, in seconds."""
+        chosen: np.ndarray = self.shards.lengths[self.chosen]
+        return chosen
+
+    def order(self) -> ClipOrder | MixedOrder:
+        """Of these, by their places among them. Raises InputError where --mix asks for lengths that there are not."""
+        words: dict[str, Any] = {"shuffle": self.settings.shuffle, "seed": self.settings.seed}
+        if self.settings.mix:
+            return MixedOrder(self.lengths, parse_mix(self.settings.mix), **words)
+        return ClipOrder(len(self.chosen), **words)
 
 
 class Targets(Mapping[str, Target]):
@@ -91,7 +113,7 @@ class Targets(Mapping[str, Target]):
                 unique=settings.unique,
                 data=str(shards.folder),
                 data_sha256=shards.manifest_sha256,
-                data_clips=len(shards),
+                data_clips=len(target.chosen),
             )
             for name, target in self.items()
             for settings, shards in [(target.settings, target.shards)]
@@ -108,7 +130,7 @@ class RequestSource:
         self._shards, self._unique = target.shards, settings.unique
         self._nonces: dict[int, bytes] = {}
         """Of clips that have the same bytes all the test."""
-        self._order = ClipOrder(len(target.shards), shuffle=settings.shuffle, seed=settings.seed)
+        self._order, self._chosen = target.order(), target.chosen
         self._taken = 0
         self._build, content_type = make_builder(settings.body, target.shards.audio_format)
         self._url, self._text_format = settings.host + settings.endpoint, settings.asked.text_format
@@ -123,7 +145,8 @@ class RequestSource:
     def next_clip(self, job: Job) -> int:
         """Which clip is next: it stays the next one until it is taken."""
         # Among several classes, each goes through its clips with the requests that its own users take.
-        return self._order.clip(job.seq if self._alone else self._worker + self._taken * self._of)
+        place = self._order.clip(job.seq if self._alone else self._worker + self._taken * self._of)
+        return int(self._chosen[place])
 
     def take_clip(self) -> None:
         """Hand out what `next_clip` gave."""

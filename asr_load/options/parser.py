@@ -80,7 +80,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     )
     add = option_group(parser, "Data")
     add("--order", choices=ORDERS, default=None, help="Of clips in a pass (default: sequential; shuffle with a --seed)")
-    add("--seed", type=int, default=0, metavar="N", help="Of the shuffle, and of an open loop's arrivals")
+    add("--sample", type=int, default=0, metavar="N", help="Send N clips of the data, chosen by the seed (0: all)")
+    add("--mix", default="", metavar="0-5:70,5-:30", help="Lengths in seconds, each with its weight in the load")
+    add("--seed", type=int, default=0, metavar="N", help="Of the sample, the shuffle, and an open loop's arrivals")
 
     add = option_group(parser, "Load", in_form=True)
     # Words, not numbers: an empty field of the form is a closed loop.

@@ -24,6 +24,7 @@ from asr_load.options.request import Asked, read_request
 from asr_load.results.normalizers import NORMALIZERS
 from asr_load.results.slo import Goodput, Slo, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
+from asr_load.schedule.mix import parse_mix
 from asr_load.shipped import SAMPLE, sample
 from asr_load.stream.text_format import TEXT_FORMATS
 from asr_load.text import MIN_SECRET
@@ -86,6 +87,8 @@ class Settings:
     retries: int
     keep_connections: bool
     shuffle: bool
+    sample: int
+    mix: str
     seed: int
     timeouts: Timeouts
     transport: Transport
@@ -149,7 +152,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
     goodput = " ".join(" ".join(options.goodput).split())
     if goodput:
         Goodput(goodput)
-    if options.seed and options.order == "sequential" and not loop.open:
+    if options.seed and options.order == "sequential" and not loop.open and not options.sample:
         raise InputError("--seed shuffles nothing with --order sequential: leave one of them out")
     transport = _transport(options, host, secrets)
     return Settings(
@@ -164,6 +167,8 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
         retries=options.retries,
         keep_connections=options.connections == "keep",
         shuffle=options.order == "shuffle" or bool(options.order is None and options.seed and not loop.open),
+        sample=options.sample,
+        mix=options.mix.strip(),
         seed=options.seed,
         timeouts=Timeouts(options.connect_timeout, options.stall_timeout, options.total_timeout),
         transport=transport,
@@ -248,14 +253,18 @@ def _check_words_and_numbers(options: Namespace) -> None:
     for name, allowed in words.items():
         if getattr(options, name) not in (*allowed, None):  # nothing: what is usual
             raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)!r} is none of {', '.join(allowed)}")
-    if options.requests < 0:
-        raise InputError(f"--requests must be 0 (until stopped) or more, not {options.requests}")
-    if options.retries < 0:
-        raise InputError(f"--retries must be 0 or more, not {options.retries}")
-    if options.seed < 0:
-        raise InputError(f"--seed must be 0 or more, not {options.seed}")
-    if options.warmup_requests < 0:
-        raise InputError(f"--warmup-requests must be 0 or more, not {options.warmup_requests}")
+    least = {
+        "requests": "0 (until stopped)",
+        "sample": "0 (all clips)",
+        "retries": "0",
+        "seed": "0",
+        "warmup_requests": "0",
+    }
+    for name, word in least.items():
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} must be {word} or more, not {getattr(options, name)}")
+    if options.mix.strip():
+        parse_mix(options.mix)
     for name in ("warmup_time", "trim_start", "trim_end", "ready_timeout"):
         if not 0 <= getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be 0 seconds or more, not {getattr(options, name)}")

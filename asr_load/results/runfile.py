@@ -184,6 +184,10 @@ class RunInfo(Invocation, kw_only=True):
     data_sha256: str
     """Of the prepared folder's manifest."""
     data_clips: int
+    sample: int = 0
+    """How many of the set's clips were chosen by --sample; 0: all."""
+    mix: str = ""
+    """Lengths and weights, as --mix has them."""
     language: str
     normalizer: str = "whisper"
     user_classes: list[UserClassInfo] = []

@@ -435,6 +435,9 @@ def _by_replica(measured: list[Record]) -> list[ByReplica]:
 
 def _all_coverage(measured: list[Record], info: RunInfo) -> Coverage:
     """Of several classes, each over its own clips, the sums: each sends its data as often as its users come to it."""
+    if info.mix:  # uneven by intent
+        clips = info.data_clips
+        return Coverage(clips, len({record.clip for record in measured}), len(measured) / clips, 0, 0)
     if not info.user_classes:
         return _coverage(measured, info.data_clips)
     parts = [

@@ -1,0 +1,90 @@
+"""A sample of a set, and lengths by weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_load.errors import InputError
+from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
+from conftest import prepare_clips
+from harness.runs import FAST, run
+from harness.serving import serve
+
+
+def test_each_class_has_its_share_of_every_stretch() -> None:
+    lengths = [1.0, 2.0, 8.0, 20.0, 4.9, 5.0]
+    order = MixedOrder(lengths, parse_mix("0-5:7,5-15:2,15-:1"), shuffle=False, seed=0)
+    sent = [order.clip(position) for position in range(1000)]
+    for first in range(0, 1000, 10):
+        kinds = Counter(np.searchsorted([5, 15], lengths[clip], side="right") for clip in sent[first : first + 10])
+        assert kinds == {0: 7, 1: 2, 2: 1}
+    counts = Counter(sent)
+    assert max(counts[clip] for clip in (0, 1, 4)) - min(counts[clip] for clip in (0, 1, 4)) <= 1
+    assert counts[2] == counts[5] == counts[3] == 100
+    # None of a class comes in a block.
+    assert "3" * 2 not in "".join(map(str, sent))
+
+
+def test_a_shuffle_has_its_seed() -> None:
+    lengths, classes = np.linspace(1, 30, 40), parse_mix("0-10:1,10-:1")
+    one, same, other = (
+        [MixedOrder(lengths, classes, shuffle=True, seed=seed).clip(n) for n in range(60)] for seed in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+def test_a_sample() -> None:
+    assert list(sample_of(5, 0, 7)) == [0, 1, 2, 3, 4]
+    one, same, other = (list(sample_of(1000, 50, seed)) for seed in (1, 1, 2))
+    assert one == same != other
+    assert len(set(one)) == 50
+    assert one == sorted(one)
+    drawn = Counter(int(clip) for seed in range(2000) for clip in sample_of(10, 3, seed))
+    assert all(abs(drawn[clip] - 600) < 100 for clip in range(10))  # 5 standard deviations
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0-5", "--mix takes seconds and weights, like 0-5:70,5-15:25,15-:5, not '0-5'"),
+        ("5-5:1", "not '5-5:1'"),
+        ("0-5:0", "not '0-5:0'"),
+        ("0-5:1,x", "not 'x'"),
+        ("0-5:1,4-:2", "--mix: 0-5 and 4- have lengths in common"),
+        ("0-5:9000,5-:9000", "all weights together are at most 10000"),
+    ],
+)
+def test_what_is_no_mix(text: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_mix(text)
+    assert said in str(error.value)
+
+
+def test_a_class_without_a_clip() -> None:
+    with pytest.raises(InputError, match="no clip of --data is 5-15 seconds long"):
+        MixedOrder([1.0], parse_mix("0-5:1,5-15:1"), shuffle=False, seed=0)
+
+
+def test_runs(tmp_path: Path) -> None:
+    lengths = {**{f"short{n}": 0.3 for n in range(6)}, **{f"long{n}": 1.5 for n in range(3)}}
+    clips = prepare_clips(tmp_path, lengths)
+    with serve(*FAST) as host:
+        words = ("-u", "2", "--requests", "20", "--mix", "0-1:4,1-:1")
+        alone = run(host, clips, tmp_path / "alone", *words)
+        fleet = run(host, clips, tmp_path / "fleet", *words, "--processes", "2")
+        sample = run(host, clips, tmp_path / "sample", "-u", "1", "--requests", "8", "--sample", "4", "--seed", "3")
+    for done in (alone, fleet):
+        assert done.code == 0, done.err
+        assert Counter(record["clip"].rstrip("0123456789") for record in done.records) == {"short": 16, "long": 4}
+        assert done.summary["coverage"]["repeated"] == 0
+    assert sorted(Counter(record["clip"] for record in sample.records).values()) == [2] * 4
+    assert sample.summary["coverage"]["clips"] == 4
+    assert "Clips: 4 of 4 sent, 2.00 passes" in sample.out
+    refused = run("http://127.0.0.1:9", clips, tmp_path / "none", "-u", "1", "-t", "1", "--mix", "5-:1")
+    assert (refused.code, "--mix: no clip of --data is 5- seconds long" in refused.err) == (2, True)
+    refused = run("http://127.0.0.1:9", clips, tmp_path / "none", "-u", "1", "-t", "1", "--sample", "10")
+    assert (refused.code, "--sample 10: --data holds 9 clips" in refused.err) == (2, True)
