@@ -39,6 +39,6 @@ def write_clips(folder: Path, count: int, seconds: float = 0.1) -> Path:
 def _noise(folder: Path, seconds: float) -> Clip:
     file = folder / "noise.wav"
     soundfile.write(file, np.random.default_rng(0).uniform(-0.1, 0.1, int(seconds * RATE)), RATE, subtype="PCM_16")
-    clip = convert(Recording("noise", "", file), Rules())
+    clip = next(convert(Recording("noise", "", file), Rules()))
     file.unlink()
     return clip

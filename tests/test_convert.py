@@ -19,15 +19,15 @@ from conftest import noise
 from harness.audio import FORMATS, encoded, sample_in
 
 
-def reason(audio: bytes | Path | None, **rules: float) -> str:
+def reason(audio: bytes | Path | None, text: str = "", **rules: float) -> str:
     with pytest.raises(Skipped) as caught:
-        convert(Recording("a", "", audio), Rules(**rules))  # type: ignore[arg-type]
+        convert(Recording("a", text, audio), Rules(**rules))  # type: ignore[arg-type]
     return caught.value.reason
 
 
 def test_sixteen_bit_mono_is_kept_to_the_bit() -> None:
     pcm = (noise(0.5) * 32768).astype(np.int16)
-    clip = convert(Recording("a", "hello", encoded(pcm, subtype="PCM_16", format="FLAC")), Rules())
+    clip = next(convert(Recording("a", "hello", encoded(pcm, subtype="PCM_16", format="FLAC")), Rules()))
     wav = base64.b64decode(bytes(clip.audio_b64))
     with wave.open(io.BytesIO(wav)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16000)
@@ -38,7 +38,9 @@ def test_sixteen_bit_mono_is_kept_to_the_bit() -> None:
 
 def test_stereo_at_another_rate_becomes_mono_at_16_khz() -> None:
     tone = np.sin(2 * np.pi * 440 * np.arange(44100) / 44100) * 0.5
-    clip = convert(Recording("a", "", encoded(np.stack([tone, tone * 0.5], axis=1), 44100, subtype="PCM_24")), Rules())
+    clip = next(
+        convert(Recording("a", "", encoded(np.stack([tone, tone * 0.5], axis=1), 44100, subtype="PCM_24")), Rules())
+    )
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(bytes(clip.audio_b64))))
     assert rate == 16000
     assert samples.shape == (16000,)
@@ -47,13 +49,13 @@ def test_stereo_at_another_rate_becomes_mono_at_16_khz() -> None:
 
 
 def test_the_rate_can_be_kept() -> None:
-    clip = convert(Recording("a", "", encoded(noise(0.2, 8000), 8000)), Rules(sample_rate=None))
+    clip = next(convert(Recording("a", "", encoded(noise(0.2, 8000), 8000)), Rules(sample_rate=None)))
     assert (clip.sample_rate, clip.duration_s) == (8000, 0.2)
 
 
 def test_loud_floats_are_clipped_not_wrapped() -> None:
     loud = np.where(np.arange(1600) % 2, 3.0, -3.0).astype(np.float32)
-    clip = convert(Recording("a", "", encoded(loud, subtype="FLOAT")), Rules())
+    clip = next(convert(Recording("a", "", encoded(loud, subtype="FLOAT")), Rules()))
     samples, _ = soundfile.read(io.BytesIO(base64.b64decode(bytes(clip.audio_b64))), dtype="int16")
     assert set(samples.tolist()) == {-32768, 32767}
 
@@ -62,10 +64,10 @@ def test_loud_floats_are_clipped_not_wrapped() -> None:
 def test_thirty_seconds_are_not_too_long_and_a_little_more_are(seconds: float, kept: bool) -> None:
     audio = encoded(noise(seconds))
     if kept:
-        assert convert(Recording("a", "", audio), Rules()).duration_s == seconds
+        assert next(convert(Recording("a", "", audio), Rules())).duration_s == seconds
     else:
         assert reason(audio) == "too_long"
-        assert convert(Recording("a", "", audio), Rules(max_duration=None)).duration_s == seconds
+        assert next(convert(Recording("a", "", audio), Rules(max_duration=None))).duration_s == seconds
 
 
 def test_reasons_to_skip(tmp_path: Path) -> None:
@@ -79,6 +81,7 @@ def test_reasons_to_skip(tmp_path: Path) -> None:
         "empty": reason(b""),
         "undecodable": reason(b"this is no audio"),
         "no_audio": reason(None),
+        "not_scored": reason(encoded(noise(1)), "IGNORE_TIME_SEGMENT_IN_SCORING"),
     }
     assert list(seen) == list(SKIP_REASONS)
     assert all(name == found for name, found in seen.items())
@@ -94,14 +97,14 @@ def test_reasons_to_skip(tmp_path: Path) -> None:
 
 def test_a_full_scale_square_wave_is_not_silent() -> None:
     square = np.where(np.arange(1600) % 2, 32767, -32768).astype(np.int16)
-    assert convert(Recording("a", "", encoded(square, subtype="PCM_16")), Rules()).duration_s == 0.1
+    assert next(convert(Recording("a", "", encoded(square, subtype="PCM_16")), Rules())).duration_s == 0.1
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_gives_the_same_recording(tmp_path: Path, kind: str) -> None:
     file = tmp_path / kind
     file.write_bytes(sample_in("rms-09", kind))
-    assert convert(Recording("a", "", file), Rules()).duration_s == pytest.approx(4.23, abs=0.06)
+    assert next(convert(Recording("a", "", file), Rules())).duration_s == pytest.approx(4.23, abs=0.06)
 
 
 def unknown_length(flac: bytes) -> bytes:
@@ -118,10 +121,10 @@ def unknown_length(flac: bytes) -> bytes:
 def test_flac_that_does_not_know_its_length(channels: int, rules: Rules) -> None:
     pcm = (noise(1.25) * 32768).astype(np.int16)
     flac = encoded(np.stack([pcm] * channels, axis=1), format="FLAC", subtype="PCM_16")
-    clip = convert(Recording("a", "", unknown_length(flac)), rules)
+    clip = next(convert(Recording("a", "", unknown_length(flac)), rules))
     assert clip.duration_s == 1.25
     assert samples_of(clip).tolist() == pcm.tolist()
-    part = convert(Recording("a", "", unknown_length(flac), 0.5, 0.25), rules)
+    part = next(convert(Recording("a", "", unknown_length(flac), 0.5, 0.25), rules))
     assert samples_of(part).tolist() == pcm[8000:12000].tolist()
     assert reason(unknown_length(flac), max_duration=1.0) == "too_long"
 
@@ -134,11 +137,11 @@ def samples_of(clip: Clip) -> np.ndarray:
 def test_a_segment_is_cut_out_of_its_file(kind: dict[str, str]) -> None:
     pcm = (noise(2.0) * 32768).astype(np.int16)
     audio = encoded(pcm, 16000, **kind)
-    assert samples_of(convert(Recording("a", "", audio, 0.5, 0.75), Rules())).tolist() == pcm[8000:20000].tolist()
-    assert samples_of(convert(Recording("a", "", audio, 1.5), Rules())).tolist() == pcm[24000:].tolist()
-    assert samples_of(convert(Recording("a", "", audio, 1.5, 9.0), Rules())).tolist() == pcm[24000:].tolist()
+    assert samples_of(next(convert(Recording("a", "", audio, 0.5, 0.75), Rules()))).tolist() == pcm[8000:20000].tolist()
+    assert samples_of(next(convert(Recording("a", "", audio, 1.5), Rules()))).tolist() == pcm[24000:].tolist()
+    assert samples_of(next(convert(Recording("a", "", audio, 1.5, 9.0), Rules()))).tolist() == pcm[24000:].tolist()
     with pytest.raises(Skipped, match="empty"):
-        convert(Recording("a", "", audio, 2.0), Rules())
+        next(convert(Recording("a", "", audio, 2.0), Rules()))
 
 
 @pytest.mark.parametrize(
@@ -148,14 +151,16 @@ def test_a_segment_is_cut_out_of_its_file(kind: dict[str, str]) -> None:
 def test_channels_that_cancel_each_other(left: float, right: float, peak: int, noted: bool) -> None:
     tone = np.sin(np.arange(16000) / 5) * 9000 / 32768
     notes: list[str] = []
-    clip = convert(Recording("a", "", encoded(np.stack([tone * left, tone * right], axis=1))), Rules(), notes.append)
+    clip = next(
+        convert(Recording("a", "", encoded(np.stack([tone * left, tone * right], axis=1))), Rules(), notes.append)
+    )
     assert np.abs(samples_of(clip).astype(int)).max() == pytest.approx(peak, abs=2)
     assert notes == ([CHANNELS_CANCEL] if noted else [])
 
 
 def test_what_is_no_length_and_no_rate_of_speech() -> None:
     assert reason(encoded(noise(0.009))) == "too_short"
-    assert convert(Recording("a", "", encoded(noise(0.011))), Rules()).duration_s == 0.011
+    assert next(convert(Recording("a", "", encoded(noise(0.011))), Rules())).duration_s == 0.011
     for rate in (1, 100, 3999, 400_000):
         assert reason(encoded(noise(1.0), rate)) == "undecodable"
 
@@ -174,7 +179,7 @@ def without_length(samples: np.ndarray, size: int, behind: bytes = b"") -> bytes
 def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path: Path, size: int, in_file: bool, rules: Rules) -> None:
     data = without_length(noise(2.0), size)
     (tmp_path / "a.wav").write_bytes(data)
-    clip = convert(Recording("a", "", tmp_path / "a.wav" if in_file else data), rules)
+    clip = next(convert(Recording("a", "", tmp_path / "a.wav" if in_file else data), rules))
     assert clip.duration_s == 2.0
     assert (tmp_path / "a.wav").read_bytes() == data
 
@@ -190,7 +195,7 @@ def test_a_wav_without_samples_is_empty() -> None:
 @pytest.mark.parametrize("rules", [Rules(), Rules(max_duration=None), Rules(sample_rate=None)])
 def test_telephone_codecs_in_wav(kind: str, rules: Rules) -> None:
     recording = Recording("a", "", encoded(noise(2.0, 8000), 8000, subtype=kind))
-    assert convert(recording, rules).duration_s == pytest.approx(2.0, abs=0.1)
+    assert next(convert(recording, rules)).duration_s == pytest.approx(2.0, abs=0.1)
 
 
 @pytest.mark.parametrize("data", [b"\0\0\0\x20ftypM4A " + bytes(500), b"\xff\xf1\x50\x80" * 9, b"#!AMR\n" + bytes(99)])
@@ -206,8 +211,8 @@ def test_a_recording_longer_than_a_block_is_the_same(monkeypatch: pytest.MonkeyP
     samples = np.stack([voice, -0.99 * voice][:channels], 1)
     notes: list[str] = []
     recording = Recording("a", "", encoded(samples, rate, subtype="PCM_24"))
-    whole = convert(recording, Rules())
+    whole = next(convert(recording, Rules()))
     for frames in (999, 4096, 50_001):
         monkeypatch.setattr(convert_module, "BLOCK_FRAMES", frames)
-        assert convert(recording, Rules(), notes.append) == whole
+        assert next(convert(recording, Rules(), notes.append)) == whole
     assert len(notes) == (3 if channels == 2 else 0)

@@ -36,7 +36,7 @@ def write(file: Path, seconds: float = 0.1) -> Path:
 def texts(dataset: Path, **words: Any) -> dict[str, str]:
     """The text of each recording of a data set, by its id. All of them have audio that is there."""
     rows = list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
-    assert all(convert(row, Rules()).duration_s >= 0.05 for row in rows)
+    assert all(next(convert(row, Rules())).duration_s >= 0.05 for row in rows)
     return {row.id: row.text for row in rows}
 
 
@@ -271,7 +271,7 @@ def test_decoded_arrays(tmp_path: Path, cell: Any, beside: dict[str, Any]) -> No
     for dataset in (tmp_path, tmp_path / "rows.parquet"):
         (recording,) = open_source(DatasetSpec(str(dataset))).rows(None)
         assert (recording.id, recording.text) == ("said", "it")
-        clip = convert(recording, Rules())
+        clip = next(convert(recording, Rules()))
         pcm = np.frombuffer(base64.b64decode(clip.audio_b64)[44:], "<i2")
         assert np.array_equal(pcm, SAMPLES)
 

@@ -22,7 +22,9 @@ from harness.audio import encoded
 
 
 def clip(seconds: float = 0.5) -> Clip:
-    return convert(Recording("a", "", encoded((noise(seconds) * 32768).astype(np.int16), subtype="PCM_16")), Rules())
+    return next(
+        convert(Recording("a", "", encoded((noise(seconds) * 32768).astype(np.int16), subtype="PCM_16")), Rules())
+    )
 
 
 def wav(audio_b64: bytes | memoryview) -> bytes:
@@ -179,7 +181,7 @@ def test_dither_flips_the_lowest_bit_of_samples_as_the_nonce_says() -> None:
 def test_the_place_of_the_dither_is_the_loudest(loud: int) -> None:
     pcm = np.resize(np.array([100, -100], dtype=np.int16), 8000)
     pcm[loud : loud + 64] *= 50
-    found = convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules()).dither_at
+    found = next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules())).dither_at
     assert found % 3 == 2
     assert found <= 8000 - 64
     possible = range(2, 8000 - 63, 3)
@@ -236,7 +238,7 @@ def test_dither_changes_what_a_model_hears_by_so_little_and_yet(number: int) -> 
 def test_dither_in_a_quiet_beginning_would_be_lost() -> None:
     pcm = np.rint(16000 * np.sin(np.arange(16000) / 5)).astype(np.int16)
     pcm[:4000] = np.arange(4000) % 2
-    quiet = convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules())
+    quiet = next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules()))
     plain = log_mel(samples(wav(quiet.audio_b64))).tobytes()
 
     def heard(at: int) -> bytes:

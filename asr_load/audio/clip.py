@@ -46,13 +46,15 @@ class Rules(msgspec.Struct, frozen=True):
     """What is kept and in which form.
 
     Durations are in seconds; None is no upper limit. `sample_rate` is in Hz; None keeps that of the file.
-    `audio_format` is one of AUDIO_FORMATS.
+    `audio_format` is one of AUDIO_FORMATS. Recordings longer than `chunk_long` are cut into parts up to that; None
+    leaves them whole.
     """
 
     max_duration: float | None = 30.0
     min_duration: float = 0.0
     sample_rate: int | None = 16000
     audio_format: str = "wav"
+    chunk_long: float | None = None
 
 
 CHANNELS_CANCEL = "channels_cancel"

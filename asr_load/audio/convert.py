@@ -6,7 +6,8 @@ import hashlib
 import io
 import re
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import soundfile
 import soxr
 
 from asr_load.audio.clip import CHANNELS_CANCEL, Clip, Recording, Rules, Skipped, is_file
+from asr_load.audio.cut import cuts, part_id
 from asr_load.audio.encode import encode
 from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
 
@@ -44,9 +46,9 @@ HEADER_WORDS = 22
 """The 44 bytes of a WAV's header, in 16-bit words."""
 
 
-def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = lambda _: None) -> Clip:
-    """Decode, mix down, resample and encode a recording; `note` is called with what is to be said of it. Raises
-    Skipped."""
+def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = lambda _: None) -> Iterator[Clip]:
+    """Decode, mix down, resample, cut and encode a recording: one clip or, one after the other, its parts, of which the
+    first has the text of all; `note` is called with what is to be said of it. Raises Skipped, before any."""
     if re.sub(r"[\W_]+", " ", recording.text).strip().lower() == NOT_SCORED:
         raise Skipped("not_scored")
     wav, sample_rate = _decode(recording, rules, note)
@@ -54,19 +56,45 @@ def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = 
     duration_s = len(pcm) / sample_rate
     if rules.max_duration is not None and duration_s > rules.max_duration:
         raise Skipped("too_long")
-    if len(pcm) > LONGEST_FRAMES:
-        raise Skipped("too_long")
     if duration_s < max(rules.min_duration, SHORTEST_S):
         raise Skipped("too_short")
-    # Peak to peak, so that a constant offset counts as silence too. Widened first: the span can exceed 16 bits.
-    if (int(pcm.max()) - int(pcm.min())) / 2 < SILENCE * 32768:
+    if _is_silent(pcm):
         raise Skipped("silent")
+    if rules.chunk_long is not None and duration_s > rules.chunk_long:
+        return _parts(recording, pcm, sample_rate, rules)
+    if len(pcm) > LONGEST_FRAMES:
+        raise Skipped("too_long")
+    return iter([_clip(recording.id, recording.text, wav, sample_rate, rules)])
+
+
+def _parts(recording: Recording, pcm: np.ndarray, sample_rate: int, rules: Rules) -> Iterator[Clip]:
+    assert rules.chunk_long is not None
+    spoken = [
+        (first, last)
+        for first, last in pairwise([0, *cuts(pcm, sample_rate, rules.chunk_long)])
+        # Silence between speeches is nothing to send.
+        if last - first >= SHORTEST_S * sample_rate and not _is_silent(pcm[first:last])
+    ]
+    for number, (first, last) in enumerate(spoken):
+        wav = np.concatenate((np.zeros(HEADER_WORDS, "<i2"), pcm[first:last]))
+        id = part_id(recording.id, number, len(spoken))
+        yield _clip(id, recording.text if number == 0 else "", wav, sample_rate, rules)
+
+
+def _is_silent(pcm: np.ndarray) -> bool:
+    # Peak to peak, so that a constant offset counts as silence too. Widened first: the span can exceed 16 bits.
+    return (int(pcm.max()) - int(pcm.min())) / 2 < SILENCE * 32768
+
+
+def _clip(id: str, text: str, wav: np.ndarray, sample_rate: int, rules: Rules) -> Clip:
+    """Of samples behind room for a WAV's header."""
+    pcm = wav[HEADER_WORDS:]
     wav[:HEADER_WORDS] = np.frombuffer(_header(len(pcm), sample_rate), dtype="<i2")
     audio = wav.data.cast("B") if rules.audio_format == "wav" else encode(pcm, sample_rate, rules.audio_format)
     return Clip(
-        id=recording.id,
-        text=recording.text,
-        duration_s=round(duration_s, 6),
+        id=id,
+        text=text,
+        duration_s=round(len(pcm) / sample_rate, 6),
         sample_rate=sample_rate,
         sha256=hashlib.sha256(audio).hexdigest(),
         dither_at=_loudest(pcm),

@@ -53,6 +53,9 @@ from asr_load.text import visible
 BLOCK_ROWS = 128
 """Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
 
+LEAST_CHUNK_S = 1.0
+"""The shortest parts that long recordings are cut into."""
+
 LONGEST_S = 86400
 """The largest limit of a clip's length that can be asked for; --no-skip-long has none."""
 
@@ -71,6 +74,8 @@ class Block(msgspec.Struct):
     """(note, id) of each row of which something is to be said though it was kept."""
     resume: dict[str, Any]
     """The source's state after this block's rows."""
+    recordings: int = 0
+    """Rows that were kept; more clips where long ones were cut."""
 
 
 def prepare(source: Source, options: Options, out: Path, processes: int = 1, block_rows: int = BLOCK_ROWS) -> Manifest:
@@ -185,7 +190,7 @@ def _convert_all(
 
     started, exhausted = 0, False
     while not exhausted:
-        wanted = options.limit - sum(block.clips for block in blocks) if options.limit else sys.maxsize
+        wanted = options.limit - sum(block.recordings for block in blocks) if options.limit else sys.maxsize
         if wanted == 0:
             break
         while wanted > 0 and not exhausted:
@@ -236,14 +241,16 @@ def convert_block(recordings: list[Recording], resume: dict[str, Any], rules: Ru
     def clips() -> Iterator[Clip]:
         for recording in recordings:
             try:
-                clip = convert(recording, rules, functools.partial(_note, block, recording.id))
+                parts = convert(recording, rules, functools.partial(_note, block, recording.id))
             except Skipped as skipped:
                 block.skipped.append((skipped.reason, recording.id))
                 continue
-            block.clips_with_text += bool(clip.text.strip())
-            block.audio_s += clip.duration_s
-            yield clip
-            del clip  # an hour is 150 MB, and the next one is made now
+            block.recordings += 1
+            block.clips_with_text += bool(recording.text.strip())
+            for clip in parts:
+                block.audio_s += clip.duration_s
+                yield clip
+                del clip  # an hour is 150 MB, and the next one is made now
 
     block.clips, block.sha256 = write_shard(path, clips())
     write_atomically(path.with_suffix(".json"), msgspec.json.encode(block))
@@ -374,6 +381,8 @@ def _skipped(skipped: dict[str, SkippedClips], rules: Rules) -> str:
 def describe(manifest: Manifest) -> str:
     """What was kept and skipped, in a line or two."""
     kept = f"{manifest.clips} clips, {manifest.audio_s:.1f} s of audio, {len(manifest.shards)} shard(s)"
+    if manifest.options.rules.chunk_long is not None:
+        kept += f", recordings over {manifest.options.rules.chunk_long:g} s in parts"
     lines = [f"{kept}; skipped {_skipped(manifest.skipped, manifest.options.rules) or 'none'}"]
     if cancel := manifest.noted.get(CHANNELS_CANCEL):
         lines.append(f"note: the channels of {cancel.count} recordings cancel each other: the louder one was taken")
@@ -390,6 +399,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", default=None, help="branch, tag or commit of a data set on the hub")
     parser.add_argument("--limit", type=_count, default=0, help="clips to keep; 0 is all (default)")
     parser.add_argument("--skip-long", action=argparse.BooleanOptionalAction, default=True, help="skip long clips")
+    parser.add_argument(
+        "--chunk-long", type=_seconds, default=None, help="cut longer recordings where it is quiet, in seconds"
+    )
     parser.add_argument("--max-duration", type=_seconds, default=30.0, help="what is long, in seconds (default: 30)")
     parser.add_argument("--min-duration", type=_seconds, default=0.0, help="skip shorter clips, in seconds")
     parser.add_argument("--sample-rate", type=_rate, default=16000, help="in Hz, or 'keep' (default: 16000)")
@@ -425,7 +437,10 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
         refuse_another(out, source)
     for note in source.notes:
         print(f"note: {visible(note)}", file=sys.stderr)
-    rules = Rules(args.max_duration if args.skip_long else None, args.min_duration, args.sample_rate, args.audio_format)
+    if args.chunk_long is not None and args.chunk_long < LEAST_CHUNK_S:
+        raise InputError(f"--chunk-long must be at least {LEAST_CHUNK_S:g} seconds, not {args.chunk_long:g}")
+    longest = args.max_duration if args.skip_long and args.chunk_long is None else None
+    rules = Rules(longest, args.min_duration, args.sample_rate, args.audio_format, args.chunk_long)
     if rules.audio_format == "opus" and rules.sample_rate not in OPUS_RATES:
         rates = ", ".join(map(str, OPUS_RATES))
         raise InputError(f"--audio-format opus has a rate of {rates} Hz: give --sample-rate one of them")

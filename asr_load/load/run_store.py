@@ -126,7 +126,7 @@ class RunStore:
 
     @property
     def scoring(self) -> Scoring:
-        return Scoring(self._targets.language, self._settings.normalizer)
+        return Scoring(self._targets.language, self._settings.normalizer, self._targets.in_parts)
 
     def drop_worker(self, worker: int) -> None:
         """Expect nothing of a worker that has not said a word."""
@@ -239,6 +239,7 @@ class RunStore:
             mix=settings.mix,
             language=self._targets.language,
             normalizer=settings.normalizer,
+            in_parts=self._targets.in_parts,
             user_classes=self._targets.info(),
             loop=asdict(settings.loop) if settings.loop.open else {},
             warmup_requests=settings.warmup_requests,

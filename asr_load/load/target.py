@@ -83,6 +83,11 @@ class Targets(Mapping[str, Target]):
         return self.first.shards.manifest.options.language
 
     @property
+    def in_parts(self) -> bool:
+        """Whether any of the data has long recordings in parts."""
+        return any(target.shards.manifest.options.rules.chunk_long is not None for target in self.values())
+
+    @property
     def manifests(self) -> dict[str, str]:
         """The SHA-256 of each class's manifest."""
         return {name: target.shards.manifest_sha256 for name, target in self.items()}

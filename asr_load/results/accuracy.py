@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from asr_load.audio.cut import parent_of
 from asr_load.results.normalizers import NORMALIZERS, Scoring, normalise
+from asr_load.stream.record import Record
 
 
 def prepare() -> None:
@@ -115,6 +117,24 @@ UNSPACED = frozenset(("zh", "cmn", "yue", "ja", "th", "lo", "km", "my", "bo"))
 def rate_for(language: str) -> str:
     """Which of wer and cer says how true transcripts of a language are."""
     return "cer" if re.split("[-_]", language.lower())[0] in UNSPACED else "wer"
+
+
+def spoken(records: Iterable[Record], scoring: Scoring) -> list[tuple[str, str]]:
+    """(reference, transcript) of successes that have a reference. Parts of a recording are put together, each time that
+    all of them were transcribed: the first has the reference of all."""
+    if not scoring.in_parts:
+        return [(record.reference, record.text) for record in records if record.reference]
+    turns: Counter[str] = Counter()
+    whole: dict[tuple[str, int], dict[int, Record]] = {}
+    for record in sorted(records, key=lambda record: record.started_at):
+        parent, number, _ = parent_of(record.clip)
+        whole.setdefault((parent, turns[record.clip]), {})[number] = record
+        turns[record.clip] += 1
+    return [
+        (parts[0].reference, " ".join(parts[number].text.strip() for number in sorted(parts)))
+        for parts in whole.values()
+        if 0 in parts and parts[0].reference and len(parts) == parent_of(parts[0].clip)[2]
+    ]
 
 
 LOOPS, LOOP_WORDS, LOOP_CHARACTERS = 5, 12, 20_000

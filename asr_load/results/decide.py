@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from asr_load.results.accuracy import counts
+from asr_load.results.accuracy import counts, spoken
 from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Slo
@@ -56,7 +56,7 @@ def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
         bad = np.array([record.failed for record in records if not record.unfinished], dtype=float)
         return _share(bad, np.ones(len(bad)), slo.limit, enough)
     if slo.metric in ("wer", "cer"):
-        pairs = [counts(record.reference, record.text, scoring) for record in good if record.reference]
+        pairs = [counts(*pair, scoring) for pair in spoken(good, scoring)]
         wrong, all_ = ([getattr(pair, f"{slo.metric}_{kind}") for pair in pairs] for kind in ("errors", "units"))
         return _mean(np.array(wrong, dtype=float), np.array(all_, dtype=float), slo.limit, enough)
     values = [METRICS[slo.metric].shown(record) for record in good]

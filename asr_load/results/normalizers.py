@@ -20,6 +20,8 @@ class Scoring(NamedTuple):
     """The code of the references' language."""
     normalizer: str = "whisper"
     """One of NORMALIZERS."""
+    in_parts: bool = False
+    """Whether clips may be parts of recordings (prepare.py --chunk-long), which are scored as wholes."""
 
 
 def normalise(text: str, reference: str, scoring: Scoring) -> str:

@@ -190,6 +190,8 @@ class RunInfo(Invocation, kw_only=True):
     """Lengths and weights, as --mix has them."""
     language: str
     normalizer: str = "whisper"
+    in_parts: bool = False
+    """Whether long recordings were cut into parts, which are scored as wholes."""
     user_classes: list[UserClassInfo] = []
     """Where a run has several; what the run itself says of its endpoint and its data is then of the first one."""
     loop: dict[str, Any] = {}
@@ -213,7 +215,7 @@ class RunInfo(Invocation, kw_only=True):
 
     @property
     def scoring(self) -> Scoring:
-        return Scoring(self.language, self.normalizer)
+        return Scoring(self.language, self.normalizer, self.in_parts)
 
 
 def on_master_clock(records: Iterable[Record], workers: Iterable[WorkerInfo]) -> list[Record]:

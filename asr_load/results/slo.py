@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from asr_load.errors import InputError
-from asr_load.results.accuracy import measure
+from asr_load.results.accuracy import measure, spoken
 from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
 from asr_load.stream.record import Record
@@ -129,7 +129,7 @@ def _judge(slo: Slo, records: Sequence[Record], scoring: Scoring) -> SloResult:
         failed = sum(record.failed for record in records)
         value = failed / (failed + len(good)) if failed or good else None
     elif slo.metric in ("wer", "cer"):
-        value = getattr(measure(((record.reference, record.text) for record in good), scoring), slo.metric)
+        value = getattr(measure(spoken(good, scoring), scoring), slo.metric)
     else:
         values = [value for record in good for value in METRICS[slo.metric].shown(record)]
         if not values:

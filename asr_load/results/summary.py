@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from asr_load.files import encode_json, write_atomically
-from asr_load.results.accuracy import loops, measure, rate_for
+from asr_load.results.accuracy import loops, measure, rate_for, spoken
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
@@ -274,7 +274,7 @@ def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     length = [record for record in good if record.finish_reason == "length"]
     limit = {each.name: each.max_tokens for each in info.user_classes}
     truncated = sum(_at_limit(record, limit.get(record.user_class, info.max_tokens)) for record in length)
-    accuracy = measure(((record.reference, record.text) for record in good), info.scoring)
+    accuracy = measure(spoken(good, info.scoring), info.scoring)
 
     def per_second(amount: float | None) -> float | None:
         return None if amount is None or wall_s <= 0 else amount / wall_s
@@ -411,7 +411,7 @@ def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
 
 def _of_part(good: list[Record], scoring: Scoring, *metrics: str) -> dict[str, Any]:
     """Figures and error rates of a part of a run."""
-    accuracy = measure(((record.reference, record.text) for record in good), scoring)
+    accuracy = measure(spoken(good, scoring), scoring)
     return {name: figures_of(name, good) for name in metrics} | {"wer": accuracy.wer, "cer": accuracy.cer}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from asr_load.results.accuracy import common_preface
+from asr_load.results.accuracy import common_preface, spoken
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.steady import Steadiness, load_changes, outage, steadiness, trim
 from asr_load.stream.reader import shorten
@@ -402,8 +402,7 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
         )
     if line := _slow_first(good):
         doubts.append(line)
-    spoken = [(record.reference, record.text) for record in good if record.reference]
-    if preface := common_preface(spoken, info.scoring):
+    if preface := common_preface(spoken(good, info.scoring), info.scoring):
         count, words = preface[0], shorten(preface[1], 80)
         doubts.append(
             f"{count} transcripts begin with '{words}', and no reference does: WER counts it; ask for"
