@@ -36,7 +36,7 @@ def measure() -> Iterator[Row]:
             firsts = []
             for number in range(ROUNDS):
                 results = ("--results", folder / f"r{number}", "--requests", 1, "--data", CHECKOUT / "asr_data/sample")
-                firsts.append((_first(server, ours, *results), _first(server, naive)))
+                firsts.append((_first(server, ours, *results, "--no-preflight"), _first(server, naive)))
         yield _row("start-up: until the server has the first request", firsts, "at most 1.5")
 
 

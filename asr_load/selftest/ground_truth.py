@@ -162,7 +162,7 @@ class GroundTruthRun:
 def load(server: Server, folder: Path, cores: set[int], *options: object) -> GroundTruthRun:
     """Run the harness on these cores against a scripted server, into a new folder. Raises GroundTruthError."""
     command = [sys.executable, "-m", "locust", "--locustfile", str(shipped("locustfiles/transcribe.py"))]
-    command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--host", server.url]
+    command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--no-preflight", "--host", server.url]
     command += ["--results", str(folder), *map(str, options)]
     log = folder.with_suffix(".log")
     with log.open("w") as output:
