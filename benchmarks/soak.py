@@ -45,17 +45,9 @@ class Soak:
         self.results, self._folder, self._cores, self._port = folder / "r", folder, cores, free_port()
         self._environ = {**os.environ, "ASR_LOAD_FLEET_TOKEN": secrets.token_hex(16)}
         words = ["--headless", "--only-summary", "--host", server.url, "--results", self.results, "--users", STREAMS]
-        words += [
-            "--spawn-rate",
-            50,
-            "--stop-timeout",
-            20,
-            "--stall-timeout",
-            10,
-            "--enable-rebalancing",
-            "--no-preflight",
-        ]
+        words += ["--spawn-rate", 50, "--stop-timeout", 20, "--stall-timeout", 10, "--enable-rebalancing"]
         words += ["--master", "--master-bind-port", self._port, "--expect-workers", 2, "--allow-lost-workers"]
+        words += ["--no-preflight"]  # of its faults
         self.master = self._start(words, "master")
         self.workers = [self._worker(number) for number in range(2)]
         self.killed: set[int] = set()
