@@ -212,3 +212,12 @@ def test_a_cache_is_emptied_behind_the_trial(clips: Path, tmp_path: Path, monkey
     assert refused.code == 2
     assert "--flush-cache: POST /flush_cache is answered 400 not now" in refused.err
     assert _Server.paths == ["/flush_cache"]
+
+
+def test_what_a_server_says_is_shown_as_text(clips: Path, tmp_path: Path) -> None:
+    with answering((400, b'{"message": "no \\u001b[31m such"}'), models=["whisper\u001b[2J"]) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", "--api", "chat", preflight=True)
+    assert done.code == 2
+    assert "\x1b" not in done.err
+    assert "preset whisper for whisper\\x1b[2J" in done.err
+    assert "400: no \\x1b[31m such" in done.err

@@ -26,6 +26,7 @@ from asr_load.options.commandline import judge_command_line
 from asr_load.options.parser import add_options
 from asr_load.results import accuracy
 from asr_load.results.summary import figures
+from asr_load.text import visible
 from asr_load.web import webui
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
     try:
         plugin = attach(environment)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)  # it may be in the server's words
         sys.exit(2)
     # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
     gevent.signal_handler(signal.SIGINT, _interrupt, plugin)

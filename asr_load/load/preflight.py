@@ -22,7 +22,7 @@ from asr_load.options.settings import Settings
 from asr_load.results.verdict import what_failed
 from asr_load.schedule.work import Job
 from asr_load.stream.record import Record
-from asr_load.text import striker
+from asr_load.text import striker, visible
 
 WORD_EVERY_S, LOOK_EVERY_S = 10.0, 0.5
 """How often it is said what is waited for, and looked."""
@@ -146,4 +146,4 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
 
 def _say(line: str) -> None:
     if line:
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
