@@ -25,6 +25,12 @@ from harness.sse import sse
         ("language English<asr_text>one language German<asr_text>zwei", "one zwei", "qwen-asr"),
         ("language English<asr_text>one language None<asr_text> language English<asr_text>two", "one two", "qwen-asr"),
         ("language None<asr_text>", "", "qwen-asr"),
+        ("<think>\nThe user wants a transcript.\n</think>\n\nHello <b>", "Hello <b>", "think"),
+        ("<think>The user wants", "", "think"),  # it was cut off
+        ("Hello <think>x</think>", "Hello <think>x</think>", "raw"),
+        ("<|en|><|NEUTRAL|><|Speech|>Hello<|2.40|> there", "Hello there", "tags"),
+        ("<|startoftranscript|><|en|><|0.00|> Hello<|2.40|>", "Hello", "tags"),
+        ("Hello <|2.40|>", "Hello <|2.40|>", "raw"),
         ("language English", "language English", "raw"),  # it was cut off, or speech
         ("He said: language English<asr_text>no", "He said: language English<asr_text>no", "raw"),
         ("The transcription of the audio is 'it's fine'.", "it's fine", "glm"),

@@ -6,6 +6,8 @@ stands. The forms are those of the models' cards and engines:
 - qwen-asr: `language English<asr_text>Hello`, for each segment; `language None` where there is no speech (Qwen3-ASR).
 - glm: `The transcription of the audio is 'Hello'.` (GLM-ASR).
 - moss: `[0.00][S01]Hello[1.20]` (MOSS-Transcribe-Diarize).
+- think: `<think>The user wants …</think>Hello`, of models that reason in their text; without an end, all is reasoning.
+- tags: `<|en|><|NEUTRAL|>Hello<|2.40|>`, special tokens that an engine leaves in (SenseVoice, Whisper).
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-TEXT_FORMATS = ("auto", "raw", "qwen-asr", "glm", "moss")
+TEXT_FORMATS = ("auto", "raw", "qwen-asr", "glm", "moss", "think", "tags")
 
 _QWEN = re.compile(r"(?:\A\s*|\s*)language\s+([A-Za-z]+(?:[ -][A-Za-z]+)*)\s*<asr_text>\s*")
 _GLM = re.compile(r"\A\s*The transcription of the audio is:?\s*(['\"\u2018\u201c])\s*", re.IGNORECASE)
 _GLM_ENDS = {"'": "'", '"': '"', "\u2018": "\u2019", "\u201c": "\u201d"}
 _MOSS = re.compile(r"\s*(?:\[\d+(?:\.\d+)?\]|\[S\d+\])\s*")
+_THINK = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
+_TAG = re.compile(r"\s*<\|[^|<>]*\|>\s*")
 _MOSS_BEGINS = re.compile(r"\A\s*\[\d+(?:\.\d+)?\]\s*\[S\d+\]")
 
 
@@ -73,4 +77,16 @@ def _moss(raw: str) -> tuple[str, str, int] | None:
     return text, "moss", at
 
 
-_TAKE = {"qwen-asr": _qwen, "glm": _glm, "moss": _moss}
+def _think(raw: str) -> tuple[str, str, int] | None:
+    thought = _THINK.match(raw)
+    return None if thought is None else (raw[thought.end() :].strip(), "think", thought.end())
+
+
+def _tags(raw: str) -> tuple[str, str, int] | None:
+    at = 0
+    while tag := _TAG.match(raw, at):
+        at = tag.end()
+    return (" ".join(filter(None, map(str.strip, _TAG.split(raw)))), "tags", at) if at else None
+
+
+_TAKE = {"qwen-asr": _qwen, "glm": _glm, "moss": _moss, "think": _think, "tags": _tags}
