@@ -25,8 +25,8 @@ BODY: list[bytes | memoryview] = [json.dumps(chat_body()).encode()]
 pytestmark = pytest.mark.long
 
 
-def through(url: str, clips: Path, folder: Path, *words: str | Path) -> Run:
-    return run(url, clips, folder, "--ca", ca_file(), *words)
+def through(url: str, clips: Path, folder: Path, *words: str | Path, preflight: bool = False) -> Run:
+    return run(url, clips, folder, "--ca", ca_file(), *words, preflight=preflight)
 
 
 def doubts_beside_lag(done: Run) -> list[str]:
@@ -108,7 +108,7 @@ def test_a_server_that_is_gone(kind: str, clips: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_balancer_over_two_of_which_one_goes(kind: str, clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as one, running(*FAST) as (other, process), gateway(kind, tmp_path / kind, one, other) as front:
-        both = through(front.url, clips, tmp_path / "both", "-u", "2", "--requests", "20")
+        both = through(front.url, clips, tmp_path / "both", "-u", "2", "--requests", "20", preflight=True)
         process.terminate()
         process.wait(10)
         alone = through(front.url, clips, tmp_path / "alone", "-u", "2", "--requests", "10")

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
+from asr_load.results.runfile import UserClassInfo
+from asr_load.results.summary import summarise
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from conftest import prepare_clips
+from harness.records import record, run_info
 from harness.runs import FAST, run
 from harness.serving import serve
+
+
+def user_class(name: str, clips: int) -> UserClassInfo:
+    asked = {"endpoint": "/", "api": "chat", "model": "m", "prompt": "", "max_tokens": 9, "unique": "dither"}
+    return UserClassInfo(name=name, **asked, data=name, data_sha256="0", data_clips=clips)  # type: ignore[arg-type]
 
 
 def test_each_class_has_its_share_of_every_stretch() -> None:
@@ -88,3 +96,12 @@ def test_runs(tmp_path: Path) -> None:
     assert (refused.code, "--mix: no clip of --data is 5- seconds long" in refused.err) == (2, True)
     refused = run("http://127.0.0.1:9", clips, tmp_path / "none", "-u", "1", "-t", "1", "--sample", "10")
     assert (refused.code, "--sample 10: --data holds 9 clips" in refused.err) == (2, True)
+
+
+def test_an_uneven_load_of_several_classes_is_by_intent() -> None:
+    classes = [user_class("Short", 3), user_class("Long", 2)]
+    records = [record(n, clip=f"s{n % 3}", user_class="Short") for n in range(9)]
+    records += [record(9 + n, clip="l0", user_class="Long") for n in range(4)]
+    for mix, uneven in (("", True), ("0-5:1,5-:1", False)):
+        found = summarise(records, run_info(user_classes=classes, mix=mix)).coverage
+        assert (found.clips, found.sent, bool(found.repeated)) == (5, 4, uneven)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -197,7 +198,13 @@ def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
         assert refused["message"].startswith(f"a trial request failed: connection refused by {dead}")
         page.start(user_count=1, host=host, api="chat")
         wait_until((page.results / "summary.json").exists, "the end of the test")
-    assert {body["model"] for body in _Server.asked} == {"openai/whisper-1"}
+        assert {body["model"] for body in _Server.asked} == {"openai/whisper-1"}
+        # Another model is loaded, and a second test begins.
+        wait_until(partial(page.ended, 1), "the end of the first test")
+        _Server.asked, _Server.models = [], [{"id": "google/gemma-3n-E4B-it"}]
+        page.start(user_count=1, host=host, api="chat")
+        wait_until(partial(page.ended, 2), "the end of the second test")
+    assert [body["model"] for body in _Server.asked] == ["google/gemma-3n-E4B-it"] * 2
 
 
 def test_a_cache_is_emptied_behind_the_trial(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,12 +71,12 @@ class Checks:
                         f"--data {settings.data} is {kind}, and --unique {settings.unique} flips bits of WAV:"
                         " prepare it as WAV, or add --unique none, with which a server's cache may answer"
                     )
+                targets[name] = Target(settings, opened[settings.data])
+                targets[name].order()
             except InputError as error:
                 if own:
                     raise InputError(f"user class {name}: {error}") from None
                 raise
-            targets[name] = Target(settings, opened[settings.data])
-            targets[name].order()
         return Targets(targets)
 
     def _model(self, options: Namespace, host: str | None) -> str:

@@ -56,24 +56,18 @@ def ask_before_test(
         said = ask_server(settings.host, settings.headers, settings.secrets, settings.transport)
     for model in sorted(named):
         check_model(model, said)
-    if not trial:
-        _flush(settings, flush=flush)
-        return said
-    if wanted > named and (model := only_model(said)):
-        models[settings.host] = model
-        targets = check()[1]
-    for line in dict.fromkeys(target.settings.asked.line for target in targets.values()):
-        _say(line)
-    for name, target in targets.items():
-        _warn_of_long_clips(target)
-        _try(name, target)
-    _flush(settings, flush=flush)
-    return said
-
-
-def _flush(settings: Settings, *, flush: bool) -> None:
+    if trial:
+        if wanted > named and (model := only_model(said)):
+            models[settings.host] = model
+            targets = check()[1]
+        for line in dict.fromkeys(target.settings.asked.line for target in targets.values()):
+            _say(line)
+        for name, target in targets.items():
+            _warn_of_long_clips(target)
+            _try(name, target)
     if flush:
         flush_cache(settings.host, settings.headers, settings.transport)
+    return said
 
 
 def wait_until_ready(settings: Settings, patience_s: float) -> None:
@@ -95,7 +89,7 @@ def _warn_of_long_clips(target: Target) -> None:
     if asked.longest_s is not None and longest > asked.longest_s:
         _say(
             f"{asked.body.model} takes clips of up to {asked.longest_s:g} s, and the longest of --data has"
-            f" {longest:.1f} s: prepare it with --max-duration {asked.longest_s:g}"
+            f" {longest:.1f} s: prepare it with --max-duration {asked.longest_s:g}, or --chunk-long"
         )
 
 

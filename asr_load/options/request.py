@@ -10,7 +10,6 @@ from asr_load.audio.payload import BodyOptions
 from asr_load.errors import InputError
 from asr_load.options.parser import DEFAULT_PROMPT
 from asr_load.options.presets import LANGUAGE, PRESET_NAMES, Preset, language_name, preset_for
-from asr_load.stream.text_format import TEXT_FORMATS
 
 TRANSCRIPTIONS = "transcriptions"
 
@@ -80,7 +79,6 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
         language=language if api == TRANSCRIPTIONS else "",
     )
     text_format = options.text_format if options.text_format != "auto" else preset.text_format
-    assert text_format in TEXT_FORMATS
     return Asked(body, text_format, language, name, preset.longest_s)
 
 

@@ -434,20 +434,17 @@ def _by_replica(measured: list[Record]) -> list[ByReplica]:
 
 
 def _all_coverage(measured: list[Record], info: RunInfo) -> Coverage:
-    """Of several classes, each over its own clips, the sums: each sends its data as often as its users come to it."""
-    if info.mix:  # uneven by intent
-        clips = info.data_clips
-        return Coverage(clips, len({record.clip for record in measured}), len(measured) / clips, 0, 0)
-    if not info.user_classes:
-        return _coverage(measured, info.data_clips)
+    """Of several classes, each over its own clips, the sums: each sends its data as often as its users come to it. With
+    --mix, clips are sent unevenly by intent, and none is too many or too few."""
     parts = [
         _coverage([record for record in measured if record.user_class == each.name], each.data_clips)
         for each in info.user_classes
-    ]
+    ] or [_coverage(measured, info.data_clips)]
     clips, sent, repeated, left_out = (
         sum(getattr(part, name) for part in parts) for name in ("clips", "sent", "repeated", "left_out")
     )
-    return Coverage(clips, sent, len(measured) / clips, repeated, left_out)
+    passes = len(measured) / clips
+    return Coverage(clips, sent, passes, 0, 0) if info.mix else Coverage(clips, sent, passes, repeated, left_out)
 
 
 def _coverage(records: list[Record], clips: int) -> Coverage:
