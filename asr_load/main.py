@@ -14,7 +14,7 @@ VERBS = {
     "run": ("locustfiles/transcribe.py,locustfiles/shapes.py", "locust, with our locustfile and all its options"),
     "capacity": ("locustfiles/capacity.py", "the most streams, or requests a second, within --slo"),
     "bench": ("asr_load.bench", "send every clip of a data set once"),
-    "report": ("asr_load.results.report", "print a run's summary again"),
+    "report": ("asr_load.report", "make a run's summary and its page again"),
     "calibrate": ("asr_load.selftest.calibrate", "find out what this machine can be trusted with"),
     "serve": ("asr_server.main", "a server to test against"),
     "options": ("asr_load.load.options_page", "the options that the harness adds to Locust's"),

@@ -1,4 +1,4 @@
-"""Make the picture in docs/load-models.md: one server under closed and under open loop. Takes about six minutes.
+"""Make the pictures in docs/load-models.md: one server under closed and under open loop. Takes about six minutes.
 
 make load-models
 """
@@ -18,14 +18,15 @@ import msgspec
 from rich.table import Table
 
 from asr_load.errors import OneLineParser
-from asr_load.results.chart import Line, Panel, draw
 from asr_load.results.console import console_for
+from asr_load.results.plots import Mark, Plot, Series
 from asr_load.results.summary import SUMMARY, Summary
 from asr_load.selftest.ground_truth import Server, scripted_server, share_cores
 from asr_load.stream.record import Record, read_records
+from asr_load.web.report import plots_page
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURE = ROOT / "docs" / "images" / "load-models.svg"
+PICTURE = ROOT / "docs" / "images" / "load-models-{}.png"
 
 SLOTS, TTFT_MS, TOKENS, ITL_MS = 8, 200, 11, 20
 SERVICE_S = (TTFT_MS + (TOKENS - 1) * ITL_MS) / 1e3
@@ -44,7 +45,7 @@ BUSY, PAUSE_AT, PAUSE_S = 0.5, 6.0, 3.0
 
 def main() -> None:
     """Run both, draw, and print the table."""
-    OneLineParser("Make the picture in docs/load-models.md, over what is there.").parse_args()
+    OneLineParser("Make the pictures in docs/load-models.md, over what is there.").parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = ("--slots", SLOTS, "--ttft-ms", TTFT_MS, "--tokens", TOKENS, "--itl-ms", ITL_MS)
@@ -55,9 +56,8 @@ def main() -> None:
             still = run(server, folder / "closed-pause", "-u", half, meanwhile=lambda: pause(server))
             words = ("-u", MOST, "--request-rate", BUSY * CAPACITY)
             moving = run(server, folder / "open-pause", *words, meanwhile=lambda: pause(server))
-    draw([by_load(closed, opened), through_the_pause(still[1], moving[1])], PICTURE)
+    draw([by_load(closed, opened), through_the_pause(still[1], moving[1])])
     table(closed, opened, {"closed": still[0], "open": moving[0]})
-    print(f"Picture: {PICTURE.relative_to(ROOT)}")
 
 
 def run(
@@ -82,35 +82,46 @@ def pause(server: Server) -> None:
     os.kill(server.pid, signal.SIGCONT)
 
 
-def by_load(closed: list[Summary], opened: list[Summary]) -> Panel:
+def draw(plots: list[Plot]) -> None:
+    """Write the pictures, light and dark. Needs Chromium, and what requirements-dev.txt names."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from harness.browser import browser
+
+    with tempfile.TemporaryDirectory() as name, browser() as chromium:
+        file = Path(name) / "plots.html"
+        file.write_text(plots_page("Load models", plots), "utf-8")
+        for scheme in ("light", "dark"):
+            page = chromium.new_page(color_scheme=scheme, viewport={"width": 820, "height": 400})
+            page.goto(file.as_uri())
+            page.locator(".plot svg").last.wait_for()
+            page.locator(".charts").screenshot(path=str(PICTURE).format(scheme))
+            print(f"Picture: {str(PICTURE.relative_to(ROOT)).format(scheme)}")
+
+
+def by_load(closed: list[Summary], opened: list[Summary]) -> Plot:
     """What people wait, against what the server carries."""
-    return Panel(
-        title="The same server: how long people wait",
-        x="requests/s (closed loop: as many as were served; open loop: as many as came)",
-        y="E2E p95, ms",
-        lines=[
-            Line("closed loop", [one.requests_per_s or 0 for one in closed], [ms(one.e2el.p95) for one in closed]),
-            Line("open loop", RATES, [ms(one.e2el_due.p95) for one in opened]),
-        ],
-        mark=(f"capacity: {CAPACITY:g} requests/s", CAPACITY),
-        log=True,
+    carried = [(one.requests_per_s or 0.0, ms(one.e2el.p95)) for one in closed]
+    came = [(float(rate), ms(one.e2el_due.p95)) for rate, one in zip(RATES, opened, strict=True)]
+    return Plot(
+        "The same server: how long people wait",
+        "requests/s (closed loop: as many as were served; open loop: as many as came)",
+        "E2E p95, ms",
+        [Series("closed loop", carried), Series("open loop", came)],
+        places=[Mark(f"capacity: {CAPACITY:g} requests/s", CAPACITY)],
+        log_y=True,
     )
 
 
-def through_the_pause(closed: list[Record], opened: list[Record]) -> Panel:
+def through_the_pause(closed: list[Record], opened: list[Record]) -> Plot:
     """Single requests around the moment at which the server stands still."""
 
-    def points(name: str, records: list[Record]) -> Line:
+    def points(name: str, records: list[Record]) -> Series:
         first = min(record.started_at for record in records)
         good = sorted((record for record in records if record.ok), key=lambda one: one.started_at)
-        return Line(name, [one.started_at - first for one in good], [ms(one.e2el) for one in good], points=True)
+        return Series(name, [(one.started_at - first, ms(one.e2el)) for one in good], "points")
 
-    return Panel(
-        title=f"The server stands still for {PAUSE_S:g} s: each request's latency",
-        x="seconds",
-        y="E2E, ms",
-        lines=[points("closed loop", closed), points("open loop", opened)],
-    )
+    title = f"The server stands still for {PAUSE_S:g} s: each request's latency"
+    return Plot(title, "seconds", "E2E, ms", [points("closed loop", closed), points("open loop", opened)])
 
 
 def table(closed: list[Summary], opened: list[Summary], paused: dict[str, Summary]) -> None:

@@ -1,8 +1,8 @@
-"""Print a run's summary again, and make its summary.json anew from its records."""
+"""Print runs' summaries again, and make their summary.json and report.html anew from their records."""
 
 import sys
 
-from asr_load.results.report import main
+from asr_load.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Make the pictures in docs/images: the Streaming tab and the HTML report, light, dark and narrow, of a short real run.
+"""Make the pictures in docs/images: the Streaming tab and report.html, light, dark and narrow, of a short real run.
 
     python scripts/screenshots.py
 
@@ -26,7 +26,8 @@ from asr_load.audio.prepare import prepare  # noqa: E402
 from asr_load.audio.shard import Options  # noqa: E402
 from asr_load.audio.source import DatasetSpec  # noqa: E402
 from asr_load.errors import OneLineParser  # noqa: E402
-from harness.browser import browser, locust, open_tab, start_test  # noqa: E402
+from asr_load.web.report import REPORT  # noqa: E402
+from harness.browser import browser, locust, start_test  # noqa: E402
 from harness.serving import serve  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
@@ -50,20 +51,19 @@ def main() -> None:
         # From here on: the browser is not to take the CPU from the run that it shows.
         os.nice(10)
         with browser() as chromium:
-            _take(chromium, ui.url)
+            _take(chromium, ui.url, Path(folder) / "run")
 
 
-def _take(chromium: Browser, url: str) -> None:
+def _take(chromium: Browser, url: str, results: Path) -> None:
     page = chromium.new_page(color_scheme="light")
     page.goto(url)
     start_test(page, users=12, ramp=6)
-    open_tab(page)
     time.sleep(PICTURE_AT_S)
     for name, scheme, width in (("light", "light", 1280), ("dark", "dark", 1280), ("narrow", "light", 400)):
         _picture(chromium, f"{url}?tab=streaming", f"streaming-{name}", scheme, width)
-    page.get_by_text("whole test").wait_for()
-    for theme in ("light", "dark"):
-        _picture(chromium, f"{url}stats/report?theme={theme}", f"report-{theme}", "light", 1280)
+    page.get_by_text("figures of the whole test").wait_for()
+    for name, scheme, width in (("light", "light", 1280), ("dark", "dark", 1280), ("narrow", "light", 400)):
+        _picture(chromium, (results / REPORT).as_uri(), f"report-{name}", scheme, width)
 
 
 def _clips(folder: Path) -> Path:
@@ -82,23 +82,19 @@ def _clips(folder: Path) -> Path:
 def _picture(chromium: Browser, url: str, name: str, scheme: str, width: int) -> None:
     context = chromium.new_context(
         color_scheme="dark" if scheme == "dark" else "light",
-        viewport={"width": width, "height": 900},
+        viewport={"width": width, "height": 1400},
         device_scale_factor=1,
         locale="en-US",
     )
     page = context.new_page()
     page.goto(url)
-    page.locator(".asr-chart path.asr-series").first.wait_for()
-    page.locator(".asr-verdict[data-verdict]").first.wait_for()
-    if name.startswith("report"):
-        page.get_by_text("Request Statistics").wait_for()
-    elif width > 600:
-        page.locator(".asr-chart svg").first.hover(position={"x": 330, "y": 100})
+    page.locator(".plot svg").last.wait_for()
+    if width > 600:
+        page.locator(".plot").first.hover(position={"x": 330, "y": 150})
+    page.wait_for_timeout(300)
     file = IMAGES / f"{name}.png"
-    if name.startswith("report"):
-        page.locator("section.asr-report").screenshot(path=file)
-    else:
-        page.screenshot(path=file, full_page=True)
+    # A report is long: its picture is of what is seen first.
+    page.screenshot(path=file, full_page=not name.startswith("report"))
     print(f"{file.relative_to(ROOT)}: {file.stat().st_size // 1000} kB")
     context.close()
 

@@ -40,8 +40,8 @@ def test_a_transcript_that_has_nothing_to_do_with_its_reference_is_scored_at_onc
     endless = "la " * 400_000
     # To align the two would take minutes.
     found = counts("he said", endless, Scoring())
-    assert (found.wer_errors, found.wer_units) == (400_000, 2)
-    assert found.cer_errors > found.cer_units == 7
+    assert (found.wer.errors, found.wer.units) == (400_000, 2)
+    assert found.cer.errors > found.cer.units == 7
 
 
 @pytest.mark.parametrize(

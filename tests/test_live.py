@@ -33,7 +33,7 @@ def test_rows_for_the_last_seconds_and_for_the_run() -> None:
     live = Live(1000.0)
     for second in range(15):
         fed(live, record(second, ttft=0.1 if second < 5 else 0.3, e2el=0.5))
-        live.tick(1001.0 + second, users=second, complete_until=1001.0 + second)
+        live.tick(1001.0 + second, users=second, in_flight=2, complete_until=1001.0 + second)
     rows = {row["name"]: row for row in live.table()}
     assert list(rows)[:2] == ["TTFT (ms), last 10 s", "TTFT (ms), whole run"]
     assert rows["TTFT (ms), last 10 s"]["count"] == 10
@@ -47,16 +47,17 @@ def test_rows_for_the_last_seconds_and_for_the_run() -> None:
 def test_a_point_a_second() -> None:
     live = Live(1000.0)
     fed(live, record(0), failure(0, "http_503", ttft=9.0))
-    live.tick(1000.5, users=3, complete_until=1000.5)
+    live.tick(1000.5, users=3, in_flight=2, complete_until=1000.5)
     assert live.points() == []
-    live.tick(1001.5, users=4, complete_until=1001.5)
-    live.tick(1002.0, users=4, complete_until=1002.0)
+    live.tick(1001.5, users=4, in_flight=2, complete_until=1001.5)
+    live.tick(1002.0, users=4, in_flight=2, complete_until=1002.0)
     first, second = live.points()
     assert (first["t"], second["t"]) == (1001.0, 1002.0)
     assert first["ttft"] == {"p50": 200.0, "p95": 200.0, "p99": 200.0}
     assert first["itl"]["p50"] == pytest.approx(100.0)
-    assert (first["users"], first["tokens_per_s"], first["rtfx"]) == (3, 3.0, 2.0)
-    assert first["failures"] == {"http_503": 1}
+    assert (first["users"], first["in_flight"], first["successes_per_s"]) == (3, 2, 1)
+    assert (first["tokens_per_s"], first["rtfx"]) == (3.0, 2.0)
+    assert first["failures_per_s"] == {"http_503": 1}
     assert second["ttft"] == {"p50": None, "p95": None, "p99": None}
     assert (second["users"], second["tokens_per_s"]) == (4, 0.0)
     assert live.points(after=1001.0) == [second]
@@ -69,18 +70,18 @@ def test_a_second_is_shown_when_all_have_reported_past_it() -> None:
         # Reports come each three seconds, of all that ended since the last one.
         if now % 3 == 0:
             fed(live, *(record(second) for second in range(now - 3, now)))
-        live.tick(1000.0 + now, users=2, complete_until=1000.0 + now // 3 * 3)
+        live.tick(1000.0 + now, users=2, in_flight=2, complete_until=1000.0 + now // 3 * 3)
         assert len(live.points()) == now // 3 * 3
     assert [point["tokens_per_s"] for point in live.points()] == [3.0] * 6
 
 
 def test_what_comes_for_a_second_that_is_shown_is_added_to_it() -> None:
     live = Live(1000.0)
-    live.tick(1003.0, users=1, complete_until=1003.0)
+    live.tick(1003.0, users=1, in_flight=2, complete_until=1003.0)
     fed(live, record(1), failure(2, "cut"))
     fed(live, record(-5))  # before the view was reset
     assert [point["tokens_per_s"] for point in live.points()] == [0.0, 3.0, 0.0]
-    assert [point["failures"] for point in live.points()] == [{}, {}, {"cut": 1}]
+    assert [point["failures_per_s"] for point in live.points()] == [{}, {}, {"cut": 1}]
 
 
 def test_tokens_that_no_answer_told_are_not_known() -> None:

@@ -88,5 +88,5 @@ def test_a_long_transcript_is_aligned_in_pieces_to_the_same() -> None:
     joined = " ".join(heard[:1000]) + " " + "".join(heard[1000:1002]) + " " + " ".join(heard[1002:])
     found = counts(" ".join(said), joined, Scoring("en", "open-asr"))
     whole = kaldialign.edit_distance(said, joined.split(), merge_compounds=True)
-    assert found.wer_errors == pytest.approx(whole["total"], rel=0.005)
-    assert found.wer_units == 3000
+    assert found.wer.errors == pytest.approx(whole["total"], rel=0.005)
+    assert found.wer.units == 3000

@@ -126,11 +126,13 @@ def test_a_bound_below_the_capacity_is_said(clips: Path, tmp_path: Path) -> None
     assert done.code == 0, done.err
     assert last_line(done) == "maximum effective streams: 3"
     assert "It may be higher: 3 stream(s) is the most that was allowed (-u)" in done.out
-    chart = (done.results / "capacity.svg").read_bytes()
+    page = (done.results / "report.html").read_bytes()
+    assert b"Throughput against load" in page
+    assert b"maximum effective streams: 3" in page
     command = [sys.executable, "scripts/report.py", str(done.results)]
     again = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     assert again.strip() == done.out[done.out.index("=== Capacity ===") :].strip()
-    assert (done.results / "capacity.svg").read_bytes() == chart
+    assert (done.results / "report.html").read_bytes() == page
 
 
 def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 from playwright.sync_api import Browser, Page
 
+from asr_load.results.live import Live
+from asr_load.results.plots import Plot, Series
 from asr_load.results.summary import summarise
-from asr_load.web.page import MARK, add_streaming_section
+from asr_load.web.report import MARK, add_section, plots_page
 from conftest import prepare_clips
-from harness.browser import browser, chromium, locust, open_tab, start_test
-from harness.records import record, run_info
+from harness.browser import ROOT, browser, chromium, locust, open_tab, start_test
+from harness.records import failure, record, run_info
 from harness.serving import serve
 
 pytestmark = pytest.mark.long
@@ -32,6 +34,7 @@ if chromium() is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
 SERVER = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "30", "--itl-ms", "5", "--fault", "503=0.1")
+WEB = ROOT / "asr_load" / "web"
 SECRET = "sk-very-secret-4711"
 
 
@@ -62,25 +65,34 @@ def get(url: str) -> bytes:
     return body
 
 
-def table(page: Page) -> dict[str, list[str]]:
-    """The rows of the tab's table, by their first cell."""
-    rows = page.locator(".MuiTableBody-root tr").evaluate_all(
-        "rows => rows.map(r => [...r.cells].map(c => c.innerText))"
+def table(page: Page, block: int = 1) -> dict[str, list[str]]:
+    """The rows of the tab's table, by metric: p50, p90, p95, p99, max and n of the last seconds or the whole test."""
+    rows = page.locator(".asr-tab .table tbody tr").evaluate_all(
+        "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
     )
-    return {row[0]: row[1:] for row in rows}
+    return {name: [cell.replace(",", "") for cell in cells][6 * block : 6 * block + 6] for name, *cells in rows}
 
 
-def count(page: Page, row: str = "TTFT (ms), whole run") -> int:
-    return int(table(page).get(row, ["0"])[0])
+def count(page: Page, row: str = "TTFT (ms)") -> int:
+    return int(table(page).get(row, ["0"])[-1])
 
 
-def drawn(page: Page, title: str) -> int:
-    """Points of the longest line of a chart."""
-    paths = page.locator(f'.asr-chart:has(h4:text-is("{title}")) path.asr-series')
-    return max(
-        (path.count("L") + path.count("M") for path in paths.evaluate_all("ps => ps.map(p => p.getAttribute('d'))")),
-        default=0,
+def drawn(page: Page, title: str, series: str | None = None) -> list[list[Any]]:
+    """The points of a chart's first series, or of the one of a name, as ECharts has them."""
+    found: list[list[Any]] = page.evaluate(
+        """([title, name]) => {
+            for (const element of document.querySelectorAll(".asr .plot")) {
+                const chart = echarts.getInstanceByDom(element);
+                const option = chart && chart.getOption();
+                if (!option || !option.title[0].text.startsWith(title)) continue;
+                const one = option.series.find((each) => !name || each.name === name);
+                return one ? one.data : [];
+            }
+            return [];
+        }""",
+        [title, series],
     )
+    return found
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
@@ -102,16 +114,21 @@ def test_a_test_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp
         assert not results.exists()
 
         start_test(page, 4, 4, data=str(clips), max_tokens="5", unique="none")
-        open_tab(page)
+        # START leads to the tab, which is the second one.
+        tab = page.get_by_role("tab", name="Streaming", exact=True)
+        tab.wait_for()
+        until(lambda: tab.get_attribute("aria-selected") == "true", "the tab that START leads to")
+        lefts = page.get_by_role("tab").evaluate_all("t => t.map(e => [e.getBoundingClientRect().left, e.textContent])")
+        assert [name for _, name in sorted(lefts)][:2] == ["Statistics", "Streaming"]
         watch(page)
         assert count(page) <= len(records_of(results))
         switch_to_dark(page)
 
         # A page that is opened later shows the past too.
-        before = drawn(page, "Number of Users")
+        before = len(drawn(page, "Users"))
         late = chrome.new_page()
         late.goto(f"{ui.url}?tab=streaming")
-        until(lambda: drawn(late, "Number of Users") >= before, "the past in a page opened late")
+        until(lambda: len(drawn(late, "Users")) >= before, "the past in a page opened late")
         late.close()
 
         stop(page)
@@ -127,25 +144,35 @@ def test_a_test_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp
 
 
 def watch(page: Page) -> None:
-    """While the test runs: the table fills, the charts draw, the verdict is there, and pointing shows values."""
+    """While the test runs: the table fills, the charts draw, the headline is there, and pointing shows values."""
     until(lambda: count(page) > 50, "fifty streams in the table")
-    until(lambda: drawn(page, "TTFT (ms)") >= 3 and drawn(page, "ITL (ms)") >= 3, "three points of each")
-    until(page.locator(".asr-chart rect.asr-bar").count, "a bar of failures")
-    assert "Client: " in page.locator(".asr-verdict").inner_text()
-    charts = page.locator(".asr-chart svg")
-    for label in charts.evaluate_all("all => all.map(svg => svg.getAttribute('aria-label'))"):
-        assert " from " in label
-    charts.first.hover(position={"x": 200, "y": 100})
-    tip = page.locator(".asr-tip").first.inner_text()
+    until(lambda: len(drawn(page, "TTFT")) >= 3 and len(drawn(page, "ITL", "p99")) >= 3, "three points of each")
+    until(lambda: sum(value for _, value in drawn(page, "Requests", "http_503")), "a failure in the chart")
+    words = page.locator(".asr-tab .words").inner_text()
+    assert "Client: " in words
+    assert "Server: errors" in words
+    tiles = page.locator(".asr-tab .tile .name").all_inner_texts()
+    assert tiles == ["TTFT p95", "E2E p95", "Requests/s", "Errors"]
+    assert page.get_by_text("figures of the last 10 s").is_visible()
+    charts = page.locator(".asr-tab .plot")
+    labels = charts.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
+    assert len(labels) == 8
+    assert all("; at last: " in label for label in labels), labels
+    charts.first.hover(position={"x": 300, "y": 150})
+    tip = until(page.locator(".asr-tab .plot").first.inner_text, "the values that are pointed at")
     assert all(share in tip for share in ("p50", "p95", "p99")), tip
+    open_tab(page, "Failures")
+    page.get_by_text("http_503: This error was asked for.", exact=True).wait_for()
+    open_tab(page)
+    until(lambda: page.locator(".asr-tab .plot svg").count() == 8, "the charts again")
 
 
 def switch_to_dark(page: Page) -> None:
     """By Locust's own button: the charts follow without a new load."""
-    title = page.locator(".asr-chart h4").first
-    light = title.evaluate("element => getComputedStyle(element).color")
+    root = page.locator(".asr-tab")
+    assert root.get_attribute("data-theme") == "light"
     page.locator("header .MuiIconButton-root:visible").last.click()
-    until(lambda: title.evaluate("element => getComputedStyle(element).color") != light, "the dark theme")
+    until(lambda: root.get_attribute("data-theme") == "dark", "the dark theme")
 
 
 def test_the_form_has_the_groups_of_the_options(chrome: Browser, clips: Path) -> None:
@@ -158,14 +185,16 @@ def test_the_form_has_the_groups_of_the_options(chrome: Browser, clips: Path) ->
         shown = dict(page.locator(".MuiAccordion-root :is(input, select)").evaluate_all(headings))
         page.close()
     headed = {"api": '"Target"', "data": '"Data"', "requestRate": '"Load"'}
+    headed |= {"warmupRequests": '"Measuring"', "slo": '"Limits"'}
     assert {name: heading for name, heading in shown.items() if heading != "none"} == headed
     fields = ["api", "model", "prompt", "maxTokens", "apiKey", "data", "unique", "requestRate", "arrivals"]
+    fields += ["requests", "warmupRequests", "warmupTime", "slo", "goodput"]
     assert [name for name in shown if name in fields] == fields
 
 
 def stop(page: Page) -> None:
     page.get_by_role("button", name="Stop").click()
-    page.get_by_text("whole test").wait_for()
+    page.get_by_text("figures of the whole test, exact").wait_for()
 
 
 def compare(page: Page, results: Path) -> None:
@@ -175,8 +204,8 @@ def compare(page: Page, results: Path) -> None:
     assert len({(one["worker"], one["user"]) for one in records_of(results)}) == 4
     good = [one for one in records_of(results) if one["ok"]]
     until(lambda: count(page) == len(good), "the last count in the table")
-    assert_agrees(table(page)["TTFT (ms), whole run"], [one["ttft"] * 1e3 for one in good])
-    assert_agrees(table(page)["ITL (ms), whole run"], [gap * 1e3 for one in good for gap in one["itl"]])
+    assert_agrees(table(page)["TTFT (ms)"], [one["ttft"] * 1e3 for one in good])
+    assert_agrees(table(page)["ITL (ms)"], [gap * 1e3 for one in good for gap in one["itl"]])
 
 
 def download(page: Page, results: Path) -> None:
@@ -194,25 +223,25 @@ def download(page: Page, results: Path) -> None:
 
 def start_afresh(page: Page, results: Path) -> None:
     """A new test, and a reset, begin from nothing; the records keep what came before the reset."""
-    shown = drawn(page, "Number of Users")
+    shown = len(drawn(page, "Users"))
     page.get_by_role("button", name="New").click()
     start_test(page, 2, 2)
-    until(lambda: 0 < drawn(page, "Number of Users") < shown, "the charts of the second test")
+    until(lambda: 0 < len(drawn(page, "Users")) < shown, "the charts of the second test")
     until(lambda: count(page) > 20, "twenty streams of the second test")
     assert count(page) <= len(records_of(results))
-    until(lambda: drawn(page, "Number of Users") > 4, "four seconds of the second test")
+    until(lambda: len(drawn(page, "Users")) > 4, "four seconds of the second test")
     page.get_by_role("button", name="Reset").click()
-    until(lambda: drawn(page, "Number of Users") < 4, "charts that begin again")
-    stop(page)
+    until(lambda: len(drawn(page, "Users")) < 4, "charts that begin again")
     assert count(page) < sum(one["ok"] for one in records_of(results))
+    stop(page)
+    # The summary is of the whole test, whatever was reset in the view.
+    until(lambda: count(page) == sum(one["ok"] for one in records_of(results)), "the exact figures")
 
 
 def assert_agrees(row: list[str], values: list[float]) -> None:
-    """The figures of a row are within 0.5 % of the records' (between two samples, any value between them is right)."""
-    for cell, share in zip(row[1:5], (50, 90, 95, 99), strict=True):
-        low, high = (np.percentile(values, share, method=method) for method in ("lower", "higher"))
-        assert low * 0.995 <= float(cell) <= high * 1.005, (share, cell, low, high)
-    assert float(row[5]) == pytest.approx(max(values), rel=0.005)
+    """The figures of a row are the records' own, to the digit that is shown."""
+    for cell, share in zip(row, (50, 90, 95, 99, 100), strict=False):
+        assert float(cell) == pytest.approx(np.percentile(values, share), abs=0.051), (share, cell)
 
 
 def downloaded(page: Page, text: str) -> bytes:
@@ -243,12 +272,13 @@ def test_under_a_base_path_and_before_any_test(clips: Path) -> None:
     with locust(*words, OPENAI_API_KEY=SECRET) as ui:
         page = get(ui.url + "load/").decode()
         assert SECRET not in page
-        assert page.count("./streaming/chart.js") == 1
+        for name in ("echarts.min.js", "charts.js", "tab.js"):
+            assert page.count(f"./streaming/{name}") == 1
+            assert get(ui.url + f"load/streaming/{name}") == (WEB / name).read_bytes()
         assert page.rstrip().endswith("</html>")
-        assert b"asr-chart" in get(ui.url + "load/streaming/chart.js")
-        assert b".asr-chart" in get(ui.url + "load/streaming/chart.css")
+        assert b".asr" in get(ui.url + "load/streaming/page.css")
         points = json.loads(get(ui.url + "load/streaming/points?after=nonsense"))
-        assert (points["run"], points["points"], points["validity"]) == ("", [], None)
+        assert (points["run"], points["points"], points["words"], points["tiles"]) == ("", [], [], [])
         stats = json.loads(get(ui.url + "load/stats/requests"))
         (streaming,) = stats["extended_stats"]
         assert [row["metric"].split()[0].rstrip(",") for row in streaming["data"]][::2] == [
@@ -270,57 +300,58 @@ LOCUSTS = (
 )
 
 
-def second(t: float, ttft: float | None, failures: dict[str, int]) -> dict[str, Any]:
-    shares = dict.fromkeys(("p50", "p95", "p99"), ttft)
-    return {"t": t, "users": 3, "tokens_per_s": 7.5, "rtfx": 2.5, "failures": failures, "ttft": shares, "itl": shares}
-
-
-def test_the_section_of_a_report(chrome: Browser, tmp_path: Path) -> None:
-    """Hours of points are thinned without hiding the one peak; names that look like HTML are text."""
-    points = [second(1e9 + number, 100.0, {}) for number in range(7200)]
-    points[4321] = second(1e9 + 4321, 987.0, {"</script><b>odd</b>": 2})
-    for number in range(100, 160):
-        points[number] = second(1e9 + number, None, {})
-    summary = summarise([record(seq=number) for number in range(5)], run_info())
-    stages = [{"t": 1e9 + 3600, "name": "4 <users>"}]
-    report = add_streaming_section(LOCUSTS.format(back="#121212"), summary, points, stages)
-    assert report.startswith(LOCUSTS[:12])
-    assert report.endswith("</section>") is False
-    assert report.index(MARK) > report.index('"</body>"')
-    assert add_streaming_section(report, summary, points, stages) == report
-    file = tmp_path / "report.html"
-    file.write_text(report)
-
-    page = chrome.new_page(viewport={"width": 400, "height": 900})
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(file.as_uri())
-    page.locator("path.asr-series").first.wait_for()
+def test_the_section_in_locusts_report(chrome: Browser, tmp_path: Path) -> None:
+    """It comes first, is as dark as Locust's page, and once; names that look like HTML are text."""
+    live = Live(1000.0)
+    bad = [failure(number, "</script><b>odd</b>", started_at=1000.0 + number) for number in range(5)]
+    records = [record(seq=number) for number in range(5)] + bad
+    live.add(records, [each.end for each in records])
+    live.close(1010.0)
+    info = run_info(model="<i>m</i>", slos=["ttft:p95:100"], stages=[(1003.0, "4 <users>")])
+    summary = summarise(records, info)
+    report = add_section(LOCUSTS.format(back="#121212"), info, summary, live, summary.validity)
+    assert report.index(MARK) < report.index('<div id="root"')
+    assert add_section(report, info, summary, live, summary.validity) == report
+    page, errors = opened(chrome, tmp_path, report)
     assert errors == []
     assert page.locator("section.asr-report").get_attribute("data-theme") == "dark"
-    assert page.locator(".asr-chart").count() == 6
+    assert page.locator(".plot svg").count() == 8
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    path = page.locator("path.asr-series").first.get_attribute("d") or ""
-    assert 200 < path.count("L") < 1300
-    assert path.count("M") == 2  # before and after the minute without a stream
-    heights = [float(word.split(",")[1]) for word in path.replace("M", "L").split("L") if word]
-    assert min(heights) < 0.3 * max(heights)
-    assert page.locator("text.asr-stage").first.text_content() == "4 <users>"
-    bars = page.locator("rect.asr-bar")
-    assert bars.count() == 1
-    assert page.locator(".asr-legend button").last.inner_text() == "</script><b>odd</b>"
-    assert "TTFT (ms)" in page.locator(".asr-table").first.inner_text()
+    assert len(drawn(page, "TTFT")) == 11
+    assert sum(value for _, value in drawn(page, "Requests", "</script><b>odd</b>")) == 5
+    text = page.locator("section.asr-report").inner_text()
+    assert all(word in text for word in ("<i>m</i>", "</script><b>odd</b>", "4 <users>", "limit 100 ms", "Latencies"))
+    page.close()
 
-    # A series is hidden by its name, and shown again.
-    lines = page.locator(".asr-chart").first.locator("path.asr-series")
-    p99 = page.locator(".asr-legend button").nth(2)
-    p99.click()
-    assert (lines.count(), p99.get_attribute("aria-pressed")) == (2, "false")
-    p99.click()
-    assert lines.count() == 3
 
-    # The keyboard moves the crosshair; on paper the text is dark.
-    page.locator(".asr-chart svg").first.press("ArrowLeft")
-    assert page.locator(".asr-tip").first.is_visible()
-    page.emulate_media(media="print")
-    assert page.locator(".asr-chart h4").first.evaluate("h => getComputedStyle(h).color") == "rgb(0, 0, 0)"
+def opened(chrome: Browser, folder: Path, html: str) -> tuple[Page, list[str]]:
+    """A page on a phone, once it has drawn; and what went wrong in it."""
+    file = folder / "page.html"
+    file.write_text(html)
+    page = chrome.new_page(viewport={"width": 400, "height": 900}, color_scheme="light")
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda one: errors.append(one.url) if not one.url.startswith("file:") else None)
+    page.goto(file.as_uri())
+    page.locator(".plot svg").first.wait_for()
+    return page, errors
+
+
+def test_hours_are_thinned_and_no_peak_is_hidden(chrome: Browser, tmp_path: Path) -> None:
+    page, _ = opened(chrome, tmp_path, plots_page("p", [Plot("one", "x", "y", [Series("s", [(0.0, 1.0)])])]))
+    values = page.evaluate(
+        """() => {
+            const latency = (value) => ({ p50: value, p95: value, p99: value });
+            const points = Array.from({ length: 7200 }, (_, at) => ({
+                t: 1000 + at, users: 3, in_flight: 3, successes_per_s: 7, tokens_per_s: null, rtfx: 2,
+                failures_per_s: {}, ttft: latency(at === 4321 ? 987 : 100), e2el: latency(1), itl: latency(1),
+                rtf: latency(at < 60 ? null : 1),
+            }));
+            return asrCharts.course(points, 1000).map((plot) => plot.series[0].data.map((row) => row[1]));
+        }"""
+    )
+    page.close()
+    ttft, _, _, rtf, *_ = values
+    assert len(ttft) == 600
+    assert (max(ttft), min(ttft)) == (987, 100)
+    assert rtf[:6] == [None] * 5 + [1]

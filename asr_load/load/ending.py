@@ -10,8 +10,9 @@ from locust.html import get_html_report, process_html_filename
 
 from asr_load.load.run_store import RunStore
 from asr_load.results.capacity import Capacity
+from asr_load.results.runfile import read_run
 from asr_load.results.summary import Summary
-from asr_load.web.page import add_streaming_section
+from asr_load.web.report import add_section
 
 
 def exit_code(summary: Summary, search: Capacity | None, *, unwritten: bool, allow_lost_workers: bool) -> int | None:
@@ -31,13 +32,15 @@ def exit_code(summary: Summary, search: Capacity | None, *, unwritten: bool, all
     return 0 if summary.passed and on_errors else None
 
 
-def write_report(environment: Environment, options: Namespace, store: RunStore | None, summary: Summary | None) -> None:
+def write_locust_report(
+    environment: Environment, options: Namespace, store: RunStore | None, summary: Summary | None
+) -> None:
     """Locust's HTML report with a section on streaming. Locust writes its own before a test has come to rest, and
     on SIGTERM not at all."""
     process_html_filename(options)
     report = get_html_report(environment, show_download_link=False)
     if store is not None and summary is not None:
-        report = add_streaming_section(report, summary, store.live.points(), store.stages)
+        report = add_section(report, read_run(store.folder), summary, store.live, summary.validity)
     path = Path(options.html_file)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(report, encoding="utf-8")

@@ -41,7 +41,7 @@ SPAWN_RATE = 100
 def _prepare_for_the_end() -> None:
     """Import what a summary needs before any test: when that ends, the process may have no descriptors left."""
     import asr_load.results.capacity_report
-    import asr_load.results.report  # noqa: F401
+    import asr_load.results.summary_report  # noqa: F401
 
     accuracy.prepare()
     figures([0.0, 1.0])  # numpy imports more of itself as it is used

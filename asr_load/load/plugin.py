@@ -25,7 +25,7 @@ from asr_load.errors import InputError
 from asr_load.http import descriptors
 from asr_load.load import stats
 from asr_load.load.checks import Checks
-from asr_load.load.ending import exit_code, write_report
+from asr_load.load.ending import exit_code, write_locust_report
 from asr_load.load.fleet import Master, Solo, Worker
 from asr_load.load.preflight import ask_before_test
 from asr_load.load.run import Run
@@ -45,6 +45,7 @@ from asr_load.results.capacity import Capacity
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import Summary
 from asr_load.stream.record import RECORDS
+from asr_load.web.report import write_report
 
 logger = logging.getLogger(__name__)
 
@@ -299,13 +300,24 @@ class Plugin:
             self.capacity, self.stepper = self.stepper.capacity, None
         if self.summary is not None:
             self.last_summary = self.summary
-            logger.info("records, run.json and summary.json are in %s", self.folders[-1])
+            self._write_page()
+            logger.info("records, run.json, summary.json and report.html are in %s", self.folders[-1])
             if self.environment.web_ui is not None:
                 self.print_summary()
 
+    def _write_page(self) -> None:
+        """Write report.html. The figures are there without it: what goes wrong here costs the page alone."""
+        assert self.last_store is not None
+        finished, self.last_store.finished = self.last_store.finished, None
+        try:
+            if finished is not None:
+                write_report(self.folders[-1], finished)
+        except Exception:
+            logger.exception("report.html was not written; scripts/report.py %s tries again", self.folders[-1])
+
     def print_summary(self) -> None:
         from asr_load.results.capacity_report import print_search
-        from asr_load.results.report import print_summary
+        from asr_load.results.summary_report import print_summary
 
         if self.summary is not None:
             options = self.environment.parsed_options
@@ -338,7 +350,7 @@ class Plugin:
             # Locust writes its CSV files once a second, and never after the last request.
             gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1)
         if options.html_file:
-            write_report(self.environment, options, self.last_store, self.summary)
+            write_locust_report(self.environment, options, self.last_store, self.summary)
 
     def _new_folder(self, named: Path | None) -> Path:
         """A new folder for a test: the one that was named, then NAME-2, NAME-3 for further tests of a web UI, and for

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import gevent
 import locust
@@ -26,7 +25,8 @@ from asr_load.options.settings import Settings
 from asr_load.results.live import Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
-from asr_load.results.summary import Summary, summarise_folder
+from asr_load.results.slo import Slo
+from asr_load.results.summary import Finished, Summary, read_finished, write_summary
 from asr_load.results.verdict import Validity, judge_clients, lost_line
 from asr_load.stream.record import RECORDS, Record, RecordFile
 
@@ -56,8 +56,10 @@ class RunStore:
         self._began = time.time()
         self._border = RecordCheck(targets.ids(), self._began)
         self.live = Live(self._began)
-        self.stages: list[dict[str, Any]] = []
-        """Where the load changed: `t` in seconds since the epoch, and `name`."""
+        self.stages: list[tuple[float, str]] = []
+        """When the load changed, in seconds since the epoch, and what it was from then on."""
+        self.finished: Finished | None = None
+        """What the files hold, once the test is over."""
         self._workers: dict[int, WorkerInfo] = {}
         self._heard: dict[int, float] = {}
         self._taken: Counter[int] = Counter()
@@ -121,6 +123,10 @@ class RunStore:
         return self._invocation.shape
 
     @property
+    def slos(self) -> list[Slo]:
+        return self._settings.slos
+
+    @property
     def data_sha256(self) -> str:
         return self._targets.data_sha256
 
@@ -141,8 +147,8 @@ class RunStore:
 
     def enter_stage(self, name: str) -> None:
         """Note that the load is in this stage from now on; said again while it lasts, it changes nothing."""
-        if not self.stages or self.stages[-1]["name"] != name:
-            self.stages.append({"t": time.time(), "name": name})
+        if not self.stages or self.stages[-1][1] != name:
+            self.stages.append((time.time(), name))
 
     @property
     def workers(self) -> list[WorkerInfo]:
@@ -171,7 +177,9 @@ class RunStore:
                 self._settings.host, self._settings.headers, self._settings.secrets, self._settings.transport
             )
         self._write(ended=True)
-        return summarise_folder(self.folder)
+        self.finished = read_finished(self.folder)
+        write_summary(self.folder, self.finished.summary)
+        return self.finished.summary
 
     def reset_live(self) -> None:
         """Begin the live view afresh."""
@@ -184,7 +192,8 @@ class RunStore:
             now, users = time.time(), self._users()
             if not self._user_changes or self._user_changes[-1][1] != users:
                 self._user_changes.append((now, users))
-            self.live.tick(now, users, self._complete_until(now))
+            in_flight = sum(max(info.started - info.recorded, 0) for info in self.workers if info.lost_at is None)
+            self.live.tick(now, users, in_flight, self._complete_until(now))
 
     def _complete_until(self, now: float) -> float:
         """Up to when all records are here, on this clock: those that are silent for long are not waited for."""
@@ -251,6 +260,7 @@ class RunStore:
             metadata=settings.metadata,
             allow_client_bound=settings.allow_client_bound,
             allow_lost_workers=settings.allow_lost_workers,
+            stages=self.stages,
             users=self._user_changes,
             workers=self.workers,
             refused=self._border.refused,

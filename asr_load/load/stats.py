@@ -140,3 +140,6 @@ def _event(
 
 class RequestFailed(Exception):
     """What Locust shows for a failed request: the outcome and the server's words."""
+
+    def __repr__(self) -> str:
+        return str(self)  # Locust would show the class's name around it

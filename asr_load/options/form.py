@@ -10,6 +10,7 @@ import argparse
 import copy
 import functools
 import math
+import re
 from argparse import SUPPRESS, Action, Namespace
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -120,7 +121,9 @@ def convert_words(action: Action, words: list[str]) -> Any:
         return words[-1] == "true"
     convert: Callable[[str], Any] = action.type if callable(action.type) else str
     if action.nargs is not None or isinstance(action, argparse._AppendAction):
-        return [_converted(action, convert, word) for text in words for word in text.split(",") if word]
+        # Of what takes several words, each is one; of what is repeated, commas part them: a header has spaces.
+        parts = (part for text in words for part in (re.split(r"[,\s]+", text) if action.nargs else text.split(",")))
+        return [_converted(action, convert, word.strip()) for word in parts if word.strip()]
     return _converted(action, convert, words[-1])
 
 

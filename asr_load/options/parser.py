@@ -88,12 +88,6 @@ def add_options(parser: LocustArgumentParser) -> None:
     # Words, not numbers: an empty field of the form is a closed loop.
     add("--request-rate", default="", metavar="R", help="Requests per second of the whole fleet (empty: closed loop)")
     add("--arrivals", choices=KINDS, default="poisson", help="How they arrive at that rate")
-    add = option_group(parser, "Load")
-    add("--retries", type=int, default=0, metavar="N", help="Send what 429 or 503 with Retry-After refuse again")
-    add("--burstiness", type=float, default=1.0, metavar="B", help="Of gamma arrivals: 1 is Poisson, less is bursts")
-    add("--rate-stages", default="", metavar="60s:5,30s:5-20,…", help="A rate that changes: holds and ramps")
-    add("--arrival-trace", default="", metavar="FILE", help="Arrival times to replay (jsonl, csv)")
-    add("--trace-speed", type=float, default=1.0, metavar="X", help="How many times as fast")
     add(
         "--requests",
         "--num-prompts",
@@ -102,22 +96,30 @@ def add_options(parser: LocustArgumentParser) -> None:
         metavar="N",
         help="Send N, then end; 0: until stopped",
     )
+    add = option_group(parser, "Load")
+    add("--retries", type=int, default=0, metavar="N", help="Send what 429 or 503 with Retry-After refuse again")
+    add("--burstiness", type=float, default=1.0, metavar="B", help="Of gamma arrivals: 1 is Poisson, less is bursts")
+    add("--rate-stages", default="", metavar="60s:5,30s:5-20,…", help="A rate that changes: holds and ramps")
+    add("--arrival-trace", default="", metavar="FILE", help="Arrival times to replay (jsonl, csv)")
+    add("--trace-speed", type=float, default=1.0, metavar="X", help="How many times as fast")
 
     _add_measuring_and_output(parser)
 
 
 def _add_measuring_and_output(parser: LocustArgumentParser) -> None:
-    add = option_group(parser, "Measuring")
+    add = option_group(parser, "Measuring", in_form=True)
     add("--warmup-requests", "--num-warmups", type=int, default=0, metavar="N", help="First N in no figure")
     add("--warmup-time", type=float, default=0.0, metavar="S", help="Nor those begun in the first S seconds")
+    add = option_group(parser, "Measuring")
     add("--trim-start", type=float, default=0.0, metavar="S", help="The summary leaves out the first S seconds")
     add("--trim-end", type=float, default=0.0, metavar="S", help="The summary leaves out the last S seconds")
 
     add("--normalizer", choices=NORMALIZERS, default="whisper", help="How text is written alike before it is compared")
 
-    add = option_group(parser, "Limits")
+    add = option_group(parser, "Limits", in_form=True)
     add("--slo", action="append", default=[], metavar="METRIC:STAT:LIMIT", help="As ttft:p95:500; repeatable")
     add("--goodput", nargs="+", default=[], metavar="METRIC:LIMIT", help="For each request, as ttft:500 tpot:40")
+    add = option_group(parser, "Limits")
     add("--allow-client-bound", action="store_true", help="SLOs may pass in a client-bound run")
     add("--allow-lost-workers", action="store_true", help="SLOs may pass though a worker was lost")
 

@@ -31,19 +31,28 @@ class Accuracy(msgspec.Struct):
     references: int = 0
 
 
-class Counts(NamedTuple):
-    """Of a transcript against its reference: S + D + I, and N, in words (wer) and in characters (cer)."""
+class Edits(NamedTuple):
+    """What makes a transcript of its reference, and the length of that: S, D, I and N."""
 
-    wer_errors: int
-    wer_units: int
-    cer_errors: int
-    cer_units: int
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    units: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+
+class Counts(NamedTuple):
+    """Of a transcript against its reference: in words (wer) and in characters (cer)."""
+
+    wer: Edits = Edits()
+    cer: Edits = Edits()
 
 
 MOST = 10
 """How many times as long as its reference a transcript may be; a longer one is all insertions."""
-
-NOTHING = Counts(0, 0, 0, 0)
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -51,28 +60,32 @@ def counts(reference: str, hypothesis: str, scoring: Scoring) -> Counts:
     """What one transcript adds to the rates; nothing without a reference."""
     words = normalise(reference, reference, scoring)
     if not words:
-        return NOTHING
+        return Counts()
     if len(hypothesis) > MOST * len(reference):
         # To align a text that has nothing to do with the reference takes minutes, and finds nothing.
         heard_words = len(hypothesis.split())
         heard_characters = len("".join(hypothesis.split())) + max(heard_words - 1, 0)
-        return Counts(
-            max(heard_words, len(words.split())), len(words.split()), max(heard_characters, len(words)), len(words)
-        )
+        return Counts(_all_wrong(len(words.split()), heard_words), _all_wrong(len(words), heard_characters))
     heard = normalise(hypothesis, reference, scoring)
-    return Counts(*_word_errors(words.split(), heard.split(), scoring), *_character_errors(words, heard))
+    return Counts(_word_errors(words.split(), heard.split(), scoring), _character_errors(words, heard))
 
 
-def _word_errors(words: list[str], heard: list[str], scoring: Scoring) -> tuple[int, int]:
+def _all_wrong(units: int, heard: int) -> Edits:
+    return Edits(units, 0, max(heard - units, 0), units)
+
+
+def _word_errors(words: list[str], heard: list[str], scoring: Scoring) -> Edits:
     if scoring.normalizer == "open-asr":
         import kaldialign  # the leaderboard's: `white paper` for `whitepaper` is right
 
         pieces = _pieces(words, heard) if len(words) > LONG_WORDS else [(words, heard)]
-        return sum(kaldialign.edit_distance(*piece, merge_compounds=True)["total"] for piece in pieces), len(words)
+        found = [kaldialign.edit_distance(*piece, merge_compounds=True) for piece in pieces]
+        substitutions, deletions, insertions = (sum(each[kind] for each in found) for kind in ("sub", "del", "ins"))
+        return Edits(substitutions, deletions, insertions, len(words))
     import jiwer  # late: as the normalisers
 
     aligned = jiwer.process_words(" ".join(words), " ".join(heard))
-    return aligned.substitutions + aligned.deletions + aligned.insertions, len(words)
+    return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, len(words))
 
 
 LONG_WORDS, ANCHOR_WORDS = 1000, 8
@@ -93,20 +106,25 @@ def _pieces(words: list[str], heard: list[str]) -> Iterator[tuple[list[str], lis
     yield words[first:], heard[first_heard:]
 
 
-def _character_errors(words: str, heard: str) -> tuple[int, int]:
+def _character_errors(words: str, heard: str) -> Edits:
     import jiwer
 
     aligned = jiwer.process_characters(words, heard)
-    return aligned.substitutions + aligned.deletions + aligned.insertions, len(words)
+    return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, len(words))
+
+
+def total(edits: Iterable[Edits]) -> Edits:
+    """The sum of each count."""
+    return Edits(*(sum(column) for column in zip(Edits(), *edits, strict=True)))
 
 
 def measure(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> Accuracy:
     """(S + D + I) / N over (reference, hypothesis) pairs, counts summed first; pairs without a reference left out."""
-    counted = [pair_counts for pair_counts in (counts(*pair, scoring) for pair in pairs) if pair_counts.wer_units]
+    counted = [pair_counts for pair_counts in (counts(*pair, scoring) for pair in pairs) if pair_counts.wer.units]
     if not counted:
         return Accuracy()
-    word_errors, words, character_errors, characters = (sum(column) for column in zip(*counted, strict=True))
-    return Accuracy(wer=word_errors / words, cer=character_errors / characters, references=len(counted))
+    words, characters = total(each.wer for each in counted), total(each.cer for each in counted)
+    return Accuracy(words.errors / words.units, characters.errors / characters.units, len(counted))
 
 
 UNSPACED = frozenset(("zh", "cmn", "yue", "ja", "th", "lo", "km", "my", "bo"))

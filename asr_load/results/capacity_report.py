@@ -1,4 +1,4 @@
-"""A search for capacity as text and as a picture."""
+"""A search for capacity as text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from typing import TextIO
 from rich.table import Table
 
 from asr_load.results.capacity import Capacity, Step, answer_lines, format_load, knee
-from asr_load.results.chart import Line, Panel, draw
 from asr_load.results.console import console_for
-from asr_load.results.slo import parse_slo
 from asr_load.results.summary import run_lines
-
-CHART = "capacity.svg"
 
 
 def print_search(folder: Path, search: Capacity, file: TextIO) -> None:
@@ -30,53 +26,12 @@ def print_search(folder: Path, search: Capacity, file: TextIO) -> None:
         bend = knee(search.steps)
         if bend is not None:
             console.out(f"The knee is at {format_load(search, bend.load)}: beyond it, throughput hardly grows")
-        console.out(f"Chart: {_draw(folder, search)}")
     console.out(f"Results: {folder}")
     if search.answer is None and not search.unknown:
         console.out(f"The search was ended before its answer; it goes on with --resume {folder}")
         return
     for line in answer_lines(search):
         console.out(line)
-
-
-def _draw(folder: Path, search: Capacity) -> Path:
-    """Latency and throughput against load, with the answer, the knee and the limits marked."""
-    steps = sorted(search.steps, key=lambda step: step.load)
-    loads = [step.load for step in steps]
-    unit = "streams" if search.kind == "streams" else "requests/s"
-    bend = knee(steps)
-    panels = [
-        Panel(
-            title="Throughput",
-            x=unit,
-            y="requests/s",
-            lines=[Line("successes", loads, [step.requests_per_s for step in steps])],
-            mark=None if bend is None else (f"knee: {bend.load:.3g} {unit}", bend.load),
-        )
-    ]
-    for slo in map(parse_slo, search.slos):
-        values = {result.name: result.value for result in steps[0].slo}
-        if slo.name not in values:
-            continue
-        scale = f", {slo.unit.strip()}" if slo.unit else ""
-        measured = [(step.load, value) for step in steps for value in _values(step, slo.name)]
-        panels.append(
-            Panel(
-                title=f"{slo.metric} {slo.statistic}",
-                x=unit,
-                y=f"{slo.metric}{scale}",
-                lines=[Line("measured", [load for load, _ in measured], [value for _, value in measured])],
-                level=(f"limit: {slo.limit:g}{slo.unit}", slo.limit),
-                mark=(f"highest that held all: {search.answer:.3g} {unit}", search.answer) if search.answer else None,
-            )
-        )
-    path = folder / CHART
-    draw(panels, path)
-    return path
-
-
-def _values(step: Step, name: str) -> list[float]:
-    return [result.value for result in step.slo if result.name == name and result.value is not None]
 
 
 def _table(search: Capacity) -> Table:

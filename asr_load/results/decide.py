@@ -56,9 +56,9 @@ def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
         bad = np.array([record.failed for record in records if not record.unfinished], dtype=float)
         return _share(bad, np.ones(len(bad)), slo.limit, enough)
     if slo.metric in ("wer", "cer"):
-        pairs = [counts(*pair, scoring) for pair in spoken(good, scoring)]
-        wrong, all_ = ([getattr(pair, f"{slo.metric}_{kind}") for pair in pairs] for kind in ("errors", "units"))
-        return _mean(np.array(wrong, dtype=float), np.array(all_, dtype=float), slo.limit, enough)
+        edits = [getattr(counts(*pair, scoring), slo.metric) for pair in spoken(good, scoring)]
+        wrong, of = (np.array([getattr(each, kind) for each in edits], float) for kind in ("errors", "units"))
+        return _mean(wrong, of, slo.limit, enough)
     values = [METRICS[slo.metric].shown(record) for record in good]
     sizes = np.array([len(each) for each in values], dtype=float)
     if not sizes.sum():

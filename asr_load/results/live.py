@@ -21,8 +21,8 @@ from asr_load.stream.record import Record
 WINDOW_S = 10
 PERCENTILES = (50, 90, 95, 99)
 CHARTED = (50, 95, 99)
-DRAWN = ("ttft", "itl")
-POINT = 4 + len(DRAWN) * len(CHARTED)
+DRAWN = ("ttft", "e2el", "itl", "rtf")
+POINT = 6 + len(DRAWN) * len(CHARTED)
 STEP = math.log(1.005)
 """Width of a histogram's bucket: a percentile of the whole run is at most 0.25 % off."""
 
@@ -64,6 +64,7 @@ class Histogram:
 class _Second:
     def __init__(self) -> None:
         self.parts: dict[str, list[np.ndarray]] = {metric.name: [] for metric in STREAMED}
+        self.successes = 0
         self.tokens = 0
         self.uncounted = False
         """Whether an answer did not tell its tokens."""
@@ -74,6 +75,7 @@ class _Second:
         if record.failed:
             self.failures[sys.intern(record.outcome)] += 1  # which is kept for each second: another text each time
         if record.ok:
+            self.successes += 1
             self.tokens += record.known_tokens or 0
             self.uncounted |= record.known_tokens is None
             self.audio_s += record.audio_s
@@ -92,11 +94,12 @@ class Live:
         self._run = {metric.name: Histogram() for metric in STREAMED}
         self._open: dict[int, _Second] = {}
         """By number: those that records may still come for."""
-        self._users: dict[int, int] = {}
-        self._last_users = 0
+        self._load: dict[int, tuple[int, int]] = {}
+        self._last_load = 0, 0
+        """Users, and requests in flight."""
         self._window: deque[_Second] = deque(maxlen=WINDOW_S)
         self._points = array("d")
-        """POINT numbers for each second, 80 bytes: a test may go on for days. NaN is none."""
+        """POINT numbers for each second, 144 bytes: a test may go on for days. NaN is none."""
         self._failed: dict[int, dict[str, int]] = {}
         """The failures of a second by its number, where there were any."""
         self.requests = 0
@@ -130,8 +133,9 @@ class Live:
         for record in records:
             late.add(record)
         start = number * POINT
-        self._points[start + 2] += math.nan if late.uncounted else late.tokens
-        self._points[start + 3] += late.audio_s
+        self._points[start + 3] += late.successes
+        self._points[start + 4] += math.nan if late.uncounted else late.tokens
+        self._points[start + 5] += late.audio_s
         if late.failures:
             self._failed[number] = dict(Counter(self._failed.get(number, {})) + late.failures)
 
@@ -140,10 +144,10 @@ class Live:
         """How many seconds are closed."""
         return len(self._points) // POINT
 
-    def tick(self, now: float, users: int, complete_until: float) -> None:
-        """Note how many users there are, and close the seconds that ended before `complete_until`: of those, all
-        records are here. Call it once a second; times are seconds since the epoch."""
-        self._users[max(math.floor(now - self.began), self.closed)] = users
+    def tick(self, now: float, users: int, in_flight: int, complete_until: float) -> None:
+        """Note how many users and requests in flight there are, and close the seconds that ended before
+        `complete_until`: of those, all records are here. Call it once a second; times are seconds since the epoch."""
+        self._load[max(math.floor(now - self.began), self.closed)] = users, in_flight
         while self.closed < math.floor(min(now, complete_until) - self.began):
             self._close_second()
 
@@ -157,31 +161,42 @@ class Live:
     def _close_second(self) -> None:
         number = self.closed
         second = self._open.pop(number, None) or _Second()
-        self._last_users = self._users.pop(number, self._last_users)
+        self._last_load = self._load.pop(number, self._last_load)
         self._window.append(second)
         if second.failures:
             self._failed[number] = dict(second.failures)
         tokens = math.nan if second.uncounted else second.tokens
-        point = [round(self.began + number + 1, 3), self._last_users, tokens, second.audio_s]
+        point = [round(self.began + number + 1, 3), *self._last_load, second.successes, tokens, second.audio_s]
         for name in DRAWN:
             values = second.values(name)
             point += np.percentile(values, CHARTED).tolist() if values.size else [math.nan] * len(CHARTED)
         self._points.extend(point)
 
     def points(self, after: float = 0.0) -> list[dict[str, Any]]:
-        """A point for each closed second after a time: `t` (its end, since the epoch), `users`, `tokens_per_s` (None
-        where an answer did not tell them), `rtfx`, `failures` by outcome, and `ttft` and `itl` with p50, p95 and p99 in
-        ms (None where no stream ended in that second)."""
+        """A point for each closed second after a time: `t` (its end, since the epoch), `users`, `in_flight`,
+        `successes_per_s`, `tokens_per_s` (None where an answer did not tell them), `rtfx`, `failures_per_s` by outcome,
+        and each of DRAWN with p50, p95 and p99 in its unit (None where no stream ended in that second)."""
         first = self.closed
         while first and self._points[(first - 1) * POINT] > after:
             first -= 1
         return [self._point(number) for number in range(first, self.closed)]
 
+    def recent(self) -> list[dict[str, Any]]:
+        """The points of the last seconds that are closed, WINDOW_S at most."""
+        return [self._point(number) for number in range(max(self.closed - WINDOW_S, 0), self.closed)]
+
     def _point(self, number: int) -> dict[str, Any]:
-        t, users, *figures = self._points[number * POINT : (number + 1) * POINT]
+        t, users, in_flight, successes, *figures = self._points[number * POINT : (number + 1) * POINT]
         values = iter(None if math.isnan(value) else value for value in figures)
-        point: dict[str, Any] = {"t": t, "users": int(users), "tokens_per_s": next(values), "rtfx": next(values)}
-        point["failures"] = self._failed.get(number, {})
+        point: dict[str, Any] = {
+            "t": t,
+            "users": int(users),
+            "in_flight": int(in_flight),
+            "successes_per_s": int(successes),
+            "tokens_per_s": next(values),
+            "rtfx": next(values),
+            "failures_per_s": self._failed.get(number, {}),
+        }
         for name in DRAWN:
             point[name] = {f"p{share}": next(values) for share in CHARTED}
         return point

@@ -205,6 +205,8 @@ class RunInfo(Invocation, kw_only=True):
     metadata: dict[str, str] = {}
     allow_client_bound: bool = False
     allow_lost_workers: bool = False
+    stages: list[tuple[float, str]] = []
+    """When the load changed by a shape or a search, and what it was from then on."""
     users: list[tuple[float, int]] = []
     """When the number of users changed, by the master's clock, and to what: looked at once a second."""
     workers: list[WorkerInfo]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -258,7 +258,10 @@ def figures_of(metric: str, records: Iterable[Record]) -> Figures:
 
 def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
     """The figures of a run from its records."""
-    records = on_master_clock(records, info.workers)
+    return _summarise(on_master_clock(records, info.workers), info)
+
+
+def _summarise(records: list[Record], info: RunInfo) -> Summary:
     measured, left_out = trim(records, info.trim_start, info.trim_end)
     good = [record for record in measured if record.ok]
     wall_s = _wall_s(measured, info)
@@ -488,13 +491,32 @@ def _by_duration(good: list[Record], scoring: Scoring) -> list[ByDuration]:
     return rows
 
 
-def summarise_folder(folder: Path) -> Summary:
-    """Make summary.json of a run's folder anew, and return what it holds. Raises InputError."""
+class Finished(NamedTuple):
+    """A run of which the files are there: its records' times are the master's."""
+
+    info: RunInfo
+    records: list[Record]
+    summary: Summary
+
+
+def read_finished(folder: Path) -> Finished:
+    """Read a run's folder, and make its summary anew. Raises InputError."""
     info, kept = read_run(folder), Counter[tuple[int, str]]()
     records = list(read_records(folder, kept))
     # What a worker's own file holds was counted before, where it reached the master.
     known = Counter({(each.worker, each.reason): each.count for each in info.refused})
     info.refused = [Refused(worker, why, count) for (worker, why), count in sorted((known | kept).items())]
-    summary = summarise(records, info)
+    records = on_master_clock(records, info.workers)
+    return Finished(info, records, _summarise(records, info))
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write summary.json as a whole or not at all."""
     write_atomically(folder / SUMMARY, encode_json(summary))
+
+
+def summarise_folder(folder: Path) -> Summary:
+    """Make summary.json of a run's folder anew, and return what it holds. Raises InputError."""
+    summary = read_finished(folder).summary
+    write_summary(folder, summary)
     return summary

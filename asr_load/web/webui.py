@@ -1,7 +1,7 @@
 """Locust's web UI with streaming in it: a tab with its table, charts and verdict, downloads, a section in the report.
 
 Locust's page is a finished React program. It takes a tab with a table, and links; the charts come from a script that
-is added to its page (chart.js) and asks for what it draws here.
+is added to its page (tab.js) and asks for what it draws here.
 """
 
 from __future__ import annotations
@@ -21,26 +21,23 @@ from werkzeug.datastructures import ImmutableMultiDict
 from asr_load.errors import InputError
 from asr_load.options.form import Form, check_classes, check_user_class, form_groups
 from asr_load.results.live import Live
-from asr_load.results.summary import SUMMARY, Summary
+from asr_load.results.metrics import METRICS
+from asr_load.results.runfile import WorkerInfo, read_run
+from asr_load.results.slo import Slo
+from asr_load.results.summary import SUMMARY, Figures, Summary
 from asr_load.results.verdict import Validity
 from asr_load.stream.record import RECORDS
+from asr_load.web import headline
 from asr_load.web.guard import guarded
-from asr_load.web.page import (
-    COLUMNS,
-    add_live_section,
-    add_streaming_section,
-    asset,
-    compact,
-    look,
-    metrics,
-    number,
-    server_of,
-)
+from asr_load.web.report import add_section, asset, compact, limits_of, places
 
 KEY = "streaming"
 SHOWN = ("p50", "p90", "p95", "p99", "max")
 AT_ONCE = 600
 """Points in one answer: encoding them takes a millisecond, and the charts ask for the rest."""
+
+SCRIPTS = ("echarts.min.js", "charts.js", "tab.js")
+"""Of the tab, in their order."""
 
 FRESH_S = 1.0
 """Age up to which a table is served again: with many streams its percentiles cost the loop tens of ms."""
@@ -60,8 +57,13 @@ class Test(Protocol):
         """What changes the load; `none` where nothing does."""
 
     @property
-    def stages(self) -> Sequence[dict[str, Any]]:
-        """Where the load changed: `t` in seconds since the epoch, and `name`."""
+    def stages(self) -> Sequence[tuple[float, str]]:
+        """When the load changed, in seconds since the epoch, and what it was from then on."""
+
+    @property
+    def slos(self) -> Sequence[Slo]: ...
+    @property
+    def workers(self) -> Sequence[WorkerInfo]: ...
 
     def validity(self) -> Validity: ...
     def reset_live(self) -> None: ...
@@ -113,14 +115,6 @@ class _View:
         summary = self.summary()
         return self.test.validity() if summary is None else summary.validity
 
-    def standing(self) -> dict[str, str]:
-        """How the server does, and how the box that says so looks."""
-        validity = self.validity()
-        if self.test is None or validity is None:
-            return {}
-        server = server_of(self.summary(), self.test.live)
-        return {"server": server.line, "look": look(validity, server)}
-
     def table(self) -> list[dict[str, Any]]:
         """The tab's rows: `metric`, `count`, and the figures with as many digits as help."""
         self.series()
@@ -131,7 +125,7 @@ class _View:
             if of_the_end == ended and (ended or now - at < FRESH_S):
                 return rows
         rows = [
-            {"metric": row["name"], "count": row["count"], **{name: number(row[name]) for name in SHOWN}}
+            {"metric": row["name"], "count": row["count"], **{name: _rounded(row[name]) for name in SHOWN}}
             for row in live.table()
         ]
         self._table = now, ended, rows
@@ -258,7 +252,8 @@ def _headings() -> str:
 def _with_script(page: str) -> str:
     # The last one: it is the page's own, whatever strings stand before it.
     before, end, after = page.rpartition("</body>")
-    added = f'<link rel="stylesheet" href="./{KEY}/chart.css" /><script defer src="./{KEY}/chart.js"></script>'
+    scripts = "".join(f'<script defer src="./{KEY}/{name}"></script>' for name in SCRIPTS)
+    added = f'<link rel="stylesheet" href="./{KEY}/page.css" />{scripts}'
     return f"{before}{added}{end}{after}" if end else page
 
 
@@ -266,9 +261,7 @@ def _with_section(report: str, view: _View) -> str:
     test, summary, validity = view.test, view.summary(), view.validity()
     if test is None or validity is None:
         return report
-    if summary is None:
-        return add_live_section(report, test.live, validity, test.stages)
-    return add_streaming_section(report, summary, test.live.points(), test.stages)
+    return add_section(report, read_run(test.folder), summary, test.live, validity)
 
 
 def _blueprint(web_ui: Any, view: _View) -> Blueprint:
@@ -277,31 +270,47 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
     blueprint = Blueprint(f"asr_load_{KEY}", __name__, url_prefix=f"{base.rstrip('/')}/{KEY}")
 
     def points() -> Response:
-        series, test = view.series(), view.test
+        series, test, validity = view.series(), view.test, view.validity()
         goes_on = request.args.get("run") == series
-        fresh = test.live.points(_number(request.args.get("after")) if goes_on else 0.0) if test else []
+        live = test.live if test else Live(0.0)
+        fresh = live.points(_number(request.args.get("after")) if goes_on else 0.0)
+        summary = view.summary()
+        answer: dict[str, Any] = {
+            "run": series,
+            "running": summary is None,
+            "began": live.began,
+            "points": compact(fresh[:AT_ONCE]),
+            "more": len(fresh) > AT_ONCE,
+            "table": headline.table(summary, live),
+            "words": [],
+            "tiles": [],
+            "now": [],
+        }
+        if test is not None and validity is not None:
+            slos = test.slos
+            answer |= {
+                "words": [word._asdict() for word in headline.words(summary, live, validity)],
+                "tiles": [tile._asdict() for tile in headline.tiles(summary, live, slos)],
+                "now": headline.now(test.stages, live, validity) if summary is None else [],
+                "places": places(test.stages, test.workers, live.began),
+                "limits": limits_of(slos),
+                "shape": test.shape,
+                "validity": validity,
+            }
         return Response(
-            msgspec.json.encode(
-                {
-                    "run": series,
-                    "running": view.summary() is None,
-                    "points": compact(fresh[:AT_ONCE]),
-                    "more": len(fresh) > AT_ONCE,
-                    "stages": list(test.stages) if test else [],
-                    "shape": test.shape if test else "none",
-                    "validity": view.validity(),
-                    **view.standing(),
-                    "table": view.table(),
-                }
-            ),
+            msgspec.json.encode(answer),
             mimetype="application/json",
         )
 
-    def chart_js() -> Response:
-        return Response(asset("chart.js"), mimetype="text/javascript")
+    def script(name: str) -> Callable[[], Response]:
+        def answer() -> Response:
+            return Response(asset(name), mimetype="text/javascript")
 
-    def chart_css() -> Response:
-        return Response(asset("chart.css") + _headings(), mimetype="text/css")
+        answer.__name__ = name.replace(".", "_")
+        return answer
+
+    def page_css() -> Response:
+        return Response(asset("page.css") + _headings(), mimetype="text/css")
 
     def records() -> Response:
         if view.test is None:
@@ -326,8 +335,8 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
 
     for path, answer in {
         "points": points,
-        "chart.js": chart_js,
-        "chart.css": chart_css,
+        **{name: script(name) for name in SCRIPTS},
+        "page.css": page_css,
         "records": records,
         "summary": summary,
         "csv": streaming_csv,
@@ -349,12 +358,19 @@ def _not_yet(sentence: str) -> Response:
     return response
 
 
+def _rounded(value: float | None) -> float | str:
+    return "\N{EN DASH}" if value is None else round(value, 3)
+
+
 def _csv(summary: Summary) -> str:
     """The table's figures, exact from the records: in seconds, RTF as a ratio; --metadata in each row."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["metric", "count", *COLUMNS, *summary.metadata])
-    for name, (row, _) in metrics(summary).items():
-        values = [getattr(row, column) for column in COLUMNS]
-        writer.writerow([name.removesuffix(" (ms)"), row.n, *values, *summary.metadata.values()])
+    columns = [name for name in Figures.__struct_fields__ if name != "n"]
+    writer.writerow(["metric", "count", *columns, *summary.metadata])
+    for metric in METRICS.values():
+        row: Figures = getattr(summary, metric.name)
+        if row.n or metric.usual:
+            values = [getattr(row, column) for column in columns]
+            writer.writerow([metric.title, row.n, *values, *summary.metadata.values()])
     return out.getvalue()

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import heapq
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from asr_load.errors import OneLineParser, exits_on_bad_input
-from asr_load.results.capacity import CAPACITY, read_capacity
-from asr_load.results.capacity_report import print_search
 from asr_load.results.console import console_for
-from asr_load.results.metrics import METRICS
 from asr_load.results.slo import slo_lines
 from asr_load.results.steady import steadiness_line
-from asr_load.results.summary import ByReplica, ByUserClass, Figures, Summary, rates_line, run_lines, summarise_folder
-from asr_load.results.verdict import clock
+from asr_load.results.summary import Summary, rates_line, run_lines
+from asr_load.results.tables import Table, clients, latencies, lengths, ms, number, replicas, user_classes
 from asr_load.stream.record import RECORDS, read_records
 
 SHOWN = 20
 """Requests that are shown one by one."""
 
 NOTHING = "nothing succeeded"
+
+LONGEST_NAME = 24
+"""Of a part of a run, on one line."""
 
 NOTHING_FITS, FEW = 0.9, 4
 """From which WER on, over so many transcripts, the texts are of something else."""
@@ -53,17 +51,17 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     if requests.total > SHOWN:
         out(f"… {requests.total - SHOWN} more in {folder / RECORDS}")
     out("")
-    console.print(_latencies(summary))
+    console.print(_rich(latencies(summary)))
     if len(summary.by_duration) > 1:
-        console.print(_lengths(summary))
+        console.print(_rich(lengths(summary)))
     if summary.by_user_class:
-        console.print(_user_classes(summary))
+        console.print(_rich(user_classes(summary)))
     if summary.by_replica:
-        console.print(_replicas(summary))
+        console.print(_rich(replicas(summary)))
     for line in _lines(summary):
         out(line)
     if len(summary.validity.clients) > 1:
-        console.print(_clients(summary))
+        console.print(_rich(clients(summary)))
     for line in (*_verdict(summary), f"Results: {folder}"):
         out(line)
 
@@ -74,10 +72,10 @@ def _lines(summary: Summary) -> Iterator[str]:
     if any((left.warmup, left.trim_start, left.trim_end)):
         trimmed = f"{left.trim_start} trimmed at the start, {left.trim_end} at the end"
         yield f"Left out: {left.warmup} warm-up requests, {trimmed}"
-    yield f"Wall time {summary.wall_s:.1f} s, audio {summary.audio_s:.1f} s: RTFx {_n(summary.rtfx, 2)}"
+    yield f"Wall time {summary.wall_s:.1f} s, audio {summary.audio_s:.1f} s: RTFx {number(summary.rtfx, 2)}"
     yield (
-        f"Throughput: {_n(summary.requests_per_s, 2)} requests/s, {_n(summary.output_tokens_per_s, 1)} tokens/s,"
-        f" {_n(summary.tokens_per_chunk, 2)} tokens per chunk"
+        f"Throughput: {number(summary.requests_per_s, 2)} requests/s,"
+        f" {number(summary.output_tokens_per_s, 1)} tokens/s, {number(summary.tokens_per_chunk, 2)} tokens per chunk"
     )
     if loop := summary.open_loop:
         chance = f"{loop.low:.2f} to {loop.high:.2f} by chance"
@@ -101,7 +99,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     )
     opened = summary.connections
     if opened.opened:
-        took = f"{_ms(opened.connect_mean)} ms each on average, {_ms(opened.connect_max)} at most"
+        took = f"{ms(opened.connect_mean)} ms each on average, {ms(opened.connect_max)} at most"
         dropped = f"; {opened.dropped} closed while idle" if opened.dropped else ""
         retried = f"; {opened.retried} requests sent again, as theirs was dead" if opened.retried else ""
         yield f"Connections: {opened.opened} opened, {took} (in no latency){dropped}{retried}"
@@ -152,126 +150,18 @@ def _verdict(summary: Summary) -> Iterator[str]:
         yield f"SLOs: {'passed' if summary.passed else 'NOT passed'}{why}"
 
 
-def _latencies(summary: Summary) -> Table:
-    table = Table(title="Latencies of successes, in ms", title_justify="left")
-    table.add_column("")
-    for name in ("mean", "p50", "p90", "p95", "p99", "max", "n"):
-        table.add_column(name, justify="right")
-    for metric in METRICS.values():
-        row: Figures = getattr(summary, metric.name)
-        if row.n or metric.usual:
-            # RTF has no unit, where the table's other rows are in ms.
-            title, digits = (metric.title, 1) if metric.unit else (f"{metric.title} (no unit)", 3)
-            table.add_row(title, *_cells(row, metric.scale, digits), str(row.n))
-    return table
-
-
-def _lengths(summary: Summary) -> Table:
-    table = Table(title="By length of the clip", title_justify="left")
-    for name in ("seconds", "n", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50"):
-        table.add_column(name, justify="right")
-    table.add_column(summary.rate.upper(), justify="right")
-    for row in summary.by_duration:
-        bounds = f"{row.from_s:g} and more" if row.to_s is None else f"{row.from_s:g} to {row.to_s:g}"
-        latencies = (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95)
-        table.add_row(
-            bounds,
-            str(row.n),
-            *map(_ms, latencies),
-            _n(row.rtf.p50, 3),
-            _percent(getattr(row, summary.rate)),
-        )
-    return table
-
-
-LONGEST_NAME = 24
-"""Of a part of a run, on one line."""
-
-LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50")
-
-
-def _user_classes(summary: Summary) -> Table:
-    rate = summary.rate
-    rows = [
-        (row.name, str(row.n), str(row.fail), *_of_part(row), _percent(getattr(row, rate)))
-        for row in summary.by_user_class
-    ]
-    return _parts("By user class", ("n", "fail", *LATENCIES, rate.upper()), rows)
-
-
-def _replicas(summary: Summary) -> Table:
-    rows = [(row.address, _percent(row.share), str(row.n), str(row.fail), *_of_part(row)) for row in summary.by_replica]
-    return _parts("By replica", ("share", "n", "fail", *LATENCIES), rows)
-
-
-def _parts(title: str, headings: Iterable[str], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(title=table.title, title_justify="left")
+    first, *others = table.headings
     # What the rows are told apart by is never cut.
-    table.add_column("", overflow="fold", min_width=min(max(len(row[0]) for row in rows), LONGEST_NAME))
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _of_part(row: ByUserClass | ByReplica) -> Iterator[str]:
-    """Its LATENCIES."""
-    yield from map(_ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
-    yield _n(row.rtf.p50, 3)
-
-
-def _clients(summary: Summary) -> Table:
-    table = Table(title="Workers (in ms; the clock is held against the master's)", title_justify="left")
-    table.add_column("")
-    table.add_column("host")
-    names = ("loop lag p99", "loop lag max", "CPU", "CPU max", "longest GC", "clock")
-    for name in names:
-        table.add_column(name, justify="right")
-    for client in summary.validity.clients:
-        lags = (client.loop_lag_p99, client.loop_lag_max)
-        table.add_row(
-            str(client.worker),
-            client.host,
-            *map(_ms, lags),
-            _percent(client.cpu_mean),
-            _percent(client.cpu_max),
-            _ms(client.gc_pause_max),
-            clock(client),
-        )
-    return table
-
-
-def _cells(row: Figures, scale: float, digits: int) -> list[str]:
-    values = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
-    return [_n(None if value is None else value * scale, digits) for value in values]
-
-
-def _n(value: float | None, digits: int) -> str:
-    return "n/a" if value is None else f"{value:.{digits}f}"
-
-
-def _ms(value: float | None) -> str:
-    return _n(None if value is None else value * 1e3, 1)
+    name = {"overflow": "fold", "min_width": min(max(len(row[0]) for row in table.rows), LONGEST_NAME)}
+    shown.add_column(first, **({"justify": "right"} if table.numbers else name))
+    for heading in others:
+        shown.add_column(heading, justify="left" if heading == "host" else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
 
 
 def _s(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}s"
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1%}"
-
-
-@exits_on_bad_input
-def main() -> int:
-    """Command line of scripts/report.py."""
-    parser = OneLineParser("Print a run's summary again, and make its summary.json anew.")
-    parser.add_argument("results", type=Path, help="folder of the run")
-    folder = parser.parse_args().results
-    summary = summarise_folder(folder)
-    if (folder / CAPACITY).exists():
-        print_search(folder, read_capacity(folder), sys.stdout)
-    else:
-        print_summary(folder, summary, sys.stdout)
-    return 0

@@ -1,0 +1,97 @@
+"""A run over time, from its records: what each stretch of it was like."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from asr_load.results.live import CHARTED, DRAWN, values_of
+from asr_load.results.runfile import RunInfo
+from asr_load.stream.record import Record
+
+WIDTHS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
+"""Lengths of a stretch, in seconds, that people think in."""
+
+
+def width_for(records: Sequence[Record], most: int) -> float:
+    """The shortest length of a stretch of which the run has at most so many."""
+    first, last = span(records)
+    return next((width for width in WIDTHS if (last - first) / width <= most), WIDTHS[-1])
+
+
+def span(records: Sequence[Record]) -> tuple[float, float]:
+    """From the first start to the last end, in seconds since the epoch; (0, 0) without records."""
+    if not records:
+        return 0.0, 0.0
+    return min(record.started_at for record in records), max(record.end for record in records)
+
+
+def course(records: Sequence[Record], info: RunInfo, width: float) -> list[dict[str, Any]]:
+    """A run's stretches of `width` seconds, as `Live.points` gives seconds: a request counts in the one in which it
+    ended, and `t` is the end of one. Percentiles are of its values; `in_flight` is the mean over it."""
+    first, last = span(records)
+    count = max(math.ceil((last - first) / width), 1) if records else 0
+    parts: list[list[Record]] = [[] for _ in range(count)]
+    for record in records:
+        parts[min(int((record.end - first) / width), count - 1)].append(record)
+    in_flight = _in_flight(records, first, width, count)
+    points = []
+    for number, part in enumerate(parts):
+        begin, end = first + number * width, min(first + (number + 1) * width, last)
+        points.append(_point(part, begin, max(end, begin + 1e-3), _users(info, end), in_flight[number]))
+    return points
+
+
+def _point(part: Sequence[Record], begin: float, end: float, users: int, in_flight: float) -> dict[str, Any]:
+    good, seconds = [record for record in part if record.ok], end - begin
+    told = all(record.known_tokens is not None for record in good)
+    failed = Counter(record.outcome for record in part if record.failed)
+    point: dict[str, Any] = {
+        "t": end,
+        "users": users,
+        "in_flight": in_flight,
+        "successes_per_s": len(good) / seconds,
+        "tokens_per_s": sum(record.known_tokens or 0 for record in good) / seconds if told else None,
+        "rtfx": sum(record.audio_s for record in good) / seconds,
+        "failures_per_s": {name: count / seconds for name, count in sorted(failed.items())},
+    }
+    values = values_of(good)
+    for name in DRAWN:
+        of = np.percentile(values[name], CHARTED).tolist() if values[name].size else [None] * len(CHARTED)
+        point[name] = {f"p{share}": value for share, value in zip(CHARTED, of, strict=True)}
+    return point
+
+
+def _users(info: RunInfo, at: float) -> int:
+    return next((count for changed, count in reversed(info.users) if changed <= at), 0)
+
+
+def _in_flight(records: Sequence[Record], first: float, width: float, count: int) -> list[float]:
+    """The mean number of requests in flight, in each stretch: the seconds of requests in it over its length."""
+    borders = first + width * np.arange(count + 1)
+    starts = np.sort([record.started_at for record in records])
+    ends = np.sort([record.end for record in records])
+    busy = _seconds_until(starts, borders) - _seconds_until(ends, borders)
+    last = min(float(ends[-1]), borders[-1]) if count else 0.0
+    lengths = np.diff(np.minimum(borders, max(last, first + 1e-3)))
+    return [float(value) for value in np.diff(busy) / np.maximum(lengths, 1e-3)]
+
+
+def _seconds_until(times: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """For each border, the seconds from all earlier times to it, summed; shapes (n,), (m,) -> (m,)."""
+    before = np.searchsorted(times, borders)
+    sums = np.concatenate([[0.0], np.cumsum(times - times[0])]) if times.size else np.zeros(1)
+    summed: np.ndarray = before * (borders - (times[0] if times.size else 0.0)) - sums[before]
+    return summed
+
+
+def in_flight_at_start(records: Sequence[Record]) -> np.ndarray:
+    """For each record, how many requests were in flight as it began, itself among them; shape (n,)."""
+    begins = np.array([record.started_at for record in records])
+    ends = np.sort([record.end for record in records])
+    begun: np.ndarray = np.searchsorted(np.sort(begins), begins, "right")
+    return begun - np.searchsorted(ends, begins, "right")

@@ -1,0 +1,167 @@
+"""What charts of a run show: lines, points and bars with their titles. How they are drawn is charts.js's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from asr_load.results.capacity import Capacity, knee
+from asr_load.results.metrics import METRICS
+from asr_load.results.slo import parse_slo
+from asr_load.stream.record import Record
+
+SHARES = np.concatenate([np.linspace(0, 0.98, 99), np.linspace(0.981, 1, 20)])
+"""Of a distribution's curve: its upper end is looked at closely."""
+
+POINTS = 1500
+"""Of a cloud: more than so many hide each other, and fill the page's file."""
+
+
+class Series(msgspec.Struct):
+    """`kind`: line, points, or span (`data` are [from, to, y])."""
+
+    name: str
+    data: Sequence[tuple[float, ...]]
+    kind: str = "line"
+    dashed: bool = False
+
+
+class Mark(msgspec.Struct):
+    """A limit, or a place: a line across, by its value on an axis."""
+
+    name: str
+    at: float
+
+
+class Plot(msgspec.Struct):
+    """A diagram. `rows` are the names of the y axis's places, where it has no numbers."""
+
+    title: str
+    x: str
+    y: str
+    series: list[Series]
+    levels: list[Mark] = []
+    places: list[Mark] = []
+    rows: list[str] = []
+    log_x: bool = False
+    log_y: bool = False
+    note: str = ""
+
+
+def distributions(good: Sequence[Record], slos: Sequence[str]) -> list[Plot]:
+    """The share of values that are at most so large, for TTFT, ITL and E2E."""
+    plots = []
+    for name in ("ttft", "itl", "e2el"):
+        metric = METRICS[name]
+        values = values_of_metric(name, good) * metric.scale
+        if values.size:
+            curve = [(_short(value), _short(share * 100)) for value, share in _curve(values)]
+            limits = [slo for slo in map(parse_slo, slos) if slo.metric == name]
+            places = [Mark(f"limit of {slo.statistic}: {slo.limit:g} ms", slo.limit) for slo in limits]
+            title = f"{metric.title}: share of values up to it"
+            plots.append(Plot(title, f"{metric.title}, ms", "%", [Series(metric.title, curve)], places=places))
+    return plots
+
+
+def _curve(values: np.ndarray) -> list[tuple[float, float]]:
+    return list(zip(np.quantile(values, SHARES).tolist(), SHARES.tolist(), strict=True))
+
+
+def values_of_metric(name: str, records: Sequence[Record]) -> np.ndarray:
+    """All values of a metric, in seconds or without a unit; shape (n,)."""
+    of = METRICS[name].of
+    return np.fromiter((value for record in records for value in of(record)), float)
+
+
+class Fit(msgspec.Struct):
+    """Latency = `fixed_s` + `per_audio_s` x seconds of audio, by least squares over n requests."""
+
+    metric: str
+    fixed_s: float
+    per_audio_s: float
+    n: int
+
+
+def fit(name: str, good: Sequence[Record]) -> Fit | None:
+    """What of a latency is fixed, and what each second of audio adds; None where lengths hardly differ."""
+    pairs = [(record.audio_s, value) for record in good for value in METRICS[name].of(record)]
+    audio, values = np.array(pairs).reshape(-1, 2).T
+    if audio.size < 3 or np.ptp(audio) < 0.5:
+        return None
+    slope, fixed = np.polyfit(audio, values, 1)
+    return Fit(name, float(fixed), float(slope), int(audio.size))
+
+
+def against_length(good: Sequence[Record]) -> list[Plot]:
+    """TTFT and E2E of each clip's length, with what fits them."""
+    plots = []
+    for name in ("ttft", "e2el"):
+        pairs = [(record.audio_s, value * 1e3) for record in good for value in METRICS[name].of(record)]
+        if not pairs:
+            continue
+        title, step = METRICS[name].title, -(-len(pairs) // POINTS)
+        cloud = [(_short(audio), _short(value)) for audio, value in pairs[::step]]
+        plot = Plot(f"{title} against length", "audio, s", "ms", [Series("request", cloud, "points")])
+        if found := fit(name, good):
+            ends = [min(audio for audio, _ in pairs), max(audio for audio, _ in pairs)]
+            line = [(_short(end), _short((found.fixed_s + found.per_audio_s * end) * 1e3)) for end in ends]
+            plot.series.append(Series("fit", line))
+            plot.note = f"{found.fixed_s * 1e3:.0f} ms + {found.per_audio_s * 1e3:.1f} ms for each second of audio"
+        if step > 1:
+            plot.note += f"{'; ' if plot.note else ''}one point in {step} is drawn"
+        plots.append(plot)
+    return plots
+
+
+def waterfall(good: Sequence[Record]) -> Plot | None:
+    """The fastest, the median and the slowest request: upload, wait, and each chunk."""
+    order = sorted(good, key=lambda record: record.e2el or 0.0)
+    if not order:
+        return None
+    chosen = [("fastest", order[0]), ("median", order[(len(order) - 1) // 2]), ("slowest", order[-1])]
+    spans: dict[str, list[tuple[float, ...]]] = {"upload": [], "wait": [], "answer": []}
+    chunks: list[tuple[float, ...]] = []
+    for row, (_, record) in enumerate(chosen):
+        sent, first, last = record.upload or 0.0, record.ttft or 0.0, record.e2el or 0.0
+        for name, begin, end in (("upload", 0.0, sent), ("wait", sent, first), ("answer", first, last)):
+            spans[name].append((_short(begin * 1e3), _short(end * 1e3), row))
+        came = first + np.concatenate([[0.0], np.cumsum(record.itl)])
+        chunks += [(_short(at * 1e3), row) for at in came[:: -(-len(came) // (POINTS // 3))].tolist()]
+    rows = [f"{name}: {record.clip[:24]}" for name, record in chosen]
+    series = [*(Series(name, data, "span") for name, data in spans.items()), Series("chunk", chunks, "points")]
+    return Plot("Three requests", "ms since the start", "", series, rows=rows)
+
+
+def capacity_plots(search: Capacity) -> list[Plot]:
+    """Throughput, and what each SLO is on, against the load; the limit, the answer and the knee marked."""
+    steps = sorted(search.steps, key=lambda step: step.load)
+    if not steps:
+        return []
+    unit = "streams" if search.kind == "streams" else "requests/s"
+    bend = knee(steps)
+    throughput = Series("successes", [(step.load, _short(step.requests_per_s)) for step in steps])
+    plots = [Plot("Throughput against load", unit, "requests/s", [throughput])]
+    if bend is not None:
+        plots[0].places = [Mark(f"knee: {bend.load:.3g}", bend.load)]
+    for slo in map(parse_slo, search.slos):
+        measured = [
+            (step.load, _short(result.value))
+            for step in steps
+            for result in step.slo
+            if result.name == slo.name and result.value is not None
+        ]
+        if measured:
+            plot = Plot(
+                f"{slo.metric} {slo.statistic} against load", unit, slo.unit.strip(), [Series("steps", measured)]
+            )
+            plot.levels = [Mark(f"limit: {slo.limit:g}{slo.unit}", slo.limit)]
+            plot.places = [Mark(f"answer: {search.answer:.3g}", search.answer)] if search.answer else []
+            plots.append(plot)
+    return plots
+
+
+def _short(value: float) -> float:
+    """With as many digits as a chart can show."""
+    return float(f"{value:.5g}")

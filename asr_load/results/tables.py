@@ -1,0 +1,115 @@
+"""Tables of a run, as text in cells: the console, the HTML report and the Markdown export show the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from asr_load.results.metrics import METRICS
+from asr_load.results.summary import ByReplica, ByUserClass, Figures, Summary
+from asr_load.results.verdict import clock
+
+FEW = 100
+"""Values below which a p99 is hardly more than the maximum."""
+
+LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows below headings; the first column names a row, unless it holds a number too (`numbers`)."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    numbers: bool = False
+    faint: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+    """Row and column of cells that say little."""
+
+
+def latencies(summary: Summary) -> Table:
+    """Each metric of the successes."""
+    rows: list[Sequence[str]] = []
+    faint = set()
+    for metric in METRICS.values():
+        row: Figures = getattr(summary, metric.name)
+        if row.n or metric.usual:
+            # RTF has no unit, where the table's other rows are in ms.
+            title, digits = (metric.title, 1) if metric.unit else (f"{metric.title} (no unit)", 3)
+            if row.n < FEW:
+                faint.add((len(rows), 5))
+            rows.append((title, *_cells(row, metric.scale, digits), f"{row.n:,}"))
+    headings = ("", "mean", "p50", "p90", "p95", "p99", "max", "n")
+    return Table("Latencies of successes, in ms", headings, rows, faint=frozenset(faint))
+
+
+def lengths(summary: Summary) -> Table:
+    """By the length of the clips."""
+    rows = []
+    for row in summary.by_duration:
+        bounds = f"{row.from_s:g} and more" if row.to_s is None else f"{row.from_s:g} to {row.to_s:g}"
+        four = map(ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
+        rate = percent(getattr(row, summary.rate))
+        rows.append((bounds, str(row.n), *four, number(row.rtf.p50, 3), rate))
+    headings = ("seconds", "n", *LATENCIES, summary.rate.upper())
+    return Table("By length of the clip", headings, rows, numbers=True)
+
+
+def user_classes(summary: Summary) -> Table:
+    """By the users' class, in a locustfile with several."""
+    rate = summary.rate
+    rows = [
+        (row.name, str(row.n), str(row.fail), *_of_part(row), percent(getattr(row, rate)))
+        for row in summary.by_user_class
+    ]
+    return Table("By user class", ("", "n", "fail", *LATENCIES, rate.upper()), rows)
+
+
+def replicas(summary: Summary) -> Table:
+    """By the address that answered, where there are several."""
+    rows = [(row.address, percent(row.share), str(row.n), str(row.fail), *_of_part(row)) for row in summary.by_replica]
+    return Table("By replica", ("", "share", "n", "fail", *LATENCIES), rows)
+
+
+def clients(summary: Summary) -> Table:
+    """How each worker fared."""
+    headings = ("", "host", "loop lag p99", "loop lag max", "CPU", "CPU max", "longest GC", "clock")
+    rows = [
+        (
+            str(client.worker),
+            client.host,
+            *map(ms, (client.loop_lag_p99, client.loop_lag_max)),
+            *map(percent, (client.cpu_mean, client.cpu_max)),
+            ms(client.gc_pause_max),
+            clock(client),
+        )
+        for client in summary.validity.clients
+    ]
+    return Table("Workers (in ms; the clock is held against the master's)", headings, rows)
+
+
+def _of_part(row: ByUserClass | ByReplica) -> Iterator[str]:
+    """Its LATENCIES."""
+    yield from map(ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
+    yield number(row.rtf.p50, 3)
+
+
+def _cells(row: Figures, scale: float, digits: int) -> Iterable[str]:
+    values = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
+    return [number(None if value is None else value * scale, digits) for value in values]
+
+
+def number(value: float | None, digits: int) -> str:
+    """With so many decimals; n/a for None."""
+    return "n/a" if value is None else f"{value:,.{digits}f}"
+
+
+def ms(value: float | None) -> str:
+    """Seconds as milliseconds."""
+    return number(None if value is None else value * 1e3, 1)
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return "n/a" if value is None else f"{value:.1%}"

@@ -1,0 +1,86 @@
+"""What a report shows of transcripts: errors by kind, loops, and the worst ones word by word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from asr_load.results.accuracy import Edits, counts, loops, spoken, total
+from asr_load.results.normalizers import Scoring, normalise
+from asr_load.stream.record import Record
+
+WORST, WORDS = 20, 150
+"""Clips that are shown, and how many words of each."""
+
+
+class Piece(NamedTuple):
+    """Of an alignment: equal, substitute, delete (not heard) or insert (not said)."""
+
+    kind: str
+    said: str
+    heard: str
+
+
+class Worst(NamedTuple):
+    """A clip whose transcript has many errors."""
+
+    clip: str
+    rate: float
+    edits: Edits
+    pieces: list[Piece]
+    cut: bool
+    """Whether only its beginning is shown."""
+
+
+class Errors(NamedTuple):
+    """Of a run's transcripts, in words and in characters."""
+
+    words: Edits
+    characters: Edits
+    capped: float | None
+    """The error rate of words where a looping transcript counts as no more than all wrong; None where none loops."""
+
+
+def errors_of(good: Sequence[Record], scoring: Scoring) -> Errors:
+    """The sums over successes that have a reference."""
+    pairs = spoken(good, scoring)
+    edits = [counts(*pair, scoring) for pair in pairs]
+    words, characters = total(each.wer for each in edits), total(each.cer for each in edits)
+    looping = [loops(*pair, scoring) for pair in pairs]
+    capped = None
+    if any(looping) and words.units:
+        errors = (
+            min(each.wer.errors, each.wer.units) if loop else each.wer.errors
+            for each, loop in zip(edits, looping, strict=True)
+        )
+        capped = sum(errors) / words.units
+    return Errors(words, characters, capped)
+
+
+def worst(good: Sequence[Record], scoring: Scoring, rate: str) -> list[Worst]:
+    """The clips with the most errors, each by the worst of its transcripts."""
+    found: dict[str, tuple[Edits, str, str]] = {}
+    for record in good:
+        edits: Edits = getattr(counts(record.reference, record.text, scoring), rate) if record.reference else Edits()
+        if edits.errors and (record.clip not in found or found[record.clip][0].errors < edits.errors):
+            found[record.clip] = edits, record.reference, record.text
+    order = sorted(found.items(), key=lambda item: (-item[1][0].errors, item[0]))
+    return [
+        Worst(clip, edits.errors / edits.units, edits, *_aligned(reference, text, scoring, rate))
+        for clip, (edits, reference, text) in order[:WORST]
+    ]
+
+
+def _aligned(reference: str, text: str, scoring: Scoring, rate: str) -> tuple[list[Piece], bool]:
+    import jiwer  # late, as everywhere: it is slow to import
+
+    said, heard = normalise(reference, reference, scoring), normalise(text[: 10 * WORDS * 10], reference, scoring)
+    joint = "" if rate == "cer" else " "
+    one, other = (list("".join(each.split())) if rate == "cer" else each.split() for each in (said, heard))
+    cut = max(len(one), len(other)) > WORDS
+    one, other = one[:WORDS], other[:WORDS]
+    pieces = []
+    for part in jiwer.process_words(" ".join(one), " ".join(other)).alignments[0]:
+        words = one[part.ref_start_idx : part.ref_end_idx], other[part.hyp_start_idx : part.hyp_end_idx]
+        pieces.append(Piece(part.type, *(joint.join(each) for each in words)))
+    return pieces, cut

@@ -1,0 +1,330 @@
+// How charts are drawn, for the Streaming tab, the reports and the comparison: plots become options of ECharts.
+//
+// A plot is what results/plots.py writes: title, x, y, series, levels, places, rows. Here it may also be of time: then
+// x is seconds since the start, and a series may be a band (p50, p95, p99) or bars on each other.
+(() => {
+  "use strict";
+
+  const HUES = ["#2f81f7", "#e07b00", "#1f9d55", "#a371f7", "#d6336c", "#0aa2c0", "#8d6e63", "#7a7f87"];
+  const FAILED = ["#e5484d", "#e07b00", "#a371f7", "#d6336c", "#8d6e63", "#7a7f87"];
+  const MOST = 600; // points of a line: there are no more pixels
+
+  const escaped = (text) => String(text).replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
+
+  // mm:ss, or h:mm:ss from an hour on.
+  function clock(seconds) {
+    const whole = Math.round(seconds);
+    const two = (value) => String(value).padStart(2, "0");
+    const rest = `${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
+    return whole < 3600 ? rest : `${Math.floor(whole / 3600)}:${rest}`;
+  }
+
+  // A value with three or four digits that count.
+  function shown(value) {
+    if (value === null || value === undefined || Number.isNaN(value)) return "–";
+    const size = Math.abs(value);
+    const digits = Number.isInteger(value) || size >= 1000 ? 0 : size >= 100 ? 1 : size >= 1 ? 2 : 4;
+    return value.toLocaleString("en", { maximumFractionDigits: digits });
+  }
+
+  // Dark is what the page's background is: Locust switches its theme without telling anyone.
+  function isDark() {
+    const channels = (getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g) || []).map(Number);
+    if (channels.length < 3 || channels[3] === 0) return matchMedia("(prefers-color-scheme: dark)").matches;
+    return channels[0] + channels[1] + channels[2] < 384;
+  }
+
+  const colours = (dark) =>
+    dark ? { text: "#b8c0cc", split: "#3a3f47", back: "#22262c" } : { text: "#4a5058", split: "#e3e6ea", back: "#ffffff" };
+
+  // Of a long test, stretches of seconds: of each, the highest of every value, so that no peak is hidden.
+  function thinned(points) {
+    const stretch = Math.ceil(points.length / MOST);
+    if (stretch < 2) return points;
+    const highest = (values) => {
+      const known = values.filter((value) => value !== null && value !== undefined);
+      return known.length ? Math.max(...known) : null;
+    };
+    const merged = (parts) => {
+      const made = {};
+      for (const part of parts)
+        for (const [key, value] of Object.entries(part))
+          if (!(key in made))
+            made[key] =
+              value !== null && typeof value === "object"
+                ? merged(parts.map((each) => each[key]))
+                : highest(parts.map((each) => each[key]));
+      return made;
+    };
+    const all = [];
+    for (let start = 0; start < points.length; start += stretch) all.push(merged(points.slice(start, start + stretch)));
+    return all;
+  }
+
+  // The plots of a test over time. `limits` are those of SLOs by metric: [{name, at}].
+  function course(points, began, { places = [], limits = {} } = {}) {
+    const thin = thinned(points);
+    const at = (value) => thin.map((point) => [point.t - began, value(point)]);
+    const outcomes = [...new Set(points.flatMap((point) => Object.keys(point.failures_per_s)))];
+    const band = (metric) => ({
+      kind: "band",
+      names: ["p50", "p95", "p99"],
+      data: thin.map((point) => [point.t - began, ...["p50", "p95", "p99"].map((share) => point[metric][share])]),
+    });
+    const bars = (name, value, hue) => ({ kind: "bars", name, hue, data: at(value) });
+    const all = [
+      ["TTFT", "ms", [band("ttft")], limits.ttft],
+      ["E2E", "ms", [band("e2el")], limits.e2el],
+      ["ITL", "ms", [band("itl")], limits.itl],
+      ["RTF", "", [band("rtf")], limits.rtf],
+      [
+        "Requests per second",
+        "",
+        [
+          bars("ok", (point) => point.successes_per_s, HUES[2]),
+          ...outcomes.map((name, number) =>
+            bars(name, (point) => point.failures_per_s[name] || 0, FAILED[number % FAILED.length]),
+          ),
+        ],
+      ],
+      [
+        "Users and requests in flight",
+        "",
+        [
+          { kind: "line", name: "users", step: true, data: at((point) => point.users) },
+          { kind: "line", name: "in flight", data: at((point) => point.in_flight) },
+        ],
+      ],
+      ["Output tokens per second", "", [{ kind: "line", name: "tokens/s", data: at((point) => point.tokens_per_s) }]],
+      ["RTFx: seconds of audio per second", "", [{ kind: "line", name: "RTFx", data: at((point) => point.rtfx) }]],
+    ];
+    return all.map(([title, y, series, levels = []]) => ({ title, x: "", y, series, levels, places, time: true }));
+  }
+
+  // What a screen reader says: the title, and each series' last value.
+  function inWords(plot) {
+    const said = [];
+    for (const { kind, name, names, data } of plot.series) {
+      const last = [...data].reverse().find((row) => row[1] !== null);
+      if (!last || kind === "points" || kind === "span") continue;
+      if (kind === "band") said.push(...names.map((each, number) => `${each} ${shown(last[number + 1])}`));
+      else said.push(`${name} ${shown(last[1])}`);
+    }
+    const unit = plot.y ? `, ${plot.y}` : "";
+    return `${plot.title}${unit}${said.length ? `; at last: ${said.join(", ")}` : plot.time ? ": no data yet" : ""}`;
+  }
+
+  // The series of ECharts for one of a plot's.
+  function seriesOf(one, number, plot) {
+    const hue = one.hue || HUES[number % HUES.length];
+    const base = { name: one.name, color: hue, animation: false, emphasis: { disabled: true } };
+    switch (one.kind) {
+      case "band": {
+        // Each is stacked on the one below: what is drawn is the difference, what is told is the third number.
+        return one.names.map((name, which) => ({
+          ...base,
+          name,
+          color: hue,
+          type: "line",
+          stack: "band",
+          stackStrategy: "all",
+          symbol: "none",
+          lineStyle: { width: which ? 1 : 2, opacity: [1, 0.75, 0.5][which], color: hue },
+          itemStyle: { opacity: [1, 0.6, 0.3][which] },
+          areaStyle: which ? { color: hue, opacity: [0, 0.3, 0.14][which] } : undefined,
+          data: one.data.map((row) => {
+            const value = row[which + 1];
+            return [row[0], value === null ? null : which ? value - row[which] : value, value];
+          }),
+        }));
+      }
+      case "bars":
+        return [{ ...base, type: "bar", stack: "bars", barMaxWidth: 14, barMinWidth: 1, data: one.data }];
+      case "points":
+        return [{ ...base, type: "scatter", ...(plot.rows?.length ? { symbol: "rect", symbolSize: [1, 14], z: 5, color: "#ffffff" } : { symbolSize: 5, itemStyle: { opacity: 0.6 } }), data: one.data }];
+      case "span":
+        // A line for each stretch: from, to, and a gap.
+        return [
+          {
+            ...base,
+            type: "line",
+            symbol: "none",
+            lineStyle: { width: 14, cap: "butt", color: hue },
+            data: one.data.flatMap(([from, to, row]) => [[from, row], [to, row], [to, null]]),
+          },
+        ];
+      default:
+        return [
+          {
+            ...base,
+            type: "line",
+            step: one.step ? "end" : undefined,
+            symbol: "circle",
+            symbolSize: 5,
+            showSymbol: one.data.length < 60 && !plot.smooth,
+            lineStyle: { width: 2, color: hue, type: one.dashed ? "dashed" : "solid" },
+            data: one.data,
+          },
+        ];
+    }
+  }
+
+  function markLine(plot, ink) {
+    const label = (position) => ({ formatter: ({ name }) => name, color: ink.text, fontSize: 11, position });
+    const across = plot.levels.map(({ name, at }) => ({
+      name,
+      yAxis: at,
+      lineStyle: { color: "#d6336c", type: "dashed" },
+      label: label("insideEndTop"),
+    }));
+    const last = Math.max(0, ...plot.series.map(({ data }) => (data.length ? data[data.length - 1][0] : 0)));
+    const down = plot.places.map(({ name, at }, number) => ({
+      name,
+      xAxis: at,
+      lineStyle: { color: ink.text, type: "dotted" },
+      label: {
+        ...label("insideEndTop"),
+        rotate: 0,
+        align: at > 0.8 * last ? "right" : "left",
+        offset: [at > 0.8 * last ? -4 : 4, (number % 3) * 13],
+      },
+    }));
+    const data = [...across, ...down];
+    return data.length ? { silent: true, symbol: "none", animation: false, data } : undefined;
+  }
+
+  function highestOf(plot) {
+    // A limit far above all values is shown; one that would flatten them is not worth it.
+    const values = plot.series.flatMap(({ kind, names, data }) =>
+      data.map((row) => (kind === "band" ? row[names.length] : row[1]) || 0),
+    );
+    return Math.max(0, ...values);
+  }
+
+  function optionOf(plot, dark) {
+    const ink = colours(dark);
+    const series = plot.series.flatMap((one, number) => seriesOf(one, number, plot));
+    const marks = markLine(plot, ink);
+    if (marks && series.length) series[0].markLine = marks;
+    const names = [...new Set(series.map(({ name }) => name))];
+    const value = (number) => (plot.time ? clock(number) : shown(number));
+    const top = highestOf(plot);
+    const rows = plot.rows || [];
+    return {
+      animation: false,
+      backgroundColor: "transparent",
+      textStyle: { color: ink.text, fontFamily: "inherit" },
+      grid: { left: 8, right: 18, top: 64, bottom: plot.x ? 26 : 8, containLabel: true },
+      title: { text: plot.title + (plot.y ? ` (${plot.y})` : ""), left: 4, top: 2, textStyle: { color: ink.text, fontSize: 14, fontWeight: 600 } },
+      legend: { show: names.length > 1, data: names, left: 0, top: 28, type: "scroll", textStyle: { color: ink.text }, itemWidth: 16, itemHeight: 10, pageTextStyle: { color: ink.text } },
+      toolbox: {
+        right: 6,
+        top: 0,
+        itemSize: 13,
+        iconStyle: { borderColor: ink.text },
+        feature: {
+          dataZoom: { yAxisIndex: rows.length ? undefined : "none", title: { zoom: "Zoom", back: "Zoom back" } },
+          saveAsImage: { name: plot.title.replace(/[^\w]+/g, "-"), backgroundColor: ink.back, title: "Save" },
+        },
+      },
+      tooltip: {
+        trigger: rows.length || plot.series.some(({ kind }) => kind === "points") ? "item" : "axis",
+        confine: true,
+        backgroundColor: ink.back,
+        borderColor: ink.split,
+        textStyle: { color: ink.text, fontSize: 12 },
+        formatter: (items) => {
+          const list = [].concat(items);
+          if (!list.length || !list[0].value) return "";
+          const line = ({ marker, seriesName, value: row }) =>
+            rows.length
+              ? `${marker}${escaped(seriesName)}: ${shown(row[0])}`
+              : `${marker}${escaped(seriesName)}: <b>${shown(row.length > 2 ? row[2] : row[1])}</b>`;
+          return `${rows.length ? "" : `${escaped(value(list[0].value[0]))}${plot.x ? ` ${escaped(plot.x)}` : ""}<br>`}${list.map(line).join("<br>")}`;
+        },
+      },
+      xAxis: {
+        type: plot.log_x ? "log" : "value",
+        name: plot.x,
+        nameLocation: "middle",
+        nameGap: 26,
+        min: plot.time || rows.length ? 0 : undefined,
+        max: plot.time ? "dataMax" : undefined,
+        minInterval: plot.time ? 1 : undefined,
+        axisLine: { lineStyle: { color: ink.split } },
+        axisLabel: { color: ink.text, formatter: (number) => value(number), hideOverlap: true },
+        splitLine: { show: false },
+      },
+      yAxis: rows.length
+        ? {
+            type: "category",
+            data: rows,
+            inverse: true,
+            axisTick: { show: false },
+            axisLine: { show: false },
+            axisLabel: { color: ink.text, formatter: (name) => name.replace(": ", "\n") },
+          }
+        : {
+            type: plot.log_y ? "log" : "value",
+            min: plot.log_y ? undefined : 0,
+            max: ({ max }) => {
+              const near = plot.levels.map(({ at }) => at).filter((at) => at > max && at < 3 * top);
+              return near.length ? Math.max(...near) * 1.05 : undefined;
+            },
+            axisLabel: { color: ink.text, formatter: (number) => shown(number) },
+            splitLine: { lineStyle: { color: ink.split } },
+          },
+      graphic:
+        plot.time && !plot.series.some(({ data }) => data.length)
+          ? { type: "text", left: "center", top: "middle", style: { text: "No data yet", fill: ink.text, font: "13px sans-serif" } }
+          : [],
+      series,
+    };
+  }
+
+  // Plots in elements of a page, side by side in time: pointing at one points at all.
+  class Charts {
+    constructor(group) {
+      this.group = group;
+      this.drawn = new Map();
+      this.sizes = new ResizeObserver((entries) => {
+        for (const { target } of entries) this.drawn.get(target)?.chart.resize();
+      });
+    }
+
+    draw(element, plot) {
+      const dark = isDark();
+      let known = this.drawn.get(element);
+      if (!known) {
+        const chart = echarts.init(element, null, { renderer: "svg" });
+        if (plot.time) chart.group = this.group;
+        known = { chart };
+        this.drawn.set(element, known);
+        this.sizes.observe(element);
+        if (plot.time) echarts.connect(this.group);
+      }
+      const form = JSON.stringify([plot.series.map(({ name, data }) => [name, !data.length]), dark]);
+      // Where lines are the same, what a person has zoomed to or hidden stays.
+      known.chart.setOption(optionOf(plot, dark), { notMerge: form !== known.form });
+      Object.assign(known, { form, plot, dark });
+      element.setAttribute("role", "img");
+      element.setAttribute("aria-label", inWords(plot));
+    }
+
+    dress() {
+      const dark = isDark();
+      for (const [element, known] of this.drawn) if (known.dark !== dark) this.draw(element, known.plot);
+    }
+  }
+
+  // An SVG without a page, for pictures of the documentation.
+  function svg(plot, width, height, dark) {
+    const chart = echarts.init(null, null, { renderer: "svg", ssr: true, width, height });
+    chart.setOption({ ...optionOf(plot, dark), toolbox: { show: false } });
+    const text = chart.renderToSVGString();
+    chart.dispose();
+    return text;
+  }
+
+  window.asrCharts = { Charts, course, clock, shown, escaped, isDark, svg };
+})();

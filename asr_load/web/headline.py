@@ -1,0 +1,162 @@
+"""What the Streaming tab says of a test above its charts, and in its table: while it runs, and after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from asr_load.results.live import PERCENTILES, WINDOW_S, Live
+from asr_load.results.metrics import METRICS, STREAMED, Metric
+from asr_load.results.slo import Slo
+from asr_load.results.summary import Summary
+from asr_load.results.tables import FEW, ms, number, percent
+from asr_load.results.verdict import Validity
+
+COLUMNS = (*(f"p{share}" for share in PERCENTILES), "max", "n")
+BLOCKS = (f"last {WINDOW_S} s", "whole test")
+MANY = 0.05
+"""Share of requests that may fail before the server is failing."""
+
+
+class Tile(NamedTuple):
+    """A headline figure. `look` is good, bad, or nothing."""
+
+    name: str
+    value: str
+    unit: str
+    more: str = ""
+    look: str = ""
+
+
+class Word(NamedTuple):
+    """How the server or the client did, and why."""
+
+    name: str
+    said: str
+    look: str
+    reasons: Sequence[str] = ()
+
+
+CLIENT_LOOK = {"valid": "good", "suspect": "doubt"}
+
+
+def words(summary: Summary | None, live: Live, validity: Validity) -> list[Word]:
+    """How the server and the client do, each with its reasons."""
+    client = Word("Client", validity.client, CLIENT_LOOK.get(validity.verdict, "bad"), validity.reasons)
+    if summary is not None:
+        failed, judged = summary.requests.fail, summary.requests.success + summary.requests.fail
+        said, missed = summary.server, any(not result.ok for result in summary.slo)
+        why = summary.not_passed
+    else:
+        failed, judged, missed, why = live.failures.total(), live.requests, False, []
+        said = f"errors {failed / judged:.1%}" if judged else "no answer yet"
+    look = "bad" if missed or failed > MANY * judged else "doubt" if failed else "good" if judged else ""
+    return [Word("Server", said, look, why), client]
+
+
+def now(stages: Sequence[tuple[float, str]], live: Live, validity: Validity) -> list[str]:
+    """What is so at the moment: the stage, users and requests in flight, workers that were lost."""
+    last = live.points()[-1:] if live.closed else []
+    said = [stages[-1][1]] if stages else []
+    said += [f"{point['users']} users, {point['in_flight']} requests in flight" for point in last]
+    return said + [reason for reason in validity.reasons if " was lost" in reason]
+
+
+def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo]) -> list[Tile]:
+    """The headline figures: exact ones of a finished test, or those of the last seconds."""
+    if summary is not None:
+        return list(tiles_of(summary))
+    rows = {row["name"]: row for row in live.table()}
+    points = live.recent()
+    seconds = max(len(points), 1)
+    good = sum(point["successes_per_s"] for point in points)
+    failed = sum((Counter(point["failures_per_s"]) for point in points), Counter[str]()).total()
+    ended = good + failed
+    rtfx = sum(point["rtfx"] or 0.0 for point in points) / seconds
+
+    def latency(name: str, statistic: str, more: str = "") -> Tile:
+        metric = METRICS[name]
+        value = rows[f"{metric.heading}, {BLOCKS[0]}"][statistic]
+        tile = Tile(f"{metric.title} {statistic}", number(value, _digits(metric)), metric.unit, more)
+        limit = next((slo for slo in slos if (slo.metric, slo.statistic) == (name, statistic)), None)
+        if limit is None:
+            return tile
+        look = "" if value is None else "good" if value <= limit.limit else "bad"
+        return tile._replace(more=f"limit {limit.limit:g}{limit.unit}", look=look)
+
+    rtf = rows[f"{METRICS['rtf'].heading}, {BLOCKS[0]}"]["p95"]
+    shown = [
+        latency("ttft", "p95"),
+        latency("e2el", "p95", f"RTF p95 {number(rtf, 3)}"),
+        Tile("Requests/s", number(good / seconds, 2), "", f"RTFx {number(rtfx, 1)}"),
+        Tile("Errors", percent(failed / ended if ended else None), "", f"{failed} of {ended}"),
+    ]
+    for slo in slos:
+        told = slo.metric in [metric.name for metric in STREAMED] and slo.statistic in COLUMNS[:-1]
+        if told and (slo.metric, slo.statistic) not in (("ttft", "p95"), ("e2el", "p95")):
+            shown.append(latency(slo.metric, slo.statistic))
+        elif not told:
+            shown.append(Tile(slo.name.replace(":", " "), "…", "", f"limit {slo.limit:g}{slo.unit}, judged at the end"))
+    return shown
+
+
+def tiles_of(summary: Summary) -> Iterator[Tile]:
+    """The headline figures of a finished run, with the limits of its SLOs."""
+    requests = summary.requests
+    limits = {result.name: result for result in summary.slo}
+
+    def held(tile: Tile, name: str) -> Tile:
+        result = limits.pop(name, None)
+        if result is None:
+            return tile
+        return tile._replace(more=f"limit {result.limit:g} {tile.unit}".rstrip(), look="good" if result.ok else "bad")
+
+    few = f"of {summary.ttft.n:,} successes"
+    yield held(Tile("TTFT p95", ms(summary.ttft.p95), "ms", few), "ttft:p95")
+    yield held(Tile("E2E p95", ms(summary.e2el.p95), "ms", f"RTF p95 {number(summary.rtf.p95, 3)}"), "e2el:p95")
+    yield Tile("Requests/s", number(summary.requests_per_s, 2), "", f"RTFx {number(summary.rtfx, 1)}")
+    judged = requests.success + requests.fail
+    errors = Tile("Errors", percent(requests.fail / judged if judged else None), "", f"{requests.fail:,} of {judged:,}")
+    yield held(errors, "errors:rate")
+    if summary.references:
+        rate = Tile(
+            summary.rate.upper(), percent(getattr(summary, summary.rate)), "", f"of {summary.references} transcripts"
+        )
+        yield held(rate, f"{summary.rate}:mean")
+    if summary.goodput is not None:
+        yield Tile("Goodput", number(summary.goodput, 2), "requests/s")
+    for result in list(limits.values()):
+        metric, _, statistic = result.name.partition(":")
+        unit = METRICS[metric].unit if metric in METRICS else ""
+        value = "n/a" if result.value is None else f"{result.value:,.4g}"
+        title = METRICS[metric].title if metric in METRICS else metric
+        limit = f"limit {result.limit:g} {unit}".rstrip()
+        yield Tile(f"{title} {statistic}", value, unit, limit, "good" if result.ok else "bad")
+
+
+def table(summary: Summary | None, live: Live) -> dict[str, Any]:
+    """The table: a row for each metric, with a block of COLUMNS for the last seconds and one for the whole test."""
+    own, rows = {row["name"]: row for row in live.table()}, []
+    for metric in STREAMED:
+        recent = own[f"{metric.heading}, {BLOCKS[0]}"]
+        whole = own[f"{metric.heading}, whole run"]
+        if summary is not None:
+            exact = getattr(summary, metric.name)
+            values = [getattr(exact, name) for name in COLUMNS[:-1]]
+            scaled = [None if value is None else value * metric.scale for value in values]
+            whole = dict(zip(COLUMNS[:-1], scaled, strict=True), count=exact.n)
+        rows.append({"metric": metric.heading, "cells": [_cells(metric, block) for block in (recent, whole)]})
+    return {"columns": COLUMNS, "blocks": BLOCKS, "rows": rows}
+
+
+def _cells(metric: Metric, row: dict[str, Any]) -> list[dict[str, Any]]:
+    cells = [
+        {"value": number(row[name], _digits(metric)), "faint": name == "p99" and row["count"] < FEW}
+        for name in COLUMNS[:-1]
+    ]
+    return [*cells, {"value": f"{row['count']:,}", "faint": False}]
+
+
+def _digits(metric: Metric) -> int:
+    return 1 if metric.unit else 3

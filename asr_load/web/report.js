@@ -1,0 +1,28 @@
+// Draw the charts of a report: its data is in the page.
+(() => {
+  "use strict";
+  const { Charts, course, isDark } = window.asrCharts;
+  const data = JSON.parse(document.getElementById("plots").textContent);
+  const charts = new Charts("report");
+  const root = document.querySelector(".asr");
+  const prefers = matchMedia("(prefers-color-scheme: dark)");
+  const overTime = data.course ? course(data.course.points, data.course.began, data.course) : [];
+
+  function dress(dark) {
+    root.dataset.theme = dark ? "dark" : "light";
+    charts.dress();
+  }
+
+  // Within Locust's report, the page is as dark as Locust makes it, a little later.
+  const own = root === document.body;
+  const wanted = () => (own ? prefers.matches : isDark());
+  dress(wanted());
+  for (const element of document.querySelectorAll("[data-course]"))
+    charts.draw(element, overTime[Number(element.dataset.course)]);
+  for (const element of document.querySelectorAll("[data-plot]"))
+    charts.draw(element, data.plots[Number(element.dataset.plot)]);
+  prefers.addEventListener("change", () => dress(wanted()));
+  if (!own) new MutationObserver(() => dress(wanted())).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["style", "class"] });
+  addEventListener("beforeprint", () => dress(false)); // paper is light
+  addEventListener("afterprint", () => dress(wanted()));
+})();

@@ -1,0 +1,387 @@
+"""report.html: a run or a search on one page that needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from asr_load.files import write_atomically
+from asr_load.results import plots, tables
+from asr_load.results.accuracy import measure, spoken
+from asr_load.results.capacity import CAPACITY, Capacity, answer_lines, read_capacity
+from asr_load.results.course import course, in_flight_at_start, span, width_for
+from asr_load.results.live import Live
+from asr_load.results.metrics import METRICS
+from asr_load.results.runfile import RunInfo, WorkerInfo
+from asr_load.results.slo import Slo, parse_slo
+from asr_load.results.steady import trim
+from asr_load.results.summary import Finished, Summary, figures_of
+from asr_load.results.tables import Table, ms, number, percent
+from asr_load.results.transcripts import errors_of, worst
+from asr_load.results.verdict import Validity
+from asr_load.stream.record import Record
+from asr_load.text import visible
+from asr_load.web import headline
+
+REPORT = "report.html"
+STRETCHES, ROWS = 300, 20
+"""Stretches of a run that its charts show at most, and rows of the table of slices."""
+
+BURST_S = 0.001
+"""Chunks within such a time came at once."""
+
+HIDDEN = ("workers", "users", "stages", "refused", "packages", "user_classes", "id", "format", "command", "metadata")
+"""Of run.json: what other places of the page show."""
+
+
+@cache
+def asset(name: str) -> str:
+    """A script or a style sheet of this folder, as text."""
+    return (files("asr_load.web") / name).read_text("utf-8")
+
+
+@cache
+def _templates() -> Environment:
+    loader = PackageLoader("asr_load.web")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _render(template: str, data: Any, **values: Any) -> str:
+    """A page with its scripts, its style, and the data that it draws."""
+    text = msgspec.json.encode(data).decode().replace("<", "\\u003c")
+    scripts = {name: asset(f"{name}.js") for name in ("charts", "report")}
+    scripts |= {"echarts": asset("echarts.min.js"), "css": asset("page.css"), "plots": text}
+    return _templates().get_template(template).render(**scripts, **values)
+
+
+def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
+    """A page of plots and nothing else."""
+    return _render("plots.html.j2", {"plots": drawn}, title=title, plotted=list(enumerate(drawn)))
+
+
+def write_report(folder: Path, finished: Finished, slice_s: float | None = None) -> Path:
+    """Write a run's report.html, and return where. Raises OSError, InputError."""
+    search = read_capacity(folder) if (folder / CAPACITY).exists() else None
+    path = folder / REPORT
+    write_atomically(path, make_report(finished, search, slice_s).encode("utf-8", "replace"))
+    return path
+
+
+def make_report(finished: Finished, search: Capacity | None = None, slice_s: float | None = None) -> str:
+    """The page. `slice_s`: seconds of a row in the table over time; None: so that there are at most 20."""
+    info, records, summary = finished
+    measured, _ = trim(records, info.trim_start, info.trim_end)
+    good = [record for record in measured if record.ok]
+    sections, all_plots = _sections(good, info, search)
+    drawn: dict[str, Any] = {"plots": all_plots}
+    note = ""
+    if measured:
+        width = width_for(measured, STRETCHES)
+        first, _ = span(measured)
+        drawn["course"] = {
+            "began": first,
+            "points": compact(course(measured, info, width)),
+            "places": places(info.stages, info.workers, first),
+            "limits": limits_of(map(parse_slo, info.slos)),
+        }
+        note = f"Each point is {width:g} s; a request counts where it ended."
+    return _render(
+        "report.html.j2",
+        drawn,
+        head=head(info, summary, None, summary.validity) | {"answer": _answer(search)},
+        course=range(8) if measured else (),
+        course_note=note,
+        sections=sections,
+        tables=list(_tables(measured, good, info, summary, slice_s)),
+        worst=worst(good, info.scoring, summary.rate),
+        rate=summary.rate.upper(),
+        options=list(_options(info)),
+    )
+
+
+MARK = '<section class="asr asr-report">'
+
+
+def add_section(report: str, info: RunInfo, summary: Summary | None, live: Live, validity: Validity) -> str:
+    """Locust's HTML report with a section on streaming before its own; as it is where it has one. `summary` is None
+    while the test runs."""
+    if MARK in report:
+        return report
+    shown = [] if summary is None else [tables.latencies(summary), tables.lengths(summary)]
+    if len(validity.clients) > 1 and summary is not None:
+        shown.append(tables.clients(summary))
+    drawn = {
+        "course": {
+            "began": live.began,
+            "points": compact(live.points()),
+            "places": places(info.stages, info.workers, live.began),
+            "limits": limits_of(map(parse_slo, info.slos)),
+        },
+        "plots": [],
+    }
+    first, options = head(info, summary, live, validity), list(_options(info))
+    section = _render("section.html.j2", drawn, head=first, tables=shown, options=options)
+    # Locust's scripts come before its body, and may hold anything in strings; the root of its page is the last one.
+    before, root, after = report.rpartition('<div id="root"')
+    return f"{before}{section}{root}{after}" if root else report
+
+
+def compact(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Points as charts need them: with five digits that count."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: short(each) for name, each in value.items()}
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    return [{**short(point), "t": point["t"]} for point in points]
+
+
+def _sections(
+    good: Sequence[Record], info: RunInfo, search: Capacity | None
+) -> tuple[list[tuple[str, list[tuple[int, plots.Plot]]]], list[plots.Plot]]:
+    """Titles with their numbered plots; and all plots by their numbers."""
+    falls = plots.waterfall(good)
+    by_title = {
+        "Capacity": plots.capacity_plots(search) if search else [],
+        "Distributions": plots.distributions(good, info.slos),
+        "Against the length of the clip": plots.against_length(good),
+        "Where the time goes": [falls] if falls else [],
+    }
+    numbered = list(enumerate(plot for own in by_title.values() for plot in own))
+    left, sections = iter(numbered), []
+    for title, own in by_title.items():
+        if own:
+            sections.append((title, [next(left) for _ in own]))
+    return sections, [plot for _, plot in numbered]
+
+
+def limits_of(slos: Iterable[Slo]) -> dict[str, list[plots.Mark]]:
+    """The limits to draw, by the metric."""
+    limits: dict[str, list[plots.Mark]] = {}
+    for slo in slos:
+        limits.setdefault(slo.metric, []).append(plots.Mark(f"{slo.statistic} {slo.limit:g}{slo.unit}", slo.limit))
+    return limits
+
+
+def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], began: float) -> list[plots.Mark]:
+    """Where the load changed or a worker was lost, in seconds since the first of what is drawn."""
+    lost = [
+        (worker.lost_at, f"worker {worker.worker} lost")
+        for worker in workers
+        if worker.lost_at is not None and not worker.ended
+    ]
+    return [plots.Mark(name, max(at - began, 0.0)) for at, name in (*stages, *lost) if at >= began - 1]
+
+
+def head(info: RunInfo, summary: Summary | None, live: Live | None, validity: Validity) -> dict[str, Any]:
+    """The first screen: what was tested, the two words, the headline figures, failures."""
+    live = live or Live(info.began_at)
+    failures = live.failures if summary is None else summary.requests.failures
+    return {
+        "title": f"{info.model} on {info.host}",
+        "tested": list(_tested(info)),
+        "words": headline.words(summary, live, validity),
+        "tiles": headline.tiles(summary, live, [parse_slo(slo) for slo in info.slos]),
+        "failures": list(failures.items()),
+        "answer": "",
+    }
+
+
+def _answer(search: Capacity | None) -> str:
+    return answer_lines(search)[-1] if search and (search.answer is not None or search.unknown) else ""
+
+
+def _tested(info: RunInfo) -> Iterator[tuple[str, str]]:
+    engine = next((worker.server for worker in info.workers if worker.server), "")
+    told = [f"{name}: {value}" for name, value in info.server.items() if isinstance(value, str | int | float)]
+    if engine or told:
+        yield "Engine", visible(", ".join(part for part in (engine, *told) if part))[:300]
+    yield "API", f"{info.api}, {info.endpoint or 'its own path'}" + (f", preset {info.preset}" if info.preset else "")
+    yield "Data", f"{info.data}: {info.data_clips} clips, manifest {info.data_sha256[:12]}"
+    yield "Load", _load(info)
+    began = datetime.fromtimestamp(info.began_at).astimezone()
+    yield "Began", began.strftime("%Y-%m-%d %H:%M:%S %z")
+    if info.metadata:
+        yield "Metadata", ", ".join(f"{key}={value}" for key, value in info.metadata.items())
+
+
+def _load(info: RunInfo) -> str:
+    if info.loop:
+        rate = f"{info.loop['rate']:g} requests/s" if info.loop.get("rate") else info.loop.get("stages") or "a trace"
+        said = f"open loop, {rate}, {info.loop.get('arrivals', '')}"
+    else:
+        said = f"closed loop, {info.num_users or max((count for _, count in info.users), default=0)} streams"
+    limit = f", {info.requests} requests" if info.requests else f", {info.run_time:g} s" if info.run_time else ""
+    shape = f", shape {info.shape}" if info.shape != "none" else ""
+    return said + shape + limit
+
+
+def _tables(
+    measured: Sequence[Record], good: Sequence[Record], info: RunInfo, summary: Summary, slice_s: float | None
+) -> Iterator[Table]:
+    yield tables.latencies(summary)
+    for one in (tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)):
+        if one.rows:
+            yield one
+    yield _outcomes(measured)
+    if measured:
+        yield _over_time(measured, info, summary, slice_s)
+        if info.stages:
+            yield _by_stage(measured, info, summary)
+        yield _by_load(measured, info, summary)
+        yield _by_worker(measured, info)
+    if good:
+        yield _stream(good, summary)
+    if summary.references:
+        yield _accuracy(good, info, summary)
+    if len(summary.validity.clients) > 1:
+        yield tables.clients(summary)
+
+
+def _outcomes(measured: Sequence[Record]) -> Table:
+    counts = Counter(record.outcome for record in measured)
+    first = {record.outcome: record.error for record in reversed(measured) if record.error}
+    rows = [
+        (name, f"{count:,}", percent(count / len(measured)), visible(first.get(name) or "")[:160])
+        for name, count in counts.most_common()
+    ]
+    return Table("By outcome", ("", "n", "share", "the first one's error"), rows)
+
+
+PART = ("n", "fail", "requests/s", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
+
+
+def _part(part: Sequence[Record], info: RunInfo, rate: str, seconds: float) -> tuple[str, ...]:
+    good = [record for record in part if record.ok]
+    ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
+    accuracy = measure(spoken(good, info.scoring), info.scoring)
+    return (
+        f"{len(good):,}",
+        f"{sum(record.failed for record in part):,}",
+        number(len(good) / seconds if seconds > 0 else None, 2),
+        *map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95)),
+        percent(getattr(accuracy, rate)),
+    )
+
+
+def _over_time(measured: Sequence[Record], info: RunInfo, summary: Summary, slice_s: float | None) -> Table:
+    width = slice_s or width_for(measured, ROWS)
+    first, last = span(measured)
+    parts: dict[int, list[Record]] = {}
+    for record in measured:
+        parts.setdefault(int((record.end - first) / width), []).append(record)
+    rows = []
+    for place, part in sorted(parts.items()):
+        begin, end = place * width, min((place + 1) * width, last - first)
+        rows.append((f"{begin:g} to {end:.4g}", *_part(part, info, summary.rate, end - begin)))
+    headings = ("seconds", *PART, summary.rate.upper())
+    return Table("Over time", headings, rows, "A request counts where it ended.", numbers=True)
+
+
+def _by_stage(measured: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
+    times = [at for at, _ in info.stages]
+    parts: dict[int, list[Record]] = {}
+    for record in measured:
+        parts.setdefault(int(np.searchsorted(times, record.begins, "right")) - 1, []).append(record)
+    rows, (_, last) = [], span(measured)
+    for place, part in sorted(parts.items()):
+        name = info.stages[place][1] if place >= 0 else "before"
+        begin = times[place] if place >= 0 else span(part)[0]
+        end = times[place + 1] if place + 1 < len(times) else last
+        rows.append((name, *_part(part, info, summary.rate, end - begin)))
+    headings = ("", *PART, summary.rate.upper())
+    return Table("By stage", headings, rows, "A request counts where it began.")
+
+
+def _by_load(measured: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
+    """By how many requests were in flight: whether the server hears worse when it is busy."""
+    busy = in_flight_at_start(measured)
+    borders = np.unique(np.quantile(busy, [0, 1 / 3, 2 / 3, 1], method="nearest"))
+    rows = []
+    for low, high in zip(borders[:-1] + (np.arange(len(borders) - 1) > 0), borders[1:], strict=True):
+        part = [record for record, count in zip(measured, busy, strict=True) if low <= count <= high]
+        if part:
+            rows.append((f"{low} to {high}" if low < high else f"{low}", *_part(part, info, summary.rate, 0.0)))
+    if not rows:
+        rows = [(str(int(busy[0])), *_part(measured, info, summary.rate, 0.0))]
+    rows = [(*row[:3], *row[4:]) for row in rows]
+    headings = ("in flight", *(name for name in PART if name != "requests/s"), summary.rate.upper())
+    return Table("By requests in flight as one began", headings, rows, numbers=True)
+
+
+def _by_worker(measured: Sequence[Record], info: RunInfo) -> Table:
+    rows = []
+    for worker in info.workers:
+        own = [record for record in measured if record.worker == worker.worker]
+        good = [record for record in own if record.ok]
+        ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
+        rows.append(
+            (
+                f"{worker.worker} on {worker.host}",
+                f"{len(good):,}",
+                str(sum(record.failed for record in own)),
+                *map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95)),
+                worker.reader,
+                str(worker.cores),
+            )
+        )
+    headings = ("", "n", "fail", *(name for name in PART[3:]), "reader", "cores")
+    return Table("By worker", headings, rows)
+
+
+def _stream(good: Sequence[Record], summary: Summary) -> Table:
+    gaps = plots.values_of_metric("itl", good)
+    longest = max(good, key=lambda record: max(record.itl, default=0.0))
+    rows = [
+        ("tokens per chunk", number(summary.tokens_per_chunk, 2)),
+        ("chunks per answer, mean", number(sum(record.chunks for record in good) / len(good), 1)),
+        ("gaps below 1 ms: chunks that came at once", percent(float((gaps < BURST_S).mean()) if gaps.size else None)),
+        ("longest gap in an answer", f"{ms(max(longest.itl, default=None))} ms (clip {longest.clip})"),
+        ("answers that ran into --max-tokens", str(summary.requests.truncated)),
+    ]
+    for name in ("ttft", "e2el"):
+        if found := plots.fit(name, good):
+            line = f"{found.fixed_s * 1e3:.0f} ms + {found.per_audio_s * 1e3:.1f} ms for each second of audio"
+            rows.append((f"{METRICS[name].title}, fitted", line))
+    return Table("The stream's shape", ("", ""), rows)
+
+
+def _accuracy(good: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
+    found = errors_of(good, info.scoring)
+    rows = []
+    for name, edits in (("WER", found.words), ("CER", found.characters)):
+        counts = (edits.substitutions, edits.deletions, edits.insertions, edits.units)
+        rows.append((name, percent(edits.errors / edits.units), *(f"{count:,}" for count in counts)))
+    if found.capped is not None:
+        rows.append(("WER, a loop counted as all wrong", percent(found.capped), *[""] * 4))
+    empty = sum(not record.text.strip() for record in good)
+    short = summary.requests.truncated + summary.requests.out_of_room
+    others = (
+        f"{summary.looping} transcripts loop, {short} were cut short,"
+        f" {empty} are empty; normaliser: {summary.normalizer}"
+    )
+    return Table("Accuracy", ("", "rate", "substituted", "deleted", "inserted", "of"), rows, others)
+
+
+def _options(info: RunInfo) -> Iterator[tuple[str, str]]:
+    yield "command", " ".join(info.command)
+    for name, value in msgspec.to_builtins(info).items():
+        if name not in HIDDEN and value not in ("", None, [], {}, False):
+            text = msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
+            yield name, visible(text)[:1000]
+    for each in info.user_classes:
+        yield f"user class {each.name}", f"{each.api} {each.endpoint}, model {each.model}, data {each.data}"
+    yield "packages", ", ".join(f"{name} {version}" for name, version in info.packages.items())
+    for worker in info.workers:
+        calibrated = "" if worker.calibration is None else ", calibrated"
+        yield f"worker {worker.worker}", f"{worker.host}, {worker.cores} cores, reader {worker.reader}{calibrated}"

@@ -1,0 +1,189 @@
+"""report.html: what is on the page, of runs of every kind."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from asr_load.errors import InputError
+from asr_load.report import main
+from asr_load.results.course import course, in_flight_at_start, width_for
+from asr_load.results.plots import distributions, fit, waterfall
+from asr_load.results.runfile import RunInfo, write_run
+from asr_load.results.summary import Finished, read_finished, summarise
+from asr_load.results.transcripts import errors_of, worst
+from asr_load.stream.record import RECORDS, Record, RecordFile
+from asr_load.web.report import make_report
+from harness.records import failure, record, run_info, worker_info
+
+MARKUP = "</script><b>\"'&{{7*7}}"
+
+
+def page_of(records: list[Record], **changes: object) -> str:
+    info = run_info(**changes)
+    return make_report(Finished(info, records, summarise(records, info)))
+
+
+def data_of(page: str) -> dict[str, object]:
+    found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page)
+    assert found is not None
+    data: dict[str, object] = json.loads(found[1])
+    return data
+
+
+def folder_of(folder: Path, records: list[Record], info: RunInfo) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = RecordFile(folder / RECORDS)
+    for one in records:
+        file.write(one)
+    file.close()
+    write_run(folder, info)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [record(0)],
+        [failure(0, "http_503"), failure(1, "cut", ttft=0.1, chunks=1)],
+        [record(0, audio_s=0.0, itl=[], chunks=1, e2el=0.2, stream_end=0.2)],
+        [record(n, warmup=True) for n in range(3)],
+        [failure(0, "unfinished")],
+        [record(n, output_tokens=None, output_tokens_source=None, reference="") for n in range(3)],
+    ],
+    ids=["none", "one", "failures", "no audio", "warm-up", "unfinished", "nothing told"],
+)
+def test_every_run_has_a_page(records: list[Record]) -> None:
+    page = page_of(records)
+    assert page.startswith("<!doctype html>")
+    assert page.rstrip().endswith("</html>")
+
+
+def test_what_servers_and_data_say_is_text() -> None:
+    bad = failure(1, "stream_error", error=MARKUP)
+    records = [record(0, clip=MARKUP, text=MARKUP, reference="he said"), bad]
+    info = {"model": MARKUP, "metadata": {MARKUP: MARKUP}, "stages": [(1000.5, MARKUP)], "data": MARKUP}
+    page = page_of(records, **info)
+    assert MARKUP not in page
+    assert "{{7*7}}" in page
+    assert "<b>" not in page.replace(page[page.index("<script>") :], "")
+    course_of = data_of(page)["course"]
+    assert isinstance(course_of, dict)
+    assert course_of["places"] == [{"name": MARKUP, "at": 0.5}]
+
+
+def test_the_first_screen() -> None:
+    slos = ["ttft:p95:100", "errors:rate:0.5", "itl:p99:500", "wer:mean:0.1"]
+    lost = worker_info(worker=1, ended=False, lost_at=1002.0, health=None)
+    page = page_of([record(n) for n in range(3)], slos=slos, workers=[worker_info(), lost], metadata={"gpu": "H100"})
+    text = " ".join(re.sub(r"<[^>]+>", " ", page[page.index("<h1>") : page.index("Over time")]).split())
+    for said in ("m on http://127.0.0.1:1", "manifest 0", "gpu=H100", "Client: ", "worker 1 on here was lost"):
+        assert said in text
+    assert "TTFT p95 200.0 ms limit 100 ms" in text
+    assert "ITL p99 100 ms limit 500 ms" in text
+    assert "WER 0.0% limit 0.1" in text
+    places = data_of(page)["course"]["places"]  # type: ignore[index]
+    assert places == [{"name": "worker 1 lost", "at": 2.0}]
+
+
+def test_the_course_of_a_run() -> None:
+    records = [record(0), record(1), failure(2, "http_503", ended_at=1002.5), record(4, text="")]
+    info = run_info(users=[(999.0, 3), (1002.0, 5)])
+    points = course(records, info, 1)
+    assert [point["successes_per_s"] for point in points][:4] == [1.0, 1.0, 0.0, 0.0]
+    assert points[2]["failures_per_s"] == {"http_503": 1.0}
+    assert points[0]["ttft"] == {"p50": 200.0, "p95": 200.0, "p99": 200.0}
+    assert points[3]["ttft"]["p50"] is None
+    assert [point["users"] for point in points][:3] == [3, 5, 5]
+    # A request of 0.41 s in a second, and one of half a second that failed.
+    assert [round(point["in_flight"], 2) for point in points][:3] == [0.41, 0.41, 0.5]
+    assert course([], info, 1) == []
+    assert width_for([record(0), record(3600)], 300) == 15
+
+
+def test_how_many_were_in_flight() -> None:
+    records = [record(n, started_at=1000.0 + n / 10, stream_end=0.25) for n in range(4)]
+    assert in_flight_at_start(records).tolist() == [1, 2, 3, 3]
+
+
+def test_latency_against_length() -> None:
+    records = [record(n, audio_s=float(n), ttft=0.1 + 0.02 * n) for n in range(1, 9)]
+    found = fit("ttft", records)
+    assert found is not None
+    assert found.fixed_s == pytest.approx(0.1)
+    assert found.per_audio_s == pytest.approx(0.02)
+    assert fit("ttft", [record(n) for n in range(8)]) is None
+
+
+def test_three_requests_and_their_chunks() -> None:
+    records = [record(n, e2el=0.2 + 0.1 * n, itl=[0.1] * n, ttft=0.2) for n in range(5)]
+    plot = waterfall(records)
+    assert plot is not None
+    assert plot.rows == ["fastest: clip0", "median: clip2", "slowest: clip4"]
+    upload, wait, answer, chunks = plot.series
+    assert list(upload.data) == [(0.0, 1.0, 0), (0.0, 1.0, 1), (0.0, 1.0, 2)]
+    assert list(wait.data)[2] == (1.0, 200.0, 2)
+    assert list(answer.data)[2] == (200.0, 600.0, 2)
+    assert [row for _, row in chunks.data] == [0, 1, 1, 1, 2, 2, 2, 2, 2]
+
+
+def test_a_distribution_ends_at_its_ends() -> None:
+    records = [record(n, ttft=0.1 * (n + 1)) for n in range(10)]
+    ttft = distributions(records, ["ttft:p95:500"])[0]
+    (series,) = ttft.series
+    assert (series.data[0], series.data[-1]) == ((100.0, 0.0), (1000.0, 100.0))
+    assert [mark.at for mark in ttft.places] == [500.0]
+
+
+def test_errors_by_kind_and_loops_capped() -> None:
+    looping = record(1, reference="a b", text="x " * 200)
+    records = [record(0, reference="red green blue black", text="red grey black white"), looping]
+    info = run_info()
+    found = errors_of(records[:1], info.scoring)
+    assert found.words.errors == found.words.substitutions + found.words.deletions + found.words.insertions == 3
+    assert found.capped is None
+    both = errors_of(records, info.scoring)
+    assert both.capped == pytest.approx((3 + 2) / 6)
+    assert both.words.errors / both.words.units > 10
+    first, second = worst(records, info.scoring, "wer")
+    assert (first.clip, second.clip) == ("clip1", "clip0")
+    assert first.cut
+    assert [piece.kind for piece in second.pieces if piece.kind != "equal"]
+    assert " ".join(piece.said for piece in second.pieces).split() == ["red", "green", "blue", "black"]
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [folder_of(tmp_path / name, [record(n) for n in range(5)], run_info()) for name in ("a", "b")]
+    monkeypatch.setattr("sys.argv", ["report.py", *map(str, folders), "--slice", "2s"])
+    assert main() == 0
+    assert capsys.readouterr().out.count("=== ASR Benchmark Summary ===") == 2
+    page = (folders[1] / "report.html").read_text()
+    assert "2 to 4" in page
+    again = main()
+    assert again == 0
+    assert (folders[1] / "report.html").read_text() == page
+    monkeypatch.setattr("sys.argv", ["report.py", str(folders[0]), "--slice", "soon"])
+    assert main() == 2
+    assert "--slice takes a time like 60s" in capsys.readouterr().err
+
+
+def test_a_file_that_is_cut_and_one_that_is_none(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a", [record(n) for n in range(5)], run_info())
+    lines = (folder / RECORDS).read_bytes()
+    (folder / RECORDS).write_bytes(lines[:-20])
+    finished = read_finished(folder)
+    assert finished.summary.requests.total == 4
+    assert "By outcome" in make_report(finished)
+    (folder / RECORDS).write_bytes(lines[:50] + b"\n" + lines)
+    with pytest.raises(InputError, match="line 1: not a record"):
+        read_finished(folder)
+
+
+def test_a_page_is_small_however_long_the_run() -> None:
+    few = [record(n, started_at=1000.0 + n * 0.7, clip=f"clip{n % 50}") for n in range(6000)]
+    # The size of the data in it does not go with the number of requests.
+    assert len(page_of(few)) < min(1_500_000, len(page_of(few[:600])) + 150_000)
