@@ -32,7 +32,7 @@ def test_how_a_run_was_asked_for(clips: Path, tmp_path: Path) -> None:
     assert info["format"] == summary["format"] == 1
     assert info["metadata"] == summary["metadata"] == {"gpu": "H100", "tp": "2"}
     assert "Run: gpu=H100, tp=2" in done.out
-    assert "<p>Run: gpu=H100, tp=2</p>" in (tmp_path / "report.html").read_text()
+    assert "<dd>gpu=H100, tp=2</dd>" in (tmp_path / "report.html").read_text()
     assert (info["num_users"], info["spawn_rate"], info["run_time"], info["shape"]) == (3, 100, None, "none")
     assert info["command"][info["command"].index("--api-key") + 1] == "***"
     assert info["command"][info["command"].index("-u") + 1] == "3"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -34,16 +33,23 @@ def course(records: Sequence[Record], info: RunInfo, width: float) -> list[dict[
     """A run's stretches of `width` seconds, as `Live.points` gives seconds: a request counts in the one in which it
     ended, and `t` is the end of one. Percentiles are of its values; `in_flight` is the mean over it."""
     first, last = span(records)
-    count = max(math.ceil((last - first) / width), 1) if records else 0
+    count = stretches(first, last, width) if records else 0
     parts: list[list[Record]] = [[] for _ in range(count)]
     for record in records:
         parts[min(int((record.end - first) / width), count - 1)].append(record)
     in_flight = _in_flight(records, first, width, count)
     points = []
     for number, part in enumerate(parts):
-        begin, end = first + number * width, min(first + (number + 1) * width, last)
+        begin = first + number * width
+        end = last if number == count - 1 else begin + width
         points.append(_point(part, begin, max(end, begin + 1e-3), _users(info, end), in_flight[number]))
     return points
+
+
+def stretches(first: float, last: float, width: float) -> int:
+    """How many stretches a run has: what is left at its end and shorter than half of one belongs to the last, as the
+    rates of a moment say nothing."""
+    return max(int((last - first) / width + 0.5), 1)
 
 
 def _point(part: Sequence[Record], begin: float, end: float, users: int, in_flight: float) -> dict[str, Any]:
@@ -72,13 +78,13 @@ def _users(info: RunInfo, at: float) -> int:
 
 def _in_flight(records: Sequence[Record], first: float, width: float, count: int) -> list[float]:
     """The mean number of requests in flight, in each stretch: the seconds of requests in it over its length."""
-    borders = first + width * np.arange(count + 1)
+    borders = first + width * np.arange(count + 1.0)
     starts = np.sort([record.started_at for record in records])
     ends = np.sort([record.end for record in records])
+    if count:
+        borders[-1] = max(float(ends[-1]), borders[-2] + 1e-3)
     busy = _seconds_until(starts, borders) - _seconds_until(ends, borders)
-    last = min(float(ends[-1]), borders[-1]) if count else 0.0
-    lengths = np.diff(np.minimum(borders, max(last, first + 1e-3)))
-    return [float(value) for value in np.diff(busy) / np.maximum(lengths, 1e-3)]
+    return [float(value) for value in np.diff(busy) / np.diff(borders)]
 
 
 def _seconds_until(times: np.ndarray, borders: np.ndarray) -> np.ndarray:

@@ -311,6 +311,11 @@
       element.setAttribute("aria-label", inWords(plot));
     }
 
+    // For paper, pictures are scaled as they are: it has no room for their text at its size.
+    hold(held) {
+      for (const element of this.drawn.keys()) this.sizes[held ? "unobserve" : "observe"](element);
+    }
+
     dress() {
       const dark = isDark();
       for (const [element, known] of this.drawn) if (known.dark !== dark) this.draw(element, known.plot);

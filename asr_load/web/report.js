@@ -23,6 +23,12 @@
     charts.draw(element, data.plots[Number(element.dataset.plot)]);
   prefers.addEventListener("change", () => dress(wanted()));
   if (!own) new MutationObserver(() => dress(wanted())).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["style", "class"] });
-  addEventListener("beforeprint", () => dress(false)); // paper is light
-  addEventListener("afterprint", () => dress(wanted()));
+  addEventListener("beforeprint", () => {
+    dress(false); // paper is light
+    charts.hold(true);
+  });
+  addEventListener("afterprint", () => {
+    dress(wanted());
+    charts.hold(false);
+  });
 })();

@@ -18,7 +18,7 @@ from asr_load.files import write_atomically
 from asr_load.results import plots, tables
 from asr_load.results.accuracy import measure, spoken
 from asr_load.results.capacity import CAPACITY, Capacity, answer_lines, read_capacity
-from asr_load.results.course import course, in_flight_at_start, span, width_for
+from asr_load.results.course import course, in_flight_at_start, span, stretches, width_for
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo, WorkerInfo
@@ -277,12 +277,14 @@ def _part(part: Sequence[Record], info: RunInfo, rate: str, seconds: float) -> t
 def _over_time(measured: Sequence[Record], info: RunInfo, summary: Summary, slice_s: float | None) -> Table:
     width = slice_s or width_for(measured, ROWS)
     first, last = span(measured)
+    count = stretches(first, last, width)
     parts: dict[int, list[Record]] = {}
     for record in measured:
-        parts.setdefault(int((record.end - first) / width), []).append(record)
+        parts.setdefault(min(int((record.end - first) / width), count - 1), []).append(record)
     rows = []
     for place, part in sorted(parts.items()):
-        begin, end = place * width, min((place + 1) * width, last - first)
+        begin = place * width
+        end = last - first if place == count - 1 else begin + width
         rows.append((f"{begin:g} to {end:.4g}", *_part(part, info, summary.rate, end - begin)))
     headings = ("seconds", *PART, summary.rate.upper())
     return Table("Over time", headings, rows, "A request counts where it ended.", numbers=True)
