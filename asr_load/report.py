@@ -6,29 +6,72 @@ import sys
 from pathlib import Path
 
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
+from asr_load.files import write_atomically
 from asr_load.results.capacity import CAPACITY, read_capacity
 from asr_load.results.capacity_report import print_search
+from asr_load.results.compare import Run, broken_gates, compare, parse_gate, write_comparison
+from asr_load.results.comparison_report import print_comparison
 from asr_load.results.summary import read_finished, write_summary
 from asr_load.results.summary_report import print_summary
-from asr_load.web.report import write_report
+from asr_load.web.report import comparison_page, write_report
 
 
 @exits_on_bad_input
 def main() -> int:
     """Command line of scripts/report.py."""
-    parser = OneLineParser("Print runs' summaries again, and make their summary.json and report.html anew.")
+    parser = OneLineParser(
+        "Print runs' summaries again, make their summary.json and report.html anew, and compare them with a baseline."
+    )
     parser.add_argument("results", type=Path, nargs="+", help="folder of a run")
     parser.add_argument("--slice", type=_seconds, metavar="S", help="of a row in the page's table over time: 60s")
+    parser.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RESULTS", help="runs to compare with")
+    parser.add_argument("--min-change", default="0", metavar="2%", help="below which no difference is worth a word")
+    parser.add_argument(
+        "--fail-on",
+        action="append",
+        default=[],
+        metavar="METRIC:STAT:LIMIT",
+        help="exit 1 where a figure is surely worse by more: ttft:p95:10%%, wer:mean:0.005; repeatable",
+    )
     args = parser.parse_args()
+    gates, min_change = [parse_gate(text) for text in args.fail_on], _share(args.min_change)
+    if not args.baseline and (gates or min_change):
+        raise InputError("--fail-on and --min-change are about a --baseline: name the runs to compare with")
+    runs = []
     for folder in args.results:
         finished = read_finished(folder)
+        runs.append(Run(folder, finished))
         write_summary(folder, finished.summary)
         write_report(folder, finished, args.slice)
         if (folder / CAPACITY).exists():
             print_search(folder, read_capacity(folder), sys.stdout)
         else:
             print_summary(folder, finished.summary, sys.stdout)
-    return 0
+    if not args.baseline:
+        return 0
+    baselines = [Run(folder, read_finished(folder)) for folder in args.baseline]
+    comparison = compare(runs, baselines, min_change)
+    write_comparison(args.results[0], comparison)
+    page = comparison_page(comparison, [run.finished for run in runs], [run.finished for run in baselines])
+    write_atomically(args.results[0] / COMPARISON_PAGE, page.encode("utf-8", "replace"))
+    print_comparison(comparison, sys.stdout)
+    broken = broken_gates(comparison, gates)
+    for line in broken:
+        print(line)
+    return 1 if broken else 0
+
+
+COMPARISON_PAGE = "comparison.html"
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise InputError(f"--min-change takes a share like 2% or 0.02, not {text!r}")
+    return share
 
 
 def _seconds(text: str) -> float:

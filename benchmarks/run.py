@@ -12,11 +12,26 @@ from rich.table import Table
 
 from asr_load import git_state
 from asr_load.files import encode_json
-from benchmarks import CHECKOUT, Row, fleet, memory, prepare, read, report, scale, send, soak, startup, stats, truth
+from benchmarks import (
+    CHECKOUT,
+    Row,
+    comparison,
+    fleet,
+    memory,
+    prepare,
+    read,
+    report,
+    scale,
+    send,
+    soak,
+    startup,
+    stats,
+    truth,
+)
 
 SUITE: dict[str, Callable[[], Iterator[Row]]] = {
     module.__name__.rpartition(".")[2]: module.measure
-    for module in (prepare, truth, read, send, stats, report, startup, memory, scale, fleet)
+    for module in (prepare, truth, read, send, stats, report, comparison, startup, memory, scale, fleet)
 }
 LONG = {"soak": soak.measure}
 """Run only where they are named."""

@@ -51,17 +51,17 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     if requests.total > SHOWN:
         out(f"… {requests.total - SHOWN} more in {folder / RECORDS}")
     out("")
-    console.print(_rich(latencies(summary)))
+    console.print(rich_table(latencies(summary)))
     if len(summary.by_duration) > 1:
-        console.print(_rich(lengths(summary)))
+        console.print(rich_table(lengths(summary)))
     if summary.by_user_class:
-        console.print(_rich(user_classes(summary)))
+        console.print(rich_table(user_classes(summary)))
     if summary.by_replica:
-        console.print(_rich(replicas(summary)))
+        console.print(rich_table(replicas(summary)))
     for line in _lines(summary):
         out(line)
     if len(summary.validity.clients) > 1:
-        console.print(_rich(clients(summary)))
+        console.print(rich_table(clients(summary)))
     for line in (*_verdict(summary), f"Results: {folder}"):
         out(line)
 
@@ -150,7 +150,8 @@ def _verdict(summary: Summary) -> Iterator[str]:
         yield f"SLOs: {'passed' if summary.passed else 'NOT passed'}{why}"
 
 
-def _rich(table: Table) -> RichTable:
+def rich_table(table: Table) -> RichTable:
+    """A table for the console."""
     shown = RichTable(title=table.title, title_justify="left")
     first, *others = table.headings
     # What the rows are told apart by is never cut.

@@ -18,6 +18,8 @@ from asr_load.files import write_atomically
 from asr_load.results import plots, tables
 from asr_load.results.accuracy import measure, spoken
 from asr_load.results.capacity import CAPACITY, Capacity, answer_lines, read_capacity
+from asr_load.results.compare import Comparison
+from asr_load.results.comparison_report import comparison_table
 from asr_load.results.course import course, in_flight_at_start, span, stretches, width_for
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
@@ -68,6 +70,28 @@ def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
     return _render("plots.html.j2", {"plots": drawn}, title=title, plotted=list(enumerate(drawn)))
 
 
+def comparison_page(comparison: Comparison, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
+    """comparison.html: what is to be read first, the figures, and both sides' distributions in one picture."""
+    sides = [[record for run in own for record in _measured(run) if record.ok] for own in (values, baselines)]
+    drawn = []
+    for own, other in zip(*(plots.distributions(side, ()) for side in sides), strict=False):
+        names = [("value", own.series[0]), ("baseline", other.series[0])]
+        own.series = [plots.Series(name, series.data) for name, series in names]
+        drawn.append(own)
+    return _render(
+        "comparison.html.j2",
+        {"plots": drawn},
+        title=f"{values[0].info.model}: comparison",
+        comparison=comparison,
+        table=comparison_table(comparison),
+        plotted=list(enumerate(drawn)),
+    )
+
+
+def _measured(finished: Finished) -> list[Record]:
+    return trim(finished.records, finished.info.trim_start, finished.info.trim_end)[0]
+
+
 def write_report(folder: Path, finished: Finished, slice_s: float | None = None) -> Path:
     """Write a run's report.html, and return where. Raises OSError, InputError."""
     search = read_capacity(folder) if (folder / CAPACITY).exists() else None
@@ -78,8 +102,8 @@ def write_report(folder: Path, finished: Finished, slice_s: float | None = None)
 
 def make_report(finished: Finished, search: Capacity | None = None, slice_s: float | None = None) -> str:
     """The page. `slice_s`: seconds of a row in the table over time; None: so that there are at most 20."""
-    info, records, summary = finished
-    measured, _ = trim(records, info.trim_start, info.trim_end)
+    info, _, summary = finished
+    measured = _measured(finished)
     good = [record for record in measured if record.ok]
     sections, all_plots = _sections(good, info, search)
     drawn: dict[str, Any] = {"plots": all_plots}

@@ -1,0 +1,96 @@
+"""How often a comparison of a server with itself finds a difference, and how often a real one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from asr_load.results.compare import SAME, WORSE, Compared, Run, compare
+from asr_load.results.runfile import RunInfo, read_run
+from asr_load.results.summary import Finished, summarise
+from asr_load.selftest.ground_truth import scripted_server, share_cores
+from asr_load.stream.record import Record, read_records
+from benchmarks import CHECKOUT, Row
+
+SERVER = ("--ttft-ms", 30, "--tokens", 4, "--itl-ms", 5, "--slots", 8, "--fault", "503=0.02")
+RATE, SECONDS = 100, 120
+"""Poisson arrivals at a little more than half of what eight slots carry: a queue comes and goes."""
+
+REQUESTS, PAIRS, SHIFTED, SHIFT = 2000, 200, 50, 1.05
+EACH = 6
+"""Runs of a comparison of several."""
+
+
+def measure() -> Iterator[Row]:
+    """Pairs of stretches of two long runs against one server, which have no request in common."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with scripted_server(folder, share_cores().server, *SERVER) as server:
+            runs = [_long_run(server.url, folder / f"run-{number}", number) for number in range(2)]
+        random = np.random.default_rng(0)
+        pairs = [[_stretch(*runs[side], REQUESTS, random) for side in random.permutation(2)] for _ in range(PAIRS)]
+        words: Counter[str] = Counter()
+        for one, other in pairs:
+            words.update(figure.name for figure in _compare([one], [other]) if figure.word != SAME)
+        yield _row(f"A/A pairs of {REQUESTS:,} requests with a false word", words)
+        several: Counter[str] = Counter()
+        for _ in range(PAIRS):
+            sides = [[_stretch(*runs[side], REQUESTS // 4, random) for _ in range(EACH)] for side in (0, 1)]
+            several.update(figure.name for figure in _compare(*sides) if figure.word != SAME)
+        yield _row(f"A/A pairs of {EACH} runs a side with a false word", several)
+        found: Counter[str] = Counter()
+        for one, other in pairs[:SHIFTED]:
+            slower = Run(one.folder, _slower(one))
+            found.update(figure.name for figure in _compare([slower], [other]) if figure.word == WORSE)
+        share = found["ttft_mean"] / SHIFTED
+        what = f"a TTFT that is {SHIFT - 1:.0%} longer, at {REQUESTS:,} requests"
+        told = {name: f"{found[name] / SHIFTED:.0%}" for name in ("ttft_mean", "ttft_p50", "ttft_p95")}
+        figure = ", ".join(f"{name} {text}" for name, text in told.items())
+        yield Row(what, f"found: {figure}", "", share, share, share, "of pairs (ttft_mean)", "0.8 or more", "more")
+
+
+def _row(what: str, words: Counter[str]) -> Row:
+    shares = sorted(count / PAIRS for count in words.values()) or [0.0]
+    worst = words.most_common(1)[0][0] if words else "none"
+    figure = f"worst: {worst}, {shares[-1]:.1%}"
+    return Row(what, figure, f"{PAIRS} pairs", shares[-1], shares[0], shares[-1], "of pairs", "0.06 or less")
+
+
+def _long_run(url: str, results: Path, seed: int) -> tuple[RunInfo, list[Record]]:
+    command = [sys.executable, "-m", "locust", "--locustfile", "locustfiles/transcribe.py", "--headless"]
+    command += ["--only-summary", "--loglevel", "ERROR", "-u", "400", "--host", url, "--request-rate", str(RATE)]
+    command += ["--run-time", str(SECONDS), "--seed", str(seed), "--warmup-time", "3", "--order", "shuffle"]
+    command += ["--data", "asr_data/sample", "--results", str(results), "--no-preflight"]
+    subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, check=False)
+    measured = [record for record in read_records(results) if not record.warmup]
+    return read_run(results), sorted(measured, key=lambda record: record.started_at)
+
+
+def _stretch(info: RunInfo, records: list[Record], count: int, random: np.random.Generator) -> Run:
+    first = int(random.integers(0, len(records) - count))
+    own = records[first : first + count]
+    # Of a stretch, the wall is its own.
+    workers = [msgspec.structs.replace(worker, ended_at=own[-1].end) for worker in info.workers]
+    info = msgspec.structs.replace(info, workers=workers)
+    return Run(Path(), Finished(info, own, summarise(own, info)))
+
+
+def _slower(run: Run) -> Finished:
+    records = []
+    for record in run.finished.records:
+        if record.ttft is not None and record.e2el is not None:
+            more = record.ttft * (SHIFT - 1)
+            record = msgspec.structs.replace(record, ttft=record.ttft + more, e2el=record.e2el + more)  # noqa: PLW2901
+        records.append(record)
+    return Finished(run.info, records, summarise(records, run.info))
+
+
+def _compare(values: list[Run], baselines: list[Run]) -> list[Compared]:
+    return compare(values, baselines).figures
