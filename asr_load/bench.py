@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
-import sys
 from pathlib import Path
 
 from asr_load.audio.prepare import add_source_arguments, describe, prepare_as_asked
 from asr_load.errors import OneLineParser, exits_on_bad_input
+from asr_load.repeats import become_locust
 from asr_load.shipped import CHECKOUT, shipped
 
 
@@ -25,10 +24,11 @@ def folder_name(args: argparse.Namespace) -> str:
 
 @exits_on_bad_input
 def main() -> int:
-    """Command line of scripts/bench.py. On good input it does not return: the process becomes Locust."""
+    """Command line of scripts/bench.py. On good input the process becomes Locust, unless --repeats is given."""
     parser = OneLineParser(
         "Send every clip of a data set once and print the summary.",
-        "All other options are Locust's and the harness's own (locust --help), for example --model or --api.",
+        "All other options are Locust's and the harness's own (locust --help), for example --model or --api;"
+        " --repeats N does it so often.",
     )
     add_source_arguments(parser)
     parser.add_argument("--port", type=int, default=30000, help="of the server on this machine (default: 30000)")
@@ -49,7 +49,7 @@ def main() -> int:
     print(f"{out.name}: {describe(manifest)}", flush=True)
     # fmt: off
     command = [
-        sys.executable, "-m", "locust", "--locustfile", str(shipped("locustfiles/transcribe.py")),
+        "--locustfile", str(shipped("locustfiles/transcribe.py")),
         "--headless", "--only-summary", "--loglevel", "WARNING",
         "--host", args.host or f"http://127.0.0.1:{args.port}",
         "--users", str(args.concurrency), "--spawn-rate", str(args.concurrency),
@@ -58,5 +58,4 @@ def main() -> int:
         *rest,
     ]
     # fmt: on
-    # The process becomes Locust, so that signals and the exit code are Locust's.
-    os.execv(sys.executable, command)
+    return become_locust(command)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 
+from asr_load.errors import exits_on_bad_input
+from asr_load.repeats import become_locust
 from asr_load.shipped import shipped
 
 VERBS = {
@@ -22,6 +23,7 @@ VERBS = {
 """By their names: the module whose main() does it, or the locustfiles; and what it is."""
 
 
+@exits_on_bad_input
 def main() -> int:
     """Command line of asr-load. A verb's own options are its own: asr-load VERB --help."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
@@ -37,8 +39,8 @@ def main() -> int:
         files = ",".join(str(shipped(file)) for file in home.split(","))
         # Locust reads a locust.conf that is here; where none is, ours is what it would have in a checkout.
         config = [] if Path("locust.conf").exists() else ["--config", str(shipped("locust.conf"))]
-        # The process becomes Locust, so that signals and the exit code are Locust's. A later -f takes our place.
-        os.execv(sys.executable, [sys.executable, "-m", "locust", *config, "-f", files, *sys.argv[2:]])
+        # A later -f takes our place.
+        return become_locust([*config, "-f", files, *sys.argv[2:]])
     sys.argv[:2] = [f"asr-load {verb}"]
     # Late: each verb needs packages that others do not.
     code: int = importlib.import_module(home).main()

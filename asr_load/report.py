@@ -10,7 +10,8 @@ from asr_load.files import write_atomically
 from asr_load.results.capacity import CAPACITY, read_capacity
 from asr_load.results.capacity_report import print_search
 from asr_load.results.compare import Run, broken_gates, compare, parse_gate, write_comparison
-from asr_load.results.comparison_report import print_comparison
+from asr_load.results.comparison_report import markdown, print_comparison
+from asr_load.results.exports import FORMS, export
 from asr_load.results.summary import read_finished, write_summary
 from asr_load.results.summary_report import print_summary
 from asr_load.web.report import comparison_page, write_report
@@ -33,6 +34,7 @@ def main() -> int:
         metavar="METRIC:STAT:LIMIT",
         help="exit 1 where a figure is surely worse by more: ttft:p95:10%%, wer:mean:0.005; repeatable",
     )
+    parser.add_argument("--export", action="append", default=[], choices=FORMS, help="write that too; repeatable")
     args = parser.parse_args()
     gates, min_change = [parse_gate(text) for text in args.fail_on], _share(args.min_change)
     if not args.baseline and (gates or min_change):
@@ -43,6 +45,8 @@ def main() -> int:
         runs.append(Run(folder, finished))
         write_summary(folder, finished.summary)
         write_report(folder, finished, args.slice)
+        for form in args.export:
+            export(folder, finished, form)
         if (folder / CAPACITY).exists():
             print_search(folder, read_capacity(folder), sys.stdout)
         else:
@@ -54,6 +58,8 @@ def main() -> int:
     write_comparison(args.results[0], comparison)
     page = comparison_page(comparison, [run.finished for run in runs], [run.finished for run in baselines])
     write_atomically(args.results[0] / COMPARISON_PAGE, page.encode("utf-8", "replace"))
+    if "markdown" in args.export:
+        write_atomically(args.results[0] / "comparison.md", markdown(comparison).encode("utf-8", "replace"))
     print_comparison(comparison, sys.stdout)
     broken = broken_gates(comparison, gates)
     for line in broken:

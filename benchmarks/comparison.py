@@ -35,7 +35,7 @@ def measure() -> Iterator[Row]:
         with scripted_server(folder, share_cores().server, *SERVER) as server:
             runs = [_long_run(server.url, folder / f"run-{number}", number) for number in range(2)]
         random = np.random.default_rng(0)
-        pairs = [[_stretch(*runs[side], REQUESTS, random) for side in random.permutation(2)] for _ in range(PAIRS)]
+        pairs = [[_stretch(*runs[int(side)], REQUESTS, random) for side in random.permutation(2)] for _ in range(PAIRS)]
         words: Counter[str] = Counter()
         for one, other in pairs:
             words.update(figure.name for figure in _compare([one], [other]) if figure.word != SAME)

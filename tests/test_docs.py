@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -15,10 +18,11 @@ from asr_load.load import capacity_shape, shapes
 from asr_load.options.parser import add_options
 from asr_load.options.request import read_request
 from asr_load.results.metrics import METRICS
-from asr_load.results.runfile import RunInfo
-from asr_load.results.summary import Summary
-from asr_load.stream.record import Record
+from asr_load.results.runfile import RunInfo, write_run
+from asr_load.results.summary import Summary, summarise_folder
+from asr_load.stream.record import RECORDS, Record, RecordFile
 from conftest import CHECKOUT
+from harness.records import failure, record, run_info
 
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
 ROOMS = ("audio", "stream", "schedule", "http", "results", "options", "web", "load", "selftest")
@@ -111,3 +115,33 @@ def test_the_page_of_metrics_has_their_definitions() -> None:
     page = (CHECKOUT / "docs" / "metrics.md").read_text()
     for metric in METRICS.values():
         assert f"| `{metric.name}` | {metric.definition} |\n" in page, metric.name
+
+
+def _blocks_of(page: str, language: str) -> list[str]:
+    text = (CHECKOUT / "docs" / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def test_the_questions_in_the_page_on_analysis_can_be_asked(tmp_path: Path) -> None:
+    """Each line is run in a folder of a run, and says something."""
+    records = [record(n) for n in range(30)] + [failure(30, "http_503")]
+    records = [msgspec.structs.replace(one, ended_at=one.end) for one in records]
+    info = run_info(slos=["ttft:p95:1"])
+    file = RecordFile(tmp_path / RECORDS)
+    for one in records:
+        file.write(one)
+    file.close()
+    write_run(tmp_path, info)
+    summarise_folder(tmp_path)
+    (code,) = _blocks_of("analysis.md", "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert code.count("print(") == 5
+    assert "http_503" in done.stdout
+    (lines,) = _blocks_of("analysis.md", "sh")
+    questions = [line for line in lines.splitlines() if line.startswith("jq")]
+    assert len(questions) == 5
+    for question in questions if shutil.which("jq") else ():
+        asked = subprocess.run(["sh", "-c", question], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert asked.returncode == 0, asked.stderr
+        assert asked.stdout.strip(), question

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -61,6 +62,7 @@ class Step(msgspec.Struct, kw_only=True):
 class Capacity(msgspec.Struct, kw_only=True):
     """capacity.json: a search, finished or not."""
 
+    format: int = 1
     kind: str
     """streams or request rate."""
     slos: list[str]
@@ -69,7 +71,7 @@ class Capacity(msgspec.Struct, kw_only=True):
     host: str
     model: str
     data_sha256: str
-    loop: dict[str, object]
+    loop: dict[str, Any]
     steps: list[Step]
     answer: float | None = None
     """The highest load that held all SLOs; 0 where none did; None until the end, and where the client's own trouble

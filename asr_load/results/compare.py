@@ -34,6 +34,9 @@ between two of them, and an interval by far less than chance."""
 BLOCKS = 30
 """Stretches of a run that rates are resampled by."""
 
+LEAST_UNITS = 5
+"""Clips, or stretches of time, below which there is no interval."""
+
 FEW_CLIPS, FEW = 10, 100
 
 T_975 = (
@@ -126,9 +129,9 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
 
 
 def _worded(one: Compared, min_change: float) -> Compared:
-    if one.low is None or one.high is None or one.relative is None or abs(one.relative) < min_change:
+    if one.low is None or one.high is None or one.low <= 0 <= one.high:
         return one
-    if one.low <= 0 <= one.high:
+    if one.relative is not None and abs(one.relative) < min_change:  # of a baseline of 0, any change is one
         return one
     one.word = BETTER if (one.low > 0) == (one.name in MORE_IS_BETTER) else WORSE
     return one
@@ -218,7 +221,10 @@ def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]
 def _around(
     difference: float, sides: Sequence[_Values], weights: Sequence[np.ndarray], share: float | None, scale: float
 ) -> tuple[float, float] | None:
-    """The interval of a difference. What bins cost is in the drawn as in the real one: it is taken off."""
+    """The interval of a difference; None where there is too little to draw from. What bins cost is in the drawn as in
+    the real one: it is taken off."""
+    if min(int((side.sizes > 0).sum()) for side in sides) < LEAST_UNITS:
+        return None
     drawn = [_drawn(side, own, share) for side, own in zip(sides, weights, strict=True)]
     real = [_drawn(side, np.ones((1, len(side.sums)), np.float32), share) for side in sides]
     shift = difference - float((real[0] - real[1])[0]) * scale
@@ -325,7 +331,7 @@ def _text_errors(run: Run, other: Run, good: Sequence[Sequence[Record]], random:
                 by_clip[clip] = np.array([number for each in edits for number in (each.errors, each.units)], float)
         tables.append(by_clip)
     common = sorted(tables[0].keys() & tables[1].keys())
-    if not common:
+    if len(common) < LEAST_UNITS:
         return []
     weights = random.multinomial(len(common), np.full(len(common), 1 / len(common)), ROUNDS)
     # However often a clip was sent, it counts once: by the mean of its transcripts.

@@ -54,7 +54,9 @@ def markdown_table(table: Table) -> str:
     """A table as GitHub shows it."""
 
     def line(cells: tuple[str, ...] | list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return (
+            "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in cells) + " |"
+        )
 
     ends = ["---" if not number else "---:" for number in range(len(table.headings))]
     return "\n".join(

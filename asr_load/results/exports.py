@@ -1,0 +1,117 @@
+"""A run's records and figures in the forms that other tools read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from asr_load.files import write_atomically
+from asr_load.results import tables
+from asr_load.results.comparison_report import markdown_table
+from asr_load.results.slo import slo_lines
+from asr_load.results.summary import Finished, Summary, rates_line, run_lines
+from asr_load.stream.record import Record
+from asr_load.text import visible
+
+
+def export(folder: Path, finished: Finished, form: str) -> Path:
+    """Write a run into its folder in one of FORMS, and return where. Raises OSError."""
+    name, write = FORMS[form]
+    path = folder / name
+    write_atomically(path, write(finished))
+    return path
+
+
+def _parquet(finished: Finished) -> bytes:
+    """Columns as the fields of records.jsonl."""
+    import pyarrow as pa  # late: it takes a moment, and most reports need none
+    import pyarrow.parquet as pq
+
+    types = {
+        "str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(),
+        "list[float]": pa.list_(pa.float64()),
+    }  # fmt: skip
+    fields = [(name, types[kind.removesuffix(" | None")]) for name, kind in Record.__annotations__.items()]
+    columns = [pa.array([getattr(record, name) for record in finished.records], kind) for name, kind in fields]
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns, names=[name for name, _ in fields]), out, compression="zstd")
+    return out.getvalue()
+
+
+def _csv(finished: Finished) -> bytes:
+    """A row for each record; gaps in one cell, with spaces between them."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    names = Record.__struct_fields__
+    writer.writerow(names)
+    for record in finished.records:
+        writer.writerow([_cell(getattr(record, name)) for name in names])
+    return out.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    # A spreadsheet takes what begins like a formula for one, and servers say what they like.
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _markdown(finished: Finished) -> bytes:
+    """The tables of the summary, for a pull request or a page."""
+    summary = finished.summary
+    said = "\n".join(f"- {_plain(line)}" for line in _lines(summary))
+    shown = [tables.latencies(summary), tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)]
+    title = f"## {_plain(finished.info.model)} on {_plain(finished.info.host)}"
+    parts = [title, said, *(markdown_table(table) for table in shown if table.rows)]
+    return ("\n\n".join(parts) + "\n").encode("utf-8", "replace")
+
+
+def _plain(text: str) -> str:
+    return visible(text).replace("<", "&lt;")
+
+
+def _lines(summary: Summary) -> Iterator[str]:
+    requests = summary.requests
+    yield f"{requests.total} requests: {requests.success} succeeded, {requests.fail} failed"
+    rates = summary.requests_per_s, summary.rtfx
+    yield f"{tables.number(rates[0], 2)} requests/s, RTFx {tables.number(rates[1], 2)}, over {summary.wall_s:.1f} s"
+    if summary.references:
+        yield rates_line(summary)
+    yield f"Server: {summary.server}"
+    yield f"Client: {summary.validity.client}; figures: {summary.validity.verdict}"
+    yield from summary.validity.reasons
+    yield from slo_lines(summary.slo)
+    yield from run_lines(summary.metadata)
+
+
+def _junit(finished: Finished) -> bytes:
+    """A test case for each SLO and one for the run, as CI systems show them (the JUnit format of Ant)."""
+    summary, cases = finished.summary, list[tuple[str, str]]()
+    against = list(summary.not_passed) + ([] if summary.requests.success else ["no request succeeded"])
+    if summary.validity.verdict == "client-bound" and not finished.info.allow_client_bound:
+        against.append("the run is client-bound")
+    cases.append(("run", "; ".join(dict.fromkeys(against))))
+    cases += [(one.name, "" if one.ok else line) for one, line in zip(summary.slo, slo_lines(summary.slo), strict=True)]
+    failures = sum(bool(why) for _, why in cases)
+    suite = ElementTree.Element(
+        "testsuite", name="asr-load", tests=str(len(cases)), failures=str(failures), time=f"{summary.wall_s:.3f}"
+    )
+    model = f"asr-load.{visible(finished.info.model)}"
+    for name, why in cases:
+        case = ElementTree.SubElement(suite, "testcase", classname=model, name=name)
+        if why:
+            ElementTree.SubElement(case, "failure", message=visible(why))
+    text: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+FORMS: dict[str, tuple[str, Callable[[Finished], bytes]]] = {
+    "parquet": ("records.parquet", _parquet),
+    "csv": ("records.csv", _csv),
+    "markdown": ("summary.md", _markdown),
+    "junit": ("junit.xml", _junit),
+}
+"""By their names: the file, and what writes it."""

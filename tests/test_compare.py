@@ -1,0 +1,193 @@
+"""Comparisons: a difference is said where it is more than chance, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asr_load.errors import InputError
+from asr_load.report import main
+from asr_load.results.compare import BETTER, SAME, WORSE, Compared, Run, broken_gates, compare, parse_gate
+from asr_load.results.comparison_report import markdown
+from asr_load.results.runfile import write_run
+from asr_load.results.summary import Finished, summarise
+from asr_load.stream.record import RECORDS, Record, RecordFile
+from asr_load.web.report import comparison_page
+from harness.records import failure, record, run_info, worker_info
+
+
+def made(seed: int, *, scale: float = 1.0, count: int = 600, errors: int = 0, word: str = "said") -> list[Record]:
+    """Requests over 40 clips, with TTFT of a gamma distribution around 0.2 s."""
+    random = np.random.default_rng(seed)
+    records: list[Record] = []
+    for number in range(count):
+        ttft = scale * float(random.gamma(16, 0.2 / 16))
+        clip = f"clip{number % 40}"
+        text = f"he {word if number % 40 < 10 else 'said'} number {number % 40}"
+        common: dict[str, Any] = {"clip": clip, "started_at": 1000.0 + number / 10}
+        if number < errors:
+            records.append(failure(number, "http_503", ended_at=common["started_at"] + 0.1, **common))
+            continue
+        reference = f"he said number {number % 40}"
+        times = {"ttft": ttft, "e2el": ttft + 0.2, "stream_end": ttft + 0.21, "headers": None}
+        records.append(record(number, **common, **times, text=text, reference=reference))
+    return records
+
+
+def run(records: list[Record], name: str = "run", **changes: Any) -> Run:
+    info = run_info(workers=[worker_info(ended_at=1061.0)], **changes)
+    return Run(Path(name), Finished(info, records, summarise(records, info)))
+
+
+def figures(value: Run, baseline: Run, min_change: float = 0.0) -> dict[str, Compared]:
+    return {figure.name: figure for figure in compare([value], [baseline], min_change).figures}
+
+
+def test_a_difference_and_none() -> None:
+    same = figures(run(made(1)), run(made(2)))
+    assert {figure.word for figure in same.values()} == {SAME}
+    slower = figures(run(made(1, scale=1.1)), run(made(2)))
+    ttft = slower["ttft_mean"]
+    assert ttft.word == WORSE
+    assert ttft.unit == "ms"
+    assert ttft.difference == pytest.approx(20, abs=6)
+    assert ttft.low is not None
+    assert ttft.high is not None
+    assert 0 < ttft.low < 20 < ttft.high
+    assert ttft.relative == pytest.approx(0.1, abs=0.03)
+    assert figures(run(made(1, scale=0.9)), run(made(2)))["ttft_p50"].word == BETTER
+    assert figures(run(made(1, scale=1.1)), run(made(2)), min_change=0.2)["ttft_mean"].word == SAME
+
+
+def test_the_interval_is_that_of_theory() -> None:
+    """Of means of independent values: 1.96 standard errors of the difference either way, give or take."""
+    one, other = run(made(1)), run(made(2))
+    found = figures(one, other)["ttft_mean"]
+    spreads = [np.var([each.ttft or 0.0 for each in side.measured], ddof=1) / 600 for side in (one, other)]
+    assert found.low is not None
+    assert found.high is not None
+    # The wider of two intervals, each with its own chance.
+    assert 0.9 < (found.high - found.low) / (2 * 1.96 * float(np.sqrt(sum(spreads))) * 1e3) < 1.5
+
+
+def test_more_is_better_for_rates_and_worse_for_errors() -> None:
+    found = figures(run(made(1, errors=200)), run(made(2)))
+    assert found["error_rate"].value == pytest.approx(1 / 3)
+    assert found["error_rate"].word == WORSE
+    assert found["requests_per_s"].word == WORSE
+    assert found["requests_per_s"].difference is not None
+    assert found["requests_per_s"].difference < 0
+
+
+def test_text_is_compared_clip_by_clip() -> None:
+    """Ten of forty clips are wrong by one word of four: WER differs by 1/16, and clips that one side has not are left
+    out."""
+    baseline = [one for one in made(2) if one.clip != "clip39"]
+    found = figures(run(made(1, word="sad")), run(baseline))["wer"]
+    assert found.value == pytest.approx(10 / 39 / 4)
+    assert found.baseline == 0
+    assert found.word == WORSE
+    assert found.relative is None
+    alike = figures(run(made(1, word="sad")), run(made(2, word="sad")))["wer"]
+    assert (alike.low, alike.high, alike.word) == (0, 0, SAME)
+
+
+def test_several_runs_a_side_count_by_runs() -> None:
+    """Runs that differ among themselves by more than their requests tell are no ground for a word."""
+    drifting = [run(made(seed, scale=scale)) for seed, scale in ((1, 1.0), (2, 1.3), (3, 1.6))]
+    steady = [run(made(seed)) for seed in (4, 5, 6)]
+    found = compare(drifting, steady)
+    assert {figure.word for figure in found.figures if figure.name.startswith("ttft")} == {SAME}
+    assert "Welch" in found.method
+    slow = [run(made(seed, scale=1.5)) for seed in (1, 2, 3)]
+    assert next(one for one in compare(slow, steady).figures if one.name == "ttft_mean").word == WORSE
+    with pytest.raises(InputError, match="one run a side, or two and more of each"):
+        compare(drifting, steady[:1])
+
+
+def test_what_is_not_comparable_is_said_first() -> None:
+    other = run(made(2), "b", data_sha256="1", max_tokens=64, num_users=3, loop={"rate": 5.0})
+    found = compare([run(made(1), "a", num_users=9)], [other]).warnings
+    text = "\n".join(found)
+    for said in (
+        "the data (manifest) differ",
+        "--max-tokens differ: 128 here, 64",
+        "the users differ",
+        "arrivals differ",
+    ):
+        assert said in text
+    assert "one run a side" in text
+    few = "\n".join(compare([run(made(1, count=8))], [run(made(2, count=8))]).warnings)
+    assert "8 clips are too few" in few
+    assert "8 successes are few" in few
+
+
+@pytest.mark.parametrize("records", [[], [failure(0, "cut")], [record(0)]], ids=["none", "failed", "one"])
+def test_next_to_nothing_is_compared_without_a_word(records: list[Record]) -> None:
+    found = compare([run(records)], [run(made(1))])
+    assert {one.word for one in found.figures if one.name.startswith(("ttft", "wer"))} == {SAME}
+    assert "comparison" in comparison_page(found, [run(records).finished], [run(made(1)).finished])
+    assert "| ttft_mean, ms |" in markdown(found) or not records or not records[0].ok
+
+
+def test_gates_break_only_beyond_the_interval() -> None:
+    found = compare([run(made(1, scale=1.1))], [run(made(2))])
+    assert broken_gates(found, [parse_gate("ttft:mean:2%")])[0].startswith(
+        "--fail-on ttft:mean:2%: ttft_mean is worse by"
+    )
+    # 10 % slower as measured, but it may be less.
+    assert (
+        broken_gates(found, [parse_gate("ttft:mean:9.5%"), parse_gate("ttft:mean:50"), parse_gate("wer:mean:0.5")])
+        == []
+    )
+    rate = compare([run(made(1, errors=300))], [run(made(2))])
+    assert broken_gates(rate, [parse_gate("requests_per_s:mean:10%"), parse_gate("errors:rate:0.9")]) != []
+    nothing = compare([run(made(1))], [run([])])
+    assert broken_gates(nothing, [parse_gate("ttft:p95:10%")]) == [
+        "--fail-on ttft:p95:10%: ttft_p95 cannot be compared"
+    ]
+
+
+@pytest.mark.parametrize("text", ["ttft", "ttft:p95", "ttft:p42:1%", "speed:mean:1", "ttft:p95:-1", "ttft:p95:nan%"])
+def test_a_gate_that_is_none(text: str) -> None:
+    with pytest.raises(InputError, match="--fail-on"):
+        parse_gate(text)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, records in (("a", made(1, scale=1.2)), ("b", made(2))):
+        (tmp_path / name).mkdir()
+        file = RecordFile(tmp_path / name / RECORDS)
+        for one in records:
+            file.write(one)
+        file.close()
+        write_run(tmp_path / name, run_info(workers=[worker_info(ended_at=1061.0)]))
+    command = ["report.py", str(tmp_path / "a"), "--baseline", str(tmp_path / "b")]
+    monkeypatch.setattr("sys.argv", [*command, "--export", "markdown"])
+    assert main() == 0
+    out = capsys.readouterr().out
+    assert "=== Comparison ===" in out
+    assert "ttft_mean, ms" in out
+    written = json.loads((tmp_path / "a" / "comparison.json").read_text())
+    assert written["format"] == 1
+    assert {"name", "unit", "baseline", "value", "difference", "low", "high", "relative", "word"} == set(
+        written["figures"][0]
+    )
+    assert "worse" in (tmp_path / "a" / "comparison.html").read_text()
+    assert "| ttft_mean, ms |" in (tmp_path / "a" / "comparison.md").read_text()
+    monkeypatch.setattr("sys.argv", [*command, "--fail-on", "ttft:p95:1%"])
+    assert main() == 1
+    first = (tmp_path / "a" / "comparison.json").read_bytes()
+    monkeypatch.setattr("sys.argv", [*command, "--fail-on", "ttft:p95:50%"])
+    assert main() == 0
+    assert (tmp_path / "a" / "comparison.json").read_bytes() == first
+    for words in (["--min-change", "lots"], ["--fail-on", "ttft"]):
+        monkeypatch.setattr("sys.argv", [*command, *words])
+        assert main() == 2
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "a"), "--fail-on", "ttft:p95:1%"])
+    assert main() == 2
+    assert "--baseline" in capsys.readouterr().err

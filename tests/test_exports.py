@@ -1,0 +1,85 @@
+"""What is exported is what the records say; files are as their published schemas have them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jsonschema
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+
+from asr_load.results.capacity import Capacity
+from asr_load.results.compare import Run, compare
+from asr_load.results.exports import FORMS, export
+from asr_load.results.schemas import SCHEMAS, schema
+from asr_load.results.summary import Finished, summarise
+from conftest import CHECKOUT
+from harness.records import failure, record, run_info
+
+RECORDS = [record(n, clip=f"=clip|{n}") for n in range(3)] + [failure(3, "http_503", error="<b>\x1b[31m")]
+INFO = run_info(slos=["ttft:p95:100", "errors:rate:0.5"], metadata={"gpu": "H100"})
+FINISHED = Finished(INFO, RECORDS, summarise(RECORDS, INFO))
+
+
+def written(folder: Path, form: str) -> bytes:
+    return export(folder, FINISHED, form).read_bytes()
+
+
+def test_parquet_has_the_fields_of_the_records(tmp_path: Path) -> None:
+    table = pq.read_table(io.BytesIO(written(tmp_path, "parquet")))
+    assert table.to_pylist() == [msgspec.to_builtins(one) for one in RECORDS]
+
+
+def test_csv(tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(written(tmp_path, "csv").decode())))
+    assert [float(row["ttft"]) for row in rows[:3]] == [0.2] * 3
+    assert rows[0]["itl"] == "0.1 0.1"
+    assert rows[3]["ttft"] == ""
+    # No spreadsheet takes it for a formula.
+    assert rows[0]["clip"] == "'=clip|0"
+
+
+def test_markdown(tmp_path: Path) -> None:
+    text = written(tmp_path, "markdown").decode()
+    assert "## m on http://127.0.0.1:1" in text
+    assert "| TTFT | 200.0 | 200.0 |" in text
+    assert "gpu=H100" in text
+    assert "\x1b" not in text
+
+
+def test_junit(tmp_path: Path) -> None:
+    suite = ElementTree.fromstring(written(tmp_path, "junit"))
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
+    broken = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert broken == ["ttft:p95"]
+
+
+def test_every_form_is_tested() -> None:
+    assert set(FORMS) == {"parquet", "csv", "markdown", "junit"}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_published_schemas_are_the_codes(name: str) -> None:
+    """`python -m asr_load.results.schemas docs/schema` makes them anew."""
+    published = json.loads((CHECKOUT / "docs" / "schema" / f"{name}.json").read_text())
+    assert published == schema(name)
+    jsonschema.Draft202012Validator.check_schema(published)
+
+
+def test_files_are_as_their_schemas_have_them() -> None:
+    run = Run(Path("a"), FINISHED)
+    search = Capacity(
+        kind="streams", slos=INFO.slos, most=8, host="h", model="m", data_sha256="0", loop={}, steps=[], answer=4
+    )
+    files = {"run": INFO, "summary": FINISHED.summary, "capacity": search, "comparison": compare([run], [run])}
+    for name, value in files.items():
+        jsonschema.validate(json.loads(msgspec.json.encode(value)), schema(name))
+    for one in RECORDS:
+        jsonschema.validate(json.loads(msgspec.json.encode(one)), schema("record"))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"clip": 3}, schema("record"))
