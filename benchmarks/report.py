@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo, write_run
 from asr_load.results.summary import summarise_folder
-from asr_load.stream.record import RECORDS, RecordFile, decode_record
-from benchmarks import Row, ratio, seconds
+from asr_load.stream.record import RECORDS, RecordFile, decode_record, encode_record
+from benchmarks import CHECKOUT, Row, ratio, seconds
 from benchmarks.stats import made_up
 
 COUNT, ROUNDS = 5_000, 3
@@ -39,6 +43,42 @@ def measure() -> Iterator[Row]:
         f"decoding their lines: {COUNT / statistics.median(theirs):,.0f} records/s",
         **ratio(own, theirs),  # type: ignore[arg-type]
     )
+
+    yield _page(10_000, "1.5 s or less")
+
+
+def million() -> Iterator[Row]:
+    """What a run of a million requests takes: 2 GB of disk, and a few minutes to make them up."""
+    yield _page(1_000_000, "60 s and 2 GB or less")
+
+
+def _page(count: int, aim: str) -> Row:
+    """scripts/report.py with its page, as a process: how long it takes, and the most memory that it has."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (folder / RECORDS).open("wb") as file:
+            for first in range(0, count, COUNT):
+                batch = made_up(min(COUNT, count - first))
+                lines = (
+                    msgspec.structs.replace(one, seq=first + one.seq, started_at=one.started_at + first / 50)
+                    for one in batch
+                )
+                file.writelines(encode_record(line) + b"\n" for line in lines)
+        write_run(folder, _info())
+        command = [sys.executable, "-c", MEASURED, str(folder)]
+        told = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stderr.split()
+    took, memory = float(told[-2]), float(told[-1]) / 1e6
+    figure = f"{took:.1f} s, {memory:.2f} GB"
+    return Row(f"report with its page of {count:,} records of 64 tokens", figure, "", took, took, took, "s", aim)
+
+
+MEASURED = """
+import resource, sys, time
+began = time.perf_counter()
+from asr_load.report import main
+main()
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
 
 
 def _info() -> RunInfo:

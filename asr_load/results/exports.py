@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -53,7 +53,7 @@ def _csv(finished: Finished) -> bytes:
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, list):
+    if isinstance(value, Iterable) and not isinstance(value, str):
         return " ".join(map(str, value))
     # A spreadsheet takes what begins like a formula for one, and servers say what they like.
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

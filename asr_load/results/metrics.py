@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
 
 from asr_load.stream.record import Record
 
@@ -126,6 +129,12 @@ METRICS = {
         ),
     )
 }
+
+
+def values_of(metric: str, records: Iterable[Record]) -> np.ndarray:
+    """All values of a metric, in seconds or without a unit; shape (n,)."""
+    return np.fromiter(chain.from_iterable(map(METRICS[metric].of, records)), float)
+
 
 STREAMED = [metric for metric in METRICS.values() if metric.usual]
 """Those that every run has."""

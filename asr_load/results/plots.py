@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from asr_load.results.capacity import Capacity, knee
-from asr_load.results.metrics import METRICS
+from asr_load.results.metrics import METRICS, values_of
 from asr_load.results.slo import parse_slo
 from asr_load.stream.record import Record
 
@@ -55,9 +55,9 @@ def distributions(good: Sequence[Record], slos: Sequence[str]) -> list[Plot]:
     plots = []
     for name in ("ttft", "itl", "e2el"):
         metric = METRICS[name]
-        values = values_of_metric(name, good) * metric.scale
+        values = values_of(name, good)
         if values.size:
-            curve = [(_short(value), _short(share * 100)) for value, share in _curve(values)]
+            curve = [(_short(value * metric.scale), _short(share * 100)) for value, share in _curve(values)]
             limits = [slo for slo in map(parse_slo, slos) if slo.metric == name]
             places = [Mark(f"limit of {slo.statistic}: {slo.limit:g} ms", slo.limit) for slo in limits]
             title = f"{metric.title}: share of values up to it"
@@ -66,13 +66,7 @@ def distributions(good: Sequence[Record], slos: Sequence[str]) -> list[Plot]:
 
 
 def _curve(values: np.ndarray) -> list[tuple[float, float]]:
-    return list(zip(np.quantile(values, SHARES).tolist(), SHARES.tolist(), strict=True))
-
-
-def values_of_metric(name: str, records: Sequence[Record]) -> np.ndarray:
-    """All values of a metric, in seconds or without a unit; shape (n,)."""
-    of = METRICS[name].of
-    return np.fromiter((value for record in records for value in of(record)), float)
+    return list(zip(np.quantile(values, SHARES, overwrite_input=True).tolist(), SHARES.tolist(), strict=True))
 
 
 class Fit(msgspec.Struct):
