@@ -34,6 +34,9 @@ between two of them, and an interval by far less than chance."""
 BLOCKS = 30
 """Stretches of a run that rates are resampled by."""
 
+RESOLUTION_MS = 0.1
+"""Differences of latencies below it are the client's own: what its timers and its network make of a packet."""
+
 LEAST_UNITS = 5
 """Clips, or stretches of time, below which there is no interval."""
 
@@ -132,6 +135,8 @@ def _worded(one: Compared, min_change: float) -> Compared:
     if one.low is None or one.high is None or one.low <= 0 <= one.high:
         return one
     if one.relative is not None and abs(one.relative) < min_change:  # of a baseline of 0, any change is one
+        return one
+    if one.unit == "ms" and abs(one.difference or 0.0) < RESOLUTION_MS:
         return one
     one.word = BETTER if (one.low > 0) == (one.name in MORE_IS_BETTER) else WORSE
     return one
