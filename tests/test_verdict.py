@@ -214,3 +214,10 @@ def test_what_the_client_was_in_want_of_is_no_figure_of_the_server() -> None:
     want = "too many open files: raise ulimit -n, or lower -u"
     validity = judge([record(0), failure(1, "client", error=want)], run_info())
     assert (validity.verdict, validity.client, validity.reasons) == ("client-bound", "too slow", [f"1× {want}"])
+
+
+def test_records_of_another_run_are_told() -> None:
+    mixed = [record(n) for n in range(5)] + [record(n, started_at=100.0 + n) for n in range(3)]
+    found = judge(mixed, run_info())
+    assert "3 records are older than the run: those of another one are among them" in found.reasons
+    assert judge([record(n) for n in range(5)], run_info()).reasons == []

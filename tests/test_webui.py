@@ -213,6 +213,7 @@ def download(page: Page, results: Path) -> None:
     open_tab(page, "Download Data")
     assert downloaded(page, "records") == (results / "records.jsonl").read_bytes()
     assert downloaded(page, "summary") == (results / "summary.json").read_bytes()
+    assert downloaded(page, "report HTML") == (results / "report.html").read_bytes()
     rows = {row["metric"]: row for row in csv.DictReader(io.StringIO(downloaded(page, "streaming CSV").decode()))}
     summary = json.loads((results / "summary.json").read_text())
     for metric, key in {"TTFT": "ttft", "ITL": "itl", "TPOT": "tpot", "E2E": "e2el", "RTF": "rtf"}.items():
@@ -288,7 +289,7 @@ def test_under_a_base_path_and_before_any_test(clips: Path) -> None:
             "E2E",
             "RTF",
         ]
-        for path in ("records", "summary", "csv"):
+        for path in ("records", "summary", "report", "csv"):
             with pytest.raises(urllib.error.HTTPError, match="409") as refused:
                 get(f"{ui.url}load/streaming/{path}")
             assert refused.value.read().strip().endswith(b".")

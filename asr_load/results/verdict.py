@@ -81,6 +81,9 @@ CACHED, BLOCK = 0.5, 16
 """Share of a prompt's tokens that no prefix of its own has, and tokens that a cache may hold at once: beyond the first,
 and beyond what all prompts share, a prompt's audio came from the cache. (vLLM's blocks are of 16 tokens.)"""
 
+OLDER_S = 60.0
+"""By which a record may seem to be older than its run: clocks of machines differ."""
+
 AT_ONCE_S, CHUNKS, LOST = 0.001, 4, 0.01
 """Chunks within such a time are one piece, and so many in one, on average, no stream: no model makes tokens so fast. A
 network that loses packets makes a few such answers too."""
@@ -386,6 +389,9 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
     good = [record for record in records if record.ok]
     if not records:
         doubts.append("no request was sent")
+    older = sum(record.started_at < info.began_at - OLDER_S for record in records)
+    if older:
+        doubts.append(f"{older} records are older than the run: those of another one are among them")
     guessed = sum(record.output_tokens_source == "chunks" for record in good)
     if guessed:
         doubts.append(f"{guessed} answers came without usage: how many tokens they had is not known")

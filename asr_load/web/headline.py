@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from asr_load.results.live import PERCENTILES, WINDOW_S, Live
@@ -57,17 +57,20 @@ def words(summary: Summary | None, live: Live, validity: Validity) -> list[Word]
 
 def now(stages: Sequence[tuple[float, str]], live: Live, validity: Validity) -> list[str]:
     """What is so at the moment: the stage, users and requests in flight, workers that were lost."""
-    last = live.points()[-1:] if live.closed else []
+    last = live.recent()[-1:]
     said = [stages[-1][1]] if stages else []
     said += [f"{point['users']} users, {point['in_flight']} requests in flight" for point in last]
     return said + [reason for reason in validity.reasons if " was lost" in reason]
 
 
-def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo]) -> list[Tile]:
+Rows = Mapping[str, Mapping[str, Any]]
+"""Those of `Live.table`, by their names."""
+
+
+def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) -> list[Tile]:
     """The headline figures: exact ones of a finished test, or those of the last seconds."""
     if summary is not None:
         return list(tiles_of(summary))
-    rows = {row["name"]: row for row in live.table()}
     points = live.recent()
     seconds = max(len(points), 1)
     good = sum(point["successes_per_s"] for point in points)
@@ -135,9 +138,9 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
         yield Tile(f"{title} {statistic}", value, unit, limit, "good" if result.ok else "bad")
 
 
-def table(summary: Summary | None, live: Live) -> dict[str, Any]:
+def table(summary: Summary | None, own: Rows) -> dict[str, Any]:
     """The table: a row for each metric, with a block of COLUMNS for the last seconds and one for the whole test."""
-    own, rows = {row["name"]: row for row in live.table()}, []
+    rows = []
     for metric in STREAMED:
         recent = own[f"{metric.heading}, {BLOCKS[0]}"]
         whole = own[f"{metric.heading}, whole run"]
@@ -150,7 +153,7 @@ def table(summary: Summary | None, live: Live) -> dict[str, Any]:
     return {"columns": COLUMNS, "blocks": BLOCKS, "rows": rows}
 
 
-def _cells(metric: Metric, row: dict[str, Any]) -> list[dict[str, Any]]:
+def _cells(metric: Metric, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     cells = [
         {"value": number(row[name], _digits(metric)), "faint": name == "p99" and row["count"] < FEW}
         for name in COLUMNS[:-1]

@@ -210,12 +210,13 @@ def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], b
 def head(info: RunInfo, summary: Summary | None, live: Live | None, validity: Validity) -> dict[str, Any]:
     """The first screen: what was tested, the two words, the headline figures, failures."""
     live = live or Live(info.began_at)
+    rows = {row["name"]: row for row in live.table()} if summary is None else {}
     failures = live.failures if summary is None else summary.requests.failures
     return {
         "title": f"{info.model} on {info.host}",
         "tested": list(_tested(info)),
         "words": headline.words(summary, live, validity),
-        "tiles": headline.tiles(summary, live, [parse_slo(slo) for slo in info.slos]),
+        "tiles": headline.tiles(summary, live, list(map(parse_slo, info.slos)), rows),
         "failures": list(failures.items()),
         "answer": "",
     }

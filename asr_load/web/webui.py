@@ -29,7 +29,7 @@ from asr_load.results.verdict import Validity
 from asr_load.stream.record import RECORDS
 from asr_load.web import headline
 from asr_load.web.guard import guarded
-from asr_load.web.report import add_section, asset, compact, limits_of, places
+from asr_load.web.report import REPORT, add_section, asset, compact, limits_of, places
 
 KEY = "streaming"
 SHOWN = ("p50", "p90", "p95", "p99", "max")
@@ -76,7 +76,7 @@ class _View:
         self._current = current
         self._live: Live | None = None
         self._number = 0
-        self._table: tuple[float, bool, list[dict[str, Any]]] | None = None
+        self._table: tuple[float, bool, dict[str, dict[str, Any]]] | None = None
         self._summary: tuple[Path, Summary] | None = None
 
     @property
@@ -115,8 +115,8 @@ class _View:
         summary = self.summary()
         return self.test.validity() if summary is None else summary.validity
 
-    def table(self) -> list[dict[str, Any]]:
-        """The tab's rows: `metric`, `count`, and the figures with as many digits as help."""
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The live table by the names of its rows; what is fresh enough is given again."""
         self.series()
         live = Live(0.0) if self.test is None else self.test.live
         now, ended = time.monotonic(), self.summary() is not None
@@ -124,12 +124,16 @@ class _View:
             at, of_the_end, rows = self._table
             if of_the_end == ended and (ended or now - at < FRESH_S):
                 return rows
-        rows = [
-            {"metric": row["name"], "count": row["count"], **{name: _rounded(row[name]) for name in SHOWN}}
-            for row in live.table()
-        ]
+        rows = {row["name"]: row for row in live.table()}
         self._table = now, ended, rows
         return rows
+
+    def table(self) -> list[dict[str, Any]]:
+        """The rows as Locust's own page asks for them: `metric`, `count`, and the figures."""
+        return [
+            {"metric": name, "count": row["count"], **{key: _rounded(row[key]) for key in SHOWN}}
+            for name, row in self.rows().items()
+        ]
 
 
 def set_up(environment: Environment, current: Callable[[], Test | None], take_form: Callable[[Form], Form]) -> None:
@@ -211,6 +215,7 @@ def _add_tab(template_args: dict[str, Any]) -> None:
             {"href": f"./{KEY}/csv", "title": "Download streaming CSV"},
             {"href": f"./{KEY}/records", "title": "Download records JSONL"},
             {"href": f"./{KEY}/summary", "title": "Download summary JSON"},
+            {"href": f"./{KEY}/report", "title": "Download report HTML"},
         ],
     }
     for name, entries in more.items():
@@ -281,7 +286,7 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
             "began": live.began,
             "points": compact(fresh[:AT_ONCE]),
             "more": len(fresh) > AT_ONCE,
-            "table": headline.table(summary, live),
+            "table": headline.table(summary, view.rows()),
             "words": [],
             "tiles": [],
             "now": [],
@@ -290,7 +295,7 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
             slos = test.slos
             answer |= {
                 "words": [word._asdict() for word in headline.words(summary, live, validity)],
-                "tiles": [tile._asdict() for tile in headline.tiles(summary, live, slos)],
+                "tiles": [tile._asdict() for tile in headline.tiles(summary, live, slos, view.rows())],
                 "now": headline.now(test.stages, live, validity) if summary is None else [],
                 "places": places(test.stages, test.workers, live.began),
                 "limits": limits_of(slos),
@@ -312,17 +317,18 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
     def page_css() -> Response:
         return Response(asset("page.css") + _headings(), mimetype="text/css")
 
-    def records() -> Response:
-        if view.test is None:
-            return _not_yet("No test has run yet.")
-        name = f"{view.test.folder.resolve().name}_{RECORDS}"
-        return send_file((view.test.folder / RECORDS).resolve(), "application/jsonl", True, name)
+    def file(file_name: str, mimetype: str, not_yet: str) -> Callable[[], Response]:
+        def answer() -> Response:
+            # What is being written is not there yet, but for the records, which grow.
+            if view.test is None or (file_name != RECORDS and view.summary() is None):
+                return _not_yet(not_yet)
+            path = (view.test.folder / file_name).resolve()
+            if not path.exists():
+                return _not_yet(not_yet)
+            return send_file(path, mimetype, True, f"{path.parent.name}_{file_name}")
 
-    def summary() -> Response:
-        if view.test is None or view.summary() is None:
-            return _not_yet("The summary is there when a test has ended.")
-        name = f"{view.test.folder.resolve().name}_{SUMMARY}"
-        return send_file((view.test.folder / SUMMARY).resolve(), "application/json", True, name)
+        answer.__name__ = file_name.replace(".", "_")
+        return answer
 
     def streaming_csv() -> Response:
         finished = view.summary()
@@ -337,8 +343,9 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
         "points": points,
         **{name: script(name) for name in SCRIPTS},
         "page.css": page_css,
-        "records": records,
-        "summary": summary,
+        "records": file(RECORDS, "application/jsonl", "No test has run yet."),
+        "summary": file(SUMMARY, "application/json", "The summary is there when a test has ended."),
+        "report": file(REPORT, "text/html", "The report is there when a test has ended."),
         "csv": streaming_csv,
     }.items():
         blueprint.add_url_rule(f"/{path}", answer.__name__, web_ui.auth_required_if_enabled(answer))
