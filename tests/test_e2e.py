@@ -383,7 +383,7 @@ def test_locusts_own_files_are_complete(clips: Path, tmp_path: Path) -> None:
     assert int(last[""]["Total Request Count"]) == len(records)
     report = (tmp_path / "report.html").read_text()
     assert f'"num_requests":{len(records)}' in report.replace(" ", "")  # Locust's own table counts those cut off too
-    assert "asr-streaming" in report
+    assert "asr-report" in report
     # Standard output is Locust's JSON alone; the summary and Locust's tables are beside it, and not emptied by it.
     assert {row["method"]: row["num_requests"] for row in json.loads(done.out)}["POST"] == len(records)
     assert f"Total: {len(records)}," in done.err
