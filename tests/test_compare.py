@@ -74,6 +74,15 @@ def test_the_interval_is_that_of_theory() -> None:
     assert 0.9 < (found.high - found.low) / (2 * 1.96 * float(np.sqrt(sum(spreads))) * 1e3) < 1.5
 
 
+def test_what_is_below_the_clients_resolution_gets_no_word() -> None:
+    """Of values without spread, a microsecond is more than chance, and nothing that a client can tell."""
+    base = [record(n, clip=f"clip{n % 40}") for n in range(200)]
+    for more, word in ((5e-5, SAME), (5e-4, WORSE)):
+        slower = [record(n, clip=f"clip{n % 40}", ttft=0.2 + more, headers=None, e2el=0.4 + more) for n in range(200)]
+        found = figures(run(slower), run(base))
+        assert {found[name].word for name in ("ttft_p50", "e2el_mean", "rtf_p50")} == {word}
+
+
 def test_more_is_better_for_rates_and_worse_for_errors() -> None:
     found = figures(run(made(1, errors=200)), run(made(2)))
     assert found["error_rate"].value == pytest.approx(1 / 3)

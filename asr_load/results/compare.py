@@ -113,7 +113,12 @@ def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float =
     if not several and len(values) + len(baselines) > 2:
         raise InputError("a comparison takes one run a side, or two and more of each")
     found = _by_runs(values, baselines) if several else _by_clips(values, baselines)
-    figures = [_worded(one, min_change) for one in found]
+    audio = [record.audio_s for run in (*values, *baselines) for record in run.measured if record.ok and record.audio_s]
+    # RTF is a latency by the length of a clip: by that of the shortest, the same time weighs most.
+    least = {"ms": RESOLUTION_MS, "rtf": RESOLUTION_MS / 1e3 / min(audio, default=1.0)}
+    figures = [
+        _worded(one, min_change, least.get("rtf" if one.name.startswith("rtf_") else one.unit, 0.0)) for one in found
+    ]
     one_each = "one run a side: what differs between runs by itself, as after a restart, is in no interval"
     method = (
         f"Welch's t over {len(values)} and {len(baselines)} runs"
@@ -131,12 +136,12 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     (folder / COMPARISON).write_bytes(encode_json(comparison))
 
 
-def _worded(one: Compared, min_change: float) -> Compared:
+def _worded(one: Compared, min_change: float, least: float) -> Compared:
     if one.low is None or one.high is None or one.low <= 0 <= one.high:
         return one
     if one.relative is not None and abs(one.relative) < min_change:  # of a baseline of 0, any change is one
         return one
-    if one.unit == "ms" and abs(one.difference or 0.0) < RESOLUTION_MS:
+    if abs(one.difference or 0.0) < least:
         return one
     one.word = BETTER if (one.low > 0) == (one.name in MORE_IS_BETTER) else WORSE
     return one
