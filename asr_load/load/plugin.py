@@ -312,6 +312,8 @@ class Plugin:
         try:
             if finished is not None:
                 write_report(self.folders[-1], finished)
+        except OSError as error:  # a full disk: the records are what matters, and they have said so
+            logger.error("report.html was not written: %s", error)
         except Exception:
             logger.exception("report.html was not written; scripts/report.py %s tries again", self.folders[-1])
 
