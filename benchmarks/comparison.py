@@ -20,16 +20,18 @@ from asr_load.stream.record import Record, read_records
 from benchmarks import CHECKOUT, Row
 
 SERVER = ("--ttft-ms", 30, "--tokens", 4, "--itl-ms", 5, "--slots", 8, "--fault", "503=0.02")
-RATE, SECONDS = 100, 120
+RATE, SECONDS = 100, 80
 """Poisson arrivals at a little more than half of what eight slots carry: a queue comes and goes."""
 
 REQUESTS, PAIRS, SHIFTED, SHIFT = 2000, 200, 50, 1.05
+BLOCK = 50
+"""Requests side by side that stay together: half a second, in which a queue comes and goes."""
 EACH = 6
 """Runs of a comparison of several."""
 
 
 def measure() -> Iterator[Row]:
-    """Pairs of stretches of a long run, which have no request in common; two such runs against one server."""
+    """Pairs of runs that are resampled from long ones against one server, and have no request in common."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with scripted_server(folder, share_cores().server, *SERVER) as server:
@@ -74,16 +76,20 @@ def _long_run(url: str, results: Path, seed: int) -> tuple[RunInfo, list[Record]
 
 
 def _apart(info: RunInfo, records: list[Record], random: np.random.Generator, count: int = REQUESTS) -> list[Run]:
-    """Two stretches in any order."""
-    while True:
-        one, other = (int(first) for first in random.integers(0, len(records) - count, 2))
-        if abs(one - other) >= count:
-            return [_stretch(info, records[first : first + count]) for first in (one, other)]
+    """Two runs of a server that does not change: each is made of stretches of a long one, which are drawn for both
+    together, none twice, and put one after the other."""
+    blocks = len(records) // BLOCK - 1
+    drawn = random.permutation(blocks)[: 2 * count // BLOCK]
+    return [_put_together(info, records, half.tolist()) for half in np.split(drawn, 2)]
 
 
-def _stretch(info: RunInfo, own: list[Record]) -> Run:
-    # Of a stretch, the wall is its own.
-    workers = [msgspec.structs.replace(worker, ended_at=own[-1].end) for worker in info.workers]
+def _put_together(info: RunInfo, records: list[Record], blocks: list[int]) -> Run:
+    own, now = [], records[0].started_at
+    for block in blocks:
+        first, after = block * BLOCK, (block + 1) * BLOCK
+        own += [record.moved(now - records[first].started_at) for record in records[first:after]]
+        now += records[after].started_at - records[first].started_at
+    workers = [msgspec.structs.replace(worker, ended_at=now, master_offset_s=0.0) for worker in info.workers]
     info = msgspec.structs.replace(info, workers=workers)
     return Run(Path(), Finished(info, own, summarise(own, info)))
 
