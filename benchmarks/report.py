@@ -44,15 +44,10 @@ def measure() -> Iterator[Row]:
         **ratio(own, theirs),  # type: ignore[arg-type]
     )
 
-    yield _page(10_000, "1.5 s or less")
+    yield page(10_000, "1.5 s or less")
 
 
-def million() -> Iterator[Row]:
-    """What a run of a million requests takes: 2 GB of disk, and a few minutes to make them up."""
-    yield _page(1_000_000, "60 s and 2 GB or less")
-
-
-def _page(count: int, aim: str) -> Row:
+def page(count: int, aim: str) -> Row:
     """scripts/report.py with its page, as a process: how long it takes, and the most memory that it has."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -33,7 +33,7 @@ SUITE: dict[str, Callable[[], Iterator[Row]]] = {
     module.__name__.rpartition(".")[2]: module.measure
     for module in (prepare, truth, read, send, stats, report, comparison, startup, memory, scale, fleet)
 }
-LONG = {"soak": soak.measure, "million": report.million}
+LONG = {"soak": soak.measure, "million": million.measure}
 """Run only where they are named."""
 
 
