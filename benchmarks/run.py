@@ -18,6 +18,7 @@ from benchmarks import (
     comparison,
     fleet,
     memory,
+    million,
     prepare,
     read,
     report,
