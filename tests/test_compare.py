@@ -70,7 +70,7 @@ def test_the_interval_is_that_of_theory() -> None:
     spreads = [np.var([each.ttft or 0.0 for each in side.measured], ddof=1) / 600 for side in (one, other)]
     assert found.low is not None
     assert found.high is not None
-    # The wider of two intervals, each with its own chance.
+    # It holds two intervals, each with its own chance.
     assert 0.9 < (found.high - found.low) / (2 * 1.96 * float(np.sqrt(sum(spreads))) * 1e3) < 1.5
 
 

@@ -123,7 +123,7 @@ def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float =
     method = (
         f"Welch's t over {len(values)} and {len(baselines)} runs"
         if several
-        else f"bootstrap of {ROUNDS} rounds: latencies by clip and by {BLOCKS} stretches of time, the wider of the two;"
+        else f"bootstrap of {ROUNDS} rounds: latencies by clip and by {BLOCKS} stretches of time, both held;"
         " WER by clip, rates by time"
     )
     warnings = [*_not_comparable(values, baselines), *([] if several else [one_each]), *_thin(values, baselines)]
@@ -202,7 +202,7 @@ def _by_runs(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
 def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
     """The percentile interval of a bootstrap (Efron and Tibshirani, 1993, chapter 13). Latencies: clips are drawn with
     all of their requests, the same ones for both sides where both sent the same; and stretches of time are, as
-    requests side by side share a queue. The wider interval counts."""
+    requests side by side share a queue. The interval holds both."""
     run, other = values[0], baselines[0]
     points, base = point_figures(run), point_figures(other)
     random = np.random.default_rng(SEED)
@@ -219,12 +219,13 @@ def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]
             unit, value = points[key]
             difference = _difference(value, base[key][1])
             intervals = [_around(difference, sides, weights, share, scale) for sides, weights in ways]
-            widest = max(filter(None, intervals), key=lambda pair: pair[1] - pair[0], default=None)
-            found.append(_compared(key, unit, base[key][1], value, widest))
+            known = [interval for interval in intervals if interval is not None]
+            both = (min(low for low, _ in known), max(high for _, high in known)) if known else None
+            found.append(_compared(key, unit, base[key][1], value, both))
     for name in RATES:
         unit, value = points[name]
-        both = [_resampled(*_rate_by_time(each, name), random) for each in (run, other)]
-        found.append(_compared(name, unit, base[name][1], value, _interval(both[0] - both[1])))
+        drawn = [_resampled(*_rate_by_time(each, name), random) for each in (run, other)]
+        found.append(_compared(name, unit, base[name][1], value, _interval(drawn[0] - drawn[1])))
     return found + _text_errors(run, other, good, random)
 
 
