@@ -34,11 +34,12 @@ def test_a_number_that_is_none(value: str) -> None:
 
 
 @pytest.mark.long
-def test_two_runs_and_their_spread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fleet", [(), ("--processes", "2")], ids=["one process", "fleet"])
+def test_two_runs_and_their_spread(tmp_path: Path, fleet: tuple[str, ...]) -> None:
     clips = prepare_clips(tmp_path / "clips", {f"clip{n}": 0.5 for n in range(4)})
     words = ("--headless", "-u", "2", "--requests", "20", "--only-summary", "--no-preflight", "--data", str(clips))
     with serve("--engine", "scripted", "--tokens", "3", "--ttft-ms", "20", "--itl-ms", "5") as host:
-        command = [sys.executable, "-m", "asr_load.main", "run", "--repeats", "2", *words]
+        command = [sys.executable, "-m", "asr_load.main", "run", "--repeats", "2", *words, *fleet]
         command += ["--host", host, "--results", str(tmp_path / "r")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

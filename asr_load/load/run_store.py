@@ -119,10 +119,6 @@ class RunStore:
         return 0.0 if info is None else info.master_offset_s
 
     @property
-    def shape(self) -> str:
-        return self._invocation.shape
-
-    @property
     def slos(self) -> list[Slo]:
         return self._settings.slos
 

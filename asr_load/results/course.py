@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_load.results.live import CHARTED, DRAWN, values_of
+from asr_load.results.live import CHARTED, DRAWN, shown_values
 from asr_load.results.runfile import RunInfo
 from asr_load.stream.record import Record
 
@@ -65,7 +65,7 @@ def _point(part: Sequence[Record], begin: float, end: float, users: int, in_flig
         "rtfx": sum(record.audio_s for record in good) / seconds,
         "failures_per_s": {name: count / seconds for name, count in sorted(failed.items())},
     }
-    values = values_of(good)
+    values = shown_values(good)
     for name in DRAWN:
         of = np.percentile(values[name], CHARTED).tolist() if values[name].size else [None] * len(CHARTED)
         point[name] = {f"p{share}": value for share, value in zip(CHARTED, of, strict=True)}

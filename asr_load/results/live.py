@@ -27,7 +27,7 @@ STEP = math.log(1.005)
 """Width of a histogram's bucket: a percentile of the whole run is at most 0.25 % off."""
 
 
-def values_of(successes: Sequence[Record]) -> dict[str, np.ndarray]:
+def shown_values(successes: Sequence[Record]) -> dict[str, np.ndarray]:
     """The values of successes by metric, each of shape (n,), in the units that are shown."""
     return {
         metric.name: np.array([value for record in successes for value in metric.of(record)], float) * metric.scale
@@ -113,7 +113,7 @@ class Live:
         for record, end in zip(records, ends, strict=True):
             by_second.setdefault(math.floor(end - self.began), []).append(record)
         for number, together in by_second.items():
-            values = values_of([record for record in together if record.ok])
+            values = shown_values([record for record in together if record.ok])
             for name, histogram in self._run.items():
                 histogram.add(values[name])
             if number < self.closed:

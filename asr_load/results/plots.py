@@ -25,7 +25,6 @@ class Series(msgspec.Struct):
     name: str
     data: Sequence[tuple[float, ...]]
     kind: str = "line"
-    dashed: bool = False
 
 
 class Mark(msgspec.Struct):
@@ -45,7 +44,6 @@ class Plot(msgspec.Struct):
     levels: list[Mark] = []
     places: list[Mark] = []
     rows: list[str] = []
-    log_x: bool = False
     log_y: bool = False
     note: str = ""
 

@@ -161,8 +161,8 @@
             step: one.step ? "end" : undefined,
             symbol: "circle",
             symbolSize: 5,
-            showSymbol: one.data.length < 60 && !plot.smooth,
-            lineStyle: { width: 2, color: hue, type: one.dashed ? "dashed" : "solid" },
+            showSymbol: one.data.length < 60,
+            lineStyle: { width: 2, color: hue },
             data: one.data,
           },
         ];
@@ -244,7 +244,7 @@
         },
       },
       xAxis: {
-        type: plot.log_x ? "log" : "value",
+        type: "value",
         name: plot.x,
         nameLocation: "middle",
         nameGap: 26,
@@ -322,14 +322,5 @@
     }
   }
 
-  // An SVG without a page, for pictures of the documentation.
-  function svg(plot, width, height, dark) {
-    const chart = echarts.init(null, null, { renderer: "svg", ssr: true, width, height });
-    chart.setOption({ ...optionOf(plot, dark), toolbox: { show: false } });
-    const text = chart.renderToSVGString();
-    chart.dispose();
-    return text;
-  }
-
-  window.asrCharts = { Charts, course, clock, shown, escaped, isDark, svg };
+  window.asrCharts = { Charts, course, escaped, isDark };
 })();

@@ -53,10 +53,6 @@ class Test(Protocol):
     @property
     def folder(self) -> Path: ...
     @property
-    def shape(self) -> str:
-        """What changes the load; `none` where nothing does."""
-
-    @property
     def stages(self) -> Sequence[tuple[float, str]]:
         """When the load changed, in seconds since the epoch, and what it was from then on."""
 
@@ -299,7 +295,6 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
                 "now": headline.now(test.stages, live, validity) if summary is None else [],
                 "places": places(test.stages, test.workers, live.began),
                 "limits": limits_of(slos),
-                "shape": test.shape,
                 "validity": validity,
             }
         return Response(
