@@ -10,20 +10,25 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from asr_server.engine import Audio, RequestError
 from asr_server.exchange import REDIRECTED, Exchange, Service, flat_error
 from asr_server.faults import FaultPlan
+from asr_server.realtime import Dialect, RealtimeEndpoint
 from asr_server.sglang import SpeechRequest, check_max_tokens, parse_chat
 
 _OPEN_PATHS = {"/health", "/metrics"}
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def build_app(service: Service, model: str, faults: FaultPlan, api_key: str | None) -> ASGIApp:
-    """The ASGI application. With an `api_key`, all but health and metrics wants it as a bearer token."""
+def build_app(
+    service: Service, model: str, faults: FaultPlan, api_key: str | None, realtime: Dialect | None = None
+) -> ASGIApp:
+    """The ASGI application. With an `api_key`, all but health and metrics wants it as a bearer token. `realtime`: the
+    dialect of its sessions; None: it has none."""
 
     async def models(_: Request) -> Response:
         entry = {"id": model, "object": "model", "created": int(time.time()), "owned_by": "asr_server", "root": model}
@@ -39,11 +44,13 @@ def build_app(service: Service, model: str, faults: FaultPlan, api_key: str | No
         assert isinstance(error, HTTPException)
         return flat_error(error.detail, error.status_code)
 
-    routes = [Route("/v1/models", models), Route("/health", health), Route("/metrics", metrics)]
+    routes: list[BaseRoute] = [Route("/v1/models", models), Route("/health", health), Route("/metrics", metrics)]
     for prefix, plan in (("", faults), (REDIRECTED, None)):
         for path, parse in (("/v1/chat/completions", _read_chat), ("/v1/audio/transcriptions", _read_form)):
             endpoint = _SpeechEndpoint(service, plan, parse, chat=parse is _read_chat)
             routes.append(Route(prefix + path, endpoint, methods=["POST"]))
+    if realtime is not None:
+        routes.append(WebSocketRoute("/v1/realtime", RealtimeEndpoint(service, faults, model, realtime)))
     app = Starlette(routes=routes, exception_handlers={HTTPException: http_error})
     return _Authorised(app, api_key) if api_key else app
 
@@ -59,6 +66,9 @@ class _Authorised:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         if scope["path"] in _OPEN_PATHS or hmac.compare_digest(given, self._expected):
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            refusal = JSONResponse({"error": "Unauthorized"}, 401)
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
         else:
             await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
 

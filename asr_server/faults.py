@@ -35,8 +35,29 @@ FAULTS = {
     "multi": "four tokens in a chunk",
     "reasoning": "the first deltas are reasoning_content",
     "json": "one plain JSON answer although a stream was asked for",
+    "ws-403": "realtime: the handshake is refused",
+    "ws-404": "realtime: the handshake is refused",
+    "ws-close-1009": "realtime: closed after some text",
+    "ws-close-1011": "realtime: closed after some text",
+    "ws-cut": "realtime: the connection is reset after some text",
+    "ws-error": "realtime: an error after some text, then nothing",
+    "ws-failed": "realtime: an item that failed, then nothing",
+    "ws-stall": "realtime: nothing more after some text",
+    "ws-no-final": "realtime: closed in place of a final text",
+    "ws-late-final": "realtime: the final text is 2 s late",
+    "ws-double-final": "realtime: the final event comes twice",
+    "ws-empty": "realtime: ends properly without any text",
+    "ws-empty-deltas": "realtime: an empty text before each other",
+    "ws-replaced": "realtime: each text has a word that the next takes back (omni)",
+    "ws-unknown-events": "realtime: events that nobody knows",
+    "ws-no-updated": "realtime: the configuration is not answered",
+    "ws-slow-reader": "realtime: half a second passes before a message is read",
+    "ws-bad-json": "realtime: an event that is not JSON",
+    "ws-binary": "realtime: a binary frame",
+    "ws-giant": "realtime: an event of 2 MiB",
 }
-"""Name → what it does. Those from `error` on change a stream; a plain answer is given as if they were not there."""
+"""Name → what it does. Those from `error` on change a stream; a plain answer is given as if they were not there, and so
+is any over HTTP with those from `ws-403` on."""
 
 HTTP_FAULTS = {name: int(name) for name in FAULTS if name.isdigit()}
 FEW = 3

@@ -26,6 +26,7 @@ _SCRIPTED = {
     "text": None,
     "slots": 0,
     "sender": "auto",
+    "final_ms": 100.0,
 }
 _MOONSHINE = {"threads": None}
 _KEY_VARIABLE = "ASR_SERVER_API_KEY"
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ssl-certfile", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     add("--ssl-keyfile", type=Path, metavar="FILE", help="its key, where it is in a file of its own")
     add("--api-key", help=f"bearer token that requests must carry (or {_KEY_VARIABLE})")
+    add("--realtime", choices=("vllm", "sglang", "omni", "openai"), help="serve /v1/realtime in this dialect")
     add("--max-queued-requests", type=_whole(0), metavar="N", help="how many may wait for a slot (default: any number)")
     add("--stamps", type=Path, metavar="FILE", help="write a JSON line per request: when each chunk was sent")
 
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ttft-ms", type=_duration, help="from the last byte of the request to the first token (default: 200)")
     add("--itl-ms", type=_duration, help="between two tokens (default: 20)")
     add("--tokens-per-chunk", type=_whole(1), help="(default: 1)")
+    add("--final-ms", type=_duration, help="realtime: from the end of the audio to the final text (default: 100)")
     add("--text", type=Path, metavar="FILE", help="whose words are sent, over and over")
     add("--slots", type=_whole(0), metavar="K", help="requests served at a time; 0: any number (default: 0)")
     add(
@@ -148,7 +151,7 @@ def _serve(options: argparse.Namespace) -> None:
     from asr_server.faults import FaultPlan
     from asr_server.metrics import Metrics
     from asr_server.slots import Slots
-    from asr_server.transport import Protocol, Server, listen, over_tls
+    from asr_server.transport import Protocol, Server, WebSocketProtocol, listen, over_tls
 
     if options.sender == "compiled" and not compiled:
         _fail("--sender compiled: it is not compiled here; there are auto and python")
@@ -168,10 +171,10 @@ def _serve(options: argparse.Namespace) -> None:
         _fail(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}")
     tls = _tls(options)
     config = uvicorn.Config(
-        build_app(service, options.model, faults, options.api_key),
+        build_app(service, options.model, faults, options.api_key, options.realtime),
         http=over_tls(tls) if tls else Protocol,  # type: ignore[arg-type]
         loop="uvloop",
-        ws="none",
+        ws=WebSocketProtocol if options.realtime else "none",
         lifespan="off",
         log_level="critical",
         access_log=False,
@@ -229,6 +232,7 @@ def _scripted(options: argparse.Namespace) -> "Engine":
         tokens_per_chunk=options.tokens_per_chunk,
         words=words,
         slots=options.slots,
+        final=options.final_ms / 1000,
     )
 
 

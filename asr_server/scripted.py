@@ -31,7 +31,13 @@ class ScriptedEngine:
     tokens_per_chunk: int
     words: list[str]
     slots: int
+    final: float = 0.1
+    """Of a realtime session: from the end of the audio to the final text, in seconds."""
     name: str = "scripted"
+
+    def word(self, number: int) -> str:
+        """A word of the text."""
+        return self.words[number % len(self.words)]
 
     @cached_property
     def _alarm(self) -> Alarm:

@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 from starlette.types import Message, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _EXTENSION = "asr_server.transport"
 _BACKLOG = 2048
@@ -46,6 +47,15 @@ def transport_of(scope: Scope) -> asyncio.Transport:
     """The connection a request came on."""
     transport: asyncio.Transport = scope["extensions"][_EXTENSION]["transport"]
     return transport
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, with the transport in the scope."""
+
+    async def run_asgi(self) -> None:
+        extensions: Any = self.scope["extensions"]
+        extensions[_EXTENSION] = {"transport": self.transport}
+        await super().run_asgi()
 
 
 class _Notepad:

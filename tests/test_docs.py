@@ -20,12 +20,12 @@ from asr_load.options.request import read_request
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder
-from asr_load.stream.record import RECORDS, Record, RecordFile
+from asr_load.stream.record import RECORDS, LiveRecord, RecordFile
 from conftest import CHECKOUT
 from harness.records import failure, record, run_info
 
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
-ROOMS = ("audio", "stream", "schedule", "http", "results", "options", "web", "load", "selftest")
+ROOMS = ("audio", "stream", "schedule", "http", "realtime", "results", "options", "web", "load", "selftest")
 
 
 def anchor(heading: str) -> str:
@@ -84,9 +84,9 @@ def test_the_readme_is_a_page_and_leads_to_all_others() -> None:
     assert pages <= reached
 
 
-@pytest.mark.parametrize("struct", [Record, Summary, RunInfo])
+@pytest.mark.parametrize("struct", [LiveRecord, Summary, RunInfo])
 def test_every_field_is_in_the_page_of_files(struct: type[msgspec.Struct]) -> None:
-    section = {Record: "records.jsonl", Summary: "summary.json", RunInfo: "run.json"}[struct]
+    section = {LiveRecord: "records.jsonl", Summary: "summary.json", RunInfo: "run.json"}[struct]
     text = (CHECKOUT / "docs" / "files.md").read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
     first = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`(\w+)`", first)) == {field.name for field in msgspec.structs.fields(struct)}

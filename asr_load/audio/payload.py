@@ -22,8 +22,12 @@ APIS = {
     "chat": "/v1/chat/completions",
     "chat-input-audio": "/v1/chat/completions",
     "transcriptions": "/v1/audio/transcriptions",
+    "realtime": "/v1/realtime",
 }
-"""The path of each API: chat with an audio_url (SGLang, vLLM), chat with OpenAI's input_audio, transcriptions."""
+"""The path of each API: chat with an audio_url (SGLang, vLLM), chat with OpenAI's input_audio, transcriptions, and
+sessions over a WebSocket."""
+
+REALTIME = "realtime"
 
 Body = list[bytes | memoryview]
 """A request's body in pieces: the audio's are views of the mapped shard."""
@@ -103,7 +107,16 @@ def make_builder(options: BodyOptions, audio_format: str = "wav") -> tuple[Build
     clashes with what is measured."""
     if options.api == "transcriptions":
         return _transcription_body(options, audio_format)
+    if options.api == REALTIME:
+        if audio_format != "wav":
+            raise InputError(f"--api realtime sends samples, and --data is {audio_format}: prepare it as WAV")
+        return _speech, ""
     return _chat_body(options, audio_format), "application/json"
+
+
+def _speech(clip: Clip, nonce: bytes) -> Body:
+    """A clip as a WAV, of which a realtime session makes packets."""
+    return [pybase64.b64decode(b"".join(dithered(clip.audio_b64, nonce, clip.dither_at)))]
 
 
 def _chat_body(options: BodyOptions, audio_format: str) -> Build:

@@ -97,7 +97,8 @@ class Connection:
 
     @property
     def _tunnels(self) -> bool:
-        return bool(self.transport.proxy) and self.place.scheme == "https"
+        # A WebSocket goes through a proxy as TLS does (RFC 6455, 4.1).
+        return bool(self.transport.proxy) and self.place.scheme != "http"
 
     @property
     def target(self) -> str:
@@ -133,7 +134,7 @@ class Connection:
         try:
             if self._tunnels:
                 self._ask_for_tunnel(until)
-            if self.place.scheme == "https":
+            if self.place.scheme in ("https", "wss"):
                 self.sock.settimeout(max(until - time.perf_counter(), 0.001))
                 made = context(self.transport.verify, self.transport.cert)
                 self.tls = Tls(made, self.place.host, self._session)
@@ -330,6 +331,8 @@ class UserConnection:
         """What it was made of."""
         self.head = ""
         """It as text."""
+        self.session: Any = None
+        """A realtime session that is kept for the next utterance; `close` closes it."""
         self.reset()
 
     def reset(self) -> None:
@@ -354,13 +357,18 @@ class UserConnection:
         """The stamp of the last bytes of an answer."""
         return None if self.file is None else self.file.reader.last or None
 
-    def connect(self, place: Place, transport: Transport, limit_s: float) -> Connection:
-        """An open connection that waits for a request. Raises Failure."""
+    def way(self, place: Place, transport: Transport) -> Connection:
+        """The connection to a place, open or not."""
         self.drop()
         way = self._ways.get((place, transport))
         if way is None:
             way = self._ways[place, transport] = Connection(place, transport, self.connections)
         self.connection = way  # the record of one that cannot be opened names no other's address
+        return way
+
+    def connect(self, place: Place, transport: Transport, limit_s: float) -> Connection:
+        """An open connection that waits for a request. Raises Failure."""
+        way = self.way(place, transport)
         if not way.is_free():
             self.connect_s = way.open(limit_s)
         return way
@@ -383,5 +391,7 @@ class UserConnection:
     def close(self) -> None:
         """Close all."""
         self.drop()
+        if self.session is not None:
+            self.session.close()
         for way in self._ways.values():
             way.close()

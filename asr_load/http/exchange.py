@@ -74,6 +74,8 @@ class TranscriptionRequest:
     """The envelope that is taken off its transcript: one of TEXT_FORMATS."""
     retry_of: int | None = None
     """The number of the request that this one is sent again for."""
+    live: Any = None
+    """Of a realtime session: its LiveOptions."""
 
 
 @dataclass(frozen=True)

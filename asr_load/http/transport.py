@@ -16,7 +16,7 @@ from requests.utils import get_auth_from_url, select_proxy, urldefragauth
 
 from asr_load.errors import InputError
 
-PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 """The environment's names for a file of authorities."""

@@ -14,11 +14,12 @@ from requests import Session
 
 from asr_load.errors import InputError
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig, exchange
+from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.server_info import ask_server, check_model, flush_cache, only_model, unready
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.parser import DEFAULT_MODEL
 from asr_load.options.settings import Settings
+from asr_load.realtime.session import transmit
 from asr_load.results.verdict import what_failed
 from asr_load.schedule.work import Job
 from asr_load.stream.record import Record
@@ -131,7 +132,7 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
     connection = UserConnection()
     with Session() as session:
         session.trust_env = False
-        record, reraise = exchange(session, connection, request, config)
+        record, reraise = transmit(session, connection, request, config)
     connection.close()
     if reraise is not None:
         raise reraise

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import msgspec
 
 from asr_load.results.runfile import Refused, WorkerInfo
-from asr_load.stream.record import Record, untrue
+from asr_load.stream.record import LIVE, LiveRecord, Record, untrue
 from asr_load.text import visible
 
 SLACK_S = 5.0
@@ -28,7 +28,11 @@ class _Sent(Record, forbid_unknown_fields=True):
     """A record whose line is written as it came: there is nothing else in it."""
 
 
-_decode = msgspec.json.Decoder(_Sent).decode
+class _SentLive(LiveRecord, forbid_unknown_fields=True):
+    """The same of a realtime session."""
+
+
+_decode, _decode_live = msgspec.json.Decoder(_Sent).decode, msgspec.json.Decoder(_SentLive).decode
 
 
 class Numbers:
@@ -65,7 +69,7 @@ class RecordCheck:
     def read(self, line: bytes, worker: WorkerInfo, now: float) -> Record | None:
         """A record that a worker has sent, whose line is one; None where it is refused."""
         try:
-            record = _decode(line)
+            record: Record = _decode_live(line) if LIVE in line else _decode(line)
             why = "it is no line" if b"\n" in line else untrue(record) or self._foreign(record, worker, now)
         except (msgspec.MsgspecError, UnicodeError):
             why = "it cannot be read"

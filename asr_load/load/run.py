@@ -24,7 +24,6 @@ from asr_load.http.exchange import (
     PAUSE_S,
     ExchangeConfig,
     TranscriptionRequest,
-    exchange,
     never_sent,
     request_headers,
 )
@@ -36,6 +35,7 @@ from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
 from asr_load.load.publisher import Publisher
 from asr_load.load.target import RequestSource, Targets
 from asr_load.options.settings import Settings
+from asr_load.realtime.session import transmit
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import WorkerInfo
 from asr_load.schedule.arrivals import Stage
@@ -263,7 +263,7 @@ class Run:
         first, left = request.seq, self._settings.retries
         try:
             while True:
-                record, reraise = exchange(client, user_connection, request, self._config)
+                record, reraise = transmit(client, user_connection, request, self._config)
                 if record.lag is not None and record.lag - record.retry_s > LATE_S and not request.queued:
                     self._late += 1
                 # Before the wait, in which the user may be ended.

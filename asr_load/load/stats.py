@@ -11,9 +11,10 @@ import numpy as np
 from locust.env import Environment
 
 from asr_load import locust_internals
-from asr_load.stream.record import Record
+from asr_load.results.metrics import METRICS
+from asr_load.stream.record import LiveRecord, Record
 
-STREAM_TYPES = ("TTFT", "ITL", "TPOT")
+STREAM_TYPES = ("TTFT", "ITL", "TPOT", "TTFS")
 
 VARYING = re.compile(r"[0-9a-fA-F-]{16,}|\d{9,}")
 """What servers put into their errors that is another one each time: ids and times."""
@@ -92,13 +93,14 @@ class Rows:
         for record in records:
             if not record.ok:
                 failed = RequestFailed(self._error(record)) if record.failed else None
-                _event(environment, record, "POST", path, None, exception=failed)
+                _event(environment, record, _method(record), path, None, exception=failed)
                 continue
-            _event(environment, record, "POST", path, record.e2el, response_length=len(record.text.encode()))
+            _event(environment, record, _method(record), path, record.e2el, response_length=len(record.text.encode()))
             for kind, name, values in (
                 ("TTFT", f"{path} time to first token", [record.ttft]),
                 ("ITL", f"{path} inter-token latency", record.itl),
                 ("TPOT", f"{path} time per output token", [record.tpot]),
+                ("TTFS", f"{path} end of speech to final text", METRICS["ttfs"].of(record)),
             ):
                 measured = [value for value in values if value is not None]
                 if at_once:
@@ -119,6 +121,10 @@ class Rows:
         else:
             texts.add(words)
         return f"{record.outcome}: {words}"
+
+
+def _method(record: Record) -> str:
+    return "WS" if isinstance(record, LiveRecord) else "POST"
 
 
 def _event(

@@ -15,6 +15,7 @@ from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.http.exchange import TranscriptionRequest, request_headers
 from asr_load.options.settings import Settings
+from asr_load.realtime.session import session_url
 from asr_load.results.runfile import UserClassInfo
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from asr_load.schedule.work import ClipOrder, Job
@@ -139,6 +140,11 @@ class RequestSource:
         self._taken = 0
         self._build, content_type = make_builder(settings.body, target.shards.audio_format)
         self._url, self._text_format = settings.host + settings.endpoint, settings.asked.text_format
+        self._live = live = settings.live
+        if live is not None:
+            self._url = session_url(settings.host, settings.endpoint, live.dialect)
+            self._headers = settings.headers
+            return
         self._headers = {
             "Accept": "text/event-stream",
             # A compressed stream would reach us in blocks, not in tokens.
@@ -184,5 +190,6 @@ class RequestSource:
             worker=self._worker,
             user_class=self._name,
             text_format=self._text_format,
+            live=self._live,
             **more,
         )

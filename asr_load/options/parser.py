@@ -18,6 +18,8 @@ UNIQUE = ["dither", "once", "none"]
 ORDERS = ["sequential", "shuffle"]
 CONNECTIONS = ["keep", "new"]
 HTTP_VERSIONS = ["1.1"]
+REALTIME_DIALECTS = ["auto", "vllm", "sglang", "omni", "openai"]
+TURN_DETECTION = ["none", "server_vad"]
 READERS = ["auto", "compiled", "python", "plain"]
 APIS_OR_AUTO = ["auto", *APIS]
 POSITIONS = ["before", "after"]
@@ -28,6 +30,7 @@ DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
 
 GROUPS = {
     "Target": "what is asked",
+    "Realtime": "how speech is sent with --api realtime",
     "Data": "what is sent",
     "Load": "when it is sent; -u is how many streams at once",
     "Measuring": "what is in the figures",
@@ -70,6 +73,8 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--flush-cache", action="store_true", help="Let SGLang empty its cache before the test")
     add("--no-preflight", action="store_true", help="Send no trial request, and ask for no model, before the test")
 
+    _add_realtime(parser)
+
     add = option_group(parser, "Data", in_form=True)
     add("--data", "--dataset-path", default=SAMPLE, metavar="DIR", help="Prepared folder of clips")
     add(
@@ -104,6 +109,17 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--trace-speed", type=float, default=1.0, metavar="X", help="How many times as fast")
 
     _add_measuring_and_output(parser)
+
+
+def _add_realtime(parser: LocustArgumentParser) -> None:
+    add = option_group(parser, "Realtime", in_form=True)
+    add("--realtime-dialect", choices=REALTIME_DIALECTS, default="auto", help="The server's (auto: by what it says)")
+    add("--packet-ms", type=float, default=100.0, metavar="MS", help="Speech in a packet")
+    add("--pace", type=float, default=1.0, metavar="X", help="1: as spoken, 2: twice as fast, 0: as fast as it goes")
+    add = option_group(parser, "Realtime")
+    add("--trailing-silence", type=float, default=0.0, metavar="S", help="Seconds of low noise after the speech")
+    add("--turn-detection", choices=TURN_DETECTION, default="none", help="Whether the server finds the ends of turns")
+    add("--utterances-per-session", type=int, default=1, metavar="N", help="Clips on one connection")
 
 
 def _add_measuring_and_output(parser: LocustArgumentParser) -> None:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
-from asr_load.audio.payload import BodyOptions
+from asr_load.audio.payload import REALTIME, BodyOptions
 from asr_load.errors import InputError
 from asr_load.options.parser import DEFAULT_PROMPT
 from asr_load.options.presets import LANGUAGE, PRESET_NAMES, Preset, language_name, preset_for
@@ -46,11 +46,14 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
     name, preset = preset_for(options.preset, model) or ("", Preset(""))
     api = options.api if options.api != "auto" else preset.api
     # A transcription's prompt is what was said before, no instruction.
-    of_preset = bool(name) and (api == TRANSCRIPTIONS) is (preset.api == TRANSCRIPTIONS)
-    usual = preset.prompt if of_preset else "" if api == TRANSCRIPTIONS else DEFAULT_PROMPT
+    is_chat = api not in (TRANSCRIPTIONS, REALTIME)
+    of_preset = bool(name) and api != REALTIME and is_chat is (preset.api != TRANSCRIPTIONS)
+    usual = preset.prompt if of_preset else DEFAULT_PROMPT if is_chat else ""
     prompt = options.prompt if options.prompt != DEFAULT_PROMPT else usual
     language = options.language.strip()
-    if language and api != TRANSCRIPTIONS:
+    if api == REALTIME and prompt:
+        raise InputError("--prompt: a realtime session takes none")
+    if language and is_chat:
         named = preset.prompt_for_language if prompt == usual else prompt
         if LANGUAGE not in named:
             raise InputError(
@@ -60,11 +63,11 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
         prompt = named.replace(LANGUAGE, language_name(language))
     elif LANGUAGE in prompt:
         raise InputError(f"--prompt has {LANGUAGE}, and there is no --language")
-    if options.system and api == TRANSCRIPTIONS:
-        raise InputError("--system is a message of chats: transcriptions have --prompt alone")
+    if options.system and not is_chat:
+        raise InputError(f"--system is a message of chats: --api {api} has none")
     position = options.prompt_position or preset.prompt_position
-    if options.prompt_position and api == TRANSCRIPTIONS:
-        raise InputError("--prompt-position is for chats: a transcription's prompt is a field of its own")
+    if options.prompt_position and not is_chat:
+        raise InputError(f"--prompt-position is for chats, and not for --api {api}")
     if not 0 <= options.temperature <= MOST_TEMPERATURE:
         raise InputError(f"--temperature must be from 0 to {MOST_TEMPERATURE}, not {options.temperature}")
     body = BodyOptions(
@@ -72,11 +75,11 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
         model=model,
         prompt=prompt,
         max_tokens=options.max_tokens,
-        extra={**preset.extra_body, **extra},
+        extra={**({} if api == REALTIME else preset.extra_body), **extra},
         system=options.system,
         temperature=options.temperature,
         prompt_first=position == "before",
-        language=language if api == TRANSCRIPTIONS else "",
+        language="" if is_chat else language,
     )
     text_format = options.text_format if options.text_format != "auto" else preset.text_format
     return Asked(body, text_format, language, name, preset.longest_s)

@@ -15,12 +15,21 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from asr_load.audio.payload import APIS, BodyOptions
+from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
-from asr_load.options.parser import APIS_OR_AUTO, DEFAULT_MODEL, ORDERS, POSITIONS, UNIQUE
+from asr_load.options.parser import (
+    APIS_OR_AUTO,
+    DEFAULT_MODEL,
+    ORDERS,
+    POSITIONS,
+    REALTIME_DIALECTS,
+    TURN_DETECTION,
+    UNIQUE,
+)
 from asr_load.options.request import Asked, read_request
+from asr_load.realtime.dialects import DIALECTS, LiveOptions
 from asr_load.results.normalizers import NORMALIZERS
 from asr_load.results.slo import Goodput, Slo, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
@@ -81,6 +90,8 @@ class Settings:
     asked: Asked
     server_model: str
     """The only model that the server has; empty where it was not asked, and where it lists none."""
+    live: LiveOptions | None
+    """Of --api realtime."""
     unique: str
     reader: str
     requests: int
@@ -161,6 +172,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
         data=_data_folder(options.data),
         asked=asked,
         server_model=model,
+        live=_live(options, asked) if asked.body.api == REALTIME else None,
         unique=options.unique,
         reader=options.reader,
         requests=options.requests,
@@ -194,6 +206,43 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
             *(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
         ),
     )
+
+
+def _live(options: Namespace, asked: Asked) -> LiveOptions:
+    """How realtime sessions go. Raises InputError."""
+    if not 5 <= options.packet_ms <= MOST_PACKET_MS:
+        raise InputError(f"--packet-ms must be from 5 to {MOST_PACKET_MS}, not {options.packet_ms:g}")
+    if not 0 <= options.pace <= MOST_PACE:
+        raise InputError(f"--pace must be from 0 (as fast as it goes) to {MOST_PACE}, not {options.pace:g}")
+    if not 0 <= options.trailing_silence <= MOST_SILENCE_S:
+        raise InputError(f"--trailing-silence must be from 0 to {MOST_SILENCE_S} seconds")
+    if options.utterances_per_session < 1:
+        raise InputError(f"--utterances-per-session must be 1 or more, not {options.utterances_per_session}")
+    server_vad = options.turn_detection == "server_vad"
+    if server_vad and not options.trailing_silence:
+        raise InputError("--turn-detection server_vad needs silence to hear an end: add --trailing-silence 1")
+    dialect = DIALECTS.get(options.realtime_dialect)
+    if dialect is not None and server_vad and not dialect.has_vad:
+        raise InputError(f"--turn-detection server_vad: {dialect.name} finds no turns by itself: leave it out")
+    if dialect is not None and dialect.alone and options.utterances_per_session > 1:
+        raise InputError(f"--utterances-per-session: a session of {dialect.name} has one transcript: leave it out")
+    if options.reader == "plain":
+        raise InputError("--reader plain reads answers of HTTP alone: --api realtime takes compiled or python")
+    if asked.body.extra:
+        raise InputError("--extra-body and --omit change requests of HTTP: a realtime session has none")
+    return LiveOptions(
+        dialect=options.realtime_dialect,
+        packet_s=options.packet_ms / 1e3,
+        pace=options.pace,
+        silence_s=options.trailing_silence,
+        server_vad=server_vad,
+        utterances=options.utterances_per_session,
+        model="" if asked.body.model == DEFAULT_MODEL else asked.body.model,
+        language=asked.body.language,
+    )
+
+
+MOST_PACKET_MS, MOST_PACE, MOST_SILENCE_S = 10_000, 100, 60
 
 
 def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transport:
@@ -249,6 +298,8 @@ def _check_words_and_numbers(options: Namespace) -> None:
         "unique": UNIQUE,
         "order": ORDERS,
         "arrivals": KINDS,
+        "realtime_dialect": REALTIME_DIALECTS,
+        "turn_detection": TURN_DETECTION,
     }
     for name, allowed in words.items():
         if getattr(options, name) not in (*allowed, None):  # nothing: what is usual

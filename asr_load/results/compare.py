@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from asr_load.results.summary import Figures, Finished
 from asr_load.stream.record import Record
 
 COMPARISON, FORMAT = "comparison.json", 1
-LATENCIES = ("ttft", "itl", "tpot", "e2el", "rtf")
+LATENCIES = ("ttft", "itl", "tpot", "e2el", "rtf", "ttfs", "done_latency", "rtf_live")
 STATISTICS = {"mean": None, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 ROUNDS, SEED = 1000, 20261126
 """Of the bootstrap. The same runs give the same intervals."""
@@ -44,15 +45,25 @@ FEW_CLIPS, FEW = 10, 100
 
 T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042, 1.960,
 )  # fmt: skip
-"""Student's t at 97.5 %, for 1 to 30 degrees of freedom (any table of it); the normal distribution's beyond."""
+T_995 = (
+    63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947,
+    2.921, 2.898, 2.878, 2.861, 2.845, 2.831, 2.819, 2.807, 2.797, 2.787, 2.779, 2.771, 2.763, 2.756, 2.750, 2.576,
+)  # fmt: skip
+"""Student's t at 97.5 % and 99.5 %, for 1 to 30 degrees of freedom (any table of it); last, the normal
+distribution's, for more."""
+
+SHOWN, SAID = (2.5, 97.5), (0.5, 99.5)
+"""Percentiles between which an interval lies: the one that is shown (95 %), and the one that has to leave out 0 for a
+word (99 %), as thirty figures are judged at once and each may be wrong."""
 
 BETTER, WORSE, SAME = "better", "worse", "no difference shown"
 
 
 class Compared(msgspec.Struct):
-    """A figure of both sides. `low` and `high` bound the difference (95 %); `relative` is it over the baseline."""
+    """A figure of both sides. `low` and `high` bound the difference (95 %); `relative` is it over the baseline. `word`
+    is better or worse where the 99 % interval leaves out 0."""
 
     name: str
     unit: str
@@ -97,6 +108,18 @@ Draws = np.ndarray
 """Of the bootstrap: a statistic in each round; shape (ROUNDS,)."""
 
 
+class _Interval(NamedTuple):
+    """Of a difference, 95 %; `apart`: whether that of 99 % leaves out 0."""
+
+    low: float
+    high: float
+    apart: bool
+
+    def held_with(self, other: _Interval) -> _Interval:
+        """The one that holds both."""
+        return _Interval(min(self.low, other.low), max(self.high, other.high), self.apart and other.apart)
+
+
 class _Values(NamedTuple):
     """A metric's values by clip: sums and counts, shape (clips,), and counts in bins, shape (clips, bins)."""
 
@@ -137,13 +160,10 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
 
 
 def _worded(one: Compared, min_change: float, least: float) -> Compared:
-    if one.low is None or one.high is None or one.low <= 0 <= one.high:
-        return one
-    if one.relative is not None and abs(one.relative) < min_change:  # of a baseline of 0, any change is one
-        return one
-    if abs(one.difference or 0.0) < least:
-        return one
-    one.word = BETTER if (one.low > 0) == (one.name in MORE_IS_BETTER) else WORSE
+    # Of a baseline of 0, any change is one.
+    small = one.relative is not None and abs(one.relative) < min_change
+    if small or abs(one.difference or 0.0) < least:
+        one.word = SAME
     return one
 
 
@@ -152,14 +172,17 @@ RATES = (*MORE_IS_BETTER, "error_rate")
 
 
 def _compared(
-    name: str, unit: str, baseline: float | None, value: float | None, interval: tuple[float, float] | None
+    name: str, unit: str, baseline: float | None, value: float | None, interval: _Interval | None
 ) -> Compared:
     if baseline is None or value is None:
         return Compared(name, unit, baseline, value, None, None, None, None, SAME)
     difference = value - baseline
     relative = difference / baseline if baseline else None if difference else 0.0
-    low, high = interval if interval is not None else (None, None)
-    return Compared(name, unit, baseline, value, difference, low, high, relative, SAME)
+    if interval is None:
+        return Compared(name, unit, baseline, value, difference, None, None, relative, SAME)
+    better = (difference > 0) == (name in MORE_IS_BETTER)
+    word = SAME if not interval.apart else BETTER if better else WORSE
+    return Compared(name, unit, baseline, value, difference, interval.low, interval.high, relative, word)
 
 
 def point_figures(run: Run) -> dict[str, tuple[str, float | None]]:
@@ -168,6 +191,8 @@ def point_figures(run: Run) -> dict[str, tuple[str, float | None]]:
     found: dict[str, tuple[str, float | None]] = {}
     for name in LATENCIES:
         row: Figures = getattr(summary, name)
+        if METRICS[name].live and not row.n:
+            continue
         for statistic in STATISTICS:
             value = getattr(row, statistic)
             found[f"{name}_{statistic}"] = METRICS[name].unit, None if value is None else value * METRICS[name].scale
@@ -192,10 +217,12 @@ def _by_runs(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
         parts = own.var(ddof=1) / len(own), other.var(ddof=1) / len(other)
         spread = sum(parts)
         free = spread**2 / (parts[0] ** 2 / (len(own) - 1) + parts[1] ** 2 / (len(other) - 1)) if spread else 1.0
-        t = T_975[int(free) - 1] if free < len(T_975) else 1.96
-        difference, half = float(own.mean() - other.mean()), t * math.sqrt(spread)
+        at = min(int(free), len(T_975)) - 1
+        difference = float(own.mean() - other.mean())
+        half, more = (table[at] * math.sqrt(spread) for table in (T_975, T_995))
         both = float(other.mean()), float(own.mean())
-        found.append(_compared(name, unit, *both, (difference - half, difference + half)))
+        interval = _Interval(difference - half, difference + half, apart=abs(difference) > more)
+        found.append(_compared(name, unit, *both, interval))
     return found
 
 
@@ -212,7 +239,7 @@ def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]
     same = {record.clip for record in good[0]} == {record.clip for record in good[1]}
     draws = [(by_clip, _draw(by_clip, random, paired=same)), (by_time, _draw(by_time, random, paired=False))]
     found = []
-    for name in LATENCIES:
+    for name in (name for name in LATENCIES if f"{name}_mean" in points and f"{name}_mean" in base):
         ways = [([_values(name, *side) for side in zip(good, units, strict=True)], weights) for units, weights in draws]
         for statistic, share in STATISTICS.items():
             key, scale = f"{name}_{statistic}", METRICS[name].scale
@@ -220,7 +247,7 @@ def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]
             difference = _difference(value, base[key][1])
             intervals = [_around(difference, sides, weights, share, scale) for sides, weights in ways]
             known = [interval for interval in intervals if interval is not None]
-            both = (min(low for low, _ in known), max(high for _, high in known)) if known else None
+            both = functools.reduce(_Interval.held_with, known) if known else None
             found.append(_compared(key, unit, base[key][1], value, both))
     for name in RATES:
         unit, value = points[name]
@@ -231,7 +258,7 @@ def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]
 
 def _around(
     difference: float, sides: Sequence[_Values], weights: Sequence[np.ndarray], share: float | None, scale: float
-) -> tuple[float, float] | None:
+) -> _Interval | None:
     """The interval of a difference; None where there is too little to draw from. What bins cost is in the drawn as in
     the real one: it is taken off."""
     if min(int((side.sizes > 0).sum()) for side in sides) < LEAST_UNITS:
@@ -357,12 +384,12 @@ def _text_errors(run: Run, other: Run, good: Sequence[Sequence[Record]], random:
     return compared
 
 
-def _interval(differences: Draws) -> tuple[float, float] | None:
+def _interval(differences: Draws) -> _Interval | None:
     known = differences[np.isfinite(differences)]
     if known.size < ROUNDS // 2:
         return None
-    low, high = np.percentile(known, [2.5, 97.5])
-    return float(low), float(high)
+    low, high, lowest, highest = np.percentile(known, [*SHOWN, *SAID]).tolist()
+    return _Interval(low, high, apart=lowest > 0 or highest < 0)
 
 
 def _difference(one: float | None, other: float | None) -> float:

@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from asr_load.stream.record import Record
+from asr_load.stream.record import LiveRecord, Record
 
 
 def _from_due(value: float | None, record: Record) -> Sequence[float]:
@@ -17,6 +17,20 @@ def _from_due(value: float | None, record: Record) -> Sequence[float]:
 
 def _one(value: float | None) -> Sequence[float]:
     return () if value is None else (value,)
+
+
+def _live(name: str, title: str, definition: str, *, in_seconds: bool = True) -> Metric:
+    """A metric that records of realtime sessions alone have, by the name of its field."""
+
+    def of(record: Record) -> Sequence[float]:
+        if not isinstance(record, LiveRecord):
+            return ()
+        value = getattr(record, name)
+        if isinstance(value, dict):
+            value = value["p99"]
+        return value if isinstance(value, list) else _one(value)
+
+    return Metric(name, title, definition, of, in_seconds=in_seconds, usual=False, live=True)
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,8 @@ class Metric:
     in_seconds: bool = True
     usual: bool = True
     """Whether a run has it, whatever its load is."""
+    live: bool = False
+    """Whether it is one of realtime sessions, of which those that people wait for are watched while a test runs."""
 
     @property
     def unit(self) -> str:
@@ -127,6 +143,39 @@ METRICS = {
             lambda record: _one(record.lag),
             usual=False,
         ),
+        _live(
+            "ttfs",
+            "TTFS",
+            "realtime: end of speech to the final text, which is what a person waits. Speech ends when its last packet"
+            " is due or, with --trailing-silence, where its loudness ends",
+        ),
+        _live("done_latency", "Done", "realtime: the message that ended the audio to the final text"),
+        _live(
+            "rtf_live",
+            "RTF live",
+            "realtime: first packet to the final text / seconds of audio sent: 1 keeps up, more falls behind",
+            in_seconds=False,
+        ),
+        _live(
+            "partial_lag",
+            "Partial lag",
+            "realtime: for each text whose place in the audio the server tells (omni): when it came, less when the"
+            " audio up to there had been sent",
+        ),
+        _live(
+            "backlog",
+            "Backlog",
+            "realtime: seconds of audio sent and in no text yet when the audio ended, where the server tells (omni)",
+        ),
+        _live("revised", "Revised words", "realtime: words that were withdrawn (omni)", in_seconds=False),
+        _live(
+            "setup",
+            "Setup",
+            "realtime: TCP, TLS, upgrade, configuration, until audio can be sent; it is in no other latency",
+        ),
+        _live(
+            "send_lag", "Packets late", "realtime: p99 of a session's packets: given to the socket after they were due"
+        ),
     )
 }
 
@@ -136,5 +185,5 @@ def values_of(metric: str, records: Iterable[Record]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(map(METRICS[metric].of, records)), float)
 
 
-STREAMED = [metric for metric in METRICS.values() if metric.usual]
-"""Those that every run has."""
+STREAMED = [metric for metric in METRICS.values() if metric.usual or metric.name in ("ttfs", "rtf_live")]
+"""Those that are watched while a test runs."""

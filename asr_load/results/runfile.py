@@ -190,6 +190,8 @@ class RunInfo(Invocation, kw_only=True):
     """Lengths and weights, as --mix has them."""
     language: str
     normalizer: str = "whisper"
+    realtime: dict[str, Any] = {}
+    """How sessions went: dialect, packet_s, pace, silence_s, server_vad, utterances. Empty where there were none."""
     in_parts: bool = False
     """Whether long recordings were cut into parts, which are scored as wholes."""
     user_classes: list[UserClassInfo] = []

@@ -16,7 +16,10 @@ from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
 from asr_load.stream.record import Record
 
-OF_VALUES = ("ttft", "itl", "tpot", "e2el", "lag", "rtf")
+OF_VALUES = (
+    "ttft", "itl", "tpot", "e2el", "lag", "rtf",
+    *(metric.name for metric in METRICS.values() if metric.live),
+)  # fmt: skip
 """Metrics that have a value or more for each request."""
 
 STATISTICS = {
@@ -25,7 +28,7 @@ STATISTICS = {
     "cer": "mean",
     "errors": "rate",
 }
-GOODPUT = ("ttft", "tpot", "e2el")
+GOODPUT = ("ttft", "tpot", "e2el", "ttfs", "rtf_live")
 
 _LIMIT = re.compile(r"([\d.eE+-]+)\s*(ms|s)", re.ASCII)
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)", re.ASCII)

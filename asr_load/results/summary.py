@@ -22,7 +22,7 @@ from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clo
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.steady import LeftOut, Steadiness, trim
 from asr_load.results.verdict import Validity, judge, judge_steadiness, lost_workers
-from asr_load.stream.record import Record, read_records
+from asr_load.stream.record import LiveRecord, Record, read_records
 
 SUMMARY, FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
@@ -209,6 +209,17 @@ class Summary(msgspec.Struct):
     """Of a run that sent clips' bytes again (--unique once or none)."""
     connect: Figures = msgspec.field(default_factory=lambda: figures(()))
     """Of requests for which a connection was opened."""
+    ttfs: Figures = msgspec.field(default_factory=lambda: figures(()))
+    done_latency: Figures = msgspec.field(default_factory=lambda: figures(()))
+    rtf_live: Figures = msgspec.field(default_factory=lambda: figures(()))
+    partial_lag: Figures = msgspec.field(default_factory=lambda: figures(()))
+    backlog: Figures = msgspec.field(default_factory=lambda: figures(()))
+    revised: Figures = msgspec.field(default_factory=lambda: figures(()))
+    setup: Figures = msgspec.field(default_factory=lambda: figures(()))
+    send_lag: Figures = msgspec.field(default_factory=lambda: figures(()))
+    """These eight are of realtime sessions."""
+    dialects: dict[str, int] = {}
+    """Successes by the dialect of their session."""
     sent_again: int = 0
     """Requests that are one that was refused by a busy server, sent again (--retries): each is one of `requests`."""
     metadata: dict[str, str] = {}
@@ -335,6 +346,15 @@ def _summarise(records: list[Record], info: RunInfo) -> Summary:
         ttft_text=figures_of("ttft_text", good),
         cache_ratio=None if info.unique == "dither" else cache_ratio(good),
         connect=figures_of("connect", measured),
+        ttfs=figures_of("ttfs", good),
+        done_latency=figures_of("done_latency", good),
+        rtf_live=figures_of("rtf_live", good),
+        partial_lag=figures_of("partial_lag", good),
+        backlog=figures_of("backlog", good),
+        revised=figures_of("revised", good),
+        setup=figures_of("setup", good),
+        send_lag=figures_of("send_lag", good),
+        dialects=dict(Counter(record.dialect for record in good if isinstance(record, LiveRecord))),
         sent_again=sum(record.retry_of is not None for record in measured),
         coverage=_all_coverage([record for record in measured if record.retry_of is None], info),
         open_loop=_open_loop(info.workers),

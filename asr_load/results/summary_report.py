@@ -91,6 +91,9 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"Accuracy: {rates_line(summary)}{_doubt(summary)}"
     else:
         yield "Accuracy: no successful request has a reference"
+    if summary.dialects:
+        spoken = ", ".join(f"{count} in the dialect of {name}" for name, count in summary.dialects.items())
+        yield f"Realtime: {spoken}; a clock starts with the first packet, and setup is in no latency"
     yield from _answers(summary)
     uneven = f"; {coverage.repeated} requests too many of a clip, {coverage.left_out} too few"
     yield (

@@ -14,7 +14,7 @@ from asr_load.results.accuracy import common_preface, spoken
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.steady import Steadiness, load_changes, outage, steadiness, trim
 from asr_load.stream.reader import shorten
-from asr_load.stream.record import Record
+from asr_load.stream.record import LiveRecord, Record
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
 """p99 of the event loop's lag: an error that large is in the latencies. Below the first it is small beside any TTFT
@@ -26,6 +26,9 @@ all cores that a machine has, which its workers share."""
 
 CPU_OWN = 0.50
 """Share of a core below which a client that is late was not kept by its own work."""
+
+PACKET_LATE_S = 0.020
+"""By which packets of speech may be sent late: as long as a packet of telephony."""
 
 LATE_VALID, LATE_BOUND = 0.01, 0.10
 """Share of an open loop's requests that may be sent late."""
@@ -99,6 +102,7 @@ def judge(records: list[Record], info: RunInfo) -> Validity:
         _judge_by_calibration(records, info.workers, validity)
         _judge_punctuality(info.workers, validity)
         _judge_wants(measured, validity)
+        _judge_packets(measured, validity)
         validity.client = CLIENT[validity.verdict]
     else:
         # There is nothing that the client could have bent.
@@ -138,6 +142,17 @@ def _judge_wants(records: list[Record], validity: Validity) -> None:
     if wants:
         validity.verdict = "client-bound"
         validity.reasons += [f"{count}× {why}" for why, count in wants.most_common(3)]
+
+
+def _judge_packets(records: list[Record], validity: Validity) -> None:
+    """Whether speech was sent as it is spoken. What a socket did not take is no fault of the client's."""
+    late = [record.send_lag["p99"] for record in records if isinstance(record, LiveRecord) and record.send_lag]
+    if late and (p99 := float(np.percentile(late, 99))) > PACKET_LATE_S:
+        validity.verdict = "client-bound"
+        limit = PACKET_LATE_S * 1e3
+        validity.reasons.append(
+            f"packets were sent {p99 * 1e3:.0f} ms after they were due at p99 (valid up to {limit:.0f})"
+        )
 
 
 def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], validity: Validity) -> None:
@@ -328,6 +343,12 @@ CURES = {
     "http_503": "the server is not ready (--ready-timeout waits), or wants fewer requests (-u, the rate)",
     "stalled": "is the server at work? Its log may tell; --stall-timeout waits longer",
     "timeout": "is the server at work? Its log may tell; --total-timeout waits longer",
+    **dict.fromkeys(
+        ("ws_403", "ws_404"), "is the model one that can, and is `websockets` installed beside the server?"
+    ),
+    "ws_401": "set OPENAI_API_KEY or --api-key",
+    "rejected": "see docs/realtime.md for what each engine takes",
+    "no_final": "the server's log may tell; docs/realtime.md has the engines' traps",
     "empty": "is --model one that hears, and --prompt one that asks it for a transcript?",
     "protocol": "is it an OpenAI-compatible server, and --api its?",
     "client": "this machine was in want of it, and not the server",
@@ -389,17 +410,22 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
     good = [record for record in records if record.ok]
     if not records:
         doubts.append("no request was sent")
+    if info.realtime and info.realtime["pace"] != 1:
+        pace = info.realtime["pace"]
+        how = f"{pace:g} times as fast as it is spoken" if pace else "as fast as the socket took it"
+        doubts.append(f"not realtime: speech was sent {how} (--pace)")
     older = sum(record.started_at < info.began_at - OLDER_S for record in records)
     if older:
         doubts.append(f"{older} records are older than the run: those of another one are among them")
-    guessed = sum(record.output_tokens_source == "chunks" for record in good)
+    guessed = 0 if info.realtime else sum(record.output_tokens_source == "chunks" for record in good)
     if guessed:
         doubts.append(f"{guessed} answers came without usage: how many tokens they had is not known")
     whole = sum(not record.streamed for record in good)
     if whole:
         doubts.append(f"{whole} answers were not streamed: their TTFT is their latency")
     chunked = [record for record in good if record.chunks >= CHUNKS]
-    held = sum(map(_came_in_pieces, chunked))
+    # A realtime engine says what it has decoded since the last time: its words come together.
+    held = 0 if info.realtime else sum(map(_came_in_pieces, chunked))
     if held > LOST * len(chunked):
         came = f"{held} of {len(chunked)} answers were not streamed, but came in one piece or a few"
         doubts.append(

@@ -125,6 +125,40 @@ class Record(msgspec.Struct, kw_only=True):
         return None if self.e2el is None or not self.audio_s else self.e2el / self.audio_s
 
 
+class LiveRecord(Record, kw_only=True):
+    """One utterance of a realtime session. Its clock starts when its first packet is sent."""
+
+    api: str = "realtime"
+    dialect: str = ""
+    """vllm, sglang, omni or openai; empty where it did not come so far."""
+    session: str = ""
+    """As the server calls it."""
+    setup: float | None = None
+    """From the first step of connecting until audio could be sent: in no latency. None on a session that was kept."""
+    ttfs: float | None = None
+    """From the end of speech to the final text."""
+    done_latency: float | None = None
+    """From the message that ended the audio to the final text."""
+    rtf_live: float | None = None
+    """From the first packet to the final text, over the seconds of audio that were sent."""
+    send_lag: dict[str, float] | None = None
+    """How late packets were given to the socket: p50, p99 and max. The client's own."""
+    backpressure: float = 0.0
+    """Seconds in which the socket took nothing: the server's, or the network's."""
+    packets: int = 0
+    """That were sent."""
+    close_code: int | None = None
+    """Of the server, where it closed the session: 1006 without a word."""
+    events: dict[str, int] = {}
+    """What it said, by type."""
+    partial_lag: list[float] = []
+    """For each text whose place in the audio is known: its time, less that at which the audio up to there was sent."""
+    revised: int = 0
+    """Words that were withdrawn."""
+    backlog: float | None = None
+    """Seconds of audio that were sent and not yet in a text when the audio ended, where that is known."""
+
+
 def untrue(record: Record) -> str:
     """Why a record cannot be true, whoever wrote it; empty where it can."""
     if why := _untrue_times(record):
@@ -145,6 +179,10 @@ def _untrue_times(record: Record) -> str:
     way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
     reached = [value for value in way if value is not None]
     spans = (record.audio_s, record.retry_s, record.connect or 0.0, record.ttft_text or 0.0, *record.itl)
+    if isinstance(record, LiveRecord):
+        lags = (record.send_lag or {}).values()
+        spans += (record.setup or 0.0, record.rtf_live or 0.0, record.done_latency or 0.0, *lags)
+        spans += (record.backpressure, record.backlog or 0.0)
     rest = (record.started_at, record.due_at, record.lag, record.ended_at, *spans)
     if not all(math.isfinite(value) for value in (*reached, *rest) if value is not None):
         return "it holds a number that is none"
@@ -154,7 +192,14 @@ def _untrue_times(record: Record) -> str:
 
 
 encode_record = msgspec.json.Encoder().encode
-decode_record = msgspec.json.Decoder(Record).decode
+_decode, _decode_live = msgspec.json.Decoder(Record).decode, msgspec.json.Decoder(LiveRecord).decode
+LIVE = b'"api":"realtime"'
+"""Which no text in JSON can hold: its quotes have a backslash."""
+
+
+def decode_record(line: bytes) -> Record:
+    """A record from its line. Raises msgspec.MsgspecError."""
+    return _decode_live(line) if LIVE in line else _decode(line)
 
 
 class RecordFile:

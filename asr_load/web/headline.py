@@ -89,15 +89,17 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
         return tile._replace(more=f"limit {limit.limit:g}{limit.unit}", look=look)
 
     rtf = rows[f"{METRICS['rtf'].heading}, {BLOCKS[0]}"]["p95"]
+    wait = "ttfs" if rows[f"{METRICS['ttfs'].heading}, whole run"]["count"] else "e2el"
+    waited = latency(wait, "p95", f"RTF p95 {number(rtf, 3)}" if wait == "e2el" else "end of speech to final text")
     shown = [
         latency("ttft", "p95"),
-        latency("e2el", "p95", f"RTF p95 {number(rtf, 3)}"),
+        waited,
         Tile("Requests/s", number(good / seconds, 2), "", f"RTFx {number(rtfx, 1)}"),
         Tile("Errors", percent(failed / ended if ended else None), "", f"{failed} of {ended}"),
     ]
     for slo in slos:
         told = slo.metric in [metric.name for metric in STREAMED] and slo.statistic in COLUMNS[:-1]
-        if told and (slo.metric, slo.statistic) not in (("ttft", "p95"), ("e2el", "p95")):
+        if told and (slo.metric, slo.statistic) not in (("ttft", "p95"), (wait, "p95")):
             shown.append(latency(slo.metric, slo.statistic))
         elif not told:
             shown.append(Tile(slo.name.replace(":", " "), "…", "", f"limit {slo.limit:g}{slo.unit}, judged at the end"))
@@ -117,7 +119,10 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
 
     few = f"of {summary.ttft.n:,} successes"
     yield held(Tile("TTFT p95", ms(summary.ttft.p95), "ms", few), "ttft:p95")
-    yield held(Tile("E2E p95", ms(summary.e2el.p95), "ms", f"RTF p95 {number(summary.rtf.p95, 3)}"), "e2el:p95")
+    if summary.ttfs.n:
+        yield held(Tile("TTFS p95", ms(summary.ttfs.p95), "ms", "end of speech to final text"), "ttfs:p95")
+    else:
+        yield held(Tile("E2E p95", ms(summary.e2el.p95), "ms", f"RTF p95 {number(summary.rtf.p95, 3)}"), "e2el:p95")
     yield Tile("Requests/s", number(summary.requests_per_s, 2), "", f"RTFx {number(summary.rtfx, 1)}")
     judged = requests.success + requests.fail
     errors = Tile("Errors", percent(requests.fail / judged if judged else None), "", f"{requests.fail:,} of {judged:,}")
@@ -144,6 +149,8 @@ def table(summary: Summary | None, own: Rows) -> dict[str, Any]:
     for metric in STREAMED:
         recent = own[f"{metric.heading}, {BLOCKS[0]}"]
         whole = own[f"{metric.heading}, whole run"]
+        if metric.live and not whole["count"]:
+            continue
         if summary is not None:
             exact = getattr(summary, metric.name)
             values = [getattr(exact, name) for name in COLUMNS[:-1]]

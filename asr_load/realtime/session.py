@@ -1,0 +1,433 @@
+"""An utterance on a realtime session, from a connection to a record. Whatever happens, there is one record.
+
+Packet i is due when a microphone would have filled it: at the beginning + (i + 1) x packet / pace, on an
+absolute clock. The audio is at the dialect's rate before that clock starts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+import numpy as np
+import pybase64
+from requests import Request, Session
+
+from asr_load.http.connection import UserConnection, place_of
+from asr_load.http.exchange import (
+    PAUSE_S,
+    ExchangeConfig,
+    TranscriptionRequest,
+    Turn,
+    exchange,
+)
+from asr_load.http.failure import Failure, client_want
+from asr_load.http.socket_reader import python
+from asr_load.realtime.dialects import Dialect, Event, Heard, LiveOptions, choose, error_words, read_event
+from asr_load.realtime.socket import Socket, connect
+from asr_load.realtime.speech import Speech, speech_of
+from asr_load.stream.reader import MAX_ERROR_CHARS, ProtocolError, shorten
+from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.text_format import unwrap
+from asr_load.stream.timing import NS, latencies, seconds
+
+AFTER_ERROR_S = 2.0
+"""How long a server that has said an error may be silent: its close, or its final text, says more."""
+
+OF_A_CONNECTION = ("accept", "accept-encoding", "connection", "content-length", "content-type")
+"""Headers of requests that a handshake does not have, or has of its own."""
+
+_BUSY = {f"ws_{status.value}" for status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)}
+
+
+def transmit(
+    client: Session, user_connection: UserConnection, request: TranscriptionRequest, config: ExchangeConfig
+) -> tuple[Record, BaseException | None]:
+    """Send a request, over HTTP or a realtime session, and read its answer. Returns its record and what the caller must
+    raise on, if anything."""
+    if request.live is None:
+        return exchange(client, user_connection, request, config)
+    return _Utterance(client, user_connection, request, config).speak()
+
+
+@dataclass
+class _Session:
+    """A session that is ready for audio."""
+
+    socket: Socket
+    dialect: Dialect
+    id: str
+    url: str
+    utterances: int = 0
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@dataclass
+class _Utterance:
+    """One clip on its way. Times are perf_counter nanoseconds."""
+
+    client: Session
+    user_connection: UserConnection
+    request: TranscriptionRequest
+    config: ExchangeConfig
+    outcome: str = "protocol"
+    error: str | None = None
+    dialect: str = ""
+    session_id: str = ""
+    began: int = 0
+    setup: int | None = None
+    started: int | None = None
+    speech_ended: int | None = None
+    audio_ended: int | None = None
+    over: int | None = None
+    """When the last event came."""
+    commits: int = 0
+    lags: list[float] = field(default_factory=list)
+    sent: list[tuple[int, float]] = field(default_factory=list)
+    """For each packet: when it was given to the socket, and the second of the audio with which it ends."""
+    blocked_before: float = 0.0
+    backlog: float | None = None
+    sent_s: float = 0.0
+    socket: Socket | None = None
+    heard: Heard = field(default_factory=Heard)
+
+    def speak(self) -> tuple[Record, BaseException | None]:
+        self.user_connection.reset()
+        self.began = time.perf_counter_ns()
+        reraise: BaseException | None = None
+        limit = gevent.Timeout(self.config.limits.total)
+        limit.start()
+        try:
+            self._speak()
+        except BaseException as error:
+            reraise = self._ended_by(error, limit)
+        finally:
+            limit.close()
+        if self.outcome in _BUSY:
+            self.user_connection.pause_s = PAUSE_S
+        record = self._record()
+        try:
+            self._leave(keep=record.ok)
+        except BaseException as error:  # the record is there: the end of the test, or of its connection, keeps it
+            if self.socket is not None:
+                self.socket.drop()
+            self.user_connection.session = None
+            reraise = reraise or (None if isinstance(error, Exception) else error)
+        return record, reraise
+
+    def _ended_by(self, error: BaseException, limit: gevent.Timeout) -> BaseException | None:
+        """Note what was raised. Returns it where the caller must raise it again."""
+        match error:
+            case Failure():
+                self._fail(error.outcome, str(error))
+                return None
+            case ProtocolError():
+                self._fail("protocol", str(error))
+                return None
+            case gevent.Timeout() if error is limit:
+                self._fail("timeout", f"no end after {self.config.limits.total:g} s")
+                return None
+            case gevent.Timeout():
+                self._fail("timeout", "no end within the locustfile's own limit")
+            case Exception() if want := client_want(error):
+                self._fail("client", want)
+                return None
+            case Exception():
+                self._fail("protocol", f"{type(error).__name__}: {error}")
+            case _:  # GreenletExit, as a rule: Locust ends its users so
+                self._fail("unfinished", "cut off by the end of the test")
+        return error
+
+    def _fail(self, outcome: str, error: str) -> None:
+        if self.heard.final_at is None or self.heard.error is not None:
+            self.outcome, self.error = outcome, error
+            if self.heard.error is not None and outcome in ("stalled", "timeout", "cut"):
+                self.outcome, self.error = self._of_error(), self.heard.error
+        else:
+            self._conclude()
+
+    def _leave(self, *, keep: bool) -> None:
+        session: _Session | None = self.user_connection.session
+        if session is None:
+            if self.socket is not None:
+                self.socket.drop()
+            return
+        session.utterances += 1
+        live: LiveOptions = self.request.live
+        if not keep or session.dialect.alone or session.utterances >= live.utterances:
+            self.user_connection.session = None
+            if self.outcome in ("unfinished", "timeout"):
+                session.socket.drop()
+            else:
+                session.close()
+
+    def _speak(self) -> None:
+        live: LiveOptions = self.request.live
+        session = self.user_connection.session
+        if session is None or session.url != self.request.url or not session.socket.is_quiet:
+            self._leave_old(session)
+            session = self.user_connection.session = self._open(live)
+            # All that is slow comes before the clock.
+            speech = self._prepare(session.dialect, live)
+            self._configure(session, speech, live)
+            self.setup = time.perf_counter_ns() - self.began
+        else:
+            self.socket, self.dialect, self.session_id = session.socket, session.dialect.name, session.id
+            speech = self._prepare(session.dialect, live)
+        self.blocked_before = session.socket.blocked_s
+        self._send_speech(session, speech, live)
+        self._await_final(session)
+
+    def _leave_old(self, session: _Session | None) -> None:
+        self.user_connection.session = None
+        if session is not None:
+            session.close()
+
+    def _prepare(self, dialect: Dialect, live: LiveOptions) -> Speech:
+        pool = gevent.get_hub().threadpool
+        speech: Speech = pool.apply(speech_of, (self.request.body[0], dialect.rates, live.silence_s))
+        return speech
+
+    def _open(self, live: LiveOptions) -> _Session:
+        """Connect, shake hands, and hear which dialect is spoken. Raises Failure and ProtocolError."""
+        request, limits = self.request, self.config.limits
+        transport = self.config.transport.of_client(self.client, request.url.replace("ws", "http", 1))
+        place = place_of(request.url)
+        connection = self.user_connection.way(place, transport)
+        connection.close()
+        self.socket = connect(
+            self.user_connection, connection, self.user_connection.reader_factory or python, request.url, limits.connect
+        )
+        self.socket.shake_hands(self._headers(), limits.stall)
+        created = self._next_event(limits.stall)
+        if created.type == "error":
+            raise Failure("rejected", error_words(created))
+        dialect = choose(live.dialect, created, place.host)
+        self.dialect = dialect.name
+        named = created.session.get("id") if isinstance(created.session, dict) else created.id
+        self.session_id = str(named or "")[:100]
+        if live.server_vad and not dialect.has_vad:
+            raise Failure("rejected", f"{dialect.name} finds no turns by itself: --turn-detection none")
+        return _Session(self.socket, dialect, self.session_id, request.url)
+
+    def _headers(self) -> dict[str, str]:
+        url = self.request.url.replace("ws", "http", 1)
+        prepared = Session.prepare_request(self.client, Request("GET", url))  # with the locustfile's own
+        common = {name: str(value) for name, value in prepared.headers.items() if name.lower() not in OF_A_CONNECTION}
+        return {**common, **self.request.headers, **self.request.own_headers}
+
+    def _configure(self, session: _Session, speech: Speech, live: LiveOptions) -> None:
+        for message in session.dialect.configure(live, speech.rate):
+            session.socket.send(message)
+        while session.dialect.acknowledges:
+            event = self._next_event(self.config.limits.stall)
+            if event.type == "error":
+                raise Failure("rejected", error_words(event))
+            if event.type == "session.updated":
+                break
+
+    def _next_event(self, patience_s: float) -> Event:
+        """The next event before the audio. Raises Failure and ProtocolError."""
+        socket = self.socket
+        assert socket is not None
+        until = time.perf_counter() + patience_s
+        while not socket.messages:
+            if not socket.is_open:
+                why = f"closed with {socket.close_code} before the session was ready: {socket.close_reason}"
+                raise Failure("rejected", why.rstrip(": "))
+            if time.perf_counter() >= until:
+                raise Failure("stalled", "no event within the stall timeout, before the session was ready")
+            socket.listen(until)
+        data, self.over = socket.messages.popleft()
+        event = read_event(data)
+        self.heard.events[event.type] += 1
+        if event.event_index is not None:
+            self.heard.index = event.event_index
+        return event
+
+    def _send_speech(self, session: _Session, speech: Speech, live: LiveOptions) -> None:
+        socket, dialect, pace = session.socket, session.dialect, live.pace
+        packets = [(dialect.append(pybase64.b64encode(pcm)), end_s) for pcm, end_s in speech.packets(live.packet_s)]
+        for message in dialect.begin():
+            socket.send(message)
+        begins = time.perf_counter()
+        turn, since_commit = Turn(), 0.0
+        for message, end_s in packets:
+            due = begins + end_s / pace if pace else time.perf_counter()
+            while (now := time.perf_counter()) < due and socket.is_open and self.heard.error is None:
+                socket.listen(due)
+                self._hear(socket, dialect)
+            if not pace:
+                turn.give()
+                socket.listen(0.0)
+                self._hear(socket, dialect)
+            if not socket.is_open or self.heard.error is not None:
+                return
+            self.lags.append(max(now - due, 0.0))
+            self.sent.append((round(now * NS), end_s))
+            if self.started is None:
+                self.started = time.perf_counter_ns()
+            socket.send(message)
+            if dialect.longest_s is not None and end_s - since_commit >= dialect.longest_s:
+                since_commit = end_s
+                self._commit(socket, dialect.commit())
+        self.sent_s = speech.length_s
+        spoken = begins + speech.end_s / pace if pace else time.perf_counter()
+        self.speech_ended = round(spoken * NS)
+        self.audio_ended = time.perf_counter_ns()
+        if self.heard.positions:
+            self.backlog = max(speech.length_s - self.heard.positions[-1][1], 0.0)
+        if dialect.name == "openai" and live.server_vad and self.heard.turns and not self.heard.speaking:
+            return
+        if packets and since_commit < packets[-1][1]:
+            self._commit(socket, dialect.end())
+
+    def _commit(self, socket: Socket, message: bytes) -> None:
+        self.commits += 1
+        socket.send(message)
+
+    def _hear(self, socket: Socket, dialect: Dialect) -> None:
+        """Take the events that have come."""
+        heard = self.heard
+        while socket.messages:
+            data, at = socket.messages.popleft()
+            event = read_event(data)
+            heard.events[event.type] += 1
+            self.over = at
+            if event.type == "error":
+                heard.error = heard.error or error_words(event)
+                continue
+            dialect.hear(event, heard, at)
+            if heard.final_at is None and self.audio_ended is not None and dialect.is_final(heard, self.commits):
+                heard.final_at = at
+
+    def _await_final(self, session: _Session) -> None:
+        socket, heard = session.socket, self.heard
+        stall = self.config.limits.stall
+        self._hear(socket, session.dialect)
+        while heard.final_at is None and socket.is_open:
+            since = max(self.over or 0, self.audio_ended or self.began) / NS
+            until = since + (stall if heard.error is None else min(stall, AFTER_ERROR_S))
+            if time.perf_counter() >= until:
+                raise Failure("stalled", "no event within the stall timeout")
+            socket.listen(until)
+            self._hear(socket, session.dialect)
+        self._conclude()
+
+    def _conclude(self) -> None:
+        heard, socket = self.heard, self.socket
+        code = None if socket is None else socket.close_code
+        reason = "" if socket is None else socket.close_reason
+        if heard.final_at is None and code not in (None, 1000, 1001):
+            what = "without a close frame" if code == 1006 else f"with {code}"
+            self.outcome = f"closed_{code}"
+            self.error = ": ".join(filter(None, (heard.error, f"the server closed the session {what}", reason)))
+        elif heard.error is not None:
+            self.outcome, self.error = self._of_error(), heard.error
+        elif heard.failed is not None:
+            self.outcome, self.error = "failed", heard.failed
+        elif heard.final_at is None:
+            self.outcome, self.error = "no_final", ": ".join(filter(None, ("closed before a final text", reason)))
+        elif not heard.text.strip():
+            self.outcome, self.error = "empty", "no text"
+        else:
+            self.outcome, self.error = "ok", None
+
+    def _of_error(self) -> str:
+        return "stream_error" if self.sent else "rejected"
+
+    def _record(self) -> LiveRecord:
+        request, config, heard = self.request, self.config, self.heard
+        start = self.began if self.started is None else self.started
+        raw = heard.text
+        unwrapped = unwrap(raw, request.text_format)
+        if self.outcome == "ok" and not unwrapped.text.strip():
+            self.outcome, self.error = "empty", "no text but an envelope"
+        timing = latencies(start, heard.times)
+        final = heard.final_at
+        tokens = heard.usage.get("completion_tokens", heard.usage.get("output_tokens"))
+        lags = np.array(self.lags)
+        live: dict[str, Any] = {
+            "dialect": self.dialect,
+            "session": config.strike(self.session_id),
+            "setup": None if self.setup is None else self.setup / NS,
+            "ttfs": None if self.speech_ended is None else seconds(self.speech_ended, final),
+            "done_latency": None
+            if self.audio_ended is None or final is None
+            else max(final - self.audio_ended, 0) / NS,
+            "rtf_live": None if final is None or not self.sent_s else (final - start) / NS / self.sent_s,
+            "send_lag": _spread(lags) if lags.size else None,
+            "backpressure": max((self.socket.blocked_s if self.socket else 0.0) - self.blocked_before, 0.0),
+            "packets": len(self.sent),
+            "close_code": None if self.socket is None else self.socket.close_code,
+            "events": {config.strike(shorten(name, 100)): count for name, count in heard.events.items()},
+            "partial_lag": list(self._partial_lags()),
+            "revised": heard.revised,
+            "backlog": self.backlog,
+        }
+        over = max((at for at in (self.over, final, *heard.times[-1:]) if at is not None), default=None)
+        return LiveRecord(
+            clip=request.clip,
+            seq=request.seq,
+            user=request.user,
+            worker=request.worker,
+            user_class=request.user_class,
+            warmup=request.warmup,
+            started_at=(start + config.epoch_ns) / 1e9,
+            due_at=None if request.due is None else (request.due + config.epoch_ns) / 1e9,
+            lag=None if request.due is None else (self.began - request.due) / 1e9,
+            outcome=self.outcome,
+            ok=self.outcome == "ok",
+            http_status=None,
+            error=shorten(config.strike(self.error or ""), MAX_ERROR_CHARS // 4) if self.outcome != "ok" else None,
+            upload=None,
+            headers=None,
+            ttft=timing.ttft,
+            itl=timing.itl,
+            e2el=timing.e2el,
+            stream_end=None if over is None or over < start else seconds(start, over),
+            chunks=len(heard.times),
+            output_tokens=tokens if isinstance(tokens, int) else len(heard.times) or None,
+            output_tokens_source="usage" if isinstance(tokens, int) else "chunks" if heard.times else None,
+            prompt_tokens=None,
+            cached_tokens=None,
+            finish_reason=None,
+            streamed=True,
+            audio_s=round(request.audio_s, 3),
+            text=config.strike_speech(unwrapped.text),
+            raw_text=None if unwrapped.text == raw else config.strike_speech(raw),
+            text_format=unwrapped.format,
+            reference=request.reference,
+            connect=self.user_connection.connect_s,
+            replica=self.user_connection.replica,
+            retry_of=request.retry_of,
+            ended_at=(time.perf_counter_ns() + config.epoch_ns) / 1e9,
+            **live,
+        )
+
+    def _partial_lags(self) -> list[float]:
+        ends = np.array([end_s for _, end_s in self.sent])
+        lags = []
+        for at, position in self.heard.positions:
+            place = int(np.searchsorted(ends, position - 1e-6))
+            if place < len(self.sent):
+                lags.append((at - self.sent[place][0]) / NS)
+        return lags
+
+
+def _spread(lags: np.ndarray) -> dict[str, float]:
+    p50, p99 = np.percentile(lags, [50, 99]).tolist()
+    return {"p50": p50, "p99": p99, "max": float(lags.max())}
+
+
+def session_url(host: str, endpoint: str, dialect: str) -> str:
+    """The address of the sessions of a server whose address is HTTP's. All but vLLM's and SGLang's want an intent."""
+    scheme, _, place = host.partition("://")
+    query = "" if dialect in ("vllm", "sglang") or urlsplit(endpoint).query else "?intent=transcription"
+    return f"{'wss' if scheme == 'https' else 'ws'}://{place}{endpoint}{query}"

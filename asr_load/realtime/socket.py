@@ -1,0 +1,228 @@
+"""A WebSocket whose frames have the stamps of the reads that brought them: websockets' protocol, without its I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Mapping
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import gevent
+from gevent.event import Event as Wake
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidMessage, InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.uri import WebSocketURI
+
+from asr_load.http.connection import Connection, UserConnection
+from asr_load.http.failure import STALLED, Failure, failure
+from asr_load.http.socket_reader import ReaderFactory
+from asr_load.stream.limits import MAX_EVENT_BYTES
+from asr_load.stream.reader import ProtocolError, http_error_message
+
+CLOSE_S = 0.5
+"""How long the server's word on a close is waited for."""
+
+NO_ROUTE = "this server has no realtime route, or its model cannot: it answered the handshake with"
+NO_FRAME = 1006
+"""What a close without a close frame is called (RFC 6455, 7.1.5)."""
+
+
+class Socket:
+    """One connection, from its handshake to its end. `messages` holds texts that came whole, each with its stamp, in
+    perf_counter nanoseconds."""
+
+    def __init__(self, connection: Connection, factory: ReaderFactory, url: str) -> None:
+        parts = urlsplit(url)
+        self.messages: deque[tuple[bytes, int]] = deque()
+        self.close_code: int | None = None
+        """The server's, once it has closed."""
+        self.close_reason = ""
+        self.blocked_s = 0.0
+        """How long the socket took nothing."""
+        self._connection = connection
+        uri = WebSocketURI(
+            secure=parts.scheme == "wss",
+            host=connection.place.host,
+            port=connection.place.port,
+            path=parts.path,
+            query=parts.query,
+            username=None,
+            password=None,
+        )
+        self._protocol = ClientProtocol(uri, max_size=MAX_EVENT_BYTES)
+        self._response: Response | None = None
+        self._parts: list[bytes] = []
+        self._wake = Wake()
+        self._reader, self._close_reader = connection.reads(factory)(self._wake)
+        self._pending: deque[memoryview] = deque()
+        self._blocked_at = 0.0
+        assert connection.sock is not None
+        connection.sock.settimeout(0)
+        self._sock = connection.sock
+        self._writable = gevent.get_hub().loop.io(self._sock.fileno(), 2)
+        self._is_closed = False
+
+    def shake_hands(self, headers: Mapping[str, str], limit_s: float) -> None:
+        """Ask for the upgrade. Raises Failure, of outcome ws_403 and the like where it is refused."""
+        request = self._protocol.connect()
+        for name, value in headers.items():
+            request.headers[name] = value
+        self._protocol.send_request(request)
+        self._flush_protocol()
+        until = time.perf_counter() + limit_s
+        while self._response is None:
+            if self._protocol.handshake_exc is not None:
+                break
+            if self.close_code is not None:
+                raise Failure("cut", "the connection ended before the handshake's answer")
+            if time.perf_counter() > until:
+                raise Failure("stalled", STALLED)
+            self.listen(until)
+        refused = self._protocol.handshake_exc
+        if isinstance(refused, InvalidStatus):
+            response = refused.response
+            said = http_error_message(bytes(response.body or b"")) or response.reason_phrase
+            status = response.status_code
+            if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+                said = f"{NO_ROUTE} {status} ({said})" if said else f"{NO_ROUTE} {status}"
+            raise Failure(f"ws_{status}", said or "no message")
+        if isinstance(refused, InvalidMessage):
+            raise Failure("protocol", "the handshake's answer is not HTTP")
+        if refused is not None:
+            raise Failure("protocol", f"the handshake's answer is no upgrade: {refused}")
+
+    def send(self, text: bytes) -> None:
+        """Send a text, as far as the socket takes it now; `listen` sends the rest."""
+        if self._protocol.state is State.OPEN:  # else its end is still to be read
+            self._protocol.send_text(text)
+            self._flush_protocol()
+
+    @property
+    def is_open(self) -> bool:
+        return self.close_code is None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open, and nothing has come that was not looked at."""
+        if self.is_open:
+            self.listen(0.0)
+        return self.is_open and not self.messages
+
+    def listen(self, until: float) -> None:
+        """Take what has come; where nothing has, wait for something until a time, in perf_counter seconds. Raises
+        Failure and ProtocolError."""
+        while self.is_open:
+            self._wake.clear()
+            data, stamps, ends = self._reader.take()
+            if data:
+                break
+            if self._reader.status != "running":
+                self._lost()
+                return
+            if self._pending:
+                self._flush()
+            wait = until - time.perf_counter()
+            if wait <= 0 or not self._wake.wait(wait):
+                return
+        else:
+            return
+        start = 0
+        for at, end in zip(stamps, ends, strict=True):
+            self._protocol.receive_data(data[start:end])
+            start = end
+            for event in self._protocol.events_received():
+                self._take(event, at)
+        self._flush_protocol()
+        if self._protocol.parser_exc is not None and self.is_open:
+            raise ProtocolError(f"not a WebSocket's frames: {self._protocol.parser_exc}")
+
+    def _take(self, event: object, at: int) -> None:
+        if isinstance(event, Response):
+            self._response = event
+        elif isinstance(event, Frame):
+            match event.opcode:
+                case Opcode.TEXT | Opcode.CONT:
+                    self._parts.append(bytes(event.data))
+                    if event.fin:
+                        self.messages.append((b"".join(self._parts), at))
+                        self._parts.clear()
+                case Opcode.BINARY:
+                    raise ProtocolError("a binary frame: events are text")
+                case Opcode.CLOSE:
+                    received = self._protocol.close_rcvd
+                    self.close_code = int(received.code) if received is not None else NO_FRAME
+                    self.close_reason = received.reason if received is not None else ""
+
+    def _lost(self) -> None:
+        if self._reader.status == "failed":
+            lost = failure(self._reader.failure)
+            if lost.outcome == "client":
+                raise lost
+        if self._reader.status == "too long":
+            raise ProtocolError("more than a session may send")
+        self.close_code = NO_FRAME
+
+    def _flush_protocol(self) -> None:
+        tls = self._connection.tls
+        for data in self._protocol.data_to_send():
+            if data:
+                self._pending.append(memoryview(data if tls is None else tls.encrypt(data)))
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._pending:
+                data = self._pending[0]
+                count = self._sock.send(data)
+                if count < len(data):
+                    self._pending[0] = data[count:]
+                else:
+                    self._pending.popleft()
+        except BlockingIOError:
+            if not self._blocked_at:
+                self._blocked_at = time.perf_counter()
+                self._writable.start(self._wake.set)
+            return
+        except OSError:
+            self._pending.clear()  # the other side has gone: what it said before is still read
+        if self._blocked_at:
+            self.blocked_s += time.perf_counter() - self._blocked_at
+            self._blocked_at = 0.0
+            self._writable.stop()
+
+    def close(self) -> None:
+        """Say goodbye, wait a moment for the server's, and close the connection. A second time does no harm."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with contextlib.suppress(Failure, ProtocolError):
+            try:
+                if self.is_open and self._protocol.state is State.OPEN:
+                    self._protocol.send_close(1000)
+                    self._flush_protocol()
+                    until = time.perf_counter() + CLOSE_S
+                    while self.is_open and time.perf_counter() < until:
+                        self.listen(until)
+            finally:
+                self.drop()
+
+    def drop(self) -> None:
+        """Close the connection without a word."""
+        self._is_closed = True
+        self._writable.stop()
+        self._writable.close()
+        self._close_reader()
+        self._connection.close()
+
+
+def connect(
+    user_connection: UserConnection, connection: Connection, factory: ReaderFactory, url: str, limit_s: float
+) -> Socket:
+    """A new connection, before its handshake. Raises Failure."""
+    user_connection.connect_s = connection.open(limit_s)
+    return Socket(connection, factory, url)

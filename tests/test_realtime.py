@@ -1,0 +1,265 @@
+"""Realtime sessions from the command line to the records, against the embedded server."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from openai import OpenAI
+
+from asr_load.stream.record import LIVE, LiveRecord, decode_record, encode_record
+from conftest import prepare_clips
+from harness.realtime import DIALECTS, FAST, saying, speak
+from harness.runs import run
+from harness.serving import serve
+
+each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of 0.35 s: three packets of 100 ms and a half."""
+    return prepare_clips(tmp_path_factory.mktemp("spoken"), {f"clip{number}": 0.35 for number in range(4)})
+
+
+@each_dialect
+def test_a_session_ends_with_its_text_in_each_dialect(dialect: str, spoken: Path, tmp_path: Path) -> None:
+    done = speak(spoken, tmp_path / "run", dialect, "-u", "2", "--requests", "4")
+    assert done.code == 0, done.out + done.err
+    for record in done.records:
+        assert (record["outcome"], record["api"], record["dialect"]) == ("ok", "realtime", dialect)
+        assert record["text"] == "the quick brown fox jumps over"
+        assert record["ttft"] + sum(record["itl"]) == pytest.approx(record["e2el"], abs=1e-6)
+        assert record["packets"] == 4
+        assert record["setup"] > 0
+        assert record["session"]
+        # The last packet is due with the last sample, and the final text 40 ms after the message behind it.
+        assert 0.040 <= record["done_latency"] <= record["ttfs"] < 0.140
+        assert record["send_lag"]["p99"] < 0.1
+        assert record["events"]["session.created"] == 1
+    rows = done.rows
+    assert rows["WS", "/v1/realtime"]["num_requests"] == 4
+    assert rows["TTFS", "/v1/realtime end of speech to final text"]["num_requests"] == 4
+    summary = done.summary
+    assert summary["dialects"] == {dialect: 4}
+    assert summary["ttfs"]["n"] == summary["setup"]["n"] == 4
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "sglang", "omni"])
+def test_auto_tells_the_dialect_by_the_first_event(dialect: str, clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--realtime", dialect) as url:
+        done = run(url, clips, tmp_path / "run", "--api", "realtime", "--requests", "1", "-u", "1")
+    assert [record["dialect"] for record in done.records] == [dialect]
+    assert done.records[0]["ok"]
+
+
+OUTCOMES = {
+    "ws-403": "ws_403",
+    "ws-404": "ws_404",
+    "ws-close-1009": "closed_1009",
+    "ws-close-1011": "closed_1011",
+    "ws-cut": "closed_1006",
+    "ws-error": "stream_error",
+    "ws-stall": "stalled",
+    "ws-no-final": "no_final",
+    "ws-empty": "empty",
+    "ws-bad-json": "protocol",
+    "ws-binary": "protocol",
+    "ws-giant": "protocol",
+    "ws-late-final": "ok",
+    "ws-double-final": "ok",
+    "ws-empty-deltas": "ok",
+    "ws-unknown-events": "ok",
+    "ws-slow-reader": "ok",
+    "ws-replaced": "ok",
+}
+
+
+@pytest.mark.long
+@each_dialect
+def test_each_fault_is_an_outcome_of_its_own(dialect: str, tmp_path: Path) -> None:
+    outcomes = OUTCOMES | ({"ws-failed": "failed"} if dialect in ("sglang", "openai") else {})
+    clips = prepare_clips(tmp_path, dict.fromkeys(outcomes, 0.35))
+    faults = [word for fault in outcomes for word in ("--fault", f"{fault}@{fault}")]
+    words = ("-u", str(len(outcomes)), "--requests", str(len(outcomes)), "--stall-timeout", "4")
+    done = speak(clips, tmp_path / "run", dialect, *words, server=faults)
+    found = {record["clip"]: record for record in done.records}
+    assert {fault: record["outcome"] for fault, record in found.items()} == outcomes
+    assert "no realtime route" in found["ws-403"]["error"]
+    assert "as was asked for" in found["ws-error"]["error"]
+    assert found["ws-close-1011"]["close_code"] == 1011
+    assert found["ws-double-final"]["text"] == "the quick brown fox jumps over"
+    assert found["ws-late-final"]["ttfs"] > 2
+    if dialect == "omni":
+        assert found["ws-replaced"]["revised"] == found["ws-replaced"]["chunks"] - 1
+
+
+def test_a_server_that_is_full_rejects_and_a_wrong_model_does(clips: Path, tmp_path: Path) -> None:
+    done = speak(clips, tmp_path / "full", "sglang", "-u", "3", "--requests", "9", server=("--slots", "2"))
+    full = [record for record in done.records if not record["ok"]]
+    assert full
+    assert {record["outcome"] for record in full} == {"rejected"}
+    assert all("too_many_sessions" in record["error"] for record in full)
+    done = speak(clips, tmp_path / "model", "vllm", "-u", "1", "--requests", "1", "--model", "other")
+    assert (done.records[0]["outcome"], done.records[0]["error"]) == (
+        "rejected", "model_not_found: The model 'other' does not exist.",
+    )  # fmt: skip
+
+
+def test_a_dialect_that_does_not_fit_is_told_in_one_line_before_the_run(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--realtime", "vllm") as url:
+        words = ("--api", "realtime", "--realtime-dialect", "omni", "--requests", "1", "-u", "1")
+        done = run(url, clips, tmp_path / "run", *words, preflight=True)
+        assert done.code == 2
+        assert "the server speaks vllm, not omni: --realtime-dialect vllm, or auto" in done.err
+    with serve(*FAST) as url:
+        done = run(url, clips, tmp_path / "none", "--api", "realtime", "--requests", "1", "-u", "1", preflight=True)
+        assert done.code == 2
+        assert "this server has no realtime route, or its model cannot" in done.err
+
+
+def test_a_first_event_of_no_dialect_is_told(clips: Path, tmp_path: Path) -> None:
+    with saying({"type": "hello"}) as url:
+        done = run(url, clips, tmp_path / "run", "--api", "realtime", "--requests", "1", "-u", "1")
+    assert done.records[0]["outcome"] == "protocol"
+    assert "name it: --realtime-dialect" in done.records[0]["error"]
+
+
+def test_utterances_share_a_session(spoken: Path, tmp_path: Path) -> None:
+    for dialect in ("vllm", "sglang"):
+        done = speak(spoken, tmp_path / dialect, dialect, "-u", "1", "--requests", "4", "--utterances-per-session", "2")
+        assert [record["ok"] for record in done.records] == [True] * 4
+        sessions = [record["session"] for record in done.records]
+        assert sessions[0] == sessions[1] != sessions[2] == sessions[3]
+        assert [record["setup"] is None for record in done.records] == [False, True, False, True]
+
+
+def test_pace_silence_and_packets(spoken: Path, tmp_path: Path) -> None:
+    fast = speak(spoken, tmp_path / "fast", "vllm", "-u", "1", "--requests", "1", "--pace", "0")
+    assert fast.records[0]["rtf_live"] < 0.5
+    assert any("not realtime" in reason for reason in fast.summary["validity"]["reasons"])
+    words = ("-u", "1", "--requests", "1", "--packet-ms", "20", "--trailing-silence", "0.5")
+    slow = speak(spoken, tmp_path / "slow", "vllm", *words).records[0]
+    assert slow["packets"] == 43  # 0.85 s
+    # Noise speaks to its end; what is said after the silence is half a second late.
+    assert slow["ttfs"] == pytest.approx(slow["done_latency"] + 0.5, abs=0.05)
+
+
+def test_a_server_that_ends_turns_itself_is_heard(spoken: Path, tmp_path: Path) -> None:
+    words = ("-u", "1", "--requests", "1", "--turn-detection", "server_vad", "--trailing-silence", "0.8")
+    for dialect in ("openai", "omni"):
+        record = speak(spoken, tmp_path / dialect, dialect, *words).records[0]
+        assert record["outcome"] == "ok", record["error"]
+        assert record["events"]["input_audio_buffer.speech_stopped"] == 1
+
+
+def test_an_open_loop_and_a_key(spoken: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--realtime", "vllm", "--api-key", "k-secret-1") as url:
+        words = ("--api", "realtime", "-u", "20", "--request-rate", "10", "--requests", "10")
+        done = run(url, spoken, tmp_path / "run", *words, "--api-key", "k-secret-1")
+        assert all(record["ok"] and record["lag"] is not None for record in done.records)
+        refused = run(url, spoken, tmp_path / "refused", *words[:4], "--requests", "1")
+    assert refused.records[0]["outcome"] == "ws_401"
+    assert "k-secret-1" not in "".join(path.read_text() for path in (tmp_path / "run").glob("*.json*"))
+
+
+def test_a_session_that_the_end_of_the_run_cuts_off_is_recorded(tmp_path: Path) -> None:
+    clips = prepare_clips(tmp_path, {"long": 20.0})
+    done = speak(clips, tmp_path / "run", "vllm", "-u", "2", "-t", "2s")
+    assert [record["outcome"] for record in done.records] == ["unfinished", "unfinished"]
+    assert all(record["packets"] for record in done.records)
+
+
+def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> None:
+    clips = prepare_clips(tmp_path, {"long": 25.0})
+    # 25 s of 16 kHz at the pace of 25 is a second; the buffer's 60 s are real ones of audio.
+    done = speak(clips, tmp_path / "run", "sglang", "-u", "1", "--requests", "1", "--pace", "25",
+                 "--trailing-silence", "55")  # fmt: skip
+    record = done.records[0]
+    assert record["outcome"] == "ok", record["error"]
+    assert record["events"]["input_audio_buffer.committed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--packet-ms", "1"), "--packet-ms must be from 5"),
+        (("--pace", "-1"), "--pace must be from 0"),
+        (("--turn-detection", "server_vad"), "add --trailing-silence"),
+        (("--realtime-dialect", "omni", "--utterances-per-session", "2"), "a session of omni has one transcript"),
+        (("--realtime-dialect", "vllm", "--turn-detection", "server_vad", "--trailing-silence", "1"), "finds no turns"),
+        (("--reader", "plain"), "--api realtime takes compiled or python"),
+        (("--extra-body", '{"a":1}'), "a realtime session has none"),
+        (("--prompt", "Listen."), "a realtime session takes none"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(words: tuple[str, ...], line: str, clips: Path, tmp_path: Path) -> None:
+    done = run("http://127.0.0.1:9", clips, tmp_path / "run", "--api", "realtime", "-u", "1", *words)
+    assert done.code == 2
+    assert line in done.err
+
+
+def test_records_of_both_kinds_are_read_back_as_they_are(clips: Path, tmp_path: Path) -> None:
+    lines = speak(clips, tmp_path / "run", "vllm", "-u", "1", "--requests", "1").results / "records.jsonl"
+    line = lines.read_bytes().rstrip(b"\n")
+    record = decode_record(line)
+    assert isinstance(record, LiveRecord)
+    assert encode_record(record) == line
+    hostile = json.dumps({**json.loads(line), "api": "chat", "text": LIVE.decode()}, separators=(",", ":")).encode()
+    assert not isinstance(decode_record(hostile), LiveRecord)
+
+
+@pytest.mark.long
+@each_dialect
+def test_times_are_those_of_the_server(dialect: str, tmp_path: Path) -> None:
+    clips = prepare_clips(tmp_path, {f"clip{number}": 2.0 for number in range(20)})
+    stamps = tmp_path / "stamps.jsonl"
+    words = ("-u", "100", "--requests", "200", "--stop-timeout", "20")
+    done = speak(clips, tmp_path / "run", dialect, *words, server=("--stamps", str(stamps)))
+    info = json.loads((done.results / "run.json").read_text())
+    offset = info["workers"][0]["clock_offset_s"]
+    truth = {row["request_id"].rsplit("-", 1)[1]: row for row in map(json.loads, stamps.read_text().splitlines())}
+    errors, uneven = [], []
+    for record in done.records:
+        assert record["ok"], record["error"]
+        row = truth[str(record["seq"])]
+        started = record["started_at"] - offset
+        errors += [started + record["ttft"] - row["sent_at"][0], started + record["stream_end"] - row["final_at"][0]]
+        uneven += np.abs(np.diff(row["received_at"]) - 0.1).tolist()
+    late = np.array(errors)
+    assert late.min() > -0.0005  # nothing is seen before it was sent
+    assert np.percentile(late, 99) < 0.002
+    assert np.percentile(uneven, 99) < 0.020
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dialect", ["vllm", "omni"])
+def test_a_real_recogniser_hears_as_it_is_spoken(dialect: str, tmp_path: Path) -> None:
+    with serve("--realtime", dialect, "--threads", "1") as url:
+        words = ("--api", "realtime", "-u", "1", "--requests", "3")
+        done = run(url, Path("asr_data/sample"), tmp_path / "run", *words)
+    assert all(record["ok"] for record in done.records)
+    assert done.summary["wer"] < 0.2
+    # Something is heard before the speech is over.
+    assert all(record["ttft"] < record["audio_s"] for record in done.records)
+
+
+@pytest.mark.long
+def test_openai_s_own_client_speaks_to_the_embedded_server() -> None:
+    with serve(*FAST, "--realtime", "openai") as url:
+        client = OpenAI(base_url=f"{url}/v1", api_key="none")
+        with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+            audio = {"input": {"format": {"type": "audio/pcm", "rate": 24000}, "transcription": {"model": "gpt"}}}
+            connection.session.update(session={"type": "transcription", "audio": audio})  # type: ignore[misc, arg-type]
+            connection.input_audio_buffer.append(audio="AAAA" * 800)
+            time.sleep(0.2)
+            connection.input_audio_buffer.commit()
+            texts = (
+                event.transcript
+                for event in connection
+                if event.type == "conversation.item.input_audio_transcription.completed"
+            )
+            assert next(texts) == "the quick brown fox jumps over"
