@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 import msgspec
@@ -33,7 +34,6 @@ Dialect = Literal["vllm", "sglang", "omni", "openai"]
 DIALECTS = ("vllm", "sglang", "omni", "openai")
 
 _AGAIN_S = 1.0  # of new audio, after which a recogniser hears all of it again
-_HELD_BACK = 3  # words that may still change
 _BUFFER_S = 60.0  # SGLang's, without a commit
 _LOUD, _PAUSE_S = 300.0, 0.5  # of the detector of turns: root mean square of 16-bit samples, seconds
 _FEW = 3
@@ -294,17 +294,19 @@ class _Session:
                 await self._alarm.wait_until(utterance.began_at + engine.ttft + number * engine.itl)
                 yield " ".join(engine.word(each) for each in range(number + 1))
             return
-        heard = 0
+        heard, words = 0, list[str]()
         while True:
             await asyncio.sleep(0.05)
             if (len(utterance.audio) - heard) / 2 / self._rate >= _AGAIN_S:
                 heard = len(utterance.audio)
-                words = (await self._recognise(bytes(utterance.audio))).split()
-                if self._dialect != "omni":  # nothing can be taken back: what may change waits
+                last, words = words, (await self._recognise(bytes(utterance.audio))).split()
+                shown = words
+                if self._dialect != "omni":  # nothing can be taken back: what was not heard twice waits
+                    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, words, strict=False)))
                     before = utterance.said.split()
-                    words = before + words[len(before) : max(len(words) - _HELD_BACK, 0)]
-                if " ".join(words) != utterance.said:
-                    yield " ".join(words)
+                    shown = before + words[len(before) : alike]
+                if " ".join(shown) != utterance.said:
+                    yield " ".join(shown)
 
     async def _recognise(self, pcm: bytes) -> str:
         samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)

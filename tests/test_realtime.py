@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 from openai import OpenAI
 
 from asr_load.stream.record import LIVE, LiveRecord, decode_record, encode_record
 from conftest import prepare_clips
+from harness.browser import browser, locust, open_tab, start_test
 from harness.realtime import DIALECTS, FAST, saying, speak
 from harness.runs import run
 from harness.serving import serve
@@ -97,6 +99,7 @@ def test_each_fault_is_an_outcome_of_its_own(dialect: str, tmp_path: Path) -> No
         assert found["ws-replaced"]["revised"] == found["ws-replaced"]["chunks"] - 1
 
 
+@pytest.mark.long
 def test_a_server_that_is_full_rejects_and_a_wrong_model_does(clips: Path, tmp_path: Path) -> None:
     done = speak(clips, tmp_path / "full", "sglang", "-u", "3", "--requests", "9", server=("--slots", "2"))
     full = [record for record in done.records if not record["ok"]]
@@ -109,6 +112,7 @@ def test_a_server_that_is_full_rejects_and_a_wrong_model_does(clips: Path, tmp_p
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_dialect_that_does_not_fit_is_told_in_one_line_before_the_run(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", "vllm") as url:
         words = ("--api", "realtime", "--realtime-dialect", "omni", "--requests", "1", "-u", "1")
@@ -128,6 +132,7 @@ def test_a_first_event_of_no_dialect_is_told(clips: Path, tmp_path: Path) -> Non
     assert "name it: --realtime-dialect" in done.records[0]["error"]
 
 
+@pytest.mark.long
 def test_utterances_share_a_session(spoken: Path, tmp_path: Path) -> None:
     for dialect in ("vllm", "sglang"):
         done = speak(spoken, tmp_path / dialect, dialect, "-u", "1", "--requests", "4", "--utterances-per-session", "2")
@@ -137,6 +142,7 @@ def test_utterances_share_a_session(spoken: Path, tmp_path: Path) -> None:
         assert [record["setup"] is None for record in done.records] == [False, True, False, True]
 
 
+@pytest.mark.long
 def test_pace_silence_and_packets(spoken: Path, tmp_path: Path) -> None:
     fast = speak(spoken, tmp_path / "fast", "vllm", "-u", "1", "--requests", "1", "--pace", "0")
     assert fast.records[0]["rtf_live"] < 0.5
@@ -148,6 +154,7 @@ def test_pace_silence_and_packets(spoken: Path, tmp_path: Path) -> None:
     assert slow["ttfs"] == pytest.approx(slow["done_latency"] + 0.5, abs=0.05)
 
 
+@pytest.mark.long
 def test_a_server_that_ends_turns_itself_is_heard(spoken: Path, tmp_path: Path) -> None:
     words = ("-u", "1", "--requests", "1", "--turn-detection", "server_vad", "--trailing-silence", "0.8")
     for dialect in ("openai", "omni"):
@@ -156,6 +163,7 @@ def test_a_server_that_ends_turns_itself_is_heard(spoken: Path, tmp_path: Path) 
         assert record["events"]["input_audio_buffer.speech_stopped"] == 1
 
 
+@pytest.mark.long
 def test_an_open_loop_and_a_key(spoken: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", "vllm", "--api-key", "k-secret-1") as url:
         words = ("--api", "realtime", "-u", "20", "--request-rate", "10", "--requests", "10")
@@ -168,11 +176,12 @@ def test_an_open_loop_and_a_key(spoken: Path, tmp_path: Path) -> None:
 
 def test_a_session_that_the_end_of_the_run_cuts_off_is_recorded(tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {"long": 20.0})
-    done = speak(clips, tmp_path / "run", "vllm", "-u", "2", "-t", "2s")
+    done = speak(clips, tmp_path / "run", "vllm", "-u", "2", "-t", "2s", "--stop-timeout", "0")
     assert [record["outcome"] for record in done.records] == ["unfinished", "unfinished"]
     assert all(record["packets"] for record in done.records)
 
 
+@pytest.mark.long
 def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {"long": 25.0})
     # 25 s of 16 kHz at the pace of 25 is a second; the buffer's 60 s are real ones of audio.
@@ -242,12 +251,14 @@ def test_a_real_recogniser_hears_as_it_is_spoken(dialect: str, tmp_path: Path) -
         words = ("--api", "realtime", "-u", "1", "--requests", "3")
         done = run(url, Path("asr_data/sample"), tmp_path / "run", *words)
     assert all(record["ok"] for record in done.records)
-    assert done.summary["wer"] < 0.2
+    # What an appending dialect has said it cannot take back.
+    assert done.summary["wer"] < (0.2 if dialect == "omni" else 0.6)
     # Something is heard before the speech is over.
     assert all(record["ttft"] < record["audio_s"] for record in done.records)
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # by `openai`
 def test_openai_s_own_client_speaks_to_the_embedded_server() -> None:
     with serve(*FAST, "--realtime", "openai") as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none")
@@ -263,3 +274,49 @@ def test_openai_s_own_client_speaks_to_the_embedded_server() -> None:
                 if event.type == "conversation.item.input_audio_transcription.completed"
             )
             assert next(texts) == "the quick brown fox jumps over"
+
+
+@pytest.mark.long
+def test_a_search_finds_how_many_sessions_a_server_has(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--realtime", "vllm", "--slots", "4") as url:
+        words = ("-f", "locustfiles/capacity.py", "-u", "8", "--slo", "errors:rate:0.01", "--slo", "ttfs:p95:500")
+        done = run(url, clips, tmp_path / "run", "--api", "realtime", *words, "--step-time", "10")
+    assert "maximum effective streams: 4" in done.out, done.out[-3000:] + done.err[-2000:]
+
+
+@pytest.mark.long
+def test_a_fleet_speaks_and_loses_nothing(spoken: Path, tmp_path: Path) -> None:
+    done = speak(spoken, tmp_path / "run", "sglang", "--processes", "2", "-u", "8", "--requests", "40")
+    assert done.code == 0, done.err
+    assert sorted(record["seq"] for record in done.records) == list(range(40))
+    assert {record["worker"] for record in done.records} == {0, 1}
+    assert all(record["ok"] for record in done.records)
+    assert done.summary["ttfs"]["n"] == 40
+
+
+@pytest.mark.long
+def test_sessions_go_over_tls(spoken: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    pem, ca = tmp_path / "server.pem", tmp_path / "ca.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    authority.cert_pem.write_to_path(str(ca))
+    words = ("-u", "2", "--requests", "4", "--ca", ca)
+    done = speak(spoken, tmp_path / "run", "vllm", *words, server=("--ssl-certfile", str(pem)))
+    assert [record["outcome"] for record in done.records] == ["ok"] * 4, done.records[0]["error"]
+
+
+@pytest.mark.long
+def test_the_web_form_starts_sessions_and_the_tab_shows_them(spoken: Path, tmp_path: Path) -> None:
+    with (
+        serve(*FAST, "--realtime", "vllm") as url,
+        locust("--host", url, "--data", spoken, "--results", tmp_path / "run") as ui,
+        browser() as chromium,
+    ):
+        page = chromium.new_page()
+        page.goto(ui.url)
+        start_test(page, 2, 2, api="realtime", requests="6")
+        open_tab(page)
+        page.get_by_text("TTFS p95").first.wait_for(timeout=30000)
+    records = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert len(records) == 6
+    assert all(record["ok"] and record["dialect"] == "vllm" for record in records)

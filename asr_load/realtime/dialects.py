@@ -94,6 +94,8 @@ class Heard:
         """That the server has ended by itself."""
         self.done: set[str] = set()
         """Items that have their final text, or failed."""
+        self.done_at = 0
+        """When the last of them was."""
         self.index = -1
         self._parts: dict[str, str] = {}
 
@@ -101,6 +103,11 @@ class Heard:
     def text(self) -> str:
         parts = [part.strip() for part in self._parts.values()] if len(self._parts) > 1 else self._parts.values()
         return " ".join(part for part in parts if part)
+
+    def finish(self, item: str, at: int) -> None:
+        """The item has come to its end."""
+        self.done.add(item)
+        self.done_at = at
 
     def append(self, item: str, delta: str, at: int) -> None:
         """Text that follows what the item has."""
@@ -184,7 +191,7 @@ class Vllm(Dialect):
             heard.append("", event.delta or "", at)
         elif event.type == "transcription.done" and "" not in heard.done:
             heard.replace("", event.text if event.text is not None else heard.text, at)
-            heard.done.add("")
+            heard.finish("", at)
             heard.usage = event.usage if isinstance(event.usage, dict) else {}
 
     def is_final(self, heard: Heard, commits: int) -> bool:  # noqa: ARG002
@@ -220,11 +227,11 @@ class OpenAi(Dialect):
                 heard.append(item, event.delta or "", at)
             case "completed" if item not in heard.done:
                 heard.replace(item, event.transcript or "", at)
-                heard.done.add(item)
+                heard.finish(item, at)
                 heard.usage = event.usage if isinstance(event.usage, dict) else {}
             case "failed":
                 heard.failed = error_words(event)
-                heard.done.add(item)
+                heard.finish(item, at)
             case "input_audio_buffer.speech_started":
                 heard.speaking = True
             case "input_audio_buffer.speech_stopped":
@@ -272,7 +279,7 @@ class Omni(Dialect):
         elif event.type == "transcription.completed" and not heard.done:
             if event.text is not None and event.text.split() != heard.text.split():
                 heard.replace("", event.text, at)
-            heard.done.add("")
+            heard.finish("", at)
 
     def is_final(self, heard: Heard, commits: int) -> bool:  # noqa: ARG002
         return bool(heard.done)

@@ -304,8 +304,9 @@ class _Utterance:
                 heard.error = heard.error or error_words(event)
                 continue
             dialect.hear(event, heard, at)
-            if heard.final_at is None and self.audio_ended is not None and dialect.is_final(heard, self.commits):
-                heard.final_at = at
+        # A turn that the server ends by itself may have its text before the silence behind it is sent.
+        if heard.final_at is None and self.audio_ended is not None and dialect.is_final(heard, self.commits):
+            heard.final_at = heard.done_at
 
     def _await_final(self, session: _Session) -> None:
         socket, heard = session.socket, self.heard
@@ -352,15 +353,13 @@ class _Utterance:
         timing = latencies(start, heard.times)
         final = heard.final_at
         tokens = heard.usage.get("completion_tokens", heard.usage.get("output_tokens"))
-        lags = np.array(self.lags)
+        lags, ended = np.array(self.lags), self.audio_ended or 0
         live: dict[str, Any] = {
             "dialect": self.dialect,
             "session": config.strike(self.session_id),
             "setup": None if self.setup is None else self.setup / NS,
             "ttfs": None if self.speech_ended is None else seconds(self.speech_ended, final),
-            "done_latency": None
-            if self.audio_ended is None or final is None
-            else max(final - self.audio_ended, 0) / NS,
+            "done_latency": None if final is None or final < ended else seconds(ended, final),
             "rtf_live": None if final is None or not self.sent_s else (final - start) / NS / self.sent_s,
             "send_lag": _spread(lags) if lags.size else None,
             "backpressure": max((self.socket.blocked_s if self.socket else 0.0) - self.blocked_before, 0.0),
