@@ -21,6 +21,7 @@ from benchmarks import (
     million,
     prepare,
     read,
+    realtime,
     report,
     scale,
     send,
@@ -32,7 +33,7 @@ from benchmarks import (
 
 SUITE: dict[str, Callable[[], Iterator[Row]]] = {
     module.__name__.rpartition(".")[2]: module.measure
-    for module in (prepare, truth, read, send, stats, report, comparison, startup, memory, scale, fleet)
+    for module in (prepare, truth, read, send, realtime, stats, report, comparison, startup, memory, scale, fleet)
 }
 LONG = {"soak": soak.measure, "million": million.measure}
 """Run only where they are named."""

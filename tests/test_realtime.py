@@ -277,6 +277,17 @@ def test_openai_s_own_client_speaks_to_the_embedded_server() -> None:
 
 
 @pytest.mark.long
+def test_a_session_that_is_kept_ends_with_its_user(spoken: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--realtime", "vllm", "--slots", "2") as url:
+        words = ("--api", "realtime", "-u", "2", "--utterances-per-session", "1000")
+        first = run(url, spoken, tmp_path / "first", *words, "-t", "2s")
+        second = run(url, spoken, tmp_path / "second", *words, "-t", "2s")
+    for done in (first, second):
+        assert {record["outcome"] for record in done.records} <= {"ok", "unfinished"}
+        assert len({record["session"] for record in done.records}) == 2
+
+
+@pytest.mark.long
 def test_a_search_finds_how_many_sessions_a_server_has(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", "vllm", "--slots", "4") as url:
         words = ("-f", "locustfiles/capacity.py", "-u", "8", "--slo", "errors:rate:0.01", "--slo", "ttfs:p95:500")

@@ -132,8 +132,9 @@ class Run:
         """This moment on the clock of the records' times, in nanoseconds since the epoch."""
         return time.perf_counter_ns() + self._config.epoch_ns
 
-    def add_user(self, user_class: str) -> int:
-        """A number for a new user of a class, unique in this process.
+    def add_user(self, user_class: str, connection: UserConnection | None = None) -> int:
+        """A number for a new user of a class, unique in this process. A realtime session that is kept on its connection
+        is closed when it ends.
 
         Call it in the user's own greenlet: when that ends, each request that the user took and did not send, because
         its code raised in between, gets its record.
@@ -144,6 +145,8 @@ class Run:
         if isinstance(greenlet, gevent.Greenlet):
             self._alive += 1
             greenlet.link(lambda ended: self._leave(user, ended))
+            if connection is not None:
+                greenlet.link(lambda _: connection.session and gevent.spawn(connection.session.close))
         return user
 
     def _leave(self, user: int, ended: gevent.Greenlet[..., Any]) -> None:

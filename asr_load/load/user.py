@@ -34,7 +34,7 @@ class SpeechUser(OwnOptions, HttpUser):
     def on_start(self) -> None:
         """Take a number in the test that is running. Call it where a class of one's own has an `on_start` too."""
         self.test = current_run(self.environment)
-        self.number = self.test.add_user(type(self).__name__)
+        self.number = self.test.add_user(type(self).__name__, self.connection)
 
     @task
     def transcribe(self) -> None:

@@ -253,12 +253,11 @@ class _Utterance:
 
     def _send_speech(self, session: _Session, speech: Speech, live: LiveOptions) -> None:
         socket, dialect, pace = session.socket, session.dialect, live.pace
-        packets = [(dialect.append(pybase64.b64encode(pcm)), end_s) for pcm, end_s in speech.packets(live.packet_s)]
         for message in dialect.begin():
             socket.send(message)
         begins = time.perf_counter()
         turn, since_commit = Turn(), 0.0
-        for message, end_s in packets:
+        for pcm, end_s in speech.packets(live.packet_s):
             due = begins + end_s / pace if pace else time.perf_counter()
             while (now := time.perf_counter()) < due and socket.is_open and self.heard.error is None:
                 socket.listen(due)
@@ -273,7 +272,7 @@ class _Utterance:
             self.sent.append((round(now * NS), end_s))
             if self.started is None:
                 self.started = time.perf_counter_ns()
-            socket.send(message)
+            socket.send(dialect.append(pybase64.b64encode(pcm)))
             if dialect.longest_s is not None and end_s - since_commit >= dialect.longest_s:
                 since_commit = end_s
                 self._commit(socket, dialect.commit())
@@ -285,7 +284,7 @@ class _Utterance:
             self.backlog = max(speech.length_s - self.heard.positions[-1][1], 0.0)
         if dialect.name == "openai" and live.server_vad and self.heard.turns and not self.heard.speaking:
             return
-        if packets and since_commit < packets[-1][1]:
+        if since_commit < speech.length_s:
             self._commit(socket, dialect.end())
 
     def _commit(self, socket: Socket, message: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +27,11 @@ class Speech(NamedTuple):
     end_s: float
     length_s: float
 
-    def packets(self, packet_s: float) -> list[tuple[bytes, float]]:
+    def packets(self, packet_s: float) -> Iterator[tuple[bytes, float]]:
         """Packets in turn, each with the second at which the microphone has filled it."""
         step = max(round(packet_s * self.rate), 1) * 2
-        return [
-            (self.pcm[at : at + step], min(at + step, len(self.pcm)) / 2 / self.rate)
-            for at in range(0, len(self.pcm), step)
-        ]
+        for at in range(0, len(self.pcm), step):
+            yield self.pcm[at : at + step], min(at + step, len(self.pcm)) / 2 / self.rate
 
 
 def speech_of(wav: bytes | memoryview, rates: tuple[int, ...], silence_s: float) -> Speech:

@@ -1,0 +1,93 @@
+"""Speech that is sent as it is spoken: how late, how true its texts are stamped, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from asr_load.results.runfile import RunInfo, read_run
+from asr_load.selftest.ground_truth import run_on, scripted_server, share_cores
+from asr_load.stream.record import LiveRecord, read_records
+from benchmarks import CHECKOUT, Row, ratio
+from benchmarks.clips import write_clips
+
+SESSIONS, SECONDS, PACKET_MS, ROUNDS = 500, 10.0, 100, 3
+SERVER = ("--realtime", "vllm", "--tokens", 20, "--itl-ms", 450, "--final-ms", 200)
+
+
+def measure() -> Iterator[Row]:
+    """500 sessions, a hundred of which begin in a second, each with 10 s of speech in packets of 100 ms."""
+    cores = share_cores()
+    ours, bare = list[float](), list[float]()
+    late, errors = list[float](), list[float]()
+    lost = 0
+    with tempfile.TemporaryDirectory() as name:
+        clips = write_clips(Path(name) / "clips", 20, SECONDS)
+        for number in range(ROUNDS):
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            with scripted_server(folder, cores.server, *SERVER) as server:
+                bare.append(_bare(server.url, cores.client))
+                records, info = _ours(server.url, clips, folder / "run", cores.client)
+            health = info.workers[0].health
+            assert health is not None
+            packets = sum(record.packets for record in records)
+            ours.append(health.cpu_process * health.watched_s / packets)
+            lost += SESSIONS - sum(record.ok for record in records)
+            late += [record.send_lag["p99"] * 1e3 for record in records if record.send_lag]
+            errors += _errors(records, info, server.stamps)
+    p50, p99, worst = np.percentile(late, [50, 99, 100])
+    figure = f"p99 of a session's packets: {p50:.2f} ms; p99 over sessions below"
+    what = f"{SESSIONS} sessions of {PACKET_MS} ms packets: packets late ({lost} sessions lost)"
+    yield Row(what, figure, "their due times", p99, p50, worst, "ms", "5 ms or less")
+    p50, p99, worst = np.percentile(errors, [50, 99, 100])
+    yield Row("texts are stamped", f"p50 {p50:.2f} ms", "the server's stamps", p99, p50, worst, "ms (p99)", "1 or less")
+    yield Row(
+        "CPU for a packet",
+        f"{np.median(ours) * 1e6:.0f} µs",
+        f"ready frames from one epoll loop: {np.median(bare) * 1e6:.0f} µs",
+        **ratio(ours, bare),  # type: ignore[arg-type]
+        aim="at most 2 times",
+    )
+
+
+def _bare(url: str, cores: set[int]) -> float:
+    address = url.removeprefix("http://")
+    command = [sys.executable, "-m", "benchmarks.bare_speech", address, *map(str, (SESSIONS, SECONDS, PACKET_MS))]
+    process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+    run_on(process, cores)
+    said = json.loads(process.communicate(timeout=120)[0])
+    spent: float = said["cpu_s"] / said["packets"]
+    return spent
+
+
+def _ours(url: str, clips: Path, results: Path, cores: set[int]) -> tuple[list[LiveRecord], RunInfo]:
+    command = [sys.executable, "-m", "locust", "--locustfile", "locustfiles/transcribe.py", "--headless"]
+    command += ["--only-summary", "--loglevel", "ERROR", "-u", str(SESSIONS), "-r", "100", "--host", url]
+    command += ["--requests", str(SESSIONS), "--api", "realtime", "--packet-ms", str(PACKET_MS)]
+    command += ["--data", str(clips), "--results", str(results), "--no-preflight"]
+    process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL)
+    run_on(process, cores)
+    process.wait(120)
+    records = [record for record in read_records(results) if isinstance(record, LiveRecord)]
+    return records, read_run(results)
+
+
+def _errors(records: list[LiveRecord], info: RunInfo, stamps: Path) -> list[float]:
+    """How late texts are stamped, in ms: first and last one of each session."""
+    rows = map(json.loads, stamps.read_text().splitlines())
+    truth = {row["request_id"].rsplit("-", 1)[1]: row for row in rows if row["request_id"].count("-") >= 2}
+    offset = info.workers[0].clock_offset_s
+    found = []
+    for record in records:
+        if record.ok and (row := truth.get(str(record.seq))):
+            started = record.started_at - offset
+            found.append((started + (record.ttft or 0.0) - row["sent_at"][0]) * 1e3)
+            found.append((started + (record.stream_end or 0.0) - row["final_at"][0]) * 1e3)
+    return found
