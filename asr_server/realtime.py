@@ -79,10 +79,12 @@ class RealtimeEndpoint:
             await websocket.send_denial_response(Response(status_code=int(fault[3:])))
             return
         self.open += 1
+        self.service.slots.running += 1
         try:
             await _Session(self, websocket, fault).run()
         finally:
             self.open -= 1
+            self.service.slots.running -= 1
 
 
 class _Session:

@@ -32,13 +32,19 @@ PACED = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "30", "--itl-ms"
 ENDS = ("SIGINT", "SIGTERM", "worker SIGTERM", "worker SIGKILL", "master SIGKILL")
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_start_kill_stop(clips: Path, tmp_path: Path, seed: int) -> None:
+REALTIME = int(os.environ.get("REALTIME_KILLS", "5"))
+"""How many of the twenty are tried with realtime sessions too: each way to end, or more by hand."""
+
+
+@pytest.mark.parametrize(
+    ("seed", "api"), [(seed, "chat") for seed in range(20)] + [(seed, "realtime") for seed in range(REALTIME)]
+)
+def test_start_kill_stop(clips: Path, tmp_path: Path, seed: int, api: str) -> None:
     chance = random.Random(seed)
     how, patience = ENDS[seed % len(ENDS)], chance.choice(("0", "20"))
     results, stamps = tmp_path / "r", tmp_path / "stamps"
-    with serve(*PACED, "--stamps", str(stamps)) as host:
-        words = ("--data", clips, "-u", str(USERS), "--expect-workers", "2", "--stop-timeout", patience)
+    with serve(*PACED, "--stamps", str(stamps), "--realtime", "vllm", "--final-ms", "200") as host:
+        words = ("--data", clips, "-u", str(USERS), "--expect-workers", "2", "--stop-timeout", patience, "--api", api)
         fleet = Fleet(host, results, *words)
         workers = [fleet.worker(), fleet.worker()]
         try:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from pathlib import Path
 
+import jsonschema
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import trustme
 from openai import OpenAI
 
+from asr_load.results.exports import export
+from asr_load.results.schemas import schema
+from asr_load.results.summary import read_finished
 from asr_load.stream.record import LIVE, LiveRecord, decode_record, encode_record
 from conftest import prepare_clips
 from harness.browser import browser, locust, open_tab, start_test
@@ -216,6 +222,7 @@ def test_records_of_both_kinds_are_read_back_as_they_are(clips: Path, tmp_path: 
     line = lines.read_bytes().rstrip(b"\n")
     record = decode_record(line)
     assert isinstance(record, LiveRecord)
+    jsonschema.validate(json.loads(line), schema("realtime-record"))
     assert encode_record(record) == line
     hostile = json.dumps({**json.loads(line), "api": "chat", "text": LIVE.decode()}, separators=(",", ":")).encode()
     assert not isinstance(decode_record(hostile), LiveRecord)
@@ -285,6 +292,15 @@ def test_a_session_that_is_kept_ends_with_its_user(spoken: Path, tmp_path: Path)
     for done in (first, second):
         assert {record["outcome"] for record in done.records} <= {"ok", "unfinished"}
         assert len({record["session"] for record in done.records}) == 2
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_exports_have_the_columns_of_sessions(form: str, clips: Path, tmp_path: Path) -> None:
+    folder = speak(clips, tmp_path / "run", "vllm", "-u", "1", "--requests", "2").results
+    path = export(folder, read_finished(folder), form)
+    rows = pq.read_table(path).to_pylist() if form == "parquet" else list(csv.DictReader(path.open()))
+    assert [row["dialect"] for row in rows] == ["vllm", "vllm"]
+    assert all(json.loads(row["events"])["session.created"] == 1 for row in rows)
 
 
 @pytest.mark.long

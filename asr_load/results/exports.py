@@ -6,14 +6,17 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
+
+import msgspec
 
 from asr_load.files import write_atomically
 from asr_load.results import tables
 from asr_load.results.comparison_report import markdown_table
 from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Finished, Summary, rates_line, run_lines
-from asr_load.stream.record import Record
+from asr_load.stream.record import LiveRecord, Record
 from asr_load.text import visible
 
 
@@ -32,23 +35,35 @@ def _parquet(finished: Finished) -> bytes:
 
     types = {
         "str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(),
-        "list[float]": pa.list_(pa.float64()),
+        "list[float]": pa.list_(pa.float64()), "dict[str, float]": pa.string(), "dict[str, int]": pa.string(),
     }  # fmt: skip
-    fields = [(name, types[kind.removesuffix(" | None")]) for name, kind in Record.__annotations__.items()]
-    columns = [pa.array([getattr(record, name) for record in finished.records], kind) for name, kind in fields]
+    fields = [(name, types[kind.removesuffix(" | None")]) for name, kind in _fields(finished.records).items()]
+    columns = [pa.array([_value(record, name) for record in finished.records], kind) for name, kind in fields]
     out = io.BytesIO()
     pq.write_table(pa.table(columns, names=[name for name, _ in fields]), out, compression="zstd")
     return out.getvalue()
+
+
+def _fields(records: Iterable[Record]) -> dict[str, str]:
+    """The columns and their types: of realtime sessions too where there is one."""
+    live = LiveRecord.__annotations__ if any(isinstance(record, LiveRecord) for record in records) else {}
+    return Record.__annotations__ | live
+
+
+def _value(record: Record, name: str) -> Any:
+    """A field; what it counts by name, as JSON."""
+    value = getattr(record, name, None)
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else value
 
 
 def _csv(finished: Finished) -> bytes:
     """A row for each record; gaps in one cell, with spaces between them."""
     out = io.StringIO()
     writer = csv.writer(out)
-    names = Record.__struct_fields__
+    names = list(_fields(finished.records))
     writer.writerow(names)
     for record in finished.records:
-        writer.writerow([_cell(getattr(record, name)) for name in names])
+        writer.writerow([_cell(_value(record, name)) for name in names])
     return out.getvalue().encode("utf-8", "replace")
 
 

@@ -49,9 +49,9 @@ class Plot(msgspec.Struct):
 
 
 def distributions(good: Sequence[Record], slos: Sequence[str]) -> list[Plot]:
-    """The share of values that are at most so large, for TTFT, ITL and E2E."""
+    """The share of values that are at most so large, for TTFT, ITL, E2E and, of realtime sessions, TTFS."""
     plots = []
-    for name in ("ttft", "itl", "e2el"):
+    for name in ("ttft", "itl", "e2el", "ttfs"):
         metric = METRICS[name]
         values = values_of(name, good)
         if values.size:

@@ -13,16 +13,18 @@ from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Comparison
 from asr_load.results.runfile import RunInfo
 from asr_load.results.summary import Summary
-from asr_load.stream.record import Record
+from asr_load.stream.record import LiveRecord, Record
 
 SCHEMAS: dict[str, type] = {
     "record": Record,
+    "realtime-record": LiveRecord,
     "run": RunInfo,
     "summary": Summary,
     "capacity": Capacity,
     "comparison": Comparison,
 }
-"""By the file's name in docs/schema; `record` is a line of records.jsonl, whose format is its run's."""
+"""By the file's name in docs/schema; `record` is a line of records.jsonl, whose format is its run's, and
+`realtime-record` one of a realtime session."""
 
 
 def schema(name: str) -> dict[str, Any]:
