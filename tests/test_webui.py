@@ -184,10 +184,23 @@ def test_the_form_has_the_groups_of_the_options(chrome: Browser, clips: Path) ->
             [field.name, getComputedStyle(field.closest(".MuiFormControl-root"), "::before").content])"""
         shown = dict(page.locator(".MuiAccordion-root :is(input, select)").evaluate_all(headings))
         page.close()
-    headed = {"api": '"Target"', "data": '"Data"', "requestRate": '"Load"'}
+    headed = {"api": '"Target"', "realtimeDialect": '"Realtime"', "data": '"Data"', "requestRate": '"Load"'}
     headed |= {"warmupRequests": '"Measuring"', "slo": '"Limits"'}
     assert {name: heading for name, heading in shown.items() if heading != "none"} == headed
-    fields = ["api", "model", "prompt", "maxTokens", "apiKey", "data", "unique", "requestRate", "arrivals"]
+    fields = [
+        "api",
+        "model",
+        "prompt",
+        "maxTokens",
+        "apiKey",
+        "realtimeDialect",
+        "packetMs",
+        "pace",
+        "data",
+        "unique",
+        "requestRate",
+        "arrivals",
+    ]
     fields += ["requests", "warmupRequests", "warmupTime", "slo", "goodput"]
     assert [name for name in shown if name in fields] == fields
 

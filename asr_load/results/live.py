@@ -202,10 +202,13 @@ class Live:
         return point
 
     def table(self) -> list[dict[str, Any]]:
-        """Rows `name`, `count`, `p50` … `p99`, `max`: each metric over the last 10 s and over the run."""
+        """Rows `name`, `count`, `p50` … `p99`, `max`: each metric over the last 10 s and over the run; those of
+        realtime sessions where there are any."""
         rows = []
         for metric in STREAMED:
             name, label = metric.name, metric.heading
+            if metric.live and not self._run[name].n:
+                continue
             seconds = (*self._window, *self._open.values())
             recent = np.concatenate([np.empty(0), *(second.values(name) for second in seconds)])
             shown = np.percentile(recent, PERCENTILES).tolist() if recent.size else [None] * len(PERCENTILES)

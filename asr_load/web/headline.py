@@ -80,7 +80,7 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
 
     def latency(name: str, statistic: str, more: str = "") -> Tile:
         metric = METRICS[name]
-        value = rows[f"{metric.heading}, {BLOCKS[0]}"][statistic]
+        value = rows.get(f"{metric.heading}, {BLOCKS[0]}", {}).get(statistic)
         tile = Tile(f"{metric.title} {statistic}", number(value, _digits(metric)), metric.unit, more)
         limit = next((slo for slo in slos if (slo.metric, slo.statistic) == (name, statistic)), None)
         if limit is None:
@@ -89,7 +89,7 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
         return tile._replace(more=f"limit {limit.limit:g}{limit.unit}", look=look)
 
     rtf = rows[f"{METRICS['rtf'].heading}, {BLOCKS[0]}"]["p95"]
-    wait = "ttfs" if rows[f"{METRICS['ttfs'].heading}, whole run"]["count"] else "e2el"
+    wait = "ttfs" if f"{METRICS['ttfs'].heading}, whole run" in rows else "e2el"
     waited = latency(wait, "p95", f"RTF p95 {number(rtf, 3)}" if wait == "e2el" else "end of speech to final text")
     shown = [
         latency("ttft", "p95"),
@@ -147,10 +147,10 @@ def table(summary: Summary | None, own: Rows) -> dict[str, Any]:
     """The table: a row for each metric, with a block of COLUMNS for the last seconds and one for the whole test."""
     rows = []
     for metric in STREAMED:
+        if f"{metric.heading}, whole run" not in own:
+            continue
         recent = own[f"{metric.heading}, {BLOCKS[0]}"]
         whole = own[f"{metric.heading}, whole run"]
-        if metric.live and not whole["count"]:
-            continue
         if summary is not None:
             exact = getattr(summary, metric.name)
             values = [getattr(exact, name) for name in COLUMNS[:-1]]
