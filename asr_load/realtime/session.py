@@ -6,6 +6,7 @@ absolute clock. The audio is at the dialect's rate before that clock starts.
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -255,7 +256,8 @@ class _Utterance:
         socket, dialect, pace = session.socket, session.dialect, live.pace
         for message in dialect.begin():
             socket.send(message)
-        begins = time.perf_counter()
+        # Microphones are not in step, and users begin together.
+        begins = time.perf_counter() + (random.random() * live.packet_s / pace if pace else 0.0)
         turn, since_commit = Turn(), 0.0
         for pcm, end_s in speech.packets(live.packet_s):
             due = begins + end_s / pace if pace else time.perf_counter()
