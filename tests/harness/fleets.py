@@ -13,7 +13,7 @@ from typing import Any
 
 from conftest import CHECKOUT
 from harness.ports import free_port
-from harness.runs import POST, Run, locust
+from harness.runs import Run, locust
 
 TRANSCRIBE = CHECKOUT / "locustfiles" / "transcribe.py"
 
@@ -41,9 +41,9 @@ def nothing_is_lost(done: Run) -> list[dict[str, Any]]:
     for worker in info(done)["workers"]:
         assert worker["ended"]
         assert worker["started"] == worker["recorded"] == by_worker[worker["worker"]]
-    assert done.summary["requests"]["total"] == len(records) == done.rows[POST]["num_requests"]
+    assert done.summary["requests"]["total"] == len(records) == in_rows(done, "num_requests")
     failed = sum(record["outcome"] not in ("ok", "unfinished") for record in records)
-    assert done.rows[POST]["num_failures"] == failed
+    assert in_rows(done, "num_failures") == failed
     return records
 
 
@@ -88,3 +88,8 @@ def end(*processes: subprocess.Popen[str]) -> None:
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def in_rows(done: Run, name: str) -> int:
+    """What Locust's own statistics count of requests, or of sessions."""
+    return sum(row[name] for (method, _), row in done.rows.items() if method in ("POST", "WS"))
