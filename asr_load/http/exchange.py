@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import gevent
+import msgspec
 from requests import PreparedRequest, Request, Session
 
 from asr_load.http import hooks
@@ -27,7 +28,7 @@ from asr_load.http.transport import Transport
 from asr_load.stream.coding import Decoded, decoded
 from asr_load.stream.limits import TURN_S
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
-from asr_load.stream.record import Record
+from asr_load.stream.record import LiveRecord, Record
 from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import latencies, seconds
 
@@ -149,7 +150,8 @@ def exchange(
 def never_sent(request: TranscriptionRequest, config: ExchangeConfig, outcome: str, why: str) -> Record:
     """The record of a request that was taken and never sent."""
     result = _Result(outcome=outcome, error=why)
-    return _record(request, UserConnection(), result, time.perf_counter_ns(), config)
+    record = _record(request, UserConnection(), result, time.perf_counter_ns(), config)
+    return record if request.live is None else LiveRecord(**msgspec.structs.asdict(record))
 
 
 def _send_and_read(
@@ -489,14 +491,7 @@ def _record(
         # A chunk may hold several tokens, a body that was not streamed tells nothing.
         tokens, source = (len(answer.times), "chunks") if answer.streamed and answer.times else (None, None)
     return Record(
-        clip=request.clip,
-        seq=request.seq,
-        user=request.user,
-        worker=request.worker,
-        user_class=request.user_class,
-        warmup=request.warmup,
-        started_at=(start + config.epoch_ns) / 1e9,
-        due_at=None if request.due is None else (request.due + config.epoch_ns) / 1e9,
+        **of_request(request, config, start),
         lag=None if request.due is None else (start - request.due) / 1e9,
         outcome=result.outcome,
         ok=result.outcome == "ok",
@@ -520,20 +515,35 @@ def _record(
         cached_tokens=answer.cached_tokens,
         finish_reason=None if answer.finish_reason is None else config.strike(answer.finish_reason),
         streamed=answer.streamed,
-        audio_s=round(request.audio_s, 3),
         text=config.strike_speech(unwrapped.text),
         raw_text=None if unwrapped.text == raw else config.strike_speech(raw),
         text_format=unwrapped.format,
         ttft_text=None if unwrapped.format == "raw" else seconds(start, answer.came(unwrapped.start)),
-        reference=request.reference,
         retries=int(result.first is not None),
         retry_s=retry_s,
         connect=user_connection.connect_s,
         replica=user_connection.replica,
         first_error=result.first_error and shorten(config.strike(result.first_error), MAX_ERROR_CHARS // 4),
-        retry_of=request.retry_of,
-        ended_at=(time.perf_counter_ns() + config.epoch_ns) / 1e9,
     )
+
+
+def of_request(request: TranscriptionRequest, config: ExchangeConfig, start: int) -> dict[str, Any]:
+    """What a record has of its request, whatever came of it: one that started then, in perf_counter nanoseconds, and is
+    over now."""
+    return {
+        "clip": request.clip,
+        "seq": request.seq,
+        "user": request.user,
+        "worker": request.worker,
+        "user_class": request.user_class,
+        "warmup": request.warmup,
+        "started_at": (start + config.epoch_ns) / 1e9,
+        "due_at": None if request.due is None else (request.due + config.epoch_ns) / 1e9,
+        "audio_s": round(request.audio_s, 3),
+        "reference": request.reference,
+        "retry_of": request.retry_of,
+        "ended_at": (time.perf_counter_ns() + config.epoch_ns) / 1e9,
+    }
 
 
 def request_headers(run: str, worker: int, seq: int, clip: str) -> dict[str, str]:

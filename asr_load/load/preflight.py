@@ -28,7 +28,7 @@ from asr_load.text import striker, visible
 WORD_EVERY_S, LOOK_EVERY_S = 10.0, 0.5
 """How often it is said what is waited for, and looked."""
 
-GOES_ON = ("ok", "empty", "http_429")
+GOES_ON = ("ok", "empty", "http_429", "ws_429")
 """Outcomes of a trial that do not stand against a test: a clip may have no speech, and a limit of requests is what some
 tests are about."""
 

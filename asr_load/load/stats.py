@@ -1,4 +1,4 @@
-"""A record as rows of Locust's statistics: the request itself, and TTFT, ITL and TPOT beside it."""
+"""A record as rows of Locust's statistics: the request itself, and TTFT, ITL, TPOT and a session's TTFS beside it."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from asr_load.http.exchange import (
     TranscriptionRequest,
     Turn,
     exchange,
+    of_request,
 )
 from asr_load.http.failure import Failure, client_want
 from asr_load.http.socket_reader import python
@@ -367,20 +368,13 @@ class _Utterance:
             "packets": len(self.sent),
             "close_code": None if self.socket is None else self.socket.close_code,
             "events": {config.strike(shorten(name, 100)): count for name, count in heard.events.items()},
-            "partial_lag": list(self._partial_lags()),
+            "partial_lag": self._partial_lags(),
             "revised": heard.revised,
             "backlog": self.backlog,
         }
         over = max((at for at in (self.over, final, *heard.times[-1:]) if at is not None), default=None)
         return LiveRecord(
-            clip=request.clip,
-            seq=request.seq,
-            user=request.user,
-            worker=request.worker,
-            user_class=request.user_class,
-            warmup=request.warmup,
-            started_at=(start + config.epoch_ns) / 1e9,
-            due_at=None if request.due is None else (request.due + config.epoch_ns) / 1e9,
+            **of_request(request, config, start),
             lag=None if request.due is None else (self.began - request.due) / 1e9,
             outcome=self.outcome,
             ok=self.outcome == "ok",
@@ -399,15 +393,11 @@ class _Utterance:
             cached_tokens=None,
             finish_reason=None,
             streamed=True,
-            audio_s=round(request.audio_s, 3),
             text=config.strike_speech(unwrapped.text),
             raw_text=None if unwrapped.text == raw else config.strike_speech(raw),
             text_format=unwrapped.format,
-            reference=request.reference,
             connect=self.user_connection.connect_s,
             replica=self.user_connection.replica,
-            retry_of=request.retry_of,
-            ended_at=(time.perf_counter_ns() + config.epoch_ns) / 1e9,
             **live,
         )
 

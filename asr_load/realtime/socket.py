@@ -42,8 +42,6 @@ class Socket:
         self.close_code: int | None = None
         """The server's, once it has closed."""
         self.close_reason = ""
-        self.blocked_s = 0.0
-        """How long the socket took nothing."""
         self._connection = connection
         uri = WebSocketURI(
             secure=parts.scheme == "wss",
@@ -60,7 +58,7 @@ class Socket:
         self._wake = Wake()
         self._reader, self._close_reader = connection.reads(factory)(self._wake)
         self._pending: deque[memoryview] = deque()
-        self._blocked_at = 0.0
+        self._blocked_s = self._blocked_at = 0.0
         assert connection.sock is not None
         connection.sock.settimeout(0)
         self._sock = connection.sock
@@ -103,14 +101,21 @@ class Socket:
             self._flush_protocol()
 
     @property
+    def blocked_s(self) -> float:
+        """For how many seconds the socket took nothing, until now."""
+        return self._blocked_s + (time.perf_counter() - self._blocked_at if self._blocked_at else 0.0)
+
+    @property
     def is_open(self) -> bool:
         return self.close_code is None
 
     @property
     def is_quiet(self) -> bool:
         """Whether it is open, and nothing has come that was not looked at."""
-        if self.is_open:
+        try:
             self.listen(0.0)
+        except (Failure, ProtocolError):
+            return False
         return self.is_open and not self.messages
 
     def listen(self, until: float) -> None:
@@ -191,8 +196,7 @@ class Socket:
         except OSError:
             self._pending.clear()  # the other side has gone: what it said before is still read
         if self._blocked_at:
-            self.blocked_s += time.perf_counter() - self._blocked_at
-            self._blocked_at = 0.0
+            self._blocked_s, self._blocked_at = self.blocked_s, 0.0
             self._writable.stop()
 
     def close(self) -> None:
