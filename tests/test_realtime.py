@@ -14,12 +14,16 @@ import pytest
 import trustme
 from openai import OpenAI
 
+from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, never_sent
+from asr_load.http.timeouts import Timeouts
 from asr_load.results.exports import export
 from asr_load.results.schemas import schema
 from asr_load.results.summary import read_finished
 from asr_load.stream.record import LIVE, LiveRecord, decode_record, encode_record
 from conftest import prepare_clips
 from harness.browser import browser, locust, open_tab, start_test
+from harness.options import settings
+from harness.proxies import proxy
 from harness.realtime import DIALECTS, FAST, saying, speak
 from harness.runs import run
 from harness.serving import serve
@@ -330,6 +334,21 @@ def test_sessions_go_over_tls(spoken: Path, tmp_path: Path) -> None:
     words = ("-u", "2", "--requests", "4", "--ca", ca)
     done = speak(spoken, tmp_path / "run", "vllm", *words, server=("--ssl-certfile", str(pem)))
     assert [record["outcome"] for record in done.records] == ["ok"] * 4, done.records[0]["error"]
+
+
+def test_sessions_go_through_a_proxy(spoken: Path, tmp_path: Path) -> None:
+    with serve(*FAST, "--realtime", "vllm") as url, proxy(url) as (way, heads):
+        words = ("--api", "realtime", "-u", "1", "--requests", "2", "--proxy", way)
+        done = run("http://engine:8000", spoken, tmp_path / "run", *words)
+    assert [record["outcome"] for record in done.records] == ["ok", "ok"]
+    assert [head.splitlines()[0] for head in heads] == ["CONNECT engine:8000 HTTP/1.1"] * 2
+
+
+def test_what_is_never_sent_is_a_session_too() -> None:
+    live = settings("--api", "realtime").live
+    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=live)
+    config = ExchangeConfig(Timeouts(1, 1, 1), 0, str)
+    assert isinstance(never_sent(request, config, "client", "why"), LiveRecord)
 
 
 @pytest.mark.long

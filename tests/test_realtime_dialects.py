@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from typing import Any
 
+import gevent
 import pytest
 from openai.types.realtime import InputAudioBufferAppendEvent, InputAudioBufferCommitEvent, SessionUpdateEvent
 from websockets.frames import Frame, Opcode
@@ -111,19 +113,25 @@ def test_errors_in_each_shape() -> None:
     assert error_words(Event("error", error={"odd": 1})) == "{'odd': 1}"
 
 
+def accepted(server: socket.socket) -> tuple[socket.socket, ServerProtocol]:
+    """The next connection, its handshake answered but not sent."""
+    peer, _ = server.accept()
+    protocol = ServerProtocol()
+    protocol.receive_data(peer.recv(65536))
+    (request,) = protocol.events_received()
+    protocol.send_response(protocol.accept(request))  # type: ignore[arg-type]
+    return peer, protocol
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 4096])
 @pytest.mark.parametrize("factory", [python, *([compiled] if compiled else [])], ids=lambda each: type(each).__name__)
 def test_frames_are_the_same_however_their_bytes_are_cut(size: int, factory: Any) -> None:
-    texts = ["", "short", "ä" * 200, "x" * 70000]
+    texts = ["", "short", "ä" * 200, "x" * (70000 if size > 100 else 300)]
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
 
         def talk() -> None:
-            peer, _ = server.accept()
-            protocol = ServerProtocol()
-            protocol.receive_data(peer.recv(65536))
-            (request,) = protocol.events_received()
-            protocol.send_response(protocol.accept(request))  # type: ignore[arg-type]
+            peer, protocol = accepted(server)
             for text in texts:
                 data = text.encode()
                 half = len(data) // 2
@@ -132,8 +140,8 @@ def test_frames_are_the_same_however_their_bytes_are_cut(size: int, factory: Any
                 protocol.send_continuation(data[half:], fin=True)
             protocol.send_close(1011, "the end")
             data = b"".join(protocol.data_to_send())
-            for at in range(0, len(data), size) if len(data) < 2000 * size else range(0, len(data), 997):
-                peer.sendall(data[at : at + (size if len(data) < 2000 * size else 997)])
+            for at in range(0, len(data), size):
+                peer.sendall(data[at : at + size])
             pongs = b""
             while piece := peer.recv(65536):
                 pongs += piece
@@ -163,11 +171,7 @@ def test_a_frame_that_breaks_the_protocol_is_told() -> None:
         url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
 
         def talk() -> None:
-            peer, _ = server.accept()
-            protocol = ServerProtocol()
-            protocol.receive_data(peer.recv(65536))
-            (request,) = protocol.events_received()
-            protocol.send_response(protocol.accept(request))  # type: ignore[arg-type]
+            peer, protocol = accepted(server)
             masked = Frame(Opcode.TEXT, b"masked").serialize(mask=True)
             peer.sendall(b"".join(protocol.data_to_send()) + masked)
             peer.recv(65536)
@@ -183,3 +187,31 @@ def test_a_frame_that_breaks_the_protocol_is_told() -> None:
             client.listen(float("inf"))
         client.drop()
         thread.join(10)
+
+
+def test_a_socket_that_takes_nothing_is_counted_while_it_does() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
+        peers: list[socket.socket] = []
+
+        def talk() -> None:
+            peer, protocol = accepted(server)
+            peer.sendall(b"".join(protocol.data_to_send()))
+            peers.append(peer)  # and reads nothing
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        connection = Connection(place_of(url), Transport(), Connections())
+        connection.open(5)
+        client = Socket(connection, python, url)
+        client.shake_hands({}, 5)
+        thread.join(10)
+        for _ in range(200):
+            client.send(b"x" * 100_000)
+        client.listen(time.perf_counter() + 0.2)
+        assert client.blocked_s > 0.15
+        peers[0].sendall(Frame(Opcode.BINARY, b"x").serialize(mask=False))
+        gevent.sleep(0.05)
+        assert not client.is_quiet  # nothing that is kept has anything to say
+        client.drop()
+        peers[0].close()
