@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def write_clips(folder: Path, count: int, seconds: float = 0.1) -> Path:
         numbers = range(first, min(first + SHARD_CLIPS, count))
         rows, digest = write_shard(
             folder / name,
-            (Clip(f"clip{n}", "", clip.duration_s, RATE, clip.sha256, clip.dither_at, clip.audio_b64) for n in numbers),
+            (replace(clip, id=f"clip{number}", text="") for number in numbers),
         )
         shards.append(ShardInfo(name, rows, digest))
     options = Options(Rules(), 0, "en")

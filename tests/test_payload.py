@@ -200,7 +200,7 @@ def test_each_nonce_gives_other_audio_and_none_gives_the_same() -> None:
 @pytest.mark.parametrize("number", [1, 2, 3, 30, 65, 66, 67, 68])
 def test_a_clip_too_short_for_all_bits_takes_what_fits(number: int) -> None:
     pcm = np.resize(np.array([1000, -1000], dtype=np.int16), number)
-    short = Clip("a", "", 0.1, 16000, "", 2, base64.b64encode(encoded(pcm, subtype="PCM_16")))
+    short = Clip("a", "", 0.1, 16000, "", 2, 0.1, base64.b64encode(encoded(pcm, subtype="PCM_16")))
     changed = wav(b"".join(dithered(short.audio_b64, b"\xff" * 8, short.dither_at)))
     difference = np.abs(samples(changed) - pcm)
     expected = [index for index in range(number) if 2 <= index <= 65]

@@ -201,6 +201,7 @@ def test_a_manifest_names_shards_beside_it(folder: Path, name: str) -> None:
         ({"duration_s": [-1.0]}, "no length"),
         ({"sample_rate": [0]}, "no length, or no rate"),
         ({"dither_at": [-1]}, "no length"),
+        ({"speech_end_s": [1.5]}, "ends elsewhere"),
         ({"text": "bytes"}, "UTF8|utf8"),
         ({"audio_b64": "offsets"}, "File too short"),
         ({"columns": "fewer"}, "other columns"),
@@ -214,6 +215,7 @@ def test_what_no_shard_of_ours_holds(tmp_path: Path, changes: dict[str, Any], sa
         "sample_rate": [16000],
         "sha256": ["0"],
         "dither_at": [0],
+        "speech_end_s": [1.0],
         "audio_b64": ["QUJD" * 1234],
     }
     bad = changes | {}
@@ -251,7 +253,7 @@ def test_audio_that_lies_elsewhere() -> None:
     """Between a first and a last place that Arrow finds in order."""
     ends = pa.py_buffer(np.array([0, 9000, 8], np.int32))
     columns = [pa.array(["a", "b"]), pa.array(["it", "it"]), pa.array([1.0, 1.0]), pa.array([1, 1], pa.int32())]
-    columns += [pa.array(["0", "0"]), pa.array([0, 0], pa.int32())]
+    columns += [pa.array(["0", "0"]), pa.array([0, 0], pa.int32()), pa.array([1.0, 1.0])]
     columns.append(pa.StringArray.from_buffers(2, ends, pa.py_buffer(b"QUJDQUJD")))
     with pytest.raises(ValueError, match="lies elsewhere"):
         shard._check_batch(pa.record_batch(columns, SCHEMA))

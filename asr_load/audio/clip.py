@@ -35,6 +35,9 @@ class Clip:
     sha256: str
     dither_at: int
     """Of a WAV: the first of the loudest samples in a row whose lowest bits may be flipped (payload.dithered)."""
+    speech_end_s: float | None
+    """The second at which what is loud in it ends (convert.end_of_speech); None where it was prepared by a version that
+    did not look for it."""
     audio_b64: bytes | memoryview
 
 

@@ -42,6 +42,9 @@ CANCELLED = 0.1
 BLOCK_FRAMES, UNKNOWN_FRAMES = 1 << 20, 1 << 40
 """Read at once; and beyond the second, libsndfile does not know how long a file is."""
 
+FRAME_S, QUIET = 0.020, 0.02
+"""Speech has ended with the last stretch of so many seconds whose amplitude is this share of the loudest one's."""
+
 HEADER_WORDS = 22
 """The 44 bytes of a WAV's header, in 16-bit words."""
 
@@ -98,8 +101,26 @@ def _clip(id: str, text: str, wav: np.ndarray, sample_rate: int, rules: Rules) -
         sample_rate=sample_rate,
         sha256=hashlib.sha256(audio).hexdigest(),
         dither_at=_loudest(pcm),
+        speech_end_s=round(end_of_speech(pcm, sample_rate), 6),
         audio_b64=pybase64.b64encode(audio),
     )
+
+
+def end_of_speech(pcm: np.ndarray, sample_rate: int) -> float:
+    """Of samples of shape (n,), n > 0: the second at which the last stretch ends that is not quiet beside the loudest
+    one."""
+    frame = max(round(FRAME_S * sample_rate), 1)
+    block = BLOCK_FRAMES // frame * frame
+    energies = np.concatenate([_energies(pcm[first : first + block], frame) for first in range(0, len(pcm), block)])
+    heard = np.flatnonzero(energies > QUIET**2 * energies.max())
+    return min((int(heard[-1]) + 1) * frame if len(heard) else len(pcm), len(pcm)) / sample_rate
+
+
+def _energies(pcm: np.ndarray, frame: int) -> np.ndarray:
+    """The mean squares of stretches of so many samples, the last of which may be shorter."""
+    starts = np.arange(0, len(pcm), frame)
+    means: np.ndarray = np.add.reduceat(np.square(pcm, dtype=np.float64), starts) / np.diff([*starts, len(pcm)])
+    return means
 
 
 def _loudest(pcm: np.ndarray) -> int:

@@ -68,9 +68,14 @@ def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: int) -> Body:
     first = (_HEADER + 2 * at) // 3 * 4
     last = first + _GROUPS * 4
     region = pybase64.b64decode(bytes(view[first:last]))
-    mask = b"".join(_SPREAD[byte] for byte in nonce)[: len(region)].ljust(len(region), b"\0")
-    mixed = int.from_bytes(region, "little") ^ int.from_bytes(mask, "little")
-    return [view[:first], pybase64.b64encode(mixed.to_bytes(len(region), "little")), view[last:]]
+    return [view[:first], pybase64.b64encode(flipped(region, nonce)), view[last:]]
+
+
+def flipped(samples: bytes, nonce: bytes) -> bytes:
+    """16-bit samples with the nonce's bits flipped into the lowest ones of the first 64."""
+    mask = b"".join(_SPREAD[byte] for byte in nonce)[: len(samples)].ljust(len(samples), b"\0")
+    mixed = int.from_bytes(samples, "little") ^ int.from_bytes(mask, "little")
+    return mixed.to_bytes(len(samples), "little")
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,13 @@ def make_builder(options: BodyOptions, audio_format: str = "wav") -> tuple[Build
     if options.api == REALTIME:
         if audio_format != "wav":
             raise InputError(f"--api realtime sends samples, and --data is {audio_format}: prepare it as WAV")
-        return _speech, ""
+        return _no_body, ""
     return _chat_body(options, audio_format), "application/json"
 
 
-def _speech(clip: Clip, nonce: bytes) -> Body:
-    """A clip as a WAV, of which a realtime session makes packets."""
-    return [pybase64.b64decode(b"".join(dithered(clip.audio_b64, nonce, clip.dither_at)))]
+def _no_body(clip: Clip, nonce: bytes) -> Body:  # noqa: ARG001
+    """Of a realtime session, which sends its audio in packets."""
+    return []
 
 
 def _chat_body(options: BodyOptions, audio_format: str) -> Build:

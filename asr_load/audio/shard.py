@@ -32,9 +32,13 @@ SCHEMA = pa.schema(
         ("sample_rate", pa.int32()),
         ("sha256", pa.string()),
         ("dither_at", pa.int32()),
+        ("speech_end_s", pa.float64()),
         ("audio_b64", pa.string()),
     ]
 )
+OLDER_SCHEMA = SCHEMA.remove(SCHEMA.get_field_index("speech_end_s"))
+"""Of shards that were written before that was looked for."""
+
 SHARD_NAME = re.compile(r"shard-[0-9]{5,}-of-[0-9]{5,}\.arrow")
 PAGE = 4096
 
@@ -241,7 +245,8 @@ class Shards:
 
     def _read(self, at: int) -> list[Clip]:
         batch = self._batches[at]
-        small = [batch.column(name).to_pylist() for name in SCHEMA.names[:-1]]
+        known, unknown = batch.schema.names, [None] * batch.num_rows
+        small = [batch.column(name).to_pylist() if name in known else unknown for name in SCHEMA.names[:-1]]
         # Views: Arrow's own value of a row would be a copy of up to a megabyte.
         column = batch.column("audio_b64")
         _, offsets, audio = column.buffers()
@@ -267,6 +272,10 @@ def _check_batch(batch: pa.RecordBatch) -> None:
     seconds, rates, at = (_numbers(batch.column(name)) for name in ("duration_s", "sample_rate", "dither_at"))
     if not (np.isfinite(seconds) & (seconds > 0) & (rates > 0) & (at >= 0)).all():
         raise ValueError("a clip has no length, or no rate")
+    if batch.schema != OLDER_SCHEMA:
+        ends_s = _numbers(batch.column("speech_end_s"))
+        if not ((ends_s > 0) & (ends_s <= seconds)).all():
+            raise ValueError("its speech ends elsewhere")
 
 
 def _numbers(column: pa.Array) -> np.ndarray:
@@ -303,7 +312,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 def _open_batches(folder: Path, name: str) -> list[pa.RecordBatch]:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(folder / name)))
-        if reader.schema != SCHEMA:
+        if reader.schema not in (SCHEMA, OLDER_SCHEMA):
             raise InputError(f"--data {folder}: {name} has other columns than this version writes; prepare it again")
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         for batch in batches:

@@ -76,7 +76,7 @@ class TranscriptionRequest:
     retry_of: int | None = None
     """The number of the request that this one is sent again for."""
     live: Any = None
-    """Of a realtime session: its LiveOptions."""
+    """Of a realtime session: its LiveRequest."""
 
 
 @dataclass(frozen=True)

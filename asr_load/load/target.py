@@ -16,6 +16,7 @@ from asr_load.errors import InputError
 from asr_load.http.exchange import TranscriptionRequest, request_headers
 from asr_load.options.settings import Settings
 from asr_load.realtime.session import session_url
+from asr_load.realtime.speech import LiveRequest
 from asr_load.results.runfile import UserClassInfo
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from asr_load.schedule.work import ClipOrder, Job
@@ -140,7 +141,8 @@ class RequestSource:
         self._taken = 0
         self._build, content_type = make_builder(settings.body, target.shards.audio_format)
         self._url, self._text_format = settings.host + settings.endpoint, settings.asked.text_format
-        self._live = live = settings.live
+        live = settings.live
+        self._live = None if live is None else LiveRequest(live, None, NO_DITHER)
         if live is not None:
             self._url = session_url(settings.host, settings.endpoint, live.dialect)
             self._headers = settings.headers
@@ -166,9 +168,10 @@ class RequestSource:
     def request(self, job: Job, number: int, **more: Any) -> TranscriptionRequest:
         """A request with its body, of a clip. Raises OSError, MemoryError, ValueError or InputError where it cannot be
         built."""
-        clip = self._shards[number]
-        body = self._build(clip, self._nonce(number))
-        return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, **more)
+        clip, nonce = self._shards[number], self._nonce(number)
+        live = self._live and self._live._replace(clip=clip, nonce=nonce)
+        body = self._build(clip, nonce)
+        return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, live=live, **more)
 
     def _nonce(self, number: int) -> bytes:
         if self._unique == "none":
@@ -177,7 +180,7 @@ class RequestSource:
 
     def without_body(self, job: Job, **more: Any) -> TranscriptionRequest:
         """A request that cannot be built, for its record."""
-        return self._of_clip(job, [], "", reference="", audio_s=0.0, **more)
+        return self._of_clip(job, [], "", reference="", audio_s=0.0, live=self._live, **more)
 
     def _of_clip(self, job: Job, body: list[bytes | memoryview], clip: str, **more: Any) -> TranscriptionRequest:
         return TranscriptionRequest(
@@ -190,6 +193,5 @@ class RequestSource:
             worker=self._worker,
             user_class=self._name,
             text_format=self._text_format,
-            live=self._live,
             **more,
         )

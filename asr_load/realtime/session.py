@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -15,7 +16,6 @@ from urllib.parse import urlsplit
 
 import gevent
 import numpy as np
-import pybase64
 from requests import Request, Session
 
 from asr_load.http.connection import UserConnection, place_of
@@ -30,6 +30,7 @@ from asr_load.http.exchange import (
 from asr_load.http.failure import Failure, client_want
 from asr_load.http.socket_reader import python
 from asr_load.realtime.dialects import Dialect, Event, Heard, LiveOptions, choose, error_words, read_event
+from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
 from asr_load.realtime.speech import Speech, speech_of
 from asr_load.stream.reader import MAX_ERROR_CHARS, ProtocolError, shorten
@@ -84,15 +85,12 @@ class _Utterance:
     session_id: str = ""
     began: int = 0
     setup: int | None = None
-    started: int | None = None
     speech_ended: int | None = None
     audio_ended: int | None = None
     over: int | None = None
     """When the last event came."""
     commits: int = 0
-    lags: list[float] = field(default_factory=list)
-    sent: list[tuple[int, float]] = field(default_factory=list)
-    """For each packet: when it was given to the socket, and the second of the audio with which it ends."""
+    packets: Packets | None = None
     blocked_before: float = 0.0
     backlog: float | None = None
     sent_s: float = 0.0
@@ -161,7 +159,7 @@ class _Utterance:
                 self.socket.drop()
             return
         session.utterances += 1
-        live: LiveOptions = self.request.live
+        live: LiveOptions = self.request.live.options
         if not keep or session.dialect.alone or session.utterances >= live.utterances:
             self.user_connection.session = None
             if self.outcome in ("unfinished", "timeout"):
@@ -170,18 +168,18 @@ class _Utterance:
                 session.close()
 
     def _speak(self) -> None:
-        live: LiveOptions = self.request.live
+        live: LiveOptions = self.request.live.options
         session = self.user_connection.session
         if session is None or session.url != self.request.url or not session.socket.is_quiet:
             self._leave_old(session)
             session = self.user_connection.session = self._open(live)
             # All that is slow comes before the clock.
-            speech = self._prepare(session.dialect, live)
+            speech = speech_of(self.request.live, session.dialect.rates)
             self._configure(session, speech, live)
             self.setup = time.perf_counter_ns() - self.began
         else:
             self.socket, self.dialect, self.session_id = session.socket, session.dialect.name, session.id
-            speech = self._prepare(session.dialect, live)
+            speech = speech_of(self.request.live, session.dialect.rates)
         self.blocked_before = session.socket.blocked_s
         self._send_speech(session, speech, live)
         self._await_final(session)
@@ -190,11 +188,6 @@ class _Utterance:
         self.user_connection.session = None
         if session is not None:
             session.close()
-
-    def _prepare(self, dialect: Dialect, live: LiveOptions) -> Speech:
-        pool = gevent.get_hub().threadpool
-        speech: Speech = pool.apply(speech_of, (self.request.body[0], dialect.rates, live.silence_s))
-        return speech
 
     def _open(self, live: LiveOptions) -> _Session:
         """Connect, shake hands, and hear which dialect is spoken. Raises Failure and ProtocolError."""
@@ -259,26 +252,16 @@ class _Utterance:
             socket.send(message)
         # Microphones are not in step, and users begin together.
         begins = time.perf_counter() + (random.random() * live.packet_s / pace if pace else 0.0)
-        turn, since_commit = Turn(), 0.0
-        for pcm, end_s in speech.packets(live.packet_s):
-            due = begins + end_s / pace if pace else time.perf_counter()
-            while (now := time.perf_counter()) < due and socket.is_open and self.heard.error is None:
-                socket.listen(due)
-                self._hear(socket, dialect)
-            if not pace:
-                turn.give()
-                socket.listen(0.0)
-                self._hear(socket, dialect)
-            if not socket.is_open or self.heard.error is not None:
-                return
-            self.lags.append(max(now - due, 0.0))
-            self.sent.append((round(now * NS), end_s))
-            if self.started is None:
-                self.started = time.perf_counter_ns()
-            socket.send(dialect.append(pybase64.b64encode(pcm)))
-            if dialect.longest_s is not None and end_s - since_commit >= dialect.longest_s:
-                since_commit = end_s
-                self._commit(socket, dialect.commit())
+        self.packets = packets = Packets(socket, dialect, speech, packet_s=live.packet_s, pace=pace, begins=begins)
+        try:
+            self._while_speaking(packets, socket, dialect)
+        finally:
+            self.commits = packets.commits
+            rest, packets.ended = not packets.ended, True
+        if packets.error is not None:
+            raise packets.error
+        if rest:
+            return
         self.sent_s = speech.length_s
         spoken = begins + speech.end_s / pace if pace else time.perf_counter()
         self.speech_ended = round(spoken * NS)
@@ -287,12 +270,21 @@ class _Utterance:
             self.backlog = max(speech.length_s - self.heard.positions[-1][1], 0.0)
         if dialect.name == "openai" and live.server_vad and self.heard.turns and not self.heard.speaking:
             return
-        if since_commit < speech.length_s:
-            self._commit(socket, dialect.end())
+        if packets.uncommitted_s > 0:
+            self.commits += 1
+            socket.send(dialect.end())
 
-    def _commit(self, socket: Socket, message: bytes) -> None:
-        self.commits += 1
-        socket.send(message)
+    def _while_speaking(self, packets: Packets, socket: Socket, dialect: Dialect) -> None:
+        """Hear what is said until all packets are sent, or the rest need not be."""
+        pace, turn = self.request.live.options.pace, Turn()
+        if pace:
+            PACER.add(packets)
+        while not packets.ended and socket.is_open and self.heard.error is None:
+            if not pace:
+                packets.send()
+                turn.give()
+            socket.listen(None if pace else 0.0)
+            self._hear(socket, dialect)
 
     def _hear(self, socket: Socket, dialect: Dialect) -> None:
         """Take the events that have come."""
@@ -343,11 +335,12 @@ class _Utterance:
             self.outcome, self.error = "ok", None
 
     def _of_error(self) -> str:
-        return "stream_error" if self.sent else "rejected"
+        return "stream_error" if self.packets is not None and self.packets.sent else "rejected"
 
     def _record(self) -> LiveRecord:
         request, config, heard = self.request, self.config, self.heard
-        start = self.began if self.started is None else self.started
+        sent = self.packets.sent if self.packets is not None else []
+        start = round(sent[0][0] * NS) if sent else self.began
         raw = heard.text
         unwrapped = unwrap(raw, request.text_format)
         if self.outcome == "ok" and not unwrapped.text.strip():
@@ -355,7 +348,7 @@ class _Utterance:
         timing = latencies(start, heard.times)
         final = heard.final_at
         tokens = heard.usage.get("completion_tokens", heard.usage.get("output_tokens"))
-        lags, ended = np.array(self.lags), self.audio_ended or 0
+        ended = self.audio_ended or 0
         live: dict[str, Any] = {
             "dialect": self.dialect,
             "session": config.strike(self.session_id),
@@ -363,12 +356,12 @@ class _Utterance:
             "ttfs": None if self.speech_ended is None else seconds(self.speech_ended, final),
             "done_latency": None if final is None or final < ended else seconds(ended, final),
             "rtf_live": None if final is None or not self.sent_s else (final - start) / NS / self.sent_s,
-            "send_lag": _spread(lags) if lags.size else None,
+            "send_lag": _spread(self.packets.lags) if self.packets is not None and sent else None,
             "backpressure": max((self.socket.blocked_s if self.socket else 0.0) - self.blocked_before, 0.0),
-            "packets": len(self.sent),
+            "packets": len(sent),
             "close_code": None if self.socket is None else self.socket.close_code,
             "events": {config.strike(shorten(name, 100)): count for name, count in heard.events.items()},
-            "partial_lag": self._partial_lags(),
+            "partial_lag": _partial_lags(heard.positions, sent),
             "revised": heard.revised,
             "backlog": self.backlog,
         }
@@ -401,19 +394,17 @@ class _Utterance:
             **live,
         )
 
-    def _partial_lags(self) -> list[float]:
-        ends = np.array([end_s for _, end_s in self.sent])
-        lags = []
-        for at, position in self.heard.positions:
-            place = int(np.searchsorted(ends, position - 1e-6))
-            if place < len(self.sent):
-                lags.append((at - self.sent[place][0]) / NS)
-        return lags
+
+def _partial_lags(positions: list[tuple[int, float]], sent: list[tuple[float, float]]) -> list[float]:
+    """For each text, in nanoseconds, and the second of the audio that it reaches: how long ago that was sent."""
+    ends = [end_s for _, end_s in sent]
+    places = [(at, bisect_left(ends, position - 1e-6)) for at, position in positions]
+    return [at / NS - sent[place][0] for at, place in places if place < len(sent)]
 
 
-def _spread(lags: np.ndarray) -> dict[str, float]:
+def _spread(lags: list[float]) -> dict[str, float]:
     p50, p99 = np.percentile(lags, [50, 99]).tolist()
-    return {"p50": p50, "p99": p99, "max": float(lags.max())}
+    return {"p50": p50, "p99": p99, "max": max(lags)}
 
 
 def session_url(host: str, endpoint: str, dialect: str) -> str:

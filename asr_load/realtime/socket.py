@@ -118,24 +118,29 @@ class Socket:
             return False
         return self.is_open and not self.messages
 
-    def listen(self, until: float) -> None:
-        """Take what has come; where nothing has, wait for something until a time, in perf_counter seconds. Raises
-        Failure and ProtocolError."""
-        while self.is_open:
-            self._wake.clear()
-            data, stamps, ends = self._reader.take()
-            if data:
-                break
-            if self._reader.status != "running":
-                self._lost()
-                return
-            if self._pending:
-                self._flush()
-            wait = until - time.perf_counter()
-            if wait <= 0 or not self._wake.wait(wait):
-                return
-        else:
+    def wake(self) -> None:
+        """Have `listen` return."""
+        self._wake.set()
+
+    def listen(self, until: float | None) -> None:
+        """Take what has come; where nothing has, wait for something, or for `wake`, until a time, in perf_counter
+        seconds; None: without an end. Raises Failure and ProtocolError."""
+        self._wake.clear()
+        if self._take_in() or not self.is_open:
             return
+        if self._pending:
+            self._flush()
+        wait = None if until is None else until - time.perf_counter()
+        if (wait is None or wait > 0) and self._wake.wait(wait):
+            self._take_in()
+
+    def _take_in(self) -> bool:
+        """Whether anything had come."""
+        data, stamps, ends = self._reader.take()
+        if not data:
+            if self._reader.status != "running" and self.is_open:
+                self._lost()
+            return False
         start = 0
         for at, end in zip(stamps, ends, strict=True):
             self._protocol.receive_data(data[start:end])
@@ -145,6 +150,7 @@ class Socket:
         self._flush_protocol()
         if self._protocol.parser_exc is not None and self.is_open:
             raise ProtocolError(f"not a WebSocket's frames: {self._protocol.parser_exc}")
+        return True
 
     def _take(self, event: object, at: int) -> None:
         if isinstance(event, Response):

@@ -2,57 +2,146 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
+import gevent
 import numpy as np
+import pybase64
 import soxr
 
-HEADER = 44
-"""Bytes before the samples of a shard's WAV."""
+from asr_load.audio.clip import Clip
+from asr_load.audio.convert import HEADER_WORDS, end_of_speech
+from asr_load.audio.payload import DITHERED, NO_DITHER, flipped
+from asr_load.realtime.dialects import LiveOptions
+
+T = TypeVar("T")
 
 NOISE = 8
 """The loudest sample of what is sent as silence, -72 dB below full scale: zeros alone break models."""
 
-FRAME_S, QUIET = 0.020, 0.02
-"""Speech has ended with the last stretch of so many seconds whose loudness is this share of the loudest one's."""
+KEPT_BYTES = 256 << 20
+"""Of resampled clips."""
+
+
+class LiveRequest(NamedTuple):
+    """A clip that is to be spoken."""
+
+    options: LiveOptions
+    clip: Clip | None
+    """None where it cannot be read."""
+    nonce: bytes
+    """Of dither: see `flipped`."""
 
 
 class Speech(NamedTuple):
-    """16-bit mono samples at a rate, and where in them the speech ends, in seconds."""
+    """16-bit mono samples at a rate, with silence behind them, and where in them the speech ends, in seconds."""
 
-    pcm: bytes
+    read: Callable[[int, int], bytes]
+    """Of the samples, the bytes from one place to another."""
+    size: int
+    """Their bytes."""
+    silence: bytes
+    dither: bytes
+    dither_at: int
+    """Where in the samples, in bytes, these stand in place of their own."""
     rate: int
     end_s: float
-    length_s: float
+
+    @property
+    def length_s(self) -> float:
+        return (self.size + len(self.silence)) / 2 / self.rate
 
     def packets(self, packet_s: float) -> Iterator[tuple[bytes, float]]:
         """Packets in turn, each with the second at which the microphone has filled it."""
-        step = max(round(packet_s * self.rate), 1) * 2
-        for at in range(0, len(self.pcm), step):
-            yield self.pcm[at : at + step], min(at + step, len(self.pcm)) / 2 / self.rate
+        step, whole = max(round(packet_s * self.rate), 1) * 2, self.size + len(self.silence)
+        for first in range(0, whole, step):
+            last = min(first + step, whole)
+            yield self._bytes(first, last), last / 2 / self.rate
+
+    def _bytes(self, first: int, last: int) -> bytes:
+        pcm = self.read(first, min(last, self.size)) if first < self.size else b""
+        begins, ends = max(self.dither_at, first), min(self.dither_at + len(self.dither), last)
+        if begins < ends:
+            mixed = self.dither[begins - self.dither_at : ends - self.dither_at]
+            pcm = b"".join((pcm[: begins - first], mixed, pcm[ends - first :]))
+        if last > self.size:
+            pcm += self.silence[max(first - self.size, 0) : last - self.size]
+        return pcm
 
 
-def speech_of(wav: bytes | memoryview, rates: tuple[int, ...], silence_s: float) -> Speech:
-    """A shard's WAV at a rate that is taken, with silence behind it. Takes milliseconds: call it in a thread."""
-    (rate,) = struct.unpack_from("<I", wav, 24)
-    samples = np.frombuffer(wav, "<i2", offset=HEADER)
-    if rate not in rates:
-        samples = soxr.resample(samples, rate, rates[0])
+def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
+    """A clip at a rate that is taken, with the silence that is asked for. A clip that is at another rate is resampled
+    in a thread, once: call it before the clock starts."""
+    clip, silence_s = request.clip, request.options.silence_s
+    assert clip is not None
+    rate = clip.sample_rate
+    if rate in rates:
+        size, read = _in_shard(clip)
+    else:
         rate = rates[0]
-    length_s = samples.size / rate
-    if not silence_s:
-        return Speech(samples.tobytes(), rate, length_s, length_s)
-    noise = np.random.default_rng(0).integers(-NOISE, NOISE, round(silence_s * rate), "<i2", endpoint=True)
-    end_s = end_of_speech(samples, rate)
-    return Speech(np.concatenate([samples, noise]).tobytes(), rate, end_s, length_s + silence_s)
+        size, read = _resampled(clip, rate)
+    at = round(clip.dither_at * rate / clip.sample_rate) * 2
+    dither = b""
+    if request.nonce != NO_DITHER:
+        dither = flipped(read(at, min(at + 2 * DITHERED, size)), request.nonce)
+    end_s = size / 2 / rate
+    if silence_s:
+        end_s = clip.speech_end_s or _in_thread(_end_of_speech, clip)
+    return Speech(read, size, _silence(silence_s, rate), dither, at, rate, end_s)
 
 
-def end_of_speech(samples: np.ndarray, rate: int) -> float:
-    """The second at which the last stretch ends that is not quiet; shape of samples: (n,)."""
-    frame = max(round(FRAME_S * rate), 1)
-    whole = samples[: samples.size // frame * frame].astype(np.float32).reshape(-1, frame)
-    loud = np.sqrt(np.square(whole).mean(axis=1))
-    heard = np.flatnonzero(loud > QUIET * loud.max()) if loud.size else loud
-    return float((heard[-1] + 1) * frame / rate) if heard.size else samples.size / rate
+def _in_shard(clip: Clip) -> tuple[int, Callable[[int, int], bytes]]:
+    """The bytes of a clip's samples, and what reads them from the shard as they are needed: nothing is held of it."""
+    view = memoryview(clip.audio_b64)
+    header = 2 * HEADER_WORDS
+
+    def read(first: int, last: int) -> bytes:
+        # base64 goes by groups of 3 bytes, in 4.
+        group = (header + first) // 3
+        skip = header + first - 3 * group
+        return pybase64.b64decode(view[4 * group : -(-(header + last) // 3) * 4])[skip : skip + last - first]
+
+    return len(view) // 4 * 3 - bytes(view[-2:]).count(b"=") - header, read
+
+
+_kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+"""Clips at another rate than their own, by their hashes: the last used last."""
+
+
+def _resampled(clip: Clip, rate: int) -> tuple[int, Callable[[int, int], bytes]]:
+    key = (clip.sha256, rate)
+    pcm = _kept.get(key)
+    if pcm is None:
+        pcm = _kept[key] = _in_thread(_resample, clip, rate)
+        while len(_kept) > 1 and sum(map(len, _kept.values())) > KEPT_BYTES:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return len(pcm), lambda first, last: pcm[first:last]
+
+
+def _in_thread(of: Callable[..., T], *words: object) -> T:
+    done: T = gevent.get_hub().threadpool.apply(of, words)
+    return done
+
+
+def _samples(clip: Clip) -> np.ndarray:
+    size, read = _in_shard(clip)
+    return np.frombuffer(read(0, size), "<i2")
+
+
+def _resample(clip: Clip, rate: int) -> bytes:
+    resampled: np.ndarray = soxr.resample(_samples(clip), clip.sample_rate, rate)
+    return resampled.tobytes()
+
+
+def _end_of_speech(clip: Clip) -> float:
+    return end_of_speech(_samples(clip), clip.sample_rate)
+
+
+@lru_cache
+def _silence(seconds: float, rate: int) -> bytes:
+    noise = np.random.default_rng(0).integers(-NOISE, NOISE, round(seconds * rate), "<i2", endpoint=True)
+    return noise.tobytes()

@@ -1,0 +1,112 @@
+"""Packets of all sessions of a process, given to their sockets when they are due. One tick looks at all of them, and no
+greenlet is woken for a packet: a hundred sessions speak for what one greenlet each would cost in waking up."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from functools import cached_property
+from typing import Any
+
+import gevent
+import pybase64
+
+from asr_load.realtime.dialects import Dialect
+from asr_load.realtime.socket import Socket
+from asr_load.realtime.speech import Speech
+from asr_load.stream.limits import TURN_S
+
+TICK_S = 0.001
+
+
+class Packets:
+    """Those of an utterance, from `begins` on, in perf_counter seconds. `socket` is woken when the last was sent."""
+
+    def __init__(
+        self, socket: Socket, dialect: Dialect, speech: Speech, *, packet_s: float, pace: float, begins: float
+    ) -> None:
+        self.lags: list[float] = []
+        """How late each was given to the socket, in seconds."""
+        self.sent: list[tuple[float, float]] = []
+        """For each: when that was, in perf_counter seconds, and the second of the audio with which it ends."""
+        self.commits = 0
+        """Sent between packets."""
+        self.uncommitted_s = 0.0
+        """Of audio, since the last of these."""
+        self.ended = False
+        """Whether all were sent, or the rest is not to be."""
+        self.error: Exception | None = None
+        """Why the rest is not."""
+        self._socket, self._dialect, self._pace, self._begins = socket, dialect, pace, begins
+        self._rest = speech.packets(packet_s)
+        self._next = next(self._rest)
+
+    @property
+    def due(self) -> float:
+        """When the next is due, in perf_counter seconds; without a pace it is at once."""
+        return self._begins + self._next[1] / self._pace if self._pace else 0.0
+
+    def send(self) -> None:
+        """Send the next."""
+        pcm, end_s = self._next
+        now = time.perf_counter()
+        self.lags.append(max(now - self.due, 0.0) if self._pace else 0.0)
+        self.uncommitted_s += end_s - (self.sent[-1][1] if self.sent else 0.0)
+        self.sent.append((now, end_s))
+        self._socket.send(self._dialect.append(pybase64.b64encode(pcm)))
+        if self._dialect.longest_s is not None and self.uncommitted_s >= self._dialect.longest_s:
+            self.uncommitted_s = 0.0
+            self.commits += 1
+            self._socket.send(self._dialect.commit())
+        following = next(self._rest, None)
+        if following is None:
+            self.end()
+        else:
+            self._next = following
+
+    def end(self, error: Exception | None = None) -> None:
+        """Send no more."""
+        self.ended, self.error = True, error
+        self._socket.wake()
+
+
+class Pacer:
+    """One for a process."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Packets]] = []
+        self._number = itertools.count()
+
+    @cached_property
+    def _tick(self) -> Any:
+        # At the first packet, not at import: Locust forks into workers.
+        return gevent.get_hub().loop.timer(TICK_S, TICK_S)
+
+    def add(self, packets: Packets) -> None:
+        """Send them as they become due, until they have ended."""
+        if not self._due:
+            self._tick.start(self.send_due, update=True)
+        heapq.heappush(self._due, (packets.due, next(self._number), packets))
+
+    def send_due(self) -> None:
+        """Send what is due now. Whoever keeps the loop busy calls it between two steps of its own."""
+        due, now = self._due, time.perf_counter()
+        until = now + TURN_S
+        while due and due[0][0] <= now < until:
+            _, number, packets = due[0]
+            if not packets.ended:
+                try:
+                    packets.send()
+                except Exception as error:  # one session's: the others go on
+                    packets.end(error)
+            if packets.ended:
+                heapq.heappop(due)
+            else:
+                heapq.heapreplace(due, (packets.due, number, packets))
+            now = time.perf_counter()
+        if not due and "_tick" in vars(self):
+            self._tick.stop()
+
+
+PACER = Pacer()
