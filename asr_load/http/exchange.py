@@ -222,7 +222,7 @@ def _attempt(
 ) -> None:
     limits = config.limits
     transport = config.transport.of_client(client, request.url)
-    prepared = _prepare(client, user_connection, request, transport)
+    prepared = prepare(client, user_connection, request, transport)
     connection = user_connection.connect(place_of(request.url), transport, limits.connect)
     hooked = hooks.has_hooks(client, prepared)
     head: FinalHead | StreamHead | None = None
@@ -369,11 +369,17 @@ def pause_s(retry_after: str) -> float:
     return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: what is no number is the least
 
 
-def _prepare(
+def over_http(url: str) -> str:
+    """The address of the same place over HTTP, where it is a WebSocket's: ws is http, and wss https."""
+    return f"http{url[2:]}" if url.startswith("ws") else url
+
+
+def prepare(
     client: Session, user_connection: UserConnection, request: TranscriptionRequest, transport: Transport
 ) -> PreparedRequest:
     """The request: what all of a user's have in common is prepared once, where it can be, and for all users whose
-    sessions have nothing but headers."""
+    sessions have nothing but headers. A realtime session's is that of the same place over HTTP, whose headers it has.
+    """
     prepared = user_connection.prepared
     common = (request.url, request.headers, transport)
     if prepared is None or user_connection.common != common or _is_its_own(client, prepared):
@@ -383,7 +389,7 @@ def _prepare(
         prepared = shared.get(same) if plain else None
         if prepared is None:
             # requests' own: Locust's expects that its way of sending was taken.
-            prepared = Session.prepare_request(client, Request("POST", request.url))
+            prepared = Session.prepare_request(client, Request("POST", over_http(request.url)))
             prepared.headers.pop("Content-Length")  # of no body
             prepared.headers.update(request.headers)
             if plain and len(shared) < MOST_KINDS:

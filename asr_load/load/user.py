@@ -10,6 +10,7 @@ from asr_load.http.exchange import TranscriptionRequest
 from asr_load.load import lifecycle  # noqa: F401 (adds the harness to Locust)
 from asr_load.load.plugin import current_run
 from asr_load.load.target import OwnOptions
+from asr_load.realtime.pacer import PACER
 from asr_load.stream.record import Record
 
 
@@ -28,6 +29,7 @@ class SpeechUser(OwnOptions, HttpUser):
         cls.tasks = [own for own in cls.tasks if own is not SpeechUser.transcribe] or cls.tasks
 
     def __init__(self, environment: Environment) -> None:
+        PACER.send_due()  # Locust makes many users in one go
         super().__init__(environment)
         self.connection = UserConnection()
 

@@ -40,17 +40,20 @@ class Packets:
         """Why the rest is not."""
         self._socket, self._dialect, self._pace, self._begins = socket, dialect, pace, begins
         self._rest = speech.packets(packet_s)
-        self._next = next(self._rest)
+        self._go_on()
 
-    @property
-    def due(self) -> float:
-        """When the next is due, in perf_counter seconds; without a pace it is at once."""
-        return self._begins + self._next[1] / self._pace if self._pace else 0.0
+    def _go_on(self) -> None:
+        following = next(self._rest, None)
+        if following is None:
+            self.end()
+        else:
+            self._next = following
+            self.due = self._begins + following[1] / self._pace if self._pace else 0.0
+            """When the next is due, in perf_counter seconds; without a pace it is at once."""
 
-    def send(self) -> None:
+    def send(self, now: float) -> None:
         """Send the next."""
         pcm, end_s = self._next
-        now = time.perf_counter()
         self.lags.append(max(now - self.due, 0.0) if self._pace else 0.0)
         self.uncommitted_s += end_s - (self.sent[-1][1] if self.sent else 0.0)
         self.sent.append((now, end_s))
@@ -59,11 +62,7 @@ class Packets:
             self.uncommitted_s = 0.0
             self.commits += 1
             self._socket.send(self._dialect.commit())
-        following = next(self._rest, None)
-        if following is None:
-            self.end()
-        else:
-            self._next = following
+        self._go_on()
 
     def end(self, error: Exception | None = None) -> None:
         """Send no more."""
@@ -97,7 +96,7 @@ class Pacer:
             _, number, packets = due[0]
             if not packets.ended:
                 try:
-                    packets.send()
+                    packets.send(now)
                 except Exception as error:  # one session's: the others go on
                     packets.end(error)
             if packets.ended:

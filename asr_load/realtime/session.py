@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import gevent
 import numpy as np
-from requests import Request, Session
+from requests import Session
 
 from asr_load.http.connection import UserConnection, place_of
 from asr_load.http.exchange import (
@@ -26,9 +26,12 @@ from asr_load.http.exchange import (
     Turn,
     exchange,
     of_request,
+    over_http,
+    prepare,
 )
 from asr_load.http.failure import Failure, client_want
 from asr_load.http.socket_reader import python
+from asr_load.http.transport import Transport
 from asr_load.realtime.dialects import Dialect, Event, Heard, LiveOptions, choose, error_words, read_event
 from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
@@ -98,6 +101,7 @@ class _Utterance:
     heard: Heard = field(default_factory=Heard)
 
     def speak(self) -> tuple[Record, BaseException | None]:
+        PACER.send_due()
         self.user_connection.reset()
         self.began = time.perf_counter_ns()
         reraise: BaseException | None = None
@@ -111,6 +115,7 @@ class _Utterance:
             limit.close()
         if self.outcome in _BUSY:
             self.user_connection.pause_s = PAUSE_S
+        PACER.send_due()
         record = self._record()
         try:
             self._leave(keep=record.ok)
@@ -192,14 +197,16 @@ class _Utterance:
     def _open(self, live: LiveOptions) -> _Session:
         """Connect, shake hands, and hear which dialect is spoken. Raises Failure and ProtocolError."""
         request, limits = self.request, self.config.limits
-        transport = self.config.transport.of_client(self.client, request.url.replace("ws", "http", 1))
+        transport = self.config.transport.of_client(self.client, over_http(request.url))
         place = place_of(request.url)
         connection = self.user_connection.way(place, transport)
         connection.close()
         self.socket = connect(
             self.user_connection, connection, self.user_connection.reader_factory or python, request.url, limits.connect
         )
-        self.socket.shake_hands(self._headers(), limits.stall)
+        PACER.send_due()
+        self.socket.shake_hands(self._headers(transport), limits.stall)
+        PACER.send_due()
         created = self._next_event(limits.stall)
         if created.type == "error":
             raise Failure("rejected", error_words(created))
@@ -211,11 +218,10 @@ class _Utterance:
             raise Failure("rejected", f"{dialect.name} finds no turns by itself: --turn-detection none")
         return _Session(self.socket, dialect, self.session_id, request.url)
 
-    def _headers(self) -> dict[str, str]:
-        url = self.request.url.replace("ws", "http", 1)
-        prepared = Session.prepare_request(self.client, Request("GET", url))  # with the locustfile's own
+    def _headers(self, transport: Transport) -> dict[str, str]:
+        prepared = prepare(self.client, self.user_connection, self.request, transport)  # with the locustfile's own
         common = {name: str(value) for name, value in prepared.headers.items() if name.lower() not in OF_A_CONNECTION}
-        return {**common, **self.request.headers, **self.request.own_headers}
+        return {**common, **self.request.own_headers}
 
     def _configure(self, session: _Session, speech: Speech, live: LiveOptions) -> None:
         for message in session.dialect.configure(live, speech.rate):
@@ -281,7 +287,7 @@ class _Utterance:
             PACER.add(packets)
         while not packets.ended and socket.is_open and self.heard.error is None:
             if not pace:
-                packets.send()
+                packets.send(time.perf_counter())
                 turn.give()
             socket.listen(None if pace else 0.0)
             self._hear(socket, dialect)
@@ -403,7 +409,8 @@ def _partial_lags(positions: list[tuple[int, float]], sent: list[tuple[float, fl
 
 
 def _spread(lags: list[float]) -> dict[str, float]:
-    p50, p99 = np.percentile(lags, [50, 99]).tolist()
+    ordered = np.sort(lags)  # np.percentile takes ten times as long
+    p50, p99 = np.interp([0.5, 0.99], np.linspace(0, 1, len(lags)), ordered).tolist()
     return {"p50": p50, "p99": p99, "max": max(lags)}
 
 

@@ -57,7 +57,7 @@ class Socket:
         self._parts: list[bytes] = []
         self._wake = Wake()
         self._reader, self._close_reader = connection.reads(factory)(self._wake)
-        self._pending: deque[memoryview] = deque()
+        self._pending: deque[bytes | memoryview] = deque()
         self._blocked_s = self._blocked_at = 0.0
         assert connection.sock is not None
         connection.sock.settimeout(0)
@@ -182,8 +182,9 @@ class Socket:
         tls = self._connection.tls
         for data in self._protocol.data_to_send():
             if data:
-                self._pending.append(memoryview(data if tls is None else tls.encrypt(data)))
-        self._flush()
+                self._pending.append(data if tls is None else tls.encrypt(data))
+        if self._pending:
+            self._flush()
 
     def _flush(self) -> None:
         try:
@@ -191,7 +192,7 @@ class Socket:
                 data = self._pending[0]
                 count = self._sock.send(data)
                 if count < len(data):
-                    self._pending[0] = data[count:]
+                    self._pending[0] = memoryview(data)[count:]
                 else:
                     self._pending.popleft()
         except BlockingIOError:
