@@ -50,7 +50,7 @@ def main() -> int:
         if (folder / CAPACITY).exists():
             print_search(folder, read_capacity(folder), sys.stdout)
         else:
-            print_summary(folder, finished.summary, sys.stdout)
+            print_summary(folder, finished.summary, finished.records, sys.stdout)
     if not args.baseline:
         return 0
     baselines = [Run(folder, read_finished(folder)) for folder in args.baseline]

@@ -10,7 +10,7 @@ import pytest
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import summarise_folder
 from asr_load.results.summary_report import print_summary
-from asr_load.stream.record import Record, RecordFile
+from asr_load.stream.record import Record, RecordFile, read_records
 from harness.records import failure, health, record, run_info, worker_info
 
 
@@ -20,7 +20,7 @@ def printed(folder: Path, capsys: pytest.CaptureFixture[str], *records: Record) 
         file.write(item)
     file.close()
     write_run(folder, run_info(workers=[worker_info(health=health(loop_lag_p99=0.02))]))
-    print_summary(folder, summarise_folder(folder), sys.stdout)
+    print_summary(folder, summarise_folder(folder), read_records(folder), sys.stdout)
     return capsys.readouterr().out.splitlines()
 
 

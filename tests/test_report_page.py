@@ -103,7 +103,7 @@ def test_the_course_of_a_run() -> None:
     # A request of 0.41 s in a second, and one of half a second that failed.
     assert [round(point["in_flight"], 2) for point in points][:3] == [0.41, 0.41, 0.5]
     assert course([], info, 1) == []
-    assert width_for([record(0), record(3600)], 300) == 15
+    assert width_for(3600, 300) == 15
 
 
 def test_how_many_were_in_flight() -> None:

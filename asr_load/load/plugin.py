@@ -44,7 +44,7 @@ from asr_load.options.settings import (
 from asr_load.results.capacity import Capacity
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import Summary
-from asr_load.stream.record import RECORDS
+from asr_load.stream.record import RECORDS, read_records
 from asr_load.web.report import write_report
 
 logger = logging.getLogger(__name__)
@@ -324,11 +324,11 @@ class Plugin:
         if self.summary is not None:
             options = self.environment.parsed_options
             # With --json, standard output is Locust's JSON and nothing else.
-            file = sys.stderr if options and options.json else sys.stdout
+            file, folder = sys.stderr if options and options.json else sys.stdout, self.folders[-1]
             if self.capacity is not None:
-                print_search(self.folders[-1], self.capacity, file)
+                print_search(folder, self.capacity, file)
             else:
-                print_summary(self.folders[-1], self.summary, file)
+                print_summary(folder, self.summary, read_records(folder), file)
             self.summary = None
 
     def complete_files(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from asr_load.audio.cut import parent_of
 from asr_load.results.normalizers import NORMALIZERS, Scoring, normalise
@@ -113,18 +114,28 @@ def _character_errors(words: str, heard: str) -> Edits:
     return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, len(words))
 
 
-def total(edits: Iterable[Edits]) -> Edits:
-    """The sum of each count."""
-    return Edits(*(sum(column) for column in zip(Edits(), *edits, strict=True)))
+def counted(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> list[tuple[Counts, int]]:
+    """What each of the (reference, hypothesis) pairs adds to the rates, and how often it is there: a server says much
+    the same of a clip each time."""
+    return [(counts(*pair, scoring), times) for pair, times in Counter(pairs).items()]
+
+
+def total(found: Iterable[tuple[Counts, int]]) -> Counts:
+    """The sums of counts that are there so many times each."""
+    sums = np.zeros((2, 4), int)
+    for each, times in found:
+        sums += times * np.array(each)
+    return Counts(*(Edits(*row) for row in sums.tolist()))
 
 
 def measure(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> Accuracy:
     """(S + D + I) / N over (reference, hypothesis) pairs, counts summed first; pairs without a reference left out."""
-    counted = [pair_counts for pair_counts in (counts(*pair, scoring) for pair in pairs) if pair_counts.wer.units]
-    if not counted:
+    found = [(each, times) for each, times in counted(pairs, scoring) if each.wer.units]
+    if not found:
         return Accuracy()
-    words, characters = total(each.wer for each in counted), total(each.cer for each in counted)
-    return Accuracy(words.errors / words.units, characters.errors / characters.units, len(counted))
+    words, characters = total(found)
+    references = sum(times for _, times in found)
+    return Accuracy(words.errors / words.units, characters.errors / characters.units, references)
 
 
 UNSPACED = frozenset(("zh", "cmn", "yue", "ja", "th", "lo", "km", "my", "bo"))
@@ -137,11 +148,11 @@ def rate_for(language: str) -> str:
     return "cer" if re.split("[-_]", language.lower())[0] in UNSPACED else "wer"
 
 
-def spoken(records: Iterable[Record], scoring: Scoring) -> list[tuple[str, str]]:
+def spoken(records: Iterable[Record], scoring: Scoring) -> Iterable[tuple[str, str]]:
     """(reference, transcript) of successes that have a reference. Parts of a recording are put together, each time that
     all of them were transcribed: the first has the reference of all."""
     if not scoring.in_parts:
-        return [(record.reference, record.text) for record in records if record.reference]
+        return ((record.reference, record.text) for record in records if record.reference)
     turns: Counter[str] = Counter()
     whole: dict[tuple[str, int], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: record.started_at):

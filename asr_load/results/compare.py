@@ -14,7 +14,7 @@ import numpy as np
 from asr_load.audio.cut import parent_of
 from asr_load.errors import InputError
 from asr_load.files import encode_json
-from asr_load.results.accuracy import counts, spoken, total
+from asr_load.results.accuracy import counted, spoken, total
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import Goodput
@@ -302,9 +302,8 @@ def _draw(units: Sequence[np.ndarray], random: np.random.Generator, *, paired: b
 def _values(name: str, good: Sequence[Record], unit: np.ndarray) -> _Values:
     """`unit`: which clip, or stretch of time, each record is of; shape (n,)."""
     units = int(unit.max()) + 1 if unit.size else 0
-    parts = [METRICS[name].of(record) for record in good]
-    sizes = [len(part) for part in parts]
-    flat = np.fromiter((value for part in parts for value in part), float, sum(sizes))
+    sizes = [len(METRICS[name].of(record)) for record in good]
+    flat = METRICS[name].values(good)
     of = np.repeat(unit, sizes)
     if not flat.size:
         return _Values(np.zeros(units), np.zeros(units), np.zeros((units, 1), np.float32), np.zeros(1))
@@ -363,9 +362,8 @@ def _text_errors(run: Run, other: Run, good: Sequence[Sequence[Record]], random:
         for record in side:
             recordings.setdefault(parent_of(record.clip)[0] if info.in_parts else record.clip, []).append(record)
         for clip, own in recordings.items():
-            found = [counts(*pair, info.scoring) for pair in spoken(own, info.scoring)]
-            edits = total(each.wer for each in found), total(each.cer for each in found)
-            if edits[0].units:
+            edits = total(counted(spoken(own, info.scoring), info.scoring))
+            if edits.wer.units:
                 by_clip[clip] = np.array([number for each in edits for number in (each.errors, each.units)], float)
         tables.append(by_clip)
     common = sorted(tables[0].keys() & tables[1].keys())

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from asr_load.results.live import CHARTED, DRAWN, shown_values
+from asr_load.results.live import CHARTED, DRAWN
+from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.stream.record import Record
 
@@ -16,10 +17,9 @@ WIDTHS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 144
 """Lengths of a stretch, in seconds, that people think in."""
 
 
-def width_for(records: Sequence[Record], most: int) -> float:
-    """The shortest length of a stretch of which the run has at most so many."""
-    first, last = span(records)
-    return next((width for width in WIDTHS if (last - first) / width <= most), WIDTHS[-1])
+def width_for(seconds: float, most: int) -> float:
+    """The shortest length of a stretch of which so many seconds have at most so many."""
+    return next((width for width in WIDTHS if seconds / width <= most), WIDTHS[-1])
 
 
 def span(records: Sequence[Record]) -> tuple[float, float]:
@@ -65,9 +65,9 @@ def _point(part: Sequence[Record], begin: float, end: float, users: int, in_flig
         "rtfx": sum(record.audio_s for record in good) / seconds,
         "failures_per_s": {name: count / seconds for name, count in sorted(failed.items())},
     }
-    values = shown_values(good)
     for name in DRAWN:
-        of = np.percentile(values[name], CHARTED).tolist() if values[name].size else [None] * len(CHARTED)
+        values = METRICS[name].values(good) * METRICS[name].scale
+        of = np.percentile(values, CHARTED, overwrite_input=True).tolist() if values.size else [None] * len(CHARTED)
         point[name] = {f"p{share}": value for share, value in zip(CHARTED, of, strict=True)}
     return point
 

@@ -29,10 +29,7 @@ STEP = math.log(1.005)
 
 def shown_values(successes: Sequence[Record]) -> dict[str, np.ndarray]:
     """The values of successes by metric, each of shape (n,), in the units that are shown."""
-    return {
-        metric.name: np.array([value for record in successes for value in metric.of(record)], float) * metric.scale
-        for metric in STREAMED
-    }
+    return {metric.name: metric.values(successes) * metric.scale for metric in STREAMED}
 
 
 class Histogram:

@@ -64,7 +64,13 @@ def distributions(good: Sequence[Record], slos: Sequence[str]) -> list[Plot]:
 
 
 def _curve(values: np.ndarray) -> list[tuple[float, float]]:
-    return list(zip(np.quantile(values, SHARES, overwrite_input=True).tolist(), SHARES.tolist(), strict=True))
+    """Linear between samples, as numpy's quantiles, which take twice as long and another tenth of the memory."""
+    values.sort()
+    places = SHARES * (values.size - 1)
+    below = np.floor(places).astype(int)
+    above = np.minimum(below + 1, values.size - 1)
+    reached = values[below] + (places - below) * (values[above] - values[below])
+    return list(zip(reached.tolist(), SHARES.tolist(), strict=True))
 
 
 class Fit(msgspec.Struct):
@@ -76,10 +82,17 @@ class Fit(msgspec.Struct):
     n: int
 
 
+def _by_audio(name: str, good: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of audio, and the latency of that name, of those that have it; shapes (n,)."""
+    audio = np.array([record.audio_s for record in good], float)
+    values = np.array(list(map(METRICS[name].get, good)), float)  # None becomes NaN
+    there = ~np.isnan(values)
+    return audio[there], values[there]
+
+
 def fit(name: str, good: Sequence[Record]) -> Fit | None:
     """What of a latency is fixed, and what each second of audio adds; None where lengths hardly differ."""
-    pairs = [(record.audio_s, value) for record in good for value in METRICS[name].of(record)]
-    audio, values = np.array(pairs).reshape(-1, 2).T
+    audio, values = _by_audio(name, good)
     if audio.size < 3 or np.ptp(audio) < 0.5:
         return None
     slope, fixed = np.polyfit(audio, values, 1)
@@ -90,14 +103,14 @@ def against_length(good: Sequence[Record]) -> list[Plot]:
     """TTFT and E2E of each clip's length, with what fits them."""
     plots = []
     for name in ("ttft", "e2el"):
-        pairs = [(record.audio_s, value * 1e3) for record in good for value in METRICS[name].of(record)]
-        if not pairs:
+        audio, values = _by_audio(name, good)
+        if not audio.size:
             continue
-        title, step = METRICS[name].title, -(-len(pairs) // POINTS)
-        cloud = [(_short(audio), _short(value)) for audio, value in pairs[::step]]
+        title, step = METRICS[name].title, -(-audio.size // POINTS)
+        cloud = [(_short(x), _short(y * 1e3)) for x, y in zip(audio[::step], values[::step], strict=True)]
         plot = Plot(f"{title} against length", "audio, s", "ms", [Series("request", cloud, "points")])
         if found := fit(name, good):
-            ends = [min(audio for audio, _ in pairs), max(audio for audio, _ in pairs)]
+            ends = [audio.min(), audio.max()]
             line = [(_short(end), _short((found.fixed_s + found.per_audio_s * end) * 1e3)) for end in ends]
             plot.series.append(Series("fit", line))
             plot.note = f"{found.fixed_s * 1e3:.0f} ms + {found.per_audio_s * 1e3:.1f} ms for each second of audio"

@@ -541,7 +541,8 @@ def _compact(record: Record) -> Record:
     """The record in a third of the memory: gaps as numbers side by side, and what many have in common once."""
     record.itl = array("d", record.itl)  # type: ignore[assignment]
     record.clip, record.reference = sys.intern(record.clip), sys.intern(record.reference)
-    record.outcome, record.user_class = sys.intern(record.outcome), sys.intern(record.user_class)
+    record.text, record.outcome = sys.intern(record.text), sys.intern(record.outcome)
+    record.user_class = sys.intern(record.user_class)
     return record
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -14,7 +14,7 @@ from asr_load.results.slo import slo_lines
 from asr_load.results.steady import steadiness_line
 from asr_load.results.summary import Summary, rates_line, run_lines
 from asr_load.results.tables import Table, clients, latencies, lengths, ms, number, replicas, user_classes
-from asr_load.stream.record import RECORDS, read_records
+from asr_load.stream.record import RECORDS, Record
 
 SHOWN = 20
 """Requests that are shown one by one."""
@@ -28,8 +28,8 @@ NOTHING_FITS, FEW = 0.9, 4
 """From which WER on, over so many transcripts, the texts are of something else."""
 
 
-def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
-    """Print a run's summary. Its first lines are those of SGLang's own small benchmark."""
+def print_summary(folder: Path, summary: Summary, records: Iterable[Record], file: TextIO) -> None:
+    """Print a run's summary, and its first records. Its first lines are those of SGLang's own small benchmark."""
     console = console_for(file)
     out = console.out
     requests = summary.requests
@@ -41,7 +41,7 @@ def print_summary(folder: Path, summary: Summary, file: TextIO) -> None:
     out(f"Total: {requests.total}, Success: {requests.success}, Fail: {requests.fail}")
     out(f"Average TTFT: {_s(summary.ttft.mean)}")
     out(f"Average Latency: {_s(summary.e2el.mean)}")
-    measured = (record for record in read_records(folder) if not record.warmup)
+    measured = (record for record in records if not record.warmup)
     for record in heapq.nsmallest(SHOWN, measured, key=lambda record: record.seq):
         if record.ok:
             tokens = "n/a" if record.known_tokens is None else record.known_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,17 +44,13 @@ class Errors(NamedTuple):
 
 def errors_of(good: Sequence[Record], scoring: Scoring) -> Errors:
     """The sums over successes that have a reference."""
-    pairs = spoken(good, scoring)
-    edits = [counts(*pair, scoring) for pair in pairs]
-    words, characters = total(each.wer for each in edits), total(each.cer for each in edits)
-    looping = [loops(*pair, scoring) for pair in pairs]
+    pairs = Counter(spoken(good, scoring))
+    words, characters = total((counts(*pair, scoring), times) for pair, times in pairs.items())
+    looping = [(counts(*pair, scoring).wer, times) for pair, times in pairs.items() if loops(*pair, scoring)]
     capped = None
-    if any(looping) and words.units:
-        errors = (
-            min(each.wer.errors, each.wer.units) if loop else each.wer.errors
-            for each, loop in zip(edits, looping, strict=True)
-        )
-        capped = sum(errors) / words.units
+    if looping and words.units:
+        beyond = sum(times * max(each.errors - each.units, 0) for each, times in looping)
+        capped = (words.errors - beyond) / words.units
     return Errors(words, characters, capped)
 
 

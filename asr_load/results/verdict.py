@@ -384,8 +384,8 @@ def _missing(records: list[Record], info: RunInfo) -> list[str]:
 
 def _came_in_pieces(record: Record) -> bool:
     """Whether its chunks came several at once, on average, as no engine sends them."""
-    pieces = 1 + sum(gap >= AT_ONCE_S for gap in record.itl)
-    return record.chunks >= CHUNKS * pieces
+    pieces = 1 + np.count_nonzero(np.asarray(record.itl) >= AT_ONCE_S)
+    return bool(record.chunks >= CHUNKS * pieces)
 
 
 FIRST_TIMES, FIRST_S, FIRST_OF = 10, 1.0, 10

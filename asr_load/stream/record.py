@@ -22,8 +22,11 @@ SUM_S = 0.001
 
 MOST_TOKENS = 1 << 31
 
+READ_BYTES = 1 << 20
+"""Of records, at once."""
 
-class Record(msgspec.Struct, kw_only=True):
+
+class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
     """One request. Times are in seconds; `started_at` and `due_at` are seconds since the epoch on one clock.
 
     A latency is None where it was never reached. A failure keeps what was measured until then; no figure is made of it.
@@ -125,7 +128,7 @@ class Record(msgspec.Struct, kw_only=True):
         return None if self.e2el is None or not self.audio_s else self.e2el / self.audio_s
 
 
-class LiveRecord(Record, kw_only=True):
+class LiveRecord(Record, kw_only=True, gc=False):
     """One utterance of a realtime session. Its clock starts when its first packet is sent."""
 
     api: str = "realtime"
@@ -276,7 +279,7 @@ def read_records(folder: Path, refused: Counter[tuple[int, str]] | None = None) 
 
 def _read(path: Path) -> Iterator[Record]:
     try:
-        with path.open("rb") as lines:
+        with path.open("rb", buffering=READ_BYTES) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
                     return

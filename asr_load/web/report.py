@@ -109,8 +109,8 @@ def make_report(finished: Finished, search: Capacity | None = None, slice_s: flo
     drawn: dict[str, Any] = {"plots": all_plots}
     note = ""
     if measured:
-        width = width_for(measured, STRETCHES)
-        first, _ = span(measured)
+        first, last = span(measured)
+        width = width_for(last - first, STRETCHES)
         drawn["course"] = {
             "began": first,
             "points": compact(course(measured, info, width)),
@@ -300,8 +300,8 @@ def _part(part: Sequence[Record], info: RunInfo, rate: str, seconds: float) -> t
 
 
 def _over_time(measured: Sequence[Record], info: RunInfo, summary: Summary, slice_s: float | None) -> Table:
-    width = slice_s or width_for(measured, ROWS)
     first, last = span(measured)
+    width = slice_s or width_for(last - first, ROWS)
     count = stretches(first, last, width)
     parts: dict[int, list[Record]] = {}
     for record in measured:
@@ -368,12 +368,20 @@ def _by_worker(measured: Sequence[Record], info: RunInfo) -> Table:
 
 def _stream(good: Sequence[Record], summary: Summary) -> Table:
     gaps = values_of("itl", good)
-    longest = max(good, key=lambda record: max(record.itl, default=0.0))
+    longest = ms(None), ""
+    if gaps.size:
+        at = gaps.argmax()
+        clip = good[int(np.searchsorted(np.cumsum([len(record.itl) for record in good]), at, "right"))].clip
+        longest = ms(gaps[at]), f" (clip {clip})"
+        gaps.sort()
     rows = [
         ("tokens per chunk", number(summary.tokens_per_chunk, 2)),
         ("chunks per answer, mean", number(sum(record.chunks for record in good) / len(good), 1)),
-        ("gaps below 1 ms: chunks that came at once", percent(float((gaps < BURST_S).mean()) if gaps.size else None)),
-        ("longest gap in an answer", f"{ms(max(longest.itl, default=None))} ms (clip {longest.clip})"),
+        (
+            "gaps below 1 ms: chunks that came at once",
+            percent(np.searchsorted(gaps, BURST_S) / gaps.size if gaps.size else None),
+        ),
+        ("longest gap in an answer", "{} ms{}".format(*longest)),
         ("answers that ran into --max-tokens", str(summary.requests.truncated)),
     ]
     for name in ("ttft", "e2el"):
