@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
-from asr_load.results.live import Histogram, Live
-from asr_load.stream.record import Record
-from harness.records import failure, record
+from asr_load.results.course import course
+from asr_load.results.live import LIVE_DRAWN, Histogram, Live
+from asr_load.results.slo import Goodput, parse_slos
+from asr_load.stream.record import LiveRecord, Record
+from asr_load.web.headline import tiles
+from harness.records import failure, record, run_info
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 2.5])
@@ -89,3 +93,35 @@ def test_tokens_that_no_answer_told_are_not_known() -> None:
     fed(live, record(0, output_tokens_source="chunks"), record(1))
     live.close(1001.5)
     assert [point["tokens_per_s"] for point in live.points()] == [None, 3.0]
+
+
+def test_goodput_and_the_limit_on_errors_are_shown_while_a_test_runs() -> None:
+    live = Live(1000.0, goodput=Goodput("ttft:250"))
+    fed(
+        live,
+        record(0),
+        record(0, ttft=0.3, e2el=0.5),
+        record(0, ttft=0.25, e2el=0.45),
+        failure(0, "http_503", ttft=0.1),
+    )
+    live.tick(1002.0, users=1, in_flight=0, complete_until=1002.0)
+    fed(live, record(1))  # for a second that is shown already
+    assert [point["goodput_per_s"] for point in live.points()] == [2.0, 1.0]
+    rows = {row["name"]: row for row in live.table()}
+    shown = {tile.name: tile for tile in tiles(None, live, parse_slos(["errors:rate:0.1"]), rows)}
+    assert (shown["Goodput"].value, shown["Goodput"].unit) == ("1.50", "requests/s")
+    assert shown["Errors"][1:] == ("20.0%", "", "limit 10.0%", "bad")
+    assert len(shown) == 5
+
+
+def test_sessions_have_charts_of_their_own() -> None:
+    live = Live(1000.0, LIVE_DRAWN)
+    spoken = LiveRecord(**msgspec.structs.asdict(record(0)), ttfs=0.4, rtf_live=1.25)
+    fed(live, spoken)
+    live.close(1000.5)
+    info = run_info(realtime={"dialect": "vllm"})
+    for point in (*live.points(), *course([spoken], info, 1.0)):
+        assert point["ttfs"]["p95"] == pytest.approx(400)
+        assert point["rtf_live"]["p50"] == pytest.approx(1.25)
+        assert "e2el" not in point
+        assert "rtf" not in point

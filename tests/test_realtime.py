@@ -26,7 +26,7 @@ from harness.options import settings
 from harness.proxies import proxy
 from harness.realtime import DIALECTS, FAST, saying, speak
 from harness.runs import run
-from harness.serving import serve
+from harness.serving import serve, wait_until
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 
@@ -363,6 +363,20 @@ def test_the_web_form_starts_sessions_and_the_tab_shows_them(spoken: Path, tmp_p
         start_test(page, 2, 2, api="realtime", requests="6")
         open_tab(page)
         page.get_by_text("TTFS p95").first.wait_for(timeout=30000)
-    records = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
-    assert len(records) == 6
-    assert all(record["ok"] and record["dialect"] == "vllm" for record in records)
+        wait_until((tmp_path / "run" / "report.html").exists, "the end of the first test")
+        page.get_by_role("button", name="New", exact=True).click()
+        start_test(page, 3, 3, requests="9", pace="2")
+        open_tab(page)
+        wait_until(lambda: "of 9 successes" in page.locator(".asr-tab .head").inner_text(), "the second test's end")
+        labels = page.locator(".asr-tab .plot").evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
+        assert [label.split(",")[0].split(";")[0] for label in labels][:4] == [
+            "TTFT",
+            "TTFS: end of speech to final text",
+            "ITL",
+            "RTF live",
+        ]
+    for folder, count in (("run", 6), ("run-2", 9)):
+        records = [json.loads(line) for line in (tmp_path / folder / "records.jsonl").read_text().splitlines()]
+        assert len(records) == count
+        assert all(record["ok"] and record["dialect"] == "vllm" for record in records)
+        assert "TTFS: end of speech" in (tmp_path / folder / "report.html").read_text()

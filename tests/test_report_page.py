@@ -85,7 +85,7 @@ def test_the_first_screen() -> None:
         assert said in text
     assert "TTFT p95 200.0 ms limit 100 ms" in text
     assert "ITL p99 100 ms limit 500 ms" in text
-    assert "WER 0.0% limit 0.1" in text
+    assert "WER 0.0% limit 10.0%" in text
     places = data_of(page)["course"]["places"]  # type: ignore[index]
     assert places == [{"name": "worker 1 lost", "at": 2.0}]
 

@@ -24,10 +24,10 @@ from asr_load.load.record_check import RecordCheck
 from asr_load.load.target import Targets
 from asr_load.options.settings import Settings
 from asr_load.realtime.dialects import LiveOptions
-from asr_load.results.live import Live
+from asr_load.results.live import DRAWN, LIVE_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
-from asr_load.results.slo import Slo
+from asr_load.results.slo import Goodput, Slo
 from asr_load.results.summary import Finished, Summary, read_finished, write_summary
 from asr_load.results.verdict import Validity, judge_clients, lost_line
 from asr_load.stream.record import RECORDS, Record, RecordFile
@@ -57,7 +57,7 @@ class RunStore:
         self.file = RecordFile(folder / RECORDS)
         self._began = time.time()
         self._border = RecordCheck(targets.ids(), self._began)
-        self.live = Live(self._began)
+        self.reset_live()
         self.stages: list[tuple[float, str]] = []
         """When the load changed, in seconds since the epoch, and what it was from then on."""
         self.finished: Finished | None = None
@@ -181,7 +181,9 @@ class RunStore:
 
     def reset_live(self) -> None:
         """Begin the live view afresh."""
-        self.live = Live(time.time())
+        asked = self._settings
+        goodput = Goodput(asked.goodput) if asked.goodput else None
+        self.live = Live(time.time(), DRAWN if asked.live is None else LIVE_DRAWN, goodput)
 
     def _tick(self) -> None:
         while True:

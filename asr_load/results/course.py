@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_load.results.live import CHARTED, DRAWN
+from asr_load.results.live import CHARTED, DRAWN, LIVE_DRAWN
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.stream.record import Record
@@ -30,19 +30,21 @@ def span(records: Sequence[Record]) -> tuple[float, float]:
 
 
 def course(records: Sequence[Record], info: RunInfo, width: float) -> list[dict[str, Any]]:
-    """A run's stretches of `width` seconds, as `Live.points` gives seconds: a request counts in the one in which it
-    ended, and `t` is the end of one. Percentiles are of its values; `in_flight` is the mean over it."""
+    """A run's stretches of `width` seconds, as `Live.points` gives seconds, but for goodput: a request counts in the
+    one in which it ended, and `t` is the end of one. Percentiles are of its values, `in_flight` is the mean over it."""
     first, last = span(records)
     count = stretches(first, last, width) if records else 0
     parts: list[list[Record]] = [[] for _ in range(count)]
     for record in records:
         parts[min(int((record.end - first) / width), count - 1)].append(record)
     in_flight = _in_flight(records, first, width, count)
+    drawn = LIVE_DRAWN if info.realtime else DRAWN
     points = []
     for number, part in enumerate(parts):
         begin = first + number * width
         end = last if number == count - 1 else begin + width
-        points.append(_point(part, begin, max(end, begin + 1e-3), _users(info, end), in_flight[number]))
+        load = {"users": _users(info, end), "in_flight": in_flight[number]}
+        points.append(_point(part, begin, max(end, begin + 1e-3), drawn) | load)
     return points
 
 
@@ -52,20 +54,18 @@ def stretches(first: float, last: float, width: float) -> int:
     return max(int((last - first) / width + 0.5), 1)
 
 
-def _point(part: Sequence[Record], begin: float, end: float, users: int, in_flight: float) -> dict[str, Any]:
+def _point(part: Sequence[Record], begin: float, end: float, drawn: Sequence[str]) -> dict[str, Any]:
     good, seconds = [record for record in part if record.ok], end - begin
     told = all(record.known_tokens is not None for record in good)
     failed = Counter(record.outcome for record in part if record.failed)
     point: dict[str, Any] = {
         "t": end,
-        "users": users,
-        "in_flight": in_flight,
         "successes_per_s": len(good) / seconds,
         "tokens_per_s": sum(record.known_tokens or 0 for record in good) / seconds if told else None,
         "rtfx": sum(record.audio_s for record in good) / seconds,
         "failures_per_s": {name: count / seconds for name, count in sorted(failed.items())},
     }
-    for name in DRAWN:
+    for name in drawn:
         values = METRICS[name].values(good) * METRICS[name].scale
         of = np.percentile(values, CHARTED, overwrite_input=True).tolist() if values.size else [None] * len(CHARTED)
         point[name] = {f"p{share}": value for share, value in zip(CHARTED, of, strict=True)}

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 
 from asr_load.results.metrics import STREAMED
+from asr_load.results.slo import Goodput
 from asr_load.stream.record import Record
 
 WINDOW_S = 10
 PERCENTILES = (50, 90, 95, 99)
 CHARTED = (50, 95, 99)
-DRAWN = ("ttft", "e2el", "itl", "rtf")
-POINT = 6 + len(DRAWN) * len(CHARTED)
+DRAWN, LIVE_DRAWN = ("ttft", "e2el", "itl", "rtf"), ("ttft", "ttfs", "itl", "rtf_live")
+"""What has a chart, over HTTP and of realtime sessions."""
+POINT = 7 + len(DRAWN) * len(CHARTED)
 STEP = math.log(1.005)
 """Width of a histogram's bucket: a percentile of the whole run is at most 0.25 % off."""
 
@@ -62,13 +64,15 @@ class _Second:
     def __init__(self) -> None:
         self.parts: dict[str, list[np.ndarray]] = {metric.name: [] for metric in STREAMED}
         self.successes = 0
+        self.met = 0
+        """That met all limits of --goodput."""
         self.tokens = 0
         self.uncounted = False
         """Whether an answer did not tell its tokens."""
         self.audio_s = 0.0
         self.failures: Counter[str] = Counter()
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, goodput: Goodput | None) -> None:
         if record.failed:
             self.failures[sys.intern(record.outcome)] += 1  # which is kept for each second: another text each time
         if record.ok:
@@ -76,6 +80,7 @@ class _Second:
             self.tokens += record.known_tokens or 0
             self.uncounted |= record.known_tokens is None
             self.audio_s += record.audio_s
+            self.met += goodput is not None and goodput.meets(record)
 
     def values(self, name: str) -> np.ndarray:
         """A metric's values, shape (n,)."""
@@ -84,10 +89,11 @@ class _Second:
 
 class Live:
     """The live view of one run, in seconds since `began` (since the epoch): each record counts in the one in which it
-    ended, however late it is reported."""
+    ended, however late it is reported. `drawn` are the metrics that have a chart, and `goodput` what is counted as
+    such."""
 
-    def __init__(self, began: float) -> None:
-        self.began = began
+    def __init__(self, began: float, drawn: Sequence[str] = DRAWN, goodput: Goodput | None = None) -> None:
+        self.began, self._drawn, self._goodput = began, drawn, goodput
         self._run = {metric.name: Histogram() for metric in STREAMED}
         self._open: dict[int, _Second] = {}
         """By number: those that records may still come for."""
@@ -96,7 +102,7 @@ class Live:
         """Users, and requests in flight."""
         self._window: deque[_Second] = deque(maxlen=WINDOW_S)
         self._points = array("d")
-        """POINT numbers for each second, 144 bytes: a test may go on for days. NaN is none."""
+        """POINT numbers for each second, 152 bytes: a test may go on for days. NaN is none."""
         self._failed: dict[int, dict[str, int]] = {}
         """The failures of a second by its number, where there were any."""
         self.requests = 0
@@ -118,7 +124,7 @@ class Live:
                 continue
             second = self._open.setdefault(number, _Second())
             for record in together:
-                second.add(record)
+                second.add(record, self._goodput)
             for name, of_metric in values.items():
                 second.parts[name].append(of_metric)
 
@@ -128,11 +134,12 @@ class Live:
             return
         late = _Second()
         for record in records:
-            late.add(record)
+            late.add(record, self._goodput)
         start = number * POINT
         self._points[start + 3] += late.successes
         self._points[start + 4] += math.nan if late.uncounted else late.tokens
         self._points[start + 5] += late.audio_s
+        self._points[start + 6] += late.met
         if late.failures:
             self._failed[number] = dict(Counter(self._failed.get(number, {})) + late.failures)
 
@@ -163,16 +170,18 @@ class Live:
         if second.failures:
             self._failed[number] = dict(second.failures)
         tokens = math.nan if second.uncounted else second.tokens
-        point = [round(self.began + number + 1, 3), *self._last_load, second.successes, tokens, second.audio_s]
-        for name in DRAWN:
+        met = math.nan if self._goodput is None else second.met
+        point = [round(self.began + number + 1, 3), *self._last_load, second.successes, tokens, second.audio_s, met]
+        for name in self._drawn:
             values = second.values(name)
             point += np.percentile(values, CHARTED).tolist() if values.size else [math.nan] * len(CHARTED)
         self._points.extend(point)
 
     def points(self, after: float = 0.0) -> list[dict[str, Any]]:
         """A point for each closed second after a time: `t` (its end, since the epoch), `users`, `in_flight`,
-        `successes_per_s`, `tokens_per_s` (None where an answer did not tell them), `rtfx`, `failures_per_s` by outcome,
-        and each of DRAWN with p50, p95 and p99 in its unit (None where no stream ended in that second)."""
+        `successes_per_s`, `tokens_per_s` (None where an answer did not tell them), `rtfx`, `goodput_per_s` (None
+        without --goodput), `failures_per_s` by outcome, and each metric that is drawn with p50, p95 and p99 in its
+        unit (None where no stream ended in that second)."""
         first = self.closed
         while first and self._points[(first - 1) * POINT] > after:
             first -= 1
@@ -192,9 +201,10 @@ class Live:
             "successes_per_s": int(successes),
             "tokens_per_s": next(values),
             "rtfx": next(values),
+            "goodput_per_s": next(values),
             "failures_per_s": self._failed.get(number, {}),
         }
-        for name in DRAWN:
+        for name in self._drawn:
             point[name] = {f"p{share}": next(values) for share in CHARTED}
         return point
 

@@ -61,6 +61,17 @@
     return all;
   }
 
+  // What has a band over time: metric, title, unit. Realtime sessions have the last ones in place of E2E and RTF.
+  const BANDS = [
+    ["ttft", "TTFT", "ms"],
+    ["e2el", "E2E", "ms"],
+    ["ttfs", "TTFS: end of speech to final text", "ms"],
+    ["itl", "ITL", "ms"],
+    ["rtf", "RTF", ""],
+    ["rtf_live", "RTF live", ""],
+  ];
+  const LIVE = ["ttfs", "rtf_live"];
+
   // The plots of a test over time. `limits` are those of SLOs by metric: [{name, at}].
   function course(points, began, { places = [], limits = {} } = {}) {
     const thin = thinned(points);
@@ -72,11 +83,9 @@
       data: thin.map((point) => [point.t - began, ...["p50", "p95", "p99"].map((share) => point[metric][share])]),
     });
     const bars = (name, value, hue) => ({ kind: "bars", name, hue, data: at(value) });
+    const drawn = BANDS.filter(([metric]) => (points.length ? metric in points[0] : !LIVE.includes(metric)));
     const all = [
-      ["TTFT", "ms", [band("ttft")], limits.ttft],
-      ["E2E", "ms", [band("e2el")], limits.e2el],
-      ["ITL", "ms", [band("itl")], limits.itl],
-      ["RTF", "", [band("rtf")], limits.rtf],
+      ...drawn.map(([metric, title, unit]) => [title, unit, [band(metric)], limits[metric]]),
       [
         "Requests per second",
         "",

@@ -88,6 +88,12 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
         look = "" if value is None else "good" if value <= limit.limit else "bad"
         return tile._replace(more=f"limit {limit.limit:g}{limit.unit}", look=look)
 
+    share = failed / ended if ended else None
+    errors = Tile("Errors", percent(share), "", f"{failed} of {ended}")
+    for slo in slos:
+        if slo.name == "errors:rate":
+            look = "" if share is None else "good" if share <= slo.limit else "bad"
+            errors = errors._replace(more=f"limit {percent(slo.limit)}", look=look)
     rtf = rows[f"{METRICS['rtf'].heading}, {BLOCKS[0]}"]["p95"]
     wait = "ttfs" if f"{METRICS['ttfs'].heading}, whole run" in rows else "e2el"
     waited = latency(wait, "p95", f"RTF p95 {number(rtf, 3)}" if wait == "e2el" else "end of speech to final text")
@@ -95,13 +101,16 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
         latency("ttft", "p95"),
         waited,
         Tile("Requests/s", number(good / seconds, 2), "", f"RTFx {number(rtfx, 1)}"),
-        Tile("Errors", percent(failed / ended if ended else None), "", f"{failed} of {ended}"),
+        errors,
     ]
+    if points and points[-1]["goodput_per_s"] is not None:
+        met = sum(point["goodput_per_s"] for point in points)
+        shown.append(Tile("Goodput", number(met / seconds, 2), "requests/s"))
     for slo in slos:
         told = slo.metric in [metric.name for metric in STREAMED] and slo.statistic in COLUMNS[:-1]
         if told and (slo.metric, slo.statistic) not in (("ttft", "p95"), (wait, "p95")):
             shown.append(latency(slo.metric, slo.statistic))
-        elif not told:
+        elif not told and slo.name != "errors:rate":
             shown.append(Tile(slo.name.replace(":", " "), "…", "", f"limit {slo.limit:g}{slo.unit}, judged at the end"))
     return shown
 
@@ -115,7 +124,8 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
         result = limits.pop(name, None)
         if result is None:
             return tile
-        return tile._replace(more=f"limit {result.limit:g} {tile.unit}".rstrip(), look="good" if result.ok else "bad")
+        limit = percent(result.limit) if tile.value.endswith("%") else f"{result.limit:g} {tile.unit}".rstrip()
+        return tile._replace(more=f"limit {limit}", look="good" if result.ok else "bad")
 
     few = f"of {summary.ttft.n:,} successes"
     yield held(Tile("TTFT p95", ms(summary.ttft.p95), "ms", few), "ttft:p95")
