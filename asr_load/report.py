@@ -9,7 +9,7 @@ from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import write_atomically
 from asr_load.results.capacity import CAPACITY, read_capacity
 from asr_load.results.capacity_report import print_search
-from asr_load.results.compare import Run, broken_gates, compare, parse_gate, write_comparison
+from asr_load.results.compare import Run, broken_gates, compare, live_accuracy, parse_gate, write_comparison
 from asr_load.results.comparison_report import markdown, print_comparison
 from asr_load.results.exports import FORMS, export
 from asr_load.results.summary import read_finished, write_summary
@@ -40,9 +40,12 @@ def main() -> int:
     if not args.baseline and (gates or min_change):
         raise InputError("--fail-on and --min-change are about a --baseline: name the runs to compare with")
     runs = []
+    baselines = [Run(folder, read_finished(folder)) for folder in args.baseline]
     for folder in args.results:
         finished = read_finished(folder)
         runs.append(Run(folder, finished))
+        if len(args.results) == len(baselines) == 1:
+            finished.summary.live_accuracy = live_accuracy(runs[0], baselines[0])
         write_summary(folder, finished.summary)
         write_report(folder, finished, args.slice)
         for form in args.export:
@@ -53,7 +56,6 @@ def main() -> int:
             print_summary(folder, finished.summary, finished.records, sys.stdout)
     if not args.baseline:
         return 0
-    baselines = [Run(folder, read_finished(folder)) for folder in args.baseline]
     comparison = compare(runs, baselines, min_change)
     write_comparison(args.results[0], comparison)
     page = comparison_page(comparison, [run.finished for run in runs], [run.finished for run in baselines])

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from asr_load.results.compare import BETTER, SAME, WORSE, Compared, Run, broken_
 from asr_load.results.comparison_report import markdown
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import Finished, summarise
-from asr_load.stream.record import RECORDS, Record, RecordFile
+from asr_load.stream.record import RECORDS, LiveRecord, Record, RecordFile
 from asr_load.web.report import comparison_page
 from harness.records import failure, record, run_info, worker_info
 
@@ -200,3 +201,30 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "a"), "--fail-on", "ttft:p95:1%"])
     assert main() == 2
     assert "--baseline" in capsys.readouterr().err
+
+
+def test_what_live_speech_costs_in_accuracy_is_in_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, word, live in (("live", "sad", True), ("file", "said", False)):
+        (tmp_path / name).mkdir()
+        file = RecordFile(tmp_path / name / RECORDS)
+        for one in made(1, word=word):
+            file.write(LiveRecord(**msgspec.structs.asdict(one)) if live else one)
+        file.close()
+        how: dict[str, Any] = {"api": "realtime", "realtime": {"dialect": "vllm", "pace": 1.0}} if live else {}
+        write_run(tmp_path / name, run_info(workers=[worker_info(ended_at=1061.0)], **how))
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "file")])
+    assert main() == 0
+    # A quarter of the clips have one of four words wrong.
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Live against one-shot")]
+    assert said[0].startswith("Live against one-shot: WER +6.2 points (95 %: +")
+    assert said[0].endswith(", over 40 clips")
+    found = json.loads((tmp_path / "live" / "summary.json").read_text())["live_accuracy"]
+    assert found["clips"] == 40
+    assert found["baseline"] == str(tmp_path / "file")
+    assert found["wer"]["value"] == pytest.approx(1 / 16)
+    assert 0 < found["wer"]["low"] < 1 / 16 < found["wer"]["high"] < 0.15
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "live")])
+    assert main() == 0
+    assert json.loads((tmp_path / "live" / "summary.json").read_text())["live_accuracy"] is None

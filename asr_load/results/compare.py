@@ -19,7 +19,7 @@ from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import Goodput
 from asr_load.results.steady import trim
-from asr_load.results.summary import Figures, Finished
+from asr_load.results.summary import Difference, Figures, Finished, LiveAccuracy
 from asr_load.stream.record import Record
 
 COMPARISON, FORMAT = "comparison.json", 1
@@ -253,7 +253,7 @@ def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]
         unit, value = points[name]
         drawn = [_resampled(*_rate_by_time(each, name), random) for each in (run, other)]
         found.append(_compared(name, unit, base[name][1], value, _interval(drawn[0] - drawn[1])))
-    return found + _text_errors(run, other, good, random)
+    return found + _text_errors(run, other, good, random)[1]
 
 
 def _around(
@@ -353,8 +353,23 @@ def _resampled(amounts: np.ndarray, by: np.ndarray, random: np.random.Generator)
         return np.asarray((weights @ amounts) / (weights @ by))
 
 
-def _text_errors(run: Run, other: Run, good: Sequence[Sequence[Record]], random: np.random.Generator) -> list[Compared]:
-    """WER and CER over the clips that both sides transcribed, always by pairs: texts of one clip are alike."""
+def live_accuracy(run: Run, baseline: Run) -> LiveAccuracy | None:
+    """Of a realtime run against one over HTTP; None of others, and where they have too few clips in common."""
+    if not run.info.realtime or baseline.info.realtime:
+        return None
+    good = [[record for record in each.measured if record.ok] for each in (run, baseline)]
+    clips, compared = _text_errors(run, baseline, good, np.random.default_rng(SEED))
+    if not compared:
+        return None
+    wer, cer = (Difference(one.difference or 0.0, one.low, one.high) for one in compared)
+    return LiveAccuracy(str(baseline.folder), clips, wer, cer)
+
+
+def _text_errors(
+    run: Run, other: Run, good: Sequence[Sequence[Record]], random: np.random.Generator
+) -> tuple[int, list[Compared]]:
+    """WER and CER over the clips that both sides transcribed, always by pairs: texts of one clip are alike. How many
+    clips these are, first."""
     tables = []
     for side, info in zip(good, (run.info, other.info), strict=True):
         by_clip: dict[str, np.ndarray] = {}
@@ -368,7 +383,7 @@ def _text_errors(run: Run, other: Run, good: Sequence[Sequence[Record]], random:
         tables.append(by_clip)
     common = sorted(tables[0].keys() & tables[1].keys())
     if len(common) < LEAST_UNITS:
-        return []
+        return len(common), []
     weights = random.multinomial(len(common), np.full(len(common), 1 / len(common)), ROUNDS)
     # However often a clip was sent, it counts once: by the mean of its transcripts.
     rows = [np.array([table[clip] for clip in common]) for table in tables]
@@ -379,7 +394,7 @@ def _text_errors(run: Run, other: Run, good: Sequence[Sequence[Record]], random:
         value, base = (float(share.sum() / units.sum()) for share in shares)
         drawn = [(weights @ share) / (weights @ units) for share in shares]
         compared.append(_compared(name, "", base, value, _interval(drawn[0] - drawn[1])))
-    return compared
+    return len(common), compared
 
 
 def _interval(differences: Draws) -> _Interval | None:

@@ -143,6 +143,25 @@ class Coverage(msgspec.Struct):
     """Requests that clips lack to floor(N/C)."""
 
 
+class Difference(msgspec.Struct):
+    """Of two rates; `low` and `high` bound it (95 %)."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class LiveAccuracy(msgspec.Struct):
+    """What hearing speech as it is spoken costs in accuracy: a realtime run's error rates less those of a run over
+    HTTP, over the clips that both transcribed."""
+
+    baseline: str
+    """The other run's folder."""
+    clips: int
+    wer: Difference
+    cer: Difference
+
+
 class Summary(msgspec.Struct):
     """A run's figures. Latencies are of successes alone, in seconds."""
 
@@ -220,6 +239,8 @@ class Summary(msgspec.Struct):
     """These eight are of realtime sessions."""
     dialects: dict[str, int] = {}
     """Successes by the dialect of their session."""
+    live_accuracy: LiveAccuracy | None = None
+    """Of a realtime run that a report was made of with one over HTTP as its --baseline."""
     sent_again: int = 0
     """Requests that are one that was refused by a busy server, sent again (--retries): each is one of `requests`."""
     metadata: dict[str, str] = {}

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from asr_load.results.console import console_for
 from asr_load.results.slo import slo_lines
 from asr_load.results.steady import steadiness_line
-from asr_load.results.summary import Summary, rates_line, run_lines
+from asr_load.results.summary import Difference, Summary, rates_line, run_lines
 from asr_load.results.tables import Table, clients, latencies, lengths, ms, number, replicas, user_classes
 from asr_load.stream.record import RECORDS, Record
 
@@ -94,6 +94,8 @@ def _lines(summary: Summary) -> Iterator[str]:
     if summary.dialects:
         spoken = ", ".join(f"{count} in the dialect of {name}" for name, count in summary.dialects.items())
         yield f"Realtime: {spoken}; a clock starts with the first packet, and setup is in no latency"
+    if live := summary.live_accuracy:
+        yield f"Live against one-shot: {_change('WER', live.wer)}, {_change('CER', live.cer)}, over {live.clips} clips"
     yield from _answers(summary)
     uneven = f"; {coverage.repeated} requests too many of a clip, {coverage.left_out} too few"
     yield (
@@ -107,6 +109,13 @@ def _lines(summary: Summary) -> Iterator[str]:
         retried = f"; {opened.retried} requests sent again, as theirs was dead" if opened.retried else ""
         yield f"Connections: {opened.opened} opened, {took} (in no latency){dropped}{retried}"
     yield steadiness_line(summary.steadiness)
+
+
+def _change(name: str, difference: Difference) -> str:
+    bounds = ""
+    if difference.low is not None and difference.high is not None:
+        bounds = f" (95 %: {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    return f"{name} {100 * difference.value:+.1f} points{bounds}"
 
 
 def _doubt(summary: Summary) -> str:
