@@ -52,6 +52,7 @@ FAULTS = {
     "ws-unknown-events": "realtime: events that nobody knows",
     "ws-no-updated": "realtime: the configuration is not answered",
     "ws-slow-reader": "realtime: half a second passes before a message is read",
+    "ws-impatient": "realtime: pings each 50 ms, closed with 1011 where the pong takes 200 ms",
     "ws-bad-json": "realtime: an event that is not JSON",
     "ws-binary": "realtime: a binary frame",
     "ws-giant": "realtime: an event of 2 MiB",

@@ -28,7 +28,7 @@ from asr_server.engine import Clip, RequestError
 from asr_server.exchange import Service
 from asr_server.faults import FaultPlan
 from asr_server.scripted import ScriptedEngine
-from asr_server.transport import reset, transport_of
+from asr_server.transport import ping_often, reset, transport_of
 
 Dialect = Literal["vllm", "sglang", "omni", "openai"]
 DIALECTS = ("vllm", "sglang", "omni", "openai")
@@ -107,6 +107,8 @@ class _Session:
 
     async def run(self) -> None:
         await self._websocket.accept()
+        if self._fault == "ws-impatient":
+            ping_often(self._websocket.scope, 0.05, 0.2)
         try:
             await self._run()
         except (WebSocketDisconnect, RuntimeError):  # the client has gone, or we have closed

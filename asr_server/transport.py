@@ -50,12 +50,20 @@ def transport_of(scope: Scope) -> asyncio.Transport:
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, with the transport in the scope."""
+    """uvicorn's WebSocket, with itself and its transport in the scope."""
 
     async def run_asgi(self) -> None:
         extensions: Any = self.scope["extensions"]
-        extensions[_EXTENSION] = {"transport": self.transport}
+        extensions[_EXTENSION] = {"transport": self.transport, "protocol": self}
         await super().run_asgi()
+
+
+def ping_often(scope: Scope, interval_s: float, patience_s: float) -> None:
+    """Ping a client that often from now on, and close its session where it is slower to answer than that."""
+    protocol: WebSocketProtocol = scope["extensions"][_EXTENSION]["protocol"]
+    protocol.stop_keepalive()
+    protocol.ping_interval, protocol.ping_timeout = interval_s, patience_s
+    protocol.schedule_ping()
 
 
 class _Notepad:

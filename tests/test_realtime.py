@@ -86,6 +86,7 @@ OUTCOMES = {
     "ws-empty-deltas": "ok",
     "ws-unknown-events": "ok",
     "ws-slow-reader": "ok",
+    "ws-impatient": "ok",
     "ws-replaced": "ok",
 }
 
