@@ -234,15 +234,16 @@ def test_records_of_both_kinds_are_read_back_as_they_are(clips: Path, tmp_path: 
 
 
 @pytest.mark.long
-@each_dialect
-def test_times_are_those_of_the_server(dialect: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dialect", "sessions"), [(name, 500 if name == "vllm" else 100) for name in DIALECTS])
+def test_times_are_those_of_the_server(dialect: str, sessions: int, tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {f"clip{number}": 2.0 for number in range(20)})
     stamps = tmp_path / "stamps.jsonl"
-    words = ("-u", "100", "--requests", "200", "--stop-timeout", "20")
+    words = ("-u", str(sessions), "-r", "100", "--requests", str(max(sessions, 200)), "--stop-timeout", "20")
     done = speak(clips, tmp_path / "run", dialect, *words, server=("--stamps", str(stamps)))
     info = json.loads((done.results / "run.json").read_text())
     offset = info["workers"][0]["clock_offset_s"]
     truth = {row["request_id"].rsplit("-", 1)[1]: row for row in map(json.loads, stamps.read_text().splitlines())}
+    assert len(done.records) == max(sessions, 200)
     errors, uneven = [], []
     for record in done.records:
         assert record["ok"], record["error"]
