@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -149,3 +150,25 @@ def test_one_class_after_the_other_from_the_web_ui(clips: Path, others: Path, tm
             assert page.asked(number)["api"] == ("transcriptions" if chosen == ["Long"] else "chat")
         refused = page.post("/swarm", user_count=4, spawn_rate=100, user_classes="Nobody", shape_class="Default")
         assert not refused["success"]
+
+
+def test_a_class_may_speak_as_it_likes_beside_one_that_uploads(clips: Path, tmp_path: Path) -> None:
+    options = {"api": "realtime", "realtime_dialect": "vllm", "packet_ms": 50, "pace": 4, "trailing_silence": 0.5}
+    (tmp_path / "two.py").write_text(
+        "import asr_load\n\nclass Files(asr_load.SpeechUser):\n    pass\n\n"
+        f"class Talks(asr_load.SpeechUser):\n    options = {options!r}\n"
+    )
+    with serve(*FAST, "--realtime", "vllm") as host:
+        done = run(host, clips, tmp_path / "r", "-f", tmp_path / "two.py", "-u", "4", "--requests", "24")
+    by_class = {name: [each for each in done.records if each["user_class"] == name] for name in ("Files", "Talks")}
+    assert all(each["ok"] for each in done.records), done.records
+    assert all(by_class.values())
+    for record in by_class["Talks"]:
+        assert record["api"] == "realtime"
+        assert record["packets"] == math.ceil((record["audio_s"] + 0.5) / 0.05 - 1e-6)
+    assert not any("api" in record for record in by_class["Files"])
+    assert done.summary["dialects"] == {"vllm": len(by_class["Talks"])}
+    said = {each["name"]: each["realtime"] for each in info(done)["user_classes"]}
+    assert said["Files"] == {}
+    assert (said["Talks"]["pace"], said["Talks"]["packet_s"]) == (4, 0.05)
+    assert any("4 times as fast as it is spoken" in reason for reason in done.summary["validity"]["reasons"])

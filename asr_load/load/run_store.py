@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import gevent
 import locust
@@ -23,7 +22,6 @@ from asr_load.http.server_info import ask_server
 from asr_load.load.record_check import RecordCheck
 from asr_load.load.target import Targets
 from asr_load.options.settings import Settings
-from asr_load.realtime.dialects import LiveOptions
 from asr_load.results.live import DRAWN, LIVE_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
@@ -225,7 +223,7 @@ class RunStore:
             prompt_position="before" if first.body.prompt_first else "after",
             system=first.body.system,
             asked_language=first.asked.language,
-            realtime={} if first.live is None else _how_live(first.live),
+            realtime=first.live.told if first.live else {},
             temperature=first.body.temperature,
             text_format=first.asked.text_format,
             max_tokens=first.body.token_limit,
@@ -270,8 +268,3 @@ class RunStore:
             packages={module.__name__: module.__version__ for module in (locust, gevent, requests, urllib3)},
         )
         write_run(self.folder, info)
-
-
-def _how_live(live: LiveOptions) -> dict[str, Any]:
-    told = ("dialect", "packet_s", "pace", "silence_s", "server_vad", "utterances")
-    return {name: getattr(live, name) for name in told}

@@ -121,6 +121,7 @@ class Targets(Mapping[str, Target]):
                 data=str(shards.folder),
                 data_sha256=shards.manifest_sha256,
                 data_clips=len(target.chosen),
+                realtime=settings.live.told if settings.live else {},
             )
             for name, target in self.items()
             for settings, shards in [(target.settings, target.shards)]

@@ -16,7 +16,8 @@ from asr_load.options.parser import add_options
 
 OF_A_CLASS = (
     "data", "api", "endpoint", "model", "preset", "prompt", "prompt_position", "system", "language", "temperature",
-    "max_tokens", "unique", "text_format", "extra_body", "omit",
+    "max_tokens", "unique", "text_format", "extra_body", "omit", "realtime_dialect", "packet_ms", "pace",
+    "trailing_silence", "turn_detection", "utterances_per_session",
 )  # fmt: skip
 
 

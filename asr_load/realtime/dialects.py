@@ -40,6 +40,12 @@ class LiveOptions:
     """Empty: whatever the server has."""
     language: str
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What run.json says of it, beside the model and the language."""
+        names = ("dialect", "packet_s", "pace", "silence_s", "server_vad", "utterances")
+        return {name: getattr(self, name) for name in names}
+
 
 class Event(msgspec.Struct, gc=False):
     """What a server says, as far as it is looked at."""

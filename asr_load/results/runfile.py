@@ -133,6 +133,7 @@ class UserClassInfo(msgspec.Struct, kw_only=True):
     data: str
     data_sha256: str
     data_clips: int
+    realtime: dict[str, Any] = {}
 
 
 class RunInfo(Invocation, kw_only=True):

@@ -410,22 +410,23 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
     good = [record for record in records if record.ok]
     if not records:
         doubts.append("no request was sent")
-    if info.realtime and info.realtime["pace"] != 1:
-        pace = info.realtime["pace"]
+    paces = {how["pace"] for how in (info.realtime, *(each.realtime for each in info.user_classes)) if how} - {1}
+    for pace in sorted(paces):
         how = f"{pace:g} times as fast as it is spoken" if pace else "as fast as the socket took it"
         doubts.append(f"not realtime: speech was sent {how} (--pace)")
     older = sum(record.started_at < info.began_at - OLDER_S for record in records)
     if older:
         doubts.append(f"{older} records are older than the run: those of another one are among them")
-    guessed = 0 if info.realtime else sum(record.output_tokens_source == "chunks" for record in good)
+    # A realtime engine says what it has decoded since the last time, and its tokens, if any, are of audio.
+    one_shot = [record for record in good if not isinstance(record, LiveRecord)]
+    guessed = sum(record.output_tokens_source == "chunks" for record in one_shot)
     if guessed:
         doubts.append(f"{guessed} answers came without usage: how many tokens they had is not known")
     whole = sum(not record.streamed for record in good)
     if whole:
         doubts.append(f"{whole} answers were not streamed: their TTFT is their latency")
-    chunked = [record for record in good if record.chunks >= CHUNKS]
-    # A realtime engine says what it has decoded since the last time: its words come together.
-    held = 0 if info.realtime else sum(map(_came_in_pieces, chunked))
+    chunked = [record for record in one_shot if record.chunks >= CHUNKS]
+    held = sum(map(_came_in_pieces, chunked))
     if held > LOST * len(chunked):
         came = f"{held} of {len(chunked)} answers were not streamed, but came in one piece or a few"
         doubts.append(
