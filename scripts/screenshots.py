@@ -1,4 +1,5 @@
-"""Make the pictures in docs/images: the Streaming tab and report.html, light, dark and narrow, of a short real run.
+"""Make the pictures in docs/images: the Streaming tab and report.html, light, dark and narrow, of a short real run; and
+the tab while sessions speak.
 
     python scripts/screenshots.py
 
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +35,9 @@ from harness.serving import serve  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 SERVER = ["--engine", "scripted", "--tokens", "24", "--ttft-ms", "160", "--itl-ms", "18", "--slots", "6"]
+SESSIONS = ["--engine", "scripted", "--realtime", "vllm", "--tokens", "12", "--itl-ms", "300", "--final-ms", "250"]
+SESSIONS += ["--fault", "ws-close-1011=0.02"]
+SPOKEN = ["--api", "realtime", "--slo", "ttfs:p95:400", "--goodput", "ttfs:400", "-t", "24s"]
 FAULTS = ["503=0.03", "early-end=0.015", "multi=0.02"]
 SHAPE = ["--shape", "steps", "--stages", "3", "--stage-time", "9"]
 PICTURE_AT_S = 20
@@ -47,12 +52,15 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         serve(*SERVER, *(word for fault in FAULTS for word in ("--fault", fault))) as host,
+        serve(*SESSIONS) as live_host,
         locust("-f", files, *SHAPE, "--host", host, "--data", _clips(Path(folder)), "--results", f"{folder}/run") as ui,
+        locust(*SPOKEN, "--host", live_host, "--data", f"{folder}/prepared", "--results", f"{folder}/live") as live_ui,
     ):
         # From here on: the browser is not to take the CPU from the run that it shows.
         os.nice(10)
         with browser() as chromium:
-            _tab(chromium, ui.url)
+            _tab(chromium, ui.url, "streaming", 12, LOOKS[1:])
+            _tab(chromium, live_ui.url, "realtime", 40, ())
         # A run that nobody looks at: two cores are few for a server, a client and a browser.
         command = [sys.executable, "-m", "locust", "-f", files, *SHAPE, "--host", host, "--headless", "-u", "12"]
         command += ["--data", f"{folder}/prepared", "--results", f"{folder}/quiet", "--only-summary"]
@@ -65,15 +73,15 @@ def main() -> None:
 LOOKS = (("light", "light", 1280), ("dark", "dark", 1280), ("narrow", "light", 400))
 
 
-def _tab(chromium: Browser, url: str) -> None:
+def _tab(chromium: Browser, url: str, name: str, users: int, looks: Sequence[tuple[str, str, int]]) -> None:
     """The first picture is of the page that has been open all the time: to load another one takes a core a second."""
     page = chromium.new_page(color_scheme="light", viewport={"width": 1280, "height": 1400}, locale="en-US")
     page.goto(url)
-    start_test(page, users=12, ramp=6)
+    start_test(page, users, ramp=users // 2)
     time.sleep(PICTURE_AT_S)
-    _shoot(page, "streaming-light", 1280)
-    for name, scheme, width in LOOKS[1:]:
-        _picture(chromium, f"{url}?tab=streaming", f"streaming-{name}", scheme, width)
+    _shoot(page, f"{name}-light", 1280)
+    for look, scheme, width in looks:
+        _picture(chromium, f"{url}?tab=streaming", f"{name}-{look}", scheme, width)
     page.get_by_text("figures of the whole test").wait_for()
 
 

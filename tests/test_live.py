@@ -110,7 +110,7 @@ def test_goodput_and_the_limit_on_errors_are_shown_while_a_test_runs() -> None:
     rows = {row["name"]: row for row in live.table()}
     shown = {tile.name: tile for tile in tiles(None, live, parse_slos(["errors:rate:0.1"]), rows)}
     assert (shown["Goodput"].value, shown["Goodput"].unit) == ("1.50", "requests/s")
-    assert shown["Errors"][1:] == ("20.0%", "", "limit 10.0%", "bad")
+    assert shown["Errors"][1:] == ("20.0%", "", "limit 10.0%, missed", "bad")
     assert len(shown) == 5
 
 

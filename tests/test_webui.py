@@ -332,6 +332,11 @@ def test_the_section_in_locusts_report(chrome: Browser, tmp_path: Path) -> None:
     assert page.locator(".plot svg").count() == 8
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     assert len(drawn(page, "TTFT")) == 11
+    missed, plain = (
+        page.locator(f".tile:has(.name:text-is('{name}')) .more").evaluate("it => getComputedStyle(it).color")
+        for name in ("TTFT p95", "E2E p95")
+    )
+    assert missed != plain
     assert sum(value for _, value in drawn(page, "Requests", "</script><b>odd</b>")) == 5
     text = page.locator("section.asr-report").inner_text()
     assert all(word in text for word in ("<i>m</i>", "</script><b>odd</b>", "4 <users>", "limit 100 ms", "Latencies"))

@@ -85,15 +85,14 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
         limit = next((slo for slo in slos if (slo.metric, slo.statistic) == (name, statistic)), None)
         if limit is None:
             return tile
-        look = "" if value is None else "good" if value <= limit.limit else "bad"
-        return tile._replace(more=f"limit {limit.limit:g}{limit.unit}", look=look)
+        held = None if value is None else value <= limit.limit
+        return _limited(tile, f"{limit.limit:g}{limit.unit}", held)
 
     share = failed / ended if ended else None
     errors = Tile("Errors", percent(share), "", f"{failed} of {ended}")
     for slo in slos:
         if slo.name == "errors:rate":
-            look = "" if share is None else "good" if share <= slo.limit else "bad"
-            errors = errors._replace(more=f"limit {percent(slo.limit)}", look=look)
+            errors = _limited(errors, percent(slo.limit), None if share is None else share <= slo.limit)
     rtf = rows[f"{METRICS['rtf'].heading}, {BLOCKS[0]}"]["p95"]
     wait = "ttfs" if f"{METRICS['ttfs'].heading}, whole run" in rows else "e2el"
     waited = latency(wait, "p95", f"RTF p95 {number(rtf, 3)}" if wait == "e2el" else "end of speech to final text")
@@ -115,6 +114,12 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
     return shown
 
 
+def _limited(tile: Tile, limit: str, held: bool | None) -> Tile:
+    """A tile with the limit of an SLO, and whether it is held; None where that is not known."""
+    more = f"limit {limit}{', missed' if held is False else ''}"
+    return tile._replace(more=more, look="" if held is None else "good" if held else "bad")
+
+
 def tiles_of(summary: Summary) -> Iterator[Tile]:
     """The headline figures of a finished run, with the limits of its SLOs."""
     requests = summary.requests
@@ -125,7 +130,7 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
         if result is None:
             return tile
         limit = percent(result.limit) if tile.value.endswith("%") else f"{result.limit:g} {tile.unit}".rstrip()
-        return tile._replace(more=f"limit {limit}", look="good" if result.ok else "bad")
+        return _limited(tile, limit, result.ok)
 
     few = f"of {summary.ttft.n:,} successes"
     yield held(Tile("TTFT p95", ms(summary.ttft.p95), "ms", few), "ttft:p95")
@@ -149,8 +154,7 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
         unit = METRICS[metric].unit if metric in METRICS else ""
         value = "n/a" if result.value is None else f"{result.value:,.4g}"
         title = METRICS[metric].title if metric in METRICS else metric
-        limit = f"limit {result.limit:g} {unit}".rstrip()
-        yield Tile(f"{title} {statistic}", value, unit, limit, "good" if result.ok else "bad")
+        yield _limited(Tile(f"{title} {statistic}", value, unit), f"{result.limit:g} {unit}".rstrip(), result.ok)
 
 
 def table(summary: Summary | None, own: Rows) -> dict[str, Any]:
