@@ -220,10 +220,18 @@ def test_what_live_speech_costs_in_accuracy_is_in_the_summary(
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Live against one-shot")]
     assert said[0].startswith("Live against one-shot: WER +6.2 points (95 %: +")
     assert said[0].endswith(", over 40 clips")
+    # What takes as long as speaking takes is not slower than an upload.
+    comparison = json.loads((tmp_path / "live" / "comparison.json").read_text())
+    assert {figure["name"] for figure in comparison["figures"]} == {"wer", "cer", "error_rate"}
+    assert comparison["warnings"][0].startswith("one side spoke and the other uploaded")
+    assert 'data-plot="' not in (tmp_path / "live" / "comparison.html").read_text()
     found = json.loads((tmp_path / "live" / "summary.json").read_text())["live_accuracy"]
     assert found["clips"] == 40
     assert found["baseline"] == str(tmp_path / "file")
     assert found["wer"]["value"] == pytest.approx(1 / 16)
+    assert [found["wer"][side] for side in ("low", "high")] == [
+        comparison["figures"][1][side] for side in ("low", "high")
+    ]
     assert 0 < found["wer"]["low"] < 1 / 16 < found["wer"]["high"] < 0.15
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "live")])
     assert main() == 0

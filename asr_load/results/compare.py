@@ -136,6 +136,8 @@ def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float =
     if not several and len(values) + len(baselines) > 2:
         raise InputError("a comparison takes one run a side, or two and more of each")
     found = _by_runs(values, baselines) if several else _by_clips(values, baselines)
+    if one_is_live(run.info for run in (*values, *baselines)):
+        found = [one for one in found if one.name in ACCURACY]
     audio = [record.audio_s for run in (*values, *baselines) for record in run.measured if record.ok and record.audio_s]
     # RTF is a latency by the length of a clip: by that of the shortest, the same time weighs most.
     least = {"ms": RESOLUTION_MS, "rtf": RESOLUTION_MS / 1e3 / min(audio, default=1.0)}
@@ -152,6 +154,14 @@ def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float =
     warnings = [*_not_comparable(values, baselines), *([] if several else [one_each]), *_thin(values, baselines)]
     runs = {side: [str(run.folder) for run in own] for side, own in (("value", values), ("baseline", baselines))}
     return Comparison(figures=figures, warnings=warnings, runs=runs, method=method, min_change=min_change)
+
+
+ACCURACY = ("wer", "cer", "error_rate")
+
+
+def one_is_live(infos: Iterable[RunInfo]) -> bool:
+    """Whether some runs spoke and others uploaded: latencies of speech have the time in them that speaking takes."""
+    return len({bool(info.realtime) for info in infos}) > 1
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
@@ -253,7 +263,7 @@ def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]
         unit, value = points[name]
         drawn = [_resampled(*_rate_by_time(each, name), random) for each in (run, other)]
         found.append(_compared(name, unit, base[name][1], value, _interval(drawn[0] - drawn[1])))
-    return found + _text_errors(run, other, good, random)[1]
+    return found + _text_errors(run, other, good)[1]
 
 
 def _around(
@@ -358,16 +368,14 @@ def live_accuracy(run: Run, baseline: Run) -> LiveAccuracy | None:
     if not run.info.realtime or baseline.info.realtime:
         return None
     good = [[record for record in each.measured if record.ok] for each in (run, baseline)]
-    clips, compared = _text_errors(run, baseline, good, np.random.default_rng(SEED))
+    clips, compared = _text_errors(run, baseline, good)
     if not compared:
         return None
     wer, cer = (Difference(one.difference or 0.0, one.low, one.high) for one in compared)
     return LiveAccuracy(str(baseline.folder), clips, wer, cer)
 
 
-def _text_errors(
-    run: Run, other: Run, good: Sequence[Sequence[Record]], random: np.random.Generator
-) -> tuple[int, list[Compared]]:
+def _text_errors(run: Run, other: Run, good: Sequence[Sequence[Record]]) -> tuple[int, list[Compared]]:
     """WER and CER over the clips that both sides transcribed, always by pairs: texts of one clip are alike. How many
     clips these are, first."""
     tables = []
@@ -384,7 +392,7 @@ def _text_errors(
     common = sorted(tables[0].keys() & tables[1].keys())
     if len(common) < LEAST_UNITS:
         return len(common), []
-    weights = random.multinomial(len(common), np.full(len(common), 1 / len(common)), ROUNDS)
+    weights = np.random.default_rng(SEED).multinomial(len(common), np.full(len(common), 1 / len(common)), ROUNDS)
     # However often a clip was sent, it counts once: by the mean of its transcripts.
     rows = [np.array([table[clip] for clip in common]) for table in tables]
     compared = []
@@ -433,6 +441,8 @@ FIELDS = {
 
 def _not_comparable(values: Sequence[Run], baselines: Sequence[Run]) -> list[str]:
     said = []
+    if one_is_live(run.info for run in (*values, *baselines)):
+        said.append("one side spoke and the other uploaded: no latency and no rate of theirs is compared")
     for field, name in FIELDS.items():
         sides = [sorted({_text(getattr(run.info, field)) for run in own}) for own in (values, baselines)]
         if sides[0] != sides[1]:

@@ -18,7 +18,7 @@ from asr_load.files import write_atomically
 from asr_load.results import plots, tables
 from asr_load.results.accuracy import measure, spoken
 from asr_load.results.capacity import CAPACITY, Capacity, answer_lines, read_capacity
-from asr_load.results.compare import Comparison
+from asr_load.results.compare import Comparison, one_is_live
 from asr_load.results.comparison_report import comparison_table
 from asr_load.results.course import course, in_flight_at_start, span, stretches, width_for
 from asr_load.results.live import Live
@@ -73,8 +73,8 @@ def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
 def comparison_page(comparison: Comparison, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
     """comparison.html: what is to be read first, the figures, and both sides' distributions in one picture."""
     sides = [[record for run in own for record in _measured(run) if record.ok] for own in (values, baselines)]
-    drawn = []
-    for own, other in zip(*(plots.distributions(side, ()) for side in sides), strict=False):
+    drawn, alike = [], not one_is_live(run.info for run in (*values, *baselines))
+    for own, other in zip(*(plots.distributions(side, ()) for side in sides if alike), strict=False):
         names = [("value", own.series[0]), ("baseline", other.series[0])]
         own.series = [plots.Series(name, series.data) for name, series in names]
         drawn.append(own)
