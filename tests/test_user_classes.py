@@ -172,3 +172,7 @@ def test_a_class_may_speak_as_it_likes_beside_one_that_uploads(clips: Path, tmp_
     assert said["Files"] == {}
     assert (said["Talks"]["pace"], said["Talks"]["packet_s"]) == (4, 0.05)
     assert any("4 times as fast as it is spoken" in reason for reason in done.summary["validity"]["reasons"])
+    assert (
+        "speech and uploads are in the same figures: see them apart, by user class"
+        in done.summary["validity"]["reasons"]
+    )

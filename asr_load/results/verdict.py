@@ -419,6 +419,8 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
         doubts.append(f"{older} records are older than the run: those of another one are among them")
     # A realtime engine says what it has decoded since the last time, and its tokens, if any, are of audio.
     one_shot = [record for record in good if not isinstance(record, LiveRecord)]
+    if 0 < len(one_shot) < len(good):
+        doubts.append("speech and uploads are in the same figures: see them apart, by user class")
     guessed = sum(record.output_tokens_source == "chunks" for record in one_shot)
     if guessed:
         doubts.append(f"{guessed} answers came without usage: how many tokens they had is not known")
