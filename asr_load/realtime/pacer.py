@@ -1,5 +1,5 @@
-"""Packets of all sessions of a process, given to their sockets when they are due. One tick looks at all of them, and no
-greenlet is woken for a packet: a hundred sessions speak for what one greenlet each would cost in waking up."""
+"""Packets of all sessions of a process, given to their sockets when they are due. One tick looks at all of them: to wake
+a greenlet for each packet costs more than to make and send it."""
 
 from __future__ import annotations
 
