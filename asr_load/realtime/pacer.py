@@ -1,5 +1,5 @@
-"""Packets of all sessions of a process, given to their sockets when they are due. One tick looks at all of them: to wake
-a greenlet for each packet costs more than to make and send it."""
+"""Packets of all sessions of a process, given to their sockets when they are due. One tick looks at all of them: to
+wake a greenlet for each packet costs more than to make and send it."""
 
 from __future__ import annotations
 
