@@ -197,6 +197,9 @@ def test_the_answer_in_words() -> None:
         "maximum effective streams: 8",
     ]
     assert answer_lines(search_of({}, answer=0.0))[0] == "Not even the lowest load held ttft:p95 <= 500 ms"
+    assert answer_lines(search_of({4: 8, 8: 15}, asked={"--api": "realtime"}))[-1] == (
+        "maximum effective streams: 8 (live sessions)"
+    )
     rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client")
     assert answer_lines(rate)[1:] == ["It may be higher: the client", "maximum effective request rate: 12.3 requests/s"]
 

@@ -314,7 +314,7 @@ def test_a_search_finds_how_many_sessions_a_server_has(clips: Path, tmp_path: Pa
     with serve(*FAST, "--realtime", "vllm", "--slots", "4") as url:
         words = ("-f", "locustfiles/capacity.py", "-u", "5", "--slo", "errors:rate:0.01", "--slo", "ttfs:p95:500")
         done = run(url, clips, tmp_path / "run", "--api", "realtime", *words, "--step-time", "10")
-    assert "maximum effective streams: 4" in done.out, done.out[-3000:] + done.err[-2000:]
+    assert "maximum effective streams: 4 (live sessions)" in done.out, done.out[-3000:] + done.err[-2000:]
 
 
 @pytest.mark.long

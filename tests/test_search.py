@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from urllib.request import urlopen
 
 import pytest
 
+from asr_load.errors import InputError
+from asr_load.load.search import _asked, resumed
 from asr_load.results.capacity import Capacity, read_capacity, write_capacity
 from conftest import CHECKOUT
 from harness.fleets import end, processes
+from harness.options import HOST, settings
 from harness.ports import free_port
 from harness.runs import Run, locust
 from harness.searches import search_of
@@ -196,6 +200,28 @@ def test_a_search_for_something_else_is_not_resumed(clips: Path, tmp_path: Path)
     done = Run(locust("-f", FILE, "--data", clips, "--results", tmp_path / "r", *words), tmp_path / "r")
     assert done.code == 2
     assert "--slo is not what it was there: ['ttft:p95:500.0'] then, ['ttft:p95:400.0'] now" in done.err
+
+
+@pytest.mark.parametrize(
+    ("then", "words", "said"),
+    [
+        ({}, ("--api", "realtime"), "--api is not what it was there: chat then, realtime now"),
+        ({}, ("--normalizer", "basic"), "--normalizer is not what it was there: whisper then, basic now"),
+        ({}, ("--mix", "0-5:1"), "--mix is not what it was there:  then, 0-5:1 now"),
+        ({}, ("--connections", "new"), "--connections is not what it was there: keep then, new now"),
+        (
+            {"--api": "realtime"},
+            ("--api", "realtime", "--pace", "2"),
+            "how sessions go is not what it was there: {'dialect': 'auto', 'packet_s': 0.1, 'pace': 1.0",
+        ),
+    ],
+)
+def test_what_steps_go_by_is_compared(then: dict[str, str], words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    asked = _asked(settings(*(word for pair in then.items() for word in pair)))
+    common = {"host": HOST, "model": "default", "slos": [], "data_sha256": "0"}
+    write_capacity(tmp_path, search_of({8: 8}, answer=None, asked=asked, **common))
+    with pytest.raises(InputError, match=re.escape(said)):
+        resumed(tmp_path, settings(*words), "0")
 
 
 def test_a_client_that_is_held_up_gives_no_answer(clips: Path, tmp_path: Path) -> None:

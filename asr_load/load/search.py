@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from asr_load.errors import InputError
 from asr_load.load.fleet import NOTICE_S, Master, Solo
@@ -112,6 +113,7 @@ class Stepper:
             data_sha256=self._store.data_sha256,
             loop=asdict(settings.loop) if self._open else {},
             steps=self.steps,
+            asked=_asked(settings),
             metadata=settings.metadata,
             # Where the client ended it before any load held, nothing is known of the server.
             answer=self._search.good if self.finished and (self._search.good or not self._client_bound_by) else None,
@@ -305,16 +307,43 @@ def check_search(settings: Settings, users: int | None, *, headless: bool) -> No
             raise InputError(f"{name} is not for a search: it chooses its load, and leaves each step's start out")
 
 
+def _asked(settings: Settings) -> dict[str, Any]:
+    body, transport = settings.body, settings.transport
+    return {
+        "--api": body.api,
+        "--endpoint": settings.endpoint,
+        "--preset": settings.asked.preset,
+        "--prompt": body.prompt,
+        "--prompt-position": "before" if body.prompt_first else "after",
+        "--system": body.system,
+        "--language": settings.asked.language,
+        "--temperature": body.temperature,
+        "--max-tokens": body.token_limit,
+        "--text-format": settings.asked.text_format,
+        "--extra-body and --omit": sorted(body.extra),
+        "--normalizer": settings.normalizer,
+        "--unique": settings.unique,
+        "--mix": settings.mix,
+        "--sample": settings.sample,
+        "--retries": settings.retries,
+        "--connections": "keep" if settings.keep_connections else "new",
+        "--upstream": [f"{host}:{port}" for host, port in transport.upstream],
+        "how sessions go": settings.live.told if settings.live else {},
+    }
+
+
 def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
     """The steps of a search that was ended before its answer. Raises InputError where it asked for something else."""
     earlier = read_capacity(folder)
-    asked = {
+    now_asked = _asked(settings)
+    asked: dict[str, tuple[Any, Any]] = {
         "--slo": (earlier.slos, [slo.text for slo in settings.slos]),
         "--host": (earlier.host, settings.host),
         "--model": (earlier.model, settings.body.model),
         "the manifest of --data": (earlier.data_sha256, data_sha256),
         "the loop": (earlier.loop, asdict(settings.loop) if settings.loop.rate is not None else {}),
     }
+    asked |= {name: (then, now_asked.get(name)) for name, then in earlier.asked.items()}
     for name, (then, now) in asked.items():
         if then != now:
             raise InputError(f"--resume {folder}: {name} is not what it was there: {then} then, {now} now")

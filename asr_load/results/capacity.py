@@ -73,6 +73,8 @@ class Capacity(msgspec.Struct, kw_only=True):
     data_sha256: str
     loop: dict[str, Any]
     steps: list[Step]
+    asked: dict[str, Any] = {}
+    """By option, what else its steps go by: requests, clips, connections, sessions."""
     answer: float | None = None
     """The highest load that held all SLOs; 0 where none did; None until the end, and where the client's own trouble
     ended the search before any load held."""
@@ -217,7 +219,8 @@ def answer_lines(search: Capacity) -> list[str]:
     if search.limited_by:
         lines.append(f"It may be higher: {search.limited_by}")
     if search.kind == "streams":
-        lines.append(f"maximum effective streams: {search.answer:.0f}")
+        live = " (live sessions)" if search.asked.get("--api") == "realtime" else ""
+        lines.append(f"maximum effective streams: {search.answer:.0f}{live}")
     else:
         lines.append(f"maximum effective request rate: {search.answer:.3g} requests/s")
     return lines
