@@ -6,8 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from asr_load.results.accuracy import Sample
 from asr_load.results.course import course
 from asr_load.results.live import LIVE_DRAWN, Histogram, Live
+from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Goodput, parse_slos
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.web.headline import tiles
@@ -125,3 +127,25 @@ def test_sessions_have_charts_of_their_own() -> None:
         assert point["rtf_live"]["p50"] == pytest.approx(1.25)
         assert "e2el" not in point
         assert "rtf" not in point
+
+
+def test_some_transcripts_are_scored_while_a_test_runs() -> None:
+    live = Live(1000.0, accuracy=Sample(Scoring()))
+    fed(live, *(record(0, reference="four words are here", text="four words are there") for _ in range(4)))
+    fed(live, failure(0, "http_503"), record(0, reference="", text="noise"))
+    fed(live, record(0, reference="word " * 300, text="word " * 300))  # so long a one is scored at the end alone
+    live.tick(1001.0, users=1, in_flight=0, complete_until=1001.0)
+    fed(live, *(record(1, reference="four words are here", text="four words are here") for _ in range(50)))
+    live.tick(1002.0, users=1, in_flight=0, complete_until=1002.0)
+    rows = {row["name"]: row for row in live.table()}
+    shown = {tile.name: tile for tile in tiles(None, live, parse_slos(["wer:mean:0.05"]), rows)}
+    # Four of the first second, and no more than ten of the next.
+    assert shown["WER"] == ("WER", "7.1%", "", "limit 5.0%, missed", "bad")
+    assert live.accuracy is not None
+    assert live.accuracy.references == 14
+    assert len(shown) == 5
+    unspaced = Live(1000.0, accuracy=Sample(Scoring("zh")))
+    fed(unspaced, record(0, reference="广州市", text="广州"))
+    unspaced.tick(1001.0, users=1, in_flight=0, complete_until=1001.0)
+    rows = {row["name"]: row for row in unspaced.table()}
+    assert ("CER", "33.3%", "", "of 1 transcripts so far", "") in tiles(None, unspaced, [], rows)

@@ -152,7 +152,7 @@ def watch(page: Page) -> None:
     assert "Client: " in words
     assert "Server: errors" in words
     tiles = page.locator(".asr-tab .tile .name").all_inner_texts()
-    assert tiles == ["TTFT p95", "E2E p95", "Requests/s", "Errors"]
+    assert tiles == ["TTFT p95", "E2E p95", "Requests/s", "Errors", "WER"]
     assert page.get_by_text("figures of the last 10 s").is_visible()
     charts = page.locator(".asr-tab .plot")
     labels = charts.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")

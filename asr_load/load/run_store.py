@@ -22,6 +22,7 @@ from asr_load.http.server_info import ask_server
 from asr_load.load.record_check import RecordCheck
 from asr_load.load.target import Targets
 from asr_load.options.settings import Settings
+from asr_load.results.accuracy import Sample
 from asr_load.results.live import DRAWN, LIVE_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
@@ -181,7 +182,8 @@ class RunStore:
         """Begin the live view afresh."""
         asked = self._settings
         goodput = Goodput(asked.goodput) if asked.goodput else None
-        self.live = Live(time.time(), DRAWN if asked.live is None else LIVE_DRAWN, goodput)
+        accuracy = None if self.scoring.in_parts else Sample(self.scoring)  # parts are scored as wholes
+        self.live = Live(time.time(), DRAWN if asked.live is None else LIVE_DRAWN, goodput, accuracy)
 
     def _tick(self) -> None:
         while True:

@@ -138,6 +138,41 @@ def measure(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> Accuracy:
     return Accuracy(words.errors / words.units, characters.errors / characters.units, references)
 
 
+AT_ONCE, LONGEST = 10, 2000
+"""Transcripts that are scored a second while a test runs, and the most characters of one: each takes up to a
+millisecond, in which the process does nothing else."""
+
+
+class Sample:
+    """An error rate while a test runs, of some of its transcripts: the first of each second."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self.name = rate_for(scoring.language)
+        self.references = 0
+        self._scoring = scoring
+        self._waiting: list[tuple[str, str]] = []
+        self._errors = self._units = 0
+
+    def add(self, record: Record) -> None:
+        """Take a success."""
+        if record.reference and len(self._waiting) < AT_ONCE and len(record.reference) + len(record.text) < LONGEST:
+            self._waiting.append((record.reference, record.text))
+
+    def score(self) -> None:
+        """Score what has come since the last time. Call it once a second."""
+        for found, times in counted(self._waiting, self._scoring):
+            edits: Edits = getattr(found, self.name)
+            self._errors += times * edits.errors
+            self._units += times * edits.units
+            self.references += times * bool(edits.units)
+        self._waiting.clear()
+
+    @property
+    def rate(self) -> float | None:
+        """None before the first."""
+        return self._errors / self._units if self._units else None
+
+
 UNSPACED = frozenset(("zh", "cmn", "yue", "ja", "th", "lo", "km", "my", "bo"))
 """Languages that are written without spaces between words, by their codes: one wrong character makes a sentence of one
 "word" wrong."""

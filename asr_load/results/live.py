@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from asr_load.results.accuracy import Sample
 from asr_load.results.metrics import STREAMED
 from asr_load.results.slo import Goodput
 from asr_load.stream.record import Record
@@ -89,11 +90,17 @@ class _Second:
 
 class Live:
     """The live view of one run, in seconds since `began` (since the epoch): each record counts in the one in which it
-    ended, however late it is reported. `drawn` are the metrics that have a chart, and `goodput` what is counted as
-    such."""
+    ended, however late it is reported. `drawn` are the metrics that have a chart, `goodput` what is counted as such,
+    `accuracy` what scores some of the transcripts."""
 
-    def __init__(self, began: float, drawn: Sequence[str] = DRAWN, goodput: Goodput | None = None) -> None:
-        self.began, self._drawn, self._goodput = began, drawn, goodput
+    def __init__(
+        self,
+        began: float,
+        drawn: Sequence[str] = DRAWN,
+        goodput: Goodput | None = None,
+        accuracy: Sample | None = None,
+    ) -> None:
+        self.began, self._drawn, self._goodput, self.accuracy = began, drawn, goodput, accuracy
         self._run = {metric.name: Histogram() for metric in STREAMED}
         self._open: dict[int, _Second] = {}
         """By number: those that records may still come for."""
@@ -112,6 +119,10 @@ class Live:
         """Take records that are no warm-ups, and when each ended, in seconds since the epoch."""
         self.requests += len(records)
         self.failures.update(record.outcome for record in records if record.failed)
+        if self.accuracy is not None:
+            for record in records:
+                if record.ok:
+                    self.accuracy.add(record)
         by_second: dict[int, list[Record]] = {}
         for record, end in zip(records, ends, strict=True):
             by_second.setdefault(math.floor(end - self.began), []).append(record)
@@ -151,6 +162,8 @@ class Live:
     def tick(self, now: float, users: int, in_flight: int, complete_until: float) -> None:
         """Note how many users and requests in flight there are, and close the seconds that ended before
         `complete_until`: of those, all records are here. Call it once a second; times are seconds since the epoch."""
+        if self.accuracy is not None:
+            self.accuracy.score()
         self._load[max(math.floor(now - self.began), self.closed)] = users, in_flight
         while self.closed < math.floor(min(now, complete_until) - self.began):
             self._close_second()

@@ -105,6 +105,14 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
     if points and points[-1]["goodput_per_s"] is not None:
         met = sum(point["goodput_per_s"] for point in points)
         shown.append(Tile("Goodput", number(met / seconds, 2), "requests/s"))
+    if live.accuracy is not None and live.accuracy.references:
+        name, share = live.accuracy.name, live.accuracy.rate
+        tile = Tile(name.upper(), percent(share), "", f"of {live.accuracy.references:,} transcripts so far")
+        limits = [slo for slo in slos if slo.name == f"{name}:mean"]
+        for slo in limits:
+            tile = _limited(tile, percent(slo.limit), None if share is None else share <= slo.limit)
+        shown.append(tile)
+        slos = [slo for slo in slos if slo not in limits]
     for slo in slos:
         told = slo.metric in [metric.name for metric in STREAMED] and slo.statistic in COLUMNS[:-1]
         if told and (slo.metric, slo.statistic) not in (("ttft", "p95"), (wait, "p95")):
