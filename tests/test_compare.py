@@ -12,9 +12,9 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.report import main
-from asr_load.results.compare import BETTER, SAME, WORSE, Compared, Run, broken_gates, compare, parse_gate
+from asr_load.results.compare import BETTER, SAME, WORSE, Compared, Run, broken_gates, compare, one_is_live, parse_gate
 from asr_load.results.comparison_report import markdown
-from asr_load.results.runfile import write_run
+from asr_load.results.runfile import UserClassInfo, write_run
 from asr_load.results.summary import Finished, summarise
 from asr_load.stream.record import RECORDS, LiveRecord, Record, RecordFile
 from asr_load.web.report import comparison_page
@@ -236,3 +236,23 @@ def test_what_live_speech_costs_in_accuracy_is_in_the_summary(
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "live")])
     assert main() == 0
     assert json.loads((tmp_path / "live" / "summary.json").read_text())["live_accuracy"] is None
+
+
+def test_runs_of_classes_that_speak_and_upload_are_alike_only_to_each_other() -> None:
+    speaks = {"dialect": "vllm", "pace": 1.0}
+    common: dict[str, Any] = {
+        "endpoint": "/",
+        "model": "m",
+        "prompt": "",
+        "max_tokens": 1,
+        "unique": "dither",
+        "data": "d",
+    }
+    common |= {"data_sha256": "0", "data_clips": 1}
+    classes = [
+        UserClassInfo(name="Files", api="chat", **common),
+        UserClassInfo(name="Talks", api="realtime", realtime=speaks, **common),
+    ]
+    uploads, live, both = run_info(), run_info(realtime=speaks), run_info(user_classes=classes)
+    assert not any(one_is_live([info, info]) for info in (uploads, live, both))
+    assert all(one_is_live(pair) for pair in ([uploads, live], [uploads, both], [both, live]))

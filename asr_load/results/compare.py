@@ -160,8 +160,10 @@ ACCURACY = ("wer", "cer", "error_rate")
 
 
 def one_is_live(infos: Iterable[RunInfo]) -> bool:
-    """Whether some runs spoke and others uploaded: latencies of speech have the time in them that speaking takes."""
-    return len({bool(info.realtime) for info in infos}) > 1
+    """Whether some runs spoke and others uploaded, or did both: latencies of speech have the time in them that speaking
+    takes."""
+    ways = ((info.realtime, *(each.realtime for each in info.user_classes)) for info in infos)
+    return len({frozenset(map(bool, own)) for own in ways}) > 1
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:

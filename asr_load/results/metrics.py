@@ -230,10 +230,5 @@ METRICS = {
 }
 
 
-def values_of(metric: str, records: Iterable[Record]) -> np.ndarray:
-    """All values of a metric, in seconds or without a unit; shape (n,)."""
-    return METRICS[metric].values(records)
-
-
 STREAMED = [metric for metric in METRICS.values() if metric.usual or metric.name in ("ttfs", "rtf_live")]
 """Those that are watched while a test runs."""

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from asr_load.results.capacity import Capacity, knee
-from asr_load.results.metrics import METRICS, values_of
+from asr_load.results.metrics import METRICS
 from asr_load.results.slo import parse_slo
 from asr_load.stream.record import Record
 
@@ -53,7 +53,7 @@ def distributions(good: Sequence[Record], slos: Sequence[str]) -> list[Plot]:
     plots = []
     for name in ("ttft", "itl", "e2el", "ttfs"):
         metric = METRICS[name]
-        values = values_of(name, good)
+        values = METRICS[name].values(good)
         if values.size:
             curve = [(_short(value * metric.scale), _short(share * 100)) for value, share in _curve(values)]
             limits = [slo for slo in map(parse_slo, slos) if slo.metric == name]

@@ -16,7 +16,7 @@ import numpy as np
 from asr_load.files import encode_json, write_atomically
 from asr_load.results.accuracy import loops, measure, rate_for, spoken
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
-from asr_load.results.metrics import values_of
+from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
@@ -292,7 +292,7 @@ def _figures(values: np.ndarray) -> Figures:
 
 def figures_of(metric: str, records: Iterable[Record]) -> Figures:
     """Of one of METRICS, over records."""
-    return _figures(values_of(metric, records))
+    return _figures(METRICS[metric].values(records))
 
 
 def summarise(records: Iterable[Record], info: RunInfo) -> Summary:

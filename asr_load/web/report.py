@@ -22,7 +22,7 @@ from asr_load.results.compare import Comparison, one_is_live
 from asr_load.results.comparison_report import comparison_table
 from asr_load.results.course import course, in_flight_at_start, span, stretches, width_for
 from asr_load.results.live import Live
-from asr_load.results.metrics import METRICS, values_of
+from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo, WorkerInfo
 from asr_load.results.slo import Slo, parse_slo
 from asr_load.results.steady import trim
@@ -367,7 +367,7 @@ def _by_worker(measured: Sequence[Record], info: RunInfo) -> Table:
 
 
 def _stream(good: Sequence[Record], summary: Summary) -> Table:
-    gaps = values_of("itl", good)
+    gaps = METRICS["itl"].values(good)
     longest = ms(None), ""
     if gaps.size:
         at = gaps.argmax()
