@@ -7,7 +7,6 @@ from pathlib import Path
 
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import write_atomically
-from asr_load.results.capacity import CAPACITY, read_capacity
 from asr_load.results.capacity_report import print_search
 from asr_load.results.compare import Run, broken_gates, compare, live_accuracy, parse_gate, write_comparison
 from asr_load.results.comparison_report import markdown, print_comparison
@@ -50,8 +49,8 @@ def main() -> int:
         write_report(folder, finished, args.slice)
         for form in args.export:
             export(folder, finished, form)
-        if (folder / CAPACITY).exists():
-            print_search(folder, read_capacity(folder), sys.stdout)
+        if finished.search is not None:
+            print_search(folder, finished.search, sys.stdout, finished.summary.verdict)
         else:
             print_summary(folder, finished.summary, finished.records, sys.stdout)
     if not args.baseline:

@@ -7,29 +7,21 @@ from pathlib import Path
 
 from locust.env import Environment
 from locust.html import get_html_report, process_html_filename
+from locust.runners import Runner
 
 from asr_load.load.run_store import RunStore
-from asr_load.results.capacity import Capacity
 from asr_load.results.runfile import read_run
 from asr_load.results.summary import Summary
 from asr_load.web.report import add_section
 
 
-def exit_code(summary: Summary, search: Capacity | None, *, unwritten: bool, allow_lost_workers: bool) -> int | None:
-    """Of a process whose last test had this summary; None where Locust decides, by its own failures.
-
-    SLOs decide where there are any; where one of them is on errors, single failures break nothing else.
-    """
-    if unwritten:
-        return 2
-    if summary.lost_workers and not allow_lost_workers:
-        return 1
-    if search is not None:
-        return 2 if search.unknown else 0 if search.answer else 1
-    if summary.passed is False or not summary.requests.success:
-        return 1
-    on_errors = any(result.name.startswith("errors:") for result in summary.slo)
-    return 0 if summary.passed and on_errors else None
+def exit_code(summary: Summary, runner: Runner) -> int | None:
+    """The exit code of a process whose last test had this summary: that of its verdict. None where Locust decides: it
+    knows of failures outside of tests, such as a crashed listener of its events."""
+    assert summary.verdict is not None
+    # Its own rows may count failures that the verdict does not, as of warm-up.
+    judged = summary.verdict.exit_code or runner.errors or runner.exceptions
+    return summary.verdict.exit_code if judged else None
 
 
 def write_locust_report(

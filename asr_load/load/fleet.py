@@ -22,6 +22,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from asr_load.load.fleet_socket import drop
 from asr_load.load.record_check import absurd
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
+from asr_load.load.stats import other_failures
 from asr_load.load.target import Targets
 from asr_load.options.settings import RESULTS, Settings
 from asr_load.results.runfile import Invocation, WorkerInfo, read_run
@@ -87,6 +89,7 @@ class Solo:
         )
         store = self.store
         store.on_trouble = on_done
+        store.other_failures = partial(other_failures, environment, targets)
         self.run: Run | None = Run(
             environment,
             settings,
@@ -170,6 +173,7 @@ class Master:
         )
         self.store.refresh = self._refresh
         self.store.on_trouble = on_done
+        self.store.other_failures = partial(other_failures, environment, targets)
         self._limited, self._loop = bool(settings.requests), settings.loop
         self._numbers: dict[str, int] = {}
         # Locust sends all options along when it asks a worker for users; so a share is always there before them.

@@ -25,7 +25,7 @@ from asr_load.load.plugin import Plugin, keep_plugin
 from asr_load.options.commandline import judge_command_line
 from asr_load.options.parser import add_options
 from asr_load.results import accuracy
-from asr_load.results.summary import figures
+from asr_load.results.figures import figures
 from asr_load.text import visible
 from asr_load.web import webui
 

@@ -244,6 +244,7 @@ class Plugin:
             num_users=options.num_users,
             spawn_rate=options.spawn_rate,
             run_time=self.first_limit or options.run_time,
+            exit_code_on_error=options.exit_code_on_error,
             shape=self._shape_name(),
             time_zone=datetime.now().astimezone().isoformat()[-len("+00:00") :],
             git=git_state(),
@@ -326,7 +327,7 @@ class Plugin:
             # With --json, standard output is Locust's JSON and nothing else.
             file, folder = sys.stderr if options and options.json else sys.stdout, self.folders[-1]
             if self.capacity is not None:
-                print_search(folder, self.capacity, file)
+                print_search(folder, self.capacity, file, self.summary.verdict)
             else:
                 print_summary(folder, self.summary, read_records(folder), file)
             self.summary = None
@@ -341,12 +342,7 @@ class Plugin:
         if isinstance(runner, WorkerRunner):
             return
         if self.last_summary is not None and self.environment.process_exit_code is None:
-            self.environment.process_exit_code = exit_code(
-                self.last_summary,
-                self.capacity,
-                unwritten=self.last_store is not None and bool(self.last_store.file.trouble),
-                allow_lost_workers=options.allow_lost_workers,
-            )
+            self.environment.process_exit_code = exit_code(self.last_summary, runner)
         stats.keep_entries_when_serialised(self.environment)
         if options.csv_prefix:
             # Locust writes its CSV files once a second, and never after the last request.

@@ -26,9 +26,7 @@ class Publisher:
     ) -> None:
         self._environment, self._show = environment, show
         self._rows = {
-            name: stats.Rows(environment, path + (f" ({name})" if targets.several else ""))
-            for name, target in targets.items()
-            for path in [target.settings.endpoint.partition("?")[0]]
+            user_class: stats.Rows(environment, name) for user_class, name in stats.row_names(targets).items()
         }
         self._waiting: deque[tuple[Record, bytes]] = deque()
 

@@ -25,6 +25,7 @@ from asr_load.options.settings import Settings
 from asr_load.results.accuracy import Sample
 from asr_load.results.live import DRAWN, LIVE_DRAWN, Live
 from asr_load.results.normalizers import Scoring
+from asr_load.results.pass_fail import Rules, Verdict, conclude
 from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
 from asr_load.results.slo import Goodput, Slo
 from asr_load.results.summary import Finished, Summary, read_finished, write_summary
@@ -67,6 +68,8 @@ class RunStore:
         self.watch: Callable[[Record], None] = lambda _: None
         """Called with each record."""
         self.refresh: Callable[[], None] = lambda: None
+        self.other_failures: Callable[[], int] = lambda: 0
+        """Failures that Locust counts of requests that are not the harness's, and exceptions of users."""
         self.on_trouble: Callable[[], object] = lambda: None
         """Called once, when records cannot be written."""
         self._told = False
@@ -154,12 +157,32 @@ class RunStore:
 
     def validity(self) -> Validity:
         """The verdict on the clients by their latest word; a worker that was lost makes it suspect at once."""
-        validity = judge_clients(self.workers)
-        lost = [lost_line(worker, self._began) for worker in self.workers if worker.lost_at is not None]
+        validity, lost = judge_clients(self.workers), self.lost()
         if lost and validity.verdict == "valid":
             validity.verdict = "suspect"
         validity.reasons += lost
         return validity
+
+    def lost(self) -> list[str]:
+        """A line for each worker that was lost."""
+        return [lost_line(worker, self._began) for worker in self.workers if worker.lost_at is not None]
+
+    def verdict(self) -> Verdict | None:
+        """The verdict on the test so far; None in a search, which has none before its answer."""
+        settings, live = self._settings, self.live
+        if settings.searching:
+            return None
+        return conclude(
+            Rules(settings.allow_client_bound, settings.allow_lost_workers, self._invocation.exit_code_on_error),
+            live.slo_results(settings.slos),
+            success=live.successes,
+            failed=live.failures.total(),
+            client_bound=judge_clients(self.workers).verdict == "client-bound",
+            lost=[worker.worker for worker in self.workers if worker.lost_at is not None],
+            other_failures=self.other_failures(),
+            unwritten=self.file.trouble,
+            running=True,
+        )
 
     def close(self) -> Summary:
         """Write what is left to write: run.json, then summary.json from it and the records."""
@@ -183,7 +206,7 @@ class RunStore:
         asked = self._settings
         goodput = Goodput(asked.goodput) if asked.goodput else None
         accuracy = None if self.scoring.in_parts else Sample(self.scoring)  # parts are scored as wholes
-        self.live = Live(time.time(), DRAWN if asked.live is None else LIVE_DRAWN, goodput, accuracy)
+        self.live = Live(time.time(), DRAWN if asked.live is None else LIVE_DRAWN, goodput, accuracy, asked.slos)
 
     def _tick(self) -> None:
         while True:
@@ -261,6 +284,8 @@ class RunStore:
             metadata=settings.metadata,
             allow_client_bound=settings.allow_client_bound,
             allow_lost_workers=settings.allow_lost_workers,
+            other_failures=self.other_failures() if ended else 0,
+            unwritten=self.file.trouble,
             stages=self.stages,
             users=self._user_changes,
             workers=self.workers,

@@ -68,6 +68,7 @@ class Stepper:
         self._search = self._resume(rate if rate is not None else most)
         self.load = self._search.next()
         self.limited_by = ""
+        self._stalled_at: float | None = None
         self._client_bound_by = ""
         self._held_up = False
         """Whether the client was held up by something else than its own work."""
@@ -118,6 +119,7 @@ class Stepper:
             # Where the client ended it before any load held, nothing is known of the server.
             answer=self._search.good if self.finished and (self._search.good or not self._client_bound_by) else None,
             limited_by=self.limited_by,
+            stalled_at=self._stalled_at,
         )
 
     def tick(self, users: int) -> tuple[int, float] | None:
@@ -221,7 +223,7 @@ class Stepper:
             # The step says nothing of the server, and neither would a higher one.
             how = "was held up" if self._held_up else "was the bottleneck"
             self.limited_by = f"at {self._name(self.load)} the client {how} ({self._client_bound_by})"
-            self.load = None
+            self._stalled_at, self.load = self.load, None
         self._records.clear()
         self._judged = None
         self._look_at = LEAST
@@ -238,7 +240,7 @@ class Stepper:
         ]
         told = [record.known_tokens for record in inside]
         tokens = None if None in told else sum(count or 0 for count in told)
-        taken = step(load, judgement, records, seconds, ended=len(inside), tokens=tokens)
+        taken = step(load, judgement, records, seconds, ended=len(inside), tokens=tokens, repeats=self._repeats)
         self.steps.append(taken)
         self._search.take(taken.load, taken.ok)
         self.load = self._search.next()

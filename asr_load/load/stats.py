@@ -11,6 +11,7 @@ import numpy as np
 from locust.env import Environment
 
 from asr_load import locust_internals
+from asr_load.load.target import Targets
 from asr_load.results.metrics import METRICS
 from asr_load.stream.record import LiveRecord, Record
 
@@ -70,6 +71,22 @@ def keep_entries_when_serialised(environment: Environment) -> None:
         return [entry.serialize() for entry in stats.entries.values() if entry.num_requests]
 
     locust_internals.replace(stats, "serialize_stats", lambda _: serialize)
+
+
+def row_names(targets: Targets) -> dict[str, str]:
+    """The name of the row of each user class: the path of its requests and, where there are several, its own name."""
+    return {
+        name: target.settings.endpoint.partition("?")[0] + (f" ({name})" if targets.several else "")
+        for name, target in targets.items()
+    }
+
+
+def other_failures(environment: Environment, targets: Targets) -> int:
+    """How many failures Locust counts of requests that are not the harness's, and exceptions of users."""
+    runner, own = environment.runner, set(row_names(targets).values())
+    assert runner is not None
+    failed = sum(error.occurrences for error in runner.errors.values() if error.name not in own)
+    return failed + sum(exception["count"] for exception in runner.exceptions.values())
 
 
 class Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,20 @@ import numpy as np
 
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.decide import LEAST, decide
+from asr_load.results.figures import Figures, figures_of
 from asr_load.results.normalizers import Scoring
+from asr_load.results.pass_fail import Kind, Reason, Rules, Verdict, incomplete, verdict_of
 from asr_load.results.slo import Slo, SloResult, slo_lines
 from asr_load.results.steady import steadiness
-from asr_load.results.summary import Figures, figures_of
 from asr_load.stream.record import Record
 
 CAPACITY = "capacity.json"
 
 PRECISION = 0.02
 """The search ends when the lowest load that broke an SLO is so little above the highest that held all."""
+
+HARDLY = 0.1
+"""Share by which throughput may still grow beyond a knee."""
 
 PER_STREAM = 3
 """Requests of each stream that a step takes at least, so that the first and the last of them weigh little."""
@@ -46,6 +50,8 @@ class Step(msgspec.Struct, kw_only=True):
     reason: str
     seconds: float
     """That were measured."""
+    repeats: int = 0
+    """How often it had been begun before, and was given up as the load generator stalled."""
     requests: int
     success: int
     requests_per_s: float
@@ -82,11 +88,28 @@ class Capacity(msgspec.Struct, kw_only=True):
     """What --metadata keeps with the figures."""
     limited_by: str = ""
     """Why it may be higher, or is not known: the bound of the search, or the client."""
+    stalled_at: float | None = None
+    """The load at which the load generator's own trouble ended the search; None where it did not."""
 
     @property
     def unknown(self) -> bool:
         """Whether the search came to its end without an answer."""
         return self.answer is None and bool(self.limited_by)
+
+    @property
+    def at_least(self) -> bool:
+        """Whether the answer is a lower bound, as the load generator ended the search below the highest load."""
+        return bool(self.answer) and bool(self.limited_by) and (self.answer or 0.0) < self.most
+
+    @property
+    def unsettled(self) -> list[float]:
+        """The loads that decide the answer, the highest that held and the lowest that did not, whose step was not
+        settled."""
+        if self.answer is None:
+            return []
+        held = [step for step in self.steps if step.load == self.answer and step.ok]
+        broken = sorted((step for step in self.steps if not step.ok and step.load > self.answer), key=_load)
+        return [step.load for step in (*held[-1:], *broken[:1]) if not step.settled]
 
 
 class Search:
@@ -159,9 +182,17 @@ def from_due(record: Record) -> Record:
 
 
 def step(
-    load: float, judgement: Judgement, records: Sequence[Record], seconds: float, *, ended: int, tokens: int | None
+    load: float,
+    judgement: Judgement,
+    records: Sequence[Record],
+    seconds: float,
+    *,
+    ended: int,
+    tokens: int | None,
+    repeats: int = 0,
 ) -> Step:
-    """A finished step. Of the successes, `ended` and `tokens` of them came within the `seconds` that were measured."""
+    """A finished step. Of the successes, `ended` and `tokens` of them came within the `seconds` that were measured; it
+    had been given up `repeats` times before."""
     good = [record for record in records if record.ok]
     audio = sum(record.audio_s for record in good)
     per_request = audio / len(good) if good else 0.0
@@ -172,6 +203,7 @@ def step(
         settled=judgement.settled,
         reason=judgement.reason,
         seconds=seconds,
+        repeats=repeats,
         requests=len(records),
         success=len(good),
         requests_per_s=rate,
@@ -184,11 +216,16 @@ def step(
     )
 
 
+def _load(step: Step) -> float:
+    return step.load
+
+
 def knee(steps: Sequence[Step]) -> Step | None:
     """The load beyond which throughput hardly grows while latency does: of the steps in order of load, the one that is
     farthest above the line from the first to the last in the diagram of throughput against load, both scaled to their
-    largest (the Kneedle: Satopää et al., ICDCS workshops 2011). None with fewer than three loads."""
-    order = sorted({each.load: each for each in steps}.values(), key=lambda each: each.load)
+    largest (the Kneedle: Satopää et al., ICDCS workshops 2011). That point exists on a straight line too, so it is a
+    knee only where no higher load has more than HARDLY more throughput. None with fewer than three loads."""
+    order = sorted({each.load: each for each in steps}.values(), key=_load)
     if len(order) < 3:
         return None
     loads = np.array([each.load for each in order])
@@ -198,14 +235,38 @@ def knee(steps: Sequence[Step]) -> Step | None:
     x = (loads - loads[0]) / (loads[-1] - loads[0])
     y = rates / rates.max()
     y = y - (y[0] + (y[-1] - y[0]) * x)
-    return order[int(np.argmax(y))]
+    bend = int(np.argmax(y))
+    if bend == len(order) - 1 or rates[bend + 1 :].max() > (1 + HARDLY) * rates[bend]:
+        return None
+    return order[bend]
+
+
+def conclude_search(search: Capacity, rules: Rules, *, lost: Collection[int], unwritten: str) -> Verdict:
+    """The verdict on a search: it passes with an answer above 0 that is not a lower bound. `lost`: workers with missing
+    records; `unwritten`: why records could not be written."""
+    reasons = incomplete(rules, lost=lost, unwritten=unwritten)
+    answered = search.answer is not None or search.unknown
+    if search.unknown or search.at_least:
+        reasons.append(Reason(Kind.NOT_EXACT, search.limited_by))
+    elif not answered:
+        reasons.append(Reason(Kind.NO_ANSWER, "the search was ended before its answer"))
+    elif not search.answer:
+        reasons.append(Reason(Kind.NO_ANSWER, f"not even the lowest load held {_limits(search)}"))
+    verdict = verdict_of(reasons, rules)
+    verdict.answer = answer_lines(search)[-1] if answered else ""
+    return verdict
+
+
+def _limits(search: Capacity) -> str:
+    return " and ".join(map(str, _slos(search)))
 
 
 def answer_lines(search: Capacity) -> list[str]:
-    """The answer, in words; its last line is the number."""
+    """The answer, in words; its last line is the number, with `at least` where it is a lower bound, and with what was
+    not settled."""
     if search.answer is None:
         return [f"maximum effective {search.kind}: unknown ({search.limited_by})"]
-    asked = " and ".join(str(slo) for slo in _slos(search))
+    asked = _limits(search)
     lines = []
     if not search.answer:
         lines.append(f"Not even the lowest load held {asked}")
@@ -218,12 +279,28 @@ def answer_lines(search: Capacity) -> list[str]:
         lines.append(f"{format_load(search, above[0].load)} did not: {above[0].reason}")
     if search.limited_by:
         lines.append(f"It may be higher: {search.limited_by}")
-    if search.kind == "streams":
-        live = " (live sessions)" if search.asked.get("--api") == "realtime" else ""
-        lines.append(f"maximum effective streams: {search.answer:.0f}{live}")
-    else:
-        lines.append(f"maximum effective request rate: {search.answer:.3g} requests/s")
+    lines.append(f"maximum effective {search.kind}: {_answer(search, search.answer)}")
     return lines
+
+
+def _answer(search: Capacity, answer: float) -> str:
+    """The number, with what limits its meaning."""
+    if search.kind == "streams":
+        said = f"{answer:.0f}" + (" (live sessions)" if search.asked.get("--api") == "realtime" else "")
+    else:
+        said = f"{answer:.3g} requests/s"
+    if search.at_least:
+        where = "" if search.stalled_at is None else f" at {_loads(search, search.stalled_at)}"
+        said = f"at least {said} (the load generator stalled{where})"
+    if search.unsettled:
+        said += f", not settled (--step-time was too short at {_loads(search, *search.unsettled)})"
+    return said
+
+
+def _loads(search: Capacity, *loads: float) -> str:
+    said = " and ".join(f"{load:.3g}" for load in loads)
+    unit = "requests/s" if search.kind != "streams" else "stream" if loads == (1,) else "streams"
+    return f"{said} {unit}"
 
 
 def format_load(search: Capacity, load: float) -> str:

@@ -10,11 +10,13 @@ from rich.table import Table
 
 from asr_load.results.capacity import Capacity, Step, answer_lines, format_load, knee
 from asr_load.results.console import console_for
+from asr_load.results.pass_fail import Kind, Verdict
 from asr_load.results.summary import run_lines
 
 
-def print_search(folder: Path, search: Capacity, file: TextIO) -> None:
-    """Print the steps of a search and, if it came to its end, the answer; its last line is the number."""
+def print_search(folder: Path, search: Capacity, file: TextIO, verdict: Verdict | None = None) -> None:
+    """Print the steps of a search and, if it came to its end, the answer; its last line is the number. Of its verdict,
+    records that are missing are printed too."""
     console = console_for(file)
     console.out("\n=== Capacity ===")
     for line in run_lines(search.metadata):
@@ -23,9 +25,14 @@ def print_search(folder: Path, search: Capacity, file: TextIO) -> None:
         console.print(_table(search))
         if not all(step.settled for step in search.steps):
             console.out("* not settled within --step-time: the value alone decided")
+        if any(step.repeats for step in search.steps):
+            console.out("+ tried again, as the load generator had stalled in it")
         bend = knee(search.steps)
         if bend is not None:
             console.out(f"The knee is at {format_load(search, bend.load)}: beyond it, throughput hardly grows")
+    for reason in verdict.reasons if verdict else ():
+        if reason.kind in (Kind.UNWRITTEN, Kind.MISSING):
+            console.out(f"  - {reason.text}")
     console.out(f"Results: {folder}")
     if search.answer is None and not search.unknown:
         console.out(f"The search was ended before its answer; it goes on with --resume {folder}")
@@ -41,7 +48,8 @@ def _table(search: Capacity) -> Table:
         table.add_column(name, justify="right")
     table.add_column("SLOs")
     for step in sorted(search.steps, key=lambda each: each.load):
-        table.add_row(*_cells(step), ("held" if step.ok else "broken") + ("" if step.settled else " *"))
+        marks = "".join(mark for mark, so in ((" *", not step.settled), (" +", step.repeats)) if so)
+        table.add_row(*_cells(step), ("held" if step.ok else "broken") + marks)
     return table
 
 

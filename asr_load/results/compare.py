@@ -15,11 +15,12 @@ from asr_load.audio.cut import parent_of
 from asr_load.errors import InputError
 from asr_load.files import encode_json
 from asr_load.results.accuracy import counted, spoken, total
+from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import Goodput
 from asr_load.results.steady import trim
-from asr_load.results.summary import Difference, Figures, Finished, LiveAccuracy
+from asr_load.results.summary import Difference, Finished, LiveAccuracy
 from asr_load.stream.record import Record
 
 COMPARISON, FORMAT = "comparison.json", 1
@@ -462,6 +463,8 @@ def _not_comparable(values: Sequence[Run], baselines: Sequence[Run]) -> list[str
         verdict, left = run.finished.summary.validity.verdict, run.finished.summary.left_out
         if verdict == "client-bound":
             said.append(f"{run.folder}: the client was too slow, and its figures are not the server's")
+        if (passed := run.finished.summary.verdict) and not passed.passed:
+            said.append(f"{run.folder}: {passed.said()}")
         if not left.warmup and not left.trim_start:
             said.append(f"{run.folder}: no warm-up was left out (--warmup-requests)")
     return said

@@ -14,6 +14,7 @@ import msgspec
 from asr_load.files import write_atomically
 from asr_load.results import tables
 from asr_load.results.comparison_report import markdown_table
+from asr_load.results.pass_fail import Kind
 from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Finished, Summary, rates_line, run_lines
 from asr_load.stream.record import LiveRecord, Record
@@ -97,6 +98,8 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield rates_line(summary)
     yield f"Server: {summary.server}"
     yield f"Client: {summary.validity.client}; figures: {summary.validity.verdict}"
+    if summary.verdict is not None:
+        yield summary.verdict.line
     yield from summary.validity.reasons
     yield from slo_lines(summary.slo)
     yield from run_lines(summary.metadata)
@@ -105,10 +108,8 @@ def _lines(summary: Summary) -> Iterator[str]:
 def _junit(finished: Finished) -> bytes:
     """A test case for each SLO and one for the run, as CI systems show them (the JUnit format of Ant)."""
     summary, cases = finished.summary, list[tuple[str, str]]()
-    against = list(summary.not_passed) + ([] if summary.requests.success else ["no request succeeded"])
-    if summary.validity.verdict == "client-bound" and not finished.info.allow_client_bound:
-        against.append("the run is client-bound")
-    cases.append(("run", "; ".join(dict.fromkeys(against))))
+    reasons = summary.verdict.reasons if summary.verdict else ()
+    cases.append(("run", "; ".join(reason.text for reason in reasons if reason.kind is not Kind.SLO)))
     cases += [(one.name, "" if one.ok else line) for one, line in zip(summary.slo, slo_lines(summary.slo), strict=True)]
     failures = sum(bool(why) for _, why in cases)
     suite = ElementTree.Element(

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from asr_load.results.accuracy import Sample
-from asr_load.results.metrics import STREAMED
-from asr_load.results.slo import Goodput
+from asr_load.results.metrics import METRICS, STREAMED
+from asr_load.results.slo import Goodput, Slo, SloResult
 from asr_load.stream.record import Record
 
 WINDOW_S = 10
@@ -30,9 +30,9 @@ STEP = math.log(1.005)
 """Width of a histogram's bucket: a percentile of the whole run is at most 0.25 % off."""
 
 
-def shown_values(successes: Sequence[Record]) -> dict[str, np.ndarray]:
+def shown_values(successes: Sequence[Record], metrics: Iterable[str]) -> dict[str, np.ndarray]:
     """The values of successes by metric, each of shape (n,), in the units that are shown."""
-    return {metric.name: metric.values(successes) * metric.scale for metric in STREAMED}
+    return {name: METRICS[name].values(successes) * METRICS[name].scale for name in metrics}
 
 
 class Histogram:
@@ -41,7 +41,7 @@ class Histogram:
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
         self.n = 0
-        self.max = 0.0
+        self.max = self.sum = 0.0
 
     def add(self, values: np.ndarray) -> None:
         """Take values, shape (n,)."""
@@ -49,6 +49,7 @@ class Histogram:
             return
         self._counts.update(np.rint(np.log(np.maximum(values, 1e-6)) / STEP).astype(int).tolist())
         self.n += values.size
+        self.sum += values.sum().item()
         self.max = max(self.max, values.max().item())
 
     def percentiles(self, wanted: Iterable[float]) -> list[float | None]:
@@ -91,7 +92,7 @@ class _Second:
 class Live:
     """The live view of one run, in seconds since `began` (since the epoch): each record counts in the one in which it
     ended, however late it is reported. `drawn` are the metrics that have a chart, `goodput` what is counted as such,
-    `accuracy` what scores some of the transcripts."""
+    `accuracy` what scores some of the transcripts, `slos` the limits that it is asked about."""
 
     def __init__(
         self,
@@ -99,9 +100,11 @@ class Live:
         drawn: Sequence[str] = DRAWN,
         goodput: Goodput | None = None,
         accuracy: Sample | None = None,
+        slos: Sequence[Slo] = (),
     ) -> None:
         self.began, self._drawn, self._goodput, self.accuracy = began, drawn, goodput, accuracy
-        self._run = {metric.name: Histogram() for metric in STREAMED}
+        limited = [slo.metric for slo in slos if slo.metric in METRICS]
+        self._run = {name: Histogram() for name in (*(metric.name for metric in STREAMED), *limited)}
         self._open: dict[int, _Second] = {}
         """By number: those that records may still come for."""
         self._load: dict[int, tuple[int, int]] = {}
@@ -112,12 +115,13 @@ class Live:
         """POINT numbers for each second, 152 bytes: a test may go on for days. NaN is none."""
         self._failed: dict[int, dict[str, int]] = {}
         """The failures of a second by its number, where there were any."""
-        self.requests = 0
+        self.requests = self.successes = 0
         self.failures: Counter[str] = Counter()
 
     def add(self, records: Sequence[Record], ends: Sequence[float]) -> None:
         """Take records that are no warm-ups, and when each ended, in seconds since the epoch."""
         self.requests += len(records)
+        self.successes += sum(record.ok for record in records)
         self.failures.update(record.outcome for record in records if record.failed)
         if self.accuracy is not None:
             for record in records:
@@ -127,7 +131,7 @@ class Live:
         for record, end in zip(records, ends, strict=True):
             by_second.setdefault(math.floor(end - self.began), []).append(record)
         for number, together in by_second.items():
-            values = shown_values([record for record in together if record.ok])
+            values = shown_values([record for record in together if record.ok], self._run)
             for name, histogram in self._run.items():
                 histogram.add(values[name])
             if number < self.closed:
@@ -136,8 +140,8 @@ class Live:
             second = self._open.setdefault(number, _Second())
             for record in together:
                 second.add(record, self._goodput)
-            for name, of_metric in values.items():
-                second.parts[name].append(of_metric)
+            for name, parts in second.parts.items():
+                parts.append(values[name])
 
     def _add_late(self, number: int, records: Sequence[Record]) -> None:
         """Sums of a second that is closed can still be added to; its percentiles stay as they are."""
@@ -189,6 +193,26 @@ class Live:
             values = second.values(name)
             point += np.percentile(values, CHARTED).tolist() if values.size else [math.nan] * len(CHARTED)
         self._points.extend(point)
+
+    def slo_results(self, slos: Iterable[Slo]) -> list[SloResult]:
+        """How SLOs fare over the whole test so far; without those that have no value as yet. Percentiles are within
+        0.25 %, and error rates of words are those of the transcripts that were scored."""
+        values = [(slo, self._value(slo)) for slo in slos]
+        return [SloResult(slo.name, slo.limit, value, value <= slo.limit) for slo, value in values if value is not None]
+
+    def _value(self, slo: Slo) -> float | None:
+        if slo.metric == "errors":
+            ended = self.successes + self.failures.total()
+            return self.failures.total() / ended if ended else None
+        if slo.metric not in METRICS:
+            scored = self.accuracy
+            return scored.rate if scored is not None and scored.references and scored.name == slo.metric else None
+        whole = self._run.get(slo.metric)
+        if whole is None or not whole.n:
+            return None
+        if slo.share is None:
+            return whole.sum / whole.n
+        return whole.max if slo.share == 1 else whole.percentiles([100 * slo.share])[0]
 
     def points(self, after: float = 0.0) -> list[dict[str, Any]]:
         """A point for each closed second after a time: `t` (its end, since the epoch), `users`, `in_flight`,

@@ -12,6 +12,7 @@ from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.calibration import Calibration
 from asr_load.results.normalizers import Scoring
+from asr_load.results.pass_fail import Rules
 from asr_load.schedule.work import ArrivalCounts
 from asr_load.stream.record import Record
 
@@ -111,6 +112,8 @@ class Invocation(msgspec.Struct, kw_only=True):
     """Users per second."""
     run_time: float | None = None
     """Seconds; None where nothing but its requests or a person ends it."""
+    exit_code_on_error: int = 1
+    """Locust's option: the exit code where requests failed."""
     shape: str = "none"
     time_zone: str = ""
     """Of the master's clock, as +01:00."""
@@ -208,6 +211,10 @@ class RunInfo(Invocation, kw_only=True):
     metadata: dict[str, str] = {}
     allow_client_bound: bool = False
     allow_lost_workers: bool = False
+    other_failures: int = 0
+    """Failures that Locust counted of requests that are not the harness's, and exceptions of users."""
+    unwritten: str = ""
+    """Why records could not be written, which ended the test; empty where all could."""
     stages: list[tuple[float, str]] = []
     """When the load changed by a shape or a search, and what it was from then on."""
     users: list[tuple[float, int]] = []
@@ -221,6 +228,11 @@ class RunInfo(Invocation, kw_only=True):
     @property
     def scoring(self) -> Scoring:
         return Scoring(self.language, self.normalizer, self.in_parts)
+
+    @property
+    def rules(self) -> Rules:
+        """What the run is judged by, other than its SLOs."""
+        return Rules(self.allow_client_bound, self.allow_lost_workers, self.exit_code_on_error)
 
 
 def on_master_clock(records: Iterable[Record], workers: Iterable[WorkerInfo]) -> list[Record]:

@@ -144,12 +144,23 @@ def _judge(slo: Slo, records: Sequence[Record], scoring: Scoring) -> SloResult:
     return SloResult(slo.name, slo.limit, value, ok=value is not None and value <= slo.limit)
 
 
+def miss_line(result: SloResult) -> str:
+    """How an SLO was missed, in words."""
+    slo = _slo_of(result)
+    value = "has no value" if result.value is None else f"is {result.value:.4g}{slo.unit}"
+    return f"{result.name} {value} (limit {slo.limit:g}{slo.unit})"
+
+
+def _slo_of(result: SloResult) -> Slo:
+    metric, _, statistic = result.name.partition(":")
+    return Slo(metric, statistic, result.limit)
+
+
 def slo_lines(results: Iterable[SloResult]) -> list[str]:
     """One line for each: limit, value, pass or FAIL."""
     lines = []
     for result in results:
-        metric, _, statistic = result.name.partition(":")
-        slo = Slo(metric, statistic, result.limit)
+        slo = _slo_of(result)
         value = "no value" if result.value is None else f"{result.value:.4g}{slo.unit}"
         lines.append(f"SLO {slo}: {value}, {'pass' if result.ok else 'FAIL'}")
     return lines

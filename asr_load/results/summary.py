@@ -5,23 +5,24 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from asr_load.files import encode_json, write_atomically
 from asr_load.results.accuracy import loops, measure, rate_for, spoken
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
-from asr_load.results.metrics import METRICS
+from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
+from asr_load.results.figures import Figures, figures, figures_of
 from asr_load.results.normalizers import Scoring
+from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.steady import LeftOut, Steadiness, trim
-from asr_load.results.verdict import Validity, judge, judge_steadiness, lost_workers
+from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness, lost_workers
 from asr_load.stream.record import LiveRecord, Record, read_records
 
 SUMMARY, FORMAT = "summary.json", 1
@@ -30,18 +31,6 @@ CHANCE_Z = 1.96
 
 LENGTHS = (0, 5, 10, 20, 30, float("inf"))
 """Bounds of the length buckets, in seconds of audio: from one bound up to, not including, the next."""
-
-
-class Figures(msgspec.Struct):
-    """Of one latency: seconds, but for `rtf`, which is a ratio. All None where n is 0."""
-
-    mean: float | None
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    max: float | None
-    n: int
 
 
 class Requests(msgspec.Struct):
@@ -245,14 +234,16 @@ class Summary(msgspec.Struct):
     """Requests that are one that was refused by a busy server, sent again (--retries): each is one of `requests`."""
     metadata: dict[str, str] = {}
     """What --metadata keeps with the figures."""
+    verdict: Verdict | None = None
+    """Whether the run passed, its exit code, and why. None in a file of an older version."""
     format: int = FORMAT
 
     @property
     def server(self) -> str:
         """How the server did, in words: what was asked of it, errors and accuracy."""
         said = []
-        if self.slo:
-            said.append(f"SLOs {sum(one.ok for one in self.slo)} of {len(self.slo)} met")
+        if self.verdict and self.verdict.slos:
+            said.append(self.verdict.slos_met)
         if judged := self.requests.success + self.requests.fail:
             said.append(f"errors {self.requests.fail / judged:.1%}")
         rate: float | None = getattr(self, self.rate)
@@ -276,31 +267,12 @@ def rates_line(summary: Summary) -> str:
     return f"{first}, {' '.join(rates.values())}{why} {over}"
 
 
-def figures(values: Iterable[float]) -> Figures:
-    """Mean, percentiles (linear between samples, as numpy's default) and maximum."""
-    return _figures(np.fromiter(values, dtype=float))
+def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None = None) -> Summary:
+    """The figures of a run from its records; `search` where the run was one."""
+    return _summarise(on_master_clock(records, info.workers), info, search)
 
 
-def _figures(values: np.ndarray) -> Figures:
-    """As `figures`; `values` is not in its order afterwards, as a copy of a long run's gaps is half a gigabyte."""
-    if values.size == 0:
-        return Figures(None, None, None, None, None, None, 0)
-    mean, highest = float(values.mean()), float(values.max())
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(values, [50, 90, 95, 99], overwrite_input=True))
-    return Figures(mean, p50, p90, p95, p99, highest, values.size)
-
-
-def figures_of(metric: str, records: Iterable[Record]) -> Figures:
-    """Of one of METRICS, over records."""
-    return _figures(METRICS[metric].values(records))
-
-
-def summarise(records: Iterable[Record], info: RunInfo) -> Summary:
-    """The figures of a run from its records."""
-    return _summarise(on_master_clock(records, info.workers), info)
-
-
-def _summarise(records: list[Record], info: RunInfo) -> Summary:
+def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) -> Summary:
     measured, left_out = trim(records, info.trim_start, info.trim_end)
     good = [record for record in measured if record.ok]
     wall_s = _wall_s(measured, info)
@@ -308,7 +280,21 @@ def _summarise(records: list[Record], info: RunInfo) -> Summary:
     validity = judge(records, info)
     slos = judge_slos(parse_slos(info.slos), measured, info.scoring)
     lost = lost_workers(records, info)
-    against = _against(measured, validity, info, lost) if slos else []
+    failed = sum(record.failed for record in measured)
+    if search is None:
+        verdict = conclude(
+            info.rules,
+            slos,
+            success=len(good),
+            failed=failed,
+            client_bound=validity.verdict == "client-bound",
+            lost=lost,
+            other_failures=info.other_failures,
+            unwritten=info.unwritten,
+            cause="" if good or not measured else cause_and_cure(measured, info),
+        )
+    else:
+        verdict = conclude_search(search, info.rules, lost=lost, unwritten=info.unwritten)
     audio_s = sum(record.audio_s for record in good)
     told = all(record.known_tokens is not None for record in good)
     tokens = sum(record.known_tokens or 0 for record in good) if told else None
@@ -329,7 +315,7 @@ def _summarise(records: list[Record], info: RunInfo) -> Summary:
         requests=Requests(
             total=len(measured),
             success=len(good),
-            fail=sum(record.failed for record in measured),
+            fail=failed,
             unfinished=sum(record.unfinished for record in measured),
             truncated=truncated,
             out_of_room=len(length) - truncated,
@@ -384,11 +370,12 @@ def _summarise(records: list[Record], info: RunInfo) -> Summary:
         left_out=left_out,
         steadiness=judge_steadiness(measured, records, info),
         slo=slos,
-        passed=all(result.ok for result in slos) and not against if slos else None,
-        not_passed=against,
+        passed=verdict.met == verdict.slos and verdict.proven if slos else None,
+        not_passed=[reason.text for reason in verdict.reasons if reason.kind in UNPROVEN] if slos else [],
         lost_workers=sorted(lost),
         refused=sum(each.count for each in info.refused),
         metadata=info.metadata,
+        verdict=verdict,
     )
 
 
@@ -414,18 +401,6 @@ def _open_loop(workers: list[WorkerInfo]) -> OpenLoop | None:
         sum(worker.started for worker in workers),
     )
     return OpenLoop(*(count / longest.seconds for count in counts))
-
-
-def _against(measured: list[Record], validity: Validity, info: RunInfo, lost: Collection[int]) -> list[str]:
-    against = []
-    if not any(record.ok for record in measured):
-        against.append("no request succeeded")
-    if validity.verdict == "client-bound" and not info.allow_client_bound:
-        against.append("the run is client-bound (--allow-client-bound lets it pass)")
-    if lost and not info.allow_lost_workers:
-        who = ", ".join(map(str, sorted(lost)))
-        against.append(f"records of worker {who} are missing (--allow-lost-workers lets it pass)")
-    return against
 
 
 def _wall_s(records: list[Record], info: RunInfo) -> float:
@@ -545,6 +520,8 @@ class Finished(NamedTuple):
     info: RunInfo
     records: list[Record]
     summary: Summary
+    search: Capacity | None = None
+    """Of a search for capacity."""
 
 
 def read_finished(folder: Path) -> Finished:
@@ -555,7 +532,8 @@ def read_finished(folder: Path) -> Finished:
     known = Counter({(each.worker, each.reason): each.count for each in info.refused})
     info.refused = [Refused(worker, why, count) for (worker, why), count in sorted((known | kept).items())]
     records = on_master_clock(records, info.workers)
-    return Finished(info, records, _summarise(records, info))
+    search = read_capacity(folder) if (folder / CAPACITY).exists() else None
+    return Finished(info, records, _summarise(records, info, search), search)
 
 
 def _compact(record: Record) -> Record:

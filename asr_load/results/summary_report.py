@@ -19,8 +19,6 @@ from asr_load.stream.record import RECORDS, Record
 SHOWN = 20
 """Requests that are shown one by one."""
 
-NOTHING = "nothing succeeded"
-
 LONGEST_NAME = 24
 """Of a part of a run, on one line."""
 
@@ -36,7 +34,7 @@ def print_summary(folder: Path, summary: Summary, records: Iterable[Record], fil
     out("\n=== ASR Benchmark Summary ===")
     if requests.total and not requests.success:
         # What went wrong comes before figures that there are none of.
-        why = next((reason for reason in summary.validity.reasons if reason.startswith(NOTHING)), NOTHING)
+        why = (summary.verdict and summary.verdict.cause) or "nothing succeeded"
         out(f"{why[:1].upper()}{why[1:]}")
     out(f"Total: {requests.total}, Success: {requests.success}, Fail: {requests.fail}")
     out(f"Average TTFT: {_s(summary.ttft.mean)}")
@@ -160,6 +158,8 @@ def _verdict(summary: Summary) -> Iterator[str]:
     if summary.passed is not None:
         why = "".join(f"; {reason}" for reason in summary.not_passed)
         yield f"SLOs: {'passed' if summary.passed else 'NOT passed'}{why}"
+    if summary.verdict is not None:
+        yield summary.verdict.line
 
 
 def rich_table(table: Table) -> RichTable:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
-from asr_load.results.summary import ByReplica, ByUserClass, Figures, Summary
+from asr_load.results.summary import ByReplica, ByUserClass, Summary
 from asr_load.results.verdict import clock
 
 FEW = 100

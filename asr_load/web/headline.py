@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from asr_load.results.live import PERCENTILES, WINDOW_S, Live
 from asr_load.results.metrics import METRICS, STREAMED, Metric
-from asr_load.results.slo import Slo
+from asr_load.results.pass_fail import Kind, Verdict
+from asr_load.results.slo import Slo, SloResult
 from asr_load.results.summary import Summary
 from asr_load.results.tables import FEW, ms, number, percent
 from asr_load.results.verdict import Validity
@@ -41,26 +42,43 @@ class Word(NamedTuple):
 CLIENT_LOOK = {"valid": "good", "suspect": "doubt"}
 
 
-def words(summary: Summary | None, live: Live, validity: Validity) -> list[Word]:
-    """How the server and the client do, each with its reasons."""
+def words(summary: Summary | None, live: Live, validity: Validity, verdict: Verdict | None = None) -> list[Word]:
+    """The verdict, and how the server and the client do, the client with its reasons. `verdict` is that of a running
+    test; a finished one's is in its summary, and a search has none until it ends."""
+    verdict, running = (verdict, True) if summary is None else (summary.verdict, False)
     client = Word("Client", validity.client, CLIENT_LOOK.get(validity.verdict, "bad"), validity.reasons)
     if summary is not None:
-        failed, judged = summary.requests.fail, summary.requests.success + summary.requests.fail
-        said, missed = summary.server, any(not result.ok for result in summary.slo)
-        why = summary.not_passed
+        failed, judged, said = summary.requests.fail, summary.requests.success + summary.requests.fail, summary.server
     else:
-        failed, judged, missed, why = live.failures.total(), live.requests, False, []
-        said = f"errors {failed / judged:.1%}" if judged else "no answer yet"
-    look = "bad" if missed or failed > MANY * judged else "doubt" if failed else "good" if judged else ""
-    return [Word("Server", said, look, why), client]
+        failed, judged = live.failures.total(), live.successes + live.failures.total()
+        errors = f"errors {failed / judged:.1%}" if judged else "no answer yet"
+        said = f"{verdict.slos_met} so far, {errors}" if verdict and verdict.slos else errors
+    server = Word("Server", said, _server_look(verdict, failed, judged))
+    if verdict is None or not (judged or verdict.reasons or verdict.answer):
+        return [server, client]
+    return [Word("Verdict", verdict.said(running=running), _verdict_look(verdict)), server, client]
 
 
-def now(stages: Sequence[tuple[float, str]], live: Live, validity: Validity) -> list[str]:
-    """What is so at the moment: the stage, users and requests in flight, workers that were lost."""
+def _server_look(verdict: Verdict | None, failed: int, judged: int) -> str:
+    if failed > MANY * judged or (verdict and verdict.has(Kind.SLO)):
+        return "bad"
+    if failed or (verdict and not verdict.proven):
+        return "doubt"
+    return "good" if judged else ""
+
+
+def _verdict_look(verdict: Verdict) -> str:
+    if not verdict.passed:
+        return "bad"
+    return "good" if verdict.slos or verdict.answer else ""
+
+
+def now(stages: Sequence[tuple[float, str]], live: Live, lost: Sequence[str]) -> list[str]:
+    """The current stage, users and requests in flight, and a line for each worker that was lost."""
     last = live.recent()[-1:]
     said = [stages[-1][1]] if stages else []
     said += [f"{point['users']} users, {point['in_flight']} requests in flight" for point in last]
-    return said + [reason for reason in validity.reasons if " was lost" in reason]
+    return [*said, *lost]
 
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -78,29 +96,28 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
     ended = good + failed
     rtfx = sum(point["rtfx"] or 0.0 for point in points) / seconds
 
+    judged = {result.name: result for result in live.slo_results(slos)}
+    limits = {slo.name: slo for slo in slos}
+
+    def limited(tile: Tile, name: str) -> Tile:
+        """A tile of the last seconds with its limit, which is on the whole test."""
+        slo = limits.pop(name, None)
+        return tile if slo is None else _limited_so_far(tile, slo, judged.get(name))
+
     def latency(name: str, statistic: str, more: str = "") -> Tile:
         metric = METRICS[name]
         value = rows.get(f"{metric.heading}, {BLOCKS[0]}", {}).get(statistic)
         tile = Tile(f"{metric.title} {statistic}", number(value, _digits(metric)), metric.unit, more)
-        limit = next((slo for slo in slos if (slo.metric, slo.statistic) == (name, statistic)), None)
-        if limit is None:
-            return tile
-        held = None if value is None else value <= limit.limit
-        return _limited(tile, f"{limit.limit:g}{limit.unit}", held)
+        return limited(tile, f"{name}:{statistic}")
 
     share = failed / ended if ended else None
-    errors = Tile("Errors", percent(share), "", f"{failed} of {ended}")
-    for slo in slos:
-        if slo.name == "errors:rate":
-            errors = _limited(errors, percent(slo.limit), None if share is None else share <= slo.limit)
     rtf = rows[f"{METRICS['rtf'].heading}, {BLOCKS[0]}"]["p95"]
     wait = "ttfs" if f"{METRICS['ttfs'].heading}, whole run" in rows else "e2el"
-    waited = latency(wait, "p95", f"RTF p95 {number(rtf, 3)}" if wait == "e2el" else "end of speech to final text")
     shown = [
         latency("ttft", "p95"),
-        waited,
+        latency(wait, "p95", f"RTF p95 {number(rtf, 3)}" if wait == "e2el" else "end of speech to final text"),
         Tile("Requests/s", number(good / seconds, 2), "", f"RTFx {number(rtfx, 1)}"),
-        errors,
+        limited(Tile("Errors", percent(share), "", f"{failed} of {ended}"), "errors:rate"),
     ]
     if points and points[-1]["goodput_per_s"] is not None:
         met = sum(point["goodput_per_s"] for point in points)
@@ -108,24 +125,33 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
     if live.accuracy is not None and live.accuracy.references:
         name, share = live.accuracy.name, live.accuracy.rate
         tile = Tile(name.upper(), percent(share), "", f"of {live.accuracy.references:,} transcripts so far")
-        limits = [slo for slo in slos if slo.name == f"{name}:mean"]
-        for slo in limits:
-            tile = _limited(tile, percent(slo.limit), None if share is None else share <= slo.limit)
-        shown.append(tile)
-        slos = [slo for slo in slos if slo not in limits]
-    for slo in slos:
-        told = slo.metric in [metric.name for metric in STREAMED] and slo.statistic in COLUMNS[:-1]
-        if told and (slo.metric, slo.statistic) not in (("ttft", "p95"), (wait, "p95")):
-            shown.append(latency(slo.metric, slo.statistic))
-        elif not told and slo.name != "errors:rate":
-            shown.append(Tile(slo.name.replace(":", " "), "…", "", f"limit {slo.limit:g}{slo.unit}, judged at the end"))
+        shown.append(limited(tile, f"{name}:mean"))
+    watched = {f"{metric.name}:{statistic}" for metric in STREAMED for statistic in COLUMNS[:-1]}
+    for name, slo in list(limits.items()):
+        tile = Tile(name.replace(":", " "), _shown(judged[name].value, slo) if name in judged else "…", "")
+        shown.append(latency(slo.metric, slo.statistic) if name in watched else limited(tile, name))
     return shown
 
 
-def _limited(tile: Tile, limit: str, held: bool | None) -> Tile:
-    """A tile with the limit of an SLO, and whether it is held; None where that is not known."""
-    more = f"limit {limit}{', missed' if held is False else ''}"
-    return tile._replace(more=more, look="" if held is None else "good" if held else "bad")
+def _limited(tile: Tile, limit: str, held: bool) -> Tile:
+    """A tile with the limit of an SLO, and whether it is held."""
+    return tile._replace(more=f"limit {limit}{'' if held else ', missed'}", look="good" if held else "bad")
+
+
+def _limited_so_far(tile: Tile, slo: Slo, result: SloResult | None) -> Tile:
+    """A tile with the limit of an SLO, which is judged over the whole test so far; by None not before its end."""
+    limit = _shown(slo.limit, slo)
+    if result is None:
+        return tile._replace(more=f"limit {limit}, not judged yet")
+    tile = _limited(tile, limit, result.ok)
+    whole = _shown(result.value, slo)
+    return tile if tile.value == whole else tile._replace(more=f"{tile.more}; whole test {whole}")
+
+
+def _shown(value: float | None, slo: Slo) -> str:
+    if value is None or slo.metric not in METRICS:
+        return percent(value)
+    return f"{value:.4g}{slo.unit}"
 
 
 def tiles_of(summary: Summary) -> Iterator[Tile]:

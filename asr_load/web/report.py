@@ -17,16 +17,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from asr_load.files import write_atomically
 from asr_load.results import plots, tables
 from asr_load.results.accuracy import measure, spoken
-from asr_load.results.capacity import CAPACITY, Capacity, answer_lines, read_capacity
+from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Comparison, one_is_live
 from asr_load.results.comparison_report import comparison_table
 from asr_load.results.course import course, in_flight_at_start, span, stretches, width_for
+from asr_load.results.figures import figures_of
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
+from asr_load.results.pass_fail import Verdict
 from asr_load.results.runfile import RunInfo, WorkerInfo
 from asr_load.results.slo import Slo, parse_slo
 from asr_load.results.steady import trim
-from asr_load.results.summary import Finished, Summary, figures_of
+from asr_load.results.summary import Finished, Summary
 from asr_load.results.tables import Table, ms, number, percent
 from asr_load.results.transcripts import errors_of, worst
 from asr_load.results.verdict import Validity
@@ -94,15 +96,14 @@ def _measured(finished: Finished) -> list[Record]:
 
 def write_report(folder: Path, finished: Finished, slice_s: float | None = None) -> Path:
     """Write a run's report.html, and return where. Raises OSError, InputError."""
-    search = read_capacity(folder) if (folder / CAPACITY).exists() else None
     path = folder / REPORT
-    write_atomically(path, make_report(finished, search, slice_s).encode("utf-8", "replace"))
+    write_atomically(path, make_report(finished, slice_s).encode("utf-8", "replace"))
     return path
 
 
-def make_report(finished: Finished, search: Capacity | None = None, slice_s: float | None = None) -> str:
+def make_report(finished: Finished, slice_s: float | None = None) -> str:
     """The page. `slice_s`: seconds of a row in the table over time; None: so that there are at most 20."""
-    info, _, summary = finished
+    info, _, summary, search = finished
     measured = _measured(finished)
     good = [record for record in measured if record.ok]
     sections, all_plots = _sections(good, info, search)
@@ -121,7 +122,7 @@ def make_report(finished: Finished, search: Capacity | None = None, slice_s: flo
     return _render(
         "report.html.j2",
         drawn,
-        head=head(info, summary, None, summary.validity) | {"answer": _answer(search)},
+        head=head(info, summary, None, summary.validity),
         course=range(8) if measured else (),
         course_note=note,
         sections=sections,
@@ -135,9 +136,17 @@ def make_report(finished: Finished, search: Capacity | None = None, slice_s: flo
 MARK = '<section class="asr asr-report">'
 
 
-def add_section(report: str, info: RunInfo, summary: Summary | None, live: Live, validity: Validity) -> str:
+def add_section(
+    report: str,
+    info: RunInfo,
+    summary: Summary | None,
+    live: Live,
+    validity: Validity,
+    *,
+    verdict: Verdict | None = None,
+) -> str:
     """Locust's HTML report with a section on streaming before its own; as it is where it has one. `summary` is None
-    while the test runs."""
+    while the test runs, and `verdict` the one so far."""
     if MARK in report:
         return report
     shown = [] if summary is None else [tables.latencies(summary), tables.lengths(summary)]
@@ -152,7 +161,7 @@ def add_section(report: str, info: RunInfo, summary: Summary | None, live: Live,
         },
         "plots": [],
     }
-    first, options = head(info, summary, live, validity), list(_options(info))
+    first, options = head(info, summary, live, validity, verdict), list(_options(info))
     section = _render("section.html.j2", drawn, head=first, tables=shown, options=options)
     # Locust's scripts come before its body, and may hold anything in strings; the root of its page is the last one.
     before, root, after = report.rpartition('<div id="root"')
@@ -207,23 +216,20 @@ def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], b
     return [plots.Mark(name, max(at - began, 0.0)) for at, name in (*stages, *lost) if at >= began - 1]
 
 
-def head(info: RunInfo, summary: Summary | None, live: Live | None, validity: Validity) -> dict[str, Any]:
-    """The first screen: what was tested, the two words, the headline figures, failures."""
+def head(
+    info: RunInfo, summary: Summary | None, live: Live | None, validity: Validity, verdict: Verdict | None = None
+) -> dict[str, Any]:
+    """The first screen: what was tested, the verdict, the headline figures, failures."""
     live = live or Live(info.began_at)
     rows = {row["name"]: row for row in live.table()} if summary is None else {}
     failures = live.failures if summary is None else summary.requests.failures
     return {
         "title": f"{info.model} on {info.host}",
         "tested": list(_tested(info)),
-        "words": headline.words(summary, live, validity),
+        "words": headline.words(summary, live, validity, verdict),
         "tiles": headline.tiles(summary, live, list(map(parse_slo, info.slos)), rows),
         "failures": list(failures.items()),
-        "answer": "",
     }
-
-
-def _answer(search: Capacity | None) -> str:
-    return answer_lines(search)[-1] if search and (search.answer is not None or search.unknown) else ""
 
 
 def _tested(info: RunInfo) -> Iterator[tuple[str, str]]:

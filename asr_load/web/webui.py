@@ -20,11 +20,13 @@ from werkzeug.datastructures import ImmutableMultiDict
 
 from asr_load.errors import InputError
 from asr_load.options.form import Form, check_classes, check_user_class, form_groups
+from asr_load.results.figures import Figures
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
+from asr_load.results.pass_fail import Verdict
 from asr_load.results.runfile import WorkerInfo, read_run
 from asr_load.results.slo import Slo
-from asr_load.results.summary import SUMMARY, Figures, Summary
+from asr_load.results.summary import SUMMARY, Summary
 from asr_load.results.verdict import Validity
 from asr_load.stream.record import RECORDS
 from asr_load.web import headline
@@ -62,6 +64,12 @@ class Test(Protocol):
     def workers(self) -> Sequence[WorkerInfo]: ...
 
     def validity(self) -> Validity: ...
+    def verdict(self) -> Verdict | None:
+        """On what there is so far; None in a search."""
+
+    def lost(self) -> Sequence[str]:
+        """A line for each worker that was lost."""
+
     def reset_live(self) -> None: ...
 
 
@@ -110,6 +118,10 @@ class _View:
             return None
         summary = self.summary()
         return self.test.validity() if summary is None else summary.validity
+
+    def verdict(self) -> Verdict | None:
+        """Of a running test; that of a finished one is in its summary."""
+        return None if self.test is None or self.summary() is not None else self.test.verdict()
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """The live table by the names of its rows; what is fresh enough is given again."""
@@ -262,7 +274,7 @@ def _with_section(report: str, view: _View) -> str:
     test, summary, validity = view.test, view.summary(), view.validity()
     if test is None or validity is None:
         return report
-    return add_section(report, read_run(test.folder), summary, test.live, validity)
+    return add_section(report, read_run(test.folder), summary, test.live, validity, verdict=view.verdict())
 
 
 def _blueprint(web_ui: Any, view: _View) -> Blueprint:
@@ -290,9 +302,9 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
         if test is not None and validity is not None:
             slos = test.slos
             answer |= {
-                "words": [word._asdict() for word in headline.words(summary, live, validity)],
+                "words": [word._asdict() for word in headline.words(summary, live, validity, view.verdict())],
                 "tiles": [tile._asdict() for tile in headline.tiles(summary, live, slos, view.rows())],
-                "now": headline.now(test.stages, live, validity) if summary is None else [],
+                "now": headline.now(test.stages, live, test.lost()) if summary is None else [],
                 "places": places(test.stages, test.workers, live.began),
                 "limits": limits_of(slos),
                 "validity": validity,

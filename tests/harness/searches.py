@@ -13,7 +13,7 @@ def search_of(rates: dict[float, float], **changes: object) -> Capacity:
     slos = parse_slos(["ttft:p95:500"])
     steps = []
     for load, rate in rates.items():
-        records = [record(n, ttft=0.2 if load <= 8 else 0.9) for n in range(90)]
+        records = [record(n, ttft=0.2 if load <= 8 else 0.9) for n in range(200)]
         verdict = judge(slos, records, Scoring(), least=0, is_open=False)
         steps.append(step(load, verdict, records, 10.0, ended=round(rate * 10), tokens=30))
     values = {
