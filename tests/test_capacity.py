@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from asr_load.results.capacity import (
     read_capacity,
     write_capacity,
 )
+from asr_load.results.capacity_report import print_search
 from asr_load.results.decide import LEAST, LOOKS, decide
 from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import judge_slos, parse_slo, parse_slos
@@ -190,6 +193,18 @@ def test_the_knee_is_where_throughput_ends_to_grow() -> None:
     assert knee(search_of({1: 2, 2: 4}).steps) is None
 
 
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {1: 2, 2: 4, 4: 8, 8: 16},  # a straight line
+        {1: 2, 2: 4, 4: 7, 8: 12, 16: 14},  # it doubled beyond the farthest point from the line
+        {1: 2, 2: 4, 4: 8, 8: 16, 9: 18},
+    ],
+)
+def test_there_is_no_knee_where_throughput_still_grows(rates: dict[float, float]) -> None:
+    assert knee(search_of(rates).steps) is None
+
+
 def test_the_answer_in_words() -> None:
     assert answer_lines(search_of({4: 8, 8: 15, 16: 16})) == [
         "8 stream(s) held ttft:p95 <= 500 ms",
@@ -200,8 +215,52 @@ def test_the_answer_in_words() -> None:
     assert answer_lines(search_of({4: 8, 8: 15}, asked={"--api": "realtime"}))[-1] == (
         "maximum effective streams: 8 (live sessions)"
     )
+    live = search_of({4: 8, 8: 15}, asked={"--api": "realtime"}, limited_by="the client", stalled_at=9)
+    assert answer_lines(live)[-1] == (
+        "maximum effective streams: at least 8 (live sessions) (the load generator stalled at 9 streams)"
+    )
     rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client")
     assert answer_lines(rate)[1:] == ["It may be higher: the client", "maximum effective request rate: 12.3 requests/s"]
+
+
+def test_an_answer_that_the_load_generator_cut_short_is_a_lower_bound() -> None:
+    stalled = {"limited_by": "at 1 streams the client was held up (the event loop was late)", "answer": 1.0}
+    lines = answer_lines(search_of({1: 2}, **stalled, stalled_at=2.0))
+    assert lines[-1] == "maximum effective streams: at least 1 (the load generator stalled at 2 streams)"
+    assert lines[-2].startswith("It may be higher: at 1 streams")
+    rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client", stalled_at=16.0)
+    assert answer_lines(rate)[-1] == (
+        "maximum effective request rate: at least 12.3 requests/s (the load generator stalled at 16 requests/s)"
+    )
+    # The most that was allowed is what was asked about.
+    bound = search_of({4: 8, 8: 16}, most=8.0, limited_by="8 stream(s) is the most that was allowed (-u)")
+    assert answer_lines(bound)[-1] == "maximum effective streams: 8"
+
+
+def test_an_answer_that_was_not_settled_says_so() -> None:
+    steps = search_of({1: 2, 4: 8, 8: 15, 16: 16, 32: 16}).steps
+    for open_steps, note in (
+        ((1, 32), ""),  # neither decides the answer
+        ((8,), ", not settled (--step-time was too short at 8 streams)"),
+        ((8, 16), ", not settled (--step-time was too short at 8 and 16 streams)"),
+    ):
+        marked = [msgspec.structs.replace(each, settled=each.load not in open_steps) for each in steps]
+        assert answer_lines(search_of({}, steps=marked))[-1] == f"maximum effective streams: 8{note}"
+    (broken,) = search_of({16: 16}).steps
+    unsettled = [msgspec.structs.replace(broken, load=1.0, settled=False)]
+    assert answer_lines(search_of({}, steps=unsettled, answer=0.0))[-1] == (
+        "maximum effective streams: 0, not settled (--step-time was too short at 1 stream)"
+    )
+
+
+def test_a_step_that_was_tried_again_is_marked(tmp_path: Path) -> None:
+    once, again = search_of({4: 8, 8: 15}).steps
+    again.repeats, again.settled = 2, False
+    out = io.StringIO()
+    print_search(tmp_path, search_of({}, steps=[once, again]), out)
+    rows = [line.split() for line in out.getvalue().splitlines() if line.startswith("│")]
+    assert [row[-4:-1] for row in rows][-2:] == [[rows[-2][-4], "│", "held"], ["held", "*", "+"]]
+    assert "\n+ tried again, as the load generator had stalled in it\n" in out.getvalue()
 
 
 def test_a_search_is_kept(tmp_path: Path) -> None:

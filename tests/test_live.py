@@ -10,7 +10,7 @@ from asr_load.results.accuracy import Sample
 from asr_load.results.course import course
 from asr_load.results.live import LIVE_DRAWN, Histogram, Live
 from asr_load.results.normalizers import Scoring
-from asr_load.results.slo import Goodput, parse_slos
+from asr_load.results.slo import Goodput, judge_slos, parse_slos
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.web.headline import tiles
 from harness.records import failure, record, run_info
@@ -114,6 +114,35 @@ def test_goodput_and_the_limit_on_errors_are_shown_while_a_test_runs() -> None:
     assert (shown["Goodput"].value, shown["Goodput"].unit) == ("1.50", "requests/s")
     assert shown["Errors"][1:] == ("20.0%", "", "limit 10.0%, missed", "bad")
     assert len(shown) == 5
+
+
+def test_a_card_of_the_last_seconds_holds_the_whole_test_against_its_limit() -> None:
+    slos = parse_slos(["ttft:p95:200", "ttft:max:350", "e2el:mean:600", "lag:p50:5", "tpot:p95:1000"])
+    live = Live(1000.0, slos=slos)
+    for second in range(30):
+        fed(live, record(second, ttft=0.3 if second < 20 else 0.1, e2el=0.5, lag=0.01, output_tokens=1))
+        live.tick(1001.0 + second, users=1, in_flight=0, complete_until=1001.0 + second)
+    rows = {row["name"]: row for row in live.table()}
+    shown = {tile.name: tile for tile in tiles(None, live, slos, rows)}
+    assert shown["TTFT p95"][1:] == ("100.0", "ms", "limit 200 ms, missed; whole test 300 ms", "bad")
+    assert shown["TTFT max"][1:] == ("100.0", "ms", "limit 350 ms; whole test 300 ms", "good")
+    assert shown["e2el mean"][1:] == ("500 ms", "", "limit 600 ms", "good")
+    assert shown["lag p50"][3:] == ("limit 5 ms, missed", "bad")
+    assert shown["TPOT p95"][1:] == ("n/a", "ms", "limit 1000 ms, not judged yet", "")  # no answer had two tokens
+
+
+@pytest.mark.parametrize(
+    ("slo", "value"),
+    [("ttft:p90:1", 200), ("itl:mean:1", 100), ("e2el:max:1", 400), ("rtf:p50:1", 0.2), ("errors:rate:0", 0.2)],
+)
+def test_slos_so_far_are_those_of_the_records(slo: str, value: float) -> None:
+    live = Live(1000.0, slos=parse_slos([slo]))
+    assert live.slo_results(parse_slos([slo])) == []  # nothing to judge yet
+    fed(live, *(record(n) for n in range(4)), failure(4, "cut", ended_at=1004.5), failure(5, "unfinished"))
+    (found,) = live.slo_results(parse_slos([slo]))
+    assert found.value == pytest.approx(value, rel=0.0026)
+    (exact,) = judge_slos(parse_slos([slo]), [*(record(n) for n in range(4)), failure(4, "cut")], Scoring())
+    assert found.ok == exact.ok
 
 
 def test_sessions_have_charts_of_their_own() -> None:

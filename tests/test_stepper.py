@@ -169,6 +169,7 @@ def test_a_step_that_the_client_held_up_ends_the_search(clock: Clock, tmp_path: 
         play.store.workers = [worker_info(health=health(loop_lag_p99=0.2))]
         found = play.to_its_end()
         assert found.answer == (8 if allowed else 2)
+        assert (found.stalled_at, found.at_least) == ((None, False) if allowed else (4, True))
         assert ("at 4 streams the client was held up (the event loop was late" in found.limited_by) != allowed
 
 
@@ -183,6 +184,7 @@ def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path)
     play.store.workers = [worker_info()]
     found = play.to_its_end()
     assert (found.answer, found.limited_by) == (5, "")
+    assert {step.load: step.repeats for step in found.steps if step.repeats} == {4: 1}
     assert play.asked == [1, 0, 2, 0, 4, 0, 4, 0, 8, 0, 6, 0, 5, 0]
     assert [step.load for step in found.steps] == [1, 2, 4, 8, 6, 5]
 

@@ -98,8 +98,8 @@ class Capacity(msgspec.Struct, kw_only=True):
 
     @property
     def at_least(self) -> bool:
-        """Whether the answer is a lower bound, as the load generator ended the search below the highest load."""
-        return bool(self.answer) and bool(self.limited_by) and (self.answer or 0.0) < self.most
+        """Whether the answer is a lower bound, as the load generator ended the search."""
+        return bool(self.answer) and self.stalled_at is not None
 
     @property
     def unsettled(self) -> list[float]:
@@ -289,9 +289,8 @@ def _answer(search: Capacity, answer: float) -> str:
         said = f"{answer:.0f}" + (" (live sessions)" if search.asked.get("--api") == "realtime" else "")
     else:
         said = f"{answer:.3g} requests/s"
-    if search.at_least:
-        where = "" if search.stalled_at is None else f" at {_loads(search, search.stalled_at)}"
-        said = f"at least {said} (the load generator stalled{where})"
+    if search.stalled_at is not None:
+        said = f"at least {said} (the load generator stalled at {_loads(search, search.stalled_at)})"
     if search.unsettled:
         said += f", not settled (--step-time was too short at {_loads(search, *search.unsettled)})"
     return said

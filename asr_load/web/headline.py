@@ -60,11 +60,13 @@ def words(summary: Summary | None, live: Live, validity: Validity, verdict: Verd
 
 
 def _server_look(verdict: Verdict | None, failed: int, judged: int) -> str:
+    if not judged:
+        return ""
     if failed > MANY * judged or (verdict and verdict.has(Kind.SLO)):
         return "bad"
     if failed or (verdict and not verdict.proven):
         return "doubt"
-    return "good" if judged else ""
+    return "good"
 
 
 def _verdict_look(verdict: Verdict) -> str:

@@ -1,0 +1,247 @@
+"""One verdict on a run, whoever shows it."""
+
+from __future__ import annotations
+
+import html
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from locust.runners import Runner
+
+from asr_load.load.ending import exit_code
+from asr_load.results.capacity import Capacity, answer_lines
+from asr_load.results.compare import Run, compare
+from asr_load.results.exports import export
+from asr_load.results.live import Live
+from asr_load.results.pass_fail import Kind, Verdict, conclude
+from asr_load.results.runfile import RunInfo
+from asr_load.results.slo import parse_slos
+from asr_load.results.summary import Finished, Summary, summarise
+from asr_load.results.summary_report import print_summary
+from asr_load.results.verdict import judge_clients
+from asr_load.stream.record import Record
+from asr_load.web import headline
+from asr_load.web.report import make_report
+from harness.records import failure, health, record, run_info, worker_info
+from harness.searches import search_of
+
+SLOW = {"workers": [worker_info(health=health(loop_lag_p99=0.2))]}
+LOST = {"workers": [worker_info(ended=False, lost_at=1004.0)]}
+GOOD = [record(0), record(1)]
+ONE_FAILED = [record(0), record(1), failure(2, "http_500")]
+NOTHING = [failure(0, "connect", error="Connection refused")]
+
+
+class Case(NamedTuple):
+    """A run, and the verdict on it."""
+
+    records: list[Record]
+    info: dict[str, Any]
+    code: int
+    said: str
+    server: str = "good"
+    """How the word on the server looks."""
+
+    @property
+    def run(self) -> RunInfo:
+        return run_info(**self.info)
+
+
+HELD, MISSED = "ttft:p95:500", "e2el:max:1"
+MISS = "e2el:max is 400 ms (limit 1 ms)"
+CASES = {
+    "held": Case(GOOD, {"slos": [HELD]}, 0, "passed, SLOs 1 of 1 met"),
+    "missed": Case(GOOD, {"slos": [HELD, MISSED]}, 1, f"NOT passed: {MISS}", "bad"),
+    "no SLO": Case(GOOD, {}, 0, "passed (no SLO was set)"),
+    "no SLO, client-bound": Case(GOOD, SLOW, 0, "passed (no SLO was set)"),
+    "client-bound": Case(
+        GOOD,
+        {"slos": [HELD], **SLOW},
+        1,
+        "NOT passed: the run is client-bound (--allow-client-bound accepts this)",
+        "doubt",
+    ),
+    "client-bound, accepted": Case(
+        GOOD, {"slos": [HELD], "allow_client_bound": True, **SLOW}, 0, "passed, SLOs 1 of 1 met"
+    ),
+    # The option would not let it pass: it is not named.
+    "client-bound and missed": Case(
+        GOOD, {"slos": [MISSED], **SLOW}, 1, f"NOT passed: {MISS}; the run is client-bound", "bad"
+    ),
+    "worker lost": Case(
+        GOOD,
+        {"slos": [HELD], **LOST},
+        1,
+        "NOT passed: records of worker 0 are missing (--allow-lost-workers accepts this)",
+        "doubt",
+    ),
+    "worker lost, no SLO": Case(
+        GOOD, LOST, 1, "NOT passed: records of worker 0 are missing (--allow-lost-workers accepts this)", "doubt"
+    ),
+    "worker lost, accepted": Case(GOOD, {"allow_lost_workers": True, **LOST}, 0, "passed (no SLO was set)"),
+    "failures": Case(
+        ONE_FAILED,
+        {"slos": [HELD]},
+        1,
+        "NOT passed: 1 of 3 requests failed (--slo errors:rate:LIMIT accepts this)",
+        "bad",
+    ),
+    "failures within their SLO": Case(ONE_FAILED, {"slos": ["errors:rate:0.5"]}, 0, "passed, SLOs 1 of 1 met", "bad"),
+    "failures of warm-up": Case(
+        [*GOOD, failure(2, "http_500", warmup=True)], {"slos": [HELD]}, 0, "passed, SLOs 1 of 1 met"
+    ),
+    "failures, another exit code": Case(
+        ONE_FAILED,
+        {"exit_code_on_error": 7},
+        7,
+        "NOT passed: 1 of 3 requests failed (--slo errors:rate:LIMIT accepts this)",
+        "bad",
+    ),
+    "failures that Locust shall not count": Case(
+        ONE_FAILED, {"exit_code_on_error": 0}, 0, "passed (no SLO was set)", "bad"
+    ),
+    "nothing succeeded": Case(NOTHING, {"slos": ["errors:rate:1"]}, 1, "NOT passed: no request succeeded", "bad"),
+    "no request": Case([], {}, 1, "NOT passed: no request succeeded", ""),
+    "others failed": Case(
+        GOOD, {"other_failures": 2}, 1, "NOT passed: 2 failures of requests or users that are not the harness's"
+    ),
+    "disk full": Case(
+        GOOD,
+        {"unwritten": "No space left on device"},
+        2,
+        "NOT passed: records could not be written: No space left on device",
+    ),
+}
+
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def finished(case: Case) -> Finished:
+    return Finished(case.run, case.records, summarise(case.records, case.run))
+
+
+def words_of(summary: Summary | None, live: Live, case: Case, verdict: Verdict | None = None) -> dict[str, Any]:
+    validity = judge_clients(case.run.workers)
+    return {word.name: word for word in headline.words(summary, live, validity, verdict)}
+
+
+@each_case
+def test_the_verdict_is_in_the_summary(case: Case) -> None:
+    verdict = msgspec.json.decode(msgspec.json.encode(finished(case).summary), type=Summary).verdict
+    assert verdict is not None
+    assert (verdict.exit_code, verdict.said()) == (case.code, case.said)
+    assert verdict.passed == (case.code == 0)
+
+
+@each_case
+def test_the_console_the_tab_and_the_report_have_the_same_verdict(case: Case, tmp_path: Path) -> None:
+    run, out = finished(case), io.StringIO()
+    print_summary(tmp_path, run.summary, run.records, out)
+    assert [line for line in out.getvalue().splitlines() if line.startswith("Verdict")] == [f"Verdict: {case.said}"]
+    words = words_of(run.summary, Live(0.0), case)
+    assert words["Verdict"].said == case.said
+    assert (words["Verdict"].look == "bad") == (case.code != 0)
+    assert words["Server"].look == case.server
+    page = html.unescape(make_report(run))
+    assert f">{case.said}</strong>" in page
+
+
+@each_case
+def test_exports_and_comparisons_have_the_same_verdict(case: Case, tmp_path: Path) -> None:
+    run = finished(case)
+    assert f"- Verdict: {case.said}\n" in export(tmp_path, run, "markdown").read_text()
+    suite = ElementTree.fromstring(export(tmp_path, run, "junit").read_bytes())
+    assert (suite.get("failures") != "0") == (case.code != 0)
+    fine = finished(CASES["held"])
+    warnings = compare([Run(Path("new"), run)], [Run(Path("old"), fine)]).warnings
+    assert (f"new: {case.said}" in warnings) == (case.code != 0)
+
+
+@each_case
+def test_the_exit_code_is_the_verdicts(case: Case) -> None:
+    for errors in ({}, {"a row of Locust's": 1}):
+        runner = cast(Runner, SimpleNamespace(errors=errors, exceptions={}))
+        # Without an error of its own, Locust ends with 0 unless something crashed.
+        assert (exit_code(finished(case).summary, runner) or 0) == case.code
+
+
+@pytest.mark.parametrize("name", ["held", "missed", "failures", "client-bound", "client-bound and missed"])
+def test_a_running_test_is_judged_as_a_finished_one(name: str) -> None:
+    case = CASES[name]
+    slos, validity = parse_slos(case.info["slos"]), judge_clients(case.run.workers)
+    live = Live(999.0, slos=slos)
+    live.add(case.records, [one.end for one in case.records])
+    verdict = conclude(
+        case.run.rules,
+        live.slo_results(slos),
+        success=live.successes,
+        failed=live.failures.total(),
+        client_bound=validity.verdict == "client-bound",
+        running=True,
+    )
+    assert (verdict.exit_code, verdict.said()) == (case.code, case.said)
+    words = words_of(None, live, case, verdict)
+    assert words["Verdict"].said == case.said.replace("passed", "passed so far")
+    assert words["Server"].look == case.server
+    assert f"SLOs {verdict.met} of {verdict.slos} met so far, errors " in words["Server"].said
+
+
+def test_a_running_test_without_an_answer_has_no_verdict_yet() -> None:
+    case = CASES["held"]
+    verdict = conclude(case.run.rules, [], success=0, failed=0, client_bound=False, running=True)
+    assert verdict.passed
+    assert list(words_of(None, Live(0.0), case, verdict)) == ["Server", "Client"]
+
+
+def test_the_gravest_reason_comes_first() -> None:
+    info = {
+        "slos": [MISSED],
+        "unwritten": "full",
+        "other_failures": 1,
+        **LOST,
+        "workers": [*SLOW["workers"], *LOST["workers"]],
+    }
+    verdict = summarise(ONE_FAILED, run_info(**info)).verdict
+    assert verdict is not None
+    assert [reason.kind for reason in verdict.reasons] == [
+        Kind.UNWRITTEN, Kind.MISSING, Kind.SLO, Kind.FAILURES, Kind.OTHER_FAILURES, Kind.CLIENT_BOUND,
+    ]  # fmt: skip
+    assert verdict.exit_code == 2
+
+
+def test_the_cause_is_the_first_line_where_nothing_succeeded(tmp_path: Path) -> None:
+    run, out = finished(CASES["nothing succeeded"]), io.StringIO()
+    print_summary(tmp_path, run.summary, run.records, out)
+    assert out.getvalue().splitlines()[2].startswith("Nothing succeeded: 1× connection refused by http://127.0.0.1:1: ")
+    assert run.summary.not_passed == ["no request succeeded"]
+
+
+SEARCHES = {
+    "answered": (search_of({4: 8, 8: 15, 16: 16}), 0, "good"),
+    "nothing held": (search_of({16: 16}, answer=0.0), 1, "bad"),
+    "at least": (search_of({4: 8, 8: 15}, limited_by="at 9 streams the client was held up", stalled_at=9.0), 2, "bad"),
+    "unknown": (search_of({}, answer=None, limited_by="at 1 streams the client was held up", stalled_at=1.0), 2, "bad"),
+    "ended": (search_of({4: 8}, answer=None), 1, "bad"),
+}
+
+
+@pytest.mark.parametrize(("search", "code", "look"), SEARCHES.values(), ids=SEARCHES)
+def test_a_search_has_its_answer_for_a_verdict(search: Capacity, code: int, look: str, tmp_path: Path) -> None:
+    """Failures at a load beyond the capacity are what a search looks for."""
+    case = Case(ONE_FAILED, {}, code, "")
+    summary = summarise(case.records, case.run, search)
+    assert summary.verdict is not None
+    assert summary.verdict.exit_code == code
+    run = Finished(case.run, case.records, summary, search)
+    answer = answer_lines(search)[-1] if search.answer is not None or search.unknown else ""
+    said = answer or "NOT passed: the search was ended before its answer"
+    words = words_of(summary, Live(0.0), case)
+    assert (words["Verdict"].said, words["Verdict"].look) == (said, look)
+    assert f">{said}</strong>" in html.unescape(make_report(run))
+    suite = ElementTree.fromstring(export(tmp_path, run, "junit").read_bytes())
+    assert (suite.get("failures") != "0") == (code != 0)
