@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.report import main
 from asr_load.results.compare import BETTER, SAME, WORSE, Compared, Run, broken_gates, compare, one_is_live, parse_gate
-from asr_load.results.comparison_report import markdown
+from asr_load.results.comparison_report import markdown, print_comparison
 from asr_load.results.runfile import UserClassInfo, write_run
 from asr_load.results.summary import Finished, summarise
 from asr_load.stream.record import RECORDS, LiveRecord, Record, RecordFile
@@ -168,14 +169,59 @@ def test_a_gate_that_is_none(text: str) -> None:
         parse_gate(text)
 
 
+def run_folder(folder: Path, records: list[Record], **changes: Any) -> str:
+    """A run's folder with its records; returns its path."""
+    folder.mkdir()
+    file = RecordFile(folder / RECORDS)
+    for one in records:
+        file.write(one)
+    file.close()
+    write_run(folder, run_info(**{"workers": [worker_info(ended_at=1061.0)]} | changes))
+    return str(folder)
+
+
+@pytest.mark.parametrize("warnings", [0, 1, 3])
+def test_the_comparison_table_is_printed_once_however_many_warnings_there_are(warnings: int) -> None:
+    found = compare([run(made(1))], [run(made(2))])
+    found.warnings = [f"warning {number}" for number in range(warnings)]
+    out = io.StringIO()
+    print_comparison(found, out)
+    assert out.getvalue().count("95 % interval") == 1
+    assert out.getvalue().count("ttft_p95, ms") == 1
+    assert [f"  - warning {number}" in out.getvalue() for number in range(warnings)] == [True] * warnings
+    assert markdown(found).count("| ttft_p95, ms |") == 1
+    assert comparison_page(found, [run(made(1)).finished], [run(made(2)).finished]).count(">ttft_p95, ms<") == 1
+
+
+@pytest.mark.parametrize("warnings", [0, 1, 3])
+def test_the_report_command_prints_one_comparison_table_for_several_runs(
+    warnings: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without warm-up gives one warning."""
+    folders = []
+    for number in range(4):
+        records = made(number, count=200)
+        records[0].warmup = number >= warnings
+        folders.append(run_folder(tmp_path / str(number), records))
+    monkeypatch.setattr("sys.argv", ["report.py", *folders[:2], "--baseline", *folders[2:]])
+    assert main() == 0
+    out = capsys.readouterr().out
+    assert len(json.loads((tmp_path / "0" / "comparison.json").read_text())["warnings"]) == warnings
+    assert out.count("95 % interval") == 1
+    assert out.count("ttft_p95, ms") == 1
+
+
+def test_a_comparison_of_runs_without_a_common_figure_prints_an_empty_table() -> None:
+    found = compare([run([])], [run([])])
+    found.figures = []
+    out = io.StringIO()
+    print_comparison(found, out)
+    assert "0 of 0 figures" in out.getvalue()
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, records in (("a", made(1, scale=1.2)), ("b", made(2))):
-        (tmp_path / name).mkdir()
-        file = RecordFile(tmp_path / name / RECORDS)
-        for one in records:
-            file.write(one)
-        file.close()
-        write_run(tmp_path / name, run_info(workers=[worker_info(ended_at=1061.0)]))
+        run_folder(tmp_path / name, records)
     command = ["report.py", str(tmp_path / "a"), "--baseline", str(tmp_path / "b")]
     monkeypatch.setattr("sys.argv", [*command, "--export", "markdown"])
     assert main() == 0

@@ -40,7 +40,7 @@ def print_comparison(comparison: Comparison, file: TextIO) -> None:
         console.out(line)
     for warning in comparison.warnings:
         console.out(f"  - {warning}")
-        console.print(rich_table(comparison_table(comparison)))
+    console.print(rich_table(comparison_table(comparison)))
     words = [figure for figure in comparison.figures if figure.word != SAME]
     console.out(f"{len(words)} of {len(comparison.figures)} figures differ by more than chance ({comparison.method})")
 

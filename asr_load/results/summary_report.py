@@ -167,7 +167,7 @@ def rich_table(table: Table) -> RichTable:
     shown = RichTable(title=table.title, title_justify="left")
     first, *others = table.headings
     # What the rows are told apart by is never cut.
-    name = {"overflow": "fold", "min_width": min(max(len(row[0]) for row in table.rows), LONGEST_NAME)}
+    name = {"overflow": "fold", "min_width": min(max((len(row[0]) for row in table.rows), default=0), LONGEST_NAME)}
     shown.add_column(first, **({"justify": "right"} if table.numbers else name))
     for heading in others:
         shown.add_column(heading, justify="left" if heading == "host" else "right")
