@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from asr_load.errors import InputError
@@ -118,6 +119,38 @@ def test_latency_against_length() -> None:
     assert found.fixed_s == pytest.approx(0.1)
     assert found.per_audio_s == pytest.approx(0.02)
     assert fit("ttft", [record(n) for n in range(8)]) is None
+
+
+def test_a_latency_that_does_not_grow_with_length_has_no_cost_of_audio() -> None:
+    """Over many runs, noise gives no cost, and least of all one below 0; a real cost is found."""
+    costs = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        audio = random.uniform(1, 30, 120)
+        noise = random.uniform(0.4, 1.0, 120)
+        found = fit("ttft", [record(n, audio_s=a, ttft=y) for n, (a, y) in enumerate(zip(audio, noise, strict=True))])
+        assert found is not None
+        costs.append(found.per_audio_s)
+        real = fit(
+            "ttft", [record(n, audio_s=a, ttft=y + a / 50) for n, (a, y) in enumerate(zip(audio, noise, strict=True))]
+        )
+        assert real is not None
+        assert real.per_audio_s == pytest.approx(0.02, abs=0.01)
+    assert costs.count(None) >= 196
+    assert all(cost is None or cost > 0 for cost in costs)
+
+
+def test_no_part_of_a_fitted_latency_is_below_zero() -> None:
+    convex = fit("ttft", [record(n, audio_s=1.0 + n, ttft=0.01 * (1 + n) ** 2) for n in range(30)])
+    falling = fit("ttft", [record(n, audio_s=1.0 + n, ttft=1 - n / 50) for n in range(30)])
+    assert convex is not None
+    assert falling is not None
+    assert convex.fixed_s == 0
+    assert (convex.per_audio_s or 0) > 0
+    assert falling.per_audio_s is None
+    page = page_of([record(n, audio_s=1.0 + n, ttft=1 - n / 50, e2el=2 - n / 50) for n in range(30)])
+    assert page.count("no relation to the length of the clip is shown") >= 2
+    assert "+ -" not in page
 
 
 def test_three_requests_and_their_chunks() -> None:

@@ -81,6 +81,87 @@ def test_a_set_that_is_sorted_by_length_is_no_queue() -> None:
     assert steadiness(run(latencies + np.linspace(0, 2, N), audio)).verdict == "rising"
 
 
+def lengths(random: np.random.Generator, count: int = N) -> np.ndarray:
+    """Lengths of clips in seconds, rounded to ms as manifests have them."""
+    return np.round(random.lognormal(1.8, 0.6, count).clip(0.5, 35), 3)
+
+
+def served(audio: np.ndarray, random: np.random.Generator, growth: float = 0.0) -> np.ndarray:
+    """Latencies of a server that takes 0.2 s and 0.05 s for each second of audio, and `growth` more at the end."""
+    return 0.2 + 0.05 * audio + random.normal(0, 0.05, len(audio)) + np.linspace(0, growth, len(audio))
+
+
+def at_random(audio: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    return random.uniform(0.4, 1.0, len(audio))
+
+
+@pytest.mark.parametrize("latencies", [served, at_random])
+@pytest.mark.parametrize("rounded", [True, False], ids=["rounded to ms", "exact"])
+@pytest.mark.parametrize("step", [1, -1], ids=["ascending", "descending"])
+def test_one_pass_over_sorted_clips_is_never_called_a_trend(
+    latencies: Callable[[np.ndarray, np.random.Generator], np.ndarray], rounded: bool, step: int
+) -> None:
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        audio = np.sort(lengths(random) if rounded else random.lognormal(1.8, 0.6, N))[::step]
+        found = steadiness(run(latencies(audio, random), audio))
+        assert found.verdict in ("steady", "not judged")
+        assert abs(found.growth_s or 0.0) <= 0.6
+
+
+def test_a_trend_that_may_be_the_clips_lengths_is_not_judged() -> None:
+    random = np.random.default_rng(0)
+    audio = np.sort(lengths(random))
+    found = steadiness(run(served(audio, random, growth=1.0), audio))
+    assert (found.verdict, found.growth_s) == ("not judged", None)
+    assert steadiness_line(found) == "Steady: not judged (the clips are sorted by length)"
+
+
+def test_sorted_clips_of_nearly_one_length_are_judged() -> None:
+    random = np.random.default_rng(0)
+    audio = np.round(np.linspace(5, 5.2, N), 3)
+    assert steadiness(run(at_random(audio, random), audio)).verdict == "steady"
+    assert steadiness(run(at_random(audio, random) + np.linspace(0, 2, N), audio)).verdict == "rising"
+
+
+@pytest.mark.parametrize("passes", [2, 3, 5])
+def test_several_passes_over_sorted_clips_are_judged(passes: int) -> None:
+    for seed in range(50):
+        random = np.random.default_rng(seed)
+        audio = np.tile(np.sort(lengths(random, N // passes)), passes)
+        for growth, verdict in ((0.0, "steady"), (0.6, "rising"), (-0.4, "falling")):
+            found = steadiness(run(served(audio, random, growth), audio))
+            assert found.verdict == verdict
+            assert found.growth_s == pytest.approx(growth, abs=0.15)
+
+
+@pytest.mark.parametrize(("growth", "verdict"), [(0.0, "steady"), (0.5, "rising"), (-0.4, "falling")])
+def test_a_trend_over_shuffled_clips_is_found(growth: float, verdict: str) -> None:
+    for seed in range(50):
+        random = np.random.default_rng(seed)
+        audio = lengths(random)
+        found = steadiness(run(served(audio, random, growth), audio))
+        assert found.verdict == verdict
+        assert found.growth_s == pytest.approx(growth, abs=0.1)
+
+
+def test_the_growth_is_never_more_than_latencies_differ() -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        audio = np.sort(lengths(random))[:: (-1) ** seed]
+        latencies = served(audio, random, growth=3.0 * (-1) ** seed)
+        assert abs(steadiness(run(latencies, audio)).growth_s or 0.0) <= np.ptp(latencies)
+        step = np.where(np.arange(N) < N / 2, 0.5, 1.5)
+        assert (steadiness(run(step)).growth_s or 0.0) <= 1.0
+
+
+def test_longer_clips_are_never_taken_for_faster() -> None:
+    """Where latency falls with length, a second of audio costs nothing, rather than less than nothing."""
+    random = np.random.default_rng(0)
+    audio = lengths(random)
+    assert steadiness(run(2 - 0.03 * audio + random.normal(0, 0.05, N), audio)).verdict == "steady"
+
+
 def test_the_wait_before_the_send_counts() -> None:
     records = run(np.full(N, 0.5))
     for number, item in enumerate(records):

@@ -15,6 +15,9 @@ from asr_load.stream.record import Record
 SHARES = np.concatenate([np.linspace(0, 0.98, 99), np.linspace(0.981, 1, 20)])
 """Of a distribution's curve: its upper end is looked at closely."""
 
+SURE = 2.58
+"""Standard errors by which a slope has to exceed 0 (99 %)."""
+
 POINTS = 1500
 """Of a cloud: more than so many hide each other, and fill the page's file."""
 
@@ -74,12 +77,20 @@ def _curve(values: np.ndarray) -> list[tuple[float, float]]:
 
 
 class Fit(msgspec.Struct):
-    """Latency = `fixed_s` + `per_audio_s` x seconds of audio, by least squares over n requests."""
+    """Latency = `fixed_s` + `per_audio_s` x seconds of audio, over n requests. `per_audio_s` is None where latency does
+    not grow with the length by more than chance."""
 
     metric: str
     fixed_s: float
-    per_audio_s: float
+    per_audio_s: float | None
     n: int
+
+    @property
+    def line(self) -> str:
+        """The formula in milliseconds."""
+        if self.per_audio_s is None:
+            return "no relation to the length of the clip is shown"
+        return f"{self.fixed_s * 1e3:.0f} ms + {self.per_audio_s * 1e3:.1f} ms for each second of audio"
 
 
 def _by_audio(name: str, good: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -91,12 +102,24 @@ def _by_audio(name: str, good: Sequence[Record]) -> tuple[np.ndarray, np.ndarray
 
 
 def fit(name: str, good: Sequence[Record]) -> Fit | None:
-    """What of a latency is fixed, and what each second of audio adds; None where lengths hardly differ."""
+    """Fit a latency by a fixed part and a part for each second of audio, neither below 0, by least squares; None where
+    lengths hardly differ. The slope has to exceed 0 by 2.58 standard errors (99 %), which allow for requests of one
+    length being alike."""
     audio, values = _by_audio(name, good)
     if audio.size < 3 or np.ptp(audio) < 0.5:
         return None
-    slope, fixed = np.polyfit(audio, values, 1)
-    return Fit(name, float(fixed), float(slope), int(audio.size))
+    from_mean = audio - audio.mean()
+    spread = float(from_mean @ from_mean)
+    slope = float(from_mean @ values) / spread
+    errors = from_mean * (values - values.mean() - slope * from_mean)
+    alike = np.bincount(np.unique(audio, return_inverse=True)[1], errors)
+    deviation = float(np.sqrt(max(alike @ alike, errors @ errors))) / spread
+    if slope <= 0 or slope <= SURE * deviation:
+        return Fit(name, float(values.mean()), None, int(audio.size))
+    fixed = float(values.mean() - slope * audio.mean())
+    if fixed < 0:  # the best fit that has no part below 0
+        fixed, slope = 0.0, float(audio @ values) / float(audio @ audio)
+    return Fit(name, fixed, slope, int(audio.size))
 
 
 def against_length(good: Sequence[Record]) -> list[Plot]:
@@ -110,10 +133,11 @@ def against_length(good: Sequence[Record]) -> list[Plot]:
         cloud = [(_short(x), _short(y * 1e3)) for x, y in zip(audio[::step], values[::step], strict=True)]
         plot = Plot(f"{title} against length", "audio, s", "ms", [Series("request", cloud, "points")])
         if found := fit(name, good):
-            ends = [audio.min(), audio.max()]
-            line = [(_short(end), _short((found.fixed_s + found.per_audio_s * end) * 1e3)) for end in ends]
-            plot.series.append(Series("fit", line))
-            plot.note = f"{found.fixed_s * 1e3:.0f} ms + {found.per_audio_s * 1e3:.1f} ms for each second of audio"
+            if found.per_audio_s is not None:
+                ends = [audio.min(), audio.max()]
+                line = [(_short(end), _short((found.fixed_s + found.per_audio_s * end) * 1e3)) for end in ends]
+                plot.series.append(Series("fit", line))
+            plot.note = found.line
         if step > 1:
             plot.note += f"{'; ' if plot.note else ''}one point in {step} is drawn"
         plots.append(plot)

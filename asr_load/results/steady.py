@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,6 +24,10 @@ SIGNIFICANT = 2.58
 
 NOTABLE = 0.25
 """Growth over the run, as a share of the median, below which a trend is let pass however sure it is."""
+
+ORDERED, SORTED = 0.5, 0.9
+"""Rank correlations of clips' lengths with their order: from the first on, a trend may be that of the lengths; above
+the second, the two cannot be told apart."""
 
 
 SPAWNED_S, SPAWNED = 3.0, 0.05
@@ -52,9 +57,11 @@ def steadiness(records: Sequence[Record]) -> Steadiness:
     The run is cut into 16 blocks of equal count. Their medians, which single slow requests do not move and which are
     nearly independent where single requests are not, are tested by Mann and Kendall's S (Kendall, Rank Correlation
     Methods, 1975; z = (S ± 1) / sqrt(n(n-1)(2n+5)/18)); the size of the trend is Theil and Sen's slope (Sen, JASA 63,
-    1968). Clips differ in length, and a set may be sorted by it: what a second of audio adds to the latency, by a
-    least-squares fit that has a trend in it too, is taken off first. (One single pass through a set that is sorted
-    shows no more than that one of the two grew.)
+    1968). What a second of audio adds to the latency is subtracted first.
+
+    In one pass over clips that are sorted by length, a trend over time and the cost of a second of audio look the same.
+    The run is then tested with the lowest and with the highest cost that its latencies allow, and not judged where
+    the two tests disagree.
     """
     good = sorted(
         (record for record in records if record.ok and record.e2el is not None), key=lambda record: record.begins
@@ -62,21 +69,74 @@ def steadiness(records: Sequence[Record]) -> Steadiness:
     if len(good) < LEAST:
         return Steadiness("unclear", None)
     latencies = np.array([(record.e2el or 0.0) + (record.lag or 0.0) for record in good])
-    typical = float(np.median(latencies))
     audio = np.array([record.audio_s for record in good])
-    columns = np.column_stack([np.ones(len(good)), np.arange(len(good)), audio])
-    per_second = np.linalg.lstsq(columns, latencies, rcond=None)[0][2]
-    latencies = latencies - per_second * (audio - audio.mean())
-    medians = np.array([float(np.median(block)) for block in np.array_split(latencies, BLOCKS)])
+    cost = _audio_cost(latencies, audio)
+    if abs(_rank_correlation(audio)) < ORDERED:
+        return _trend(latencies, cost.likely * audio)
+    low, high = (_trend(latencies, each * audio) for each in (cost.low, cost.high))
+    if low.verdict != high.verdict:
+        return Steadiness("not judged", None, "the clips are sorted by length")
+    return min(low, high, key=lambda each: abs(each.growth_s or 0.0))
+
+
+def _trend(latencies: np.ndarray, of_audio: np.ndarray) -> Steadiness:
+    """The trend of latencies without the part of each that its audio takes; both of shape (n,), in order of start."""
+    medians = np.array([float(np.median(block)) for block in np.array_split(latencies - of_audio, BLOCKS)])
     first, second = np.triu_indices(BLOCKS, 1)
     differences = medians[second] - medians[first]
     score = float(np.sign(differences).sum())
     deviation = math.sqrt(BLOCKS * (BLOCKS - 1) * (2 * BLOCKS + 5) / 18)
     z = (score - math.copysign(1, score)) / deviation if score else 0.0
-    growth = float(np.median(differences / (second - first))) * (BLOCKS - 1)
-    if abs(z) < SIGNIFICANT or abs(growth) < NOTABLE * typical:
+    slope = float(np.median(differences / (second - first))) * (BLOCKS - 1)
+    span = float(np.ptp(latencies))
+    growth = min(max(slope, -span), span)  # a latency cannot have grown by more than latencies differ
+    if abs(z) < SIGNIFICANT or abs(growth) < NOTABLE * float(np.median(latencies)):
         return Steadiness("steady", growth)
     return Steadiness("rising" if growth > 0 else "falling", growth)
+
+
+class _AudioCost(NamedTuple):
+    """What a second of audio adds to the latency, in seconds: the estimate and its bounds."""
+
+    low: float
+    likely: float
+    high: float
+
+
+def _audio_cost(latencies: np.ndarray, audio: np.ndarray) -> _AudioCost:
+    """Estimate the cost of a second of audio by least squares next to a linear trend; both of shape (n,), in order of
+    start. No cost is below 0 or above the median of latency over length. The bounds are those of a 99 % interval whose
+    errors may be correlated within a block (cluster-robust: Liang and Zeger, Biometrika 73, 1986); where lengths follow
+    the order nearly exactly, nothing is known but the limits."""
+    known = audio > 0
+    if not known.any() or not np.ptp(audio):
+        return _AudioCost(0.0, 0.0, 0.0)
+    most = float(np.median(latencies[known] / audio[known]))
+    by_audio, by_latency = _without_trend(audio), _without_trend(latencies)
+    spread = float(by_audio @ by_audio)
+    cost = float(by_audio @ by_latency) / spread if spread else 0.0
+    likely = min(max(cost, 0.0), most)
+    if not spread or abs(_rank_correlation(audio)) > SORTED:
+        return _AudioCost(0.0, likely, most)
+    errors = by_audio * (by_latency - cost * by_audio)
+    together = math.sqrt(sum(float(block.sum()) ** 2 for block in np.array_split(errors, BLOCKS)))
+    margin = SIGNIFICANT * max(together, math.sqrt(float(errors @ errors))) / spread
+    return _AudioCost(max(cost - margin, 0.0), likely, min(max(cost + margin, 0.0), most))
+
+
+def _without_trend(values: np.ndarray) -> np.ndarray:
+    """The residuals of a straight line over the order; shape (n,)."""
+    order = np.arange(len(values)) - (len(values) - 1) / 2
+    values = values - values.mean()
+    residuals: np.ndarray = values - (order @ values) / (order @ order) * order
+    return residuals
+
+
+def _rank_correlation(values: np.ndarray) -> float:
+    """Spearman's coefficient of values, shape (n,), and their order; 0 where all are equal."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal values share the mean of their ranks
+    return float(np.corrcoef(ranks, np.arange(len(values)))[0, 1]) if len(counts) > 1 else 0.0
 
 
 def steadiness_line(trend: Steadiness) -> str:

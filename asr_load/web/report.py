@@ -390,10 +390,9 @@ def _stream(good: Sequence[Record], summary: Summary) -> Table:
         ("longest gap in an answer", "{} ms{}".format(*longest)),
         ("answers that ran into --max-tokens", str(summary.requests.truncated)),
     ]
-    for name in ("ttft", "e2el"):
-        if found := plots.fit(name, good):
-            line = f"{found.fixed_s * 1e3:.0f} ms + {found.per_audio_s * 1e3:.1f} ms for each second of audio"
-            rows.append((f"{METRICS[name].title}, fitted", line))
+    rows += [
+        (f"{METRICS[name].title}, fitted", found.line) for name in ("ttft", "e2el") if (found := plots.fit(name, good))
+    ]
     return Table("The stream's shape", ("", ""), rows)
 
 
