@@ -13,8 +13,20 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.report import main
-from asr_load.results.compare import BETTER, SAME, WORSE, Compared, Run, broken_gates, compare, one_is_live, parse_gate
+from asr_load.results.compare import (
+    BETTER,
+    SAME,
+    WORSE,
+    Z_995,
+    Compared,
+    Run,
+    broken_gates,
+    compare,
+    one_is_live,
+    parse_gate,
+)
 from asr_load.results.comparison_report import markdown, print_comparison
+from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import UserClassInfo, write_run
 from asr_load.results.summary import Finished, summarise
 from asr_load.stream.record import RECORDS, LiveRecord, Record, RecordFile
@@ -118,6 +130,78 @@ def test_several_runs_a_side_count_by_runs() -> None:
     assert next(one for one in compare(slow, steady).figures if one.name == "ttft_mean").word == WORSE
     with pytest.raises(InputError, match="one run a side, or two and more of each"):
         compare(drifting, steady[:1])
+
+
+def failing(seed: int, failures: int, count: int = 200) -> Run:
+    """A run in which some requests fail, spread over its time."""
+    records = made(seed, count=count)
+    for number in np.random.default_rng(seed).choice(count, failures, replace=False).tolist():
+        one = records[number]
+        records[number] = failure(number, "http_503", clip=one.clip, started_at=one.started_at, ended_at=one.end)
+    return run(records)
+
+
+def test_equal_error_rates_of_two_runs_a_side_are_no_evidence() -> None:
+    """2 of 200 in both runs against 0 of 200: four failures by chance are as likely as that; forty are not."""
+    without = [failing(seed, 0) for seed in (3, 4)]
+    few = compare([failing(seed, 2) for seed in (1, 2)], without)
+    rate = next(one for one in few.figures if one.name == "error_rate")
+    assert (rate.value, rate.baseline, rate.word) == (0.01, 0.0, SAME)
+    assert rate.low is not None
+    assert rate.high is not None
+    assert -0.05 < rate.low < 0
+    assert 0.01 < rate.high < 0.05
+    assert broken_gates(few, [parse_gate("errors:rate:0")]) == []
+    many = compare([failing(seed, 20) for seed in (1, 2)], without)
+    assert next(one for one in many.figures if one.name == "error_rate").word == WORSE
+    assert broken_gates(many, [parse_gate("errors:rate:0.02")]) != []
+
+
+def test_failures_of_one_run_a_side_are_no_evidence_where_they_are_few() -> None:
+    for failures, word in ((2, SAME), (5, SAME), (20, WORSE)):
+        assert figures(failing(1, failures), failing(2, 0))["error_rate"].word == word
+
+
+def test_runs_that_agree_to_the_last_bit_are_no_evidence() -> None:
+    """Without spread between runs, what requests differ by within them is still there, for every kind of figure."""
+    found = compare([run(made(1))] * 2, [run(made(2))] * 2).figures
+    assert {one.name for one in found} >= {"ttft_p95", "rtfx", "error_rate", "wer"}
+    assert {one.word for one in found} == {SAME}
+    assert (
+        next(one for one in found if one.name == "ttft_mean").low
+        != next(one for one in found if one.name == "ttft_mean").high
+    )
+
+
+def test_a_percentile_of_few_values_gets_no_word() -> None:
+    """A p99 of a hundred values is their maximum, however far apart two maxima are; a median of them is known."""
+    found = figures(run(made(1, scale=2.0, count=120)), run(made(2, count=120)))
+    assert (found["ttft_p99"].word, found["ttft_p50"].word) == (SAME, WORSE)
+    assert found["ttft_p99"].low is not None
+    assert figures(run(made(1, scale=2.0)), run(made(2)))["ttft_p99"].word == WORSE
+
+
+@pytest.mark.parametrize("share", [0.002, 0.01, 0.1])
+@pytest.mark.parametrize("burst", [1, 5])
+def test_equal_error_rates_seldom_look_different(share: float, burst: int) -> None:
+    """Two sides of 400 requests in 60 stretches whose failures come one by one, or five at a time: the 99 % interval
+    leaves out 0 in about one of a hundred pairs. A rate that is four times as high is found."""
+    random = np.random.default_rng(0)
+    trials = np.full(60, 400 / 60)
+
+    def side(rate: float) -> Counted:
+        events = random.binomial(400 // burst, rate) * burst
+        places = random.integers(60, size=events // burst)
+        return Counted(np.bincount(places, minlength=60) * float(burst), trials)
+
+    def apart(rate: float, other: float) -> bool:
+        found = difference_of_shares(side(rate), side(other), Z_995)
+        assert found is not None
+        return found[0] > 0 or found[1] < 0
+
+    assert sum(apart(share, share) for _ in range(1000)) <= 20
+    if share * burst == 0.1:
+        assert sum(apart(4 * share, share) for _ in range(100)) >= 95
 
 
 def test_what_is_not_comparable_is_said_first() -> None:

@@ -17,6 +17,7 @@ from asr_load.files import encode_json
 from asr_load.results.accuracy import counted, spoken, total
 from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
+from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import Goodput
 from asr_load.results.steady import trim
@@ -54,6 +55,8 @@ T_995 = (
 )  # fmt: skip
 """Student's t at 97.5 % and 99.5 %, for 1 to 30 degrees of freedom (any table of it); last, the normal
 distribution's, for more."""
+
+Z_975, Z_995 = T_975[-1], T_995[-1]
 
 SHOWN, SAID = (2.5, 97.5), (0.5, 99.5)
 """Percentiles between which an interval lies: the one that is shown (95 %), and the one that has to leave out 0 for a
@@ -106,19 +109,34 @@ class Run(NamedTuple):
 
 
 Draws = np.ndarray
-"""Of the bootstrap: a statistic in each round; shape (ROUNDS,)."""
+"""Of the bootstrap: a figure, or several, in each round; shape (ROUNDS,) or (ROUNDS, figures)."""
 
 
 class _Interval(NamedTuple):
-    """Of a difference, 95 %; `apart`: whether that of 99 % leaves out 0."""
+    """Of a difference: 95 % between `low` and `high`, 99 % between `lowest` and `highest`."""
 
     low: float
     high: float
-    apart: bool
+    lowest: float
+    highest: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the interval of 99 % leaves out 0."""
+        return self.lowest > 0 or self.highest < 0
 
     def held_with(self, other: _Interval) -> _Interval:
         """The one that holds both."""
-        return _Interval(min(self.low, other.low), max(self.high, other.high), self.apart and other.apart)
+        lows, highs = (self.low, other.low), (self.high, other.high)
+        return _Interval(min(lows), max(highs), min(self.lowest, other.lowest), max(self.highest, other.highest))
+
+    def times(self, scale: float) -> _Interval:
+        """An interval in another unit."""
+        return _Interval(*(bound * scale for bound in self))
+
+    def around(self, difference: float) -> _Interval:
+        """An interval around 0, moved to a difference."""
+        return _Interval(*(bound + difference for bound in self))
 
 
 class _Values(NamedTuple):
@@ -131,12 +149,12 @@ class _Values(NamedTuple):
 
 
 def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float = 0.0) -> Comparison:
-    """Compare two sides. With two runs or more on each, chance is counted by runs; with one, by clips and the time.
-    Raises InputError."""
+    """Compare two sides: chance is counted by clips and stretches of time and, with two runs or more on each side, by
+    runs as well. Raises InputError."""
     several = min(len(values), len(baselines)) > 1
     if not several and len(values) + len(baselines) > 2:
         raise InputError("a comparison takes one run a side, or two and more of each")
-    found = _by_runs(values, baselines) if several else _by_clips(values, baselines)
+    found = _figures(values, baselines)
     if one_is_live(run.info for run in (*values, *baselines)):
         found = [one for one in found if one.name in ACCURACY]
     audio = [record.audio_s for run in (*values, *baselines) for record in run.measured if record.ok and record.audio_s]
@@ -147,11 +165,11 @@ def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float =
     ]
     one_each = "one run a side: what differs between runs by itself, as after a restart, is in no interval"
     method = (
-        f"Welch's t over {len(values)} and {len(baselines)} runs"
-        if several
-        else f"bootstrap of {ROUNDS} rounds: latencies by clip and by {BLOCKS} stretches of time, both held;"
-        " WER by clip, rates by time"
+        f"bootstrap of {ROUNDS} rounds: latencies by clip and by {BLOCKS} stretches of time, both held;"
+        " WER by clip, rates by time; error rates: Newcombe's interval"
     )
+    if several:
+        method = f"both held: Welch's t over {len(values)} and {len(baselines)} runs, and within runs a {method}"
     warnings = [*_not_comparable(values, baselines), *([] if several else [one_each]), *_thin(values, baselines)]
     runs = {side: [str(run.folder) for run in own] for side, own in (("value", values), ("baseline", baselines))}
     return Comparison(figures=figures, warnings=warnings, runs=runs, method=method, min_change=min_change)
@@ -181,7 +199,6 @@ def _worded(one: Compared, min_change: float, least: float) -> Compared:
 
 
 MORE_IS_BETTER = ("rtfx", "requests_per_s", "output_tokens_per_s", "goodput")
-RATES = (*MORE_IS_BETTER, "error_rate")
 
 
 def _compared(
@@ -218,75 +235,160 @@ def point_figures(run: Run) -> dict[str, tuple[str, float | None]]:
     return found
 
 
-def _by_runs(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
-    """Welch's t (Biometrika 34, 1947) over the runs' own figures: few runs are no ground for a bootstrap of them."""
+def _figures(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
+    """Every figure of both sides, each the mean over its side's runs."""
     sides = [[point_figures(run) for run in own] for own in (values, baselines)]
+    within = _within_runs(values, baselines)
     found = []
-    for name, (unit, _) in sides[0][0].items():
-        told = [[figure for each in side if (figure := each[name][1]) is not None] for side in sides]
-        if min(map(len, told)) < 2:
-            continue
-        own, other = (np.array(side) for side in told)
-        parts = own.var(ddof=1) / len(own), other.var(ddof=1) / len(other)
-        spread = sum(parts)
-        free = spread**2 / (parts[0] ** 2 / (len(own) - 1) + parts[1] ** 2 / (len(other) - 1)) if spread else 1.0
-        at = min(int(free), len(T_975)) - 1
-        difference = float(own.mean() - other.mean())
-        half, more = (table[at] * math.sqrt(spread) for table in (T_975, T_995))
-        both = float(other.mean()), float(own.mean())
-        interval = _Interval(difference - half, difference + half, apart=abs(difference) > more)
-        found.append(_compared(name, unit, *both, interval))
+    for name, interval in within.items():
+        unit = sides[0][0][name][0]
+        of_runs = [[each[name][1] for each in side] for side in sides]
+        found += _figure(name, unit, of_runs, interval)
+    return found + _text_errors(values, baselines)[1]
+
+
+def _figure(
+    name: str, unit: str, of_runs: Sequence[Sequence[float | None]], within: _Interval | None
+) -> list[Compared]:
+    """A figure by the values of each side's runs, and the interval of its difference by chance within runs, around 0.
+    With several runs a side, the interval that holds this one and the one between runs: runs that agree are no proof
+    that the next one will. Empty where fewer than two of several runs have the figure."""
+    told = [[value for value in side if value is not None] for side in of_runs]
+    several = min(map(len, of_runs)) > 1
+    if several and min(map(len, told)) < 2:
+        return []
+    value, baseline = (float(np.mean(side)) if side else None for side in told)
+    interval = None if within is None or value is None or baseline is None else within.around(value - baseline)
+    if interval is not None and several:
+        interval = interval.held_with(_between_runs(*map(np.array, told)))
+    return [_compared(name, unit, baseline, value, interval)]
+
+
+def _between_runs(own: np.ndarray, other: np.ndarray) -> _Interval:
+    """Welch's t interval (Biometrika 34, 1947) over the runs' own figures: few runs are no ground for a bootstrap."""
+    parts = own.var(ddof=1) / len(own), other.var(ddof=1) / len(other)
+    spread = float(sum(parts))
+    free = spread**2 / (parts[0] ** 2 / (len(own) - 1) + parts[1] ** 2 / (len(other) - 1)) if spread else 1.0
+    at = min(int(free), len(T_975)) - 1
+    difference = float(own.mean() - other.mean())
+    half, more = (table[at] * math.sqrt(spread) for table in (T_975, T_995))
+    return _Interval(difference - half, difference + half, difference - more, difference + more)
+
+
+def _within_runs(values: Sequence[Run], baselines: Sequence[Run]) -> dict[str, _Interval | None]:
+    """By the figure, the interval of its difference by chance within runs, around 0.
+
+    The percentile interval of a bootstrap (Efron and Tibshirani, 1993, chapter 13). Latencies: clips are drawn with
+    all of their requests, the same ones for all runs of a side, and for both sides where both sent the same; and
+    stretches of time are, as requests side by side share a queue. The interval holds both. Error rates: Newcombe's
+    interval, as a bootstrap of no failure has no width."""
+    sides = values, baselines
+    random = np.random.default_rng(SEED)
+    good = [[[record for record in run.measured if record.ok] for run in own] for own in sides]
+    ways = [_drawn_clips(good, random), _drawn_stretches(good, random)]
+    points = [point_figures(run) for own in sides for run in own]
+    found: dict[str, _Interval | None] = {}
+    for name in (name for name in LATENCIES if all(f"{name}_mean" in each for each in points)):
+        least = min(sum(getattr(run.finished.summary, name).n for run in own) for own in sides)
+        found |= _of_latency(name, good, ways, least)
+    for name in MORE_IS_BETTER:
+        drawn = [_mean_of([_resampled(*_rate_by_time(run, name), random) for run in own]) for own in sides]
+        found[name] = _interval(drawn[0] - drawn[1])
+    found["error_rate"] = _error_rates(values, baselines)
     return found
 
 
-def _by_clips(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
-    """The percentile interval of a bootstrap (Efron and Tibshirani, 1993, chapter 13). Latencies: clips are drawn with
-    all of their requests, the same ones for both sides where both sent the same; and stretches of time are, as
-    requests side by side share a queue. The interval holds both."""
-    run, other = values[0], baselines[0]
-    points, base = point_figures(run), point_figures(other)
-    random = np.random.default_rng(SEED)
-    good = [[record for record in each.measured if record.ok] for each in (run, other)]
-    by_clip = [_numbers(record.clip for record in side) for side in good]
-    by_time = [_stretches(side) for side in good]
-    same = {record.clip for record in good[0]} == {record.clip for record in good[1]}
-    draws = [(by_clip, _draw(by_clip, random, paired=same)), (by_time, _draw(by_time, random, paired=False))]
-    found = []
-    for name in (name for name in LATENCIES if f"{name}_mean" in points and f"{name}_mean" in base):
-        ways = [([_values(name, *side) for side in zip(good, units, strict=True)], weights) for units, weights in draws]
-        for statistic, share in STATISTICS.items():
-            key, scale = f"{name}_{statistic}", METRICS[name].scale
-            unit, value = points[key]
-            difference = _difference(value, base[key][1])
-            intervals = [_around(difference, sides, weights, share, scale) for sides, weights in ways]
-            known = [interval for interval in intervals if interval is not None]
-            both = functools.reduce(_Interval.held_with, known) if known else None
-            found.append(_compared(key, unit, base[key][1], value, both))
-    for name in RATES:
-        unit, value = points[name]
-        drawn = [_resampled(*_rate_by_time(each, name), random) for each in (run, other)]
-        found.append(_compared(name, unit, base[name][1], value, _interval(drawn[0] - drawn[1])))
-    return found + _text_errors(run, other, good)[1]
+def _of_latency(name: str, good: Sides, ways: Sequence[_Way], least: int) -> dict[str, _Interval | None]:
+    """The intervals of a latency's statistics; the side with fewer values has `least`."""
+    intervals = [
+        _spread([[_values(name, *run) for run in side] for side in way.runs(good)], way.weights) for way in ways
+    ]
+    found: dict[str, _Interval | None] = {}
+    for at, (statistic, share) in enumerate(STATISTICS.items()):
+        known = [interval for own in intervals if own and (interval := own[at]) is not None]
+        interval = functools.reduce(_Interval.held_with, known).times(METRICS[name].scale) if known else None
+        if interval is not None and share is not None and share**least > 1 - SAID[1] / 100:
+            # The percentile may well lie above the largest of so few values, which no draw does.
+            interval = interval._replace(lowest=-math.inf, highest=math.inf)
+        found[f"{name}_{statistic}"] = interval
+    return found
 
 
-def _around(
-    difference: float, sides: Sequence[_Values], weights: Sequence[np.ndarray], share: float | None, scale: float
-) -> _Interval | None:
-    """The interval of a difference; None where there is too little to draw from. What bins cost is in the drawn as in
-    the real one: it is taken off."""
-    if min(int((side.sizes > 0).sum()) for side in sides) < LEAST_UNITS:
+def _error_rates(values: Sequence[Run], baselines: Sequence[Run]) -> _Interval | None:
+    """The interval of the difference in error rates around 0, by stretches of time, as failures come in bursts."""
+    own, other = (
+        Counted(*map(np.concatenate, zip(*(_rate_by_time(run, "error_rate") for run in side), strict=True)))
+        for side in (values, baselines)
+    )
+    shown, said = (difference_of_shares(own, other, z) for z in (Z_975, Z_995))
+    if shown is None or said is None:
         return None
-    drawn = [_drawn(side, own, share) for side, own in zip(sides, weights, strict=True)]
-    real = [_drawn(side, np.ones((1, len(side.sums)), np.float32), share) for side in sides]
-    shift = difference - float((real[0] - real[1])[0]) * scale
-    return _interval((drawn[0] - drawn[1]) * scale + shift)
+    return _Interval(*shown, *said).around(other.share - own.share)
 
 
-def _numbers(clips: Iterable[str]) -> np.ndarray:
-    """Each clip's place in the order of their names; shape (n,)."""
-    names = list(clips)
-    place = {clip: number for number, clip in enumerate(sorted(set(names)))}
-    return np.array([place[clip] for clip in names], int)
+Sides = Sequence[Sequence[Sequence[Record]]]
+"""Successes by side and run."""
+
+
+class _Way(NamedTuple):
+    """A way of drawing: the unit of each request by side and run, and how often each unit is drawn, of shape (ROUNDS,
+    units), by side and run."""
+
+    units: list[list[np.ndarray]]
+    weights: list[list[np.ndarray]]
+
+    def runs(self, good: Sides) -> list[list[tuple[Sequence[Record], np.ndarray, int]]]:
+        """By side and run: the requests, their units, and how many units there are to draw from."""
+        return [
+            [(run, unit, drawn.shape[1]) for run, unit, drawn in zip(*side, strict=True)]
+            for side in zip(good, self.units, self.weights, strict=True)
+        ]
+
+
+def _drawn_clips(good: Sides, random: np.random.Generator) -> _Way:
+    """Clips, the same ones in all runs of a side: that more runs send them again makes them no more."""
+    clips = [sorted({record.clip for run in side for record in run}) for side in good]
+    places = [{clip: number for number, clip in enumerate(names)} for names in clips]
+    units = [
+        [np.array([place[record.clip] for record in run], int) for run in side]
+        for side, place in zip(good, places, strict=True)
+    ]
+    first = _draw(len(clips[0]), random)
+    weights = [first, first if clips[0] == clips[1] else _draw(len(clips[1]), random)]
+    return _Way(units, [[own] * len(side) for own, side in zip(weights, good, strict=True)])
+
+
+def _drawn_stretches(good: Sides, random: np.random.Generator) -> _Way:
+    """Stretches of time, of each run for itself."""
+    units = [[_stretches(run) for run in side] for side in good]
+    return _Way(units, [[_draw(int(own.max(initial=-1)) + 1, random) for own in side] for side in units])
+
+
+def _draw(count: int, random: np.random.Generator) -> np.ndarray:
+    """How often each unit is drawn in each round; shape (ROUNDS, count)."""
+    if not count:
+        return np.zeros((ROUNDS, 0), np.float32)
+    return random.multinomial(count, np.full(count, 1 / count), ROUNDS).astype(np.float32)
+
+
+def _spread(sides: Sequence[Sequence[_Values]], weights: Sequence[Sequence[np.ndarray]]) -> list[_Interval | None]:
+    """For each of STATISTICS, the interval of its difference around 0; empty where there is too little to draw from.
+    What bins cost is in the drawn as in the real one: it is subtracted."""
+    if min(int((run.sizes > 0).sum()) for side in sides for run in side) < LEAST_UNITS:
+        return []
+    drawn, real = (
+        [
+            _mean_of([_drawn(run, each) for run, each in zip(*side, strict=True)])
+            for side in zip(sides, own, strict=True)
+        ]
+        for own in (weights, [[np.ones((1, len(run.sums)), np.float32) for run in side] for side in sides])
+    )
+    return [_interval(each) for each in (drawn[0] - drawn[1] - (real[0] - real[1])).T]
+
+
+def _mean_of(draws: Sequence[Draws]) -> Draws:
+    """The mean over runs, round by round."""
+    return np.asarray(np.mean(draws, axis=0))
 
 
 def _stretches(records: Sequence[Record]) -> np.ndarray:
@@ -299,22 +401,8 @@ def _stretches(records: Sequence[Record]) -> np.ndarray:
     return places
 
 
-def _draw(units: Sequence[np.ndarray], random: np.random.Generator, *, paired: bool) -> list[np.ndarray]:
-    """How often each unit is drawn in each round, for both sides; shape (ROUNDS, units)."""
-
-    def draw(own: np.ndarray) -> np.ndarray:
-        count = int(own.max()) + 1 if own.size else 0
-        if not count:
-            return np.zeros((ROUNDS, 0), np.float32)
-        return random.multinomial(count, np.full(count, 1 / count), ROUNDS).astype(np.float32)
-
-    first = draw(units[0])
-    return [first, first if paired else draw(units[1])]
-
-
-def _values(name: str, good: Sequence[Record], unit: np.ndarray) -> _Values:
-    """`unit`: which clip, or stretch of time, each record is of; shape (n,)."""
-    units = int(unit.max()) + 1 if unit.size else 0
+def _values(name: str, good: Sequence[Record], unit: np.ndarray, units: int) -> _Values:
+    """`unit`: which of `units` clips, or stretches of time, each record is of; shape (n,)."""
     sizes = [len(METRICS[name].of(record)) for record in good]
     flat = METRICS[name].values(good)
     of = np.repeat(unit, sizes)
@@ -330,15 +418,19 @@ def _values(name: str, good: Sequence[Record], unit: np.ndarray) -> _Values:
     return _Values(np.bincount(of, flat, units), np.bincount(of, minlength=units), counted, middles)
 
 
-def _drawn(values: _Values, weights: np.ndarray, share: float | None) -> Draws:
-    """A statistic in each round; nan in one that has no value."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+def _drawn(values: _Values, weights: np.ndarray) -> Draws:
+    """STATISTICS in each round; shape (ROUNDS, statistics); nan in one that has no value."""
+    drawn = np.full((len(weights), len(STATISTICS)), np.nan)
+    reached = np.cumsum(weights @ values.binned, axis=1)
+    there = reached[:, -1] > 0
+    for at, share in enumerate(STATISTICS.values()):
         if share is None:
-            return np.asarray((weights @ values.sums) / (weights @ values.sizes))
-        reached = np.cumsum(weights @ values.binned, axis=1)
-        wanted = share * reached[:, -1:]
-        at = (reached < wanted).sum(axis=1).clip(max=len(values.middles) - 1)
-        return np.where(reached[:, -1] > 0, values.middles[at], np.nan)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                drawn[:, at] = (weights @ values.sums) / (weights @ values.sizes)
+        else:
+            place = (reached < share * reached[:, -1:]).sum(axis=1).clip(max=len(values.middles) - 1)
+            drawn[there, at] = values.middles[place[there]]
+    return drawn
 
 
 def _rate_by_time(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -361,51 +453,59 @@ def _rate_by_time(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resampled(amounts: np.ndarray, by: np.ndarray, random: np.random.Generator) -> Draws:
+    """A rate in each round, less the real one."""
     weights = random.multinomial(BLOCKS, np.full(BLOCKS, 1 / BLOCKS), ROUNDS)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((weights @ amounts) / (weights @ by))
+        return np.asarray((weights @ amounts) / (weights @ by) - amounts.sum() / by.sum())
 
 
 def live_accuracy(run: Run, baseline: Run) -> LiveAccuracy | None:
     """Of a realtime run against one over HTTP; None of others, and where they have too few clips in common."""
     if not run.info.realtime or baseline.info.realtime:
         return None
-    good = [[record for record in each.measured if record.ok] for each in (run, baseline)]
-    clips, compared = _text_errors(run, baseline, good)
+    clips, compared = _text_errors([run], [baseline])
     if not compared:
         return None
     wer, cer = (Difference(one.difference or 0.0, one.low, one.high) for one in compared)
     return LiveAccuracy(str(baseline.folder), clips, wer, cer)
 
 
-def _text_errors(run: Run, other: Run, good: Sequence[Sequence[Record]]) -> tuple[int, list[Compared]]:
-    """WER and CER over the clips that both sides transcribed, always by pairs: texts of one clip are alike. How many
+def _text_errors(values: Sequence[Run], baselines: Sequence[Run]) -> tuple[int, list[Compared]]:
+    """WER and CER over the clips that all runs transcribed, always by pairs: texts of one clip are alike. How many
     clips these are, first."""
-    tables = []
-    for side, info in zip(good, (run.info, other.info), strict=True):
-        by_clip: dict[str, np.ndarray] = {}
-        recordings: dict[str, list[Record]] = {}
-        for record in side:
-            recordings.setdefault(parent_of(record.clip)[0] if info.in_parts else record.clip, []).append(record)
-        for clip, own in recordings.items():
-            edits = total(counted(spoken(own, info.scoring), info.scoring))
-            if edits.wer.units:
-                by_clip[clip] = np.array([number for each in edits for number in (each.errors, each.units)], float)
-        tables.append(by_clip)
-    common = sorted(tables[0].keys() & tables[1].keys())
+    tables = [[_errors_by_clip(run) for run in own] for own in (values, baselines)]
+    common = sorted(set.intersection(*(set(table) for side in tables for table in side)))
     if len(common) < LEAST_UNITS:
         return len(common), []
     weights = np.random.default_rng(SEED).multinomial(len(common), np.full(len(common), 1 / len(common)), ROUNDS)
     # However often a clip was sent, it counts once: by the mean of its transcripts.
-    rows = [np.array([table[clip] for clip in common]) for table in tables]
+    rows = [[np.array([table[clip] for clip in common]) for table in side] for side in tables]
     compared = []
     for name, at in (("wer", 0), ("cer", 2)):
-        shares = [part[:, at] / part[:, at + 1] * rows[1][:, at + 1] for part in rows]
-        units = rows[1][:, at + 1]
-        value, base = (float(share.sum() / units.sum()) for share in shares)
-        drawn = [(weights @ share) / (weights @ units) for share in shares]
-        compared.append(_compared(name, "", base, value, _interval(drawn[0] - drawn[1])))
+        units = rows[1][0][:, at + 1]
+        shares = [[run[:, at] / run[:, at + 1] * units for run in side] for side in rows]
+        rates = [[float(share.sum() / units.sum()) for share in side] for side in shares]
+        drawn = [
+            _mean_of([(weights @ share) / (weights @ units) - rate for share, rate in zip(*side, strict=True)])
+            for side in zip(shares, rates, strict=True)
+        ]
+        compared += _figure(name, "", rates, _interval(drawn[0] - drawn[1]))
     return len(common), compared
+
+
+def _errors_by_clip(run: Run) -> dict[str, np.ndarray]:
+    """Errors and words, and errors and characters, of each clip with a reference; shape (4,)."""
+    recordings: dict[str, list[Record]] = {}
+    for record in run.measured:
+        if record.ok:
+            clip = parent_of(record.clip)[0] if run.info.in_parts else record.clip
+            recordings.setdefault(clip, []).append(record)
+    by_clip = {}
+    for clip, own in recordings.items():
+        edits = total(counted(spoken(own, run.info.scoring), run.info.scoring))
+        if edits.wer.units:
+            by_clip[clip] = np.array([number for each in edits for number in (each.errors, each.units)], float)
+    return by_clip
 
 
 def _interval(differences: Draws) -> _Interval | None:
@@ -413,11 +513,7 @@ def _interval(differences: Draws) -> _Interval | None:
     if known.size < ROUNDS // 2:
         return None
     low, high, lowest, highest = np.percentile(known, [*SHOWN, *SAID]).tolist()
-    return _Interval(low, high, apart=lowest > 0 or highest < 0)
-
-
-def _difference(one: float | None, other: float | None) -> float:
-    return math.nan if one is None or other is None else one - other
+    return _Interval(low, high, lowest, highest)
 
 
 FIELDS = {

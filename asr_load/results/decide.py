@@ -12,6 +12,7 @@ import numpy as np
 from asr_load.results.accuracy import counts, spoken
 from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
+from asr_load.results.proportion import Counted, design_effect, wilson
 from asr_load.results.slo import Slo
 from asr_load.stream.record import Record
 
@@ -81,26 +82,11 @@ def _share(above: np.ndarray, sizes: np.ndarray, allowed: float, enough: bool) -
     total = float(sizes.sum())
     if not total:
         return Decision(None, ok=False, settled=False)
-    share = float(above.sum()) / total
-    low, high = _wilson(share, total / _design_effect(above, sizes))
-    return Decision(share, ok=share <= allowed, settled=enough and (low > allowed or high <= allowed))
-
-
-def _design_effect(above: np.ndarray, sizes: np.ndarray) -> float:
-    """By how much the variance of the share exceeds that of independent values; at least 1."""
-    total, count = float(sizes.sum()), len(sizes)
-    share = float(above.sum()) / total
-    if count < 2 or not 0 < share < 1:
-        return max(1.0, total / count)  # nothing is known of it: as if a request had one value
-    between = float(((above - share * sizes) ** 2).sum()) * count / (count - 1) / total**2
-    return max(1.0, between / (share * (1 - share) / total))
-
-
-def _wilson(share: float, count: float) -> tuple[float, float]:
-    z2 = CONFIDENCE_Z**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = CONFIDENCE_Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return middle - half, middle + half
+    counted = Counted(above, sizes)
+    # Where nothing is known of it, as if a request had one value.
+    effect = design_effect(counted) or max(1.0, total / len(sizes))
+    low, high = wilson(counted.share, total / effect, CONFIDENCE_Z)
+    return Decision(counted.share, ok=counted.share <= allowed, settled=enough and (low > allowed or high <= allowed))
 
 
 def _mean(sums: np.ndarray, sizes: np.ndarray, limit: float, enough: bool) -> Decision:
@@ -112,6 +98,7 @@ def _mean(sums: np.ndarray, sizes: np.ndarray, limit: float, enough: bool) -> De
     if count < 2:
         return Decision(value, ok=value <= limit, settled=False)
     spread = math.sqrt(float(((sums - value * sizes) ** 2).sum()) * count / (count - 1)) / total
-    half = CONFIDENCE_Z * spread
+    # Requests without an error have no spread, and are no proof that none has one.
+    half = CONFIDENCE_Z * spread if sums.any() else wilson(0.0, count, CONFIDENCE_Z)[1] * count / total
     known = abs(value - limit) > half or half <= NEAR * limit
     return Decision(value, ok=value <= limit, settled=enough and known)
