@@ -59,6 +59,11 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "--data", "asr_data/none"], "prepare.py --dataset DATASET --out asr_data/none"),
         (["-u", "1", "--results", "/proc/mine"], "/proc is no folder that can be written to"),
         (["-u", "1", "--host", "http://me:hush@127.0.0.1:9/v2"], "give --host http://127.0.0.1:9 --endpoint /v2/v1/"),
+        (
+            ["-u", "1", "--host", "http://127.0.0.1:9/v1/audio/transcriptions"],
+            "--host http://127.0.0.1:9/v1/audio/transcriptions is the path of --api transcriptions, but this test uses"
+            " --api chat: add --api transcriptions, or give --host http://127.0.0.1:9",
+        ),
         (["-u", "1", "--metadata", "gpu"], "--metadata takes KEY=VALUE"),
         (["-u", "1", "--endpoint", "v1/x"], "is no path like /openai/v1/chat/completions"),
         (["--worker", "--master-host", "no.such.host.invalid"], "there is no such host"),

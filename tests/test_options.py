@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
+from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
 from asr_load.options.commandline import shown_command
 from asr_load.options.settings import Secrets, check_host, read_settings, split_host
@@ -13,10 +16,21 @@ from harness.options import HOST, parse, settings
 @pytest.mark.parametrize(
     ("words", "host", "said"),
     [
-        ([], None, "--host (none) is not an address"),
-        ([], "127.0.0.1:30000", "is not an address like"),
+        ([], None, "--host is missing: give the address of the server, for example --host http://127.0.0.1:30000"),
+        ([], "", "--host is missing"),
+        ([], "127.0.0.1:30000", "is not an address like http://127.0.0.1:30000: give --host http://127.0.0.1:30000"),
+        (
+            [],
+            "gpu:8000/v1",
+            "--host gpu:8000/v1 is not an address like http://127.0.0.1:30000: give --host http://gpu:8000",
+        ),
+        ([], "ftp://h:1", "--host ftp://h:1 is not an address like http://127.0.0.1:30000"),
         ([], "http://h:1/v2", "--host carries no path: give --host http://h:1 --endpoint /v2/v1/chat/completions"),
-        ([], "http://h:1/v1?a=b", "--host carries no path"),
+        (
+            [],
+            "http://h:1/v1?a=b",
+            "--host carries no path: give --host http://h:1 --endpoint '/v1/chat/completions?a=b'",
+        ),
         ([], "http://[bad", "is not an address like"),
         ([], "http://h:abc", "is not an address like"),
         ([], "http://h:99999", "is not an address like"),
@@ -124,6 +138,101 @@ def test_a_seed_alone_shuffles() -> None:
     assert not settings("--seed", "7", "--request-rate", "3").shuffle  # it is of the arrivals
 
 
+PATHS = {api: APIS[api] for api in ("chat", "chat-input-audio", "transcriptions", "realtime")}
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/models", "/v1/models/", "{own}", "{own}/"])
+@pytest.mark.parametrize("api", PATHS)
+@pytest.mark.parametrize(("scheme", "http"), [("http", "http"), ("ws", "http"), ("wss", "https")])
+def test_a_pasted_url_whose_path_is_that_of_the_api_is_understood(api: str, path: str, scheme: str, http: str) -> None:
+    prompt = ["--prompt", ""] if api == "realtime" else []
+    if scheme != "http" and api != "realtime":
+        with pytest.raises(
+            InputError, match=rf"this test uses --api {api}: add --api realtime, or give --host {http}://h:1"
+        ):
+            settings("--api", api, host=f"{scheme}://h:1{path.format(own=PATHS[api])}")
+        return
+    made = settings("--api", api, *prompt, host=f"{scheme}://h:1{path.format(own=PATHS[api])}")
+    assert (made.host, made.endpoint) == (f"{http}://h:1", PATHS[api])
+
+
+@pytest.mark.parametrize("api", PATHS)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/openai{own}", "/openai/v1", "/openai/v1/models", "{own}?key=a b", "/v1?version=2", "/v2", "/models",
+        "/deployments/x{bare}?api-version=1",
+    ],
+)  # fmt: skip
+def test_the_advice_for_a_pasted_url_works_when_it_is_typed(api: str, path: str) -> None:
+    own = PATHS[api]
+    with pytest.raises(InputError) as refused:
+        settings("--api", api, host="http://h:1" + path.format(own=own, bare=own.removeprefix("/v1")))
+    words = shlex.split(str(refused.value).partition(": give ")[2])
+    assert words[0] == "--host"
+    made = settings("--api", api, *words[2:], host=words[1])
+    assert made.host == "http://h:1"
+    assert own.removeprefix("/v1") in made.endpoint
+    assert made.endpoint.count("/v1") <= 1 + path.startswith("/v2")
+
+
+@pytest.mark.parametrize("api", PATHS)
+@pytest.mark.parametrize("other", ["chat", "transcriptions", "realtime"])
+@pytest.mark.parametrize("prefix", ["", "/openai"])
+def test_a_pasted_url_of_another_api_says_which_api_to_add(api: str, other: str, prefix: str) -> None:
+    if PATHS[other] == PATHS[api]:
+        return
+    host = f"http://h:1{prefix}{PATHS[other]}"
+    with pytest.raises(InputError, match=f"--api {other}") as refused:
+        settings("--api", api, host=host)
+    # Either the option is added, or the whole line is typed.
+    words = [] if not prefix else shlex.split(str(refused.value).partition(": give ")[2])
+    made = settings("--api", other, *words[2:], host=words[1] if words else host)
+    assert (made.host, made.endpoint) == ("http://h:1", f"{prefix}{PATHS[other]}")
+    with pytest.raises(
+        InputError, match=f"is the path of --api {other}, but this test uses --api {api}: add --api {other}"
+    ):
+        settings("--api", api, "--endpoint", prefix + PATHS[other])
+
+
+def test_a_path_in_host_and_endpoint() -> None:
+    made = settings("--endpoint", "/a/chat/completions?v=1", host="http://h:1/a/chat/completions?v=1")
+    assert (made.host, made.endpoint) == ("http://h:1", "/a/chat/completions?v=1")
+    with pytest.raises(InputError, match="/v1/chat/completions and --endpoint /a differ: give --host http://h:1"):
+        settings("--endpoint", "/a", host="http://h:1/v1/chat/completions")
+
+
+def test_a_url_as_endpoint() -> None:
+    for pasted, cure in (("http://me:hush@h/a/chat/completions", "/a/chat/completions"), ("h://b", PATHS["chat"])):
+        with pytest.raises(InputError) as refused:
+            settings("--endpoint", pasted)
+        assert str(refused.value) == f"--endpoint takes a path, not an address: give --endpoint {cure}"
+
+
+@pytest.mark.parametrize("name", ["api-key", "api_key", "token", "subscription-key"])
+def test_a_key_in_a_pasted_url_is_shown_nowhere(name: str) -> None:
+    for words, host in (
+        ([], f"http://h:1/v2/chat/completions?v=1&{name}=hush"),
+        (["--endpoint", f"/audio/transcriptions?{name}=hush"], HOST),
+        (["--endpoint", f"x?{name}=hush"], HOST),
+    ):
+        with pytest.raises(InputError) as refused:
+            settings(*words, host=host)
+        assert "hush" not in str(refused.value)
+        assert f"{name}=***" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("pasted", "cure"),
+    [("http://gpu:30000", "gpu:30000"), ("http://gpu:30000/v1/chat/completions", "gpu:30000"), ("b:1,ws://a", "a")],
+)
+def test_a_url_as_upstream(pasted: str, cure: str) -> None:
+    with pytest.raises(InputError) as refused:
+        settings("--upstream", pasted)
+    assert str(refused.value) == f"--upstream {pasted.rpartition(',')[2]} is not like 10.0.0.7:30000: give {cure}"
+    settings("--upstream", cure)
+
+
 @pytest.mark.parametrize("host", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
 def test_where_requests_go(host: str) -> None:
     made = settings(host=host)
@@ -180,3 +289,11 @@ def test_a_password_with_odd_characters_is_shown_nowhere(password: str) -> None:
     with pytest.raises(InputError) as caught:
         check_host(host if "/" in password else f"{host}:no-port")
     assert password not in str(caught.value)
+    assert f"{password[2:]}@" not in str(caught.value)
+
+
+def test_a_password_is_not_shown_where_the_scheme_is_missing() -> None:
+    with pytest.raises(InputError) as caught:
+        check_host("me:sk-1@h:1")
+    assert "sk-1" not in str(caught.value)
+    assert "give --host http://***@h:1" in str(caught.value)

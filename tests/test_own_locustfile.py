@@ -3,6 +3,7 @@ test comes to its end."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import CHECKOUT
-from harness.runs import run
+from harness.runs import FAST, locust, run
 from harness.serving import serve
 
 START = """
@@ -125,3 +126,43 @@ def test_the_locustfiles_of_the_page(clips: Path, tmp_path: Path, code: str) -> 
     with serve("--engine", "scripted", "--tokens", "4", "--ttft-ms", "10", "--itl-ms", "1") as host:
         done = run(host, clips, tmp_path / "r", "-f", tmp_path / "mine.py", "-u", "4", "--requests", "8")
     assert done.summary["requests"]["by_outcome"] == {"ok": 8}, done.err
+
+
+HOSTS = """
+import asr_load
+
+class One(asr_load.SpeechUser):
+    host = {!r}
+
+class Other(asr_load.SpeechUser):
+    host = {!r}
+"""
+
+
+@pytest.mark.parametrize("fleet", [(), ("--processes", "2")])
+def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, fleet: tuple[str, ...]) -> None:
+    """As Locust's own users have it. In another folder: the checkout's locust.conf names a host."""
+    with serve(*FAST) as host:
+        (tmp_path / "mine.py").write_text(HOSTS.format(host, host))
+        words = ("-f", "mine.py", "-u", "2", "--requests", "4", "--results", "r", *fleet)
+        process = locust(*words, "--data", clips, cwd=tmp_path, env={"OPENAI_API_KEY": "sk-mine-alone"})
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["host"] == host
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        (("", ""), "--host is missing: give the address of the server, for example --host http://127.0.0.1:30000"),
+        (
+            ("http://a:1", "http://me:hush@b:1"),
+            "the user classes have the hosts http://***@b:1 and http://a:1, but a test has one server: give --host",
+        ),
+    ],
+)
+def test_without_a_host_that_is_one(tmp_path: Path, hosts: tuple[str, str], said: str) -> None:
+    (tmp_path / "mine.py").write_text(HOSTS.format(*hosts))
+    process = locust("-f", "mine.py", "-u", "1", "--loglevel", "ERROR", cwd=tmp_path)
+    assert process.communicate(timeout=60) == ("", f"error: {said}\n")
+    assert process.returncode == 2

@@ -31,7 +31,7 @@ from asr_load.load.preflight import ask_before_test
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
 from asr_load.load.search import Stepper, for_search, resumed
-from asr_load.load.target import Targets
+from asr_load.load.target import Targets, host_of_classes
 from asr_load.options.commandline import given_options, shown_command
 from asr_load.options.credentials import Credentials
 from asr_load.options.form import LOCUSTS, Form, changed, read_form
@@ -60,6 +60,8 @@ class Plugin:
         self.environment = environment
         assert environment.parsed_options is not None
         given = given_options() or environment.parsed_options
+        if not environment.host:
+            environment.host = given.host = environment.parsed_options.host = host_of_classes(environment.user_classes)
         self._credentials, self._results = Credentials(given), given.results
         self._checks = Checks(environment, self._credentials)
         # Locust shows its options in pages, and sends them to workers.

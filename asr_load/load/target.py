@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from asr_load.audio.payload import NO_DITHER, make_builder, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.http.exchange import TranscriptionRequest, request_headers
-from asr_load.options.settings import Settings
+from asr_load.options.settings import Settings, without_credentials
 from asr_load.realtime.session import session_url
 from asr_load.realtime.speech import LiveRequest
 from asr_load.results.runfile import UserClassInfo
@@ -28,6 +28,17 @@ class OwnOptions:
     options: ClassVar[Mapping[str, Any]] = {}
     """What this class sends otherwise than the test's options say, as {"data": "long-clips", "api": "transcriptions"};
     options/user_class.py has the names."""
+
+
+def host_of_classes(classes: Iterable[type]) -> str | None:
+    """The `host` that classes of users have as Locust's own do, for a test without --host; None if no class has one.
+    Raises InputError if they have several: a test has one server."""
+    named = {getattr(each, "host", None) for each in classes if issubclass(each, OwnOptions)}
+    hosts = [str(host) for host in named if host]
+    if len(hosts) > 1:
+        shown = " and ".join(sorted(map(without_credentials, hosts)))
+        raise InputError(f"the user classes have the hosts {shown}, but a test has one server: give --host")
+    return hosts[0] if hosts else None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -19,6 +19,7 @@ from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
+from asr_load.options.host_path import check_endpoint, check_host_path
 from asr_load.options.parser import (
     APIS_OR_AUTO,
     DEFAULT_MODEL,
@@ -168,7 +169,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
     transport = _transport(options, host, secrets)
     return Settings(
         host=check_host(host),
-        endpoint=_endpoint(options.endpoint) or APIS[asked.body.api],
+        endpoint=_endpoint(options.endpoint, host or "", asked.body.api),
         data=_data_folder(options.data),
         asked=asked,
         server_model=model,
@@ -270,19 +271,26 @@ def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transp
 
 
 def _upstream(words: str, host: str) -> tuple[tuple[str, int], ...]:
-    """Names or addresses with ports; without one, it is the host's."""
+    """Names or addresses with ports; without one, it is the host's. Raises InputError."""
     usual = urlsplit(host).port or PORTS[urlsplit(host).scheme]
     upstream = []
     for word in filter(None, map(str.strip, words.split(","))):
-        try:
-            parts = urlsplit(f"//{word}")
-            fits = parts.hostname and parts.port != 0 and parts.netloc == word and "@" not in word
-        except ValueError:
-            fits = False
-        if not fits:
-            raise InputError(f"--upstream {without_credentials(f'//{word}')[2:]} is not like 10.0.0.7:30000")
-        upstream.append((parts.hostname or "", parts.port or usual))
+        place = _place(f"//{word}")
+        if place is None or place.netloc != word or "@" in word:
+            pasted = _place(word) if "://" in word and "@" not in word else None
+            cure = f": give {pasted.netloc}" if pasted else ""
+            raise InputError(f"--upstream {_shown(word)} is not like 10.0.0.7:30000{cure}")
+        upstream.append((place.hostname or "", place.port or usual))
     return tuple(upstream)
+
+
+def _place(url: str) -> SplitResult | None:
+    """The parts of an address that has a host and, where it has one, a port that can be; None for others."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:  # brackets that do not match, a port that is no number or too large
+        return None
 
 
 def _check_words_and_numbers(options: Namespace) -> None:
@@ -386,28 +394,36 @@ def _parts_of(basic: str) -> list[str]:
 
 
 def check_host(host: str | None) -> str:
-    """An address without a trailing slash or the /v1 that OpenAI's clients want. Raises InputError where it is none."""
-    try:
-        parts = urlsplit(host or "")
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # brackets that do not match, a port that is no number or too large
-        known = False
-    if not known:
-        shown = without_credentials(host or "(none)")
-        several = f": {REPLICAS}" if "," in shown else ""
-        raise InputError(f"--host {shown} is not an address like http://127.0.0.1:30000{several}")
-    address = f"{parts.scheme}://{parts.netloc}"
-    path = parts.path.rstrip("/")
-    if path not in ("", "/v1") or parts.query or parts.fragment:
-        whole = f"{path.removesuffix('/v1')}/v1/chat/completions"
-        raise InputError(f"--host carries no path: give --host {address} --endpoint {whole}")
+    """The address of a server, scheme://host:port, without a path: check_host_path judges that. Addresses of WebSockets
+    become those of HTTP. Raises InputError if there is none."""
+    if not host:
+        raise InputError("--host is missing: give the address of the server, for example --host http://127.0.0.1:30000")
+    if (address := _address(host)) is None or "@" in urlsplit(host).path:
+        shown = _shown(host)
+        meant = _address(f"http://{shown}") if "://" not in host else None
+        cure = f": {REPLICAS}" if "," in shown else f": give --host {meant}" if meant else ""
+        raise InputError(f"--host {shown} is not an address like http://127.0.0.1:30000{cure}")
     return address
 
 
-def _endpoint(path: str) -> str:
-    if path and not (path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" #")):
-        raise InputError(f"--endpoint {path} is no path like /openai/v1/chat/completions")
-    return path
+def _shown(address: str) -> str:
+    """An address, with a scheme or without, as it may be shown."""
+    return without_credentials(address if "://" in address else f"//{address}").removeprefix("//")
+
+
+_HTTP = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
+
+def _address(url: str) -> str | None:
+    parts = _place(url)
+    return f"{_HTTP[parts.scheme]}://{parts.netloc}" if parts and parts.scheme in _HTTP else None
+
+
+def _endpoint(path: str, host: str, api: str) -> str:
+    """The path that requests go to, with a query where it has one. Raises InputError."""
+    endpoint = check_endpoint(path, api) or APIS[api]
+    check_host_path(host, check_host(host), endpoint, api)
+    return endpoint
 
 
 def _metadata(words: list[str]) -> dict[str, str]:

@@ -1,0 +1,80 @@
+"""Paths in --host and --endpoint: accept the one that requests go to, and give the command to type for any other."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from urllib.parse import urlsplit
+
+from asr_load.audio.payload import APIS, REALTIME
+from asr_load.errors import InputError
+from asr_load.http.server_info import MODELS, SECRET
+
+VERSION = "/v1"
+"""What OpenAI's clients want at the end of their base URL."""
+
+NEUTRAL = ("", VERSION, MODELS)
+"""Paths that say which server is meant, and nothing of the API."""
+
+
+def check_host_path(host: str, address: str, endpoint: str, api: str) -> None:
+    """Raise InputError if `host` names another place than requests go to: the `endpoint` of `api` on the server at
+    `address`. The line says what to type instead."""
+    parts = urlsplit(host)
+    path = parts.path.rstrip("/")
+    query = f"?{parts.query}" if parts.query else ""
+    if parts.scheme in ("ws", "wss") and api != REALTIME:
+        raise InputError(
+            f"--host {parts.scheme}://{parts.netloc} is an address of realtime sessions, but this test uses --api"
+            f" {api}: add --api {REALTIME}, or give --host {address}"
+        )
+    if path + query in (*NEUTRAL, endpoint.rstrip("/")):
+        return
+    named = api_of_path(path)
+    if path in APIS.values() and not query:
+        if named != api and APIS[api] != path:
+            raise InputError(
+                f"--host {address}{path} is the path of --api {named}, but this test uses --api {api}: add --api"
+                f" {named}, or give --host {address}"
+            )
+        raise InputError(f"--host {address}{path} and --endpoint {endpoint} differ: give --host {address}")
+    if named:
+        whole, option = path, f" --api {named}" if APIS[named] != APIS[api] else ""
+    else:
+        whole, option = f"{path.removesuffix('/models').removesuffix(VERSION)}{APIS[api]}", ""
+    typed = shlex.quote(whole + _without_secrets(query))
+    raise InputError(f"--host carries no path: give --host {address} --endpoint {typed}{option}")
+
+
+def check_endpoint(path: str, api: str) -> str:
+    """The path of --endpoint, which may be empty. Raises InputError if it is none, or that of another API."""
+    if not path:
+        return path
+    shown = _without_secrets(path)
+    if "://" in path.partition("?")[0]:
+        inner = shown.partition("://")[2].partition("/")[2]
+        # A slash may be part of a password.
+        cure = f"/{inner}" if inner and "@" not in inner else APIS[api]
+        raise InputError(f"--endpoint takes a path, not an address: give --endpoint {shlex.quote(cure)}")
+    if not (path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" #")):
+        raise InputError(f"--endpoint {shown} is no path like /openai/v1/chat/completions")
+    named = api_of_path(path.partition("?")[0].rstrip("/"))
+    if named and APIS[named] != APIS[api]:
+        raise InputError(
+            f"--endpoint {shown} is the path of --api {named}, but this test uses --api {api}: add --api {named}"
+        )
+    return path
+
+
+def api_of_path(path: str) -> str:
+    """The API whose path this is, under any prefix; empty for a path of none."""
+    return next((api for api, own in APIS.items() if path.endswith(own.removeprefix(VERSION))), "")
+
+
+def _without_secrets(path: str) -> str:
+    """A path in whose query the values of keys and tokens are struck out."""
+
+    def shown(pair: re.Match[str]) -> str:
+        return f"{pair[1]}=***" if SECRET.search(pair[1].lstrip("?&").replace("-", "_")) else pair[0]
+
+    return re.sub(r"([?&][^=&]*)=([^&]*)", shown, path)
