@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +21,27 @@ SAMPLE = "asr_data/sample"
 def shipped(name: str) -> Path:
     """A file or folder by its path in a checkout."""
     return (CHECKOUT or PACKAGE / "shipped") / name
+
+
+def command(verb: str) -> str:
+    """The command to type for a verb of asr-load, as this program was started: in the checkout its script or Locust,
+    else asr-load itself."""
+    here, script = Path("scripts"), f"{verb}.py"
+    in_checkout = CHECKOUT is not None and here.is_dir() and here.samefile(CHECKOUT / "scripts")
+    if in_checkout and not sys.argv[0].startswith("asr-load"):
+        if verb in ("run", "capacity"):
+            return "locust" if verb == "run" else "locust -f locustfiles/capacity.py"
+        if (here / script).is_file():
+            return f"python scripts/{script}"
+    return f"asr-load {verb}"
+
+
+def locust_command(locustfile: str) -> str:
+    """The command to type for another process of a test with this -f."""
+    files = [Path(file).resolve() for file in locustfile.split(",")]
+    if not all(file.parent == shipped("locustfiles").resolve() for file in files):
+        return f"locust -f {shlex.quote(locustfile)}"
+    return command("capacity" if files[0].stem == "capacity" else "run")
 
 
 def cache() -> Path:

@@ -29,6 +29,11 @@ def _visible(char: str) -> str:
     return char
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun, of which it forms the plural: "1 worker", "2 workers"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 STRUCK = "***"
 
 MIN_SECRET = 8

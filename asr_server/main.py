@@ -63,7 +63,6 @@ def _duration(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="serve.py",
         description="An OpenAI-compatible speech server in SGLang's wire format, to test against.",
         allow_abbrev=False,
     )

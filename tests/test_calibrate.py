@@ -15,6 +15,7 @@ from asr_load.results.runfile import WorkerInfo, on_master_clock
 from asr_load.results.verdict import judge, peak_chunks_per_s
 from asr_load.selftest.calibrate import FIRST, REFINEMENTS, climb, good_for, run_step
 from asr_load.selftest.ground_truth import TTFT_S, share_cores
+from asr_load.shipped import command
 from asr_load.stream.record import Record
 from conftest import CHECKOUT
 from harness.records import record, run_info, worker_info
@@ -107,7 +108,7 @@ def test_more_than_the_machine_was_good_for_is_client_bound() -> None:
     validity = judge(records, run_info(workers=on("a", 1, found(8))))
     assert validity.verdict == "client-bound"
     assert validity.reasons == [
-        "as much as 9 streams of 50 chunks/s on 1 worker(s) of a; this machine was good for 8 (make calibrate)"
+        f"as much as 9 streams of 50 chunks/s on 1 worker of a; this machine was good for 8 ({command('calibrate')})"
     ]
     validity = judge(records, run_info(workers=on("a", 1, found(8, at_least=True))))
     assert validity.verdict == "suspect"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
+from locust.argument_parser import get_parser
 
+import asr_load.load.capacity_shape
+import asr_load.load.lifecycle
+import asr_load.load.shapes  # noqa: F401 (add the options of the harness to the parser of Locust)
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
 from asr_load.options.commandline import shown_command
+from asr_load.options.other_tools import ADVICE
 from asr_load.options.settings import Secrets, check_host, read_settings, split_host
 from harness.options import HOST, parse, settings
 
@@ -129,6 +135,17 @@ def test_headers_as_curl_has_them(word: str) -> None:
 )
 def test_names_of_other_benchmarks(one: list[str], other: list[str]) -> None:
     assert settings(*one) == settings(*other) != settings()
+
+
+def test_no_option_of_another_tool_is_one_of_ours() -> None:
+    parser = get_parser(default_config_files=[])
+    assert not ADVICE.keys() & parser._option_string_actions.keys()
+
+
+def test_the_advice_for_options_of_other_tools_names_options_that_exist() -> None:
+    ours = get_parser(default_config_files=[])._option_string_actions.keys() | {"--dataset", "--out"}
+    for advice in ADVICE.values():
+        assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", advice)) <= ours, advice
 
 
 def test_a_seed_alone_shuffles() -> None:

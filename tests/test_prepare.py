@@ -101,7 +101,7 @@ def test_every_skipped_clip_is_named_under_its_reason(tmp_path: Path) -> None:
 def test_two_at_once_do_not_write_into_each_others_folder(tmp_path: Path) -> None:
     folder, out = write_folder(tmp_path / "set", {"a": 3.0}), tmp_path / "out"
     out.mkdir()
-    with alone_in(out), pytest.raises(InputError, match=r"another prepare\.py is at work there"):
+    with alone_in(out), pytest.raises(InputError, match=r"another prepare is at work there"):
         run(folder, out)
     assert list(out.iterdir()) == []
     run(folder, out)
@@ -197,8 +197,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     done = command("--dataset", folder, "--out", tmp_path / "out", "--sample-rate", "8000")
     assert done.returncode == 0
     assert (
-        "1 clips, 0.5 s of audio, 1 shard(s); skipped 1 too_long (over 30 s; --max-duration, --no-skip-long)"
-        in done.stdout
+        "1 clip, 0.5 s of audio, 1 shard; skipped 1 too_long (over 30 s; --max-duration, --no-skip-long)" in done.stdout
     )
     assert Shards(tmp_path / "out")[0].sample_rate == 8000
 
@@ -253,7 +252,7 @@ def test_a_manifest_of_somebody_else_is_kept(tmp_path: Path) -> None:
     before = (folder / "manifest.json").read_bytes()
     done = command("--dataset", folder, "--out", folder)
     assert done.returncode == 2
-    assert "has a manifest.json that prepare.py did not write" in done.stderr
+    assert "has a manifest.json that prepare did not write" in done.stderr
     assert (folder / "manifest.json").read_bytes() == before
 
 

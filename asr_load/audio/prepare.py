@@ -48,7 +48,7 @@ from asr_load.audio.shard import (
 from asr_load.audio.source import DatasetSpec, Source, UniqueIds
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import alone_in, encode_json, write_atomically
-from asr_load.text import visible
+from asr_load.text import count_of, visible
 
 BLOCK_ROWS = 128
 """Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
@@ -108,7 +108,7 @@ def _hold(out: Path) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             held.enter_context(alone_in(out))
         except BlockingIOError:
-            raise InputError(f"--out {out}: another prepare.py is at work there; let it end, or name another") from None
+            raise InputError(f"--out {out}: another prepare is at work there; let it end, or name another") from None
         except OSError as error:
             raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
         yield
@@ -121,7 +121,7 @@ def refuse_another(out: Path, source: Source) -> None:
     except OSError:
         return
     except msgspec.DecodeError:
-        raise InputError(f"--out {out} has a {MANIFEST} that prepare.py did not write: name another folder") from None
+        raise InputError(f"--out {out} has a {MANIFEST} that prepare did not write: name another folder") from None
     named = [{key: of.get(key) for key in ("dataset", "subset", "split")} for of in (there.source, source.origin)]
     if named[0] != named[1]:
         has, wanted = (" ".join(filter(None, of.values())) for of in named)
@@ -380,7 +380,8 @@ def _skipped(skipped: dict[str, SkippedClips], rules: Rules) -> str:
 
 def describe(manifest: Manifest) -> str:
     """What was kept and skipped, in a line or two."""
-    kept = f"{manifest.clips} clips, {manifest.audio_s:.1f} s of audio, {len(manifest.shards)} shard(s)"
+    clips, shards = count_of(manifest.clips, "clip"), count_of(len(manifest.shards), "shard")
+    kept = f"{clips}, {manifest.audio_s:.1f} s of audio, {shards}"
     if manifest.options.rules.chunk_long is not None:
         kept += f", recordings over {manifest.options.rules.chunk_long:g} s in parts"
     lines = [f"{kept}; skipped {_skipped(manifest.skipped, manifest.options.rules) or 'none'}"]

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from asr_load.audio.clip import Clip, Rules
 from asr_load.errors import InputError
+from asr_load.shipped import command
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -160,13 +161,13 @@ def file_sha256(path: Path) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a whole prepared folder. Raises InputError on anything else."""
     path = folder / MANIFEST
-    hint = f"prepare it: python scripts/prepare.py --dataset DATASET --out {folder}"
+    hint = f"prepare it: {command('prepare')} --dataset DATASET --out {folder}"
     if not folder.is_dir():
         raise InputError(f"--data {folder}: there is no such folder; {hint}")
     if not path.exists() and not (folder / PARTIAL).exists():
         # Never a proposal to write into somebody's recordings.
         name = re.sub(r"[^\w.-]+", "-", folder.resolve().name) or "NAME"
-        hint = f"prepare it: python scripts/prepare.py --dataset {shlex.quote(str(folder))} --out asr_data/{name}"
+        hint = f"prepare it: {command('prepare')} --dataset {shlex.quote(str(folder))} --out asr_data/{name}"
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:

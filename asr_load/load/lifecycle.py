@@ -26,6 +26,7 @@ from asr_load.options.commandline import judge_command_line
 from asr_load.options.parser import add_options
 from asr_load.results import accuracy
 from asr_load.results.figures import figures
+from asr_load.shipped import locust_command
 from asr_load.text import visible
 from asr_load.web import webui
 
@@ -213,8 +214,9 @@ def _told_every_second(line: logging.LogRecord) -> bool:
 def _tell_what_is_waited_for(runner: MasterRunner, plugin: Plugin) -> None:
     options = plugin.environment.parsed_options
     assert options is not None
+    worker = f"{locust_command(options.locustfile)} --worker --master-host ADDRESS"
     while not plugin.folders and (ready := len(runner.clients.ready)) < options.expect_workers:
-        how = f"locust --worker --master-host ADDRESS --master-port {options.master_bind_port}"
+        how = f"{worker} --master-port {options.master_bind_port}"
         print(f"waiting for workers: {ready} of {options.expect_workers} are here ({how})", file=sys.stderr, flush=True)
         gevent.sleep(WAITING_WORD_S)
 

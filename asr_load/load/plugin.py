@@ -44,6 +44,7 @@ from asr_load.options.settings import (
 from asr_load.results.capacity import Capacity
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import Summary
+from asr_load.shipped import command, locust_command
 from asr_load.stream.record import RECORDS, read_records
 from asr_load.web.report import write_report
 
@@ -173,7 +174,8 @@ class Plugin:
                 break
             gevent.sleep(0.02)
         if not runner.clients.ready:
-            raise InputError("no worker is connected: start one with locust --worker --master-host ADDRESS")
+            worker = f"{locust_command(options.locustfile)} --worker --master-host ADDRESS"
+            raise InputError(f"no worker is connected: start one with {worker}")
 
     def limit(self, seconds: float | None) -> None:
         """End the test that runs, or starts now, after so many seconds from now; None: not by itself."""
@@ -318,7 +320,7 @@ class Plugin:
         except OSError as error:  # a full disk: the records are what matters, and they have said so
             logger.error("report.html was not written: %s", error)
         except Exception:
-            logger.exception("report.html was not written; scripts/report.py %s tries again", self.folders[-1])
+            logger.exception("report.html was not written; %s %s tries again", command("report"), self.folders[-1])
 
     def print_summary(self) -> None:
         from asr_load.results.capacity_report import print_search

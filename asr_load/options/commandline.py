@@ -20,23 +20,12 @@ from locust.argument_parser import LocustArgumentParser
 
 from asr_load.errors import InputError
 from asr_load.options.credentials import TOKEN, read_token
+from asr_load.options.other_tools import ADVICE
 from asr_load.options.settings import REPLICAS, without_credentials
+from asr_load.shipped import locust_command
 from asr_load.text import striker, visible
 
 HELP = "(asr-load options lists the harness's, locust --help Locust's own)"
-
-ELSEWHERE = {
-    **dict.fromkeys(("--concurrency", "--max-concurrency"), "-u N is how many streams are sent at once"),
-    **dict.fromkeys(("--port", "--base-url"), "--host http://ADDRESS:PORT is the server"),
-    **dict.fromkeys(
-        ("--dataset", "--split", "--subset", "--skip-long"), "scripts/prepare.py takes it, --data its result"
-    ),
-    **dict.fromkeys(("--limit", "--num-requests"), "--requests N is how many are sent"),
-    **dict.fromkeys(("--ramp-up-time", "--cool-down-time"), "it is --trim-start, or --trim-end"),
-    "--duration": "-t 60s is how long it runs",
-    "--backend": "--api is what the endpoint speaks",
-}
-"""Options of other benchmarks, and what they are here."""
 
 CLOSE_ENOUGH = 0.75
 """difflib's ratio for an option that may be meant; --concurrency would be Locust's --config from 0.6 on."""
@@ -73,6 +62,8 @@ def judge_command_line(parser: LocustArgumentParser, use_token: Callable[[str], 
     @functools.wraps(parse)
     def parse_and_judge(args: Any = None, *rest: Any, **words: Any) -> Namespace:
         global _given  # noqa: PLW0603 (a process has one command line)
+        if args is None:
+            _refuse_abbreviations_of_others(parser)
         options: Namespace = parse(args, *rest, **words)
         # Locust reads it again for each page, and other words for the defaults.
         if args is None and _given is None:
@@ -117,11 +108,18 @@ def _in_our_words(parser: LocustArgumentParser, message: str) -> str:
     if not found:
         return f"{' '.join(message.split())} {HELP}"
     name = rest.split()[0].partition("=")[0]
-    if name in ELSEWHERE:
-        return f"there is no option {name}: {ELSEWHERE[name]}"
-    options = [option for action in parser._actions for option in action.option_strings]
-    close = difflib.get_close_matches(name, options, n=1, cutoff=CLOSE_ENOUGH)
+    if name in ADVICE:
+        return f"there is no option {name}: {ADVICE[name]}"
+    close = difflib.get_close_matches(name, parser._option_string_actions, n=1, cutoff=CLOSE_ENOUGH)
     return f"there is no option {name}" + (f": is it {close[0]}? " if close else " ") + HELP
+
+
+def _refuse_abbreviations_of_others(parser: LocustArgumentParser) -> None:
+    """End on an option of another tool that argparse would take for the beginning of one: --rate for --rate-stages."""
+    for word in sys.argv[1:]:
+        name = word.partition("=")[0]
+        if name in ADVICE and name not in parser._option_string_actions:
+            parser.error(f"unrecognized arguments: {name}")
 
 
 def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
@@ -135,7 +133,7 @@ def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
         raise InputError(f"--host is given twice: {REPLICAS}")
     use_token(token := read_token(options))
     if options.worker:
-        _wait_for_master(options.master_host, options.master_port)
+        _wait_for_master(options.master_host, options.master_port, f"{locust_command(options.locustfile)} --master")
         return
     if options.master or options.processes:
         if options.processes and options.master_port != options.master_bind_port:
@@ -188,18 +186,18 @@ def _check_free(host_option: str, host: str, port: int, port_option: str) -> Non
         raise InputError(f"{where}: nothing can listen there ({error.strerror})") from None
 
 
-def _wait_for_master(host: str, port: int) -> None:
-    """Wait until a master listens, and say so every ten seconds. Locust waits in silence. Raises InputError where there
-    is no such host."""
+def _wait_for_master(host: str, port: int, start: str) -> None:
+    """Wait until a master listens, and say every ten seconds so and how to `start` one. Locust waits in silence. Raises
+    InputError where there is no such host."""
     # gevent's loop would tell of a KeyboardInterrupt with a trace.
     ours = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     try:
-        _look_for_master(host, port)
+        _look_for_master(host, port, start)
     finally:
         signal.signal(signal.SIGINT, ours)
 
 
-def _look_for_master(host: str, port: int) -> None:
+def _look_for_master(host: str, port: int, start: str) -> None:
     began, said = time.monotonic(), -WORD_EVERY_S
     while True:
         try:
@@ -216,6 +214,6 @@ def _look_for_master(host: str, port: int) -> None:
             pass
         if time.monotonic() - said >= WORD_EVERY_S:
             said = time.monotonic()
-            line = f"no master answers on {host}:{port} yet (locust --master): waiting for it"
+            line = f"no master answers on {host}:{port} yet ({start}): waiting for it"
             print(line, file=sys.stderr, flush=True)
         time.sleep(LOOK_EVERY_S)

@@ -13,8 +13,10 @@ import numpy as np
 from asr_load.results.accuracy import common_preface, spoken
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.steady import Steadiness, load_changes, outage, steadiness, trim
+from asr_load.shipped import command
 from asr_load.stream.reader import shorten
 from asr_load.stream.record import LiveRecord, Record
+from asr_load.text import count_of
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
 """p99 of the event loop's lag: an error that large is in the latencies. Below the first it is small beside any TTFT
@@ -173,8 +175,8 @@ def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], vali
             validity.verdict = verdict
         each = calibration.chunks_per_s
         validity.reasons.append(
-            f"as much as {load / each:.0f} streams of {each:g} chunks/s on {len(here)} worker(s) of {host}; "
-            f"this machine was good for {'at least ' if at_least else ''}{streams} (make calibrate)"
+            f"as much as {load / each:.0f} streams of {each:g} chunks/s on {count_of(len(here), 'worker')} of {host}; "
+            f"this machine was good for {'at least ' if at_least else ''}{streams} ({command('calibrate')})"
         )
 
 
