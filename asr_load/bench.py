@@ -6,9 +6,10 @@ import argparse
 import hashlib
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from asr_load.audio.prepare import add_source_arguments, describe, prepare_as_asked
-from asr_load.errors import OneLineParser, exits_on_bad_input
+from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.repeats import become_locust
 from asr_load.shipped import CHECKOUT, shipped
 
@@ -22,6 +23,25 @@ def folder_name(args: argparse.Namespace) -> str:
     return re.sub(r"[^\w.]+", "-", "-".join(word for word in words if word))
 
 
+PORT = 30000
+
+
+def server_address(host: str | None, port: int | None) -> str:
+    """The --host for Locust: SGLang's benchmark takes a name and a port, Locust an address, and either works here.
+    Raises InputError for two ports."""
+    url = host if host and "://" in host else f"http://{host or '127.0.0.1'}"
+    try:
+        parts = urlsplit(url)
+        given = parts.port
+    except ValueError:
+        return url  # Locust's --host says what is wrong with it
+    if given is not None and port not in (None, given):
+        raise InputError(f"--host has port {given}, but --port is {port}: give only one of them")
+    if given is not None or (port is None and url == host):
+        return url
+    return parts._replace(netloc=f"{parts.netloc}:{PORT if port is None else port}").geturl()
+
+
 @exits_on_bad_input
 def main() -> int:
     """Command line of scripts/bench.py. On good input the process becomes Locust, unless --repeats is given."""
@@ -31,8 +51,10 @@ def main() -> int:
         " --repeats N does it so often.",
     )
     add_source_arguments(parser)
-    parser.add_argument("--port", type=int, default=30000, help="of the server on this machine (default: 30000)")
-    parser.add_argument("--host", default=None, help="address of a server elsewhere, for example http://gpu:30000")
+    parser.add_argument("--port", type=int, default=None, help="port of the server (default: 30000)")
+    parser.add_argument(
+        "--host", default=None, help="the server: http://gpu:30000, or a name or IP address (default: this machine)"
+    )
     parser.add_argument("--concurrency", type=int, default=4, help="requests in flight (default: 4)")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest answer (default: 128)")
     parser.add_argument(
@@ -41,8 +63,9 @@ def main() -> int:
     args, rest = parser.parse_known_args()
     if args.concurrency < 1:
         parser.error(f"--concurrency must be 1 or more, not {args.concurrency}")
-    if not 0 < args.port < 65536:
+    if args.port is not None and not 0 < args.port < 65536:
         parser.error(f"--port must be from 1 to 65535, not {args.port}")
+    host = server_address(args.host, args.port)
 
     out = (CHECKOUT or Path()) / "asr_data" / folder_name(args)
     manifest = prepare_as_asked(args, out)
@@ -51,7 +74,7 @@ def main() -> int:
     command = [
         "--locustfile", str(shipped("locustfiles/transcribe.py")),
         "--headless", "--only-summary", "--loglevel", "WARNING",
-        "--host", args.host or f"http://127.0.0.1:{args.port}",
+        "--host", host,
         "--users", str(args.concurrency), "--spawn-rate", str(args.concurrency),
         "--requests", str(manifest.clips * (2 if args.cache_ratio else 1)),
         *(["--unique", "once"] if args.cache_ratio else []), "--data", str(out), "--max-tokens", str(args.max_tokens),

@@ -303,6 +303,20 @@ def test_a_comparison_of_runs_without_a_common_figure_prints_an_empty_table() ->
     assert "0 of 0 figures" in out.getvalue()
 
 
+@pytest.mark.parametrize("text", ["ttft:p95:20ms", "ttft:p95:0.02s", "ttft:p95:20", "ttft:p95: 20 ms"])
+def test_a_gate_of_a_latency_takes_units(text: str) -> None:
+    gate = parse_gate(text)
+    assert (gate.name, gate.limit, gate.relative) == ("ttft_p95", 20, False)
+
+
+def test_a_gate_of_a_small_latency_asks_for_its_unit() -> None:
+    with pytest.raises(InputError, match=r"--fail-on 'tpot:mean:0\.5': 0\.5 of which unit"):
+        parse_gate("tpot:mean:0.5")
+    assert parse_gate("tpot:mean:0.5ms").limit == 0.5
+    assert parse_gate("tpot:mean:0.5%").limit == 0.005
+    assert parse_gate("requests_per_s:mean:0.5").limit == 0.5
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, records in (("a", made(1, scale=1.2)), ("b", made(2))):
         run_folder(tmp_path / name, records)

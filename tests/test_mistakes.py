@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from asr_load import bench
+from asr_load.errors import InputError
 from conftest import CHECKOUT
 from harness.ports import free_port
 from harness.runs import FAST, locust, run
@@ -88,6 +90,32 @@ def test_a_raw_folder_is_not_proposed_as_the_place_to_write_to(tmp_path: Path) -
     (tmp_path / "my recordings").mkdir()
     line = refused("-u", "1", "--data", tmp_path / "my recordings")
     assert f"--dataset '{tmp_path}/my recordings' --out asr_data/my-recordings" in line
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "address"),
+    [
+        (None, None, "http://127.0.0.1:30000"),
+        (None, 8000, "http://127.0.0.1:8000"),
+        ("gpu", None, "http://gpu:30000"),
+        ("10.0.0.7", 8000, "http://10.0.0.7:8000"),
+        ("gpu:8000", None, "http://gpu:8000"),
+        ("gpu:8000", 8000, "http://gpu:8000"),
+        ("http://gpu", None, "http://gpu"),
+        ("http://gpu", 8000, "http://gpu:8000"),
+        ("https://[::1]/v1", 8000, "https://[::1]:8000/v1"),
+        ("http://gpu:1/v1/chat/completions", None, "http://gpu:1/v1/chat/completions"),
+        ("http://gpu:port", 8000, "http://gpu:port"),
+    ],
+)
+def test_bench_takes_a_name_and_a_port_or_an_address(host: str | None, port: int | None, address: str) -> None:
+    assert bench.server_address(host, port) == address
+
+
+def test_bench_refuses_two_ports() -> None:
+    with pytest.raises(InputError) as refused:
+        bench.server_address("http://me:hush@gpu:1", 2)
+    assert str(refused.value) == "--host has port 1, but --port is 2: give only one of them"
 
 
 @contextmanager

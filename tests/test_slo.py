@@ -9,7 +9,8 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.results.normalizers import Scoring
-from asr_load.results.slo import Goodput, Slo, judge_slos, parse_slo, parse_slos, slo_lines
+from asr_load.results.slo import Goodput, Slo, check_unit, judge_slos, parse_slo, parse_slos, slo_lines
+from harness.options import settings
 from harness.records import failure, record
 
 
@@ -49,6 +50,37 @@ def test_what_is_no_slo(text: str, said: str) -> None:
         parse_slos([text])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("metric", ["ttft", "itl", "tpot", "e2el", "ttfs"])
+@pytest.mark.parametrize("limit", ["0.5", "4.9", "1", ".5", "2."])
+def test_a_small_latency_limit_asks_for_its_unit(metric: str, limit: str) -> None:
+    for option, text in (("--slo", f"{metric}:p95:{limit}"), ("--goodput", f"{metric}:{limit}")):
+        with pytest.raises(InputError) as caught:
+            check_unit(option, text)
+        assert str(caught.value).startswith(f"{option} {text!r}: {limit} of which unit? Give {text}s for seconds")
+        for unit in ("s", "ms", " s"):
+            check_unit(option, text + unit)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ttft:p95:5", "ttft:p95:0", "ttft:p95:500", "rtf:p95:0.5", "rtf_live:p95:1", "wer:mean:0.1", "errors:rate:0.01"],
+)
+def test_a_limit_that_needs_no_unit(text: str) -> None:
+    check_unit("--slo", text)
+
+
+@pytest.mark.parametrize(
+    "words", [["--slo", "ttft:p95:0.5"], ["--goodput", "ttft:0.5"], ["--goodput", "e2el:900 ttft:1"]]
+)
+def test_the_options_ask_for_a_unit(words: list[str]) -> None:
+    with pytest.raises(InputError, match="of which unit"):
+        settings(*words)
+    made = settings("--slo", "ttft:p95:0.5s", "--goodput", "ttft:2ms e2el:3s")
+    # As a run keeps them, in ms, they are read again.
+    assert parse_slos(slo.text for slo in [*made.slos, Slo("itl", "mean", 2.0)])[1].limit == 2
+    assert Goodput(made.goodput).limits == {"ttft": 2, "e2el": 3000}
 
 
 def test_the_same_slo_twice() -> None:

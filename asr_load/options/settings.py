@@ -32,7 +32,7 @@ from asr_load.options.parser import (
 from asr_load.options.request import Asked, read_request
 from asr_load.realtime.dialects import DIALECTS, LiveOptions
 from asr_load.results.normalizers import NORMALIZERS
-from asr_load.results.slo import Goodput, Slo, parse_slos
+from asr_load.results.slo import Goodput, Slo, check_unit, parse_slos
 from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.schedule.mix import parse_mix
 from asr_load.shipped import SAMPLE, sample
@@ -164,6 +164,10 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
     goodput = " ".join(" ".join(options.goodput).split())
     if goodput:
         Goodput(goodput)
+    slos = parse_slos(options.slo or [])
+    for option, words in (("--slo", options.slo or []), ("--goodput", goodput.split())):
+        for word in words:
+            check_unit(option, word)
     if options.seed and options.order == "sequential" and not loop.open and not options.sample:
         raise InputError("--seed shuffles nothing with --order sequential: leave one of them out")
     transport = _transport(options, host, secrets)
@@ -191,7 +195,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
         trim_start=options.trim_start,
         trim_end=options.trim_end,
         normalizer=options.normalizer,
-        slos=parse_slos(options.slo or []),
+        slos=slos,
         goodput=goodput,
         allow_client_bound=options.allow_client_bound,
         allow_lost_workers=options.allow_lost_workers,

@@ -19,7 +19,7 @@ from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
 from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import RunInfo
-from asr_load.results.slo import Goodput
+from asr_load.results.slo import Goodput, check_unit, parse_limit
 from asr_load.results.steady import trim
 from asr_load.results.summary import Difference, Finished, LiveAccuracy
 from asr_load.stream.record import Record
@@ -604,13 +604,11 @@ def parse_gate(text: str) -> Gate:
             f"--fail-on {text!r} takes METRIC:STAT:LIMIT, as ttft:p95:10% (metrics: {', '.join(known)};"
             f" of latencies: {', '.join(STATISTICS)})"
         )
-    try:
-        limit = float(word.removesuffix("%"))
-    except ValueError:
-        limit = math.nan
-    if not (math.isfinite(limit) and limit >= 0):
-        raise InputError(f"--fail-on {text!r}: the limit {word!r} is no number from 0 up, nor a percentage like 10%")
-    return Gate(text, name, limit / 100 if word.endswith("%") else limit, word.endswith("%"))
+    if not word.endswith("%"):
+        check_unit("--fail-on", text)
+        return Gate(text, name, parse_limit(f"--fail-on {text!r}", metric, word), relative=False)
+    share = parse_limit(f"--fail-on {text!r}", "", word.removesuffix("%")) / 100
+    return Gate(text, name, share, relative=True)
 
 
 def broken_gates(comparison: Comparison, gates: Sequence[Gate]) -> list[str]:

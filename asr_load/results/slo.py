@@ -96,24 +96,40 @@ def parse_slo(text: str) -> Slo:
     if not colon and statistic[:1].isdigit():
         usual = allowed if " " not in allowed else "p95"
         raise InputError(f"--slo {text!r} takes METRIC:STATISTIC:LIMIT, as {metric}:{usual}:{statistic}")
-    slo = Slo(metric, statistic, _limit(f"--slo {text!r}", metric, word))
+    slo = Slo(metric, statistic, parse_limit(f"--slo {text!r}", metric, word))
     if statistic != allowed and not (metric in OF_VALUES and (statistic == "mean" or 0 < (slo.share or 0) <= 1)):
         raise InputError(f"--slo {text!r}: of {metric} there is {allowed}, not {statistic!r}")
     return slo
 
 
-def _limit(what: str, metric: str, word: str) -> float:
-    """A limit as its metric has it: latencies in ms, whatever unit they are given in."""
+SMALLEST_MS = 5.0
+"""A latency limit below it is likelier to be in seconds, unless its unit says otherwise."""
+
+
+def parse_limit(what: str, metric: str, word: str) -> float:
+    """A limit as its metric has it: latencies in ms, whatever unit they are given in. Raises InputError, which names
+    `what` was given."""
     match = _LIMIT.fullmatch(word.strip())
     number, unit = match.groups() if match else (word, "")
     try:
         limit = float(number)
     except ValueError:
         limit = math.nan
-    if not (math.isfinite(limit) and limit >= 0) or (unit and not _unit(metric)):
-        units = ", in ms or with a unit: 500, 500ms, 0.5s" if _unit(metric) else ""
+    in_ms = _unit(metric) == "ms"
+    if not (math.isfinite(limit) and limit >= 0) or (unit and not in_ms):
+        units = ", in ms or with a unit: 500, 500ms, 0.5s" if in_ms else ""
         raise InputError(f"{what}: the limit {word!r} is no number from 0 up{units}")
     return limit * 1e3 if unit == "s" else limit
+
+
+def check_unit(option: str, text: str) -> None:
+    """Raise InputError if a limit that was typed, METRIC:…:LIMIT, is a latency below 5 without a unit: it may be meant in
+    seconds. Limits that a run has kept are in ms."""
+    metric, word = text.strip().partition(":")[0], text.rpartition(":")[2].strip()
+    if _unit(metric) == "ms" and re.fullmatch(r"\d+\.?\d*|\.\d+", word, re.ASCII) and 0 < float(word) < SMALLEST_MS:
+        raise InputError(
+            f"{option} {text!r}: {word} of which unit? Give {text}s for seconds or {text}ms for milliseconds"
+        )
 
 
 def _unit(metric: str) -> str:
@@ -181,7 +197,7 @@ class Goodput:
                 raise InputError(f"--goodput {text!r}: {metric!r} is none of {', '.join(GOODPUT)} (ttft:500 tpot:40)")
             if metric in self.limits:
                 raise InputError(f"--goodput {text!r}: {metric} is given twice")
-            self.limits[metric] = _limit(f"--goodput {text!r}", metric, limit)
+            self.limits[metric] = parse_limit(f"--goodput {text!r}", metric, limit)
         if not self.limits:
             raise InputError("--goodput takes limits in ms like 'ttft:500 tpot:40 e2el:3000'")
 
