@@ -67,6 +67,11 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "--goodput", "ttft:500", "tbt:40"], "'tbt' is none of ttft, tpot, e2el"),
         (["-u", "1", "--data", "docs"], "prepare.py --dataset docs --out asr_data/docs"),
         (["-u", "1", "--data", "asr_data/none"], "prepare.py --dataset DATASET --out asr_data/none"),
+        (["-u", "1", "--data", "asr_data"], "--data asr_data is not a prepared folder, but holds some: asr_data/"),
+        (["-u", "1", "--data", "README.md"], "is a file, not a prepared folder; prepare it: python scripts/prepare.py"),
+        (["-u", "1", "--data", "openslr/librispeech_asr"], "--dataset openslr/librispeech_asr --out asr_data/librispe"),
+        (["-u", "1", "--dataset", "preset:fleurs-de"], "--dataset preset:fleurs-de --out asr_data/fleurs-de"),
+        (["-u", "1", "--goodput", "ttft:0.5"], "0.5 of which unit? Give ttft:0.5s for seconds or ttft:0.5ms for milli"),
         (["-u", "1", "--results", "/proc/mine"], "/proc is no folder that can be written to"),
         (["-u", "1", "--host", "http://me:hush@127.0.0.1:9/v2"], "give --host http://127.0.0.1:9 --endpoint /v2/v1/"),
         (

@@ -161,16 +161,18 @@ def file_sha256(path: Path) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a whole prepared folder. Raises InputError on anything else."""
     path = folder / MANIFEST
-    hint = f"prepare it: {command('prepare')} --dataset DATASET --out {folder}"
-    if not folder.is_dir():
+    hint = _how_to_prepare(folder)
+    if not folder.exists():
         raise InputError(f"--data {folder}: there is no such folder; {hint}")
-    if not path.exists() and not (folder / PARTIAL).exists():
-        # Never a proposal to write into somebody's recordings.
-        name = re.sub(r"[^\w.-]+", "-", folder.resolve().name) or "NAME"
-        hint = f"prepare it: {command('prepare')} --dataset {shlex.quote(str(folder))} --out asr_data/{name}"
+    if not folder.is_dir():
+        raise InputError(f"--data {folder} is a file, not a prepared folder; {hint}")
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
+        if inner := sorted(str(first.parent) for first in folder.glob("*/shard-00000-of-*.arrow")):
+            raise InputError(
+                f"--data {folder} is not a prepared folder, but holds some: {', '.join(inner[:5])}"
+            ) from None
         raise InputError(f"--data {folder} is not a prepared folder (it has no whole {MANIFEST}); {hint}") from None
     except msgspec.DecodeError as error:
         raise InputError(f"--data {folder}: {MANIFEST} is not what prepare writes ({error}); {hint}") from None
@@ -180,6 +182,19 @@ def read_manifest(folder: Path) -> Manifest:
         if not SHARD_NAME.fullmatch(shard.file):
             raise InputError(f"--data {folder}: {MANIFEST} names {shard.file!r}, which is no shard; {hint}")
     return manifest
+
+
+def _how_to_prepare(folder: Path) -> str:
+    """The command that makes a prepared folder of what --data names, if that is a data set."""
+    named = str(folder)
+    raw = folder.exists() and not ((folder / MANIFEST).exists() or (folder / PARTIAL).exists())
+    on_hub = not folder.parent.exists() and not folder.is_absolute()
+    if not (raw or on_hub or named.startswith("preset:")):
+        return f"prepare it: {command('prepare')} --dataset DATASET --out {shlex.quote(named)}"
+    # Never a proposal to write into somebody's recordings.
+    own = folder.resolve().stem if folder.is_file() else folder.resolve().name.removeprefix("preset:")
+    name = re.sub(r"[^\w.-]+", "-", own) or "NAME"
+    return f"prepare it: {command('prepare')} --dataset {shlex.quote(named)} --out asr_data/{name}"
 
 
 def open_shards(folder: Path | str) -> Shards:

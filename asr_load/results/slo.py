@@ -123,8 +123,8 @@ def parse_limit(what: str, metric: str, word: str) -> float:
 
 
 def check_unit(option: str, text: str) -> None:
-    """Raise InputError if a limit that was typed, METRIC:…:LIMIT, is a latency below 5 without a unit: it may be meant in
-    seconds. Limits that a run has kept are in ms."""
+    """Raise InputError if a limit that was typed, METRIC:…:LIMIT, is a latency below 5 without a unit: seconds may be
+    meant. Limits that a run has kept are in ms."""
     metric, word = text.strip().partition(":")[0], text.rpartition(":")[2].strip()
     if _unit(metric) == "ms" and re.fullmatch(r"\d+\.?\d*|\.\d+", word, re.ASCII) and 0 < float(word) < SMALLEST_MS:
         raise InputError(
