@@ -120,6 +120,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     for name, default in fitting.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
+    if "://" in options.host:
+        _fail(f"--host {options.host} is a URL: give a name or an IP address to listen on, for example 127.0.0.1")
     if options.ssl_keyfile and not options.ssl_certfile:
         _fail("--ssl-keyfile needs --ssl-certfile")
     if options.engine == "scripted" and options.max_queued_requests is not None and not options.slots:

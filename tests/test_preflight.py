@@ -73,7 +73,16 @@ def answering(*posts: tuple[int, bytes], models: Sequence[str | dict[str, Any]] 
     ("status", "body", "said"),
     [
         (401, b'{"error": {"message": "no key"}}', "401: no key: set OPENAI_API_KEY or --api-key"),
-        (404, b'{"detail": "Not Found"}', "404: Not Found: is --api the server's, and --model one that it serves?"),
+        (
+            404,
+            b'{"detail": "Not Found"}',
+            "404: Not Found: is the port in --host right, --api the server's, and --model one",
+        ),
+        (
+            501,
+            b"<!DOCTYPE HTML><html><head><title>Oh</title></head><body><h1>No</h1><p>It&#x27;s POST</p></body></html>",
+            "501: No It's POST: nothing takes requests at this address: check the port in --host, and --api",
+        ),
         (
             400,
             b'{"message": "m is not a multimodal model"}',

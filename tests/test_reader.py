@@ -192,7 +192,15 @@ def test_a_body_that_is_not_streamed() -> None:
         (b'{"error":{"message":"nested words","code":404}}', "nested words"),
         (b'{"error":"Unauthorized"}', "Unauthorized"),
         (b'{"detail":[{"loc":["body"]}]}', "[{'loc': ['body']}]"),
-        (b"<html>Bad Gateway</html>", "<html>Bad Gateway</html>"),
+        (b"<html>Bad Gateway</html>", "Bad Gateway"),
+        (
+            b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
+            b"<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx/1.27</center>\r\n</body>\r\n</html>\r\n",
+            "502 Bad Gateway nginx/1.27",
+        ),
+        (b"\n<!doctype html><style>p {}</style><script>x < 1</script><p>A &lt; B", "A < B"),
+        (b"<b>no page</b>", "<b>no page</b>"),
+        (b"<html><head></head></html>", "<html><head></head></html>"),
         (b"", ""),
         (b"\xff\xfe", "��"),
     ],

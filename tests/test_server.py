@@ -386,6 +386,10 @@ def test_own_text(tmp_path: Path) -> None:
         (["--fault", "500=0.6", "--fault", "400=0.6"], "more than 1"),
         (["--engine", "moonshine", "--ttft-ms", "5"], "--ttft-ms does not fit --engine moonshine"),
         (["--engine", "moonshine", "--sender", "python"], "--sender does not fit --engine moonshine"),
+        (
+            ["--host", "http://127.0.0.1:1"],
+            "--host http://127.0.0.1:1 is a URL: give a name or an IP address to listen",
+        ),
         (["--engine", "scripted", "--threads", "2"], "--threads does not fit --engine scripted"),
         (["--engine", "scripted", "--itl-ms", "-1"], "at least 0"),
         (["--engine", "scripted", "--itl-ms", "nan"], "at least 0"),

@@ -91,7 +91,7 @@ def parse_slo(text: str) -> Slo:
     metric, _, rest = text.strip().partition(":")
     statistic, colon, word = rest.partition(":")
     if metric not in STATISTICS:
-        raise InputError(f"--slo {text!r}: the metric {metric!r} is none of {', '.join(STATISTICS)}")
+        raise InputError(f"--slo {text!r}: the metric {metric!r} is none of {', '.join(STATISTICS)} (ttft:p95:500)")
     allowed = STATISTICS[metric]
     if not colon and statistic[:1].isdigit():
         usual = allowed if " " not in allowed else "p95"

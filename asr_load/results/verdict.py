@@ -336,8 +336,10 @@ def _cached(good: list[Record]) -> int:
 CURES = {
     "http_401": "set OPENAI_API_KEY or --api-key",
     "http_403": "set OPENAI_API_KEY or --api-key to a key that may do this",
-    "http_404": "is --api the server's, and --model one that it serves?",
-    "http_405": "is --api the server's?",
+    "http_404": "is the port in --host right, --api the server's, and --model one that it serves?",
+    **dict.fromkeys(
+        ("http_405", "http_501"), "nothing takes requests at this address: check the port in --host, and --api"
+    ),
     "http_413": "let the server, or the proxy before it, take larger bodies (nginx: client_max_body_size)",
     "http_422": "a field that the server does not take can be left out (--omit)",
     "http_400": "a field that the server does not take can be left out (--omit)",

@@ -9,6 +9,7 @@ not its content type.
 from __future__ import annotations
 
 import bisect
+import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -530,11 +531,23 @@ def _has_message(error: Any) -> bool:
 
 
 def http_error_message(body: bytes) -> str:
-    """The server's words in the body of an HTTP error: JSON, flat or nested, or plain text."""
+    """The server's words in the body of an HTTP error: JSON, flat or nested, plain text, or the text of a web page."""
     try:
         return error_message(msgspec.json.decode(body)) or shorten(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return shorten(body)
+        return shorten(_text_of_page(body) or body)
+
+
+MAX_PAGE_BYTES = 4096
+"""Of a page that is searched for its words: one with thousands of open tags takes the square of its length."""
+
+_UNSEEN = re.compile(r"<(head|script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+
+def _text_of_page(body: bytes) -> str:
+    """The words of a page in HTML, as proxies and other servers answer with; empty for anything else."""
+    text = body[:MAX_PAGE_BYTES].decode(errors="replace").lstrip()
+    return html.unescape(_UNSEEN.sub(" ", text)).strip() if text[:9].lower().startswith(("<html", "<!doctype")) else ""
 
 
 def shorten(text: str | bytes, limit: int = MAX_ERROR_CHARS) -> str:
