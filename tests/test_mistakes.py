@@ -24,6 +24,7 @@ from conftest import CHECKOUT
 from harness.ports import free_port
 from harness.runs import FAST, locust, run
 from harness.serving import serve, wait_until
+from harness.ui import ui
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -121,6 +122,21 @@ def test_bench_refuses_two_ports() -> None:
     with pytest.raises(InputError) as refused:
         bench.server_address("http://me:hush@gpu:1", 2)
     assert str(refused.value) == "--host has port 1, but --port is 2: give only one of them"
+
+
+def test_a_pasted_url_in_the_web_form(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host, ui("one process", NOBODY, clips, tmp_path, "--requests", "2") as page:
+        for path, said in (
+            ("/v1/audio/transcriptions", "this test uses --api chat: add --api transcriptions, or give --host"),
+            ("/v2", f"--host carries no path: give --host {host} --endpoint /v2/v1/chat/completions"),
+        ):
+            answer = page.post("/swarm", user_count=1, spawn_rate=1, host=host + path)
+            assert said in answer["message"]
+        answer = page.post("/swarm", user_count=1, spawn_rate=1, host=host, goodput="ttft:0.5")
+        assert "0.5 of which unit?" in answer["message"]
+        page.start(host=f"{host}/v1/chat/completions/")
+        wait_until(lambda: page.ended(1), "the end of the test")
+        assert page.asked(1)["host"] == host
 
 
 @contextmanager
