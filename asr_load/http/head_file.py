@@ -80,7 +80,18 @@ class HeadFile(io.RawIOBase):
 
     def read1(self, size: int = -1) -> bytes:
         """As much as is there, `size` bytes at most."""
-        return self.read(READ_BYTES if size < 0 else size) or b""
+        return super().read(READ_BYTES if size < 0 else size) or b""
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, fewer only at the end. http.client takes fewer for the end, though they may come in two
+        packets, as the line end behind a chunk may."""
+        if size < 0:
+            return self.readall()
+        pieces = []
+        while size and (data := self.read1(size)):
+            pieces.append(data)
+            size -= len(data)
+        return b"".join(pieces)
 
     def readinto(self, buffer: Any) -> int:
         data = self.peek()[: len(buffer)] if len(buffer) else b""
