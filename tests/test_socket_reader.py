@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -12,6 +13,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import gevent
 import pytest
 from gevent.event import Event
 
@@ -229,6 +231,25 @@ def test_how_late_the_reading_thread_runs_is_known(maker: str) -> None:
     assert all(0 <= lag < 0.2 for lag in lags)
 
 
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_sized_read_waits_for_all_of_its_bytes(maker: str) -> None:
+    """http.client takes fewer for the end of the answer: two bytes of a line end may come in two packets."""
+    here, there = pair()
+    with here, there:
+        file = head_file(maker, here, 10)
+        there.sendall(b"\r")
+        settle(lambda: file.reader.head(0) == b"\r")
+        reading = gevent.spawn(file.read, 2)
+        gevent.sleep(0)
+        assert not reading.ready()
+        there.sendall(b"\nrest")
+        assert reading.get(timeout=10) == b"\r\n"
+        assert file.read1(100) == b"rest"
+        there.close()
+        assert file.read(2) == b""
+        file.close()
+
+
 CHOICES = """
 from gevent import monkey; monkey.patch_all()
 import logging
@@ -245,6 +266,19 @@ class Late(socket_reader.PythonReader):
         body, stamps, ends = super().collected()
         return body, [stamps[-1]] * len(stamps), ends
 
+class Wrong(socket_reader.PythonReader):
+    def collected(self):
+        body, stamps, ends = super().collected()
+        return body.replace(b"two", b"owt"), stamps, ends
+
+attempts = 0
+differs = self_check._differs
+def counted(source):
+    global attempts
+    attempts += 1
+    return differs(source)
+self_check._differs = counted
+
 def chosen(reader): return self_check.choose(reader)[0]
 print(chosen("auto"), chosen("compiled"), chosen("python"), chosen("plain"))
 socket_reader.compiled = None
@@ -253,14 +287,64 @@ socket_reader.PythonReader = Deaf
 print(chosen("auto"))
 socket_reader.PythonReader = Late
 print(chosen("python"))
+attempts = 0
+socket_reader.PythonReader = Wrong
+print(chosen("python"), attempts)
 """
 
 
 @pytest.mark.skipif(socket_reader.compiled is None, reason="no compiled reader here: no C compiler at setup")
 def test_the_best_way_of_reading_is_taken_and_what_fails_its_check_is_not() -> None:
     done = subprocess.run([sys.executable, "-c", CHOICES], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["compiled compiled python plain", "python python", "plain", "plain"]
-    first, second, third = done.stderr.splitlines()
+    assert done.stdout.splitlines() == ["compiled compiled python plain", "python python", "plain", "plain", "plain 1"]
+    first, second, third, fourth = done.stderr.splitlines()
     assert first == "WARNING reader compiled: it is not compiled here"
-    assert second.startswith("WARNING reader python: its check failed: outcome 'cut' instead of 'ok'")
-    assert third.startswith("WARNING reader python: its check failed: chunks [0.0, ")
+    assert second.startswith("WARNING reader python: its check failed 5 times: outcome 'cut' (")
+    assert re.match(r"WARNING reader python: its check failed 5 times: event 1 is stamped .* after it was read", third)
+    assert fourth == "WARNING reader python: its check failed: text 'Grüße owt!' instead of 'Grüße two!'"
+
+
+DISTURBED = """
+import sys
+from gevent import monkey; monkey.patch_all()
+import gevent
+from asr_load.errors import InputError
+from asr_load.http import self_check, socket_reader
+from asr_load.http.timeouts import Timeouts
+
+how, disturbed = sys.argv[1], int(sys.argv[2])
+differs, serve, attempts = self_check._differs, self_check._serve, 0
+
+def attempt(source):
+    global attempts
+    attempts += 1
+    self_check._LIMITS = Timeouts(60, 0.1 if how == "late" and attempts <= disturbed else 60, 60)
+    return differs(source)
+
+def disturb(user_connection, sent, connection, address):
+    if attempts > disturbed:
+        return serve(user_connection, sent, connection, address)
+    connection.recv(1 << 20)
+    if how == "dropped":
+        return connection.close()
+    gevent.sleep(60)
+
+self_check._differs, self_check._serve = attempt, disturb
+try:
+    print(self_check.choose("python")[0])
+except InputError as error:
+    print(f"error: {error}")
+"""
+
+
+@pytest.mark.parametrize("how", ["late", "dropped"])
+@pytest.mark.parametrize(
+    ("attempts", "said"), [(1, "python"), (4, "python"), (5, "error: reader python: its check came to no result in 5")]
+)
+def test_a_check_that_this_machine_disturbs_is_repeated_and_takes_no_other_reader(
+    how: str, attempts: int, said: str
+) -> None:
+    command = [sys.executable, "-c", DISTURBED, how, str(attempts)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(said), done
+    assert done.stderr == ""

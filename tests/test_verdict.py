@@ -54,6 +54,19 @@ def test_repeated_bytes_are_suspect_and_dithered_ones_are_not() -> None:
     assert "1 requests repeated" in validity.reasons[0]
 
 
+def test_a_fleet_that_mixes_readers_is_suspect() -> None:
+    mixed = [worker_info(worker=n, reader=reader) for n, reader in enumerate(("compiled", "python", "compiled"))]
+    validity = judge([record()], run_info(workers=mixed))
+    assert validity.verdict == "suspect"
+    assert validity.reasons == [
+        "workers read answers with different readers (compiled: worker 0, 2; python: worker 1):"
+        " start all with the same --reader"
+    ]
+    # A worker that never took part reads nothing.
+    unknown = worker_info(worker=1, reader="unknown", health=None)
+    assert not judge([record()], run_info(workers=[worker_info(), unknown])).reasons
+
+
 def fleet(*cpu: float, cores: int = 8) -> list[WorkerInfo]:
     return [worker_info(worker=n, cores=cores, health=health(cpu_mean=each)) for n, each in enumerate(cpu)]
 

@@ -34,6 +34,7 @@ from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from asr_load import locust_internals
 from asr_load.errors import InputError
+from asr_load.http.self_check import Reader
 from asr_load.load.fleet_socket import drop
 from asr_load.load.record_check import absurd
 from asr_load.load.run import Run
@@ -79,6 +80,7 @@ class Solo:
         settings: Settings,
         targets: Targets,
         *,
+        reader: Reader,
         folder: Path,
         invocation: Invocation,
         on_done: Callable[[], None],
@@ -94,6 +96,7 @@ class Solo:
             environment,
             settings,
             targets,
+            reader=reader,
             id=id,
             worker=SOLE.worker,
             of=SOLE.of,
@@ -348,7 +351,7 @@ class Worker:
 
     store: RunStore | None = None
 
-    def __init__(self, environment: Environment, settings: Settings, targets: Targets) -> None:
+    def __init__(self, environment: Environment, settings: Settings, targets: Targets, reader: Reader) -> None:
         """Take up the share that the master has sent. Raises InputError where the data is not the master's."""
         assert isinstance(environment.runner, WorkerRunner)
         self._runner = environment.runner
@@ -385,6 +388,7 @@ class Worker:
             environment,
             settings,
             targets,
+            reader=reader,
             id=test["id"],
             worker=number,
             of=test["of"],

@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from locust.stats import CSV_STATS_INTERVAL_SEC
 from asr_load import git_state, locust_internals
 from asr_load.errors import InputError
 from asr_load.http import descriptors
+from asr_load.http.self_check import choose
 from asr_load.load import stats
 from asr_load.load.checks import Checks
 from asr_load.load.ending import exit_code, write_locust_report
@@ -217,11 +219,12 @@ class Plugin:
         settings, targets = self.check()
         if self.searching:
             settings = for_search(settings)
-        folder = self._new_folder(settings.results)
-        self.folders.append(folder)
+        role: Callable[..., Solo | Master] = Master
         if not isinstance(self.environment.runner, MasterRunner):
             self._allow_descriptors(1)
-        role = Master if isinstance(self.environment.runner, MasterRunner) else Solo
+            role = partial(Solo, reader=choose(settings.reader))
+        folder = self._new_folder(settings.results)
+        self.folders.append(folder)
         self.role = role(
             self.environment,
             settings,
@@ -271,7 +274,7 @@ class Plugin:
             settings, targets = self._checks.check(options, self.environment.host)
             if self.searching:
                 settings = for_search(settings)
-            self.role = Worker(self.environment, settings, targets)
+            self.role = Worker(self.environment, settings, targets, choose(settings.reader))
             self._allow_descriptors(self.role.fleet)
         except (InputError, OSError) as error:
             # Its users find no test and stop at once; the master ends the test.

@@ -28,7 +28,7 @@ from asr_load.http.exchange import (
     request_headers,
 )
 from asr_load.http.failure import client_want
-from asr_load.http.self_check import choose
+from asr_load.http.self_check import Reader
 from asr_load.http.socket_reader import CompiledReaders
 from asr_load.load.clock import ClockOffset
 from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
@@ -63,6 +63,7 @@ class Run:
         settings: Settings,
         targets: Targets,
         *,
+        reader: Reader,
         id: str,
         worker: int,
         of: int,
@@ -92,7 +93,7 @@ class Run:
         }
         self._source_of: list[RequestSource] = []
         """By the number of the user."""
-        self._reader, self._reader_factory = choose(settings.reader)
+        self._reader, self._reader_factory = reader
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
         self._calibration = read_calibration(self._cores, self._reader)
         self._monitor = LoopMonitor(

@@ -111,7 +111,7 @@ def judge(records: list[Record], info: RunInfo) -> Validity:
         validity.verdict, validity.client = "suspect", "not judged"
         validity.reasons = [cause_and_cure(measured, info)] if measured else []
         _judge_wants(measured, validity)
-    doubts = _missing(records, info) + _doubts(measured, info) + _unsent(info.workers)
+    doubts = _missing(records, info) + _doubts(measured, info) + _unsent(info.workers) + _mixed_readers(info.workers)
     if steady.verdict == "rising":
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
         doubts.append(f"{grew}: the load or a queue grew, so these figures are of no steady state")
@@ -123,6 +123,18 @@ def judge(records: list[Record], info: RunInfo) -> Validity:
     if info.insecure:
         validity.reasons.append("whose certificate the server has was not checked (--insecure)")
     return validity
+
+
+def _mixed_readers(workers: list[WorkerInfo]) -> list[str]:
+    """A line where workers that took part read answers in different ways."""
+    by_reader: dict[str, list[str]] = {}
+    for worker in workers:
+        if worker.health is not None:
+            by_reader.setdefault(worker.reader, []).append(str(worker.worker))
+    if len(by_reader) < 2:
+        return []
+    ways = "; ".join(f"{reader}: worker {', '.join(numbers)}" for reader, numbers in sorted(by_reader.items()))
+    return [f"workers read answers with different readers ({ways}): start all with the same --reader"]
 
 
 def judge_steadiness(measured: list[Record], records: list[Record], info: RunInfo) -> Steadiness:
