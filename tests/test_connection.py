@@ -110,6 +110,23 @@ def test_a_server_that_takes_no_more_and_says_nothing(reader: str) -> None:
 
 
 @each_reader
+def test_a_body_in_more_pieces_than_the_kernel_takes_at_once(reader: str) -> None:
+    """As a clip of hours, which has two for each second."""
+    body = [b"%05d" % number for number in range(5000)]
+    taken: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        taken.append(read_all(connection, b"04999"))
+        connection.sendall(SOUND)
+
+    with server(serve, reader) as url:
+        client = Client(reader)
+        assert client.send(url, list(body)).outcome == "ok"
+        client.user_connection.close()
+    assert taken[0].endswith(b"".join(body))
+
+
+@each_reader
 def test_a_server_that_closes_its_half_when_it_has_answered(reader: str) -> None:
     connections: list[int] = []
 

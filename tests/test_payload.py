@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from asr_load.audio.clip import Clip, Recording, Rules
-from asr_load.audio.convert import convert
+from asr_load.audio.convert import convert, dither_places
 from asr_load.audio.payload import NO_DITHER, BodyOptions, dithered, make_builder, new_dither
-from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from conftest import CHECKOUT, noise
 from harness.audio import encoded
@@ -169,11 +168,11 @@ def samples(audio: bytes) -> np.ndarray:
 def test_dither_flips_the_lowest_bit_of_samples_as_the_nonce_says() -> None:
     original = clip()
     nonce = bytes([0b1, 0, 0, 0, 0, 0, 0, 0b1000_0000])
-    for at in (2, 5, 3002, 7934):  # of 8000
-        changed = wav(b"".join(dithered(original.audio_b64, nonce, at)))
+    for places in ([2], [5], [3002], [7934], [2, 68, 3002, 7934]):  # of 8000 samples
+        changed = wav(b"".join(dithered(original.audio_b64, nonce, places)))
         assert changed[:44] == wav(original.audio_b64)[:44]
         difference = np.abs(samples(changed) - samples(wav(original.audio_b64)))
-        assert np.flatnonzero(difference).tolist() == [at, at + 63]
+        assert np.flatnonzero(difference).tolist() == sorted(at + bit for at in places for bit in (0, 63))
         assert difference.max() == 1
 
 
@@ -181,7 +180,7 @@ def test_dither_flips_the_lowest_bit_of_samples_as_the_nonce_says() -> None:
 def test_the_place_of_the_dither_is_the_loudest(loud: int) -> None:
     pcm = np.resize(np.array([100, -100], dtype=np.int16), 8000)
     pcm[loud : loud + 64] *= 50
-    found = next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules())).dither_at
+    (found,) = next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules())).dither_at
     assert found % 3 == 2
     assert found <= 8000 - 64
     possible = range(2, 8000 - 63, 3)
@@ -191,7 +190,7 @@ def test_the_place_of_the_dither_is_the_loudest(loud: int) -> None:
 
 def test_each_nonce_gives_other_audio_and_none_gives_the_same() -> None:
     original = clip()
-    assert b"".join(dithered(original.audio_b64, NO_DITHER, 2)) == bytes(original.audio_b64)
+    assert b"".join(dithered(original.audio_b64, NO_DITHER, [2])) == bytes(original.audio_b64)
     seen = {b"".join(dithered(original.audio_b64, new_dither(), original.dither_at)) for _ in range(200)}
     assert len(seen) == 200
     assert all(len(audio) == len(original.audio_b64) for audio in seen)
@@ -200,7 +199,7 @@ def test_each_nonce_gives_other_audio_and_none_gives_the_same() -> None:
 @pytest.mark.parametrize("number", [1, 2, 3, 30, 65, 66, 67, 68])
 def test_a_clip_too_short_for_all_bits_takes_what_fits(number: int) -> None:
     pcm = np.resize(np.array([1000, -1000], dtype=np.int16), number)
-    short = Clip("a", "", 0.1, 16000, "", 2, 0.1, base64.b64encode(encoded(pcm, subtype="PCM_16")))
+    short = Clip("a", "", 0.1, 16000, "", [2], 0.1, base64.b64encode(encoded(pcm, subtype="PCM_16")))
     changed = wav(b"".join(dithered(short.audio_b64, b"\xff" * 8, short.dither_at)))
     difference = np.abs(samples(changed) - pcm)
     expected = [index for index in range(number) if 2 <= index <= 65]
@@ -222,17 +221,55 @@ def log_mel(pcm: np.ndarray) -> np.ndarray:
     return np.asarray((np.maximum(mel, mel.max() - 8) + 4) / 4, dtype=np.float32)
 
 
-@pytest.mark.parametrize("number", range(15))
-def test_dither_changes_what_a_model_hears_by_so_little_and_yet(number: int) -> None:
-    original = Shards(CHECKOUT / "asr_data" / "sample")[number]
-    plain = samples(wav(original.audio_b64))
-    seen = {log_mel(plain).tobytes()}
-    for _ in range(4):
-        pcm = samples(wav(b"".join(dithered(original.audio_b64, new_dither(), original.dither_at))))
-        features = log_mel(pcm)
-        assert np.abs(features - log_mel(plain)).max() < 0.1
-        seen.add(features.tobytes())
-    assert len(seen) == 5
+SPOKEN = sorted(file.name for file in (CHECKOUT / "asr_data" / "sample").glob("*.flac"))
+
+
+def spoken(name: str, **rules: Any) -> list[Clip]:
+    return list(convert(Recording(name, "", CHECKOUT / "asr_data" / "sample" / name), Rules(None, **rules)))
+
+
+def heard(clip: Clip, nonce: bytes) -> np.ndarray:
+    return samples(wav(b"".join(dithered(clip.audio_b64, nonce, clip.dither_at))))
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_dither_changes_the_features_by_very_little(name: str) -> None:
+    (original,) = spoken(name)
+    plain = log_mel(samples(wav(original.audio_b64)))
+    features = [log_mel(heard(original, new_dither())) for _ in range(4)]
+    assert max(np.abs(each - plain).max() for each in features) < 0.1
+    assert len({each.tobytes() for each in (plain, *features)}) == 5
+
+
+@pytest.mark.parametrize("chunk_long", [None, 7.0])
+def test_two_requests_differ_in_the_features_of_any_two_seconds(chunk_long: float | None) -> None:
+    """Engines that cut audio cache each piece by itself, wherever they cut."""
+    windows = 0
+    for clip in [clip for name in SPOKEN for clip in spoken(name, chunk_long=chunk_long)]:
+        one, other = (heard(clip, new_dither()) for _ in "ab")
+        for first in range(0, len(one) - 32000 + 1, 4000):
+            pieces = [log_mel(pcm[first : first + 32000]).tobytes() for pcm in (one, other)]
+            assert pieces[0] != pieces[1], f"{clip.id} at {first / 16000} s"
+            windows += 1
+    assert windows > 150
+
+
+def test_each_second_has_its_loudest_place() -> None:
+    pcm = np.resize(np.array([100, -100], dtype=np.int16), 16000 * 3 + 63)
+    for loud in (7000, 16001, 47935):
+        pcm[loud : loud + 64] *= 50
+    places = dither_places(pcm, 16000)
+    assert [abs(place - loud) <= 1 for place, loud in zip(places, (7000, 16001, 47935), strict=True)] == [True] * 3
+    assert dither_places(pcm[:32000], 16000) == places[:2]
+    assert dither_places(pcm[:10], 16000) == [2]
+
+
+def test_places_of_an_hour_neither_overlap_nor_leave_base64s_grid() -> None:
+    at: np.ndarray = np.array(dither_places(np.tile(np.array([3, 1, -4, 1, 5], np.int16), 16000 * 720), 16000))
+    assert len(at) == 3600
+    assert (at % 3 == 2).all()
+    assert (np.diff(at) >= 64).all()
+    assert at.max() + 64 <= 16000 * 3600
 
 
 def test_dither_in_a_quiet_beginning_would_be_lost() -> None:
@@ -241,18 +278,19 @@ def test_dither_in_a_quiet_beginning_would_be_lost() -> None:
     quiet = next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules()))
     plain = log_mel(samples(wav(quiet.audio_b64))).tobytes()
 
-    def heard(at: int) -> bytes:
-        return log_mel(samples(wav(b"".join(dithered(quiet.audio_b64, b"\xa5" * 8, at))))).tobytes()
+    def features(at: int) -> bytes:
+        return log_mel(samples(wav(b"".join(dithered(quiet.audio_b64, b"\xa5" * 8, [at]))))).tobytes()
 
-    assert quiet.dither_at > 4000
-    assert heard(quiet.dither_at) != plain
-    assert heard(2) == plain
+    (place,) = quiet.dither_at
+    assert place > 4000
+    assert features(place) != plain
+    assert features(2) == plain
 
 
 @pytest.mark.parametrize("at", [2, 3002, 7934])  # of 8000 samples
 def test_a_chat_body_copies_no_audio_but_what_it_dithers(at: int) -> None:
     """Wherever in the clip that is: a user in flight holds a view of the data, and not its own megabyte."""
-    long = replace(clip(), dither_at=at)
+    long = replace(clip(), dither_at=[at])
     pieces = make_builder(BodyOptions("chat", "m", "p", 1, {}))[0](long, new_dither())
     views = [piece for piece in pieces if isinstance(piece, memoryview)]
     assert all(view.obj is memoryview(long.audio_b64).obj for view in views)

@@ -306,3 +306,28 @@ def test_a_limit_ends_in_the_middle_of_a_parquet_file(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr == "note: audio from the column 'audio', text from the column 'text'\n"
     assert len(Shards(tmp_path / "out")) == 3
+
+
+def test_a_folder_of_format_2_is_read_and_replaced_by_the_same_command(tmp_path: Path) -> None:
+    """It has one place for dither in a clip, as a number."""
+    folder, out = write_folder(tmp_path / "set", {"a": 2.5, "b": 0.5}), tmp_path / "out"
+    new = run(folder, out)
+    written = {each.name: each.read_bytes() for each in out.iterdir()}
+    file = out / new.shards[0].file
+    with pa.ipc.open_file(file) as reader:
+        batch = reader.get_batch(0)
+    places = [each[0] for each in batch.column("dither_at").to_pylist()]
+    older = batch.set_column(5, "dither_at", pa.array(places, pa.int32()))
+    with pa.ipc.new_file(file, older.schema) as writer:
+        writer.write_batch(older)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["format"] = 2
+    manifest["shards"][0]["sha256"] = shard.file_sha256(file)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    shards = Shards(out)
+    assert [clip.dither_at for clip in map(shards.__getitem__, range(len(shards)))] == [[place] for place in places]
+    assert not shards.dithered_throughout
+    run(folder, out)
+    assert {each.name: each.read_bytes() for each in out.iterdir()} == written
+    assert [len(Shards(out)[number].dither_at) for number in range(2)] == [3, 1]
+    assert Shards(out).dithered_throughout

@@ -46,7 +46,7 @@ def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech, "_kept", type(speech._kept)())
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.5, 0.50003])
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 0.50003, 3.7])
 @pytest.mark.parametrize("packet_s", [0.001, 0.0007, 0.1, 3.0])
 def test_packets_are_the_samples_that_a_file_would_hold(seconds: float, packet_s: float) -> None:
     one, nonce = clip(seconds), new_dither()
@@ -75,10 +75,23 @@ def test_a_clip_is_resampled_once_and_each_request_has_bits_of_its_own(monkeypat
     assert calls == [24000]
     assert len(first) == len(second) == 24000
     changed = np.flatnonzero(np.frombuffer(first, "<i2") != np.frombuffer(second, "<i2"))
-    at = round(one.dither_at * 1.5)
+    at = round(one.dither_at[0] * 1.5)
     assert 0 < len(changed) <= 64
     assert at <= changed.min() <= changed.max() < at + 64
     assert np.abs(np.subtract(*(np.frombuffer(each, "<i2").astype(int) for each in (first, second)))).max() == 1
+
+
+@pytest.mark.parametrize("rate", [16000, 24000, 8000])
+@pytest.mark.parametrize("packet_s", [0.02, 0.3])
+def test_two_sessions_differ_in_every_second(rate: int, packet_s: float) -> None:
+    one = clip(5.5)
+    first, second = (
+        np.frombuffer(b"".join(pcm for pcm, _ in spoken(one, new_dither(), rates=(rate,)).packets(packet_s)), "<i2")
+        for _ in "ab"
+    )
+    assert np.abs(first.astype(int) - second).max() == 1
+    seconds = np.flatnonzero(first != second) // rate
+    assert set(seconds) == set(range(6))
 
 
 def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +112,13 @@ def test_the_end_of_speech_is_found_at_preparation_and_kept(tmp_path: Path) -> N
     assert spoken(one).end_s == 2.0
     shard.write_shard(tmp_path / "new", [one])
     (new,) = shard._open_batches(tmp_path, "new")
-    older = new.drop_columns(["speech_end_s"])
+    one_place = pa.array([places[0] for places in new.column("dither_at").to_pylist()], pa.int32())
+    older = new.set_column(5, "dither_at", one_place).drop_columns(["speech_end_s"])
     with pa.ipc.new_file(str(tmp_path / "older"), older.schema) as writer:
         writer.write_batch(older)
     read = [shard.Shards._read(_Batches(tmp_path, name), 0)[0] for name in ("new", "older")]  # type: ignore[arg-type]
     assert [each.speech_end_s for each in read] == [1.0, None]
+    assert [each.dither_at for each in read] == [one.dither_at, one.dither_at[:1]]
     assert spoken(read[1], silence_s=0.5).end_s == 1.0
 
 

@@ -21,7 +21,7 @@ from asr_load.audio import cell, shard
 from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
-from asr_load.audio.shard import MANIFEST, SCHEMA, Options, Shards, verify
+from asr_load.audio.shard import FORMAT, MANIFEST, SCHEMA, Options, Shards, verify
 from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError, exits_on_bad_input
 from conftest import noise, write_folder
@@ -200,7 +200,13 @@ def test_a_manifest_names_shards_beside_it(folder: Path, name: str) -> None:
         ({"duration_s": [float("nan")]}, "no length"),
         ({"duration_s": [-1.0]}, "no length"),
         ({"sample_rate": [0]}, "no length, or no rate"),
-        ({"dither_at": [-1]}, "no length"),
+        ({"dither_at": [[-1]]}, "dither lies elsewhere"),
+        ({"dither_at": [[3]]}, "dither lies elsewhere"),
+        ({"dither_at": [[2, 65]]}, "dither lies elsewhere"),
+        ({"dither_at": [[302, 2]]}, "dither lies elsewhere"),
+        ({"dither_at": [[]]}, "no place for dither"),
+        ({"dither_at": [[None]]}, "no place for dither"),
+        ({"dither_at": [None]}, "nulls"),
         ({"speech_end_s": [1.5]}, "ends elsewhere"),
         ({"text": "bytes"}, "UTF8|utf8"),
         ({"audio_b64": "offsets"}, "File too short"),
@@ -214,7 +220,7 @@ def test_what_no_shard_of_ours_holds(tmp_path: Path, changes: dict[str, Any], sa
         "duration_s": [1.0],
         "sample_rate": [16000],
         "sha256": ["0"],
-        "dither_at": [0],
+        "dither_at": [[2, 68, 302]],
         "speech_end_s": [1.0],
         "audio_b64": ["QUJD" * 1234],
     }
@@ -235,7 +241,7 @@ def test_what_no_shard_of_ours_holds(tmp_path: Path, changes: dict[str, Any], sa
         at = data.index(np.array([0, len("QUJD") * 1234], np.int32).tobytes())
         (tmp_path / name).write_bytes(data[:at] + np.array([0, 1 << 30], np.int32).tobytes() + data[at + 8 :])
     manifest = {
-        "format": 2,
+        "format": FORMAT,
         "source": {},
         "options": {"rules": {}, "limit": 0, "language": "en"},
         "clips": 1,
@@ -253,7 +259,7 @@ def test_audio_that_lies_elsewhere() -> None:
     """Between a first and a last place that Arrow finds in order."""
     ends = pa.py_buffer(np.array([0, 9000, 8], np.int32))
     columns = [pa.array(["a", "b"]), pa.array(["it", "it"]), pa.array([1.0, 1.0]), pa.array([1, 1], pa.int32())]
-    columns += [pa.array(["0", "0"]), pa.array([0, 0], pa.int32()), pa.array([1.0, 1.0])]
+    columns += [pa.array(["0", "0"]), pa.array([[2, 302], [2]], pa.list_(pa.int32())), pa.array([1.0, 1.0])]
     columns.append(pa.StringArray.from_buffers(2, ends, pa.py_buffer(b"QUJDQUJD")))
     with pytest.raises(ValueError, match="lies elsewhere"):
         shard._check_batch(pa.record_batch(columns, SCHEMA))

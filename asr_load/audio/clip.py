@@ -33,8 +33,9 @@ class Clip:
     duration_s: float
     sample_rate: int
     sha256: str
-    dither_at: int
-    """Of a WAV: the first of the loudest samples in a row whose lowest bits may be flipped (payload.dithered)."""
+    dither_at: list[int]
+    """Of a WAV: where in each second the loudest samples in a row begin, whose lowest bits may be flipped
+    (payload.dithered). One place in all where a version prepared it that knew no more."""
     speech_end_s: float | None
     """The second at which what is loud in it ends (convert.end_of_speech); None where it was prepared by a version that
     did not look for it."""

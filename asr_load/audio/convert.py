@@ -19,7 +19,7 @@ import soxr
 from asr_load.audio.clip import CHANNELS_CANCEL, Clip, Recording, Rules, Skipped, is_file
 from asr_load.audio.cut import cuts, part_id
 from asr_load.audio.encode import encode
-from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
+from asr_load.audio.payload import DITHER_EVERY_S, DITHER_FIRST, DITHER_STEP, DITHERED
 
 NOT_SCORED = "ignore time segment in scoring"
 """The text of segments that TED-LIUM and others leave out of their scores."""
@@ -100,7 +100,7 @@ def _clip(id: str, text: str, wav: np.ndarray, sample_rate: int, rules: Rules) -
         duration_s=round(len(pcm) / sample_rate, 6),
         sample_rate=sample_rate,
         sha256=hashlib.sha256(audio).hexdigest(),
-        dither_at=_loudest(pcm),
+        dither_at=dither_places(pcm, sample_rate),
         speech_end_s=round(end_of_speech(pcm, sample_rate), 6),
         audio_b64=pybase64.b64encode(audio),
     )
@@ -123,19 +123,19 @@ def _energies(pcm: np.ndarray, frame: int) -> np.ndarray:
     return means
 
 
-def _loudest(pcm: np.ndarray) -> int:
-    """Where the DITHERED samples in a row begin that hold the most energy, of the places that base64 allows for."""
-    best, at = -1, DITHER_FIRST
-    # Piece by piece: sums of 64 bits over an hour would be a gigabyte.
-    for first in range(DITHER_FIRST, len(pcm) - DITHERED + 1, BLOCK_FRAMES // DITHER_STEP * DITHER_STEP):
-        piece = pcm[first : first + BLOCK_FRAMES + DITHERED].astype(np.int64)
-        sums = np.concatenate(([0], np.cumsum(piece * piece)))
-        starts = np.arange(0, min(BLOCK_FRAMES, len(piece) - DITHERED + 1), DITHER_STEP)
-        energies = sums[starts + DITHERED] - sums[starts]
-        loudest = int(np.argmax(energies))
-        if energies[loudest] > best:
-            best, at = int(energies[loudest]), first + int(starts[loudest])
-    return at
+def dither_places(pcm: np.ndarray, sample_rate: int) -> list[int]:
+    """Where in each second the DITHERED samples in a row begin that hold the most energy, of the places that base64
+    allows for. A last second that is too short for them has no place, unless it is the only one."""
+    places = []
+    window = round(DITHER_EVERY_S * sample_rate)
+    for begin in range(0, len(pcm), window):
+        first = begin + (DITHER_FIRST - begin) % DITHER_STEP
+        piece = pcm[first : begin + window].astype(np.int64)
+        if len(piece) >= DITHERED:
+            sums = np.concatenate(([0], np.cumsum(piece * piece)))
+            energies = sums[DITHERED:] - sums[:-DITHERED]
+            places.append(first + int(np.argmax(energies[::DITHER_STEP])) * DITHER_STEP)
+    return places or [DITHER_FIRST]
 
 
 def _decode(recording: Recording, rules: Rules, note: Callable[[str], object]) -> tuple[np.ndarray, int]:

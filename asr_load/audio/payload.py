@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,9 @@ Body = list[bytes | memoryview]
 Build = Callable[[Clip, bytes], Body]
 """A clip and eight bytes of dither (see `dithered`; all zero changes nothing) to the body of its request."""
 
+DITHER_EVERY_S = 1.0
+"""Each second of a clip is dithered, so that any two seconds of it, wherever an engine cuts, hold a whole nonce."""
+
 DITHERED = 64
 """Samples in a row that a nonce has a bit for each of."""
 
@@ -43,7 +46,7 @@ DITHER_FIRST, DITHER_STEP = 2, 3
 these samples' low bytes are the first of a group."""
 
 _HEADER, _GROUPS = 44, 43
-# 43 groups are 129 bytes, enough for 64 samples.
+# 43 groups of base64 are 129 bytes, enough for 64 samples.
 # Eight bits of a nonce, spread over the lowest bits of eight 16-bit samples.
 _SPREAD = [b"".join(bytes((byte >> bit & 1, 0)) for bit in range(8)) for byte in range(256)]
 NO_DITHER = bytes(8)
@@ -54,27 +57,40 @@ def new_dither() -> bytes:
     return os.urandom(8)
 
 
-def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: int) -> Body:
-    """The clip's base64 in pieces, with the nonce's bits flipped into the lowest ones of the 64 samples from `at` on.
+def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: Sequence[int]) -> Body:
+    """The clip's base64 in pieces, with the nonce's bits flipped into the lowest ones of the 64 samples from each of
+    the places `at` on, which rise and do not overlap.
 
-    That is 96 dB below full scale: not heard, but other bytes, so that no cache knows the audio. In the loudest samples
-    of a clip they make other features too, by which SGLang's cache goes: Whisper's log-mel spectrogram cuts off what
-    is 80 dB below its own maximum (Radford et al., 2022, and its code), so bits in a quiet beginning are lost there. A
-    clip too short to hold all of the bits (below 5 ms at 16 kHz) takes what fits.
+    A flipped bit is 96 dB below full scale: nobody hears it, but the bytes differ, so that no cache knows the audio.
+    Engines that cut audio cache each piece by itself, so a clip has a place in each of its seconds. In the loudest
+    samples of a second the bits change the features too, which SGLang's cache goes by: Whisper's log-mel spectrogram
+    discards what is 80 dB below its maximum (Radford et al., 2022, and its code), and with it bits in a quiet passage.
+    A clip too short to hold all of the bits (below 5 ms at 16 kHz) takes what fits.
     """
     view = memoryview(audio_b64)
     if nonce == NO_DITHER:
         return [view]
-    first = (_HEADER + 2 * at) // 3 * 4
-    last = first + _GROUPS * 4
-    region = pybase64.b64decode(bytes(view[first:last]))
-    return [view[:first], pybase64.b64encode(flipped(region, nonce)), view[last:]]
+    # All places at once: one call each of what decodes, flips and encodes.
+    firsts = [(_HEADER + 2 * place) // 3 * 4 for place in at]
+    regions = pybase64.b64decode(b"".join([view[first : first + _GROUPS * 4] for first in firsts]))
+    mask = (mask_of(nonce) + b"\0") * len(firsts)
+    mixed = pybase64.b64encode(flipped(regions, mask))
+    pieces: Body = []
+    end = 0
+    for number, first in enumerate(firsts):
+        pieces += view[end:first], mixed[number * _GROUPS * 4 : (number + 1) * _GROUPS * 4]
+        end = first + _GROUPS * 4
+    return [*pieces, view[end:]]
 
 
-def flipped(samples: bytes, nonce: bytes) -> bytes:
-    """16-bit samples with the nonce's bits flipped into the lowest ones of the first 64."""
-    mask = b"".join(_SPREAD[byte] for byte in nonce)[: len(samples)].ljust(len(samples), b"\0")
-    mixed = int.from_bytes(samples, "little") ^ int.from_bytes(mask, "little")
+def mask_of(nonce: bytes) -> bytes:
+    """The bits that a nonce flips in 64 samples of 16 bits: 128 bytes."""
+    return b"".join([_SPREAD[byte] for byte in nonce])
+
+
+def flipped(samples: bytes, mask: bytes) -> bytes:
+    """Samples with the bits of a mask flipped, which is at least as long."""
+    mixed = int.from_bytes(samples, "little") ^ int.from_bytes(mask[: len(samples)], "little")
     return mixed.to_bytes(len(samples), "little")
 
 

@@ -17,10 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from asr_load.audio.clip import Clip, Rules
+from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
 from asr_load.errors import InputError
 from asr_load.shipped import command
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)
+"""Format 2 has one place for dither in a clip, where this one has a list."""
+
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 """Beside the manifest while a folder is being prepared."""
@@ -32,13 +36,14 @@ SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         ("sample_rate", pa.int32()),
         ("sha256", pa.string()),
-        ("dither_at", pa.int32()),
+        ("dither_at", pa.list_(pa.int32())),
         ("speech_end_s", pa.float64()),
         ("audio_b64", pa.string()),
     ]
 )
-OLDER_SCHEMA = SCHEMA.remove(SCHEMA.get_field_index("speech_end_s"))
-"""Of shards that were written before that was looked for."""
+_ONE_PLACE = SCHEMA.set(SCHEMA.get_field_index("dither_at"), pa.field("dither_at", pa.int32()))
+OLDER_SCHEMAS = (_ONE_PLACE, _ONE_PLACE.remove(SCHEMA.get_field_index("speech_end_s")))
+"""Of shards of format 2. The oldest do not say where speech ends."""
 
 SHARD_NAME = re.compile(r"shard-[0-9]{5,}-of-[0-9]{5,}\.arrow")
 PAGE = 4096
@@ -176,8 +181,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"--data {folder} is not a prepared folder (it has no whole {MANIFEST}); {hint}") from None
     except msgspec.DecodeError as error:
         raise InputError(f"--data {folder}: {MANIFEST} is not what prepare writes ({error}); {hint}") from None
-    if manifest.format != FORMAT:
-        raise InputError(f"--data {folder} has format {manifest.format}, this version reads {FORMAT}; {hint}")
+    if manifest.format not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise InputError(f"--data {folder} has format {manifest.format}, this version reads {known}; {hint}")
     for shard in manifest.shards:
         if not SHARD_NAME.fullmatch(shard.file):
             raise InputError(f"--data {folder}: {MANIFEST} names {shard.file!r}, which is no shard; {hint}")
@@ -250,6 +256,11 @@ class Shards:
         return self._ids
 
     @property
+    def dithered_throughout(self) -> bool:
+        """Whether each second of a clip has a place for dither; an earlier version found one in a clip."""
+        return self.manifest.format == FORMAT
+
+    @property
     def audio_format(self) -> str:
         """One of AUDIO_FORMATS."""
         return self.manifest.options.rules.audio_format
@@ -263,6 +274,9 @@ class Shards:
         batch = self._batches[at]
         known, unknown = batch.schema.names, [None] * batch.num_rows
         small = [batch.column(name).to_pylist() if name in known else unknown for name in SCHEMA.names[:-1]]
+        if batch.schema in OLDER_SCHEMAS:
+            at_column = SCHEMA.get_field_index("dither_at")
+            small[at_column] = [[place] for place in small[at_column]]
         # Views: Arrow's own value of a row would be a copy of up to a megabyte.
         column = batch.column("audio_b64")
         _, offsets, audio = column.buffers()
@@ -285,13 +299,31 @@ def _check_batch(batch: pa.RecordBatch) -> None:
     ends = np.frombuffer(offsets, np.int32)[audio.offset : audio.offset + batch.num_rows + 1]
     if len(ends) != batch.num_rows + 1 or ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(data or b""):
         raise ValueError("its audio lies elsewhere")
-    seconds, rates, at = (_numbers(batch.column(name)) for name in ("duration_s", "sample_rate", "dither_at"))
-    if not (np.isfinite(seconds) & (seconds > 0) & (rates > 0) & (at >= 0)).all():
+    seconds, rates = (_numbers(batch.column(name)) for name in ("duration_s", "sample_rate"))
+    if not (np.isfinite(seconds) & (seconds > 0) & (rates > 0)).all():
         raise ValueError("a clip has no length, or no rate")
-    if batch.schema != OLDER_SCHEMA:
+    _check_places(batch.column("dither_at"))
+    if "speech_end_s" in batch.schema.names:
         ends_s = _numbers(batch.column("speech_end_s"))
         if not ((ends_s > 0) & (ends_s <= seconds)).all():
             raise ValueError("its speech ends elsewhere")
+
+
+def _check_places(column: pa.Array) -> None:
+    """Raise ValueError where a clip's places for dither do not rise, overlap, or are none of those of base64."""
+    if column.type == pa.int32():  # of format 2
+        fits = _numbers(column) >= 0
+    else:
+        ends = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+        at = _numbers(column.values)[ends[0] : ends[-1]]
+        counts, gaps = np.diff(ends), np.diff(at)
+        if not counts.all() or column.values.null_count:
+            raise ValueError("a clip has no place for dither")
+        # From the last place of a clip to the first one of the next is no gap.
+        gaps[np.cumsum(counts)[:-1] - 1] = DITHERED
+        fits = np.concatenate([(at >= 0) & (at % DITHER_STEP == DITHER_FIRST), gaps >= DITHERED])
+    if not fits.all():
+        raise ValueError("its dither lies elsewhere")
 
 
 def _numbers(column: pa.Array) -> np.ndarray:
@@ -328,7 +360,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 def _open_batches(folder: Path, name: str) -> list[pa.RecordBatch]:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(folder / name)))
-        if reader.schema not in (SCHEMA, OLDER_SCHEMA):
+        if reader.schema not in (SCHEMA, *OLDER_SCHEMAS):
             raise InputError(f"--data {folder}: {name} has other columns than this version writes; prepare it again")
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         for batch in batches:

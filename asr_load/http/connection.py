@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from http.client import HTTPException
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +30,9 @@ from asr_load.http.transport import PORTS, Transport
 
 _poll = monkey.get_original("select", "poll")
 """gevent's would let other greenlets run."""
+
+MOST_PIECES = 1024
+"""That the kernel takes in one call: IOV_MAX of Linux."""
 
 LOOK_S = 0.05
 """How often a sender that waits for the network looks whether it was answered already."""
@@ -244,28 +249,23 @@ class Connection:
     def _send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> bool:
         if self.tls is not None:
             encrypt = self.tls.encrypt
-            return all(self._push(encrypt(piece), stall, refused) for piece in _cut(pieces, PIECE_BYTES))
-        assert self.sock is not None
-        self.sock.settimeout(0)
-        try:
-            taken = self.sock.sendmsg(pieces)
-        except BlockingIOError:
-            taken = 0
-        for piece in pieces:
-            if taken < len(piece) and not self._push(memoryview(piece)[taken:], stall, refused):
-                return False
-            taken = max(0, taken - len(piece))
-        return True
+            return all(self._push([encrypt(piece)], stall, refused) for piece in _cut(pieces, PIECE_BYTES))
+        return self._push(pieces, stall, refused)
 
-    def _push(self, data: bytes | memoryview, stall: float, refused: Callable[[], bool]) -> bool:
+    def _push(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> bool:
         """Returns False where the server has refused it before it took all."""
         assert self.sock is not None
         self.sock.settimeout(LOOK_S)
+        left: deque[memoryview] = deque(memoryview(piece) for piece in pieces)
         moved = time.perf_counter()
-        while len(data):
+        while left:
             try:
-                data = memoryview(data)[self.sock.send(data) :]
-                moved = time.perf_counter()
+                if taken := self.sock.sendmsg(list(islice(left, MOST_PIECES))):
+                    moved = time.perf_counter()
+                while left and taken >= len(left[0]):
+                    taken -= len(left.popleft())
+                if taken:
+                    left[0] = left[0][taken:]
             except TimeoutError:
                 if refused():
                     return False

@@ -65,6 +65,7 @@ def ask_before_test(
             _say(line)
         for name, target in targets.items():
             _warn_of_long_clips(target)
+            _warn_of_old_data(target)
             _try(name, target)
     if flush:
         flush_cache(settings.host, settings.headers, settings.transport)
@@ -91,6 +92,14 @@ def _warn_of_long_clips(target: Target) -> None:
         _say(
             f"{asked.body.model} takes clips of up to {asked.longest_s:g} s, and the longest of --data has"
             f" {longest:.1f} s: prepare it with --max-duration {asked.longest_s:g}, or --chunk-long"
+        )
+
+
+def _warn_of_old_data(target: Target) -> None:
+    if target.settings.unique != "none" and not target.shards.dithered_throughout:
+        _say(
+            f"--data {target.shards.folder} was prepared by an earlier version, and requests differ in one place of a"
+            " clip only: an engine that cuts audio may answer other pieces from its cache; run prepare again"
         )
 
 

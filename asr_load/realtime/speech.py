@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -14,7 +15,7 @@ import soxr
 
 from asr_load.audio.clip import Clip
 from asr_load.audio.convert import HEADER_WORDS, end_of_speech
-from asr_load.audio.payload import DITHERED, NO_DITHER, flipped
+from asr_load.audio.payload import NO_DITHER, flipped, mask_of
 from asr_load.realtime.dialects import LiveOptions
 
 T = TypeVar("T")
@@ -44,9 +45,10 @@ class Speech(NamedTuple):
     size: int
     """Their bytes."""
     silence: bytes
-    dither: bytes
-    dither_at: int
-    """Where in the samples, in bytes, these stand in place of their own."""
+    mask: bytes
+    """Bits that are flipped in the samples from each of `dither_at` on; empty for none."""
+    dither_at: list[int]
+    """Places in the samples, in bytes, that rise."""
     rate: int
     end_s: float
 
@@ -63,10 +65,13 @@ class Speech(NamedTuple):
 
     def _bytes(self, first: int, last: int) -> bytes:
         pcm = self.read(first, min(last, self.size)) if first < self.size else b""
-        begins, ends = max(self.dither_at, first), min(self.dither_at + len(self.dither), last)
-        if begins < ends:
-            mixed = self.dither[begins - self.dither_at : ends - self.dither_at]
-            pcm = b"".join((pcm[: begins - first], mixed, pcm[ends - first :]))
+        for place in self.dither_at[bisect_left(self.dither_at, first - len(self.mask)) :]:
+            begins, ends = max(place, first), min(place + len(self.mask), first + len(pcm))
+            if place >= last:
+                break
+            if begins < ends:
+                mixed = flipped(pcm[begins - first : ends - first], self.mask[begins - place :])
+                pcm = b"".join((pcm[: begins - first], mixed, pcm[ends - first :]))
         if last > self.size:
             pcm += self.silence[max(first - self.size, 0) : last - self.size]
         return pcm
@@ -83,14 +88,12 @@ def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
     else:
         rate = rates[0]
         size, read = _resampled(clip, rate)
-    at = round(clip.dither_at * rate / clip.sample_rate) * 2
-    dither = b""
-    if request.nonce != NO_DITHER:
-        dither = flipped(read(at, min(at + 2 * DITHERED, size)), request.nonce)
+    places = [round(place * rate / clip.sample_rate) * 2 for place in clip.dither_at]
+    mask = b"" if request.nonce == NO_DITHER else mask_of(request.nonce)
     end_s = size / 2 / rate
     if silence_s:
         end_s = clip.speech_end_s or _in_thread(_end_of_speech, clip)
-    return Speech(read, size, _silence(silence_s, rate), dither, at, rate, end_s)
+    return Speech(read, size, _silence(silence_s, rate), mask, places, rate, end_s)
 
 
 def _in_shard(clip: Clip) -> tuple[int, Callable[[int, int], bytes]]:
