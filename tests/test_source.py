@@ -206,7 +206,7 @@ def test_nemos_manifests_and_segments(tmp_path: Path, name: str) -> None:
         ]
     for bad in (-1, "soon", "nan"):
         (tmp_path / name).write_text(json.dumps({"audio_filepath": "long.wav", "offset": bad}) + "\n")
-        assert f"row 1: offset {bad!r} is no number of seconds" in error(tmp_path)
+        assert f"row 1: offset {bad!r} is not a time: it takes seconds" in error(tmp_path)
 
 
 def test_another_segment_is_another_set(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import requests
 import soundfile
 
 from asr_load.audio.clip import is_file
-from asr_load.audio.convert import SHORTEST_S
+from asr_load.audio.columns import segment_columns
 from asr_load.errors import InputError
 
 NAMES = ("path", "file", "file_name", "filename", "url", "src")
@@ -67,21 +66,10 @@ def text_of(row: dict[str, Any], column: str | None) -> str:
 
 
 def segment_of(row: dict[str, Any], cell: Any) -> tuple[float, float | None]:
-    """Which part of its file a row is: NeMo's `offset` and, beside that, `duration`, in seconds. Without an offset, a
-    duration is no more than a statement; audio in the row itself has been cut. Raises InputError."""
-    if row.get("offset") in (None, "") or is_inside(cell):
-        return 0.0, None
-    values = []
-    for name, least in (("offset", 0.0), ("duration", SHORTEST_S)):
-        value = row.get(name)
-        try:
-            seconds = None if value in (None, "") else float(str(value))
-        except ValueError:
-            seconds = math.nan
-        if seconds is not None and not least <= seconds < math.inf:
-            raise InputError(f"{name} {value!r} is no number of seconds")
-        values.append(seconds)
-    return values[0] or 0.0, values[1]
+    """Which part of its file a row is, in seconds: where it begins, and how long it is (None: to the end). Audio in the
+    row itself has been cut. Raises InputError."""
+    times = None if is_inside(cell) else segment_columns(tuple(row))
+    return times.of(row) if times else (0.0, None)
 
 
 def find_audio(cell: Any, row: dict[str, Any], base: Path | None) -> bytes | Path | Url | None:

@@ -7,6 +7,7 @@ import io
 import re
 import wave
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ CANCELLED = 0.1
 
 BLOCK_FRAMES, UNKNOWN_FRAMES = 1 << 20, 1 << 40
 """Read at once; and beyond the second, libsndfile does not know how long a file is."""
+
+CUT_S = 0.1
+"""By which a file may differ in length from the part of a recording that was cut into it."""
 
 FRAME_S, QUIET = 0.020, 0.02
 """Speech has ended with the last stretch of so many seconds whose amplitude is this share of the loudest one's."""
@@ -235,6 +239,8 @@ def _read(audio: bytes | Path, recording: Recording, rules: Rules, mix: _Mix) ->
 def _frames(file: _File, recording: Recording, rules: Rules) -> int:
     """How many frames to read at most, from where the file is set to. Raises Skipped."""
     rate = file.samplerate
+    if file.known and _is_segment(file.frames / rate, recording):
+        recording = replace(recording, offset_s=0.0, length_s=None)
     first = round(recording.offset_s * rate)
     if first and file.known:
         if first >= file.frames:
@@ -250,6 +256,13 @@ def _frames(file: _File, recording: Recording, rules: Rules) -> int:
     if file.known:
         limits.append(file.frames - first)
     return min(limits, default=UNKNOWN_FRAMES)
+
+
+def _is_segment(file_s: float, recording: Recording) -> bool:
+    """Whether a file of so many seconds is the recording's part already, and not what the part is to be cut out of: it
+    is as long as the part, which would end behind the file's end. Tables keep the times of the original so."""
+    length_s = recording.length_s
+    return length_s is not None and abs(file_s - length_s) <= CUT_S and recording.offset_s + length_s > file_s + CUT_S
 
 
 def _open(audio: bytes | Path) -> _File:

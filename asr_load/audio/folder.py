@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,17 @@ import msgspec
 from asr_load.audio import kaldi
 from asr_load.audio.cell import SUFFIXES, Url, check_place, fetch, file_name, find_audio, is_inside, segment_of, text_of
 from asr_load.audio.clip import Recording, is_file
-from asr_load.audio.manifest import is_manifest, read_rows, read_text
-from asr_load.audio.source import (
+from asr_load.audio.columns import (
     AUDIO_COLUMNS,
     TEXT_COLUMNS,
-    DatasetSpec,
-    Source,
-    fingerprint,
-    is_saved,
     no_text,
     pick_column,
+    segment_columns,
+    unused_times,
+    warning_of,
 )
+from asr_load.audio.manifest import is_manifest, read_rows, read_text
+from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
 from asr_load.errors import InputError
 
 DATASETS_SUFFIXES = (".parquet", ".arrow", ".tar")
@@ -32,6 +32,9 @@ DATASETS_SUFFIXES = (".parquet", ".arrow", ".tar")
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 TRANSCRIPTS = ".trans.txt"
+
+ROWS_LOOKED_AT = 100
+"""Of a table, for columns that look like times."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class _Found:
     notes: list[str]
     audio_column: str | None = None
     text_column: str | None = None
+    segment_columns: list[str] = field(default_factory=list)
+    """Those that say which parts of their files the rows are."""
+    warnings: list[str] = field(default_factory=list)
     roots: Sequence[Path] = ()
     """Other folders that its audio may lie in than the one that was named."""
 
@@ -159,6 +165,8 @@ def _manifests(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) ->
         [f"read {names}{more}", *first.notes],
         first.audio_column,
         first.text_column,
+        first.segment_columns,
+        first.warnings,
     )
 
 
@@ -201,11 +209,15 @@ def _table(manifest: Path, spec: DatasetSpec, is_split: str | None) -> _Found:
         rows = [row for row in rows if row.get("split") == spec.split]
         if not rows:
             raise InputError(f"{manifest} has no split {spec.split!r}; it has: {', '.join(splits)}")
+    of_files = [row for row in rows if not is_inside(row.get(audio_column))]
+    segments = segment_columns(tuple(columns)) if of_files else None
     return _Found(
         [_of_row(manifest, number, row, audio_column, text_column) for number, row in enumerate(rows)],
         notes,
         audio_column,
         text_column,
+        segments.names if segments else [],
+        warning_of(name for row in of_files[:ROWS_LOOKED_AT] for name in unused_times(row)),
     )
 
 
@@ -327,6 +339,9 @@ def _source(folder: Path, found: _Found, spec: DatasetSpec) -> Source:
         "split": spec.split,
         "text_column": found.text_column,
         "audio_column": found.audio_column,
+        "segment_columns": found.segment_columns,
         "state": state.hexdigest(),
     }
-    return Source(origin, lambda state: _Rows(found.rows, state, spec.allow_outside), len(found.rows), found.notes)
+    return Source(
+        origin, lambda state: _Rows(found.rows, state, spec.allow_outside), len(found.rows), found.notes, found.warnings
+    )

@@ -12,18 +12,18 @@ import datasets
 import huggingface_hub
 from datasets.packaged_modules.parquet.parquet import Parquet
 
-from asr_load.audio.cell import Url, check_place, fetch, file_name, find_audio, segment_of, text_of
+from asr_load.audio.cell import Url, check_place, fetch, file_name, find_audio, is_inside, segment_of, text_of
 from asr_load.audio.clip import Recording
-from asr_load.audio.source import (
+from asr_load.audio.columns import (
     AUDIO_COLUMNS,
     TEXT_COLUMNS,
-    DatasetSpec,
-    Source,
-    fingerprint,
-    is_saved,
     no_text,
     pick_column,
+    segment_columns,
+    unused_times,
+    warning_of,
 )
+from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
 from asr_load.errors import InputError
 from asr_load.text import striker
 
@@ -225,6 +225,11 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
     text_column = pick_column(spec.text_column, TEXT_COLUMNS, columns, "text")
     if text_column is None:
         notes.append(no_text(columns))
+    segments, warnings = None, []
+    if segment_columns(tuple(columns)) or unused_times(dict.fromkeys(columns, 0)):
+        row: dict[str, Any] = next(iter(parts[0]), {})
+        if not is_inside(row.get(audio_column)):
+            segments, warnings = segment_columns(tuple(columns)), warning_of(unused_times(row))
 
     def recording(row: dict[str, Any], number: int) -> Recording:
         audio, name = find_audio(row[audio_column], row, base), file_name(row[audio_column])
@@ -248,8 +253,9 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
         **which,
         "text_column": text_column,
         "audio_column": audio_column,
+        "segment_columns": segments.names if segments else [],
     }
-    return Source(origin, lambda state: _Rows(spec.dataset, parts, recording, state), notes=notes)
+    return Source(origin, lambda state: _Rows(spec.dataset, parts, recording, state), None, notes, warnings)
 
 
 class _Rows:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from asr_load.audio.source import AUDIO_COLUMNS
+from asr_load.audio.columns import names_audio
 from asr_load.errors import InputError
 
 LINES, TABLES, JSON = (".jsonl", ".ndjson"), (".csv", ".tsv"), ".json"
@@ -43,7 +43,7 @@ def is_manifest(file: Path) -> bool:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return False
         row = first[0] if isinstance(first, list) and first else first
-        return isinstance(row, dict) and any(name in row for name in AUDIO_COLUMNS)
+        return isinstance(row, dict) and names_audio(row)
     return suffix in SUFFIXES or file.name.lower() == "metadata.parquet"
 
 
@@ -117,7 +117,7 @@ def _delimiter(header: str, usual: str) -> str:
     def names(delimiter: str) -> set[str]:
         return {name.strip().strip('"') for name in header.split(delimiter)}
 
-    return next((each for each in usual + DELIMITERS if names(each) & set(AUDIO_COLUMNS)), usual)
+    return next((each for each in usual + DELIMITERS if names_audio(names(each))), usual)
 
 
 def _parquet(file: Path) -> list[dict[str, Any]]:

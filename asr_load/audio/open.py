@@ -36,5 +36,8 @@ def open_source(spec: DatasetSpec) -> Source:
         source = open_dataset(path if here else None, spec)
     taken = {what: source.origin[f"{what}_column"] for what in ("audio", "text")}
     if taken["audio"]:
-        source.notes.append(", ".join(f"{what} from the column {name!r}" for what, name in taken.items() if name))
+        said = [f"{what} from the column {name!r}" for what, name in taken.items() if name]
+        if segments := source.origin["segment_columns"]:
+            said.append(f"parts of files from the columns {' and '.join(map(repr, segments))}")
+        source.notes.append(", ".join(said))
     return source

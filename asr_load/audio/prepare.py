@@ -438,6 +438,8 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
         refuse_another(out, source)
     for note in source.notes:
         print(f"note: {visible(note)}", file=sys.stderr)
+    for warning in source.warnings:
+        print(f"warning: {visible(warning)}", file=sys.stderr)
     if args.chunk_long is not None and args.chunk_long < LEAST_CHUNK_S:
         raise InputError(f"--chunk-long must be at least {LEAST_CHUNK_S:g} seconds, not {args.chunk_long:g}")
     longest = args.max_duration if args.skip_long and args.chunk_long is None else None

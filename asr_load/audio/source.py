@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from asr_load.audio.clip import Recording
-from asr_load.errors import InputError
-
-TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript", "normalized_text", "raw_transcription", "txt")
-AUDIO_COLUMNS = ("audio", "file", "file_name", "path", "audio_filepath", "wav", "flac", "mp3")
 
 FINGERPRINT_BYTES = 65536
 
@@ -54,25 +50,12 @@ class Source:
     rows: Callable[[dict[str, Any] | None], Rows]
     total: int | None = None
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def is_saved(path: Path) -> bool:
     """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote this folder."""
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-
-
-def no_text(columns: list[str]) -> str:
-    """What is said of a data set in which no column is known to hold transcripts."""
-    return f"no column of text among {', '.join(columns)}: no WER (--text-column)"
-
-
-def pick_column(wanted: str | None, known: tuple[str, ...], present: list[str], what: str) -> str | None:
-    """The column that was named, else the first of the known ones that is there. Raises InputError on a wrong name."""
-    if wanted is not None:
-        if wanted not in present:
-            raise InputError(f"there is no column {wanted!r} for the {what}; there are: {', '.join(present)}")
-        return wanted
-    return next((name for name in known if name in present), None)
 
 
 def fingerprint(file: Path) -> str:

@@ -1,0 +1,204 @@
+"""Known columns of tables: audio, text and times under the names that people give them, in each kind of table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from asr_load.audio.clip import Recording, Rules
+from asr_load.audio.columns import normal, segment_columns, unused_times
+from asr_load.audio.convert import convert
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec, Source
+from asr_load.errors import InputError
+from conftest import CHECKOUT, noise, write_folder
+
+
+def write_table(file: Path, rows: list[dict[str, Any]]) -> Path:
+    """A table in the format of its name."""
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(rows))
+    elif file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with file.open("w", newline="") as data:
+            writer = csv.DictWriter(data, rows[0], delimiter="\t" if file.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return file
+
+
+def source(dataset: Path, **words: Any) -> Source:
+    return open_source(DatasetSpec(str(dataset), **words))
+
+
+def recordings(dataset: Path) -> list[Recording]:
+    return list(source(dataset).rows(None))
+
+
+TABLES = ("t.jsonl", "t.json", "t.csv", "t.tsv", "rows.parquet", "metadata.parquet", "metadata.csv", "metadata.jsonl")
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "long.wav", noise(6.0), 16000)
+    return tmp_path / "long.wav"
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"start": 1.5, "end": 3.5},
+        {"start_time": 1.5, "end_time": 3.5},
+        {"begin_time": "1.5", "end_time": "3.5"},
+        {"start": 1.5, "duration": 2.0},
+        {"offset": 1.5, "dur": 2},
+        {"offset": 1.5, "duration": 2.0, "end": 9},
+        {"start_ms": 1500, "end_ms": 3500},
+        {"Start Time (ms)": 1500, "Duration (s)": 2},
+        {"startTime": "00:00:01.500", "endTime": "0:03,5"},
+        {"segment_start": 1.5, "segment_stop": 3.5, "duration": 6},
+        {"xmin": 1.5, "xmax": 3.5},
+        {"onset": 1.5, "offset": 3.5},
+    ],
+)
+def test_rows_are_cut_by_their_times(long: Path, table: str, times: dict[str, Any]) -> None:
+    file = write_table(long.parent / table, [{"file_name": "long.wav", **times, "text": "a part"}])
+    (row,) = recordings(file)
+    assert row.offset_s == 1.5
+    assert row.length_s == pytest.approx(2.0)
+    (clip,) = convert(row, Rules())
+    assert clip.duration_s == 2.0
+
+
+def test_what_was_cut_by_is_reported(long: Path) -> None:
+    rows = [{"file": "long.wav", "start": 0, "end": 1, "speaker": 7, "text": "it"}]
+    for table in ("t.csv", "rows.parquet"):
+        found = source(write_table(long.parent / table, rows))
+        assert len(found.notes) == 1
+        assert found.notes[0].endswith("text from the column 'text', parts of files from the columns 'start' and 'end'")
+        assert found.warnings == []
+        assert found.origin["segment_columns"] == ["start", "end"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_unknown_columns_that_look_like_times_are_named_once(long: Path, table: str) -> None:
+    rows = [
+        {"file": "long.wav", "from": n, "time_to": n + 1.0, "duration": 6, "created_at": "2024-05-01", "text": "it"}
+        for n in range(3)
+    ]
+    file = write_table(long.parent / table, rows)
+    command = [sys.executable, "scripts/prepare.py", "--dataset", str(file), "--out", str(long.parent / "out")]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "columns that look like times are not used: 'from', 'time_to'. Each row is its whole file" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"file": "a.wav", "text": "it", "duration": 3.2, "sample_rate": 16000, "gender": 1, "text_length": 5},
+        {"file": "a.wav", "text": "it", "timestamp": 1_700_000_000, "start_time": None, "is_end": True},
+        {"file": "a.wav", "start": 0.5, "end": 2.0, "duration": 1.5},
+    ],
+)
+def test_nothing_else_looks_like_a_time(row: dict[str, Any]) -> None:
+    assert unused_times(row) == []
+
+
+def test_audio_in_the_row_has_been_cut(long: Path) -> None:
+    row = {"audio": {"bytes": long.read_bytes(), "path": "a.wav"}, "start": 1.5, "end": 3.5, "from": 1, "text": "it"}
+    found = source(write_table(long.parent / "rows.parquet", [row]))
+    assert (found.warnings, found.origin["segment_columns"]) == ([], [])
+    (recording,) = found.rows(None)
+    assert (recording.offset_s, recording.length_s) == (0.0, None)
+
+
+def test_a_file_that_is_the_part_already_is_not_cut_again(tmp_path: Path) -> None:
+    """As AMI's: the times are those of the meeting."""
+    folder = write_folder(tmp_path, {"one": 2.0, "long": 6.0})
+    rows: list[dict[str, Any]] = [
+        {"file": "one.wav", "begin_time": 1.3, "end_time": 3.31, "text": "it"},
+        {"file": "one.wav", "begin_time": 100.0, "end_time": 102.0, "text": "it"},
+        {"file": "one.wav", "begin_time": 100.0, "end_time": 104.0, "text": "it is elsewhere"},
+        {"file": "long.wav", "begin_time": 1.3, "end_time": 3.3, "text": "it is to be cut"},
+    ]
+    write_table(folder / "manifest.jsonl", rows)
+    one, two, elsewhere, cut = recordings(folder)
+    assert [next(convert(row, Rules())).duration_s for row in (one, two, cut)] == [2.0, 2.0, 2.0]
+    with pytest.raises(Exception, match="empty"):
+        next(convert(elsewhere, Rules()))
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ({"start": "soon", "end": 2}, "row 1: start 'soon' is not a time: it takes seconds, or hours:minutes:seconds"),
+        ({"start": 2, "end": -1}, "row 1: end -1 is not a time"),
+        ({"start": 2.0, "end": 1.0}, "row 1: start 2.0 and end 1.0: a part of a file has at least 0.01 s"),
+        ({"offset": 2.0, "duration": 0}, "row 1: offset 2.0 and duration 0: a part of a file has at least 0.01 s"),
+    ],
+)
+def test_times_that_are_none(long: Path, times: dict[str, Any], said: str) -> None:
+    for table in ("t.jsonl", "rows.parquet"):
+        file = write_table(long.parent / table, [{"file": "long.wav", "text": "it", **times}])
+        with pytest.raises(InputError) as caught:
+            recordings(file)
+        assert said in str(caught.value)
+
+
+def test_a_row_without_times_among_others_is_its_whole_file(long: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"file": "long.wav", "start": 1, "end": 2},
+        {"file": "long.wav", "start": None, "end": None},
+    ]
+    write_table(long.parent / "t.csv", rows)
+    assert [(row.offset_s, row.length_s) for row in recordings(long.parent)] == [(1.0, 1.0), (0.0, None)]
+
+
+@pytest.mark.parametrize("table", ["t.jsonl", "t.json", "t.csv", "t.tsv", "rows.parquet"])
+@pytest.mark.parametrize(
+    ("audio", "text"),
+    [
+        ("filename", "transcript"),
+        ("wav_path", "text"),
+        ("audio_path", "sentence"),
+        ("wav_filename", "transcript"),
+        ("path", "sentence"),
+        ("File Name", "Text"),
+        ("audioPath", "Transcription"),
+        ("file-path", "raw_text"),
+    ],
+)
+def test_names_of_columns(tmp_path: Path, table: str, audio: str, text: str) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(0.1), 16000)
+    row = {audio: "a.wav", "wav_filesize": 3244, text: "it"}
+    file = write_table(tmp_path / table, [row])
+    assert recordings(file) == [Recording("a", "it", tmp_path / "a.wav")]
+    if table != "rows.parquet":
+        assert recordings(tmp_path) == recordings(file)
+
+
+def test_names_are_compared_in_one_form() -> None:
+    names = ("file_name", "File Name", "fileName", "FileName", "file-name", " file name ")
+    assert {normal(name) for name in names} == {"file_name"}
+
+
+def test_seconds_come_before_milliseconds() -> None:
+    found = segment_columns(("end_ms", "start_ms", "start", "end"))
+    assert found is not None
+    assert found.names == ["start", "end"]
