@@ -37,8 +37,24 @@ _AGAIN_S = 1.0  # of new audio, after which a recogniser hears all of it again
 _BUFFER_S = 60.0  # SGLang's, without a commit
 _LOUD, _PAUSE_S = 300.0, 0.5  # of the detector of turns: root mean square of 16-bit samples, seconds
 _FEW = 3
-_LATE_S = 2.0
+_LATE_S, _REPEAT_S = 2.0, 0.15
 _ITEM = "conversation.item.input_audio_transcription."
+_UNKNOWN: tuple[dict[str, Any], ...] = (
+    {"type": "rate_limits.updated", "rate_limits": []},
+    {"type": "x.partial", "delta": {"text": "h"}, "text": ["a"], "transcript": 1, "item_id": 7, "segment_id": {}},
+    {"type": {"name": "x"}, "error": [], "usage": "many", "session": 3, "audio_end_ms": "late"},
+)
+
+
+_EMPTY = {
+    "sglang": ("invalid_state", "Cannot commit an empty audio buffer"),
+    "openai": ("input_audio_buffer_commit_empty", "Error committing input audio buffer: buffer too small."),
+}
+"""Code and words of the error that answers an empty commit."""
+
+
+def _item(number: int) -> str:
+    return f"item_{number:03d}"
 
 
 class _Refused(Exception):
@@ -98,6 +114,9 @@ class _Session:
         self._vad = False
         self._heard_speech, self._quiet_s = False, 0.0
         self._index = self._items = self._texts = 0
+        self._last: str | None = None
+        """The item that was committed last."""
+        self._second_is_done = asyncio.Event()
         self._current: _Utterance | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._received: list[float] = []
@@ -216,9 +235,8 @@ class _Session:
             if self._dialect == "vllm":
                 return  # audio before the first commit waits in a queue: none of ours sends any
             current = self._begin(at)
-        if not current.audio:
-            current.began_at = at
-            self._start(current)
+        if not current.audio and not self._vad:
+            self._start(current, at)
         current.audio += pcm
         if self._dialect == "sglang" and len(current.audio) / 2 / self._rate > _BUFFER_S:
             await self._error("buffer_overflow", f"More than {_BUFFER_S:.0f} s without a commit.")
@@ -232,6 +250,7 @@ class _Session:
         name = "segment_id" if self._dialect == "omni" else "item_id"
         if loud and not self._heard_speech:
             self._heard_speech = True
+            self._start(current, at)
             await self._send({"type": "input_audio_buffer.speech_started", "audio_start_ms": 0, name: current.item})
         self._quiet_s = 0.0 if loud else self._quiet_s + samples.size / self._rate
         if self._heard_speech and self._quiet_s >= _PAUSE_S:
@@ -239,9 +258,7 @@ class _Session:
             length = round(len(current.audio) / 2 / self._rate * 1000)
             await self._send({"type": "input_audio_buffer.speech_stopped", "audio_end_ms": length, name: current.item})
             if self._dialect == "openai":
-                await self._send({"type": "input_audio_buffer.committed", name: current.item})
-                await self._end(current, at)
-                self._current = None
+                await self._take_turn(current, at)
 
     async def _commit(self, *, final: bool, at: float) -> None:
         if self._dialect == "vllm":
@@ -255,21 +272,32 @@ class _Session:
             return
         current = self._current
         if current is None or not current.audio:
-            raise _Refused("invalid_state", "Cannot commit an empty audio buffer")
-        await self._send({"type": "input_audio_buffer.committed", "item_id": current.item, "previous_item_id": None})
-        await self._send({"type": "conversation.item.created", "item": {"id": current.item, "type": "message"}})
-        self._current = None
+            raise _Refused(*_EMPTY[self._dialect])
         self._heard_speech = False
+        if self._fault == "ws-own-commit":
+            await self._send({"type": "input_audio_buffer.speech_stopped", "item_id": current.item})
+        await self._take_turn(current, at)
+        if self._fault == "ws-own-commit":
+            raise _Refused(*_EMPTY["openai"])
+
+    async def _take_turn(self, current: _Utterance, at: float) -> None:
+        """Commit an item, which follows the one before it, and transcribe it."""
+        named = {"item_id": current.item, "previous_item_id": self._last}
+        await self._send({"type": "input_audio_buffer.committed", **named})
+        item = {"id": current.item, "type": "message"}
+        await self._send({"type": "conversation.item.created", "previous_item_id": self._last, "item": item})
+        self._last, self._current = current.item, None
         await self._end(current, at)
 
     # What is said.
 
     def _begin(self, at: float) -> _Utterance:
         self._items += 1
-        self._current = _Utterance(f"item_{self._items:03d}", began_at=at)
+        self._current = _Utterance(_item(self._items), began_at=at)
         return self._current
 
-    def _start(self, utterance: _Utterance) -> None:
+    def _start(self, utterance: _Utterance, at: float) -> None:
+        utterance.began_at = at
         utterance.task = self._spawn(self._talk(utterance))
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
@@ -321,9 +349,26 @@ class _Session:
             return "".join([piece.text async for piece in pieces]).strip()
 
     async def _finish(self, utterance: _Utterance) -> None:
-        assert utterance.ended_at is not None
         if self._fault in ("ws-stall", "ws-error", "ws-failed"):
             return
+        text = await self._final_text(utterance)
+        if text != utterance.said:
+            await self._say(utterance, text, final=True)
+        if self._fault == "ws-no-final":
+            await self._close(1000)
+            return
+        if self._fault == "ws-spaced-final":
+            utterance.said = f" {text}\n".replace(" ", "  ")
+        await self._complete(utterance)
+        if self._fault in ("ws-double-final", "ws-late-repeat"):
+            await asyncio.sleep(_REPEAT_S if self._fault == "ws-late-repeat" else 0)
+            await self._complete(utterance)
+        if utterance.item == _item(2):
+            self._second_is_done.set()
+
+    async def _final_text(self, utterance: _Utterance) -> str:
+        """The text of an utterance that has ended, when it is due."""
+        assert utterance.ended_at is not None
         engine = self._service.engine
         if isinstance(engine, ScriptedEngine):
             late = _LATE_S if self._fault == "ws-late-final" else 0.0
@@ -336,14 +381,15 @@ class _Session:
                 text = " ".join(before + text.split()[len(before) :])
         if self._fault == "ws-empty":
             text = ""
-        if text != utterance.said:
-            await self._say(utterance, text, final=True)
-        if self._fault == "ws-no-final":
-            await self._close(1000)
-            return
-        for _ in range(2 if self._fault == "ws-double-final" else 1):
-            self._final.append(time.perf_counter())
-            await self._send(self._completed(utterance))
+        if self._fault == "ws-reordered":
+            text = f"{text} {utterance.item}"
+            if utterance.item == _item(1):
+                await self._second_is_done.wait()
+        return text
+
+    async def _complete(self, utterance: _Utterance) -> None:
+        self._final.append(time.perf_counter())
+        await self._send(self._completed(utterance))
 
     async def _say(self, utterance: _Utterance, text: str, *, final: bool = False) -> None:
         """Send what is new of a text."""
@@ -353,7 +399,8 @@ class _Session:
         if self._fault == "ws-empty-deltas" and self._dialect != "omni":
             await self._send(self._partial(utterance, "", final=False))
         if self._fault == "ws-unknown-events":
-            await self._send({"type": "rate_limits.updated", "rate_limits": []})
+            for event in _UNKNOWN:
+                await self._send(dict(event))
         if self._fault == "ws-replaced" and self._dialect == "omni" and not final:
             utterance.said = f"{text} er"
         self._sent.append(time.perf_counter())

@@ -6,18 +6,21 @@ import json
 import socket
 import threading
 import time
+from collections import deque
 from typing import Any
 
-import gevent
 import pytest
 from openai.types.realtime import InputAudioBufferAppendEvent, InputAudioBufferCommitEvent, SessionUpdateEvent
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
 from asr_load.http.connection import Connection, Connections, place_of
+from asr_load.http.failure import Failure
 from asr_load.http.socket_reader import compiled, python
 from asr_load.http.transport import Transport
-from asr_load.realtime.dialects import DIALECTS, Event, Heard, LiveOptions, choose, error_words, read_event, told_by
+from asr_load.realtime.dialects import DIALECTS, LiveOptions, choose, told_by
+from asr_load.realtime.heard import MOST_KINDS, OTHER, Event, Heard, error_words, joined, read_event
+from asr_load.realtime.session import LiveSession
 from asr_load.realtime.socket import Socket
 from asr_load.stream.reader import ProtocolError
 
@@ -27,8 +30,10 @@ OPTIONS = LiveOptions(
 ITEM = "conversation.item.input_audio_transcription"
 
 
-def hear(dialect: str, *events: dict[str, Any]) -> Heard:
-    heard = Heard()
+def hear(dialect: str, *events: dict[str, Any], ends: int = 1, earlier: tuple[str, ...] = ()) -> Heard:
+    """What is heard of events that come at 1, 2, 3 … after so many messages that end a part of the audio."""
+    heard = Heard(earlier)
+    heard.ends = ends
     for at, event in enumerate(events, 1):
         DIALECTS[dialect].hear(read_event(json.dumps(event).encode()), heard, at)
     return heard
@@ -58,6 +63,8 @@ def test_the_first_event_tells_the_dialect() -> None:
     assert told({"session": {"object": "realtime.session"}}) == ""
     created = read_event(json.dumps({"type": "session.created", **nested}).encode())
     assert choose("openai", created, "gpu").name == "openai"  # whoever names one of the two is believed
+    assert choose("auto", created, "gpu", found="openai").name == "openai"
+    assert choose("auto", created, "api.openai.com", found="sglang").name == "openai"
     with pytest.raises(ProtocolError, match="the server speaks sglang, not vllm"):
         choose("vllm", created, "gpu")
 
@@ -69,7 +76,7 @@ def test_vllm_joins_deltas_and_counts_none_that_is_empty() -> None:
     assert heard.text == "language English<asr_text>Hello"
     assert heard.times == [1, 3]
     assert heard.revised == 0
-    assert heard.usage == {"completion_tokens": 9}
+    assert heard.tokens == 9
 
 
 def test_items_are_matched_by_their_ids_whatever_their_order() -> None:
@@ -79,9 +86,9 @@ def test_items_are_matched_by_their_ids_whatever_their_order() -> None:
         {"type": f"{ITEM}.completed", "item_id": "b", "transcript": "two"},
     ]
     sglang = DIALECTS["sglang"]
-    assert not sglang.is_final(hear("sglang", *events), commits=2)
-    both = hear("sglang", *events, {"type": f"{ITEM}.completed", "item_id": "a", "transcript": "one"})
-    assert sglang.is_final(both, commits=2)
+    assert not sglang.is_final(hear("sglang", *events, ends=2))
+    both = hear("sglang", *events, {"type": f"{ITEM}.completed", "item_id": "a", "transcript": "one"}, ends=2)
+    assert sglang.is_final(both)
     assert both.text == "one two"
     failed = hear("sglang", {"type": f"{ITEM}.failed", "item_id": "a", "error": {"code": "x", "message": "y"}})
     assert failed.failed == "x: y"
@@ -96,9 +103,198 @@ def test_replaced_segments_count_what_is_withdrawn() -> None:
     assert (heard.text, heard.revised, heard.times) == ("a c d e", 1, [1, 2, 4])
     assert heard.positions[-1] == (4, 3.0)
     end = {"type": "transcription.completed", "event_index": 5, "text": "a c d  e"}
-    assert hear("omni", segment(1, "a c d"), segment(2, "e", 3000, "s2"), end).text == "a c d e"
+    assert hear("omni", segment(1, "a c d"), segment(2, "e", 3000, "s2"), end).text == "a c d  e"
     with pytest.raises(ProtocolError, match="event_index 1 after 2"):
         hear("omni", segment(2, "a"), segment(1, "b"))
+
+
+def turn(item: str, previous: str | None = None, *, kind: str = "input_audio_buffer.committed") -> dict[str, Any]:
+    return {"type": kind, "item_id": item, "previous_item_id": previous, "item": {"id": item}}
+
+
+def completed(item: str | None, text: str | None, tokens: int | None = None) -> dict[str, Any]:
+    usage = {"type": "duration", "seconds": 1} if tokens is None else {"type": "tokens", "output_tokens": tokens}
+    return {"type": f"{ITEM}.completed", "item_id": item, "transcript": text, "usage": usage}
+
+
+@pytest.mark.parametrize("dialect", ["sglang", "openai"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        [turn("a"), turn("b", "a"), turn("c", "b")],
+        [turn("c", "b"), turn("b", "a"), turn("a")],  # only the names of those before tell
+        [turn("a"), turn("b"), turn("c")],  # nothing but the order of the commits
+        [turn(*pair, kind="conversation.item.created") for pair in (("c", "b"), ("b", "a"), ("a", None))],
+        [turn(*pair, kind="conversation.item.added") for pair in (("c", "x"), ("x", "b"), ("b", "a"))],
+        [turn("a", "of another utterance"), turn("b", "a"), turn("c", "b")],
+    ],
+)
+def test_turns_are_joined_as_they_were_spoken_whatever_order_they_are_completed_in(
+    dialect: str, before: list[dict[str, Any]]
+) -> None:
+    heard = hear(dialect, *before, completed("c", "five", 1), completed("a", " one two ", 2), completed("b", "four", 3))
+    assert heard.text == "one two four five"
+    assert heard.tokens == 6
+
+
+def test_items_that_name_each_other_in_a_circle_are_all_there() -> None:
+    heard = hear("openai", turn("a", "b"), turn("b", "a"), completed("b", "two"), completed("a", "one"))
+    assert sorted(heard.text.split()) == ["one", "two"]
+
+
+def test_tokens_are_unknown_where_those_of_one_turn_are() -> None:
+    assert hear("openai", completed("a", "one", 1), completed("b", "two")).tokens is None
+    assert hear("openai", completed("a", "one", 1), completed("b", "two", 4)).tokens == 5
+    done = {"type": "transcription.done", "text": "a"}
+    odds: list[Any] = [True, "7", -1, 1.5, {}, None]
+    for odd in odds:
+        assert hear("vllm", {**done, "usage": {"completion_tokens": odd}}).tokens is None
+    assert hear("vllm", {**done, "usage": {"completion_tokens": 3.0}}).tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("texts", "whole"),
+    [
+        (["one ", "", " two"], "one two"),
+        (["今天", "天气"], "今天天气"),
+        (["今日は。", "カタカナ"], "今日は。カタカナ"),
+        (["สวัสดี", "ครับ"], "สวัสดีครับ"),
+        (["안녕", "하세요"], "안녕 하세요"),
+    ],
+)
+def test_turns_are_joined_without_a_space_where_the_script_has_none(texts: list[str], whole: str) -> None:
+    assert joined(texts) == whole
+    assert hear("openai", *(completed(str(number), text) for number, text in enumerate(texts))).text == whole
+
+
+FINALS: dict[str, Any] = {
+    "vllm": lambda text: {"type": "transcription.done", "text": text},
+    "omni": lambda text: {"type": "transcription.completed", "text": text},
+    **dict.fromkeys(("sglang", "openai"), lambda text: completed("a", text)),
+}
+
+
+def partials(dialect: str) -> list[dict[str, Any]]:
+    """Three new texts: ` hello big world`."""
+    words = [" hello", " big", " world"]
+    match dialect:
+        case "vllm":
+            return [{"type": "transcription.delta", "delta": word} for word in words]
+        case "omni":
+            texts = ("".join(words[: number + 1]) for number in range(3))
+            return [{"type": "transcription.segment", "segment_id": 1, "text": text} for text in texts]
+    return [{"type": f"{ITEM}.delta", "item_id": "a", "delta": word} for word in words]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    ("text", "whole", "chunks"),
+    [
+        ("hello big world", "hello big world", 3),
+        ("hello  big\nworld ", "hello  big\nworld ", 3),
+        ("hellobig world", "hellobig world", 3),
+        ("Hello, big world.", "Hello, big world.", 4),
+        ("other words", "other words", 4),
+        ("", "", 3),
+        (None, " hello big world", 3),
+        ({"text": "odd"}, " hello big world", 3),
+    ],
+)
+def test_the_final_text_takes_the_place_of_the_partial_ones_and_white_space_is_no_chunk(
+    dialect: str, text: Any, whole: str, chunks: int
+) -> None:
+    heard = hear(dialect, *partials(dialect), FINALS[dialect](text), FINALS[dialect]("once more"))
+    assert heard.text == whole
+    assert heard.times == list(range(1, chunks + 1))
+    assert DIALECTS[dialect].is_final(heard)
+    assert heard.done_at == 4
+
+
+def test_segments_are_joined_in_the_order_of_their_audio() -> None:
+    def segment(name: Any, start: Any, text: str) -> dict[str, Any]:
+        return {"type": "transcription.segment", "segment_id": name, "audio_start_ms": start, "text": text}
+
+    late = segment(10, 2000, "three"), segment(9, 0, "one"), segment("x", 900.5, "two")
+    assert hear("omni", *late).text == "one two three"
+    assert hear("omni", segment(2, None, "one"), segment(1, "?", "two")).text == "one two"
+    whole = hear("omni", *late, {"type": "transcription.completed", "text": "four"})
+    assert (whole.text, whole.revised) == ("four", 3)
+
+
+def test_a_final_text_of_an_earlier_utterance_is_not_of_this_one() -> None:
+    again = hear("openai", completed("old", "before"), turn("new"), earlier=("old",))
+    assert (again.text, again.times, DIALECTS["openai"].is_final(again)) == ("", [], False)
+    assert hear("openai", completed("old", "before"), completed("new", "now"), earlier=("old",)).text == "now"
+    # Without an id, a text that comes before any audio has ended cannot be of it.
+    for dialect in DIALECTS:
+        heard = hear(dialect, {**FINALS[dialect]("x"), "item_id": None}, ends=0)
+        assert (heard.text, heard.is_early, DIALECTS[dialect].is_final(heard)) == ("", True, False)
+
+
+def test_items_without_ids_are_told_apart_by_their_order() -> None:
+    heard = hear("sglang", completed(None, "one"), completed(None, "two"), completed(None, "two"), ends=2)
+    assert (heard.text, DIALECTS["sglang"].is_final(heard)) == ("one two", True)
+
+
+def test_a_session_is_settled_when_each_turn_that_the_server_began_is_done() -> None:
+    openai = DIALECTS["openai"]
+    started = {"type": "input_audio_buffer.speech_started", "item_id": "a"}
+    stopped = {"type": "input_audio_buffer.speech_stopped", "item_id": "a"}
+    done = completed("a", "one")
+    for events, ends, settled, final in (
+        ((started,), 0, False, False),
+        ((started, stopped, turn("a")), 0, False, False),
+        ((started, stopped, turn("a"), done), 0, True, True),
+        ((started, stopped, turn("a"), done, started), 0, False, False),
+        ((started, stopped, turn("a"), turn("b", "a"), done), 0, False, False),
+        ((started, turn("a"), done), 1, True, True),  # a message of ours ended the turn
+        ((started, stopped, turn("a"), done), 1, True, False),  # it may have ended another one
+    ):
+        heard = hear("openai", *events, ends=ends)
+        assert (heard.is_settled, openai.is_final(heard)) == (settled, final), events
+
+
+def test_an_empty_commit_is_told_from_other_errors() -> None:
+    code = "input_audio_buffer_commit_empty"
+    assert DIALECTS["openai"].refuses_end(Event("error", error={"code": code, "message": "buffer too small"}))
+    assert DIALECTS["sglang"].refuses_end(Event("error", error="x", code=code))
+    assert not DIALECTS["openai"].refuses_end(Event("error", error={"code": "invalid_audio"}))
+    assert not DIALECTS["vllm"].refuses_end(Event("error", error={"code": code}))
+
+
+ODD: list[Any] = [None, True, 7, -1.5, 1 << 80, "text", "\ud83d", [], ["a", [1]], {}, {"text": {"a": None}}]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("field", [name for name in Event.__struct_fields__ if name not in ("type", "event_index")])
+def test_an_event_may_hold_any_json_in_any_field(dialect: str, field: str) -> None:
+    kinds = ["x.partial", "error", "session.created", *(event["type"] for event in partials(dialect))]
+    kinds += [FINALS[dialect]("")["type"], "input_audio_buffer.committed", "conversation.item.created"]
+    for kind in dict.fromkeys(kinds):
+        for odd in ODD:
+            heard = hear(dialect, {"type": kind, field: odd})
+            event = read_event(json.dumps({"type": kind, field: odd}).encode())
+            heard.note(event)
+            assert isinstance(error_words(event), str)
+            assert isinstance(told_by(event, "gpu"), str)
+            heard.text.encode()
+            assert heard.events == {kind: 1}
+
+
+def test_events_without_a_name_are_counted_and_kinds_are_bounded() -> None:
+    heard = Heard()
+    for odd in ODD:
+        if not isinstance(odd, str):
+            heard.note(read_event(json.dumps({"type": odd}).encode()))
+    assert heard.events == {OTHER: len(ODD) - 2}
+    for number in range(2 * MOST_KINDS):
+        heard.note(Event(f"kind {number}"))
+    assert len(heard.events) == MOST_KINDS
+    assert heard.events.total() == len(ODD) - 2 + 2 * MOST_KINDS
+
+
+def test_an_event_index_that_is_no_number_is_passed_over() -> None:
+    assert hear("omni", {"type": "x", "event_index": 2}, {"type": "x", "event_index": "1"}).index == 2
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b'{"delta":"x"}', b'"x"', b'{"type":"\xff"}'])
@@ -211,7 +407,37 @@ def test_a_socket_that_takes_nothing_is_counted_while_it_does() -> None:
         client.listen(time.perf_counter() + 0.2)
         assert client.blocked_s > 0.15
         peers[0].sendall(Frame(Opcode.BINARY, b"x").serialize(mask=False))
-        gevent.sleep(0.05)
-        assert not client.is_quiet  # nothing that is kept has anything to say
+        with pytest.raises(ProtocolError, match="a binary frame"):
+            while True:
+                client.listen(time.perf_counter() + 30)
         client.drop()
         peers[0].close()
+
+
+class _Kept:
+    """Stands for a socket between two utterances."""
+
+    def __init__(self, *messages: bytes, is_open: bool = True, error: Exception | None = None) -> None:
+        self.messages, self.is_open, self._error = deque((message, 1) for message in messages), is_open, error
+
+    def listen(self, _until: float) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize(
+    ("kept", "goes_on"),
+    [
+        (_Kept(), True),
+        (_Kept(b'{"type":"transcription.done","text":"again"}', b'{"type":"rate_limits.updated"}'), True),
+        (_Kept(b'{"type":"error","error":"idle"}'), False),
+        (_Kept(b"{"), False),
+        (_Kept(is_open=False), False),
+        (_Kept(error=ProtocolError("a binary frame")), False),
+        (_Kept(error=Failure("client", "no memory")), False),
+    ],
+)
+def test_a_kept_session_goes_on_after_events_but_not_after_an_error(kept: _Kept, goes_on: bool) -> None:
+    session = LiveSession(kept, DIALECTS["vllm"], "", "")  # type: ignore[arg-type]
+    assert session.can_go_on() is goes_on
+    assert not (goes_on and kept.messages)

@@ -1,4 +1,4 @@
-"""The four dialects of /v1/realtime: what a client says in each, and what events mean. Nothing here does I/O.
+"""The four dialects of /v1/realtime: a client's messages in each, and the meaning of events. Nothing here does I/O.
 
 Read from the sources of vLLM 0.32 and 0.33, SGLang 0.5.23, sglang-omni and the `openai` package 3.57 (November 2026).
 Fields and events that are not known are passed over, as servers add some with each release.
@@ -6,13 +6,12 @@ Fields and events that are not known are passed over, as servers add some with e
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, ClassVar
 
 import msgspec
 
+from asr_load.realtime.heard import Event, Heard, error_words, number_in, text_in, tokens_in
 from asr_load.stream.reader import ProtocolError
 
 RATE = 16000
@@ -39,6 +38,12 @@ class LiveOptions:
     model: str
     """Empty: whatever the server has."""
     language: str
+    found: str = ""
+    """The one of ALIKE that a trial session was accepted in, for the dialect auto; empty where none was needed."""
+
+    def is_guess(self, dialect: Dialect) -> bool:
+        """Whether a session may speak another dialect than this one, which it was taken for by its first event."""
+        return self.dialect == "auto" and not self.found and dialect.name == "sglang"
 
     @property
     def told(self) -> dict[str, Any]:
@@ -47,92 +52,7 @@ class LiveOptions:
         return {name: getattr(self, name) for name in names}
 
 
-class Event(msgspec.Struct, gc=False):
-    """What a server says, as far as it is looked at."""
-
-    type: str
-    id: Any = None
-    created: Any = None
-    session: Any = None
-    event_index: int | None = None
-    item_id: str | None = None
-    segment_id: Any = None
-    delta: str | None = None
-    text: str | None = None
-    transcript: str | None = None
-    audio_end_ms: float | None = None
-    usage: Any = None
-    error: Any = None
-    code: Any = None
-
-
-_decode = msgspec.json.Decoder(Event).decode
 _encode = msgspec.json.encode
-
-
-def read_event(data: bytes) -> Event:
-    """An event of a text frame. Raises ProtocolError."""
-    try:
-        return _decode(data)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise ProtocolError(f"not an event of a realtime session: {error}") from None
-
-
-class Heard:
-    """What a server has said of one utterance. Times are perf_counter nanoseconds."""
-
-    def __init__(self) -> None:
-        self.times: list[int] = []
-        """When each text came that was new."""
-        self.final_at: int | None = None
-        self.events: Counter[str] = Counter()
-        self.error: str | None = None
-        """The server's words, the code before them."""
-        self.failed: str | None = None
-        self.revised = 0
-        """Words that were withdrawn."""
-        self.positions: list[tuple[int, float]] = []
-        """When a text came, and up to which second of the audio it reaches, where the server tells."""
-        self.usage: dict[str, Any] = {}
-        self.speaking = False
-        """Whether the server hears a turn that has not ended."""
-        self.turns = 0
-        """That the server has ended by itself."""
-        self.done: set[str] = set()
-        """Items that have their final text, or failed."""
-        self.done_at = 0
-        """When the last of them was."""
-        self.index = -1
-        self._parts: dict[str, str] = {}
-
-    @property
-    def text(self) -> str:
-        parts = [part.strip() for part in self._parts.values()] if len(self._parts) > 1 else self._parts.values()
-        return " ".join(part for part in parts if part)
-
-    def finish(self, item: str, at: int) -> None:
-        """The item has come to its end."""
-        self.done.add(item)
-        self.done_at = at
-
-    def append(self, item: str, delta: str, at: int) -> None:
-        """Text that follows what the item has."""
-        self._parts[item] = self._parts.get(item, "") + delta
-        if delta:
-            self.times.append(at)
-
-    def replace(self, item: str, text: str, at: int) -> None:
-        """Text in place of what the item has."""
-        before = self._parts.get(item, "")
-        if text == before:
-            self._parts.setdefault(item, "")
-            return
-        old, new = before.split(), text.split()
-        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
-        self.revised += len(old) - kept
-        self._parts[item] = text
-        if text:
-            self.times.append(at)
 
 
 class Dialect:
@@ -172,9 +92,13 @@ class Dialect:
         """Take what an event says of the utterance. Raises ProtocolError."""
         raise NotImplementedError
 
-    def is_final(self, heard: Heard, commits: int) -> bool:
-        """Whether nothing more is to come, after so many commits of ours."""
-        raise NotImplementedError
+    def is_final(self, heard: Heard) -> bool:
+        """Whether nothing more is to come."""
+        return heard.is_concluded
+
+    def refuses_end(self, event: Event) -> bool:  # noqa: ARG002
+        """Whether an error only says that no audio was left to commit."""
+        return False
 
 
 class Vllm(Dialect):
@@ -194,17 +118,22 @@ class Vllm(Dialect):
 
     def hear(self, event: Event, heard: Heard, at: int) -> None:
         if event.type == "transcription.delta":
-            heard.append("", event.delta or "", at)
-        elif event.type == "transcription.done" and "" not in heard.done:
-            heard.replace("", event.text if event.text is not None else heard.text, at)
-            heard.finish("", at)
-            heard.usage = event.usage if isinstance(event.usage, dict) else {}
-
-    def is_final(self, heard: Heard, commits: int) -> bool:  # noqa: ARG002
-        return bool(heard.done)
+            heard.append("", text_in(event.delta) or "", at)
+        elif event.type == "transcription.done":
+            _conclude(event, heard, at)
 
 
-_PREFIX = "conversation.item.input_audio_transcription."
+def _conclude(event: Event, heard: Heard, at: int) -> None:
+    """Take the transcript of a whole utterance. One that comes before the audio has ended is that of the utterance
+    before, once more: nothing but its time tells the two apart."""
+    if heard.ends:
+        heard.conclude(text_in(event.text), at, tokens_in(event.usage))
+    else:
+        heard.is_early = True
+
+
+_TEXT = "conversation.item.input_audio_transcription."
+_EMPTY = "input_audio_buffer_commit_empty"
 
 
 class OpenAi(Dialect):
@@ -227,25 +156,45 @@ class OpenAi(Dialect):
         return [_encode({"type": "session.update", "session": session})]
 
     def hear(self, event: Event, heard: Heard, at: int) -> None:
-        item = event.item_id or ""
-        match event.type.removeprefix(_PREFIX):
-            case "delta":
-                heard.append(item, event.delta or "", at)
-            case "completed" if item not in heard.done:
-                heard.replace(item, event.transcript or "", at)
-                heard.finish(item, at)
-                heard.usage = event.usage if isinstance(event.usage, dict) else {}
-            case "failed":
-                heard.failed = error_words(event)
-                heard.finish(item, at)
+        named = text_in(event.item_id)
+        if named in heard.earlier:
+            return
+        id = named or f"#{heard.done}"  # without an id, an item is known by how many are done before it
+        if event.type.startswith(_TEXT):
+            self._hear_text(event, heard, id, at)
+            return
+        match event.type:
             case "input_audio_buffer.speech_started":
                 heard.speaking = True
             case "input_audio_buffer.speech_stopped":
                 heard.speaking = False
                 heard.turns += 1
+            case "input_audio_buffer.committed":
+                heard.speaking = False
+                heard.commit(id)
+                heard.item(id).previous = text_in(event.previous_item_id)
+            case "conversation.item.created" | "conversation.item.added" if isinstance(event.item, dict):
+                if (named := text_in(event.item.get("id"))) and named not in heard.earlier:
+                    heard.item(named).previous = text_in(event.previous_item_id)
 
-    def is_final(self, heard: Heard, commits: int) -> bool:
-        return not heard.speaking and bool(heard.done) and len(heard.done) >= heard.turns + commits
+    def _hear_text(self, event: Event, heard: Heard, id: str, at: int) -> None:
+        match event.type.removeprefix(_TEXT):
+            case "delta":
+                heard.append(id, text_in(event.delta) or "", at)
+            case "completed" if text_in(event.item_id) or heard.done < heard.expected:
+                heard.finish(id, text_in(event.transcript), at, tokens_in(event.usage))
+            case "completed":
+                heard.is_early = not heard.expected
+            case "failed":
+                heard.failed = heard.failed or error_words(event)
+                heard.finish(id, None, at)
+
+    def is_final(self, heard: Heard) -> bool:
+        return heard.is_settled and heard.done >= heard.expected
+
+    def refuses_end(self, event: Event) -> bool:
+        error = event.error if isinstance(event.error, dict) else {}
+        return _EMPTY in (event.code, error.get("code"))
 
 
 class Sglang(OpenAi):
@@ -274,33 +223,22 @@ class Omni(Dialect):
         return b'{"type":"transcription.done"}'
 
     def hear(self, event: Event, heard: Heard, at: int) -> None:
-        if event.event_index is not None:
-            if event.event_index <= heard.index:
-                raise ProtocolError(f"event_index {event.event_index} after {heard.index}")
-            heard.index = event.event_index
-        if event.type == "transcription.segment":
-            if event.audio_end_ms is not None:
-                heard.positions.append((at, event.audio_end_ms / 1e3))
-            heard.replace(str(event.segment_id), event.text or "", at)
-        elif event.type == "transcription.completed" and not heard.done:
-            if event.text is not None and event.text.split() != heard.text.split():
-                heard.replace("", event.text, at)
-            heard.finish("", at)
-
-    def is_final(self, heard: Heard, commits: int) -> bool:  # noqa: ARG002
-        return bool(heard.done)
+        if (index := number_in(event.event_index)) is not None:
+            if index <= heard.index:
+                raise ProtocolError(f"event_index {index} after {heard.index}")
+            heard.index = index
+        if event.type == "transcription.segment" and (text := text_in(event.text)) is not None:
+            segment = str(event.segment_id)
+            if (start_ms := number_in(event.audio_start_ms)) is not None:
+                heard.item(segment).start_ms = start_ms
+            if (end_ms := number_in(event.audio_end_ms)) is not None:
+                heard.positions.append((at, end_ms / 1e3))
+            heard.replace(segment, text, at)
+        elif event.type == "transcription.completed":
+            _conclude(event, heard, at)
 
 
 DIALECTS: dict[str, Dialect] = {each.name: each for each in (Vllm(), Sglang(), Omni(), OpenAi())}
-
-
-def error_words(event: Event) -> str:
-    """What an error says, its code first."""
-    error = event.error
-    if not isinstance(error, dict):
-        return ": ".join(str(word) for word in (event.code, error) if word)
-    code = error.get("code") or error.get("type") or event.code
-    return ": ".join(str(word) for word in (code, error.get("message")) if word) or str(error)
 
 
 def told_by(created: Event, host: str) -> str:
@@ -317,14 +255,18 @@ def told_by(created: Event, host: str) -> str:
     return ""
 
 
-def choose(named: str, created: Event, host: str) -> Dialect:
-    """The dialect that is spoken. Raises ProtocolError where the server speaks another than the one that was named."""
+ALIKE = frozenset(("sglang", "openai"))
+"""Dialects with the same first event: only the answer to the configuration tells them apart."""
+
+
+def choose(named: str, created: Event, host: str, found: str = "") -> Dialect:
+    """The dialect of a session. `named` is that of the options; `found`, the one of ALIKE that a trial session was
+    accepted in. Raises ProtocolError where the server speaks another dialect than the one that was named."""
     told = told_by(created, host)
     if named == "auto":
         if not told:
             raise ProtocolError(f"its first event, {created.type}, is of no known dialect: name it: --realtime-dialect")
-        return DIALECTS[told]
-    alike = {"sglang", "openai"}
-    if told and told != named and not {told, named} <= alike:
+        return DIALECTS[found if found and told == "sglang" else told]
+    if told and told != named and not {told, named} <= ALIKE:
         raise ProtocolError(f"the server speaks {told}, not {named}: --realtime-dialect {told}, or auto")
     return DIALECTS[named]

@@ -39,6 +39,7 @@ class Packets:
         self.error: Exception | None = None
         """Why the rest is not."""
         self._socket, self._dialect, self._pace, self._begins = socket, dialect, pace, begins
+        self._speech_s = speech.end_s
         self._rest = speech.packets(packet_s)
         self._go_on()
 
@@ -50,6 +51,16 @@ class Packets:
             self._next = following
             self.due = self._begins + following[1] / self._pace if self._pace else 0.0
             """When the next is due, in perf_counter seconds; without a pace it is at once."""
+
+    @property
+    def speech_ends(self) -> float | None:
+        """When the speech ends, in perf_counter seconds; None without a pace, which gives it no time."""
+        return self._begins + self._speech_s / self._pace if self._pace else None
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether all of the speech was sent: what is left, if anything, is silence."""
+        return bool(self.sent) and self.sent[-1][1] >= self._speech_s
 
     def send(self, now: float) -> None:
         """Send the next."""

@@ -6,11 +6,11 @@ absolute clock. The audio is at the dialect's rate before that clock starts.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,19 +20,20 @@ from requests import Session
 
 from asr_load.http.connection import UserConnection, place_of
 from asr_load.http.exchange import (
-    PAUSE_S,
     ExchangeConfig,
     TranscriptionRequest,
     Turn,
     exchange,
     of_request,
     over_http,
+    pause_s,
     prepare,
 )
 from asr_load.http.failure import Failure, client_want
 from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
-from asr_load.realtime.dialects import Dialect, Event, Heard, LiveOptions, choose, error_words, read_event
+from asr_load.realtime.dialects import DIALECTS, Dialect, LiveOptions, choose
+from asr_load.realtime.heard import Event, Heard, error_words, number_in, read_event, text_in
 from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
 from asr_load.realtime.speech import Speech, speech_of
@@ -41,13 +42,19 @@ from asr_load.stream.record import LiveRecord, Record
 from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import NS, latencies, seconds
 
-AFTER_ERROR_S = 2.0
-"""How long a server that has said an error may be silent: its close, or its final text, says more."""
+SESSION_CHARS = 100
+"""The most of a server's name of a session that a record keeps."""
+
+GUESS = "taken for SGLang's dialect, by its first event: if it speaks OpenAI's, add --realtime-dialect openai"
+
+EARLY = "the server sent its final text before the audio had ended, and none after it"
+
+LINGER_S = 2.0
+"""How long to wait for a server that has probably sent everything: after an error, whose close or final text says more;
+after the last of the turns that it found; and after a final text that came too early."""
 
 OF_A_CONNECTION = ("accept", "accept-encoding", "connection", "content-length", "content-type")
 """Headers of requests that a handshake does not have, or has of its own."""
-
-_BUSY = {f"ws_{status.value}" for status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)}
 
 
 def transmit(
@@ -61,7 +68,7 @@ def transmit(
 
 
 @dataclass
-class _Session:
+class LiveSession:
     """A session that is ready for audio."""
 
     socket: Socket
@@ -69,6 +76,19 @@ class _Session:
     id: str
     url: str
     utterances: int = 0
+    items: set[str] = field(default_factory=set)
+    """The server's names of what earlier utterances were."""
+
+    def can_go_on(self) -> bool:
+        """Whether it is fit for another utterance. Whatever the server has sent since the last one is of no use to the
+        next."""
+        try:
+            self.socket.listen(0.0)
+            events = [read_event(data) for data, _ in self.socket.messages]
+        except (Failure, ProtocolError):
+            return False
+        self.socket.messages.clear()
+        return self.socket.is_open and all(event.type != "error" for event in events)
 
     def close(self) -> None:
         self.socket.close()
@@ -92,7 +112,8 @@ class _Utterance:
     audio_ended: int | None = None
     over: int | None = None
     """When the last event came."""
-    commits: int = 0
+    is_ended: bool = False
+    """Whether the message that ends the audio was sent."""
     packets: Packets | None = None
     blocked_before: float = 0.0
     backlog: float | None = None
@@ -113,8 +134,7 @@ class _Utterance:
             reraise = self._ended_by(error, limit)
         finally:
             limit.close()
-        if self.outcome in _BUSY:
-            self.user_connection.pause_s = PAUSE_S
+        self._pause_if_refused()
         PACER.send_due()
         record = self._record()
         try:
@@ -150,20 +170,42 @@ class _Utterance:
         return error
 
     def _fail(self, outcome: str, error: str) -> None:
-        if self.heard.final_at is None or self.heard.error is not None:
-            self.outcome, self.error = outcome, error
-            if self.heard.error is not None and outcome in ("stalled", "timeout", "cut"):
-                self.outcome, self.error = self._of_error(), self.heard.error
-        else:
+        """Note what ended the utterance, unless the server had ended it before: with its final text, or an error."""
+        heard = self.heard
+        if self.socket is not None and self.packets is not None:
+            # Without waiting: the final text may have come, and nobody has looked at it yet.
+            with contextlib.suppress(Failure, ProtocolError):
+                if outcome != "protocol":  # what follows a breach of the protocol does not count
+                    self.socket.listen(0.0)
+            with contextlib.suppress(ProtocolError):
+                self._hear(self.socket, DIALECTS[self.dialect])
+            self._do_without_silence(self.packets)
+        if heard.final_at is not None or heard.error is not None or heard.failed is not None:
             self._conclude()
+        else:
+            self.outcome, self.error = outcome, error
+
+    def _do_without_silence(self, packets: Packets) -> None:
+        """Take the text as final where the server has ended the turn by itself, and only silence was left to send."""
+        if self.heard.final_at is None and packets.has_spoken and DIALECTS[self.dialect].is_final(self.heard):
+            self._end_of_speech(packets)
+            self._finalise()
+
+    def _pause_if_refused(self) -> None:
+        """Let the user pause where the server refused the session, as after a 429 over HTTP."""
+        if self.outcome == "rejected" or self.outcome.startswith("ws_"):
+            retry_after = "" if self.socket is None else self.socket.retry_after
+            self.user_connection.pause_s = pause_s(retry_after)
+            self.user_connection.may_retry = bool(retry_after)
 
     def _leave(self, *, keep: bool) -> None:
-        session: _Session | None = self.user_connection.session
+        session: LiveSession | None = self.user_connection.session
         if session is None:
             if self.socket is not None:
                 self.socket.drop()
             return
         session.utterances += 1
+        session.items |= self.heard.items.keys()
         live: LiveOptions = self.request.live.options
         if not keep or session.dialect.alone or session.utterances >= live.utterances:
             self.user_connection.session = None
@@ -175,7 +217,7 @@ class _Utterance:
     def _speak(self) -> None:
         live: LiveOptions = self.request.live.options
         session = self.user_connection.session
-        if session is None or session.url != self.request.url or not session.socket.is_quiet:
+        if session is None or session.url != self.request.url or not session.can_go_on():
             self._leave_old(session)
             session = self.user_connection.session = self._open(live)
             # All that is slow comes before the clock.
@@ -184,17 +226,18 @@ class _Utterance:
             self.setup = time.perf_counter_ns() - self.began
         else:
             self.socket, self.dialect, self.session_id = session.socket, session.dialect.name, session.id
+            self.heard = Heard(session.items)
             speech = speech_of(self.request.live, session.dialect.rates)
         self.blocked_before = session.socket.blocked_s
         self._send_speech(session, speech, live)
         self._await_final(session)
 
-    def _leave_old(self, session: _Session | None) -> None:
+    def _leave_old(self, session: LiveSession | None) -> None:
         self.user_connection.session = None
         if session is not None:
             session.close()
 
-    def _open(self, live: LiveOptions) -> _Session:
+    def _open(self, live: LiveOptions) -> LiveSession:
         """Connect, shake hands, and hear which dialect is spoken. Raises Failure and ProtocolError."""
         request, limits = self.request, self.config.limits
         transport = self.config.transport.of_client(self.client, over_http(request.url))
@@ -210,26 +253,33 @@ class _Utterance:
         created = self._next_event(limits.stall)
         if created.type == "error":
             raise Failure("rejected", error_words(created))
-        dialect = choose(live.dialect, created, place.host)
+        dialect = choose(live.dialect, created, place.host, live.found)
         self.dialect = dialect.name
         named = created.session.get("id") if isinstance(created.session, dict) else created.id
-        self.session_id = str(named or "")[:100]
+        self.session_id = shorten(text_in(named) or "", SESSION_CHARS)
         if live.server_vad and not dialect.has_vad:
-            raise Failure("rejected", f"{dialect.name} finds no turns by itself: --turn-detection none")
-        return _Session(self.socket, dialect, self.session_id, request.url)
+            hint = f" ({GUESS})" if live.is_guess(dialect) else ""
+            raise Failure("rejected", f"{dialect.name} finds no turns by itself: --turn-detection none{hint}")
+        return LiveSession(self.socket, dialect, self.session_id, request.url)
 
     def _headers(self, transport: Transport) -> dict[str, str]:
         prepared = prepare(self.client, self.user_connection, self.request, transport)  # with the locustfile's own
         common = {name: str(value) for name, value in prepared.headers.items() if name.lower() not in OF_A_CONNECTION}
         return {**common, **self.request.own_headers}
 
-    def _configure(self, session: _Session, speech: Speech, live: LiveOptions) -> None:
+    def _configure(self, session: LiveSession, speech: Speech, live: LiveOptions) -> None:
+        """Configure the session. Raises Failure and ProtocolError."""
         for message in session.dialect.configure(live, speech.rate):
             session.socket.send(message)
         while session.dialect.acknowledges:
-            event = self._next_event(self.config.limits.stall)
-            if event.type == "error":
-                raise Failure("rejected", error_words(event))
+            try:
+                event = self._next_event(self.config.limits.stall)
+                if event.type == "error":
+                    raise Failure("rejected", error_words(event))
+            except Failure as failure:
+                if failure.outcome == "rejected" and live.is_guess(session.dialect):
+                    raise Failure("rejected", f"{failure} ({GUESS})") from None
+                raise
             if event.type == "session.updated":
                 break
 
@@ -247,12 +297,12 @@ class _Utterance:
             socket.listen(until)
         data, self.over = socket.messages.popleft()
         event = read_event(data)
-        self.heard.events[event.type] += 1
-        if event.event_index is not None:
-            self.heard.index = event.event_index
+        self.heard.note(event)
+        if (index := number_in(event.event_index)) is not None:
+            self.heard.index = index
         return event
 
-    def _send_speech(self, session: _Session, speech: Speech, live: LiveOptions) -> None:
+    def _send_speech(self, session: LiveSession, speech: Speech, live: LiveOptions) -> None:
         socket, dialect, pace = session.socket, session.dialect, live.pace
         for message in dialect.begin():
             socket.send(message)
@@ -262,23 +312,25 @@ class _Utterance:
         try:
             self._while_speaking(packets, socket, dialect)
         finally:
-            self.commits = packets.commits
             rest, packets.ended = not packets.ended, True
         if packets.error is not None:
             raise packets.error
         if rest:
             return
-        self.sent_s = speech.length_s
-        spoken = begins + speech.end_s / pace if pace else time.perf_counter()
-        self.speech_ended = round(spoken * NS)
+        self._end_of_speech(packets)
         self.audio_ended = time.perf_counter_ns()
         if self.heard.positions:
             self.backlog = max(speech.length_s - self.heard.positions[-1][1], 0.0)
-        if dialect.name == "openai" and live.server_vad and self.heard.turns and not self.heard.speaking:
+        if dialect.name == "openai" and live.server_vad and not self.heard.needs_end:
             return
         if packets.uncommitted_s > 0:
-            self.commits += 1
+            self.is_ended = True
             socket.send(dialect.end())
+
+    def _end_of_speech(self, packets: Packets) -> None:
+        """Note when the speech ended, of which all was sent, and how much audio was."""
+        self.sent_s = packets.sent[-1][1]
+        self.speech_ended = round(packets.speech_ends * NS) if packets.speech_ends else time.perf_counter_ns()
 
     def _while_speaking(self, packets: Packets, socket: Socket, dialect: Dialect) -> None:
         """Hear what is said until all packets are sent, or the rest need not be."""
@@ -294,31 +346,63 @@ class _Utterance:
 
     def _hear(self, socket: Socket, dialect: Dialect) -> None:
         """Take the events that have come."""
-        heard = self.heard
+        if self.packets is not None:
+            self.heard.ends = self.packets.commits + self.is_ended
+        self._look_for_end(dialect)
         while socket.messages:
             data, at = socket.messages.popleft()
-            event = read_event(data)
-            heard.events[event.type] += 1
-            self.over = at
-            if event.type == "error":
-                heard.error = heard.error or error_words(event)
-                continue
-            dialect.hear(event, heard, at)
-        # A turn that the server ends by itself may have its text before the silence behind it is sent.
-        if heard.final_at is None and self.audio_ended is not None and dialect.is_final(heard, self.commits):
-            heard.final_at = heard.done_at
+            try:
+                self._take(read_event(data), dialect, at)
+            except ProtocolError:
+                socket.messages.clear()
+                raise
+            self._look_for_end(dialect)
 
-    def _await_final(self, session: _Session) -> None:
+    def _look_for_end(self, dialect: Dialect) -> None:
+        # A turn that the server ends by itself may have its text before the silence behind it is sent.
+        if self.heard.final_at is None and self.audio_ended is not None and dialect.is_final(self.heard):
+            self._finalise()
+
+    def _take(self, event: Event, dialect: Dialect, at: int) -> None:
+        """Take an event. Raises ProtocolError."""
+        heard, self.over = self.heard, at
+        heard.note(event)
+        if heard.final_at is not None:
+            return
+        if event.type != "error":
+            # What comes before any audio is of no utterance, or of an earlier one.
+            if self.packets is not None and self.packets.sent:
+                dialect.hear(event, heard, at)
+        elif dialect.refuses_end(event) and (heard.turns or heard.items):
+            heard.refused += 1
+        else:
+            heard.error = heard.error or error_words(event)
+
+    def _finalise(self) -> None:
+        """The text is final. A turn that the server ended before the speech did is none that anybody waited for."""
+        self.heard.final_at = max(self.heard.done_at, self.speech_ended or 0)
+
+    def _await_final(self, session: LiveSession) -> None:
         socket, heard = session.socket, self.heard
         stall = self.config.limits.stall
         self._hear(socket, session.dialect)
         while heard.final_at is None and socket.is_open:
+            # Of turns that the server finds, only the server knows how many there are.
+            is_over = heard.turns > 0 and heard.is_settled
+            is_early = heard.is_early and not session.utterances
             since = max(self.over or 0, self.audio_ended or self.began) / NS
-            until = since + (stall if heard.error is None else min(stall, AFTER_ERROR_S))
-            if time.perf_counter() >= until:
+            until = since + (min(stall, LINGER_S) if heard.error is not None or is_over or is_early else stall)
+            if time.perf_counter() < until:
+                socket.listen(until)
+                self._hear(socket, session.dialect)
+            elif is_over and heard.error is None:
+                self._finalise()
+            elif is_early and heard.error is None:
+                raise Failure("no_final", EARLY)
+            else:
                 raise Failure("stalled", "no event within the stall timeout")
-            socket.listen(until)
-            self._hear(socket, session.dialect)
+        if self.packets is not None:
+            self._do_without_silence(self.packets)
         self._conclude()
 
     def _conclude(self) -> None:
@@ -353,20 +437,19 @@ class _Utterance:
             self.outcome, self.error = "empty", "no text but an envelope"
         timing = latencies(start, heard.times)
         final = heard.final_at
-        tokens = heard.usage.get("completion_tokens", heard.usage.get("output_tokens"))
-        ended = self.audio_ended or 0
+        tokens, ended = heard.tokens, self.audio_ended
         live: dict[str, Any] = {
             "dialect": self.dialect,
             "session": config.strike(self.session_id),
             "setup": None if self.setup is None else self.setup / NS,
             "ttfs": None if self.speech_ended is None else seconds(self.speech_ended, final),
-            "done_latency": None if final is None or final < ended else seconds(ended, final),
+            "done_latency": None if final is None or ended is None or final < ended else seconds(ended, final),
             "rtf_live": None if final is None or not self.sent_s else (final - start) / NS / self.sent_s,
             "send_lag": _spread(self.packets.lags) if self.packets is not None and sent else None,
             "backpressure": max((self.socket.blocked_s if self.socket else 0.0) - self.blocked_before, 0.0),
             "packets": len(sent),
             "close_code": None if self.socket is None else self.socket.close_code,
-            "events": {config.strike(shorten(name, 100)): count for name, count in heard.events.items()},
+            "events": {config.strike(name): count for name, count in heard.events.items()},
             "partial_lag": _partial_lags(heard.positions, sent),
             "revised": heard.revised,
             "backlog": self.backlog,
@@ -386,8 +469,8 @@ class _Utterance:
             e2el=timing.e2el,
             stream_end=None if over is None or over < start else seconds(start, over),
             chunks=len(heard.times),
-            output_tokens=tokens if isinstance(tokens, int) else len(heard.times) or None,
-            output_tokens_source="usage" if isinstance(tokens, int) else "chunks" if heard.times else None,
+            output_tokens=tokens if tokens is not None else len(heard.times) or None,
+            output_tokens_source="usage" if tokens is not None else "chunks" if heard.times else None,
             prompt_tokens=None,
             cached_tokens=None,
             finish_reason=None,

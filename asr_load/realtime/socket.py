@@ -19,6 +19,7 @@ from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from asr_load.http.connection import Connection, UserConnection
+from asr_load.http.exchange import BUSY
 from asr_load.http.failure import STALLED, Failure, failure
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.stream.limits import MAX_EVENT_BYTES
@@ -42,6 +43,8 @@ class Socket:
         self.close_code: int | None = None
         """The server's, once it has closed."""
         self.close_reason = ""
+        self.retry_after = ""
+        """The header of that name, where the handshake was refused because the server was busy."""
         self._connection = connection
         uri = WebSocketURI(
             secure=parts.scheme == "wss",
@@ -86,6 +89,8 @@ class Socket:
             response = refused.response
             said = http_error_message(bytes(response.body or b"")) or response.reason_phrase
             status = response.status_code
+            if status in BUSY:
+                self.retry_after = ", ".join(response.headers.get_all("Retry-After"))
             if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
                 said = f"{NO_ROUTE} {status} ({said})" if said else f"{NO_ROUTE} {status}"
             raise Failure(f"ws_{status}", said or "no message")
@@ -108,15 +113,6 @@ class Socket:
     @property
     def is_open(self) -> bool:
         return self.close_code is None
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether it is open, and nothing has come that was not looked at."""
-        try:
-            self.listen(0.0)
-        except (Failure, ProtocolError):
-            return False
-        return self.is_open and not self.messages
 
     def wake(self) -> None:
         """Have `listen` return."""
