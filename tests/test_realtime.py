@@ -24,7 +24,7 @@ from conftest import prepare_clips
 from harness.browser import browser, locust, open_tab, start_test
 from harness.options import settings
 from harness.proxies import proxy
-from harness.realtime import DIALECTS, FAST, saying, speak
+from harness.realtime import DIALECTS, FAST, refusing, saying, speak
 from harness.runs import run
 from harness.serving import serve, wait_until
 
@@ -68,6 +68,67 @@ def test_auto_tells_the_dialect_by_the_first_event(dialect: str, clips: Path, tm
     assert done.records[0]["ok"]
 
 
+@pytest.mark.parametrize("words", [(), ("--processes", "2")], ids=["one process", "a fleet"])
+@pytest.mark.parametrize("own", [(), ("--turn-detection", "server_vad", "--trailing-silence", "1")], ids=["", "vad"])
+def test_auto_keeps_openai_s_dialect_for_the_run_where_the_trial_needs_it(
+    words: tuple[str, ...], own: tuple[str, ...], spoken: Path, tmp_path: Path
+) -> None:
+    with serve(*FAST, "--realtime", "openai", "--model", "gpt") as url:
+        more = ("--api", "realtime", "--requests", "4", "-u", "2")
+        done = run(url, spoken, tmp_path / "run", *more, *words, *own, preflight=True)
+    assert done.code == 0, done.err
+    assert [(record["dialect"], record["outcome"]) for record in done.records] == [("openai", "ok")] * 4
+    assert done.err.count("trying OpenAI's") == 1
+    assert json.loads((done.results / "run.json").read_text())["realtime"]["dialect"] == "auto"
+
+
+def test_a_server_that_refuses_both_dialects_is_told_before_the_run_and_without_a_trial(
+    spoken: Path, tmp_path: Path
+) -> None:
+    words = ("--api", "realtime", "--requests", "2", "-u", "1")
+    with serve(*FAST, "--realtime", "openai") as url:
+        tried = run(url, spoken, tmp_path / "tried", *words, preflight=True)
+        untried = run(url, spoken, tmp_path / "untried", *words)
+    assert tried.code == 2
+    assert "The rate must be one of (24000,), not 16000" in tried.err
+    assert "transcription.model is required.). OpenAI's needs --model." in tried.err
+    for record in untried.records:
+        assert record["outcome"] == "rejected"
+        assert "if it speaks OpenAI's, add --realtime-dialect openai" in record["error"]
+
+
+def test_a_trial_session_speaks_a_short_piece_of_a_long_clip(tmp_path: Path) -> None:
+    clips, stamps = prepare_clips(tmp_path, {"long": 20.0}), tmp_path / "stamps.jsonl"
+    with serve(*FAST, "--realtime", "vllm", "--stamps", str(stamps)) as url:
+        words = ("--api", "realtime", "--requests", "1", "-u", "1", "--pace", "10")
+        done = run(url, clips, tmp_path / "run", *words, preflight=True)
+    assert "trial session with 3.0 s of speech" in done.err
+    trial, test = (json.loads(line) for line in stamps.read_text().splitlines())
+    assert (len(trial["received_at"]), len(test["received_at"])) == (30, 200)
+
+
+def test_the_user_of_a_refused_session_pauses_and_the_verdict_says_so(tmp_path: Path) -> None:
+    clips = prepare_clips(tmp_path, {"long": 4.0})
+    done = speak(clips, tmp_path / "run", "sglang", "-u", "3", "-t", "6s", server=("--slots", "1"))
+    refused = [record for record in done.records if record["outcome"] == "rejected"]
+    # Each of three users pauses for a second after a refusal: at most seven in six seconds.
+    assert 2 <= len(refused) <= 3 * 7
+    (reason,) = (why for why in done.summary["validity"]["reasons"] if "refused" in why)
+    assert reason.startswith(
+        f"the server refused {len(refused)} of {len(done.records)} realtime sessions (too_many_"
+    )
+    assert done.summary["validity"]["verdict"] != "valid"
+
+
+def test_a_handshake_that_is_refused_with_retry_after_pauses_as_long(clips: Path, tmp_path: Path) -> None:
+    busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nContent-Length: 4\r\n\r\nfull"
+    with refusing(busy) as url:
+        done = run(url, clips, tmp_path / "run", "--api", "realtime", "-u", "1", "--requests", "2")
+    assert [(record["outcome"], record["error"]) for record in done.records] == [("ws_503", "full")] * 2
+    first, second = done.records
+    assert second["started_at"] - first["started_at"] >= 2
+
+
 OUTCOMES = {
     "ws-403": "ws_403",
     "ws-404": "ws_404",
@@ -83,6 +144,8 @@ OUTCOMES = {
     "ws-giant": "protocol",
     "ws-late-final": "ok",
     "ws-double-final": "ok",
+    "ws-late-repeat": "ok",
+    "ws-spaced-final": "ok",
     "ws-empty-deltas": "ok",
     "ws-unknown-events": "ok",
     "ws-slow-reader": "ok",
@@ -94,7 +157,7 @@ OUTCOMES = {
 @pytest.mark.long
 @each_dialect
 def test_each_fault_is_an_outcome_of_its_own(dialect: str, tmp_path: Path) -> None:
-    outcomes = OUTCOMES | ({"ws-failed": "failed"} if dialect in ("sglang", "openai") else {})
+    outcomes = OUTCOMES | ({"ws-failed": "failed", "ws-own-commit": "ok"} if dialect in ("sglang", "openai") else {})
     clips = prepare_clips(tmp_path, dict.fromkeys(outcomes, 0.35))
     faults = [word for fault in outcomes for word in ("--fault", f"{fault}@{fault}")]
     words = ("-u", str(len(outcomes)), "--requests", str(len(outcomes)), "--stall-timeout", "4")
@@ -106,6 +169,12 @@ def test_each_fault_is_an_outcome_of_its_own(dialect: str, tmp_path: Path) -> No
     assert found["ws-close-1011"]["close_code"] == 1011
     assert found["ws-double-final"]["text"] == "the quick brown fox jumps over"
     assert found["ws-late-final"]["ttfs"] > 2
+    spaced = found["ws-spaced-final"]
+    assert (spaced["text"].split(), spaced["chunks"]) == (["the", "quick", "brown", "fox", "jumps", "over"], 6)
+    assert found["ws-unknown-events"]["events"]["x.partial"] == found["ws-unknown-events"]["chunks"]
+    if dialect in ("sglang", "openai"):
+        assert found["ws-own-commit"]["events"]["error"] == 1
+        assert found["ws-own-commit"]["text"] == "the quick brown fox jumps over"
     if dialect == "omni":
         assert found["ws-replaced"]["revised"] == found["ws-replaced"]["chunks"] - 1
 
@@ -153,6 +222,33 @@ def test_utterances_share_a_session(spoken: Path, tmp_path: Path) -> None:
         assert [record["setup"] is None for record in done.records] == [False, True, False, True]
 
 
+@each_dialect
+def test_a_final_text_that_comes_again_is_not_of_the_next_utterance(dialect: str, spoken: Path, tmp_path: Path) -> None:
+    if dialect == "omni":
+        pytest.skip("a session of omni has one transcript")
+    words = ("-u", "1", "--requests", "4", "--utterances-per-session", "4")
+    done = speak(spoken, tmp_path / "run", dialect, *words, server=("--fault", "ws-late-repeat"))
+    assert [record["outcome"] for record in done.records] == ["ok"] * 4
+    assert len({record["session"] for record in done.records}) == 1
+    final = next(name for name in done.records[1]["events"] if name.endswith(("done", "completed")))
+    # Its own final text comes 40 ms after the audio; the repeated one is 150 ms behind the audio before it.
+    for record in done.records[1:]:
+        assert record["events"][final] == 2
+        assert record["ttfs"] >= 0.040
+        assert record["text"] == "the quick brown fox jumps over"
+
+
+@pytest.mark.long
+def test_items_that_are_completed_out_of_order_are_joined_as_they_were_spoken(tmp_path: Path) -> None:
+    clips = prepare_clips(tmp_path, {"long": 2.0})
+    words = ("-u", "1", "--requests", "1", "--pace", "25", "--trailing-silence", "55")  # committed after 50 s
+    done = speak(clips, tmp_path / "run", "sglang", *words, server=("--fault", "ws-reordered"))
+    record = done.records[0]
+    assert record["outcome"] == "ok", record["error"]
+    said = "the quick brown fox jumps over"
+    assert record["text"] == f"{said} item_001 {said} item_002"
+
+
 @pytest.mark.long
 def test_pace_silence_and_packets(spoken: Path, tmp_path: Path) -> None:
     fast = speak(spoken, tmp_path / "fast", "vllm", "-u", "1", "--requests", "1", "--pace", "0")
@@ -190,6 +286,16 @@ def test_a_session_that_the_end_of_the_run_cuts_off_is_recorded(tmp_path: Path) 
     done = speak(clips, tmp_path / "run", "vllm", "-u", "2", "-t", "2s", "--stop-timeout", "0")
     assert [record["outcome"] for record in done.records] == ["unfinished", "unfinished"]
     assert all(record["packets"] for record in done.records)
+
+
+def test_a_turn_that_is_complete_when_the_run_ends_is_a_success(spoken: Path, tmp_path: Path) -> None:
+    words = ("-u", "2", "-t", "4s", "--stop-timeout", "0", "--trailing-silence", "60")
+    done = speak(spoken, tmp_path / "run", "openai", "--turn-detection", "server_vad", *words)
+    assert [record["outcome"] for record in done.records] == ["ok", "ok"]
+    for record in done.records:
+        assert record["text"] == "the quick brown fox jumps over"
+        assert record["ttfs"] > 0.5  # the server waits for half a second of silence
+        assert record["done_latency"] is None  # silence was left to send
 
 
 @pytest.mark.long

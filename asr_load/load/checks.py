@@ -31,6 +31,8 @@ class Checks:
         self._is_worker = isinstance(environment.runner, WorkerRunner)
         self.models: dict[str, str] = {}
         """The only model of a server, by its host, for options that name none."""
+        self.dialects: dict[str, str] = {}
+        """The realtime dialect that a server accepted in a trial session, by its host."""
 
     def check(
         self, options: Namespace, host: str | None, form_key: str = "", chosen: Sequence[str] = ()
@@ -39,7 +41,7 @@ class Checks:
         classes that it picks; none: those that Locust has. Raises InputError."""
         host = self._credentials.without_credentials(host)
         secrets = self._credentials.of(host, form_key)
-        settings = read_settings(options, host, secrets, self._model(options, host))
+        settings = read_settings(options, host, secrets, *self._found(options, host))
         if settings.loop.open and options.headless and options.num_users is None:
             raise InputError("an open loop needs -u: the most requests that may be in flight")
         if not self._is_worker:
@@ -60,7 +62,7 @@ class Checks:
         for name, own in self._user_classes(options, chosen).items():
             class_options = for_class(options, name, own)
             try:
-                settings = read_settings(class_options, host, secrets, self._model(options, host))
+                settings = read_settings(class_options, host, secrets, *self._found(options, host))
                 make_builder(settings.body)
                 if settings.data not in opened:
                     opened[settings.data] = shards = Shards(settings.data)
@@ -79,11 +81,13 @@ class Checks:
                 raise
         return Targets(targets)
 
-    def _model(self, options: Namespace, host: str | None) -> str:
-        """What the server has, as far as it was asked: by the master, which tells its workers."""
+    def _found(self, options: Namespace, host: str | None) -> tuple[str, str]:
+        """The server's model and its realtime dialect, as far as it was asked: by the master, which tells its
+        workers."""
         if self._is_worker:
-            return str((getattr(options, OPTION, None) or {}).get("model", ""))
-        return self.models.get(check_host(host), "")
+            told = getattr(options, OPTION, None) or {}
+            return str(told.get("model", "")), str(told.get("dialect", ""))
+        return self.models.get(check_host(host), ""), self.dialects.get(check_host(host), "")
 
     def _user_classes(self, options: Namespace, chosen: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """The classes of users that send speech, and the options that each has of its own; where none does, as in a

@@ -194,6 +194,7 @@ class Master:
             "stages": [],
             "headers": sorted(settings.headers),
             "model": settings.server_model,
+            "dialect": settings.server_dialect,
         }
         vars(environment.parsed_options)[OPTION] = self._test
         self._ending = False

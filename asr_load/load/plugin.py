@@ -133,7 +133,12 @@ class Plugin:
             if key and isinstance(self.environment.runner, MasterRunner):
                 raise InputError("a fleet's workers have keys of their own: start them with OPENAI_API_KEY and --host")
             self._said = ask_before_test(
-                check, self._checks.models, ready_s=0, trial=not wanted.no_preflight, flush=wanted.flush_cache
+                check,
+                self._checks.models,
+                self._checks.dialects,
+                ready_s=0,
+                trial=not wanted.no_preflight,
+                flush=wanted.flush_cache,
             )
             if key:
                 self._credentials.keep(settings.host, key)
@@ -198,6 +203,7 @@ class Plugin:
         self._said = ask_before_test(
             self.check,
             self._checks.models,
+            self._checks.dialects,
             ready_s=options.ready_timeout if at_once else 0,
             trial=at_once and not options.no_preflight,
             flush=at_once and options.flush_cache,

@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -19,10 +20,12 @@ from asr_load.http.server_info import ask_server, check_model, flush_cache, only
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.parser import DEFAULT_MODEL
 from asr_load.options.settings import Settings
+from asr_load.realtime.dialects import ALIKE
 from asr_load.realtime.session import transmit
+from asr_load.realtime.speech import piece_of
 from asr_load.results.verdict import what_failed
 from asr_load.schedule.work import Job
-from asr_load.stream.record import Record
+from asr_load.stream.record import LiveRecord, Record
 from asr_load.text import striker, visible
 
 WORD_EVERY_S, LOOK_EVERY_S = 10.0, 0.5
@@ -35,18 +38,23 @@ tests are about."""
 TRIALS = 2
 """One failure may be chance."""
 
+TRIAL_S = 3.0
+"""Seconds of speech in a trial session, which takes as long as its speech."""
+
 HINT = "(--no-preflight starts without a trial request)"
 
 Check = Callable[[], tuple[Settings, Targets]]
 
 
 def ask_before_test(
-    check: Check, models: dict[str, str], *, ready_s: float, trial: bool, flush: bool
+    check: Check, models: dict[str, str], dialects: dict[str, str], *, ready_s: float, trial: bool, flush: bool
 ) -> dict[str, Any]:
     """What the server says of itself, when it is found fit for the test that `check` gives. Raises InputError where it
-    is not. Where the options name no model, its only one is put into `models`, by host, which `check` goes by."""
+    is not. Where the options name no model, its only one is put into `models`, by host, which `check` goes by; the
+    realtime dialect that it accepts, into `dialects`."""
     settings = check()[0]
     models.pop(settings.host, None)
+    dialects.pop(settings.host, None)
     settings, targets = check()
     if ready_s:
         wait_until_ready(settings, ready_s)
@@ -66,7 +74,8 @@ def ask_before_test(
         for name, target in targets.items():
             _warn_of_long_clips(target)
             _warn_of_old_data(target)
-            _try(name, target)
+            if dialect := _try(name, target):
+                dialects[settings.host] = dialect
     if flush:
         flush_cache(settings.host, settings.headers, settings.transport)
     return said
@@ -103,14 +112,52 @@ def _warn_of_old_data(target: Target) -> None:
         )
 
 
-def _try(name: str, target: Target) -> None:
+def _try(name: str, target: Target) -> str:
+    """Send a trial request. Returns the realtime dialect that the server accepted, where its first event left that
+    open, else nothing. Raises InputError where the server is not fit for the test."""
+    live = target.settings.live
+    if live is None or live.dialect != "auto":
+        _judge(_trial(name, target), target)
+        return ""
+    first = _trial(name, _speaking(target, "sglang"))
+    if first.outcome != "rejected" or _dialect(first) != "sglang":
+        _judge(first, target)
+        return _dialect(first) if _dialect(first) in ALIKE else ""
+    _say(f"the server refused SGLang's realtime dialect ({first.error}): trying OpenAI's")
+    second = _trial(name, _speaking(target, "openai"))
+    if second.outcome == "rejected" and second.error != first.error:
+        raise InputError(
+            f"the server refused a trial session in SGLang's realtime dialect ({first.error}) and in OpenAI's"
+            f" ({second.error}). OpenAI's needs --model. {HINT}"
+        )
+    _judge(second, target)
+    return "openai"
+
+
+def _speaking(target: Target, dialect: str) -> Target:
+    """The target with the dialect that a session has whose first event leaves it open."""
+    assert target.settings.live is not None
+    live = replace(target.settings.live, found=dialect)
+    return replace(target, settings=replace(target.settings, live=live))
+
+
+def _dialect(record: Record) -> str:
+    return record.dialect if isinstance(record, LiveRecord) else ""
+
+
+def _trial(name: str, target: Target) -> Record:
+    """The record of a trial request: the first that does not stand against the test, or the last."""
     source = RequestSource(name, target, id=f"preflight-{secrets.token_hex(4)}", worker=0, of=1, alone=True)
     for number in range(TRIALS):
         record = _send(source, target, number)
-        if record.outcome in GOES_ON:
+        # After a time limit, a second one would take as long.
+        if record.outcome in (*GOES_ON, "stalled", "timeout"):
             break
-        if record.outcome in ("stalled", "timeout"):  # a second one would be as long
-            raise InputError(_line(record, target.settings))
+    return record
+
+
+def _judge(record: Record, target: Target) -> None:
+    """Raise InputError where a trial stands against the test."""
     if record.outcome not in GOES_ON:
         raise InputError(_line(record, target.settings))
     if record.outcome != "ok":
@@ -138,6 +185,10 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
     request = source.request(
         Job(number, None), int(target.chosen[number % len(target.chosen)]), user=0, due=None, warmup=True
     )
+    if request.live is not None:
+        clip = piece_of(request.live.clip, TRIAL_S)
+        request = replace(request, live=request.live._replace(clip=clip), audio_s=clip.duration_s)
+        _say(f"trial session with {clip.duration_s:.1f} s of speech (--no-preflight skips it)")
     connection = UserConnection()
     with Session() as session:
         session.trust_env = False

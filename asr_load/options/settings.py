@@ -91,6 +91,8 @@ class Settings:
     asked: Asked
     server_model: str
     """The only model that the server has; empty where it was not asked, and where it lists none."""
+    server_dialect: str
+    """The realtime dialect that a trial session was accepted in; empty without one."""
     live: LiveOptions | None
     """Of --api realtime."""
     unique: str
@@ -146,9 +148,11 @@ def _data_folder(named: str) -> Path:
     return sample() if named == SAMPLE and not folder.exists() else folder
 
 
-def read_settings(options: Namespace, host: str | None, secrets: Secrets, model: str = "") -> Settings:
+def read_settings(
+    options: Namespace, host: str | None, secrets: Secrets, model: str = "", dialect: str = ""
+) -> Settings:
     """Check the options of a test of a server that gets these secrets. `model` is the one that the server has, for
-    options that name none. Raises InputError."""
+    options that name none; `dialect`, the one that a trial session was accepted in. Raises InputError."""
     key, basic = secrets.key, secrets.basic
     headers = dict(_header(word) for word in secrets.headers)
     if basic and key:
@@ -177,7 +181,8 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
         data=_data_folder(options.data),
         asked=asked,
         server_model=model,
-        live=_live(options, asked) if asked.body.api == REALTIME else None,
+        server_dialect=dialect,
+        live=_live(options, asked, dialect) if asked.body.api == REALTIME else None,
         unique=options.unique,
         reader=options.reader,
         requests=options.requests,
@@ -213,7 +218,7 @@ def read_settings(options: Namespace, host: str | None, secrets: Secrets, model:
     )
 
 
-def _live(options: Namespace, asked: Asked) -> LiveOptions:
+def _live(options: Namespace, asked: Asked, found: str) -> LiveOptions:
     """How realtime sessions go. Raises InputError."""
     if not 5 <= options.packet_ms <= MOST_PACKET_MS:
         raise InputError(f"--packet-ms must be from 5 to {MOST_PACKET_MS}, not {options.packet_ms:g}")
@@ -244,6 +249,7 @@ def _live(options: Namespace, asked: Asked) -> LiveOptions:
         utterances=options.utterances_per_session,
         model="" if asked.body.model == DEFAULT_MODEL else asked.body.model,
         language=asked.body.language,
+        found=found,
     )
 
 

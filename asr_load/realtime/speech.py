@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ from typing import NamedTuple, TypeVar
 import gevent
 import numpy as np
 import pybase64
+import soundfile
 import soxr
 
-from asr_load.audio.clip import Clip
-from asr_load.audio.convert import HEADER_WORDS, end_of_speech
+from asr_load.audio.clip import Clip, Recording, Rules
+from asr_load.audio.convert import HEADER_WORDS, convert, end_of_speech
 from asr_load.audio.payload import NO_DITHER, flipped, mask_of
 from asr_load.realtime.dialects import LiveOptions
 
@@ -22,6 +24,9 @@ T = TypeVar("T")
 
 NOISE = 8
 """The loudest sample of what is sent as silence, -72 dB below full scale: zeros alone break models."""
+
+FRAMES_PER_S = 100
+"""In which loudness is looked at."""
 
 KEPT_BYTES = 256 << 20
 """Of resampled clips."""
@@ -94,6 +99,24 @@ def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
     if silence_s:
         end_s = clip.speech_end_s or _in_thread(_end_of_speech, clip)
     return Speech(read, size, _silence(silence_s, rate), mask, places, rate, end_s)
+
+
+def piece_of(clip: Clip, seconds: float) -> Clip:
+    """A clip of the loudest stretch of a clip, of so many seconds; the whole of one that is no longer."""
+    return clip if clip.duration_s <= seconds else _in_thread(_piece, clip, seconds)
+
+
+def _piece(clip: Clip, seconds: float) -> Clip:
+    samples, step = _samples(clip), clip.sample_rate // FRAMES_PER_S
+    frames = samples[: len(samples) // step * step].reshape(-1, step)
+    energy = np.cumsum(np.einsum("ij,ij->i", frames, frames, dtype=np.float64))
+    size = round(seconds * FRAMES_PER_S)
+    first = int(np.argmax(energy[size:] - energy[:-size])) + 1 if len(energy) > size else 0
+    with io.BytesIO() as file:
+        piece = samples[first * step : (first + size) * step]
+        soundfile.write(file, piece, clip.sample_rate, format="WAV", subtype="PCM_16")
+        recording = Recording(clip.id, clip.text, file.getvalue())
+    return next(convert(recording, Rules(max_duration=None, sample_rate=None)))
 
 
 def _in_shard(clip: Clip) -> tuple[int, Callable[[int, int], bytes]]:

@@ -89,6 +89,9 @@ and beyond what all prompts share, a prompt's audio came from the cache. (vLLM's
 OLDER_S = 60.0
 """By which a record may seem to be older than its run: clocks of machines differ."""
 
+REFUSED = 0.01
+"""Share of realtime sessions that a server may refuse."""
+
 AT_ONCE_S, CHUNKS, LOST = 0.001, 4, 0.01
 """Chunks within such a time are one piece, and so many in one, on average, no stream: no model makes tokens so fast. A
 network that loses packets makes a few such answers too."""
@@ -421,9 +424,23 @@ def _slow_first(good: list[Record]) -> str:
     return f"the first request took {first:.1f} s to its first token, {times}: leave it out with --warmup-requests 10"
 
 
+def _refusals(records: list[Record]) -> list[str]:
+    """Whether the server refused realtime sessions, after each of which its user pauses: fewer sessions than were asked
+    for spoke at once."""
+    sessions = [record for record in records if isinstance(record, LiveRecord)]
+    refused = [record for record in sessions if record.outcome == "rejected" or record.outcome.startswith("ws_")]
+    if len(refused) <= REFUSED * len(sessions):
+        return []
+    why, _ = Counter(shorten(record.error or record.outcome, 80) for record in refused).most_common(1)[0]
+    return [
+        f"the server refused {len(refused)} of {len(sessions)} realtime sessions ({why}): the figures are those of the"
+        " sessions that it accepted; lower -u, or raise the server's limit"
+    ]
+
+
 def _doubts(records: list[Record], info: RunInfo) -> list[str]:
-    doubts: list[str] = []
     good = [record for record in records if record.ok]
+    doubts = _refusals(records) if good else []
     if not records:
         doubts.append("no request was sent")
     paces = {how["pace"] for how in (info.realtime, *(each.realtime for each in info.user_classes)) if how} - {1}
