@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def measure() -> Iterator[Row]:
     """500 sessions, a hundred of which begin in a second, each with 10 s of speech in packets of 100 ms."""
     cores = share_cores()
     ours, bare = list[float](), list[float]()
-    late, errors = list[float](), list[float]()
+    late, errors, uneven = list[float](), list[float](), list[float]()
     lost = 0
     with tempfile.TemporaryDirectory() as name:
         clips = write_clips(Path(name) / "clips", 20, SECONDS)
@@ -45,10 +46,14 @@ def measure() -> Iterator[Row]:
             lost += SESSIONS - sum(record.ok for record in records)
             late += [record.send_lag["p99"] * 1e3 for record in records if record.send_lag]
             errors += _errors(records, info, server.stamps)
+            uneven += _uneven(records, server.stamps)
     p50, p99, worst = np.percentile(late, [50, 99, 100]).tolist()
     figure = f"p99 of a session's packets: {p50:.2f} ms in the median session, and beside it in the worst of 100"
     what = f"{SESSIONS} sessions of {PACKET_MS} ms packets: packets late ({lost} sessions lost)"
     yield Row(what, figure, "their due times", p99, p50, worst, "ms", "5 ms or less")
+    p50, p99, worst = np.percentile(uneven, [50, 99, 100]).tolist()
+    what, figure = "packets come to the server evenly", f"p50 {p50:.2f} ms"
+    yield Row(what, figure, f"gaps of {PACKET_MS} ms", p99, p50, worst, "ms (p99)", "20 or less")
     p50, p99, worst = np.percentile(errors, [50, 99, 100]).tolist()
     yield Row("texts are stamped", f"p50 {p50:.2f} ms", "the server's stamps", p99, p50, worst, "ms (p99)", "1 or less")
     yield Row(
@@ -91,10 +96,22 @@ def _ours(url: str, clips: Path, results: Path, cores: set[int], sessions: int) 
     return records, read_run(results)
 
 
+def _truth(stamps: Path) -> dict[str, dict[str, Any]]:
+    """The server's stamps of each session, by the number of its request."""
+    rows = map(json.loads, stamps.read_text().splitlines())
+    return {row["request_id"].rsplit("-", 1)[1]: row for row in rows if row["request_id"].count("-") >= 2}
+
+
+def _uneven(records: list[LiveRecord], stamps: Path) -> list[float]:
+    """How much the gaps between packets differ from their length where the server receives them, in ms."""
+    truth = _truth(stamps)
+    rows = [truth[str(record.seq)] for record in records if record.ok and str(record.seq) in truth]
+    return [abs(gap * 1e3 - PACKET_MS) for row in rows for gap in np.diff(row["received_at"]).tolist()]
+
+
 def _errors(records: list[LiveRecord], info: RunInfo, stamps: Path) -> list[float]:
     """How late texts are stamped, in ms: first and last one of each session."""
-    rows = map(json.loads, stamps.read_text().splitlines())
-    truth = {row["request_id"].rsplit("-", 1)[1]: row for row in rows if row["request_id"].count("-") >= 2}
+    truth = _truth(stamps)
     offset = info.workers[0].clock_offset_s
     found = []
     for record in records:

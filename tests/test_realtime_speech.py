@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gevent
+import gevent.event
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,8 +20,9 @@ from asr_load.audio.convert import convert, end_of_speech
 from asr_load.audio.payload import NO_DITHER, dithered, new_dither
 from asr_load.realtime import speech
 from asr_load.realtime.dialects import DIALECTS, LiveOptions
-from asr_load.realtime.pacer import Pacer, Packets
+from asr_load.realtime.pacer import TICK_S, Pacer, Packets
 from asr_load.realtime.speech import LiveRequest, Speech, speech_of
+from asr_load.stream.limits import TURN_S
 from conftest import noise
 from harness.audio import encoded
 
@@ -134,64 +134,136 @@ def test_the_end_of_speech_of_what_is_long_is_that_of_its_blocks_together() -> N
     assert end_of_speech(pcm, 16000) == pytest.approx(125.0, abs=0.02)
 
 
+class _Clock:
+    """A clock that stands still, but for `cost` seconds with each packet that is sent."""
+
+    def __init__(self, cost: float = 0.0) -> None:
+        self.now, self.cost = 100.0, cost
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class _Wire:
     """Stands for a socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: _Clock, fails_at: int = -1) -> None:
         self.sent: list[float] = []
         self.woken = 0
-        self.fails_at = -1
+        self._clock, self._fails_at = clock, fails_at
 
     def send(self, _message: bytes) -> None:
-        if len(self.sent) == self.fails_at:
+        if len(self.sent) == self._fails_at:
             raise ValueError("broken")
-        self.sent.append(time.perf_counter())
+        self.sent.append(self._clock.now)
+        self._clock.now += self._clock.cost
 
     def wake(self) -> None:
         self.woken += 1
 
 
-def _packets(wire: _Wire, begins: float, pace: float = 1.0) -> Packets:
-    return Packets(wire, DIALECTS["vllm"], spoken(clip()), packet_s=0.1, pace=pace, begins=begins)  # type: ignore[arg-type]
+def _packets(wire: _Wire, begins: float, pace: float = 1.0, *, speech: Speech | None = None) -> Packets:
+    speech = speech or spoken(clip())
+    return Packets(wire, DIALECTS["vllm"], speech, packet_s=0.1, pace=pace, begins=begins)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def pacer() -> Iterator[Pacer]:
-    pacer = Pacer()
+def clock() -> _Clock:
+    return _Clock()
+
+
+@pytest.fixture
+def pacer(clock: _Clock) -> Iterator[Pacer]:
+    pacer = Pacer(clock)
     yield pacer
     assert not pacer._due, "it still ticks"
 
 
-def test_packets_leave_when_a_microphone_has_filled_them(pacer: Pacer) -> None:
-    wire, begins = _Wire(), time.perf_counter() + 0.05
+def _tick_until(pacer: Pacer, clock: _Clock, until: float, step: float = TICK_S) -> None:
+    """Let a clock go on in steps, in each of which the pacer looks once."""
+    while clock.now < until:
+        pacer.send_due()
+        clock.now += step
+
+
+def test_packets_leave_when_a_microphone_has_filled_them(pacer: Pacer, clock: _Clock) -> None:
+    wire, begins = _Wire(clock), clock.now + 0.05
     packets = _packets(wire, begins, pace=2.0)
     pacer.add(packets)
-    gevent.sleep(0.5)
+    _tick_until(pacer, clock, begins + 0.5)
     assert packets.ended
     assert wire.woken == 1
     late = [at - begins - 0.05 * number for number, at in enumerate(wire.sent, 1)]
     assert len(late) == 5
     assert min(late) >= 0
-    assert packets.lags == pytest.approx(late, abs=0.02)
+    assert max(late) <= 1.5 * TICK_S
+    assert packets.lags == pytest.approx(late)
 
 
-def test_one_that_breaks_holds_up_no_other(pacer: Pacer) -> None:
-    broken, whole = _Wire(), _Wire()
-    broken.fails_at = 2
-    both = [_packets(wire, time.perf_counter(), pace=10.0) for wire in (broken, whole)]
+def test_packets_that_were_held_up_leave_in_order_and_those_behind_them_on_time(pacer: Pacer, clock: _Clock) -> None:
+    wire, begins = _Wire(clock), clock.now
+    packets = _packets(wire, begins)
+    pacer.add(packets)
+    clock.now += 0.25  # something held the loop: two packets are due
+    _tick_until(pacer, clock, begins + 1)
+    assert packets.lags == pytest.approx([0.15, 0.05, 0, 0, 0], abs=1.5 * TICK_S)
+    assert wire.sent == sorted(wire.sent)
+
+
+def test_many_sessions_keep_their_pace_while_the_loop_has_the_time_for_them() -> None:
+    clock = _Clock(cost=1e-4)  # 500 sessions of 10 packets a second take half of a core
+    pacer, speech, begins = Pacer(clock), spoken(clip(2.0)), clock.now
+    all_packets = [_packets(_Wire(clock), begins + number * 0.1 / 500, speech=speech) for number in range(500)]
+    for packets in all_packets:
+        pacer.add(packets)
+    _tick_until(pacer, clock, begins + 2.2)
+    assert not pacer._due
+    lags = [lag for packets in all_packets for lag in packets.lags]
+    assert len(lags) == 500 * 20
+    assert min(lags) >= 0
+    assert max(lags) <= 3 * TICK_S
+
+
+def test_a_look_ends_after_a_turn_and_the_next_one_goes_on(clock: _Clock) -> None:
+    clock.cost = TURN_S / 4
+    pacer = Pacer(clock)
+    wires = [_Wire(clock) for _ in range(10)]
+    for wire in wires:
+        pacer.add(_packets(wire, clock.now - 0.1))  # the first packet of each is due
+    counts = []
+    while sum(len(wire.sent) for wire in wires) < 10:
+        pacer.send_due()
+        counts.append(sum(len(wire.sent) for wire in wires))
+    assert counts in ([4, 8, 10], [5, 10])
+    _tick_until(pacer, clock, clock.now + 1)
+
+
+def test_one_that_breaks_holds_up_no_other(pacer: Pacer, clock: _Clock) -> None:
+    broken, whole = _Wire(clock, fails_at=2), _Wire(clock)
+    both = [_packets(wire, clock.now, pace=10.0) for wire in (broken, whole)]
     for packets in both:
         pacer.add(packets)
-    gevent.sleep(0.3)
+    _tick_until(pacer, clock, clock.now + 0.1)
     assert str(both[0].error) == "broken"
     assert [len(wire.sent) for wire in (broken, whole)] == [2, 5]
     assert broken.woken == whole.woken == 1
 
 
-def test_what_need_not_be_sent_any_more_is_not(pacer: Pacer) -> None:
-    wire = _Wire()
-    packets = _packets(wire, time.perf_counter())
+def test_what_need_not_be_sent_any_more_is_not(pacer: Pacer, clock: _Clock) -> None:
+    wire = _Wire(clock)
+    packets = _packets(wire, clock.now)
     pacer.add(packets)
-    gevent.sleep(0.15)
+    _tick_until(pacer, clock, clock.now + 0.15)
     packets.end()
-    gevent.sleep(0.3)
+    _tick_until(pacer, clock, clock.now + 0.3)
     assert len(wire.sent) == 1
+
+
+def test_the_loop_s_own_timer_sends_what_is_due() -> None:
+    clock = _Clock()
+    pacer, sent = Pacer(clock), gevent.event.Event()
+    packets = _packets(_Wire(clock), clock.now - 1)
+    packets._socket.wake = sent.set  # type: ignore[method-assign]
+    pacer.add(packets)
+    assert sent.wait(30)
+    assert packets.ended

@@ -6,6 +6,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -82,9 +83,10 @@ class Packets:
 
 
 class Pacer:
-    """One for a process."""
+    """One for a process. `clock` gives seconds, as those in which packets are due."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._due: list[tuple[float, int, Packets]] = []
         self._number = itertools.count()
 
@@ -101,7 +103,7 @@ class Pacer:
 
     def send_due(self) -> None:
         """Send what is due now. Whoever keeps the loop busy calls it between two steps of its own."""
-        due, now = self._due, time.perf_counter()
+        due, now = self._due, self._clock()
         until = now + TURN_S
         while due and due[0][0] <= now < until:
             _, number, packets = due[0]
@@ -114,7 +116,7 @@ class Pacer:
                 heapq.heappop(due)
             else:
                 heapq.heapreplace(due, (packets.due, number, packets))
-            now = time.perf_counter()
+            now = self._clock()
         if not due and "_tick" in vars(self):
             self._tick.stop()
 

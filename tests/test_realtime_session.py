@@ -1,0 +1,220 @@
+"""How an utterance ends, whatever ends it: events of a socket that a test scripts, to an outcome."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from typing import Any
+
+import gevent
+import pytest
+from gevent import GreenletExit
+
+from asr_load.http.connection import UserConnection
+from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
+from asr_load.http.failure import Failure
+from asr_load.http.timeouts import Timeouts
+from asr_load.realtime import session
+from asr_load.realtime.dialects import DIALECTS
+from asr_load.realtime.session import LiveSession, _Utterance
+from asr_load.stream.reader import ProtocolError
+from asr_load.stream.record import LiveRecord
+from asr_load.stream.timing import NS
+from harness.options import settings
+
+NO_LIMIT = gevent.Timeout(None)
+DELTA = {"type": "transcription.delta", "delta": "hello"}
+DONE = {"type": "transcription.done", "text": "hello", "usage": {"completion_tokens": 1}}
+ERROR = {"type": "error", "error": "broke", "code": "processing_error"}
+ITEM = "conversation.item.input_audio_transcription"
+TURN = [
+    {"type": "input_audio_buffer.speech_started", "item_id": "a"},
+    {"type": "input_audio_buffer.speech_stopped", "item_id": "a"},
+    {"type": "input_audio_buffer.committed", "item_id": "a"},
+    {"type": f"{ITEM}.completed", "item_id": "a", "transcript": "hello"},
+]
+
+
+class _Socket:
+    """Stands for a socket: each `listen` brings the next batch of messages, or raises."""
+
+    blocked_s = 0.0
+    retry_after = ""
+
+    def __init__(self, *batches: list[Any] | Exception, close_code: int | None = None) -> None:
+        self._batches = deque(batches)
+        self._closes_with = close_code
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.messages: deque[tuple[bytes, int]] = deque()
+
+    @property
+    def is_open(self) -> bool:
+        return self.close_code is None
+
+    def listen(self, until: float) -> None:
+        assert self._batches or until == 0.0 or self._closes_with, "it would wait"
+        if not self._batches:
+            self.close_code = self._closes_with
+            return
+        batch = self._batches.popleft()
+        if isinstance(batch, Exception):
+            raise batch
+        for message in batch:
+            data = message if isinstance(message, bytes) else json.dumps(message).encode()
+            self.messages.append((data, time.perf_counter_ns()))
+
+
+class _Packets:
+    """Stands for the packets of 1 s of speech and, unless `ends_at` says that less was sent, a second of silence."""
+
+    commits = 0
+    lags = (0.0,)
+
+    def __init__(self, began: float, ends_at: float = 2.0) -> None:
+        self.sent = [(began + ends_at, ends_at)]
+        self.has_spoken, self.speech_ends = ends_at >= 1.0, began + 1.0
+
+
+def utterance(socket: _Socket, dialect: str = "vllm", *, ends_at: float = 2.0, ended: bool = True) -> _Utterance:
+    """An utterance that has sent its audio up to a second of it and, if `ended`, the message that ends it."""
+    began = time.perf_counter() - ends_at
+    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=settings("--api", "realtime").live)
+    config = ExchangeConfig(Timeouts(60, 60, 60), 0, str)
+    found = _Utterance(None, UserConnection(), request, config)  # type: ignore[arg-type]
+    found.began, found.dialect = round(began * NS), dialect
+    found.socket, found.packets = socket, _Packets(began, ends_at)  # type: ignore[assignment]
+    if ended:
+        found.speech_ended, found.audio_ended, found.is_ended = round((began + 1) * NS), round((began + 2) * NS), True
+        found.sent_s = ends_at
+    return found
+
+
+def record_of(found: _Utterance) -> LiveRecord:
+    return found._record()
+
+
+@pytest.mark.parametrize(
+    ("batches", "outcome"),
+    [
+        ([[DELTA, DONE]], "ok"),
+        ([[DELTA]], "unfinished"),
+        ([[DELTA, DONE, ERROR]], "ok"),
+        ([[DELTA, ERROR]], "stream_error"),
+        ([[DELTA, b"{", DONE]], "unfinished"),
+        ([Failure("cut", "x")], "unfinished"),
+    ],
+)
+def test_the_end_of_the_test_keeps_what_has_come(batches: list[Any], outcome: str) -> None:
+    found = utterance(_Socket(*batches))
+    reraise = GreenletExit()
+    assert found._ended_by(reraise, NO_LIMIT) is reraise
+    assert found.outcome == outcome
+    if outcome == "ok":
+        assert (record_of(found).text, record_of(found).output_tokens) == ("hello", 1)
+
+
+@pytest.mark.parametrize(
+    "error", [Failure("client", "no memory"), ProtocolError("a binary frame"), ValueError("x"), NO_LIMIT]
+)
+def test_whatever_ends_a_session_a_final_text_that_came_before_makes_it_a_success(error: BaseException) -> None:
+    found = utterance(_Socket([]))
+    assert found.socket is not None
+    for event in (DELTA, DONE):
+        found.socket.messages.append((json.dumps(event).encode(), time.perf_counter_ns()))
+    found._ended_by(error, NO_LIMIT)
+    assert found.outcome == "ok"
+
+
+def test_what_follows_a_breach_of_the_protocol_does_not_count() -> None:
+    found = utterance(_Socket([DELTA, b"{", DONE], [DONE]))
+    assert found.socket is not None
+    with pytest.raises(ProtocolError) as raised:
+        found._await_final(LiveSession(found.socket, DIALECTS["vllm"], "", ""))
+    found._ended_by(raised.value, NO_LIMIT)
+    assert found.outcome == "protocol"
+
+
+@pytest.mark.parametrize(
+    ("ends_at", "events", "outcome"),
+    [
+        (1.5, TURN, "ok"),
+        (1.5, TURN[:-1], "unfinished"),
+        (1.5, [*TURN, TURN[0]], "unfinished"),  # another turn has begun
+        (0.5, TURN, "unfinished"),  # speech is left to send
+    ],
+)
+def test_a_turn_that_the_server_ended_is_complete_though_silence_is_left_to_send(
+    ends_at: float, events: list[Any], outcome: str
+) -> None:
+    found = utterance(_Socket(events), "openai", ends_at=ends_at, ended=False)
+    found._ended_by(GreenletExit(), NO_LIMIT)
+    assert found.outcome == outcome
+    if outcome == "ok":
+        record = record_of(found)
+        assert record.ttfs == pytest.approx(0.5, abs=0.4)
+        assert (record.done_latency, record.text) == (None, "hello")
+
+
+@pytest.mark.parametrize(("ends_at", "outcome"), [(1.5, "ok"), (0.5, "closed_1011")])
+def test_a_server_that_closes_after_a_complete_turn_has_served_it(ends_at: float, outcome: str) -> None:
+    socket = _Socket(TURN, close_code=1011)
+    found = utterance(socket, "openai", ends_at=ends_at, ended=False)
+    found._await_final(LiveSession(socket, DIALECTS["openai"], "", ""))  # type: ignore[arg-type]
+    assert found.outcome == outcome
+
+
+def test_the_time_from_the_end_of_speech_is_never_below_zero() -> None:
+    # The server ends the turn, and has its text, before the clip's loudness ends.
+    found = utterance(_Socket([]), "openai")
+    assert found.socket is not None
+    found.is_ended = False  # the server has ended the only turn by itself
+    at = found.began + NS // 2
+    found.socket.messages += [(json.dumps(event).encode(), at) for event in TURN]
+    found._hear(found.socket, DIALECTS["openai"])
+    record = record_of(found)
+    assert (found.heard.final_at, record.ttfs) == (found.speech_ended, 0.0)
+
+
+def test_a_final_text_before_the_end_of_the_audio_is_no_final_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "LINGER_S", 0.0)
+    socket = _Socket([DELTA, DONE])
+    found = utterance(socket, ended=False)
+    assert found.socket is not None
+    socket.listen(0.0)
+    found._hear(found.socket, DIALECTS["vllm"])
+    found.audio_ended, found.is_ended = time.perf_counter_ns(), True
+    with pytest.raises(Failure, match="before the audio had ended") as raised:
+        found._await_final(LiveSession(found.socket, DIALECTS["vllm"], "", ""))
+    assert raised.value.outcome == "no_final"
+    # Of a later utterance of the session it is the one before's, and its own is waited for.
+    later = utterance(_Socket([DONE]))
+    later.heard.is_early = True
+    assert later.socket is not None
+    later._await_final(LiveSession(later.socket, DIALECTS["vllm"], "", "", utterances=1))
+    assert later.outcome == "ok"
+
+
+def test_turns_that_are_all_done_end_the_wait_for_a_commit_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "LINGER_S", 0.0)
+    found = utterance(_Socket(), "openai")
+    assert found.socket is not None
+    at = time.perf_counter_ns()
+    found.socket.messages += [(json.dumps(event).encode(), at) for event in TURN]
+    found._await_final(LiveSession(found.socket, DIALECTS["openai"], "", ""))
+    assert (found.outcome, found.heard.final_at) == ("ok", at)
+
+
+@pytest.mark.parametrize("events", [TURN, [{**DELTA, "type": f"{ITEM}.delta", "item_id": "a"}, *TURN[1:]]])
+def test_an_empty_commit_after_a_complete_transcript_is_no_error(events: list[Any]) -> None:
+    empty = {"type": "error", "error": {"code": "input_audio_buffer_commit_empty", "message": "buffer too small"}}
+    for order in ([*events[:-1], empty, events[-1]], [*events, empty]):
+        found = utterance(_Socket(order), "openai")
+        assert found.socket is not None
+        found._await_final(LiveSession(found.socket, DIALECTS["openai"], "", ""))
+        assert (found.outcome, found.heard.text, found.heard.events["error"]) == ("ok", "hello", 1)
+    alone = utterance(_Socket([empty], close_code=1000), "openai")
+    assert alone.socket is not None
+    alone._await_final(LiveSession(alone.socket, DIALECTS["openai"], "", ""))
+    assert (alone.outcome, alone.error) == ("stream_error", "input_audio_buffer_commit_empty: buffer too small")
