@@ -232,6 +232,92 @@ def test_usage_of_any_kind(usage_: Any, counted: tuple[int | None, ...]) -> None
     assert answer.outcome() == "ok"
 
 
+def part(content: str | None = None, message: str | None = None, finish: str | None = None) -> dict[str, Any]:
+    """A chunk of a chat with a delta, a message or both."""
+    choice: dict[str, Any] = {"index": 0, "finish_reason": finish}
+    if content is not None:
+        choice["delta"] = {"content": content}
+    if message is not None:
+        choice["message"] = {"role": "assistant", "content": message}
+    return {"object": "chat.completion.chunk", "choices": [choice]}
+
+
+def delta(text: str) -> dict[str, Any]:
+    return {"type": "transcript.text.delta", "delta": text}
+
+
+def done(text: str | None) -> dict[str, Any]:
+    return {"type": "transcript.text.done", "text": text}
+
+
+CHAT, DELTAS = [part("he "), part("said")], [delta("he "), delta("said")]
+SAME = [
+    [*CHAT, part("", "he said", "stop")],
+    [*CHAT, part(None, "he said", "stop")],
+    [*CHAT, part(None, "he said"), part(None, "he said", "stop")],
+    [*CHAT, {"choices": [{"delta": None, "message": {"content": "he said"}, "finish_reason": "stop"}]}],
+    [*CHAT, {"choices": [{"message": {"content": [{"type": "text", "text": "he said"}]}, "finish_reason": "stop"}]}],
+    [part("he ", "he "), part("said", "he said"), part("", "he said", "stop")],
+    [part("he ", "he "), part("said", "said", "stop")],  # the message is the delta again
+    [part("he "), part("said", "he said", "stop")],
+    [part(None, "he "), part(None, "he said"), part(None, "he said", "stop")],  # the text so far
+    [part(None, "he "), part(None, "said"), part(None, None, "stop")],  # pieces
+    [part(None, "he "), part(None, "said"), part(None, "he said", "stop")],
+    [*DELTAS, done("he said")],
+    [*DELTAS, done("")],
+    [*DELTAS, done(None)],
+    [*DELTAS, {"type": "transcript.text.segment", "text": "he said", "speaker": "A"}, done("he said")],
+    [*DELTAS, {"text": "he said", "usage": {"type": "duration", "seconds": 2}}],
+    [{"text": "he"}, {"text": "said"}, {"text": "he said"}],
+    [{"text": "he"}, {"text": "said"}, done("he said")],
+]
+
+
+@pytest.mark.parametrize("events", SAME)
+def test_the_whole_text_after_its_parts_is_no_new_text(events: list[dict[str, Any]]) -> None:
+    answer = read(sse(*events))
+    assert (answer.text, answer.times, answer.part_times, answer.outcome()) == ("he said", [1, 2], [1, 2], "ok")
+
+
+@pytest.mark.parametrize(
+    ("events", "text", "times", "part_times"),
+    [
+        # It differs by its spaces: its spaces are right, and nothing new came.
+        ([part("he"), part("said"), part(None, "he said", "stop")], "he said", [1, 2], [1, 2]),
+        ([part(" he"), part(" said"), part(None, "he said", "stop")], "he said", [1, 2], [1, 2]),
+        ([delta("he "), delta("said"), done("he said\n")], "he said\n", [1, 2], [1, 2]),
+        ([{"text": "he"}, {"text": "said"}, done("he  said")], "he  said", [1, 2], [1, 2]),
+        # It differs by its words: those came last.
+        ([part("he "), part("sad"), part(None, "he said", "stop")], "he said", [1, 2, 3], [1, 3]),
+        ([part("he "), part("sad", "he said", "stop")], "he said", [1, 2], [1, 2]),
+        ([delta("he "), delta("said"), done("He said.")], "He said.", [1, 2, 3], [3]),
+        ([delta("he "), delta("said"), done("he said so")], "he said so", [1, 2, 3], [1, 2, 3]),
+        ([delta("he "), delta("said"), done("he")], "he", [1, 2], [1]),
+        # It is all that came.
+        ([part("", "he said", "stop")], "he said", [1], [1]),
+        ([done("he said")], "he said", [1], [1]),
+        # The same words again are speech.
+        ([{"text": "no"}, {"text": "no"}], "no no", [1, 2], [1, 2]),
+        ([delta("no "), delta("no ")], "no no ", [1, 2], [1, 2]),
+    ],
+)
+def test_the_final_text_wins(events: list[dict[str, Any]], text: str, times: list[int], part_times: list[int]) -> None:
+    answer = read(sse(*events))
+    assert (answer.text, answer.times, answer.part_times) == (text, times, part_times)
+
+
+def test_the_final_text_of_halves_of_characters_is_no_new_text() -> None:
+    answer = read(sse(part("ok \ud83d"), part("\ude00 fine"), part(None, "ok 😀 fine", "stop")))
+    assert (answer.text, answer.times) == ("ok 😀 fine", [1, 2])
+
+
+def test_reasoning_beside_a_message_is_timed() -> None:
+    thought = {"choices": [{"delta": {"reasoning_content": "hm"}, "message": {"content": ""}}]}
+    assert read(sse(thought, *CHAT, part(None, "he said", "stop"))).times == [1, 2, 3]
+    alone = {"choices": [{"message": {"content": None, "reasoning": "hm"}}]}
+    assert read(sse(alone, part(None, "he said", "stop"))).times == [1, 2]
+
+
 CODED: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "x-gzip": gzip.compress,

@@ -146,6 +146,10 @@ class Answer:
         self._events = 0
         self._segments = False
         """Whether the text comes in segments: that dialect has no terminator."""
+        self._deltas = False
+        """Whether text came as deltas, which a whole text may follow."""
+        self._spaced = False
+        """Whether the parts have the spaces that are between them, as of a whole text."""
         self._finished = False
         """Whether a finish_reason came, and no content after it."""
         self._went_on = False
@@ -157,7 +161,7 @@ class Answer:
     @property
     def text(self) -> str:
         """The transcript: content as it came. Segments that came without a space between them are set apart by one."""
-        stripped = self._segments and all(part == part.strip() for part in self.parts)
+        stripped = self._segments and not self._spaced and all(part == part.strip() for part in self.parts)
         return whole_characters((" " if stripped else "").join(self.parts))
 
     def came(self, position: int) -> int | None:
@@ -350,22 +354,68 @@ class Answer:
         if event.usage is not None:
             self._count(event.usage)
         if event.choices:
-            choice = event.choices[0]
-            message = choice.delta or choice.message
-            if message is not None:
-                self._add(message.content, message.reasoning_content or message.reasoning, at)
-            if choice.finish_reason:
-                self._finish(choice.finish_reason)
+            self._take_choice(event.choices[0], at)
         elif event.type == "transcript.text.delta":
-            self._add(event.delta, None, at)
+            self._take_delta(event.delta, None, at)
         elif event.type == "transcript.text.done":
-            # Its text repeats the deltas; it is new only where there were none.
-            if not self.times:
-                self._add(event.text, None, at)
+            self._take_whole(_content(event.text), at)
             self.done = True
         elif event.text is not None and event.choices is None:
+            self._take_segment(event, at)
+
+    def _take_choice(self, choice: _Choice, at: int) -> None:
+        delta, message, reason = choice.delta, choice.message, choice.finish_reason
+        piece = None if delta is None else delta.content
+        if piece and message is not None and reason and _content(message.content) not in ("", _content(piece)):
+            self._take_whole(_content(message.content), at)  # which has the last piece too
+        elif delta is not None:
+            self._take_delta(piece, delta.reasoning_content or delta.reasoning, at)
+        if message is not None and not piece:
+            self._take_message(message, at)
+        if reason:
+            self._finish(reason)
+
+    def _take_delta(self, content: Any, reasoning: str | None, at: int) -> None:
+        self._deltas = self._deltas or bool(content)
+        self._add(content, reasoning, at)
+
+    def _take_message(self, message: _Message, at: int) -> None:
+        """Take a message, which has the whole text so far; some servers send its pieces in it, as deltas."""
+        text = _content(message.content)
+        if not text:
+            if not self.parts:
+                self._add(None, message.reasoning_content or message.reasoning, at)
+        elif self._deltas or text.startswith(self.text):
+            self._deltas = self._deltas or bool(self.parts)
+            self._take_whole(text, at)
+        else:
+            self._add(text, None, at)
+
+    def _take_segment(self, event: _Event, at: int) -> None:
+        """Take text that is a segment's, if it is not the whole text after its deltas or segments."""
+        text = _content(event.text)
+        if self._deltas and not self._segments:
+            if event.type != "transcript.text.segment":  # OpenAI's repeat the deltas of one speaker
+                self._take_whole(text, at)
+        elif len(self.parts) > 1 and "".join(text.split()) == "".join(self.text.split()):
+            self._take_whole(text, at)
+        else:
             self._segments = self.streamed
-            self._add(event.text, None, at)
+            self._add(text, None, at)
+
+    def _take_whole(self, text: str, at: int) -> None:
+        """Put the whole text, if there is any, in place of the parts that came. Parts that agree with it in more than
+        their spaces keep their times; the rest of it came now."""
+        if text == self.text or (self.parts and not text.strip()):
+            return
+        kept, end = self.parts, len(before := whole_characters("".join(self.parts)))
+        if not text.startswith(before):
+            kept, end = _respaced(self.parts, text)
+        rest = text[end:]
+        if kept and not rest.strip():
+            kept[-1], rest = kept[-1] + rest, ""
+        self.parts, self.part_times, self._spaced = kept, self.part_times[: len(kept)], True
+        self._add(rest, None, at)
 
     def _finish(self, reason: str) -> None:
         self._finished = True
@@ -425,6 +475,27 @@ def _joined(parts: Any) -> str:
         raise ProtocolError(f"content that is no text: {shorten(str(parts))}")
     texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _content(content: Any) -> str:
+    """The text of a message's content, however it comes."""
+    return content if isinstance(content, str) else _joined(content) if content else ""
+
+
+def _respaced(parts: Sequence[str], text: str) -> tuple[list[str], int]:
+    """The first of the parts, as many as a text begins with but for its spaces, with the spaces that they have there;
+    and where in the text they end."""
+    kept, end = list[str](), 0
+    for part in parts:
+        start = end
+        for char in "".join(part.split()):
+            while text[end : end + 1].isspace():
+                end += 1
+            if text[end : end + 1] != char:
+                return kept, start
+            end += 1
+        kept.append(text[start:end])
+    return kept, end
 
 
 def whole_characters(text: str) -> str:
