@@ -23,10 +23,18 @@ from asr_load.stream.record import LIVE, LiveRecord, decode_record, encode_recor
 from conftest import prepare_clips
 from harness.browser import browser, locust, open_tab, start_test
 from harness.options import settings
+from harness.ports import free_port
 from harness.proxies import proxy
 from harness.realtime import DIALECTS, FAST, refusing, saying, speak
 from harness.runs import run
 from harness.serving import serve, wait_until
+
+
+def fleet_of_two() -> tuple[str, ...]:
+    """Options for two workers on a port that no other fleet on the machine has."""
+    port = str(free_port())
+    return "--processes", "2", "--master-bind-port", port, "--master-port", port
+
 
 CLOCKS_S = 0.0005
 """By which the stamps of two processes on a machine may differ."""
@@ -74,11 +82,12 @@ def test_auto_tells_the_dialect_by_the_first_event(dialect: str, clips: Path, tm
     assert done.records[0]["ok"]
 
 
-@pytest.mark.parametrize("words", [(), ("--processes", "2")], ids=["one process", "a fleet"])
+@pytest.mark.parametrize("is_fleet", [False, True], ids=["one process", "a fleet"])
 @pytest.mark.parametrize("own", [(), ("--turn-detection", "server_vad", "--trailing-silence", "1")], ids=["", "vad"])
 def test_auto_keeps_openai_s_dialect_for_the_run_where_the_trial_needs_it(
-    words: tuple[str, ...], own: tuple[str, ...], spoken: Path, tmp_path: Path
+    is_fleet: bool, own: tuple[str, ...], spoken: Path, tmp_path: Path
 ) -> None:
+    words = fleet_of_two() if is_fleet else ()
     with serve(*FAST, "--realtime", "openai", "--model", "gpt") as url:
         more = ("--api", "realtime", "--requests", "4", "-u", "2")
         done = run(url, spoken, tmp_path / "run", *more, *words, *own, preflight=True)
@@ -108,7 +117,7 @@ def test_a_trial_session_speaks_a_short_piece_of_a_long_clip(tmp_path: Path) -> 
     with serve(*FAST, "--realtime", "vllm", "--stamps", str(stamps)) as url:
         words = ("--api", "realtime", "--requests", "1", "-u", "1", "--pace", "10")
         done = run(url, clips, tmp_path / "run", *words, preflight=True)
-    assert "trial session with 3.0 s of speech" in done.err
+    assert "running a trial session with 3.0 s of speech" in done.err
     trial, test = (json.loads(line) for line in stamps.read_text().splitlines())
     assert (len(trial["received_at"]), len(test["received_at"])) == (30, 200)
 
@@ -431,7 +440,7 @@ def test_a_search_finds_how_many_sessions_a_server_has(clips: Path, tmp_path: Pa
 
 @pytest.mark.long
 def test_a_fleet_speaks_and_loses_nothing(spoken: Path, tmp_path: Path) -> None:
-    done = speak(spoken, tmp_path / "run", "sglang", "--processes", "2", "-u", "8", "--requests", "40")
+    done = speak(spoken, tmp_path / "run", "sglang", *fleet_of_two(), "-u", "8", "--requests", "40")
     assert done.code == 0, done.err
     assert sorted(record["seq"] for record in done.records) == list(range(40))
     assert {record["worker"] for record in done.records} == {0, 1}

@@ -32,7 +32,7 @@ ITEM = "conversation.item.input_audio_transcription"
 
 def hear(dialect: str, *events: dict[str, Any], ends: int = 1, earlier: tuple[str, ...] = ()) -> Heard:
     """What is heard of events that come at 1, 2, 3 … after so many messages that end a part of the audio."""
-    heard = Heard(earlier)
+    heard = Heard(frozenset(earlier))
     heard.ends = ends
     for at, event in enumerate(events, 1):
         DIALECTS[dialect].hear(read_event(json.dumps(event).encode()), heard, at)

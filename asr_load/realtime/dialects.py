@@ -184,7 +184,7 @@ class OpenAi(Dialect):
             case "completed" if text_in(event.item_id) or heard.done < heard.expected:
                 heard.finish(id, text_in(event.transcript), at, tokens_in(event.usage))
             case "completed":
-                heard.is_early = not heard.expected
+                heard.is_early = heard.is_early or not heard.expected
             case "failed":
                 heard.failed = heard.failed or error_words(event)
                 heard.finish(id, None, at)

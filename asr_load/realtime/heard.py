@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -122,8 +122,8 @@ class Heard:
     """What a server has said of one utterance. Times are perf_counter nanoseconds. `earlier` has the items of earlier
     utterances of the session: whatever comes of them is not of this one."""
 
-    def __init__(self, earlier: Iterable[str] = ()) -> None:
-        self.earlier = frozenset(earlier)
+    def __init__(self, earlier: Set[str] = frozenset()) -> None:
+        self.earlier = earlier
         self.times: list[int] = []
         """When each new text came."""
         self.final_at: int | None = None
