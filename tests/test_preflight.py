@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from asr_load.http.server_info import unlisted
 from conftest import CHECKOUT
 from harness.ports import free_port
 from harness.runs import FAST, run
@@ -176,6 +177,44 @@ def test_the_only_model_of_a_server_is_asked(clips: Path, tmp_path: Path) -> Non
     assert {body["model"] for body in _Server.asked} == {"Qwen/Qwen3-ASR-1.7B"}
     assert json.loads((tmp_path / "r" / "run.json").read_text())["model"] == "Qwen/Qwen3-ASR-1.7B"
     assert "preset qwen3-asr for Qwen/Qwen3-ASR-1.7B: --api chat, no prompt, --text-format qwen-asr" in done.err
+
+
+@pytest.mark.parametrize(
+    ("listed", "model", "named"),
+    [
+        (["openai/*", "whisper-1"], "openai/qwen3-asr", True),
+        (["qwen3-asr:latest"], "qwen3-asr", True),
+        (["base"], "base:adapter", True),
+        (["a[1]?"], "a[1]?", True),
+        (["default"], "any", True),
+        ([], "any", True),
+        (["gpt-4o-mini", "whisper-1"], "qwen3-asr", False),
+        (["openai/*"], "mistral/voxtral", False),
+        (["a?"], "ab", False),
+    ],
+)
+def test_what_a_list_of_models_says_of_one(listed: list[str], model: str, named: bool) -> None:
+    line = "" if named else f"the server does not list --model {model}, but {', '.join(listed)}"
+    assert unlisted(model, {"/v1/models": {"data": [{"id": each} for each in listed]}}) == line
+
+
+def test_a_model_that_the_server_neither_lists_nor_has(clips: Path, tmp_path: Path) -> None:
+    words = ("-u", "1", "--requests", "3", "--model", "gemma")
+    with answering((404, b'{"message": "no such model"}'), models=["one", "two"]) as host:
+        done = run(host, clips, tmp_path / "r", *words, preflight=True)
+        assert done.code == 2
+        assert "404: no such model: is --api the server's, and --model one that it serves?; the server" in done.err
+        assert "; the server does not list --model gemma, but one, two (--no-preflight" in done.err
+        # Without a trial, its requests say so themselves.
+        without = run(host, clips, tmp_path / "without", *words)
+    assert [record["outcome"] for record in without.records] == ["http_404"] * 3
+
+
+def test_a_gateways_pattern_is_no_model(clips: Path, tmp_path: Path) -> None:
+    with answering((200, STREAM), models=["openai/*", "whisper-1"]) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1", "--api", "chat", preflight=True)
+    assert {body["model"] for body in _Server.asked} == {"whisper-1"}
+    assert f"model whisper-1: the one that {host} lists\n" in done.err
 
 
 def test_several_models_are_listed(clips: Path, tmp_path: Path) -> None:

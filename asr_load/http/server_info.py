@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
@@ -45,18 +46,33 @@ def ask_server(host: str, headers: Mapping[str, str], secrets: Iterable[str], tr
     return {path: value for path, value in said.items() if isinstance(value, (dict, list, str))}
 
 
-def check_model(model: str, said: Mapping[str, Any]) -> None:
-    """Raise InputError where a server lists its models, and `model` is none of them."""
+def unlisted(model: str, said: Mapping[str, Any]) -> str:
+    """What a server lists in the place of `model`, as a sentence; empty where it lists it, or no model at all.
+
+    It shows no more than that: a server may well have a model that it does not list, as a gateway has aliases.
+    """
     listed = _listed(said)
-    # SGLang takes BASE:ADAPTER for what it lists as BASE; the embedded server, which lists `default`, takes any.
-    if listed and not {model, model.partition(":")[0], "default"} & set(listed):
-        raise InputError(f"--model {model}: the server has no such model, but {_names(listed)}")
+    # The embedded server, which lists `default`, takes any.
+    if not listed or "default" in listed or any(_names_it(each, model) for each in listed):
+        return ""
+    return f"the server does not list --model {model}, but {_names(listed)}"
+
+
+def _names_it(listed: str, model: str) -> bool:
+    """Whether an entry of a list stands for a model: itself, as a pattern, or with a tag or an adapter on either side,
+    as Ollama lists MODEL:latest and SGLang takes BASE:ADAPTER."""
+    return fnmatchcase(model, _pattern(listed)) or listed.partition(":")[0] == model.partition(":")[0]
+
+
+def _pattern(listed: str) -> str:
+    """With * as the only wildcard."""
+    return listed.replace("[", "[[]").replace("?", "[?]")
 
 
 def only_model(said: Mapping[str, Any]) -> str:
     """The one model that a server has; empty where it lists none. Raises InputError where it has several."""
-    # Adapters name the model that they belong to.
-    listed = _listed(said, lambda each: not each.get("parent"))
+    # Adapters name the model that they belong to, and a gateway's pattern is no model's name.
+    listed = _listed(said, lambda each: not each.get("parent") and "*" not in str(each["id"]))
     if len(listed) > 1 and "default" not in listed:
         raise InputError(f"the server has several models: name one with --model: {_names(listed)}")
     return listed[0] if len(listed) == 1 else ""

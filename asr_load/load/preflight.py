@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from requests import Session
 from asr_load.errors import InputError
 from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig
-from asr_load.http.server_info import ask_server, check_model, flush_cache, only_model, unready
+from asr_load.http.server_info import ask_server, flush_cache, only_model, unlisted, unready
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.parser import DEFAULT_MODEL
 from asr_load.options.settings import Settings
@@ -35,6 +35,9 @@ GOES_ON = ("ok", "empty", "http_429", "ws_429")
 """Outcomes of a trial that do not stand against a test: a clip may have no speech, and a limit of requests is what some
 tests are about."""
 
+OF_THE_MODEL = ("http_400", "http_404", "http_422", "ws_403", "ws_404", "stream_error", "rejected")
+"""Outcomes that a model which the server does not have may be the reason of."""
+
 TRIALS = 2
 """One failure may be chance."""
 
@@ -51,30 +54,26 @@ def ask_before_test(
 ) -> dict[str, Any]:
     """What the server says of itself, when it is found fit for the test that `check` gives. Raises InputError where it
     is not. Where the options name no model, its only one is put into `models`, by host, which `check` goes by; the
-    realtime dialect that it accepts, into `dialects`."""
+    realtime dialect that it accepts, into `dialects`. Without a trial nothing is sent, and nothing found out."""
     settings = check()[0]
     models.pop(settings.host, None)
     dialects.pop(settings.host, None)
     settings, targets = check()
     if ready_s:
         wait_until_ready(settings, ready_s)
-    wanted = {target.settings.body.model for target in targets.values()}
-    named = wanted - {DEFAULT_MODEL}
     said: dict[str, Any] = {}
-    if named or trial:
-        said = ask_server(settings.host, settings.headers, settings.secrets, settings.transport)
-    for model in sorted(named):
-        check_model(model, said)
     if trial:
-        if wanted > named and (model := only_model(said)):
+        said = ask_server(settings.host, settings.headers, settings.secrets, settings.transport)
+        if DEFAULT_MODEL in {target.settings.body.model for target in targets.values()} and (model := only_model(said)):
             models[settings.host] = model
+            _say(f"model {model}: the one that {settings.host} lists")
             targets = check()[1]
         for line in dict.fromkeys(target.settings.asked.line for target in targets.values()):
             _say(line)
         for name, target in targets.items():
             _warn_of_long_clips(target)
             _warn_of_old_data(target)
-            if dialect := _try(name, target):
+            if dialect := _try(name, target, said):
                 dialects[settings.host] = dialect
     if flush:
         flush_cache(settings.host, settings.headers, settings.transport)
@@ -112,16 +111,16 @@ def _warn_of_old_data(target: Target) -> None:
         )
 
 
-def _try(name: str, target: Target) -> str:
+def _try(name: str, target: Target, said: Mapping[str, Any]) -> str:
     """Send a trial request. Returns the realtime dialect that the server accepted, where its first event left that
     open, else nothing. Raises InputError where the server is not fit for the test."""
     live = target.settings.live
     if live is None or live.dialect != "auto":
-        _judge(_trial(name, target), target)
+        _judge(_trial(name, target), target, said)
         return ""
     first = _trial(name, _speaking(target, "sglang"))
     if first.outcome != "rejected" or _dialect(first) != "sglang":
-        _judge(first, target)
+        _judge(first, target, said)
         return _dialect(first) if _dialect(first) in ALIKE else ""
     _say(f"the server refused SGLang's realtime dialect ({first.error}): trying OpenAI's")
     second = _trial(name, _speaking(target, "openai"))
@@ -130,7 +129,7 @@ def _try(name: str, target: Target) -> str:
             f"the server refused a trial session in SGLang's realtime dialect ({first.error}) and in OpenAI's"
             f" ({second.error}). OpenAI's needs --model. {HINT}"
         )
-    _judge(second, target)
+    _judge(second, target, said)
     return "openai"
 
 
@@ -156,12 +155,17 @@ def _trial(name: str, target: Target) -> Record:
     return record
 
 
-def _judge(record: Record, target: Target) -> None:
-    """Raise InputError where a trial stands against the test."""
+def _judge(record: Record, target: Target, said: Mapping[str, Any]) -> None:
+    """Raise InputError where a trial stands against the test. It decides whether the server has the model; what the
+    server lists only helps with the words."""
+    model = target.settings.body.model
+    other = "" if model == DEFAULT_MODEL else unlisted(model, said)
     if record.outcome not in GOES_ON:
-        raise InputError(_line(record, target.settings))
+        raise InputError(_line(record, target.settings, other if record.outcome in OF_THE_MODEL else ""))
+    if record.outcome == "ok" and other:
+        _say(f"{other}: the trial request was answered all the same")
     if record.outcome != "ok":
-        _say(f"a trial request: {what_failed(record.outcome, record.error or '', target.settings.host)}")
+        _say(f"a trial request: {_what_failed(record, target.settings)}")
     elif not record.streamed:
         raise InputError(
             "the answer to a trial request was not streamed, and has no TTFT but its latency: is it a proxy, or an"
@@ -169,8 +173,13 @@ def _judge(record: Record, target: Target) -> None:
         )
 
 
-def _line(record: Record, settings: Settings) -> str:
-    return f"a trial request failed: {what_failed(record.outcome, record.error or '', settings.host)} {HINT}"
+def _line(record: Record, settings: Settings, other: str = "") -> str:
+    more = f"; {other}" if other else ""
+    return f"a trial request failed: {_what_failed(record, settings)}{more} {HINT}"
+
+
+def _what_failed(record: Record, settings: Settings) -> str:
+    return what_failed(record.outcome, record.error or "", settings.host, record.cause)
 
 
 def _send(source: RequestSource, target: Target, number: int) -> Record:
