@@ -27,6 +27,7 @@ from asr_load.http.head_file import HeadFile, Reads, closable
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.tls import PIECE_BYTES, READ_BYTES, Tls, context
 from asr_load.http.transport import PORTS, Transport
+from asr_load.stream.cause import Cause
 
 _poll = monkey.get_original("select", "poll")
 """gevent's would let other greenlets run."""
@@ -133,7 +134,7 @@ class Connection:
             upstream = self.transport.upstream or ((to.host, to.port),)
             self.sock, self.replica = self._connections.addresses.connect(upstream, until)
         except OSError as error:
-            raise connect_failure(error, "the proxy: " if proxy else "") from error
+            raise connect_failure(error, proxy=bool(proxy)) from error
         if proxy:
             self.replica = ""
         try:
@@ -158,11 +159,11 @@ class Connection:
             answer = FinalHead(self.sock, method="CONNECT")
             answer.begin()
         except HTTPException as error:
-            raise Failure("connect", f"the proxy: {failure(error)}") from error
+            raise Failure("connect", f"the proxy: {failure(error)}", Cause.PROXY) from error
         except OSError as error:
-            raise connect_failure(error, "the proxy: ") from error
+            raise connect_failure(error, proxy=True) from error
         if answer.status != HTTPStatus.OK:
-            raise Failure("connect", f"the proxy: {answer.status} {answer.reason}")
+            raise Failure("connect", f"the proxy: {answer.status} {answer.reason}", Cause.PROXY)
 
     def close(self) -> None:
         """Close it. A second time does no harm."""

@@ -25,6 +25,7 @@ from asr_load.http.head import FinalHead, StreamHead, read_head
 from asr_load.http.head_file import HeadFile
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
+from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
 from asr_load.stream.coding import Decoded, decoded
 from asr_load.stream.limits import TURN_S
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
@@ -34,7 +35,6 @@ from asr_load.stream.timing import latencies, seconds
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
-BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """What a server says that is not to be asked again at once."""
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -102,6 +102,7 @@ class _Result:
     answer: Answer = field(default_factory=Answer)
     outcome: str = "protocol"
     error: str | None = None
+    cause: str = ""
     status: int | None = None
     ended: int | None = None
     first: int | None = None
@@ -172,13 +173,14 @@ def _send_and_read(
             user_connection.reset()
             _attempt(client, user_connection, request, config, result)
         _conclude(result)
-        if result.answer.error_code in BUSY and not result.answer.times:
+        if result.answer.error_code in BUSY_CODES and not result.answer.times:
             user_connection.pause_s = PAUSE_S
     except _HttpError as error:
         result.outcome, result.error = f"http_{result.status}", str(error)
     except ProtocolError as error:
         _fail(result, user_connection, "protocol", str(error))
     except Failure as error:
+        result.cause = error.cause
         _fail(result, user_connection, error.outcome, str(error))
 
 
@@ -315,7 +317,7 @@ def _of_handshake(error: Failure, user_connection: UserConnection, connection: C
         return None
     if tls.error is None and tls.answered:
         return None
-    return Failure("connect", ENDED if tls.error is None else words(tls.error))
+    return Failure("connect", ENDED if tls.error is None else words(tls.error), Cause.TLS)
 
 
 def _read(head: FinalHead | StreamHead, user_connection: UserConnection, result: _Result) -> None:
@@ -336,7 +338,7 @@ def _refuse(head: FinalHead, user_connection: UserConnection) -> None:
     """Raise what an answer with another status than 200 says."""
     if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
         raise ProtocolError("the server switched protocols (101), which nobody asked for")
-    if head.status in BUSY:
+    if head.status in BUSY_CODES:
         retry_after = head.headers.get("retry-after", "")
         user_connection.pause_s, user_connection.may_retry = pause_s(retry_after), bool(retry_after)
     if head.status in REDIRECTS and (to := head.headers.get("location")):
@@ -503,6 +505,7 @@ def _record(
         ok=result.outcome == "ok",
         http_status=result.status,
         error=shorten(config.strike(result.error or ""), MAX_ERROR_CHARS // 4) if result.outcome != "ok" else None,
+        cause=_cause(result),
         # What is answered has been sent, though the kernel's stamp of it may be older than our look at the clock.
         upload=seconds(
             start,
@@ -531,6 +534,12 @@ def _record(
         replica=user_connection.replica,
         first_error=result.first_error and shorten(config.strike(result.first_error), MAX_ERROR_CHARS // 4),
     )
+
+
+def _cause(result: _Result) -> str:
+    if result.outcome == "ok":
+        return ""
+    return result.cause or cause_of(result.status, result.answer.error_code, result.error or "")
 
 
 def of_request(request: TranscriptionRequest, config: ExchangeConfig, start: int) -> dict[str, Any]:

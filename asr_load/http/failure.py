@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import ssl
 from http.client import IncompleteRead
+
+from asr_load.stream.cause import Cause
 
 _WANTS = {
     errno.EMFILE: ": raise ulimit -n, or lower -u",
@@ -23,9 +26,9 @@ STALLED = "no byte within the stall timeout"
 class Failure(Exception):
     """A request came to an end by this."""
 
-    def __init__(self, outcome: str, why: str) -> None:
+    def __init__(self, outcome: str, why: str, cause: str = "") -> None:
         super().__init__(why)
-        self.outcome = outcome
+        self.outcome, self.cause = outcome, cause
 
 
 def failure(error: Exception, *, while_sending: bool = False) -> Failure:
@@ -42,13 +45,27 @@ def failure(error: Exception, *, while_sending: bool = False) -> Failure:
     return Failure("protocol", words(error))
 
 
-def connect_failure(error: OSError, before: str = "") -> Failure:
-    """For what was raised while a connection was opened; `before` says of what."""
+def connect_failure(error: OSError, *, proxy: bool = False) -> Failure:
+    """For what was raised while a connection was opened, to the server or to a `proxy`."""
     if want := client_want(error):
         return Failure("client", want)
+    cause = Cause.PROXY if proxy else _connect_cause(error)
     if isinstance(error, TimeoutError) and not isinstance(error, ssl.SSLError):
-        return Failure("connect", "connecting took too long")
-    return Failure("connect", before + words(error))
+        return Failure("connect", "connecting took too long", cause)
+    return Failure("connect", f"the proxy: {words(error)}" if proxy else words(error), cause)
+
+
+def _connect_cause(error: OSError) -> str:
+    match error:
+        case ssl.SSLError():
+            return Cause.TLS
+        case ConnectionRefusedError():
+            return Cause.REFUSED
+        case socket.gaierror():
+            return Cause.NAME
+        case TimeoutError():
+            return Cause.UNREACHABLE
+    return Cause.UNREACHABLE if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH) else ""
 
 
 def client_want(error: BaseException) -> str | None:

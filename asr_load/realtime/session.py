@@ -37,6 +37,7 @@ from asr_load.realtime.heard import Event, Heard, error_words, number_in, read_e
 from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
 from asr_load.realtime.speech import Speech, speech_of
+from asr_load.stream.cause import BUSY_CODES, cause_of
 from asr_load.stream.reader import MAX_ERROR_CHARS, ProtocolError, shorten
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.stream.text_format import unwrap
@@ -104,6 +105,7 @@ class _Utterance:
     config: ExchangeConfig
     outcome: str = "protocol"
     error: str | None = None
+    cause: str = ""
     dialect: str = ""
     session_id: str = ""
     began: int = 0
@@ -134,6 +136,8 @@ class _Utterance:
             reraise = self._ended_by(error, limit)
         finally:
             limit.close()
+        if self.outcome != "ok" and not self.cause:
+            self.cause = cause_of(None, None, self.error or "")
         self._pause_if_refused()
         PACER.send_due()
         record = self._record()
@@ -151,6 +155,7 @@ class _Utterance:
         match error:
             case Failure():
                 self._fail(error.outcome, str(error))
+                self.cause = error.cause
                 return None
             case ProtocolError():
                 self._fail("protocol", str(error))
@@ -462,6 +467,7 @@ class _Utterance:
             ok=self.outcome == "ok",
             http_status=None,
             error=shorten(config.strike(self.error or ""), MAX_ERROR_CHARS // 4) if self.outcome != "ok" else None,
+            cause=self.cause,
             upload=None,
             headers=None,
             ttft=timing.ttft,

@@ -22,6 +22,7 @@ from asr_load.http.connection import Connection, UserConnection
 from asr_load.http.exchange import BUSY
 from asr_load.http.failure import STALLED, Failure, failure
 from asr_load.http.socket_reader import ReaderFactory
+from asr_load.stream.cause import cause_of
 from asr_load.stream.limits import MAX_EVENT_BYTES
 from asr_load.stream.reader import ProtocolError, http_error_message
 
@@ -93,7 +94,7 @@ class Socket:
                 self.retry_after = ", ".join(response.headers.get_all("Retry-After"))
             if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
                 said = f"{NO_ROUTE} {status} ({said})" if said else f"{NO_ROUTE} {status}"
-            raise Failure(f"ws_{status}", said or "no message")
+            raise Failure(f"ws_{status}", said or "no message", cause_of(status, None, said))
         if isinstance(refused, InvalidMessage):
             raise Failure("protocol", "the handshake's answer is not HTTP")
         if refused is not None:

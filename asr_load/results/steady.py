@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from asr_load.stream.cause import BUSY_CODES, Cause
 from asr_load.stream.record import Record
 
 BLOCKS = 16
@@ -177,12 +178,15 @@ class Outage(msgspec.Struct):
     """Of the run."""
     failures: dict[str, int]
     """By outcome: those that ended in it."""
+    overload: bool = False
+    """Whether most of these were refusals of a server without room, which was at work: no outage."""
 
     @property
     def line(self) -> str:
         """In words."""
         what = ", ".join(f"{count} {name}" for name, count in self.failures.items()) or "answers stood still"
-        return f"nothing succeeded from {self.from_s:.0f} s to {self.to_s:.0f} s of the run ({what}): an outage"
+        kind = "the server refused requests for want of room, an overload" if self.overload else "an outage"
+        return f"nothing succeeded from {self.from_s:.0f} s to {self.to_s:.0f} s of the run ({what}): {kind}"
 
 
 def outage(measured: Sequence[Record]) -> Outage | None:
@@ -199,12 +203,18 @@ def outage(measured: Sequence[Record]) -> Outage | None:
     begin, end = max(pairwise(ends), key=lambda gap: gap[1] - gap[0])
     if end - begin < max(OUTAGE * (last - first), USUAL * usual):
         return None
-    failures = Counter(record.outcome for record in measured if record.failed and begin <= record.end <= end)
+    failed = [record for record in measured if record.failed and begin <= record.end <= end]
+    failures, refused = Counter(record.outcome for record in failed), sum(map(_was_refused, failed))
     stood_still = any(record.started_at <= begin + usual and record.end >= end for record in measured)
     if failures.total() < LEAST_FAILURES and not (stood_still and end - begin > STOOD_STILL * usual):
         return None
     share = (end - begin) / (last - first)
-    return Outage(begin - first, end - first, share, dict(sorted(failures.items())))
+    return Outage(begin - first, end - first, share, dict(sorted(failures.items())), 2 * refused > len(failed))
+
+
+def _was_refused(record: Record) -> bool:
+    """Whether a server had no room for it; a record of an older version has no cause."""
+    return record.cause == Cause.BUSY or record.http_status in BUSY_CODES
 
 
 class LeftOut(msgspec.Struct):

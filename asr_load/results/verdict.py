@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from asr_load.results.accuracy import common_preface, spoken
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.steady import Steadiness, load_changes, outage, steadiness, trim
 from asr_load.shipped import command
+from asr_load.stream.cause import Cause
 from asr_load.stream.reader import shorten
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.text import count_of
@@ -348,6 +351,23 @@ def _cached(good: list[Record]) -> int:
     )
 
 
+SERVERS_LOG = "the server's log may tell more"
+
+FEWER = "the server wants fewer requests: lower -u or the rate"
+
+CAUSES: dict[str, str] = {
+    Cause.REFUSED: "is the server running there? (--ready-timeout waits)",
+    Cause.UNREACHABLE: "check the address in --host, and that no firewall is between (--connect-timeout waits longer)",
+    Cause.NAME: "check the spelling of --host, and that this machine can look the name up",
+    Cause.TLS: "check the scheme, the port and the certificate of --host (see TLS in docs/troubleshooting.md)",
+    Cause.PLAIN: "the server expects TLS: use https:// in --host",
+    Cause.PROXY: "check the proxy's address and user (--proxy), or bypass it with NO_PROXY",
+    Cause.BUSY: FEWER,
+    Cause.CONTEXT: "the clip and --max-tokens exceed the model's context: prepare shorter clips (--max-duration,"
+    " --chunk-long), lower --max-tokens, or start the engine with a longer context",
+}
+"""What helps where requests fail, by the cause."""
+
 CURES = {
     "http_401": "set OPENAI_API_KEY or --api-key",
     "http_403": "set OPENAI_API_KEY or --api-key to a key that may do this",
@@ -358,8 +378,15 @@ CURES = {
     "http_413": "let the server, or the proxy before it, take larger bodies (nginx: client_max_body_size)",
     "http_422": "a field that the server does not take can be left out (--omit)",
     "http_400": "a field that the server does not take can be left out (--omit)",
-    "http_429": "the server wants fewer requests: lower -u or the rate",
-    "http_503": "the server is not ready (--ready-timeout waits), or wants fewer requests (-u, the rate)",
+    "http_429": FEWER,
+    **dict.fromkeys(
+        ("http_503", "ws_503"),
+        "the server is not ready (--ready-timeout waits), or wants fewer requests (-u, the rate)",
+    ),
+    **dict.fromkeys(
+        ("http_502", "http_504"), "a proxy or gateway got no answer from the server behind it: is that one running?"
+    ),
+    "connect": CAUSES[Cause.REFUSED],
     "stalled": "is the server at work? Its log may tell; --stall-timeout waits longer",
     "timeout": "is the server at work? Its log may tell; --total-timeout waits longer",
     **dict.fromkeys(
@@ -372,27 +399,36 @@ CURES = {
     "protocol": "is it an OpenAI-compatible server, and --api its?",
     "client": "this machine was in want of it, and not the server",
 }
-"""What helps where requests fail, by outcome."""
+"""The same by the outcome, where no cause is known."""
+
+SAYS_MORE = ("http_503", "ws_503")
+"""Outcomes whose cure covers more than that of their cause."""
 
 
 def cause_and_cure(records: list[Record], info: RunInfo) -> str:
     """Why nothing succeeded, by the most frequent failure, and what helps."""
-    failures = Counter((record.outcome, record.error or "") for record in records if record.failed)
+    failures = Counter((record.outcome, record.error or "", record.cause) for record in records if record.failed)
     if not failures:
         return "no request came to its end: let the test run longer (-t), or its streams end (--stop-timeout)"
-    (outcome, error), count = failures.most_common(1)[0]
-    return f"nothing succeeded: {count}× {what_failed(outcome, error, info.host)}"
+    (outcome, error, cause), count = failures.most_common(1)[0]
+    return f"nothing succeeded: {count}× {what_failed(outcome, error, info.host, cause)}"
 
 
-def what_failed(outcome: str, error: str, host: str) -> str:
-    """A failure in words, and what helps."""
-    if outcome == "connect":
-        said = f"{error[:1].lower()}{error[1:]} by {host}" if "refused" in error.lower() else f"{host}: {error}"
-        cure = "is the server running there? (--ready-timeout waits)"
-    else:
+def what_failed(outcome: str, error: str, host: str, cause: str = "") -> str:
+    """A failure in words, and what helps: by its cause and, where that is not known, by its outcome."""
+    if outcome != "connect":
         said = f"{outcome.removeprefix('http_')}: {error}"
-        cure = CURES.get(outcome, "the server's log may tell more")
+    elif cause == Cause.REFUSED or error == REFUSED:
+        said = f"{error[:1].lower()}{error[1:]} by {host}"
+    else:
+        said = f"{host}: {error}"
+    known = cause in CAUSES and outcome not in SAYS_MORE
+    cure = CAUSES[cause] if known else CURES.get(outcome, SERVERS_LOG)
     return f"{said.rstrip('.?! ')}: {cure}"
+
+
+REFUSED = os.strerror(errno.ECONNREFUSED)
+"""What a record of an older version, which has no cause, says of it."""
 
 
 def _missing(records: list[Record], info: RunInfo) -> list[str]:

@@ -81,6 +81,8 @@ class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
     """Why the first of its tries came to nothing, where there were several."""
     retry_of: int | None = None
     """The `seq` of the request that this one is sent again for (--retries)."""
+    cause: str = ""
+    """Of a failure: what kind it is, where more is known than its outcome says (Cause)."""
     ended_at: float | None = None
     """When it was over, for a success as for a failure, on the clock of `started_at`."""
 
