@@ -155,6 +155,22 @@ def test_a_seed_alone_shuffles() -> None:
     assert not settings("--seed", "7", "--request-rate", "3").shuffle  # it is of the arrivals
 
 
+@pytest.mark.parametrize("prefix", ["/v1", "/openai/v1", "/deployments/x"])
+@pytest.mark.parametrize("model", ["default", "openai/whisper-large-v3", "Qwen/Qwen3-ASR-1.7B"])
+def test_the_path_decides_which_api_auto_is(prefix: str, model: str) -> None:
+    for path, api in (("/audio/transcriptions", "transcriptions"), ("/chat/completions?v=1", "chat")):
+        made = settings("--endpoint", prefix + path, "--model", model)
+        assert (made.body.api, made.endpoint) == (api, prefix + path)
+    assert settings("--endpoint", "/v1/speech").body.api == "chat"
+    assert settings("--endpoint", "/v1/chat/completions", "--api", "chat-input-audio").body.api == "chat-input-audio"
+
+
+def test_the_intent_in_a_pasted_url_is_that_of_a_session() -> None:
+    host = "wss://api.openai.com/v1/realtime?intent=transcription"
+    made = settings("--api", "realtime", "--prompt", "", host=host)
+    assert (made.host, made.endpoint) == ("https://api.openai.com", "/v1/realtime")
+
+
 PATHS = {api: APIS[api] for api in ("chat", "chat-input-audio", "transcriptions", "realtime")}
 
 
@@ -230,7 +246,7 @@ def test_a_url_as_endpoint() -> None:
 def test_a_key_in_a_pasted_url_is_shown_nowhere(name: str) -> None:
     for words, host in (
         ([], f"http://h:1/v2/chat/completions?v=1&{name}=hush"),
-        (["--endpoint", f"/audio/transcriptions?{name}=hush"], HOST),
+        (["--api", "chat", "--endpoint", f"/audio/transcriptions?{name}=hush"], HOST),
         (["--endpoint", f"x?{name}=hush"], HOST),
     ):
         with pytest.raises(InputError) as refused:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from conftest import CHECKOUT
+from harness.fleets import processes
+from harness.ports import free_port
 from harness.runs import FAST, locust, run
 from harness.serving import serve
 
@@ -139,9 +141,10 @@ class Other(asr_load.SpeechUser):
 """
 
 
-@pytest.mark.parametrize("fleet", [(), ("--processes", "2")])
-def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, fleet: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, workers: int) -> None:
     """As Locust's own users have it. In another folder: the checkout's locust.conf names a host."""
+    fleet = processes(workers) if workers else []
     with serve(*FAST) as host:
         (tmp_path / "mine.py").write_text(HOSTS.format(host, host))
         words = ("-f", "mine.py", "-u", "2", "--requests", "4", "--results", "r", *fleet)
@@ -149,6 +152,20 @@ def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, fle
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads((tmp_path / "r" / "run.json").read_text())["host"] == host
+
+
+def test_a_master_with_a_host_decides_for_classes_with_several(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        (tmp_path / "mine.py").write_text(HOSTS.format("http://a:1", "http://b:1"))
+        words = ("-f", "mine.py", "-u", "2", "--requests", "4", "--results", "r", "--host", host)
+        ports = ("--master-port", str(free_port()))
+        master = locust(
+            *words, "--data", clips, "--master", "--expect-workers", "1", "--master-bind-port", ports[1], cwd=tmp_path
+        )
+        worker = locust("-f", "mine.py", "--worker", *ports, cwd=tmp_path)
+        _, err = master.communicate(timeout=60)
+        worker.communicate(timeout=30)
+    assert (master.returncode, worker.returncode) == (0, 0), err
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class Plugin:
         assert environment.parsed_options is not None
         given = given_options() or environment.parsed_options
         if not environment.host:
-            environment.host = given.host = environment.parsed_options.host = host_of_classes(environment.user_classes)
+            environment.host = given.host = environment.parsed_options.host = self._host_of_classes()
         self._credentials, self._results = Credentials(given), given.results
         self._checks = Checks(environment, self._credentials)
         # Locust shows its options in pages, and sends them to workers.
@@ -99,6 +99,16 @@ class Plugin:
         """What ends a test of the web UI after its run time."""
         self._coming_back: tuple[set[str], float] = set(), 0.0
         """The workers of the last test, which leave the master for a moment, and until when they are waited for."""
+
+    def _host_of_classes(self) -> str | None:
+        """What the user classes name in place of --host. Raises InputError if they name several, except in a worker,
+        whose master may have a --host."""
+        try:
+            return host_of_classes(self.environment.user_classes)
+        except InputError:
+            if isinstance(self.environment.runner, WorkerRunner):
+                return None
+            raise
 
     def _choose_shape(self, options: Namespace) -> None:
         """Let Locust follow the shape of its locustfiles where the options name one: it follows any that it finds."""

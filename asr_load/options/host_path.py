@@ -17,12 +17,16 @@ NEUTRAL = ("", VERSION, MODELS)
 """Paths that say which server is meant, and nothing of the API."""
 
 
+INTENT = "intent=transcription"
+"""The query of a realtime session, which session_url adds by itself."""
+
+
 def check_host_path(host: str, address: str, endpoint: str, api: str) -> None:
     """Raise InputError if `host` names another place than requests go to: the `endpoint` of `api` on the server at
     `address`. The line says what to type instead."""
     parts = urlsplit(host)
     path = parts.path.rstrip("/")
-    query = f"?{parts.query}" if parts.query else ""
+    query = f"?{parts.query}" if parts.query and not (api == REALTIME and parts.query == INTENT) else ""
     if parts.scheme in ("ws", "wss") and api != REALTIME:
         raise InputError(
             f"--host {parts.scheme}://{parts.netloc} is an address of realtime sessions, but this test uses --api"

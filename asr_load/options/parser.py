@@ -46,7 +46,12 @@ def add_options(parser: LocustArgumentParser) -> None:
     A second name is that of the serving benchmarks of vLLM, SGLang or NVIDIA.
     """
     add = option_group(parser, "Target", in_form=True)
-    add("--api", choices=APIS_OR_AUTO, default="auto", help="What the endpoint speaks (auto: by --preset, else chat)")
+    add(
+        "--api",
+        choices=APIS_OR_AUTO,
+        default="auto",
+        help="API of the endpoint (auto: that of --endpoint or --preset, else chat)",
+    )
     add("--model", default=DEFAULT_MODEL, help="Model to ask for, one that the server lists (default: its only one)")
     add("--prompt", default=DEFAULT_PROMPT, help="Text beside the audio")
     add("--max-tokens", type=int, default=128, metavar="N", help="Longest answer, in tokens")

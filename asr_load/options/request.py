@@ -6,8 +6,9 @@ from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
-from asr_load.audio.payload import REALTIME, BodyOptions
+from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
+from asr_load.options.host_path import api_of_path
 from asr_load.options.parser import DEFAULT_PROMPT
 from asr_load.options.presets import LANGUAGE, PRESET_NAMES, Preset, language_name, preset_for
 
@@ -44,7 +45,10 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
     if options.preset not in PRESET_NAMES:
         raise InputError(f"--preset {options.preset!r} is none of {', '.join(PRESET_NAMES)}")
     name, preset = preset_for(options.preset, model) or ("", Preset(""))
-    api = options.api if options.api != "auto" else preset.api
+    api = options.api
+    if api == "auto":
+        named = api_of_path(options.endpoint.partition("?")[0].rstrip("/"))
+        api = named if named and APIS[named] != APIS[preset.api] else preset.api
     # A transcription's prompt is what was said before, no instruction.
     is_chat = api not in (TRANSCRIPTIONS, REALTIME)
     of_preset = bool(name) and api != REALTIME and is_chat is (preset.api != TRANSCRIPTIONS)
