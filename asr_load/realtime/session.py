@@ -37,7 +37,7 @@ from asr_load.realtime.heard import Event, Heard, error_words, number_in, read_e
 from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
 from asr_load.realtime.speech import Speech, speech_of
-from asr_load.stream.cause import BUSY_CODES, cause_of
+from asr_load.stream.cause import cause_of
 from asr_load.stream.reader import MAX_ERROR_CHARS, ProtocolError, shorten
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.stream.text_format import unwrap

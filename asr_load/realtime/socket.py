@@ -19,10 +19,9 @@ from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from asr_load.http.connection import Connection, UserConnection
-from asr_load.http.exchange import BUSY
 from asr_load.http.failure import STALLED, Failure, failure
 from asr_load.http.socket_reader import ReaderFactory
-from asr_load.stream.cause import cause_of
+from asr_load.stream.cause import BUSY_CODES, cause_of
 from asr_load.stream.limits import MAX_EVENT_BYTES
 from asr_load.stream.reader import ProtocolError, http_error_message
 
@@ -90,7 +89,7 @@ class Socket:
             response = refused.response
             said = http_error_message(bytes(response.body or b"")) or response.reason_phrase
             status = response.status_code
-            if status in BUSY:
+            if status in BUSY_CODES:
                 self.retry_after = ", ".join(response.headers.get_all("Retry-After"))
             if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
                 said = f"{NO_ROUTE} {status} ({said})" if said else f"{NO_ROUTE} {status}"

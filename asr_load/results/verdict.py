@@ -92,7 +92,7 @@ and beyond what all prompts share, a prompt's audio came from the cache. (vLLM's
 OLDER_S = 60.0
 """By which a record may seem to be older than its run: clocks of machines differ."""
 
-REFUSED = 0.01
+REFUSED_SHARE = 0.01
 """Share of realtime sessions that a server may refuse."""
 
 AT_ONCE_S, CHUNKS, LOST = 0.001, 4, 0.01
@@ -465,7 +465,7 @@ def _refusals(records: list[Record]) -> list[str]:
     for spoke at once."""
     sessions = [record for record in records if isinstance(record, LiveRecord)]
     refused = [record for record in sessions if record.outcome == "rejected" or record.outcome.startswith("ws_")]
-    if len(refused) <= REFUSED * len(sessions):
+    if len(refused) <= REFUSED_SHARE * len(sessions):
         return []
     why, _ = Counter(shorten(record.error or record.outcome, 80) for record in refused).most_common(1)[0]
     return [
