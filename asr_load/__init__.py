@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -58,8 +59,12 @@ def git_state() -> str:
     """The commit of the checkout that this is, with -dirty where files are not as in it; empty where it is none."""
     if CHECKOUT is None or not (CHECKOUT / ".git").exists():
         return ""
-    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    # `git describe --dirty` would lock the index: a commit that is made at the same moment would fail.
+    command = ["git", "--no-optional-locks", "-C", str(CHECKOUT), "status", "--porcelain=v2", "--branch"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=2).stdout.strip()
+        done = subprocess.run([*command, "--untracked-files=no"], capture_output=True, text=True, check=True, timeout=2)
     except (OSError, subprocess.SubprocessError):
         return ""
+    commit = re.search(r"^# branch\.oid ([0-9a-f]+)$", done.stdout, re.MULTILINE)
+    changed = any(not line.startswith("#") for line in done.stdout.splitlines())
+    return f"{commit[1]}{'-dirty' * changed}" if commit else ""

@@ -6,6 +6,7 @@ and a stream needs each token when it is decoded.
 
 import asyncio
 import codecs
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from asr_server.audio import RATE, cut_at_pauses, decode
 from asr_server.engine import Audio, Clip, Piece, Samples
+
+# ONNX Runtime reads it when it is loaded: else it writes a device ID below ~/.cache and looks up its maker's host.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 
 LONGEST = 25 * RATE
 """The model loses its thread beyond about 30 s."""
