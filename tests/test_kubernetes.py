@@ -1,10 +1,11 @@
-"""kubernetes.yaml without a cluster: its schemas, what its parts say of each other, and its commands, run."""
+"""The Kubernetes files without a cluster: schemas, what their parts say of each other, and their commands, run."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,12 +32,19 @@ from harness.serving import running_streams, serve, wait_until
 FILE = CHECKOUT / "kubernetes.yaml"
 PAGE = (CHECKOUT / "docs" / "containers.md").read_text()
 PARTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
+KUSTOMIZATION: dict[str, Any] = yaml.safe_load((CHECKOUT / "kustomization.yaml").read_text())
 ROLES = ("master", "worker")
 
 
-def the(kind: str) -> dict[str, Any]:
-    (found,) = (part for part in PARTS if part["kind"] == kind)
+def the(kind: str, name: str = "") -> dict[str, Any]:
+    (found,) = (part for part in PARTS if part["kind"] == kind and name in ("", part["metadata"]["name"]))
     return found
+
+
+def config() -> dict[str, str]:
+    """The data of the ConfigMap that kustomize makes."""
+    (generator,) = KUSTOMIZATION["configMapGenerator"]
+    return dict(literal.split("=", 1) for literal in generator["literals"])
 
 
 def template(role: str) -> dict[str, Any]:
@@ -53,8 +61,7 @@ def container(role: str) -> dict[str, Any]:
 
 def options() -> dict[str, str]:
     """The lines of the ConfigMap's locust.conf."""
-    text = the("ConfigMap")["data"]["locust.conf"]
-    return dict(line.split(" = ") for line in text.splitlines())
+    return dict(line.split(" = ") for line in config()["locust.conf"].strip().splitlines())
 
 
 def validate(file: Path) -> tuple[int, str]:
@@ -77,12 +84,19 @@ def test_selectors_choose_the_pods_they_mean() -> None:
     def chosen(selector: dict[str, str]) -> list[str]:
         return [role for role in ROLES if selector.items() <= template(role)["metadata"]["labels"].items()]
 
-    (rule,) = the("NetworkPolicy")["spec"]["ingress"]
+    (rule,) = the("NetworkPolicy", "asr-load-master")["spec"]["ingress"]
     (source,) = rule["from"]
     (spread,) = template("worker")["spec"]["topologySpreadConstraints"]
     assert chosen(the("Service")["spec"]["selector"]) == ["master"]
     assert chosen(the("Deployment")["spec"]["selector"]["matchLabels"]) == ["worker"]
-    assert chosen(the("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]) == ["master"]
+    assert chosen(the("NetworkPolicy", "asr-load-master")["spec"]["podSelector"]["matchLabels"]) == ["master"]
+    assert chosen(the("NetworkPolicy", "asr-load-worker")["spec"]["podSelector"]["matchLabels"]) == ["worker"]
+    assert "ingress" not in the("NetworkPolicy", "asr-load-worker")["spec"]
+    for both in (
+        the("NetworkPolicy", "asr-load-egress")["spec"]["podSelector"],
+        the("PodDisruptionBudget")["spec"]["selector"],
+    ):
+        assert chosen(both["matchLabels"]) == ["master", "worker"]
     assert chosen(source["podSelector"]["matchLabels"]) == ["worker"]
     assert chosen(spread["labelSelector"]["matchLabels"]) == ["master", "worker"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
@@ -93,7 +107,8 @@ def test_selectors_choose_the_pods_they_mean() -> None:
 
 
 def test_what_is_mounted_and_read_is_there() -> None:
-    there = {(part["kind"], part["metadata"]["name"]) for part in PARTS}
+    (generated,) = (generator["name"] for generator in KUSTOMIZATION["configMapGenerator"])
+    there = {(part["kind"], part["metadata"]["name"]) for part in PARTS} | {("ConfigMap", generated)}
     for role in ROLES:
         spec = template(role)["spec"]
         named = {volume["name"]: volume for volume in spec["volumes"]}
@@ -106,10 +121,9 @@ def test_what_is_mounted_and_read_is_there() -> None:
             else:
                 assert volume["emptyDir"] == {}
         # A server may want no key; without the token nobody joins.
-        values = {one["name"]: one["valueFrom"] for one in container(role)["env"]}
-        config = the("ConfigMap")["metadata"]["name"]
-        assert values.pop("LOCUST_HOST") == {"configMapKeyRef": {"name": config, "key": "host"}}
-        assert the("ConfigMap")["data"]["host"].startswith("http://")
+        values = {one["name"]: one["valueFrom"] for one in container(role)["env"] if "valueFrom" in one}
+        assert values.pop("LOCUST_HOST") == {"configMapKeyRef": {"name": generated, "key": "host"}}
+        assert config()["host"].startswith("http://")
         refs = {name: value["secretKeyRef"] for name, value in values.items()}
         assert {name: ref.get("optional", False) for name, ref in refs.items()} == {
             "OPENAI_API_KEY": True,
@@ -120,26 +134,27 @@ def test_what_is_mounted_and_read_is_there() -> None:
             assert f"kubectl create secret generic {ref['name']} --from-literal" in PAGE
             assert f"--from-literal {name}=" in PAGE
     (mounted,) = (mount["mountPath"] for mount in container("master")["volumeMounts"] if mount["name"] == "config")
-    words = container("master")["command"]
+    words = container("master")["args"]
     assert words[words.index("--config") + 1] == f"{mounted}/locust.conf"
 
 
 def test_ports_are_locusts_own() -> None:
     defaults = get_parser(default_config_files=[]).parse_args([])
     assert defaults.master_port == defaults.master_bind_port
-    (port,) = container("master")["ports"]
+    web, port = container("master")["ports"]
+    assert (web["name"], web["containerPort"]) == ("http", defaults.web_port)
     (served,) = the("Service")["spec"]["ports"]
-    (rule,) = the("NetworkPolicy")["spec"]["ingress"]
+    (rule,) = the("NetworkPolicy", "asr-load-master")["spec"]["ingress"]
     (let_in,) = rule["ports"]
     assert port["containerPort"] == served["port"] == defaults.master_port
     probed = container("master")["readinessProbe"]["tcpSocket"]["port"]
     assert port["name"] == served["targetPort"] == let_in["port"] == probed
-    words = container("worker")["command"]
+    words = container("worker")["args"]
     assert words[words.index("--master-host") + 1] == the("Service")["metadata"]["name"]
     # The web UI is reached by port-forward alone: the pod's loopback, and no Service.
     assert the("Service")["spec"]["type"] == "ClusterIP"
-    assert "web-host = 127.0.0.1" in (CHECKOUT / "locust.conf").read_text()
-    assert "web-host" not in options()
+    words = container("master")["args"]
+    assert words[words.index("--web-host") + 1] == "127.0.0.1"
     forward = f"kubectl port-forward job/{the('Job')['metadata']['name']} {defaults.web_port}"
     assert forward in FILE.read_text()
     assert forward in PAGE
@@ -175,6 +190,7 @@ def test_a_pod_has_a_core_and_the_time_to_drain(role: str) -> None:
     limits = container(role)["resources"]["limits"]
     assert container(role)["resources"]["requests"] == limits
     assert limits["cpu"] == "1"
+    assert "ephemeral-storage" in limits
     needed = float(options()["stop-timeout"]) + 2 * FINAL_REPORT_S
     assert template(role)["spec"]["terminationGracePeriodSeconds"] > needed
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
@@ -182,6 +198,62 @@ def test_a_pod_has_a_core_and_the_time_to_drain(role: str) -> None:
     # Only the master is probed, and a probe kills nothing.
     probes = {name for name in container(role) if name.endswith("Probe")}
     assert probes == ({"readinessProbe"} if role == "master" else set())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_nothing_evicts_a_pod_in_a_test(role: str) -> None:
+    assert the("PodDisruptionBudget")["spec"]["maxUnavailable"] == 0
+    assert template(role)["metadata"]["annotations"] == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_images_entrypoint_runs(role: str) -> None:
+    """`command` would replace it: no token from a file, no calibration."""
+    assert "command" not in container(role)
+    calibrate = [one["value"] for one in container(role)["env"] if one["name"] == "CALIBRATE"]
+    assert calibrate == (["1"] if role == "worker" else [])
+    cache = re.search(r"XDG_CACHE_HOME=(\S+)", (CHECKOUT / "Dockerfile").read_text())
+    assert cache
+    assert (cache[1] in [mount["mountPath"] for mount in container(role)["volumeMounts"]]) == (role == "worker")
+
+
+def expected_workers(rendered: list[dict[str, Any]]) -> tuple[str, int]:
+    """What the master waits for, and how many workers there are."""
+    (job,) = (part for part in rendered if part["kind"] == "Job")
+    (workers,) = (part for part in rendered if part["kind"] == "Deployment")
+    (master,) = job["spec"]["template"]["spec"]["containers"]
+    (expected,) = (one["value"] for one in master["env"] if one["name"] == "LOCUST_EXPECT_WORKERS")
+    return expected, workers["spec"]["replicas"]
+
+
+def test_the_master_expects_as_many_workers_as_replicas() -> None:
+    assert expected_workers(PARTS) == ("4", 4)
+    (replacement,) = KUSTOMIZATION["replacements"]
+    assert replacement["source"]["fieldPath"] == "spec.replicas"
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="needs kubectl, which has kustomize in it")
+def test_kustomize_copies_the_replicas_and_hashes_the_options(tmp_path: Path) -> None:
+    def render(text: str) -> list[dict[str, Any]]:
+        (tmp_path / "kubernetes.yaml").write_text(FILE.read_text().replace("replicas: 4", "replicas: 7"))
+        (tmp_path / "kustomization.yaml").write_text(text)
+        done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True)
+        return list(yaml.safe_load_all(done.stdout))
+
+    text = (CHECKOUT / "kustomization.yaml").read_text()
+    assert expected_workers(render(text)) == ("7", 7)
+    hosts = [
+        {
+            one["valueFrom"]["configMapKeyRef"]["name"]
+            for part in render(version)
+            if part["kind"] in ("Job", "Deployment")
+            for one in part["spec"]["template"]["spec"]["containers"][0]["env"]
+            if one["name"] == "LOCUST_HOST"
+        }
+        for version in (text, text.replace("http://sglang:30000", "http://vllm:8000"))
+    ]
+    assert len(hosts[0]) == len(hosts[1]) == 1
+    assert hosts[0] != hosts[1]
 
 
 def test_a_test_is_never_begun_again_by_itself() -> None:
@@ -215,7 +287,7 @@ class Pods:
 
     def start(self, role: str) -> subprocess.Popen[str]:
         named = {"/config/locust.conf": str(self.folder / "config" / "locust.conf"), "asr-load-master": "127.0.0.1"}
-        words = [named.get(word, word) for word in container(role)["command"]]
+        words = [named.get(word, word) for word in container(role)["args"]]
         return start(shlex.join(words), self.app, **self.env)
 
     def probe(self) -> bool:
@@ -284,9 +356,10 @@ def test_without_the_web_ui_the_job_ends_with_the_test(tmp_path: Path) -> None:
     block = re.search(r"```ini\n(headless = true\n.*?)```", PAGE, re.DOTALL)
     assert block
     lines = dict(line.split(" = ") for line in block[1].splitlines())
-    assert int(lines["expect-workers"]) == the("Deployment")["spec"]["replicas"]
-    fewer = {"users": "2", "run-time": "2s", "expect-workers": "1"}
+    assert "expect-workers" not in lines  # from the replicas
+    fewer = {"users": "2", "run-time": "2s"}
     assert fewer.keys() <= lines.keys()
+    fewer["expect-workers"] = "1"
     processes: list[subprocess.Popen[str]] = []
     with serve(*FAST) as host:
         pods = Pods(tmp_path, host=host, **lines | fewer)
