@@ -57,14 +57,17 @@ check: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# The versions and hashes that the image is made of.
+# The versions and hashes that the two images are made of.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --custom-compile-command "make lock"
+
 lock: $(READY)
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command "make lock" requirements.txt requirements-server.txt --output-file requirements.lock
+	@$(LOCK) requirements.txt requirements-server.txt --output-file requirements-server.lock
+	@$(LOCK) requirements.txt --constraint requirements-server.lock --output-file requirements.lock
 
 # Whether any of them has a known vulnerability.
 check-deps: $(READY)
-	@$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+	@$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements-server.lock
 
 bench: setup
 	@$(BIN)/python -m benchmarks.run

@@ -1,8 +1,17 @@
 #!/bin/sh
 # What a container runs first. FLEET_TOKEN_FILE: where master and workers keep their secret, which the master makes where
-# none is given. CALIBRATE=1: a worker finds out, once, what its machine can be trusted with. ARGS: more options for its
-# command.
+# none is given. CALIBRATE=1: a worker finds out, once, what its machine can be trusted with. TARGET, where it is set and
+# empty: the server is the container of that name. WEB_PORT: the port to open. ARGS: more options for its command.
 set -eu
+
+case " $* " in
+  *" --master "* | *" --worker "*)
+    if ! [ -w results ]; then
+      echo "error: ./results belongs to user $(stat -c %u:%g results), and user $(id -u):$(id -g) cannot write to it:" \
+        "set RUN_AS=$(stat -c %u:%g results) (your own: RUN_AS=\$(id -u):\$(id -g))" >&2
+      exit 2
+    fi ;;
+esac
 
 if [ -n "${FLEET_TOKEN_FILE:-}" ] && [ -z "${ASR_LOAD_FLEET_TOKEN:-}" ]; then
   case " $* " in
@@ -36,8 +45,23 @@ if [ "${CALIBRATE:-0}" = 1 ] && [ -w "${XDG_CACHE_HOME:-}" ]; then
   exec 9>&-
 fi
 
-if [ "${TARGET-given}" = "" ]; then
-  echo "TARGET is not given: requests go to the server of --profile demo or --profile sglang" >&2
-fi
+case " $* " in
+  *" --master "*)
+    if [ "${TARGET-given}" = "" ]; then
+      tries=10 # the server's container may start a moment later
+      until getent hosts server >/dev/null || [ $tries = 0 ]; do
+        sleep 1
+        tries=$((tries - 1))
+      done
+      if [ $tries = 0 ]; then
+        echo "error: there is no server: set TARGET=http://HOST:PORT, or add --profile demo or --profile sglang" >&2
+        exit 2
+      fi
+    fi
+    case " $* ${ARGS:-} " in
+      *" --headless "*) ;;
+      *) if [ -n "${WEB_PORT:-}" ]; then echo "open http://127.0.0.1:$WEB_PORT in your browser" >&2; fi ;;
+    esac ;;
+esac
 # shellcheck disable=SC2086 # they are words
 exec "$@" ${ARGS:-}

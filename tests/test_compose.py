@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def test_only_loopback_is_published_and_stops_are_clean() -> None:
     for name, service in services().items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         if name != "sglang":
-            assert (service["stop_signal"], service["build"]) == ("SIGINT", ".")
+            target = "server" if name == "server" else "harness"
+            assert (service["stop_signal"], service["build"]) == ("SIGINT", {"context": ".", "target": target})
     # Kubernetes cannot tell that a name is not root's.
     assert "USER 1000:1000" in (CHECKOUT / "Dockerfile").read_text()
 
@@ -59,15 +61,19 @@ def test_only_loopback_is_published_and_stops_are_clean() -> None:
 def test_containers_have_no_more_rights_than_they_need() -> None:
     text = FILE.read_text()
     for name, service in services().items():
-        if name == "sglang":
-            continue
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "pids_limit" in service
+        if name == "sglang":
+            continue
         assert service["read_only"]
         assert service["tmpfs"] == ["/tmp"]
-        assert {"pids_limit", "mem_limit"} <= set(service)
+        assert "mem_limit" in service
     found = services()
-    assert found["master"]["networks"] == found["worker"]["networks"] == ["server", "fleet"]
+    assert set(found["master"]["networks"]) == set(found["worker"]["networks"]) == {"server", "fleet"}
+    # The web UI listens on the address that its name has in the fleet's network.
+    assert found["master"]["networks"]["fleet"] == {"aliases": ["web"]}
+    assert "--web-host web " in found["master"]["command"]
     assert found["server"]["networks"] == list(found["sglang"]["networks"]) == ["server"]
     assert not any("results" in volume for name in ("server", "sglang") for volume in found[name].get("volumes", []))
     assert yaml.safe_load(re.sub(r"\$\{[^}]*\}", "x", text))["networks"].keys() == {"server", "fleet"}
@@ -76,11 +82,12 @@ def test_containers_have_no_more_rights_than_they_need() -> None:
 @pytest.mark.long
 def test_master_and_workers_share_a_secret_that_the_master_makes(tmp_path: Path) -> None:
     file = tmp_path / "token"
+    (tmp_path / "results").mkdir()
     environ = {"PATH": os.environ["PATH"], "FLEET_TOKEN_FILE": str(file)}
 
     def started(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = ["sh", str(CHECKOUT / "scripts" / "container-start.sh"), *words]
-        return subprocess.run(command, env=environ | more, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=tmp_path, env=environ | more, capture_output=True, text=True, check=False)
 
     show = ("sh", "-c", 'printf %s "$ASR_LOAD_FLEET_TOKEN"')
     early = started(*show, "--worker")
@@ -96,14 +103,69 @@ def test_master_and_workers_share_a_secret_that_the_master_makes(tmp_path: Path)
         assert services()[name]["environment"]["FLEET_TOKEN_FILE"] == "/fleet/token"
 
 
-def test_the_image_is_made_of_versions_and_hashes_that_requirements_name() -> None:
-    locked = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", (CHECKOUT / "requirements.lock").read_text(), re.MULTILINE))
-    for name in ("requirements.txt", "requirements-server.txt"):
-        for package, version in re.findall(r"^([\w.-]+)==([\w.+-]+)", (CHECKOUT / name).read_text(), re.MULTILINE):
-            assert locked[package.lower().replace("_", "-")] == version
-    entries = re.split(r"^(?=[\w.-]+==)", (CHECKOUT / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
-    assert all("--hash=sha256:" in entry for entry in entries)
-    assert "--require-hashes -r requirements.lock" in (CHECKOUT / "Dockerfile").read_text()
+def test_the_images_are_made_of_versions_and_hashes_that_requirements_name() -> None:
+    files = {"requirements.lock": ["requirements.txt"]}
+    files["requirements-server.lock"] = ["requirements.txt", "requirements-server.txt"]
+    versions: dict[str, dict[str, str]] = {}
+    for lock, names in files.items():
+        text = (CHECKOUT / lock).read_text()
+        versions[lock] = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", text, re.MULTILINE))
+        for name in names:
+            for package, version in re.findall(r"^([\w.-]+)==([\w.+-]+)", (CHECKOUT / name).read_text(), re.MULTILINE):
+                assert versions[lock][package.lower().replace("_", "-")] == version
+        entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+        assert all("--hash=sha256:" in entry for entry in entries)
+        assert f"--require-hashes -r {lock}" in (CHECKOUT / "Dockerfile").read_text()
+    # What both have is the same: the server's image is the harness's with more.
+    assert versions["requirements.lock"].items() <= versions["requirements-server.lock"].items()
+    assert "onnxruntime" not in versions["requirements.lock"]
+
+
+def test_the_server_stops_last() -> None:
+    for name in ("master", "worker"):
+        after = services()[name]["depends_on"]
+        assert all(
+            after[server] == {"condition": "service_started", "required": False} for server in ("server", "sglang")
+        )
+
+
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_results_of_another_user_are_refused_at_the_start(tmp_path: Path, role: str) -> None:
+    """Before the web UI is up, with the user to run as."""
+    (tmp_path / "results").mkdir(mode=0o555)
+    unprivileged = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.getuid() == 0 else []
+    if unprivileged:
+        tmp_path.chmod(0o755)
+    done = container_start(tmp_path, "--" + role, unprivileged=unprivileged)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    owner = (tmp_path / "results").stat()
+    assert f"RUN_AS={owner.st_uid}:{owner.st_gid}" in line
+
+
+def test_a_master_without_a_server_is_refused_with_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "getent").write_text("#!/bin/sh\nexit 2\n")
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    for name in ("getent", "sleep"):
+        (tmp_path / name).chmod(0o755)
+    env = {"TARGET": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = container_start(tmp_path, "--master", **env)
+    assert done.returncode == 2
+    assert "set TARGET=http://HOST:PORT, or add --profile demo or --profile sglang" in done.stderr
+    (tmp_path / "getent").write_text("#!/bin/sh\nexit 0\n")
+    done = container_start(tmp_path, "--master", **env, WEB_PORT="8089")
+    assert (done.returncode, done.stderr) == (0, "open http://127.0.0.1:8089 in your browser\n")
+    assert container_start(tmp_path, "--master", **env, WEB_PORT="8089", ARGS="--headless").stderr == ""
+
+
+def container_start(
+    cwd: Path, *words: str, unprivileged: Sequence[str] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    """What a container runs first, before a command that does nothing."""
+    command = [*unprivileged, "sh", str(CHECKOUT / "scripts" / "container-start.sh"), "true", *words]
+    environ = {"PATH": os.environ["PATH"], **env}
+    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
 
 
 def test_no_health_check_starts_a_python() -> None:
@@ -120,8 +182,8 @@ def test_versions_are_named() -> None:
     for name, service in services().items():
         tag = service["image"].rpartition(":")[2]
         assert tag == version[1] if name != "sglang" else re.fullmatch(r"v\d+\.\d+\.\d+", tag)
-    bases = re.findall(r"^FROM (\S+)", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
-    assert set(bases) == {"python:3.11-slim-bookworm"}
+    lines = re.findall(r"^FROM (\S+)(?: AS (\S+))?", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {base for base, _ in lines} - {stage for _, stage in lines} == {"python:3.11-slim-bookworm"}
 
 
 @pytest.mark.long
