@@ -203,7 +203,7 @@ def test_a_model_that_the_server_neither_lists_nor_has(clips: Path, tmp_path: Pa
     with answering((404, b'{"message": "no such model"}'), models=["one", "two"]) as host:
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
         assert done.code == 2
-        assert "404: no such model: is --api the server's, and --model one that it serves?; the server" in done.err
+        assert "404: no such model: is the port in --host right, --api the server's, and --model one" in done.err
         assert "; the server does not list --model gemma, but one, two (--no-preflight" in done.err
         # Without a trial, its requests say so themselves.
         without = run(host, clips, tmp_path / "without", *words)
