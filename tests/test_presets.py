@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from asr_load.errors import InputError
+from asr_load.languages import language_name
 from asr_load.options.parser import DEFAULT_PROMPT
-from asr_load.options.presets import LANGUAGE, PRESET_NAMES, PRESETS, language_name, preset_for
+from asr_load.options.presets import LANGUAGE, PRESET_NAMES, PRESETS, preset_for
 from asr_load.options.request import Asked, read_request
 from asr_load.stream.text_format import TEXT_FORMATS
 from conftest import CHECKOUT
@@ -100,7 +101,12 @@ def test_a_language_is_told_as_the_model_is_told_it() -> None:
     [
         ("Qwen/Qwen3-ASR-1.7B", {"language": "de"}, "--language de: over chat it is part of the prompt"),
         ("any", {"language": "de"}, "--language de: over chat it is part of the prompt"),
-        ("any", {"language": "xx", "prompt": "In {language}"}, "--language xx: a prompt needs its English name"),
+        (
+            "any",
+            {"language": "xx", "prompt": "In {language}"},
+            "--language xx: unknown language. Give its name (German)",
+        ),
+        ("whisper", {"language": "Elvish"}, "--language Elvish: unknown language. Give its name (German)"),
         ("any", {"prompt": "In {language}"}, "--prompt has {language}, and there is no --language"),
         ("whisper", {"system": "x"}, "--system is a message of chats"),
         ("whisper", {"prompt_position": "before"}, "--prompt-position is for chats"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
+from asr_load.languages import find_language
 
 PREFIX = "preset:"
 OPEN_ASR = "hf-audio/open-asr-leaderboard"
@@ -57,7 +58,7 @@ def resolve(spec: DatasetSpec) -> tuple[DatasetSpec, str]:
     is, in English. Raises InputError on an unknown name."""
     if not spec.dataset.startswith(PREFIX):
         return spec, "en"
-    name = spec.dataset.removeprefix(PREFIX)
+    name = _with_code(spec.dataset.removeprefix(PREFIX))
     if name not in NAMED:
         near = [known for known in NAMED if known.partition(":")[0] == name.partition(":")[0]] or list(
             dict.fromkeys(known.partition(":")[0] for known in NAMED)
@@ -72,3 +73,10 @@ def resolve(spec: DatasetSpec) -> tuple[DatasetSpec, str]:
         text_column=spec.text_column or known.text,
     )
     return own, known.language
+
+
+def _with_code(name: str) -> str:
+    """The name with its language as NAMED has it: fleurs:German and fleurs:de_de are fleurs:de."""
+    family, colon, word = name.partition(":")
+    code = None if name in NAMED else find_language(word)
+    return f"{family}{colon}{code}" if code else name

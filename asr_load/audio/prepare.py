@@ -48,6 +48,7 @@ from asr_load.audio.shard import (
 from asr_load.audio.source import DatasetSpec, Source, UniqueIds
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import alone_in, encode_json, write_atomically
+from asr_load.languages import parse_language
 from asr_load.text import count_of, visible
 
 BLOCK_ROWS = 128
@@ -415,14 +416,17 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-outside", action="store_true", help="the data set may name files outside of its folder, and addresses"
     )
     parser.add_argument(
-        "--language", default=None, help="of the transcripts, for the word error rate (default: a preset's, else en)"
+        "--language",
+        default=None,
+        help="language of the transcripts, by name or code (default: that of the preset, else English)",
     )
     parser.add_argument("--processes", type=_count, default=os.cpu_count(), help="default: one per core")
 
 
 def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = False) -> Manifest:
     """Run prepare with the options of `add_source_arguments`, tell what was chosen. Raises InputError."""
-    spec, language = resolve(
+    language = parse_language(args.language) if args.language else ""
+    spec, usual_language = resolve(
         DatasetSpec(
             args.dataset,
             args.subset or None,
@@ -448,7 +452,7 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
         rates = ", ".join(map(str, OPUS_RATES))
         raise InputError(f"--audio-format opus has a rate of {rates} Hz: give --sample-rate one of them")
     try:
-        return prepare(source, Options(rules, args.limit, args.language or language), out, args.processes)
+        return prepare(source, Options(rules, args.limit, language or usual_language), out, args.processes)
     except KeyboardInterrupt:
         print(f"stopped: {out} is not whole; run the same command again to go on", file=sys.stderr)
         raise

@@ -19,6 +19,7 @@ import pyarrow as pa
 from asr_load.audio.clip import Clip, Rules
 from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
 from asr_load.errors import InputError
+from asr_load.languages import language_code
 from asr_load.shipped import command
 
 FORMAT = 3
@@ -58,11 +59,15 @@ KNOWN_BATCHES = 256
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What a prepared folder was asked to hold; `limit` 0 is no limit. `language` tells how words are compared."""
+    """What a prepared folder was asked to hold; `limit` 0 is no limit. `language` tells how words are compared: a code
+    of languages.py, however an earlier version wrote it."""
 
     rules: Rules
     limit: int
     language: str
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "language", language_code(self.language))
 
 
 class ShardInfo(msgspec.Struct, frozen=True):

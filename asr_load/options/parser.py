@@ -59,7 +59,12 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--api-key", default="", metavar="KEY", is_secret=True, help="Bearer token (default: OPENAI_API_KEY)")
     add = option_group(parser, "Target")
     add("--preset", choices=PRESET_NAMES, default="auto", help="How its model is asked (auto: by the model's name)")
-    add("--language", default="", metavar="L", help="Of the speech, for the server: de, or German")
+    add(
+        "--language",
+        default="",
+        metavar="L",
+        help="Language of the speech, sent to the server: name or code (German, de)",
+    )
     add("--system", default="", metavar="TEXT", help="System message of a chat")
     add("--prompt-position", choices=POSITIONS, default=None, help="Of the prompt and the audio (default: after it)")
     add("--temperature", type=float, default=0.0, metavar="T", help="Of sampling")

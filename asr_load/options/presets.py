@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from asr_load.errors import InputError
-
 LANGUAGE = "{language}"
 """Where a prompt has the language's English name."""
 
@@ -96,23 +94,3 @@ def preset_for(name: str, model: str) -> tuple[str, Preset] | None:
     return next(
         ((known, preset) for known, preset in PRESETS.items() if re.search(preset.models, model, re.IGNORECASE)), None
     )
-
-
-LANGUAGES = {
-    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
-    "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French",
-    "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "it": "Italian",
-    "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "ms": "Malay", "mt": "Maltese",
-    "nl": "Dutch", "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian",
-    "sk": "Slovak", "sl": "Slovenian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "th": "Thai", "tl": "Tagalog",
-    "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "yue": "Cantonese", "zh": "Chinese",
-}  # fmt: skip
-"""English names by their codes (ISO 639)."""
-
-
-def language_name(language: str) -> str:
-    """The English name of a language that is given by it or by its code. Raises InputError."""
-    name = LANGUAGES.get(re.split("[-_]", language.lower())[0], language)
-    if len(name) <= 3 or not all(char.isalpha() or char in " -()" for char in name):
-        raise InputError(f"--language {language}: a prompt needs its English name, like German")
-    return name

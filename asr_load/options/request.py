@@ -8,9 +8,10 @@ from typing import Any
 
 from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
+from asr_load.languages import language_name, parse_language
 from asr_load.options.host_path import api_of_path
 from asr_load.options.parser import DEFAULT_PROMPT
-from asr_load.options.presets import LANGUAGE, PRESET_NAMES, Preset, language_name, preset_for
+from asr_load.options.presets import LANGUAGE, PRESET_NAMES, Preset, preset_for
 
 TRANSCRIPTIONS = "transcriptions"
 
@@ -22,7 +23,7 @@ class Asked:
     body: BodyOptions
     text_format: str
     language: str
-    """What --language says."""
+    """The code of the language that --language names; empty without it."""
     preset: str
     """Its name; empty where none has a say."""
     longest_s: float | None
@@ -54,14 +55,14 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
     of_preset = bool(name) and api != REALTIME and is_chat is (preset.api != TRANSCRIPTIONS)
     usual = preset.prompt if of_preset else DEFAULT_PROMPT if is_chat else ""
     prompt = options.prompt if options.prompt != DEFAULT_PROMPT else usual
-    language = options.language.strip()
+    language = parse_language(options.language) if options.language.strip() else ""
     if api == REALTIME and prompt:
         raise InputError("--prompt: a realtime session takes none")
     if language and is_chat:
         named = preset.prompt_for_language if prompt == usual else prompt
         if LANGUAGE not in named:
             raise InputError(
-                f"--language {language}: over chat it is part of the prompt: name it there with --prompt"
+                f"--language {options.language}: over chat it is part of the prompt: name it there with --prompt"
                 f" '… {LANGUAGE} …', or take --api transcriptions"
             )
         prompt = named.replace(LANGUAGE, language_name(language))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -173,14 +172,10 @@ class Sample:
         return self._errors / self._units if self._units else None
 
 
-UNSPACED = frozenset(("zh", "cmn", "yue", "ja", "th", "lo", "km", "my", "bo"))
-"""Languages that are written without spaces between words, by their codes: one wrong character makes a sentence of one
-"word" wrong."""
-
-
 def rate_for(language: str) -> str:
-    """Which of wer and cer says how true transcripts of a language are."""
-    return "cer" if re.split("[-_]", language.lower())[0] in UNSPACED else "wer"
+    """Which of wer and cer says how true transcripts of a language are: cer without spaces between words, where one
+    wrong character makes a sentence of one "word" wrong."""
+    return "cer" if Scoring(language).is_unspaced else "wer"
 
 
 def spoken(records: Iterable[Record], scoring: Scoring) -> Iterable[tuple[str, str]]:

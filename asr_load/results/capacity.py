@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from asr_load.files import encode_json, read_json, write_atomically
+from asr_load.languages import language_code
 from asr_load.results.decide import LEAST, decide
 from asr_load.results.figures import Figures, figures_of
 from asr_load.results.normalizers import Scoring
@@ -90,6 +91,10 @@ class Capacity(msgspec.Struct, kw_only=True):
     """Why it may be higher, or is not known: the bound of the search, or the client."""
     stalled_at: float | None = None
     """The load at which the load generator's own trouble ended the search; None where it did not."""
+
+    def __post_init__(self) -> None:
+        if "--language" in self.asked:  # an earlier version wrote it as it was typed
+            self.asked["--language"] = language_code(self.asked["--language"])
 
     @property
     def unknown(self) -> bool:

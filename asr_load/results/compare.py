@@ -525,6 +525,8 @@ FIELDS = {
     "prompt": "the prompt",
     "max_tokens": "--max-tokens",
     "temperature": "--temperature",
+    "language": "the language of the references",
+    "asked_language": "--language",
     "unique": "--unique",
     "order": "--order",
     "mix": "--mix",

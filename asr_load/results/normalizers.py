@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+
+from asr_load.languages import is_unspaced, language_code
 
 NORMALIZERS = ("whisper", "basic", "open-asr", "none")
 """whisper: OpenAI's normaliser of English for English, its basic one otherwise (Radford et al., 2022, appendix C), by
@@ -13,15 +15,24 @@ which most figures are published. basic: the basic one, whatever the language. o
 (https://github.com/huggingface/open_asr_leaderboard). none: words as they came, with capitals and punctuation."""
 
 
-class Scoring(NamedTuple):
+@dataclass(frozen=True)
+class Scoring:
     """How transcripts are compared with references."""
 
     language: str = "en"
-    """The code of the references' language."""
+    """The references' language; its code, however it was written."""
     normalizer: str = "whisper"
     """One of NORMALIZERS."""
     in_parts: bool = False
     """Whether clips may be parts of recordings (prepare.py --chunk-long), which are scored as wholes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "language", language_code(self.language))
+
+    @property
+    def is_unspaced(self) -> bool:
+        """Whether the language is written without spaces between words."""
+        return is_unspaced(self.language)
 
 
 def normalise(text: str, reference: str, scoring: Scoring) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
+from asr_load.languages import language_code
 from asr_load.results.calibration import Calibration
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Rules
@@ -159,7 +160,7 @@ class RunInfo(Invocation, kw_only=True):
     """Of the prompt beside the audio."""
     system: str = ""
     asked_language: str = ""
-    """What --language told the server."""
+    """The code of the language that --language told the server; empty without it."""
     temperature: float = 0.0
     text_format: str = "raw"
     max_tokens: int | None
@@ -224,6 +225,10 @@ class RunInfo(Invocation, kw_only=True):
     python: str
     platform: str
     packages: dict[str, str]
+
+    def __post_init__(self) -> None:
+        # Files of earlier versions have languages as they were typed.
+        self.language, self.asked_language = language_code(self.language), language_code(self.asked_language)
 
     @property
     def scoring(self) -> Scoring:

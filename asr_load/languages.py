@@ -1,0 +1,79 @@
+"""Languages, however people write them: names, ISO 639 codes, BCP 47 tags, and the codes of data sets (cmn_hans_cn).
+
+langcodes knows the names and codes. All other code compares languages by the code that this module gives.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from asr_load.errors import InputError
+
+NO_LANGUAGE = frozenset(("und", "mul", "mis", "zxx"))
+"""Codes of ISO 639 for undetermined, several, uncoded and no languages."""
+
+SAME = {"fil": "tl", "nb": "no"}
+"""Codes that speech recognizers and ISO 639-1 have under another one: Filipino and Norwegian Bokmål."""
+
+SHORTEST_NAME = 3
+"""Letters of a name in Latin script: two are a code, and langcodes takes `a` for a language of Papua New Guinea."""
+
+UNSPACED_SCRIPTS = frozenset(("Hans", "Hant", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"))
+"""Scripts without spaces between words, by their codes (ISO 15924)."""
+
+
+@functools.lru_cache(maxsize=1024)
+def find_language(text: str) -> str | None:
+    """The code of a language: ISO 639-1 where it has one (en), else ISO 639-3 (yue). None if the language is unknown.
+
+    A region, a script or a dialect of a macrolanguage does not matter: en-US is en, Mandarin is zh.
+    """
+    import langcodes  # late: most processes that import this module parse no language
+
+    text = text.strip()
+    try:
+        language = langcodes.Language.get(text)
+    except ValueError:  # LanguageTagError
+        language = langcodes.Language.make()
+    if not language.is_valid() or language.language is None:
+        if text.isascii() and len(text) < SHORTEST_NAME:
+            return None
+        try:
+            language = langcodes.find(text)
+        except (LookupError, ValueError):  # ValueError: a zero byte in a name leads to bytes that are no text
+            return None
+    code = language.prefer_macrolanguage().language
+    if code is None or code in NO_LANGUAGE or language.language_name().startswith("Unknown"):
+        return None
+    return SAME.get(code, code)
+
+
+def parse_language(text: str) -> str:
+    """The code of the language that an option names, as `find_language` gives it. Raises InputError."""
+    code = find_language(text)
+    if code is None:
+        raise InputError(
+            f"--language {text}: unknown language. Give its name (German), its ISO 639 code (de, deu) or a tag (de-AT)"
+        )
+    return code
+
+
+def language_code(text: str) -> str:
+    """The code of a language that a file of an earlier version names; the text itself, lower case, if it is unknown."""
+    return find_language(text) or text.strip().lower()
+
+
+def language_name(text: str) -> str:
+    """The English name of a language, as prompts have it. Raises InputError."""
+    import langcodes
+
+    return langcodes.Language.make(parse_language(text)).language_name()
+
+
+@functools.cache
+def is_unspaced(code: str) -> bool:
+    """Whether a language is written without spaces between words: one wrong character makes a sentence of one "word"
+    wrong."""
+    import langcodes
+
+    return find_language(code) == code and langcodes.Language.make(code).maximize().script in UNSPACED_SCRIPTS
