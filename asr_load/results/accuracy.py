@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from asr_load.audio.cut import parent_of
-from asr_load.results.normalizers import NORMALIZERS, Scoring, normalise
+from asr_load.results.normalizers import NORMALIZERS, Scoring, characters, normalise, variant
 from asr_load.stream.record import Record
 
 
@@ -52,29 +52,47 @@ class Counts(NamedTuple):
 
 
 MOST = 10
-"""How many times as long as its reference a transcript may be; a longer one is all insertions."""
+"""How many times as long as its reference a transcript may be, in words or in characters, both normalized; a longer one
+is all wrong."""
+
+LONG_TEXT = 50_000
+"""Characters of a text that are normalized in a tenth of a second."""
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def counts(reference: str, hypothesis: str, scoring: Scoring) -> Counts:
     """What one transcript adds to the rates; nothing without a reference."""
-    words = normalise(reference, reference, scoring)
-    if not words:
+    said = normalise(reference, reference, scoring)
+    if not said:
         return Counts()
-    if len(hypothesis) > MOST * len(reference):
-        # To align a text that has nothing to do with the reference takes minutes, and finds nothing.
-        heard_words = len(hypothesis.split())
-        heard_characters = len("".join(hypothesis.split())) + max(heard_words - 1, 0)
-        return Counts(_all_wrong(len(words.split()), heard_words), _all_wrong(len(words), heard_characters))
-    heard = normalise(hypothesis, reference, scoring)
-    return Counts(_word_errors(words.split(), heard.split(), scoring), _character_errors(words, heard))
+    heard = _bounded(hypothesis, reference, scoring)
+    return Counts(
+        _word_errors(said.split(), heard.split(), scoring),
+        _character_errors(characters(said, reference, scoring), characters(heard, reference, scoring)),
+    )
 
 
-def _all_wrong(units: int, heard: int) -> Edits:
-    return Edits(units, 0, max(heard - units, 0), units)
+def _bounded(hypothesis: str, reference: str, scoring: Scoring) -> str:
+    """The hypothesis, normalized. One that is too long to be normalized in a moment, and remains more than MOST times
+    as long as its reference, is left as it is: all of it is wrong."""
+    if len(hypothesis) > max(LONG_TEXT, MOST * len(reference)):
+        beginning = normalise(hypothesis[:LONG_TEXT], reference, scoring)
+        if len(beginning) > MOST * len(reference):
+            return " ".join(hypothesis.split())
+    return normalise(hypothesis, reference, scoring)
+
+
+def _runs_away(units: Sized, heard: Sized) -> Edits | None:
+    """The edits of a transcript that is more than MOST times as long as its reference; None for any other.
+
+    To align a text that has nothing to do with the reference takes minutes, and finds nothing.
+    """
+    return Edits(len(units), 0, len(heard) - len(units), len(units)) if len(heard) > MOST * len(units) else None
 
 
 def _word_errors(words: list[str], heard: list[str], scoring: Scoring) -> Edits:
+    if wrong := _runs_away(words, heard):
+        return wrong
     if scoring.normalizer == "open-asr":
         import kaldialign  # the leaderboard's: `white paper` for `whitepaper` is right
 
@@ -106,11 +124,13 @@ def _pieces(words: list[str], heard: list[str]) -> Iterator[tuple[list[str], lis
     yield words[first:], heard[first_heard:]
 
 
-def _character_errors(words: str, heard: str) -> Edits:
+def _character_errors(said: str, heard: str) -> Edits:
+    if wrong := _runs_away(said, heard):
+        return wrong
     import jiwer
 
-    aligned = jiwer.process_characters(words, heard)
-    return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, len(words))
+    aligned = jiwer.process_characters(said, heard)
+    return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, len(said))
 
 
 def counted(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> list[tuple[Counts, int]]:
@@ -135,6 +155,15 @@ def measure(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> Accuracy:
     words, characters = total(found)
     references = sum(times for _, times in found)
     return Accuracy(words.errors / words.units, characters.errors / characters.units, references)
+
+
+def variants(references: Iterable[str], scoring: Scoring) -> dict[str, int]:
+    """How many references each variant of the normalizer was applied to, the most frequent first; empty without any."""
+    found = Counter[str]()
+    for reference, times in Counter(references).items():
+        if (name := variant(reference, scoring)) and normalise(reference, reference, scoring):
+            found[name] += times
+    return dict(found.most_common())
 
 
 AT_ONCE, LONGEST = 10, 2000

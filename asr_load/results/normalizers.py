@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from asr_load.languages import is_unspaced, language_code
 NORMALIZERS = ("whisper", "basic", "open-asr", "none")
 """whisper: OpenAI's normaliser of English for English, its basic one otherwise (Radford et al., 2022, appendix C), by
 which most figures are published. basic: the basic one, whatever the language. open-asr: as the Open ASR Leaderboard
-(https://github.com/huggingface/open_asr_leaderboard). none: words as they came, with capitals and punctuation."""
+(https://github.com/huggingface/open_asr_leaderboard). none: words as they came, with capitals and punctuation.
+
+The basic one is kept from taking vowel signs for punctuation (see `_basic`)."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,41 @@ class Scoring:
 
 
 def normalise(text: str, reference: str, scoring: Scoring) -> str:
-    """Text as it is compared: its words, one space apart.
-
-    A reference without a single Latin letter is not English, whatever the set says: AISHELL among LibriSpeech.
-    """
-    english = scoring.language == "en" and any(char.isascii() and char.isalpha() for char in reference)
+    """Text as it is compared: its words, one space apart."""
     if scoring.normalizer == "none":
-        return " ".join(text.split())
-    return _normalised(text, scoring.normalizer, english)
+        return " ".join(unicodedata.normalize("NFC", text).split())
+    return _normalised(text, scoring.normalizer, _is_english(reference, scoring))
+
+
+def _is_english(reference: str, scoring: Scoring) -> bool:
+    """Whether a reference is normalised as English. One that is mostly in another script is not, whatever the set says:
+    AISHELL among LibriSpeech."""
+    if scoring.language != "en" or scoring.normalizer == "basic":
+        return False
+    is_latin = [char.isascii() for char in reference if _is_of_a_word(char) and not char.isdigit()]
+    return 2 * sum(is_latin) > len(is_latin)
+
+
+def characters(text: str, reference: str, scoring: Scoring) -> str:
+    """The characters of a normalised text that count in CER: letters and digits only, if its reference is written
+    without spaces between words, where spaces and commas show how somebody typed it and not what was said."""
+    is_spaced = not scoring.is_unspaced and 2 * len(_UNSPACED.findall(reference)) <= len("".join(reference.split()))
+    return text if is_spaced else "".join(filter(_is_of_a_word, text))
+
+
+def _is_of_a_word(char: str) -> bool:
+    return char.isalnum() or unicodedata.category(char)[0] == "M"
+
+
+def variant(reference: str, scoring: Scoring) -> str:
+    """What the normalizer does with a reference and its transcripts, in words; empty for `none`."""
+    if scoring.normalizer == "none":
+        return ""
+    if _is_english(reference, scoring):
+        return "English"
+    if any(unicodedata.category(char)[0] == "M" for char in normalise(reference, reference, scoring)):
+        return "basic with vowel signs"
+    return "basic without optional vowel marks" if _SEMITIC.search(reference) else "basic"
 
 
 # Clips are sent again and again, and a text takes 2 ms: the references would take longer than all else of a summary.
@@ -55,13 +85,51 @@ def _normalised(text: str, normalizer: str, english: bool) -> str:
 @functools.cache
 def _normaliser(normalizer: str, english: bool) -> Callable[[str], str]:
     # Late: loading the English spelling table takes a moment that only a summary has.
-    from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
-    basic: Callable[[str], str] = BasicTextNormalizer()
     if normalizer == "open-asr":
-        return _open_asr_english() if english else _open_asr(basic)
-    return EnglishTextNormalizer() if normalizer == "whisper" and english else basic
+        return _open_asr_english() if english else _open_asr(_basic())
+    return EnglishTextNormalizer() if english else _basic()
+
+
+UNSPACED = (
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Characters of scripts without spaces between words, as a class of regular expressions: Thai, Lao, Tibetan, Burmese,
+Khmer, Japanese and Chinese."""
+
+_UNSPACED = re.compile(UNSPACED)
+
+_SEMITIC = re.compile("[\u0590-\u06ff]")
+"""Characters of Hebrew and Arabic scripts."""
+
+_OPTIONAL = re.compile(
+    "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"  # Hebrew points and accents
+    "\u0610-\u061a\u0640\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"  # Arabic
+    "\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"  # invisible: joiners, directions, soft hyphens
+)
+"""Characters that writers may leave out: vowel marks of Hebrew and Arabic, the stroke that lengthens a word there, and
+characters that only change how others are drawn."""
+
+_DIACRITICS = re.compile(
+    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\u3099\u309a\ufe00-\ufe0f\ufe20-\ufe2f"
+    "\U000e0100-\U000e01ef]"
+)
+"""Combining diacritics of alphabets, and variation selectors, as far as NFKC leaves them."""
+
+
+def _basic() -> Callable[[str], str]:
+    """Whisper's basic normalizer, which puts a space in the place of marks, except that it does as scripts need it.
+
+    Vowel signs and viramas (Indic scripts, Thai, Khmer and others) are kept: without them wrong words are equal.
+    Optional vowel marks (Arabic, Hebrew) are dropped, as most transcripts do not have them. Text in alphabets is
+    treated as Whisper's does, so that published figures can be compared.
+    """
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    keeping: Callable[[str], str] = BasicTextNormalizer(preserve_marks=True)
+    return lambda text: _DIACRITICS.sub(" ", _OPTIONAL.sub("", keeping(text)))
 
 
 FILLERS = ("ah", "aha", "ahh", "ahm", "eh", "ehehe", "em", "hm", "hmm", "huh", "hum", "mhm", "mhum", "mm", "mmm", "uh",
@@ -123,6 +191,7 @@ def _open_asr(basic: Callable[[str], str]) -> Callable[[str], str]:
     numbers as words, which is not done here."""
 
     def normalise_other(text: str) -> str:
-        return re.sub(r"(\d)\s+(\d{3})\b", r"\1\2", re.sub(r"[^\w\s]", "", basic(text)))
+        plain = "".join(char for char in basic(text) if char.isspace() or _is_of_a_word(char))
+        return re.sub(r"(\d)\s+(\d{3})\b", r"\1\2", plain)
 
     return normalise_other

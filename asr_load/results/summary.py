@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from asr_load.files import encode_json, write_atomically
-from asr_load.results.accuracy import loops, measure, rate_for, spoken
+from asr_load.results.accuracy import loops, measure, rate_for, spoken, variants
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
 from asr_load.results.figures import Figures, figures, figures_of
@@ -206,6 +206,9 @@ class Summary(msgspec.Struct):
     """Which of wer and cer to go by: cer for a language that is written without spaces."""
     normalizer: str = "whisper"
     """How text was normalised before it was compared."""
+    normalizer_variants: dict[str, int] = {}
+    """How many of `references` were normalised by which variant of it: English, basic, or basic with the marks of a
+    script kept or dropped. Empty for `none`."""
     looping: int = 0
     """Successes whose transcript goes round in circles: the same words five times or more in a row, as the reference
     has not. WER counts all of it."""
@@ -264,7 +267,19 @@ def rates_line(summary: Summary) -> str:
     first = rates.pop(summary.rate)
     why = "" if summary.rate == "wer" else " (of a language without spaces, where a word is what is between two)"
     over = f"over {summary.references} transcripts (normaliser: {summary.normalizer})"
-    return f"{first}, {' '.join(rates.values())}{why} {over}"
+    return f"{first}, {' '.join(rates.values())}{why} {over}{_variants(summary)}"
+
+
+def normalizer_words(summary: Summary) -> str:
+    """The normalizer, and what it did with the run's languages."""
+    return f"{summary.normalizer}{_variants(summary)}"
+
+
+def _variants(summary: Summary) -> str:
+    """The variants of the normalizer that were applied, with the number of transcripts of each if there are several."""
+    several = len(summary.normalizer_variants) > 1
+    said = [f"{name} ({count:,})" if several else name for name, count in summary.normalizer_variants.items()]
+    return f"; variant{'s' * several}: {', '.join(said)}" if said else ""
 
 
 def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None = None) -> Summary:
@@ -302,7 +317,8 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
     length = [record for record in good if record.finish_reason == "length"]
     limit = {each.name: each.max_tokens for each in info.user_classes}
     truncated = sum(_at_limit(record, limit.get(record.user_class, info.max_tokens)) for record in length)
-    accuracy = measure(spoken(good, info.scoring), info.scoring)
+    scoring = info.scoring
+    accuracy = measure(spoken(good, scoring), scoring)
 
     def per_second(amount: float | None) -> float | None:
         return None if amount is None or wall_s <= 0 else amount / wall_s
@@ -348,7 +364,8 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         by_replica=_by_replica(measured),
         rate=rate_for(info.language),
         normalizer=info.normalizer,
-        looping=sum(loops(record.reference, record.text, info.scoring) for record in good),
+        normalizer_variants=variants((reference for reference, _ in spoken(good, scoring)), scoring),
+        looping=sum(loops(record.reference, record.text, scoring) for record in good),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         ttft_text=figures_of("ttft_text", good),
         cache_ratio=None if info.unique == "dither" else cache_ratio(good),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from asr_load.results.accuracy import Edits, counts, loops, spoken, total
-from asr_load.results.normalizers import Scoring, normalise
+from asr_load.results.normalizers import Scoring, characters, normalise
 from asr_load.stream.record import Record
 
 WORST, WORDS = 20, 150
@@ -73,7 +73,9 @@ def _aligned(reference: str, text: str, scoring: Scoring, rate: str) -> tuple[li
 
     said, heard = normalise(reference, reference, scoring), normalise(text[: 10 * WORDS * 10], reference, scoring)
     joint = "" if rate == "cer" else " "
-    one, other = (list("".join(each.split())) if rate == "cer" else each.split() for each in (said, heard))
+    one, other = (
+        list(characters(each, reference, scoring)) if rate == "cer" else each.split() for each in (said, heard)
+    )
     cut = max(len(one), len(other)) > WORDS
     one, other = one[:WORDS], other[:WORDS]
     pieces = []

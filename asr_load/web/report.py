@@ -28,7 +28,7 @@ from asr_load.results.pass_fail import Verdict
 from asr_load.results.runfile import RunInfo, WorkerInfo
 from asr_load.results.slo import Slo, parse_slo
 from asr_load.results.steady import trim
-from asr_load.results.summary import Finished, Summary
+from asr_load.results.summary import Finished, Summary, normalizer_words
 from asr_load.results.tables import Table, ms, number, percent
 from asr_load.results.transcripts import errors_of, worst
 from asr_load.results.verdict import Validity
@@ -408,7 +408,7 @@ def _accuracy(good: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
     short = summary.requests.truncated + summary.requests.out_of_room
     others = (
         f"{summary.looping} transcripts loop, {short} were cut short,"
-        f" {empty} are empty; normaliser: {summary.normalizer}"
+        f" {empty} are empty; normaliser: {normalizer_words(summary)}"
     )
     return Table("Accuracy", ("", "rate", "substituted", "deleted", "inserted", "of"), rows, others)
 
