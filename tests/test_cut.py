@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,10 @@ from asr_load.audio.shard import Shards
 from asr_load.results.accuracy import spoken
 from asr_load.results.normalizers import Scoring
 from asr_load.results.summary import summarise
+from asr_load.results.tables import lengths
+from asr_load.results.transcripts import worst
 from asr_load.stream.record import Record
+from asr_load.web.report import _over_time, _rate_of
 from conftest import CHECKOUT, noise
 from harness.records import record, run_info
 from harness.runs import run
@@ -91,6 +95,71 @@ def test_wholes_are_scored() -> None:
     summary = summarise([*twice, record(99, reference="plain", text="plain")], run_info(in_parts=True))
     assert summary.references == 3
     assert summary.wer == pytest.approx(1 / 11)
+
+
+def in_parts(*texts: str, reference: str, turn: int = 0, clip: str = "talk", **more: Any) -> list[Record]:
+    """The parts of a recording, of 10 s each, that were transcribed so."""
+    return [
+        record(
+            len(texts) * turn + number,
+            clip=part_id(clip, number, len(texts)),
+            reference=reference if number == 0 else "",
+            text=text,
+            audio_s=10.0,
+            **more,
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def test_parts_of_languages_without_spaces_are_joined_without_one() -> None:
+    texts = ("今天天气很好", "我们去公园散步", "晚上一起吃饭")
+    parts = in_parts(*texts, reference="".join(texts))
+    for language in ("zh", "Chinese"):
+        scoring = Scoring(language, "whisper", in_parts=True)
+        assert spoken(parts, scoring) == [(parts[0].reference, parts[0].reference)]
+        assert worst(parts, scoring, "cer") == []
+    summary = summarise(parts, run_info(language="zh", in_parts=True))
+    assert (summary.wer, summary.cer, summary.looping) == (0, 0, 0)
+
+
+def test_the_worst_transcripts_are_of_whole_recordings() -> None:
+    scoring = Scoring("en", "whisper", in_parts=True)
+    right = in_parts("red green", "blue white", reference="red green blue white", clip="right")
+    wrong = in_parts("red green", "blue brown", reference="red green blue white", clip="wrong")
+    (found,) = worst([*right, *wrong], scoring, "wer")
+    assert (found.clip, found.rate) == ("wrong", 0.25)
+    assert [(piece.kind, piece.said, piece.heard) for piece in found.pieces] == [
+        ("equal", "red green blue", "red green blue"),
+        ("substitute", "white", "brown"),
+    ]
+
+
+def test_accuracy_by_length_is_that_of_whole_recordings() -> None:
+    parts = in_parts("red green", "blue brown", "black", reference="red green blue white black")
+    summary = summarise(parts, run_info(in_parts=True))
+    assert [(row.from_s, row.n, row.wer) for row in summary.by_duration] == [(10, 3, None), (30, 0, 0.2)]
+    assert [row[-1] for row in lengths(summary).rows] == ["n/a", "20.0%"]
+
+
+def test_loops_are_those_of_whole_recordings() -> None:
+    reference = "no no no no no no"
+    info = run_info(in_parts=True)
+    assert summarise(in_parts("no no no", "no no no", reference=reference), info).looping == 0
+    assert summarise(in_parts("thank you " * 4, "thank you " * 4, reference=reference), info).looping == 1
+
+
+def test_a_recording_counts_in_the_slice_of_time_that_completed_it() -> None:
+    parts = in_parts("red green", "blue white", reference="red green blue white")
+    parts += in_parts("red green", "blue brown", reference="red green blue white", turn=2, clip="late")
+    info = run_info(in_parts=True)
+    summary = summarise(parts, info)
+    table = _over_time(parts, _rate_of(parts, info, summary), summary, 1.0)
+    assert [(row[0], row[-1]) for row in table.rows] == [
+        ("0 to 1", "n/a"),
+        ("1 to 2", "0.0%"),
+        ("4 to 5.41", "25.0%"),
+    ]
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import NamedTuple
 
 import msgspec
@@ -207,22 +207,48 @@ def rate_for(language: str) -> str:
     return "cer" if Scoring(language).is_unspaced else "wer"
 
 
-def spoken(records: Iterable[Record], scoring: Scoring) -> Iterable[tuple[str, str]]:
-    """(reference, transcript) of successes that have a reference. Parts of a recording are put together, each time that
-    all of them were transcribed: the first has the reference of all."""
+class Whole(NamedTuple):
+    """A recording, and the transcript of all of it."""
+
+    clip: str
+    """Its id, without the number of a part."""
+    audio_s: float
+    reference: str
+    """Empty if there is none."""
+    text: str
+    last: Record
+    """The request that completed it."""
+
+
+def wholes(records: Iterable[Record], scoring: Scoring) -> Iterator[Whole]:
+    """The recordings of successes. Parts of a recording are put together, each time that all of them were transcribed:
+    the first has the reference of all."""
     if not scoring.in_parts:
-        return ((record.reference, record.text) for record in records if record.reference)
+        for record in records:
+            yield Whole(record.clip, record.audio_s, record.reference, record.text, record)
+        return
     turns: Counter[str] = Counter()
-    whole: dict[tuple[str, int], dict[int, Record]] = {}
+    open_turns: dict[tuple[str, int], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: record.started_at):
-        parent, number, _ = parent_of(record.clip)
-        whole.setdefault((parent, turns[record.clip]), {})[number] = record
+        parent, number, of = parent_of(record.clip)
+        turn = parent, turns[record.clip]
         turns[record.clip] += 1
-    return [
-        (parts[0].reference, " ".join(parts[number].text.strip() for number in sorted(parts)))
-        for parts in whole.values()
-        if 0 in parts and parts[0].reference and len(parts) == parent_of(parts[0].clip)[2]
-    ]
+        parts = open_turns.setdefault(turn, {})
+        parts[number] = record
+        if len(parts) == of:
+            yield _joined([part for _, part in sorted(open_turns.pop(turn).items())], parent, scoring)
+
+
+def _joined(parts: Sequence[Record], parent: str, scoring: Scoring) -> Whole:
+    joint = "" if scoring.is_unspaced else " "
+    text = joint.join(part.text.strip() for part in parts)
+    last = max(parts, key=lambda part: part.started_at)
+    return Whole(parent, sum(part.audio_s for part in parts), parts[0].reference, text, last)
+
+
+def spoken(records: Iterable[Record], scoring: Scoring) -> list[tuple[str, str]]:
+    """(reference, transcript) of recordings that have a reference: what is scored."""
+    return [(whole.reference, whole.text) for whole in wholes(records, scoring) if whole.reference]
 
 
 LOOPS, LOOP_WORDS, LOOP_CHARACTERS = 5, 12, 20_000

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from asr_load.files import encode_json, write_atomically
-from asr_load.results.accuracy import loops, measure, rate_for, spoken, variants
+from asr_load.results.accuracy import Accuracy, loops, measure, rate_for, spoken, variants, wholes
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
 from asr_load.results.figures import Figures, figures, figures_of
@@ -210,8 +210,8 @@ class Summary(msgspec.Struct):
     """How many of `references` were normalised by which variant of it: English, basic, or basic with the marks of a
     script kept or dropped. Empty for `none`."""
     looping: int = 0
-    """Successes whose transcript goes round in circles: the same words five times or more in a row, as the reference
-    has not. WER counts all of it."""
+    """Successes (of parts of recordings: whole ones) whose transcript goes round in circles: the same words five times
+    or more in a row, as the reference has not. WER counts all of it."""
     text_formats: dict[str, int] = {}
     """How many successes had an envelope around their transcript, which was taken off, by its name."""
     ttft_text: Figures = msgspec.field(default_factory=lambda: figures(()))
@@ -317,8 +317,8 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
     length = [record for record in good if record.finish_reason == "length"]
     limit = {each.name: each.max_tokens for each in info.user_classes}
     truncated = sum(_at_limit(record, limit.get(record.user_class, info.max_tokens)) for record in length)
-    scoring = info.scoring
-    accuracy = measure(spoken(good, scoring), scoring)
+    pairs, scoring = [(whole.reference, whole.text) for whole in wholes(good, info.scoring)], info.scoring
+    accuracy = measure(pairs, scoring)
 
     def per_second(amount: float | None) -> float | None:
         return None if amount is None or wall_s <= 0 else amount / wall_s
@@ -364,8 +364,8 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         by_replica=_by_replica(measured),
         rate=rate_for(info.language),
         normalizer=info.normalizer,
-        normalizer_variants=variants((reference for reference, _ in spoken(good, scoring)), scoring),
-        looping=sum(loops(record.reference, record.text, scoring) for record in good),
+        normalizer_variants=variants((reference for reference, _ in pairs), scoring),
+        looping=sum(loops(*pair, scoring) for pair in pairs),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         ttft_text=figures_of("ttft_text", good),
         cache_ratio=None if info.unique == "dither" else cache_ratio(good),
@@ -446,15 +446,14 @@ def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
                 name=user_class.name,
                 n=len(good),
                 fail=sum(record.failed for record in own),
-                **_of_part(good, info.scoring, "ttft", "itl", "e2el", "rtf"),
+                **_of_part(good, measure(spoken(good, info.scoring), info.scoring), "ttft", "itl", "e2el", "rtf"),
             )
         )
     return rows
 
 
-def _of_part(good: list[Record], scoring: Scoring, *metrics: str) -> dict[str, Any]:
+def _of_part(good: list[Record], accuracy: Accuracy, *metrics: str) -> dict[str, Any]:
     """Figures and error rates of a part of a run."""
-    accuracy = measure(spoken(good, scoring), scoring)
     return {name: figures_of(name, good) for name in metrics} | {"wer": accuracy.wer, "cer": accuracy.cer}
 
 
@@ -516,16 +515,19 @@ def _connections(measured: list[Record], workers: list[WorkerInfo]) -> Connectio
 
 
 def _by_duration(good: list[Record], scoring: Scoring) -> list[ByDuration]:
-    rows = []
+    """Latencies by the length of clips, and error rates by that of recordings, which are longer where clips are parts
+    of them."""
+    rows, recordings = [], list(wholes(good, scoring))
     for low, high in pairwise(LENGTHS):
         inside = [record for record in good if low <= record.audio_s < high]
-        if inside:
+        pairs = [(whole.reference, whole.text) for whole in recordings if low <= whole.audio_s < high]
+        if inside or pairs:
             rows.append(
                 ByDuration(
                     from_s=low,
                     to_s=None if high == float("inf") else high,
                     n=len(inside),
-                    **_of_part(inside, scoring, "ttft", "e2el", "rtf"),
+                    **_of_part(inside, measure(pairs, scoring), "ttft", "e2el", "rtf"),
                 )
             )
     return rows

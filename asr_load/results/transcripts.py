@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from asr_load.results.accuracy import Edits, counts, loops, spoken, total
+from asr_load.results.accuracy import Edits, counts, loops, spoken, total, wholes
 from asr_load.results.normalizers import Scoring, characters, normalise
 from asr_load.stream.record import Record
 
@@ -57,10 +57,10 @@ def errors_of(good: Sequence[Record], scoring: Scoring) -> Errors:
 def worst(good: Sequence[Record], scoring: Scoring, rate: str) -> list[Worst]:
     """The clips with the most errors, each by the worst of its transcripts."""
     found: dict[str, tuple[Edits, str, str]] = {}
-    for record in good:
-        edits: Edits = getattr(counts(record.reference, record.text, scoring), rate) if record.reference else Edits()
-        if edits.errors and (record.clip not in found or found[record.clip][0].errors < edits.errors):
-            found[record.clip] = edits, record.reference, record.text
+    for whole in wholes(good, scoring):
+        edits: Edits = getattr(counts(whole.reference, whole.text, scoring), rate) if whole.reference else Edits()
+        if edits.errors and (whole.clip not in found or found[whole.clip][0].errors < edits.errors):
+            found[whole.clip] = edits, whole.reference, whole.text
     order = sorted(found.items(), key=lambda item: (-item[1][0].errors, item[0]))
     return [
         Worst(clip, edits.errors / edits.units, edits, *_aligned(reference, text, scoring, rate))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_load.files import write_atomically
 from asr_load.results import plots, tables
-from asr_load.results.accuracy import measure, spoken
+from asr_load.results.accuracy import measure, wholes
 from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Comparison, one_is_live
 from asr_load.results.comparison_report import comparison_table
@@ -266,10 +266,11 @@ def _tables(
             yield one
     yield _outcomes(measured)
     if measured:
-        yield _over_time(measured, info, summary, slice_s)
+        rate_of = _rate_of(good, info, summary)
+        yield _over_time(measured, rate_of, summary, slice_s)
         if info.stages:
-            yield _by_stage(measured, info, summary)
-        yield _by_load(measured, info, summary)
+            yield _by_stage(measured, rate_of, info, summary)
+        yield _by_load(measured, rate_of, summary)
         yield _by_worker(measured, info)
     if good:
         yield _stream(good, summary)
@@ -292,20 +293,33 @@ def _outcomes(measured: Sequence[Record]) -> Table:
 PART = ("n", "fail", "requests/s", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
 
 
-def _part(part: Sequence[Record], info: RunInfo, rate: str, seconds: float) -> tuple[str, ...]:
+RateOf = Callable[[Sequence[Record]], str]
+"""The error rate of the recordings that a part of a run completed, in words."""
+
+
+def _rate_of(good: Sequence[Record], info: RunInfo, summary: Summary) -> RateOf:
+    said = {id(whole.last): (whole.reference, whole.text) for whole in wholes(good, info.scoring)}
+
+    def rate(part: Sequence[Record]) -> str:
+        pairs = (said[id(record)] for record in part if id(record) in said)
+        return percent(getattr(measure(pairs, info.scoring), summary.rate))
+
+    return rate
+
+
+def _part(part: Sequence[Record], rate_of: RateOf, seconds: float) -> tuple[str, ...]:
     good = [record for record in part if record.ok]
     ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
-    accuracy = measure(spoken(good, info.scoring), info.scoring)
     return (
         f"{len(good):,}",
         f"{sum(record.failed for record in part):,}",
         number(len(good) / seconds if seconds > 0 else None, 2),
         *map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95)),
-        percent(getattr(accuracy, rate)),
+        rate_of(good),
     )
 
 
-def _over_time(measured: Sequence[Record], info: RunInfo, summary: Summary, slice_s: float | None) -> Table:
+def _over_time(measured: Sequence[Record], rate_of: RateOf, summary: Summary, slice_s: float | None) -> Table:
     first, last = span(measured)
     width = slice_s or width_for(last - first, ROWS)
     count = stretches(first, last, width)
@@ -316,12 +330,12 @@ def _over_time(measured: Sequence[Record], info: RunInfo, summary: Summary, slic
     for place, part in sorted(parts.items()):
         begin = place * width
         end = last - first if place == count - 1 else begin + width
-        rows.append((f"{begin:g} to {end:.4g}", *_part(part, info, summary.rate, end - begin)))
+        rows.append((f"{begin:g} to {end:.4g}", *_part(part, rate_of, end - begin)))
     headings = ("seconds", *PART, summary.rate.upper())
     return Table("Over time", headings, rows, "A request counts where it ended.", numbers=True)
 
 
-def _by_stage(measured: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
+def _by_stage(measured: Sequence[Record], rate_of: RateOf, info: RunInfo, summary: Summary) -> Table:
     times = [at for at, _ in info.stages]
     parts: dict[int, list[Record]] = {}
     for record in measured:
@@ -331,12 +345,12 @@ def _by_stage(measured: Sequence[Record], info: RunInfo, summary: Summary) -> Ta
         name = info.stages[place][1] if place >= 0 else "before"
         begin = times[place] if place >= 0 else span(part)[0]
         end = times[place + 1] if place + 1 < len(times) else last
-        rows.append((name, *_part(part, info, summary.rate, end - begin)))
+        rows.append((name, *_part(part, rate_of, end - begin)))
     headings = ("", *PART, summary.rate.upper())
     return Table("By stage", headings, rows, "A request counts where it began.")
 
 
-def _by_load(measured: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
+def _by_load(measured: Sequence[Record], rate_of: RateOf, summary: Summary) -> Table:
     """By how many requests were in flight: whether the server hears worse when it is busy."""
     busy = in_flight_at_start(measured)
     borders = np.unique(np.quantile(busy, [0, 1 / 3, 2 / 3, 1], method="nearest"))
@@ -344,9 +358,9 @@ def _by_load(measured: Sequence[Record], info: RunInfo, summary: Summary) -> Tab
     for low, high in zip(borders[:-1] + (np.arange(len(borders) - 1) > 0), borders[1:], strict=True):
         part = [record for record, count in zip(measured, busy, strict=True) if low <= count <= high]
         if part:
-            rows.append((f"{low} to {high}" if low < high else f"{low}", *_part(part, info, summary.rate, 0.0)))
+            rows.append((f"{low} to {high}" if low < high else f"{low}", *_part(part, rate_of, 0.0)))
     if not rows:
-        rows = [(str(int(busy[0])), *_part(measured, info, summary.rate, 0.0))]
+        rows = [(str(int(busy[0])), *_part(measured, rate_of, 0.0))]
     rows = [(*row[:3], *row[4:]) for row in rows]
     headings = ("in flight", *(name for name in PART if name != "requests/s"), summary.rate.upper())
     return Table("By requests in flight as one began", headings, rows, numbers=True)
