@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from asr_load.results.accuracy import common_preface
+from asr_load.results.accuracy import common_preface, left_envelope
 from asr_load.results.normalizers import Scoring
+from asr_load.results.verdict import judge
 from asr_load.stream.text_format import unwrap
 from harness.answers import CHUNKED, EVENTS, chunk, each_reader
 from harness.peer import Piece, talk
+from harness.records import record, run_info
 from harness.runs import Run, answer, canned, run
 from harness.sse import chunk as event
 from harness.sse import sse
@@ -105,6 +107,7 @@ def test_a_perfect_transcript_has_no_errors(clips: Path, tmp_path: Path, words: 
 def test_what_is_raw_stays_so(clips: Path, tmp_path: Path) -> None:
     done = scored(clips, tmp_path / "r", "--text-format", "raw")
     assert done.summary["wer"] > 0.3
+    assert "4 transcripts still have the envelope of qwen-asr around them: use --text-format qwen-asr" in done.out
     assert done.summary["text_formats"] == {}
     assert all(record["raw_text"] is None for record in done.records)
 
@@ -158,3 +161,53 @@ def test_a_beginning_is_compared_as_words_are(language: str) -> None:
     words = ["one", "two", "three", "four", "five", "six", "seven"]
     pairs = [(f"HEY SIRI CALL {word}", f"Hey, Siri: call {word}.") for word in words]
     assert common_preface(pairs, Scoring(language)) is None
+
+
+CHINESE = ["今天天气很好", "他说明天下雨", "请打开客厅的灯", "我们去公园散步", "晚上一起吃饭吧", "这本书很有意思"]
+
+
+@pytest.mark.parametrize(
+    ("language", "texts", "preface", "said"),
+    [
+        ("zh", CHINESE, "转写结果\uff1a", "转写结果\uff1a"),
+        ("zh", [f"小爱同学{text}" for text in CHINESE], "以下是转录内容\uff1a", "以下是转录内容\uff1a"),
+        ("en", REFERENCES, "Transcript:", "Transcript:"),  # without a space after it
+        ("en", REFERENCES, "Transcription: ", "Transcription:"),
+        ("de", REFERENCES, "text=", "text="),
+        ("zh", [f"小爱同学{text}" for text in CHINESE], "", None),
+        ("en", REFERENCES, "[music] ", None),  # the normalizer takes it off
+    ],
+)
+def test_a_beginning_is_seen_without_spaces(language: str, texts: list[str], preface: str, said: str | None) -> None:
+    found = common_preface([(text, preface + text) for text in texts], Scoring(language))
+    assert found == (None if said is None else (len(texts), said))
+
+
+ENVELOPES = {
+    "qwen-asr": "language English<asr_text>{}",
+    "glm": "The transcription of the audio is '{}'.",
+    "moss": "[0.00][S01]{}[1.20]",
+    "think": "<think>what is it?</think>{}",
+    "tags": "<|en|><|NEUTRAL|>{}",
+}
+
+
+@pytest.mark.parametrize("reference", [True, False])
+@pytest.mark.parametrize(("name", "form"), ENVELOPES.items())
+def test_an_envelope_that_is_left_around_transcripts_makes_a_run_suspect(name: str, form: str, reference: bool) -> None:
+    records = [
+        record(n, text=form.format(text), reference=text if reference else "") for n, text in enumerate(REFERENCES)
+    ]
+    validity = judge(records, run_info(text_format="raw"))
+    assert validity.verdict == "suspect"
+    line = f"7 transcripts still have the envelope of {name} around them: use --text-format {name}"
+    assert [reason for reason in validity.reasons if "envelope" in reason or "begin with" in reason] == [line]
+
+
+def test_some_transcripts_in_an_envelope_are_no_habit_of_the_model() -> None:
+    texts = [ENVELOPES["glm"].format(text) if n < 3 else text for n, text in enumerate(REFERENCES)]
+    assert left_envelope(record(n, text=text) for n, text in enumerate(texts)) is None
+    assert left_envelope([record(n, text=text) for n, text in enumerate(texts[:6])]) == (3, "glm")
+    assert left_envelope([record(text="")]) is None
+    taken_off = [record(n, text=text, text_format="qwen-asr") for n, text in enumerate(REFERENCES)]
+    assert left_envelope(taken_off) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import NamedTuple
@@ -12,8 +13,9 @@ import msgspec
 import numpy as np
 
 from asr_load.audio.cut import parent_of
-from asr_load.results.normalizers import NORMALIZERS, Scoring, characters, normalise, variant
+from asr_load.results.normalizers import NORMALIZERS, UNSPACED, Scoring, characters, normalise, variant
 from asr_load.stream.record import Record
+from asr_load.stream.text_format import unwrap
 
 
 def prepare() -> None:
@@ -279,36 +281,62 @@ def _rounds(words: list[str]) -> int:
 
 
 PREFACE_SHARE, PREFACE_WORDS, PREFACE_CLIPS = 0.5, 2, 6
-"""From which share of transcripts on a common beginning is no chance, of so many words, and over so many texts."""
+"""From which share of transcripts on a common beginning is no chance, of so many words and punctuation marks, and over
+so many texts."""
+
+_TOKEN = re.compile(rf"{UNSPACED}|[^\W{UNSPACED[1:-1]}]+|[^\w\s]")
+"""A word, a character of a script without spaces, or a punctuation mark."""
 
 
 def common_preface(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> tuple[int, str] | None:
-    """The words that half of the transcripts, or more, begin with, and none of their references, as they are compared:
-    how many do, and the words. None where there is no such beginning."""
+    """The beginning that half of the transcripts, or more, have in common, and none of their references has, as they
+    are compared: how many have it, and its words. None if there is no such beginning."""
     distinct = set(pairs)
-    heard = [(reference, text.split()) for reference, text in distinct if len(text.split()) > PREFACE_WORDS]
-    first = Counter(tuple(words[:PREFACE_WORDS]) for _, words in heard)
-    (words, count), *_ = first.most_common(1) or [((), 0)]
+    heard = [(_TOKEN.findall(text), text) for _, text in distinct]
+    first = Counter(tuple(tokens[:PREFACE_WORDS]) for tokens, _ in heard if len(tokens) > PREFACE_WORDS)
+    (start, count), *_ = first.most_common(1) or [((), 0)]
     if len({reference for reference, _ in distinct}) < PREFACE_CLIPS or count < PREFACE_SHARE * len(distinct):
         return None
-    references = [normalise(reference, reference, scoring).split() for reference, _ in distinct]
-    begins = _common([text for _, text in heard if tuple(text[:PREFACE_WORDS]) == words])
-    spoken = normalise(" ".join(words), "a", scoring).split()
-    if any(reference[: len(spoken)] == spoken for reference in references):
-        return None
-    if any(len(text) == len(begins) for _, text in heard if tuple(text[:PREFACE_WORDS]) == words):
+    alike = [(tokens, text) for tokens, text in heard if tuple(tokens[:PREFACE_WORDS]) == start]
+    length = len(_common([tokens for tokens, _ in alike]))
+    if any(len(tokens) == length for tokens, _ in alike):
         return None  # nothing follows it: they all say the same, as a scripted server does
+    text = alike[0][1]
+    ends = [match.end() for match in _TOKEN.finditer(text)]
+    references = [_compared(reference, reference, scoring) for reference, _ in distinct]
+    said = _compared(text[: ends[PREFACE_WORDS - 1]], "a", scoring)
+    if any(reference.startswith(said) for reference in references):
+        return None
+    if not _compared(text[: ends[length - 1]], "a", scoring):
+        return None  # the normalizer takes it off, as a note in brackets
     # What the speakers all begin with is no part of it.
-    said = _common(references)
-    for at in range(PREFACE_WORDS, len(begins)):
-        rest = normalise(" ".join(begins[at:]), "a", scoring).split()
-        if rest == said[: len(rest)]:
-            begins = begins[:at]
+    common = "".join(_common(references))
+    for at in reversed(range(PREFACE_WORDS, length)):
+        rest = _compared(text[ends[at - 1] : ends[length - 1]], "a", scoring)
+        if rest and common.startswith(rest):
+            length = at
             break
-    return count, " ".join(begins)
+    return count, " ".join(text[: ends[length - 1]].split())
 
 
-def _common(lists: list[list[str]]) -> list[str]:
+def _compared(text: str, reference: str, scoring: Scoring) -> str:
+    """Text as it is compared, without its spaces, which not all scripts have."""
+    return "".join(normalise(text, reference, scoring).split())
+
+
+def _common(texts: Iterable[Sequence[str]]) -> list[str]:
     """What all begin with."""
-    columns = zip(*lists, strict=False)
+    columns = zip(*texts, strict=False)
     return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
+
+
+def left_envelope(records: Iterable[Record]) -> tuple[int, str] | None:
+    """The envelope that half of the transcripts, or more, still have around them: how many have it, and its name, one
+    of TEXT_FORMATS. None if there is none."""
+    texts = Counter((record.text, record.text_format) for record in records if record.text)
+    found = Counter[str]()
+    for (text, text_format), times in texts.items():
+        if text_format == "raw" and (name := unwrap(text).format) != "raw":
+            found[name] += times
+    (name, count), *_ = found.most_common(1) or [("", 0)]
+    return (count, name) if count and count >= PREFACE_SHARE * texts.total() else None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from asr_load.results.accuracy import common_preface, spoken
+from asr_load.results.accuracy import common_preface, left_envelope, spoken
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.steady import Steadiness, load_changes, outage, steadiness, trim
 from asr_load.shipped import command
@@ -506,12 +506,8 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
         )
     if line := _slow_first(good):
         doubts.append(line)
-    if preface := common_preface(spoken(good, info.scoring), info.scoring):
-        count, words = preface[0], shorten(preface[1], 80)
-        doubts.append(
-            f"{count} transcripts begin with '{words}', and no reference does: WER counts it; ask for"
-            " the transcript alone (--prompt)"
-        )
+    if line := _around_transcripts(good, info):
+        doubts.append(line)
     if _cached(good):
         cached, prompts = (
             sum(getattr(record, name) or 0 for record in good) for name in ("cached_tokens", "prompt_tokens")
@@ -524,3 +520,17 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
                 f"{repeats} requests repeated a clip's bytes (--unique {info.unique}): caches may have answered"
             )
     return doubts
+
+
+def _around_transcripts(good: list[Record], info: RunInfo) -> str:
+    """Text that is scored with transcripts and is none of their speech; empty without any."""
+    if envelope := left_envelope(good):
+        count, name = envelope
+        return f"{count} transcripts still have the envelope of {name} around them: use --text-format {name}"
+    if preface := common_preface(spoken(good, info.scoring), info.scoring):
+        count, words = preface[0], shorten(preface[1], 80)
+        return (
+            f"{count} transcripts begin with '{words}', and no reference does: WER counts it; ask for"
+            " the transcript alone (--prompt)"
+        )
+    return ""
