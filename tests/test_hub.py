@@ -18,9 +18,11 @@ import pytest
 import soundfile
 
 from asr_load.audio.named import NAMED, PREFIX, resolve
+from asr_load.audio.shard import Shards
 from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from conftest import CHECKOUT, noise
+from harness.audio import write_tar
 from harness.hub import COMMITS, Hub, hub
 
 
@@ -58,6 +60,11 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     pq.write_table(pa.table(rows), paths / "data/test-00000-of-00001.parquet")
     tagged = root / "owner/tagged/main/data/test-00000-of-00001.parquet"
     write(tagged, 3, text=["so <COMMA> it is", "ignore_time_segment_in_scoring", "Ignore time segment in scoring"])
+    for shard in (0, 1):
+        members: dict[str, bytes | str] = {}
+        for clip in (10 * shard, 10 * shard + 1):
+            members |= {f"c{clip}.flac": flac(clip), f"c{clip}.json": json.dumps({"text": f"text {clip}"})}
+        write_tar(root / f"owner/tars/main/data/train-{shard}.tar", members)
     with hub(root) as serving:
         yield serving
 
@@ -79,6 +86,8 @@ def test_a_revision(there: Hub, tmp_path: Path) -> None:
         done = prepare(there, out, "owner/plain", "--split", "test", *(["--revision", revision] if revision else []))
         assert done.returncode == 0, done.stderr
         assert manifest(out)["clips"] == clips
+        source = manifest(out)["source"]
+        assert (source["revision"], source["commit"]) == (revision, COMMITS["main" if revision is None else "v2"])
     done = prepare(there, tmp_path / "none", "owner/plain", "--split", "test", "--revision", "v3")
     assert (done.returncode, "error: --dataset owner/plain has no revision 'v3'" in done.stderr) == (2, True)
     done = prepare(there, tmp_path / "here", str(tmp_path), "--revision", "v3")
@@ -92,6 +101,7 @@ def test_a_loading_script_falls_back_to_the_hubs_parquet(there: Hub, tmp_path: P
     assert "note: owner/scripted has a loading script: took the hub's parquet (refs/convert/parquet)" in done.stderr
     source = manifest(out)["source"]
     assert (manifest(out)["clips"], source["subset"], source["split"]) == (3, "clean", "test")
+    assert (source["revision"], source["commit"]) == (None, COMMITS["refs/convert/parquet"])
     again = prepare(there, out, "owner/scripted", "--split", "test")
     assert again.returncode == 0
     asked = len(there.asked)
@@ -112,6 +122,48 @@ def test_files_of_the_data_sets_own_repository(there: Hub, tmp_path: Path) -> No
     done = prepare(there, tmp_path / "outside", "owner/paths", "--split", "test")
     assert done.returncode == 2
     assert "is outside of" in done.stderr
+
+
+ALL = ("revision", "tree", "paths-info", "resolve")
+
+
+@pytest.mark.parametrize(
+    ("name", "refuses"),
+    [
+        ("owner/plain", (401, "GatedRepo", ("resolve",))),
+        ("owner/plain", (403, "GatedRepo", ("resolve",))),
+        ("owner/plain", (403, "", ALL)),
+        ("owner/tars", (403, "", ("resolve",))),
+    ],
+)
+def test_access_that_is_refused_names_the_cure(
+    there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, refuses: tuple[int, str, tuple[str, ...]]
+) -> None:
+    """Whatever the words of the error are."""
+    monkeypatch.setitem(there.refuses, name, refuses)
+    done = prepare(there, tmp_path / "out", name)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "set HF_TOKEN to the token of an account that may read it" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_of_a_row_that_is_refused(there: Hub, tmp_path: Path) -> None:
+    """It is not one that is missing."""
+    there.refuses_files.add("calls/one.flac")
+    done = prepare(there, tmp_path / "out", "owner/paths", "--split", "test", "--limit", "1")
+    there.refuses_files.clear()
+    assert done.returncode == 2
+    assert "cannot be fetched: access is refused: set HF_TOKEN" in done.stderr
+
+
+def test_tars_of_a_hub(there: Hub, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = prepare(there, out, "owner/tars", "--split", "train")
+    assert done.returncode == 0, done.stderr
+    assert (manifest(out)["clips"], manifest(out)["clips_with_text"]) == (4, 4)
+    shards = Shards(out)
+    assert [shards[number].id for number in range(4)] == ["c0", "c1", "c10", "c11"]
 
 
 def test_a_hub_that_stumbles_is_asked_again(there: Hub, tmp_path: Path) -> None:

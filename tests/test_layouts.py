@@ -375,6 +375,7 @@ def test_what_needs_ffmpeg_is_named_and_counted(tmp_path: Path) -> None:
         (lambda top: (top / "state.json").write_text("{}"), "cannot be read"),
         (lambda top: (top / "x.arrow").write_bytes(b"x"), "cannot be read"),
         (lambda top: (top / "x.tar").write_bytes(b"x" * 600), "cannot be read"),
+        (lambda top: (top / "x.tar").write_bytes(bytes(10240)), "no column of audio"),
     ],
 )
 def test_folders_that_are_none(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import requests
 import soundfile
 
+from asr_load.audio.access import CURE, is_refused
 from asr_load.audio.clip import is_file
 from asr_load.audio.columns import segment_columns
 from asr_load.errors import InputError
@@ -119,9 +120,12 @@ def fetch(url: Url) -> bytes | None:
         with xopen(url, "rb") as remote:
             data: bytes = remote.read()
             return data
-    except FileNotFoundError:
-        return None
     except Exception as error:  # of requests, fsspec, httpx, OpenSSL: each has its own
+        if is_refused(error):
+            cure = f": {CURE}" if urlsplit(url).scheme == HUB_SCHEME else ""
+            raise InputError(f"{shown_url(url)} cannot be fetched: access is refused{cure}") from None
+        if isinstance(error, FileNotFoundError):
+            return None
         why = type(error).__name__  # its text repeats the address
         raise InputError(f"{shown_url(url)} cannot be fetched ({why}); run the same command again to go on") from None
 

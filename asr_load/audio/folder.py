@@ -6,12 +6,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from asr_load.audio import kaldi
+from asr_load.audio import kaldi, tar
 from asr_load.audio.cell import SUFFIXES, Url, check_place, fetch, file_name, find_audio, is_inside, segment_of, text_of
 from asr_load.audio.clip import Recording, is_file
 from asr_load.audio.columns import (
@@ -27,10 +28,10 @@ from asr_load.audio.manifest import is_manifest, read_rows, read_text
 from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
 from asr_load.errors import InputError
 
-DATASETS_SUFFIXES = (".parquet", ".arrow", ".tar")
+DATASETS_SUFFIXES = (".parquet", ".arrow", tar.SUFFIX)
 """Of files that Hugging Face `datasets` keeps rows in."""
 
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 TRANSCRIPTS = ".trans.txt"
 
 ROWS_LOOKED_AT = 100
@@ -114,12 +115,12 @@ def _one_file(path: Path, spec: DatasetSpec) -> _Found | None:
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         return _of_files(path, [path], spec)
-    if suffix in DATASETS_SUFFIXES and suffix != ".tar":
+    if suffix in DATASETS_SUFFIXES:
         return None
     if suffix in ARCHIVES:
         raise InputError(f"{path} is an archive: unpack it, and name the folder")
     raise InputError(
-        f"{path} is no data set: a folder, a manifest (.jsonl, .json, .csv, .tsv), a .parquet file or audio is"
+        f"{path} is no data set: a folder, a manifest (.jsonl, .json, .csv, .tsv), a .parquet or .tar file or audio is"
     )
 
 
@@ -212,13 +213,34 @@ def _table(manifest: Path, spec: DatasetSpec, is_split: str | None) -> _Found:
     of_files = [row for row in rows if not is_inside(row.get(audio_column))]
     segments = segment_columns(tuple(columns)) if of_files else None
     return _Found(
-        [_of_row(manifest, number, row, audio_column, text_column) for number, row in enumerate(rows)],
+        _in_tars(
+            [_of_row(manifest, number, row, audio_column, text_column) for number, row in enumerate(rows)],
+            [file_name(row.get(audio_column)) for row in rows],
+            manifest.parent,
+        ),
         notes,
         audio_column,
         text_column,
         segments.names if segments else [],
         warning_of(name for row in of_files[:ROWS_LOOKED_AT] for name in unused_times(row)),
     )
+
+
+def _in_tars(rows: list[_Row], names: list[str | None], folder: Path) -> list[_Row]:
+    """Rows whose files are not there, with those that the folder's tar files have, as in NeMo's tarred sets."""
+
+    def is_missing(row: _Row) -> bool:
+        audio = row.recording.audio
+        return isinstance(audio, Path) and not is_file(audio)
+
+    archives = [file for file in folder.iterdir() if file.suffix.lower() == tar.SUFFIX]
+    if not archives or not any(map(is_missing, rows)):
+        return rows
+    members, placed = tar.Members(archives), []
+    for row, name in zip(rows, names, strict=True):
+        member = members.find(name or "") if is_missing(row) else None
+        placed.append(_Row(replace(row.recording, audio=None), member) if member else row)
+    return placed
 
 
 def _of_row(manifest: Path, number: int, row: dict[str, Any], audio_column: str, text_column: str | None) -> _Row:
@@ -272,7 +294,7 @@ def _bare(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Fou
     """Every file of audio, by name, with the text of the .txt file beside it, if there is one."""
     with_audio = [folder for folder, files in folders.items() if any(file.suffix.lower() in SUFFIXES for file in files)]
     if not with_audio:
-        what = "files of audio, a manifest (.jsonl, .json, .csv, .tsv), Kaldi's wav.scp or parquet files"
+        what = "files of audio, a manifest (.jsonl, .json, .csv, .tsv), Kaldi's wav.scp, parquet or tar files"
         archive = next((file for files in folders.values() for file in files if file.suffix.lower() in ARCHIVES), None)
         also = f"; unpack {archive.name} first" if archive else ""
         raise InputError(f"{top} is no data set: it has no {what}, nor has a folder below it{also}")
@@ -306,6 +328,8 @@ class _Rows:
             yield row.recording if row.cell is None else self._make(row)
 
     def _make(self, row: _Row) -> Recording:
+        if isinstance(row.cell, tar.Member):
+            return replace(row.recording, audio=row.cell.read())
         try:
             audio = find_audio(row.cell, row.beside or {}, None)
             if not self._allow_outside:
@@ -321,6 +345,7 @@ class _Rows:
 def _source(folder: Path, found: _Found, spec: DatasetSpec) -> Source:
     # The same wherever the folder lies, and another when a row or a file of it changes.
     state = hashlib.sha256()
+    archive = cache(fingerprint)
     for row in found.rows:
         of = row.recording
         if not spec.allow_outside:
@@ -330,7 +355,9 @@ def _source(folder: Path, found: _Found, spec: DatasetSpec) -> Source:
                 raise InputError(f"--dataset {spec.dataset}: {error}") from None
         file = fingerprint(of.audio) if isinstance(of.audio, Path) and is_file(of.audio) else None
         state.update(repr((of.id, of.text, file, of.offset_s, of.length_s)).encode())
-        if row.cell is not None:
+        if isinstance(row.cell, tar.Member):
+            state.update(repr((archive(row.cell.archive), row.cell.at, row.cell.size)).encode())
+        elif row.cell is not None:
             state.update(msgspec.json.encode(row.cell, enc_hook=repr))
     origin = {
         "dataset": folder.resolve().name,

@@ -11,7 +11,9 @@ from typing import Any
 import datasets
 import huggingface_hub
 from datasets.packaged_modules.parquet.parquet import Parquet
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+from asr_load.audio.access import CURE, is_refused
 from asr_load.audio.cell import Url, check_place, fetch, file_name, find_audio, is_inside, segment_of, text_of
 from asr_load.audio.clip import Recording
 from asr_load.audio.columns import (
@@ -24,6 +26,7 @@ from asr_load.audio.columns import (
     warning_of,
 )
 from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
+from asr_load.audio.tar import SUFFIX, TarSamples, in_order
 from asr_load.errors import InputError
 from asr_load.text import striker
 
@@ -44,38 +47,36 @@ def open_dataset(path: Path | None, spec: DatasetSpec) -> Source:
     if path is not None and spec.revision is not None:
         raise InputError(f"--revision {spec.revision} is for the hub, and {path} is a file or folder here")
     try:
-        if path is None:
-            _ask(spec.dataset, spec.revision)
-            if spec.revision == CONVERTED:
-                return _open_converted(spec, [])
-        elif path.is_file() or is_saved(path):
-            return _open_files(path, spec)
-        try:
-            return _open_configured(path, spec)
-        except RuntimeError as error:
-            if path is not None or SCRIPT_REFUSED not in str(error):
-                raise
+        if path is not None:
+            return _open_files(path, spec) if path.is_file() or is_saved(path) else _open_configured(path, spec, None)
+        info = _ask(spec.dataset, spec.revision)
+        if spec.revision == CONVERTED:
+            return _open_converted(spec, [])
+        if info is not None and _has_script(info):
             return _open_converted(spec, [f"{spec.dataset} has a loading script: took the hub's parquet ({CONVERTED})"])
+        return _open_configured(None, spec, info.sha if info is not None else None)
     except InputError:
         raise
     except Exception as error:  # of pyarrow, fsspec, YAML, scripts that it refuses: each has its own
         raise _cannot_be_read(spec.dataset, error) from error
 
 
-def _ask(name: str, revision: str | None) -> None:
-    """Whether the hub has a data set. `datasets` finds out too, after half a minute of tries. Raises InputError."""
+def _ask(name: str, revision: str | None) -> huggingface_hub.DatasetInfo | None:
+    """The hub's description of a data set; None offline. `datasets` asks too, after half a minute of tries. Raises
+    InputError where there is none."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return  # what it has kept of it is read
+        return None  # what it has kept of it is read
     for last in (False, True):
         try:
-            huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=ANSWER_S)
-            return
+            return huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=ANSWER_S)
         except huggingface_hub.errors.RevisionNotFoundError as error:
             raise InputError(f"--dataset {name} has no revision {revision!r}") from error
         except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError) as error:
             # It hides what one may not see.
+            cure = f" ({CURE})" if is_refused(error) else ""
             raise InputError(
-                f"--dataset {name}: there is no such folder here, and the Hugging Face hub says: {_first_line(error)}"
+                f"--dataset {name}: there is no such folder here, and the Hugging Face hub says:"
+                f" {_first_line(error)}{cure}"
             ) from error
         except Exception as error:  # the network's, by whatever library it goes
             if last:
@@ -84,38 +85,56 @@ def _ask(name: str, revision: str | None) -> None:
                     f" ({_first_line(error)})"
                 ) from error
             time.sleep(RETRY_AFTER_S)
+    raise AssertionError
 
 
-def _open_configured(path: Path | None, spec: DatasetSpec) -> Source:
+def _has_script(info: huggingface_hub.DatasetInfo) -> bool:
+    """Whether a data set is read by a script of its name. `datasets` runs none from its fourth version on."""
+    script = f"{info.id.rpartition('/')[2]}.py"
+    return any(file.rfilename == script for file in info.siblings or ())
+
+
+def _open_configured(path: Path | None, spec: DatasetSpec, commit: str | None) -> Source:
+    """`commit`: of a data set on the hub, which stays the same while it is read; None offline and for a folder."""
     name = spec.dataset if path is None else str(path)
-    revision = spec.revision
+    revision = commit or spec.revision
     configs: list[str] = datasets.get_dataset_config_names(name, revision=revision)
     default = datasets.get_dataset_default_config_name(name, revision=revision)
 
     def splits_of(config: str) -> list[str]:
         return [str(split) for split in datasets.get_dataset_split_names(name, config, revision=revision)]
 
-    config, splits, notes = _choose(configs, default, splits_of, spec, local=path is not None)
+    def splits_of_tars(config: str) -> list[str]:
+        # `datasets` would read samples to find them out, and refuse those that differ.
+        return list(map(str, datasets.load_dataset_builder(name, config, revision=revision).config.data_files or {}))
+
+    in_tars = isinstance(datasets.load_dataset_builder(name, default or configs[0], revision=revision), WebDataset)
+    config, splits, notes = _choose(
+        configs, default, splits_of_tars if in_tars else splits_of, spec, local=path is not None
+    )
     builder = datasets.load_dataset_builder(name, config, revision=revision)
+    files = builder.config.data_files or {}
     words: dict[str, Any] = {"batch_size": ROWS_AT_ONCE} if isinstance(builder, Parquet) else {}
     words |= {"revision": revision, "streaming": True}
-    parts = [datasets.load_dataset(name, config, split=split, **words) for split in splits]
-    files = builder.config.data_files or {}
+    parts: list[Any] = (
+        [TarSamples([str(file) for file in in_order(files[split])]) for split in splits]
+        if in_tars
+        else [datasets.load_dataset(name, config, split=split, **words) for split in splits]
+    )
     # A hub file's name carries the commit.
     state = [
         str(file) if path is None else (Path(file).name, fingerprint(Path(file)))
         for split in splits
         for file in files.get(split, [])
     ]
-    which = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
+    which: dict[str, Any] = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
+    if path is None:
+        which |= {"revision": spec.revision, "commit": commit}
     return _source(parts, path, spec, which, notes)
 
 
 CONVERTED = "refs/convert/parquet"
 """The branch of every data set on which the hub keeps what it made of it, as CONFIG/SPLIT/NUMBER.parquet."""
-
-SCRIPT_REFUSED = "Dataset scripts are no longer supported"
-"""What `datasets` says from its fourth version on."""
 
 
 def _open_converted(spec: DatasetSpec, notes: list[str]) -> Source:
@@ -152,7 +171,8 @@ def _open_converted(spec: DatasetSpec, notes: list[str]) -> Source:
     if any(file.split("/")[1].startswith("partial-") for split in splits for file in found[config][split]):
         said.append(f"{CONVERTED} has the first 5 GB of it")
     state = [commit, *(file for split in splits for file in found[config][split])]
-    which = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
+    which: dict[str, Any] = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
+    which |= {"revision": spec.revision, "commit": commit}
     return _source(parts, None, spec, which, [*notes, *said])
 
 
@@ -189,7 +209,7 @@ def _choose(
 
 
 def _open_files(path: Path, spec: DatasetSpec) -> Source:
-    """A parquet or Arrow file, or a folder that save_to_disk wrote."""
+    """A parquet, Arrow or tar file, or a folder that save_to_disk wrote."""
     if spec.subset is not None:
         raise InputError(f"{path} has no subsets: leave --subset {spec.subset} out")
     if path.is_dir():
@@ -203,12 +223,18 @@ def _open_files(path: Path, spec: DatasetSpec) -> Source:
     else:
         if spec.split is not None:
             raise InputError(f"{path} is one file: it has no splits, leave --split {spec.split} out")
-        is_parquet = path.suffix.lower() == ".parquet"
-        kind, at_once = ("parquet", {"batch_size": ROWS_AT_ONCE}) if is_parquet else ("arrow", {})
-        parts = [datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **at_once)]
+        parts = [_open_file(path)]
         state = [path.name, fingerprint(path)]
     base = path if path.is_dir() else path.parent
     return _source(parts, base, spec, {"subset": None, "split": spec.split, "state": _digest(state)}, [])
+
+
+def _open_file(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == SUFFIX:
+        return TarSamples([str(path)])
+    kind, at_once = ("parquet", {"batch_size": ROWS_AT_ONCE}) if suffix == ".parquet" else ("arrow", {})
+    return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **at_once)
 
 
 def _digest(state: list[Any]) -> str:
@@ -218,10 +244,10 @@ def _digest(state: list[Any]) -> str:
 def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[str, Any], notes: list[str]) -> Source:
     # Undecoded first: to know the columns may take a row.
     parts = [part.decode(False) for part in parts]
-    columns = list(parts[0].column_names or next(iter(parts[0])))
+    columns = list(parts[0].column_names or next(iter(parts[0]), {}))
     audio_column = pick_column(spec.audio_column, AUDIO_COLUMNS, columns, "audio")
     if audio_column is None:
-        raise InputError(f"no column of audio among {', '.join(columns)}: name it with --audio-column")
+        raise InputError(f"no column of audio among {', '.join(columns) or 'none'}: name it with --audio-column")
     text_column = pick_column(spec.text_column, TEXT_COLUMNS, columns, "text")
     if text_column is None:
         notes.append(no_text(columns))
@@ -235,7 +261,8 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
         audio, name = find_audio(row[audio_column], row, base), file_name(row[audio_column])
         if base is None and isinstance(audio, Path) and not audio.is_absolute() and ".." not in audio.parts:
             # A file of the data set's own repository, as Earnings22-Cleaned has them.
-            audio = Url(f"hf://datasets/{spec.dataset}@{spec.revision or 'main'}/{audio.as_posix()}")
+            revision = which["commit"] or spec.revision or "main"
+            audio = Url(f"hf://datasets/{spec.dataset}@{revision}/{audio.as_posix()}")
         if not spec.allow_outside:
             # What `datasets` has fetched from the hub lies in its own folder.
             check_place(audio, [Path(datasets.config.HF_CACHE_HOME) if base is None else base])
@@ -296,9 +323,9 @@ class _Rows:
 
 
 def _cannot_be_read(what: str, error: Exception) -> InputError:
-    said = _first_line(error)
-    if "gated" in said:
-        said += " (accept its terms on its page on the hub, and set HF_TOKEN)"
+    # That a data set exists was asked before: `datasets` does not find what it may not read, and drops the cause.
+    refused = isinstance(error, datasets.exceptions.DatasetNotFoundError) or is_refused(error)
+    said = _first_line(error) + (f" ({CURE})" if refused else "")
     return InputError(f"--dataset {what}: cannot be read: {said}")
 
 

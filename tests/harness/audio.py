@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -17,6 +20,18 @@ def encoded(samples: np.ndarray, rate: int = 16000, **kwargs: str) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, **({"format": "WAV"} | kwargs))
     return buffer.getvalue()
+
+
+def write_tar(file: Path, members: Mapping[str, bytes | str]) -> Path:
+    """A tar file of these files, by name, in this order."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for name, data in members.items():
+            content = data.encode() if isinstance(data, str) else data
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file
 
 
 SAMPLE = CHECKOUT / "asr_data" / "sample"

@@ -24,6 +24,10 @@ class Hub:
         self.fails = 0
         """How many answers that hold a file's bytes fail with 503."""
         self.endpoint = ""
+        self.refuses_files: set[str] = set()
+        """Files whose bytes are refused with 403."""
+        self.refuses: dict[str, tuple[int, str, tuple[str, ...]]] = {}
+        """Data sets to which access is refused: the status, the hub's own code for it, and what is refused."""
 
     def folder(self, name: str, revision: str) -> Path | None:
         by_commit = {commit: known for known, commit in COMMITS.items()}
@@ -64,6 +68,8 @@ class Hub:
         known = sorted((*COMMITS, *COMMITS.values()), key=len, reverse=True)
         revision = next((each for each in known if rest == each or rest.startswith(f"{each}/")), rest)
         folder, file = self.folder(name, revision), rest[len(revision) :].strip("/")
+        if name in self.refuses and verb in self.refuses[name][2]:
+            return self.refuses[name][0], {"error": "no"}
         found: Any = None
         if folder is not None and verb == "revision":
             found = self.info(name, revision)
@@ -74,6 +80,8 @@ class Hub:
             found = self.tree(folder, file, recursive="recursive=true" in query.lower())
         elif folder is not None and (folder / file).is_file():
             found = folder / file
+            if file in self.refuses_files:
+                return 403, {}
             if self.fails:
                 self.fails -= 1
                 return 503, {}
@@ -98,6 +106,9 @@ def hub(root: Path) -> Iterator[Hub]:
                 first, last = int(asked[1]), min(int(asked[2]) + 1 if asked[2] else last, last)
                 status = 206
             self.send_response(status)
+            refused = [code for name, (_, code, _) in serving.refuses.items() if name in path and code]
+            if status in (401, 403) and refused:
+                self.send_header("X-Error-Code", refused[0])
             self.send_header("X-Repo-Commit", COMMITS["main"])
             self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
             self.send_header("Accept-Ranges", "bytes")
