@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from asr_load.audio.prepare import add_source_arguments, describe, prepare_as_asked
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
-from asr_load.repeats import become_locust
+from asr_load.repeats import become_locust, take_repeats
 from asr_load.shipped import CHECKOUT, shipped
 
 
@@ -67,18 +69,57 @@ def main() -> int:
         parser.error(f"--port must be from 1 to 65535, not {args.port}")
     host = server_address(args.host, args.port)
 
+    take_repeats(rest)
     out = (CHECKOUT or Path()) / "asr_data" / folder_name(args)
+    # Before the data are prepared, how many requests there will be is not known.
+    if code := _check(args.audio_format, _command(args, host, out, 1, rest)):
+        return code
     manifest = prepare_as_asked(args, out)
     print(f"{out.name}: {describe(manifest)}", flush=True)
+    return become_locust(_command(args, host, out, manifest.clips * (2 if args.cache_ratio else 1), rest))
+
+
+def _command(args: argparse.Namespace, host: str, out: Path, requests: int, rest: list[str]) -> list[str]:
     # fmt: off
-    command = [
+    return [
         "--locustfile", str(shipped("locustfiles/transcribe.py")),
         "--headless", "--only-summary", "--loglevel", "WARNING",
         "--host", host,
         "--users", str(args.concurrency), "--spawn-rate", str(args.concurrency),
-        "--requests", str(manifest.clips * (2 if args.cache_ratio else 1)),
+        "--requests", str(requests),
         *(["--unique", "once"] if args.cache_ratio else []), "--data", str(out), "--max-tokens", str(args.max_tokens),
         *rest,
     ]
     # fmt: on
-    return become_locust(command)
+
+
+def _check(audio_format: str, command: list[str]) -> int:
+    """Check Locust's options before data are prepared, which may take hours. Returns 0, or prints the mistake and
+    returns its exit code."""
+    # In a process of its own: Locust patches sockets and threads when it is imported, and prepare has worker processes.
+    words = [sys.executable, "-c", CHECK, audio_format, *take_repeats(command)[1]]
+    return subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode
+
+
+CHECK = "import sys; from asr_load.bench import check_options; sys.exit(check_options())"
+
+
+@exits_on_bad_input
+def check_options() -> int:
+    """Judge a command line of Locust's, after the format of the clips, by all that can be known without their data.
+    Raises InputError."""
+    audio_format = sys.argv.pop(1)
+    from locust.argument_parser import get_locustfiles_locally, get_parser, parse_locustfile_option
+    from locust.env import Environment
+    from locust.main import merge_locustfiles_content
+
+    from asr_load.load.checks import Checks, check_format, check_new
+    from asr_load.options.credentials import Credentials
+
+    merge_locustfiles_content(get_locustfiles_locally(parse_locustfile_option()))
+    options = get_parser().parse_args()
+    settings, _ = Checks(Environment(parsed_options=options), Credentials(options)).settings(options, options.host)
+    check_format(settings, audio_format)
+    if settings.results is not None:
+        check_new(settings.results)
+    return 0

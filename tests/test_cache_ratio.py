@@ -53,6 +53,34 @@ def test_which_bytes_are_sent(unique: str, kinds: int, of_both: int, tmp_path: P
     assert len(audio[0] | audio[1]) == of_both
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--slo", "nonsense:p50:1"], "the metric 'nonsense' is none of"),
+        (["--no-such-option", "3"], "there is no option --no-such-option"),
+        (["--results", "old"], "--results old already holds a run"),
+        (["--repeats", "0"], "--repeats takes a whole number from 1 to 100"),
+        (["--audio-format", "flac"], "is flac, and --unique dither flips bits of WAV"),
+        (
+            ["--audio-format", "opus", "--unique", "none", "--api", "chat-input-audio"],
+            "--api chat-input-audio takes wav and mp3 only, and --data is opus",
+        ),
+    ],
+)
+def test_options_are_checked_before_data_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    source = write_folder(tmp_path / "set", {"a": 0.5})
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "records.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--dataset", str(source), "--processes", "1", *words])
+    assert bench.main() == 2
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "asr_data").exists()
+
+
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_folder(tmp_path / "set", {f"clip{number}": 0.5 for number in range(5)})
     commands: list[list[str]] = []

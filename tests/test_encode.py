@@ -75,8 +75,9 @@ def test_requests_say_what_their_audio_is(kind: str, tmp_path: Path) -> None:
     assert audio[:4] == {"wav": b"RIFF", "flac": b"fLaC", "opus": b"OggS"}.get(kind, audio[:4])
     url = json.loads(body("chat"))["messages"][0]["content"][0]["audio_url"]["url"]
     assert url == f"data:{AUDIO_FORMATS[kind]};base64,{bytes(clip.audio_b64).decode()}"
-    inline = json.loads(body("chat-input-audio"))["messages"][0]["content"][0]["input_audio"]
-    assert inline == {"data": bytes(clip.audio_b64).decode(), "format": kind}
+    if kind in ("wav", "mp3"):
+        inline = json.loads(body("chat-input-audio"))["messages"][0]["content"][0]["input_audio"]
+        assert inline == {"data": bytes(clip.audio_b64).decode(), "format": kind}
     form = body("transcriptions")
     assert f'filename="clip.{kind}"\r\nContent-Type: {AUDIO_FORMATS[kind]}\r\n\r\n'.encode() + audio in form
 
@@ -96,6 +97,18 @@ def test_bits_of_wav_alone_can_be_flipped(tmp_path: Path) -> None:
     done = run("http://127.0.0.1:9", clips, tmp_path / "r", "-u", "1", "--requests", "3")
     assert done.code == 2
     assert "is flac, and --unique dither flips bits of WAV: prepare it as WAV, or add --unique none" in done.err
+
+
+def test_what_an_api_does_not_take_is_refused_before_any_user_starts(tmp_path: Path) -> None:
+    clips = prepared(tmp_path / "set", "opus")
+    for api, said in (
+        ("chat-input-audio", "takes wav and mp3 only, and --data is opus"),
+        ("realtime", "sends samples"),
+    ):
+        done = run("http://127.0.0.1:9", clips, tmp_path / api, "-u", "1", "--api", api, "--unique", "none")
+        assert done.code == 2
+        assert said in done.err
+        assert "trial request" not in done.err
 
 
 def test_opus_has_rates_of_its_own(tmp_path: Path) -> None:

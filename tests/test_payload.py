@@ -89,6 +89,14 @@ def test_fields_are_left_out() -> None:
         make_builder(BodyOptions("chat", "m", "p", 1, {"top_k": None}))
 
 
+@pytest.mark.parametrize("kind", ["flac", "opus"])
+def test_input_audio_takes_wav_and_mp3_only(kind: str) -> None:
+    options = BodyOptions("chat-input-audio", "m", "p", 1)
+    with pytest.raises(InputError, match=f"--api chat-input-audio takes wav and mp3 only, and --data is {kind}"):
+        make_builder(options, kind)
+    assert [make_builder(options, known)[1] for known in ("wav", "mp3")] == ["application/json"] * 2
+
+
 def test_transcriptions() -> None:
     build, content_type = make_builder(BodyOptions("transcriptions", "m", "a prompt", 64, {"language": "en"}))
     message = BytesParser().parsebytes(

@@ -28,6 +28,9 @@ APIS = {
 sessions over a WebSocket."""
 
 REALTIME = "realtime"
+INPUT_AUDIO = "chat-input-audio"
+INPUT_AUDIO_FORMATS = ("wav", "mp3")
+"""What OpenAI's `input_audio.format` may be; engines refuse all else with their own type checks."""
 
 Body = list[bytes | memoryview]
 """A request's body in pieces: the audio's are views of the mapped shard."""
@@ -132,6 +135,12 @@ def make_builder(options: BodyOptions, audio_format: str = "wav") -> tuple[Build
         if audio_format != "wav":
             raise InputError(f"--api realtime sends samples, and --data is {audio_format}: prepare it as WAV")
         return _no_body, ""
+    if options.api == INPUT_AUDIO and audio_format not in INPUT_AUDIO_FORMATS:
+        known = " and ".join(INPUT_AUDIO_FORMATS)
+        raise InputError(
+            f"--api {INPUT_AUDIO} takes {known} only, and --data is {audio_format}: prepare it with --audio-format"
+            f" {' or '.join(INPUT_AUDIO_FORMATS)}, or take another --api"
+        )
     return _chat_body(options, audio_format), "application/json"
 
 

@@ -20,6 +20,23 @@ from asr_load.load.target import OwnOptions, Target, Targets
 from asr_load.options.credentials import Credentials
 from asr_load.options.settings import RESULTS, Secrets, Settings, check_host, check_writable, read_settings
 from asr_load.options.user_class import for_class
+from asr_load.stream.record import RECORDS
+
+
+def check_format(settings: Settings, audio_format: str) -> None:
+    """Raise InputError where clips in one of AUDIO_FORMATS cannot be sent as the settings say."""
+    make_builder(settings.body, audio_format)
+    if settings.unique != "none" and audio_format != "wav":
+        raise InputError(
+            f"--data {settings.data} is {audio_format}, and --unique {settings.unique} flips bits of WAV:"
+            " prepare it as WAV, or add --unique none, with which a server's cache may answer"
+        )
+
+
+def check_new(results: Path) -> None:
+    """Raise InputError where a folder holds a run already."""
+    if (results / RECORDS).exists():
+        raise InputError(f"--results {results} already holds a run: name another folder, or remove it")
 
 
 class Checks:
@@ -39,6 +56,18 @@ class Checks:
     ) -> tuple[Settings, Targets]:
         """The settings of a test, and what its users send. `form_key` is the API key of a web form, `chosen` the user
         classes that it picks; none: those that Locust has. Raises InputError."""
+        settings, secrets = self.settings(options, host, form_key)
+        host = self._credentials.without_credentials(host)
+        targets = self._targets(options, host, secrets, chosen)
+        if getattr(self._shape, "searches_capacity", False) and not self._is_worker:
+            check_search(settings, options.num_users, headless=options.headless)
+            if options.resume:
+                resumed(Path(options.resume), settings, targets.data_sha256)
+        return settings, targets
+
+    def settings(self, options: Namespace, host: str | None, form_key: str = "") -> tuple[Settings, Secrets]:
+        """The settings of a test, and what authenticates it: all that can be checked without its data. Raises
+        InputError."""
         host = self._credentials.without_credentials(host)
         secrets = self._credentials.of(host, form_key)
         settings = read_settings(options, host, secrets, *self._found(options, host))
@@ -48,12 +77,7 @@ class Checks:
             check_writable(settings.results or RESULTS)
         if line := getattr(self._shape, "validate_options", lambda _: None)(options):
             raise InputError(line)
-        targets = self._targets(options, host, secrets, chosen)
-        if getattr(self._shape, "searches_capacity", False) and not self._is_worker:
-            check_search(settings, options.num_users, headless=options.headless)
-            if options.resume:
-                resumed(Path(options.resume), settings, targets.data_sha256)
-        return settings, targets
+        return settings, secrets
 
     def _targets(self, options: Namespace, host: str | None, secrets: Secrets, chosen: Sequence[str]) -> Targets:
         """What each user class sends. Raises InputError."""
@@ -68,11 +92,7 @@ class Checks:
                     opened[settings.data] = shards = Shards(settings.data)
                     # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
                     gevent.get_hub().threadpool.apply(verify, (shards.folder, shards.manifest))
-                if settings.unique != "none" and (kind := opened[settings.data].audio_format) != "wav":
-                    raise InputError(
-                        f"--data {settings.data} is {kind}, and --unique {settings.unique} flips bits of WAV:"
-                        " prepare it as WAV, or add --unique none, with which a server's cache may answer"
-                    )
+                check_format(settings, opened[settings.data].audio_format)
                 targets[name] = Target(settings, opened[settings.data])
                 targets[name].order()
             except InputError as error:

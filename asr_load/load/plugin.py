@@ -26,7 +26,7 @@ from asr_load.errors import InputError
 from asr_load.http import descriptors
 from asr_load.http.self_check import choose
 from asr_load.load import stats
-from asr_load.load.checks import Checks
+from asr_load.load.checks import Checks, check_new
 from asr_load.load.ending import exit_code, write_locust_report
 from asr_load.load.fleet import Master, Solo, Worker
 from asr_load.load.preflight import ask_before_test
@@ -123,8 +123,8 @@ class Plugin:
         # As checked: without the trailing slash that would double the one of the API's path, and without a password.
         self.environment.host = options.host = settings.host
         self._choose_shape(options)
-        if settings.results is not None and not self.folders and (settings.results / RECORDS).exists():
-            raise InputError(f"--results {settings.results} already holds a run: name another folder, or remove it")
+        if settings.results is not None and not self.folders:
+            check_new(settings.results)
         return settings, targets
 
     def take_form(self, form: Form) -> Form:
