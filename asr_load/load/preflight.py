@@ -191,7 +191,7 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
         transport=settings.transport,
         keep=False,
     )
-    request = source.request(
+    request = source.trial(
         Job(number, None), int(target.chosen[number % len(target.chosen)]), user=0, due=None, warmup=True
     )
     if request.live is not None:

@@ -21,8 +21,9 @@ from asr_load import __version__
 from asr_load.http.server_info import ask_server
 from asr_load.load.record_check import RecordCheck
 from asr_load.load.target import Targets
-from asr_load.options.settings import Settings
+from asr_load.options.settings import RESULTS, Settings
 from asr_load.results.accuracy import Sample
+from asr_load.results.earlier import earlier_runs
 from asr_load.results.live import DRAWN, LIVE_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Rules, Verdict, conclude
@@ -55,6 +56,11 @@ class RunStore:
         self.id, self.folder, self._invocation = id, folder, invocation
         self._settings, self._targets, self._users = settings, targets, users
         self.file = RecordFile(folder / RECORDS)
+        self._sent_before = earlier_runs(
+            (folder.parent, RESULTS),
+            settings.host,
+            {each.shards.manifest_sha256 for each in targets.values() if each.settings.unique == "none"},
+        )
         self._began = time.time()
         self._border = RecordCheck(targets.ids(), self._began)
         self.reset_live()
@@ -256,6 +262,7 @@ class RunStore:
             order="shuffle" if settings.shuffle else "sequential",
             seed=settings.seed,
             unique=first.unique,
+            sent_before=self._sent_before,
             timeouts={name: getattr(settings.timeouts, name) for name in ("connect", "stall", "total")},
             insecure=settings.transport.verify is False,
             proxy=settings.transport.proxy,

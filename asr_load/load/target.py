@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from asr_load.audio.clip import Clip
 from asr_load.audio.payload import NO_DITHER, make_builder, new_dither
 from asr_load.audio.shard import Shards
+from asr_load.audio.trial import re_encoded
 from asr_load.errors import InputError
 from asr_load.http.exchange import TranscriptionRequest, request_headers
 from asr_load.options.settings import Settings, without_credentials
@@ -180,7 +182,17 @@ class RequestSource:
     def request(self, job: Job, number: int, **more: Any) -> TranscriptionRequest:
         """A request with its body, of a clip. Raises OSError, MemoryError, ValueError or InputError where it cannot be
         built."""
-        clip, nonce = self._shards[number], self._nonce(number)
+        return self._request(job, self._shards[number], self._nonce(number), **more)
+
+    def trial(self, job: Job, number: int, **more: Any) -> TranscriptionRequest:
+        """A request of a clip in bytes that no other request has, so that the server's caches know none of the test's
+        clips before it begins. Raises what `request` raises."""
+        clip, audio_format = self._shards[number], self._shards.audio_format
+        if audio_format == "wav":
+            return self._request(job, clip, new_dither(), **more)
+        return self._request(job, re_encoded(clip, audio_format), NO_DITHER, **more)
+
+    def _request(self, job: Job, clip: Clip, nonce: bytes, **more: Any) -> TranscriptionRequest:
         live = self._live and self._live._replace(clip=clip, nonce=nonce)
         body = self._build(clip, nonce)
         return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, live=live, **more)

@@ -169,6 +169,9 @@ class RunInfo(Invocation, kw_only=True):
     order: str
     seed: int
     unique: str
+    sent_before: list[str] = []
+    """The folders of earlier runs, beside this one's or in results/, that sent the same bytes to the same server with
+    --unique none."""
     timeouts: dict[str, float]
     insecure: bool = False
     """Whether any certificate was trusted."""

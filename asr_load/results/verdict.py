@@ -474,6 +474,19 @@ def _refusals(records: list[Record]) -> list[str]:
     ]
 
 
+def _sent_before(info: RunInfo) -> list[str]:
+    """That the server may have the run's clips in its caches, from earlier runs."""
+    if not info.sent_before:
+        return []
+    runs = f"an earlier test ({info.sent_before[-1]})"
+    if len(info.sent_before) > 1:
+        runs = f"{len(info.sent_before)} earlier tests (the last: {info.sent_before[-1]})"
+    return [
+        f"the same clips were sent to this server before, in {runs}: its caches may have answered; restart the server,"
+        " or prepare the clips as WAV and leave out --unique none"
+    ]
+
+
 def _doubts(records: list[Record], info: RunInfo) -> list[str]:
     good = [record for record in records if record.ok]
     doubts = _refusals(records) if good else []
@@ -513,6 +526,7 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
             sum(getattr(record, name) or 0 for record in good) for name in ("cached_tokens", "prompt_tokens")
         )
         doubts.append(f"{cached:,} of {prompts:,} prompt tokens came from the server's cache")
+    doubts += _sent_before(info)
     if info.unique != "dither":
         repeats = sum(count - 1 for count in Counter(record.clip for record in records).values())
         if repeats:

@@ -1,0 +1,45 @@
+"""Earlier runs that sent the same bytes to the same server: its caches may know them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from asr_load.results.runfile import RUN
+from asr_load.stream.record import RECORDS
+
+
+class _Sent(msgspec.Struct):
+    unique: str
+    data_sha256: str
+
+
+class _Run(_Sent):
+    """What of a run.json tells which bytes went where."""
+
+    host: str
+    user_classes: list[_Sent] = []
+
+    @property
+    def plain(self) -> set[str]:
+        """The hashes of the sets whose clips were sent as they are."""
+        return {sent.data_sha256 for sent in self.user_classes or [self] if sent.unique == "none"}
+
+
+def earlier_runs(places: Iterable[Path], host: str, plain: set[str]) -> list[str]:
+    """The names of the folders, in these places, of runs that sent any of these sets to a server with --unique none.
+    `plain` has the hashes of the sets' manifests."""
+    if not plain:
+        return []
+    found = []
+    for file in sorted(file for place in {place.resolve() for place in places} for file in place.glob(f"*/{RUN}")):
+        try:
+            run = msgspec.json.decode(file.read_bytes(), type=_Run)
+            sent_any = (file.parent / RECORDS).stat().st_size > 0
+        except (OSError, msgspec.DecodeError):
+            continue
+        if run.host == host and run.plain & plain and sent_any:
+            found.append(file.parent.name)
+    return found

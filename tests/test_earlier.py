@@ -1,0 +1,107 @@
+"""Bytes that a server may know: from the trial request, and from earlier runs of the same set."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_load.audio.clip import AUDIO_FORMATS, Rules
+from asr_load.audio.open import open_source
+from asr_load.audio.prepare import prepare
+from asr_load.audio.shard import Options, Shards
+from asr_load.audio.source import DatasetSpec
+from asr_load.audio.trial import re_encoded
+from asr_load.results.earlier import earlier_runs
+from asr_load.results.runfile import UserClassInfo, write_run
+from asr_load.results.verdict import judge
+from conftest import write_folder
+from harness.records import record, run_info
+from harness.runs import FAST, run
+from harness.serving import serve
+from test_preflight import STREAM, _Server, answering
+
+
+def prepared(folder: Path, kind: str) -> Path:
+    source = open_source(DatasetSpec(str(write_folder(folder / "set", {"a": 0.5, "b": 0.6}))))
+    prepare(source, Options(Rules(audio_format=kind), 0, "en"), folder / "out")
+    return folder / "out"
+
+
+@pytest.mark.parametrize("kind", AUDIO_FORMATS)
+def test_the_trial_sends_bytes_that_no_request_of_the_test_has(kind: str, tmp_path: Path) -> None:
+    clips = prepared(tmp_path, kind)
+    with answering((200, STREAM)) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--unique", "none", preflight=True)
+    assert done.code == 0, done.err
+    trial, *sent = [body["messages"][0]["content"][0]["audio_url"]["url"] for body in _Server.asked]
+    assert len(set(sent)) == 2
+    assert trial not in sent
+    samples = [soundfile.read(io.BytesIO(base64.b64decode(url.partition(",")[2])))[0] for url in (trial, sent[0])]
+    assert trial.startswith(f"data:{AUDIO_FORMATS[kind]};base64,")
+    assert not np.array_equal(*samples)
+    size = min(map(len, samples))
+    assert np.corrcoef(samples[0][:size], samples[1][:size])[0, 1] > 0.8  # noise, compressed twice
+
+
+@pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
+def test_two_trials_differ_all_along(kind: str, tmp_path: Path) -> None:
+    clip = Shards(prepared(tmp_path, kind))[0]
+    one, other = (
+        soundfile.read(io.BytesIO(base64.b64decode(re_encoded(clip, kind).audio_b64)), dtype="int16")[0] for _ in "ab"
+    )
+    windows = [one[at : at + 1600] - other[at : at + 1600] for at in range(0, len(one) - 1600, 1600)]
+    assert all(window.any() for window in windows)
+
+
+def write(folder: Path, records: bytes = b"{}\n", **changes: Any) -> None:
+    folder.mkdir(parents=True)
+    (folder / "records.jsonl").write_bytes(records)
+    write_run(folder, run_info(**{"unique": "none", "data_sha256": "d", "host": "http://a:1"} | changes))
+
+
+def test_runs_that_sent_the_same_bytes_to_the_same_server(tmp_path: Path) -> None:
+    write(tmp_path / "same")
+    write(tmp_path / "killed", ended=False)
+    write(tmp_path / "dithered", unique="dither")
+    write(tmp_path / "once", unique="once")
+    write(tmp_path / "other-host", host="http://b:1")
+    write(tmp_path / "other-data", data_sha256="e")
+    write(tmp_path / "nothing-sent", b"")
+    own = {"endpoint": "/x", "api": "chat", "model": "m", "prompt": "", "max_tokens": 1, "data": "d", "data_clips": 1}
+    classes = [
+        UserClassInfo(name="a", unique="dither", data_sha256="e", **own),  # type: ignore[arg-type]
+        UserClassInfo(name="b", unique="none", data_sha256="d", **own),  # type: ignore[arg-type]
+    ]
+    write(tmp_path / "classes", unique="dither", data_sha256="e", user_classes=classes)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    places = (tmp_path, tmp_path / "nowhere", tmp_path)
+    assert earlier_runs(places, "http://a:1", {"d"}) == ["classes", "killed", "same"]
+    assert earlier_runs(places, "http://a:1", set()) == []
+
+
+def test_the_verdict_names_them() -> None:
+    said = "the same clips were sent to this server before, in an earlier test (one): its caches may have answered"
+    validity = judge([record()], run_info(sent_before=["one"], unique="none"))
+    assert validity.verdict == "suspect"
+    assert said in validity.reasons[0]
+    reasons = judge([record()], run_info(sent_before=["one", "two"], unique="none")).reasons
+    assert "in 2 earlier tests (the last: two)" in reasons[0]
+    assert judge([record()], run_info()).verdict == "valid"
+
+
+def test_a_second_run_of_the_same_set_is_suspect(tmp_path: Path) -> None:
+    clips = prepared(tmp_path, "flac")
+    words = ("-u", "1", "--requests", "2", "--unique", "none")
+    with serve(*FAST) as host:
+        first, second = (run(host, clips, tmp_path / name, *words) for name in ("r1", "r2"))
+    said = "the same clips were sent to this server before, in an earlier test (r1)"
+    assert said not in " ".join(first.summary["validity"]["reasons"])
+    assert said in " ".join(second.summary["validity"]["reasons"])
+    assert said in second.out
