@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import soundfile
 from asr_load.audio.clip import AUDIO_FORMATS, Rules
 from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
-from asr_load.audio.shard import Options, Shards
+from asr_load.audio.shard import FORMAT, Options, Shards
 from asr_load.audio.source import DatasetSpec
 from asr_load.audio.trial import re_encoded
+from asr_load.load import preflight
 from asr_load.results.earlier import earlier_runs
 from asr_load.results.runfile import UserClassInfo, write_run
 from asr_load.results.verdict import judge
@@ -57,6 +59,18 @@ def test_two_trials_differ_all_along(kind: str, tmp_path: Path) -> None:
     )
     windows = [one[at : at + 1600] - other[at : at + 1600] for at in range(0, len(one) - 1600, 1600)]
     assert all(window.any() for window in windows)
+
+
+@pytest.mark.parametrize(
+    ("format", "unique", "said"), [(2, "dither", True), (2, "none", False), (FORMAT, "once", False)]
+)
+def test_data_that_differ_in_one_place_only_are_reported(
+    format: int, unique: str, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = Shards(prepared(tmp_path, "wav"))
+    shards.manifest.format = format
+    preflight._warn_of_old_data(SimpleNamespace(shards=shards, settings=SimpleNamespace(unique=unique)))  # type: ignore[arg-type]
+    assert ("was prepared by an earlier version" in capsys.readouterr().err) is said
 
 
 def write(folder: Path, records: bytes = b"{}\n", **changes: Any) -> None:
