@@ -161,6 +161,15 @@ def test_times_that_are_none(long: Path, times: dict[str, Any], said: str) -> No
         assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("table", ["t.csv", "t.jsonl", "rows.parquet"])
+@pytest.mark.parametrize("start", ["2024-05-01 10:15:00", "2024-05-01T10:15:00Z", "01.05.2024", 1_714_558_500])
+def test_the_date_of_a_recording_cuts_nothing(long: Path, table: str, start: str | int) -> None:
+    row = {"file": "long.wav", "start_time": start, "end_time": start, "duration": 6.0, "text": "it"}
+    found = source(write_table(long.parent / table, [row]))
+    assert (found.warnings, found.origin["segment_columns"]) == ([], [])
+    assert [(row.offset_s, row.length_s) for row in found.rows(None)] == [(0.0, None)]
+
+
 def test_a_row_without_times_among_others_is_its_whole_file(long: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"file": "long.wav", "start": 1, "end": 2},

@@ -86,12 +86,12 @@ def test_a_clip_is_resampled_once_and_each_request_has_bits_of_its_own(monkeypat
 def test_two_sessions_differ_in_every_second(rate: int, packet_s: float) -> None:
     one = clip(5.5)
     first, second = (
-        np.frombuffer(b"".join(pcm for pcm, _ in spoken(one, new_dither(), rates=(rate,)).packets(packet_s)), "<i2")
+        np.frombuffer(b"".join(pcm for pcm, _ in spoken(one, new_dither(), 2.5, (rate,)).packets(packet_s)), "<i2")
         for _ in "ab"
     )
     assert np.abs(first.astype(int) - second).max() == 1
     seconds = np.flatnonzero(first != second) // rate
-    assert set(seconds) == set(range(6))
+    assert set(seconds) == set(range(8))
 
 
 def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,11 @@ def test_text_in_json_or_in_a_file_beside(tmp_path: Path) -> None:
     for name, texted in (("x.json", json.dumps({"transcript": "it"})), ("x.txt", "it"), ("x.json", json.dumps("it"))):
         file = write_tar(tmp_path / "set.tar", {"x.wav": audio(0), name: texted})
         assert texts(file, text_column=None if "transcript" in texted or name == "x.txt" else "json") == {"x": "it"}
+    write_tar(file, {"x.txt": "it", "x.wav": audio(0), "alone.txt": "no audio"})
+    assert [(row.id, row.text, row.audio is None) for row in recordings(file)] == [
+        ("x", "it", False),
+        ("row-000001", "no audio", True),
+    ]
     write_tar(file, {"x.cls": "it", "x.wav": audio(0)})
     assert texts(file, text_column="cls") == {"x": "it"}
 

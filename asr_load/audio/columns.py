@@ -43,8 +43,9 @@ _FILLERS = _TIMES | {"t", "in", "audio", "segment", "seg", "clip", "utterance", 
 _LIKE_TIMES = {*_TIMES, *_ROLES["begin"], *_ROLES["end"], "from", "to", "starts", "ends", "t0", "t1"}
 _JOINED = re.compile(rf"({'|'.join(_WORDS)})({'|'.join((*_TIMES, *_UNITS))})")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:[.,]\d+)?)")
-_DAY = 1e9
-"""From here on a number is a time of day, and none within a file."""
+_DATE = re.compile(r"(\d{4}-\d\d?-\d\d?|\d\d?[./-]\d\d?[./-]\d{2,4})(?!\d)")
+_EPOCH_S = 1e9
+"""From here on a number is a date, in seconds since the epoch, and no time within a file."""
 
 
 def normal(name: str) -> str:
@@ -105,9 +106,14 @@ class SegmentColumns:
     def names(self) -> list[str]:
         return [column.name for column in (self.begin, self.end, self.length) if column]
 
+    def cut(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row is a part of its file: a date tells when it was recorded."""
+        value = row.get(self.begin.name)
+        return value not in (None, "") and not _is_date(value)
+
     def of(self, row: Mapping[str, Any]) -> tuple[float, float | None]:
         """Where the row's part begins and how long it is, in seconds; None: to the end. Raises InputError."""
-        begin_s = self.begin.of(row)
+        begin_s = self.begin.of(row) if self.cut(row) else None
         if begin_s is None:
             return 0.0, None
         length_s = self.length.of(row) if self.length else None
@@ -174,6 +180,11 @@ def _parse(name: str) -> _Times | None:
     return _Times(name, *_WORDS[rest[0]], units[-1] if units else 1.0)
 
 
+def _is_date(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) or str(value).isdecimal()
+    return float(value) >= _EPOCH_S if is_number else bool(_DATE.match(str(value).strip()))
+
+
 def _seconds(value: Any, unit_s: float) -> float | None:
     """A number from 0 up in a unit, or hours, minutes and seconds between colons, in seconds; None for all else."""
     if isinstance(value, bool):
@@ -186,4 +197,4 @@ def _seconds(value: Any, unit_s: float) -> float | None:
         number = float(re.sub(r"^(\d+),(\d+)$", r"\1.\2", text))
     except ValueError:
         return None
-    return number * unit_s if 0 <= number < _DAY else None
+    return number * unit_s if 0 <= number < _EPOCH_S else None

@@ -211,7 +211,9 @@ def _table(manifest: Path, spec: DatasetSpec, is_split: str | None) -> _Found:
         if not rows:
             raise InputError(f"{manifest} has no split {spec.split!r}; it has: {', '.join(splits)}")
     of_files = [row for row in rows if not is_inside(row.get(audio_column))]
-    segments = segment_columns(tuple(columns)) if of_files else None
+    segments = segment_columns(tuple(columns))
+    if segments and not any(map(segments.cut, of_files)):
+        segments = None
     return _Found(
         _in_tars(
             [_of_row(manifest, number, row, audio_column, text_column) for number, row in enumerate(rows)],

@@ -255,10 +255,12 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
     if segment_columns(tuple(columns)) or unused_times(dict.fromkeys(columns, 0)):
         row: dict[str, Any] = next(iter(parts[0]), {})
         if not is_inside(row.get(audio_column)):
-            segments, warnings = segment_columns(tuple(columns)), warning_of(unused_times(row))
+            found, warnings = segment_columns(tuple(columns)), warning_of(unused_times(row))
+            segments = found if found and found.cut(row) else None
 
     def recording(row: dict[str, Any], number: int) -> Recording:
-        audio, name = find_audio(row[audio_column], row, base), file_name(row[audio_column])
+        cell = row.get(audio_column)
+        audio, name = find_audio(cell, row, base), file_name(cell)
         if base is None and isinstance(audio, Path) and not audio.is_absolute() and ".." not in audio.parts:
             # A file of the data set's own repository, as Earnings22-Cleaned has them.
             revision = which["commit"] or spec.revision or "main"
@@ -271,7 +273,7 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
             str(stem or f"row-{number:06d}"),
             text_of(row, text_column),
             fetch(audio) if isinstance(audio, Url) else audio,
-            *segment_of(row, row[audio_column]),
+            *segment_of(row, cell),
         )
 
     origin = {

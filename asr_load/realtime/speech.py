@@ -17,7 +17,7 @@ import soxr
 
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import HEADER_WORDS, convert, end_of_speech
-from asr_load.audio.payload import NO_DITHER, flipped, mask_of
+from asr_load.audio.payload import DITHER_EVERY_S, NO_DITHER, flipped, mask_of
 from asr_load.realtime.dialects import LiveOptions
 
 T = TypeVar("T")
@@ -70,6 +70,8 @@ class Speech(NamedTuple):
 
     def _bytes(self, first: int, last: int) -> bytes:
         pcm = self.read(first, min(last, self.size)) if first < self.size else b""
+        if last > self.size:
+            pcm += self.silence[max(first - self.size, 0) : last - self.size]
         for place in self.dither_at[bisect_left(self.dither_at, first - len(self.mask)) :]:
             begins, ends = max(place, first), min(place + len(self.mask), first + len(pcm))
             if place >= last:
@@ -77,8 +79,6 @@ class Speech(NamedTuple):
             if begins < ends:
                 mixed = flipped(pcm[begins - first : ends - first], self.mask[begins - place :])
                 pcm = b"".join((pcm[: begins - first], mixed, pcm[ends - first :]))
-        if last > self.size:
-            pcm += self.silence[max(first - self.size, 0) : last - self.size]
         return pcm
 
 
@@ -93,12 +93,15 @@ def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
     else:
         rate = rates[0]
         size, read = _resampled(clip, rate)
+    silence = _silence(silence_s, rate)
     places = [round(place * rate / clip.sample_rate) * 2 for place in clip.dither_at]
+    # The silence too: an engine that cuts what it hears by time caches a piece of it by itself.
+    places += range(size, size + len(silence), 2 * round(DITHER_EVERY_S * rate))
     mask = b"" if request.nonce == NO_DITHER else mask_of(request.nonce)
     end_s = size / 2 / rate
     if silence_s:
         end_s = clip.speech_end_s or _in_thread(_end_of_speech, clip)
-    return Speech(read, size, _silence(silence_s, rate), mask, places, rate, end_s)
+    return Speech(read, size, silence, mask, places, rate, end_s)
 
 
 def piece_of(clip: Clip, seconds: float) -> Clip:
@@ -169,5 +172,5 @@ def _end_of_speech(clip: Clip) -> float:
 
 @lru_cache
 def _silence(seconds: float, rate: int) -> bytes:
-    noise = np.random.default_rng(0).integers(-NOISE, NOISE, round(seconds * rate), "<i2", endpoint=True)
+    noise = np.random.default_rng(0).integers(-NOISE, NOISE, round(seconds * rate), "<i2")
     return noise.tobytes()
