@@ -107,6 +107,7 @@ def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(
     # The SLO holds for what is there, and the run cannot show that it held.
     assert [result["ok"] for result in done.summary["slo"]] == [True]
     assert (done.summary["passed"], done.code) == (bool(allowed), 0 if allowed else 1)
+    assert done.summary["verdict"]["exit_code"] == done.code
     # What the lost worker had on its own disk is merged, and nothing is counted twice.
     keys: set[tuple[int, int, float]] = set()
     for file in fleet.results.glob("*.jsonl"):

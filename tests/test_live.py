@@ -126,8 +126,8 @@ def test_a_card_of_the_last_seconds_holds_the_whole_test_against_its_limit() -> 
     shown = {tile.name: tile for tile in tiles(None, live, slos, rows)}
     assert shown["TTFT p95"][1:] == ("100.0", "ms", "limit 200 ms, missed; whole test 300 ms", "bad")
     assert shown["TTFT max"][1:] == ("100.0", "ms", "limit 350 ms; whole test 300 ms", "good")
-    assert shown["e2el mean"][1:] == ("500 ms", "", "limit 600 ms", "good")
-    assert shown["lag p50"][3:] == ("limit 5 ms, missed", "bad")
+    assert shown["E2E mean, whole test"][1:] == ("500 ms", "", "limit 600 ms", "good")
+    assert shown["Sent after due p50, whole test"][3:] == ("limit 5 ms, missed", "bad")
     assert shown["TPOT p95"][1:] == ("n/a", "ms", "limit 1000 ms, not judged yet", "")  # no answer had two tokens
 
 

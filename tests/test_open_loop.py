@@ -223,6 +223,9 @@ def test_slos_make_the_exit_code(
         )
     assert done.code == ends[0], done.out
     assert ends[1] in done.out
+    verdict = done.summary["verdict"]
+    assert (verdict["exit_code"], verdict["passed"]) == (done.code, done.code == 0)
+    assert "\nVerdict: passed" in done.out if verdict["passed"] else "\nVerdict: NOT passed: " in done.out
     assert [f"{slo['name']}:{slo['limit']:g}" for slo in done.summary["slo"]] == slos
     good = done.summary["requests"]["success"]
     assert done.summary["goodput"] == pytest.approx(good / done.summary["wall_s"])

@@ -89,6 +89,28 @@ def test_each_request_has_its_record_and_the_test_ends(
         assert errors == {"never sent: the locustfile's own code raised before"}
 
 
+FAILS_ELSEWHERE = """
+        self.environment.events.request.fire(
+            request_type="GET", name="/mine", response_time=1, response_length=0, exception=OSError("mine"), context={}
+        )
+        self.send(self.next_request())
+"""
+
+
+@pytest.mark.parametrize("fleet", [(), ("--processes", "2")])
+def test_a_failure_of_the_locustfiles_own_is_a_reason_of_the_verdict(
+    clips: Path, tmp_path: Path, fleet: tuple[str, ...]
+) -> None:
+    (tmp_path / "mine.py").write_text(f"{START}{FAILS_ELSEWHERE}")
+    words = ("-f", tmp_path / "mine.py", "-u", "2", "--requests", "4", "--slo", "errors:rate:0", "--allow-client-bound")
+    with serve("--engine", "scripted", "--tokens", "4") as host:
+        done = run(host, clips, tmp_path / "r", *words, *fleet)
+    assert (done.code, done.summary["passed"], done.summary["verdict"]["exit_code"]) == (1, True, 1), done.err
+    assert re.search(
+        r"\nVerdict: NOT passed: [456] failures of requests or users that are not the harness's\n", done.out
+    )
+
+
 UNREADABLE = """
 from asr_load.audio.shard import Shards
 read = Shards.__getitem__

@@ -130,9 +130,16 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
         shown.append(limited(tile, f"{name}:mean"))
     watched = {f"{metric.name}:{statistic}" for metric in STREAMED for statistic in COLUMNS[:-1]}
     for name, slo in list(limits.items()):
-        tile = Tile(name.replace(":", " "), _shown(judged[name].value, slo) if name in judged else "…", "")
-        shown.append(latency(slo.metric, slo.statistic) if name in watched else limited(tile, name))
+        if name in watched:
+            shown.append(latency(slo.metric, slo.statistic))
+        else:
+            whole = _shown(judged[name].value, slo) if name in judged else "…"
+            shown.append(limited(Tile(f"{_title(slo.metric)} {slo.statistic}, whole test", whole, ""), name))
     return shown
+
+
+def _title(metric: str) -> str:
+    return METRICS[metric].title if metric in METRICS else metric.upper()
 
 
 def _limited(tile: Tile, limit: str, held: bool) -> Tile:
@@ -189,8 +196,9 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
         metric, _, statistic = result.name.partition(":")
         unit = METRICS[metric].unit if metric in METRICS else ""
         value = "n/a" if result.value is None else f"{result.value:,.4g}"
-        title = METRICS[metric].title if metric in METRICS else metric
-        yield _limited(Tile(f"{title} {statistic}", value, unit), f"{result.limit:g} {unit}".rstrip(), result.ok)
+        yield _limited(
+            Tile(f"{_title(metric)} {statistic}", value, unit), f"{result.limit:g} {unit}".rstrip(), result.ok
+        )
 
 
 def table(summary: Summary | None, own: Rows) -> dict[str, Any]:
