@@ -15,6 +15,7 @@ from locust.runners import Runner
 
 from asr_load.load.ending import exit_code
 from asr_load.results.capacity import Capacity, answer_lines
+from asr_load.results.capacity_report import print_search
 from asr_load.results.compare import Run, compare
 from asr_load.results.exports import export
 from asr_load.results.live import Live
@@ -228,6 +229,19 @@ SEARCHES = {
     "unknown": (search_of({}, answer=None, limited_by="at 1 streams the client was held up", stalled_at=1.0), 2, "bad"),
     "ended": (search_of({4: 8}, answer=None), 1, "bad"),
 }
+
+
+def test_a_search_that_lost_a_worker_says_so_beside_its_answer(tmp_path: Path) -> None:
+    search, out = search_of({4: 8, 8: 15, 16: 16}), io.StringIO()
+    verdict = summarise(GOOD, run_info(**LOST), search).verdict
+    assert verdict is not None
+    assert (verdict.exit_code, verdict.said()) == (
+        1,
+        "maximum effective streams: 8; records of worker 0 are missing",
+    )
+    print_search(tmp_path, search, out, verdict)
+    assert "\n  - records of worker 0 are missing\n" in out.getvalue()
+    assert out.getvalue().splitlines()[-1] == "maximum effective streams: 8"  # what scripts read
 
 
 @pytest.mark.parametrize(("search", "code", "look"), SEARCHES.values(), ids=SEARCHES)

@@ -40,6 +40,10 @@ UNPROVEN = (Kind.MISSING, Kind.NO_SUCCESS, Kind.CLIENT_BOUND)
 """What lets no SLO pass, whatever its value: the figures are not the server's, or not all of them are there."""
 
 
+IN_THE_ANSWER = (Kind.NOT_EXACT, Kind.NO_ANSWER)
+"""What the answer of a search says itself."""
+
+
 class Rules(msgspec.Struct):
     """What a run is judged by, other than its SLOs."""
 
@@ -94,7 +98,9 @@ class Verdict(msgspec.Struct):
         """The verdict in words with its reasons; of a test that is `running`, as it stands."""
         so_far = " so far" if running else ""
         if self.answer:
-            return self.answer
+            return "; ".join(
+                [self.answer, *(reason.text for reason in self.reasons if reason.kind not in IN_THE_ANSWER)]
+            )
         if self.reasons:
             return f"NOT passed{so_far}: {'; '.join(reason.text for reason in self.reasons)}"
         return f"passed{so_far}, {self.slos_met}" if self.slos else f"passed{so_far} (no SLO was set)"

@@ -39,7 +39,7 @@ _WORDS = {
     Cause.PLAIN: re.compile(r"https (port|server|scheme)|plain http .*(tls|ssl)", re.IGNORECASE),
     Cause.BUSY: re.compile(
         r"queue is full|queue_full|(server|engine|service|model) is (too )?(busy|overloaded)|too many requests"
-        r"|rate.?limit",
+        r"|\brate.?limit",
         re.IGNORECASE,
     ),
 }
