@@ -12,18 +12,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import re
-import subprocess
 import sys
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 # pip and make say so too; not so a Locust or a script that another Python runs here.
 if sys.version_info < (3, 11):  # noqa: UP036
     print(f"error: Python 3.11 or newer is needed, and this is {sys.version.split()[0]}", file=sys.stderr)
     sys.exit(2)
-
-from asr_load.shipped import CHECKOUT
 
 if TYPE_CHECKING:
     from asr_load.audio.clip import Clip
@@ -32,7 +27,7 @@ if TYPE_CHECKING:
     from asr_load.results.summary import summarise, summarise_folder
     from asr_load.stream.record import Record, read_records
 
-__version__ = version("asr-load")
+    __version__: str
 
 __all__ = ["Clip", "Record", "SpeechUser", "open_shards", "read_records", "summarise", "summarise_folder"]
 
@@ -49,6 +44,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for: who reads records needs no Locust, which changes sockets."""
+    if name == "__version__":
+        from importlib.metadata import version  # a command catches signals before it imports that much
+
+        return version("asr-load")
     if name not in _HOMES:
         raise AttributeError(f"module 'asr_load' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
@@ -57,6 +56,11 @@ def __getattr__(name: str) -> Any:
 @functools.cache
 def git_state() -> str:
     """The commit of the checkout that this is, with -dirty where files are not as in it; empty where it is none."""
+    import re  # late, as above
+    import subprocess
+
+    from asr_load.shipped import CHECKOUT
+
     if CHECKOUT is None or not (CHECKOUT / ".git").exists():
         return ""
     # `git describe --dirty` would lock the index: a commit that is made at the same moment would fail.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from asr_load import signals
 from asr_load.text import visible
 
 
@@ -31,7 +32,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:
-    """Wrap a command: bad input prints its line to stderr and returns 2, Ctrl-C returns 130."""
+    """Wrap a command: bad input prints its line to stderr and returns 2, a signal returns 128 + its number."""
 
     @functools.wraps(main)
     def wrapped() -> int:
@@ -43,7 +44,7 @@ def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:
         except MemoryError:
             print("error: there is not enough memory for this", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
-            return 130
+        except signals.Interrupted as stopped:
+            return signals.exit_code(stopped.number)
 
     return wrapped

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import gevent
 import locust
 import locust.stats
 import numpy as np
@@ -55,6 +56,8 @@ TOUCHED = (
     ),
     Touched(RequestStats, "log_request", "self method name response_time content_length", "Aggregated counts requests"),
     Touched(RequestStats, "serialize_stats", "self", "it empties the rows that are printed after it"),
+    Touched(gevent, "fork", "args kwargs", "workers of --processes outlive a master that ends before its test"),
+    Touched(gevent, "signal_handler", "signalnum handler args kwargs", "Locust's SIGTERM ends a test a second time"),
     Touched(argument_parser, "default_args_dict", "", "a worker makes it 150 times for a spawn message: 0.2 s"),
     Touched(locust.stats, "bucket_response_time", "response_time", "its buckets are up to 9 % off"),
 )
@@ -130,6 +133,34 @@ def remember_defaults() -> None:
     so once a second for 0.2 s while a test ramps up, in which its streams are not read."""
     if not hasattr(argument_parser.default_args_dict, "cache_info"):
         replace(argument_parser, "default_args_dict", functools.cache)
+
+
+def own_signals(fork_child: Callable[[Callable[[], int]], int], after_fork: Callable[..., None]) -> None:
+    """Let `fork_child` fork the workers of --processes, call `after_fork(in_child=...)` in both processes, and keep
+    Locust from setting a handler of SIGTERM."""
+    if hasattr(gevent.fork, "__wrapped__"):
+        return
+
+    def noted(fork: Callable[..., int]) -> Callable[[], int]:
+        @functools.wraps(fork)
+        def fork_noted() -> int:
+            pid = fork_child(fork)
+            after_fork(in_child=not pid)
+            return pid
+
+        return fork_noted
+
+    def but_locusts(signal_handler: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(signal_handler, updated=())
+        def others(signalnum: int, handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if handler.__module__ == "locust.main":
+                return None
+            return signal_handler(signalnum, handler, *args, **kwargs)
+
+        return others
+
+    replace(gevent, "fork", noted)
+    replace(gevent, "signal_handler", but_locusts)
 
 
 def log_all(entry: StatsEntry, values: np.ndarray, buckets: Callable[[np.ndarray], np.ndarray]) -> None:

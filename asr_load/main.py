@@ -6,9 +6,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from asr_load.errors import exits_on_bad_input
-from asr_load.repeats import become_locust
-from asr_load.shipped import shipped
+from asr_load import signals
+
+# Whatever else a verb needs is imported when its signals are caught.
 
 VERBS = {
     "prepare": ("asr_load.audio.prepare", "make shards from a data set of speech"),
@@ -23,12 +23,30 @@ VERBS = {
 """By their names: the module whose main() does it, or the locustfiles; and what it is."""
 
 
-@exits_on_bad_input
 def main() -> int:
     """Command line of asr-load. A verb's own options are its own: asr-load VERB --help."""
+    signals.catch()
+    from asr_load.errors import exits_on_bad_input
+
+    return exits_on_bad_input(_run_command)()
+
+
+def run_verb(verb: str) -> int:
+    """Run the module of a verb with this process's command line. Returns its exit code."""
+    signals.catch()
+    code: int = importlib.import_module(VERBS[verb][0]).main()
+    return code
+
+
+def _run_command() -> int:
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"asr-load {version('asr-load')} (Locust {version('locust')}, Python {sys.version.split()[0]})")
+        return 0
     if verb in ("-h", "--help"):
-        print("usage: asr-load VERB [options]\n")
+        print("usage: asr-load VERB [options]\n       asr-load --version\n")
         print("\n".join(f"  {name:10} {what}" for name, (_, what) in VERBS.items()))
         return 0
     if verb not in VERBS:
@@ -36,15 +54,20 @@ def main() -> int:
         return 2
     home = VERBS[verb][0]
     if home.endswith(".py"):
-        files = ",".join(str(shipped(file)) for file in home.split(","))
-        # Locust reads a locust.conf that is here; where none is, ours is what it would have in a checkout.
-        config = [] if Path("locust.conf").exists() else ["--config", str(shipped("locust.conf"))]
-        # A later -f takes our place.
-        return become_locust([*config, "-f", files, *sys.argv[2:]])
+        return _run_locust(home.split(","), sys.argv[2:])
     sys.argv[:2] = [f"asr-load {verb}"]
-    # Late: each verb needs packages that others do not.
-    code: int = importlib.import_module(home).main()
-    return code
+    return run_verb(verb)
+
+
+def _run_locust(locustfiles: list[str], words: list[str]) -> int:
+    from asr_load.repeats import become_locust
+    from asr_load.shipped import shipped
+
+    files = ",".join(str(shipped(file)) for file in locustfiles)
+    # Locust reads a locust.conf that is here; where none is, ours is what it would have in a checkout.
+    config = [] if Path("locust.conf").exists() else ["--config", str(shipped("locust.conf"))]
+    # A later -f takes our place.
+    return become_locust([*config, "-f", files, *words])
 
 
 if __name__ == "__main__":

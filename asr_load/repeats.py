@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr_load import signals
 from asr_load.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,8 +26,9 @@ def become_locust(words: Sequence[str]) -> int:
     """Run Locust with these words. The process becomes Locust, so that signals and the exit code are Locust's; with
     --repeats N, each of N runs is a process of its own. Raises InputError."""
     times, left = take_repeats(words)
-    command = [sys.executable, "-m", "locust", *left]
+    command = [sys.executable, "-m", "asr_load.load", *left]
     if times == 1:
+        signals.hold()
         os.execv(sys.executable, command)
     return run_repeatedly(command, times)
 
@@ -56,13 +60,34 @@ def run_repeatedly(command: Sequence[str], times: int) -> int:
     for turn in range(1, times + 1):
         folder = base.with_name(f"{base.name}-run{turn}")
         print(f"run {turn} of {times}: {folder}", flush=True)
-        code = subprocess.run([*command, "--results", str(folder)], check=False).returncode
+        code, stopped = _run_once([*command, "--results", str(folder)])
         worst = max(worst, code if code >= 0 else 128 - code)
+        if stopped:
+            return signals.exit_code(stopped)
         if code not in (0, 1):
             return worst
         runs.append(Run(folder, read_finished(folder)))
     console_for(sys.stdout).print(rich_table(_spread(runs)))
     return worst
+
+
+def _run_once(command: Sequence[str]) -> tuple[int, int]:
+    """The exit code of a command, and the number of the signal that was sent to this process meanwhile, or 0."""
+    sent: list[int] = []
+
+    def pass_on(number: int) -> None:
+        # A terminal's Ctrl-C has reached the run too. SIGTERM does not count as a second one, which cuts requests off.
+        sent.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            run.send_signal(number if len(sent) > 1 else signal.SIGTERM)
+
+    with signals.held():
+        run = subprocess.Popen(command)
+        before = signals.on_signal(pass_on)
+    try:
+        return run.wait(), sent[0] if sent else 0
+    finally:
+        signals.on_signal(before)
 
 
 def _results(command: Sequence[str]) -> Path:

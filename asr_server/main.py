@@ -131,16 +131,24 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, then exit with 0; 2 when the options or the machine do not allow it."""
-    options = _options(argv)
-    # uvicorn hands a signal on when it has stopped, and before it runs there is nothing to clean up.
+    """Serve until SIGINT or SIGTERM, then exit with 128 + the signal's number; 2 when the options or the machine do not
+    allow it."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, _leave)
+    options = _options(argv)
     try:
         _serve(options)
     except ModuleNotFoundError as error:
         install = "pip install 'asr-load[server]' (in the checkout: pip install -r requirements-server.txt)"
         _fail(f"{error.name} is missing: {install}")
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """End the process at once: before it serves there is nothing to clean up, and uvicorn hands a signal on when it has
+    stopped."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"asr_server: stopped ({signal.Signals(number).name})\n".encode())
+    os._exit(128 + number)
 
 
 def _serve(options: argparse.Namespace) -> None:

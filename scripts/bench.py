@@ -2,7 +2,7 @@
 
 import sys
 
-from asr_load.bench import main
+from asr_load.main import run_verb
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_verb("bench"))

@@ -60,6 +60,9 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "--ramp-up-time", "3"], "--trim-start S and --trim-end S exclude the first and"),
         (["-u", "1", "--num-promts", "4"], "there is no option --num-promts: is it --num-prompts?"),
         (["-u", "1", "--qwertz", "4"], "there is no option --qwertz (asr-load options"),
+        (["-u", "0"], "-u must be above 0, not 0"),
+        (["-u", "-2"], "-u must be above 0, not -2"),
+        (["-u", "1", "-t", "0"], "-t must be above 0, not 0"),
         (["-u", "many"], "invalid int value: 'many'"),
         (["-u", "1", "--api", "chats"], "invalid choice: 'chats'"),
         (["-u", "1", "Speechuser"], "'Speechuser' is no user class, and belongs to no option; user classes"),
@@ -90,6 +93,24 @@ def test_a_mistake_on_the_command_line(words: list[str], said: str) -> None:
     line = refused(*words)
     assert said in line
     assert "hush" not in line
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nosuch.py", "-f nosuch.py does not exist: name a locustfile that ends in .py, or omit -f"),
+        ("locustfiles/transcribe.py,nosuch.py", "-f nosuch.py does not exist"),
+        ("README.md", "-f README.md is not a Python file"),
+    ],
+)
+def test_a_locustfile_that_is_none(file: str, said: str) -> None:
+    """Of asr-load run: where Locust itself is called, nothing of ours is imported yet."""
+    command = [sys.executable, "-m", "asr_load.main", "run", "-f", file]
+    environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {said}")
 
 
 def test_a_raw_folder_is_not_proposed_as_the_place_to_write_to(tmp_path: Path) -> None:
@@ -177,7 +198,7 @@ def test_a_worker_says_that_it_waits_for_its_master() -> None:
     assert worker.stderr is not None
     assert worker.stderr.readline() == f"no master answers on 127.0.0.1:{port} yet (locust --master): waiting for it\n"
     worker.send_signal(signal.SIGINT)
-    assert worker.communicate(timeout=10) == ("", "")
+    assert worker.communicate(timeout=10) == ("", "stopped before any test had begun (SIGINT)\n")
     assert worker.returncode == 130
 
 

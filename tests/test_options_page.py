@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,12 @@ def test_each_verb_has_its_help(verb: str) -> None:
     done = asr_load(verb, "--help")
     assert done.returncode == 0, done.stderr
     assert "--help" in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    done = asr_load("--version")
+    assert re.fullmatch(r"asr-load \d\S+ \(Locust \d\S+, Python \d\S+\)\n", done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_verb_that_is_none() -> None:

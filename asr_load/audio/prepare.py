@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from asr_load import signals
 from asr_load.audio.clip import AUDIO_FORMATS, CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import SHORTEST_S, convert
 from asr_load.audio.encode import OPUS_RATES
@@ -313,17 +313,21 @@ def _workers(processes: int) -> Iterator[Submit]:
     # Spawned, not forked: `datasets` runs threads, and a fork may copy a lock that one of them holds.
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_worker)
     try:
-        yield lambda *block: pool.submit(convert_block, *block)
+        yield functools.partial(_submit, pool)
     except BrokenProcessPool as error:
         raise InputError("a worker process died, perhaps for want of memory; run again to go on") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _submit(pool: ProcessPoolExecutor, *block: Any) -> Future[Block]:
+    with signals.held():  # this may start a process, which begins with a second of imports
+        return pool.submit(convert_block, *block)
+
+
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, which lets a block be finished; and end with a parent that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Leave signals to the parent, which lets a block be finished; and end with a parent that was killed."""
+    signals.ignore()
     parent = parent_process()
     assert parent is not None
 
@@ -452,9 +456,10 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
         rates = ", ".join(map(str, OPUS_RATES))
         raise InputError(f"--audio-format opus has a rate of {rates} Hz: give --sample-rate one of them")
     try:
-        return prepare(source, Options(rules, args.limit, language or usual_language), out, args.processes)
-    except KeyboardInterrupt:
-        print(f"stopped: {out} is not whole; run the same command again to go on", file=sys.stderr)
+        with signals.raising():  # blocks that have begun are finished
+            return prepare(source, Options(rules, args.limit, language or usual_language), out, args.processes)
+    except signals.Interrupted:
+        signals.say(f"stopped: {out} is not complete; run the same command again to continue")
         raise
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
@@ -491,8 +496,6 @@ def _rate(word: str) -> int | None:
 @exits_on_bad_input
 def main() -> int:
     """Command line of scripts/prepare.py."""
-    # Ended from outside is as good as Ctrl-C: nothing is lost, and the same command goes on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = OneLineParser("Make shards from a data set of speech.")
     add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, for example asr_data/NAME")

@@ -9,16 +9,21 @@ from locust.env import Environment
 from locust.html import get_html_report, process_html_filename
 from locust.runners import Runner
 
+from asr_load import signals
 from asr_load.load.run_store import RunStore
+from asr_load.results.pass_fail import Kind
 from asr_load.results.runfile import read_run
 from asr_load.results.summary import Summary
 from asr_load.web.report import add_section
 
 
-def exit_code(summary: Summary, runner: Runner) -> int | None:
-    """The exit code of a process whose last test had this summary: that of its verdict. None where Locust decides: it
-    knows of failures outside of tests, such as a crashed listener of its events."""
+def exit_code(summary: Summary, runner: Runner, stopped_by: int = 0) -> int | None:
+    """The exit code of a process whose last test had this summary: that of its verdict or, where the signal with the
+    number `stopped_by` ended the test before any request, that of the signal. None where Locust decides: it knows of
+    failures outside of tests, such as a crashed listener of its events."""
     assert summary.verdict is not None
+    if stopped_by and not summary.requests.total and not summary.verdict.has(Kind.UNWRITTEN):
+        return signals.exit_code(stopped_by)
     # Its own rows may count failures that the verdict does not, as of warm-up.
     judged = summary.verdict.exit_code or runner.errors or runner.exceptions
     return summary.verdict.exit_code if judged else None

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 import secrets
 import time
@@ -201,6 +202,7 @@ class Master:
         self._shared_out: set[str] = set()
         self._silent: set[str] = set()
         self._all_said = Event()
+        self._wait_until = math.inf
         for worker in sorted(workers):
             self.add_worker(worker)
 
@@ -284,17 +286,19 @@ class Master:
         self._all_said.clear()  # a worker that was told to end before the others has set it
         for worker in self._silent:
             self._runner.send_message("asr_stop", None, client_id=worker)
-        until = gevent.Timeout(self._environment.stop_timeout + FINAL_REPORT_S)
-        try:
-            with until:
-                while not self._all_said.wait(0.5):
-                    # Who has gone missing says no more.
-                    self._silent &= self._alive()
-                    self.done("")
-        except gevent.Timeout as error:
-            if error is not until:
-                raise
-            logger.error("%d worker(s) did not report their end: see the summary", len(self._silent))
+        self._wait_until = time.monotonic() + self._environment.stop_timeout + FINAL_REPORT_S
+        while not self._all_said.wait(0.5):
+            # Who has gone missing says no more.
+            self._silent &= self._alive()
+            self.done("")
+            if time.monotonic() > self._wait_until:
+                logger.error("%d worker(s) did not report their end: see the summary", len(self._silent))
+                break
+
+    def cut(self) -> None:
+        """Have the workers cut off what is in flight, and wait for no more than their final reports."""
+        self._runner.send_message("asr_cut")
+        self._wait_until = min(self._wait_until, time.monotonic() + FINAL_REPORT_S)
 
     def stop(self) -> Summary | None:
         """End the test's part here."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +16,10 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import MasterRunner, WorkerRunner
 
-from asr_load import locust_internals
+from asr_load import locust_internals, signals
 from asr_load.errors import InputError
-from asr_load.load import fleet, fleet_socket, stats
-from asr_load.load.fleet import FINAL_REPORT_S, Master, Worker
+from asr_load.load import fleet, fleet_socket, interruption, stats
+from asr_load.load.fleet import Master, Worker
 from asr_load.load.plugin import Plugin, keep_plugin
 from asr_load.options.commandline import judge_command_line
 from asr_load.options.parser import add_options
@@ -52,6 +51,7 @@ def _install() -> None:
     """Put what must be there before any environment into Locust. Raises InputError where this Locust is not known."""
     locust_internals.check()
     locust_internals.remember_defaults()
+    locust_internals.own_signals(signals.fork_child, interruption.after_fork)
     fleet_socket.install()
 
 
@@ -74,8 +74,7 @@ def _on_init(environment: Environment, **_: Any) -> None:
     except InputError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)  # it may be in the server's words
         sys.exit(2)
-    # Python raises KeyboardInterrupt in whatever runs at that moment: in a user, it would cost a record or a row.
-    gevent.signal_handler(signal.SIGINT, _interrupt, plugin)
+    interruption.answer_signals(plugin)
     # Locust looks at its stack as it stops a test. The first look reads sources and holds the loop for 80 ms, in which
     # streams still come; others know them.
     inspect.stack()
@@ -221,28 +220,6 @@ def _tell_what_is_waited_for(runner: MasterRunner, plugin: Plugin) -> None:
         gevent.sleep(WAITING_WORD_S)
 
 
-def _interrupt(plugin: Plugin) -> None:
-    """Ctrl-C, told to Locust's main greenlet alone, and once. While a test drains, it cuts off what is in flight."""
-    runner, options = plugin.environment.runner, plugin.environment.parsed_options
-    draining = not plugin.at_rest.is_set() and runner is not None and runner.user_count > 0
-    if runner is not None and (plugin.interrupted or draining):
-        locust_internals.cut_streams(runner)
-        if isinstance(runner, MasterRunner):
-            runner.send_message("asr_cut")
-        return
-    plugin.interrupted = True
-    if isinstance(runner, MasterRunner) and options is not None and options.headless and not plugin.folders:
-        # Locust waits for its workers where nothing catches Ctrl-C.
-        print("stopped before any test had begun", file=sys.stderr)
-        runner.quit()
-        gevent.get_hub().handle_system_error(SystemExit, SystemExit(130))
-        return
-    if isinstance(runner, WorkerRunner) and options is not None and options.processes:
-        # The terminal gives Ctrl-C to the master too, which ends the test in order and then this process.
-        gevent.sleep(plugin.environment.stop_timeout + 2 * FINAL_REPORT_S)
-    gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
-
-
 def _listen(plugin: Plugin) -> None:
     """What the plugin does at Locust's events of its environment."""
 
@@ -272,3 +249,4 @@ def _listen(plugin: Plugin) -> None:
     on.quitting.add_listener(lambda **_: plugin.complete_files())
     # After Locust's own tables, so that the summary is what a person reads last.
     on.quit.add_listener(lambda **_: plugin.print_summary())
+    on.quit.add_listener(lambda **_: interruption.ignore_signals())

@@ -21,7 +21,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
-from asr_load import git_state, locust_internals
+from asr_load import git_state, locust_internals, signals
 from asr_load.errors import InputError
 from asr_load.http import descriptors
 from asr_load.http.self_check import choose
@@ -82,7 +82,14 @@ class Plugin:
         self.capacity: Capacity | None = None
         """What the search found that ran last."""
         self.folders: list[Path] = []
-        self.interrupted = False
+        self.stopped_by = 0
+        """The number of the signal that ended this process's tests; 0 before."""
+        self.took_part = False
+        """Whether any test has begun here."""
+        self.starting = False
+        """Whether a test is just beginning."""
+        self.quitting = False
+        """Whether Locust takes this process down: nothing can keep it from doing so."""
         self.at_rest = Event()
         """Set while no test is about to end."""
         self.at_rest.set()
@@ -220,16 +227,22 @@ class Plugin:
         )
 
     def start(self) -> None:
+        if self.stopped_by:
+            return  # a signal came first
+        self.starting = True
         try:
             if isinstance(self.environment.runner, WorkerRunner):
                 self._start_worker(self.environment.runner)
             else:
                 self._start()
+            self.took_part = self.took_part or self.role is not None
         except (InputError, OSError) as error:
             # The form's values are checked before; a disk may still be full. Users find no test and stop at once.
             logger.error("the test cannot start: %s", error)
             self.environment.process_exit_code = 2
             gevent.spawn(self._end_test)
+        finally:
+            self.starting = False
 
     def _start(self) -> None:
         settings, targets = self.check()
@@ -362,10 +375,12 @@ class Plugin:
         assert options is not None
         runner.quit()
         self.stop()
+        if self.stopped_by and not self.took_part and self.environment.process_exit_code is None:
+            self.environment.process_exit_code = signals.exit_code(self.stopped_by)
         if isinstance(runner, WorkerRunner):
             return
         if self.last_summary is not None and self.environment.process_exit_code is None:
-            self.environment.process_exit_code = exit_code(self.last_summary, runner)
+            self.environment.process_exit_code = exit_code(self.last_summary, runner, self.stopped_by)
         stats.keep_entries_when_serialised(self.environment)
         if options.csv_prefix:
             # Locust writes its CSV files once a second, and never after the last request.

@@ -6,17 +6,17 @@ import copy
 import difflib
 import errno
 import functools
-import os
-import signal
 import socket
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from locust import User
 from locust.argument_parser import LocustArgumentParser
+from locust.util.url import is_url
 
 from asr_load.errors import InputError
 from asr_load.options.credentials import TOKEN, read_token
@@ -79,6 +79,16 @@ def judge_command_line(parser: LocustArgumentParser, use_token: Callable[[str], 
     anything.error, anything.parse_args = error, parse_and_judge
 
 
+def check_locustfiles(names: str) -> None:
+    """Raise InputError where one of Locust's -f, with commas between them, is no file or folder of Python."""
+    for name in map(str.strip, names.split(",")):
+        path = Path(name)
+        if name == "-" or is_url(name) or path.is_dir() or (path.is_file() and path.suffix == ".py"):
+            continue
+        what = "is not a Python file" if path.exists() else "does not exist"
+        raise InputError(f"-f {name} {what}: name a locustfile that ends in .py, or omit -f for the standard one")
+
+
 _SECRETS = ("--api-key", "--header", "--extra-body", "--extra-request-body", "--web-login")
 """Options whose values are shown nowhere."""
 
@@ -131,6 +141,9 @@ def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
         return
     if sum(word == "--host" or word.startswith(("-H", "--host=")) for word in sys.argv[1:]) > 1:
         raise InputError(f"--host is given twice: {REPLICAS}")
+    for name, number in (("-u", options.num_users), ("-t", options.run_time)):
+        if number is not None and number <= 0:  # Locust would never end
+            raise InputError(f"{name} must be above 0, not {number:g}")
     use_token(token := read_token(options))
     if options.worker:
         _wait_for_master(options.master_host, options.master_port, f"{locust_command(options.locustfile)} --master")
@@ -187,17 +200,8 @@ def _check_free(host_option: str, host: str, port: int, port_option: str) -> Non
 
 
 def _wait_for_master(host: str, port: int, start: str) -> None:
-    """Wait until a master listens, and say every ten seconds so and how to `start` one. Locust waits in silence. Raises
+    """Wait until a master listens, and print every ten seconds how to `start` one. Locust waits in silence. Raises
     InputError where there is no such host."""
-    # gevent's loop would tell of a KeyboardInterrupt with a trace.
-    ours = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    try:
-        _look_for_master(host, port, start)
-    finally:
-        signal.signal(signal.SIGINT, ours)
-
-
-def _look_for_master(host: str, port: int, start: str) -> None:
     began, said = time.monotonic(), -WORD_EVERY_S
     while True:
         try:

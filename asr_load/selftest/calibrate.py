@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from asr_load import signals
 from asr_load.errors import OneLineParser, exits_on_bad_input
 from asr_load.results.calibration import TRUSTED_MS, WITHIN_MS, Calibration, CalibrationStep, GoodFor, write_calibration
 from asr_load.results.runfile import on_master_clock
@@ -175,7 +176,7 @@ def main() -> int:
     trials: list[CalibrationStep] = []
     found: list[GoodFor] = []
     reader = ""
-    with tempfile.TemporaryDirectory() as name:
+    with signals.raising(), tempfile.TemporaryDirectory() as name:
 
         def trial(workers: int, streams: int) -> CalibrationStep:
             nonlocal reader

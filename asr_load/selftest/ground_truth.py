@@ -12,13 +12,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asr_load import signals
 from asr_load.results.runfile import ClientHealth, RunInfo, read_run
 from asr_load.shipped import shipped
 from asr_load.stream.record import Record, read_records
@@ -83,19 +84,25 @@ def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator
         stamps,
     ]
     command += ["--tokens", TOKENS, "--itl-ms", ITL_S * 1e3, "--ttft-ms", TTFT_S * 1e3, *options]
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
     # Its output stays open to the end: a server that has more to say would die of a closed pipe.
-    with process.stdout as output:
-        try:
-            run_on(process, cores)
-            ready = re.search(r"https?://\S+", output.readline())
-            if not ready:
-                raise GroundTruthError("the scripted server did not start: see its message above")
-            yield Server(ready[0], process.pid, stamps)
-        finally:
-            process.terminate()
-            process.wait(START_S)
+    with _ended([*map(str, command)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        run_on(process, cores)
+        ready = re.search(r"https?://\S+", process.stdout.readline())
+        if not ready:
+            raise GroundTruthError("the scripted server did not start: see its message above")
+        yield Server(ready[0], process.pid, stamps)
+
+
+@contextmanager
+def _ended(command: list[str], **how: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process that is ended with the block, also where a signal ends it."""
+    with ExitStack() as stack:
+        with signals.held():
+            process = stack.enter_context(subprocess.Popen(command, **how))
+            stack.callback(process.wait, START_S)
+            stack.callback(process.terminate)
+        yield process
 
 
 @dataclass(frozen=True)
@@ -161,18 +168,18 @@ class GroundTruthRun:
 
 def load(server: Server, folder: Path, cores: set[int], *options: object) -> GroundTruthRun:
     """Run the harness on these cores against a scripted server, into a new folder. Raises GroundTruthError."""
-    command = [sys.executable, "-m", "locust", "--locustfile", str(shipped("locustfiles/transcribe.py"))]
+    command = [sys.executable, "-m", "asr_load.load", "--locustfile", str(shipped("locustfiles/transcribe.py"))]
     command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--no-preflight", "--host", server.url]
     command += ["--results", str(folder), *map(str, options)]
     log = folder.with_suffix(".log")
-    with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=folder.parent, stdout=output, stderr=subprocess.STDOUT)
+    with (
+        log.open("w") as output,
+        _ended(command, cwd=folder.parent, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
         run_on(process, cores)
         try:
             code = process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait(START_S)
             raise GroundTruthError(f"the load did not end within {PATIENCE_S:g} s") from None
     if code != 0:
         raise GroundTruthError(f"the load ended with exit code {code}: {log.read_text().strip().splitlines()[-1:]}")

@@ -1,0 +1,32 @@
+"""Locust with signals caught from its first line on: the verbs of asr-load become `python -m asr_load.load`."""
+
+import sys
+from typing import Any
+
+from asr_load import signals
+from asr_load.load import BEFORE_TEST
+
+
+def main() -> None:
+    """Run Locust by this process's command line. A locustfile that is not there is one line and exit code 2."""
+    signals.catch()
+    signals.on_signal(signals.leave, BEFORE_TEST)
+    # Late: importing Locust takes most of a second.
+    import locust.main
+    from locust.argument_parser import parse_locustfile_option
+
+    from asr_load.errors import InputError
+    from asr_load.options.commandline import check_locustfiles
+
+    sys.argv[0] = "locust"
+    asked: Any = parse_locustfile_option()  # whose type Locust has wrong
+    try:
+        check_locustfiles(asked.locustfile)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    locust.main.main()
+
+
+if __name__ == "__main__":
+    main()

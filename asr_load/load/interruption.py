@@ -1,0 +1,111 @@
+"""What SIGINT (Ctrl-C) and SIGTERM do to a process of Locust. docs/distributed.md has the table.
+
+Until its environment is initialised, `signals.leave` ends the process: nothing has been measured. From then on a signal
+is answered in a greenlet, so nothing is interrupted halfway, and Locust's main greenlet is told to end, once. Locust's
+own handlers are not used: the one for SIGTERM comes after the start of a test, or after the end of a search, and takes
+the process down a second time beside SIGINT.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import gevent
+from locust.runners import MasterRunner, WorkerRunner
+
+from asr_load import locust_internals, signals
+from asr_load.load import BEFORE_TEST
+from asr_load.load.fleet import FINAL_REPORT_S, Master
+from asr_load.load.plugin import Plugin
+from asr_load.options.commandline import given_options
+
+LOOK_S = 0.02
+"""How often a test that is just beginning is looked at."""
+
+GOODBYE_S = 5.0
+"""How long a master without a test tries to tell its workers that it leaves."""
+
+PARENT_S = 1.0
+"""How often a worker of --processes looks whether its master is still there."""
+
+
+def after_fork(*, in_child: bool) -> None:
+    """Answer signals for the workers of --processes, and in them. Called after each fork, on both sides."""
+    gevent.spawn(_follow_parent if in_child else _take_back)
+
+
+def _follow_parent() -> None:
+    while not signals.is_orphan():
+        gevent.sleep(PARENT_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _take_back() -> None:
+    if signals.is_child():  # a later child has the greenlets that its parent had spawned
+        return
+    # Of a process whose workers are all in others: Locust lets it ignore one SIGINT, and kills them with the next.
+    signals.catch()
+    given = given_options()
+    if given is not None and given.worker:
+        signals.on_signal(signals.pass_on)
+
+
+def answer_signals(plugin: Plugin) -> None:
+    """Answer signals for a process of Locust that is initialised."""
+
+    def hear(number: int) -> None:
+        gevent.get_hub().loop.run_callback_threadsafe(gevent.spawn, _answer, plugin, number)
+
+    def quitting(**_: object) -> None:
+        plugin.quitting = True
+
+    # The last listener is the first to be called.
+    plugin.environment.events.quitting.add_listener(quitting)
+    signals.catch()
+    signals.on_signal(hear)
+
+
+def ignore_signals() -> None:
+    """Let a process of Locust whose results are printed end as it would."""
+    if signals.caught():
+        signals.ignore()
+
+
+def _answer(plugin: Plugin, number: int) -> None:
+    runner, environment = plugin.environment.runner, plugin.environment
+    assert runner is not None
+    if signals.is_child() and number == signal.SIGINT and not plugin.stopped_by:
+        # The terminal gives Ctrl-C to the parent too, which ends the test in order and then this process.
+        gevent.sleep(environment.stop_timeout + 2 * FINAL_REPORT_S)
+    while plugin.starting:
+        gevent.sleep(LOOK_S)
+    name, draining = signal.Signals(number).name, not plugin.at_rest.is_set()
+    if plugin.stopped_by or plugin.quitting or (draining and environment.web_ui is None):
+        if number == signal.SIGINT and draining:
+            _cut(plugin)
+        return
+    plugin.stopped_by = number
+    if plugin.took_part or isinstance(runner, WorkerRunner):
+        if plugin.role is not None:
+            patience = environment.stop_timeout
+            how = f"may finish within {patience:g} s (Ctrl-C cuts them off)" if patience else "are cut off"
+            signals.say(f"{name}: the test ends; requests in flight {how}")
+        gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+        return
+    signals.say(f"stopped{BEFORE_TEST} ({name})")
+    gevent.with_timeout(GOODBYE_S, runner.quit, timeout_value=None)
+    code = signals.exit_code(number)
+    # Locust waits for its workers where nothing catches KeyboardInterrupt.
+    gevent.get_hub().handle_system_error(SystemExit, SystemExit(code))
+
+
+def _cut(plugin: Plugin) -> None:
+    runner = plugin.environment.runner
+    assert runner is not None
+    signals.say("Ctrl-C: requests in flight are cut off")
+    locust_internals.cut_streams(runner)
+    if isinstance(plugin.role, Master):
+        plugin.role.cut()
+    elif isinstance(runner, MasterRunner):
+        runner.send_message("asr_cut")

@@ -1,0 +1,359 @@
+"""SIGINT and SIGTERM at any moment of any command: one line, an exit code that fits, nothing left running, and a record
+of each request that the server saw.
+
+A moment is something that the command has reached, or a time after it; a busy machine only shifts what the second kind
+finds. SIGNALS=all tries each 100 ms of each command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import CHECKOUT
+from harness.ports import free_port
+from harness.serving import running_streams, serve, wait_until
+
+pytestmark = pytest.mark.long
+
+SERVER = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "100", "--itl-ms", "20")
+"""Streams of half a second."""
+
+PATIENCE_S = 90.0
+"""For machines that are busy with other things."""
+
+ALL = os.environ.get("SIGNALS") == "all"
+GRID_S, STEP_S = 6.0, 0.1
+
+
+@dataclass
+class Server:
+    url: str
+    stamps: Path
+
+    def ids(self, run: str) -> set[str]:
+        """The requests of a run that the server saw."""
+        seen = [json.loads(line)["request_id"] for line in self.stamps.read_text().splitlines()]
+        return {id for id in seen if id.startswith(f"{run}-")}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    stamps = tmp_path_factory.mktemp("server") / "stamps"
+    with serve(*SERVER, "--stamps", str(stamps)) as url:
+        yield Server(url, stamps)
+
+
+class Life:
+    """A command that runs in a session of its own, and what it has said and left so far."""
+
+    def __init__(self, words: list[str], results: Path, log: Path) -> None:
+        self.results, self._log = results, log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *words],
+                cwd=CHECKOUT,
+                env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def records(self) -> list[str]:
+        """Request ids of the records, one of each."""
+        file = self.results / "records.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [
+            f"{self.run}-{record['worker']}-{record['seq']}"
+            for record in (json.loads(line) for line in lines if line.endswith("\n"))
+        ]
+
+    @property
+    def run(self) -> str:
+        id: str = json.loads((self.results / "run.json").read_text())["id"]
+        return id
+
+    def catches_signals(self) -> bool:
+        """Whether Python or an event loop answers SIGTERM, which Python leaves alone by itself."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return False
+        masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)", status, re.M)
+        return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
+
+    def reach(self, moment: Callable[[Life], bool]) -> None:
+        """Wait until the command has come so far, or has ended."""
+        wait_until(lambda: self.process.poll() is not None or moment(self), "the moment")
+
+    def left(self) -> list[str]:
+        """Command lines of the processes of its session."""
+        found = []
+        for process in psutil.process_iter(["pid", "cmdline", "status"]):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(process.pid) == self.process.pid and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.info["cmdline"] or []))
+        return found
+
+    def kill(self) -> None:
+        for process in [self.process.pid, *(child.pid for child in self._children())]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.process.wait(10)
+
+    def _children(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+
+def fleet(kind: str) -> list[str]:
+    port = str(free_port())
+    return {
+        "fleet": ["--processes", "2", "--master-bind-port", port, "--master-port", port],
+        "master": ["--master", "--expect-workers", "2", "--master-bind-port", port],
+        "worker": ["--worker", "--master-port", port],
+        "workers": ["--worker", "--processes", "2", "--master-port", port],
+    }[kind]
+
+
+def words_of(command: str, server: Server, clips: Path, folder: Path) -> list[str]:
+    files = ["--data", str(clips), "--results", str(folder / "r"), "--host", server.url, "--stop-timeout", "10"]
+    load = ["--headless", "-u", "3", "-r", "10", "-t", "3", "--only-summary"]
+    asr_load = ["-m", "asr_load.main"]
+    words = {
+        "run": [*asr_load, "run", *load, *files],
+        "locust": ["-m", "locust", *load, *files],
+        "fleet": [*asr_load, "run", *load, *files, *fleet("fleet")],
+        "master": [*asr_load, "run", *load, *files, *fleet("master")],
+        "worker": [*asr_load, "run", *fleet("worker")],
+        "workers": [*asr_load, "run", *fleet("workers")],
+        "web UI": [*asr_load, "run", *files, "--web-port", str(free_port())],
+        "autostart": [*asr_load, "run", *load[1:], *files, "--autostart", "--web-port", str(free_port())],
+        "shape": [*asr_load, "run", *load, *files, "--shape", "ramp", "--stages", "2", "--stage-time", "2"],
+        "search": [
+            *asr_load, "capacity", "--headless", "-u", "2", *files, "--slo", "ttft:p95:5000", "--step-time", "2",
+            "--allow-client-bound",
+        ],
+        "repeats": [*asr_load, "run", "--repeats", "2", *load, *files],
+        "prepare": ["scripts/prepare.py", "--dataset", str(clips.parent / "set"), "--out", str(folder / "r"),
+                    "--processes", "2"],
+        "report": ["scripts/report.py", str(folder / "r")],
+        "serve": ["scripts/serve.py", "--port", "0", *SERVER],
+        "calibrate": ["scripts/calibrate.py"],
+        "bench": ["scripts/bench.py", "--dataset", str(clips.parent / "set"), *files, "--concurrency", "3"],
+    }  # fmt: skip
+    return words[command]
+
+
+def after(seconds: float) -> Callable[[Life], bool]:
+    """A time after the command has begun to answer signals."""
+    began: list[float] = []
+
+    def moment(life: Life) -> bool:
+        if not began and life.catches_signals():
+            began.append(time.monotonic())
+        return bool(began) and time.monotonic() - began[0] >= seconds
+
+    return moment
+
+
+def says(text: str) -> Callable[[Life], bool]:
+    return lambda life: text in life.said
+
+
+def has_records(life: Life) -> bool:
+    return (life.results / "records.jsonl").exists() and (life.results / "records.jsonl").stat().st_size > 0
+
+
+MOMENTS: dict[str, dict[str, Callable[[Life], bool]]] = {
+    "run": {
+        "first line": after(0),
+        "imports": after(0.3),
+        "init": says("Starting Locust"),
+        "begun": says("Ramping to"),
+        "records": has_records,
+        "drain": says("--run-time limit reached"),
+        "end": says("Shutting down"),
+    },
+    "locust": {"init": says("Starting Locust"), "records": has_records},
+    "fleet": {
+        "first line": after(0),
+        "init": says("Starting Locust"),
+        "workers": says("reported as ready"),
+        "records": has_records,
+        "drain": says("--run-time limit reached"),
+    },
+    "master": {"init": says("Starting Locust"), "waiting": says("waiting for workers")},
+    "worker": {"waiting": says("no master answers")},
+    "workers": {"waiting": says("no master answers")},
+    "web UI": {"init": says("Starting Locust"), "idle": says("Starting web interface")},
+    "autostart": {"records": has_records},
+    "shape": {"records": has_records},
+    "search": {"init": says("Starting Locust"), "records": has_records},
+    "repeats": {"first run": says("run 1 of 2"), "imports": after(1.0)},
+    "prepare": {"first line": after(0), "imports": after(0.5), "work": after(2.0)},
+    "report": {"first line": after(0), "imports": after(0.5)},
+    "serve": {"first line": after(0), "serving": says("asr_server: scripted on")},
+    "calibrate": {"imports": after(0.3), "load": says("Server on")},
+    "bench": {"first line": after(0), "prepared": says("clips,"), "load": after(4.0)},
+}
+
+
+def cases() -> Iterator[tuple[str, str, Callable[[Life], bool], signal.Signals]]:
+    """Both signals at each moment by turns; SIGNALS=all: both at each, and at each step of the time."""
+    turn = 0
+    for command, moments in MOMENTS.items():
+        for name, moment in moments.items():
+            turn += 1
+            for stop in (signal.SIGINT, signal.SIGTERM) if ALL else [(signal.SIGINT, signal.SIGTERM)[turn % 2]]:
+                yield command, name, moment, stop
+        # Locust's own imports answer Ctrl-C with a stack trace.
+        for step in range(round(GRID_S / STEP_S)) if ALL and command != "locust" else ():
+            stop = random.Random(step).choice((signal.SIGINT, signal.SIGTERM))
+            yield command, f"{step * STEP_S:.1f} s", after(step * STEP_S), stop
+
+
+Case = tuple[str, Callable[[Life], bool], signal.Signals]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param((command, moment, stop), id=f"{command}-{name}-{stop.name}")
+        for command, name, moment, stop in cases()
+    ],
+)
+def test_a_signal_at_any_moment(server: Server, clips: Path, finished: Path, tmp_path: Path, case: Case) -> None:
+    command, moment, stop = case
+    if command == "report":
+        shutil.copytree(finished, tmp_path / "r")
+    life = Life(words_of(command, server, clips, tmp_path), tmp_path / "r", tmp_path / "log")
+    code, left = ended(life, moment, lambda: life.process.send_signal(stop))
+    said = life.said
+    assert "Traceback" not in said, said
+    assert not left
+    fits = code == 128 + stop
+    if command in ("prepare", "report"):  # it may have been quicker
+        fits = fits or code == 0
+    elif command not in ("worker", "workers", "serve", "calibrate", "repeats") and life.records:
+        fits = code in (0, 1)
+        nothing_is_lost(life, server)
+    assert fits, (code, said)
+    if code == 128 + stop:
+        (line,) = [line for line in said.splitlines() if re.search("stopped|: the test ends|: the workers", line)]
+        # What becomes another process passes its signal on as SIGTERM.
+        assert stop.name in line or "is not complete" in line or command == "repeats"
+
+
+def ended(life: Life, moment: Callable[[Life], bool], act: Callable[[], object]) -> tuple[int, list[str]]:
+    """The exit code of a command after an act at a moment, and what it left running."""
+    try:
+        life.reach(moment)
+        act()
+        return life.process.wait(PATIENCE_S), life.left()
+    finally:
+        life.kill()
+
+
+def nothing_is_lost(life: Life, server: Server) -> None:
+    """There is a summary, and one record of each request that the server saw."""
+    assert (life.results / "summary.json").exists()
+    wait_until(lambda: running_streams(server.url) == 0, "the server has noticed")
+    assert len(set(life.records)) == len(life.records)
+    assert server.ids(life.run) <= set(life.records)
+
+
+@pytest.fixture(scope="module")
+def finished(server: Server, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that came to its end."""
+    results = tmp_path_factory.mktemp("finished") / "r"
+    words = [sys.executable, "-m", "asr_load.main", "run", "--headless", "-u", "2", "--requests", "4", "--no-preflight"]
+    files = ["--host", server.url, "--data", str(clips), "--results", str(results)]
+    environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}
+    subprocess.run([*words, *files], cwd=CHECKOUT, env=environment, capture_output=True, check=True)
+    return results
+
+
+def test_a_terminals_ctrl_c_ends_a_fleet_in_order(server: Server, clips: Path, tmp_path: Path) -> None:
+    """It reaches the master and its workers, whose streams may finish nevertheless."""
+    life = Life(words_of("fleet", server, clips, tmp_path), tmp_path / "r", tmp_path / "log")
+    code, left = ended(life, has_records, lambda: os.killpg(life.process.pid, signal.SIGINT))
+    assert (code, left) == (0, []), life.said
+    assert life.said.count(": the test ends") == 1
+    assert "Traceback" not in life.said
+    nothing_is_lost(life, server)
+    assert "unfinished" not in (life.results / "records.jsonl").read_text()
+
+
+@pytest.mark.parametrize("command", ["run", "fleet", "shape"])
+def test_a_second_ctrl_c_cuts_requests_off_and_records_them(clips: Path, tmp_path: Path, command: str) -> None:
+    stamps = tmp_path / "stamps"
+    with serve("--engine", "scripted", "--tokens", "5000", "--itl-ms", "50", "--stamps", str(stamps)) as url:
+        words = [*words_of(command, Server(url, stamps), clips, tmp_path), "--stop-timeout", "3600", "--no-preflight"]
+        life = Life(words, tmp_path / "r", tmp_path / "log")
+
+        def twice() -> None:
+            life.process.send_signal(signal.SIGINT)
+            life.reach(says("requests in flight may finish within 3600 s"))
+            life.process.send_signal(signal.SIGINT)
+
+        code, left = ended(life, lambda _: running_streams(url) > 0, twice)
+        assert (code, left) == (1, []), life.said
+        assert "Traceback" not in life.said
+        nothing_is_lost(life, Server(url, stamps))
+    outcomes = {json.loads(line)["outcome"] for line in (life.results / "records.jsonl").read_text().splitlines()}
+    assert outcomes == {"unfinished"}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_workers_that_wait_for_a_test_end_with_the_command_that_forked_them(
+    clips: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    server = Server("http://127.0.0.1:9", tmp_path / "stamps")
+    words = words_of("master", server, clips, tmp_path)
+    master = Life([*words, "--expect-workers", "9", "--no-preflight"], tmp_path / "r", tmp_path / "master.log")
+    port = words[words.index("--master-bind-port") + 1]
+    workers = ["-m", "asr_load.main", "run", "--worker", "--processes", "2", "--master-port", port]
+    life = Life(workers, tmp_path / "none", tmp_path / "workers.log")
+    try:
+        moment = lambda _: master.said.count("reported as ready") == 2  # noqa: E731
+        code, left = ended(life, moment, lambda: life.process.send_signal(stop))
+        assert master.process.poll() is None
+    finally:
+        master.kill()
+    assert (code, left) == (128 + stop, []), life.said
+    assert f"{stop.name}: the workers of this command end" in life.said
+    assert "Traceback" not in life.said
+
+
+def test_workers_end_with_a_master_that_is_killed(server: Server, clips: Path, tmp_path: Path) -> None:
+    life = Life(words_of("fleet", server, clips, tmp_path), tmp_path / "r", tmp_path / "log")
+    try:
+        life.reach(has_records)
+        life.process.kill()
+        life.process.wait(PATIENCE_S)
+        wait_until(lambda: not life.left(), "the workers have ended")
+    finally:
+        life.kill()
