@@ -39,9 +39,10 @@ test: setup
 test-long: setup
 	@$(BIN)/python -m pytest -n 2 -m long --durations 25
 
-# All of them, with five minutes of fuzz under each sanitizer, and the containers, with Docker or ENGINE=podman.
+# All of them, with five minutes of fuzz under each sanitizer, signals at more moments of each command (SIGNALS=60: at
+# each tenth of a second), and the containers, with Docker or ENGINE=podman.
 test-all: setup
-	@FUZZ_S=300 $(BIN)/python -m pytest -n 2 --durations 25
+	@FUZZ_S=300 SIGNALS=6 $(BIN)/python -m pytest -n 2 --durations 25
 	@scripts/container-test.sh
 
 # With the newest releases of what pyproject.toml allows, in an environment of its own.

@@ -28,8 +28,8 @@ def become_locust(words: Sequence[str]) -> int:
     times, left = take_repeats(words)
     command = [sys.executable, "-m", "asr_load.load", *left]
     if times == 1:
-        signals.hold()
-        os.execv(sys.executable, command)
+        with signals.held():  # until the new program catches them
+            os.execv(sys.executable, command)
     return run_repeatedly(command, times)
 
 

@@ -99,7 +99,7 @@ def on_signal(act: Act | None, where: str = "") -> Act | None:
 def leave(number: int) -> NoReturn:
     """End this process now, and its children: one line, exit code 128 + number. Files that are written atomically need
     nothing else."""
-    hold()
+    _hold()
     try:
         say(f"stopped{_process.where} ({signal.Signals(number).name})")
         if _process.shared is not None and not is_child():
@@ -141,8 +141,7 @@ def raising() -> Iterator[None]:
         on_signal(before)
 
 
-def hold() -> None:
-    """Keep signals waiting until this process, or the program that it becomes by an exec, calls `catch`."""
+def _hold() -> None:
     _process.held = True
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
@@ -156,9 +155,9 @@ def _release() -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Keep signals waiting in this block, in which a process is started and noted. The process inherits that: it must
-    call `catch`."""
-    hold()
+    """Keep signals waiting in this block, in which a process is started and noted, or this one becomes another. The new
+    program inherits that: it must call `catch`."""
+    _hold()
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import tempfile
@@ -191,6 +192,9 @@ def main() -> int:
                 made = list(climb(first, partial(trial, workers)))
                 trials += made
                 found.append(good_for(made))
+        except signals.Interrupted as stopped:
+            signals.say(f"stopped before any result was written ({signal.Signals(stopped.number).name})")
+            raise
         except GroundTruthError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -85,13 +85,15 @@ def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator
     ]
     command += ["--tokens", TOKENS, "--itl-ms", ITL_S * 1e3, "--ttft-ms", TTFT_S * 1e3, *options]
     # Its output stays open to the end: a server that has more to say would die of a closed pipe.
-    with _ended([*map(str, command)], stdout=subprocess.PIPE, text=True) as process:
+    with _ended([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         run_on(process, cores)
-        ready = re.search(r"https?://\S+", process.stdout.readline())
-        if not ready:
-            raise GroundTruthError("the scripted server did not start: see its message above")
-        yield Server(ready[0], process.pid, stamps)
+        said = ""
+        while not (ready := re.search(r"asr_server: scripted on (\S+)", said)):
+            if not (line := process.stdout.readline()):
+                raise GroundTruthError(f"the scripted server did not start: {said.strip()}")
+            said += line
+        yield Server(ready[1], process.pid, stamps)
 
 
 @contextmanager
