@@ -37,6 +37,9 @@ SERVER = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "100", "--itl-m
 PATIENCE_S = 90.0
 """For machines that are busy with other things."""
 
+ENDLESS = ("-t", "3600", "--stop-timeout", "3600", "--stage-time", "3600")
+"""A test that only a signal ends."""
+
 STEPS, STEP_S = 60, 0.1
 TRIED = int(os.environ.get("SIGNALS", "0"))
 
@@ -296,7 +299,8 @@ def finished(server: Server, clips: Path, tmp_path_factory: pytest.TempPathFacto
 
 def test_a_terminals_ctrl_c_ends_a_fleet_in_order(server: Server, clips: Path, tmp_path: Path) -> None:
     """It reaches the master and its workers, whose streams may finish nevertheless."""
-    life = Life(words_of("fleet", server, clips, tmp_path), tmp_path / "r", tmp_path / "log")
+    words = [*words_of("fleet", server, clips, tmp_path), *ENDLESS]
+    life = Life(words, tmp_path / "r", tmp_path / "log")
     code, left = ended(life, has_records, lambda: os.killpg(life.process.pid, signal.SIGINT))
     assert (code, left) == (0, []), life.said
     assert life.said.count(": the test ends") == 1
@@ -309,7 +313,7 @@ def test_a_terminals_ctrl_c_ends_a_fleet_in_order(server: Server, clips: Path, t
 def test_a_second_ctrl_c_cuts_requests_off_and_records_them(clips: Path, tmp_path: Path, command: str) -> None:
     stamps = tmp_path / "stamps"
     with serve("--engine", "scripted", "--tokens", "5000", "--itl-ms", "50", "--stamps", str(stamps)) as url:
-        words = [*words_of(command, Server(url, stamps), clips, tmp_path), "--stop-timeout", "3600", "--no-preflight"]
+        words = [*words_of(command, Server(url, stamps), clips, tmp_path), *ENDLESS, "--no-preflight"]
         life = Life(words, tmp_path / "r", tmp_path / "log")
 
         def twice() -> None:
