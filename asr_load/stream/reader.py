@@ -146,8 +146,8 @@ class Answer:
         self._events = 0
         self._segments = False
         """Whether the text comes in segments: that dialect has no terminator."""
-        self._deltas = False
-        """Whether text came as deltas, which a whole text may follow."""
+        self._message_pieces = 0
+        """How many of the parts came in messages, if all of them did; -1 once a message had the whole text."""
         self._spaced = False
         """Whether the parts have the spaces that are between them, as of a whole text."""
         self._finished = False
@@ -354,47 +354,49 @@ class Answer:
         if event.usage is not None:
             self._count(event.usage)
         if event.choices:
-            self._take_choice(event.choices[0], at)
+            choice = event.choices[0]
+            if choice.message is not None:
+                self._take_message(choice, choice.message, at)
+            elif (delta := choice.delta) is not None:
+                self._add(delta.content, delta.reasoning_content or delta.reasoning, at)
+            if choice.finish_reason:
+                self._finish(choice.finish_reason)
         elif event.type == "transcript.text.delta":
-            self._take_delta(event.delta, None, at)
+            self._add(event.delta, None, at)
         elif event.type == "transcript.text.done":
             self._take_whole(_content(event.text), at)
             self.done = True
         elif event.text is not None and event.choices is None:
             self._take_segment(event, at)
 
-    def _take_choice(self, choice: _Choice, at: int) -> None:
-        delta, message, reason = choice.delta, choice.message, choice.finish_reason
-        piece = None if delta is None else delta.content
-        if piece and message is not None and reason and _content(message.content) not in ("", _content(piece)):
-            self._take_whole(_content(message.content), at)  # which has the last piece too
-        elif delta is not None:
-            self._take_delta(piece, delta.reasoning_content or delta.reasoning, at)
-        if message is not None and not piece:
-            self._take_message(message, at)
-        if reason:
-            self._finish(reason)
+    def _take_message(self, choice: _Choice, message: _Message, at: int) -> None:
+        """Take a message, which has the whole text so far. Beside a delta with text it says nothing new, unless it is
+        the last one and differs from that."""
+        delta, text = choice.delta, _content(message.content)
+        piece = "" if delta is None else _content(delta.content)
+        if piece and choice.finish_reason and text not in ("", piece):
+            self._take_whole(text, at)  # which has the last piece too
+            return
+        if delta is not None:
+            self._add(piece, delta.reasoning_content or delta.reasoning, at)
+        if text and not piece:
+            self._take_message_text(text, at)
+        elif delta is None and not self.parts:
+            self._add(None, message.reasoning_content or message.reasoning, at)
 
-    def _take_delta(self, content: Any, reasoning: str | None, at: int) -> None:
-        self._deltas = self._deltas or bool(content)
-        self._add(content, reasoning, at)
-
-    def _take_message(self, message: _Message, at: int) -> None:
-        """Take a message, which has the whole text so far; some servers send its pieces in it, as deltas."""
-        text = _content(message.content)
-        if not text:
-            if not self.parts:
-                self._add(None, message.reasoning_content or message.reasoning, at)
-        elif self._deltas or text.startswith(self.text):
-            self._deltas = self._deltas or bool(self.parts)
-            self._take_whole(text, at)
-        else:
+    def _take_message_text(self, text: str, at: int) -> None:
+        """Take the whole text so far; or a piece of it, which some servers send in a message and not in a delta."""
+        if not self.parts or (self._message_pieces == len(self.parts) and not text.startswith(self.text)):
             self._add(text, None, at)
+            self._message_pieces = len(self.parts)
+        else:
+            self._take_whole(text, at)
+            self._message_pieces = -1
 
     def _take_segment(self, event: _Event, at: int) -> None:
         """Take text that is a segment's, if it is not the whole text after its deltas or segments."""
         text = _content(event.text)
-        if self._deltas and not self._segments:
+        if self.parts and not self._segments:
             if event.type != "transcript.text.segment":  # OpenAI's repeat the deltas of one speaker
                 self._take_whole(text, at)
         elif len(self.parts) > 1 and "".join(text.split()) == "".join(self.text.split()):
