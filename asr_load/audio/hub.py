@@ -251,12 +251,7 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
     text_column = pick_column(spec.text_column, TEXT_COLUMNS, columns, "text")
     if text_column is None:
         notes.append(no_text(columns))
-    segments, warnings = None, []
-    if segment_columns(tuple(columns)) or unused_times(dict.fromkeys(columns, 0)):
-        row: dict[str, Any] = next(iter(parts[0]), {})
-        if not is_inside(row.get(audio_column)):
-            found, warnings = segment_columns(tuple(columns)), warning_of(unused_times(row))
-            segments = found if found and found.cut(row) else None
+    segments, warnings = _times(parts[0], columns, audio_column)
 
     def recording(row: dict[str, Any], number: int) -> Recording:
         cell = row.get(audio_column)
@@ -282,9 +277,21 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
         **which,
         "text_column": text_column,
         "audio_column": audio_column,
-        "segment_columns": segments.names if segments else [],
+        "segment_columns": segments,
     }
     return Source(origin, lambda state: _Rows(spec.dataset, parts, recording, state), None, notes, warnings)
+
+
+def _times(part: Any, columns: list[str], audio_column: str) -> tuple[list[str], list[str]]:
+    """The columns that say which parts of files the rows are, and a warning of others that look like times: by the
+    first row, which is read where the names of columns ask for it."""
+    segments = segment_columns(tuple(columns))
+    if segments is None and not unused_times(dict.fromkeys(columns, 0)):
+        return [], []
+    row: dict[str, Any] = next(iter(part), {})
+    if is_inside(row.get(audio_column)):
+        return [], []
+    return segments.names if segments and segments.cut(row) else [], warning_of(unused_times(row))
 
 
 class _Rows:
