@@ -207,7 +207,7 @@ class Heard:
 
     def note(self, event: Event) -> None:
         """Count an event."""
-        kind = shorten(event.type, KIND_CHARS)
+        kind = event.type if event.type in self.events else shorten(event.type, KIND_CHARS)
         self.events[kind if kind in self.events or len(self.events) < MOST_KINDS else OTHER] += 1
 
     def item(self, id: str) -> Item:
