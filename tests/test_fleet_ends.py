@@ -19,6 +19,7 @@ import pytest
 
 from conftest import CHECKOUT
 from harness.fleets import Fleet, end, nothing_is_lost, processes
+from harness.patience import PATIENCE_S
 from harness.ports import free_port
 from harness.runs import POST, Run, locust
 from harness.serving import running_streams, serve, wait_until
@@ -131,7 +132,7 @@ def test_the_uis_stop_ends_a_fleet(clips: Path, tmp_path: Path) -> None:
 
 def workers_at(page: str) -> int:
     try:
-        with urlopen(f"{page}/stats/requests", timeout=10) as answer:
+        with urlopen(f"{page}/stats/requests", timeout=PATIENCE_S) as answer:
             return len(json.load(answer)["workers"])
     except OSError:
         return 0

@@ -15,6 +15,7 @@ from asr_load.errors import InputError
 from asr_load.options.credentials import Credentials
 from asr_load.web.guard import guarded
 from harness.options import parse
+from harness.patience import PATIENCE_S
 from harness.runs import answer, canned
 from harness.serving import wait_until
 from harness.ui import ui
@@ -118,7 +119,7 @@ def test_usual_ports_need_no_name() -> None:
 
 
 def ask(page: str, method: str, path: str, body: str | bytes = "", **headers: str) -> tuple[int, str, dict[str, str]]:
-    connection = http.client.HTTPConnection(urlsplit(page).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(page).netloc, timeout=PATIENCE_S)
     sent = {"Content-Type": "application/x-www-form-urlencoded", **headers}
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in sent.items()})
     with closing(connection), connection.getresponse() as got:

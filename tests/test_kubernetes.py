@@ -25,6 +25,7 @@ from asr_load.load.fleet import FINAL_REPORT_S
 from conftest import CHECKOUT
 from harness.containers import answers, start
 from harness.fleets import SLOW, end
+from harness.patience import PATIENCE_S
 from harness.ports import free_port
 from harness.runs import FAST
 from harness.serving import running_streams, serve, wait_until
@@ -293,7 +294,7 @@ class Pods:
     def probe(self) -> bool:
         """The kubelet's: a connection that says nothing."""
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+            socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S).close()
         except OSError:
             return False
         return True

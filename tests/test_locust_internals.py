@@ -18,6 +18,7 @@ from locust.stats import RequestStats, StatsEntry
 from asr_load import locust_internals
 from asr_load.errors import InputError
 from conftest import CHECKOUT
+from harness.patience import PATIENCE_S
 
 UNKNOWN = rf"this Locust \({re.escape(locust.__version__)}\) is not known: "
 
@@ -84,7 +85,7 @@ def test_a_run_with_such_a_locust_sends_nothing(tmp_path: Path) -> None:
     change = "import locust.runners\nlocust.runners.WorkerRunner._send_stats = lambda self, last: None\n"
     file.write_text(change + (CHECKOUT / "locustfiles" / "transcribe.py").read_text())
     command = [sys.executable, "-m", "locust", "-f", str(file), "--headless", "-u", "1", "-t", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert re.fullmatch(f"error: {UNKNOWN}.*\n", done.stderr), done.stderr
     assert not (tmp_path / "results").exists()

@@ -22,6 +22,7 @@ from gevent.event import Event
 from asr_load.http import socket_reader
 from asr_load.http.collector import UNTIL_CLOSE
 from conftest import CHECKOUT
+from harness.patience import PATIENCE_S
 from harness.socket_readers import pair, settle
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
@@ -106,7 +107,13 @@ def test_under_sanitizers(tmp_path: Path, kind: str, what: str) -> None:
         ["-m", "pytest", "-p", "no:cacheprovider", "-q", *TESTS] if what == "tests" else ["tests/fuzz.py", str(FUZZ_S)]
     )
     done = subprocess.run(
-        [sys.executable, *run], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=900
+        [sys.executable, *run],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20 * PATIENCE_S,
     )
     reports = "".join(file.read_text(errors="replace") for file in tmp_path.glob("report*"))
     assert not any(word in reports + done.stderr for word in REPORTS), reports[-4000:] + done.stderr[-2000:]
@@ -118,7 +125,7 @@ def in_child() -> Iterator[bool]:
     """The block runs twice, the second time in a forked process (True), which must come to its end."""
     child = os.fork()
     if child:
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while not (ended := os.waitpid(child, os.WNOHANG))[0]:
             if time.monotonic() > until:
                 os.kill(child, signal.SIGKILL)
@@ -250,7 +257,7 @@ except OSError:
 print(reader.status, reader.failure.errno)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.stdout == "failed 12\n", (done.stdout, done.stderr)
 
@@ -263,7 +270,7 @@ def test_roots_rank_can_be_left_as_it_is() -> None:
     nice = os.nice(0)
     for word, wanted in (("0", {nice}), ("", {nice, -15})):
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=20, check=True,
+            [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE_S, check=True,
             env={**os.environ, "ASR_LOAD_NICE": word},
         )  # fmt: skip
         assert int(done.stdout) in wanted

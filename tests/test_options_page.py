@@ -12,12 +12,18 @@ from locust.argument_parser import LocustArgumentParser
 from asr_load.main import VERBS
 from asr_load.options.parser import GROUPS, add_options
 from conftest import CHECKOUT
+from harness.patience import PATIENCE_S
 
 
 def asr_load(*words: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from asr_load.main import main; sys.exit(main())"
     return subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=CHECKOUT, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code, *words],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
 

@@ -19,6 +19,7 @@ from asr_load import shipped
 from asr_load.main import VERBS
 from conftest import CHECKOUT
 from harness.fleets import SLOW
+from harness.patience import PATIENCE_S
 from harness.runs import FAST
 from harness.serving import serve
 
@@ -69,7 +70,7 @@ def run_installed(site: Path, folder: Path, *words: str | Path) -> subprocess.Co
     assert Path(found.stdout.strip()).is_relative_to(site)
     return subprocess.run(
         [sys.executable, "-m", "asr_load.main", *map(str, words)],
-        cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
 
@@ -133,7 +134,9 @@ def test_two_environments_in_one_process(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         words = [sys.executable, "-c", TWO, host, str(clips), str(tmp_path / "a"), str(tmp_path / "b")]
         env = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}
-        done = subprocess.run(words, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            words, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
     assert done.returncode == 0, done.stderr
     for folder, count in (("a", 3), ("b", 5)):
         summary = json.loads((tmp_path / folder / "summary.json").read_text())

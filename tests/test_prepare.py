@@ -28,6 +28,7 @@ from asr_load.errors import InputError
 from asr_load.files import alone_in
 from conftest import CHECKOUT, write_folder
 from harness.audio import SAMPLE, sample_text
+from harness.patience import PATIENCE_S
 
 LENGTHS = {f"clip{number:02d}": 0.1 + number / 100 for number in range(10)}
 
@@ -289,7 +290,7 @@ def test_a_name_that_is_no_folder_is_asked_of_the_hub_at_once(tmp_path: Path) ->
     words = ["--dataset", "asr_dat/mistyped", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [sys.executable, CHECKOUT / "scripts" / "prepare.py", *words],
-        capture_output=True, text=True, check=False, env=environment, timeout=20,
+        capture_output=True, text=True, check=False, env=environment, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 2
     first, last = done.stderr.splitlines()

@@ -12,6 +12,7 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.repeats import take_repeats
 from conftest import prepare_clips
+from harness.patience import PATIENCE_S
 from harness.serving import serve
 
 
@@ -43,7 +44,7 @@ def test_two_runs_and_their_spread(tmp_path: Path, fleet: tuple[str, ...]) -> No
         env = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}  # which importing Locust here has set
         command = [sys.executable, "-m", "asr_load.main", "run", "--repeats", "2", *words, *fleet]
         command += ["--host", host, "--results", str(tmp_path / "r")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=env)
     assert done.returncode == 0, done.stderr
     assert "Spread over 2 runs" in done.stdout
     assert "ttft_p95, ms" in done.stdout

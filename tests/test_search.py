@@ -22,6 +22,7 @@ from asr_load.results.capacity import Capacity, read_capacity, write_capacity
 from conftest import CHECKOUT
 from harness.fleets import end, processes
 from harness.options import HOST, settings
+from harness.patience import PATIENCE_S
 from harness.ports import free_port
 from harness.runs import Run, locust
 from harness.searches import search_of
@@ -43,7 +44,7 @@ def search(host: str, clips: Path, results: Path, *words: str | Path, slo: str =
     results.mkdir(exist_ok=True)
     files = ("-f", FILE, "--data", clips, "--results", results, "--json-file", results / "locust")
     asked = ("--slo", slo, "--allow-client-bound", *words)
-    return Run(locust("--host", host, *files, *asked), results, patience_s=150)
+    return Run(locust("--host", host, *files, *asked), results)
 
 
 def last_line(done: Run) -> str:
@@ -170,7 +171,7 @@ def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
 
 def answers(page: str) -> bool:
     try:
-        with urlopen(page, timeout=10):
+        with urlopen(page, timeout=PATIENCE_S):
             return True
     except OSError:
         return False
@@ -244,7 +245,7 @@ def test_a_client_that_is_held_up_gives_no_answer(clips: Path, tmp_path: Path) -
         wait_until(lambda: running_streams(host) > 0, "the first step")
         holding.start()
         try:
-            done = Run(process, results, patience_s=150)
+            done = Run(process, results)
         finally:
             ended.set()
             holding.join()

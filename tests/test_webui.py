@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ from asr_load.results.summary import summarise
 from asr_load.web.report import MARK, add_section, plots_page
 from conftest import prepare_clips
 from harness.browser import ROOT, browser, chromium, locust, open_tab, start_test
+from harness.patience import PATIENCE_S
 from harness.records import failure, record, run_info
-from harness.serving import serve
+from harness.serving import serve, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -50,17 +50,11 @@ def chrome() -> Iterator[Browser]:
         yield running
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a condition, and return what it holds."""
-    end = time.monotonic() + 30
-    while not (found := condition()):
-        assert time.monotonic() < end, f"never came: {what}"
-        time.sleep(0.1)
-    return found
+until = wait_until
 
 
 def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:
         body: bytes = response.read()
     return body
 

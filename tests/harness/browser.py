@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,9 @@ from urllib.error import HTTPError, URLError
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from harness.patience import PATIENCE_S
 from harness.ports import free_port
+from harness.serving import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUIET = ("background-networking", "component-update", "sync", "quic", "gpu")
@@ -64,23 +65,20 @@ def locust(*words: str | Path, **env: str) -> Iterator[Locust]:
             process = subprocess.Popen(command, cwd=ROOT, env=patched, stdout=file, stderr=file)
         try:
             running = Locust(f"http://127.0.0.1:{port}/", log)
-            until = time.monotonic() + 60
-            while not _answers(running.url):
-                assert process.poll() is None, running.said
-                assert time.monotonic() < until, f"the web UI did not come up: {running.said}"
-                time.sleep(0.1)
+            wait_until(lambda: _answers(running.url) or process.poll() is not None, "the web UI")
+            assert process.poll() is None, running.said
             yield running
         finally:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(PATIENCE_S)
             finally:
                 process.kill()
 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:
             return bool(response.status == 200)
     except HTTPError as error:
         error.close()

@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from harness.patience import PATIENCE_S
+
 
 def start(command: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
     # The image's PATH has these two; here they are those of the tests' environment.
@@ -27,7 +29,7 @@ def start(command: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
 
 def answers(url: str) -> bool:
     try:
-        with urlopen(url, timeout=5) as answer:
+        with urlopen(url, timeout=PATIENCE_S) as answer:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CHECKOUT
+from harness.patience import PATIENCE_S
 from harness.ports import free_port
 from harness.runs import Run, locust
 
@@ -57,7 +58,15 @@ class Fleet:
         results.mkdir()
         self.results = results
         files = ("--results", results, "--json-file", results / "locust")
-        listen = ("-f", TRANSCRIBE, "--master", "--master-bind-port", str(self.port), "--expect-workers-max-wait", "30")
+        listen = (
+            "-f",
+            TRANSCRIBE,
+            "--master",
+            "--master-bind-port",
+            str(self.port),
+            "--expect-workers-max-wait",
+            f"{PATIENCE_S:g}",
+        )
         words = ("--spawn-rate", "100", "--no-preflight", *words)
         self.master = locust("--host", host, *listen, *files, *words, cwd=cwd, on=on)
 
@@ -84,7 +93,7 @@ def end(*processes: subprocess.Popen[str]) -> None:
     for process in processes:
         if process.poll() is None:
             process.kill()
-        process.wait(10)
+        process.wait(PATIENCE_S)
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()

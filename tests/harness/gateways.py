@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from harness.peer import server_pem
 from harness.ports import free_port
+from harness.serving import wait_until
 
 NGINX = """
 worker_processes 1;
@@ -147,14 +147,12 @@ class Gateway:
             self._process = subprocess.Popen(
                 [program(self._kind) or self._kind, *options], stdout=log, stderr=log, start_new_session=True
             )
-        until = time.monotonic() + 20
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
-                    return
-            assert self._process.poll() is None, self._log.read_text()
-            assert time.monotonic() < until, self._log.read_text()
-            time.sleep(0.05)
+        wait_until(lambda: self._answers() or self._process.poll() is not None, self._kind)
+        assert self._process.poll() is None, self._log.read_text()
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def stop(self) -> None:
         """End it at once, with the streams that go through it."""

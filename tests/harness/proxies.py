@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from harness.patience import PATIENCE_S
+
 
 @contextmanager
 def proxy(server: str, refuses: str = "") -> Iterator[tuple[str, list[str]]]:
@@ -38,7 +40,7 @@ def proxy(server: str, refuses: str = "") -> Iterator[tuple[str, list[str]]]:
                 back = threading.Thread(target=copy, args=(upstream, client), daemon=True)
                 back.start()
                 copy(client, upstream)
-                back.join(10)
+                back.join(PATIENCE_S)
 
     def accept() -> None:
         with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CHECKOUT
+from harness.patience import PATIENCE_S
 
 FAST = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "20", "--itl-ms", "3")
 
@@ -42,7 +43,7 @@ def locust(
 class Run:
     """What a finished `locust` process said and left."""
 
-    def __init__(self, process: subprocess.Popen[str], results: Path, patience_s: float = 60) -> None:
+    def __init__(self, process: subprocess.Popen[str], results: Path, patience_s: float = 5 * PATIENCE_S) -> None:
         try:
             self.out, self.err = process.communicate(timeout=patience_s)
         except subprocess.TimeoutExpired:
@@ -122,8 +123,8 @@ def canned(
         thread = threading.Thread(target=refuse if refuses else work, daemon=True)
         thread.start()
         yield f"{'https' if tls else 'http'}://127.0.0.1:{server.getsockname()[1]}", asked
-        thread.join(10)
-        assert not thread.is_alive(), f"{len(asked)} asked came"
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), f"only {len(asked)} requests came"
 
 
 def answer(text: str, *, length: bool) -> bytes:

@@ -14,6 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from harness.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVE = ROOT / "scripts" / "serve.py"
 _READY = re.compile(r"asr_server: \w+ on (https?://\S+)")
@@ -36,7 +38,7 @@ def running(*args: str, on: Sequence[str] = ()) -> Iterator[tuple[str, subproces
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(PATIENCE_S)
         finally:
             process.kill()
             process.stdout.close()
@@ -52,7 +54,9 @@ def serve(*args: str, on: Sequence[str] = ()) -> Iterator[str]:
 def run_to_end(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the server where it must end by itself."""
     command = [sys.executable, str(SERVE), *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=20, check=False, env=env or None)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=False, env=env or None
+    )
 
 
 def chat_body(audio: bytes = b"RIFF", **fields: Any) -> dict[str, Any]:
@@ -65,7 +69,7 @@ def chat_body(audio: bytes = b"RIFF", **fields: Any) -> dict[str, Any]:
 
 def connect(url: str) -> http.client.HTTPConnection:
     """A plain connection: faults are looked at as close to the socket as can be."""
-    return http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    return http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_S)
 
 
 def post(
@@ -98,16 +102,23 @@ def text_of(body: bytes) -> str:
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
-def wait_until(reached: Callable[[], bool], what: str) -> None:
-    """Wait for a condition; half a minute is for machines that are busy with other things."""
-    until = time.monotonic() + 30
-    while not reached():
-        assert time.monotonic() < until, f"{what}: not within 30 s"
-        time.sleep(0.05)
+def wait_until(reached: Callable[[], Any], what: str, pause: Callable[[float], object] = time.sleep) -> Any:
+    """Wait until a condition holds, and return its value. `pause` sleeps between two looks."""
+    until = time.monotonic() + PATIENCE_S
+    while not (found := reached()):
+        assert time.monotonic() < until, f"{what}: not within {PATIENCE_S:g} s"
+        pause(0.02)
+    return found
 
 
 def running_streams(host: str) -> int:
     """How many requests the server is serving, by its own metrics."""
-    with urlopen(f"{host}/metrics", timeout=10) as answer:
-        found = re.search(r"sglang:num_running_reqs\{[^}]*\} (\d+)", answer.read().decode())
-    return int(found[1]) if found else 0
+    return gauges(host)[0]
+
+
+def gauges(host: str) -> tuple[int, int]:
+    """How many requests the server is serving, and how many wait in its queue."""
+    with urlopen(f"{host}/metrics", timeout=PATIENCE_S) as answer:
+        page = answer.read().decode()
+    running, queued = (re.search(rf"sglang:num_{name}_reqs\{{[^}}]*\}} (\d+)", page) for name in ("running", "queue"))
+    return int(running[1]) if running else 0, int(queued[1]) if queued else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
 
 import gevent
@@ -14,6 +13,7 @@ from asr_load.http import socket_reader
 from asr_load.http.collector import SocketReader
 from asr_load.http.head_file import HeadFile, closable
 from asr_load.http.socket_reader import ReaderFactory
+from harness.serving import wait_until
 
 COMPILED = pytest.param(
     "compiled",
@@ -50,10 +50,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def settle(what: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not what():
-        assert time.monotonic() < until
-        gevent.sleep(0.001)
+    wait_until(what, "what was sent is read", pause=lambda _: gevent.sleep(0.001))
 
 
 def collect(maker: str, parts: list[bytes], framing: int, close: bool = False) -> SocketReader:

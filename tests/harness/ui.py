@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 from conftest import CHECKOUT
 from harness.fleets import end
+from harness.patience import PATIENCE_S
 from harness.ports import free_port
 from harness.serving import wait_until
 
@@ -27,18 +28,18 @@ class Ui:
         self.page, self.results, self.processes, self._log = page, results, processes, log
 
     def post(self, path: str, **fields: str | int | float | list[str]) -> dict[str, Any]:
-        with urlopen(f"{self.page}{path}", urlencode(fields, doseq=True).encode(), timeout=60) as answer:
+        with urlopen(f"{self.page}{path}", urlencode(fields, doseq=True).encode(), timeout=PATIENCE_S) as answer:
             text = answer.read()
         found: dict[str, Any] = json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
         return found
 
     def text_of(self, path: str) -> str:
-        with urlopen(f"{self.page}{path}", timeout=60) as answer:
+        with urlopen(f"{self.page}{path}", timeout=PATIENCE_S) as answer:
             text: str = answer.read().decode()
         return text
 
     def get(self, path: str) -> dict[str, Any]:
-        with urlopen(f"{self.page}{path}", timeout=60) as answer:
+        with urlopen(f"{self.page}{path}", timeout=PATIENCE_S) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 
@@ -112,7 +113,7 @@ def ui(
         for process in processes[:1]:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
         end(*processes)
@@ -120,7 +121,7 @@ def ui(
 
 def answers(running: Ui) -> bool:
     try:
-        with urlopen(running.page, timeout=10):
+        with urlopen(running.page, timeout=PATIENCE_S):
             return True
     except OSError:
         return False
