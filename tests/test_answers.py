@@ -19,7 +19,8 @@ from asr_load.http.exchange import MAX_PAUSE_S, PAUSE_S, pause_s
 from asr_load.http.timeouts import Timeouts
 from asr_load.stream.record import untrue
 from harness.answers import CHUNKED, EVENTS, JSON, chunk, each_reader, sized
-from harness.peer import SOUND, STREAM, WAYS, Piece, talk
+from harness.patience import PATIENCE_S
+from harness.peer import LIMITS, READERS, SOUND, STREAM, WAYS, Piece, talk
 
 TEXT, STOP, DONE = STREAM.split(b"\n\n")[:3]
 
@@ -107,13 +108,13 @@ OPEN_408 = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
 @pytest.mark.parametrize("later", [True, False])
 def test_what_comes_on_an_idle_connection_is_no_answer(reader: str, behind: bytes, later: bool) -> None:
     other = sized(STREAM.replace(b'"a"', b'"b"'))
-    come = threading.Event()
-    said: list[Piece] = [SOUND, 0.02, behind, come] if later else [SOUND + behind]
+    idle, come = threading.Event(), threading.Event()
+    said: list[Piece] = [SOUND, idle, behind, come.set] if later else [SOUND + behind]
     with talk(said, other, other, reader=reader) as (client, peer):
         assert client.send(peer.url).text == "a"
         if later:
-            time.sleep(0.1)
-            come.set()
+            idle.set()
+            assert come.wait(PATIENCE_S)
         told = [client.send(peer.url) for _ in range(2)]
     assert [(record.outcome, record.text, record.retries) for record in told] == [("ok", "b", 0)] * 2
     assert (peer.connections, client.user_connection.connections.dropped) == (2, 1)
@@ -126,12 +127,17 @@ def test_another_try_is_seen_and_in_no_latency(reader: str, answer: bytes | None
     with talk(SOUND, [0.2, answer], [0.02, SOUND], SOUND, reader=reader) as (client, peer):
         assert client.send(peer.url).retries == 0
         began = time.perf_counter()
-        again, after = client.send(peer.url), client.send(peer.url)
+        again = client.send(peer.url)
+        took = time.perf_counter() - began
+        after = client.send(peer.url)
     assert (again.outcome, again.retries, again.http_status) == ("ok", 1, 200)
     assert again.retry_s > 0.19
     assert again.ttft is not None
-    assert 0.01 < again.ttft < 0.15
+    assert again.ttft > 0.01
     assert again.started_at - began > 0.19
+    # The first try is counted once: in retry_s, and not in the latency of the second.
+    assert again.retry_s + again.ttft <= took
+    assert again.started_at - began + again.ttft <= took
     assert (after.outcome, after.retries, after.retry_s) == ("ok", 0, 0)
     assert peer.connections == 2
 
@@ -162,9 +168,8 @@ def test_two_hosts_have_two_connections(reader: str) -> None:
     assert len(peer.requests) == len(second.requests) == 2
 
 
-@each_reader
-@pytest.mark.parametrize("pause", [0.3, 1.4])
-def test_content_after_a_finish_reason_is_no_less_of_the_answer(reader: str, pause: float) -> None:
+@pytest.mark.parametrize(("pause", "reader"), [*((0.3, way) for way in WAYS), *((1.4, way) for way in READERS)])
+def test_content_after_a_finish_reason_is_no_less_of_the_answer(pause: float, reader: str) -> None:
     more = chunk(TEXT.replace(b'"a"', b'" b"') + b"\n\n")
     pieces: list[Piece] = [
         chunked(TEXT, STOP, end=b""),
@@ -203,22 +208,31 @@ def test_segments_end_with_their_body(reader: str) -> None:
     ]
 
 
+LEFT_S = 0.8
+"""For how long a body is open behind the last event of its stream, or a reader waits for its end."""
+
+
 @pytest.mark.long
 @each_reader
 @pytest.mark.parametrize("end", ["cut off", "reset", "never"])
 def test_each_good_answer_says_when_its_stream_ended(reader: str, end: str) -> None:
     """However its body ended: by the end of the test, a broken connection, or not at all."""
-    hows: dict[str, list[Piece]] = {"cut off": [threading.Event()], "reset": [0.05, None], "never": [2.0]}
+    over = threading.Event()
+    hows: dict[str, list[Piece]] = {"cut off": [over], "reset": [LEFT_S, None], "never": [over]}
     with talk([chunked(TEXT, STOP, DONE, end=b""), *hows[end]], reader=reader) as (client, peer):
+        began = time.perf_counter()
         asked = gevent.spawn(client.send, peer.url)
         if end == "cut off":
-            gevent.sleep(0.3)
+            gevent.sleep(LEFT_S)
             asked.kill()
-        record = asked.get(timeout=10)
+        record = asked.get(timeout=PATIENCE_S)
+        took = time.perf_counter() - began
+        over.set()
         assert record.outcome == "ok"
         assert record.stream_end is not None
         assert record.e2el is not None
-        assert record.e2el <= record.stream_end < 0.25
+        # The stream ends with its last event: the time until its body ended, or was given up, is not part of it.
+        assert record.e2el <= record.stream_end < took - LEFT_S / 2
 
 
 @each_reader
@@ -262,10 +276,15 @@ def test_the_pause_that_a_server_asks_for() -> None:
 
 @pytest.mark.parametrize(("reader", "limit"), [*((reader, "stall") for reader in WAYS), ("python", "total")])
 def test_an_answer_that_stops_has_the_reason_of_its_limit(reader: str, limit: str) -> None:
-    limits = Timeouts(connect=5, stall=0.3 if limit == "stall" else 5, total=0.3 if limit == "total" else 5)
-    hang: list[Piece] = [chunked(TEXT, end=b""), 1.0]
-    with talk(SOUND, hang, SOUND, reader=reader, limits=limits) as (client, peer):
-        told = [client.send(peer.url) for _ in range(3)]
+    short = Timeouts(connect=PATIENCE_S, **{"stall": PATIENCE_S, "total": PATIENCE_S, limit: 0.3})
+    over = threading.Event()
+    hang: list[Piece] = [chunked(TEXT, end=b""), over]
+    with talk(SOUND, hang, SOUND, reader=reader) as (client, peer):
+        told = []
+        for limits in (LIMITS, short, LIMITS):
+            client.limits = limits
+            told.append(client.send(peer.url))
+        over.set()
     assert [record.outcome for record in told] == ["ok", "stalled" if limit == "stall" else "timeout", "ok"]
 
 

@@ -18,6 +18,7 @@ from gevent.event import Event
 from asr_load.http.collector import CHUNKED, UNTIL_CLOSE, FedReader
 from asr_load.http.decryption import Decryption
 from asr_load.http.tls import Tls, context
+from harness.patience import PATIENCE_S
 from harness.peer import ca_file, server_context
 from harness.socket_readers import MAKERS, pair, settle, source
 
@@ -111,17 +112,18 @@ def test_each_stamp_is_its_own_however_late_python_is(maker: str) -> None:
         reader.begin_body(0, UNTIL_CLOSE)
         gevent.sleep(0.1)
         sent = []
-        for _ in range(5):
+        for _ in range(20):
             sent.append(time.perf_counter_ns())
             peer.there.sendall(peer.encrypted(b"x" * 200))
             time.sleep(0.01)  # nothing of gevent's runs meanwhile
-        settle(lambda: len(reader.collected()[0]) == 1000)
-        stamps = reader.collected()[1]
-        if maker == "compiled":
-            assert len(stamps) == 5
-            assert all(0 < stamp - at < 5_000_000 for stamp, at in zip(stamps, sent, strict=True))
-        else:  # its reads are one, with the stamp of the last
-            assert stamps[-1] - sent[-1] < 5_000_000
+        sent.append(time.perf_counter_ns())
+        settle(lambda: len(reader.collected()[0]) == 4000)
+        _, stamps, ends = reader.collected()
+        # Records that were read together have the stamp of the last of them. (Python reads all of them together.)
+        last_ends = dict(zip(stamps, ends, strict=True))
+        assert maker == "python" or len(last_ends) > 1
+        for stamp, end in last_ends.items():
+            assert sent[end // 200 - 1] < stamp < sent[end // 200]
 
 
 @each_maker
@@ -136,11 +138,25 @@ def test_what_may_be_an_end_is_looked_at_at_once_and_the_rest_soon(maker: str) -
         settle(lambda: len(reader.collected()[0]) == 600)
         come.clear()
         assert not reader.want(-1)
-        began = time.perf_counter()
         peer.there.sendall(peer.encrypted(b"end!!"))
-        assert come.wait(5)
-        assert time.perf_counter() - began < 0.03
+        assert come.wait(PATIENCE_S)
         assert reader.status == "complete"
+
+
+@each_maker
+def test_a_short_record_is_looked_at_sooner_than_a_long_one(maker: str) -> None:
+    """The thread wakes Python each 40 ms for what is no end as far as it can see. A busy machine may run it later, but
+    not each time."""
+    with reading(maker) as (peer, reader, _, _):
+        reader.begin_body(0, UNTIL_CLOSE)
+        quickest, size = 1.0, 0
+        for _ in range(20):
+            for part in (b"a" * 300, b"b" * 15):
+                began, size = time.perf_counter(), size + len(part)
+                peer.there.sendall(peer.encrypted(part))
+                settle(lambda size=size: len(reader.collected()[0]) == size)  # type: ignore[misc]
+            quickest = min(quickest, time.perf_counter() - began)
+        assert quickest < 0.03
 
 
 @each_maker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import threading
 import time
 from collections.abc import Sequence
 
@@ -20,8 +21,9 @@ from asr_load.stream.limits import (
     MAX_STREAM_BYTES,
 )
 from asr_load.stream.reader import Answer, ProtocolError
-from harness.answers import CHUNKED, EVENTS, JSON, chunk, each_reader, sized
-from harness.peer import SOUND, STREAM, Piece, talk
+from harness.answers import CHUNKED, EVENTS, JSON, chunk, sized
+from harness.patience import PATIENCE_S
+from harness.peer import READERS, SOUND, STREAM, WAYS, Piece, talk
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 TEXT = STREAM.split(b"\n\n")[0] + b"\n\n"
@@ -59,8 +61,11 @@ ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
 }
 
 
-@each_reader
-@pytest.mark.parametrize("name", ANSWERS)
+# What is decrypted is read by the same code: over TLS, one answer of each framing will do.
+OVER_TLS = [(name, way) for name in ("events", "comments in chunks of a byte", "a whole answer") for way in WAYS[3:]]
+
+
+@pytest.mark.parametrize(("name", "reader"), [*itertools.product(ANSWERS, READERS), *OVER_TLS])
 def test_an_answer_without_measure_is_none(name: str, reader: str) -> None:
     said, answer = ANSWERS[name]
     longest, ticking = 0.0, True
@@ -68,12 +73,12 @@ def test_an_answer_without_measure_is_none(name: str, reader: str) -> None:
     def tick() -> None:
         nonlocal longest
         while ticking:
-            before = time.perf_counter()
+            before = time.thread_time()  # what other processes take of the processor is not counted
             gevent.sleep(0)
-            longest = max(longest, time.perf_counter() - before)
+            longest = max(longest, time.thread_time() - before)
             gevent.sleep(0.001)
 
-    with talk(answer, SOUND, reader=reader, limits=Timeouts(connect=5, stall=5, total=30)) as (client, peer):
+    with talk(answer, SOUND, reader=reader) as (client, peer):
         ticker = gevent.spawn(tick)
         record = client.send(peer.url)
         ticking = False
@@ -115,11 +120,10 @@ def test_a_byte_order_mark_that_is_cut_is_no_loss(cut: int) -> None:
 def test_the_total_timeout_holds_while_an_answer_floods(reader: str) -> None:
     """Its head never ends, nor does what comes before it."""
 
-    def flood() -> list[Piece]:
-        pieces: list[Piece] = [CONTINUE, 0.02]
-        return [*pieces * 90, 5.0]
-
-    with talk(flood(), reader=reader, limits=Timeouts(connect=5, stall=5, total=1)) as (client, peer):
-        began = time.perf_counter()
+    over = threading.Event()
+    pieces: list[Piece] = [CONTINUE, 0.02]
+    flood: list[Piece] = [*pieces * (MAX_INTERIM - 1), over]
+    limits = Timeouts(connect=PATIENCE_S, stall=PATIENCE_S, total=1)
+    with talk(flood, reader=reader, limits=limits) as (client, peer):
         assert client.send(peer.url).outcome == "timeout"
-        assert time.perf_counter() - began < 3
+        over.set()

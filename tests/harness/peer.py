@@ -12,7 +12,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import requests
@@ -26,6 +26,7 @@ from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
 from asr_load.stream.record import Record
 from asr_load.text import is_no_speech, striker
+from harness.patience import PATIENCE_S
 
 STREAM = (
     b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
@@ -33,11 +34,11 @@ STREAM = (
 )
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n" % len(STREAM)
 SOUND = OK + b"\r\n" + STREAM
-LIMITS = Timeouts(connect=5, stall=5, total=10)
+LIMITS = Timeouts(connect=PATIENCE_S, stall=PATIENCE_S, total=PATIENCE_S)
 
 
-Piece = bytes | float | threading.Event | None
-"""Of an answer: bytes to send, seconds or an event to wait for, or None: reset the connection."""
+Piece = bytes | float | threading.Event | Callable[[], object] | None
+"""Of an answer: bytes to send, seconds or an event to wait for, a function to call, or None: reset the connection."""
 
 READERS: dict[str, ReaderFactory | None] = {
     "compiled": socket_reader.compiled,
@@ -127,7 +128,9 @@ class Peer:
                 connection.sendall(piece)
                 stays = stays and b"Connection: close" not in piece
             elif isinstance(piece, threading.Event):
-                piece.wait(5)
+                piece.wait(PATIENCE_S)
+            elif callable(piece):
+                piece()
             else:
                 time.sleep(piece)
         return stays
@@ -158,7 +161,7 @@ class Client:
         self.session.trust_env = False
         self.user_connection = UserConnection()
         self.user_connection.reader_factory = READERS[reader.removesuffix(TLS)]
-        self._limits = limits
+        self.limits = limits
         self.transport = Transport(ca_file())
         self.keep = True
         self.sent = 0
@@ -170,7 +173,7 @@ class Client:
         pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
         request = TranscriptionRequest(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
         strike, strike_speech = striker(secrets), striker(filter(is_no_speech, secrets))
-        config = ExchangeConfig(self._limits, 0, strike, strike_speech, self.transport, self.keep)
+        config = ExchangeConfig(self.limits, 0, strike, strike_speech, self.transport, self.keep)
         return exchange(self.session, self.user_connection, request, config)[0]
 
 
