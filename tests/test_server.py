@@ -1,5 +1,6 @@
 """The scripted server as a process: its wire format, its faults as seen on the socket, its command line."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -18,7 +19,19 @@ import requests
 
 from asr_server.faults import FAULTS
 from harness import dialects
-from harness.serving import chat_body, connect, events, post, run_to_end, running, serve, text_of
+from harness.patience import PATIENCE_S
+from harness.serving import (
+    chat_body,
+    connect,
+    events,
+    gauges,
+    post,
+    run_to_end,
+    running,
+    serve,
+    text_of,
+    wait_until,
+)
 
 FAST = ("--engine", "scripted", "--tokens", "8", "--ttft-ms", "1", "--itl-ms", "1")
 WORDS = "the quick brown fox jumps over the lazy"
@@ -78,11 +91,11 @@ def test_chat_stream_has_the_shape_of_sglang(url: str, usage: str, options: dict
 
 def test_transcription_stream_has_the_shape_of_sglang(url: str) -> None:
     answer = requests.post(
-        url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, data={"stream": "true"}, timeout=9
+        url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, data={"stream": "true"}, timeout=PATIENCE_S
     )
     assert kinds(answer.content) == kinds(dialects.sglang_transcription())
     assert text_of(answer.content) == WORDS
-    plain = requests.post(url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, timeout=9)
+    plain = requests.post(url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, timeout=PATIENCE_S)
     assert plain.json() == {"text": WORDS, "usage": {"type": "duration", "seconds": 3}}
 
 
@@ -124,8 +137,8 @@ def test_input_audio_and_models(url: str) -> None:
     part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
     _, _, body = post(url, chat_body(messages=[{"role": "user", "content": [part]}]))
     assert text_of(body) == WORDS
-    assert requests.get(url + "/v1/models", timeout=9).json()["data"][0]["id"] == "default"
-    assert requests.get(url + "/health", timeout=9).status_code == 200
+    assert requests.get(url + "/v1/models", timeout=PATIENCE_S).json()["data"][0]["id"] == "default"
+    assert requests.get(url + "/health", timeout=PATIENCE_S).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -160,10 +173,10 @@ def test_negative_limit_is_answered_as_sglang_does(url: str) -> None:
 
 def test_bad_forms_and_paths(url: str) -> None:
     path = url + "/v1/audio/transcriptions"
-    assert "no file" in flat(requests.post(path, files={"x": b"y"}, timeout=9).content)["message"]
-    assert "multipart" in flat(requests.post(path, data={"x": "y"}, timeout=9).content)["message"]
-    assert flat(requests.get(url + "/nowhere", timeout=9).content)["code"] == 404
-    assert flat(requests.get(url + "/v1/chat/completions", timeout=9).content)["code"] == 405
+    assert "no file" in flat(requests.post(path, files={"x": b"y"}, timeout=PATIENCE_S).content)["message"]
+    assert "multipart" in flat(requests.post(path, data={"x": "y"}, timeout=PATIENCE_S).content)["message"]
+    assert flat(requests.get(url + "/nowhere", timeout=PATIENCE_S).content)["code"] == 404
+    assert flat(requests.get(url + "/v1/chat/completions", timeout=PATIENCE_S).content)["code"] == 405
 
 
 def faulty(url: str, name: str, **fields: Any) -> tuple[int, http.client.HTTPMessage, bytes]:
@@ -265,7 +278,9 @@ def test_fault_json_and_redirect_and_slow_headers(url: str) -> None:
     assert headers["content-type"] == "application/json"
     assert json.loads(body)["choices"][0]["message"]["content"] == WORDS
     assert faulty(url, "redirect")[0] == 307
-    followed = requests.post(url + "/v1/chat/completions", json=chat_body(), headers={"X-Fault": "redirect"}, timeout=9)
+    followed = requests.post(
+        url + "/v1/chat/completions", json=chat_body(), headers={"X-Fault": "redirect"}, timeout=PATIENCE_S
+    )
     assert text_of(followed.content) == WORDS
     before = time.perf_counter()
     assert faulty(url, "slow-headers")[0] == 200
@@ -278,15 +293,14 @@ def test_fault_refuse_closes_the_port_for_a_while() -> None:
         with pytest.raises(ConnectionResetError):
             faulty(url, "refuse")
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, int(port)), timeout=5)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                assert post(url, chat_body())[0] == 200
-                return
-            except ConnectionRefusedError:
-                time.sleep(0.05)
-        pytest.fail("the port stayed closed")
+            socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+
+        def answers() -> bool:
+            with contextlib.suppress(ConnectionRefusedError):
+                return post(url, chat_body())[0] == 200
+            return False
+
+        wait_until(answers, "the port is open again")
 
 
 def test_shares_of_faults_are_seeded() -> None:
@@ -322,16 +336,7 @@ def test_full_queue_is_sglangs_answer() -> None:
 
 
 def wait_for_gauges(url: str, running_requests: int, queued: int) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        page = requests.get(url + "/metrics", timeout=9).text
-        found = [
-            int(float(re.findall(rf"sglang:num_{name}_reqs{{.*}} (.*)", page)[0])) for name in ("running", "queue")
-        ]
-        if found == [running_requests, queued]:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"running, queued: {found}, not {[running_requests, queued]}")
+    wait_until(lambda: gauges(url) == (running_requests, queued), f"{running_requests} served, {queued} queued")
 
 
 def test_api_key() -> None:
@@ -340,13 +345,13 @@ def test_api_key() -> None:
             status, _, body = post(url, chat_body(), headers)
             assert (status, json.loads(body)) == (401, {"error": "Unauthorized"})
         assert post(url, chat_body(), {"Authorization": "Bearer s3cret"})[0] == 200
-        assert requests.get(url + "/v1/models", timeout=9).status_code == 401
-        assert requests.get(url + "/health", timeout=9).status_code == 200
+        assert requests.get(url + "/v1/models", timeout=PATIENCE_S).status_code == 401
+        assert requests.get(url + "/health", timeout=PATIENCE_S).status_code == 200
 
 
 def test_metrics_have_sglangs_names(url: str) -> None:
     post(url, chat_body())
-    page = requests.get(url + "/metrics", timeout=9).text
+    page = requests.get(url + "/metrics", timeout=PATIENCE_S).text
     for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency", "queue_time"):
         counts = re.findall(rf'sglang:{name}_seconds_bucket{{le="\+Inf",model_name="default"}} (.*)', page)
         assert float(counts[0]) >= 1
@@ -428,7 +433,7 @@ def test_signals_end_it_with_open_streams(number: signal.Signals) -> None:
         assert connection.getresponse().status == 200
         process.send_signal(number)
         try:
-            assert process.wait(10) == 128 + number
+            assert process.wait(PATIENCE_S) == 128 + number
         except subprocess.TimeoutExpired:
             pytest.fail("it does not stop")
         finally:
