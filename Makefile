@@ -31,9 +31,9 @@ asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl asr_load/
 demo: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
-# What takes less than five seconds a test.
+# The tests that take less than five seconds each. Four at once: many of them mostly wait.
 test: setup
-	@$(BIN)/python -m pytest -n 2 -m "not long" --durations 25
+	@$(BIN)/python -m pytest -n 4 -m "not long" --durations 25
 
 # The others: fleets, searches, the web UI in a browser, sanitizers, an installed wheel.
 test-long: setup

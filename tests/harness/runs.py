@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CHECKOUT
+from harness.forked import Forked
 from harness.patience import PATIENCE_S
 
 FAST = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "20", "--itl-ms", "3")
@@ -32,7 +33,7 @@ def locust(
     return subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **(env or {})},
+        env=environment(**(env or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,7 +44,9 @@ def locust(
 class Run:
     """What a finished `locust` process said and left."""
 
-    def __init__(self, process: subprocess.Popen[str], results: Path, patience_s: float = 5 * PATIENCE_S) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str] | Forked, results: Path, patience_s: float = 5 * PATIENCE_S
+    ) -> None:
         try:
             self.out, self.err = process.communicate(timeout=patience_s)
         except subprocess.TimeoutExpired:
@@ -74,7 +77,13 @@ def run(host: str, clips: Path, results: Path, *words: str | Path, preflight: bo
     if not preflight:
         words = (*words, "--no-preflight")
     files = ("--data", clips, "--results", results, "--json-file", results / "locust")
-    return Run(locust("--host", host, *files, "--spawn-rate", "100", *words, env=env), results)
+    command = ("--headless", "--only-summary", "--host", host, *files, "--spawn-rate", "100", *words)
+    return Run(Forked("locust", command, CHECKOUT, environment(**env)), results)
+
+
+def environment(**env: str) -> dict[str, str]:
+    """The environment of a process that sends load."""
+    return {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env}
 
 
 POST = ("POST", "/v1/chat/completions")

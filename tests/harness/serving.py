@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from harness.forked import Forked
 from harness.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -47,8 +49,20 @@ def running(*args: str, on: Sequence[str] = ()) -> Iterator[tuple[str, subproces
 @contextmanager
 def serve(*args: str, on: Sequence[str] = ()) -> Iterator[str]:
     """A server with these options: its URL, such as http://127.0.0.1:40001."""
-    with running(*args, on=on) as (url, _):
-        yield url
+    if on:
+        with running(*args, on=on) as (url, _):
+            yield url
+        return
+    process = Forked("server", ["--port", "0", *args], ROOT, os.environ)
+    wait_until(lambda: "\n" in process.out or process.ended(), "the server")
+    ready = _READY.match(process.out)
+    assert ready, f"the server did not start: {process.communicate(PATIENCE_S)}"
+    try:
+        yield ready[1]
+    finally:
+        if not process.ended():
+            process.terminate()
+        process.communicate(PATIENCE_S)
 
 
 def run_to_end(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
