@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import pytest
 import trustme
 
 from conftest import CHECKOUT
-from harness.runs import FAST, POST, Run, answer, canned, locust, run
-from harness.serving import running_streams, serve, wait_until
+from harness.forked import Forked
+from harness.patience import PATIENCE_S
+from harness.runs import FAST, POST, Run, answer, canned, environment, locust, run
+from harness.serving import chat_body, connect, gauges, running_streams, serve, wait_until
 from harness.socket_readers import STAMPED
 
 
@@ -39,10 +42,13 @@ def test_a_run_from_start_to_end(clips: Path, tmp_path: Path) -> None:
         assert (record["chunks"], len(record["itl"]), record["output_tokens"]) == (6, 5, 6)
         assert (record["output_tokens_source"], record["finish_reason"]) == ("usage", "stop")
         assert record["ttft"] + sum(record["itl"]) == pytest.approx(record["e2el"], abs=1e-9)
-        assert 0 < record["upload"] <= record["headers"] <= record["ttft"] < record["e2el"] <= record["stream_end"]
+        # A server that was late sends its tokens at once, and one read may take them all.
+        assert 0 < record["upload"] <= record["headers"] <= record["ttft"] <= record["e2el"] <= record["stream_end"]
         assert record["ttft"] >= 0.019  # the server sends nothing before 20 ms
         assert record["audio_s"] == 0.1
         assert record["reference"] == f"text of {record['clip']}"
+    # 15 ms lie between its first and its last token: in at least one of 45 answers they come apart.
+    assert max(record["e2el"] - record["ttft"] for record in records) >= 0.014
     summary = done.summary
     nothing = dict.fromkeys(("fail", "unfinished", "truncated", "out_of_room"), 0)
     assert summary["requests"] == {"total": 45, "success": 45, **nothing, "by_outcome": {"ok": 45}}
@@ -159,12 +165,16 @@ def test_no_server_at_all(clips: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_queue_is_a_failure_though_its_status_is_200(clips: Path, tmp_path: Path) -> None:
-    with serve(*FAST, "--slots", "1", "--max-queued-requests", "1", "--ttft-ms", "300") as host:
+    words = ("--engine", "scripted", "--ttft-ms", "600000", "--slots", "1", "--max-queued-requests", "1")
+    with serve(*words) as host, ExitStack() as others:
+        for _ in range(2):  # one is served and one waits, for the whole run
+            connection = others.enter_context(closing(connect(host)))
+            connection.request("POST", "/v1/chat/completions", json.dumps(chat_body()))
+        wait_until(lambda: gauges(host) == (1, 1), "a full queue")
         done = run(host, clips, tmp_path / "r", "-u", "6", "--requests", "6")
-    outcomes = Counter(record["outcome"] for record in done.records)
-    assert outcomes["stream_error"] >= 3
-    refused = [record for record in done.records if record["outcome"] == "stream_error"]
-    assert {(record["error"], record["http_status"]) for record in refused} == {("The request queue is full.", 200)}
+    assert [(record["outcome"], record["error"], record["http_status"]) for record in done.records] == [
+        ("stream_error", "The request queue is full.", 200)
+    ] * 6
 
 
 def test_an_answer_that_takes_too_long(clips: Path, tmp_path: Path) -> None:
@@ -183,6 +193,7 @@ def test_a_signal_leaves_complete_files(clips: Path, tmp_path: Path, stop: signa
         words = ("--data", clips, "--results", results, "--stop-timeout", "0", "--json-file", results / "locust")
         process = locust("--host", host, *words, "-u", "3", "-r", "100")
         _wait_for_lines(results / "records.jsonl", 3)
+        wait_until(lambda: running_streams(host) == 3, "a stream of each user")
         process.send_signal(stop)
         done = Run(process, results)
     outcomes = Counter(record["outcome"] for record in done.records)
@@ -223,7 +234,9 @@ def test_ctrl_c_in_the_middle_of_a_users_work_loses_nothing(clips: Path, tmp_pat
 
 def test_a_time_limit_is_not_cut_short_by_what_was_imported_before(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
-        done = run(host, clips, tmp_path / "r", "-u", "2", "-t", "1", "--stop-timeout", "0")
+        # In a process of its own: one that is forked has imported all before.
+        words = ("--data", clips, "--results", tmp_path / "r", "-u", "2", "-r", "100", "-t", "1", "--stop-timeout", "0")
+        done = Run(locust("--host", host, *words), tmp_path / "r")
     began = json.loads((tmp_path / "r" / "run.json").read_text())["began_at"]
     assert all(record["ended_at"] - began > 0.9 for record in done.records)
     assert len(done.records) == 2
@@ -317,8 +330,9 @@ def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_ends_with_one_line_and_exit_code_2(clips: Path, tmp_path: Path, words: list[str], said: str) -> None:
-    process = locust("--data", clips, "--results", tmp_path / "r", "--loglevel", "ERROR", *words)
-    out, err = process.communicate(timeout=30)
+    asked = ("--headless", "--only-summary", "--data", clips, "--results", tmp_path / "r", "--loglevel", "ERROR")
+    process = Forked("locust", [*asked, *words], CHECKOUT, environment())
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert out == ""
     assert err.startswith("error: ")
@@ -416,6 +430,14 @@ def test_opentelemetry_keeps_the_rows_apart(clips: Path, tmp_path: Path) -> None
     }
 
 
+def cut_short(process: subprocess.Popen[str], host: str) -> None:
+    """Press Ctrl-C in a drain, and again where two presses were taken for one, until no stream is left."""
+    time.sleep(0.5)
+    while running_streams(host):
+        process.send_signal(signal.SIGINT)
+        time.sleep(2)
+
+
 def test_ctrl_c_twice_loses_nothing(clips: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     results.mkdir()
@@ -424,8 +446,7 @@ def test_ctrl_c_twice_loses_nothing(clips: Path, tmp_path: Path) -> None:
         process = locust("--host", host, *words, "-u", "4", "-r", "100")
         wait_until(lambda: running_streams(host) == 4, "four streams")
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)  # within the drain, which would take half a minute
-        process.send_signal(signal.SIGINT)
+        cut_short(process, host)
         done = Run(process, results)
     assert [record["outcome"] for record in done.records] == ["unfinished"] * 4
     assert done.summary["requests"]["fail"] == done.rows[POST]["num_failures"] == 0
@@ -440,8 +461,8 @@ def test_ctrl_c_cuts_a_drain_short(clips: Path, tmp_path: Path) -> None:
         words = ("--data", clips, "--results", results, "-t", "1", "--stop-timeout", "60")
         process = locust("--host", host, *words, "-u", "3", "-r", "100")
         wait_until(lambda: running_streams(host) == 3, "three streams")
-        time.sleep(1.5)  # past the time limit: the test is draining
-        process.send_signal(signal.SIGINT)
+        time.sleep(1)  # past the time limit: the test is draining
+        cut_short(process, host)
         done = Run(process, results)
     assert [record["outcome"] for record in done.records] == ["unfinished"] * 3
     assert done.summary["requests"]["unfinished"] == 3
@@ -465,5 +486,5 @@ def test_tls_connections_are_counted_and_kept(clips: Path, tmp_path: Path) -> No
     assert len(asked) == 4  # the third was sent again, on a new connection
     opened = done.summary["connections"]
     assert opened["opened"] == 2
-    assert 0 < opened["connect_mean"] <= opened["connect_max"] < 5
+    assert 0 < opened["connect_mean"] <= opened["connect_max"] < done.summary["wall_s"]
     assert "Connections: 2 opened, " in done.out

@@ -50,7 +50,7 @@ def own_lines(fleet: Fleet) -> list[int]:
 
 
 def test_delay_and_loss_are_in_the_figures_and_lose_nothing(clips: Path, tmp_path: Path) -> None:
-    delay = 0.03  # each frame, to each host
+    delay = 0.06  # each frame, to each host
     with network(*HOSTS, delay_ms=delay * 1e3, loss=0.01) as net:
         words = ("--data", clips, "-u", "4", "--requests", "90")
         with fleet_on(net, tmp_path / "r", *words) as (fleet, _):
@@ -61,11 +61,11 @@ def test_delay_and_loss_are_in_the_figures_and_lose_nothing(clips: Path, tmp_pat
     assert len({record["clip"] for record in records if record["seq"] < 30}) == 30
     for record in records:
         assert record["ttft"] >= 0.02 + 2 * delay  # the server's own, there and back
-    assert done.summary["ttft"]["p50"] < 0.02 + 2 * delay + 0.1
+    assert min(record["ttft"] for record in records) < 0.02 + 4 * delay  # and not twice
     for worker in info(done)["workers"]:
         # One machine's clock, seen over two ways of the same length.
         assert abs(worker["master_offset_s"]) <= worker["master_offset_error_s"]
-        assert delay <= worker["master_offset_error_s"] < delay + 0.05
+        assert delay <= worker["master_offset_error_s"] < 2 * delay
 
 
 def test_a_worker_that_is_cut_off_and_comes_back_loses_nothing(clips: Path, tmp_path: Path) -> None:

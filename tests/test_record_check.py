@@ -29,6 +29,7 @@ from asr_load.stream.record import Record, encode_record, read_records, untrue
 from conftest import CHECKOUT
 from harness.fleets import TRANSCRIBE, Fleet, end
 from harness.options import parse
+from harness.patience import PATIENCE_S
 from harness.records import failure, health, record, run_info, worker_info
 from harness.runs import Run
 from harness.serving import serve, wait_until
@@ -196,7 +197,7 @@ class Rogue:
     def send_bytes(self, *frames: bytes) -> None:
         self.socket.send_multipart(frames)
 
-    def hears(self, type: str, timeout_s: float = 10.0) -> Any:
+    def hears(self, type: str, timeout_s: float = PATIENCE_S) -> Any:
         """The data of the next message of a type; None if there is none in time."""
         until = time.monotonic() + timeout_s
         while (left := until - time.monotonic()) > 0:
@@ -267,7 +268,7 @@ def test_no_message_of_a_stranger_ends_a_test(clips: Path, tmp_path: Path) -> No
                     with rogue(fleet.port, f"message{number}{known}") as stranger:
                         if known and type != "client_ready":
                             stranger.send("client_ready", __version__)
-                            stranger.hears("ack", 3)
+                            stranger.hears("ack")
                         stranger.send(type, data)
             with rogue(fleet.port, "liar") as stranger:
                 stranger.send("quit", None, name="another")
@@ -337,7 +338,7 @@ def test_a_rogue_worker_shapes_no_figure(clips: Path, tmp_path: Path, absurd_inf
             wait_until(lambda: listens(fleet.port), "the master")
             with rogue(fleet.port, "rogue") as stranger:
                 stranger.send("client_ready", __version__)
-                job = stranger.hears("spawn", 30)
+                job = stranger.hears("spawn")
                 assert job is not None
                 assert "sk-" not in json.dumps(job)
                 reporting(ids, absurd_info)(stranger, job)
@@ -354,7 +355,7 @@ def test_a_rogue_worker_shapes_no_figure(clips: Path, tmp_path: Path, absurd_inf
         assert done.summary["refused"] == 6
         assert "worker 1 were refused" in done.out or "worker 0 were refused" in done.out
     assert done.summary["requests"]["success"] == len(done.records) > 10
-    assert done.summary["ttft"]["max"] < 10
+    assert done.summary["ttft"]["max"] < done.summary["wall_s"]
 
 
 def listens(port: int) -> bool:

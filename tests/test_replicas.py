@@ -20,20 +20,19 @@ def place(url: str) -> str:
 
 
 def test_users_are_spread_over_replicas_and_each_has_its_share(clips: Path, tmp_path: Path) -> None:
-    slow = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "300", "--itl-ms", "3")
+    slow = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "1000", "--itl-ms", "3")
     with serve(*FAST) as one, serve(*slow) as other:
         upstream = f"{place(one)},{place(other)}"
         done = run(
-            "http://speech.invalid", clips, tmp_path / "r", "-u", "4", "--requests", "12", "--upstream", upstream,
+            "http://speech.invalid", clips, tmp_path / "r", "-u", "4", "--requests", "8", "--upstream", upstream,
             "--connections", "new",
         )  # fmt: skip
     assert done.code == 0, done.err
     rows = {row["address"]: row for row in done.summary["by_replica"]}
     assert set(rows) == {place(one), place(other)}
     assert [row["share"] for row in rows.values()] == [0.5, 0.5]
-    assert [row["n"] for row in rows.values()] == [6, 6]
-    assert rows[place(one)]["ttft"]["p50"] < 0.15
-    assert rows[place(other)]["ttft"]["p50"] >= 0.3
+    assert [row["n"] for row in rows.values()] == [4, 4]
+    assert rows[place(one)]["ttft"]["p50"] < 1 <= rows[place(other)]["ttft"]["p50"]
     assert "By replica" in done.out
     assert f"│ {place(one)} " in done.out
     assert f"│ {place(other)} " in done.out
@@ -90,7 +89,7 @@ def test_what_a_busy_server_refuses_is_sent_again_and_each_try_is_a_record(clips
     assert told == [("http_429", 0, None), ("http_429", -1, 0), ("ok", -2, 0), ("ok", 1, None)]
     times = [record["started_at"] for record in done.records]
     assert times[1] - times[0] >= 1
-    assert done.records[2]["ttft"] < 0.5  # the waiting is in none
+    assert done.records[2]["ttft"] < times[2] - times[0]  # the waiting is in none
     assert done.summary["sent_again"] == 2
     assert "Sent again: 2 requests that a busy server had refused; each try counts as one" in done.out
     assert len({request.split(b"X-Clip-Id: ")[1].split(b"\r\n")[0] for request in asked[:3]}) == 1
