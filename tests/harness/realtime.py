@@ -13,7 +13,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_sockets
 
-from harness.patience import PATIENCE_S
 from harness.runs import Run, run
 from harness.serving import serve
 
@@ -52,7 +51,7 @@ def saying(*events: str | bytes | dict[str, object]) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
         server.shutdown()
-        thread.join(PATIENCE_S)
+        thread.join(10)
 
 
 @contextmanager
@@ -69,4 +68,4 @@ def refusing(answer: bytes) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
-        thread.join(PATIENCE_S)
+        thread.join(10)

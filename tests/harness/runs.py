@@ -44,11 +44,9 @@ def locust(
 class Run:
     """What a finished `locust` process said and left."""
 
-    def __init__(
-        self, process: subprocess.Popen[str] | Forked, results: Path, patience_s: float = 5 * PATIENCE_S
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Forked, results: Path) -> None:
         try:
-            self.out, self.err = process.communicate(timeout=patience_s)
+            self.out, self.err = process.communicate(timeout=5 * PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
