@@ -435,7 +435,7 @@ def test_a_search_finds_how_many_sessions_a_server_has(clips: Path, tmp_path: Pa
         words = ("-f", "locustfiles/capacity.py", "-u", "3", "--slo", "errors:rate:0.01", "--slo", "ttfs:p95:500")
         own = ("--api", "realtime", "--no-preflight", "--data", clips, "--results", tmp_path / "run")
         # Steps are repeated where something else takes the processor.
-        done = Run(runs.locust("--host", url, *own, *words, "--step-time", "10"), tmp_path / "run", patience_s=300)
+        done = Run(runs.locust("--host", url, *own, *words, "--step-time", "10"), tmp_path / "run")
     assert "maximum effective streams: 2 (live sessions)" in done.out, done.out[-3000:] + done.err[-2000:]
 
 
