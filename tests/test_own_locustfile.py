@@ -12,6 +12,7 @@ import pytest
 
 from conftest import CHECKOUT
 from harness.fleets import processes
+from harness.patience import PATIENCE_S
 from harness.ports import free_port
 from harness.runs import FAST, locust, run
 from harness.serving import serve
@@ -171,7 +172,7 @@ def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, wor
         (tmp_path / "mine.py").write_text(HOSTS.format(host, host))
         words = ("-f", "mine.py", "-u", "2", "--requests", "4", "--results", "r", *fleet)
         process = locust(*words, "--data", clips, cwd=tmp_path, env={"OPENAI_API_KEY": "sk-mine-alone"})
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     assert json.loads((tmp_path / "r" / "run.json").read_text())["host"] == host
 
@@ -185,8 +186,8 @@ def test_a_master_with_a_host_decides_for_classes_with_several(clips: Path, tmp_
             *words, "--data", clips, "--master", "--expect-workers", "1", "--master-bind-port", ports[1], cwd=tmp_path
         )
         worker = locust("-f", "mine.py", "--worker", *ports, cwd=tmp_path)
-        _, err = master.communicate(timeout=60)
-        worker.communicate(timeout=30)
+        _, err = master.communicate(timeout=PATIENCE_S)
+        worker.communicate(timeout=PATIENCE_S)
     assert (master.returncode, worker.returncode) == (0, 0), err
 
 
@@ -203,5 +204,5 @@ def test_a_master_with_a_host_decides_for_classes_with_several(clips: Path, tmp_
 def test_without_a_host_that_is_one(tmp_path: Path, hosts: tuple[str, str], said: str) -> None:
     (tmp_path / "mine.py").write_text(HOSTS.format(*hosts))
     process = locust("-f", "mine.py", "-u", "1", "--loglevel", "ERROR", cwd=tmp_path)
-    assert process.communicate(timeout=60) == ("", f"error: {said}\n")
+    assert process.communicate(timeout=PATIENCE_S) == ("", f"error: {said}\n")
     assert process.returncode == 2

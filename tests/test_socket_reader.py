@@ -262,7 +262,7 @@ def test_a_sized_read_waits_for_all_of_its_bytes(maker: str) -> None:
         gevent.sleep(0)
         assert not reading.ready()
         there.sendall(b"\nrest")
-        assert reading.get(timeout=10) == b"\r\n"
+        assert reading.get(timeout=PATIENCE_S) == b"\r\n"
         assert file.read1(100) == b"rest"
         there.close()
         assert file.read(2) == b""
