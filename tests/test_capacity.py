@@ -114,6 +114,15 @@ def test_the_value_decides_as_it_does_for_a_whole_run() -> None:
         assert found.value == judge_slos([slo], records, Scoring())[0].value
 
 
+def test_requests_without_an_error_are_no_proof_of_a_low_error_rate_of_words() -> None:
+    """Thirty right transcripts of two words say that fewer than one word in ten is wrong, and not one in a hundred."""
+    right = [record(n) for n in range(30)]
+    for limit, settled in ((0.01, False), (0.2, True)):
+        found = decide(parse_slo(f"wer:mean:{limit}"), right, Scoring())
+        assert (found.value, found.ok, found.settled) == (0.0, True, settled)
+    assert decide(parse_slo("wer:mean:0.01"), right * 20, Scoring()).settled
+
+
 def test_rates_and_means() -> None:
     good, bad = [record(n) for n in range(400)], [failure(n, "cut") for n in range(400)]
     errors = parse_slo("errors:rate:0.01")

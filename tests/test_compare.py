@@ -27,11 +27,11 @@ from asr_load.results.compare import (
 )
 from asr_load.results.comparison_report import markdown, print_comparison
 from asr_load.results.proportion import Counted, difference_of_shares
-from asr_load.results.runfile import UserClassInfo, write_run
+from asr_load.results.runfile import UserClassInfo
 from asr_load.results.summary import Finished, summarise
-from asr_load.stream.record import RECORDS, LiveRecord, Record, RecordFile
+from asr_load.stream.record import LiveRecord, Record
 from asr_load.web.report import comparison_page
-from harness.records import failure, record, run_info, worker_info
+from harness.records import failure, record, run_folder, run_info, worker_info
 
 
 def made(seed: int, *, scale: float = 1.0, count: int = 600, errors: int = 0, word: str = "said") -> list[Record]:
@@ -253,15 +253,9 @@ def test_a_gate_that_is_none(text: str) -> None:
         parse_gate(text)
 
 
-def run_folder(folder: Path, records: list[Record], **changes: Any) -> str:
-    """A run's folder with its records; returns its path."""
-    folder.mkdir()
-    file = RecordFile(folder / RECORDS)
-    for one in records:
-        file.write(one)
-    file.close()
-    write_run(folder, run_info(**{"workers": [worker_info(ended_at=1061.0)]} | changes))
-    return str(folder)
+def folder_of(folder: Path, records: list[Record]) -> str:
+    """The path of a run's folder with its files."""
+    return str(run_folder(folder, records, run_info(workers=[worker_info(ended_at=1061.0)])))
 
 
 @pytest.mark.parametrize("warnings", [0, 1, 3])
@@ -286,7 +280,7 @@ def test_the_report_command_prints_one_comparison_table_for_several_runs(
     for number in range(4):
         records = made(number, count=200)
         records[0].warmup = number >= warnings
-        folders.append(run_folder(tmp_path / str(number), records))
+        folders.append(folder_of(tmp_path / str(number), records))
     monkeypatch.setattr("sys.argv", ["report.py", *folders[:2], "--baseline", *folders[2:]])
     assert main() == 0
     out = capsys.readouterr().out
@@ -319,7 +313,7 @@ def test_a_gate_of_a_small_latency_asks_for_its_unit() -> None:
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, records in (("a", made(1, scale=1.2)), ("b", made(2))):
-        run_folder(tmp_path / name, records)
+        folder_of(tmp_path / name, records)
     command = ["report.py", str(tmp_path / "a"), "--baseline", str(tmp_path / "b")]
     monkeypatch.setattr("sys.argv", [*command, "--export", "markdown"])
     assert main() == 0
@@ -351,13 +345,9 @@ def test_what_live_speech_costs_in_accuracy_is_in_the_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, word, live in (("live", "sad", True), ("file", "said", False)):
-        (tmp_path / name).mkdir()
-        file = RecordFile(tmp_path / name / RECORDS)
-        for one in made(1, word=word):
-            file.write(LiveRecord(**msgspec.structs.asdict(one)) if live else one)
-        file.close()
+        records = [LiveRecord(**msgspec.structs.asdict(one)) if live else one for one in made(1, word=word)]
         how: dict[str, Any] = {"api": "realtime", "realtime": {"dialect": "vllm", "pace": 1.0}} if live else {}
-        write_run(tmp_path / name, run_info(workers=[worker_info(ended_at=1061.0)], **how))
+        run_folder(tmp_path / name, records, run_info(workers=[worker_info(ended_at=1061.0)], **how))
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "file")])
     assert main() == 0
     # A quarter of the clips have one of four words wrong.

@@ -20,11 +20,12 @@ from asr_load.audio.cut import cuts, parent_of, part_id
 from asr_load.audio.shard import Shards
 from asr_load.results.accuracy import spoken
 from asr_load.results.normalizers import Scoring
+from asr_load.results.sound import measured
 from asr_load.results.summary import summarise
 from asr_load.results.tables import lengths
 from asr_load.results.transcripts import worst
 from asr_load.stream.record import Record
-from asr_load.web.report import _over_time, _rate_of
+from asr_load.web.report import _over_time, _Rows
 from conftest import CHECKOUT, noise
 from harness.records import record, run_info
 from harness.runs import run
@@ -154,7 +155,7 @@ def test_a_recording_counts_in_the_slice_of_time_that_completed_it() -> None:
     parts += in_parts("red green", "blue brown", reference="red green blue white", turn=2, clip="late")
     info = run_info(in_parts=True)
     summary = summarise(parts, info)
-    table = _over_time(parts, _rate_of(parts, info, summary), summary, 1.0)
+    table = _over_time(parts, _Rows(measured(parts, info), info, summary), summary, 1.0)
     assert [(row[0], row[-1]) for row in table.rows] == [
         ("0 to 1", "n/a"),
         ("1 to 2", "0.0%"),

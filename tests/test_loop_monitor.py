@@ -10,7 +10,8 @@ import gevent
 import numpy as np
 import pytest
 
-from asr_load.load.loop_monitor import TICK_S, LoopMonitor
+from asr_load.load.loop_monitor import TICK_S, LateSeconds, LoopMonitor
+from asr_load.results.runfile import MOST_LATE, Late
 from harness.serving import wait_until
 
 HELD_S = 0.51
@@ -102,3 +103,60 @@ def test_a_thread_that_reads_has_lags_of_its_own(clock: Clock) -> None:
     assert health.stamp_lag_p99 == pytest.approx(0.5, rel=0.003)
     assert (health.loop_lag_samples, health.loop_lag_max) == (3, 0)
     assert not told
+
+
+def test_the_seconds_of_a_stall_are_late_and_the_others_are_sound(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is the loop's own work: its thread uses the processor all the time.
+    monkeypatch.setattr("time.thread_time", lambda: clock.now)
+    monitor = LoopMonitor(epoch_s=1e6)
+    monitor.start()
+    clock.run(5)
+    clock.hold(2.5)
+    clock.run(1)
+    ended = clock.now + 1e6
+    clock.run(5)
+    monitor.stop()
+    health = monitor.health()
+    assert health.late is not None
+    (held,) = health.late
+    assert (held.begin, held.end) == (1e6 + 100, math.floor(ended) + 1)
+    assert held.lag == pytest.approx(health.loop_lag_max) == pytest.approx(2.5 - TICK_S)
+    assert held.cpu == pytest.approx(1)
+
+
+def test_a_thread_that_read_late_has_late_seconds_though_the_loop_was_on_time() -> None:
+    told = [[], [0.0, 0.0, 0.2], [0.0]]
+    monitor = LoopMonitor(lambda: told.pop(0) if told else [])
+    monitor.start()
+    monitor.health()
+    monitor.stop()
+    health = monitor.health()
+    assert health.late is not None
+    assert [each.lag for each in health.late if each.lag == 0.2]
+    assert health.sound_stamp_lag_p99 == 0.0 or health.sound_stamp_lag_p99 < 0.05
+
+
+def test_late_seconds_that_follow_each_other_are_one_stretch() -> None:
+    found = LateSeconds()
+    found.add(10.2, 10.4, 0.2, 0.1)
+    found.add(11.9, 12.1, 0.3, 0.5)
+    found.add(20.0, 20.1, 0.1, 0.2)
+    assert found.stretches == [Late(10, 13, 0.3, 0.5), Late(20, 21, 0.1, 0.2)]
+
+
+def test_late_seconds_of_days_stay_few_and_none_is_forgotten() -> None:
+    random = np.random.default_rng(0)
+    found, at = LateSeconds(), 0.0
+    moments = []
+    for gap in random.exponential(20, 5000):
+        at += 2 + gap
+        moments.append(at)
+        found.add(at, at + 0.1, 0.1, 0.2)
+    assert len(found.stretches) <= MOST_LATE
+    begins = np.array([each.begin for each in found.stretches])
+    ends = np.array([each.end for each in found.stretches])
+    place = np.searchsorted(begins, moments, "right") - 1
+    assert (np.array(moments) < ends[place]).all()
+    assert (begins[1:] > ends[:-1]).all()

@@ -163,6 +163,11 @@ def test_a_trace_and_its_speed(clips: Path, tmp_path: Path) -> None:
     assert [due - first for due in rest] == pytest.approx([0.2, 0.2, 0.5], abs=1e-5)
 
 
+def by_choice(summary: dict[str, Any]) -> dict[str, int]:
+    """How many requests options exclude; whether this machine was late for a moment is another matter."""
+    return {name: summary["left_out"][name] for name in ("warmup", "trim_start", "trim_end")}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [[], ["2"]])
 def test_warm_up_is_sent_and_recorded_and_in_no_figure(clips: Path, tmp_path: Path, workers: list[str]) -> None:
@@ -174,7 +179,7 @@ def test_warm_up_is_sent_and_recorded_and_in_no_figure(clips: Path, tmp_path: Pa
     assert sorted(record["seq"] for record in records if record["warmup"]) == list(range(10))
     assert sorted(record["seq"] for record in records if not record["warmup"]) == list(range(10, 30))
     assert done.summary["requests"]["by_outcome"] == {"ok": 20}
-    assert done.summary["left_out"] == {"warmup": 10, "trim_start": 0, "trim_end": 0}
+    assert by_choice(done.summary) == {"warmup": 10, "trim_start": 0, "trim_end": 0}
     assert (done.rows[POST]["num_requests"], done.rows[POST]["num_failures"]) == (20, 0)
     assert not [reason for reason in done.summary["validity"]["reasons"] if "no record" in reason]
     assert "Left out: 10 warm-up requests, 0 trimmed at the start, 0 at the end" in done.out
@@ -188,7 +193,7 @@ def test_warm_up_and_both_ends_by_time(clips: Path, tmp_path: Path) -> None:
         done = run(host, clips, tmp_path / "r", *words)
     assert sorted(record["seq"] for record in done.records if record["warmup"]) == list(range(20))
     # Those due before 1 s are warm-up; then half a second, ten; at the end those after the last but a second.
-    assert done.summary["left_out"] == {"warmup": 20, "trim_start": 10, "trim_end": 20}
+    assert by_choice(done.summary) == {"warmup": 20, "trim_start": 10, "trim_end": 20}
     assert done.summary["requests"]["total"] == 30
     kept = [record for record in by_due(done) if 30 <= record["seq"] < 60]
     assert kept[-1]["due_at"] - kept[0]["due_at"] == pytest.approx(29 / 20, abs=1e-5)

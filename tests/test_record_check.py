@@ -24,7 +24,7 @@ from asr_load.errors import InputError
 from asr_load.load.fleet import own_folder
 from asr_load.load.record_check import Numbers, RecordCheck, absurd
 from asr_load.options import credentials
-from asr_load.results.runfile import Refused, RunInfo, write_run
+from asr_load.results.runfile import Late, Refused, RunInfo, write_run
 from asr_load.stream.record import Record, encode_record, read_records, untrue
 from conftest import CHECKOUT
 from harness.fleets import TRANSCRIBE, Fleet, end
@@ -109,7 +109,17 @@ def test_numbers_take_a_bit_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"connecting_s": INFINITE}, {"users": -1}, {"health": health(cpu_mean=math.nan)}, {"late": -3}]
+    "changes",
+    [
+        {"connecting_s": INFINITE},
+        {"users": -1},
+        {"health": health(cpu_mean=math.nan)},
+        {"late": -3},
+        {"health": health(late=[Late(1.0, 2.0, math.nan, 0.1)])},
+        {"health": health(late=[Late(1.0, 2.0, -1.0, 0.1)])},
+        {"health": health(late=[Late(2.0, 1.0, 0.1, 0.1)])},
+        {"health": health(late=[Late(1.0, 2.0, 0.1, 0.1)] * 1001)},
+    ],
 )
 def test_a_word_of_a_worker_that_cannot_be_true(changes: dict[str, Any]) -> None:
     assert absurd(worker_info(**changes))

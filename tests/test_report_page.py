@@ -13,12 +13,12 @@ from asr_load.errors import InputError
 from asr_load.report import main
 from asr_load.results.course import course, in_flight_at_start, width_for
 from asr_load.results.plots import distributions, fit, waterfall
-from asr_load.results.runfile import RunInfo, write_run
 from asr_load.results.summary import Finished, read_finished, summarise
+from asr_load.results.tables import latencies
 from asr_load.results.transcripts import errors_of, worst
-from asr_load.stream.record import RECORDS, Record, RecordFile
+from asr_load.stream.record import RECORDS, Record
 from asr_load.web.report import make_report
-from harness.records import failure, record, run_info, worker_info
+from harness.records import failure, record, run_folder, run_info, worker_info
 
 MARKUP = "</script><b>\"'&{{7*7}}"
 
@@ -33,16 +33,6 @@ def data_of(page: str) -> dict[str, object]:
     assert found is not None
     data: dict[str, object] = json.loads(found[1])
     return data
-
-
-def folder_of(folder: Path, records: list[Record], info: RunInfo) -> Path:
-    folder.mkdir(exist_ok=True)
-    file = RecordFile(folder / RECORDS)
-    for one in records:
-        file.write(one)
-    file.close()
-    write_run(folder, info)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -191,7 +181,7 @@ def test_errors_by_kind_and_loops_capped() -> None:
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = [folder_of(tmp_path / name, [record(n) for n in range(5)], run_info()) for name in ("a", "b")]
+    folders = [run_folder(tmp_path / name, [record(n) for n in range(5)], run_info()) for name in ("a", "b")]
     monkeypatch.setattr("sys.argv", ["report.py", *map(str, folders), "--slice", "2s"])
     assert main() == 0
     assert capsys.readouterr().out.count("=== ASR Benchmark Summary ===") == 2
@@ -206,7 +196,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 
 
 def test_a_file_that_is_cut_and_one_that_is_none(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "a", [record(n) for n in range(5)], run_info())
+    folder = run_folder(tmp_path / "a", [record(n) for n in range(5)], run_info())
     lines = (folder / RECORDS).read_bytes()
     (folder / RECORDS).write_bytes(lines[:-20])
     finished = read_finished(folder)
@@ -221,3 +211,25 @@ def test_a_page_is_small_however_long_the_run() -> None:
     few = [record(n, started_at=1000.0 + n * 0.7, clip=f"clip{n % 50}") for n in range(6000)]
     # The size of the data in it does not go with the number of requests.
     assert len(page_of(few)) < min(1_500_000, len(page_of(few[:600])) + 150_000)
+
+
+def test_percentiles_of_few_requests_are_faint_in_every_table() -> None:
+    """A p95 of nineteen values, a p90 of nine and a p99 of ninety-nine are hardly more than their maximum."""
+    for count, p95 in ((19, True), (20, False)):
+        page = page_of([record(n) for n in range(count)], stages=[(999.0, "one")])
+        tables = page[page.index("<h2>Tables</h2>") : page.index("<h2>Options and versions")]
+        for title in (
+            "Over time",
+            "By stage",
+            "By requests in flight as one began",
+            "By worker",
+            "By length of the clip",
+        ):
+            body = tables[tables.index(f"<h3>{title}</h3>") :]
+            # A row over time has the requests of one second; a row of the others has all of them.
+            faint = body[: body.index("</table>")].count("faint")
+            assert (faint >= 2) is (p95 or title == "Over time")
+    summary = summarise([record(n) for n in range(9)], run_info())
+    assert {column for row, column in latencies(summary).faint if row == 0} == {3, 4, 5}
+    summary = summarise([record(n) for n in range(99)], run_info())
+    assert {column for row, column in latencies(summary).faint if row == 0} == {5}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from asr_load.results.runfile import WorkerInfo
+from asr_load.results.runfile import Late, WorkerInfo
 from asr_load.results.summary import summarise
 from asr_load.results.verdict import clock, judge, judge_clients, judge_steadiness
 from asr_load.stream.record import Record
@@ -175,6 +176,72 @@ def test_answers_in_one_piece_are_not_the_engines() -> None:
     assert validity.verdict == "suspect"
     assert validity.reasons[0].startswith("1 of 2 answers were not streamed, but came in one piece or a few: ")
     assert validity.client == "healthy"
+
+
+WHOLE = {"chunks": 40, "itl": [0.0] * 39, "audio_s": 12.0}
+"""An answer of twelve seconds of speech in one piece."""
+
+
+def held_back(records: list[Record], **changes: Any) -> bool:
+    reasons = judge(records, run_info(**changes)).reasons
+    return any("something on the way holds them back" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("lag", [{"stamp_lag_p99": 0.2}, {"stamp_lag_p99": 0.2, "loop_lag_p99": 0.2}])
+def test_a_proxy_is_not_blamed_where_answers_were_read_late(lag: dict[str, float]) -> None:
+    records = [record(n, **WHOLE) for n in range(20)]
+    assert held_back(records)
+    for reader in ("compiled", "python"):
+        assert not held_back(records, workers=[worker_info(reader=reader, health=health(**lag))])
+    # Of two workers, the one that read on time tells.
+    both = [worker_info(health=health(**lag)), worker_info(worker=1)]
+    assert held_back([record(n, worker=n % 2, **WHOLE) for n in range(20)], workers=both)
+    assert not held_back(records, workers=both)
+
+
+def test_a_proxy_is_judged_by_the_seconds_in_which_reads_were_on_time() -> None:
+    starved = [record(n, **(WHOLE if n in (50, 51) else {"chunks": 4, "itl": [0.1] * 3})) for n in range(100)]
+    late = [Late(1050.0, 1052.0, 0.4, 0.1)]
+    noisy = [worker_info(health=health(stamp_lag_p99=0.2, loop_lag_p99=0.2, late=late))]
+    assert not held_back(starved, workers=noisy)
+    assert held_back([record(n, **WHOLE) for n in range(100)], workers=noisy)
+
+
+def decoded_by_stretches(random: np.random.Generator, seconds: float) -> Record:
+    """An answer as SGLang streams Qwen3-ASR's transcriptions: each two seconds are decoded anew, and the words that are
+    certain by then, all but the last five, are sent at once."""
+    words, sent, gaps = random.poisson(2.5 * seconds) + 1, 0, list[float]()
+    for end in np.arange(2, seconds + 2, 2):
+        heard = round(words * min(end, seconds) / seconds)
+        certain = words if end >= seconds else max(heard - 5, 0)
+        if certain > sent:
+            gaps += [0.3, *[0.0001] * (certain - sent - 1)]
+            sent = certain
+    return record(0, audio_s=seconds, ttft=0.3, headers=None, itl=gaps[1:], chunks=words, e2el=0.3 + sum(gaps[1:]))
+
+
+@pytest.mark.parametrize("mean", [0.5, 1.0, 1.8, 2.7])
+def test_an_engine_that_decodes_some_seconds_at_a_time_is_no_proxy(mean: float) -> None:
+    """Of transcriptions, whatever their clips' lengths (the mean of their logarithm); none of a chat is like that."""
+    random = np.random.default_rng(0)
+    records = [decoded_by_stretches(random, seconds) for seconds in random.lognormal(mean, 0.5, 300).clip(0.5, 40)]
+    for number, one in enumerate(records):
+        one.seq, one.started_at, one.clip, one.stream_end = number, 1000.0 + number, f"clip{number}", one.e2el
+    assert not held_back(records, api="transcriptions")
+    assert held_back(records, api="chat")
+
+
+def test_a_proxy_before_a_transcription_api_is_still_found() -> None:
+    random = np.random.default_rng(0)
+    lengths = random.lognormal(2.3, 0.5, 200).clip(1, 35).tolist()
+    whole = [record(n, audio_s=s, chunks=int(4 * s) + 4, itl=[0.0] * (int(4 * s) + 3)) for n, s in enumerate(lengths)]
+    assert held_back(whole, api="transcriptions")
+    # Pieces of 4 kB: sixteen chunks, of three tokens a second.
+    buffered = [
+        record(n, audio_s=s, chunks=int(3 * s) + 4, itl=[0.4 if at % 16 == 15 else 0.0 for at in range(int(3 * s) + 3)])
+        for n, s in enumerate(sorted(lengths)[100:])
+    ]
+    assert held_back(buffered, api="transcriptions")
 
 
 @pytest.mark.parametrize(("first", "said"), [(32.0, True), (1.9, False), (0.5, False)])

@@ -8,16 +8,18 @@ not left to chance.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import numpy as np
 
 from asr_load.results.live import Histogram
-from asr_load.results.runfile import ClientHealth
+from asr_load.results.runfile import MOST_LATE, ClientHealth, Late
+from asr_load.results.sound import LATE_S
 
 TICK_S = 0.02
 RECENT = int(10 / TICK_S)
@@ -40,12 +42,21 @@ class Lags:
     """How late something was, sample by sample: memory does not grow with their number."""
 
     def __init__(self) -> None:
-        self.all = Histogram()
+        self.all, self.sound = Histogram(), Histogram()
         self.recent: deque[float] = deque(maxlen=RECENT)
 
     def add(self, lags: list[float]) -> None:
-        self.all.add(np.array(lags))
+        """Take the samples of about a second; it is sound where none is late."""
+        values = np.array(lags)
+        self.all.add(values)
+        if values.max(initial=0.0) <= LATE_S:
+            self.sound.add(values)
         self.recent.extend(lags)
+
+    @property
+    def sound_p99(self) -> float:
+        """p99 over the seconds that are sound."""
+        return self.sound.percentiles([99])[0] or 0.0
 
     def figures(self, recent: bool) -> tuple[float, float, float, int]:
         """p50, p99, maximum and number: of the last ten seconds, exact, or of all, within 0.25 %."""
@@ -56,12 +67,47 @@ class Lags:
         return p50, p99, self.all.max, self.all.n
 
 
+class _Stall(NamedTuple):
+    """A wait of the loop or of the reading thread, in seconds of time.perf_counter: how late it was at its end."""
+
+    begin: float
+    end: float
+    lag: float
+
+
+class LateSeconds:
+    """The seconds in which a process was late. Those that follow each other are one stretch; where there are more than
+    1,000 stretches, those that are near each other become one, with what lies between them."""
+
+    def __init__(self) -> None:
+        self.stretches: list[Late] = []
+        self._apart = 0.0
+        """Seconds that two stretches lie apart at least."""
+
+    def add(self, begin: float, end: float, lag: float, cpu: float) -> None:
+        """Take a stall by its times of day: every second that it touches is late."""
+        self._put(Late(float(math.floor(begin)), math.floor(end) + 1.0, lag, cpu))
+        while len(self.stretches) > MOST_LATE:
+            self._apart += 1
+            kept, self.stretches = self.stretches, []
+            for stretch in kept:
+                self._put(stretch)
+
+    def _put(self, new: Late) -> None:
+        last = self.stretches[-1] if self.stretches else None
+        if last is None or new.begin > last.end + self._apart:
+            self.stretches.append(new)
+            return
+        ends = max(last.end, new.end), max(last.lag, new.lag), max(last.cpu, new.cpu)
+        self.stretches[-1] = Late(min(last.begin, new.begin), *ends)
+
+
 class LoopMonitor:
     """Watches from `start` to `stop`. `stamp_lags` tells how late answers were read since it was last asked, where
-    something else than the loop reads them."""
+    something else than the loop reads them; `epoch_s`, added to time.perf_counter, gives the time of day."""
 
-    def __init__(self, stamp_lags: Callable[[], list[float]] | None = None) -> None:
-        self._stamp_lags_since = stamp_lags
+    def __init__(self, stamp_lags: Callable[[], list[float]] | None = None, epoch_s: float = 0.0) -> None:
+        self._stamp_lags_since, self._epoch_s = stamp_lags, epoch_s
         self._final: ClientHealth | None = None
         self._stopping = False
 
@@ -72,6 +118,9 @@ class LoopMonitor:
             self._stamp_lags_since()
         self._cpu: deque[float] = deque(maxlen=10)
         self._cpu_max = 0.0
+        self._late = LateSeconds()
+        self._stalls: list[_Stall] = []
+        """Of the second that is not over."""
         self._longest_pause = self._paused = 0.0
         self._pause_began = 0
         gc.freeze()  # with what is garbage among it, until the end: a collection would keep the first request waiting
@@ -80,6 +129,8 @@ class LoopMonitor:
         gc.set_threshold(20_000, 20, 1_000_000)
         gc.callbacks.append(self._on_gc)
         self._began = time.perf_counter(), time.thread_time(), time.process_time()
+        self._noted = self._began[0]
+        self._second_began = self._began[:2]
         self._watcher = gevent.spawn(self._watch)
         # A timer of the loop itself, not a greenlet that sleeps: fifty wakings a second would cost all streams.
         self._timer = gevent.get_hub().loop.timer(TICK_S, TICK_S)
@@ -95,7 +146,7 @@ class LoopMonitor:
         self._watcher.kill()
         self._timer.stop()
         self._timer.close()
-        self._note_lags()
+        self._note_second()
         wall, cpu, _ = self._spent()
         self._final = self._health(cpu / wall, self._cpu_max if self._cpu else cpu / wall, recent=False)
         gc.callbacks.remove(self._on_gc)
@@ -131,12 +182,17 @@ class LoopMonitor:
             watched_s=wall,
             gc_pause_max=self._longest_pause,
             gc_pause_total=self._paused,
+            late=list(self._late.stretches),
+            sound_loop_lag_p99=self._lags.sound_p99,
+            sound_stamp_lag_p99=self._stamp_lags.sound_p99,
         )
 
     def _tick(self) -> None:
         now = time.perf_counter()
         lag = now - self._due
         self._ticks.append(max(0.0, lag))
+        if lag > LATE_S:
+            self._stalls.append(_Stall(self._due, now, lag))
         self._due += TICK_S
         if lag >= TICK_S:
             # A stall of 100 ms hides the ticks it swallowed: each counts, with the wait it would have had.
@@ -147,18 +203,31 @@ class LoopMonitor:
     def _note_lags(self) -> None:
         self._lags.add(self._ticks)
         self._ticks = []
+        since, self._noted = self._noted, time.perf_counter()
         if self._stamp_lags_since is not None:
-            self._stamp_lags.add(self._stamp_lags_since())
+            lags = self._stamp_lags_since()
+            self._stamp_lags.add(lags)
+            # One for each tick since then.
+            late = ((since + number * TICK_S, lag) for number, lag in enumerate(lags) if lag > LATE_S)
+            self._stalls += [_Stall(due, min(due + lag, self._noted), lag) for due, lag in late]
+
+    def _note_second(self) -> float:
+        """Note what the second that ends now was like, and return the loop's CPU in it."""
+        self._note_lags()
+        (wall, cpu), self._second_began = self._second_began, (time.perf_counter(), time.thread_time())
+        share = (self._second_began[1] - cpu) / max(self._second_began[0] - wall, 1e-9)
+        for stall in sorted(self._stalls):
+            self._late.add(stall.begin + self._epoch_s, stall.end + self._epoch_s, stall.lag, share)
+        self._stalls = []
+        return share
 
     def _watch(self) -> None:
         collected = time.perf_counter()
         while True:
-            wall, cpu = time.perf_counter(), time.thread_time()
             gevent.sleep(1.0)
-            now = time.perf_counter()
-            self._note_lags()
-            self._cpu.append((time.thread_time() - cpu) / (now - wall))
+            self._cpu.append(self._note_second())
             self._cpu_max = max(self._cpu_max, self._cpu[-1])
+            now = time.perf_counter()
             if now - collected > COLLECT_EVERY_S:
                 # Only what was made since the start is looked at (the rest is frozen): a few ms, counted as lag.
                 yield_to_io()

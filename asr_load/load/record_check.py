@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from asr_load.results.runfile import Refused, WorkerInfo
+from asr_load.results.runfile import MOST_LATE, Refused, WorkerInfo
 from asr_load.stream.record import LIVE, LiveRecord, Record, untrue
 from asr_load.text import visible
 
@@ -96,6 +96,9 @@ def absurd(worker: WorkerInfo) -> str:
     for name in ("host", "reader", "server"):
         if (text := getattr(worker, name)) != visible(text)[:MAX_WORD]:
             return f"its {name} is {visible(text)[:MAX_WORD]!r}"
+    late = (worker.health.late or []) if worker.health else []
+    if len(late) > MOST_LATE or any(each.end < each.begin for each in late):
+        return "its late seconds are too many, or end before they begin"
     for name, value in _numbers(worker):
         if not math.isfinite(value):
             return f"its {name} is {value}"
@@ -109,6 +112,8 @@ def _numbers(struct: msgspec.Struct) -> list[tuple[str, float]]:
     for name, value in msgspec.structs.asdict(struct).items():
         if isinstance(value, msgspec.Struct):
             numbers += _numbers(value)
+        elif isinstance(value, list):
+            numbers += [number for each in value if isinstance(each, msgspec.Struct) for number in _numbers(each)]
         elif isinstance(value, int | float):
             numbers.append((name, value))
     return numbers

@@ -37,16 +37,13 @@ from asr_load.load.target import RequestSource, Targets
 from asr_load.options.settings import Settings
 from asr_load.realtime.session import transmit
 from asr_load.results.calibration import read_calibration
-from asr_load.results.runfile import WorkerInfo
+from asr_load.results.runfile import PUNCTUAL_S, WorkerInfo
 from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.work import Job, Turn, Work
 from asr_load.stream.record import Record, RecordFile
 from asr_load.text import is_no_speech, striker
 
 logger = logging.getLogger(__name__)
-
-LATE_S = 0.010
-"""A request that is sent so much after it was due, though a user was free, is late by the client's fault."""
 
 
 class Run:
@@ -96,10 +93,10 @@ class Run:
         self._reader, self._reader_factory = reader
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
         self._calibration = read_calibration(self._cores, self._reader)
-        self._monitor = LoopMonitor(
-            self._reader_factory.lags if isinstance(self._reader_factory, CompiledReaders) else None
-        )
         epoch_ns = time.time_ns() - time.perf_counter_ns()
+        self._monitor = LoopMonitor(
+            self._reader_factory.lags if isinstance(self._reader_factory, CompiledReaders) else None, epoch_ns / 1e9
+        )
         self._config = ExchangeConfig(
             settings.timeouts,
             epoch_ns,
@@ -268,7 +265,7 @@ class Run:
         try:
             while True:
                 record, reraise = transmit(client, user_connection, request, self._config)
-                if record.lag is not None and record.lag - record.retry_s > LATE_S and not request.queued:
+                if record.lag is not None and record.lag - record.retry_s > PUNCTUAL_S and not request.queued:
                     self._late += 1
                 # Before the wait, in which the user may be ended.
                 self._note(record)
@@ -364,7 +361,7 @@ class Run:
         if not self._has_begun:
             return 0
         # What was due this little before the end had its user, who was on the way.
-        return self._work.waiting(self._arrivals_s() - LATE_S)
+        return self._work.waiting(self._arrivals_s() - PUNCTUAL_S)
 
     def _arrivals_s(self) -> float:
         until = time.perf_counter_ns() if self._stopped_at is None else self._stopped_at

@@ -14,13 +14,14 @@ import numpy as np
 from asr_load.audio.cut import parent_of
 from asr_load.errors import InputError
 from asr_load.files import encode_json
+from asr_load.results import sound
 from asr_load.results.accuracy import counted, spoken, total
 from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
 from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import Goodput, check_unit, parse_limit
-from asr_load.results.steady import trim
+from asr_load.results.sound import Measured
 from asr_load.results.summary import Difference, Finished, LiveAccuracy
 from asr_load.stream.record import Record
 
@@ -104,8 +105,13 @@ class Run(NamedTuple):
         return self.finished.info
 
     @property
+    def part(self) -> Measured:
+        return sound.measured(self.finished.records, self.info)
+
+    @property
     def measured(self) -> list[Record]:
-        return trim(self.finished.records, self.info.trim_start, self.info.trim_end)[0]
+        """The requests that latencies, error rates and accuracy are of."""
+        return self.part.sound
 
 
 Draws = np.ndarray
@@ -226,12 +232,9 @@ def point_figures(run: Run) -> dict[str, tuple[str, float | None]]:
         for statistic in STATISTICS:
             value = getattr(row, statistic)
             found[f"{name}_{statistic}"] = METRICS[name].unit, None if value is None else value * METRICS[name].scale
-    requests = summary.requests
-    judged = requests.success + requests.fail
     units = {"rtfx": "", "requests_per_s": "1/s", "output_tokens_per_s": "1/s", "goodput": "1/s"}
     found |= {name: (unit, getattr(summary, name)) for name, unit in units.items()}
-    found["error_rate"] = "", requests.fail / judged if judged else None
-    found |= {name: ("", getattr(summary, name)) for name in ("wer", "cer")}
+    found |= {name: ("", getattr(summary, name)) for name in ("error_rate", "wer", "cer")}
     return found
 
 
@@ -435,7 +438,10 @@ def _drawn(values: _Values, weights: np.ndarray) -> Draws:
 
 def _rate_by_time(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     """What a rate counts, and what it counts it by, in each stretch of the run's time; shapes (BLOCKS,)."""
-    measured, limits = run.measured, Goodput(run.info.goodput) if run.info.goodput else None
+    part, limits = run.part, Goodput(run.info.goodput) if run.info.goodput else None
+    # Throughput is of all requests; of those that are excluded, as many met the limits as of the others.
+    measured = part.sound if name in ("error_rate", "goodput") else part.counted
+    like = len(part.counted) / len(part.sound) if name == "goodput" and part.sound else 1.0
     amount: dict[str, Callable[[Record], float]] = {
         "rtfx": lambda record: record.audio_s if record.ok else 0.0,
         "requests_per_s": lambda record: record.ok,
@@ -446,7 +452,7 @@ def _rate_by_time(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     if not measured:
         return np.zeros(BLOCKS), np.zeros(BLOCKS)
     place = _stretches(measured)
-    of = np.bincount(place, [amount[name](record) for record in measured], BLOCKS)
+    of = np.bincount(place, [amount[name](record) for record in measured], BLOCKS) * like
     if name == "error_rate":
         return of, np.bincount(place, [not record.unfinished for record in measured], BLOCKS)
     return of, np.full(BLOCKS, run.finished.summary.wall_s / BLOCKS)

@@ -16,6 +16,7 @@ from asr_load.results import tables
 from asr_load.results.comparison_report import markdown_table
 from asr_load.results.pass_fail import Kind
 from asr_load.results.slo import slo_lines
+from asr_load.results.sound import measured
 from asr_load.results.summary import Finished, Summary, rates_line, run_lines
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.text import visible
@@ -39,7 +40,11 @@ def _parquet(finished: Finished) -> bytes:
         "list[float]": pa.list_(pa.float64()), "dict[str, float]": pa.string(), "dict[str, int]": pa.string(),
     }  # fmt: skip
     fields = [(name, types[kind.removesuffix(" | None")]) for name, kind in _fields(finished.records).items()]
-    columns = [pa.array([_value(record, name) for record in finished.records], kind) for name, kind in fields]
+    counted = _counted(finished)
+    columns = [
+        pa.array(counted if name == COUNTED else [_value(record, name) for record in finished.records], kind)
+        for name, kind in fields
+    ]
     out = io.BytesIO()
     pq.write_table(pa.table(columns, names=[name for name, _ in fields]), out, compression="zstd")
     return out.getvalue()
@@ -48,7 +53,17 @@ def _parquet(finished: Finished) -> bytes:
 def _fields(records: Iterable[Record]) -> dict[str, str]:
     """The columns and their types: of realtime sessions too where there is one."""
     live = LiveRecord.__annotations__ if any(isinstance(record, LiveRecord) for record in records) else {}
-    return Record.__annotations__ | live
+    return Record.__annotations__ | live | {COUNTED: "bool"}
+
+
+COUNTED = "counted"
+"""The column that tells whether latencies and error rates are of a record."""
+
+
+def _counted(finished: Finished) -> list[bool]:
+    """Whether the figures are of each record: not of a warm-up, nor of one that is trimmed or excluded."""
+    figured = {id(record) for record in measured(finished.records, finished.info).sound}
+    return [id(record) in figured for record in finished.records]
 
 
 def _value(record: Record, name: str) -> Any:
@@ -63,8 +78,8 @@ def _csv(finished: Finished) -> bytes:
     writer = csv.writer(out)
     names = list(_fields(finished.records))
     writer.writerow(names)
-    for record in finished.records:
-        writer.writerow([_cell(_value(record, name)) for name in names])
+    for record, counts in zip(finished.records, _counted(finished), strict=True):
+        writer.writerow([_cell(counts if name == COUNTED else _value(record, name)) for name in names])
     return out.getvalue().encode("utf-8", "replace")
 
 

@@ -19,6 +19,28 @@ from asr_load.stream.record import Record
 
 RUN, FORMAT = "run.json", 1
 
+PUNCTUAL_S = 0.010
+"""A request that is sent so much after it was due, though a user was free, is late by the client's fault."""
+
+MOST_LATE = 1000
+"""Stretches of late seconds that a process keeps apart: each report to a master holds all of them."""
+
+
+class Late(msgspec.Struct):
+    """Whole seconds, one after the other, in each of which a process was late. `begin` and `end` are times of day by
+    its own clock."""
+
+    begin: float
+    end: float
+    lag: float
+    """How late its event loop, or its reading thread, was at most, in seconds."""
+    cpu: float
+    """Of the event loop's thread in the busiest of them, as a share of one core."""
+
+    def moved(self, seconds: float) -> Late:
+        """The same on another clock, which shows so many seconds more."""
+        return msgspec.structs.replace(self, begin=self.begin + seconds, end=self.end + seconds)
+
 
 class ClientHealth(msgspec.Struct):
     """Of one process over a test. Lags and pauses in seconds, CPU as a share of one core."""
@@ -40,6 +62,11 @@ class ClientHealth(msgspec.Struct):
     watched_s: float
     gc_pause_max: float
     gc_pause_total: float
+    late: list[Late] | None = None
+    """The seconds of the test in which it was late, in order; None where it was not noted."""
+    sound_loop_lag_p99: float = 0.0
+    sound_stamp_lag_p99: float = 0.0
+    """The lags over the test's other seconds."""
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):

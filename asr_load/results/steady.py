@@ -223,6 +223,8 @@ class LeftOut(msgspec.Struct):
     warmup: int = 0
     trim_start: int = 0
     trim_end: int = 0
+    late: int = 0
+    """With a time stamp in a second in which the load generator was late: in counts and throughput all the same."""
 
 
 def trim(records: Sequence[Record], start_s: float, end_s: float) -> tuple[list[Record], LeftOut]:

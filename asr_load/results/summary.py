@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from asr_load.files import encode_json, write_atomically
+from asr_load.results import sound
 from asr_load.results.accuracy import Accuracy, loops, measure, rate_for, spoken, variants, wholes
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
@@ -21,7 +22,8 @@ from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
-from asr_load.results.steady import LeftOut, Steadiness, trim
+from asr_load.results.sound import Measured
+from asr_load.results.steady import LeftOut, Steadiness
 from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness, lost_workers
 from asr_load.stream.record import LiveRecord, Record, read_records
 
@@ -233,6 +235,8 @@ class Summary(msgspec.Struct):
     """Successes by the dialect of their session."""
     live_accuracy: LiveAccuracy | None = None
     """Of a realtime run that a report was made of with one over HTTP as its --baseline."""
+    error_rate: float | None = None
+    """Failures as a share of successes and failures, those with a time stamp in a late second left out."""
     sent_again: int = 0
     """Requests that are one that was refused by a busy server, sent again (--retries): each is one of `requests`."""
     metadata: dict[str, str] = {}
@@ -247,8 +251,8 @@ class Summary(msgspec.Struct):
         said = []
         if self.verdict and self.verdict.slos:
             said.append(self.verdict.slos_met)
-        if judged := self.requests.success + self.requests.fail:
-            said.append(f"errors {self.requests.fail / judged:.1%}")
+        if self.error_rate is not None:
+            said.append(f"errors {self.error_rate:.1%}")
         rate: float | None = getattr(self, self.rate)
         if rate is not None:
             said.append(f"{self.rate.upper()} {rate:.1%}")
@@ -288,12 +292,13 @@ def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None 
 
 
 def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) -> Summary:
-    measured, left_out = trim(records, info.trim_start, info.trim_end)
+    part = sound.measured(records, info)
+    measured, figured = part.counted, [record for record in part.sound if record.ok]
     good = [record for record in measured if record.ok]
     wall_s = _wall_s(measured, info)
     limits = Goodput(info.goodput) if info.goodput else None
-    validity = judge(records, info)
-    slos = judge_slos(parse_slos(info.slos), measured, info.scoring)
+    validity = judge(records, info, part)
+    slos = judge_slos(parse_slos(info.slos), part.sound, info.scoring)
     lost = lost_workers(records, info)
     failed = sum(record.failed for record in measured)
     if search is None:
@@ -317,7 +322,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
     length = [record for record in good if record.finish_reason == "length"]
     limit = {each.name: each.max_tokens for each in info.user_classes}
     truncated = sum(_at_limit(record, limit.get(record.user_class, info.max_tokens)) for record in length)
-    pairs, scoring = [(whole.reference, whole.text) for whole in wholes(good, info.scoring)], info.scoring
+    pairs, scoring = [(whole.reference, whole.text) for whole in wholes(figured, info.scoring)], info.scoring
     accuracy = measure(pairs, scoring)
 
     def per_second(amount: float | None) -> float | None:
@@ -346,46 +351,47 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         tokens_per_chunk=tokens / chunks if tokens is not None and chunks else None,
         prompt_tokens=total("prompt_tokens"),
         cached_tokens=total("cached_tokens"),
-        goodput=_goodput(measured, limits, told, per_second),
-        ttft=figures_of("ttft", good),
-        itl=figures_of("itl", good),
-        tpot=figures_of("tpot", good),
-        e2el=figures_of("e2el", good),
-        rtf=figures_of("rtf", good),
-        ttft_due=figures_of("ttft_due", good),
-        e2el_due=figures_of("e2el_due", good),
+        goodput=_goodput(part, limits, told, per_second),
+        error_rate=error_rate(part.sound),
+        ttft=figures_of("ttft", figured),
+        itl=figures_of("itl", figured),
+        tpot=figures_of("tpot", figured),
+        e2el=figures_of("e2el", figured),
+        rtf=figures_of("rtf", figured),
+        ttft_due=figures_of("ttft_due", figured),
+        e2el_due=figures_of("e2el_due", figured),
         # How late a request was sent is known of a failure too.
-        lag=figures_of("lag", measured),
+        lag=figures_of("lag", part.sound),
         wer=accuracy.wer,
         cer=accuracy.cer,
         references=accuracy.references,
-        by_duration=_by_duration(good, info.scoring),
-        by_user_class=_by_user_class(measured, info),
-        by_replica=_by_replica(measured),
+        by_duration=_by_duration(figured, info.scoring),
+        by_user_class=_by_user_class(part.sound, info),
+        by_replica=_by_replica(part.sound),
         rate=rate_for(info.language),
         normalizer=info.normalizer,
         normalizer_variants=variants((reference for reference, _ in pairs), scoring),
         looping=sum(loops(*pair, scoring) for pair in pairs),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
-        ttft_text=figures_of("ttft_text", good),
-        cache_ratio=None if info.unique == "dither" else cache_ratio(good),
-        connect=figures_of("connect", measured),
-        ttfs=figures_of("ttfs", good),
-        done_latency=figures_of("done_latency", good),
-        rtf_live=figures_of("rtf_live", good),
-        partial_lag=figures_of("partial_lag", good),
-        backlog=figures_of("backlog", good),
-        revised=figures_of("revised", good),
-        setup=figures_of("setup", good),
-        send_lag=figures_of("send_lag", good),
+        ttft_text=figures_of("ttft_text", figured),
+        cache_ratio=None if info.unique == "dither" else cache_ratio(figured),
+        connect=figures_of("connect", part.sound),
+        ttfs=figures_of("ttfs", figured),
+        done_latency=figures_of("done_latency", figured),
+        rtf_live=figures_of("rtf_live", figured),
+        partial_lag=figures_of("partial_lag", figured),
+        backlog=figures_of("backlog", figured),
+        revised=figures_of("revised", figured),
+        setup=figures_of("setup", figured),
+        send_lag=figures_of("send_lag", figured),
         dialects=dict(Counter(record.dialect for record in good if isinstance(record, LiveRecord))),
         sent_again=sum(record.retry_of is not None for record in measured),
         coverage=_all_coverage([record for record in measured if record.retry_of is None], info),
         open_loop=_open_loop(info.workers),
         connections=_connections(measured, info.workers),
         validity=validity,
-        left_out=left_out,
-        steadiness=judge_steadiness(measured, records, info),
+        left_out=part.left,
+        steadiness=judge_steadiness(part.sound, records, info),
         slo=slos,
         passed=verdict.met == verdict.slos and verdict.proven if slos else None,
         not_passed=[reason.text for reason in verdict.reasons if reason.kind in UNPROVEN] if slos else [],
@@ -396,12 +402,20 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
     )
 
 
+def error_rate(records: Collection[Record]) -> float | None:
+    """The share of failures among successes and failures; None without either."""
+    judged = [record.failed for record in records if not record.unfinished]
+    return sum(judged) / len(judged) if judged else None
+
+
 def _goodput(
-    measured: list[Record], limits: Goodput | None, told: bool, per_second: Callable[[float], float | None]
+    part: Measured, limits: Goodput | None, told: bool, per_second: Callable[[float], float | None]
 ) -> float | None:
     if limits is None or ("tpot" in limits.limits and not told):
         return None
-    return per_second(sum(map(limits.meets, measured)))
+    met = sum(map(limits.meets, part.sound))
+    # Of requests that are excluded, as many are taken to have met the limits as of the others.
+    return per_second(met * len(part.counted) / len(part.sound) if part.sound else 0.0)
 
 
 def _open_loop(workers: list[WorkerInfo]) -> OpenLoop | None:

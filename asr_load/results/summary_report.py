@@ -67,9 +67,10 @@ def print_summary(folder: Path, summary: Summary, records: Iterable[Record], fil
 def _lines(summary: Summary) -> Iterator[str]:
     left, coverage = summary.left_out, summary.coverage
     yield from run_lines(summary.metadata)
-    if any((left.warmup, left.trim_start, left.trim_end)):
+    if any((left.warmup, left.trim_start, left.trim_end, left.late)):
         trimmed = f"{left.trim_start} trimmed at the start, {left.trim_end} at the end"
-        yield f"Left out: {left.warmup} warm-up requests, {trimmed}"
+        late = f"; {left.late} from seconds in which the load generator was late" if left.late else ""
+        yield f"Left out: {left.warmup} warm-up requests, {trimmed}{late}"
     yield f"Wall time {summary.wall_s:.1f} s, audio {summary.audio_s:.1f} s: RTFx {number(summary.rtfx, 2)}"
     yield (
         f"Throughput: {number(summary.requests_per_s, 2)} requests/s,"

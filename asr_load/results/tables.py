@@ -10,8 +10,8 @@ from asr_load.results.metrics import METRICS
 from asr_load.results.summary import ByReplica, ByUserClass, Summary
 from asr_load.results.verdict import clock
 
-FEW = 100
-"""Values below which a p99 is hardly more than the maximum."""
+FEW = {"p90": 10, "p95": 20, "p99": 100}
+"""Values below which a percentile is hardly more than the maximum."""
 
 LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50")
 
@@ -32,14 +32,13 @@ class Table:
 def latencies(summary: Summary) -> Table:
     """Each metric of the successes."""
     rows: list[Sequence[str]] = []
-    faint = set()
+    faint: set[tuple[int, int]] = set()
     for metric in METRICS.values():
         row: Figures = getattr(summary, metric.name)
         if row.n or metric.usual:
             # RTF has no unit, where the table's other rows are in ms.
             title, digits = (metric.title, 1) if metric.unit else (f"{metric.title} (no unit)", 3)
-            if row.n < FEW:
-                faint.add((len(rows), 5))
+            faint |= {(len(rows), at) for at, name in ((3, "p90"), (4, "p95"), (5, "p99")) if row.n < FEW[name]}
             rows.append((title, *_cells(row, metric.scale, digits), f"{row.n:,}"))
     headings = ("", "mean", "p50", "p90", "p95", "p99", "max", "n")
     return Table("Latencies of successes, in ms", headings, rows, faint=frozenset(faint))
@@ -54,7 +53,8 @@ def lengths(summary: Summary) -> Table:
         rate = percent(getattr(row, summary.rate))
         rows.append((bounds, str(row.n), *four, number(row.rtf.p50, 3), rate))
     headings = ("seconds", "n", *LATENCIES, summary.rate.upper())
-    return Table("By length of the clip", headings, rows, numbers=True)
+    faint = faint_p95([row.n for row in summary.by_duration], headings)
+    return Table("By length of the clip", headings, rows, numbers=True, faint=faint)
 
 
 def user_classes(summary: Summary) -> Table:
@@ -64,13 +64,21 @@ def user_classes(summary: Summary) -> Table:
         (row.name, str(row.n), str(row.fail), *_of_part(row), percent(getattr(row, rate)))
         for row in summary.by_user_class
     ]
-    return Table("By user class", ("", "n", "fail", *LATENCIES, rate.upper()), rows)
+    headings = ("", "n", "fail", *LATENCIES, rate.upper())
+    return Table("By user class", headings, rows, faint=faint_p95([row.n for row in summary.by_user_class], headings))
 
 
 def replicas(summary: Summary) -> Table:
     """By the address that answered, where there are several."""
     rows = [(row.address, percent(row.share), str(row.n), str(row.fail), *_of_part(row)) for row in summary.by_replica]
-    return Table("By replica", ("", "share", "n", "fail", *LATENCIES), rows)
+    headings = ("", "share", "n", "fail", *LATENCIES)
+    return Table("By replica", headings, rows, faint=faint_p95([row.n for row in summary.by_replica], headings))
+
+
+def faint_p95(counts: Sequence[int], headings: Sequence[str]) -> frozenset[tuple[int, int]]:
+    """The cells of p95 in rows of so few requests that they are hardly more than the maximum."""
+    columns = [at for at, heading in enumerate(headings) if heading in LATENCIES and "p95" in heading]
+    return frozenset((row, at) for row, count in enumerate(counts) if count < FEW["p95"] for at in columns)
 
 
 def clients(summary: Summary) -> Table:

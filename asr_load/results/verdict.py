@@ -12,9 +12,11 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from asr_load.results import sound
 from asr_load.results.accuracy import common_preface, left_envelope, spoken
-from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
-from asr_load.results.steady import Steadiness, load_changes, outage, steadiness, trim
+from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, RunInfo, WorkerInfo
+from asr_load.results.sound import CPU_VALID, Measured
+from asr_load.results.steady import Steadiness, load_changes, outage, steadiness
 from asr_load.shipped import command
 from asr_load.stream.cause import Cause
 from asr_load.stream.reader import shorten
@@ -25,9 +27,8 @@ LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
 """p99 of the event loop's lag: an error that large is in the latencies. Below the first it is small beside any TTFT
 that a person notices; above the second the client was the bottleneck."""
 
-CPU_VALID, CPU_BOUND = 0.80, 0.95
-"""Share of a core that the event loop used: a thread has one at most, and near its end everything waits for it. Or of
-all cores that a machine has, which its workers share."""
+CPU_BOUND = 0.95
+"""Share of a core from which on a client was the bottleneck."""
 
 CPU_OWN = 0.50
 """Share of a core below which a client that is late was not kept by its own work."""
@@ -72,6 +73,8 @@ class Validity(msgspec.Struct):
     more_workers: int
     """How many more would make a client-bound run a valid one, by CPU; 0 for one that is not client-bound, or that was
     held up by something else on its machine."""
+    sound: float | None = None
+    """Share of the test's seconds, of all workers, in which the client was not late; None where that was not noted."""
 
 
 def clock(client: Client) -> str:
@@ -99,25 +102,31 @@ AT_ONCE_S, CHUNKS, LOST = 0.001, 4, 0.01
 """Chunks within such a time are one piece, and so many in one, on average, no stream: no model makes tokens so fast. A
 network that loses packets makes a few such answers too."""
 
+STRETCH_S = 4.0
+"""Seconds of audio that an engine decodes at a time, at most: SGLang takes two. A buffer of 4 kB holds some 16 chunks
+of 250 bytes, or six seconds of speech."""
 
-def judge(records: list[Record], info: RunInfo) -> Validity:
-    """Judge a run by the health of its clients and by what its records admit: all of them, and those that count. Their
-    times are the master's."""
-    measured, _ = trim(records, info.trim_start, info.trim_end)
-    steady = judge_steadiness(measured, records, info)
-    validity = judge_clients(info.workers)
+
+def judge(records: list[Record], info: RunInfo, part: Measured | None = None) -> Validity:
+    """Judge a run by the health of its clients and by what its records admit: all of them, and those that count
+    (`part`, where it is known). Their times are the master's."""
+    part = part or sound.measured(records, info)
+    measured = part.counted
+    steady = judge_steadiness(part.sound, records, info)
+    validity = judge_clients(info.workers, part)
     if any(record.ok for record in measured):
         _judge_by_calibration(records, info.workers, validity)
-        _judge_punctuality(info.workers, validity)
+        _judge_punctuality(info.workers, part, validity)
         _judge_wants(measured, validity)
-        _judge_packets(measured, validity)
+        _judge_packets(part.sound, validity)
         validity.client = CLIENT[validity.verdict]
     else:
         # There is nothing that the client could have bent.
         validity.verdict, validity.client = "suspect", "not judged"
         validity.reasons = [cause_and_cure(measured, info)] if measured else []
         _judge_wants(measured, validity)
-    doubts = _missing(records, info) + _doubts(measured, info) + _unsent(info.workers) + _mixed_readers(info.workers)
+    doubts = _missing(records, info) + _doubts(part, info) + _in_pieces(part, info)
+    doubts += _unsent(info.workers) + _mixed_readers(info.workers)
     if steady.verdict == "rising":
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
         doubts.append(f"{grew}: the load or a queue grew, so these figures are of no steady state")
@@ -126,6 +135,8 @@ def judge(records: list[Record], info: RunInfo) -> Validity:
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
     validity.reasons += doubts
+    if part.why_excluded:
+        validity.reasons.append(part.why_excluded)
     if info.insecure:
         validity.reasons.append("whose certificate the server has was not checked (--insecure)")
     return validity
@@ -209,21 +220,23 @@ def peak_chunks_per_s(records: list[Record]) -> float:
     return float(np.bincount((seconds - seconds.min()).astype(int)).max())
 
 
-def judge_clients(workers: list[WorkerInfo]) -> Validity:
-    """Judge by the health of the processes alone, as can be done while the test runs: as bad as the worst of them."""
-    bound: list[str] = []
+def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Validity:
+    """Judge by the health of the processes alone, as can be done while the test runs: as bad as the worst of them.
+    `part`: the requests of a test that is over; where it excludes late seconds, the others are judged."""
+    bound: list[str] = [part.why_bound] if part and part.why_bound else []
     suspect: list[str] = []
     watched = [(worker, worker.health) for worker in workers if worker.health is not None]
     for worker, client in watched:
         who = f"worker {worker.worker}: " if len(workers) > 1 else ""
-        if client.loop_lag_p99 > LAG_VALID_S:
-            late, allowed = client.loop_lag_p99 * 1e3, LAG_VALID_S * 1e3
+        loop, stamps = _lags(client, part)
+        if loop > LAG_VALID_S:
+            late, allowed = loop * 1e3, LAG_VALID_S * 1e3
             text = f"{who}the event loop was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
-            (bound if client.loop_lag_p99 > LAG_BOUND_S else suspect).append(text)
-        if worker.reader == "compiled" and client.stamp_lag_p99 > LAG_VALID_S:
-            late, allowed = client.stamp_lag_p99 * 1e3, LAG_VALID_S * 1e3
+            (bound if loop > LAG_BOUND_S else suspect).append(text)
+        if worker.reader == "compiled" and stamps > LAG_VALID_S:
+            late, allowed = stamps * 1e3, LAG_VALID_S * 1e3
             text = f"{who}the thread that reads was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
-            (bound if client.stamp_lag_p99 > LAG_BOUND_S else suspect).append(text)
+            (bound if stamps > LAG_BOUND_S else suspect).append(text)
         if client.cpu_mean > CPU_VALID:
             text = f"{who}the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
             (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
@@ -269,7 +282,15 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
             for worker, client in watched
         ],
         more_workers=more,
+        sound=part.share if part else None,
     )
+
+
+def _lags(client: ClientHealth, part: Measured | None) -> tuple[float, float]:
+    """p99 of how late a client's event loop and its reads were, over the seconds that a verdict is about."""
+    if part and part.why_excluded and client.late is not None:
+        return client.sound_loop_lag_p99, client.sound_stamp_lag_p99
+    return client.loop_lag_p99, client.stamp_lag_p99
 
 
 def _full_machines(watched: list[tuple[WorkerInfo, ClientHealth]]) -> Iterator[tuple[str, int, float]]:
@@ -294,9 +315,15 @@ def _advice(more: int, workers: list[WorkerInfo]) -> str:
     return text
 
 
-def _judge_punctuality(workers: list[WorkerInfo], validity: Validity) -> None:
-    """Whether an open loop's requests were sent when they were due, where a user was free."""
+def _judge_punctuality(workers: list[WorkerInfo], part: Measured, validity: Validity) -> None:
+    """Whether an open loop's requests were sent when they were due, where a user was free: of those that are not
+    excluded."""
     started, late = (sum(getattr(worker, name) for worker in workers) for name in ("started", "late"))
+    if part.left.late:
+        figured = {id(record) for record in part.sound}
+        excluded = [record for record in part.counted if id(record) not in figured]
+        late -= min(late, sum((record.lag or 0.0) - record.retry_s > PUNCTUAL_S for record in excluded))
+        started = max(started - len(excluded), 0)
     if late > LATE_VALID * started:
         validity.reasons.append(f"{late} of {started} requests were sent more than 10 ms late though a user was free")
         if late > LATE_BOUND * started:
@@ -437,10 +464,44 @@ def _missing(records: list[Record], info: RunInfo) -> list[str]:
     return [*killed, *refused, *lost_workers(records, info).values()]
 
 
-def _came_in_pieces(record: Record) -> bool:
-    """Whether its chunks came several at once, on average, as no engine sends them."""
-    pieces = 1 + np.count_nonzero(np.asarray(record.itl) >= AT_ONCE_S)
-    return bool(record.chunks >= CHUNKS * pieces)
+def _pieces(record: Record) -> int:
+    """In how many pieces an answer came: chunks within a millisecond are one."""
+    return 1 + int(np.count_nonzero(np.asarray(record.itl) >= AT_ONCE_S))
+
+
+def _decodes_stretches(answers: list[Record]) -> bool:
+    """Whether the answers of a transcription API may come from an engine that decodes a few seconds of audio at a time,
+    and sends what it heard in them at once, as SGLang does with Qwen3-ASR: there are then about as many pieces as
+    stretches of audio. A proxy holds back whole answers, or by the 4 kB and more of its buffer, far more speech."""
+    return sum(record.audio_s for record in answers) <= STRETCH_S * sum(map(_pieces, answers))
+
+
+def _in_pieces(part: Measured, info: RunInfo) -> list[str]:
+    """Whether something between the engine and here holds answers back. A client that reads late sees chunks that came
+    one by one as one piece: only those are judged that were read on time."""
+    on_time = {
+        worker.worker
+        for worker in info.workers
+        if worker.health is not None and _lags(worker.health, part)[1] <= LAG_VALID_S
+    }
+    chunked: dict[str, list[Record]] = {}
+    for record in part.sound:
+        if record.ok and record.chunks >= CHUNKS and record.worker in on_time and not isinstance(record, LiveRecord):
+            chunked.setdefault(record.user_class, []).append(record)
+    apis = {each.name: each.api for each in info.user_classes}
+    judged = [
+        answers
+        for name, answers in chunked.items()
+        if apis.get(name, info.api) != "transcriptions" or not _decodes_stretches(answers)
+    ]
+    held = sum(record.chunks >= CHUNKS * _pieces(record) for answers in judged for record in answers)
+    if held <= LOST * sum(map(len, judged)):
+        return []
+    came = f"{held} of {sum(map(len, judged))} answers were not streamed, but came in one piece or a few"
+    return [
+        f"{came}: something on the way holds them back, as a proxy that buffers (nginx: proxy_buffering off), and"
+        " TTFT and ITL are not the engine's"
+    ]
 
 
 FIRST_TIMES, FIRST_S, FIRST_OF = 10, 1.0, 10
@@ -487,7 +548,8 @@ def _sent_before(info: RunInfo) -> list[str]:
     ]
 
 
-def _doubts(records: list[Record], info: RunInfo) -> list[str]:
+def _doubts(part: Measured, info: RunInfo) -> list[str]:
+    records = part.counted
     good = [record for record in records if record.ok]
     doubts = _refusals(records) if good else []
     if not records:
@@ -509,15 +571,7 @@ def _doubts(records: list[Record], info: RunInfo) -> list[str]:
     whole = sum(not record.streamed for record in good)
     if whole:
         doubts.append(f"{whole} answers were not streamed: their TTFT is their latency")
-    chunked = [record for record in one_shot if record.chunks >= CHUNKS]
-    held = sum(map(_came_in_pieces, chunked))
-    if held > LOST * len(chunked):
-        came = f"{held} of {len(chunked)} answers were not streamed, but came in one piece or a few"
-        doubts.append(
-            f"{came}: something on the way holds them back, as a proxy that buffers (nginx: proxy_buffering off), and"
-            " TTFT and ITL are not the engine's"
-        )
-    if line := _slow_first(good):
+    if line := _slow_first([record for record in part.sound if record.ok]):
         doubts.append(line)
     if line := _around_transcripts(good, info):
         doubts.append(line)

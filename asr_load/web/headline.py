@@ -220,8 +220,7 @@ def table(summary: Summary | None, own: Rows) -> dict[str, Any]:
 
 def _cells(metric: Metric, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     cells = [
-        {"value": number(row[name], _digits(metric)), "faint": name == "p99" and row["count"] < FEW}
-        for name in COLUMNS[:-1]
+        {"value": number(row[name], _digits(metric)), "faint": row["count"] < FEW.get(name, 0)} for name in COLUMNS[:-1]
     ]
     return [*cells, {"value": f"{row['count']:,}", "faint": False}]
 

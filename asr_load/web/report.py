@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_load.files import write_atomically
-from asr_load.results import plots, tables
+from asr_load.results import plots, sound, tables
 from asr_load.results.accuracy import measure, wholes
 from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Comparison, one_is_live
@@ -27,7 +27,6 @@ from asr_load.results.metrics import METRICS
 from asr_load.results.pass_fail import Verdict
 from asr_load.results.runfile import RunInfo, WorkerInfo
 from asr_load.results.slo import Slo, parse_slo
-from asr_load.results.steady import trim
 from asr_load.results.summary import Finished, Summary, normalizer_words
 from asr_load.results.tables import Table, ms, number, percent
 from asr_load.results.transcripts import errors_of, worst
@@ -39,6 +38,9 @@ from asr_load.web import headline
 REPORT = "report.html"
 STRETCHES, ROWS = 300, 20
 """Stretches of a run that its charts show at most, and rows of the table of slices."""
+
+LATE_MARKS = 20
+"""Late stretches that the charts mark at most."""
 
 BURST_S = 0.001
 """Chunks within such a time came at once."""
@@ -74,7 +76,7 @@ def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
 
 def comparison_page(comparison: Comparison, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
     """comparison.html: what is to be read first, the figures, and both sides' distributions in one picture."""
-    sides = [[record for run in own for record in _measured(run) if record.ok] for own in (values, baselines)]
+    sides = [[record for run in own for record in _measured(run).sound if record.ok] for own in (values, baselines)]
     drawn, alike = [], not one_is_live(run.info for run in (*values, *baselines))
     for own, other in zip(*(plots.distributions(side, ()) for side in sides if alike), strict=False):
         names = [("value", own.series[0]), ("baseline", other.series[0])]
@@ -90,8 +92,8 @@ def comparison_page(comparison: Comparison, values: Sequence[Finished], baseline
     )
 
 
-def _measured(finished: Finished) -> list[Record]:
-    return trim(finished.records, finished.info.trim_start, finished.info.trim_end)[0]
+def _measured(finished: Finished) -> sound.Measured:
+    return sound.measured(finished.records, finished.info)
 
 
 def write_report(folder: Path, finished: Finished, slice_s: float | None = None) -> Path:
@@ -104,8 +106,8 @@ def write_report(folder: Path, finished: Finished, slice_s: float | None = None)
 def make_report(finished: Finished, slice_s: float | None = None) -> str:
     """The page. `slice_s`: seconds of a row in the table over time; None: so that there are at most 20."""
     info, _, summary, search = finished
-    measured = _measured(finished)
-    good = [record for record in measured if record.ok]
+    part = _measured(finished)
+    measured, good = part.counted, [record for record in part.sound if record.ok]
     sections, all_plots = _sections(good, info, search)
     drawn: dict[str, Any] = {"plots": all_plots}
     note = ""
@@ -115,7 +117,7 @@ def make_report(finished: Finished, slice_s: float | None = None) -> str:
         drawn["course"] = {
             "began": first,
             "points": compact(course(measured, info, width)),
-            "places": places(info.stages, info.workers, first),
+            "places": [*places(info.stages, info.workers, first), *_late_places(part, info, first)],
             "limits": limits_of(map(parse_slo, info.slos)),
         }
         note = f"Each point is {width:g} s; a request counts where it ended."
@@ -126,7 +128,7 @@ def make_report(finished: Finished, slice_s: float | None = None) -> str:
         course=range(8) if measured else (),
         course_note=note,
         sections=sections,
-        tables=list(_tables(measured, good, info, summary, slice_s)),
+        tables=list(_tables(part, info, summary, slice_s)),
         worst=worst(good, info.scoring, summary.rate),
         rate=summary.rate.upper(),
         options=list(_options(info)),
@@ -216,6 +218,18 @@ def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], b
     return [plots.Mark(name, max(at - began, 0.0)) for at, name in (*stages, *lost) if at >= began - 1]
 
 
+def _late_places(part: sound.Measured, info: RunInfo, first: float) -> list[plots.Mark]:
+    """Where the load generator was late and requests are excluded for it, in seconds since the first."""
+    if not part.left.late:
+        return []
+    begins = sorted(
+        each.begin + worker.master_offset_s - first
+        for worker in info.workers
+        for each in (worker.health.late or [] if worker.health else [])
+    )
+    return [plots.Mark("load generator late", max(at, 0.0)) for at in begins[:LATE_MARKS]]
+
+
 def head(
     info: RunInfo, summary: Summary | None, live: Live | None, validity: Validity, verdict: Verdict | None = None
 ) -> dict[str, Any]:
@@ -257,21 +271,20 @@ def _load(info: RunInfo) -> str:
     return said + shape + limit
 
 
-def _tables(
-    measured: Sequence[Record], good: Sequence[Record], info: RunInfo, summary: Summary, slice_s: float | None
-) -> Iterator[Table]:
+def _tables(part: sound.Measured, info: RunInfo, summary: Summary, slice_s: float | None) -> Iterator[Table]:
+    measured, good = part.counted, [record for record in part.sound if record.ok]
     yield tables.latencies(summary)
     for one in (tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)):
         if one.rows:
             yield one
     yield _outcomes(measured)
     if measured:
-        rate_of = _rate_of(good, info, summary)
-        yield _over_time(measured, rate_of, summary, slice_s)
+        rows = _Rows(part, info, summary)
+        yield _over_time(measured, rows, summary, slice_s)
         if info.stages:
-            yield _by_stage(measured, rate_of, info, summary)
-        yield _by_load(measured, rate_of, summary)
-        yield _by_worker(measured, info)
+            yield _by_stage(measured, rows, info, summary)
+        yield _by_load(measured, rows, summary)
+        yield _by_worker(part.sound, info)
     if good:
         yield _stream(good, summary)
     if summary.references:
@@ -293,84 +306,94 @@ def _outcomes(measured: Sequence[Record]) -> Table:
 PART = ("n", "fail", "requests/s", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
 
 
-RateOf = Callable[[Sequence[Record]], str]
-"""The error rate of the recordings that a part of a run completed, in words."""
+class _Rows:
+    """Makes the row of a part of a run: rates are of all its requests, other figures of those that are not excluded."""
+
+    def __init__(self, run: sound.Measured, info: RunInfo, summary: Summary) -> None:
+        self._sound = set(map(id, run.sound))
+        good = [record for record in run.sound if record.ok]
+        self._spoken = {id(whole.last): (whole.reference, whole.text) for whole in wholes(good, info.scoring)}
+        self._scoring, self._rate = info.scoring, summary.rate
+
+    def successes(self, part: Sequence[Record]) -> list[Record]:
+        """The successes that a part's latencies are of."""
+        return [record for record in part if record.ok and id(record) in self._sound]
+
+    def row(self, part: Sequence[Record], seconds: float) -> tuple[str, ...]:
+        """The cells below PART, and the error rate of the recordings that the part completed."""
+        good = self.successes(part)
+        ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
+        pairs = (self._spoken[id(record)] for record in part if id(record) in self._spoken)
+        return (
+            f"{len(good):,}",
+            f"{sum(record.failed for record in part if id(record) in self._sound):,}",
+            number(sum(record.ok for record in part) / seconds if seconds > 0 else None, 2),
+            *map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95)),
+            percent(getattr(measure(pairs, self._scoring), self._rate)),
+        )
 
 
-def _rate_of(good: Sequence[Record], info: RunInfo, summary: Summary) -> RateOf:
-    said = {id(whole.last): (whole.reference, whole.text) for whole in wholes(good, info.scoring)}
-
-    def rate(part: Sequence[Record]) -> str:
-        pairs = (said[id(record)] for record in part if id(record) in said)
-        return percent(getattr(measure(pairs, info.scoring), summary.rate))
-
-    return rate
-
-
-def _part(part: Sequence[Record], rate_of: RateOf, seconds: float) -> tuple[str, ...]:
-    good = [record for record in part if record.ok]
-    ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
-    return (
-        f"{len(good):,}",
-        f"{sum(record.failed for record in part):,}",
-        number(len(good) / seconds if seconds > 0 else None, 2),
-        *map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95)),
-        rate_of(good),
-    )
-
-
-def _over_time(measured: Sequence[Record], rate_of: RateOf, summary: Summary, slice_s: float | None) -> Table:
+def _over_time(measured: Sequence[Record], rows_of: _Rows, summary: Summary, slice_s: float | None) -> Table:
     first, last = span(measured)
     width = slice_s or width_for(last - first, ROWS)
     count = stretches(first, last, width)
     parts: dict[int, list[Record]] = {}
     for record in measured:
         parts.setdefault(min(int((record.end - first) / width), count - 1), []).append(record)
-    rows = []
-    for place, part in sorted(parts.items()):
+    rows, counts = [], []
+    for place, own in sorted(parts.items()):
+        counts.append(len(rows_of.successes(own)))
         begin = place * width
         end = last - first if place == count - 1 else begin + width
-        rows.append((f"{begin:g} to {end:.4g}", *_part(part, rate_of, end - begin)))
+        rows.append((f"{begin:g} to {end:.4g}", *rows_of.row(own, end - begin)))
     headings = ("seconds", *PART, summary.rate.upper())
-    return Table("Over time", headings, rows, "A request counts where it ended.", numbers=True)
+    faint = tables.faint_p95(counts, headings)
+    return Table("Over time", headings, rows, "A request counts where it ended.", numbers=True, faint=faint)
 
 
-def _by_stage(measured: Sequence[Record], rate_of: RateOf, info: RunInfo, summary: Summary) -> Table:
+def _by_stage(measured: Sequence[Record], rows_of: _Rows, info: RunInfo, summary: Summary) -> Table:
     times = [at for at, _ in info.stages]
     parts: dict[int, list[Record]] = {}
     for record in measured:
         parts.setdefault(int(np.searchsorted(times, record.begins, "right")) - 1, []).append(record)
-    rows, (_, last) = [], span(measured)
-    for place, part in sorted(parts.items()):
+    rows, counts, (_, last) = [], [], span(measured)
+    for place, own in sorted(parts.items()):
+        counts.append(len(rows_of.successes(own)))
         name = info.stages[place][1] if place >= 0 else "before"
-        begin = times[place] if place >= 0 else span(part)[0]
+        begin = times[place] if place >= 0 else span(own)[0]
         end = times[place + 1] if place + 1 < len(times) else last
-        rows.append((name, *_part(part, rate_of, end - begin)))
+        rows.append((name, *rows_of.row(own, end - begin)))
     headings = ("", *PART, summary.rate.upper())
-    return Table("By stage", headings, rows, "A request counts where it began.")
+    faint = tables.faint_p95(counts, headings)
+    return Table("By stage", headings, rows, "A request counts where it began.", faint=faint)
 
 
-def _by_load(measured: Sequence[Record], rate_of: RateOf, summary: Summary) -> Table:
+def _by_load(measured: Sequence[Record], rows_of: _Rows, summary: Summary) -> Table:
     """By how many requests were in flight: whether the server hears worse when it is busy."""
     busy = in_flight_at_start(measured)
     borders = np.unique(np.quantile(busy, [0, 1 / 3, 2 / 3, 1], method="nearest"))
-    rows = []
+    rows, counts = [], []
     for low, high in zip(borders[:-1] + (np.arange(len(borders) - 1) > 0), borders[1:], strict=True):
-        part = [record for record, count in zip(measured, busy, strict=True) if low <= count <= high]
-        if part:
-            rows.append((f"{low} to {high}" if low < high else f"{low}", *_part(part, rate_of, 0.0)))
+        own = [record for record, count in zip(measured, busy, strict=True) if low <= count <= high]
+        if own:
+            counts.append(len(rows_of.successes(own)))
+            rows.append((f"{low} to {high}" if low < high else f"{low}", *rows_of.row(own, 0.0)))
     if not rows:
-        rows = [(str(int(busy[0])), *_part(measured, rate_of, 0.0))]
+        rows = [(str(int(busy[0])), *rows_of.row(measured, 0.0))]
+        counts = [len(rows_of.successes(measured))]
     rows = [(*row[:3], *row[4:]) for row in rows]
     headings = ("in flight", *(name for name in PART if name != "requests/s"), summary.rate.upper())
-    return Table("By requests in flight as one began", headings, rows, numbers=True)
+    return Table(
+        "By requests in flight as one began", headings, rows, numbers=True, faint=tables.faint_p95(counts, headings)
+    )
 
 
 def _by_worker(measured: Sequence[Record], info: RunInfo) -> Table:
-    rows = []
+    rows, counts = [], []
     for worker in info.workers:
         own = [record for record in measured if record.worker == worker.worker]
         good = [record for record in own if record.ok]
+        counts.append(len(good))
         ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
         rows.append(
             (
@@ -383,7 +406,7 @@ def _by_worker(measured: Sequence[Record], info: RunInfo) -> Table:
             )
         )
     headings = ("", "n", "fail", *(name for name in PART[3:]), "reader", "cores")
-    return Table("By worker", headings, rows)
+    return Table("By worker", headings, rows, faint=tables.faint_p95(counts, headings))
 
 
 def _stream(good: Sequence[Record], summary: Summary) -> Table:

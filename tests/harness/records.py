@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo
-from asr_load.stream.record import Record
+from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo, write_run
+from asr_load.stream.record import RECORDS, Record, RecordFile
 
 
 def record(seq: int = 0, **changes: Any) -> Record:
@@ -55,7 +57,7 @@ def failure(seq: int, outcome: str, **changes: Any) -> Record:
     return record(seq, **({"outcome": outcome, "error": "why", "text": "", "finish_reason": None} | nothing | changes))
 
 
-def health(**changes: float) -> ClientHealth:
+def health(**changes: Any) -> ClientHealth:
     """A client at ease."""
     calm: dict[str, Any] = {
         "loop_lag_p50": 0.0001,
@@ -126,3 +128,14 @@ def run_info(**changes: Any) -> RunInfo:
         "packages": {},
     }
     return RunInfo(**(values | changes))
+
+
+def run_folder(folder: Path, records: Iterable[Record], info: RunInfo) -> Path:
+    """A run's folder, made if it is not there."""
+    folder.mkdir(exist_ok=True)
+    file = RecordFile(folder / RECORDS)
+    for one in records:
+        file.write(one)
+    file.close()
+    write_run(folder, info)
+    return folder

@@ -1,0 +1,240 @@
+"""Which requests a run's figures are of where the load generator was late for a moment."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from asr_load.report import main
+from asr_load.results.compare import Run, compare
+from asr_load.results.exports import export
+from asr_load.results.runfile import Late, RunInfo, read_run, write_run
+from asr_load.results.sound import measured
+from asr_load.results.summary import Finished, read_finished, summarise
+from asr_load.results.verdict import judge
+from asr_load.stream.record import RECORDS, LiveRecord, Record
+from asr_load.web.report import make_report
+from harness.records import failure, health, record, run_folder, run_info, worker_info
+
+HICCUP = {"loop_lag_p99": 0.3, "loop_lag_max": 0.4, "sound_loop_lag_p99": 0.002}
+"""A client that was late for so long that the p99 of the whole test is its own."""
+
+
+def late(*begins: float, seconds: float = 1.0, cpu: float = 0.2) -> list[Late]:
+    return [Late(begin, begin + seconds, 0.4, cpu) for begin in begins]
+
+
+def client(stretches: list[Late] | None, **changes: Any) -> Any:
+    return worker_info(ended_at=1100.0, health=health(**HICCUP, late=stretches), **changes)
+
+
+def info_of(stretches: list[Late] | None, **changes: Any) -> RunInfo:
+    return run_info(**{"workers": [client(stretches)]} | changes)
+
+
+def steady(count: int = 100) -> list[Record]:
+    """A request a second that takes 0.4 s; in seconds 50 and 51 the client adds 0.3 s to each, and one fails."""
+    records = [record(n, clip=f"clip{n % 20}") for n in range(count)]
+    for n in (50, 51):
+        records[n] = record(n, clip=f"clip{n % 20}", ttft=0.5, headers=None, e2el=0.7, stream_end=0.71)
+    records[52] = failure(52, "stalled", ended_at=1052.5)
+    return records
+
+
+def test_requests_with_a_stamp_in_a_late_second_are_excluded_and_the_rest_is_judged() -> None:
+    records, info = steady(), info_of(late(1050.0, seconds=3.0), slos=["ttft:max:300", "errors:rate:0"])
+    summary = summarise(records, info)
+    assert (summary.validity.verdict, summary.validity.client) == ("valid", "healthy")
+    assert summary.validity.sound == pytest.approx(0.97, abs=0.001)
+    assert summary.validity.reasons == [
+        "97.0% of the test is sound: 3 of 100 requests had a time stamp in one of 3 s in which the load generator was"
+        " late (by up to 400 ms), and are excluded from latencies, error rates and WER"
+    ]
+    assert summary.left_out.late == 3
+    assert (summary.ttft.n, summary.ttft.max) == (97, 0.2)
+    assert (summary.error_rate, summary.passed) == (0.0, True)
+    # What was counted stays counted, as throughput does.
+    assert summary.requests.by_outcome == {"ok": 99, "stalled": 1}
+    assert summary.requests_per_s == pytest.approx(99 / summary.wall_s)
+
+
+def test_a_run_without_noted_seconds_is_judged_as_before() -> None:
+    summary = summarise(steady(), info_of(None))
+    assert (summary.validity.verdict, summary.left_out.late, summary.validity.sound) == ("client-bound", 0, None)
+    assert summary.validity.reasons[0] == "the event loop was late by 300.0 ms at p99 (valid up to 10)"
+    assert summary.ttft.n == 99
+
+
+def test_where_too_little_is_sound_nothing_is_excluded_and_the_run_is_client_bound() -> None:
+    summary = summarise(steady(), info_of(late(*range(1000, 1100, 4))))
+    assert (summary.validity.verdict, summary.left_out.late, summary.ttft.n) == ("client-bound", 0, 99)
+    assert summary.validity.reasons[0].startswith("only 75% of the test is sound (valid from 80% on): ")
+    # Streams of 40 s have a stamp nearly everywhere: half of them have to be left.
+    long = [record(n, itl=[1.0] * 40, e2el=40.2, stream_end=40.3) for n in range(100)]
+    few = summarise(long, info_of(late(*range(1005, 1130, 6))))
+    assert (few.validity.sound or 0) > 0.8
+    assert (few.validity.verdict, few.left_out.late) == ("client-bound", 0)
+
+
+def test_one_late_second_of_a_short_test_is_judged_by_its_p99() -> None:
+    records = [record(n) for n in range(4)]
+    calm = worker_info(health=health(late=late(1001.0)))
+    assert judge(records, run_info(workers=[calm])).verdict == "valid"
+    assert judge(records, info_of(late(1001.0))).verdict == "client-bound"
+
+
+@pytest.mark.parametrize(
+    ("changes", "excluded"),
+    [
+        ({"started_at": 1049.5}, False),  # all over at 1049.91
+        ({"started_at": 1049.7}, True),  # its second chunk comes at 1050.0
+        ({"started_at": 1051.0}, False),
+        ({"started_at": 1051.2, "due_at": 1050.9, "lag": 0.3}, True),
+        ({"started_at": 1051.2, "connect": 0.5}, True),
+        ({"started_at": 1049.0, "ttft": 3.0, "headers": 3.0, "e2el": 3.2, "stream_end": 3.21}, False),  # it only waits
+        ({"started_at": 1049.0, "ttft": 3.0, "headers": 1.5, "e2el": 3.2, "stream_end": 3.21}, True),
+        ({"started_at": 1049.0, "ttft": 9.0, "headers": None, "e2el": 9.2, "stream_end": 9.21, "upload": 1.9}, True),
+    ],
+)
+def test_a_request_is_excluded_by_its_stamps_and_never_by_its_latency(changes: dict[str, Any], excluded: bool) -> None:
+    one = record(200, **changes)
+    part = measured([*steady(), one], info_of(late(1050.0)))
+    assert (one not in part.sound) is excluded
+
+
+def test_a_live_session_sends_all_the_time() -> None:
+    values = msgspec.structs.asdict(record(0, started_at=1040.0, ttft=15.0, headers=None, e2el=15.2, stream_end=15.3))
+    part = measured([*steady(), LiveRecord(**values)], info_of(late(1050.0)))
+    assert not any(isinstance(one, LiveRecord) for one in part.sound)
+
+
+def test_late_seconds_are_their_workers_and_on_its_clock() -> None:
+    """Worker 1's clock is 3,600 s behind the master's; only its own requests are excluded."""
+    records = [record(n, worker=n % 2, started_at=1000.0 + n - 3600 * (n % 2)) for n in range(100)]
+    workers = [
+        client([]),
+        client(late(1050.0 - 3600, seconds=2.0), worker=1, master_offset_s=3600.0),
+    ]
+    summary = summarise(records, run_info(workers=workers))
+    assert (summary.left_out.late, summary.ttft.n) == (1, 99)
+    assert summary.validity.sound == pytest.approx(0.99, abs=0.001)
+
+
+def test_a_worker_that_is_always_late_is_not_hidden_by_the_others() -> None:
+    records = [record(n, worker=n % 10) for n in range(100)]
+    workers = [client(late(1000.0, seconds=200.0) if n == 3 else [], worker=n) for n in range(10)]
+    summary = summarise(records, run_info(workers=workers))
+    assert (summary.validity.verdict, summary.left_out.late) == ("client-bound", 0)
+    assert summary.validity.reasons[0].startswith(
+        "only 0% of the seconds of worker 3 is sound (valid from 80% on): 10 "
+    )
+
+
+def ramp(random: np.random.Generator, at: list[float]) -> tuple[list[Record], RunInfo]:
+    """An open loop whose rate rises from 5 to 50 a second within 100 s."""
+    starts = 1000 + 100 * np.sqrt(np.sort(random.uniform(0.01, 1, 2500)))
+    records = [
+        record(n, started_at=start, ttft=0.4, headers=None, e2el=0.6, stream_end=0.61)
+        for n, start in enumerate(starts.tolist())
+    ]
+    return records, info_of(late(*at))
+
+
+def test_lateness_that_grows_with_the_load_is_not_excluded() -> None:
+    for seed in range(20):
+        part = measured(*ramp(np.random.default_rng(seed), list(range(1076, 1100, 3))))
+        assert part.why_bound.startswith("the load generator was late where its load was high: ")
+        assert (part.left.late, len(part.sound)) == (0, 2500)
+
+
+def test_lateness_that_has_nothing_to_do_with_the_load_is_excluded() -> None:
+    bound = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        at = sorted(random.choice(np.arange(1012, 1100, 3), 8, replace=False).tolist())
+        bound += bool(measured(*ramp(random, at)).why_bound)
+    assert bound <= 6
+
+
+def test_a_client_that_used_its_core_in_late_seconds_was_late_by_its_own_work() -> None:
+    records, busy = steady(), info_of(late(1050.0, 1060.0, 1070.0, 1080.0, 1090.0, cpu=0.97))
+    assert "the load generator used 97% of its core in the 5 s in which it was late" in judge(records, busy).reasons
+    assert judge(records, busy).verdict == "client-bound"
+    assert judge(records, info_of(late(1050.0, cpu=0.97))).verdict == "valid"  # one collection of garbage
+
+
+def test_an_open_loops_late_requests_are_those_of_sound_seconds() -> None:
+    records = [record(n, due_at=1000.0 + n, lag=0.3 if n in (50, 51) else 0.0) for n in range(100)]
+    records = [msgspec.structs.replace(one, started_at=1000.0 + one.seq + (one.lag or 0.0)) for one in records]
+    noted = [client(late(1050.0, seconds=2.0), started=100, late=2)]
+    assert judge(records, run_info(workers=noted)).verdict == "valid"
+    assert judge(records, run_info(workers=[client([], started=100, late=20)])).verdict == "client-bound"
+
+
+def test_goodput_is_not_lowered_by_what_is_excluded() -> None:
+    summary = summarise(steady(), info_of(late(1050.0, seconds=3.0), goodput="ttft:300"))
+    assert summary.goodput == pytest.approx(100 / summary.wall_s)
+    assert summarise(steady(), info_of(None, goodput="ttft:300")).goodput == pytest.approx(97 / summary.wall_s)
+
+
+def test_the_report_command_gives_the_same_figures_from_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = info_of(late(1050.0, seconds=3.0))
+    folder = run_folder(tmp_path / "run", steady(), info)
+    assert read_finished(folder).summary == summarise(steady(), info)
+    monkeypatch.setattr("sys.argv", ["report.py", str(folder), "--export", "csv"])
+    assert main() == 0
+    out = capsys.readouterr().out
+    assert "3 from seconds in which the load generator was late" in out
+    assert "97.0% of the test is sound" in out
+    written = json.loads((folder / "summary.json").read_text())
+    assert (written["left_out"]["late"], written["ttft"]["n"], written["requests"]["total"]) == (3, 97, 100)
+    rows = list(csv.DictReader(io.StringIO((folder / "records.csv").read_text())))
+    assert [row["seq"] for row in rows if row["counted"] == "False"] == ["50", "51", "52"]
+    assert len((folder / RECORDS).read_text().splitlines()) == 100
+    assert "97.0% of the test is sound" in (folder / "report.html").read_text()
+
+
+def test_an_older_run_file_is_read_as_one_without_noted_seconds(tmp_path: Path) -> None:
+    write_run(tmp_path, run_info())
+    old = json.loads((tmp_path / "run.json").read_text())
+    for name in ("late", "sound_loop_lag_p99", "sound_stamp_lag_p99"):
+        del old["workers"][0]["health"][name]
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    found = read_run(tmp_path)
+    assert found.workers[0].health is not None
+    assert found.workers[0].health.late is None
+
+
+def test_a_comparison_goes_by_the_same_requests() -> None:
+    info = info_of(late(1050.0, seconds=3.0))
+    run = Run(Path("run"), Finished(info, steady(), summarise(steady(), info)))
+    figures = {one.name: one for one in compare([run], [run]).figures}
+    assert figures["ttft_p99"].value == pytest.approx(200)
+    assert figures["error_rate"].value == 0
+    assert figures["requests_per_s"].value == pytest.approx(99 / run.finished.summary.wall_s)
+    assert not any("too slow" in warning for warning in compare([run], [run]).warnings)
+
+
+def test_exports_mark_the_records_that_figures_are_of(tmp_path: Path) -> None:
+    records = steady()
+    records[0].warmup = True
+    info = info_of(late(1050.0, seconds=3.0), trim_end=1.0)
+    finished = Finished(info, records, summarise(records, info))
+    rows = list(csv.DictReader(io.StringIO(export(tmp_path, finished, "csv").read_text())))
+    assert [row["seq"] for row in rows if row["counted"] == "False"] == ["0", "50", "51", "52", "99"]
+
+
+def test_the_page_leaves_late_requests_out_of_its_tables() -> None:
+    info = info_of(late(1050.0, seconds=3.0))
+    page = make_report(Finished(info, steady(), summarise(steady(), info)))
+    assert "700.0" not in page[page.index("<h2>Tables</h2>") : page.index("Options and versions")]
+    assert "load generator late" in page
