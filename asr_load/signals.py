@@ -59,14 +59,12 @@ class _Process:
 _process = _Process()
 
 
-def catch(*, unless_taken: bool = False) -> None:
+def catch() -> None:
     """Let SIGINT and SIGTERM do what `on_signal` says; before its first call, `leave`. Calling it again puts the
-    handlers back in place. `unless_taken` respects handlers of others. Signals that an exec held are delivered now."""
-    ours = (_handle, signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN)
+    handlers back in place. Signals that an exec held are delivered now."""
     for number in STOPS:
-        if not unless_taken or signal.getsignal(number) in ours:
-            with contextlib.suppress(ValueError):  # only the main thread may
-                signal.signal(number, _handle)
+        with contextlib.suppress(ValueError):  # only the main thread may
+            signal.signal(number, _handle)
     _release()
 
 

@@ -11,7 +11,7 @@ from locust.runners import Runner
 
 from asr_load import signals
 from asr_load.load.run_store import RunStore
-from asr_load.results.pass_fail import Kind
+from asr_load.results.pass_fail import IN_THE_ANSWER, Kind
 from asr_load.results.runfile import read_run
 from asr_load.results.summary import Summary
 from asr_load.web.report import add_section
@@ -22,7 +22,8 @@ def exit_code(summary: Summary, runner: Runner, stopped_by: int = 0) -> int | No
     number `stopped_by` ended the test before any request, that of the signal. None where Locust decides: it knows of
     failures outside of tests, such as a crashed listener of its events."""
     assert summary.verdict is not None
-    if stopped_by and not summary.requests.total and not summary.verdict.has(Kind.UNWRITTEN):
+    decided = summary.verdict.has(Kind.UNWRITTEN, *IN_THE_ANSWER)
+    if stopped_by and not summary.requests.total and not decided:
         return signals.exit_code(stopped_by)
     # Its own rows may count failures that the verdict does not, as of warm-up.
     judged = summary.verdict.exit_code or runner.errors or runner.exceptions

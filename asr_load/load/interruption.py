@@ -1,4 +1,4 @@
-"""What SIGINT (Ctrl-C) and SIGTERM do to a process of Locust. docs/distributed.md has the table.
+"""What SIGINT (Ctrl-C) and SIGTERM do to a process of Locust. docs/files.md has the table.
 
 Until its environment is initialised, `signals.leave` ends the process: nothing has been measured. From then on a signal
 is answered in a greenlet, so nothing is interrupted halfway, and Locust's main greenlet is told to end, once. Locust's

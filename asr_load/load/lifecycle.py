@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 WAITING_WORD_S = 10.0
 """How often it is said which workers are waited for."""
 
+CUT_S, CUT_EVERY_S = 1.0, 0.05
+"""For how long at least, and how often, a worker whose streams are cut off ends users that begin."""
+
 SPAWN_RATE = 100
 """Users per second that begin in an open loop, where no other number is asked for. Beyond it Locust warns."""
 
@@ -51,7 +55,6 @@ def _install() -> None:
     """Put what must be there before any environment into Locust. Raises InputError where this Locust is not known."""
     locust_internals.check()
     locust_internals.remember_defaults()
-    locust_internals.own_signals(signals.fork_child, interruption.after_fork)
     fleet_socket.install()
 
 
@@ -62,6 +65,8 @@ def _on_parser(parser: LocustArgumentParser) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    if signals.caught():  # not in a program that uses Locust as a library
+        locust_internals.own_signals(signals.fork_child, interruption.after_fork)
     add_options(parser)
     judge_command_line(parser, fleet_socket.use_token)
 
@@ -184,8 +189,16 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
                     runner.send_message("asr_done", None)
                 plugin.stop()
 
+        def test_id() -> str | None:
+            test = getattr(environment.parsed_options, fleet.OPTION, None)
+            return None if test is None else str(test["id"])
+
         def cut(**_: Any) -> None:
-            locust_internals.cut_streams(runner)
+            # Users that were asked for before may begin a moment after this word.
+            test, until = test_id(), time.monotonic() + CUT_S
+            while test_id() == test and (plugin.starting or plugin.role is not None or time.monotonic() < until):
+                locust_internals.cut_streams(runner)
+                gevent.sleep(CUT_EVERY_S)
 
         def clock(msg: Message, **_: Any) -> None:
             if isinstance(plugin.role, Worker):
@@ -202,7 +215,7 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
         # last listener is the first to be called: a worker that is told to end, alone or with its master, drains first.
         environment.events.quitting.add_listener(stop)
         runner.register_message("asr_clock", clock)
-        runner.register_message("asr_cut", cut)
+        runner.register_message("asr_cut", cut, concurrent=True)
 
 
 def _told_every_second(line: logging.LogRecord) -> bool:
