@@ -237,6 +237,7 @@ def test_a_time_limit_is_not_cut_short_by_what_was_imported_before(clips: Path, 
         # In a process of its own: one that is forked has imported all before.
         words = ("--data", clips, "--results", tmp_path / "r", "-u", "2", "-r", "100", "-t", "1", "--stop-timeout", "0")
         done = Run(locust("--host", host, *words), tmp_path / "r")
+    assert (tmp_path / "r" / "run.json").exists(), done.err
     began = json.loads((tmp_path / "r" / "run.json").read_text())["began_at"]
     assert all(record["ended_at"] - began > 0.9 for record in done.records)
     assert len(done.records) == 2

@@ -13,6 +13,7 @@ from asr_load.results.runfile import UserClassInfo
 from asr_load.results.summary import summarise
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from conftest import prepare_clips
+from harness.fleets import processes
 from harness.records import record, run_info
 from harness.runs import FAST, run
 from harness.serving import serve
@@ -83,7 +84,7 @@ def test_runs(tmp_path: Path) -> None:
     with serve(*FAST) as host:
         words = ("-u", "2", "--requests", "20", "--mix", "0-1:4,1-:1")
         alone = run(host, clips, tmp_path / "alone", *words)
-        fleet = run(host, clips, tmp_path / "fleet", *words, "--processes", "2")
+        fleet = run(host, clips, tmp_path / "fleet", *words, *processes(2))
         sample = run(host, clips, tmp_path / "sample", "-u", "1", "--requests", "8", "--sample", "4", "--seed", "3")
     for done in (alone, fleet):
         assert done.code == 0, done.err

@@ -17,6 +17,7 @@ import pytest
 
 from asr_load.http.server_info import unlisted
 from conftest import CHECKOUT
+from harness.fleets import processes
 from harness.ports import free_port
 from harness.runs import FAST, Run, locust, run
 from harness.serving import wait_until
@@ -227,7 +228,7 @@ def test_several_models_are_listed(clips: Path, tmp_path: Path) -> None:
 
 def test_workers_ask_the_model_that_the_master_found(clips: Path, tmp_path: Path) -> None:
     with answering((200, STREAM), models=["openbmb/MiniCPM-o-2_6"]) as host:
-        words = ("--processes", "2", "-u", "2", "--requests", "6")
+        words = (*processes(2), "-u", "2", "--requests", "6")
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
     assert done.code == 0, done.err
     assert [body["model"] for body in _Server.asked] == ["openbmb/MiniCPM-o-2_6"] * 7
