@@ -43,7 +43,7 @@ def doubts_beside_lag(done: Run) -> list[str]:
 
 def doubts_at_ease(done: Run) -> list[str]:
     """What a run's records put in doubt, judged as if nothing had held the client up."""
-    info, records, _ = read_finished(done.results)
+    info, records, *_ = read_finished(done.results)
     for worker in info.workers:
         worker.health = health()
     return judge(records, info).reasons
