@@ -205,7 +205,7 @@ def test_warm_up_and_both_ends_by_time(clips: Path, tmp_path: Path) -> None:
     ("slos", "fault", "ends"),
     [
         (["ttft:p95:20000", "errors:rate:0"], "", (0, "SLOs: passed")),
-        (["ttft:p95:1"], "", (1, "SLO ttft:p95 <= 1 ms: ")),
+        (["ttft:p95:1ms"], "", (1, "SLO ttft:p95 <= 1 ms: ")),
         (["e2el:max:20000"], "500@clip03", (1, "SLOs: passed")),  # a failure is one, where no SLO allows it
         (["e2el:max:20000", "errors:rate:0.1"], "500@clip03", (0, "SLO errors:rate <= 0.1: 0.05, pass")),
         (["errors:rate:0.04"], "500@clip03", (1, "SLO errors:rate <= 0.04: 0.05, FAIL")),
@@ -235,7 +235,9 @@ def test_slos_make_the_exit_code(
     verdict = done.summary["verdict"]
     assert (verdict["exit_code"], verdict["passed"]) == (done.code, done.code == 0)
     assert "\nVerdict: passed" in done.out if verdict["passed"] else "\nVerdict: NOT passed: " in done.out
-    assert [f"{slo['name']}:{slo['limit']:g}" for slo in done.summary["slo"]] == slos
+    assert [f"{slo['name']}:{slo['limit']:g}" for slo in done.summary["slo"]] == [
+        slo.removesuffix("ms") for slo in slos
+    ]
     good = done.summary["requests"]["success"]
     assert done.summary["goodput"] == pytest.approx(good / done.summary["wall_s"])
 
