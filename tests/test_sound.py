@@ -54,8 +54,8 @@ def test_requests_with_a_stamp_in_a_late_second_are_excluded_and_the_rest_is_jud
     assert (summary.validity.verdict, summary.validity.client) == ("valid", "healthy")
     assert summary.validity.sound == pytest.approx(0.97, abs=0.001)
     assert summary.validity.reasons == [
-        "97.0% of the test is sound: 3 of 100 requests had a time stamp in one of 3 s in which the load generator was"
-        " late (by up to 400 ms), and are excluded from latencies, error rates and WER"
+        "97.0% of the test is sound: 3 of 100 requests had a time stamp in the 3 s in which the load generator was"
+        " late (by up to 400 ms); latencies, error rates and WER exclude them"
     ]
     assert summary.left_out.late == 3
     assert (summary.ttft.n, summary.ttft.max) == (97, 0.2)
@@ -81,6 +81,7 @@ def test_where_too_little_is_sound_nothing_is_excluded_and_the_run_is_client_bou
     few = summarise(long, info_of(late(*range(1005, 1130, 6))))
     assert (few.validity.sound or 0) > 0.8
     assert (few.validity.verdict, few.left_out.late) == ("client-bound", 0)
+    assert few.validity.reasons[0].endswith("the others are too few to judge (valid from 50% on)")
 
 
 def test_one_late_second_of_a_short_test_is_judged_by_its_p99() -> None:

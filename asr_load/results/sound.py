@@ -76,19 +76,22 @@ def measured(records: Sequence[Record], info: RunInfo) -> Measured:
     sound = _untouched(counted, late)
     excluded, lag = len(counted) - len(sound), max(each.lag for own in late.values() for each in own)
     which = (
-        f"{excluded} of {len(counted)} requests had a time stamp in one of {sum(lost.values()):.0f} s in which the load"
+        f"{excluded} of {len(counted)} requests had a time stamp in the {sum(lost.values()):.0f} s in which the load"
         f" generator was late (by up to {lag * 1e3:.0f} ms)"
     )
     # A fleet is as good as its worst worker: the share of all would hide one that is always late.
     worst = min(shares, key=lambda number: shares[number])
-    if shares[worst] < LEAST_SOUND or len(sound) < LEAST_LEFT * len(counted):
+    if shares[worst] < LEAST_SOUND:
         whose = f"the seconds of worker {worst}" if len(shares) > 1 else "the test"
         bound = f"only {shares[worst]:.0%} of {whose} is sound (valid from {LEAST_SOUND:.0%} on): {which}"
+        return Measured(counted, counted, left, share, why_bound=bound)
+    if len(sound) < LEAST_LEFT * len(counted):
+        bound = f"{which}: the others are too few to judge (valid from {LEAST_LEFT:.0%} on)"
         return Measured(counted, counted, left, share, why_bound=bound)
     if grew := _grows_with_load(records, late, begin, end):
         return Measured(counted, counted, left, share, why_bound=grew)
     left.late = excluded
-    why = f"{share:.1%} of the test is sound: {which}, and are excluded from latencies, error rates and WER"
+    why = f"{share:.1%} of the test is sound: {which}; latencies, error rates and WER exclude them"
     return Measured(counted, sound, left, share, why_excluded=why)
 
 
