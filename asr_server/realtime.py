@@ -114,6 +114,8 @@ class _Session:
         self._vad = False
         self._heard_speech, self._quiet_s = False, 0.0
         self._index = self._items = self._texts = 0
+        self._broken = False
+        """Whether the fault in the middle has happened."""
         self._last: str | None = None
         """The item that was committed last."""
         self._second_is_done = asyncio.Event()
@@ -351,6 +353,9 @@ class _Session:
             return "".join([piece.text async for piece in pieces]).strip()
 
     async def _finish(self, utterance: _Utterance) -> None:
+        # On a busy machine the audio may end before the middle of the text.
+        if not self._broken and await self._break():
+            return
         if self._fault in ("ws-stall", "ws-error", "ws-failed"):
             return
         text = await self._final_text(utterance)
@@ -412,6 +417,7 @@ class _Session:
 
     async def _break(self) -> bool:
         """Misbehave in the middle; true where that ends the session."""
+        self._broken = True
         match self._fault:
             case "ws-close-1009" | "ws-close-1011":
                 await self._close(int(self._fault[-4:]), "as was asked for")
