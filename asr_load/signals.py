@@ -80,6 +80,13 @@ def caught() -> bool:
     return all(signal.getsignal(number) is _handle for number in STOPS)
 
 
+@atexit.register
+def _ignore_at_the_end() -> None:
+    """Python restores the default as it ends, and a signal would kill a command that has done all that it had to."""
+    if caught():
+        ignore()
+
+
 def _handle(number: int, _: FrameType | None) -> None:
     if _process.held:
         _process.waiting.append(number)

@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from asr_load import signals
 from conftest import CHECKOUT
 from harness.ports import free_port
 from harness.serving import running_streams, serve, wait_until
@@ -264,6 +265,23 @@ def test_a_signal_at_any_moment(server: Server, clips: Path, finished: Path, tmp
         (line,) = [line for line in said.splitlines() if re.search("stopped|: the test ends|: the workers", line)]
         # What becomes another process passes its signal on as SIGTERM.
         assert stop.name in line or "is not complete" in line or command == "repeats"
+
+
+LATE = """
+import os, signal
+from asr_load import signals
+signals.catch()
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+late = Late()  # deleted with the module's names, when the handlers are gone
+"""
+
+
+@pytest.mark.parametrize("stop", signals.STOPS)
+def test_a_signal_as_the_interpreter_ends_does_not_change_the_exit_code(stop: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-c", LATE.format(number=int(stop))], check=False)
+    assert done.returncode == 0
 
 
 def ended(life: Life, moment: Callable[[Life], bool], act: Callable[[], object]) -> tuple[int, list[str]]:
