@@ -15,11 +15,13 @@ import pytest
 from asr_load.report import main
 from asr_load.results.compare import Run, compare
 from asr_load.results.exports import export
+from asr_load.results.live import Live
 from asr_load.results.runfile import Late, RunInfo, read_run, write_run
 from asr_load.results.sound import measured
 from asr_load.results.summary import Finished, read_finished, summarise
 from asr_load.results.verdict import judge
 from asr_load.stream.record import RECORDS, LiveRecord, Record
+from asr_load.web import headline
 from asr_load.web.report import make_report
 from harness.records import failure, health, record, run_folder, run_info, worker_info
 
@@ -239,3 +241,14 @@ def test_the_page_leaves_late_requests_out_of_its_tables() -> None:
     page = make_report(Finished(info, steady(), summarise(steady(), info)))
     assert "700.0" not in page[page.index("<h2>Tables</h2>") : page.index("Options and versions")]
     assert "load generator late" in page
+
+
+def test_the_headline_has_the_error_rate_of_the_figures() -> None:
+    """Ten of a hundred requests failed, all in late seconds."""
+    failed = [failure(n, "stalled", ended_at=1000.5 + n) for n in range(50, 60)]
+    records = [*(record(n) for n in range(50)), *failed, *(record(n) for n in range(60, 100))]
+    summary = summarise(records, info_of(late(1050.0, seconds=10.0), slos=["errors:rate:0.01"]))
+    words = {word.name: word for word in headline.words(summary, Live(0.0), summary.validity)}
+    assert (words["Server"].said, words["Server"].look) == ("SLOs 1 of 1 met, errors 0.0%, WER 0.0%", "good")
+    (tile,) = (tile for tile in headline.tiles_of(summary) if tile.name == "Errors")
+    assert (tile.value, tile.more, tile.look) == ("0.0%", "limit 1.0%", "good")

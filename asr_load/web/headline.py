@@ -48,23 +48,24 @@ def words(summary: Summary | None, live: Live, validity: Validity, verdict: Verd
     verdict, running = (verdict, True) if summary is None else (summary.verdict, False)
     client = Word("Client", validity.client, CLIENT_LOOK.get(validity.verdict, "bad"), validity.reasons)
     if summary is not None:
-        failed, judged, said = summary.requests.fail, summary.requests.success + summary.requests.fail, summary.server
+        failing, said = summary.error_rate, summary.server
     else:
         failed, judged = live.failures.total(), live.successes + live.failures.total()
-        errors = f"errors {failed / judged:.1%}" if judged else "no answer yet"
+        failing = failed / judged if judged else None
+        errors = "no answer yet" if failing is None else f"errors {failing:.1%}"
         said = f"{verdict.slos_met} so far, {errors}" if verdict and verdict.slos else errors
-    server = Word("Server", said, _server_look(verdict, failed, judged))
-    if verdict is None or not (judged or verdict.reasons or verdict.answer):
+    server = Word("Server", said, _server_look(verdict, failing))
+    if verdict is None or not (failing is not None or verdict.reasons or verdict.answer):
         return [server, client]
     return [Word("Verdict", verdict.said(running=running), _verdict_look(verdict)), server, client]
 
 
-def _server_look(verdict: Verdict | None, failed: int, judged: int) -> str:
-    if not judged:
+def _server_look(verdict: Verdict | None, failing: float | None) -> str:
+    if failing is None:
         return ""
-    if failed > MANY * judged or (verdict and verdict.has(Kind.SLO)):
+    if failing > MANY or (verdict and verdict.has(Kind.SLO)):
         return "bad"
-    if failed or (verdict and not verdict.proven):
+    if failing or (verdict and not verdict.proven):
         return "doubt"
     return "good"
 
@@ -182,9 +183,9 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
     else:
         yield held(Tile("E2E p95", ms(summary.e2el.p95), "ms", f"RTF p95 {number(summary.rtf.p95, 3)}"), "e2el:p95")
     yield Tile("Requests/s", number(summary.requests_per_s, 2), "", f"RTFx {number(summary.rtfx, 1)}")
-    judged = requests.success + requests.fail
-    errors = Tile("Errors", percent(requests.fail / judged if judged else None), "", f"{requests.fail:,} of {judged:,}")
-    yield held(errors, "errors:rate")
+    # Counts are of all requests, the rate is not: counts beside it would give another one.
+    of = f"{requests.fail:,} of {requests.success + requests.fail:,}" if not summary.left_out.late else ""
+    yield held(Tile("Errors", percent(summary.error_rate), "", of), "errors:rate")
     if summary.references:
         rate = Tile(
             summary.rate.upper(), percent(getattr(summary, summary.rate)), "", f"of {summary.references} transcripts"
