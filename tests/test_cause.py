@@ -133,4 +133,4 @@ def test_a_full_queue_is_no_outage(outcome: str, changes: dict[str, object], ove
     assert f"(50 {outcome}): " in reason
     assert ("the server refused requests for want of room, an overload of 2" in reason) == overload
     assert ("an outage of 2" in reason) != overload
-    assert judge_steadiness(records, records, run_info()).verdict == "interrupted"
+    assert judge_steadiness(records, run_info()).verdict == "interrupted"

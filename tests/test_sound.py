@@ -252,3 +252,20 @@ def test_the_headline_has_the_error_rate_of_the_figures() -> None:
     assert (words["Server"].said, words["Server"].look) == ("SLOs 1 of 1 met, errors 0.0%, WER 0.0%", "good")
     (tile,) = (tile for tile in headline.tiles_of(summary) if tile.name == "Errors")
     assert (tile.value, tile.more, tile.look) == ("0.0%", "limit 1.0%", "good")
+
+
+def test_failures_in_late_seconds_are_no_outage() -> None:
+    failed = [failure(n, "stalled", ended_at=1000.5 + n) for n in range(50, 62)]
+    records = [*(record(n) for n in range(50)), *failed, *(record(n) for n in range(62, 100))]
+    summary = summarise(records, info_of(late(1050.0, seconds=12.0)))
+    assert (summary.validity.verdict, summary.steadiness.verdict) == ("valid", "steady")
+    assert summarise(records, info_of([])).steadiness.verdict == "interrupted"
+
+
+def test_successes_in_late_seconds_are_no_outage() -> None:
+    """Each answer takes 3 s, so that none that is not excluded ends in ten seconds; other requests fail at once."""
+    slow = [record(n, itl=[1.4, 1.4], e2el=3.0, stream_end=3.0) for n in range(60)]
+    failed = [failure(100 + n, "http_500", started_at=1020 + n / 4, ended_at=1020.1 + n / 4) for n in range(40)]
+    summary = summarise([*slow, *failed], info_of(late(1022.0, seconds=7.0)))
+    assert summary.left_out.late > 0
+    assert (summary.validity.verdict, summary.steadiness.verdict) == ("valid", "unclear")

@@ -132,13 +132,13 @@ def test_an_outage_is_a_reason_and_no_steady_state(first: int, last: int) -> Non
     assert validity.verdict == "suspect"
     assert f"nothing succeeded from {first} s to " in validity.reasons[0]
     assert f"({last - first} connect): an outage of {str((last - first) // 2)[0]}" in validity.reasons[0]
-    assert judge_steadiness(records, records, run_info()).verdict == "interrupted"
+    assert judge_steadiness(records, run_info()).verdict == "interrupted"
 
 
 def test_a_few_failures_are_no_outage() -> None:
     records = outage_of(many(200), 50, 60, "cut")
     assert judge(records, run_info()).verdict == "valid"
-    assert judge_steadiness(records, records, run_info()).verdict == "steady"
+    assert judge_steadiness(records, run_info()).verdict == "steady"
 
 
 def test_a_server_that_stood_still_is_an_outage_without_a_failure() -> None:
@@ -155,11 +155,11 @@ def test_steadiness_is_not_judged_where_the_load_was_another() -> None:
         ([(1001.0, 4), (1100.0, 8)], "not judged"),
         ([(1001.0, 4), (1300.0, 0)], "steady"),
     ):
-        assert judge_steadiness(records, records, run_info(users=users)).verdict == verdict
+        assert judge_steadiness(records, run_info(users=users)).verdict == verdict
     rates = {"stages": "60s:1,60s:2"}
-    assert judge_steadiness(records, records, run_info(loop=rates)).verdict == "not judged"
+    assert judge_steadiness(records, run_info(loop=rates)).verdict == "not judged"
     lost = run_info(workers=[worker_info(ended=False)])
-    assert judge_steadiness(records, records, lost).verdict == "not judged"
+    assert judge_steadiness(records, lost).verdict == "not judged"
 
 
 def test_two_workers_an_hour_apart_are_steady() -> None:

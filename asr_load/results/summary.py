@@ -391,7 +391,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         connections=_connections(measured, info.workers),
         validity=validity,
         left_out=part.left,
-        steadiness=judge_steadiness(part.sound, records, info),
+        steadiness=judge_steadiness(records, info, part),
         slo=slos,
         passed=verdict.met == verdict.slos and verdict.proven if slos else None,
         not_passed=[reason.text for reason in verdict.reasons if reason.kind in UNPROVEN] if slos else [],

@@ -16,7 +16,7 @@ from asr_load.results import sound
 from asr_load.results.accuracy import common_preface, left_envelope, spoken
 from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.sound import CPU_VALID, Measured
-from asr_load.results.steady import Steadiness, load_changes, outage, steadiness
+from asr_load.results.steady import Outage, Steadiness, load_changes, outage, steadiness
 from asr_load.shipped import command
 from asr_load.stream.cause import Cause
 from asr_load.stream.reader import shorten
@@ -112,7 +112,7 @@ def judge(records: list[Record], info: RunInfo, part: Measured | None = None) ->
     (`part`, where it is known). Their times are the master's."""
     part = part or sound.measured(records, info)
     measured = part.counted
-    steady = judge_steadiness(part.sound, records, info)
+    steady = judge_steadiness(records, info, part)
     validity = judge_clients(info.workers, part)
     if any(record.ok for record in measured):
         _judge_by_calibration(records, info.workers, validity)
@@ -130,7 +130,7 @@ def judge(records: list[Record], info: RunInfo, part: Measured | None = None) ->
     if steady.verdict == "rising":
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
         doubts.append(f"{grew}: the load or a queue grew, so these figures are of no steady state")
-    if found := outage(measured):
+    if found := _outage(part):
         doubts.append(f"{found.line} of {found.share:.0%} of the run")
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
@@ -154,17 +154,25 @@ def _mixed_readers(workers: list[WorkerInfo]) -> list[str]:
     return [f"workers read answers with different readers ({ways}): start all with the same --reader"]
 
 
-def judge_steadiness(measured: list[Record], records: list[Record], info: RunInfo) -> Steadiness:
-    """Whether a run was steady, where its load was and all of its records are here."""
+def judge_steadiness(records: list[Record], info: RunInfo, part: Measured | None = None) -> Steadiness:
+    """Whether a run was steady, where its load was and all of its records are here; the arguments are those of
+    `judge`."""
+    part = part or sound.measured(records, info)
     if lost := lost_workers(records, info):
         return Steadiness("not judged", None, f"records of worker {', '.join(map(str, sorted(lost)))} are missing")
-    if found := outage(measured):
+    if found := _outage(part):
         return Steadiness("interrupted", None, found.line)
-    if not info.loop and load_changes(info.users, measured):
+    if not info.loop and load_changes(info.users, part.counted):
         return Steadiness("not judged", None, "the number of users changed")
     if len(info.loop.get("stages", "").split(",")) > 1 or "-" in info.loop.get("stages", ""):
         return Steadiness("not judged", None, "the rate changed")
-    return steadiness(measured)
+    return steadiness(part.sound)
+
+
+def _outage(part: Measured) -> Outage | None:
+    """The outage of a run. Successes in late seconds are some all the same; failures in them may be the client's."""
+    figured = set(map(id, part.sound))
+    return outage([record for record in part.counted if record.ok or id(record) in figured])
 
 
 def _judge_wants(records: list[Record], validity: Validity) -> None:
