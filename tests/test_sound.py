@@ -181,6 +181,15 @@ def test_an_open_loops_late_requests_are_those_of_sound_seconds() -> None:
     assert judge(records, run_info(workers=[client([], started=100, late=20)])).verdict == "client-bound"
 
 
+def test_requests_that_waited_for_a_user_are_not_taken_for_late_ones_that_are_excluded() -> None:
+    records = [record(n, due_at=1000.0 + n, lag=0.5) for n in range(100)]
+    records = [msgspec.structs.replace(one, started_at=1000.5 + one.seq) for one in records]
+    noted = [client(late(1050.0, seconds=5.0), started=100, late=8, queued=92)]
+    assert "8 of 95 requests were sent more than 10 ms late though a user was free" in " ".join(
+        judge(records, run_info(workers=noted)).reasons
+    )
+
+
 def test_goodput_is_not_lowered_by_what_is_excluded() -> None:
     summary = summarise(steady(), info_of(late(1050.0, seconds=3.0), goodput="ttft:300"))
     assert summary.goodput == pytest.approx(100 / summary.wall_s)

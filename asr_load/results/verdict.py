@@ -330,7 +330,10 @@ def _judge_punctuality(workers: list[WorkerInfo], part: Measured, validity: Vali
     if part.left.late:
         figured = {id(record) for record in part.sound}
         excluded = [record for record in part.counted if id(record) not in figured]
-        late -= min(late, sum((record.lag or 0.0) - record.retry_s > PUNCTUAL_S for record in excluded))
+        # A record does not tell whether a user was free: those that may have waited for one were counted as queued.
+        queued = sum(worker.queued for worker in workers)
+        behind = sum((record.lag or 0.0) - record.retry_s > PUNCTUAL_S for record in excluded)
+        late -= min(late, max(behind - queued, 0))
         started = max(started - len(excluded), 0)
     if late > LATE_VALID * started:
         validity.reasons.append(f"{late} of {started} requests were sent more than 10 ms late though a user was free")
