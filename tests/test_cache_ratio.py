@@ -6,14 +6,16 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asr_load import bench
 from asr_load.results.cache_ratio import cache_ratio
+from asr_load.results.runfile import Late
 from asr_load.results.summary import summarise
 from conftest import prepare_clips, write_folder
-from harness.records import record, run_info
+from harness.records import health, record, run_info, worker_info
 from harness.runs import FAST, answer, canned, run
 from harness.serving import serve
 
@@ -21,14 +23,15 @@ from harness.serving import serve
 def test_repeated_clips_against_their_first() -> None:
     first = [record(n, clip=f"c{n}", ttft=0.4 * (n + 1), started_at=1000.0 + n) for n in range(4)]
     again = [record(n, clip=f"c{n}", ttft=0.1 * (n + 1), started_at=2000.0 + n) for n in range(4)]
-    found = cache_ratio([*again, *first])
+    found = cache_ratio([*again, *first], [*again, *first])
     assert found is not None
     assert [found.ratio, found.low, found.high] == pytest.approx([0.25] * 3)
     assert found.clips == 4
-    assert cache_ratio(first) is None
-    assert cache_ratio([*first[:2], *again[:2]]) is None
+    assert cache_ratio(first, first) is None
+    few = [*first[:2], *again[:2]]
+    assert cache_ratio(few, few) is None
     uneven = [record(n, clip=f"c{n}", ttft=0.1 * (n + 1) * (1 + n), started_at=3000.0 + n) for n in range(4)]
-    found = cache_ratio([*first, *uneven])
+    found = cache_ratio([*first, *uneven], [*first, *uneven])
     assert found is not None
     assert found.low < found.ratio < found.high
 
@@ -37,6 +40,19 @@ def test_it_is_of_runs_that_repeat_bytes() -> None:
     records = [record(n, clip=f"c{n % 4}", started_at=1000.0 + n) for n in range(8)]
     for unique, said in (("dither", False), ("once", True), ("none", True)):
         assert (summarise(records, run_info(unique=unique)).cache_ratio is not None) is said
+
+
+@pytest.mark.parametrize("away", [{"warmup": True}, {"started_at": 900.0}], ids=["warm-up", "late"])
+def test_a_clip_whose_first_request_is_in_no_figure_is_not_new_at_its_second(away: dict[str, Any]) -> None:
+    """Four clips, each sent three times; the first request of one of them is excluded."""
+    records = [record(n, clip=f"c{n % 4}", started_at=1000.0 + n, ttft=0.4 if n < 4 else 0.1) for n in range(12)]
+    records[0] = record(0, clip="c0", ttft=0.4, **away)
+    late = [Late(900.0, 901.0, 0.4, 0.2)]
+    info = run_info(unique="none", workers=[worker_info(ended_at=1020.0, health=health(late=late))])
+    found = summarise(records, info).cache_ratio
+    assert found is not None
+    assert [found.ratio, found.low, found.high] == pytest.approx([0.25] * 3)
+    assert found.clips == 3
 
 
 @pytest.mark.parametrize(("unique", "kinds", "of_both"), [("dither", 8, 16), ("once", 4, 8), ("none", 4, 4)])

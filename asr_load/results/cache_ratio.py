@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -24,15 +24,23 @@ class CacheRatio(msgspec.Struct):
     clips: int
 
 
-def cache_ratio(records: Iterable[Record]) -> CacheRatio | None:
-    """Of successes; None where fewer than three clips were sent twice."""
-    by_clip: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: record.started_at):
-        if record.ttft:
-            by_clip[record.user_class, record.clip].append(record.ttft)
-    ratios = np.array([np.log(again).mean() - np.log(first) for first, *again in by_clip.values() if again])
+def cache_ratio(successes: Iterable[Record], figured: Collection[Record]) -> CacheRatio | None:
+    """Of all successes of a run, and those that its figures are of; None where fewer than three clips have a first one
+    and others among these. Warm-up, and what is trimmed or excluded, fills caches too: what follows is no first."""
+    known = set(map(id, figured))
+    by_clip: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in sorted(successes, key=lambda record: record.started_at):
+        by_clip[record.user_class, record.clip].append(record)
+    ratios = np.array([ratio for own in by_clip.values() if (ratio := _log_ratio(own, known)) is not None])
     if len(ratios) < FEWEST:
         return None
     draws = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
     low, high = np.exp(np.percentile(ratios[draws].mean(axis=1), [2.5, 97.5]))
     return CacheRatio(float(np.exp(ratios.mean())), float(low), float(high), len(ratios))
+
+
+def _log_ratio(requests: Sequence[Record], known: Container[int]) -> float | None:
+    """The logarithm of the mean TTFT of a clip's further requests over its first; None without one of both."""
+    first, *again = (record.ttft if id(record) in known else None for record in requests)
+    known_again = [ttft for ttft in again if ttft]
+    return float(np.log(known_again).mean() - np.log(first)) if first and known_again else None

@@ -374,7 +374,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         looping=sum(loops(*pair, scoring) for pair in pairs),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         ttft_text=figures_of("ttft_text", figured),
-        cache_ratio=None if info.unique == "dither" else cache_ratio(figured),
+        cache_ratio=None if info.unique == "dither" else cache_ratio((one for one in records if one.ok), figured),
         connect=figures_of("connect", part.sound),
         ttfs=figures_of("ttfs", figured),
         done_latency=figures_of("done_latency", figured),
