@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,13 @@ def test_successes_in_late_seconds_are_no_outage() -> None:
     summary = summarise([*slow, *failed], info_of(late(1022.0, seconds=7.0)))
     assert summary.left_out.late > 0
     assert (summary.validity.verdict, summary.steadiness.verdict) == ("valid", "unclear")
+
+
+def test_the_charts_mark_late_seconds_of_what_they_draw() -> None:
+    """Thirty requests of warm-up, and a test of seventy: a late second of the warm-up is none of the test's."""
+    records = [record(n, warmup=n < 30) for n in range(100)]
+    info = info_of(late(1005.0, 1050.0, 1200.0))
+    page = make_report(Finished(info, records, summarise(records, info)))
+    found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page)
+    assert found is not None
+    assert json.loads(found[1])["course"]["places"] == [{"name": "load generator late", "at": 20.0}]

@@ -117,7 +117,7 @@ def make_report(finished: Finished, slice_s: float | None = None) -> str:
         drawn["course"] = {
             "began": first,
             "points": compact(course(measured, info, width)),
-            "places": [*places(info.stages, info.workers, first), *_late_places(part, info, first)],
+            "places": [*places(info.stages, info.workers, first), *_late_places(part, info, first, last)],
             "limits": limits_of(map(parse_slo, info.slos)),
         }
         note = f"Each point is {width:g} s; a request counts where it ended."
@@ -218,16 +218,18 @@ def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], b
     return [plots.Mark(name, max(at - began, 0.0)) for at, name in (*stages, *lost) if at >= began - 1]
 
 
-def _late_places(part: sound.Measured, info: RunInfo, first: float) -> list[plots.Mark]:
-    """Where the load generator was late and requests are excluded for it, in seconds since the first."""
+def _late_places(part: sound.Measured, info: RunInfo, first: float, last: float) -> list[plots.Mark]:
+    """Where the load generator was late and requests are excluded for it, in seconds since the first: what of it is
+    between the first and the last moment that is drawn."""
     if not part.left.late:
         return []
-    begins = sorted(
-        each.begin + worker.master_offset_s - first
+    stretches = (
+        each.moved(worker.master_offset_s - first)
         for worker in info.workers
         for each in (worker.health.late or [] if worker.health else [])
     )
-    return [plots.Mark("load generator late", max(at, 0.0)) for at in begins[:LATE_MARKS]]
+    begins = sorted(max(each.begin, 0.0) for each in stretches if each.end > 0 and each.begin < last - first)
+    return [plots.Mark("load generator late", at) for at in begins[:LATE_MARKS]]
 
 
 def head(
