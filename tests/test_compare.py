@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -390,3 +391,14 @@ def test_runs_of_classes_that_speak_and_upload_are_alike_only_to_each_other() ->
     uploads, live, both = run_info(), run_info(realtime=speaks), run_info(user_classes=classes)
     assert not any(one_is_live([info, info]) for info in (uploads, live, both))
     assert all(one_is_live(pair) for pair in ([uploads, live], [uploads, both], [both, live]))
+
+
+def test_the_page_draws_each_metric_of_one_side_with_the_same_of_the_other() -> None:
+    """Answers in one piece have no gaps between chunks."""
+    whole = [record(n, itl=[], chunks=1, e2el=0.2, stream_end=0.21) for n in range(20)]
+    sides = run([record(n) for n in range(20)]), run(whole)
+    page = comparison_page(compare([sides[0]], [sides[1]]), [sides[0].finished], [sides[1].finished])
+    found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page)
+    assert found is not None
+    ends = {plot["title"]: [one["data"][-1][0] for one in plot["series"]] for plot in json.loads(found[1])["plots"]}
+    assert ends == {"TTFT: share of values up to it": [200, 200], "E2E: share of values up to it": [400, 200]}

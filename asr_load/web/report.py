@@ -77,11 +77,13 @@ def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
 def comparison_page(comparison: Comparison, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
     """comparison.html: what is to be read first, the figures, and both sides' distributions in one picture."""
     sides = [[record for run in own for record in _measured(run).sound if record.ok] for own in (values, baselines)]
-    drawn, alike = [], not one_is_live(run.info for run in (*values, *baselines))
-    for own, other in zip(*(plots.distributions(side, ()) for side in sides if alike), strict=False):
-        names = [("value", own.series[0]), ("baseline", other.series[0])]
-        own.series = [plots.Series(name, series.data) for name, series in names]
-        drawn.append(own)
+    drawn = []
+    if not one_is_live(run.info for run in (*values, *baselines)):
+        own, other = ({plot.title: plot for plot in plots.distributions(side, ())} for side in sides)
+        for title in (title for title in own if title in other):
+            names = [("value", own[title].series[0]), ("baseline", other[title].series[0])]
+            own[title].series = [plots.Series(name, series.data) for name, series in names]
+            drawn.append(own[title])
     return _render(
         "comparison.html.j2",
         {"plots": drawn},
