@@ -402,3 +402,11 @@ def test_the_page_draws_each_metric_of_one_side_with_the_same_of_the_other() -> 
     assert found is not None
     ends = {plot["title"]: [one["data"][-1][0] for one in plot["series"]] for plot in json.loads(found[1])["plots"]}
     assert ends == {"TTFT: share of values up to it": [200, 200], "E2E: share of values up to it": [400, 200]}
+
+
+def test_a_rate_of_a_few_requests_gets_no_word() -> None:
+    info = run_info()
+    own = [[record(0)], [failure(0, "http_503")]]
+    one, none = (Run(Path("x"), Finished(info, records, summarise(records, info))) for records in own)
+    assert {figure.word for figure in compare([one], [none]).figures} == {SAME}
+    assert figures(run(made(1)), run(made(1, errors=600)))["requests_per_s"].word == BETTER

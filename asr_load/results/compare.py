@@ -294,9 +294,10 @@ def _within_runs(values: Sequence[Run], baselines: Sequence[Run]) -> dict[str, _
     for name in (name for name in LATENCIES if all(f"{name}_mean" in each for each in points)):
         least = min(sum(getattr(run.finished.summary, name).n for run in own) for own in sides)
         found |= _of_latency(name, good, ways, least)
+    enough = all(len(np.unique(_stretches(run.part.counted))) >= LEAST_UNITS for own in sides for run in own)
     for name in MORE_IS_BETTER:
         drawn = [_mean_of([_resampled(*_rate_by_time(run, name), random) for run in own]) for own in sides]
-        found[name] = _interval(drawn[0] - drawn[1])
+        found[name] = _interval(drawn[0] - drawn[1]) if enough else None
     found["error_rate"] = _error_rates(values, baselines)
     return found
 
