@@ -116,6 +116,7 @@ CASES = {
         {"unwritten": "No space left on device"},
         2,
         "NOT passed: records could not be written: No space left on device",
+        "doubt",
     ),
 }
 
@@ -190,6 +191,13 @@ def test_a_running_test_is_judged_as_a_finished_one(name: str) -> None:
     assert words["Verdict"].said == case.said.replace("passed", "passed so far")
     assert words["Server"].look == case.server
     assert f"SLOs {verdict.met} of {verdict.slos} met so far, errors " in words["Server"].said
+
+
+@pytest.mark.parametrize("name", ["disk full", "worker lost", "client-bound"])
+def test_no_slo_passes_where_the_figures_do_not_show_that_it_holds(name: str) -> None:
+    case = CASES[name]
+    summary = finished(case._replace(info=case.info | {"slos": [HELD]})).summary
+    assert (summary.passed, len(summary.not_passed)) == (False, 1)
 
 
 def test_a_running_test_without_an_answer_has_no_verdict_yet() -> None:

@@ -36,7 +36,7 @@ ACCEPTED_BY = {
 }
 """The option with which a run passes in spite of it."""
 
-UNPROVEN = (Kind.MISSING, Kind.NO_SUCCESS, Kind.CLIENT_BOUND)
+UNPROVEN = (Kind.UNWRITTEN, Kind.MISSING, Kind.NO_SUCCESS, Kind.CLIENT_BOUND)
 """What lets no SLO pass, whatever its value: the figures are not the server's, or not all of them are there."""
 
 
