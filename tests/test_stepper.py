@@ -211,6 +211,20 @@ def test_a_client_at_its_own_limit_is_not_tried_again(clock: Clock, tmp_path: Pa
     assert "the client was the bottleneck" in found.limited_by
 
 
+@pytest.mark.parametrize("cpu", [0.05, 0.99], ids=["held up", "at its limit"])
+def test_a_step_that_breaks_at_once_is_not_the_servers_where_the_client_was_late(
+    clock: Clock, tmp_path: Path, cpu: float
+) -> None:
+    """Thirty slow answers settle a step in its first second."""
+    play = Play(clock, tmp_path, 3, settings())
+    while play.stepper.load != 4:
+        play.second()
+    play.store.workers = [worker_info(health=health(loop_lag_p99=0.2, cpu_mean=cpu))]
+    found = play.to_its_end()
+    assert [step.load for step in found.steps] == [1, 2]
+    assert (found.answer, found.stalled_at) == (2, 4)
+
+
 def test_a_step_is_judged_once(clock: Clock, tmp_path: Path) -> None:
     """By the records that settled it: what ends while it drains would change them again."""
     play = Play(clock, tmp_path, 0, settings(), most=1)

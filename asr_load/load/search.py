@@ -175,7 +175,8 @@ class Stepper:
         seconds = now - self._began
         if seconds < 0:
             return
-        if self._is_settled(now) or seconds >= self._step_time or self._client_bound():
+        # The client first: what it bent says nothing of the server, however sure it looks.
+        if self._client_bound() or self._is_settled(now) or seconds >= self._step_time:
             self._ended = now
             self._drain_until = now + self._settings.timeouts.total + DRAIN_S
             self._drain_from = time.monotonic()
