@@ -49,7 +49,7 @@ def take_repeats(words: Sequence[str]) -> tuple[int, list[str]]:
 
 def run_repeatedly(command: Sequence[str], times: int) -> int:
     """Run a command of Locust's so many times, each into a folder of its own, and print the figures' spread. Returns
-    the highest exit code; one that is neither 0 nor 1 ends the series."""
+    the highest exit code; one that is neither 0 nor 1, nor that of the run's verdict, ends the series."""
     # Late: who runs Locust once needs none of it.
     from asr_load.results.compare import Run
     from asr_load.results.console import console_for
@@ -60,15 +60,26 @@ def run_repeatedly(command: Sequence[str], times: int) -> int:
     for turn in range(1, times + 1):
         folder = base.with_name(f"{base.name}-run{turn}")
         print(f"run {turn} of {times}: {folder}", flush=True)
+        is_new = not folder.exists()
         code, stopped = _run_once([*command, "--results", str(folder)])
         worst = max(worst, code if code >= 0 else 128 - code)
         if stopped:
             return signals.exit_code(stopped)
-        if code not in (0, 1):
+        if code not in (0, 1) and not (is_new and _has_result(folder, code)):
             return worst
         runs.append(Run(folder, read_finished(folder)))
     console_for(sys.stdout).print(rich_table(_spread(runs)))
     return worst
+
+
+def _has_result(folder: Path, code: int) -> bool:
+    """Whether an exit code is that of a run's verdict, all of whose records are there: a search may have no exact
+    answer, and --exit-code-on-error sets a code of its own."""
+    from asr_load.results.pass_fail import Kind
+    from asr_load.results.summary import read_verdict
+
+    verdict = read_verdict(folder)
+    return verdict is not None and verdict.exit_code == code and not verdict.has(Kind.UNWRITTEN)
 
 
 def _run_once(command: Sequence[str]) -> tuple[int, int]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
+from asr_load import repeats
 from asr_load.errors import InputError
 from asr_load.repeats import take_repeats
+from asr_load.results.summary import summarise_folder
 from conftest import prepare_clips
 from harness.patience import PATIENCE_S
+from harness.records import failure, record, run_folder, run_info
 from harness.serving import serve
 
 
@@ -33,6 +38,37 @@ def test_the_option_is_taken_out(words: list[str], times: int, left: list[str]) 
 def test_a_number_that_is_none(value: str) -> None:
     with pytest.raises(InputError, match="--repeats takes a whole number"):
         take_repeats(["--repeats", value])
+
+
+class Ended(NamedTuple):
+    """How the runs of a series end, by their exit code and their files, and whether the series goes on."""
+
+    code: int
+    changes: dict[str, Any]
+    goes_on: bool
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        Ended(7, {"exit_code_on_error": 7}, True),
+        Ended(1, {}, True),
+        Ended(2, {}, False),
+        Ended(2, {"unwritten": "the disk is full"}, False),
+    ],
+    ids=["the verdict's code", "failures", "another code", "records are missing"],
+)
+def test_the_series_goes_on_where_the_exit_code_is_that_of_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: Ended
+) -> None:
+    def run_once(command: Sequence[str]) -> tuple[int, int]:
+        summarise_folder(run_folder(Path(command[-1]), [record(0), failure(1, "http_500")], run_info(**ended.changes)))
+        return ended.code, 0
+
+    monkeypatch.setattr(repeats, "_run_once", run_once)
+    assert repeats.run_repeatedly(["locust", "--results", str(tmp_path / "r")], 2) == ended.code
+    out = capsys.readouterr().out
+    assert ("run 2 of 2" in out, "Spread over 2 runs" in out) == (ended.goes_on, ended.goes_on)
 
 
 @pytest.mark.long

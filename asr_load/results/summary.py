@@ -583,6 +583,20 @@ def write_summary(folder: Path, summary: Summary) -> None:
     write_atomically(folder / SUMMARY, encode_json(summary))
 
 
+class _Concluded(msgspec.Struct):
+    """What of a summary.json tells how the run ended."""
+
+    verdict: Verdict | None = None
+
+
+def read_verdict(folder: Path) -> Verdict | None:
+    """The verdict in a run's summary.json; None where there is none."""
+    try:
+        return msgspec.json.decode((folder / SUMMARY).read_bytes(), type=_Concluded).verdict
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
 def summarise_folder(folder: Path) -> Summary:
     """Make summary.json of a run's folder anew, and return what it holds. Raises InputError."""
     summary = read_finished(folder).summary
