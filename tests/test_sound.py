@@ -57,8 +57,8 @@ def test_requests_with_a_stamp_in_a_late_second_are_excluded_and_the_rest_is_jud
     assert (summary.validity.verdict, summary.validity.client) == ("valid", "healthy")
     assert summary.validity.sound == pytest.approx(0.97, abs=0.001)
     assert summary.validity.reasons == [
-        "97.0% of the test is sound: 3 of 100 requests had a time stamp in the 3 s in which the load generator was"
-        " late (by up to 400 ms); latencies, error rates and WER exclude them"
+        "97.0% of the test is sound: 3 of 100 requests had a time stamp in one of 3 s in which the load generator was"
+        " late (by up to 400 ms), and are excluded from latencies, error rates and WER"
     ]
     assert summary.left_out.late == 3
     assert (summary.ttft.n, summary.ttft.max) == (97, 0.2)
@@ -84,7 +84,17 @@ def test_where_too_little_is_sound_nothing_is_excluded_and_the_run_is_client_bou
     few = summarise(long, info_of(late(*range(1005, 1130, 6))))
     assert (few.validity.sound or 0) > 0.8
     assert (few.validity.verdict, few.left_out.late) == ("client-bound", 0)
-    assert few.validity.reasons[0].endswith("the others are too few to judge (valid from 50% on)")
+    assert re.match(r"only \d+ of 100 requests would be left \(valid from 50% on\): ", few.validity.reasons[0])
+
+
+def test_late_seconds_that_no_request_had_a_stamp_in_are_told_as_such() -> None:
+    """One request that waits from 1000.2 to 1019.8; the second at its end is of another test."""
+    waits = [record(0, itl=[19.6], chunks=2, e2el=19.8, stream_end=19.9)]
+    (reason,) = judge(waits, info_of(late(1015.0, 1030.0))).reasons
+    assert reason == (
+        "95.0% of the test is sound: none of 1 requests had a time stamp in one of 1 s in which the load generator was"
+        " late (by up to 400 ms)"
+    )
 
 
 def test_one_late_second_of_a_short_test_is_judged_by_its_p99() -> None:
@@ -137,7 +147,7 @@ def test_a_worker_that_is_always_late_is_not_hidden_by_the_others() -> None:
     summary = summarise(records, run_info(workers=workers))
     assert (summary.validity.verdict, summary.left_out.late) == ("client-bound", 0)
     assert summary.validity.reasons[0].startswith(
-        "only 0% of the seconds of worker 3 is sound (valid from 80% on): 10 "
+        "only 0% of the seconds of worker 3 are sound (valid from 80% on): 10 "
     )
 
 

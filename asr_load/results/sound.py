@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,25 +74,31 @@ def measured(records: Sequence[Record], info: RunInfo) -> Measured:
     if not any(lost.values()) or end - begin < LEAST_S:
         return Measured(counted, counted, left, share)
     sound = _untouched(counted, late)
-    excluded, lag = len(counted) - len(sound), max(each.lag for own in late.values() for each in own)
-    which = (
-        f"{excluded} of {len(counted)} requests had a time stamp in the {sum(lost.values()):.0f} s in which the load"
-        f" generator was late (by up to {lag * 1e3:.0f} ms)"
-    )
+    excluded = len(counted) - len(sound)
+    which = f"{excluded or 'none'} of {len(counted)} requests had a time stamp in {_which_seconds(late)}"
     # A fleet is as good as its worst worker: the share of all would hide one that is always late.
     worst = min(shares, key=lambda number: shares[number])
     if shares[worst] < LEAST_SOUND:
-        whose = f"the seconds of worker {worst}" if len(shares) > 1 else "the test"
-        bound = f"only {shares[worst]:.0%} of {whose} is sound (valid from {LEAST_SOUND:.0%} on): {which}"
+        whose = f"the seconds of worker {worst} are" if len(shares) > 1 else "the test is"
+        bound = f"only {shares[worst]:.0%} of {whose} sound (valid from {LEAST_SOUND:.0%} on): {which}"
         return Measured(counted, counted, left, share, why_bound=bound)
     if len(sound) < LEAST_LEFT * len(counted):
-        bound = f"{which}: the others are too few to judge (valid from {LEAST_LEFT:.0%} on)"
+        bound = f"only {len(sound)} of {len(counted)} requests would be left (valid from {LEAST_LEFT:.0%} on): {which}"
         return Measured(counted, counted, left, share, why_bound=bound)
     if grew := _grows_with_load(records, late, begin, end):
         return Measured(counted, counted, left, share, why_bound=grew)
     left.late = excluded
-    why = f"{share:.1%} of the test is sound: {which}; latencies, error rates and WER exclude them"
+    why = f"{share:.1%} of the test is sound: {which}"
+    if excluded:
+        why += ", and are excluded from latencies, error rates and WER"
     return Measured(counted, sound, left, share, why_excluded=why)
+
+
+def _which_seconds(late: Mapping[int, Sequence[Late]]) -> str:
+    """The late seconds in words."""
+    stretches = [each for own in late.values() for each in own]
+    seconds, lag = sum(each.end - each.begin for each in stretches), max(each.lag for each in stretches)
+    return f"one of {seconds:.0f} s in which the load generator was late (by up to {lag * 1e3:.0f} ms)"
 
 
 def _late(worker: WorkerInfo, begin: float, end: float) -> list[Late]:
