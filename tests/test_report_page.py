@@ -130,6 +130,16 @@ def test_a_latency_that_does_not_grow_with_length_has_no_cost_of_audio() -> None
     assert all(cost is None or cost > 0 for cost in costs)
 
 
+def test_a_fit_over_sorted_clips_tells_what_else_may_be_in_it() -> None:
+    """A server that takes 20 ms for each second of audio, and 10 ms more for each request than for the one before."""
+    lengths = np.linspace(1, 30, 100)
+    slower = [record(n, audio_s=a, ttft=0.1 + 0.02 * a + 0.01 * n) for n, a in enumerate(lengths)]
+    said = "(the clips are sorted by length: a trend over time is in it too)"
+    assert said in page_of(slower)
+    shuffled = np.random.default_rng(0).permutation(lengths)
+    assert said not in page_of([record(n, audio_s=a, ttft=0.1 + 0.02 * a) for n, a in enumerate(shuffled)])
+
+
 def test_no_part_of_a_fitted_latency_is_below_zero() -> None:
     convex = fit("ttft", [record(n, audio_s=1.0 + n, ttft=0.01 * (1 + n) ** 2) for n in range(30)])
     falling = fit("ttft", [record(n, audio_s=1.0 + n, ttft=1 - n / 50) for n in range(30)])

@@ -10,6 +10,7 @@ import numpy as np
 from asr_load.results.capacity import Capacity, knee
 from asr_load.results.metrics import METRICS
 from asr_load.results.slo import parse_slo
+from asr_load.results.steady import sorted_by_length
 from asr_load.stream.record import Record
 
 SHARES = np.concatenate([np.linspace(0, 0.98, 99), np.linspace(0.981, 1, 20)])
@@ -84,13 +85,18 @@ class Fit(msgspec.Struct):
     fixed_s: float
     per_audio_s: float | None
     n: int
+    by_order: bool = False
+    """Whether a trend over time may be in it, as the clips are sorted by length."""
 
     @property
     def line(self) -> str:
-        """The formula in milliseconds."""
-        if self.per_audio_s is None:
-            return "no relation to the length of the clip is shown"
-        return f"{self.fixed_s * 1e3:.0f} ms + {self.per_audio_s * 1e3:.1f} ms for each second of audio"
+        """The formula in milliseconds, and what else may be in it."""
+        said = "no relation to the length of the clip is shown"
+        if self.per_audio_s is not None:
+            said = f"{self.fixed_s * 1e3:.0f} ms + {self.per_audio_s * 1e3:.1f} ms for each second of audio"
+        if self.by_order:
+            said += " (the clips are sorted by length: a trend over time is in it too)"
+        return said
 
 
 def _by_audio(name: str, good: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -108,18 +114,18 @@ def fit(name: str, good: Sequence[Record]) -> Fit | None:
     audio, values = _by_audio(name, good)
     if audio.size < 3 or np.ptp(audio) < 0.5:
         return None
-    from_mean = audio - audio.mean()
+    from_mean, by_order = audio - audio.mean(), sorted_by_length(good)
     spread = float(from_mean @ from_mean)
     slope = float(from_mean @ values) / spread
     errors = from_mean * (values - values.mean() - slope * from_mean)
     alike = np.bincount(np.unique(audio, return_inverse=True)[1], errors)
     deviation = float(np.sqrt(max(alike @ alike, errors @ errors))) / spread
     if slope <= 0 or slope <= SURE * deviation:
-        return Fit(name, float(values.mean()), None, int(audio.size))
+        return Fit(name, float(values.mean()), None, int(audio.size), by_order)
     fixed = float(values.mean() - slope * audio.mean())
     if fixed < 0:  # the best fit that has no part below 0
         fixed, slope = 0.0, float(audio @ values) / float(audio @ audio)
-    return Fit(name, fixed, slope, int(audio.size))
+    return Fit(name, fixed, slope, int(audio.size), by_order)
 
 
 def against_length(good: Sequence[Record]) -> list[Plot]:

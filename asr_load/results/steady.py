@@ -125,6 +125,13 @@ def _audio_cost(latencies: np.ndarray, audio: np.ndarray) -> _AudioCost:
     return _AudioCost(max(cost - margin, 0.0), likely, min(max(cost + margin, 0.0), most))
 
 
+def sorted_by_length(records: Sequence[Record]) -> bool:
+    """Whether the lengths of clips follow the order of their start so closely, as in one pass over a sorted set, that
+    what a second of audio adds to a latency cannot be told from a trend over time."""
+    order = sorted(records, key=lambda record: record.begins)
+    return len(order) > 1 and abs(_rank_correlation(np.array([record.audio_s for record in order]))) > SORTED
+
+
 def _without_trend(values: np.ndarray) -> np.ndarray:
     """The residuals of a straight line over the order; shape (n,)."""
     order = np.arange(len(values)) - (len(values) - 1) / 2
