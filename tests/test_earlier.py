@@ -81,7 +81,7 @@ def write(folder: Path, records: bytes = b"{}\n", **changes: Any) -> None:
 
 def test_runs_that_sent_the_same_bytes_to_the_same_server(tmp_path: Path) -> None:
     write(tmp_path / "same")
-    write(tmp_path / "killed", ended=False)
+    write(tmp_path / "killed", ended=False, began_at=1500.0)
     write(tmp_path / "dithered", unique="dither")
     write(tmp_path / "once", unique="once")
     write(tmp_path / "other-host", host="http://b:1")
@@ -96,7 +96,7 @@ def test_runs_that_sent_the_same_bytes_to_the_same_server(tmp_path: Path) -> Non
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{")
     places = (tmp_path, tmp_path / "nowhere", tmp_path)
-    assert earlier_runs(places, "http://a:1", {"d"}) == ["classes", "killed", "same"]
+    assert earlier_runs(places, "http://a:1", {"d"}) == ["classes", "same", "killed"]  # as they began
     assert earlier_runs(places, "http://a:1", set()) == []
 
 

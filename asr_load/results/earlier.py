@@ -20,6 +20,7 @@ class _Run(_Sent):
     """What of a run.json tells which bytes went where."""
 
     host: str
+    began_at: float
     user_classes: list[_Sent] = []
 
     @property
@@ -29,8 +30,8 @@ class _Run(_Sent):
 
 
 def earlier_runs(places: Iterable[Path], host: str, plain: set[str]) -> list[str]:
-    """The names of the folders, in these places, of runs that sent any of these sets to a server with --unique none.
-    `plain` has the hashes of the sets' manifests."""
+    """The names of the folders, in these places, of runs that sent any of these sets to a server with --unique none,
+    the last run last. `plain` has the hashes of the sets' manifests."""
     if not plain:
         return []
     found = []
@@ -41,5 +42,5 @@ def earlier_runs(places: Iterable[Path], host: str, plain: set[str]) -> list[str
         except (OSError, msgspec.DecodeError):
             continue
         if run.host == host and run.plain & plain and sent_any:
-            found.append(file.parent.name)
-    return found
+            found.append((run.began_at, file.parent.name))
+    return [name for _, name in sorted(found)]
