@@ -110,6 +110,22 @@ def test_the_verdict_names_them() -> None:
     assert judge([record()], run_info()).verdict == "valid"
 
 
+def test_repeated_bytes_are_those_of_the_user_classes_that_repeat_them() -> None:
+    own = {"endpoint": "/x", "api": "chat", "model": "m", "prompt": "", "max_tokens": 1, "data": "d", "data_clips": 1}
+    classes = [
+        UserClassInfo(name=name, unique=unique, data_sha256=name, **own)  # type: ignore[arg-type]
+        for name, unique in (("first", "dither"), ("second", "none"))
+    ]
+    records = [record(n, clip="a", user_class="first" if n < 3 else "second") for n in range(5)]
+    said = "1 requests repeated a clip's bytes (--unique none): caches may have answered"
+    assert said in judge(records, run_info(unique="dither", user_classes=classes)).reasons
+    assert judge(records[:3], run_info(unique="dither", user_classes=classes)).verdict == "valid"
+    # Two classes that send one set count together.
+    for each in classes:
+        each.unique, each.data_sha256 = "none", "d"
+    assert judge([records[0], records[4]], run_info(user_classes=classes)).reasons == [said]
+
+
 def test_a_second_run_of_the_same_set_is_suspect(tmp_path: Path) -> None:
     clips = prepared(tmp_path, "flac")
     words = ("-u", "1", "--requests", "2", "--unique", "none")

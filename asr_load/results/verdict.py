@@ -559,6 +559,21 @@ def _sent_before(info: RunInfo) -> list[str]:
     ]
 
 
+def _repeated(records: list[Record], info: RunInfo) -> list[str]:
+    """That clips were sent again as they were, by --unique of each user class."""
+    ways = {each.name: (each.unique, each.data_sha256) for each in info.user_classes}
+    whole = info.unique, info.data_sha256
+    sent = Counter((*ways.get(record.user_class, whole), record.clip) for record in records)
+    repeats = Counter[str]()
+    for (unique, *_), count in sent.items():
+        repeats[unique] += count - 1
+    return [
+        f"{count} requests repeated a clip's bytes (--unique {unique}): caches may have answered"
+        for unique, count in sorted(repeats.items())
+        if count and unique != "dither"
+    ]
+
+
 def _doubts(part: Measured, info: RunInfo) -> list[str]:
     records = part.counted
     good = [record for record in records if record.ok]
@@ -592,12 +607,7 @@ def _doubts(part: Measured, info: RunInfo) -> list[str]:
         )
         doubts.append(f"{cached:,} of {prompts:,} prompt tokens came from the server's cache")
     doubts += _sent_before(info)
-    if info.unique != "dither":
-        repeats = sum(count - 1 for count in Counter(record.clip for record in records).values())
-        if repeats:
-            doubts.append(
-                f"{repeats} requests repeated a clip's bytes (--unique {info.unique}): caches may have answered"
-            )
+    doubts += _repeated(records, info)
     return doubts
 
 
