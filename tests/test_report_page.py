@@ -134,7 +134,7 @@ def test_a_fit_over_sorted_clips_tells_what_else_may_be_in_it() -> None:
     """A server that takes 20 ms for each second of audio, and 10 ms more for each request than for the one before."""
     lengths = np.linspace(1, 30, 100)
     slower = [record(n, audio_s=a, ttft=0.1 + 0.02 * a + 0.01 * n) for n, a in enumerate(lengths)]
-    said = "(the clips are sorted by length: a trend over time is in it too)"
+    said = "(the clips are sorted by length: a trend over time may be in it)"
     assert said in page_of(slower)
     shuffled = np.random.default_rng(0).permutation(lengths)
     assert said not in page_of([record(n, audio_s=a, ttft=0.1 + 0.02 * a) for n, a in enumerate(shuffled)])

@@ -95,7 +95,7 @@ class Fit(msgspec.Struct):
         if self.per_audio_s is not None:
             said = f"{self.fixed_s * 1e3:.0f} ms + {self.per_audio_s * 1e3:.1f} ms for each second of audio"
         if self.by_order:
-            said += " (the clips are sorted by length: a trend over time is in it too)"
+            said += " (the clips are sorted by length: a trend over time may be in it)"
         return said
 
 
