@@ -248,6 +248,11 @@ def test_a_key_in_a_pasted_url_is_shown_nowhere(name: str) -> None:
         ([], f"http://h:1/v2/chat/completions?v=1&{name}=hush"),
         (["--api", "chat", "--endpoint", f"/audio/transcriptions?{name}=hush"], HOST),
         (["--endpoint", f"x?{name}=hush"], HOST),
+        (["--endpoint", f"/x#{name}=hush"], HOST),
+        ([], f"h:1/?{name}=hush"),
+        ([], f"ftp://h/?v=1&{name}=hush"),
+        (["--upstream", f"http://h:1/?{name}=hush"], HOST),
+        (["--proxy", f"ftp://h/?{name}=hush"], HOST),
     ):
         with pytest.raises(InputError) as refused:
             settings(*words, host=host)
@@ -264,6 +269,13 @@ def test_a_url_as_upstream(pasted: str, cure: str) -> None:
         settings("--upstream", pasted)
     assert str(refused.value) == f"--upstream {pasted.rpartition(',')[2]} is not like 10.0.0.7:30000: give {cure}"
     settings("--upstream", cure)
+
+
+@pytest.mark.parametrize("proxy", ["http://p:99999", "http://p:port", "http://[p", "http://:3128", "socks5://p:1"])
+def test_a_proxy_that_is_none(proxy: str) -> None:
+    with pytest.raises(InputError) as refused:
+        settings("--proxy", proxy)
+    assert str(refused.value) == f"the proxy {proxy} is not an address like http://proxy:3128"
 
 
 @pytest.mark.parametrize("host", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])

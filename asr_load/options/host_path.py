@@ -46,7 +46,7 @@ def check_host_path(host: str, address: str, endpoint: str, api: str) -> None:
         whole, option = path, f" --api {named}" if APIS[named] != APIS[api] else ""
     else:
         whole, option = f"{path.removesuffix('/models').removesuffix(VERSION)}{APIS[api]}", ""
-    typed = shlex.quote(whole + _without_secrets(query))
+    typed = shlex.quote(whole + without_secrets(query))
     raise InputError(f"--host carries no path: give --host {address} --endpoint {typed}{option}")
 
 
@@ -54,7 +54,7 @@ def check_endpoint(path: str, api: str) -> str:
     """The path of --endpoint, which may be empty. Raises InputError if it is none, or that of another API."""
     if not path:
         return path
-    shown = _without_secrets(path)
+    shown = without_secrets(path)
     if "://" in path.partition("?")[0]:
         inner = shown.partition("://")[2].partition("/")[2]
         # A slash may be part of a password.
@@ -75,10 +75,10 @@ def api_of_path(path: str) -> str:
     return next((api for api, own in APIS.items() if path.endswith(own.removeprefix(VERSION))), "")
 
 
-def _without_secrets(path: str) -> str:
-    """A path in whose query the values of keys and tokens are struck out."""
+def without_secrets(path: str) -> str:
+    """An address or a path in whose query or fragment the values of keys and tokens are struck out."""
 
     def shown(pair: re.Match[str]) -> str:
-        return f"{pair[1]}=***" if SECRET.search(pair[1].lstrip("?&").replace("-", "_")) else pair[0]
+        return f"{pair[1]}=***" if SECRET.search(pair[1].lstrip("?&#").replace("-", "_")) else pair[0]
 
-    return re.sub(r"([?&][^=&]*)=([^&]*)", shown, path)
+    return re.sub(r"([?&#][^=&#]*)=([^&#]*)", shown, path)

@@ -19,7 +19,7 @@ from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
-from asr_load.options.host_path import check_endpoint, check_host_path
+from asr_load.options.host_path import check_endpoint, check_host_path, without_secrets
 from asr_load.options.parser import (
     APIS_OR_AUTO,
     DEFAULT_MODEL,
@@ -262,9 +262,9 @@ def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transp
     else:
         proxy, basic = split_proxy(proxy_of_environment(check_host(host)))
     if proxy:
-        parts = urlsplit(proxy)
-        if parts.scheme != "http" or not parts.hostname:
-            raise InputError(f"the proxy {proxy} is not an address like http://proxy:3128")
+        parts = _place(proxy)
+        if parts is None or parts.scheme != "http":
+            raise InputError(f"the proxy {_shown(proxy)} is not an address like http://proxy:3128")
         proxy = f"http://{parts.netloc}"
     upstream = _upstream(options.upstream, check_host(host))
     if upstream and proxy:
@@ -418,7 +418,8 @@ def check_host(host: str | None) -> str:
 
 def _shown(address: str) -> str:
     """An address, with a scheme or without, as it may be shown."""
-    return without_credentials(address if "://" in address else f"//{address}").removeprefix("//")
+    whole = address if "://" in address else f"//{address}"
+    return without_secrets(without_credentials(whole)).removeprefix("//")
 
 
 _HTTP = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
