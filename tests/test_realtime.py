@@ -97,11 +97,21 @@ def test_auto_keeps_openai_s_dialect_for_the_run_where_the_trial_needs_it(
     assert json.loads((done.results / "run.json").read_text())["realtime"]["dialect"] == "auto"
 
 
+def test_a_model_that_is_named_default_is_asked_for(clips: Path, tmp_path: Path) -> None:
+    """By its name, as OpenAI's dialect wants one: the word also stands for no model."""
+    with serve(*FAST, "--realtime", "openai", "--model", "default") as url:
+        more = ("--api", "realtime", "--requests", "1", "-u", "1")
+        done = run(url, clips, tmp_path / "run", *more, preflight=True)
+    assert done.code == 0, done.err
+    assert [(record["dialect"], record["outcome"]) for record in done.records] == [("openai", "ok")]
+
+
 def test_a_server_that_refuses_both_dialects_is_told_before_the_run_and_without_a_trial(
     spoken: Path, tmp_path: Path
 ) -> None:
     words = ("--api", "realtime", "--requests", "2", "-u", "1")
-    with serve(*FAST, "--realtime", "openai") as url:
+    # It names no model, and wants one.
+    with serve(*FAST, "--realtime", "openai", "--model", "") as url:
         tried = run(url, spoken, tmp_path / "tried", *words, preflight=True)
         untried = run(url, spoken, tmp_path / "untried", *words)
     assert tried.code == 2

@@ -182,7 +182,7 @@ def read_settings(
         asked=asked,
         server_model=model,
         server_dialect=dialect,
-        live=_live(options, asked, dialect) if asked.body.api == REALTIME else None,
+        live=_live(options, asked, model, dialect) if asked.body.api == REALTIME else None,
         unique=options.unique,
         reader=options.reader,
         requests=options.requests,
@@ -218,8 +218,9 @@ def read_settings(
     )
 
 
-def _live(options: Namespace, asked: Asked, found: str) -> LiveOptions:
-    """How realtime sessions go. Raises InputError."""
+def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> LiveOptions:
+    """How realtime sessions go. `server_model` is the server's only one, `found` the dialect of a trial session, both
+    empty if unknown. Raises InputError."""
     if not 5 <= options.packet_ms <= MOST_PACKET_MS:
         raise InputError(f"--packet-ms must be from 5 to {MOST_PACKET_MS}, not {options.packet_ms:g}")
     if not 0 <= options.pace <= MOST_PACE:
@@ -247,7 +248,8 @@ def _live(options: Namespace, asked: Asked, found: str) -> LiveOptions:
         silence_s=options.trailing_silence,
         server_vad=server_vad,
         utterances=options.utterances_per_session,
-        model="" if asked.body.model == DEFAULT_MODEL else asked.body.model,
+        # A server's model may have the name that stands for none.
+        model=server_model if asked.body.model == DEFAULT_MODEL else asked.body.model,
         language=asked.body.language,
         found=found,
     )
