@@ -308,12 +308,15 @@ def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
     # A server that repeats the key in its error, as some proxies do.
     body = json.dumps({"error": {"message": f"bad key {SECRET}"}})
     refusal = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-    with canned([refusal] * 2) as (host, asked):
+    with canned([refusal] * 3) as (host, asked):
         words = ("-u", "1", "--requests", "1", "--loglevel", "DEBUG")
+        in_path = run(host, clips, tmp_path / "path", *words, "--endpoint", f"/v1/chat/completions?api-key={SECRET}")
         by_env = run(host, clips, tmp_path / "env", *words, OPENAI_API_KEY=SECRET)
         by_header = run(host, clips, tmp_path / "header", *words, "--header", f"Authorization=Bearer {SECRET}")
-    assert all(f"Authorization: Bearer {SECRET}".encode() in request for request in asked)
-    for done in (by_env, by_header):
+    assert f"POST /v1/chat/completions?api-key={SECRET} ".encode() in asked[0]
+    assert all(f"Authorization: Bearer {SECRET}".encode() in request for request in asked[1:])
+    assert json.loads((in_path.results / "run.json").read_text())["endpoint"] == "/v1/chat/completions?api-key=***"
+    for done in (in_path, by_env, by_header):
         assert done.records[0]["outcome"] == "http_401"
         assert done.records[0]["error"] == "bad key ***"
         said = done.out + done.err + "".join(file.read_text() for file in done.results.iterdir())

@@ -246,7 +246,7 @@ class RunStore:
             began_at=self._began,
             ended=ended,
             host=settings.host,
-            endpoint=first.endpoint,
+            endpoint=first.shown_endpoint,
             api=first.body.api,
             model=first.body.model,
             preset=first.asked.preset,

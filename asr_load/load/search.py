@@ -314,7 +314,7 @@ def _asked(settings: Settings) -> dict[str, Any]:
     body, transport = settings.body, settings.transport
     return {
         "--api": body.api,
-        "--endpoint": settings.endpoint,
+        "--endpoint": settings.shown_endpoint,
         "--preset": settings.asked.preset,
         "--prompt": body.prompt,
         "--prompt-position": "before" if body.prompt_first else "after",

@@ -125,7 +125,7 @@ class Targets(Mapping[str, Target]):
         return [
             UserClassInfo(
                 name=name,
-                endpoint=settings.endpoint,
+                endpoint=settings.shown_endpoint,
                 api=settings.body.api,
                 model=settings.body.model,
                 prompt=settings.body.prompt,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from asr_load.audio.payload import APIS, REALTIME
 from asr_load.errors import InputError
 from asr_load.http.server_info import MODELS, SECRET
+from asr_load.text import STRUCK
 
 VERSION = "/v1"
 """What OpenAI's clients want at the end of their base URL."""
@@ -75,10 +76,20 @@ def api_of_path(path: str) -> str:
     return next((api for api, own in APIS.items() if path.endswith(own.removeprefix(VERSION))), "")
 
 
+_FIELD = re.compile(r"(?P<name>[?&#][^=&#]*)=(?P<value>[^&#]*)")
+"""A field of a query or a fragment."""
+
+
 def without_secrets(path: str) -> str:
     """An address or a path in whose query or fragment the values of keys and tokens are struck out."""
+    return _FIELD.sub(lambda field: f"{field['name']}={STRUCK}" if _is_secret(field) else field[0], path)
 
-    def shown(pair: re.Match[str]) -> str:
-        return f"{pair[1]}=***" if SECRET.search(pair[1].lstrip("?&#").replace("-", "_")) else pair[0]
 
-    return re.sub(r"([?&#][^=&#]*)=([^&#]*)", shown, path)
+def secrets_in(path: str) -> list[str]:
+    """The values of keys and tokens in the query of a path, as they stand there and as the server reads them."""
+    found = [field["value"] for field in _FIELD.finditer(path) if _is_secret(field)]
+    return [form for value in found for form in (value, unquote_plus(value))]
+
+
+def _is_secret(field: re.Match[str]) -> bool:
+    return bool(field["value"] and SECRET.search(field["name"].lstrip("?&#").replace("-", "_")))

@@ -19,7 +19,7 @@ from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
-from asr_load.options.host_path import check_endpoint, check_host_path, without_secrets
+from asr_load.options.host_path import check_endpoint, check_host_path, secrets_in, without_secrets
 from asr_load.options.parser import (
     APIS_OR_AUTO,
     DEFAULT_MODEL,
@@ -129,6 +129,11 @@ class Settings:
     def body(self) -> BodyOptions:
         return self.asked.body
 
+    @property
+    def shown_endpoint(self) -> str:
+        """The endpoint as it may be shown and kept: without a key that its query has."""
+        return without_secrets(self.endpoint)
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -175,9 +180,10 @@ def read_settings(
     if options.seed and options.order == "sequential" and not loop.open and not options.sample:
         raise InputError("--seed shuffles nothing with --order sequential: leave one of them out")
     transport = _transport(options, host, secrets)
+    endpoint = _endpoint(options.endpoint, host or "", asked.body.api)
     return Settings(
         host=check_host(host),
-        endpoint=_endpoint(options.endpoint, host or "", asked.body.api),
+        endpoint=endpoint,
         data=_data_folder(options.data),
         asked=asked,
         server_model=model,
@@ -213,7 +219,7 @@ def read_settings(
             *([key] if key else []),
             *_parts_of(basic),
             *_parts_of(transport.proxy_basic),
-            *(word for value in headers.values() for word in value.split() if len(word) >= MIN_SECRET),
+            *(word for word in (*_words_of(headers), *secrets_in(endpoint)) if len(word) >= MIN_SECRET),
         ),
     )
 
@@ -398,6 +404,10 @@ def split_proxy(word: str) -> tuple[str, str]:
 def without_credentials(text: str) -> str:
     """A text in which no address has a user and password, whatever characters are in them."""
     return re.sub(r"//\S*@", "//***@", text)
+
+
+def _words_of(headers: dict[str, str]) -> list[str]:
+    return [word for value in headers.values() for word in value.split()]
 
 
 def _parts_of(basic: str) -> list[str]:
