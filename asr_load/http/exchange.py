@@ -35,7 +35,7 @@ from asr_load.stream.timing import latencies, seconds
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
-"""What a server says that is not to be asked again at once."""
+"""Of an answer, taken at once; of an error, read at most."""
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
