@@ -6,6 +6,8 @@ langcodes knows the names and codes. All other code compares languages by the co
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Iterable
 
 from asr_load.errors import InputError
 
@@ -20,6 +22,16 @@ SHORTEST_NAME = 3
 
 UNSPACED_SCRIPTS = frozenset(("Hans", "Hant", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"))
 """Scripts without spaces between words, by their codes (ISO 15924)."""
+
+UNSPACED = (
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Characters of these scripts, as a class of regular expressions: Thai, Lao, Tibetan, Burmese, Khmer, Japanese and
+Chinese."""
+
+_UNSPACED_OR_MARK = re.compile(f"{UNSPACED[:-1]}\u3000-\u303f\uff01-\uff60]")
+"""Those, and the punctuation of Chinese and Japanese."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -77,3 +89,12 @@ def is_unspaced(code: str) -> bool:
     import langcodes
 
     return find_language(code) == code and langcodes.Language.make(code).maximize().script in UNSPACED_SCRIPTS
+
+
+def joined(texts: Iterable[str]) -> str:
+    """The texts of stretches of speech as one: set apart by a space, unless the script on either side has no spaces."""
+    whole = ""
+    for text in filter(None, map(str.strip, texts)):
+        is_spaced = whole and not _UNSPACED_OR_MARK.match(whole[-1]) and not _UNSPACED_OR_MARK.match(text)
+        whole += f" {text}" if is_spaced else text
+    return whole

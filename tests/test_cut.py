@@ -18,7 +18,7 @@ from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.convert import convert
 from asr_load.audio.cut import cuts, parent_of, part_id
 from asr_load.audio.shard import Shards
-from asr_load.results.accuracy import spoken
+from asr_load.results.accuracy import spoken, wholes
 from asr_load.results.normalizers import Scoring
 from asr_load.results.sound import measured
 from asr_load.results.summary import summarise
@@ -122,6 +122,19 @@ def test_parts_of_languages_without_spaces_are_joined_without_one() -> None:
         assert worst(parts, scoring, "cer") == []
     summary = summarise(parts, run_info(language="zh", in_parts=True))
     assert (summary.wer, summary.cer, summary.looping) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("language", "texts", "whole"),
+    [
+        ("zh", ["我用 Python", "code 写。", "好的"], "我用 Python code 写。好的"),
+        ("en", ["你好", "世界"], "你好世界"),
+        ("en", ["red", "green"], "red green"),
+    ],
+)
+def test_parts_are_joined_as_their_script_is_written(language: str, texts: list[str], whole: str) -> None:
+    (found,) = wholes(in_parts(*texts, reference=whole), Scoring(language, "whisper", in_parts=True))
+    assert found.text == whole
 
 
 def test_the_worst_transcripts_are_of_whole_recordings() -> None:

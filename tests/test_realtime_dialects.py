@@ -18,8 +18,9 @@ from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.failure import Failure
 from asr_load.http.socket_reader import compiled, python
 from asr_load.http.transport import Transport
+from asr_load.languages import joined
 from asr_load.realtime.dialects import DIALECTS, LiveOptions, choose, told_by
-from asr_load.realtime.heard import MOST_KINDS, OTHER, Event, Heard, error_words, joined, read_event
+from asr_load.realtime.heard import MOST_KINDS, OTHER, Event, Heard, error_words, read_event
 from asr_load.realtime.session import LiveSession
 from asr_load.realtime.socket import Socket
 from asr_load.stream.reader import ProtocolError

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 import msgspec
 
+from asr_load.languages import joined
 from asr_load.stream.reader import ProtocolError, error_message, shorten, whole_characters
 
 MOST_KINDS, KIND_CHARS = 100, 100
 """Types of events that are counted one by one, and the longest name of one; the rest is counted as OTHER."""
 
 OTHER = "(others)"
-
-UNSPACED = re.compile(
-    "[\u0e00-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
-)
-"""A character of a script that is written without spaces between words: Thai to Burmese, Khmer, kana, Chinese."""
 
 
 class Event(msgspec.Struct, gc=False):
@@ -82,15 +77,6 @@ def tokens_in(usage: Any) -> int | None:
         return None
     count = number_in(usage.get("completion_tokens", usage.get("output_tokens")))
     return int(count) if count is not None and count >= 0 and int(count) == count else None
-
-
-def joined(texts: Iterable[str]) -> str:
-    """The texts of turns as one: set apart by a space, unless the script on either side has no spaces."""
-    whole = ""
-    for text in filter(None, map(str.strip, texts)):
-        is_spaced = whole and not UNSPACED.match(whole[-1]) and not UNSPACED.match(text)
-        whole += f" {text}" if is_spaced else text
-    return whole
 
 
 @dataclass

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from asr_load.audio.cut import parent_of
-from asr_load.results.normalizers import NORMALIZERS, UNSPACED, Scoring, characters, normalise, variant
+from asr_load.languages import UNSPACED, joined
+from asr_load.results.normalizers import NORMALIZERS, Scoring, characters, normalise, variant
 from asr_load.stream.record import Record
 from asr_load.stream.text_format import unwrap
 
@@ -238,12 +239,11 @@ def wholes(records: Iterable[Record], scoring: Scoring) -> Iterator[Whole]:
         parts = open_turns.setdefault(turn, {})
         parts[number] = record
         if len(parts) == of:
-            yield _joined([part for _, part in sorted(open_turns.pop(turn).items())], parent, scoring)
+            yield _whole([part for _, part in sorted(open_turns.pop(turn).items())], parent)
 
 
-def _joined(parts: Sequence[Record], parent: str, scoring: Scoring) -> Whole:
-    joint = "" if scoring.is_unspaced else " "
-    text = joint.join(part.text.strip() for part in parts)
+def _whole(parts: Sequence[Record], parent: str) -> Whole:
+    text = joined(part.text for part in parts)
     last = max(parts, key=lambda part: part.started_at)
     return Whole(parent, sum(part.audio_s for part in parts), parts[0].reference, text, last)
 

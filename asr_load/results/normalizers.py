@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from asr_load.languages import is_unspaced, language_code
+from asr_load.languages import UNSPACED, is_unspaced, language_code
 
 NORMALIZERS = ("whisper", "basic", "open-asr", "none")
 """whisper: OpenAI's normaliser of English for English, its basic one otherwise (Radford et al., 2022, appendix C), by
@@ -91,13 +91,6 @@ def _normaliser(normalizer: str, english: bool) -> Callable[[str], str]:
         return _open_asr_english() if english else _open_asr(_basic())
     return EnglishTextNormalizer() if english else _basic()
 
-
-UNSPACED = (
-    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-"""Characters of scripts without spaces between words, as a class of regular expressions: Thai, Lao, Tibetan, Burmese,
-Khmer, Japanese and Chinese."""
 
 _UNSPACED = re.compile(UNSPACED)
 
