@@ -189,12 +189,21 @@ def test_a_pasted_url_whose_path_is_that_of_the_api_is_understood(api: str, path
     assert (made.host, made.endpoint) == (f"{http}://h:1", PATHS[api])
 
 
+@pytest.mark.parametrize("page", ["/docs", "/health/", "/openapi.json", "/v1/chat", "/v1/completions", "/models"])
+@pytest.mark.parametrize("prefix", ["", "/openai"])
+def test_a_page_of_the_server_is_no_prefix(prefix: str, page: str) -> None:
+    with pytest.raises(InputError) as refused:
+        settings(host=f"http://h:1{prefix}{page}")
+    cure = f" --endpoint {prefix}/v1/chat/completions" if prefix else ""
+    assert str(refused.value) == f"--host carries no path: give --host http://h:1{cure}"
+
+
 @pytest.mark.parametrize("api", PATHS)
 @pytest.mark.parametrize(
     "path",
     [
         "/openai{own}", "/openai/v1", "/openai/v1/models", "{own}?key=a b", "/v1?version=2", "/v2", "/models",
-        "/deployments/x{bare}?api-version=1",
+        "/deployments/x{bare}?api-version=1", "/docs", "/openapi.json?x=1", "/v1/chat", "/openai/v1/completions",
     ],
 )  # fmt: skip
 def test_the_advice_for_a_pasted_url_works_when_it_is_typed(api: str, path: str) -> None:

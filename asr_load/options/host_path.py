@@ -17,6 +17,8 @@ VERSION = "/v1"
 NEUTRAL = ("", VERSION, MODELS)
 """Paths that say which server is meant, and nothing of the API."""
 
+_OWN = re.compile(rf"({VERSION}(/.*)?|/(models|docs|redoc|openapi\.json|health|metrics|version))$")
+"""The end of a path that is a server's, behind a prefix that a gateway may have put before it."""
 
 INTENT = "intent=transcription"
 """The query of a realtime session, which session_url adds by itself."""
@@ -43,10 +45,13 @@ def check_host_path(host: str, address: str, endpoint: str, api: str) -> None:
                 f" {named}, or give --host {address}"
             )
         raise InputError(f"--host {address}{path} and --endpoint {endpoint} differ: give --host {address}")
+    prefix = _OWN.sub("", path)
+    if not (named or prefix or query):
+        raise InputError(f"--host carries no path: give --host {address}")
     if named:
         whole, option = path, f" --api {named}" if APIS[named] != APIS[api] else ""
     else:
-        whole, option = f"{path.removesuffix('/models').removesuffix(VERSION)}{APIS[api]}", ""
+        whole, option = f"{prefix}{APIS[api]}", ""
     typed = shlex.quote(whole + without_secrets(query))
     raise InputError(f"--host carries no path: give --host {address} --endpoint {typed}{option}")
 
