@@ -117,6 +117,7 @@ def test_a_server_that_refuses_both_dialects_is_told_before_the_run_and_without_
     assert tried.code == 2
     assert "The rate must be one of (24000,), not 16000" in tried.err
     assert "transcription.model is required.). OpenAI's needs --model." in tried.err
+    assert tried.err.count("running a trial session") == 2, "one line for each dialect, however often it is tried"
     for record in untried.records:
         assert record["outcome"] == "rejected"
         assert "if it speaks OpenAI's, add --realtime-dialect openai" in record["error"]

@@ -197,7 +197,8 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
     if request.live is not None:
         clip = piece_of(request.live.clip, TRIAL_S)
         request = replace(request, live=request.live._replace(clip=clip), audio_s=clip.duration_s)
-        _say(f"running a trial session with {clip.duration_s:.1f} s of speech (--no-preflight skips it)")
+        if number == 0:
+            _say(f"running a trial session with {clip.duration_s:.1f} s of speech (--no-preflight skips it)")
     connection = UserConnection()
     with Session() as session:
         session.trust_env = False
