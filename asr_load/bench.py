@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from asr_load import signals
 from asr_load.audio.prepare import add_source_arguments, describe, prepare_as_asked
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.repeats import become_locust, take_repeats
@@ -98,7 +100,13 @@ def _check(audio_format: str, command: list[str]) -> int:
     returns its exit code."""
     # In a process of its own: Locust patches sockets and threads when it is imported, and prepare has worker processes.
     words = [sys.executable, "-c", CHECK, audio_format, *take_repeats(command)[1]]
-    return subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode
+    try:
+        # A terminal's Ctrl-C does not reach another session: this process ends the check.
+        with signals.raising():
+            return subprocess.run(words, check=False, stdout=subprocess.DEVNULL, start_new_session=True).returncode
+    except signals.Interrupted as stopped:
+        signals.say(f"stopped ({signal.Signals(stopped.number).name})")
+        raise
 
 
 CHECK = "import sys; from asr_load.bench import check_options; sys.exit(check_options())"

@@ -105,12 +105,7 @@ class Life:
 
     def catches_signals(self) -> bool:
         """Whether Python or an event loop answers SIGTERM, which Python leaves alone by itself."""
-        try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
-        except OSError:
-            return False
-        masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)", status, re.M)
-        return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
+        return catches(self.process.pid, signal.SIGTERM)
 
     def reach(self, moment: Callable[[Life], bool]) -> None:
         """Wait until the command has come so far, or has ended."""
@@ -129,6 +124,16 @@ class Life:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
+
+
+def catches(pid: int, stop: signal.Signals) -> bool:
+    """Whether a process blocks a signal or has a handler for it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)", status, re.M)
+    return any(int(mask, 16) >> (stop - 1) & 1 for mask in masks)
 
 
 def fleet(kind: str) -> list[str]:
@@ -311,6 +316,24 @@ def finished(server: Server, clips: Path, tmp_path_factory: pytest.TempPathFacto
     environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}
     subprocess.run([*words, *files], cwd=CHECKOUT, env=environment, capture_output=True, check=True)
     return results
+
+
+def test_a_terminals_ctrl_c_ends_the_check_of_a_benchmark(server: Server, clips: Path, tmp_path: Path) -> None:
+    """It reaches the process that checks the options too."""
+    life = Life(words_of("bench", server, clips, tmp_path), tmp_path / "r", tmp_path / "log")
+    checks: list[psutil.Process] = []
+
+    def checking(life: Life) -> bool:
+        checks[:] = [
+            child
+            for child in psutil.Process(life.process.pid).children()
+            if "check_options" in " ".join(child.cmdline()) and catches(child.pid, signal.SIGINT)
+        ]
+        return bool(checks)
+
+    code, _ = ended(life, checking, lambda: os.killpg(life.process.pid, signal.SIGINT))
+    assert (code, life.said) == (130, "stopped (SIGINT)\n")
+    assert not any(check.is_running() for check in checks)
 
 
 def test_a_terminals_ctrl_c_ends_a_fleet_in_order(server: Server, clips: Path, tmp_path: Path) -> None:
