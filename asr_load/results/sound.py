@@ -90,7 +90,7 @@ def measured(records: Sequence[Record], info: RunInfo) -> Measured:
     left.late = excluded
     why = f"{share:.1%} of the test is sound: {which}"
     if excluded:
-        why += ", and are excluded from latencies, error rates and WER"
+        why += "; latencies, error rates and WER exclude them"
     return Measured(counted, sound, left, share, why_excluded=why)
 
 
@@ -98,7 +98,7 @@ def _which_seconds(late: Mapping[int, Sequence[Late]]) -> str:
     """The late seconds in words."""
     stretches = [each for own in late.values() for each in own]
     seconds, lag = sum(each.end - each.begin for each in stretches), max(each.lag for each in stretches)
-    return f"one of {seconds:.0f} s in which the load generator was late (by up to {lag * 1e3:.0f} ms)"
+    return f"the {seconds:.0f} s in which the load generator was late (by up to {lag * 1e3:.0f} ms)"
 
 
 def _late(worker: WorkerInfo, begin: float, end: float) -> list[Late]:
