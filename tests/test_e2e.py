@@ -232,6 +232,7 @@ def test_ctrl_c_in_the_middle_of_a_users_work_loses_nothing(clips: Path, tmp_pat
     assert done.rows[POST]["num_requests"] == len(records) == done.summary["requests"]["total"]
 
 
+@pytest.mark.long
 def test_a_time_limit_is_not_cut_short_by_what_was_imported_before(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
         # In a process of its own: one that is forked has imported all before.
@@ -442,6 +443,7 @@ def cut_short(process: subprocess.Popen[str], host: str) -> None:
         time.sleep(2)
 
 
+@pytest.mark.long
 def test_ctrl_c_twice_loses_nothing(clips: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     results.mkdir()
@@ -458,6 +460,7 @@ def test_ctrl_c_twice_loses_nothing(clips: Path, tmp_path: Path) -> None:
     assert done.code == 1  # there is no figure to go by
 
 
+@pytest.mark.long
 def test_ctrl_c_cuts_a_drain_short(clips: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     results.mkdir()

@@ -80,6 +80,7 @@ def manifest(out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_revision(there: Hub, tmp_path: Path) -> None:
     for revision, clips in ((None, 4), ("v2", 2), (COMMITS["v2"], 2)):
         out = tmp_path / f"out-{clips}-{revision}"
@@ -94,6 +95,7 @@ def test_a_revision(there: Hub, tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
+@pytest.mark.long
 def test_a_loading_script_falls_back_to_the_hubs_parquet(there: Hub, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = prepare(there, out, "owner/scripted", "--split", "test")
@@ -116,6 +118,7 @@ def test_a_loading_script_falls_back_to_the_hubs_parquet(there: Hub, tmp_path: P
     assert "owner/script-alone has a loading script, which `datasets` does not run" in none.stderr
 
 
+@pytest.mark.long
 def test_files_of_the_data_sets_own_repository(there: Hub, tmp_path: Path) -> None:
     done = prepare(there, tmp_path / "out", "owner/paths", "--split", "test", "--limit", "1")
     assert done.returncode == 0, done.stderr
@@ -166,6 +169,7 @@ def test_tars_of_a_hub(there: Hub, tmp_path: Path) -> None:
     assert [shards[number].id for number in range(4)] == ["c0", "c1", "c10", "c11"]
 
 
+@pytest.mark.long
 def test_a_hub_that_stumbles_is_asked_again(there: Hub, tmp_path: Path) -> None:
     there.fails = 2
     done = prepare(there, tmp_path / "out", "owner/plain", "--split", "test")
@@ -173,6 +177,7 @@ def test_a_hub_that_stumbles_is_asked_again(there: Hub, tmp_path: Path) -> None:
     assert there.fails == 0
 
 
+@pytest.mark.long
 def test_segments_that_their_set_does_not_score(there: Hub, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = prepare(there, out, "owner/tagged", "--split", "test")

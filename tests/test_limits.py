@@ -65,7 +65,17 @@ ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
 OVER_TLS = [(name, way) for name in ("events", "comments in chunks of a byte", "a whole answer") for way in WAYS[3:]]
 
 
-@pytest.mark.parametrize(("name", "reader"), [*itertools.product(ANSWERS, READERS), *OVER_TLS])
+def is_slow(name: str, reader: str) -> bool:
+    return name == "comments in chunks of a byte" and reader.startswith("plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        pytest.param(*case, marks=pytest.mark.long if is_slow(*case) else ())
+        for case in (*itertools.product(ANSWERS, READERS), *OVER_TLS)
+    ],
+)
 def test_an_answer_without_measure_is_none(name: str, reader: str) -> None:
     said, answer = ANSWERS[name]
     longest, ticking = 0.0, True

@@ -78,6 +78,7 @@ def test_a_class_without_a_clip() -> None:
         MixedOrder([1.0], parse_mix("0-5:1,5-15:1"), shuffle=False, seed=0)
 
 
+@pytest.mark.long
 def test_runs(tmp_path: Path) -> None:
     lengths = {**{f"short{n}": 0.3 for n in range(6)}, **{f"long{n}": 1.5 for n in range(3)}}
     clips = prepare_clips(tmp_path, lengths)

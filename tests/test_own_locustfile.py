@@ -164,6 +164,7 @@ class Other(asr_load.SpeechUser):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, workers: int) -> None:
     """As Locust's own users have it. In another folder: the checkout's locust.conf names a host."""
@@ -177,6 +178,7 @@ def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, wor
     assert json.loads((tmp_path / "r" / "run.json").read_text())["host"] == host
 
 
+@pytest.mark.long
 def test_a_master_with_a_host_decides_for_classes_with_several(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         (tmp_path / "mine.py").write_text(HOSTS.format("http://a:1", "http://b:1"))

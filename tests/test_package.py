@@ -156,6 +156,7 @@ def test_what_is_pinned_is_in_the_ranges() -> None:
             assert version in allowed[name], name
 
 
+@pytest.mark.long
 def test_an_installed_command_names_installed_commands(installed: Path, tmp_path: Path) -> None:
     """Where there is no checkout, there is no scripts/prepare.py and no locust.conf."""
     (tmp_path / "raw").mkdir()

@@ -82,6 +82,7 @@ def test_auto_tells_the_dialect_by_the_first_event(dialect: str, clips: Path, tm
     assert done.records[0]["ok"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_fleet", [False, True], ids=["one process", "a fleet"])
 @pytest.mark.parametrize("own", [(), ("--turn-detection", "server_vad", "--trailing-silence", "1")], ids=["", "vad"])
 def test_auto_keeps_openai_s_dialect_for_the_run_where_the_trial_needs_it(
@@ -133,6 +134,7 @@ def test_a_trial_session_speaks_a_short_piece_of_a_long_clip(tmp_path: Path) -> 
     assert (len(trial["received_at"]), len(test["received_at"])) == (30, 200)
 
 
+@pytest.mark.long
 def test_the_user_of_a_refused_session_pauses_and_the_verdict_says_so(tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {"long": 4.0})
     done = speak(clips, tmp_path / "run", "sglang", "-u", "3", "-t", "6s", server=("--slots", "1"))
@@ -315,6 +317,7 @@ def test_a_session_that_the_end_of_the_run_cuts_off_is_recorded(tmp_path: Path) 
     assert all(record["packets"] for record in done.records)
 
 
+@pytest.mark.long
 def test_a_turn_that_is_complete_when_the_run_ends_is_a_success(spoken: Path, tmp_path: Path) -> None:
     words = ("-u", "2", "-t", "4s", "--stop-timeout", "0", "--trailing-silence", "60")
     done = speak(spoken, tmp_path / "run", "openai", "--turn-detection", "server_vad", *words)

@@ -96,6 +96,7 @@ def test_rows_go_on_from_a_state(tmp_path: Path) -> None:
         assert begun + rest == all_ids
 
 
+@pytest.mark.long
 def test_prepare_gives_the_same_bytes_again(tmp_path: Path) -> None:
     write_tar(tmp_path / "set" / "train-000.tar", SAMPLES)
     written = []
