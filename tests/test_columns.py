@@ -211,3 +211,13 @@ def test_seconds_come_before_milliseconds() -> None:
     found = segment_columns(("end_ms", "start_ms", "start", "end"))
     assert found is not None
     assert found.names == ["start", "end"]
+
+
+def test_a_row_without_times_is_a_whole_file_however_a_table_writes_that() -> None:
+    for missing in (None, "", float("nan")):
+        row = {"start": missing, "end": missing}
+        columns = segment_columns(tuple(row))
+        assert columns is not None
+        assert not columns.cut(row)
+        assert columns.of(row) == (0.0, None)
+        assert columns.of({"start": 1.5, "end": missing}) == (1.5, None)

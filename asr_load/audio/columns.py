@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class _Times:
     def of(self, row: Mapping[str, Any]) -> float | None:
         """The seconds of a row; None where it says nothing. Raises InputError on what is no time."""
         value = row.get(self.name)
-        if value in (None, ""):
+        if _is_missing(value):
             return None
         seconds = _seconds(value, self.unit_s)
         if seconds is None:
@@ -109,7 +110,7 @@ class SegmentColumns:
     def cut(self, row: Mapping[str, Any]) -> bool:
         """Whether the row is a part of its file: a date tells when it was recorded."""
         value = row.get(self.begin.name)
-        return value not in (None, "") and not _is_date(value)
+        return not _is_missing(value) and not _is_date(value)
 
     def of(self, row: Mapping[str, Any]) -> tuple[float, float | None]:
         """Where the row's part begins and how long it is, in seconds; None: to the end. Raises InputError."""
@@ -178,6 +179,11 @@ def _parse(name: str) -> _Times | None:
     if len(rest) != 1 or rest[0] not in _WORDS:
         return None
     return _Times(name, *_WORDS[rest[0]], units[-1] if units else 1.0)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell says nothing; pandas writes NaN there."""
+    return value in (None, "") or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_date(value: Any) -> bool:
