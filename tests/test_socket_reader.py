@@ -246,7 +246,8 @@ def test_how_late_the_reading_thread_runs_is_known(maker: str) -> None:
         wait_until(ten, "ten ticks of the thread")
         took = time.perf_counter() - began
         file.close()
-    assert TICK_S * (len(lags) - 1) <= took  # a tick each 20 ms, those that it was late for among them
+    # A tick each 20 ms, and those that it was late for among them, which may have been due before.
+    assert TICK_S * (len(lags) - 1) <= took + max(lags)
     assert all(0 <= lag <= took + TICK_S for lag in lags)
 
 

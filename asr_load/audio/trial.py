@@ -13,8 +13,8 @@ import soundfile
 from asr_load.audio.clip import Clip
 from asr_load.audio.encode import encode
 
-QUIETER = (0.95, 0.99)
-"""By how much: less than half a decibel, which nobody hears, and which any encoder keeps."""
+QUIETER = (0.90, 0.97)
+"""By how much: a quarter of a decibel at least, which any encoder keeps, and less than one, which nobody hears."""
 
 LONGEST_S = 30.0
 """Encoding takes time."""
