@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import gevent
 import locust
+import locust.runners
 import locust.stats
 import numpy as np
 from locust import argument_parser
@@ -30,6 +31,9 @@ WRITTEN_FOR = "2.47.0"
 
 READ_S = 60
 """Locust's rates are over some ten seconds before the last request."""
+
+PATIENCE_S = 10
+"""How long a master waits for a worker's heartbeat before it declares the worker missing."""
 
 
 class Touched(NamedTuple):
@@ -77,6 +81,7 @@ def check() -> None:
         if present != parameters:
             raise _unknown(f"{what} takes {present or 'nothing'}, not {parameters}")
     _require(EventHook(), ("_handlers",))
+    _require(locust.runners, ("HEARTBEAT_LIVENESS", "HEARTBEAT_INTERVAL"))
     values = np.array([0.5, 12.0, 250.0, 12.0])
     one_by_one, together = (StatsEntry(RequestStats(), "name", "GET", True) for _ in range(2))
     for value in values.tolist():
@@ -120,7 +125,7 @@ def _counts(entry: StatsEntry) -> dict[str, Any]:
 def _require(thing: Any, names: Iterable[str]) -> None:
     for name in names:
         if not hasattr(thing, name):
-            raise _unknown(f"its {type(thing).__name__} has no {name}")
+            raise _unknown(f"its {getattr(thing, '__name__', type(thing).__name__)} has no {name}")
 
 
 def _unknown(why: str) -> InputError:
@@ -133,6 +138,12 @@ def remember_defaults() -> None:
     so once a second for 0.2 s while a test ramps up, in which its streams are not read."""
     if not hasattr(argument_parser.default_args_dict, "cache_info"):
         replace(argument_parser, "default_args_dict", functools.cache)
+
+
+def wait_longer_for_heartbeats() -> None:
+    """Let a master wait PATIENCE_S for each heartbeat. Locust's three seconds are less than a worker on a busy machine
+    takes to start a test; the master would stop the test because "the last worker went missing"."""
+    locust.runners.HEARTBEAT_LIVENESS = PATIENCE_S // locust.runners.HEARTBEAT_INTERVAL
 
 
 def own_signals(fork_child: Callable[[Callable[[], int]], int], after_fork: Callable[..., None]) -> None:

@@ -120,6 +120,26 @@ def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(
 
 
 @pytest.mark.long
+def test_a_worker_that_is_silent_for_six_seconds_is_not_missing(clips: Path, tmp_path: Path) -> None:
+    """Locust waits three seconds, which is less than the start of a test takes on a busy machine."""
+    with serve(*FAST) as host:
+        words = ("--data", clips, "-u", "2", "-t", "10", "--stop-timeout", "20", "--expect-workers", "1")
+        fleet = Fleet(host, tmp_path / "r", *words)
+        worker = fleet.worker()
+        try:
+            wait_until(lambda: fleet.lines() > 20, "records of the fleet")
+            worker.send_signal(signal.SIGSTOP)
+            time.sleep(6)
+            worker.send_signal(signal.SIGCONT)
+            done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, worker)
+    nothing_is_lost(done)
+    assert "missing" not in done.out + done.err
+    assert done.summary["lost_workers"] == []
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_worker_that_is_told_to_end_has_its_last_word(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
     with serve(*SLOW) as host:
@@ -250,8 +270,8 @@ def test_the_clock_of_a_worker_is_held_against_the_masters(clips: Path, tmp_path
     nothing_is_lost(done)
     offsets = sorted((worker["master_offset_s"], worker["master_offset_error_s"]) for worker in info(done)["workers"])
     (late, late_error), (same, same_error) = offsets
-    assert abs(late + 3600) <= late_error < 60
-    assert abs(same) <= same_error < 60
+    assert abs(late + 3600) <= late_error < 0.1
+    assert abs(same) <= same_error < 0.1
     assert done.summary["wall_s"] < 3600
     assert "the clock is held against the master's" in done.out
     assert re.search(r"\+3(599\d{3}|600\d{3})\.\d ± ", done.out)

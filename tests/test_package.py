@@ -97,7 +97,7 @@ def test_a_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
         assert "Total: 2, Success: 2, Fail: 0" in done.stdout, done.stderr
     with serve(*SLOW) as host:
         # As in a checkout, what is in flight at the end may finish.
-        few = ("--headless", "-u", "2", "-r", "10", "-t", "1", "--host", host)
+        few = ("--headless", "-u", "2", "-r", "10", "--requests", "2", "--host", host)
         run_installed(installed, tmp_path, "run", *few, "--results", "t")
         assert json.loads((tmp_path / "t" / "summary.json").read_text())["requests"]["by_outcome"] == {"ok": 2}
     done = run_installed(installed, tmp_path, "report", "r")

@@ -55,6 +55,7 @@ def _install() -> None:
     """Put what must be there before any environment into Locust. Raises InputError where this Locust is not known."""
     locust_internals.check()
     locust_internals.remember_defaults()
+    locust_internals.wait_longer_for_heartbeats()
     fleet_socket.install()
 
 
@@ -136,6 +137,8 @@ def _stop_once(plugin: Plugin) -> None:
 
     def once(stop: Callable[..., None]) -> Callable[..., None]:
         def stop_once(*args: Any, **kwargs: Any) -> None:
+            while plugin.starting:  # a time limit may be shorter than what a busy machine takes to start a test
+                gevent.sleep(0.01)
             if not plugin.at_rest.is_set():
                 plugin.at_rest.wait()
                 return
