@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from asr_load.selftest.ground_truth import ITL_S, GroundTruthRun, load, p50, p99, scripted_server, share_cores
-from benchmarks import Row
+from benchmarks import CHECKOUT, Row
 from benchmarks.tls import certified
+
+sys.path.append(str(CHECKOUT / "tests"))
+from harness.gateways import gateway, program
+from harness.peer import ca_file
 
 RISING = (64, 800)
 """Streams and requests of a load that rises, ten streams a second."""
@@ -23,6 +29,9 @@ FEW = (4, 60)
 
 READERS = ("compiled", "python", "plain")
 
+GATEWAYS = ("nginx", "haproxy")
+"""Between the client and the server, if installed; nginx does not buffer."""
+
 
 def measure() -> Iterator[Row]:
     """The client and the server on a core each, where there are two."""
@@ -34,6 +43,8 @@ def measure() -> Iterator[Row]:
         yield from _herd(_outcome(folder / "herd-tls", *HERD, HERD[0], tls=True), ", TLS")
         for reader in READERS:
             yield _agreement(_outcome(folder / reader, *FEW, 10, "--reader", reader), reader)
+        for kind in filter(program, GATEWAYS):
+            yield _behind(kind, folder / kind)
 
 
 def _outcome(
@@ -45,6 +56,27 @@ def _outcome(
     with scripted_server(folder, cores.server, *serve) as server:
         load_options = ("--users", streams, "--spawn-rate", rate, "--requests", requests, *options, *trust)
         return load(server, folder / "results", cores.client, *load_options, "--data", "asr_data/sample")
+
+
+def _behind(kind: str, folder: Path) -> Row:
+    """How late chunks are stamped that came through a gateway, whose own time is in it."""
+    cores = share_cores()
+    folder.mkdir()
+    with scripted_server(folder, cores.server) as server, gateway(kind, folder / "gateway", server.url) as front:
+        behind = dataclasses.replace(server, url=front.url)
+        words = ("--users", FEW[0], "--requests", FEW[1], "--ca", ca_file(), "--data", "asr_data/sample")
+        outcome = load(behind, folder / "results", cores.client, *words)
+    late = np.concatenate([came - left for came, left in zip(outcome.received, outcome.sent, strict=True)])
+    return Row(
+        f"chunks at {FEW[0]} streams through {kind}, TLS (n={late.size})",
+        f"late p50 {p50(late) * 1e3:.2f}, p99 {p99(late) * 1e3:.2f} ms",
+        "the server's own stamps",
+        value=p50(late) * 1e3,
+        low=float(late.min()) * 1e3,
+        high=float(late.max()) * 1e3,
+        unit="ms at p50, from min to max",
+        aim="p50 within 2 ms",
+    )
 
 
 def _agreement(outcome: GroundTruthRun, reader: str) -> Row:

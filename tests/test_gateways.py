@@ -59,7 +59,7 @@ def test_latencies_are_those_of_the_server(kind: str, clips: Path, tmp_path: Pat
     assert all(record["output_tokens"] == record["chunks"] == 20 for record in done.records)
     late = late_by(done, stamps)
     assert min(late) > 0
-    assert np.percentile(late, 25) < 0.005  # the gateway's own time is in it
+    assert np.median(late) < 0.010  # before the server sends its next chunk: `benchmarks.run truth` has the figure
     assert doubts_beside_lag(done) == []
 
 

@@ -169,9 +169,10 @@ def test_figures_over_https_are_the_servers_own(clips: Path, tmp_path: Path, rea
     assert all(record["output_tokens"] == record["chunks"] == 20 for record in done.records)
     assert done.summary["connections"]["opened"] == 8
     late = late_by(done, stamps)
-    # A busy machine wakes a reader late, but not each time; where the kernel stamps what comes, that is in no stamp.
-    assert 0 < min(late) < 0.001
-    assert reader == "plain" or np.percentile(late, 25) < 0.003
+    assert min(late) > 0
+    # The kernel's stamps are on time whatever else the machine does. The other readers need a processor before the
+    # server sends its next chunk; `benchmarks.run truth` has their figure.
+    assert np.median(late) < (0.001 if reader == "compiled" else 0.010)
 
 
 @pytest.mark.parametrize(
