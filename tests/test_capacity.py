@@ -216,8 +216,8 @@ def test_there_is_no_knee_where_throughput_still_grows(rates: dict[float, float]
 
 def test_the_answer_in_words() -> None:
     assert answer_lines(search_of({4: 8, 8: 15, 16: 16})) == [
-        "8 stream(s) held ttft:p95 <= 500 ms",
-        "16 stream(s) did not: SLO ttft:p95 <= 500 ms: 900 ms, FAIL",
+        "8 streams held ttft:p95 <= 500 ms",
+        "16 streams did not: SLO ttft:p95 <= 500 ms: 900 ms, FAIL",
         "maximum effective streams: 8",
     ]
     assert answer_lines(search_of({}, answer=0.0))[0] == "Not even the lowest load held ttft:p95 <= 500 ms"
@@ -233,16 +233,16 @@ def test_the_answer_in_words() -> None:
 
 
 def test_an_answer_that_the_load_generator_cut_short_is_a_lower_bound() -> None:
-    stalled = {"limited_by": "at 1 streams the client was held up (the event loop was late)", "answer": 1.0}
+    stalled = {"limited_by": "at 1 stream the client was held up (the event loop was late)", "answer": 1.0}
     lines = answer_lines(search_of({1: 2}, **stalled, stalled_at=2.0))
     assert lines[-1] == "maximum effective streams: at least 1 (the load generator stalled at 2 streams)"
-    assert lines[-2].startswith("It may be higher: at 1 streams")
+    assert lines[-2].startswith("It may be higher: at 1 stream")
     rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client", stalled_at=16.0)
     assert answer_lines(rate)[-1] == (
         "maximum effective request rate: at least 12.3 requests/s (the load generator stalled at 16 requests/s)"
     )
     # The most that was allowed is what was asked about.
-    bound = search_of({4: 8, 8: 16}, most=8.0, limited_by="8 stream(s) is the most that was allowed (-u)")
+    bound = search_of({4: 8, 8: 16}, most=8.0, limited_by="8 streams is the most that was allowed (-u)")
     assert answer_lines(bound)[-1] == "maximum effective streams: 8"
 
 

@@ -39,7 +39,7 @@ def test_a_worker_without_a_user_could_never_send_its_share(clips: Path, tmp_pat
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *processes(2), "-u", "1", "--requests", "4")
     assert done.code == 2
-    assert "--requests needs a user for each worker: 2 workers, 1 user(s)" in done.err
+    assert "--requests needs a user for each worker: 2 workers, 1 user" in done.err
 
 
 @pytest.mark.long

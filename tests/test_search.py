@@ -131,7 +131,7 @@ def test_a_bound_below_the_capacity_is_said(clips: Path, tmp_path: Path) -> None
         done = search(host, clips, tmp_path / "r", "-u", "2")
     assert done.code == 0, done.err
     assert last_line(done) == "maximum effective streams: 2"
-    assert "It may be higher: 2 stream(s) is the most that was allowed (-u)" in done.out
+    assert "It may be higher: 2 streams is the most that was allowed (-u)" in done.out
     page = (done.results / "report.html").read_bytes()
     assert b"Throughput against load" in page
     assert b"maximum effective streams: 2" in page

@@ -118,7 +118,7 @@ def test_a_search_doubles_drains_and_halves(clock: Clock, tmp_path: Path) -> Non
     play = Play(clock, tmp_path, 5, settings())
     found = play.to_its_end()
     assert play.asked == [1, 0, 2, 0, 4, 0, 8, 0, 6, 0, 5, 0]
-    assert play.store.stages == [f"{load} streams" for load in (1, 2, 4, 8, 6, 5)]
+    assert play.store.stages == ["1 stream", *(f"{load} streams" for load in (2, 4, 8, 6, 5))]
     assert (found.answer, found.limited_by) == (5, "")
     assert read_capacity(tmp_path) == found
     broken = [step.seconds for step in found.steps if not step.ok]
@@ -197,9 +197,7 @@ def test_without_a_step_that_could_be_judged_there_is_no_answer(clock: Clock, tm
     assert (found.answer, found.steps) == (None, [])
     assert read_capacity(tmp_path).answer is None
     last = answer_lines(found)[-1]
-    assert last.startswith(
-        "maximum effective streams: unknown (at 1 streams the client was held up (the event loop was"
-    )
+    assert last.startswith("maximum effective streams: unknown (at 1 stream the client was held up (the event loop was")
 
 
 def test_a_client_at_its_own_limit_is_not_tried_again(clock: Clock, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.assignment import ArrivalAssignment
 from asr_load.schedule.work import SOLE, Share, Turn
 from asr_load.stream.record import WORKER_RECORDS, RecordFile
-from asr_load.text import visible
+from asr_load.text import count_of, visible
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,8 @@ class Master:
         if (settings.requests or settings.loop.open) and (users or 1) < len(workers):
             # A worker without a user would never send its share, and the test would wait for it for ever.
             which = "--requests" if settings.requests else "an open loop"
-            raise InputError(f"{which} needs a user for each worker: {len(workers)} workers, {users or 1} user(s)")
+            there = f"{count_of(len(workers), 'worker')}, {count_of(users or 1, 'user')}"
+            raise InputError(f"{which} needs a user for each worker: {there}")
         id = secrets.token_hex(6)
         self.store: RunStore | None = RunStore(
             id, settings, targets, folder=folder, invocation=invocation, users=lambda: _user_count(environment)
@@ -292,7 +293,8 @@ class Master:
             self._silent &= self._alive()
             self.done("")
             if time.monotonic() > self._wait_until:
-                logger.error("%d worker(s) did not report their end: see the summary", len(self._silent))
+                silent = count_of(len(self._silent), "worker")
+                logger.error("no final report from %s: see the summary", silent)
                 break
 
     def cut(self) -> None:

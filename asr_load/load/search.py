@@ -167,7 +167,7 @@ class Stepper:
             self._schedule.append((self._step_time + OPEN_RAMP_S, self.load))
             self._announce()
             self._began += max(planned, ahead) - self._role.elapsed + OPEN_RAMP_S
-        self._store.enter_stage(self._name(self.load))
+        self._store.enter_stage(format_load(self.capacity, self.load))
         self._phase = Phase.MEASURE
 
     def _measure(self) -> None:
@@ -223,7 +223,7 @@ class Stepper:
         else:
             # The step says nothing of the server, and neither would a higher one.
             how = "was held up" if self._held_up else "was the bottleneck"
-            self.limited_by = f"at {self._name(self.load)} the client {how} ({self._client_bound_by})"
+            self.limited_by = f"at {format_load(self.capacity, self.load)} the client {how} ({self._client_bound_by})"
             self._stalled_at, self.load = self.load, None
         self._records.clear()
         self._judged = None
@@ -276,9 +276,6 @@ class Stepper:
     def _announce(self) -> None:
         assert self._role is not None
         self._role.schedule([*(Stage(seconds, rate, rate) for seconds, rate in self._schedule), IDLE])
-
-    def _name(self, load: float) -> str:
-        return f"{load:.3g} requests/s" if self._open else f"{load:.0f} streams"
 
     def _write(self) -> None:
         write_capacity(self._store.folder, self.capacity)

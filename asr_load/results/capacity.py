@@ -18,6 +18,7 @@ from asr_load.results.pass_fail import Kind, Reason, Rules, Verdict, incomplete,
 from asr_load.results.slo import Slo, SloResult, slo_lines
 from asr_load.results.steady import steadiness
 from asr_load.stream.record import Record
+from asr_load.text import count_of
 
 CAPACITY = "capacity.json"
 
@@ -309,7 +310,7 @@ def _loads(search: Capacity, *loads: float) -> str:
 
 def format_load(search: Capacity, load: float) -> str:
     """A load with its unit."""
-    return f"{load:.0f} stream(s)" if search.kind == "streams" else f"{load:.3g} requests/s"
+    return count_of(round(load), "stream") if search.kind == "streams" else f"{load:.3g} requests/s"
 
 
 def _slos(search: Capacity) -> list[Slo]:

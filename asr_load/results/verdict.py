@@ -249,7 +249,8 @@ def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Va
             text = f"{who}the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
             (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
     for host, cores, share in _full_machines(watched):
-        text = f"the workers used {share:.0%} of the {cores} core(s) of {host} on average (valid up to {CPU_VALID:.0%})"
+        of = f"the {count_of(cores, 'core')} of {host}"
+        text = f"the workers used {share:.0%} of {of} on average (valid up to {CPU_VALID:.0%})"
         (bound if share > CPU_BOUND else suspect).append(text)
     busiest = max((client.cpu_mean for _, client in watched), default=0.0)
     more = _more_workers([client for _, client in watched]) if bound and busiest > CPU_OWN else 0
@@ -316,10 +317,11 @@ def _more_workers(clients: list[ClientHealth]) -> int:
 
 def _advice(more: int, workers: list[WorkerInfo]) -> str:
     # At least: a client that has no time left does not show how much more there was to do.
-    text = f"it takes at least {more} more worker(s), {len(workers) + more} in all, to keep each below {CPU_VALID:.0%}"
+    needed = f"{count_of(more, 'more worker')}, {len(workers) + more} in all,"
+    text = f"it takes at least {needed} to keep each below {CPU_VALID:.0%}"
     cores = sum({worker.host: worker.cores for worker in workers}.values())
     if 0 < cores < len(workers) + more:
-        text += f"; there are {cores} core(s) where they run now, so on another machine"
+        text += f"; they run on {count_of(cores, 'core')} now, so on another machine"
     return text
 
 

@@ -21,6 +21,7 @@ from asr_load.results.runfile import on_master_clock
 from asr_load.results.verdict import peak_chunks_per_s
 from asr_load.selftest.ground_truth import ITL_S, Cores, GroundTruthError, load, p50, p99, scripted_server, share_cores
 from asr_load.shipped import sample
+from asr_load.text import count_of
 
 FIRST, LAST = 25, 6400
 """Streams of the first trial, and the most of any."""
@@ -182,7 +183,7 @@ def main() -> int:
         def trial(workers: int, streams: int) -> CalibrationStep:
             nonlocal reader
             made, reader = run_step(streams, workers, cores, Path(name) / f"{workers}-{streams}")
-            print(f"  {workers} worker(s), {streams} streams: {_brief(made)}", flush=True)
+            print(f"  {count_of(workers, 'worker')}, {count_of(streams, 'stream')}: {_brief(made)}", flush=True)
             return made
 
         try:
