@@ -17,6 +17,7 @@ from benchmarks import (
     Row,
     comparison,
     fleet,
+    flood,
     memory,
     million,
     prepare,
@@ -33,7 +34,21 @@ from benchmarks import (
 
 SUITE: dict[str, Callable[[], Iterator[Row]]] = {
     module.__name__.rpartition(".")[2]: module.measure
-    for module in (prepare, truth, read, send, realtime, stats, report, comparison, startup, memory, scale, fleet)
+    for module in (
+        prepare,
+        truth,
+        read,
+        send,
+        realtime,
+        flood,
+        stats,
+        report,
+        comparison,
+        startup,
+        memory,
+        scale,
+        fleet,
+    )
 }
 LONG = {"soak": soak.measure, "million": million.measure}
 """Run only where they are named."""

@@ -418,8 +418,14 @@ def test_a_socket_that_takes_nothing_is_counted_while_it_does() -> None:
 class _Kept:
     """Stands for a socket between two utterances."""
 
-    def __init__(self, *messages: bytes, is_open: bool = True, error: Exception | None = None) -> None:
-        self.messages, self.is_open, self._error = deque((message, 1) for message in messages), is_open, error
+    def __init__(
+        self, *messages: bytes, is_open: bool = True, has_more: bool = False, error: Exception | None = None
+    ) -> None:
+        self.messages = deque((message, 1) for message in messages)
+        self.is_open, self.has_more, self._error = is_open, has_more, error
+
+    def begin_utterance(self) -> None:
+        pass
 
     def listen(self, _until: float) -> None:
         if self._error is not None:
@@ -434,6 +440,7 @@ class _Kept:
         (_Kept(b'{"type":"error","error":"idle"}'), False),
         (_Kept(b"{"), False),
         (_Kept(is_open=False), False),
+        (_Kept(has_more=True), False),
         (_Kept(error=ProtocolError("a binary frame")), False),
         (_Kept(error=Failure("client", "no memory")), False),
     ],

@@ -24,12 +24,7 @@ from asr_load.realtime.pacer import TICK_S, Pacer, Packets
 from asr_load.realtime.speech import LiveRequest, Speech, speech_of
 from asr_load.stream.limits import TURN_S
 from conftest import noise
-from harness.audio import encoded
-
-
-def clip(seconds: float = 0.5) -> Clip:
-    pcm = (noise(seconds) * 32768).astype(np.int16)
-    return next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules()))
+from harness.audio import clip, encoded
 
 
 def spoken(clip: Clip, nonce: bytes = NO_DITHER, silence_s: float = 0.0, rates: tuple[int, ...] = (16000,)) -> Speech:

@@ -7,6 +7,9 @@ from typing import Protocol
 from asr_load.stream.chunked import Chunked
 from asr_load.stream.limits import MAX_BYTES, MAX_READS, MAX_WIRE_BYTES
 
+TAKE_BYTES = 65536
+"""That `take` gives at once, if there are as many, and the rest of a read: as in _socket_reader.c."""
+
 CHUNKED, UNTIL_CLOSE = -1, -2
 """Framings of a body; any other is its length in bytes."""
 
@@ -85,6 +88,7 @@ class Collector:
         self._owner = owner
         self._raw = bytearray()
         self._raw_marks: list[tuple[int, int]] = []
+        self._taken = 0
         self._body: list[bytes] = []
         self._size = self._wire = 0
         self._stamps: list[int] = []
@@ -123,11 +127,18 @@ class Collector:
         return b"".join(self._body), self._stamps, self._ends
 
     def take(self) -> tuple[bytes, list[int], list[int]]:
-        taken = bytes(self._raw), [at for at, _ in self._raw_marks], [end for _, end in self._raw_marks]
-        self._raw.clear()
-        self._raw_marks.clear()
+        before, stamps, ends = self._taken, [], []
+        for at, end in self._raw_marks:
+            stamps.append(at)
+            ends.append(end - before)
+            if ends[-1] >= TAKE_BYTES:
+                break
+        size = ends[-1] if ends else 0
+        data = bytes(self._raw[:size])
+        del self._raw[:size], self._raw_marks[: len(ends)]
+        self._taken += size
         self.want(0)
-        return taken
+        return data, stamps, ends
 
     def feed(self, data: bytes, at: int) -> None:
         self.last = at
@@ -136,7 +147,7 @@ class Collector:
             self._take_body(data, at)
         else:
             self._raw += data
-            self._raw_marks.append((at, len(self._raw)))
+            self._raw_marks.append((at, self._taken + len(self._raw)))
         if self.status == "running" and (self._wire > MAX_WIRE_BYTES or len(self._raw) > MAX_BYTES):
             self.status = "too long"
         self._tell()

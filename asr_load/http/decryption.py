@@ -5,14 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-import gevent
-
-from asr_load.http.collector import Owner, SocketReader
+from asr_load.http.collector import TAKE_BYTES, Owner, SocketReader
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.tls import Tls
-
-TAKE_BYTES = 65536
-"""That a reader gives at once, if there are as many: as in _socket_reader.c."""
+from asr_load.http.turn import call_in_next_round
 
 
 class Decryption:
@@ -28,11 +24,12 @@ class Decryption:
     def set(self) -> None:
         """Take what has come, and wait for more."""
         if self._ciphertext is not None and self._take_some(self._ciphertext):
-            gevent.get_hub().loop.run_callback(self.set)  # others have their turn first
+            call_in_next_round(self.set)
 
     def _take_some(self, source: SocketReader) -> bool:
         """Decrypt what has come, or a part of it. Returns whether there is more."""
         tls, plaintext = self._tls, self.plaintext
+        status = source.status  # before what has come: more may come before the end
         data, stamps, ends = source.take()
         start = 0
         for at, end in zip(stamps, ends, strict=True):
@@ -44,7 +41,7 @@ class Decryption:
         elif tls.ended:
             plaintext.end()
         elif not data:
-            match source.status:
+            match status:
                 case "running":
                     pass
                 case "failed":

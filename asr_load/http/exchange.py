@@ -25,9 +25,9 @@ from asr_load.http.head import FinalHead, StreamHead, read_head
 from asr_load.http.head_file import HeadFile
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
+from asr_load.http.turn import Turn
 from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
 from asr_load.stream.coding import Decoded, decoded
-from asr_load.stream.limits import TURN_S
 from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.stream.text_format import unwrap
@@ -440,19 +440,6 @@ def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> No
         raise
     head.close()
     parse(ended=True)
-
-
-class Turn:
-    """Gives the event loop to others when a greenlet has had it for long: what is there to be read never waits."""
-
-    def __init__(self) -> None:
-        self._until = time.perf_counter() + TURN_S
-
-    def give(self) -> None:
-        """Let others run, where it is time."""
-        if time.perf_counter() > self._until:
-            gevent.sleep(0)
-            self._until = time.perf_counter() + TURN_S
 
 
 def _reads(head: FinalHead, answer: Answer) -> Iterator[bytes]:

@@ -23,13 +23,14 @@ import os
 import select
 import struct
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import gevent
 from gevent import monkey
 
 from asr_load.http.collector import Collector, FedReader, Owner, SocketReader
+from asr_load.http.turn import call_in_next_round
 from asr_load.stream.limits import TURN_S
 
 try:
@@ -253,8 +254,8 @@ class CompiledReaders:
         until = time.perf_counter() + TURN_S
         for number, owner in enumerate(owners, 1):
             owner.set()
-            if time.perf_counter() > until:  # they decrypt: others have their turn first
-                gevent.get_hub().loop.run_callback(self._set, owners[number:])
+            if time.perf_counter() > until:  # they decrypt
+                call_in_next_round(partial(self._set, owners[number:]))
                 return
 
     @property

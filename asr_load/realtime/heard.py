@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Set
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, field
+from operator import eq
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from asr_load.stream.reader import ProtocolError, error_message, shorten, whole_
 MOST_KINDS, KIND_CHARS = 100, 100
 """Types of events that are counted one by one, and the longest name of one; the rest is counted as OTHER."""
 
-OTHER = "(others)"
+OTHER = "other"
 
 
 class Event(msgspec.Struct, gc=False):
@@ -83,7 +83,8 @@ def tokens_in(usage: Any) -> int | None:
 class Item:
     """A stretch of speech that the server transcribes by itself: a turn, or a segment."""
 
-    text: str = ""
+    parts: list[str] = field(default_factory=list)
+    """Of its text, in order; none is empty."""
     previous: str | None = None
     """The item before it, where the server names one."""
     start_ms: float = 0.0
@@ -94,14 +95,13 @@ class Item:
     tokens: int | None = None
 
     @property
-    def is_pending(self) -> bool:
-        """Whether its final text is still to come."""
-        return self.is_committed and not self.is_done
+    def text(self) -> str:
+        return "".join(self.parts)
 
     @property
     def is_open(self) -> bool:
         """Whether it has a text, and its audio is not committed yet."""
-        return bool(self.text) and not self.is_committed and not self.is_done
+        return bool(self.parts) and not self.is_committed and not self.is_done
 
 
 class Heard:
@@ -131,6 +131,10 @@ class Heard:
         """Those of them that the server refused, as there was no audio left."""
         self.is_early = False
         """Whether a final text came before any part of the audio had ended: it is not of this utterance."""
+        self.done = 0
+        """Items that are done."""
+        self._pending = 0
+        """Items that are committed and not done."""
         self.done_at = 0
         """When the last item was done."""
         self.index: float = -1
@@ -158,11 +162,6 @@ class Heard:
         return sum(known) if known and len(known) == len(counts) else None
 
     @property
-    def done(self) -> int:
-        """How many items are done."""
-        return sum(item.is_done for item in self.items.values())
-
-    @property
     def expected(self) -> int:
         """How many items there are to be, by the ends of turns and of the audio so far."""
         return self.turns + self.ends - self.refused
@@ -170,7 +169,7 @@ class Heard:
     @property
     def is_settled(self) -> bool:
         """Whether all that the server has said it would transcribe is done."""
-        return bool(self.done) and not self.speaking and not any(item.is_pending for item in self.items.values())
+        return bool(self.done) and not self.speaking and not self._pending
 
     @property
     def needs_end(self) -> bool:
@@ -204,20 +203,20 @@ class Heard:
         """The server has taken the item's audio: items come in this order."""
         if not (item := self.item(id)).is_committed:
             item.is_committed = True
+            self._pending += not item.is_done
             self.items[id] = self.items.pop(id)
 
     def append(self, id: str, delta: str, at: int) -> None:
         """Take a text that follows the item's text so far."""
         item = self.item(id)
-        if not item.is_done:
-            item.text += delta
-            if delta:
-                self.times.append(at)
+        if delta and not item.is_done:
+            item.parts.append(delta)
+            self.times.append(at)
 
     def replace(self, id: str, text: str, at: int) -> None:
         """Take a text in place of the item's text so far."""
         item = self.item(id)
-        before, item.text = item.text, text
+        before, item.parts = item.text, [text] if text else []
         self._compare(before, text, at)
 
     def finish(self, id: str, text: str | None, at: int, tokens: int | None = None) -> None:
@@ -226,6 +225,8 @@ class Heard:
             if text is not None:
                 self.replace(id, text, at)
             item.is_done, item.tokens, self.done_at = True, tokens, at
+            self.done += 1
+            self._pending -= item.is_committed
 
     def conclude(self, text: str | None, at: int, tokens: int | None = None) -> None:
         """Take the transcript of the whole utterance, once; None: it is that of the items."""
@@ -240,7 +241,7 @@ class Heard:
         old, new = before.split(), text.split()
         if "".join(old) == "".join(new):
             return
-        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
+        kept = [*map(eq, old, new), False].index(False)  # without a step of Python for each word
         self.revised += len(old) - kept
         if new:
             self.times.append(at)

@@ -22,7 +22,6 @@ from asr_load.http.connection import UserConnection, place_of
 from asr_load.http.exchange import (
     ExchangeConfig,
     TranscriptionRequest,
-    Turn,
     exchange,
     of_request,
     over_http,
@@ -32,6 +31,7 @@ from asr_load.http.exchange import (
 from asr_load.http.failure import Failure, client_want
 from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
+from asr_load.http.turn import Turn
 from asr_load.realtime.dialects import DIALECTS, Dialect, LiveOptions, choose
 from asr_load.realtime.heard import Event, Heard, error_words, number_in, read_event, text_in
 from asr_load.realtime.pacer import PACER, Packets
@@ -89,7 +89,9 @@ class LiveSession:
         except (Failure, ProtocolError):
             return False
         self.socket.messages.clear()
-        return self.socket.is_open and all(event.type != "error" for event in events)
+        self.socket.begin_utterance()
+        is_whole = self.socket.is_open and not self.socket.has_more
+        return is_whole and all(event.type != "error" for event in events)
 
     def close(self) -> None:
         self.socket.close()

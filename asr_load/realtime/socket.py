@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -21,9 +21,16 @@ from websockets.uri import WebSocketURI
 from asr_load.http.connection import Connection, UserConnection
 from asr_load.http.failure import STALLED, Failure, failure
 from asr_load.http.socket_reader import ReaderFactory
+from asr_load.http.turn import let_others_run
 from asr_load.stream.cause import BUSY_CODES, cause_of
-from asr_load.stream.limits import MAX_EVENT_BYTES
+from asr_load.stream.limits import MAX_EVENT_BYTES, MAX_EVENTS, MAX_STREAM_BYTES
 from asr_load.stream.reader import ProtocolError, http_error_message
+
+SLICE_BYTES = 512
+"""That the protocol takes at once: 256 empty frames, at the most."""
+
+TURN_STEPS = 1024
+"""Frames and slices that one call of `listen` takes, and a slice's frames more: a few milliseconds."""
 
 CLOSE_S = 0.5
 """How long the server's word on a close is waited for."""
@@ -58,6 +65,13 @@ class Socket:
         self._protocol = ClientProtocol(uri, max_size=MAX_EVENT_BYTES)
         self._response: Response | None = None
         self._parts: list[bytes] = []
+        self._frames = self._bytes = 0
+        """That came for this utterance: control frames count, and the handshake."""
+        self._slices = self._come()
+        self.has_more = False
+        """Whether the last call of `listen` left a part of what had come."""
+        self._took_turn = False
+        """Whether others are to run before more is parsed."""
         self._wake = Wake()
         self._reader, self._close_reader = connection.reads(factory)(self._wake)
         self._pending: deque[bytes | memoryview] = deque()
@@ -118,35 +132,63 @@ class Socket:
         """Have `listen` return."""
         self._wake.set()
 
+    def begin_utterance(self) -> None:
+        """Count frames and bytes anew: their limits are those of one utterance."""
+        self._frames = self._bytes = 0
+
     def listen(self, until: float | None) -> None:
-        """Take what has come; where nothing has, wait for something, or for `wake`, until a time, in perf_counter
-        seconds; None: without an end. Raises Failure and ProtocolError."""
+        """Take what has come, or a part of it where that is much. Where nothing has, wait for something, or for `wake`,
+        until a time, in perf_counter seconds; None: without an end; 0: neither wait nor let others run. Raises Failure
+        and ProtocolError."""
         self._wake.clear()
-        if self._take_in() or not self.is_open:
+        if self._took_turn and until != 0.0:
+            let_others_run()  # a server that always has more must not keep the loop
+        self._took_turn = self._take_in()
+        if self._took_turn or not self.is_open:
             return
         if self._pending:
             self._flush()
         wait = None if until is None else until - time.perf_counter()
         if (wait is None or wait > 0) and self._wake.wait(wait):
             self._take_in()
+            self._took_turn = self.has_more
 
     def _take_in(self) -> bool:
-        """Whether anything had come."""
-        data, stamps, ends = self._reader.take()
-        if not data:
-            if self._reader.status != "running" and self.is_open:
-                self._lost()
-            return False
-        start = 0
-        for at, end in zip(stamps, ends, strict=True):
-            self._protocol.receive_data(data[start:end])
-            start = end
-            for event in self._protocol.events_received():
-                self._take(event, at)
+        """Parse what has come, TURN_STEPS at the most. Returns whether anything had."""
+        ended, steps = self._reader.status != "running", 0  # its status first: before it ended, more may have come
+        for data, at in self._slices:
+            steps += 1 + self._receive(data, at)
+            if steps >= TURN_STEPS:
+                self.has_more = True
+                return True
+        self._slices, self.has_more = self._come(), False
+        if ended and not steps and self.is_open:
+            self._lost()
+        return steps > 0
+
+    def _come(self) -> Iterator[tuple[bytes, int]]:
+        """All that has come, in slices, each with the stamp of its read."""
+        while (taken := self._reader.take())[0]:
+            (data, stamps, ends), start = taken, 0
+            for at, end in zip(stamps, ends, strict=True):
+                for first in range(start, end, SLICE_BYTES):
+                    yield data[first : min(first + SLICE_BYTES, end)], at
+                start = end
+
+    def _receive(self, data: bytes, at: int) -> int:
+        """Parse a slice. Returns the number of frames that it completed."""
+        self._protocol.receive_data(data)
+        events = self._protocol.events_received()
+        for event in events:
+            self._take(event, at)
         self._flush_protocol()
         if self._protocol.parser_exc is not None and self.is_open:
             raise ProtocolError(f"not a WebSocket's frames: {self._protocol.parser_exc}")
-        return True
+        self._frames += len(events)
+        self._bytes += len(data)
+        if self._frames > MAX_EVENTS or self._bytes > MAX_STREAM_BYTES:
+            raise ProtocolError(f"more than {MAX_EVENTS} frames or {MAX_STREAM_BYTES} bytes for one utterance")
+        return len(events)
 
     def _take(self, event: object, at: int) -> None:
         if isinstance(event, Response):
@@ -176,9 +218,8 @@ class Socket:
 
     def _flush_protocol(self) -> None:
         tls = self._connection.tls
-        for data in self._protocol.data_to_send():
-            if data:
-                self._pending.append(data if tls is None else tls.encrypt(data))
+        if data := b"".join(self._protocol.data_to_send()):
+            self._pending.append(data if tls is None else tls.encrypt(data))
         if self._pending:
             self._flush()
 
@@ -221,6 +262,7 @@ class Socket:
     def drop(self) -> None:
         """Close the connection without a word."""
         self._is_closed = True
+        self._slices = iter(())  # it refers to this object, which would outlive its session
         self._writable.stop()
         self._writable.close()
         self._close_reader()

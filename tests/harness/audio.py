@@ -12,7 +12,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from conftest import CHECKOUT
+from asr_load.audio.clip import Clip, Recording, Rules
+from asr_load.audio.convert import convert
+from conftest import CHECKOUT, noise
 
 
 def encoded(samples: np.ndarray, rate: int = 16000, **kwargs: str) -> bytes:
@@ -20,6 +22,11 @@ def encoded(samples: np.ndarray, rate: int = 16000, **kwargs: str) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, **({"format": "WAV"} | kwargs))
     return buffer.getvalue()
+
+
+def clip(seconds: float = 0.5) -> Clip:
+    pcm = (noise(seconds) * 32768).astype(np.int16)
+    return next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules()))
 
 
 def write_tar(file: Path, members: Mapping[str, bytes | str]) -> Path:

@@ -1,0 +1,44 @@
+"""A server that floods a realtime session: for how long it keeps the event loop from everybody else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from asr_load.selftest.ground_truth import run_on, share_cores
+from benchmarks import CHECKOUT, Row
+from benchmarks.clips import write_clips
+from benchmarks.tls import certified
+
+
+def measure() -> Iterator[Row]:
+    """Each flood, before, during and after the speech of a session."""
+    cores = share_cores()
+    with tempfile.TemporaryDirectory() as name:
+        clips = write_clips(Path(name) / "clips", 1, 0.5)
+        (_, certificate), (_, authority) = certified(Path(name))
+        for reader in ("compiled", "python"):
+            for scheme, words in (("ws", []), ("wss", [certificate])):
+                server = _start("flood_server", *words)
+                run_on(server, cores.server)
+                assert server.stdout is not None
+                client = _start(
+                    "flood_client", f"{scheme}://127.0.0.1:{int(server.stdout.readline())}", reader, clips, authority
+                )
+                run_on(client, cores.client)
+                late = {which: lag * 1e3 for which, lag in json.loads(client.communicate()[0]).items()}
+                server.kill()
+                server.wait()
+                worst = max(late, key=late.__getitem__)
+                what = f"the loop is late in a flood, {scheme}, read by {reader}"
+                figure = f"the worst of {len(late)}: {worst} the speech"
+                yield Row(what, figure, "its ticks", late[worst], min(late.values()), late[worst], "ms", "50 or less")
+
+
+def _start(module: str, *words: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, words)]
+    return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)

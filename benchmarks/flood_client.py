@@ -1,0 +1,72 @@
+"""One session for each flood and phase of flood_server. Prints as JSON, for each, the longest that a tick of the event
+loop was late, in seconds.
+
+python -m benchmarks.flood_client URL READER CLIPS AUTHORITY
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+import gevent
+import requests
+
+from asr_load.audio.shard import Shards
+from asr_load.http import socket_reader
+from asr_load.http.connection import UserConnection
+from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
+from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Transport
+from asr_load.realtime.dialects import LiveOptions
+from asr_load.realtime.session import transmit
+from asr_load.realtime.speech import LiveRequest
+from benchmarks.flood_server import FLOODS, PHASES
+
+TICK_S, LIMIT_S = 0.001, 60.0
+
+
+def main() -> None:
+    """Speak to the server in turn."""
+    url, reader, clips, authority = sys.argv[1:]
+    user_connection = UserConnection()
+    user_connection.reader_factory = getattr(socket_reader, reader)
+    options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
+    live = LiveRequest(options, Shards(Path(clips))[0], b"")
+    config = ExchangeConfig(Timeouts(LIMIT_S, LIMIT_S, LIMIT_S), 0, str, transport=Transport(authority))
+    late = {}
+    with requests.Session() as session:
+        session.trust_env = False
+        for flood, phase in itertools.product(FLOODS, PHASES):
+            request = TranscriptionRequest(f"{url}/{flood}/{phase}", [], {}, "a", "", 0.5, 0, 0, 0, live=live)
+            watch = Watch()
+            record, _ = transmit(session, user_connection, request, config)
+            late[f"{flood} {phase}"] = watch.stop()
+            assert record.outcome == "protocol", f"{flood} {phase}: {record.outcome}, {record.error}"
+    print(json.dumps(late))
+
+
+class Watch:
+    """Looks at the event loop each millisecond."""
+
+    def __init__(self) -> None:
+        self._longest, self._due = 0.0, time.perf_counter() + TICK_S
+        self._timer = gevent.get_hub().loop.timer(TICK_S, TICK_S)
+        self._timer.again(self._tick)
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self._longest, self._due = max(self._longest, now - self._due), now + TICK_S
+
+    def stop(self) -> float:
+        """The longest that a tick was late, in seconds."""
+        self._tick()
+        self._timer.close()
+        return self._longest
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Servers that send a session more than any utterance needs: it ends, and holds nobody else up."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import gevent
+import pytest
+import requests
+from websockets.frames import Opcode
+
+from asr_load.http.connection import UserConnection
+from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
+from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Transport
+from asr_load.realtime import socket as realtime
+from asr_load.realtime.dialects import DIALECTS, LiveOptions
+from asr_load.realtime.heard import Heard, read_event
+from asr_load.realtime.session import transmit
+from asr_load.realtime.speech import LiveRequest
+from asr_load.stream.limits import MAX_STREAM_BYTES
+from asr_load.stream.record import Record
+from benchmarks.flood_server import FLOODS, PHASES, accept, frame
+from harness.audio import clip
+from harness.patience import PATIENCE_S
+from harness.peer import READERS, TLS, WAYS, ca_file, server_context
+
+MOST_FRAMES = 20_000
+"""For an utterance of these tests."""
+
+IN_A_ROUND = 5 * 1024
+"""Frames and events that one round of the loop may take: both for two calls of `listen`, and some."""
+
+
+@contextmanager
+def flooded(name: str, phase: str, *, tls: bool = False) -> Iterator[str]:
+    """The address of a session that is flooded."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listener = server_context().wrap_socket(server, server_side=True) if tls else server
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        yield f"ws{'s' * tls}://127.0.0.1:{listener.getsockname()[1]}/{name}/{phase}"
+        listener.close()
+
+
+def speak(url: str, way: str, total_s: float = PATIENCE_S) -> Record:
+    user_connection = UserConnection()
+    user_connection.reader_factory = READERS[way.removesuffix(TLS)]
+    options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
+    live = LiveRequest(options, clip(), b"")
+    request = TranscriptionRequest(url, [], {}, "a", "", 0.5, 0, 0, 0, live=live)
+    config = ExchangeConfig(Timeouts(PATIENCE_S, PATIENCE_S, total_s), 0, str, transport=Transport(ca_file()))
+    with requests.Session() as session:
+        session.trust_env = False
+        record, _ = transmit(session, user_connection, request, config)
+    user_connection.close()
+    return record
+
+
+@pytest.fixture
+def most_in_a_round(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """The most frames and events that were taken in one round of the event loop, so far."""
+    taken, rounds = 0, [0]
+
+    def counted(owner: type, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def take(*args: object) -> None:
+            nonlocal taken
+            taken += 1
+            plain(*args)
+
+        monkeypatch.setattr(owner, name, take)
+
+    def begin_round() -> None:
+        nonlocal taken
+        rounds.append(taken)
+        taken = 0
+
+    counted(realtime.Socket, "_take")
+    counted(Heard, "note")
+    watcher = gevent.get_hub().loop.prepare()
+    watcher.start(begin_round)
+    yield lambda: max(rounds)
+    watcher.close()
+
+
+CASES = [
+    *((name, phase, "compiled") for name, phase in itertools.product(FLOODS, PHASES)),
+    *((name, "after", "compiled" + TLS) for name in FLOODS),
+    *(("pings", "after", way) for way in WAYS if way.startswith("python")),
+]
+
+
+@pytest.mark.parametrize(("name", "phase", "way"), CASES)
+def test_a_flood_leaves_the_loop_to_others_and_ends_at_the_limit_of_an_utterance(
+    name: str, phase: str, way: str, most_in_a_round: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realtime, "MAX_EVENTS", MOST_FRAMES, raising=False)
+    with flooded(name, phase, tls=way.endswith(TLS)) as url:
+        record = speak(url, way)
+    assert record.outcome == "protocol"
+    assert f"more than {MOST_FRAMES} frames" in (record.error or "")
+    assert 0 < most_in_a_round() < IN_A_ROUND
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_total_timeout_ends_an_utterance_in_a_flood(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAX_EVENTS", "MAX_STREAM_BYTES"):
+        monkeypatch.setattr(realtime, name, 1 << 60, raising=False)
+    monkeypatch.setitem(FLOODS, "long pings", (b"", frame(Opcode.PING, b"x" * 125)))
+    with flooded("long pings", phase) as url:
+        assert speak(url, "compiled", total_s=0.6).outcome == "timeout"
+
+
+def test_the_text_of_an_utterance_has_the_limit_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    delta = b'{"type":"transcription.delta","delta":"%b"}' % (b"word " * 10_000)
+    monkeypatch.setitem(FLOODS, "deltas", (b"", frame(Opcode.TEXT, delta)))
+    with flooded("deltas", "after") as url:
+        record = speak(url, "compiled")
+    assert record.outcome == "protocol"
+    assert f"{MAX_STREAM_BYTES} bytes" in (record.error or "")
+    assert MAX_STREAM_BYTES / 2 < len(record.text) < MAX_STREAM_BYTES
+
+
+ITEM = "conversation.item.input_audio_transcription"
+EVENTS: dict[str, list[tuple[str, dict[str, object]]]] = {
+    "deltas of one item": [("vllm", {"type": "transcription.delta", "delta": "x" * 200})],
+    "items": [
+        ("openai", {"type": "input_audio_buffer.committed"}),
+        ("openai", {"type": f"{ITEM}.completed", "transcript": "x"}),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_event_takes_as_long_however_many_came_before_it(name: str) -> None:
+    def spent(count: int) -> float:
+        heard = Heard()
+        events = [
+            (DIALECTS[dialect], read_event(json.dumps({**fields, "item_id": f"{number}"}).encode()))
+            for number in range(count)
+            for dialect, fields in EVENTS[name]
+        ]
+        began = time.thread_time()
+        for dialect, event in events:
+            dialect.hear(event, heard, 1)
+            dialect.is_final(heard)
+        return time.thread_time() - began
+
+    assert spent(30_000) < 40 * max(spent(3_000) for _ in range(3))  # 100 times, where each looks at all before it
