@@ -351,7 +351,7 @@ def test_frames_are_the_same_however_their_bytes_are_cut(size: int, factory: Any
         connection = Connection(place_of(url), Transport(), Connections())
         connection.open(5)
         client = Socket(connection, factory, url)
-        client.shake_hands({}, 5)
+        client.shake_hands({}, time.perf_counter() + 5)
         while client.is_open:
             client.listen(time.perf_counter() + 30)
         assert [text.decode() for text, _ in client.messages] == texts
@@ -380,7 +380,7 @@ def test_a_frame_that_breaks_the_protocol_is_told() -> None:
         connection.open(5)
         client = Socket(connection, python, url)
         with pytest.raises(ProtocolError, match="not a WebSocket's frames"):
-            client.shake_hands({}, 5)
+            client.shake_hands({}, time.perf_counter() + 5)
             client.listen(time.perf_counter() + 30)
         client.drop()
         thread.join(10)
@@ -401,7 +401,7 @@ def test_a_socket_that_takes_nothing_is_counted_while_it_does() -> None:
         connection = Connection(place_of(url), Transport(), Connections())
         connection.open(5)
         client = Socket(connection, python, url)
-        client.shake_hands({}, 5)
+        client.shake_hands({}, time.perf_counter() + 5)
         thread.join(10)
         for _ in range(200):
             client.send(b"x" * 100_000)

@@ -9,27 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import gevent
 import pytest
-import requests
 from websockets.frames import Opcode
 
-from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
-from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport
 from asr_load.realtime import socket as realtime
-from asr_load.realtime.dialects import DIALECTS, LiveOptions
+from asr_load.realtime.dialects import DIALECTS
 from asr_load.realtime.heard import Heard, read_event
-from asr_load.realtime.session import transmit
-from asr_load.realtime.speech import LiveRequest
 from asr_load.stream.limits import MAX_STREAM_BYTES
-from asr_load.stream.record import Record
 from benchmarks.flood_server import FLOODS, PHASES, accept, frame
-from harness.audio import clip
-from harness.patience import PATIENCE_S
-from harness.peer import READERS, TLS, WAYS, ca_file, server_context
+from harness.peer import LIMITS, TLS, WAYS, server_context
+from harness.realtime import utter
 
 MOST_FRAMES = 20_000
 """For an utterance of these tests."""
@@ -46,20 +38,6 @@ def flooded(name: str, phase: str, *, tls: bool = False) -> Iterator[str]:
         threading.Thread(target=accept, args=(listener,), daemon=True).start()
         yield f"ws{'s' * tls}://127.0.0.1:{listener.getsockname()[1]}/{name}/{phase}"
         listener.close()
-
-
-def speak(url: str, way: str, total_s: float = PATIENCE_S) -> Record:
-    user_connection = UserConnection()
-    user_connection.reader_factory = READERS[way.removesuffix(TLS)]
-    options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
-    live = LiveRequest(options, clip(), b"")
-    request = TranscriptionRequest(url, [], {}, "a", "", 0.5, 0, 0, 0, live=live)
-    config = ExchangeConfig(Timeouts(PATIENCE_S, PATIENCE_S, total_s), 0, str, transport=Transport(ca_file()))
-    with requests.Session() as session:
-        session.trust_env = False
-        record, _ = transmit(session, user_connection, request, config)
-    user_connection.close()
-    return record
 
 
 @pytest.fixture
@@ -103,7 +81,7 @@ def test_a_flood_leaves_the_loop_to_others_and_ends_at_the_limit_of_an_utterance
 ) -> None:
     monkeypatch.setattr(realtime, "MAX_EVENTS", MOST_FRAMES, raising=False)
     with flooded(name, phase, tls=way.endswith(TLS)) as url:
-        record = speak(url, way)
+        record = utter(url, way)
     assert record.outcome == "protocol"
     assert f"more than {MOST_FRAMES} frames" in (record.error or "")
     assert 0 < most_in_a_round() < IN_A_ROUND
@@ -115,14 +93,14 @@ def test_the_total_timeout_ends_an_utterance_in_a_flood(phase: str, monkeypatch:
         monkeypatch.setattr(realtime, name, 1 << 60, raising=False)
     monkeypatch.setitem(FLOODS, "long pings", (b"", frame(Opcode.PING, b"x" * 125)))
     with flooded("long pings", phase) as url:
-        assert speak(url, "compiled", total_s=0.6).outcome == "timeout"
+        assert utter(url, limits=replace(LIMITS, total=0.6)).outcome == "timeout"
 
 
 def test_the_text_of_an_utterance_has_the_limit_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     delta = b'{"type":"transcription.delta","delta":"%b"}' % (b"word " * 10_000)
     monkeypatch.setitem(FLOODS, "deltas", (b"", frame(Opcode.TEXT, delta)))
     with flooded("deltas", "after") as url:
-        record = speak(url, "compiled")
+        record = utter(url)
     assert record.outcome == "protocol"
     assert f"{MAX_STREAM_BYTES} bytes" in (record.error or "")
     assert MAX_STREAM_BYTES / 2 < len(record.text) < MAX_STREAM_BYTES

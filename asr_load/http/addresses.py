@@ -32,8 +32,8 @@ class Addresses:
         """Those that could not be reached, and when: the others have their share for a while."""
 
     def connect(self, upstream: Upstream, until: float) -> tuple[socket.socket, str]:
-        """A connection to the next address that answers, and that address, until a moment of perf_counter. Raises
-        OSError."""
+        """A connection to the next address that answers, and that address, until a moment of perf_counter. The caller
+        limits the time that names take. Raises OSError."""
         addresses = self._resolve(upstream)
         turn = self._turns.get(upstream, self._first)
         self._turns[upstream] = turn + 1
@@ -74,6 +74,7 @@ def _connect(address: Address, limit_s: float) -> tuple[socket.socket, str]:
     try:
         sock.settimeout(limit_s)
         sock.connect(place)
+        sock.settimeout(None)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         sock.close()

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
+import gevent
 from gevent import monkey, socket
 from requests import PreparedRequest
 
@@ -27,6 +28,7 @@ from asr_load.http.head_file import HeadFile, Reads, closable
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.tls import PIECE_BYTES, READ_BYTES, Tls, context
 from asr_load.http.transport import PORTS, Transport
+from asr_load.http.turn import Turn
 from asr_load.stream.cause import Cause
 
 _poll = monkey.get_original("select", "poll")
@@ -34,6 +36,9 @@ _poll = monkey.get_original("select", "poll")
 
 MOST_PIECES = 1024
 """That the kernel takes in one call: IOV_MAX of Linux."""
+
+MOST_READS = 16
+"""Of what comes on an idle connection: a ticket of TLS takes a few hundred bytes."""
 
 LOOK_S = 0.05
 """How often a sender that waits for the network looks whether it was answered already."""
@@ -114,10 +119,12 @@ class Connection:
         return ""
 
     def open(self, limit_s: float) -> float:
-        """Connect, and agree on TLS. Returns the seconds that it took. Raises Failure."""
+        """Connect, and agree on TLS, within `limit_s` in all: for the name, the connection, the proxy, and TLS. Returns
+        the seconds that it took. Raises Failure."""
         began = time.perf_counter()
         try:
-            self._open(began + limit_s)
+            with gevent.Timeout(limit_s, TimeoutError()):
+                self._open(began + limit_s)
         except BaseException:
             self.close()
             raise
@@ -139,21 +146,19 @@ class Connection:
             self.replica = ""
         try:
             if self._tunnels:
-                self._ask_for_tunnel(until)
+                self._ask_for_tunnel()
             if self.place.scheme in ("https", "wss"):
-                self.sock.settimeout(max(until - time.perf_counter(), 0.001))
                 made = context(self.transport.verify, self.transport.cert)
                 self.tls = Tls(made, self.place.host, self._session)
                 self.tls.shake_hands(self.sock)
         except OSError as error:
             raise connect_failure(error) from error
 
-    def _ask_for_tunnel(self, until: float) -> None:
+    def _ask_for_tunnel(self) -> None:
         assert self.sock is not None
         host = f"[{self.place.host}]" if ":" in self.place.host else self.place.host
         fields = {"Host": f"{host}:{self.place.port}", **self.transport.proxy_headers}
         lines = [f"CONNECT {host}:{self.place.port} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-        self.sock.settimeout(max(until - time.perf_counter(), 0.001))
         try:
             self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
             answer = FinalHead(self.sock, method="CONNECT")
@@ -192,8 +197,9 @@ class Connection:
         assert self.sock is not None
         self.sock.settimeout(0)
         with contextlib.suppress(BlockingIOError):
-            while data := self.sock.recv(READ_BYTES):
-                if tls.decrypt(data) or tls.ended or tls.error:
+            for _ in range(MOST_READS):
+                data = self.sock.recv(READ_BYTES)
+                if not data or tls.decrypt(data) or tls.ended or tls.error:
                     return False
             return False
         return True
@@ -221,6 +227,7 @@ class Connection:
     def receive(self) -> bytes:
         """What has come, waiting for it; empty at its end. Raises OSError."""
         assert self.sock is not None
+        turn = Turn()
         while data := self.sock.recv(READ_BYTES):
             if self.tls is None:
                 return data
@@ -230,6 +237,7 @@ class Connection:
                 raise self.tls.error
             if self.tls.ended:
                 break
+            turn.give()  # records of TLS may hold nothing, one after the other
         return b""
 
     def send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> None:

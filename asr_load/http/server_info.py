@@ -28,7 +28,7 @@ PATHS = (MODELS, "/get_server_info", "/version")
 """OpenAI's; SGLang's; vLLM's."""
 
 PATIENCE_S = 2.0
-"""For all of it: the server may be busy, or not there."""
+"""For a whole answer: the server may be busy, or not there."""
 
 LONGEST = 1 << 20
 """Bytes of an answer."""
@@ -127,7 +127,7 @@ def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
 
 
 def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str = "GET") -> tuple[int, bytes]:
-    """The status and the body of what is there."""
+    """The status and the body of what is there, within PATIENCE_S in all."""
     place = place_of(url)
     connection = Connection(place, transport, Connections())
     fields = {"Host": place.name, **(transport.proxy_headers if connection.target else {}), **headers}
@@ -135,14 +135,21 @@ def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str
         fields["Content-Length"] = "0"
     lines = [f"{method} {connection.target}{urlsplit(url).path} HTTP/1.1"]
     lines += [f"{name}: {fields[name]}" for name in fields]
-    try:
+
+    def ask() -> tuple[int, bytes]:
         connection.open(PATIENCE_S)
         connection.send(["\r\n".join([*lines, "", ""]).encode("latin-1")], PATIENCE_S, lambda: False)
         head = FinalHead(HeadFile(connection.reads(None), PATIENCE_S), method=method)  # type: ignore[arg-type]
         head.begin()
         return head.status, _body(head)
+
+    try:
+        answer: tuple[int, bytes] | None = gevent.with_timeout(PATIENCE_S, ask, timeout_value=None)
     finally:
         connection.close()
+    if answer is None:
+        raise TimeoutError(f"no complete answer within {PATIENCE_S:g} s")
+    return answer
 
 
 def _body(head: FinalHead) -> bytes:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Of one request, in seconds: to connect, without a byte of the answer, and in all."""
+    """Of one request, in seconds: to connect, names, proxies and handshakes included; without a byte of the answer; and
+    in all."""
 
     connect: float
     stall: float

@@ -9,6 +9,8 @@ from pathlib import Path
 from gevent import socket
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+from asr_load.http.turn import Turn
+
 RECORD_BYTES = 16384
 """Of plaintext, the most that one record of TLS holds (RFC 8446, section 5.1)."""
 
@@ -46,8 +48,10 @@ class Tls:
         """Whether anything came after the handshake: in TLS 1.3 the client's is over before the server has seen it."""
 
     def shake_hands(self, sock: socket.socket) -> None:
-        """Agree on keys, over a socket that waits. Raises OSError, ssl.SSLError among them."""
+        """Agree on keys, over a socket that waits. The caller limits the time. Raises OSError, also as ssl.SSLError."""
+        turn = Turn()
         while True:
+            turn.give()  # a server may send records that say nothing for ever
             try:
                 self._object.do_handshake()
                 break

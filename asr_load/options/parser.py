@@ -154,7 +154,7 @@ def _add_measuring_and_output(parser: LocustArgumentParser) -> None:
     add("--metadata", action="append", default=[], metavar="KEY=VALUE", help="To keep with the figures; repeatable")
 
     add = option_group(parser, "Expert")
-    add("--connect-timeout", type=float, default=10.0, metavar="S", help="Seconds to connect")
+    add("--connect-timeout", type=float, default=10.0, metavar="S", help="Seconds to connect, with all handshakes")
     add("--stall-timeout", type=float, default=120.0, metavar="S", help="Seconds without a byte, the first included")
     add("--total-timeout", type=float, default=600.0, metavar="S", help="Seconds for a whole answer")
     add("--allow-host", action="append", default=[], metavar="URL", help="Other server that key and headers may go to")

@@ -251,11 +251,12 @@ class _Utterance:
         place = place_of(request.url)
         connection = self.user_connection.way(place, transport)
         connection.close()
+        until = time.perf_counter() + limits.connect
         self.socket = connect(
             self.user_connection, connection, self.user_connection.reader_factory or python, request.url, limits.connect
         )
         PACER.send_due()
-        self.socket.shake_hands(self._headers(transport), limits.stall)
+        self.socket.shake_hands(self._headers(transport), until)
         PACER.send_due()
         created = self._next_event(limits.stall)
         if created.type == "error":

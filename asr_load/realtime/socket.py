@@ -19,10 +19,10 @@ from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from asr_load.http.connection import Connection, UserConnection
-from asr_load.http.failure import STALLED, Failure, failure
+from asr_load.http.failure import Failure, failure
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.turn import let_others_run
-from asr_load.stream.cause import BUSY_CODES, cause_of
+from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
 from asr_load.stream.limits import MAX_EVENT_BYTES, MAX_EVENTS, MAX_STREAM_BYTES
 from asr_load.stream.reader import ProtocolError, http_error_message
 
@@ -82,21 +82,21 @@ class Socket:
         self._writable = gevent.get_hub().loop.io(self._sock.fileno(), 2)
         self._is_closed = False
 
-    def shake_hands(self, headers: Mapping[str, str], limit_s: float) -> None:
-        """Ask for the upgrade. Raises Failure, of outcome ws_403 and the like where it is refused."""
+    def shake_hands(self, headers: Mapping[str, str], until: float) -> None:
+        """Ask for the upgrade, and wait for it until a time, in perf_counter seconds. Raises Failure, of outcome ws_403
+        and the like where it is refused."""
         request = self._protocol.connect()
         for name, value in headers.items():
             request.headers[name] = value
         self._protocol.send_request(request)
         self._flush_protocol()
-        until = time.perf_counter() + limit_s
         while self._response is None:
             if self._protocol.handshake_exc is not None:
                 break
             if self.close_code is not None:
                 raise Failure("cut", "the connection ended before the handshake's answer")
             if time.perf_counter() > until:
-                raise Failure("stalled", STALLED)
+                raise Failure("connect", "the server did not answer the WebSocket handshake", Cause.UNREACHABLE)
             self.listen(until)
         refused = self._protocol.handshake_exc
         if isinstance(refused, InvalidStatus):

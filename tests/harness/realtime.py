@@ -9,10 +9,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import requests
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_sockets
 
+from asr_load.audio.payload import NO_DITHER
+from asr_load.http.connection import UserConnection
+from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
+from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Transport
+from asr_load.realtime.dialects import LiveOptions
+from asr_load.realtime.session import transmit
+from asr_load.realtime.speech import LiveRequest
+from asr_load.stream.record import Record
+from harness.audio import clip
+from harness.peer import LIMITS, READERS, TLS, ca_file
 from harness.runs import Run, run
 from harness.serving import serve
 
@@ -31,6 +43,21 @@ def speak(clips: Path, results: Path, dialect: str, *words: str | Path, server: 
             *(["--model", "gpt"] if dialect == "openai" else []),
         )
         return run(url, clips, results, *named, *words)
+
+
+def utter(url: str, way: str = "compiled", limits: Timeouts = LIMITS, proxy: str = "") -> Record:
+    """An utterance of half a second in vLLM's dialect, from this process. `way` is one of WAYS."""
+    user_connection = UserConnection()
+    user_connection.reader_factory = READERS[way.removesuffix(TLS)]
+    options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
+    live = LiveRequest(options, clip(), NO_DITHER)
+    request = TranscriptionRequest(url, [], {}, "a", "", 0.5, 0, 0, 0, live=live)
+    config = ExchangeConfig(limits, 0, str, transport=Transport(ca_file(), proxy=proxy))
+    with requests.Session() as session:
+        session.trust_env = False
+        record, _ = transmit(session, user_connection, request, config)
+    user_connection.close()
+    return record
 
 
 @contextmanager

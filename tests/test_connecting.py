@@ -1,0 +1,112 @@
+"""Servers, proxies and names that never come to an end while a connection is made, or a question is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import gevent
+import pytest
+
+from asr_load.errors import InputError
+from asr_load.http import server_info
+from asr_load.http.transport import Transport
+from asr_load.stream.record import Record
+from harness.peer import LIMITS, Client
+from harness.realtime import utter
+
+LIMIT_S, PAUSE_S = 0.5, 0.02
+"""For all of connecting; and between two bytes of a server that drips, which never come that late."""
+
+LONG_S = 6 * LIMIT_S
+"""For which a server goes on: then it closes."""
+
+HELLO_REQUEST = b"\x16\x03\x03\x00\x04\x00\x00\x00\x00"
+"""A record of TLS that asks the client to begin the handshake in which it is (RFC 5246, section 7.4.1.1)."""
+
+HEAD, UPGRADE = b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 101 Switching Protocols\r\nX-A: "
+
+
+@contextmanager
+def never_ending(begin: bytes, piece: bytes, pause_s: float = PAUSE_S) -> Iterator[str]:
+    """The host and port of a server that sends this, and then a piece again and again."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(begin)
+            until = time.monotonic() + LONG_S
+            while time.monotonic() < until:
+                connection.sendall(piece)
+                time.sleep(pause_s)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def ask(url: str, proxy: str = "") -> Record:
+    """The record of a request, or of an utterance, with a limit on connecting alone."""
+    limits = replace(LIMITS, connect=LIMIT_S)
+    if url.startswith("ws"):
+        return utter(url, limits=limits, proxy=proxy)
+    client = Client("compiled", limits)
+    client.transport = Transport(client.transport.verify, proxy=proxy)
+    record = client.send(url)
+    client.user_connection.close()
+    return record
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+@pytest.mark.parametrize(
+    ("piece", "pause_s"), [(HELLO_REQUEST * 1000, 0.0), (HELLO_REQUEST, PAUSE_S)], ids=["a flood", "a drip"]
+)
+def test_the_connect_timeout_ends_a_handshake_of_tls(scheme: str, piece: bytes, pause_s: float) -> None:
+    with never_ending(b"", piece, pause_s) as place:
+        record = ask(f"{scheme}://{place}/x")
+    assert (record.outcome, record.error) == ("connect", "connecting took too long")
+
+
+@pytest.mark.parametrize("scheme", ["https", "ws"])
+def test_the_connect_timeout_ends_the_answer_of_a_proxy(scheme: str) -> None:
+    with never_ending(HEAD, b"a") as place:
+        record = ask(f"{scheme}://127.0.0.1:1/x", f"http://{place}")
+    assert (record.outcome, record.error, record.cause) == ("connect", "connecting took too long", "proxy")
+
+
+@pytest.mark.parametrize("begin", [b"", UPGRADE], ids=["silence", "a drip"])
+def test_the_connect_timeout_ends_a_handshake_of_a_websocket(begin: bytes) -> None:
+    with never_ending(begin, b"a" if begin else b"") as place:
+        record = ask(f"ws://{place}/x")
+    assert (record.outcome, record.cause) == ("connect", "unreachable")
+    assert "WebSocket" in (record.error or "")
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+def test_the_connect_timeout_ends_the_search_for_a_name(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*_: object, **__: object) -> None:
+        gevent.sleep(LONG_S)
+        raise socket.gaierror(socket.EAI_AGAIN, "later")
+
+    monkeypatch.setattr("asr_load.http.addresses.socket.getaddrinfo", search)
+    record = ask(f"{scheme}://server.example/x")
+    assert (record.outcome, record.error) == ("connect", "connecting took too long")
+
+
+def test_questions_before_a_test_wait_for_a_whole_answer_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_info, "PATIENCE_S", LIMIT_S)
+    late = f"no complete answer within {LIMIT_S:g} s"
+    with never_ending(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"a") as place:
+        assert server_info.unready(f"http://{place}", {}, Transport()) == late
+        with pytest.raises(InputError, match=late):
+            server_info.flush_cache(f"http://{place}", {}, Transport())
+        assert server_info.ask_server(f"http://{place}", {}, (), Transport()) == {}
