@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from asr_server.engine import Audio, RequestError
@@ -20,6 +20,7 @@ from asr_server.faults import FaultPlan
 from asr_server.realtime import Dialect, RealtimeEndpoint
 from asr_server.sglang import SpeechRequest, check_max_tokens, parse_chat
 
+MAX_BODY_BYTES = 256 << 20  # an hour and a half of speech in base64
 _OPEN_PATHS = {"/health", "/metrics"}
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -101,7 +102,7 @@ class _SpeechEndpoint:
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         """A function of its own, so that only the exchange holds the audio, which it lets go."""
-        http = Request(scope, receive)
+        http = Request(scope, _limited(scope, receive))
         fault = self._faults.choose(http.headers) if self._faults else None
         request, received_at = await self._parse(http)
         return Exchange(
@@ -115,6 +116,26 @@ class _SpeechEndpoint:
             receive=receive,
             send=send,
         )
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """What receives a body of up to MAX_BODY_BYTES. Raises RequestError for a longer one: at once where its head tells
+    its length."""
+    too_long = RequestError(f"The body has more than {MAX_BODY_BYTES} bytes.", 413)
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if int(length) > MAX_BODY_BYTES:
+        raise too_long
+    left = MAX_BODY_BYTES
+
+    async def limited() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise too_long
+        return message
+
+    return limited
 
 
 async def _read_chat(http: Request) -> tuple[SpeechRequest, float]:

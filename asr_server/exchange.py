@@ -88,7 +88,8 @@ class Service:
 
 def flat_error(message: str, status: int) -> JSONResponse:
     """An HTTP error in SGLang's form."""
-    return JSONResponse(error_body(message, status), status, {"Retry-After": "1"} if status == 429 else None)
+    headers = {413: {"Connection": "close"}, 429: {"Retry-After": "1"}}  # the rest of a long body is not read
+    return JSONResponse(error_body(message, status), status, headers.get(status))
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -84,6 +85,11 @@ class RealtimeEndpoint:
         self.service, self.faults, self.model, self.dialect = service, faults, model, dialect
         self.open = 0
 
+    @cached_property
+    def alarm(self) -> Alarm:
+        """Of all sessions: each alarm takes a descriptor."""
+        return Alarm()  # at the first session: it belongs to the running loop
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket = WebSocket(scope, receive, send)
         try:
@@ -107,7 +113,6 @@ class _Session:
     def __init__(self, endpoint: RealtimeEndpoint, websocket: WebSocket, fault: str | None) -> None:
         self._endpoint, self._websocket, self._fault = endpoint, websocket, fault
         self._service, self._dialect = endpoint.service, endpoint.dialect
-        self._alarm = Alarm()
         self._id = f"sess-{uuid.uuid4().hex[:16]}"
         self._rate = RATE
         self._configured = False
@@ -327,7 +332,7 @@ class _Session:
         engine = self._service.engine
         if isinstance(engine, ScriptedEngine):
             for number in range(engine.tokens):
-                await self._alarm.wait_until(utterance.began_at + engine.ttft + number * engine.itl)
+                await self._endpoint.alarm.wait_until(utterance.began_at + engine.ttft + number * engine.itl)
                 yield " ".join(engine.word(each) for each in range(number + 1))
             return
         heard, words = 0, list[str]()
@@ -379,7 +384,7 @@ class _Session:
         engine = self._service.engine
         if isinstance(engine, ScriptedEngine):
             late = _LATE_S if self._fault == "ws-late-final" else 0.0
-            await self._alarm.wait_until(utterance.ended_at + engine.final + late)
+            await self._endpoint.alarm.wait_until(utterance.ended_at + engine.final + late)
             text = " ".join(engine.word(each) for each in range(engine.tokens)) if utterance.audio else ""
         else:
             text = await self._recognise(bytes(utterance.audio)) if utterance.audio else ""

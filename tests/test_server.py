@@ -1,7 +1,9 @@
 """The scripted server as a process: its wire format, its faults as seen on the socket, its command line."""
 
+import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -17,9 +19,11 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from asr_server.faults import FAULTS
+from asr_server.app import build_app
+from asr_server.faults import FAULTS, FaultPlan
 from harness import dialects
 from harness.patience import PATIENCE_S
+from harness.realtime import utter
 from harness.serving import (
     chat_body,
     connect,
@@ -443,3 +447,49 @@ def test_signals_end_it_with_open_streams(number: signal.Signals) -> None:
 def test_every_fault_is_told_in_the_list() -> None:
     ended = run_to_end("--fault", "?")
     assert all(name in ended.stderr for name in FAULTS)
+
+
+def test_a_body_that_is_too_long_by_its_head_is_refused_before_it_comes(url: str) -> None:
+    connection = connect(url)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("Content-Length", str(600 << 20))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert (response.status, response.headers["Connection"]) == (413, "close")
+    connection.close()
+
+
+PART = b'--a\r\nContent-Disposition: form-data; name="file"; filename="b"\r\n\r\n'
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/transcriptions"])
+def test_a_body_without_a_length_is_read_up_to_the_limit(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr_server.app.MAX_BODY_BYTES", 1000)
+    reads, sent = itertools.count(1), list[Any]()
+
+    async def receive() -> dict[str, Any]:
+        number = next(reads)
+        assert number <= 11, "it reads on"
+        return {"type": "http.request", "body": PART if number == 1 else b"x" * 100, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=a")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "root_path": ""}
+    app = build_app(None, "m", FaultPlan([], 0), None)  # type: ignore[arg-type]
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 413
+
+
+def test_sessions_leave_no_descriptor_open() -> None:
+    def count() -> int:
+        return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
+    with running(*FAST, "--realtime", "vllm") as (url, process):
+        session = f"{url.replace('http', 'ws', 1)}/v1/realtime"
+        assert utter(session).ok  # the first opens what all share
+        before = count()
+        for _ in range(4):
+            assert utter(session).ok
+        wait_until(lambda: count() <= before, "the descriptors of all sessions are closed")
