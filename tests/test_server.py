@@ -490,6 +490,6 @@ def test_sessions_leave_no_descriptor_open() -> None:
         session = f"{url.replace('http', 'ws', 1)}/v1/realtime"
         assert utter(session).ok  # the first opens what all share
         before = count()
-        for _ in range(4):
+        for _ in range(2):
             assert utter(session).ok
         wait_until(lambda: count() <= before, "the descriptors of all sessions are closed")

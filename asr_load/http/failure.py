@@ -22,6 +22,10 @@ _WANTS = {
 
 STALLED = "no byte within the stall timeout"
 
+LAST_LOOK_S = 0.25
+"""How long to look again before an answer is called stalled: where this process was stopped, what has come meanwhile is
+still to be read."""
+
 
 class Failure(Exception):
     """A request came to an end by this."""

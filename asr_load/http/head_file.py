@@ -11,7 +11,7 @@ from typing import Any
 from gevent.event import Event
 
 from asr_load.http.collector import SocketReader
-from asr_load.http.failure import STALLED, Failure, failure
+from asr_load.http.failure import LAST_LOOK_S, STALLED, Failure, failure
 from asr_load.stream.limits import MAX_BYTES, MAX_READS
 
 READ_BYTES = 65536
@@ -60,7 +60,7 @@ class HeadFile(io.RawIOBase):
         if data:
             return data
         self._come.clear()
-        if not self.reader.want(self._position) and not self._come.wait(self._stall):
+        if not self.reader.want(self._position) and not (self._come.wait(self._stall) or self._come.wait(LAST_LOOK_S)):
             raise Failure("stalled", STALLED)
         data = self._take_ahead()
         if not data and self.reader.status == "failed":
@@ -124,10 +124,12 @@ class HeadFile(io.RawIOBase):
         reader = self.reader
         self._come.clear()
         if not reader.want(-1):
-            idle = (time.perf_counter_ns() - (reader.last or self._began)) / 1e9
-            if idle >= self._stall:
+            last = reader.last
+            idle = (time.perf_counter_ns() - (last or self._began)) / 1e9
+            if idle < self._stall:
+                self._come.wait(min(at_most, self._stall - idle))
+            elif not self._come.wait(LAST_LOOK_S) and reader.last == last:
                 raise Failure("stalled", STALLED)
-            self._come.wait(min(at_most, self._stall - idle))
         match reader.status:
             case "cut":
                 raise Failure("cut", "the body ended early")

@@ -28,7 +28,7 @@ from asr_load.http.exchange import (
     pause_s,
     prepare,
 )
-from asr_load.http.failure import Failure, client_want
+from asr_load.http.failure import LAST_LOOK_S, Failure, client_want
 from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
@@ -300,15 +300,24 @@ class _Utterance:
             if not socket.is_open:
                 why = f"closed with {socket.close_code} before the session was ready: {socket.close_reason}"
                 raise Failure("rejected", why.rstrip(": "))
-            if time.perf_counter() >= until:
+            if time.perf_counter() < until:
+                socket.listen(until)
+            elif not self._look_again(socket):
                 raise Failure("stalled", "no event within the stall timeout, before the session was ready")
-            socket.listen(until)
         data, self.over = socket.messages.popleft()
         event = read_event(data)
         self.heard.note(event)
         if (index := number_in(event.event_index)) is not None:
             self.heard.index = index
         return event
+
+    @staticmethod
+    def _look_again(socket: Socket) -> bool:
+        """Whether an event had come, or the end, and nobody had read it."""
+        until = time.perf_counter() + LAST_LOOK_S
+        while socket.is_open and not socket.messages and time.perf_counter() < until:
+            socket.listen(until)
+        return not socket.is_open or bool(socket.messages)
 
     def _send_speech(self, session: LiveSession, speech: Speech, live: LiveOptions) -> None:
         socket, dialect, pace = session.socket, session.dialect, live.pace
@@ -407,6 +416,8 @@ class _Utterance:
                 self._finalise()
             elif is_early and heard.error is None:
                 raise Failure("no_final", EARLY)
+            elif self._look_again(socket):
+                self._hear(socket, session.dialect)
             else:
                 raise Failure("stalled", "no event within the stall timeout")
         if self.packets is not None:

@@ -1,0 +1,86 @@
+"""A process that is stopped (SIGSTOP) for longer than the stall timeout, while its answers come."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import gevent
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
+
+from asr_load.http.transport import Transport
+from conftest import CHECKOUT
+from harness.patience import PATIENCE_S
+from harness.peer import LIMITS, OK, SOUND, STREAM, TLS, WAYS, Client, Peer, Piece
+from harness.realtime import utter
+from harness.serving import wait_until
+
+STALL_S = 3.0
+"""In which all must have asked before the process is stopped."""
+
+CHILD = "import sys; sys.path.append('..'); from test_stopped import ask_all; ask_all(*sys.argv[1:])"
+
+
+def ask_all(plain: str, tls: str, live: str, authority: str) -> None:
+    """Ask for all answers at once, two in each way of reading, and print the outcomes. The process that does is stopped."""
+    limits = replace(LIMITS, stall=STALL_S)
+
+    def ask(way: str) -> str:
+        client = Client(way, limits)
+        client.transport = Transport(authority)
+        return client.send(tls if way.endswith(TLS) else plain).outcome
+
+    asked = [gevent.spawn(ask, way) for way in WAYS * 2]
+    asked += [gevent.spawn(lambda way=way: utter(live, way, limits).outcome) for way in WAYS[:2]]
+    gevent.joinall(asked)
+    print(json.dumps([each.value for each in asked]))
+
+
+@contextmanager
+def live_server(waiting: list[int], go: threading.Event) -> Iterator[str]:
+    """Sessions that end when they are told to."""
+
+    def talk(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            connection.send('{"type":"session.created","id":"a","created":1}')
+            next(message for message in connection if '"final":true' in str(message))
+            waiting.append(1)
+            go.wait(PATIENCE_S)
+            connection.send('{"type":"transcription.done","text":"hello"}')
+
+    with serve(talk, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/v1/realtime"
+
+
+@pytest.mark.long
+def test_what_came_while_the_process_was_stopped_is_not_called_stalled() -> None:
+    go, waiting = threading.Event(), list[int]()
+    whole: list[Piece] = [go, SOUND]
+    body: list[Piece] = [OK + b"\r\n" + STREAM[:20], go, STREAM[20:]]
+    half = len(WAYS) // 2
+    plain, tls = Peer([whole, body] * half, tls=False), Peer([whole, body] * half, tls=True)
+    with live_server(waiting, go) as live:
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+        wait_until(
+            lambda: len(plain.requests) + len(tls.requests) + len(waiting) == 2 * len(WAYS) + 2, "all have asked"
+        )
+        os.kill(child.pid, signal.SIGSTOP)
+        go.set()
+        time.sleep(1.2 * STALL_S)  # with its answers in the kernel
+        os.kill(child.pid, signal.SIGCONT)
+        outcomes = json.loads(child.communicate(timeout=PATIENCE_S)[0])
+    plain.close()
+    tls.close()
+    assert set(outcomes) == {"ok"}
