@@ -32,7 +32,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:
-    """Wrap a command: bad input prints its line to stderr and returns 2, a signal returns 128 + its number."""
+    """Wrap a command: bad input and what the system refuses print a line to stderr and return 2, a signal returns 128 +
+    its number."""
 
     @functools.wraps(main)
     def wrapped() -> int:
@@ -40,6 +41,9 @@ def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:
             return main()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:  # a full disk, a folder that may not be written to
+            print(f"error: {visible(f'{error.filename}: ' if error.filename else '')}{error.strerror}", file=sys.stderr)
             return 2
         except MemoryError:
             print("error: there is not enough memory for this", file=sys.stderr)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -15,12 +18,35 @@ from asr_load.errors import InputError
 
 T = TypeVar("T")
 
+READ_BYTES = 1 << 20
+"""Of a file, at once."""
+
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, whenever the process ends."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(data)
-    draft.replace(path)
+    """Write a file so that it is there as a whole or not at all, whenever the process ends. Raises OSError, after which
+    there is no draft either."""
+    # A name that nobody could know and make a link of; "x" follows none.
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+        draft.replace(path)
+    except BaseException as error:
+        draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def open_regular(path: Path, mode: str = "rb") -> IO[bytes]:
+    """Open a file of bytes: no pipe or device, which may have no end, and none to write to through a link. Raises
+    OSError."""
+    flags = os.O_RDONLY if mode == "rb" else os.O_RDWR | os.O_NOFOLLOW
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(descriptor, mode, READ_BYTES)
 
 
 def encode_json(value: Any) -> bytes:
@@ -31,10 +57,11 @@ def encode_json(value: Any) -> bytes:
 def read_json(path: Path, type: type[T], missing: str, writer: str) -> T:
     """What a JSON file holds. Raises InputError: `missing` says what its absence means, `writer` who writes such."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=type)
+        with open_regular(path) as file:
+            return msgspec.json.decode(file.read(), type=type)
     except OSError as error:
         raise InputError(f"{missing}: {path.name} cannot be read ({error.strerror})") from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # of Unicode too
         raise InputError(f"{path} is not what {writer} writes ({error})") from error
 
 

@@ -108,7 +108,8 @@ class _HashingFile:
     """A file that knows the SHA-256 of what was written to it."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+        path.unlink(missing_ok=True)  # of a call that was ended, or a link of somebody's
+        self._file = path.open("xb")
         self._hash = hashlib.sha256()
         self.closed = False
 

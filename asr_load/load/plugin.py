@@ -349,10 +349,12 @@ class Plugin:
         try:
             if finished is not None:
                 write_report(self.folders[-1], finished)
-        except OSError as error:  # a full disk: the records are what matters, and they have said so
+        except OSError as error:
             logger.error("report.html was not written: %s", error)
+            self.environment.process_exit_code = 2
         except Exception:
             logger.exception("report.html was not written; %s %s tries again", command("report"), self.folders[-1])
+            self.environment.process_exit_code = 2
 
     def print_summary(self) -> None:
         from asr_load.results.capacity_report import print_search

@@ -13,7 +13,7 @@ import numpy as np
 
 from asr_load.audio.cut import parent_of
 from asr_load.errors import InputError
-from asr_load.files import encode_json
+from asr_load.files import encode_json, write_atomically
 from asr_load.results import sound
 from asr_load.results.accuracy import counted, spoken, total
 from asr_load.results.figures import Figures
@@ -193,7 +193,7 @@ def one_is_live(infos: Iterable[RunInfo]) -> bool:
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
     """Write comparison.json beside a run's files."""
-    (folder / COMPARISON).write_bytes(encode_json(comparison))
+    write_atomically(folder / COMPARISON, encode_json(comparison))
 
 
 def _worded(one: Compared, min_change: float, least: float) -> Compared:

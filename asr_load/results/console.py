@@ -20,7 +20,7 @@ class _Console(Console):
 
 def console_for(file: TextIO) -> Console:
     """A console that prints to a file as it is: no line is broken, and nothing is coloured by what it looks like."""
-    console = _Console(file=file, highlight=False, soft_wrap=True)
+    console = _Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH
     return console

@@ -19,7 +19,7 @@ WIDTHS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 144
 
 def width_for(seconds: float, most: int) -> float:
     """The shortest length of a stretch of which so many seconds have at most so many."""
-    return next((width for width in WIDTHS if seconds / width <= most), WIDTHS[-1])
+    return next((width for width in WIDTHS if seconds / width <= most), seconds / most)
 
 
 def span(records: Sequence[Record]) -> tuple[float, float]:

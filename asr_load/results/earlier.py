@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from asr_load.errors import InputError
+from asr_load.files import read_json
 from asr_load.results.runfile import RUN
 from asr_load.stream.record import RECORDS
 
@@ -37,9 +39,9 @@ def earlier_runs(places: Iterable[Path], host: str, plain: set[str]) -> list[str
     found = []
     for file in sorted(file for place in {place.resolve() for place in places} for file in place.glob(f"*/{RUN}")):
         try:
-            run = msgspec.json.decode(file.read_bytes(), type=_Run)
+            run = read_json(file, _Run, "", "a run")
             sent_any = (file.parent / RECORDS).stat().st_size > 0
-        except (OSError, msgspec.DecodeError):
+        except (OSError, InputError):
             continue
         if run.host == host and run.plain & plain and sent_any:
             found.append((run.began_at, file.parent.name))

@@ -35,6 +35,9 @@ BEFORE = 5
 """Looks at the requests in flight, one each second up to a moment, whose mean is the load then: at one moment it is
 mostly chance."""
 
+LOOKS = 1_000_000
+"""Seconds of a test, at most, of which the load is looked at."""
+
 SETTLED_S = 2.0
 """After a late stretch, until its own backlog no longer raises the load."""
 
@@ -189,7 +192,7 @@ def _ranks(records: Sequence[Record], worker: int, late: Sequence[Late], begin: 
         mean: np.ndarray = busy.mean(axis=1)
         return mean
 
-    usual = np.sort(in_flight(np.arange(begin, end)))
+    usual = np.sort(in_flight(np.arange(begin, end, max(1.0, (end - begin) / LOOKS))))
     then = in_flight(np.maximum(begins[begins >= ended + SETTLED_S], begin))
     below, reached = np.searchsorted(usual, then, "left"), np.searchsorted(usual, then, "right")
     ranks: list[float] = ((below + reached) / 2 / len(usual)).tolist()

@@ -9,6 +9,7 @@ from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
 from asr_load.results.summary import ByReplica, ByUserClass, Summary
 from asr_load.results.verdict import clock
+from asr_load.text import visible
 
 FEW = {"p90": 10, "p95": 20, "p99": 100}
 """Values below which a percentile is hardly more than the maximum."""
@@ -18,7 +19,7 @@ LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows below headings; the first column names a row, unless it holds a number too (`numbers`)."""
+    """Rows below headings, as visible text; the first column names a row, unless it holds a number too (`numbers`)."""
 
     title: str
     headings: Sequence[str]
@@ -27,6 +28,9 @@ class Table:
     numbers: bool = False
     faint: frozenset[tuple[int, int]] = field(default_factory=frozenset)
     """Row and column of cells that say little."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", [tuple(map(visible, row)) for row in self.rows])
 
 
 def latencies(summary: Summary) -> Table:
