@@ -45,7 +45,7 @@ def main() -> int:
         runs.append(Run(folder, finished))
         if len(args.results) == len(baselines) == 1:
             finished.summary.live_accuracy = live_accuracy(runs[0], baselines[0])
-        write_summary(folder, finished.summary)
+        write_summary(folder, finished)
         write_report(folder, finished, args.slice)
         for form in args.export:
             export(folder, finished, form)

@@ -28,7 +28,7 @@ from asr_load.results.compare import (
 )
 from asr_load.results.comparison_report import markdown, print_comparison
 from asr_load.results.proportion import Counted, difference_of_shares
-from asr_load.results.runfile import UserClassInfo
+from asr_load.results.runfile import Speaking, UserClassInfo
 from asr_load.results.summary import Finished, summarise
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.web.report import comparison_page
@@ -374,7 +374,7 @@ def test_what_live_speech_costs_in_accuracy_is_in_the_summary(
 
 
 def test_runs_of_classes_that_speak_and_upload_are_alike_only_to_each_other() -> None:
-    speaks = {"dialect": "vllm", "pace": 1.0}
+    speaks: Speaking = {"dialect": "vllm", "pace": 1.0}
     common: dict[str, Any] = {
         "endpoint": "/",
         "model": "m",

@@ -22,10 +22,10 @@ from locust import __version__
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.load.fleet import own_folder
-from asr_load.load.record_check import Numbers, RecordCheck, absurd
+from asr_load.load.record_check import Numbers, RecordCheck
 from asr_load.options import credentials
-from asr_load.results.runfile import Late, Refused, RunInfo, write_run
-from asr_load.stream.record import Record, encode_record, read_records, untrue
+from asr_load.results.runfile import Late, Refused, RunInfo, WorkerInfo, absurd, write_run
+from asr_load.stream.record import LiveRecord, Record, decode_record, encode_record, read_records
 from conftest import CHECKOUT
 from harness.fleets import TRANSCRIBE, Fleet, end
 from harness.options import parse
@@ -36,42 +36,82 @@ from harness.serving import serve, wait_until
 
 PACED = ("--engine", "scripted", "--tokens", "8", "--ttft-ms", "20", "--itl-ms", "5")
 TOKEN = "a-token-of-more-than-16-characters"
-INFINITE = math.inf
+
+
+LIVE = {"api": "realtime", "send_lag": {"p50": 0.0, "p99": 0.001, "max": 0.002}, "events": {"session.created": 1}}
+
+
+def line_of(changes: dict[str, Any]) -> bytes:
+    values = msgspec.to_builtins(record()) | (LIVE if changes.keys() & set(LiveRecord.__struct_fields__) else {})
+    return json.dumps(values | changes, separators=(",", ":")).replace("NaN", "1e999").encode()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"due_at": 1000.0, "lag": -0.001},
+        {"upload": None, "headers": None},
+        {"session": "sess_1", "partial_lag": [-0.1], "close_code": 1006, "ttfs": 0.3},
+        {"seq": -5, "retry_of": 3, "text": "\x1b[31m", "clip": "a\nb"},
+    ],
+)
+def test_a_record_that_can_be_true_is_read(changes: dict[str, Any]) -> None:
+    assert msgspec.to_builtins(decode_record(line_of(changes))).items() >= changes.items()
+
+
+FIELDS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("upload", "headers", "ttft", "e2el", "stream_end"), (-0.001, 1e308, math.nan, "1", True)),
+    **dict.fromkeys(("audio_s", "retry_s", "connect", "ttft_text"), (-1.0, 1e308)),
+    **dict.fromkeys(("setup", "ttfs", "done_latency", "rtf_live", "backpressure", "backlog"), (-0.001, 1e308)),
+    **dict.fromkeys(("started_at", "due_at", "ended_at"), (-1e18, 1e300, math.nan)),
+    **dict.fromkeys(("chunks", "user", "worker", "retries", "packets", "revised"), (-1, 1 << 40, 0.5, True)),
+    **dict.fromkeys(("output_tokens", "prompt_tokens", "cached_tokens"), (-1, 1 << 40, True)),
+    **dict.fromkeys(("seq", "retry_of"), (1 << 63, 0.5)),
+    **dict.fromkeys(("outcome", "error", "first_error", "cause", "finish_reason"), ("a\x1b[31m", "a\u202e", 1)),
+    **dict.fromkeys(("user_class", "replica", "text_format", "output_tokens_source"), ("a\x1b[31m", "x" * 5000)),
+    **dict.fromkeys(("dialect", "session"), ("a\x1b[31m", "x" * 5000)),
+    **dict.fromkeys(("clip", "text", "reference", "raw_text"), (1, [])),
+    **dict.fromkeys(("warmup", "ok", "streamed"), (1, "yes", None)),
+    "itl": ([0.3, -0.1], [0.1, 1e308], [True]),
+    "lag": (1e308, "1"),
+    "http_status": (-200, 1 << 40),
+    "api": (),  # a line with another one is no session's, and these fields are none of it
+    "send_lag": ({}, {"p50": 0.0, "p99": -0.1, "max": 0.0}, {"p50": 0.0, "p99": 1e308, "max": 0.0}, 1),
+    "close_code": (-1, 1 << 20),
+    "events": ({"a\x1b[31m": 1}, {"a": -1}, {"a": True}, {"x" * 5000: 1}),
+    "partial_lag": ([1e308], [math.nan]),
+}
+
+
+@pytest.mark.parametrize("name", LiveRecord.__struct_fields__)
+def test_each_field_of_a_record_is_checked(name: str) -> None:
+    """As it was: a `send_lag: {}` or a `ttfs: 1e308` of one worker cost the whole fleet its summary."""
+    for value in FIELDS[name]:
+        with pytest.raises(ValueError, match=rf"its {name} |it cannot be read"):
+            decode_record(line_of(LIVE | {name: value}))
 
 
 @pytest.mark.parametrize(
     ("said", "changes"),
     [
-        ("", {}),
-        ("", {"due_at": 1000.0, "lag": -0.001}),
-        ("", {"upload": None, "headers": None}),
-        ("a number that is none", {"ttft": INFINITE}),
-        ("a number that is none", {"e2el": math.nan}),
-        ("a number that is none", {"started_at": math.nan}),
-        ("a number that is none", {"itl": [0.1, INFINITE]}),
-        ("a time below 0", {"upload": -0.001}),
-        ("a time below 0", {"itl": [0.3, -0.1]}),
-        ("a time below 0", {"audio_s": -1.0}),
         ("not in order", {"upload": 0.3}),
         ("not in order", {"headers": 0.3}),
         ("not in order", {"ttft": 0.5}),
+        ("not in order", {"ended_at": 999.0}),
         ("without latencies or audio", {"audio_s": 0.0}),
+        ("without latencies or audio", {"audio_s": 1e-308}),
         ("without latencies or audio", {"ttft": None}),
         ("do not add up", {"e2el": 0.402}),
-        ("count of tokens", {"output_tokens": -1}),
-        ("count of tokens", {"prompt_tokens": 1 << 40}),
+        ("differ", {"ok": False}),
+        ("differ", {"outcome": "cut"}),
+        ("cannot be read", {"other": [[[]]]}),
     ],
 )
-def test_what_cannot_be_true(said: str, changes: dict[str, Any]) -> None:
-    found = untrue(record(**changes))
-    assert said in found
-    assert bool(said) == bool(found)
-
-
-def test_outcome_and_success_agree() -> None:
-    assert untrue(failure(0, "cut")) == ""
-    for wrong in (msgspec.structs.replace(record(), ok=False), msgspec.structs.replace(failure(0, "cut"), ok=True)):
-        assert "differ" in untrue(wrong)
+def test_a_record_whose_fields_contradict_each_other_is_refused(said: str, changes: dict[str, Any]) -> None:
+    line = line_of(changes).replace(b"[[[]]]", b"[" * 100_000)
+    with pytest.raises(ValueError, match=said):
+        decode_record(line)
 
 
 def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() -> None:
@@ -84,7 +124,7 @@ def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() ->
         record(2),
         record(1, started_at=994.0),
         record(1, started_at=1007.0),
-        record(1, ttft=-1.0),
+        record(1, connect=-1.0),
     ):
         assert not border.read(encode_record(wrong), own, 1001.0)
     assert not border.read(b'{"clip": 1}', own, 1001.0)
@@ -93,7 +133,13 @@ def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() ->
     assert not border.read(encode_record(record(1)).replace(b"{", b'{"more":1,', 1), own, 1001.0)
     assert not border.read(encode_record(record(1)).replace(b"{", b"{\n", 1), own, 1001.0)
     assert border.read(encode_record(record(1)), own, 1001.0)
-    reasons = ["began outside of the test", "another worker's", "came twice", "a time below 0", "none of the data's"]
+    reasons = [
+        "began outside of the test",
+        "another worker's",
+        "came twice",
+        "its connect is wrong: Expected `float` >= 0.0",
+    ]
+    reasons += ["none of the data's", "it cannot be read", "its clip is wrong"]
     assert sum(each.count for each in border.refused) == 10
     assert all(any(reason in each.reason for each in border.refused) for reason in reasons)
     # Another clock is no reason, where it is known.
@@ -111,19 +157,27 @@ def test_numbers_take_a_bit_each() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"connecting_s": INFINITE},
+        {"connecting_s": math.inf},
         {"users": -1},
         {"health": health(cpu_mean=math.nan)},
         {"late": -3},
+        {"host": "a\x1b[31m"},
+        {"master_offset_s": 1e300},
         {"health": health(late=[Late(1.0, 2.0, math.nan, 0.1)])},
         {"health": health(late=[Late(1.0, 2.0, -1.0, 0.1)])},
         {"health": health(late=[Late(2.0, 1.0, 0.1, 0.1)])},
         {"health": health(late=[Late(1.0, 2.0, 0.1, 0.1)] * 1001)},
     ],
 )
-def test_a_word_of_a_worker_that_cannot_be_true(changes: dict[str, Any]) -> None:
-    assert absurd(worker_info(**changes))
-    assert not absurd(worker_info(reader_nice=-15, master_offset_s=-3600.0))
+def test_a_word_of_a_worker_that_cannot_be_true_is_refused(changes: dict[str, Any]) -> None:
+    def why(**changes: Any) -> str:
+        try:  # as from msgpack, which can hold NaN
+            return absurd(msgspec.convert(msgspec.to_builtins(worker_info(**changes)), WorkerInfo))
+        except msgspec.ValidationError as error:
+            return str(error)
+
+    assert why(**changes)
+    assert not why(reader_nice=-15, master_offset_s=-3600.0)
 
 
 def test_refused_records_are_counted_and_shape_no_figure(tmp_path: Path) -> None:
@@ -136,7 +190,7 @@ def test_refused_records_are_counted_and_shape_no_figure(tmp_path: Path) -> None
     assert found.requests.total == 5
     # What lies in a worker's own file has not been at the border.
     (tmp_path / "records.jsonl").write_bytes(encode_record(record(0)) + b"\n")
-    own = [record(1), record(2, ttft=0.5), record(3, worker=1)]
+    own = [record(1), record(2, headers=0.3), record(3, worker=1)]
     (tmp_path / "worker-000.jsonl").write_bytes(b"".join(encode_record(one) + b"\n" for one in own))
     assert [one.seq for one in read_records(tmp_path)] == [0, 1]
     # It is counted, and what the master has counted before is counted once.
@@ -359,7 +413,7 @@ def test_a_rogue_worker_shapes_no_figure(clips: Path, tmp_path: Path, absurd_inf
     own = [one for one in done.records if one["worker"] == number]
     if absurd_info:
         assert not own
-        assert "rogue is dropped: it reports what cannot be: its users is below 0" in done.err
+        assert "rogue is dropped: its report cannot be read (Expected `int` >= 0 - at `$.users`)" in done.err
     else:
         assert [one["seq"] for one in own] == [1]
         assert done.summary["refused"] == 6

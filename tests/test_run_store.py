@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from asr_load.load.fleet import expected
 from asr_load.load.run_store import SILENT_S, RunStore
 from asr_load.load.target import Target, Targets
 from asr_load.results.runfile import Invocation
-from asr_load.stream.record import encode_record
+from asr_load.results.summary import summarise_folder
+from asr_load.stream.record import RECORDS, RecordFile, append_lines, encode_record, read_records
 from harness.options import settings
-from harness.records import record, worker_info
+from harness.records import record, run_folder, run_info, worker_info
 
 
 @pytest.fixture
@@ -62,3 +64,44 @@ def test_nobody_waits_for_a_worker_that_is_lost_or_never_had_a_part(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     store.update_worker(worker_info(worker=2))
     assert store.quiet_since(moment)
+
+
+def test_what_is_read_from_a_lost_workers_file_is_in_records_jsonl(
+    store: RunStore, clips: Path, tmp_path: Path
+) -> None:
+    sent = [record(n, clip=min(Shards(clips).ids()), worker=1, started_at=time.time()) for n in range(3)]
+    kept = RecordFile(tmp_path / "worker-001.jsonl")
+    for each in sent:
+        kept.write(each)
+    kept.close()
+    store.update_worker(worker_info(worker=1, host="there", started=4, recorded=1, ended=False))
+    store.add_records([encode_record(sent[0])], worker_info(worker=1))
+    store.mark_lost(1)
+    summary = store.close()
+    assert summary.requests.total == 3
+    assert [each.seq for each in read_records(tmp_path)] == [0, 1, 2]
+    assert len((tmp_path / RECORDS).read_bytes().splitlines()) == 3
+    for again in (summary, summarise_folder(tmp_path)):
+        assert any("lost 0 s after the start: 2 of its records were read" in why for why in again.validity.reasons)
+
+
+def test_a_report_of_a_test_that_still_runs_appends_nothing_to_its_records(tmp_path: Path) -> None:
+    run_folder(tmp_path, [record(0)], run_info(ended=False, workers=[worker_info(ended=False)]))
+    with (tmp_path / RECORDS).open("ab") as file:
+        file.write(b'{"clip": "half')
+    before = (tmp_path / RECORDS).read_bytes()
+    (tmp_path / "worker-000.jsonl").write_bytes(b"".join(encode_record(record(n)) + b"\n" for n in range(2)))
+    with (tmp_path / RECORDS).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as the test's own process has it
+        assert summarise_folder(tmp_path).requests.total == 2
+        assert (tmp_path / RECORDS).read_bytes() == before
+    assert summarise_folder(tmp_path).requests.total == 2
+    assert (tmp_path / RECORDS).read_bytes() == (tmp_path / "worker-000.jsonl").read_bytes()
+
+
+def test_a_process_that_writes_records_keeps_others_from_appending(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path / RECORDS)
+    assert not append_lines(tmp_path / RECORDS, [b"{}"])
+    file.close()
+    assert append_lines(tmp_path / RECORDS, [b"{}"])
+    assert (tmp_path / RECORDS).read_bytes() == b"{}\n"

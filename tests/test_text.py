@@ -13,8 +13,8 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.load.fleet import expected
-from asr_load.load.record_check import absurd
 from asr_load.results.console import console_for
+from asr_load.results.runfile import absurd
 from asr_load.stream.reader import MAX_ERROR_CHARS, shorten
 from asr_load.text import striker, visible
 from harness.answers import EVENTS, each_reader, sized

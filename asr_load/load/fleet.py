@@ -37,13 +37,12 @@ from asr_load import locust_internals
 from asr_load.errors import InputError
 from asr_load.http.self_check import Reader
 from asr_load.load.fleet_socket import drop
-from asr_load.load.record_check import absurd
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
 from asr_load.load.stats import other_failures
 from asr_load.load.target import Targets
 from asr_load.options.settings import RESULTS, Settings
-from asr_load.results.runfile import Invocation, WorkerInfo, read_run
+from asr_load.results.runfile import Invocation, WorkerInfo, absurd, read_run
 from asr_load.results.summary import Summary
 from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.assignment import ArrivalAssignment

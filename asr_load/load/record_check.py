@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection
 
-import msgspec
-
-from asr_load.results.runfile import MOST_LATE, Refused, WorkerInfo
-from asr_load.stream.record import LIVE, LiveRecord, Record, untrue
-from asr_load.text import visible
+from asr_load.results.runfile import Refused, WorkerInfo
+from asr_load.stream.record import LiveRecord, Record, record_decoder
 
 SLACK_S = 5.0
 """By how much a record may lie outside of its test, for what is not known of two clocks."""
 
 UNKNOWN_S = 86400.0
 """The same for a worker whose clock has not been compared yet."""
-
-MAX_WORD = 255
-"""Characters of a word of a worker on itself, as its host's name."""
 
 PAGE_BITS = 1 << 15
 
@@ -32,7 +25,7 @@ class _SentLive(LiveRecord, forbid_unknown_fields=True):
     """The same of a realtime session."""
 
 
-_decode, _decode_live = msgspec.json.Decoder(_Sent).decode, msgspec.json.Decoder(_SentLive).decode
+_decode = record_decoder(_Sent, _SentLive)
 
 
 class Numbers:
@@ -69,10 +62,10 @@ class RecordCheck:
     def read(self, line: bytes, worker: WorkerInfo, now: float) -> Record | None:
         """A record that a worker has sent, whose line is one; None where it is refused."""
         try:
-            record: Record = _decode_live(line) if LIVE in line else _decode(line)
-            why = "it is no line" if b"\n" in line else untrue(record) or self._foreign(record, worker, now)
-        except (msgspec.MsgspecError, UnicodeError):
-            why = "it cannot be read"
+            record = _decode(line)
+            why = "it is no line" if b"\n" in line else self._foreign(record, worker, now)
+        except ValueError as error:
+            why = str(error)
         else:
             if not why and self._seen.setdefault(record.worker, Numbers()).add(record.seq):
                 return record
@@ -89,31 +82,3 @@ class RecordCheck:
         if not self._began_at - slack <= record.started_at + worker.master_offset_s <= now + slack:
             return "it began outside of the test"
         return ""
-
-
-def absurd(worker: WorkerInfo) -> str:
-    """Why a worker's word on itself cannot be true; empty where it can."""
-    for name in ("host", "reader", "server"):
-        if (text := getattr(worker, name)) != visible(text)[:MAX_WORD]:
-            return f"its {name} is {visible(text)[:MAX_WORD]!r}"
-    late = (worker.health.late or []) if worker.health else []
-    if len(late) > MOST_LATE or any(each.end < each.begin for each in late):
-        return "its late seconds are too many, or end before they begin"
-    for name, value in _numbers(worker):
-        if not math.isfinite(value):
-            return f"its {name} is {value}"
-        if value < 0 and name not in ("reader_nice", "master_offset_s", "clock_offset_s"):
-            return f"its {name} is below 0"
-    return ""
-
-
-def _numbers(struct: msgspec.Struct) -> list[tuple[str, float]]:
-    numbers: list[tuple[str, float]] = []
-    for name, value in msgspec.structs.asdict(struct).items():
-        if isinstance(value, msgspec.Struct):
-            numbers += _numbers(value)
-        elif isinstance(value, list):
-            numbers += [number for each in value if isinstance(each, msgspec.Struct) for number in _numbers(each)]
-        elif isinstance(value, int | float):
-            numbers.append((name, value))
-    return numbers

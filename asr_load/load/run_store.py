@@ -27,7 +27,7 @@ from asr_load.results.earlier import earlier_runs
 from asr_load.results.live import DRAWN, LIVE_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Rules, Verdict, conclude
-from asr_load.results.runfile import Invocation, RunInfo, WorkerInfo, write_run
+from asr_load.results.runfile import Invocation, OpenLoop, RunInfo, Speaking, WorkerInfo, write_run
 from asr_load.results.slo import Goodput, Slo
 from asr_load.results.summary import Finished, Summary, read_finished, write_summary
 from asr_load.results.verdict import Validity, judge_clients, lost_line
@@ -204,7 +204,7 @@ class RunStore:
             )
         self._write(ended=True)
         self.finished = read_finished(self.folder)
-        write_summary(self.folder, self.finished.summary)
+        write_summary(self.folder, self.finished)
         return self.finished.summary
 
     def reset_live(self) -> None:
@@ -254,7 +254,7 @@ class RunStore:
             prompt_position="before" if first.body.prompt_first else "after",
             system=first.body.system,
             asked_language=first.asked.language,
-            realtime=first.live.told if first.live else {},
+            realtime=msgspec.convert(first.live.told if first.live else {}, Speaking),
             temperature=first.body.temperature,
             text_format=first.asked.text_format,
             max_tokens=first.body.token_limit,
@@ -281,7 +281,7 @@ class RunStore:
             normalizer=settings.normalizer,
             in_parts=self._targets.in_parts,
             user_classes=self._targets.info(),
-            loop=asdict(settings.loop) if settings.loop.open else {},
+            loop=msgspec.convert(asdict(settings.loop) if settings.loop.open else {}, OpenLoop),
             warmup_requests=settings.warmup_requests,
             warmup_time=settings.warmup_time,
             trim_start=settings.trim_start,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 
 from asr_load.audio.clip import Clip
@@ -19,7 +20,7 @@ from asr_load.http.exchange import TranscriptionRequest, request_headers
 from asr_load.options.settings import Settings, without_credentials
 from asr_load.realtime.session import session_url
 from asr_load.realtime.speech import LiveRequest
-from asr_load.results.runfile import UserClassInfo
+from asr_load.results.runfile import Speaking, UserClassInfo
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from asr_load.schedule.work import ClipOrder, Job
 
@@ -134,7 +135,7 @@ class Targets(Mapping[str, Target]):
                 data=str(shards.folder),
                 data_sha256=shards.manifest_sha256,
                 data_clips=len(target.chosen),
-                realtime=settings.live.told if settings.live else {},
+                realtime=msgspec.convert(settings.live.told if settings.live else {}, Speaking),
             )
             for name, target in self.items()
             for settings, shards in [(target.settings, target.shards)]

@@ -39,7 +39,7 @@ from asr_load.realtime.socket import Socket, connect
 from asr_load.realtime.speech import Speech, speech_of
 from asr_load.stream.cause import cause_of
 from asr_load.stream.reader import MAX_ERROR_CHARS, ProtocolError, shorten
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import LiveRecord, Record, SendLag
 from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import NS, latencies, seconds
 
@@ -511,7 +511,7 @@ def _partial_lags(positions: list[tuple[int, float]], sent: list[tuple[float, fl
     return [at / NS - sent[place][0] for at, place in places if place < len(sent)]
 
 
-def _spread(lags: list[float]) -> dict[str, float]:
+def _spread(lags: list[float]) -> SendLag:
     ordered = np.sort(lags)  # np.percentile takes ten times as long
     p50, p99 = np.interp([0.5, 0.99], np.linspace(0, 1, len(lags)), ordered).tolist()
     return {"p50": p50, "p99": p99, "max": max(lags)}

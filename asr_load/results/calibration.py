@@ -10,6 +10,7 @@ import msgspec
 
 from asr_load.files import encode_json, write_atomically
 from asr_load.shipped import cache
+from asr_load.stream.record import Amount, Count, Lag
 
 WITHIN_MS = (1, 5, 10)
 """Bounds on the p99 of the error of TTFT and ITL."""
@@ -21,21 +22,21 @@ TRUSTED_MS = 10
 class CalibrationStep(msgspec.Struct):
     """So many streams at once. Errors are in seconds, of the client's stamps against the server's."""
 
-    workers: int
-    streams: int
-    chunks_per_s: float
+    workers: Count
+    streams: Count
+    chunks_per_s: Amount
     """As they came, in the busiest second."""
-    ttft_p50: float
-    ttft_p99: float
-    itl_p50: float
-    itl_p99: float
-    upload_p99: float
+    ttft_p50: Lag
+    ttft_p99: Lag
+    itl_p50: Lag
+    itl_p99: Lag
+    upload_p99: Lag
     """Start of a request to its last byte being sent."""
-    cpu: float
+    cpu: Amount
     """Of the busiest worker, as a share of a core."""
-    server_late_p99: float
+    server_late_p99: Lag
     """How late the server sent what was due."""
-    accept_p50: float
+    accept_p50: Lag
     """The last byte of a request being sent to the server having it all: the wait for a server that is full."""
 
 
@@ -43,8 +44,8 @@ class GoodFor(msgspec.Struct):
     """The most streams at which the errors' p99 stayed within so many ms; 0 where the fewest that were tried were too
     many. `at_least`: the server was full before the client, which may be good for more."""
 
-    workers: int
-    within_ms: dict[int, int]
+    workers: Count
+    within_ms: dict[int, Count]
     at_least: bool
 
 
@@ -52,10 +53,10 @@ class Calibration(msgspec.Struct):
     """Of one machine."""
 
     host: str
-    cores: int
+    cores: Count
     """That the client and the server had together."""
     reader: str
-    chunks_per_s: float
+    chunks_per_s: Amount
     """Of each stream."""
     good_for: list[GoodFor]
     trials: list[CalibrationStep]
@@ -63,7 +64,7 @@ class Calibration(msgspec.Struct):
     def streams(self, workers: int) -> tuple[int, bool] | None:
         """How many streams so many workers are good for together, and whether that is the least they are good for. One
         that was not tried is taken to do as much for each worker as the next fewer one that was; None below all."""
-        tried = [good for good in self.good_for if good.workers <= workers]
+        tried = [good for good in self.good_for if good.workers <= workers and TRUSTED_MS in good.within_ms]
         if not tried:
             return None
         best = max(tried, key=lambda good: good.workers)
@@ -90,6 +91,6 @@ def read_calibration(cores: int, reader: str) -> Calibration | None:
     """What this machine was found good for, if it was with as many cores and the same way of reading."""
     try:
         calibration = msgspec.json.decode(calibration_file().read_bytes(), type=Calibration)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
     return calibration if (calibration.cores, calibration.reader) == (cores, reader) else None

@@ -15,9 +15,9 @@ from asr_load.results.decide import LEAST, decide
 from asr_load.results.figures import Figures, figures_of
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Kind, Reason, Rules, Verdict, incomplete, verdict_of
-from asr_load.results.slo import Slo, SloResult, slo_lines
+from asr_load.results.slo import Slo, SloResult, parse_slos, slo_lines
 from asr_load.results.steady import steadiness
-from asr_load.stream.record import Record
+from asr_load.stream.record import Amount, Count, Record
 from asr_load.text import count_of
 
 CAPACITY = "capacity.json"
@@ -45,22 +45,22 @@ class Judgement(msgspec.Struct):
 class Step(msgspec.Struct, kw_only=True):
     """One load that was tried: so many streams, or requests per second. Latencies in seconds."""
 
-    load: float
+    load: Amount
     ok: bool
     settled: bool
     """False where the time for a step ran out first: the value alone decided."""
     reason: str
-    seconds: float
+    seconds: Amount
     """That were measured."""
-    repeats: int = 0
+    repeats: Count = 0
     """How often it had been begun before, and was given up as the load generator stalled."""
-    requests: int
-    success: int
-    requests_per_s: float
+    requests: Count
+    success: Count
+    requests_per_s: Amount
     """Successes."""
-    output_tokens_per_s: float | None
+    output_tokens_per_s: Amount | None
     """None where an answer did not tell its tokens."""
-    rtfx: float
+    rtfx: Amount
     ttft: Figures
     itl: Figures
     e2el: Figures
@@ -74,7 +74,7 @@ class Capacity(msgspec.Struct, kw_only=True):
     kind: str
     """streams or request rate."""
     slos: list[str]
-    most: float
+    most: Amount
     """Nothing above it was asked for."""
     host: str
     model: str
@@ -83,14 +83,14 @@ class Capacity(msgspec.Struct, kw_only=True):
     steps: list[Step]
     asked: dict[str, Any] = {}
     """By option, what else its steps go by: requests, clips, connections, sessions."""
-    answer: float | None = None
+    answer: Amount | None = None
     """The highest load that held all SLOs; 0 where none did; None until the end, and where the client's own trouble
     ended the search before any load held."""
     metadata: dict[str, str] = {}
     """What --metadata keeps with the figures."""
     limited_by: str = ""
     """Why it may be higher, or is not known: the bound of the search, or the client."""
-    stalled_at: float | None = None
+    stalled_at: Amount | None = None
     """The load at which the load generator's own trouble ended the search; None where it did not."""
 
     def __post_init__(self) -> None:
@@ -264,7 +264,7 @@ def conclude_search(search: Capacity, rules: Rules, *, lost: Collection[int], un
 
 
 def _limits(search: Capacity) -> str:
-    return " and ".join(map(str, _slos(search)))
+    return " and ".join(map(str, parse_slos(search.slos)))
 
 
 def answer_lines(search: Capacity) -> list[str]:
@@ -311,11 +311,6 @@ def _loads(search: Capacity, *loads: float) -> str:
 def format_load(search: Capacity, load: float) -> str:
     """A load with its unit."""
     return count_of(round(load), "stream") if search.kind == "streams" else f"{load:.3g} requests/s"
-
-
-def _slos(search: Capacity) -> list[Slo]:
-    parts = [text.split(":") for text in search.slos]
-    return [Slo(metric, statistic, float(limit)) for metric, statistic, limit in parts]
 
 
 def write_capacity(folder: Path, search: Capacity) -> None:

@@ -36,8 +36,10 @@ def _parquet(finished: Finished) -> bytes:
     import pyarrow.parquet as pq
 
     types = {
-        "str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(),
-        "list[float]": pa.list_(pa.float64()), "dict[str, float]": pa.string(), "dict[str, int]": pa.string(),
+        "str": pa.string(), "bool": pa.bool_(), "SendLag": pa.string(), "dict[str, Count]": pa.string(),
+        **dict.fromkeys(("Count", "Number", "Status", "CloseCode"), pa.int64()),
+        **dict.fromkeys(("Seconds", "Lag", "Moment"), pa.float64()),
+        **dict.fromkeys(("list[Seconds]", "list[Lag]"), pa.list_(pa.float64())),
     }  # fmt: skip
     fields = [(name, types[kind.removesuffix(" | None")]) for name, kind in _fields(finished.records).items()]
     counted = _counted(finished)

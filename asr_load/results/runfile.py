@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 
@@ -15,7 +15,8 @@ from asr_load.results.calibration import Calibration
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Rules
 from asr_load.schedule.work import ArrivalCounts
-from asr_load.stream.record import Record
+from asr_load.stream.record import Amount, Count, Moment, Number, Record, Seconds
+from asr_load.text import visible
 
 RUN, FORMAT = "run.json", 1
 
@@ -26,15 +27,43 @@ MOST_LATE = 1000
 """Stretches of late seconds that a process keeps apart: each report to a master holds all of them."""
 
 
+ClockOffset = Annotated[float, msgspec.Meta(ge=-1e11, le=1e11)]
+"""What a clock shows more than another, in seconds: a monotonic one may count from anything."""
+Clips = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+
+
+class OpenLoop(TypedDict, total=False):
+    """When an open loop's requests were sent, as it was asked for. One of rate, stages and trace is set."""
+
+    rate: Amount | None
+    arrivals: str
+    burstiness: Amount
+    stages: str
+    trace: str
+    speed: Amount
+    seed: int
+
+
+class Speaking(TypedDict, total=False):
+    """How sessions went."""
+
+    dialect: str
+    packet_s: Seconds
+    pace: Amount
+    silence_s: Seconds
+    server_vad: bool
+    utterances: Count
+
+
 class Late(msgspec.Struct):
     """Whole seconds, one after the other, in each of which a process was late. `begin` and `end` are times of day by
     its own clock."""
 
-    begin: float
-    end: float
-    lag: float
+    begin: Moment
+    end: Moment
+    lag: Seconds
     """How late its event loop, or its reading thread, was at most, in seconds."""
-    cpu: float
+    cpu: Amount
     """Of the event loop's thread in the busiest of them, as a share of one core."""
 
     def moved(self, seconds: float) -> Late:
@@ -45,78 +74,80 @@ class Late(msgspec.Struct):
 class ClientHealth(msgspec.Struct):
     """Of one process over a test. Lags and pauses in seconds, CPU as a share of one core."""
 
-    loop_lag_p50: float
-    loop_lag_p99: float
-    loop_lag_max: float
-    loop_lag_samples: int
+    loop_lag_p50: Seconds
+    loop_lag_p99: Seconds
+    loop_lag_max: Seconds
+    loop_lag_samples: Count
     """Lags are those of the event loop."""
-    stamp_lag_p99: float
-    stamp_lag_max: float
+    stamp_lag_p99: Seconds
+    stamp_lag_max: Seconds
     """How late answers were read: as late as the loop, or as the thread that reads. Where Linux stamps what comes, no
     stamp is late by it, but chunks of one stream that came within such a time are seen as one."""
-    cpu_mean: float
-    cpu_max: float
+    cpu_mean: Amount
+    cpu_max: Amount
     """Of the thread that the event loop runs in; `cpu_max` is the busiest second."""
-    cpu_process: float
+    cpu_process: Amount
     """The mean of all threads together."""
-    watched_s: float
-    gc_pause_max: float
-    gc_pause_total: float
+    watched_s: Seconds
+    gc_pause_max: Seconds
+    gc_pause_total: Seconds
     late: list[Late] | None = None
     """The seconds of the test in which it was late, in order; None where it was not noted."""
-    sound_loop_lag_p99: float = 0.0
-    sound_stamp_lag_p99: float = 0.0
+    sound_loop_lag_p99: Seconds = 0.0
+    sound_stamp_lag_p99: Seconds = 0.0
     """The lags over the test's other seconds."""
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):
     """A process that sent load. Times of day are seconds since the epoch, by its own clock."""
 
-    worker: int
+    worker: Count
     host: str
     reader: str
     """How it reads answers: compiled, python or plain."""
-    reader_nice: int = 0
+    reader_nice: Number = 0
     """The rank of the thread that reads, with Linux's scheduler: below 0, it goes before others (root's is -15)."""
-    cores: int
+    cores: Count
     """That it may run on; 0 where unknown. All workers of a host share them."""
     calibration: Calibration | None = None
     """What its machine was found good for, if it was."""
-    users: int
-    connections: int
+    users: Count
+    connections: Count
     """That were opened, outside of all latencies."""
-    connections_dropped: int = 0
+    connections_dropped: Count = 0
     """That were closed because something came on them, or their end, while nothing was asked."""
     server: str = ""
     """What the server calls itself, by the header of that name."""
-    connecting_s: float
+    connecting_s: Amount
     """What that took, TLS included, of all together."""
-    connecting_max_s: float
-    started: int
+    connecting_max_s: Seconds
+    started: Count
     """Requests that it began."""
-    recorded: int
+    recorded: Count
     """Records that it wrote."""
-    queued: int = 0
+    queued: Count = 0
     """Requests of an open loop that were due before any user was free."""
-    late: int = 0
+    late: Count = 0
     """Those that were sent more than 10 ms late though one was."""
-    unsent: int = 0
+    unsent: Count = 0
     """Those that were due before the end of the test and never sent."""
-    ended_at: float | None
+    ended_at: Moment | None
     """When it wrote its last record."""
-    reported_until: float | None = None
+    reported_until: Moment | None = None
     """All that ended before this has been reported; None before its first word."""
     arrivals: ArrivalCounts | None = None
     """Of an open loop; None in a closed one, and before the end."""
-    clock_offset_s: float
+    clock_offset_s: ClockOffset
     """Added to its monotonic clock (time.perf_counter), it gives the records' seconds since the epoch."""
-    master_offset_s: float
+    master_offset_s: ClockOffset
     """Added to its records' times, it gives the master's: an estimate; 0 for the master's own and where unknown."""
-    master_offset_error_s: float | None
+    master_offset_error_s: Seconds | None
     """By how much the estimate may be wrong, either way; None where it is unknown."""
     ended: bool
     """Whether this is its last word: False where it was lost."""
-    lost_at: float | None = None
+    from_file: Count = 0
+    """Of its records, those that had not reached the master and were read from the worker's own file."""
+    lost_at: Moment | None = None
     """When the master missed it, by the master's clock."""
     health: ClientHealth | None
     """None where it was lost before its first word."""
@@ -125,9 +156,9 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
 class Refused(msgspec.Struct):
     """Records of a worker that the master did not take, as they cannot be true: in no figure."""
 
-    worker: int
+    worker: Count
     reason: str
-    count: int
+    count: Count
 
 
 class Invocation(msgspec.Struct, kw_only=True):
@@ -135,10 +166,10 @@ class Invocation(msgspec.Struct, kw_only=True):
 
     command: list[str] = []
     """The words of the command line, without secrets."""
-    num_users: int | None = None
-    spawn_rate: float | None = None
+    num_users: Number | None = None
+    spawn_rate: Amount | None = None
     """Users per second."""
-    run_time: float | None = None
+    run_time: Amount | None = None
     """Seconds; None where nothing but its requests or a person ends it."""
     exit_code_on_error: int = 1
     """Locust's option: the exit code where requests failed."""
@@ -159,12 +190,12 @@ class UserClassInfo(msgspec.Struct, kw_only=True):
     api: str
     model: str
     prompt: str
-    max_tokens: int | None
+    max_tokens: Number | None
     unique: str
     data: str
     data_sha256: str
-    data_clips: int
-    realtime: dict[str, Any] = {}
+    data_clips: Clips
+    realtime: Speaking = {}
 
 
 class RunInfo(Invocation, kw_only=True):
@@ -173,7 +204,7 @@ class RunInfo(Invocation, kw_only=True):
     format: int = FORMAT
     id: str
     version: str
-    began_at: float
+    began_at: Moment
     ended: bool
     """False until the end, and for a run whose process was killed."""
     host: str
@@ -188,18 +219,18 @@ class RunInfo(Invocation, kw_only=True):
     system: str = ""
     asked_language: str = ""
     """The code of the language that --language told the server; empty without it."""
-    temperature: float = 0.0
+    temperature: Amount = 0.0
     text_format: str = "raw"
-    max_tokens: int | None
+    max_tokens: Number | None
     """As requests asked for; None where they asked for no limit."""
-    requests: int
+    requests: Number
     order: str
     seed: int
     unique: str
     sent_before: list[str] = []
     """The folders of earlier runs, beside this one's or in results/, that sent the same bytes to the same server with
     --unique none."""
-    timeouts: dict[str, float]
+    timeouts: dict[str, Amount]
     insecure: bool = False
     """Whether any certificate was trusted."""
     proxy: str = ""
@@ -208,7 +239,7 @@ class RunInfo(Invocation, kw_only=True):
     connections: str = "keep"
     """Whether connections were kept, or a new one was opened for each request."""
     http_version: str = "1.1"
-    retries: int = 0
+    retries: Number = 0
     """How often what a busy server refused was sent again, at the most."""
     header_names: list[str]
     """Names alone: values may be secrets."""
@@ -218,37 +249,37 @@ class RunInfo(Invocation, kw_only=True):
     data: str
     data_sha256: str
     """Of the prepared folder's manifest."""
-    data_clips: int
-    sample: int = 0
+    data_clips: Clips
+    sample: Number = 0
     """How many of the set's clips were chosen by --sample; 0: all."""
     mix: str = ""
     """Lengths and weights, as --mix has them."""
     language: str
     normalizer: str = "whisper"
-    realtime: dict[str, Any] = {}
-    """How sessions went: dialect, packet_s, pace, silence_s, server_vad, utterances. Empty where there were none."""
+    realtime: Speaking = {}
+    """Empty where there were none."""
     in_parts: bool = False
     """Whether long recordings were cut into parts, which are scored as wholes."""
     user_classes: list[UserClassInfo] = []
     """Where a run has several; what the run itself says of its endpoint and its data is then of the first one."""
-    loop: dict[str, Any] = {}
-    """Of an open loop: rate, arrivals, burstiness, stages, trace, speed, seed. Empty for a closed one."""
-    warmup_requests: int = 0
-    warmup_time: float = 0.0
-    trim_start: float = 0.0
-    trim_end: float = 0.0
+    loop: OpenLoop = {}
+    """Empty for a closed one."""
+    warmup_requests: Number = 0
+    warmup_time: Amount = 0.0
+    trim_start: Amount = 0.0
+    trim_end: Amount = 0.0
     slos: list[str] = []
     goodput: str = ""
     metadata: dict[str, str] = {}
     allow_client_bound: bool = False
     allow_lost_workers: bool = False
-    other_failures: int = 0
+    other_failures: Count = 0
     """Failures that Locust counted of requests that are not the harness's, and exceptions of users."""
     unwritten: str = ""
     """Why records could not be written, which ended the test; empty where all could."""
-    stages: list[tuple[float, str]] = []
+    stages: list[tuple[Moment, str]] = []
     """When the load changed by a shape or a search, and what it was from then on."""
-    users: list[tuple[float, int]] = []
+    users: list[tuple[Moment, Count]] = []
     """When the number of users changed, by the master's clock, and to what: looked at once a second."""
     workers: list[WorkerInfo]
     refused: list[Refused] = []
@@ -270,6 +301,21 @@ class RunInfo(Invocation, kw_only=True):
         return Rules(self.allow_client_bound, self.allow_lost_workers, self.exit_code_on_error)
 
 
+MAX_WORD = 255
+"""Characters of a word of a worker on itself, as its host's name."""
+
+
+def absurd(worker: WorkerInfo) -> str:
+    """Why a worker's word on itself cannot be true, whose fields are each in their bounds; empty where it can."""
+    for name in ("host", "reader", "server"):
+        if (text := getattr(worker, name)) != visible(text)[:MAX_WORD]:
+            return f"its {name} is {visible(text)[:MAX_WORD]!r}"
+    late = (worker.health.late or []) if worker.health else []
+    if len(late) > MOST_LATE or any(each.end < each.begin for each in late):
+        return "its late seconds are too many, or end before they begin"
+    return ""
+
+
 def on_master_clock(records: Iterable[Record], workers: Iterable[WorkerInfo]) -> list[Record]:
     """The records with their times on the master's clock, which those of workers may be apart from."""
     offsets = {worker.worker: worker.master_offset_s for worker in workers}
@@ -288,4 +334,7 @@ def read_run(folder: Path) -> RunInfo:
         raise InputError(
             f"{folder / RUN} has format {info.format}, this version reads up to {FORMAT}: take a newer one"
         )
+    for worker in info.workers:
+        if why := absurd(worker):
+            raise InputError(f"{folder / RUN}: worker {worker.worker} reports what cannot be: {why}")
     return info

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from asr_load.files import encode_json, write_atomically
+from asr_load.errors import InputError
+from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results import sound
 from asr_load.results.accuracy import Accuracy, loops, measure, rate_for, spoken, variants, wholes
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
@@ -20,12 +21,12 @@ from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_
 from asr_load.results.figures import Figures, figures, figures_of
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
-from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run
+from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run, write_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.sound import Measured
 from asr_load.results.steady import LeftOut, Steadiness
 from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness, lost_workers
-from asr_load.stream.record import LiveRecord, Record, read_records
+from asr_load.stream.record import RECORDS, LiveRecord, Record, append_lines, read_records
 
 SUMMARY, FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
@@ -555,18 +556,24 @@ class Finished(NamedTuple):
     summary: Summary
     search: Capacity | None = None
     """Of a search for capacity."""
+    unreported: Sequence[bytes] = ()
+    """The lines of those records that are in workers' own files and not in records.jsonl."""
 
 
 def read_finished(folder: Path) -> Finished:
     """Read a run's folder, and make its summary anew. Raises InputError."""
     info, kept = read_run(folder), Counter[tuple[int, str]]()
-    records = list(map(_compact, read_records(folder, kept)))
+    unreported: dict[int, list[bytes]] = {}
+    records = list(map(_compact, read_records(folder, kept, unreported)))
+    for worker in info.workers:
+        worker.from_file += len(unreported.get(worker.worker, ()))
     # What a worker's own file holds was counted before, where it reached the master.
     known = Counter({(each.worker, each.reason): each.count for each in info.refused})
     info.refused = [Refused(worker, why, count) for (worker, why), count in sorted((known | kept).items())]
     records = on_master_clock(records, info.workers)
     search = read_capacity(folder) if (folder / CAPACITY).exists() else None
-    return Finished(info, records, _summarise(records, info, search), search)
+    lines = [line for own in unreported.values() for line in own]
+    return Finished(info, records, _summarise(records, info, search), search, lines)
 
 
 def _compact(record: Record) -> Record:
@@ -578,9 +585,12 @@ def _compact(record: Record) -> Record:
     return record
 
 
-def write_summary(folder: Path, summary: Summary) -> None:
-    """Write summary.json as a whole or not at all."""
-    write_atomically(folder / SUMMARY, encode_json(summary))
+def write_summary(folder: Path, finished: Finished) -> None:
+    """Write summary.json as a whole or not at all. Records that it counts and that were only in workers' files go into
+    records.jsonl before, unless a test still writes to that. Raises OSError."""
+    if finished.unreported and append_lines(folder / RECORDS, finished.unreported):
+        write_run(folder, finished.info)
+    write_atomically(folder / SUMMARY, encode_json(finished.summary))
 
 
 class _Concluded(msgspec.Struct):
@@ -592,13 +602,13 @@ class _Concluded(msgspec.Struct):
 def read_verdict(folder: Path) -> Verdict | None:
     """The verdict in a run's summary.json; None where there is none."""
     try:
-        return msgspec.json.decode((folder / SUMMARY).read_bytes(), type=_Concluded).verdict
-    except (OSError, msgspec.DecodeError):
+        return read_json(folder / SUMMARY, _Concluded, "", "a run").verdict
+    except InputError:
         return None
 
 
 def summarise_folder(folder: Path) -> Summary:
     """Make summary.json of a run's folder anew, and return what it holds. Raises InputError."""
-    summary = read_finished(folder).summary
-    write_summary(folder, summary)
-    return summary
+    finished = read_finished(folder)
+    write_summary(folder, finished)
+    return finished.summary

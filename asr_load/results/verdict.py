@@ -377,7 +377,10 @@ def lost_workers(records: list[Record], info: RunInfo) -> dict[int, str]:
 def lost_line(worker: WorkerInfo, began_at: float) -> str:
     """That a worker was lost, and when since the test began."""
     when = "" if worker.lost_at is None else f" {worker.lost_at - began_at:.0f} s after the start"
-    return f"worker {worker.worker} on {worker.host} was lost{when}: what it had not reported is missing"
+    lost = f"worker {worker.worker} on {worker.host} was lost{when}: "
+    if worker.from_file:
+        return f"{lost}{worker.from_file} of its records were read from its file"
+    return f"{lost}what it had not reported is missing"
 
 
 def _cached(good: list[Record]) -> int:
@@ -582,7 +585,7 @@ def _doubts(part: Measured, info: RunInfo) -> list[str]:
     doubts = _refusals(records) if good else []
     if not records:
         doubts.append("no request was sent")
-    paces = {how["pace"] for how in (info.realtime, *(each.realtime for each in info.user_classes)) if how} - {1}
+    paces = {how.get("pace", 1.0) for how in (info.realtime, *(each.realtime for each in info.user_classes))} - {1.0}
     for pace in sorted(paces):
         how = f"{pace:g} times as fast as it is spoken" if pace else "as fast as the socket took it"
         doubts.append(f"not realtime: speech was sent {how} (--pace)")

@@ -10,16 +10,17 @@ import msgspec
 import numpy as np
 
 from asr_load.schedule.arrivals import Arrivals
+from asr_load.stream.record import Amount, Count
 
 
 class ArrivalCounts(msgspec.Struct):
     """What an open loop's whole fleet was due to send within so many `seconds`: on average over all seeds
     (`expected`, with its standard deviation), and with this run's (`due`)."""
 
-    seconds: float
-    expected: float
-    deviation: float
-    due: int
+    seconds: Amount
+    expected: Amount
+    deviation: Amount
+    due: Count
 
 
 @dataclass(frozen=True)

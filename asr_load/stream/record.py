@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import fcntl
+import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated, TypedDict
 
 import msgspec
+from msgspec import Meta
 
 from asr_load.errors import InputError
+from asr_load.files import open_regular
 from asr_load.stream.timing import tpot
+from asr_load.text import visible
 
 RECORDS = "records.jsonl"
 WORKER_RECORDS = "worker-{:03d}.jsonl"
@@ -20,10 +26,29 @@ WORKER_RECORDS = "worker-{:03d}.jsonl"
 SUM_S = 0.001
 """By how much a TTFT and its gaps may differ from the latency that they add up to."""
 
-MOST_TOKENS = 1 << 31
+YEAR_S = 366 * 86400.0
 
-READ_BYTES = 1 << 20
-"""Of records, at once."""
+Seconds = Annotated[float, Meta(ge=0, le=YEAR_S)]
+Lag = Annotated[float, Meta(ge=-YEAR_S, le=YEAR_S)]
+"""Seconds, below 0 for what came early."""
+Moment = Annotated[float, Meta(ge=0, le=1e11)]
+"""A time of day, in seconds since the epoch."""
+Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Number = Annotated[int, Meta(gt=-1 << 53, lt=1 << 53)]
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
+"""A rate, a share, or a number that a person gave."""
+Status = Annotated[int, Meta(ge=100, le=999)]
+CloseCode = Annotated[int, Meta(ge=0, lt=1 << 16)]
+"""What a field may hold. Decoding checks it, so that no figure is made of anything else."""
+
+LEAST_AUDIO_S = 0.001
+"""The shortest clip: lengths are rounded to it."""
+
+MOST_CHARS = 2000
+"""Of a word or a line that a record holds; texts of speech have no limit but that of an answer."""
+
+LONGEST_LINE = 256 << 20
+"""Bytes of a record's line: more than its texts come to, all in escapes."""
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
@@ -33,37 +58,37 @@ class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
     """
 
     clip: str
-    seq: int
-    user: int
-    worker: int
+    seq: Number
+    user: Count
+    worker: Count
     warmup: bool
-    started_at: float
-    due_at: float | None
-    lag: float | None
+    started_at: Moment
+    due_at: Moment | None
+    lag: Lag | None
     outcome: str
     ok: bool
-    http_status: int | None
+    http_status: Status | None
     error: str | None
-    upload: float | None
-    headers: float | None
-    ttft: float | None
-    itl: list[float]
-    e2el: float | None
-    stream_end: float | None
-    chunks: int
-    output_tokens: int | None
+    upload: Seconds | None
+    headers: Seconds | None
+    ttft: Seconds | None
+    itl: list[Seconds]
+    e2el: Seconds | None
+    stream_end: Seconds | None
+    chunks: Count
+    output_tokens: Count | None
     output_tokens_source: str | None
-    prompt_tokens: int | None
-    cached_tokens: int | None
+    prompt_tokens: Count | None
+    cached_tokens: Count | None
     finish_reason: str | None
     streamed: bool
     """False for one plain JSON answer: its TTFT is its latency."""
-    audio_s: float
+    audio_s: Seconds
     text: str
     reference: str
-    retries: int = 0
+    retries: Count = 0
     """Tries before the one that was answered, on connections that turned out dead."""
-    retry_s: float = 0.0
+    retry_s: Seconds = 0.0
     """The time that they took: in no latency."""
     user_class: str = ""
     """Of the locustfile: the name of the class whose user sent it."""
@@ -71,19 +96,19 @@ class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
     """What the server sent, where `text` is that without its envelope."""
     text_format: str = "raw"
     """The envelope that was taken off; raw: none."""
-    ttft_text: float | None = None
+    ttft_text: Seconds | None = None
     """To the first character behind the envelope, where there was one."""
-    connect: float | None = None
+    connect: Seconds | None = None
     """What it took to open a connection for it, TLS included: in no latency. None on one that was kept."""
     replica: str = ""
     """The address that its connection was opened to; empty where a proxy is between."""
     first_error: str | None = None
     """Why the first of its tries came to nothing, where there were several."""
-    retry_of: int | None = None
+    retry_of: Number | None = None
     """The `seq` of the request that this one is sent again for (--retries)."""
     cause: str = ""
     """Of a failure: what kind it is, where more is known than its outcome says (Cause)."""
-    ended_at: float | None = None
+    ended_at: Moment | None = None
     """When it was over, for a success as for a failure, on the clock of `started_at`."""
 
     @property
@@ -130,6 +155,14 @@ class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
         return None if self.e2el is None or not self.audio_s else self.e2el / self.audio_s
 
 
+class SendLag(TypedDict):
+    """How late a session's packets were, in seconds."""
+
+    p50: Seconds
+    p99: Seconds
+    max: Seconds
+
+
 class LiveRecord(Record, kw_only=True, gc=False):
     """One utterance of a realtime session. Its clock starts when its first packet is sent."""
 
@@ -138,73 +171,99 @@ class LiveRecord(Record, kw_only=True, gc=False):
     """vllm, sglang, omni or openai; empty where it did not come so far."""
     session: str = ""
     """As the server calls it."""
-    setup: float | None = None
+    setup: Seconds | None = None
     """From the first step of connecting until audio could be sent: in no latency. None on a session that was kept."""
-    ttfs: float | None = None
+    ttfs: Seconds | None = None
     """From the end of speech to the final text."""
-    done_latency: float | None = None
+    done_latency: Seconds | None = None
     """From the message that ended the audio to the final text."""
-    rtf_live: float | None = None
+    rtf_live: Seconds | None = None
     """From the first packet to the final text, over the seconds of audio that were sent."""
-    send_lag: dict[str, float] | None = None
-    """How late packets were given to the socket: p50, p99 and max. The client's own."""
-    backpressure: float = 0.0
+    send_lag: SendLag | None = None
+    """How late packets were given to the socket. The client's own."""
+    backpressure: Seconds = 0.0
     """Seconds in which the socket took nothing: the server's, or the network's."""
-    packets: int = 0
+    packets: Count = 0
     """That were sent."""
-    close_code: int | None = None
+    close_code: CloseCode | None = None
     """Of the server, where it closed the session: 1006 without a word."""
-    events: dict[str, int] = {}
+    events: dict[str, Count] = {}
     """What it said, by type."""
-    partial_lag: list[float] = []
+    partial_lag: list[Lag] = []
     """For each text whose place in the audio is known: its time, less that at which the audio up to there was sent."""
-    revised: int = 0
+    revised: Count = 0
     """Words that were withdrawn."""
-    backlog: float | None = None
+    backlog: Seconds | None = None
     """Seconds of audio that were sent and not yet in a text when the audio ended, where that is known."""
 
 
 def untrue(record: Record) -> str:
-    """Why a record cannot be true, whoever wrote it; empty where it can."""
-    if why := _untrue_times(record):
-        return why
+    """Why a record cannot be true, whose fields are each in their bounds; empty where it can."""
+    if odd := _odd_word(record):
+        return f"its {odd} is too long, or has control characters"
+    way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
+    reached = [value for value in way if value is not None]
+    if reached != sorted(reached) or (record.ended_at is not None and record.ended_at < record.started_at):
+        return "its times are not in order"
     if record.ok != (record.outcome == "ok"):
         return "its outcome and its success differ"
-    if record.ok and not (record.ttft is not None and record.e2el is not None and record.audio_s):
+    if record.ok and (record.ttft is None or record.e2el is None or record.audio_s < LEAST_AUDIO_S):
         return "it is a success without latencies or audio"
     if record.ok and abs((record.ttft or 0.0) + sum(record.itl) - (record.e2el or 0.0)) > SUM_S:
         return "its gaps do not add up"
-    counts = (record.output_tokens, record.prompt_tokens, record.cached_tokens)
-    if any(count is not None and not 0 <= count < MOST_TOKENS for count in counts):
-        return "it holds a count of tokens that none has"
     return ""
 
 
-def _untrue_times(record: Record) -> str:
-    way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
-    reached = [value for value in way if value is not None]
-    spans = (record.audio_s, record.retry_s, record.connect or 0.0, record.ttft_text or 0.0, *record.itl)
+_WORDS = (
+    "outcome", "error", "first_error", "cause", "output_tokens_source", "finish_reason", "text_format", "user_class",
+    "replica",
+)  # fmt: skip
+_LIVE_WORDS = (*_WORDS, "api", "dialect", "session")
+"""Fields whose text the harness has made visible, or wrote itself."""
+
+_words, _live_words = attrgetter(*_WORDS), attrgetter(*_LIVE_WORDS)
+
+
+def _odd_word(record: Record) -> str:
+    """The name of a field whose text is too long, or would not be shown as it is; empty where there is none."""
     if isinstance(record, LiveRecord):
-        lags = (record.send_lag or {}).values()
-        spans += (record.setup or 0.0, record.rtf_live or 0.0, record.done_latency or 0.0, *lags)
-        spans += (record.backpressure, record.backlog or 0.0)
-    rest = (record.started_at, record.due_at, record.lag, record.ended_at, *spans)
-    if not all(math.isfinite(value) for value in (*reached, *rest) if value is not None):
-        return "it holds a number that is none"
-    if min((0.0, *reached, *spans)) < 0:
-        return "it holds a time below 0"
-    return "" if reached == sorted(reached) else "its times are not in order"
+        names, words = _LIVE_WORDS + ("events",) * len(record.events), (*_live_words(record), *record.events)
+    else:
+        names, words = _WORDS, _words(record)
+    together = "".join(filter(None, words))
+    if together.isascii() and together.isprintable() and len(together) <= MOST_CHARS:
+        return ""
+    found = zip(names, words, strict=True)
+    return next((name for name, word in found if word and (len(word) > MOST_CHARS or word != visible(word))), "")
 
 
 encode_record = msgspec.json.Encoder().encode
-_decode, _decode_live = msgspec.json.Decoder(Record).decode, msgspec.json.Decoder(LiveRecord).decode
 LIVE = b'"api":"realtime"'
 """Which no text in JSON can hold: its quotes have a backslash."""
 
+_FIELD = re.compile(r"(.*) - at `\$\.(\w+)")
+"""What msgspec says of a field's value, and which field that is."""
 
-def decode_record(line: bytes) -> Record:
-    """A record from its line. Raises msgspec.MsgspecError."""
-    return _decode_live(line) if LIVE in line else _decode(line)
+
+def record_decoder(kind: type[Record], live: type[LiveRecord]) -> Callable[[bytes], Record]:
+    """A function that reads a record's line as one of two types, and raises ValueError, which names the field, where
+    any field is not as it can be."""
+    decode_kind, decode_live = msgspec.json.Decoder(kind).decode, msgspec.json.Decoder(live).decode
+
+    def decode(line: bytes) -> Record:
+        try:
+            record = decode_live(line) if LIVE in line else decode_kind(line)
+        except (ValueError, RecursionError) as error:
+            found = _FIELD.match(str(error))
+            raise ValueError(f"its {found[2]} is wrong: {found[1]}" if found else "it cannot be read") from error
+        if why := untrue(record):
+            raise ValueError(why)
+        return record
+
+    return decode
+
+
+decode_record = record_decoder(Record, LiveRecord)
 
 
 class RecordFile:
@@ -214,6 +273,7 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] = path.open("wb", buffering=0)
+        _lock(self._file)
         self._left = b""
         self._written = self._whole = 0
         """Bytes in the file, and those of them that are whole lines."""
@@ -255,39 +315,85 @@ class RecordFile:
         self._file.close()
 
 
-def read_records(folder: Path, refused: Counter[tuple[int, str]] | None = None) -> Iterator[Record]:
-    """The records of a run, each once: the master's file, and what workers kept that never reached it.
+def read_records(
+    folder: Path, refused: Counter[tuple[int, str]] | None = None, unreported: dict[int, list[bytes]] | None = None
+) -> Iterator[Record]:
+    """The records of a run, each once: the master's file, and what workers kept that never reached it, whose lines go
+    into `unreported` too, by the worker.
 
     A last line that was cut off is left out. What lies in a worker's file and cannot be true is left out too, as the
     master would not have taken it, and counted in `refused` by the worker and the reason. Raises InputError.
     """
     refused = Counter() if refused is None else refused
-    own = sorted(folder.glob(WORKER_RECORDS.format(0).replace("000", "*")))
+    own = {int(found[1]): path for path in folder.glob("*") if (found := _WORKERS_FILE.fullmatch(path.name))}
     seen: set[tuple[int, int, float]] = set()
-    for path in [folder / RECORDS, *own]:
-        for record in _read(path):
-            if path.name != RECORDS:
-                stranger = path.name != WORKER_RECORDS.format(record.worker)
-                if why := untrue(record) or ("it is another worker's" if stranger else ""):
-                    refused[record.worker, why] += 1
-                    continue
-            if own:
-                key = (record.worker, record.user, record.started_at)
-                if key in seen:
-                    continue
-                seen.add(key)
+
+    def is_new(record: Record) -> bool:
+        key, known = (record.worker, record.user, record.started_at), len(seen)
+        seen.add(key)
+        return len(seen) > known
+
+    for number, line in enumerate(_lines(folder / RECORDS), 1):
+        try:
+            record = decode_record(line)
+        except ValueError as error:
+            raise InputError(f"{folder / RECORDS}, line {number}: not a record ({error})") from error
+        if not own or is_new(record):
             yield record
+    for worker, path in sorted(own.items()):
+        for line in _lines(path):
+            try:
+                record = decode_record(line)
+                if record.worker != worker:
+                    raise ValueError("it is another worker's")
+            except ValueError as error:
+                refused[worker, str(error)] += 1
+                continue
+            if is_new(record):
+                if unreported is not None:
+                    unreported.setdefault(worker, []).append(encode_record(record))
+                yield record
 
 
-def _read(path: Path) -> Iterator[Record]:
+_WORKERS_FILE = re.compile(r"worker-([0-9]{3,9})\.jsonl")
+"""The names that WORKER_RECORDS makes."""
+
+
+def _lines(path: Path) -> Iterator[bytes]:
     try:
-        with path.open("rb", buffering=READ_BYTES) as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    yield decode_record(line)
-                except msgspec.DecodeError as error:
-                    raise InputError(f"{path}, line {number}: not a record ({error})") from error
+        with open_regular(path) as file:
+            while (line := file.readline(LONGEST_LINE)).endswith(b"\n"):
+                yield line
     except OSError as error:
         raise InputError(f"{path.parent} holds no run: {path.name} cannot be read ({error.strerror})") from error
+    if len(line) == LONGEST_LINE:
+        raise InputError(f"{path} has a line of more than {LONGEST_LINE >> 20} MiB, which is no record")
+
+
+def append_lines(path: Path, lines: Iterable[bytes]) -> bool:
+    """Append records' lines to a file, behind its last whole one. Returns False, and appends nothing, while a test
+    writes to it. Raises OSError."""
+    with open_regular(path, "r+b") as file:
+        if not _lock(file):
+            return False
+        end = whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        left = b"".join(line + b"\n" for line in lines)
+        try:
+            while left:
+                count = os.pwrite(file.fileno(), left, end)
+                left, end = left[count:], end + count
+        except OSError:
+            end = whole
+            raise
+        finally:
+            os.ftruncate(file.fileno(), end)
+    return True
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Make a file this process's while it is open, if all others ask too. Returns whether it is."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

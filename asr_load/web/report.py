@@ -107,7 +107,7 @@ def write_report(folder: Path, finished: Finished, slice_s: float | None = None)
 
 def make_report(finished: Finished, slice_s: float | None = None) -> str:
     """The page. `slice_s`: seconds of a row in the table over time; None: so that there are at most 20."""
-    info, _, summary, search = finished
+    info, _, summary, search, _ = finished
     part = _measured(finished)
     measured, good = part.counted, [record for record in part.sound if record.ok]
     sections, all_plots = _sections(good, info, search)

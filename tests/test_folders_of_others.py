@@ -1,0 +1,182 @@
+"""scripts/report.py on the folders of somebody else: links, pipes, broken files, and figures that cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_load.audio.shard import write_shard
+from asr_load.files import open_regular
+from asr_load.report import main
+from asr_load.results.console import console_for
+from asr_load.results.summary_report import rich_table
+from asr_load.results.tables import Table
+from harness.patience import PATIENCE_S
+from harness.records import record, run_folder, run_info
+from harness.runs import FAST, run
+from harness.serving import serve
+
+EXPORTS = ("parquet", "csv", "markdown", "junit")
+WRITTEN = (
+    "summary.json", "report.html", "comparison.json", "comparison.html", "comparison.md",
+    "records.parquet", "records.csv", "summary.md", "junit.xml",
+)  # fmt: skip
+
+
+@dataclass
+class Report:
+    """The command on a folder of three records."""
+
+    folder: Path
+    patch: pytest.MonkeyPatch
+
+    def __call__(self, *words: str) -> int:
+        self.patch.setattr("sys.argv", ["report.py", str(self.folder), *words])
+        return main()
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+    return Report(run_folder(tmp_path / "run", (record(n) for n in range(3)), run_info()), monkeypatch)
+
+
+def test_nothing_is_written_through_a_link(report: Report, tmp_path: Path) -> None:
+    other, folder = tmp_path / "others-file", report.folder
+    other.write_text("mine")
+    for name in WRITTEN:
+        (folder / name).symlink_to(other)
+        (folder / f"{name}.tmp").symlink_to(other)
+    run_folder(tmp_path / "baseline", (record(n) for n in range(3)), run_info())
+    before = {file.name for file in folder.iterdir()}
+    exports = [word for form in EXPORTS for word in ("--export", form)]
+    assert report("--baseline", str(tmp_path / "baseline"), *exports) == 0
+    assert other.read_text() == "mine"
+    assert not any((folder / name).is_symlink() for name in WRITTEN)
+    assert {file.name for file in folder.iterdir()} == before  # no draft is left
+
+
+def test_no_shard_is_written_through_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "others-file"
+    other.write_text("mine")
+    (tmp_path / "shard.arrow.tmp").symlink_to(other)
+    write_shard(tmp_path / "shard.arrow", [])
+    assert other.read_text() == "mine"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    refused: list[str] = []
+
+    def read() -> None:
+        try:
+            open_regular(tmp_path / "run.json")
+        except OSError as error:
+            refused.append(str(error.strerror))
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    reading.join(PATIENCE_S)
+    assert refused == ["it is no regular file"]
+
+
+DEEP = b'{"other":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+def with_fields(**fields: Any) -> Callable[[bytes], bytes]:
+    return lambda data: json.dumps(json.loads(data) | fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [  # a path: the file is a link to it
+        ("run.json", "/dev/null", "it is no regular file"),
+        ("records.jsonl", "/dev/null", "it is no regular file"),
+        ("worker-000.jsonl", "/dev/null", "it is no regular file"),
+        ("capacity.json", "/dev/null", "it is no regular file"),
+        ("records.jsonl", lambda data: b"\xff" + data, "line 1: not a record"),
+        ("records.jsonl", lambda _: DEEP + b"\n", "line 1: not a record"),
+        ("run.json", lambda _: DEEP, "is not what a run writes"),
+        ("capacity.json", lambda _: DEEP, "is not what a search writes"),
+        ("run.json", lambda data: data.replace(b'"http:', b'"\xff:'), "is not what a run writes"),
+        ("run.json", with_fields(began_at=1e300), "$.began_at"),
+        ("run.json", with_fields(trim_start=-1e300), "$.trim_start"),
+        ("run.json", with_fields(data_clips=0), "$.data_clips"),
+        ("run.json", with_fields(loop={"stages": 5}), "$.loop.stages"),
+        ("run.json", with_fields(realtime={"pace": [1]}), "$.realtime.pace"),
+        ("run.json", with_fields(users=[[1e300, 1]]), "$.users"),
+    ],
+)
+def test_a_broken_file_is_one_clear_line(
+    report: Report,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str | Callable[[bytes], bytes],
+    said: str,
+) -> None:
+    file = report.folder / name
+    data = file.read_bytes() if file.exists() else b""
+    file.unlink(missing_ok=True)
+    if isinstance(content, str):
+        file.symlink_to(content)
+    else:
+        file.write_bytes(content(data))
+    assert report() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("worker", [{"host": "a\x1b[31m"}, {"cores": -1}, {"health": {"late": 1}}])
+def test_a_workers_word_in_a_run_is_checked_as_the_master_checks_it(
+    report: Report, capsys: pytest.CaptureFixture[str], worker: dict[str, Any]
+) -> None:
+    file = report.folder / "run.json"
+    info = json.loads(file.read_bytes())
+    info["workers"][0] |= worker
+    file.write_text(json.dumps(info))
+    assert report() == 2
+    assert "run.json" in capsys.readouterr().err
+
+
+def test_tables_show_what_a_terminal_would_obey_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escapes, directions, and what rich itself would take for its markup."""
+    table = Table("By user class", ("", "n"), [("a\x1b[31m\u202e [/red] :smile:", "1")])
+    console_for(sys.stdout).print(rich_table(table))
+    assert r"a\x1b[31m\u202e [/red] :smile:" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_what_was_there(
+    report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = report.folder / "report.html"
+    page.write_text("the page of before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        assert report() == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capsys.readouterr().err == f"error: {page}: File too large\n"
+    assert page.read_text() == "the page of before"
+    assert not list(page.parent.glob(".*"))
+
+
+def test_a_page_that_cannot_be_written_at_the_end_makes_exit_code_2(clips: Path, tmp_path: Path) -> None:
+    page = tmp_path / "r" / "report.html"
+    page.mkdir(parents=True)  # no page can be put there, as on a full disk
+    with serve(*FAST) as host:
+        done = run(host, clips, page.parent, "-u", "1", "--requests", "2")
+    assert done.code == 2
+    assert "report.html was not written: " in done.err
+    assert "Traceback" not in done.err
+    assert done.summary["requests"]["success"] == 2
