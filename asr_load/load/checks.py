@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gevent
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
@@ -21,6 +20,7 @@ from asr_load.options.credentials import Credentials
 from asr_load.options.settings import RESULTS, Secrets, Settings, check_host, check_writable, read_settings
 from asr_load.options.user_class import for_class
 from asr_load.stream.record import RECORDS
+from asr_load.threads import in_thread
 
 
 def check_format(settings: Settings, audio_format: str) -> None:
@@ -91,7 +91,7 @@ class Checks:
                 if settings.data not in opened:
                     opened[settings.data] = shards = Shards(settings.data)
                     # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
-                    gevent.get_hub().threadpool.apply(verify, (shards.folder, shards.manifest))
+                    in_thread(verify, shards.folder, shards.manifest)
                 check_format(settings, opened[settings.data].audio_format)
                 targets[name] = Target(settings, opened[settings.data])
                 targets[name].order()

@@ -201,6 +201,7 @@ class Master:
         self._ending = False
         self._shared_out: set[str] = set()
         self._silent: set[str] = set()
+        self._refusals: set[str] = set()
         self._all_said = Event()
         self._wait_until = math.inf
         for worker in sorted(workers):
@@ -255,7 +256,10 @@ class Master:
 
     def refuse(self, reason: str) -> None:
         """A worker cannot take part: a test without it would not be the one that was asked for."""
-        logger.error("%s", visible(reason[:500]))
+        line = visible(reason[:500])
+        if line not in self._refusals:  # a large fleet may have one reason
+            self._refusals.add(line)
+            logger.error("%s", line)
         self._environment.process_exit_code = 2
         gevent.spawn(self._on_done)
 

@@ -7,9 +7,8 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import gevent
 import numpy as np
 import pybase64
 import soundfile
@@ -19,8 +18,7 @@ from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import HEADER_WORDS, convert, end_of_speech
 from asr_load.audio.payload import DITHER_EVERY_S, NO_DITHER, flipped, mask_of
 from asr_load.realtime.dialects import LiveOptions
-
-T = TypeVar("T")
+from asr_load.threads import in_thread
 
 NOISE = 8
 """The loudest sample of what is sent as silence, -72 dB below full scale: zeros alone break models."""
@@ -100,13 +98,13 @@ def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
     mask = b"" if request.nonce == NO_DITHER else mask_of(request.nonce)
     end_s = size / 2 / rate
     if silence_s:
-        end_s = clip.speech_end_s or _in_thread(_end_of_speech, clip)
+        end_s = clip.speech_end_s or in_thread(_end_of_speech, clip)
     return Speech(read, size, silence, mask, places, rate, end_s)
 
 
 def piece_of(clip: Clip, seconds: float) -> Clip:
     """A clip of the loudest stretch of a clip, of so many seconds; the whole of one that is no longer."""
-    return clip if clip.duration_s <= seconds else _in_thread(_piece, clip, seconds)
+    return clip if clip.duration_s <= seconds else in_thread(_piece, clip, seconds)
 
 
 def _piece(clip: Clip, seconds: float) -> Clip:
@@ -144,16 +142,11 @@ def _resampled(clip: Clip, rate: int) -> tuple[int, Callable[[int, int], bytes]]
     key = (clip.sha256, rate)
     pcm = _kept.get(key)
     if pcm is None:
-        pcm = _kept[key] = _in_thread(_resample, clip, rate)
+        pcm = _kept[key] = in_thread(_resample, clip, rate)
         while len(_kept) > 1 and sum(map(len, _kept.values())) > KEPT_BYTES:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     return len(pcm), lambda first, last: pcm[first:last]
-
-
-def _in_thread(of: Callable[..., T], *words: object) -> T:
-    done: T = gevent.get_hub().threadpool.apply(of, words)
-    return done
 
 
 def _samples(clip: Clip) -> np.ndarray:
