@@ -18,14 +18,15 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 from playwright.sync_api import Browser, Page
 
+from asr_load.results import compare as comparing
 from asr_load.results.live import Live
 from asr_load.results.plots import Plot, Series
-from asr_load.results.summary import summarise
-from asr_load.web.report import MARK, add_section, plots_page
+from asr_load.results.summary import read_finished, summarise
+from asr_load.web.report import MARK, add_section, comparison_page, make_report, plots_page
 from conftest import prepare_clips
 from harness.browser import ROOT, browser, chromium, locust, open_tab, start_test
 from harness.patience import PATIENCE_S
-from harness.records import failure, record, run_info
+from harness.records import failure, record, run_folder, run_info
 from harness.serving import serve, wait_until
 
 pytestmark = pytest.mark.long
@@ -337,6 +338,35 @@ def test_the_section_in_locusts_report(chrome: Browser, tmp_path: Path) -> None:
     page.close()
 
 
+def test_a_page_runs_its_own_scripts_and_loads_nothing(chrome: Browser, tmp_path: Path) -> None:
+    folders = [run_folder(tmp_path / name, [record(n) for n in range(8)], run_info()) for name in ("a", "b")]
+    runs = [comparing.Run(folder, read_finished(folder)) for folder in folders]
+    report = make_report(runs[0].finished)
+    compared = comparing.compare(runs[:1], runs[1:])
+    comparison = comparison_page(compared, [runs[0].finished], [runs[1].finished])
+    for html in (report, comparison):
+        page, errors = opened(chrome, tmp_path, html)
+        page.wait_for_function(
+            "document.querySelectorAll('.plot').length === document.querySelectorAll('.plot svg').length"
+        )
+        page.evaluate(
+            """() => {
+                const chart = echarts.getInstanceByDom(document.querySelector(".plot"));
+                chart.dispatchAction({ type: "showTip", seriesIndex: 0, dataIndex: 0 });
+                const picture = new Image();
+                picture.src = chart.getDataURL();
+                return picture.decode();
+            }"""
+        )
+        assert errors == []
+        page.close()
+    evil = "<script>window.own = 1</script><img src='http://127.0.0.1:9/x' onerror='window.own = 1'>"
+    page, errors = opened(chrome, tmp_path, report.replace("<h1>", evil + "<h1>", 1))
+    assert len([error for error in errors if "Content Security Policy" in error]) >= 2
+    assert not page.evaluate("window.own")
+    page.close()
+
+
 def opened(chrome: Browser, folder: Path, html: str) -> tuple[Page, list[str]]:
     """A page on a phone, once it has drawn; and what went wrong in it."""
     file = folder / "page.html"
@@ -344,7 +374,8 @@ def opened(chrome: Browser, folder: Path, html: str) -> tuple[Page, list[str]]:
     page = chrome.new_page(viewport={"width": 400, "height": 900}, color_scheme="light")
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda one: errors.append(one.url) if not one.url.startswith("file:") else None)
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda one: errors.append(one.url) if not one.url.startswith(("file:", "data:")) else None)
     page.goto(file.as_uri())
     page.locator(".plot svg").first.wait_for()
     return page, errors

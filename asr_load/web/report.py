@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -64,9 +66,19 @@ def _templates() -> Environment:
 def _render(template: str, data: Any, **values: Any) -> str:
     """A page with its scripts, its style, and the data that it draws."""
     text = msgspec.json.encode(data).decode().replace("<", "\\u003c")
-    scripts = {name: asset(f"{name}.js") for name in ("charts", "report")}
-    scripts |= {"echarts": asset("echarts.min.js"), "css": asset("page.css"), "plots": text}
-    return _templates().get_template(template).render(**scripts, **values)
+    scripts = {"echarts": asset("echarts.min.js"), "charts": asset("charts.js"), "report": asset("report.js")}
+    more = {"css": asset("page.css"), "plots": text, "policy": _policy(tuple(scripts.values()))}
+    return _templates().get_template(template).render(**scripts, **more, **values)
+
+
+@cache
+def _policy(scripts: tuple[str, ...]) -> str:
+    """What a page may load and run: its own scripts and nothing else, should a text in it ever be markup after all.
+    ECharts writes styles into its tooltips, and makes pictures of charts to save."""
+    hashes = (b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
+    own = " ".join(f"'sha256-{each}'" for each in hashes)
+    rest = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; script-src {own}; {rest}"
 
 
 def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
