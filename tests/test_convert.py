@@ -7,6 +7,7 @@ import hashlib
 import io
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,30 @@ def test_flac_that_does_not_know_its_length(channels: int, rules: Rules) -> None
     part = next(convert(Recording("a", "", unknown_length(flac), 0.5, 0.25), rules))
     assert samples_of(part).tolist() == pcm[8000:12000].tolist()
     assert reason(unknown_length(flac), max_duration=1.0) == "too_long"
+
+
+@pytest.mark.parametrize("chunk_long", [None, 0.5])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_no_more_than_the_longest_recording_is_read(
+    chunk_long: float | None, is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLAC of days of silence is a small file."""
+    monkeypatch.setattr(convert_module, "LONGEST_FRAMES", 2 * 16000)
+    monkeypatch.setattr(convert_module, "BLOCK_FRAMES", 8000)
+    read = 0
+
+    class Counting(convert_module._File):
+        def read(self, *words: Any, **more: Any) -> Any:
+            nonlocal read
+            samples = super().read(*words, **more)
+            read += len(samples)
+            return samples
+
+    monkeypatch.setattr(convert_module, "_File", Counting)
+    flac = encoded(noise(20), 48000, format="FLAC")
+    with pytest.raises(Skipped, match="too_long"):
+        convert(Recording("a", "", flac if is_known else unknown_length(flac)), Rules(None, chunk_long=chunk_long))
+    assert read == 3 * 48000  # a second more shows that it is too long
 
 
 def samples_of(clip: Clip) -> np.ndarray:

@@ -32,7 +32,8 @@ SHORTEST_S = 0.01
 """Of which nothing can be said."""
 
 LONGEST_FRAMES = (2**31 - 1) // 4 * 3 // 2 - 22
-"""More than that in base64 does not fit into a column of Arrow's strings: fourteen hours at 16 kHz."""
+"""More than that in base64 does not fit into a column of Arrow's strings: fourteen hours at 16 kHz. Nor is more of a
+recording read that is cut into parts: FLAC of days of silence is a small file."""
 
 LOWEST_RATE, HIGHEST_RATE = 4000, 384_000
 """Sample rates in Hz that speech is recorded with; another one is a broken header."""
@@ -61,7 +62,7 @@ def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = 
     wav, sample_rate = _decode(recording, rules, note)
     pcm = wav[HEADER_WORDS:]
     duration_s = len(pcm) / sample_rate
-    if rules.max_duration is not None and duration_s > rules.max_duration:
+    if len(pcm) > LONGEST_FRAMES or (rules.max_duration is not None and duration_s > rules.max_duration):
         raise Skipped("too_long")
     if duration_s < max(rules.min_duration, SHORTEST_S):
         raise Skipped("too_short")
@@ -69,8 +70,6 @@ def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = 
         raise Skipped("silent")
     if rules.chunk_long is not None and duration_s > rules.chunk_long:
         return _parts(recording, pcm, sample_rate, rules)
-    if len(pcm) > LONGEST_FRAMES:
-        raise Skipped("too_long")
     return iter([_clip(recording.id, recording.text, wav, sample_rate, rules)])
 
 
@@ -250,12 +249,13 @@ def _frames(file: _File, recording: Recording, rules: Rules) -> int:
         while first and (passed := len(file.read(min(BLOCK_FRAMES, first), dtype="float32"))):
             first -= passed
     # One second past the limit is enough to know that it is too long: a day of audio must not fill memory.
-    limits = [] if rules.max_duration is None else [int((rules.max_duration + 1) * rate)]
+    longest_s = LONGEST_FRAMES / (rules.sample_rate or rate)
+    limits = [int((min(longest_s, rules.max_duration or longest_s) + 1) * rate)]
     if recording.length_s is not None:
         limits.append(round(recording.length_s * rate))
     if file.known:
         limits.append(file.frames - first)
-    return min(limits, default=UNKNOWN_FRAMES)
+    return min(limits)
 
 
 def _is_segment(file_s: float, recording: Recording) -> bool:
