@@ -18,7 +18,8 @@ from asr_load.audio.shard import write_shard
 from asr_load.files import open_regular
 from asr_load.report import main
 from asr_load.results.console import console_for
-from asr_load.results.summary_report import rich_table
+from asr_load.results.summary import summarise
+from asr_load.results.summary_report import print_summary, rich_table
 from asr_load.results.tables import Table
 from harness.patience import PATIENCE_S
 from harness.records import record, run_folder, run_info
@@ -153,6 +154,19 @@ def test_tables_show_what_a_terminal_would_obey_as_text(capsys: pytest.CaptureFi
     table = Table("By user class", ("", "n"), [("a\x1b[31m\u202e [/red] :smile:", "1")])
     console_for(sys.stdout).print(rich_table(table))
     assert r"a\x1b[31m\u202e [/red] :smile:" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_of_thousands_of_replicas_is_summarised_in_a_few_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was quadratic in their number, and rich takes milliseconds for each row."""
+    records = [record(n, replica=f"10.0.0.1:{n}", started_at=1000.0) for n in range(3000)]
+    summary = summarise(records, run_info())
+    assert len(summary.by_replica) == 3000
+    print_summary(tmp_path, summary, records, sys.stdout)
+    out = capsys.readouterr().out
+    assert "… 2800 more" in out
+    assert len(out.splitlines()) < 400
 
 
 def test_a_disk_that_is_full_is_one_line_and_leaves_what_was_there(

@@ -473,10 +473,12 @@ def _of_part(good: list[Record], accuracy: Accuracy, *metrics: str) -> dict[str,
 
 
 def _by_replica(measured: list[Record]) -> list[ByReplica]:
-    addresses = sorted({record.replica for record in measured if record.replica})
+    by_address: dict[str, list[Record]] = {}
+    for record in measured:
+        if record.replica:
+            by_address.setdefault(record.replica, []).append(record)
     rows = []
-    for address in addresses if len(addresses) > 1 else ():
-        own = [record for record in measured if record.replica == address]
+    for address, own in sorted(by_address.items()) if len(by_address) > 1 else ():
         good = [record for record in own if record.ok]
         rows.append(
             ByReplica(

@@ -19,6 +19,9 @@ from asr_load.stream.record import RECORDS, Record
 SHOWN = 20
 """Requests that are shown one by one."""
 
+ROWS = 200
+"""Of a table, at most: rich takes milliseconds for each."""
+
 LONGEST_NAME = 24
 """Of a part of a run, on one line."""
 
@@ -166,14 +169,19 @@ def _verdict(summary: Summary) -> Iterator[str]:
 def rich_table(table: Table) -> RichTable:
     """A table for the console."""
     shown = RichTable(title=table.title, title_justify="left")
-    first, *others = table.headings
+    rows, (first, *others) = table.rows[:ROWS], table.headings
     # What the rows are told apart by is never cut.
-    name = {"overflow": "fold", "min_width": min(max((len(row[0]) for row in table.rows), default=0), LONGEST_NAME)}
+    name = {
+        "overflow": "fold",
+        "min_width": min(max((len(row[0]) for row in rows), default=0), LONGEST_NAME),
+    }
     shown.add_column(first, **({"justify": "right"} if table.numbers else name))
     for heading in others:
         shown.add_column(heading, justify="left" if heading == "host" else "right")
-    for row in table.rows:
+    for row in rows:
         shown.add_row(*row)
+    if len(table.rows) > len(rows):
+        shown.add_row(f"… {len(table.rows) - len(rows)} more")
     return shown
 
 
