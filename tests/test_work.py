@@ -72,3 +72,9 @@ def test_a_worker_without_a_turn_has_nothing_to_do_as_yet() -> None:
     assert job is not None
     assert job.seq == 11
     assert job.due == pytest.approx(5.5)
+
+
+def test_a_test_that_ends_before_its_arrivals_begin_was_due_nothing() -> None:
+    counts = Work(arrivals=make_arrivals("constant", rate=10.0)).arrivals_until(-0.5)
+    assert counts is not None
+    assert (counts.seconds, counts.due) == (0.0, 0)

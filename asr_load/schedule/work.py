@@ -103,6 +103,7 @@ class Work:
         """What the fleet was due to send by then; None in a closed loop."""
         if self._arrivals is None:
             return None
+        seconds = max(seconds, 0.0)  # a test may end before its arrivals begin
         due = self._arrivals.number_at(seconds)
         if self._budget and due >= self._budget:  # the last one that was asked for ended the arrivals
             seconds, due = self._arrivals.due(self._budget - 1) or 0.0, self._budget
