@@ -9,8 +9,9 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom, BufferedReader, FileIO
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,15 +39,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def open_regular(path: Path, mode: str = "rb") -> IO[bytes]:
+def open_regular(path: Path, *, writable: bool = False) -> BufferedReader | BufferedRandom:
     """Open a file of bytes: no pipe or device, which may have no end, and none to write to through a link. Raises
     OSError."""
-    flags = os.O_RDONLY if mode == "rb" else os.O_RDWR | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_NOFOLLOW if writable else os.O_RDONLY
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return os.fdopen(descriptor, mode, READ_BYTES)
+    if writable:
+        return BufferedRandom(FileIO(descriptor, "r+"), READ_BYTES)
+    return BufferedReader(FileIO(descriptor), READ_BYTES)
 
 
 def encode_json(value: Any) -> bytes:

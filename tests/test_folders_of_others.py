@@ -21,6 +21,7 @@ from asr_load.results.console import console_for
 from asr_load.results.summary import summarise
 from asr_load.results.summary_report import print_summary, rich_table
 from asr_load.results.tables import Table
+from asr_load.stream.record import encode_record
 from harness.patience import PATIENCE_S
 from harness.records import record, run_folder, run_info
 from harness.runs import FAST, run
@@ -63,6 +64,16 @@ def test_nothing_is_written_through_a_link(report: Report, tmp_path: Path) -> No
     assert other.read_text() == "mine"
     assert not any((folder / name).is_symlink() for name in WRITTEN)
     assert {file.name for file in folder.iterdir()} == before  # no draft is left
+
+
+def test_no_record_is_appended_through_a_link(report: Report, tmp_path: Path) -> None:
+    records, other = report.folder / "records.jsonl", tmp_path / "others-file"
+    records.rename(other)
+    records.symlink_to(other)
+    before = other.read_bytes()
+    (report.folder / "worker-000.jsonl").write_bytes(encode_record(record(9)) + b"\n")
+    assert report() == 2
+    assert other.read_bytes() == before
 
 
 def test_no_shard_is_written_through_a_link(tmp_path: Path) -> None:

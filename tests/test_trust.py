@@ -265,6 +265,16 @@ def test_audio_that_lies_elsewhere() -> None:
         shard._check_batch(pa.record_batch(columns, SCHEMA))
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "shard-*.arrow"])
+def test_a_prepared_folder_is_read_from_regular_files(clips: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(clips, tmp_path / "data")
+    file = next((tmp_path / "data").glob(name))
+    file.unlink()
+    file.symlink_to("/dev/null")
+    with pytest.raises(InputError, match="it is no regular file"):
+        Shards(tmp_path / "data")
+
+
 def test_a_run_of_bytes_that_were_changed_does_not_start(clips: Path, tmp_path: Path) -> None:
     shutil.copytree(clips, tmp_path / "data")
     file = next((tmp_path / "data").glob("*.arrow"))

@@ -19,6 +19,7 @@ import pyarrow as pa
 from asr_load.audio.clip import Clip, Rules
 from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
 from asr_load.errors import InputError
+from asr_load.files import open_regular
 from asr_load.languages import language_code
 from asr_load.shipped import command
 
@@ -165,7 +166,7 @@ def _record_batch(clips: list[Clip]) -> pa.RecordBatch:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, as hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -178,14 +179,17 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise InputError(f"--data {folder} is a file, not a prepared folder; {hint}")
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        with open_regular(path) as file:
+            manifest = msgspec.json.decode(file.read(), type=Manifest)
     except FileNotFoundError:
         if inner := sorted(str(first.parent) for first in folder.glob("*/shard-00000-of-*.arrow")):
             raise InputError(
                 f"--data {folder} is not a prepared folder, but holds some: {', '.join(inner[:5])}"
             ) from None
         raise InputError(f"--data {folder} is not a prepared folder (it has no whole {MANIFEST}); {hint}") from None
-    except msgspec.DecodeError as error:
+    except OSError as error:
+        raise InputError(f"--data {folder}: {MANIFEST} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"--data {folder}: {MANIFEST} is not what prepare writes ({error}); {hint}") from None
     if manifest.format not in READABLE:
         known = " and ".join(map(str, READABLE))
@@ -365,6 +369,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 def _open_batches(folder: Path, name: str) -> list[pa.RecordBatch]:
     try:
+        open_regular(folder / name).close()
         reader = pa.ipc.open_file(pa.memory_map(str(folder / name)))
         if reader.schema not in (SCHEMA, *OLDER_SCHEMAS):
             raise InputError(f"--data {folder}: {name} has other columns than this version writes; prepare it again")

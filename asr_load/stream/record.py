@@ -273,7 +273,7 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] = path.open("wb", buffering=0)
-        _lock(self._file)
+        _lock(self._file.fileno())
         self._left = b""
         self._written = self._whole = 0
         """Bytes in the file, and those of them that are whole lines."""
@@ -373,8 +373,8 @@ def _lines(path: Path) -> Iterator[bytes]:
 def append_lines(path: Path, lines: Iterable[bytes]) -> bool:
     """Append records' lines to a file, behind its last whole one. Returns False, and appends nothing, while a test
     writes to it. Raises OSError."""
-    with open_regular(path, "r+b") as file:
-        if not _lock(file):
+    with open_regular(path, writable=True) as file:
+        if not _lock(file.fileno()):
             return False
         end = whole = sum(len(line) for line in file if line.endswith(b"\n"))
         left = b"".join(line + b"\n" for line in lines)
@@ -390,10 +390,10 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> bool:
     return True
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Make a file this process's while it is open, if all others ask too. Returns whether it is."""
+def _lock(descriptor: int) -> bool:
+    """Make an open file this process's until it is closed, if all others ask too. Returns whether it is."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
