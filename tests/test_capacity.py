@@ -19,6 +19,7 @@ from asr_load.results.capacity import (
     judge,
     knee,
     read_capacity,
+    server_gone,
     write_capacity,
 )
 from asr_load.results.capacity_report import print_search
@@ -232,7 +233,7 @@ def test_the_answer_in_words() -> None:
     assert answer_lines(rate)[1:] == ["It may be higher: the client", "maximum effective request rate: 12.3 requests/s"]
 
 
-def test_an_answer_that_the_load_generator_cut_short_is_a_lower_bound() -> None:
+def test_an_answer_that_was_cut_short_is_a_lower_bound() -> None:
     stalled = {"limited_by": "at 1 stream the client was held up (the event loop was late)", "answer": 1.0}
     lines = answer_lines(search_of({1: 2}, **stalled, stalled_at=2.0))
     assert lines[-1] == "maximum effective streams: at least 1 (the load generator stalled at 2 streams)"
@@ -241,6 +242,12 @@ def test_an_answer_that_the_load_generator_cut_short_is_a_lower_bound() -> None:
     assert answer_lines(rate)[-1] == (
         "maximum effective request rate: at least 12.3 requests/s (the load generator stalled at 16 requests/s)"
     )
+    why = "the server is gone: no request succeeded (cut: 9)"
+    gone = search_of({4: 8, 8: 15, 16: 16}, limited_by=why, gone_at=12.0)
+    assert answer_lines(gone)[-2:] == [
+        f"It may be higher: {why}",
+        "maximum effective streams: at least 8 (the server is gone: no request succeeded at 12 streams)",
+    ]
     # The most that was allowed is what was asked about.
     bound = search_of({4: 8, 8: 16}, most=8.0, limited_by="8 streams is the most that was allowed (-u)")
     assert answer_lines(bound)[-1] == "maximum effective streams: 8"
@@ -269,7 +276,16 @@ def test_a_step_that_was_tried_again_is_marked(tmp_path: Path) -> None:
     print_search(tmp_path, search_of({}, steps=[once, again]), out)
     rows = [line.split() for line in out.getvalue().splitlines() if line.startswith("│")]
     assert [row[-4:-1] for row in rows][-2:] == [[rows[-2][-4], "│", "held"], ["held", "*", "+"]]
-    assert "\n+ tried again, as the load generator had stalled in it\n" in out.getvalue()
+    assert "\n+ tried again, as the load generator had stalled in it or its last request failed\n" in out.getvalue()
+
+
+def test_a_server_is_gone_where_nothing_succeeds_and_nothing_else_fails() -> None:
+    gone = [failure(seq, each) for seq, each in enumerate(("cut", "connect", "http_500", "ws_503", "closed_1006"))]
+    assert server_gone(gone)
+    assert server_gone([*gone, failure(9, "unfinished")])
+    assert not server_gone([failure(9, "unfinished")])
+    for outcome in ("ok", "http_429", "timeout", "stalled", "client", "closed_1009"):
+        assert not server_gone([*gone, record(9, outcome=outcome)])
 
 
 def test_a_search_is_kept(tmp_path: Path) -> None:

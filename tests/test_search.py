@@ -24,9 +24,9 @@ from harness.fleets import end, processes
 from harness.options import HOST, settings
 from harness.patience import PATIENCE_S
 from harness.ports import free_port
-from harness.runs import Run, locust
+from harness.runs import FAST, Run, locust
 from harness.searches import search_of
-from harness.serving import running_streams, serve, wait_until
+from harness.serving import running, running_streams, serve, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -124,6 +124,32 @@ def test_limits_that_not_even_one_stream_holds(clips: Path, tmp_path: Path) -> N
     (step,) = read_capacity(done.results).steps
     # A step that fails early is cut short.
     assert step.seconds < 20
+
+
+def test_a_server_that_dies_ends_the_search_with_what_held(clips: Path, tmp_path: Path) -> None:
+    results = tmp_path / "r"
+
+    def held() -> list[float]:
+        return [step.load for step in read_capacity(results).steps] if (results / "capacity.json").exists() else []
+
+    with running(*FAST) as (host, server):
+        results.mkdir()
+        words = ("--data", clips, "--results", results, "-u", "40", "--slo", "ttft:p90:9000", "--allow-client-bound")
+        process = locust("-f", FILE, "--host", host, *words)
+        try:
+            wait_until(lambda: held() == [1, 2] and running_streams(host) > 2, "the third step")
+            server.kill()
+            done = Run(process, results)
+        finally:
+            end(process)
+    assert done.code == 1, done.err
+    found = read_capacity(results)
+    assert (found.answer, found.gone_at) == (2, 4)
+    assert last_line(done) == (
+        "maximum effective streams: at least 2 (the server is gone: no request succeeded at 4 streams)"
+    )
+    assert f"Once the server is back, the search goes on with --resume {results}" in done.out
+    assert done.summary["verdict"]["reasons"] == [{"kind": "server_gone", "text": found.limited_by}]
 
 
 def test_a_bound_below_the_capacity_is_said(clips: Path, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from asr_load.load.fleet import Solo
-from asr_load.load.search import IDLE, REPEATS, Stepper, for_search
+from asr_load.load.search import IDLE, REPEATS, Stepper, for_search, resumed
 from asr_load.options.settings import Settings
 from asr_load.results.capacity import Capacity, answer_lines, read_capacity
 from asr_load.results.normalizers import Scoring
@@ -19,7 +20,7 @@ from asr_load.results.runfile import WorkerInfo
 from asr_load.schedule.arrivals import Stage
 from asr_load.stream.record import Record
 from harness.options import settings as asked_for
-from harness.records import health, record, worker_info
+from harness.records import failure, health, record, worker_info
 
 
 class Clock:
@@ -29,6 +30,9 @@ class Clock:
         self.now = 1000.0
         monkeypatch.setattr(time, "time", lambda: self.now)
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+Words = tuple[str, ...]
 
 
 class RunStore:
@@ -85,6 +89,8 @@ class Play:
         self.stepper = Stepper(asked, most, step_time)
         self.users = 0
         self.asked: list[int] = []
+        self.gone = False
+        """Whether the server refuses connections."""
 
     def second(self) -> bool:
         """A second of the test; False at its end."""
@@ -100,7 +106,8 @@ class Play:
         for number in range(30 * bool(self.users)):
             slow = (self.stepper.load or 0) > self.capacity
             began = self.clock.now - 1 + number / 30
-            self.store.watch(record(number, started_at=began, ttft=0.9 if slow else 0.2, itl=[]))
+            answer = failure(number, "connect") if self.gone else record(number, ttft=0.9 if slow else 0.2, itl=[])
+            self.store.watch(msgspec.structs.replace(answer, started_at=began))
         return True
 
     def to_its_end(self) -> Capacity:
@@ -198,6 +205,46 @@ def test_without_a_step_that_could_be_judged_there_is_no_answer(clock: Clock, tm
     assert read_capacity(tmp_path).answer is None
     last = answer_lines(found)[-1]
     assert last.startswith("maximum effective streams: unknown (at 1 stream the client was held up (the event loop was")
+
+
+@pytest.mark.parametrize("slos", [(), ("--slo", "errors:rate:0.01")], ids=["held until then", "broken"])
+@pytest.mark.parametrize(
+    ("dies_at", "seconds", "answer"),
+    [(1, 0, None), (1, 1, None), (8, 0, 4), (8, 1, 4), (10, 0, 8), (10, 1, 8), (12, 0, 8)],
+)
+def test_a_server_that_dies_ends_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, dies_at: int, seconds: int, answer: float | None, slos: Words
+) -> None:
+    """Before a step has begun, and after its first second."""
+    clock, asked = Clock(monkeypatch), settings(*slos)
+    play = Play(clock, tmp_path, 11, asked)
+    while play.stepper.load != dies_at:
+        play.second()
+    while seconds and play.asked[-1:] != [dies_at]:
+        play.second()
+    play.gone = True
+    found = play.to_its_end()
+    assert (found.answer, found.gone_at, found.stalled_at) == (answer, dies_at, None)
+    assert found.limited_by.startswith("the server is gone: no request succeeded (connect: ")
+    assert dies_at not in [step.load for step in found.steps]
+    assert found.at_least == bool(answer)
+    # With the server back, the search goes on from there.
+    play = Play(clock, tmp_path, 11, asked)
+    play.stepper = Stepper(asked, 16, 10, resumed(tmp_path, asked, "0"))
+    assert play.to_its_end().answer == 11
+
+
+def test_a_server_that_is_full_is_not_gone(clock: Clock, tmp_path: Path) -> None:
+    """It refuses at once what it has no slot for; what it accepted ends while the step drains."""
+    play = Play(clock, tmp_path, 0, settings("--slo", "errors:rate:0.01"), most=1)
+    play.gone = True
+    play.store.quiet = False
+    while play.asked[-1:] != [0]:
+        play.second()
+    play.store.watch(record(40, started_at=clock.now))
+    play.store.quiet = True
+    found = play.to_its_end()
+    assert (found.answer, found.gone_at) == (0, None)
 
 
 def test_a_client_at_its_own_limit_is_not_tried_again(clock: Clock, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import Enum
@@ -22,7 +23,9 @@ from asr_load.results.capacity import (
     format_load,
     judge,
     read_capacity,
+    server_gone,
     step,
+    unreached,
     write_capacity,
 )
 from asr_load.results.decide import LEAST, LOOKS
@@ -45,7 +48,8 @@ DRAIN_S = 15.0
 
 
 REPEATS = 2
-"""How often a step is taken again in which the client was held up by something else than its own work."""
+"""How often a step is taken again in which the client was held up by something else than its own work, or whose last
+request found no server: it may have gone while the step was measured."""
 
 REST_S = 11.0
 """Before a step is taken again: by then the client's health, which is that of its last ten seconds, has forgotten."""
@@ -69,6 +73,7 @@ class Stepper:
         self.load = self._search.next()
         self.limited_by = ""
         self._stalled_at: float | None = None
+        self._gone_at: float | None = None
         self._client_bound_by = ""
         self._held_up = False
         """Whether the client was held up by something else than its own work."""
@@ -116,10 +121,11 @@ class Stepper:
             steps=self.steps,
             asked=_asked(settings),
             metadata=settings.metadata,
-            # Where the client ended it before any load held, nothing is known of the server.
-            answer=self._search.good if self.finished and (self._search.good or not self._client_bound_by) else None,
+            # Where something else than an SLO ended it before any load held, nothing is known of the server.
+            answer=self._search.good if self.finished and (self._search.good or not self.limited_by) else None,
             limited_by=self.limited_by,
             stalled_at=self._stalled_at,
+            gone_at=self._gone_at,
         )
 
     def tick(self, users: int) -> tuple[int, float] | None:
@@ -213,7 +219,14 @@ class Stepper:
         if not quiet and time.time() < self._drain_until:
             return
         self._phase = Phase.BEGIN
-        if not self._client_bound_by:
+        if server_gone(self._records):
+            outcomes = Counter(record.outcome for record in self._records if record.failed)
+            how = ", ".join(f"{outcome}: {count}" for outcome, count in outcomes.most_common())
+            self.limited_by = f"the server is gone: no request succeeded ({how})"
+            self._gone_at, self.load = self.load, None
+        elif not self._client_bound_by and self._ended_unreached() and self._repeats < REPEATS:
+            self._repeats += 1
+        elif not self._client_bound_by:
             self._note_step(self.load)
         elif self._held_up and self._repeats < REPEATS:
             self._repeats += 1
@@ -229,6 +242,9 @@ class Stepper:
         self._judged = None
         self._look_at = LEAST
         self._write()
+
+    def _ended_unreached(self) -> bool:
+        return bool(self._records) and unreached(max(self._records, key=lambda record: record.end))
 
     def _note_step(self, load: float) -> None:
         records, judgement = self._judged or (self._measured(self._ended), None)
@@ -347,6 +363,6 @@ def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
     for name, (then, now) in asked.items():
         if then != now:
             raise InputError(f"--resume {folder}: {name} is not what it was there: {then} then, {now} now")
-    if earlier.answer is not None:
+    if earlier.answer is not None and earlier.gone_at is None:
         raise InputError(f"--resume {folder}: that search has its answer already")
     return earlier.steps

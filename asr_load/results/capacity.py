@@ -28,6 +28,10 @@ PRECISION = 0.02
 HARDLY = 0.1
 """Share by which throughput may still grow beyond a knee."""
 
+GONE = ("connect", "cut", "closed_1001", "closed_1006", "closed_1011")
+"""Outcomes that a server which is gone leaves, beside statuses 5xx: of sessions, closed without a word, or with codes
+for a server that goes away or is broken (RFC 6455, 7.4.1)."""
+
 PER_STREAM = 3
 """Requests of each stream that a step takes at least, so that the first and the last of them weigh little."""
 
@@ -53,7 +57,7 @@ class Step(msgspec.Struct, kw_only=True):
     seconds: Amount
     """That were measured."""
     repeats: Count = 0
-    """How often it had been begun before, and was given up as the load generator stalled."""
+    """How often it had been begun before, and was given up as the load generator stalled or its last request failed."""
     requests: Count
     success: Count
     requests_per_s: Amount
@@ -84,14 +88,16 @@ class Capacity(msgspec.Struct, kw_only=True):
     asked: dict[str, Any] = {}
     """By option, what else its steps go by: requests, clips, connections, sessions."""
     answer: Amount | None = None
-    """The highest load that held all SLOs; 0 where none did; None until the end, and where the client's own trouble
-    ended the search before any load held."""
+    """The highest load that held all SLOs; 0 where none did; None until the end, and where the client's own trouble, or
+    the server's end, ended the search before any load held."""
     metadata: dict[str, str] = {}
     """What --metadata keeps with the figures."""
     limited_by: str = ""
-    """Why it may be higher, or is not known: the bound of the search, or the client."""
+    """Why it may be higher, or is not known: the bound of the search, the client, or a server that is gone."""
     stalled_at: Amount | None = None
     """The load at which the load generator's own trouble ended the search; None where it did not."""
+    gone_at: Amount | None = None
+    """The load at which the server was gone, which ended the search; None where it was not. `steps` leaves it out."""
 
     def __post_init__(self) -> None:
         if "--language" in self.asked:  # an earlier version wrote it as it was typed
@@ -104,8 +110,8 @@ class Capacity(msgspec.Struct, kw_only=True):
 
     @property
     def at_least(self) -> bool:
-        """Whether the answer is a lower bound, as the load generator ended the search."""
-        return bool(self.answer) and self.stalled_at is not None
+        """Whether the answer is a lower bound, as the load generator or a server that is gone ended the search."""
+        return bool(self.answer) and (self.stalled_at is not None or self.gone_at is not None)
 
     @property
     def unsettled(self) -> list[float]:
@@ -187,6 +193,18 @@ def from_due(record: Record) -> Record:
     return msgspec.structs.replace(record, ttft=later(record.ttft), e2el=later(record.e2el))
 
 
+def unreached(record: Record) -> bool:
+    """Whether a request failed as it does where the server is gone."""
+    return record.outcome in GONE or record.outcome.startswith(("http_5", "ws_5"))
+
+
+def server_gone(records: Sequence[Record]) -> bool:
+    """Whether a step shows that the server is gone: of all its requests, to the last that drained, none succeeded and
+    each failure is one that `unreached` names. A server that is full answers some."""
+    finished = [record for record in records if not record.unfinished]
+    return bool(finished) and all(map(unreached, finished))
+
+
 def step(
     load: float,
     judgement: Judgement,
@@ -252,7 +270,9 @@ def conclude_search(search: Capacity, rules: Rules, *, lost: Collection[int], un
     records; `unwritten`: why records could not be written."""
     reasons = incomplete(rules, lost=lost, unwritten=unwritten)
     answered = search.answer is not None or search.unknown
-    if search.unknown or search.at_least:
+    if search.gone_at is not None:
+        reasons.append(Reason(Kind.GONE, search.limited_by))
+    elif search.unknown or search.at_least:
         reasons.append(Reason(Kind.NOT_EXACT, search.limited_by))
     elif not answered:
         reasons.append(Reason(Kind.NO_ANSWER, "the search was ended before its answer"))
@@ -297,6 +317,8 @@ def _answer(search: Capacity, answer: float) -> str:
         said = f"{answer:.3g} requests/s"
     if search.stalled_at is not None:
         said = f"at least {said} (the load generator stalled at {_loads(search, search.stalled_at)})"
+    if search.gone_at is not None:
+        said = f"at least {said} (the server is gone: no request succeeded at {_loads(search, search.gone_at)})"
     if search.unsettled:
         said += f", not settled (--step-time was too short at {_loads(search, *search.unsettled)})"
     return said

@@ -26,7 +26,7 @@ def print_search(folder: Path, search: Capacity, file: TextIO, verdict: Verdict 
         if not all(step.settled for step in search.steps):
             console.out("* not settled within --step-time: the value alone decided")
         if any(step.repeats for step in search.steps):
-            console.out("+ tried again, as the load generator had stalled in it")
+            console.out("+ tried again, as the load generator had stalled in it or its last request failed")
         bend = knee(search.steps)
         if bend is not None:
             console.out(f"The knee is at {format_load(search, bend.load)}: beyond it, throughput hardly grows")
@@ -37,6 +37,8 @@ def print_search(folder: Path, search: Capacity, file: TextIO, verdict: Verdict 
     if search.answer is None and not search.unknown:
         console.out(f"The search was ended before its answer; it goes on with --resume {folder}")
         return
+    if search.gone_at is not None:
+        console.out(f"Once the server is back, the search goes on with --resume {folder}")
     for line in answer_lines(search):
         console.out(line)
 

@@ -10,7 +10,8 @@ import msgspec
 from asr_load.results.slo import SloResult, miss_line
 
 UNKNOWN = 2
-"""Exit code where the result is not known: records could not be written, or a search has no exact answer."""
+"""Exit code where the result is not known: records could not be written, or the load generator kept a search from its
+answer."""
 
 
 class Kind(Enum):
@@ -23,6 +24,8 @@ class Kind(Enum):
     FAILURES = "requests_failed"
     OTHER_FAILURES = "other_failures"
     CLIENT_BOUND = "client_bound"
+    GONE = "server_gone"
+    """Of a search: the server was gone, so that its answer is unknown or a lower bound."""
     NOT_EXACT = "answer_not_exact"
     """Of a search: the load generator ended it, so that its answer is unknown or a lower bound."""
     NO_ANSWER = "no_answer"
@@ -40,7 +43,7 @@ UNPROVEN = (Kind.UNWRITTEN, Kind.MISSING, Kind.NO_SUCCESS, Kind.CLIENT_BOUND)
 """What lets no SLO pass, whatever its value: the figures are not the server's, or not all of them are there."""
 
 
-IN_THE_ANSWER = (Kind.NOT_EXACT, Kind.NO_ANSWER)
+IN_THE_ANSWER = (Kind.GONE, Kind.NOT_EXACT, Kind.NO_ANSWER)
 """What the answer of a search says itself."""
 
 

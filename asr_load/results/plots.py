@@ -192,7 +192,9 @@ def capacity_plots(search: Capacity) -> list[Plot]:
                 f"{slo.metric} {slo.statistic} against load", unit, slo.unit.strip(), [Series("steps", measured)]
             )
             plot.levels = [Mark(f"limit: {slo.limit:g}{slo.unit}", slo.limit)]
-            plot.places = [Mark(f"answer: {search.answer:.3g}", search.answer)] if search.answer else []
+            if search.answer:
+                answer = f"{'at least ' if search.at_least else ''}{search.answer:.3g}"
+                plot.places = [Mark(f"answer: {answer}", search.answer)]
             plots.append(plot)
     return plots
 
