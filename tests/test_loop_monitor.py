@@ -75,6 +75,19 @@ def test_a_loop_that_is_held_up_once_is_late_at_every_tick_that_it_swallowed(clo
     assert health.loop_lag_p50 == pytest.approx(np.percentile(late, 50), abs=TICK_S)
 
 
+def test_a_loop_that_stands_still_until_the_end_is_late(clock: Clock) -> None:
+    monitor = LoopMonitor()
+    monitor.start()
+    clock.run(5)
+    clock.hold(HELD_S)
+    monitor.stop()
+    health = monitor.health()
+    assert health.loop_lag_max == pytest.approx(HELD_S - TICK_S)
+    assert health.loop_lag_samples == 5 + HELD_S // TICK_S
+    assert health.late is not None
+    assert [late.lag for late in health.late] == [pytest.approx(HELD_S - TICK_S)]
+
+
 def test_what_is_told_of_the_last_seconds_has_the_lag_of_now(clock: Clock) -> None:
     monitor = LoopMonitor()
     monitor.start()

@@ -144,6 +144,8 @@ class LoopMonitor:
             return
         self._stopping = True  # before others run
         self._watcher.kill()
+        if time.perf_counter() > self._due:
+            self._tick()  # the loop stood still until now
         self._timer.stop()
         self._timer.close()
         self._note_second()
