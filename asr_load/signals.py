@@ -25,6 +25,9 @@ CHILDREN_S = 20.0
 
 _LOOK_S = 0.02
 
+_PR_SET_PDEATHSIG = 1
+"""Of linux/prctl.h."""
+
 Act = Callable[[int], object]
 
 
@@ -184,7 +187,18 @@ def fork_child(fork: Callable[[], int]) -> int:
             _process.parent, _process.children = parent, []
             _process.act = _leave_with_parent
             atexit.unregister(end_children)
+            _hear_of_parents_end()
     return pid
+
+
+def _hear_of_parents_end() -> None:
+    """Let Linux send this process SIGTERM when the one that forked it ends, as SIGKILL ends it."""
+    import ctypes  # few processes need it
+
+    with contextlib.suppress(OSError, AttributeError):  # of other systems
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if is_orphan():  # since before that
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave_with_parent(number: int) -> None:

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import msgpack  # type: ignore[import-untyped]
 import msgspec
 import pytest
@@ -21,6 +23,7 @@ from locust import __version__
 
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
+from asr_load.load import fleet_socket
 from asr_load.load.fleet import own_folder
 from asr_load.load.record_check import Numbers, RecordCheck
 from asr_load.options import credentials
@@ -30,6 +33,7 @@ from conftest import CHECKOUT
 from harness.fleets import TRANSCRIBE, Fleet, end
 from harness.options import parse
 from harness.patience import PATIENCE_S
+from harness.ports import free_port
 from harness.records import failure, health, record, run_info, worker_info
 from harness.runs import Run
 from harness.serving import serve, wait_until
@@ -484,3 +488,12 @@ def test_without_a_token_a_master_hears_its_own_machine(clips: Path, tmp_path: P
             end(fleet.master, worker)
     assert done.code == 0
     assert "no fleet token: only workers of this machine can join" in done.err
+
+
+def test_a_worker_that_connects_ends_where_nobody_listens_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locust asks for an answer sixty times, each time for five seconds."""
+    monkeypatch.setattr(fleet_socket, "WORD_AFTER_S", 0.01)
+    monkeypatch.setattr(fleet_socket, "SILENT_S", 0.05)
+    worker = SimpleNamespace(retry=0, master_host="127.0.0.1", master_port=free_port())
+    with gevent.Timeout(PATIENCE_S), pytest.raises(ConnectionError, match="nothing listens on"):
+        fleet_socket._telling(lambda _: gevent.sleep(2 * PATIENCE_S))(worker)

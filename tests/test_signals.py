@@ -24,6 +24,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zmq
+from locust.rpc import Message
 
 from asr_load import signals
 from conftest import CHECKOUT
@@ -389,12 +391,73 @@ def test_workers_that_wait_for_a_test_end_with_the_command_that_forked_them(
     assert "Traceback" not in life.said
 
 
-def test_workers_end_with_a_master_that_is_killed(server: Server, clips: Path, tmp_path: Path) -> None:
-    life = Life(words_of("fleet", server, clips, tmp_path), tmp_path / "r", tmp_path / "log")
+def test_workers_end_with_a_master_that_is_killed(clips: Path, tmp_path: Path) -> None:
+    """As it waits for their streams to end, which take longer than anybody's patience."""
+    stamps = tmp_path / "stamps"
+    with serve("--engine", "scripted", "--tokens", "9000", "--itl-ms", "100", "--stamps", str(stamps)) as url:
+        words = [*words_of("fleet", Server(url, stamps), clips, tmp_path), *ENDLESS, "--no-preflight"]
+        life = Life([*words, "--max-tokens", "9000"], tmp_path / "r", tmp_path / "log")
+        try:
+            life.reach(lambda _: running_streams(url) == 3)
+            life.process.send_signal(signal.SIGINT)
+            life.reach(says("requests in flight may finish within 3600 s"))
+            life.process.kill()
+            life.process.wait(PATIENCE_S)
+            wait_until(lambda: not life.left(), "the workers have ended")
+        finally:
+            life.kill()
+    own = "".join(file.read_text() for file in (tmp_path / "r").glob("worker-*.jsonl"))
+    assert [json.loads(line)["outcome"] for line in own.splitlines()] == ["unfinished"] * 3
+
+
+def test_a_worker_ends_with_a_master_that_took_it_in_and_was_killed(tmp_path: Path) -> None:
+    """Before its first heartbeat, without which Locust waits for ever."""
+    (tmp_path / "quick.py").write_text(
+        "from asr_load.load import interruption\n"
+        "from locustfiles.transcribe import SpeechUser as SpeechUser\n"
+        "interruption.SILENT_S = 3.0\n"
+    )
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as master:
+        port = master.bind_to_random_port("tcp://127.0.0.1")
+        life = Life(["-m", "locust", "-f", str(tmp_path / "quick.py"), "--worker", "--master-port", str(port)],
+                    tmp_path / "r", tmp_path / "log")  # fmt: skip
+        try:
+            assert master.poll(round(PATIENCE_S * 1e3))
+            worker, _ = master.recv_multipart()
+            master.send_multipart([worker, Message("ack", {"index": 0}, "master").serialize()])
+            assert life.process.wait(PATIENCE_S) == 1
+        finally:
+            life.kill()
+            context.destroy(linger=0)
+    assert "the master is gone: this worker ends" in life.said
+    assert "Traceback" not in life.said
+
+
+FORKED = """
+import os, time
+from asr_load import signals
+signals.catch()
+child = signals.fork_child(os.fork)
+print(child, flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a child looks for its parent")
+def test_a_child_ends_with_its_parent_whatever_it_does() -> None:
+    with subprocess.Popen([sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        children = {int(parent.stdout.readline()), int(parent.stdout.readline())} - {0}
+        parent.kill()
+    (child,) = children
     try:
-        life.reach(has_records)
-        life.process.kill()
-        life.process.wait(PATIENCE_S)
-        wait_until(lambda: not life.left(), "the workers have ended")
+        wait_until(lambda: not is_running(child), "the child has ended")
     finally:
-        life.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False

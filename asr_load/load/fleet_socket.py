@@ -20,6 +20,7 @@ import gevent
 import msgpack  # type: ignore[import-untyped]
 import msgspec
 import zmq
+from gevent import socket
 from locust.exception import RPCError
 from locust.rpc import Message, zmqrpc
 from locust.runners import MasterRunner, WorkerRunner
@@ -40,6 +41,9 @@ DAY_S = 86400.0
 
 WORD_AFTER_S = 10.0
 """How long a worker waits for its master's answer before it says so, and then says it again."""
+
+SILENT_S = 45.0
+"""Without a word from its master for so long, a worker ends."""
 
 Keys = tuple[bytes, bytes]
 
@@ -270,7 +274,7 @@ def _wrong_stats(stats: _Stats) -> str:
 
 
 def _telling(connect: Callable[..., None]) -> Callable[..., None]:
-    """Locust tries to reach a master for five minutes in silence."""
+    """Locust tries to reach a master for five minutes in silence, though it be gone."""
 
     @functools.wraps(connect)
     def connect_and_tell(self: Any) -> None:
@@ -279,11 +283,16 @@ def _telling(connect: Callable[..., None]) -> Callable[..., None]:
             return
 
         def tell() -> None:
-            while True:
+            where, have = f"{self.master_host}:{self.master_port}", "one" if _server else "none"
+            listened = time.monotonic()
+            while time.monotonic() - listened < SILENT_S:
                 gevent.sleep(WORD_AFTER_S)
-                where, have = f"{self.master_host}:{self.master_port}", "one" if _server else "none"
+                if _listens(self.master_host, self.master_port):
+                    listened = time.monotonic()
                 line = "the master on %s does not answer: has it the same fleet token? This worker has %s (%s)"
                 logger.warning(line, where, have, TOKEN)
+            gone = ConnectionError(f"nothing listens on {where} any more")
+            gevent.get_hub().handle_system_error(ConnectionError, gone)
 
         telling = gevent.spawn(tell)
         try:
@@ -292,3 +301,11 @@ def _telling(connect: Callable[..., None]) -> Callable[..., None]:
             telling.kill(block=False)
 
     return connect_and_tell
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=WORD_AFTER_S).close()
+    except OSError:
+        return False
+    return True

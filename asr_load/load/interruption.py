@@ -8,8 +8,10 @@ the process down a second time beside SIGINT.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import time
 
 import gevent
 from locust.runners import MasterRunner, WorkerRunner
@@ -17,8 +19,11 @@ from locust.runners import MasterRunner, WorkerRunner
 from asr_load import locust_internals, signals
 from asr_load.load import BEFORE_TEST
 from asr_load.load.fleet import FINAL_REPORT_S, Master
+from asr_load.load.fleet_socket import SILENT_S
 from asr_load.load.plugin import Plugin
 from asr_load.options.commandline import given_options
+
+logger = logging.getLogger(__name__)
 
 LOOK_S = 0.02
 """How often a test that is just beginning is looked at."""
@@ -26,8 +31,12 @@ LOOK_S = 0.02
 GOODBYE_S = 5.0
 """How long a master without a test tries to tell its workers that it leaves."""
 
-PARENT_S = 1.0
-"""How often a worker of --processes looks whether its master is still there."""
+LOOK_FOR_MASTER_S = 1.0
+"""How often a worker looks whether its master is still there, or the process that forked it."""
+
+DRAIN_S, END_S = 10.0, 15.0
+"""Seconds in which requests in flight may finish in a worker whose master is gone, and after which its process ends,
+whatever it does: a minute after the master's last word."""
 
 
 def after_fork(*, in_child: bool) -> None:
@@ -37,8 +46,35 @@ def after_fork(*, in_child: bool) -> None:
 
 def _follow_parent() -> None:
     while not signals.is_orphan():
-        gevent.sleep(PARENT_S)
+        gevent.sleep(LOOK_FOR_MASTER_S)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave_with_master(plugin: Plugin) -> None:
+    """End this worker's process when its master is gone: its test in order, if that does not take long."""
+    environment, runner, silent = plugin.environment, plugin.environment.runner, 0
+    assert runner is not None
+
+    def heard(**_: object) -> None:
+        nonlocal silent
+        silent = 0
+
+    environment.events.heartbeat_received.add_listener(heard)
+    # Time itself says less: a worker that was stopped, or was busy, has not listened.
+    while silent < SILENT_S / LOOK_FOR_MASTER_S and not signals.is_orphan():
+        gevent.sleep(LOOK_FOR_MASTER_S)
+        silent += not plugin.starting  # a worker that starts a test does not listen
+    logger.error("the master is gone: this worker ends; requests in flight may finish within %g s", DRAIN_S)
+    environment.process_exit_code = 1
+    environment.stop_timeout = min(environment.stop_timeout, DRAIN_S)
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < END_S:
+        if passed > DRAIN_S:
+            locust_internals.cut_streams(runner)
+        if not plugin.stopped_by and not plugin.starting and plugin.at_rest.is_set():
+            _end_process(plugin, signal.SIGTERM)
+        gevent.sleep(LOOK_FOR_MASTER_S)
+    signals.leave(signal.SIGTERM)
 
 
 def _take_back() -> None:
@@ -64,6 +100,8 @@ def answer_signals(plugin: Plugin) -> None:
     plugin.environment.events.quitting.add_listener(quitting)
     signals.catch()
     signals.on_signal(hear)
+    if isinstance(plugin.environment.runner, WorkerRunner):
+        gevent.spawn(_leave_with_master, plugin)
 
 
 def ignore_signals() -> None:
@@ -85,19 +123,25 @@ def _answer(plugin: Plugin, number: int) -> None:
         if number == signal.SIGINT and draining:
             _cut(plugin)
         return
-    plugin.stopped_by = number
     if plugin.took_part or isinstance(runner, WorkerRunner):
         if plugin.role is not None:
             patience = environment.stop_timeout
             how = f"may finish within {patience:g} s (Ctrl-C cuts them off)" if patience else "are cut off"
             signals.say(f"{name}: the test ends; requests in flight {how}")
-        gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+        _end_process(plugin, number)
         return
+    plugin.stopped_by = number
     signals.say(f"stopped{BEFORE_TEST} ({name})")
     gevent.with_timeout(GOODBYE_S, runner.quit, timeout_value=None)
     code = signals.exit_code(number)
     # Locust waits for its workers where nothing catches KeyboardInterrupt.
     gevent.get_hub().handle_system_error(SystemExit, SystemExit(code))
+
+
+def _end_process(plugin: Plugin, number: int) -> None:
+    """Have Locust's main greenlet end the test, and then this process."""
+    plugin.stopped_by = number
+    gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
 
 
 def _cut(plugin: Plugin) -> None:
