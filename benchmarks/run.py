@@ -26,7 +26,6 @@ from benchmarks import (
     report,
     scale,
     send,
-    soak,
     startup,
     stats,
     truth,
@@ -50,7 +49,7 @@ SUITE: dict[str, Callable[[], Iterator[Row]]] = {
         fleet,
     )
 }
-LONG = {"soak": soak.measure, "million": million.measure}
+LONG = {"million": million.measure}
 """Run only where they are named."""
 
 

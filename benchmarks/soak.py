@@ -1,69 +1,157 @@
-"""What an hour does to a fleet whose server misbehaves and whose workers are killed: not part of `make bench`, run by
-`python -m benchmarks.run soak`."""
+"""What an hour does to a fleet whose server misbehaves and whose workers are killed: live sessions and uploads at once,
+each of the server's faults at 1 %.
+
+    python -m benchmarks.soak
+    python -m benchmarks.soak --seconds 180 --sessions 40 --uploads 10
+
+It passes where no request is lost, memory and descriptors of each process are steady, and everything ends. It prints
+one line. Where that is not so it exits with 1, and what the processes said and wrote is kept.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from asr_load.results.runfile import RunInfo, read_run
+from asr_load.results.runfile import read_run
 from asr_load.selftest.calibrate import free_port
 from asr_load.selftest.ground_truth import Cores, Server, run_on, scripted_server, share_cores
-from asr_load.stream.record import RECORDS, read_records
+from asr_load.stream.record import LiveRecord, read_records
 from asr_server.faults import FAULTS
-from benchmarks import CHECKOUT, Row
+from benchmarks import CHECKOUT
 from benchmarks.memory import megabytes
-
-STREAMS, EVERY_S = 200, 15.0
-MINUTES = float(os.environ.get("SOAK_MINUTES", "60"))
-CHANGE_MINUTES, SETTLED_MINUTES = MINUTES / 12, MINUTES / 6
-"""Each so many minutes a worker is killed and another joins; caches fill at first: of the clips, of Locust's rows, of
-the collector."""
 
 SHARE = 0.01
 """Of requests that get each of the server's faults."""
 
+CHANGES, CHANGE_S = 12, 60.0
+"""A worker is killed, and another joins, so many times, but after so many seconds at least."""
+
+SETTLED, SETTLED_S = 1 / 3, 40.0
+"""The share of a process's time, or the seconds if those are more, after which it is judged: caches fill at first, of
+the clips, of Locust's rows, of the collector."""
+
+LEAST_SAMPLES = 8
+
+GROWTH_MB, GROWTH_SHARE = 5.0, 0.05
+"""By how much memory may end above what it was when it had settled: the larger of the two."""
+
+DESCRIPTORS = 10
+"""By how many descriptors a process may end above that: those of connections in flight vary."""
+
 ENDING_S = 240.0
 """After which the fleet is taken to hang, once it is told to end."""
 
+USERS = """
+class {name}(asr_load.SpeechUser):
+    fixed_count = {count}
+    options = {options}
+"""
+LIVE = {"api": "realtime", "realtime_dialect": "vllm"}
 
-class Soak:
-    """A master and workers, of which one is killed now and then."""
 
-    def __init__(self, server: Server, folder: Path, cores: Cores) -> None:
+class Sample(NamedTuple):
+    """What a process has at a time: memory that is no file's, in MB, and descriptors."""
+
+    at: float
+    memory: float
+    descriptors: float
+
+
+@dataclass
+class Watched:
+    """A process that is looked at now and then."""
+
+    name: str
+    pid: int
+    samples: list[Sample] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Take a sample, unless it has ended."""
+        with suppress(OSError, StopIteration):
+            descriptors = sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+            self.samples.append(Sample(time.monotonic(), megabytes(self.pid, "Pss_Anon:"), descriptors))
+
+    @property
+    def settled(self) -> list[Sample]:
+        """Its samples since it had settled."""
+        if not self.samples:
+            return []
+        begin, end = self.samples[0].at, self.samples[-1].at
+        return [sample for sample in self.samples if sample.at >= begin + max(SETTLED_S, SETTLED * (end - begin))]
+
+    def grown(self) -> Sample:
+        """By how much it has grown since then, from the median of the first quarter of that time to the last's."""
+        settled = np.array(self.settled)
+        quarter = max(len(settled) // 4, 1)
+        first, last = np.median(settled[:quarter], axis=0), np.median(settled[-quarter:], axis=0)
+        return Sample(*(last - first).tolist())
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was there for long enough to be judged."""
+        return len(self.settled) >= LEAST_SAMPLES
+
+    @property
+    def figures(self) -> str:
+        """What it had when it had settled, and by how much that has grown."""
+        first, grown = self.settled[0], self.grown()
+        memory = f"{first.memory:.0f} MB {grown.memory:+.1f} MB"
+        return f"{self.name} {memory}, {first.descriptors:.0f} descriptors {grown.descriptors:+.0f}"
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether neither has grown by more than it may."""
+        allowed = max(GROWTH_MB, GROWTH_SHARE * self.settled[0].memory)
+        return self.grown().memory <= allowed and self.grown().descriptors <= DESCRIPTORS
+
+
+class Fleet:
+    """A master and two workers, of which one is killed now and then."""
+
+    def __init__(self, server: Server, folder: Path, cores: Cores, sessions: int, uploads: int) -> None:
         self.results, self._folder, self._cores, self._port = folder / "r", folder, cores, free_port()
         self._environ = {**os.environ, "ASR_LOAD_FLEET_TOKEN": secrets.token_hex(16)}
-        words = ["--headless", "--only-summary", "--host", server.url, "--results", self.results, "--users", STREAMS]
-        words += ["--spawn-rate", 50, "--stop-timeout", 20, "--stall-timeout", 10, "--enable-rebalancing"]
+        self._file = folder / "soak_users.py"
+        classes = [("Upload", uploads, {}), ("Session", sessions, LIVE)]
+        users = [USERS.format(name=name, count=count, options=how) for name, count, how in classes if count]
+        self._file.write_text("import asr_load\n" + "".join(users))
+        words = ["--headless", "--only-summary", "--host", server.url, "--results", self.results]
+        words += ["--users", sessions + uploads, "--spawn-rate", 50, "--stop-timeout", 20, "--stall-timeout", 10]
         words += ["--master", "--master-bind-port", self._port, "--expect-workers", 2, "--allow-lost-workers"]
-        words += ["--no-preflight"]  # of its faults
+        words += ["--enable-rebalancing", "--no-preflight"]  # of its faults
         self.master = self._start(words, "master")
-        self.workers = [self._worker(number) for number in range(2)]
-        self.killed: set[int] = set()
-        self._joined = 2
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.watched = [Watched("the master", self.master.pid), Watched("the server", server.pid)]
+        self.killed = 0
+        for _ in range(2):
+            self._join()
 
     def change(self) -> None:
         """Kill the worker that has been there for longest; another one joins."""
         oldest = self.workers.pop(0)
         oldest.kill()
         oldest.wait()
-        self.killed.add(self._joined - 2)  # numbers are given in the order of joining
-        self.workers.append(self._worker(self._joined))
-        self._joined += 1
+        self.killed += 1
+        self._join()
 
     def stop(self) -> float:
-        """End the test as Ctrl-C does. Returns the seconds that it took."""
+        """End the test as Ctrl-C does. Returns the seconds that it took; raises TimeoutExpired."""
         began = time.monotonic()
         self.master.send_signal(signal.SIGINT)
         for process in (self.master, *self.workers):
@@ -76,104 +164,105 @@ class Soak:
             process.kill()
             process.wait()
 
-    def _worker(self, number: int) -> subprocess.Popen[bytes]:
+    def _join(self) -> None:
+        name = f"worker {self.killed + len(self.workers)}"
         words = ["--worker", "--master-port", self._port, "--results", self.results]
-        return self._start(words, f"worker-{number}")
+        self.workers.append(self._start(words, name.replace(" ", "-")))
+        self.watched.append(Watched(name, self.workers[-1].pid))
 
-    def _start(self, words: list[Any], name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "locust", "--locustfile", "locustfiles/transcribe.py", *map(str, words)]
+    def _start(self, words: list[object], name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "locust", "--locustfile", str(self._file), *map(str, words)]
         with (self._folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(command, cwd=CHECKOUT, env=self._environ, stdout=log, stderr=log)
         run_on(process, self._cores.client)
         return process
 
 
-def measure() -> Iterator[Row]:
-    """Memory that is no file's, of the master and of the workers that were there; and what the records miss."""
+def main() -> int:
+    """Run it. Returns the exit code."""
+    parser = argparse.ArgumentParser(description="Run a fleet against a server with faults, and kill its workers.")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="how long (default: 3600)")
+    parser.add_argument("--sessions", type=int, default=200, help="live sessions at a time (default: 200)")
+    parser.add_argument("--uploads", type=int, default=50, help="uploads at a time (default: 50)")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="asr-load-soak-"))
     faults = [word for name in FAULTS for word in ("--fault", f"{name}={SHARE}")]
     cores = share_cores()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with scripted_server(folder, cores.server, "--tokens", 32, "--itl-ms", 40, *faults) as server:
-            soak = Soak(server, folder, cores)
-            try:
-                master, workers = _sample(soak)
-                ended_s = soak.stop()
-            finally:
-                soak.end()
-        run = read_run(soak.results)
-        lost, unknown, seen = _compare(soak, run, server.stamps)
-        refused = sum(each.count for each in run.refused)
-        stuck = [one for one in run.workers if one.ended and one.started != one.recorded]
-    yield _memory("the master", master)
-    yield _memory("a worker, in its own time", workers)
-    yield Row(
-        f"records of {seen:,} requests that the server saw, {len(soak.killed)} workers killed",
-        f"{lost} without a record, {unknown} records of none; {refused} refused; {len(stuck)} workers stuck",
-        f"in flight in killed workers: {len(soak.killed) * STREAMS // 2} at most",
-        value=float(lost),
-        low=float(unknown),
-        high=float(refused + len(stuck)),
-        unit="requests lost; records of none; refused or stuck",
-        aim="none but in flight in a killed worker",
-    )
-    yield Row(
-        "seconds from Ctrl-C to the summary",
-        f"{ended_s:.1f} s",
-        "the stop timeout: 20 s",
-        value=ended_s,
-        low=ended_s,
-        high=ended_s,
-        unit="s",
-        aim="under 90 s",
-    )
+    server_options = ("--tokens", 32, "--itl-ms", 40, "--realtime", "vllm", *faults)
+    with scripted_server(folder, cores.server, *server_options) as server:
+        fleet = Fleet(server, folder, cores, options.sessions, options.uploads)
+        try:
+            _watch(fleet, options.seconds)
+            gone = [each.name for each in fleet.watched[:2] if not Path(f"/proc/{each.pid}").exists()]
+            ended_s = fleet.stop()
+        finally:
+            fleet.end()
+    figures, troubles = judge(fleet.results, server.stamps, fleet.watched)
+    troubles += [f"{name} ended too soon" for name in gone]
+    load = f"{options.seconds:g} s of {options.sessions} sessions and {options.uploads} uploads"
+    said = f"soak: {load}, {fleet.killed} workers killed: {figures}; ended in {ended_s:.0f} s"
+    print(f"{said}: {'; '.join(troubles) or 'passed'}")
+    if troubles:
+        samples = {process.name: process.samples for process in fleet.watched}
+        (folder / "samples.json").write_text(json.dumps(samples))
+        print(f"Kept in {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
+    return 1 if troubles else 0
 
 
-def _sample(soak: Soak) -> tuple[list[float], list[float]]:
-    """Megabytes, each EVERY_S: of the master, and of the worker that joined last but one."""
-    master, workers = [], []
+def _watch(fleet: Fleet, seconds: float) -> None:
+    """Look at each process, and kill a worker now and then."""
     began = changed = time.monotonic()
-    while (now := time.monotonic()) < began + MINUTES * 60:
-        time.sleep(EVERY_S)
-        master.append(megabytes(soak.master.pid, "Pss_Anon:"))
-        workers.append(megabytes(soak.workers[0].pid, "Pss_Anon:"))
-        if now - changed > CHANGE_MINUTES * 60:
+    while (now := time.monotonic()) < began + seconds:
+        time.sleep(min(15.0, seconds / 100))
+        for process in fleet.watched:
+            process.look()
+        if now - changed > max(seconds / CHANGES, CHANGE_S):
             changed = now
-            soak.change()
-    return master, workers
+            fleet.change()
 
 
-def _compare(soak: Soak, run: RunInfo, stamps: Path) -> tuple[int, int, int]:
-    """How many requests that the server saw have no record, though their worker lived; how many records with an answer
-    are of no request that it saw; and how many it saw."""
+def judge(results: Path, stamps: Path, watched: Sequence[Watched]) -> tuple[str, list[str]]:
+    """The figures in words, and what is wrong with them, by a run's folder and the server's log of requests."""
+    run = read_run(results)
+    lived = {worker.worker for worker in run.workers if worker.ended}
     recorded: set[tuple[int, int]] = set()
     answered: set[tuple[int, int]] = set()
-    for record in read_records(soak.results):
+    live = 0
+    for record in read_records(results):
         recorded.add((record.worker, record.seq))
-        if record.http_status is not None:
+        live += isinstance(record, LiveRecord)
+        if record.ok or record.http_status is not None:
             answered.add((record.worker, record.seq))
-    seen: set[tuple[int, int]] = set()
+    seen = set(_seen(stamps, run.id))
+    lost = sum(request not in recorded for request in seen if request[0] in lived)
+    troubles = [
+        f"{what}: {count}"
+        for what, count in (
+            ("requests lost", lost),
+            ("records of requests that the server never saw", len(answered - seen)),
+            ("records refused", sum(each.count for each in run.refused)),
+            ("workers stuck", sum(each.ended and each.started != each.recorded for each in run.workers)),
+        )
+        if count
+    ]
+    known = [process for process in watched if process.is_known]
+    troubles += [f"{process.name} grows" for process in known if not process.is_steady]
+    figures = [f"{len(seen)} requests at the server, {len(recorded)} records, {live} of sessions, {lost} lost"]
+    figures += [process.figures for process in known]
+    return "; ".join(figures), troubles
+
+
+def _seen(stamps: Path, id: str) -> Iterator[tuple[int, int]]:
+    """Worker and number of each request of a run in the server's log."""
     with stamps.open() as lines:
         for line in lines:
-            id, worker, seq = json.loads(line)["request_id"].split("-")
-            assert id == run.id
-            seen.add((int(worker), int(seq)))
-    lived = {worker.worker for worker in run.workers if worker.ended}
-    lost = sum(request not in recorded for request in seen if request[0] in lived)
-    assert (soak.results / RECORDS).exists()
-    return lost, len(answered - seen), len(seen)
+            run, _, request = json.loads(line)["request_id"].partition("-")
+            if run == id:
+                worker, _, number = request.partition("-")
+                yield int(worker), int(number)
 
 
-def _memory(whose: str, samples: list[float]) -> Row:
-    settled = np.array(samples[int(SETTLED_MINUTES * 60 / EVERY_S) :])
-    per_hour = float(np.polyfit(np.arange(len(settled)) * EVERY_S / 3600, settled, 1)[0])
-    return Row(
-        f"memory of {whose} over {MINUTES:g} minutes at {STREAMS} streams",
-        f"{settled[0]:.1f} MB after {SETTLED_MINUTES:g} minutes, {settled[-1]:.1f} MB at the end",
-        "itself",
-        value=per_hour,
-        low=float(settled.min() - settled[0]),
-        high=float(settled.max() - settled[0]),
-        unit="MB an hour by its trend; MB less and more than at first",
-        aim="no growth",
-    )
+if __name__ == "__main__":
+    sys.exit(main())

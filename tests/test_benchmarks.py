@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from asr_load.stream.record import Record
 from benchmarks import Row
 from benchmarks.compare import Kept, read, verdict
 from benchmarks.run import LONG, SUITE
+from benchmarks.soak import Sample, Watched, judge
 from conftest import CHECKOUT
+from harness.records import record, run_folder, run_info, worker_info
 
 
 def row(value: float, spread: float = 0.1, *, better: str = "less", what: str = "reading") -> Row:
@@ -70,7 +75,48 @@ def test_what_is_no_result_is_refused(words: list[str], line: str) -> None:
 
 
 def test_every_benchmark_is_in_the_suite() -> None:
-    helpers = {"__init__", "bare", "bare_speech", "clips", "compare", "run", "send_client", "sink", "tls"}
-    helpers |= {"flood_client", "flood_server"}
+    others = {"__init__", "bare", "bare_speech", "clips", "compare", "run", "send_client", "sink", "soak", "tls"}
+    others |= {"flood_client", "flood_server"}
     files = {path.stem for path in (CHECKOUT / "benchmarks").glob("*.py")}
-    assert files - helpers == set(SUITE | LONG)
+    assert files - others == set(SUITE | LONG)
+
+
+def watched(memory: Callable[[int], float], descriptors: Callable[[int], float]) -> Watched:
+    """A process that was looked at for ten minutes."""
+    samples = [Sample(float(at), memory(at), descriptors(at)) for at in range(0, 600, 10)]
+    return Watched("the master", 1, samples)
+
+
+@pytest.mark.parametrize(
+    ("memory", "descriptors", "steady"),
+    [
+        (lambda at: 80.0 + at % 7, lambda at: 50.0 + at % 9, True),
+        (lambda at: min(80.0 + at, 200.0), lambda _: 50.0, True),  # it settles within its first third
+        (lambda at: 80.0 + at / 30, lambda _: 50.0, False),
+        (lambda _: 80.0, lambda at: 50.0 + at / 10, False),
+    ],
+    ids=["steady", "settles", "memory", "descriptors"],
+)
+def test_a_soak_finds_a_process_that_grows(
+    memory: Callable[[int], float], descriptors: Callable[[int], float], steady: bool
+) -> None:
+    assert watched(memory, descriptors).is_steady == steady
+
+
+def test_a_soak_finds_what_is_lost(tmp_path: Path) -> None:
+    stamps = tmp_path / "stamps"
+    lines = [{"request_id": id} for id in ("abc-0-0", "abc-0-1", "abc-1-0", "another-0-9")]
+    stamps.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    workers = [worker_info(started=2, recorded=2), worker_info(worker=1, ended=False)]  # the second was killed
+
+    def found(*records: Record) -> list[str]:
+        folder = run_folder(tmp_path / "r", records, run_info(workers=workers))
+        figures, troubles = judge(folder, stamps, [])
+        assert figures.startswith(f"3 requests at the server, {len(records)} records")
+        return troubles
+
+    assert found(record(0), record(1)) == []
+    assert found(record(0)) == ["requests lost: 1"]
+    assert found(record(0), record(1), record(2)) == ["records of requests that the server never saw: 1"]
+    workers[0] = worker_info(started=3, recorded=2)
+    assert found(record(0), record(1)) == ["workers stuck: 1"]
