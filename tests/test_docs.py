@@ -145,3 +145,11 @@ def test_the_questions_in_the_page_on_analysis_can_be_asked(tmp_path: Path) -> N
         asked = subprocess.run(["sh", "-c", question], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert asked.returncode == 0, asked.stderr
         assert asked.stdout.strip(), question
+
+
+def test_the_tests_that_security_names_are_there() -> None:
+    named = re.findall(r"\]\(tests/(\w+\.py)\): ((?:`\w+`(?:, )?)+)", (CHECKOUT / "SECURITY.md").read_text())
+    assert named
+    for file, names in named:
+        defined = set(re.findall(r"^def (test_\w+)\(", (CHECKOUT / "tests" / file).read_text(), re.MULTILINE))
+        assert set(re.findall(r"\w+", names)) <= defined, file
