@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -249,6 +250,24 @@ def test_a_worker_with_other_data_is_refused(
             end(fleet.master, *workers)
     assert done.code == 2
     assert done.err.count(said) == 1  # of all workers
+    assert done.records == []
+
+
+@pytest.mark.long
+def test_a_worker_with_a_key_refuses_a_route_of_the_masters(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host, socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        route = ("--upstream", f"127.0.0.1:{elsewhere.getsockname()[1]}")
+        fleet = Fleet(host, tmp_path / "r", "--data", clips, "-u", "1", "-t", "3", "--expect-workers", "1", *route)
+        worker = fleet.worker(OPENAI_API_KEY="sk-of-the-worker", LOCUST_HOST=host)
+        try:
+            done = Run(fleet.master, fleet.results)
+        finally:
+            end(fleet.master, worker)
+        elsewhere.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+    assert done.code == 2
+    assert f"the master's test goes with --upstream {route[1]}, but the worker was started without" in done.err
     assert done.records == []
 
 

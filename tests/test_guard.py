@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import http.client
 import io
+import re
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -12,7 +13,8 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.options.credentials import Credentials
+from asr_load.options.credentials import ROUTE, Credentials
+from asr_load.options.form import Form, read_form
 from asr_load.web.guard import guarded
 from harness.options import parse
 from harness.patience import PATIENCE_S
@@ -179,6 +181,42 @@ def test_secrets_go_where_they_were_given_for(monkeypatch: pytest.MonkeyPatch) -
     assert basic.of("http://a:1").basic
     monkeypatch.delenv("OPENAI_API_KEY")
     assert not credentials(host="http://me:pw@a:1").of("http://b:1").basic
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "said"),
+    [
+        ("", "--proxy http://m:1", "goes with --proxy http://m:1, but the worker was started without --proxy"),
+        ("--proxy p:1", "", "goes without --proxy, but the worker was started with --proxy http://p:1"),
+        ("--proxy http://me:pw@p:1", "--proxy http://p:1", ""),
+        ("", "--upstream m:1", "goes with --upstream m:1, but the worker was started without --upstream"),
+        ("--upstream a:1", "--upstream a:1,m:1", "goes with --upstream a:1,m:1, but the worker was started with"),
+        ("", "--insecure", "goes with --insecure, but the worker was started without --insecure: start both with"),
+        ("", "--ca m.pem", "goes with --ca m.pem"),
+        ("", "--cert m.pem", "goes with --cert m.pem"),
+        ("--insecure --cert c.pem", "--insecure --cert c.pem", ""),
+    ],
+)
+def test_a_key_takes_no_route_that_its_worker_was_not_started_with(own: str, asked: str, said: str) -> None:
+    def check(*words: str) -> None:
+        given = parse(*words, *own.split())
+        given.host = "http://a:1"
+        credentials = Credentials(given)
+        credentials.check_route(parse(*asked.split()), credentials.of("http://a:1"))
+
+    check()  # without a key it is the master's to choose
+    for secret in (("--api-key", "sk-1"), ("--header", "X: y")):
+        if said:
+            with pytest.raises(InputError, match=re.escape(said)):
+                check(*secret)
+        else:
+            check(*secret)
+
+
+def test_the_form_has_no_field_for_a_route() -> None:
+    for name in ROUTE:
+        with pytest.raises(InputError, match=f"'{name}' is no field of the form"):
+            read_form(Form({name: "x"}), parse())
 
 
 def test_the_picker_of_user_classes_edits_what_it_shows(clips: Path, tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ class Checks:
         InputError."""
         host = self._credentials.without_credentials(host)
         secrets = self._credentials.of(host, form_key)
+        if self._is_worker:
+            self._credentials.check_route(options, secrets)
         settings = read_settings(options, host, secrets, *self._found(options, host))
         if settings.loop.open and options.headless and options.num_users is None:
             raise InputError("an open loop needs -u: the most requests that may be in flight")

@@ -1,7 +1,7 @@
 """Which server gets which secret: those of the command line and the environment go only where their owner sends them.
 
 A web form names any server, and the master of a fleet names one to its workers. Neither is a reason to send it a key
-that was given for another.
+that was given for another, nor to send the key by a way that somebody else chose.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from asr_load.options.settings import Secrets, check_host, split_host, split_pro
 KEY = "OPENAI_API_KEY"
 
 TOKEN, SHORTEST = "ASR_LOAD_FLEET_TOKEN", 16
+
+ROUTE = ("proxy", "upstream", "ca", "cert", "insecure")
+"""Options that decide which machine a request reaches, and whose certificate that machine must show."""
 
 
 def read_token(options: Namespace) -> str:
@@ -42,6 +45,7 @@ class Credentials:
         self._headers = tuple(given.header or ())
         self.proxy, self._proxy_basic = split_proxy(given.proxy)
         """Without its user and password."""
+        self._route = {name: getattr(given, name) for name in ROUTE} | {"proxy": self.proxy}
         host = self.without_credentials(given.host)
         self._own = [*([_address(host)] if host else []), *map(_address, given.allow_host or [])]
 
@@ -73,6 +77,24 @@ class Credentials:
             self.proxy,
             self._proxy_basic,
         )
+
+    def check_route(self, options: Namespace, secrets: Secrets) -> None:
+        """Raise InputError where secrets would take another route than this process was started with: a master names
+        the route of its test, and whoever is at its other end reads the key."""
+        if not (secrets.key or secrets.basic or secrets.headers):
+            return
+        for name, own in self._route.items():
+            if (asked := getattr(options, name)) != own:
+                raise InputError(
+                    f"this worker has an API key or headers, and the master's test goes {_named(name, asked)}, but the"
+                    f" worker was started {_named(name, own)}: start both with the same --{name}"
+                )
+
+
+def _named(option: str, value: str | bool) -> str:
+    if not value:
+        return f"without --{option}"
+    return f"with --{option}" if value is True else f"with --{option} {value}"
 
 
 def _address(host: str) -> str:
