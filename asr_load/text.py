@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +40,38 @@ STRUCK = "***"
 MIN_SECRET = 8
 """Characters of a word that is looked for in headers and in speech: "Bearer" and "gzip" are no secrets."""
 
+SILENT = logging.Logger("silent")
+"""For packages that log what a server sent, or a handshake with its key, as it is: with --loglevel DEBUG it would be
+printed. It is none that logging knows: Locust sets those up anew."""
+SILENT.disabled = True
+
+MAX_CHARS = 2000
+"""Of a server's words. Records keep a quarter of it, after secrets are struck out: so none is cut in half and kept."""
+
+LONGEST_SECRET = 512
+
+
+def whole_characters(text: str) -> str:
+    """The text with the halves of its surrogate pairs joined; a half without its other one is U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def shorten(text: str | bytes, limit: int = MAX_CHARS) -> str:
+    """One line of at most `limit` characters, control characters as escapes. No word is cut that may be a secret, which
+    would no more be found."""
+    most = 4 * limit  # of which white space may leave little
+    if isinstance(text, bytes):
+        text = text[: 4 * (most + 1)].decode(errors="replace")
+    line = visible(whole_characters(" ".join(text[:most].split())))
+    if len(line) <= limit and len(text) <= most:
+        return line
+    kept, _, word = line[: limit - 1].rpartition(" ")
+    return (kept if len(word) < LONGEST_SECRET else line[: limit - 1]) + "…"
+
 
 def is_no_speech(secret: str) -> bool:
     """Whether a secret is nothing that somebody says: `EMPTY`, or the word of a header, is no reason to take a word out
@@ -53,6 +86,21 @@ def striker(secrets: Iterable[str]) -> Callable[[str], str]:
         return str
     find = re.compile("|".join(map(re.escape, forms)))
     return lambda text: find.sub(STRUCK, text)
+
+
+class Intake:
+    """Takes in text from outside: what a server or a proxy writes in a header, a field, an event or a reason. All of it
+    comes this way before it is kept or shown."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        known = [*secrets]
+        self._strike = striker(known)
+        self.speech = striker(filter(is_no_speech, known))
+        """The same for a transcript, which is kept as it came, and in which no word of speech may be missing."""
+
+    def line(self, text: str, limit: int = MAX_CHARS // 4) -> str:
+        """One line of at most `limit` characters, without secrets, control characters as escapes."""
+        return shorten(self._strike(text), limit)
 
 
 def _forms(secret: str) -> Iterator[str]:

@@ -55,7 +55,7 @@ class Client:
             self.pieces.append([head, *parts])
         self._reader = choose("auto")[1]
         self._connections = Connections()
-        self._config = ExchangeConfig(Timeouts(5, 5, 5), 0, str)
+        self._config = ExchangeConfig(Timeouts(5, 5, 5), 0)
 
     def by_bytes(self, *, tls: bool) -> Way:
         """sendall of what is ready, on a bare socket."""

@@ -485,7 +485,7 @@ def test_sessions_go_through_a_proxy(spoken: Path, tmp_path: Path) -> None:
 def test_what_is_never_sent_is_a_session_too() -> None:
     live = settings("--api", "realtime").live
     request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=live)
-    config = ExchangeConfig(Timeouts(1, 1, 1), 0, str)
+    config = ExchangeConfig(Timeouts(1, 1, 1), 0)
     assert isinstance(never_sent(request, config, "client", "why"), LiveRecord)
 
 

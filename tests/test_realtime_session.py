@@ -81,7 +81,7 @@ def utterance(socket: _Socket, dialect: str = "vllm", *, ends_at: float = 2.0, e
     """An utterance that has sent its audio up to a second of it and, if `ended`, the message that ends it."""
     began = time.perf_counter() - ends_at
     request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=settings("--api", "realtime").live)
-    config = ExchangeConfig(Timeouts(60, 60, 60), 0, str)
+    config = ExchangeConfig(Timeouts(60, 60, 60), 0)
     found = _Utterance(None, UserConnection(), request, config)  # type: ignore[arg-type]
     found.began, found.dialect = round(began * NS), dialect
     found.socket, found.packets = socket, _Packets(began, ends_at)  # type: ignore[assignment]

@@ -15,8 +15,7 @@ from asr_load.errors import InputError
 from asr_load.load.fleet import expected
 from asr_load.results.console import console_for
 from asr_load.results.runfile import absurd
-from asr_load.stream.reader import MAX_ERROR_CHARS, shorten
-from asr_load.text import striker, visible
+from asr_load.text import MAX_CHARS, shorten, striker, visible
 from harness.answers import EVENTS, each_reader, sized
 from harness.peer import STREAM, talk
 from harness.records import worker_info
@@ -83,10 +82,13 @@ def test_secrets_are_struck_in_each_form(said: str) -> None:
 
 def test_no_secret_is_cut_in_half() -> None:
     secret = "s" * 40
-    for before in range(MAX_ERROR_CHARS - 50, MAX_ERROR_CHARS + 5):
+    for before in range(MAX_CHARS - 50, MAX_CHARS + 5):
         kept = shorten("w " * (before // 2) + secret)
         assert secret in kept or "ss" not in kept
-        assert len(kept) <= MAX_ERROR_CHARS
+        assert len(kept) <= MAX_CHARS
+    for before in range(4 * MAX_CHARS - 50, 4 * MAX_CHARS + 5):  # of which the white space is taken out
+        assert "ss" not in shorten(" " * before + secret).replace(secret, "")
+        assert "ss" not in shorten((" " * before + secret).encode()).replace(secret, "")
 
 
 @each_reader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -28,14 +28,18 @@ from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
 from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
 from asr_load.stream.coding import Decoded, decoded
-from asr_load.stream.reader import MAX_ERROR_CHARS, Answer, ProtocolError, http_error_message, shorten
+from asr_load.stream.reader import Answer, ProtocolError, http_error_message
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import latencies, seconds
+from asr_load.text import Intake
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
 """Of an answer, taken at once; of an error, read at most."""
+
+SERVER_CHARS = 200
+"""Of the header in which a server names itself."""
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -86,10 +90,7 @@ class ExchangeConfig:
     limits: Timeouts
     epoch_ns: int
     """What turns a perf_counter stamp into nanoseconds since the epoch."""
-    strike: Callable[[str], str]
-    """Strikes secrets out of whatever a server says."""
-    strike_speech: Callable[[str], str] = str
-    """The same for a transcript, in which no word of speech may be missing."""
+    intake: Intake = field(default_factory=Intake)
     transport: Transport = field(default_factory=Transport)
     keep: bool = True
     """Whether a connection is kept for the next request."""
@@ -231,7 +232,7 @@ def _attempt(
 
     def ask(prepared: PreparedRequest) -> FinalHead | StreamHead:
         own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
-        head = _ask(user_connection, prepared, own, request.body, limits.stall, plain=hooked)
+        head = _ask(user_connection, prepared, own, request.body, config, plain=hooked)
         if isinstance(head, FinalHead):
             hooks.keep_cookies(client, prepared, head)
         return head
@@ -271,12 +272,12 @@ def _ask(
     prepared: PreparedRequest,
     own: dict[str, str],
     body: list[bytes | memoryview],
-    stall: float,
+    config: ExchangeConfig,
     *,
     plain: bool,
 ) -> FinalHead | StreamHead:
     """Send a request, with headers of its own, and read the head of its answer."""
-    connection = user_connection.connection
+    connection, stall = user_connection.connection, config.limits.stall
     assert connection is not None
     if not user_connection.head:
         user_connection.head = _head(connection, prepared, own)
@@ -289,7 +290,7 @@ def _ask(
     answer = read_head(file, plain=plain or said.server is None or user_connection.reader_factory is None)
     user_connection.headers = file.read_at
     if isinstance(answer, FinalHead) and said.server is None:
-        said.server = shorten(answer.headers.get("server", ""), 200)
+        said.server = config.intake.line(answer.headers.get("server", ""), SERVER_CHARS)
     return answer
 
 
@@ -491,7 +492,7 @@ def _record(
         outcome=result.outcome,
         ok=result.outcome == "ok",
         http_status=result.status,
-        error=shorten(config.strike(result.error or ""), MAX_ERROR_CHARS // 4) if result.outcome != "ok" else None,
+        error=config.intake.line(result.error or "") if result.outcome != "ok" else None,
         cause=_cause(result),
         # What is answered has been sent, though the kernel's stamp of it may be older than our look at the clock.
         upload=seconds(
@@ -509,17 +510,17 @@ def _record(
         output_tokens_source=source,
         prompt_tokens=answer.prompt_tokens,
         cached_tokens=answer.cached_tokens,
-        finish_reason=None if answer.finish_reason is None else config.strike(answer.finish_reason),
+        finish_reason=None if answer.finish_reason is None else config.intake.line(answer.finish_reason),
         streamed=answer.streamed,
-        text=config.strike_speech(unwrapped.text),
-        raw_text=None if unwrapped.text == raw else config.strike_speech(raw),
+        text=config.intake.speech(unwrapped.text),
+        raw_text=None if unwrapped.text == raw else config.intake.speech(raw),
         text_format=unwrapped.format,
         ttft_text=None if unwrapped.format == "raw" else seconds(start, answer.came(unwrapped.start)),
         retries=int(result.first is not None),
         retry_s=retry_s,
         connect=user_connection.connect_s,
         replica=user_connection.replica,
-        first_error=result.first_error and shorten(config.strike(result.first_error), MAX_ERROR_CHARS // 4),
+        first_error=result.first_error and config.intake.line(result.first_error),
     )
 
 

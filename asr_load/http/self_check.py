@@ -219,7 +219,7 @@ def _read(reader_factory: ReaderFactory | None) -> _Answers | Exception:
 
 
 def _read_two(url: str, user_connection: UserConnection, sent: list[_Sent]) -> _Answers:
-    config = ExchangeConfig(_LIMITS, time.time_ns() - time.perf_counter_ns(), str)
+    config = ExchangeConfig(_LIMITS, time.time_ns() - time.perf_counter_ns())
     records, began = [], 0
     with requests.Session() as session:
         session.trust_env = False

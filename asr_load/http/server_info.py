@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from http.client import HTTPException
@@ -20,8 +20,7 @@ from asr_load.http.head import FinalHead
 from asr_load.http.head_file import READ_BYTES, HeadFile
 from asr_load.http.transport import Transport
 from asr_load.stream.coding import Decoded
-from asr_load.stream.reader import shorten
-from asr_load.text import striker, visible
+from asr_load.text import MAX_CHARS, STRUCK, Intake
 
 MODELS, FLUSH = "/v1/models", "/flush_cache"
 PATHS = (MODELS, "/get_server_info", "/version")
@@ -33,16 +32,18 @@ PATIENCE_S = 2.0
 LONGEST = 1 << 20
 """Bytes of an answer."""
 
+NAME_CHARS = 200
+"""Of a model's name. A longer one is none that can be asked for, and none that is shown."""
+
 SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
 
 
-def ask_server(host: str, headers: Mapping[str, str], secrets: Iterable[str], transport: Transport) -> dict[str, Any]:
+def ask_server(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> dict[str, Any]:
     """The JSON that a server answers with, by path, for those of PATHS that it has; without what may be secret."""
     greenlets = {path: gevent.spawn(_get, host + path, headers, transport) for path in PATHS}
     gevent.joinall(list(greenlets.values()), timeout=PATIENCE_S)
     gevent.killall(list(greenlets.values()))
-    strike = striker(secrets)
-    said = {path: _struck(greenlet.value, strike) for path, greenlet in greenlets.items()}
+    said = {path: _taken_in(greenlet.value, intake) for path, greenlet in greenlets.items()}
     return {path: value for path, value in said.items() if isinstance(value, (dict, list, str))}
 
 
@@ -83,23 +84,23 @@ def _listed(said: Mapping[str, Any], wanted: Callable[[dict[str, Any]], bool] = 
     models = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(models, list):
         return []
-    return [str(each["id"]) for each in models if isinstance(each, dict) and each.get("id") and wanted(each)]
+    named = [each for each in models if isinstance(each, dict) and isinstance(each.get("id"), str) and wanted(each)]
+    return [each["id"] for each in named if 0 < len(each["id"]) <= NAME_CHARS]
 
 
 def _names(listed: list[str]) -> str:
     return ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")
 
 
-def unready(host: str, headers: Mapping[str, str], transport: Transport) -> str:
+def unready(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> str:
     """Why a server cannot be asked for transcripts yet, in words; empty when it says that it can: by /health, and where
     it has none by answering /v1/models at all."""
     for path in ("/health", MODELS):
         try:
             status, _ = _ask(host + path, headers, transport)
-        except (OSError, HTTPException) as error:
-            return f"{words(error)[:1].lower()}{words(error)[1:]}"
-        except Failure as error:
-            return f"{str(error)[:1].lower()}{str(error)[1:]}"
+        except (OSError, HTTPException, Failure) as error:
+            why = intake.line(words(error))
+            return f"{why[:1].lower()}{why[1:]}"
         if status == HTTPStatus.OK:
             return ""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -107,14 +108,14 @@ def unready(host: str, headers: Mapping[str, str], transport: Transport) -> str:
     return ""
 
 
-def flush_cache(host: str, headers: Mapping[str, str], transport: Transport) -> None:
+def flush_cache(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> None:
     """Let SGLang forget what it has in its cache. Raises InputError where that cannot be."""
     try:
         status, body = _ask(host + FLUSH, headers, transport, method="POST")
     except (OSError, HTTPException, Failure) as error:
-        raise InputError(f"--flush-cache: POST {FLUSH}: {words(error)}") from None
+        raise InputError(f"--flush-cache: POST {FLUSH}: {intake.line(words(error))}") from None
     if status != HTTPStatus.OK:
-        said = shorten(visible(body.decode(errors="replace").strip()), 200)
+        said = intake.line(body.decode(errors="replace"), 200)
         raise InputError(f"--flush-cache: POST {FLUSH} is answered {status} {said}: it is SGLang's, for an idle server")
 
 
@@ -159,15 +160,15 @@ def _body(head: FinalHead) -> bytes:
     return bytes(body)
 
 
-def _struck(value: Any, strike: Callable[[str], str]) -> Any:
+def _taken_in(value: Any, intake: Intake) -> Any:
     match value:
         case str():
-            return strike(value)
+            return intake.line(value, MAX_CHARS)
         case list():
-            return [_struck(each, strike) for each in value]
+            return [_taken_in(each, intake) for each in value]
         case dict():
             return {
-                strike(name): "***" if SECRET.search(name) and isinstance(each, str) else _struck(each, strike)
+                intake.line(name): STRUCK if SECRET.search(name) and isinstance(each, str) else _taken_in(each, intake)
                 for name, each in value.items()
             }
     return value

@@ -26,7 +26,7 @@ from asr_load.realtime.speech import piece_of
 from asr_load.results.verdict import what_failed
 from asr_load.schedule.work import Job
 from asr_load.stream.record import LiveRecord, Record
-from asr_load.text import striker, visible
+from asr_load.text import visible
 
 WORD_EVERY_S, LOOK_EVERY_S = 10.0, 0.5
 """How often it is said what is waited for, and looked."""
@@ -63,7 +63,7 @@ def ask_before_test(
         wait_until_ready(settings, ready_s)
     said: dict[str, Any] = {}
     if trial:
-        said = ask_server(settings.host, settings.headers, settings.secrets, settings.transport)
+        said = ask_server(settings.host, settings.headers, settings.intake, settings.transport)
         if DEFAULT_MODEL in {target.settings.body.model for target in targets.values()} and (model := only_model(said)):
             models[settings.host] = model
             _say(f"model {model}: the one that {settings.host} lists")
@@ -76,7 +76,7 @@ def ask_before_test(
             if dialect := _try(name, target, said):
                 dialects[settings.host] = dialect
     if flush:
-        flush_cache(settings.host, settings.headers, settings.transport)
+        flush_cache(settings.host, settings.headers, settings.intake, settings.transport)
     return said
 
 
@@ -84,7 +84,7 @@ def wait_until_ready(settings: Settings, patience_s: float) -> None:
     """Wait until a server says that it is ready, and say so. Raises InputError after so many seconds."""
     began = time.monotonic()
     said = began - WORD_EVERY_S
-    while why := unready(settings.host, settings.headers, settings.transport):
+    while why := unready(settings.host, settings.headers, settings.intake, settings.transport):
         now = time.monotonic()
         if now - began >= patience_s:
             raise InputError(f"{settings.host} is not ready after {patience_s:g} s: {why} (--ready-timeout)")
@@ -187,7 +187,7 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
     config = ExchangeConfig(
         settings.timeouts,
         time.time_ns() - time.perf_counter_ns(),
-        striker(settings.secrets),
+        settings.intake,
         transport=settings.transport,
         keep=False,
     )

@@ -41,7 +41,6 @@ from asr_load.results.runfile import PUNCTUAL_S, WorkerInfo
 from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.work import Job, Turn, Work
 from asr_load.stream.record import Record, RecordFile
-from asr_load.text import is_no_speech, striker
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +99,7 @@ class Run:
         self._config = ExchangeConfig(
             settings.timeouts,
             epoch_ns,
-            striker(settings.secrets),
-            striker(filter(is_no_speech, settings.secrets)),
+            settings.intake,
             settings.transport,
             settings.keep_connections,
         )

@@ -200,7 +200,7 @@ class RunStore:
         if not self._invocation.server and any(worker.server for worker in self.workers):
             # After the last stream, and not of one that does not say what it is: mocks count their requests.
             self._invocation.server = ask_server(
-                self._settings.host, self._settings.headers, self._settings.secrets, self._settings.transport
+                self._settings.host, self._settings.headers, self._settings.intake, self._settings.transport
             )
         self._write(ended=True)
         self.finished = read_finished(self.folder)

@@ -9,6 +9,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -37,7 +38,7 @@ from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, pa
 from asr_load.schedule.mix import parse_mix
 from asr_load.shipped import SAMPLE, sample
 from asr_load.stream.text_format import TEXT_FORMATS
-from asr_load.text import MIN_SECRET
+from asr_load.text import MIN_SECRET, Intake
 
 REPLICAS = "it is one server's, and --upstream HOST:PORT,HOST:PORT names its replicas"
 
@@ -128,6 +129,11 @@ class Settings:
     @property
     def body(self) -> BodyOptions:
         return self.asked.body
+
+    @cached_property
+    def intake(self) -> Intake:
+        """What takes in the words of this server, and of the proxy before it."""
+        return Intake(self.secrets)
 
     @property
     def shown_endpoint(self) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from asr_load.languages import joined
-from asr_load.stream.reader import ProtocolError, error_message, shorten, whole_characters
+from asr_load.stream.reader import ProtocolError, error_message
+from asr_load.text import shorten, whole_characters
 
 MOST_KINDS, KIND_CHARS = 100, 100
 """Types of events that are counted one by one, and the longest name of one; the rest is counted as OTHER."""

@@ -38,7 +38,7 @@ from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
 from asr_load.realtime.speech import Speech, speech_of
 from asr_load.stream.cause import cause_of
-from asr_load.stream.reader import MAX_ERROR_CHARS, ProtocolError, shorten
+from asr_load.stream.reader import ProtocolError
 from asr_load.stream.record import LiveRecord, Record, SendLag
 from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import NS, latencies, seconds
@@ -264,7 +264,7 @@ class _Utterance:
         dialect = choose(live.dialect, created, place.host, live.found)
         self.dialect = dialect.name
         named = created.session.get("id") if isinstance(created.session, dict) else created.id
-        self.session_id = shorten(text_in(named) or "", SESSION_CHARS)
+        self.session_id = self.config.intake.line(text_in(named) or "", SESSION_CHARS)
         if live.server_vad and not dialect.has_vad:
             hint = f" ({GUESS})" if live.is_guess(dialect) else ""
             raise Failure("rejected", f"{dialect.name} finds no turns by itself: --turn-detection none{hint}")
@@ -459,7 +459,7 @@ class _Utterance:
         tokens, ended = heard.tokens, self.audio_ended
         live: dict[str, Any] = {
             "dialect": self.dialect,
-            "session": config.strike(self.session_id),
+            "session": self.session_id,
             "setup": None if self.setup is None else self.setup / NS,
             "ttfs": None if self.speech_ended is None else seconds(self.speech_ended, final),
             "done_latency": None if final is None or ended is None or final < ended else seconds(ended, final),
@@ -468,7 +468,7 @@ class _Utterance:
             "backpressure": max((self.socket.blocked_s if self.socket else 0.0) - self.blocked_before, 0.0),
             "packets": len(sent),
             "close_code": None if self.socket is None else self.socket.close_code,
-            "events": {config.strike(name): count for name, count in heard.events.items()},
+            "events": {config.intake.line(name): count for name, count in heard.events.items()},
             "partial_lag": _partial_lags(heard.positions, sent),
             "revised": heard.revised,
             "backlog": self.backlog,
@@ -480,7 +480,7 @@ class _Utterance:
             outcome=self.outcome,
             ok=self.outcome == "ok",
             http_status=None,
-            error=shorten(config.strike(self.error or ""), MAX_ERROR_CHARS // 4) if self.outcome != "ok" else None,
+            error=config.intake.line(self.error or "") if self.outcome != "ok" else None,
             cause=self.cause,
             upload=None,
             headers=None,
@@ -495,8 +495,8 @@ class _Utterance:
             cached_tokens=None,
             finish_reason=None,
             streamed=True,
-            text=config.strike_speech(unwrapped.text),
-            raw_text=None if unwrapped.text == raw else config.strike_speech(raw),
+            text=config.intake.speech(unwrapped.text),
+            raw_text=None if unwrapped.text == raw else config.intake.speech(raw),
             text_format=unwrapped.format,
             connect=self.user_connection.connect_s,
             replica=self.user_connection.replica,

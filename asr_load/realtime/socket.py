@@ -25,6 +25,7 @@ from asr_load.http.turn import let_others_run
 from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
 from asr_load.stream.limits import MAX_EVENT_BYTES, MAX_EVENTS, MAX_STREAM_BYTES
 from asr_load.stream.reader import ProtocolError, http_error_message
+from asr_load.text import SILENT
 
 SLICE_BYTES = 512
 """That the protocol takes at once: 256 empty frames, at the most."""
@@ -62,7 +63,7 @@ class Socket:
             username=None,
             password=None,
         )
-        self._protocol = ClientProtocol(uri, max_size=MAX_EVENT_BYTES)
+        self._protocol = ClientProtocol(uri, max_size=MAX_EVENT_BYTES, logger=SILENT)
         self._response: Response | None = None
         self._parts: list[bytes] = []
         self._frames = self._bytes = 0

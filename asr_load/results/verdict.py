@@ -19,9 +19,8 @@ from asr_load.results.sound import CPU_VALID, Measured
 from asr_load.results.steady import Outage, Steadiness, load_changes, outage, steadiness
 from asr_load.shipped import command
 from asr_load.stream.cause import Cause
-from asr_load.stream.reader import shorten
 from asr_load.stream.record import LiveRecord, Record
-from asr_load.text import count_of
+from asr_load.text import count_of, shorten
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
 """p99 of the event loop's lag: an error that large is in the latencies. Below the first it is small beside any TTFT

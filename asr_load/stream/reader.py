@@ -20,12 +20,7 @@ from sseclient import SSEClient
 
 from asr_load.stream import events
 from asr_load.stream.limits import MAX_BYTES, MAX_EVENT_BYTES, MAX_EVENT_LINES, MAX_EVENTS, MAX_STREAM_BYTES
-from asr_load.text import visible
-
-MAX_ERROR_CHARS = 2000
-"""Of a server's words. Records keep a quarter of it, after secrets are struck out: so none is cut in half and kept."""
-
-LONGEST_SECRET = 512
+from asr_load.text import SILENT, shorten, whole_characters
 
 GOOD_ENDS = frozenset(
     (
@@ -500,15 +495,6 @@ def _respaced(parts: Sequence[str], text: str) -> tuple[list[str], int]:
     return kept, end
 
 
-def whole_characters(text: str) -> str:
-    """The text with the halves of its surrogate pairs joined; a half without its other one is U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
 _error_line = re.compile(rb"(?:^|(?<=[\r\n]))(?:error:|event: ?[^\r\n]*error(?=[\r\n]|$))").sub
 
 
@@ -525,6 +511,7 @@ class _Events(SSEClient):
 
     def __init__(self, reads: Iterator[bytes]) -> None:
         super().__init__(reads)
+        self._logger = SILENT
         self._pieces = reads
 
     def _read(self) -> Iterator[bytes]:
@@ -588,7 +575,7 @@ _WORDS = ("message", "error", "detail", "msg", "status_msg", "base_resp", "error
 
 
 def error_message(error: Any) -> str:
-    """The server's words in an error, nested or flat, as one line of at most MAX_ERROR_CHARS characters."""
+    """The server's words in an error, nested or flat, as one line."""
     while isinstance(error, dict):
         error = next((error[name] for name in _WORDS if error.get(name)), None)
     if isinstance(error, list) and len(error) == 1 and (isinstance(error[0], str) or _has_message(error[0])):
@@ -621,15 +608,3 @@ def _text_of_page(body: bytes) -> str:
     """The words of a page in HTML, as proxies and other servers answer with; empty for anything else."""
     text = body[:MAX_PAGE_BYTES].decode(errors="replace").lstrip()
     return html.unescape(_UNSEEN.sub(" ", text)).strip() if text[:9].lower().startswith(("<html", "<!doctype")) else ""
-
-
-def shorten(text: str | bytes, limit: int = MAX_ERROR_CHARS) -> str:
-    """One line of at most `limit` characters, control characters as escapes. No word is cut that may be a secret, which
-    would no more be found."""
-    if isinstance(text, bytes):
-        text = text[: 8 * limit].decode(errors="replace")
-    line = visible(whole_characters(" ".join(text[: 4 * limit].split())))
-    if len(line) <= limit:
-        return line
-    kept, _, word = line[: limit - 1].rpartition(" ")
-    return (kept if len(word) < LONGEST_SECRET else line[: limit - 1]) + "…"

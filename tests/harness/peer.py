@@ -25,7 +25,7 @@ from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
 from asr_load.stream.record import Record
-from asr_load.text import is_no_speech, striker
+from asr_load.text import Intake
 from harness.patience import PATIENCE_S
 
 STREAM = (
@@ -172,8 +172,7 @@ class Client:
         own = {"X-Clip-Id": "ä%20".encode().decode("latin-1"), "X-Request-Id": f"{self.sent}"}
         pieces = body or [b'{"a":', memoryview(b"1" * 100), b"}"]
         request = TranscriptionRequest(url, pieces, headers, "c", "", 1.0, 0, 0, 0, own_headers=own)
-        strike, strike_speech = striker(secrets), striker(filter(is_no_speech, secrets))
-        config = ExchangeConfig(self.limits, 0, strike, strike_speech, self.transport, self.keep)
+        config = ExchangeConfig(self.limits, 0, Intake(secrets), self.transport, self.keep)
         return exchange(self.session, self.user_connection, request, config)[0]
 
 
