@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 
 T = TypeVar("T")
@@ -61,10 +62,10 @@ def read_json(path: Path, type: type[T], missing: str, writer: str) -> T:
     """What a JSON file holds. Raises InputError: `missing` says what its absence means, `writer` who writes such."""
     try:
         with open_regular(path) as file:
-            return msgspec.json.decode(file.read(), type=type)
+            return decode(file.read(), type)
     except OSError as error:
         raise InputError(f"{missing}: {path.name} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # of Unicode too
+    except Malformed as error:
         raise InputError(f"{path} is not what {writer} writes ({error})") from error
 
 

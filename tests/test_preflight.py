@@ -15,7 +15,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from asr_load.http.server_info import unlisted
+from asr_load.http.server_info import MODELS, ask_server, unlisted
+from asr_load.http.transport import Transport
+from asr_load.text import MAX_CHARS, Intake
 from conftest import CHECKOUT
 from harness.fleets import processes
 from harness.ports import free_port
@@ -68,6 +70,24 @@ def answering(*posts: tuple[int, bytes], models: Sequence[str | dict[str, Any]] 
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_what_a_server_says_of_itself_may_be_deep_and_long(clips: Path, tmp_path: Path) -> None:
+    """JSON that Python can hardly follow, a name that fills the terminal, and a number that fills a page."""
+    odd: dict[str, Any] = {"id": "m" * 400_000, "size": 10**400}
+    for _ in range(900):
+        odd = {"id": "m", "more": odd}
+    shallow = {"id": "m" * 400_000, "size": 10**400, "text": "x" * 100_000}
+    with answering((200, STREAM), models=[odd]) as host:
+        assert MODELS not in ask_server(host, {}, Intake(), Transport())
+    with answering((200, STREAM), models=[shallow, {"id": "small"}]) as host:
+        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1", "--model", "none", preflight=True)
+    assert done.code == 0
+    assert "the server does not list --model none, but small" in done.err
+    kept = json.loads((done.results / "run.json").read_text())["server"][MODELS]["data"][0]
+    assert kept["size"] is None
+    assert len(kept["text"]) <= MAX_CHARS
+    assert "m" * 1000 not in done.out + done.err
 
 
 @pytest.mark.parametrize(

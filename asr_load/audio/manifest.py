@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from asr_load.audio.columns import names_audio
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 
 LINES, TABLES, JSON = (".jsonl", ".ndjson"), (".csv", ".tsv"), ".json"
@@ -33,14 +32,14 @@ def is_manifest(file: Path) -> bool:
         with file.open("rb") as data:
             beginning = data.read(LONGEST_ROW).lstrip()
         try:
-            first = msgspec.json.decode(beginning.split(b"\n", 1)[0])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            first = decode(beginning.split(b"\n", 1)[0])
+        except Malformed:
             # An array over several lines: it is read as a whole, as it will be then.
             if not beginning.startswith(b"["):
                 return False
             try:
-                first = msgspec.json.decode(file.read_bytes())
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                first = decode(file.read_bytes())
+            except Malformed:
                 return False
         row = first[0] if isinstance(first, list) and first else first
         return isinstance(row, dict) and names_audio(row)
@@ -78,16 +77,16 @@ def _json(file: Path) -> Iterator[dict[str, Any]]:
     text = read_text(file)
     if text.lstrip().startswith("["):
         try:
-            yield from msgspec.json.decode(text, type=list[dict[str, Any]])
-        except msgspec.DecodeError as error:
+            yield from decode(text, list[dict[str, Any]])
+        except Malformed as error:
             raise InputError(f"{file}: not an array of JSON objects ({error})") from error
         return
     # Not splitlines, which takes U+2028 within a string for an end of line.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield msgspec.json.decode(line, type=dict[str, Any])
-            except msgspec.DecodeError as error:
+                yield decode(line, dict[str, Any])
+            except Malformed as error:
                 raise InputError(f"{file}, line {number}: not a JSON object ({error})") from error
 
 

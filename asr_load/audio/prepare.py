@@ -46,6 +46,7 @@ from asr_load.audio.shard import (
     write_shard,
 )
 from asr_load.audio.source import DatasetSpec, Source, UniqueIds
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import alone_in, encode_json, write_atomically
 from asr_load.languages import parse_language
@@ -118,10 +119,10 @@ def _hold(out: Path) -> Iterator[None]:
 def refuse_another(out: Path, source: Source) -> None:
     """Raise InputError where a folder holds another data set than `source`, or a manifest.json that is none of ours."""
     try:
-        there = msgspec.json.decode((out / MANIFEST).read_bytes(), type=_Kind)
+        there = decode((out / MANIFEST).read_bytes(), _Kind)
     except OSError:
         return
-    except msgspec.DecodeError:
+    except Malformed:
         raise InputError(f"--out {out} has a {MANIFEST} that prepare did not write: name another folder") from None
     named = [{key: of.get(key) for key in ("dataset", "subset", "split")} for of in (there.source, source.origin)]
     if named[0] != named[1]:
@@ -137,8 +138,8 @@ class _Kind(msgspec.Struct):
 
 def _already_whole(out: Path, source: Source, options: Options) -> Manifest | None:
     try:
-        manifest = msgspec.json.decode((out / MANIFEST).read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError):
+        manifest = decode((out / MANIFEST).read_bytes(), Manifest)
+    except (OSError, Malformed):
         return None
     same = (manifest.format, manifest.source, manifest.options) == (FORMAT, source.origin, options)
     intact = same and all(
@@ -223,8 +224,8 @@ def _read_done(partial: Path) -> list[Block]:
     while True:
         path = _block_path(partial, len(done))
         try:
-            block = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Block)
-        except (FileNotFoundError, msgspec.DecodeError):
+            block = decode(path.with_suffix(".json").read_bytes(), Block)
+        except (FileNotFoundError, Malformed):
             return done
         if block.clips and not (path.is_file() and file_sha256(path) == block.sha256):
             return done

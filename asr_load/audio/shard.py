@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from asr_load.audio.clip import Clip, Rules
 from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.files import open_regular
 from asr_load.languages import language_code
@@ -180,7 +181,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"--data {folder} is a file, not a prepared folder; {hint}")
     try:
         with open_regular(path) as file:
-            manifest = msgspec.json.decode(file.read(), type=Manifest)
+            manifest = decode(file.read(), Manifest)
     except FileNotFoundError:
         if inner := sorted(str(first.parent) for first in folder.glob("*/shard-00000-of-*.arrow")):
             raise InputError(
@@ -189,7 +190,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"--data {folder} is not a prepared folder (it has no whole {MANIFEST}); {hint}") from None
     except OSError as error:
         raise InputError(f"--data {folder}: {MANIFEST} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except Malformed as error:
         raise InputError(f"--data {folder}: {MANIFEST} is not what prepare writes ({error}); {hint}") from None
     if manifest.format not in READABLE:
         known = " and ".join(map(str, READABLE))

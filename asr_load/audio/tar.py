@@ -9,9 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from asr_load.audio.cell import SUFFIXES
+from asr_load.decode import decode
 from asr_load.errors import InputError
 
 SUFFIX = ".tar"
@@ -62,8 +61,8 @@ def _add(row: dict[str, Any], name: str, column: str, archive: tarfile.TarFile, 
         row["audio"] = {"bytes": data, "path": name}
         return
     try:
-        value = msgspec.json.decode(data) if suffix == ".json" else data.decode().strip()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        value = decode(data) if suffix == ".json" else data.decode().strip()
+    except ValueError as error:
         raise InputError(f"{name} is not {'JSON' if suffix == '.json' else 'text in UTF-8'} ({error})") from None
     if isinstance(value, dict):
         row |= {field: each for field, each in value.items() if field not in row and field != "audio"}

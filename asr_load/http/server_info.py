@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
-import msgspec
 
+from asr_load.decode import decode
 from asr_load.errors import InputError
 from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.failure import Failure, words
@@ -31,6 +31,12 @@ PATIENCE_S = 2.0
 
 LONGEST = 1 << 20
 """Bytes of an answer."""
+
+SERVER_DEPTH = 50
+"""Levels of an answer's JSON: run.json, which holds it, has more."""
+
+LARGEST = 1e18
+"""Of a number, which may be one of bytes or a time in nanoseconds. What is beyond is no number that can be shown."""
 
 NAME_CHARS = 200
 """Of a model's name. A longer one is none that can be asked for, and none that is shown."""
@@ -122,7 +128,7 @@ def flush_cache(host: str, headers: Mapping[str, str], intake: Intake, transport
 def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
     try:
         status, body = _ask(url, headers, transport)
-        return msgspec.json.decode(body) if status == HTTPStatus.OK else None
+        return decode(body, depth=SERVER_DEPTH) if status == HTTPStatus.OK else None
     except Exception:  # it says nothing, in one of the many ways
         return None
 
@@ -162,6 +168,8 @@ def _body(head: FinalHead) -> bytes:
 
 def _taken_in(value: Any, intake: Intake) -> Any:
     match value:
+        case int() | float() if abs(value) >= LARGEST:
+            return None
         case str():
             return intake.line(value, MAX_CHARS)
         case list():

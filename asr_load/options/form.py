@@ -20,6 +20,7 @@ from locust.argument_parser import default_args_dict, get_parser
 from locust.util.timespan import parse_timespan
 from werkzeug.datastructures import MultiDict
 
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.options.parser import GROUPS
 
@@ -81,8 +82,8 @@ class _UserClass(msgspec.Struct, forbid_unknown_fields=True):
 def check_user_class(body: bytes, classes: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
     """Raise InputError where the picker of user classes could not have sent this: Locust sets whatever comes."""
     try:
-        edited = msgspec.json.decode(body, type=_UserClass)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        edited = decode(body, _UserClass)
+    except Malformed as error:
         raise InputError(f"no edit of a user class: {error}") from None
     if edited.user_class_name not in classes:
         raise InputError(f"{edited.user_class_name[:80]!r} is no user class; there are: {', '.join(classes) or 'none'}")

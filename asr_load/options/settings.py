@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import msgspec
-
 from asr_load.audio.payload import APIS, REALTIME, BodyOptions
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
@@ -487,8 +486,8 @@ def _printable(what: str, value: str) -> str:
 
 def _extra_body(text: str, omit: str) -> dict[str, Any]:
     try:
-        extra = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
-    except msgspec.DecodeError as error:
+        extra = decode(text, dict[str, Any]) if text else {}
+    except Malformed as error:
         raise InputError(f"--extra-body is not a JSON object: {error}") from error
     for name in filter(None, map(str.strip, omit.split(","))):
         if extra.get(name) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from asr_load.decode import Malformed, decode
 from asr_load.languages import joined
 from asr_load.stream.reader import ProtocolError, error_message
 from asr_load.text import shorten, whole_characters
@@ -44,19 +44,12 @@ class Event(msgspec.Struct, gc=False):
     code: Any = None
 
 
-_decode = msgspec.json.Decoder(Event).decode
-
-
 def read_event(data: bytes) -> Event:
     """Read the event of a text frame. Raises ProtocolError unless it is a JSON object with a type."""
     try:
-        event = _decode(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        try:
-            # It takes half a character too, whose other half is in the next event.
-            event = msgspec.convert(json.loads(data.decode()), Event)
-        except (ValueError, msgspec.ValidationError, RecursionError):
-            raise ProtocolError(f"not an event of a realtime session: {error}") from None
+        event = decode(data, Event, lenient=True)
+    except Malformed as error:
+        raise ProtocolError(f"not an event of a realtime session: {error}") from None
     if not isinstance(event.type, str):
         event.type = OTHER
     return event

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from asr_load.decode import Malformed, decode
 from asr_load.files import encode_json, write_atomically
 from asr_load.shipped import cache
 from asr_load.stream.record import Amount, Count, Lag
@@ -90,7 +91,7 @@ def write_calibration(calibration: Calibration) -> Path:
 def read_calibration(cores: int, reader: str) -> Calibration | None:
     """What this machine was found good for, if it was with as many cores and the same way of reading."""
     try:
-        calibration = msgspec.json.decode(calibration_file().read_bytes(), type=Calibration)
-    except (OSError, ValueError, RecursionError):
+        calibration = decode(calibration_file().read_bytes(), Calibration)
+    except (OSError, Malformed):
         return None
     return calibration if (calibration.cores, calibration.reader) == (cores, reader) else None

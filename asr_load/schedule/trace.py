@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 
 COLUMNS = ("at", "timestamp")
@@ -48,8 +48,8 @@ def _jsonl(lines: Iterator[str]) -> Iterator[tuple[int, object]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = decode(line)
+        except Malformed:
             row = None
         yield number, next((row[name] for name in COLUMNS if name in row), None) if isinstance(row, dict) else row
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 import html
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import msgspec
 from sseclient import SSEClient
 
+from asr_load.decode import Malformed, decode
 from asr_load.stream import events
 from asr_load.stream.limits import MAX_BYTES, MAX_EVENT_BYTES, MAX_EVENT_LINES, MAX_EVENTS, MAX_STREAM_BYTES
 from asr_load.text import SILENT, shorten, whole_characters
@@ -109,7 +109,8 @@ def _complaint(event: _Event) -> Any:
     if isinstance(event.base_resp, dict) and event.base_resp.get("status_code") not in _FINE:
         return event.base_resp
     is_fine = event.success is True or (event.code is not None and event.code in _FINE)
-    if is_fine or event.text is not None or str(event.type) in _ALIVE:
+    is_alive = isinstance(event.type, str) and event.type in _ALIVE
+    if is_fine or is_alive or event.text is not None:
         return None
     return event.errors or event.detail or event.message or event.msg or event.success is False or event.code
 
@@ -457,19 +458,16 @@ def _is_whole(body: bytes) -> bool:
 
 def _decode(data: bytes) -> _Event:
     try:
-        return _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        try:
-            # It takes half a character too, whose other half is in the next event, and a number that is none.
-            return msgspec.convert(json.loads(data.decode()), _Event)
-        except (ValueError, msgspec.ValidationError, RecursionError):
-            raise ProtocolError(f"not an event of a transcript ({error}): {shorten(data)}") from error
+        # As deep as those that are taken together.
+        return decode(data, _Event, lenient=True, depth=None)
+    except Malformed as error:
+        raise ProtocolError(f"not an event of a transcript ({error}): {shorten(data)}") from error
 
 
 def _joined(parts: Any) -> str:
     """The text of content that comes as a list of parts: text as it is, or in a field."""
     if not isinstance(parts, list):
-        raise ProtocolError(f"content that is no text: {shorten(str(parts))}")
+        raise ProtocolError(f"content that is no text: {_shown(parts)}")
     texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
     return "".join(text for text in texts if isinstance(text, str))
 
@@ -580,10 +578,14 @@ def error_message(error: Any) -> str:
         error = next((error[name] for name in _WORDS if error.get(name)), None)
     if isinstance(error, list) and len(error) == 1 and (isinstance(error[0], str) or _has_message(error[0])):
         return error_message(error[0])
+    return "" if error is None else _shown(error)
+
+
+def _shown(value: Any) -> str:
     try:
-        return "" if error is None else shorten(error if isinstance(error, str) else str(error))
+        return shorten(str(value))
     except RecursionError:
-        return "an error that is nested too deep to be shown"
+        return "a value that is nested too deep to be shown"
 
 
 def _has_message(error: Any) -> bool:
@@ -593,8 +595,8 @@ def _has_message(error: Any) -> bool:
 def http_error_message(body: bytes) -> str:
     """The server's words in the body of an HTTP error: JSON, flat or nested, plain text, or the text of a web page."""
     try:
-        return error_message(msgspec.json.decode(body)) or shorten(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return error_message(decode(body)) or shorten(body)
+    except Malformed:
         return shorten(_text_of_page(body) or body)
 
 

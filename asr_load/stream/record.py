@@ -14,6 +14,7 @@ from typing import IO, Annotated, TypedDict
 import msgspec
 from msgspec import Meta
 
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.files import open_regular
 from asr_load.stream.timing import tpot
@@ -248,19 +249,18 @@ _FIELD = re.compile(r"(.*) - at `\$\.(\w+)")
 def record_decoder(kind: type[Record], live: type[LiveRecord]) -> Callable[[bytes], Record]:
     """A function that reads a record's line as one of two types, and raises ValueError, which names the field, where
     any field is not as it can be."""
-    decode_kind, decode_live = msgspec.json.Decoder(kind).decode, msgspec.json.Decoder(live).decode
 
-    def decode(line: bytes) -> Record:
+    def read(line: bytes) -> Record:
         try:
-            record = decode_live(line) if LIVE in line else decode_kind(line)
-        except (ValueError, RecursionError) as error:
+            record = decode(line, live if LIVE in line else kind)
+        except Malformed as error:
             found = _FIELD.match(str(error))
             raise ValueError(f"its {found[2]} is wrong: {found[1]}" if found else "it cannot be read") from error
         if why := untrue(record):
             raise ValueError(why)
         return record
 
-    return decode
+    return read
 
 
 decode_record = record_decoder(Record, LiveRecord)

@@ -18,6 +18,7 @@ from flask import Blueprint, Response, jsonify, make_response, request, send_fil
 from locust.env import Environment
 from werkzeug.datastructures import ImmutableMultiDict
 
+from asr_load.decode import decode
 from asr_load.errors import InputError
 from asr_load.options.form import Form, check_classes, check_user_class, form_groups
 from asr_load.results.figures import Figures
@@ -107,7 +108,7 @@ class _View:
         path = self.test.folder / SUMMARY
         if self._summary is None or self._summary[0] != path:
             try:
-                self._summary = path, msgspec.json.decode(path.read_bytes(), type=Summary)
+                self._summary = path, decode(path.read_bytes(), Summary)
             except FileNotFoundError:
                 return None
         return self._summary[1]
@@ -198,7 +199,7 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
                 if response.is_json:
                     # Another one: Locust gives the same response to all that ask within two seconds.
                     more = {"extended_stats": [{"key": KEY, "data": view.table()}]}
-                    return jsonify(msgspec.json.decode(response.get_data()) | more)
+                    return jsonify(decode(response.get_data()) | more)
             case "locust.index":
                 response.set_data(_with_script(response.get_data(as_text=True)))
             case "locust.stats_report":
