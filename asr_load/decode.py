@@ -14,6 +14,8 @@ MAX_DEPTH = 100
 """Levels of lists and objects. Python can follow some hundreds, fewer the deeper it is called: what was just decoded
 could not be shown, or written again."""
 
+MOST_DIGITS = 18
+
 TOO_DEEP = "it is nested too deep"
 
 
@@ -37,7 +39,7 @@ def decode(data: bytes | str, type: Any = Any, *, lenient: bool = False, depth: 
         if not lenient:
             raise Malformed(str(error)) from None
         try:
-            value = msgspec.convert(json.loads(text.decode()), type)
+            value = msgspec.convert(json.loads(text.decode(), parse_int=_whole), type)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             raise Malformed(str(error)) from None
     if depth is not None and text.count(b"[") + text.count(b"{") > depth and _is_deeper(value, depth):
@@ -48,6 +50,11 @@ def decode(data: bytes | str, type: Any = Any, *, lenient: bool = False, depth: 
 @functools.cache
 def _decoder(type: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(type)
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number; one with more digits than any has, as the infinity that it is to those who read it."""
+    return int(digits) if len(digits) <= MOST_DIGITS else float("inf")
 
 
 def _is_deeper(value: Any, depth: int) -> bool:

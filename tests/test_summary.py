@@ -10,10 +10,10 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.results.figures import figures
-from asr_load.results.runfile import write_run
-from asr_load.results.summary import summarise, summarise_folder
+from asr_load.results.runfile import Refused, write_run
+from asr_load.results.summary import read_finished, summarise, summarise_folder
 from asr_load.schedule.work import ArrivalCounts
-from asr_load.stream.record import Record, RecordFile, read_records
+from asr_load.stream.record import Record, RecordFile, encode_record, read_records
 from harness.records import failure, health, record, run_info, worker_info
 
 
@@ -97,8 +97,23 @@ def test_records_survive_the_way_to_disk_and_a_line_cut_off_does_not(tmp_path: P
     assert list(read_records(tmp_path)) == [record(0, text="zwölf „Ü“")]
     with (tmp_path / "records.jsonl").open("ab") as raw:
         raw.write(b'\n{"clip": 1}\n')
-    with pytest.raises(InputError, match="line 2"):
-        list(read_records(tmp_path))
+    assert list(read_records(tmp_path)) == [record(0, text="zwölf „Ü“")]
+
+
+def test_a_line_that_cannot_be_read_costs_that_line(tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    lines = [encode_record(record(number)) for number in range(3)]
+    odd = [b"", b"\xff", b"[" * 5000, lines[0].replace(b'"seq":0', b'"seq":true')]
+    file.write_bytes(b"\n".join([*lines, *odd, b""]))
+    write_run(tmp_path, run_info())
+    finished = read_finished(tmp_path)
+    assert [each.seq for each in finished.records] == [0, 1, 2]
+    assert finished.info.refused == [Refused(0, "its line cannot be read", 4)]
+    assert finished.summary.refused == 4
+    assert any("4 records of worker 0 were refused" in reason for reason in finished.summary.validity.reasons)
+    file.write_bytes(b"\n".join([*odd, b""]))
+    with pytest.raises(InputError, match="line 1: not a record"):
+        read_finished(tmp_path)
 
 
 def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:

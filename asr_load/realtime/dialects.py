@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from asr_load.realtime.heard import Event, Heard, error_words, number_in, text_in, tokens_in
+from asr_load.realtime.heard import Event, Heard, error_words, text_in, tokens_in
+from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
 
 RATE = 16000

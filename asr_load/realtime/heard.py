@@ -12,6 +12,7 @@ import msgspec
 
 from asr_load.decode import Malformed, decode
 from asr_load.languages import joined
+from asr_load.stream.numbers import count_in
 from asr_load.stream.reader import ProtocolError, error_message
 from asr_load.text import shorten, whole_characters
 
@@ -23,7 +24,7 @@ OTHER = "other"
 
 class Event(msgspec.Struct, gc=False):
     """An event, as far as it is read. Only its type is checked: any other field may hold any JSON, as servers add
-    events with each release. `text_in` and `number_in` read a field."""
+    events with each release. `text_in`, `number_in` and `count_in` read a field."""
 
     type: Any
     id: Any = None
@@ -60,17 +61,11 @@ def text_in(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def number_in(value: Any) -> float | None:
-    """The number in a field; None where it holds none."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 def tokens_in(usage: Any) -> int | None:
     """The output tokens that a usage counts; None where it counts none, for example seconds."""
     if not isinstance(usage, dict):
         return None
-    count = number_in(usage.get("completion_tokens", usage.get("output_tokens")))
-    return int(count) if count is not None and count >= 0 and int(count) == count else None
+    return count_in(usage.get("completion_tokens", usage.get("output_tokens")))
 
 
 @dataclass
@@ -153,7 +148,7 @@ class Heard:
             return self._tokens
         counts = [item.tokens for item in self.items.values() if item.is_done]
         known = [count for count in counts if count is not None]
-        return sum(known) if known and len(known) == len(counts) else None
+        return count_in(sum(known)) if known and len(known) == len(counts) else None
 
     @property
     def expected(self) -> int:

@@ -33,11 +33,12 @@ from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
 from asr_load.realtime.dialects import DIALECTS, Dialect, LiveOptions, choose
-from asr_load.realtime.heard import Event, Heard, error_words, number_in, read_event, text_in
+from asr_load.realtime.heard import Event, Heard, error_words, read_event, text_in
 from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
 from asr_load.realtime.speech import Speech, speech_of
 from asr_load.stream.cause import cause_of
+from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
 from asr_load.stream.record import LiveRecord, Record, SendLag
 from asr_load.stream.text_format import unwrap

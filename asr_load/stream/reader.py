@@ -20,6 +20,7 @@ from sseclient import SSEClient
 from asr_load.decode import Malformed, decode
 from asr_load.stream import events
 from asr_load.stream.limits import MAX_BYTES, MAX_EVENT_BYTES, MAX_EVENT_LINES, MAX_EVENTS, MAX_STREAM_BYTES
+from asr_load.stream.numbers import count_in
 from asr_load.text import SILENT, shorten, whole_characters
 
 GOOD_ENDS = frozenset(
@@ -341,7 +342,7 @@ class Answer:
     def _apply(self, event: _Event, data: bytes, at: int) -> None:
         if complaint := _complaint(event):
             self._complain("" if complaint is True else error_message(complaint), data)
-            self.error_code = _number(complaint.get("code") if isinstance(complaint, dict) else event.code)
+            self.error_code = count_in(complaint.get("code") if isinstance(complaint, dict) else event.code)
         else:
             self._accept(event, at)
 
@@ -434,17 +435,11 @@ class Answer:
     def _count(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             return
-        output, prompt = _number(usage.get("output_tokens")), _number(usage.get("input_tokens"))
-        self.output_tokens = _number(usage.get("completion_tokens")) if output is None else output
-        self.prompt_tokens = _number(usage.get("prompt_tokens")) if prompt is None else prompt
+        output, prompt = count_in(usage.get("output_tokens")), count_in(usage.get("input_tokens"))
+        self.output_tokens = count_in(usage.get("completion_tokens")) if output is None else output
+        self.prompt_tokens = count_in(usage.get("prompt_tokens")) if prompt is None else prompt
         if isinstance(details := usage.get("prompt_tokens_details"), dict):
-            self.cached_tokens = _number(details.get("cached_tokens"))
-
-
-def _number(count: Any) -> int | None:
-    """A count of tokens; None for what is none."""
-    is_whole = isinstance(count, int) or (isinstance(count, float) and count.is_integer())
-    return int(count) if is_whole else None
+            self.cached_tokens = count_in(details.get("cached_tokens"))
 
 
 def _is_good(finish_reason: str) -> bool:

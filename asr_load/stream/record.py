@@ -17,6 +17,7 @@ from msgspec import Meta
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.files import open_regular
+from asr_load.stream.numbers import LIMIT
 from asr_load.stream.timing import tpot
 from asr_load.text import visible
 
@@ -34,7 +35,7 @@ Lag = Annotated[float, Meta(ge=-YEAR_S, le=YEAR_S)]
 """Seconds, below 0 for what came early."""
 Moment = Annotated[float, Meta(ge=0, le=1e11)]
 """A time of day, in seconds since the epoch."""
-Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Count = Annotated[int, Meta(ge=0, lt=LIMIT)]
 Number = Annotated[int, Meta(gt=-1 << 53, lt=1 << 53)]
 Amount = Annotated[float, Meta(ge=0, le=1e12)]
 """A rate, a share, or a number that a person gave."""
@@ -321,8 +322,9 @@ def read_records(
     """The records of a run, each once: the master's file, and what workers kept that never reached it, whose lines go
     into `unreported` too, by the worker.
 
-    A last line that was cut off is left out. What lies in a worker's file and cannot be true is left out too, as the
-    master would not have taken it, and counted in `refused` by the worker and the reason. Raises InputError.
+    A last line that was cut off is left out. So are a line that cannot be read, and what lies in a worker's file and
+    cannot be true, as the master would not have taken it: both are counted in `refused`, by the worker and the reason.
+    Raises InputError, also if the master's file has lines and none of them is a record.
     """
     refused = Counter() if refused is None else refused
     own = {int(found[1]): path for path in folder.glob("*") if (found := _WORKERS_FILE.fullmatch(path.name))}
@@ -333,13 +335,19 @@ def read_records(
         seen.add(key)
         return len(seen) > known
 
+    found, first_error = 0, ""
     for number, line in enumerate(_lines(folder / RECORDS), 1):
         try:
             record = decode_record(line)
         except ValueError as error:
-            raise InputError(f"{folder / RECORDS}, line {number}: not a record ({error})") from error
+            refused[0, str(error)] += 1
+            first_error = first_error or f"{folder / RECORDS}, line {number}: not a record ({error})"
+            continue
+        found += 1
         if not own or is_new(record):
             yield record
+    if first_error and not found:
+        raise InputError(first_error)
     for worker, path in sorted(own.items()):
         for line in _lines(path):
             try:

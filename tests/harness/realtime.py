@@ -61,15 +61,17 @@ def utter(url: str, way: str = "compiled", limits: Timeouts = LIMITS, proxy: str
 
 
 @contextmanager
-def saying(*events: str | bytes | dict[str, object]) -> Iterator[str]:
-    """A server whose sessions begin with these messages, whatever they are told; then they hear until their end."""
+def saying(*events: str | bytes | dict[str, object], last: dict[str, object] | None = None) -> Iterator[str]:
+    """A server whose sessions begin with these messages, whatever they are told; then they hear until their end. `last`
+    is what they say when the audio has ended, as vLLM's clients end it."""
 
     def talk(connection: ServerConnection) -> None:
         try:
             for event in events:
                 connection.send(json.dumps(event) if isinstance(event, dict) else event)
-            for _ in connection:
-                pass
+            for told in connection:
+                if last is not None and '"final":true' in str(told):
+                    connection.send(json.dumps(last))
         except ConnectionClosed:
             pass
 

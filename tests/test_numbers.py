@@ -1,0 +1,62 @@
+"""Numbers of servers that cannot be: null, over HTTP and in realtime sessions alike, and no run is lost to one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asr_load.realtime.dialects import DIALECTS
+from asr_load.realtime.heard import Heard, read_event
+from asr_load.stream.numbers import LIMIT
+from asr_load.stream.reader import Answer
+from harness.realtime import saying
+from harness.runs import run
+
+NONE = ["true", "false", "-5", "1e300", "-1e300", "1e999", "NaN", "9" * 400, "9" * 5000, str(1 << 64), str(LIMIT)]
+NONE += ["[1]", '"7"', "null", "{}"]
+KNOWN = {"0": 0, "7": 7, "7.0": 7, str(LIMIT - 1): LIMIT - 1}
+COUNTS = [("2.5", None), *((text, None) for text in NONE), *KNOWN.items()]
+
+
+@pytest.mark.parametrize(("text", "count"), COUNTS)
+def test_a_count_of_tokens_is_one_or_null(text: str, count: int | None) -> None:
+    counts = f'"completion_tokens":{text},"prompt_tokens":{text},"prompt_tokens_details":{{"cached_tokens":{text}}}'
+    body = f'data: {{"choices":[],"usage":{{{counts}}}}}\n\n'.encode()
+    one_by_one, together = Answer(), Answer()
+    one_by_one.read_events([body], lambda: 1)
+    together.read_collected(body, [1], [len(body)], ended=True)
+    for answer in (one_by_one, together):
+        assert (answer.output_tokens, answer.prompt_tokens, answer.cached_tokens) == (count, count, count)
+
+    heard = Heard()
+    heard.ends = 1
+    done = f'{{"type":"transcription.done","text":"a","usage":{{"completion_tokens":{text}}}}}'.encode()
+    DIALECTS["vllm"].hear(read_event(done), heard, 1)
+    assert heard.tokens == count
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_a_place_in_the_audio_is_one_or_none(text: str) -> None:
+    heard = Heard()
+    numbers = f'"event_index":{text},"audio_start_ms":{text},"audio_end_ms":{text}'
+    said = f'{{"type":"transcription.segment","segment_id":"s","text":"a",{numbers}}}'
+    DIALECTS["omni"].hear(read_event(said.encode()), heard, 1)
+    assert (heard.positions, heard.item("s").start_ms, heard.index) == ([], 0.0, -1)
+
+
+def test_tokens_of_many_items_are_no_more_than_one_answer_may_have() -> None:
+    heard = Heard()
+    for number in range(3):
+        heard.finish(str(number), "a", 1, LIMIT - 1)
+    assert heard.tokens is None
+
+
+def test_an_odd_count_costs_no_session_its_record(clips: Path, tmp_path: Path) -> None:
+    done: dict[str, object] = {"type": "transcription.done", "text": "a", "usage": {"completion_tokens": 1e300}}
+    with saying({"type": "session.created", "id": "s", "created": 1}, last=done) as host:
+        words = ("-u", "1", "--requests", "1", "--api", "realtime", "--pace", "0")
+        finished = run(host, clips, tmp_path / "r", *words)
+    assert finished.code == 0, finished.err
+    assert finished.summary["requests"]["success"] == 1
+    assert {record["output_tokens_source"] for record in finished.records} == {"chunks"}
