@@ -22,7 +22,7 @@ from websockets.sync.server import ServerConnection, serve
 from asr_load.http.transport import Transport
 from conftest import CHECKOUT
 from harness.patience import PATIENCE_S
-from harness.peer import LIMITS, OK, SOUND, STREAM, TLS, WAYS, Client, Peer, Piece
+from harness.peer import LIMITS, OK, SOUND, STREAM, TLS, WAYS, Client, Peer, Piece, ca_file
 from harness.realtime import utter
 from harness.serving import wait_until
 
@@ -33,7 +33,7 @@ CHILD = "import sys; sys.path.append('..'); from test_stopped import ask_all; as
 
 
 def ask_all(plain: str, tls: str, live: str, authority: str) -> None:
-    """Ask for all answers at once, two in each way of reading, and print the outcomes. The process that does is stopped."""
+    """Ask for all answers at once, two in each way of reading, and print the outcomes."""
     limits = replace(LIMITS, stall=STALL_S)
 
     def ask(way: str) -> str:
@@ -72,10 +72,10 @@ def test_what_came_while_the_process_was_stopped_is_not_called_stalled() -> None
     half = len(WAYS) // 2
     plain, tls = Peer([whole, body] * half, tls=False), Peer([whole, body] * half, tls=True)
     with live_server(waiting, go) as live:
-        child = subprocess.Popen([sys.executable, "-c", code], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-        wait_until(
-            lambda: len(plain.requests) + len(tls.requests) + len(waiting) == 2 * len(WAYS) + 2, "all have asked"
-        )
+        command = [sys.executable, "-c", CHILD, plain.url, tls.url, live, ca_file()]
+        child = subprocess.Popen(command, cwd=CHECKOUT / "tests", stdout=subprocess.PIPE, text=True)
+        asked = [plain.requests, tls.requests, waiting]
+        wait_until(lambda: sum(map(len, asked)) == 2 * len(WAYS) + 2, "all have asked")
         os.kill(child.pid, signal.SIGSTOP)
         go.set()
         time.sleep(1.2 * STALL_S)  # with its answers in the kernel
