@@ -36,7 +36,7 @@ def main() -> None:
     user_connection.reader_factory = getattr(socket_reader, reader)
     options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
     live = LiveRequest(options, Shards(Path(clips))[0], b"")
-    config = ExchangeConfig(Timeouts(LIMIT_S, LIMIT_S, LIMIT_S), 0, str, transport=Transport(authority))
+    config = ExchangeConfig(Timeouts(LIMIT_S, LIMIT_S, LIMIT_S), 0, transport=Transport(authority))
     late = {}
     with requests.Session() as session:
         session.trust_env = False

@@ -17,6 +17,7 @@ from asr_load.errors import InputError
 from asr_load.http import server_info
 from asr_load.http.transport import Transport
 from asr_load.stream.record import Record
+from asr_load.text import Intake
 from harness.peer import LIMITS, Client
 from harness.realtime import utter
 
@@ -106,7 +107,7 @@ def test_questions_before_a_test_wait_for_a_whole_answer_only_so_long(monkeypatc
     monkeypatch.setattr(server_info, "PATIENCE_S", LIMIT_S)
     late = f"no complete answer within {LIMIT_S:g} s"
     with never_ending(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"a") as place:
-        assert server_info.unready(f"http://{place}", {}, Transport()) == late
+        assert server_info.unready(f"http://{place}", {}, Intake(), Transport()) == late
         with pytest.raises(InputError, match=late):
-            server_info.flush_cache(f"http://{place}", {}, Transport())
-        assert server_info.ask_server(f"http://{place}", {}, (), Transport()) == {}
+            server_info.flush_cache(f"http://{place}", {}, Intake(), Transport())
+        assert server_info.ask_server(f"http://{place}", {}, Intake(), Transport()) == {}

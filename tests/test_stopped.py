@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -41,8 +41,10 @@ def ask_all(plain: str, tls: str, live: str, authority: str) -> None:
         client.transport = Transport(authority)
         return client.send(tls if way.endswith(TLS) else plain).outcome
 
-    asked = [gevent.spawn(ask, way) for way in WAYS * 2]
-    asked += [gevent.spawn(lambda way=way: utter(live, way, limits).outcome) for way in WAYS[:2]]
+    def speak(way: str) -> str:
+        return utter(live, way, limits).outcome
+
+    asked = [gevent.spawn(ask, way) for way in WAYS * 2] + [gevent.spawn(speak, way) for way in WAYS[:2]]
     gevent.joinall(asked)
     print(json.dumps([each.value for each in asked]))
 
@@ -74,13 +76,16 @@ def test_what_came_while_the_process_was_stopped_is_not_called_stalled() -> None
     with live_server(waiting, go) as live:
         command = [sys.executable, "-c", CHILD, plain.url, tls.url, live, ca_file()]
         child = subprocess.Popen(command, cwd=CHECKOUT / "tests", stdout=subprocess.PIPE, text=True)
-        asked = [plain.requests, tls.requests, waiting]
-        wait_until(lambda: sum(map(len, asked)) == 2 * len(WAYS) + 2, "all have asked")
-        os.kill(child.pid, signal.SIGSTOP)
-        go.set()
-        time.sleep(1.2 * STALL_S)  # with its answers in the kernel
-        os.kill(child.pid, signal.SIGCONT)
-        outcomes = json.loads(child.communicate(timeout=PATIENCE_S)[0])
+        try:
+            asked: list[Sized] = [plain.requests, tls.requests, waiting]
+            wait_until(lambda: sum(map(len, asked)) == 2 * len(WAYS) + 2, "all have asked")
+            os.kill(child.pid, signal.SIGSTOP)
+            go.set()
+            time.sleep(1.2 * STALL_S)  # with its answers in the kernel
+            os.kill(child.pid, signal.SIGCONT)
+            outcomes = json.loads(child.communicate(timeout=PATIENCE_S)[0])
+        finally:
+            child.kill()
     plain.close()
     tls.close()
     assert set(outcomes) == {"ok"}

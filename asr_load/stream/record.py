@@ -335,7 +335,7 @@ def read_records(
         seen.add(key)
         return len(seen) > known
 
-    found, first_error = 0, ""
+    whole, first_error = 0, ""
     for number, line in enumerate(_lines(folder / RECORDS), 1):
         try:
             record = decode_record(line)
@@ -343,10 +343,10 @@ def read_records(
             refused[0, str(error)] += 1
             first_error = first_error or f"{folder / RECORDS}, line {number}: not a record ({error})"
             continue
-        found += 1
+        whole += 1
         if not own or is_new(record):
             yield record
-    if first_error and not found:
+    if first_error and not whole:
         raise InputError(first_error)
     for worker, path in sorted(own.items()):
         for line in _lines(path):

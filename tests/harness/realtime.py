@@ -52,7 +52,7 @@ def utter(url: str, way: str = "compiled", limits: Timeouts = LIMITS, proxy: str
     options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
     live = LiveRequest(options, clip(), NO_DITHER)
     request = TranscriptionRequest(url, [], {}, "a", "", 0.5, 0, 0, 0, live=live)
-    config = ExchangeConfig(limits, 0, str, transport=Transport(ca_file(), proxy=proxy))
+    config = ExchangeConfig(limits, 0, transport=Transport(ca_file(), proxy=proxy))
     with requests.Session() as session:
         session.trust_env = False
         record, _ = transmit(session, user_connection, request, config)
