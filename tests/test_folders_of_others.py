@@ -114,7 +114,7 @@ def with_fields(**fields: Any) -> Callable[[bytes], bytes]:
         ("records.jsonl", "/dev/null", "it is no regular file"),
         ("worker-000.jsonl", "/dev/null", "it is no regular file"),
         ("capacity.json", "/dev/null", "it is no regular file"),
-        ("records.jsonl", lambda data: b"\xff" + data, "line 1: not a record"),
+        ("records.jsonl", lambda data: data.replace(b"{", b"{\xff"), "line 1: not a record"),
         ("records.jsonl", lambda _: DEEP + b"\n", "line 1: not a record"),
         ("run.json", lambda _: DEEP, "is not what a run writes"),
         ("capacity.json", lambda _: DEEP, "is not what a search writes"),

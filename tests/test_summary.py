@@ -108,9 +108,12 @@ def test_a_line_that_cannot_be_read_costs_that_line(tmp_path: Path) -> None:
     write_run(tmp_path, run_info())
     finished = read_finished(tmp_path)
     assert [each.seq for each in finished.records] == [0, 1, 2]
-    assert finished.info.refused == [Refused(0, "its line cannot be read", 4)]
+    assert finished.info.refused == [
+        Refused(None, "it cannot be read", 3),
+        Refused(None, "its seq is wrong: Expected `int`, got `bool`", 1),
+    ]
     assert finished.summary.refused == 4
-    assert any("4 records of worker 0 were refused" in reason for reason in finished.summary.validity.reasons)
+    assert any("skipped 3 lines of records.jsonl" in reason for reason in finished.summary.validity.reasons)
     file.write_bytes(b"\n".join([*odd, b""]))
     with pytest.raises(InputError, match="line 1: not a record"):
         read_finished(tmp_path)

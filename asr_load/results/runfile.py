@@ -154,9 +154,10 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
 
 
 class Refused(msgspec.Struct):
-    """Records of a worker that the master did not take, as they cannot be true: in no figure."""
+    """Records that no figure counts, as they cannot be true or cannot be read."""
 
-    worker: Count
+    worker: Count | None
+    """None: lines of records.jsonl, which do not tell their worker."""
     reason: str
     count: Count
 

@@ -564,14 +564,14 @@ class Finished(NamedTuple):
 
 def read_finished(folder: Path) -> Finished:
     """Read a run's folder, and make its summary anew. Raises InputError."""
-    info, kept = read_run(folder), Counter[tuple[int, str]]()
+    info, kept = read_run(folder), Counter[tuple[int | None, str]]()
     unreported: dict[int, list[bytes]] = {}
     records = list(map(_compact, read_records(folder, kept, unreported)))
     for worker in info.workers:
         worker.from_file += len(unreported.get(worker.worker, ()))
     # What a worker's own file holds was counted before, where it reached the master.
     known = Counter({(each.worker, each.reason): each.count for each in info.refused})
-    info.refused = [Refused(worker, why, count) for (worker, why), count in sorted((known | kept).items())]
+    info.refused = [Refused(worker, why, count) for (worker, why), count in sorted((known | kept).items(), key=str)]
     records = on_master_clock(records, info.workers)
     search = read_capacity(folder) if (folder / CAPACITY).exists() else None
     lines = [line for own in unreported.values() for line in own]

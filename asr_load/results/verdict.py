@@ -14,12 +14,12 @@ import numpy as np
 
 from asr_load.results import sound
 from asr_load.results.accuracy import common_preface, left_envelope, spoken
-from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, RunInfo, WorkerInfo
+from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, Refused, RunInfo, WorkerInfo
 from asr_load.results.sound import CPU_VALID, Measured
 from asr_load.results.steady import Outage, Steadiness, load_changes, outage, steadiness
 from asr_load.shipped import command
 from asr_load.stream.cause import Cause
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RECORDS, LiveRecord, Record
 from asr_load.text import count_of, shorten
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
@@ -475,8 +475,14 @@ REFUSED = os.strerror(errno.ECONNREFUSED)
 
 def _missing(records: list[Record], info: RunInfo) -> list[str]:
     killed = [] if info.ended else ["the run did not come to its end: its process was killed"]
-    refused = [f"{each.count} records of worker {each.worker} were refused: {each.reason}" for each in info.refused]
+    refused = [f"{_left_out(each)}: {each.reason}" for each in info.refused]
     return [*killed, *refused, *lost_workers(records, info).values()]
+
+
+def _left_out(refused: Refused) -> str:
+    if refused.worker is None:
+        return f"skipped {count_of(refused.count, 'line')} of {RECORDS}"
+    return f"refused {count_of(refused.count, 'record')} of worker {refused.worker}"
 
 
 def _pieces(record: Record) -> int:

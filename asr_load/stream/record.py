@@ -317,7 +317,9 @@ class RecordFile:
 
 
 def read_records(
-    folder: Path, refused: Counter[tuple[int, str]] | None = None, unreported: dict[int, list[bytes]] | None = None
+    folder: Path,
+    refused: Counter[tuple[int | None, str]] | None = None,
+    unreported: dict[int, list[bytes]] | None = None,
 ) -> Iterator[Record]:
     """The records of a run, each once: the master's file, and what workers kept that never reached it, whose lines go
     into `unreported` too, by the worker.
@@ -340,7 +342,7 @@ def read_records(
         try:
             record = decode_record(line)
         except ValueError as error:
-            refused[0, str(error)] += 1
+            refused[None, str(error)] += 1
             first_error = first_error or f"{folder / RECORDS}, line {number}: not a record ({error})"
             continue
         whole += 1
