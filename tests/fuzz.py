@@ -2,13 +2,17 @@
 
 Streams of events are mutated and cut at any place, and three pairs must agree: the finders of events, compiled and in
 Python; both readers, on a chunked body over loopback; an answer that is read as it comes and one that is read when
-it is whole. Exit code 1, with the case, where two of a pair differ.
+it is whole. The same of realtime sessions: frames that come in pieces to one reader, and whole to the other; what is
+counted as events of each dialect come, and what is counted at their end. Exit code 1, with the case, where two of a
+pair differ.
 """
 
 # ruff: noqa: E402 (gevent patches before others are imported)
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
 import socket
 import sys
@@ -25,10 +29,18 @@ monkey.patch_all()
 
 import gevent
 from gevent.event import Event
+from websockets.frames import Close, Frame, Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from asr_load.http import socket_reader
 from asr_load.http.collector import CHUNKED
+from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.socket_reader import ReaderFactory
+from asr_load.http.transport import Transport
+from asr_load.realtime.dialects import DIALECTS
+from asr_load.realtime.heard import Heard, error_words, read_event
+from asr_load.realtime.socket import Socket
 from asr_load.stream import _events, events
 from asr_load.stream.reader import Answer, ProtocolError
 
@@ -66,6 +78,21 @@ NOISE = (
     b" ",
     b'"',
 )
+ITEM = "conversation.item.input_audio_transcription."
+TYPES = (
+    *("session.created", "session.updated", "error", "transcription.delta", "transcription.done"),
+    *("transcription.segment", "transcription.completed", f"{ITEM}delta", f"{ITEM}completed", f"{ITEM}failed"),
+    *(f"input_audio_buffer.{what}" for what in ("speech_started", "speech_stopped", "committed", "cleared")),
+    *("conversation.item.created", "conversation.item.added", "unknown"),
+)
+"""Of the events of all dialects of realtime sessions."""
+
+TEXTS = ("text", "delta", "transcript")
+NAMES = ("item_id", "previous_item_id", "segment_id", "id")
+NUMBERS = ("event_index", "audio_start_ms", "audio_end_ms", "created")
+OBJECTS = ("session", "item", "usage", "error", "code")
+ODD: tuple[Any, ...] = (None, True, -1, 7, 1e300, 10**30, "", "b c", "\ud83d", [], ["a"], {}, {"id": "a"}, {"code": []})
+
 LONGEST_WAIT_S = 5
 
 
@@ -104,6 +131,38 @@ class Fuzz:
             at = self.random.randrange(len(framed))
             framed[at : at + self.random.randrange(3)] = self.random.choice((*NOISE, b"", b"f", b"0"))
         return bytes(framed)
+
+    def event(self) -> bytes:
+        """A realtime event, or what was one."""
+        random = self.random
+        fields: dict[str, Any] = {"type": random.choice(TYPES)}
+        fields |= {name: random.choice(("a ", "b", "c d", "", " a")) for name in random.sample(TEXTS, 2)}
+        fields |= {name: random.choice("abc") for name in random.sample(NAMES, random.randrange(3))}
+        fields |= {name: random.randrange(2000) for name in random.sample(NUMBERS, random.randrange(2))}
+        fields |= {name: {"completion_tokens": 3, "id": "a"} for name in random.sample(OBJECTS, random.randrange(2))}
+        if random.random() < 0.3:
+            fields[random.choice((*fields, *TEXTS, *NAMES, *NUMBERS, *OBJECTS))] = random.choice(ODD)
+        data = json.dumps(fields, ensure_ascii=random.random() < 0.5).encode(errors="surrogatepass")
+        at = random.randrange(len(data))
+        return data if random.random() < 0.9 else data[:at] + random.choice(NOISE) + data[at + random.randrange(3) :]
+
+    def frames(self) -> bytes:
+        """What a server sends on a realtime session, or what was that."""
+        random, found = self.random, bytearray()
+        for _ in range(random.randrange(1, 12)):
+            pieces = self.pieces(self.event()) if random.random() < 0.5 else [self.event()]
+            for number, piece in enumerate(pieces):
+                opcode = Opcode.CONT if number else Opcode.TEXT
+                found += Frame(opcode, piece, number == len(pieces) - 1).serialize(mask=False)
+                if random.random() < 0.1:
+                    found += Frame(random.choice((Opcode.PING, Opcode.PONG)), piece[:125]).serialize(mask=False)
+        if random.random() < 0.3:
+            reason = Close(random.choice((1000, 1009, 1011, 4000)), "bye").serialize()
+            found += Frame(Opcode.CLOSE, reason).serialize(mask=False)
+        if random.random() < 0.4:
+            at = random.randrange(len(found))
+            found[at : at + random.randrange(3)] = random.choice((*NOISE, b"\x82\0", b"\x88\0", b"\x80\0", b"\x81\x7f"))
+        return bytes(found)
 
 
 def differ(what: str, case: object, one: object, other: object) -> None:
@@ -178,6 +237,77 @@ def _said(read: Any) -> tuple[Any, ...]:
     return (answer.outcome(), answer.text, len(answer.times), answer.output_tokens, answer.finish_reason, answer.error)
 
 
+def sessions(fuzz: Fuzz) -> None:
+    frames = fuzz.frames()
+    assert socket_reader.compiled is not None
+    heard = [
+        _messages(socket_reader.compiled, fuzz.pieces(frames)),
+        _messages(socket_reader.python, [frames]),
+    ]
+    if heard[0] != heard[1]:
+        differ("sessions", frames, *heard)
+
+
+def _messages(source: ReaderFactory, parts: list[bytes]) -> tuple[Any, ...]:
+    """The messages that a session gets, and how it ended."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
+        connection = Connection(place_of(url), Transport(), Connections())
+        connection.open(LONGEST_WAIT_S)
+        client, error = Socket(connection, source, url), ""
+        talking = gevent.spawn(_talk, server, parts)
+        until = time.perf_counter() + LONGEST_WAIT_S
+        try:
+            client.shake_hands({}, until)
+            while client.is_open and time.perf_counter() < until:
+                client.listen(until)
+        except ProtocolError as found:
+            error = str(found)
+        result = [data for data, _ in client.messages], client.close_code, client.close_reason, error
+        client.drop()
+        talking.join()
+    return result
+
+
+def _talk(server: socket.socket, parts: list[bytes]) -> None:
+    peer, _ = server.accept()
+    protocol = ServerProtocol()
+    protocol.receive_data(peer.recv(65536))
+    (request,) = protocol.events_received()
+    assert isinstance(request, Request)
+    protocol.send_response(protocol.accept(request))
+    with peer, contextlib.suppress(OSError):  # a client that has found an error has gone
+        for part in (*protocol.data_to_send(), *parts):
+            peer.sendall(part)
+            gevent.sleep(0)
+        peer.shutdown(socket.SHUT_WR)
+        while peer.recv(65536):
+            pass
+
+
+def utterances(fuzz: Fuzz) -> None:
+    """Events of one utterance, of whatever dialect they are."""
+    dialect = fuzz.random.choice(list(DIALECTS.values()))
+    heard, said = Heard(fuzz.random.choice((frozenset(), frozenset("a")))), []
+    for at in range(fuzz.random.randrange(1, 30)):
+        said.append(fuzz.event())
+        heard.ends = fuzz.random.choice((heard.ends, heard.ends + 1))
+        with contextlib.suppress(ProtocolError):
+            event = read_event(said[-1])
+            heard.note(event)
+            error_words(event)
+            dialect.hear(event, heard, at)
+        items = heard.items.values()
+        pending = any(item.is_committed and not item.is_done for item in items)
+        done = sum(item.is_done for item in items)
+        found = heard.done, heard.is_settled
+        if found != (done, bool(done) and not heard.speaking and not pending):
+            differ("counts", (dialect.name, said), found, list(items))
+    heard.text.encode()
+    if heard.times != sorted(heard.times) or not (heard.tokens is None or heard.tokens >= 0) or heard.revised < 0:
+        differ("what was heard", (dialect.name, said), heard.times, heard.tokens)
+
+
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
@@ -187,6 +317,8 @@ def main() -> None:
         for _ in range(20):
             finders(fuzz)
             answers(fuzz)
+            utterances(fuzz)
+        sessions(fuzz)
         socket_readers(fuzz)
     print(f"{rounds} rounds of seed {seed}: no difference")
 
