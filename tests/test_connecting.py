@@ -103,11 +103,27 @@ def test_the_connect_timeout_ends_the_search_for_a_name(scheme: str, monkeypatch
     assert (record.outcome, record.error) == ("connect", "connecting took too long")
 
 
-def test_questions_before_a_test_wait_for_a_whole_answer_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("head", "piece", "pause_s"),
+    [
+        (b"Content-Length: 1000000", b"a", PAUSE_S),
+        (b"Transfer-Encoding: chunked", b"1\r\na\r\n" * 10_000, 0.0),
+    ],
+    ids=["a drip", "small chunks"],
+)
+def test_questions_before_a_test_wait_for_a_whole_answer_only_so_long(
+    head: bytes, piece: bytes, pause_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server_info, "PATIENCE_S", LIMIT_S)
     late = f"no complete answer within {LIMIT_S:g} s"
-    with never_ending(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"a") as place:
+    with never_ending(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % head, piece, pause_s) as place:
         assert server_info.unready(f"http://{place}", {}, Intake(), Transport()) == late
         with pytest.raises(InputError, match=late):
             server_info.flush_cache(f"http://{place}", {}, Intake(), Transport())
         assert server_info.ask_server(f"http://{place}", {}, Intake(), Transport()) == {}
+
+
+def test_an_answer_before_a_test_that_cannot_be_read_is_told() -> None:
+    unread = "content-encoding br, which nobody asked for"
+    with never_ending(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n", b"a") as place:
+        assert server_info.unready(f"http://{place}", {}, Intake(), Transport()) == unread

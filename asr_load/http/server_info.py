@@ -19,7 +19,9 @@ from asr_load.http.failure import Failure, words
 from asr_load.http.head import FinalHead
 from asr_load.http.head_file import READ_BYTES, HeadFile
 from asr_load.http.transport import Transport
+from asr_load.http.turn import Turn
 from asr_load.stream.coding import Decoded
+from asr_load.stream.reader import ProtocolError
 from asr_load.text import MAX_CHARS, STRUCK, Intake
 
 MODELS, FLUSH = "/v1/models", "/flush_cache"
@@ -40,6 +42,9 @@ LARGEST = 1e18
 
 NAME_CHARS = 200
 """Of a model's name. A longer one is none that can be asked for, and none that is shown."""
+
+NO_ANSWER = (OSError, HTTPException, Failure, ProtocolError)
+"""What is raised where an answer does not come, or cannot be read."""
 
 SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
 
@@ -104,7 +109,7 @@ def unready(host: str, headers: Mapping[str, str], intake: Intake, transport: Tr
     for path in ("/health", MODELS):
         try:
             status, _ = _ask(host + path, headers, transport)
-        except (OSError, HTTPException, Failure) as error:
+        except NO_ANSWER as error:
             why = intake.line(words(error))
             return f"{why[:1].lower()}{why[1:]}"
         if status == HTTPStatus.OK:
@@ -118,7 +123,7 @@ def flush_cache(host: str, headers: Mapping[str, str], intake: Intake, transport
     """Let SGLang forget what it has in its cache. Raises InputError where that cannot be."""
     try:
         status, body = _ask(host + FLUSH, headers, transport, method="POST")
-    except (OSError, HTTPException, Failure) as error:
+    except NO_ANSWER as error:
         raise InputError(f"--flush-cache: POST {FLUSH}: {intake.line(words(error))}") from None
     if status != HTTPStatus.OK:
         said = intake.line(body.decode(errors="replace"), 200)
@@ -160,9 +165,10 @@ def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str
 
 
 def _body(head: FinalHead) -> bytes:
-    coding, body = Decoded.of(head.headers.get("content-encoding")), bytearray()
+    coding, body, turn = Decoded.of(head.headers.get("content-encoding")), bytearray(), Turn()
     while len(body) < LONGEST and (data := head.read1(READ_BYTES)):
         body += data if coding is None else coding.piece(data)
+        turn.give()
     return bytes(body)
 
 
