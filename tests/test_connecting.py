@@ -18,14 +18,12 @@ from asr_load.http import server_info
 from asr_load.http.transport import Transport
 from asr_load.stream.record import Record
 from asr_load.text import Intake
+from harness.patience import PATIENCE_S
 from harness.peer import LIMITS, Client
 from harness.realtime import utter
 
 LIMIT_S, PAUSE_S = 0.5, 0.02
 """For all of connecting; and between two bytes of a server that drips, which never come that late."""
-
-LONG_S = 6 * LIMIT_S
-"""For which a server goes on: then it closes."""
 
 HELLO_REQUEST = b"\x16\x03\x03\x00\x04\x00\x00\x00\x00"
 """A record of TLS that asks the client to begin the handshake in which it is (RFC 5246, section 7.4.1.1)."""
@@ -40,7 +38,7 @@ def never_ending(begin: bytes, piece: bytes, pause_s: float = PAUSE_S) -> Iterat
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             connection.sendall(begin)
-            until = time.monotonic() + LONG_S
+            until = time.monotonic() + PATIENCE_S
             while time.monotonic() < until:
                 connection.sendall(piece)
                 time.sleep(pause_s)
@@ -95,7 +93,7 @@ def test_the_connect_timeout_ends_a_handshake_of_a_websocket(begin: bytes) -> No
 @pytest.mark.parametrize("scheme", ["http", "ws"])
 def test_the_connect_timeout_ends_the_search_for_a_name(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(*_: object, **__: object) -> None:
-        gevent.sleep(LONG_S)
+        gevent.sleep(PATIENCE_S)
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
     monkeypatch.setattr("asr_load.http.addresses.socket.getaddrinfo", search)

@@ -26,7 +26,7 @@ from harness.peer import LIMITS, OK, SOUND, STREAM, TLS, WAYS, Client, Peer, Pie
 from harness.realtime import utter
 from harness.serving import wait_until
 
-STALL_S = 3.0
+STALL_S = 5.0
 """In which all must have asked before the process is stopped."""
 
 CHILD = "import sys; sys.path.append('..'); from test_stopped import ask_all; ask_all(*sys.argv[1:])"
