@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from asr_load import signals
-from asr_load.text import visible
+from asr_load.text import MAX_CHARS, shorten, visible
 
 
 class InputError(Exception):
@@ -17,7 +17,7 @@ class InputError(Exception):
     data set or a command line is shown as text."""
 
     def __init__(self, line: str) -> None:
-        super().__init__(visible(line))
+        super().__init__(visible(line) if len(line) <= MAX_CHARS else shorten(line))
 
 
 class OneLineParser(argparse.ArgumentParser):

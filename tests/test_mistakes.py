@@ -82,6 +82,10 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         ),
         (["-u", "1", "--metadata", "gpu"], "--metadata takes KEY=VALUE"),
         (["-u", "1", "--endpoint", "v1/x"], "is no path like /openai/v1/chat/completions"),
+        *(
+            (["-u", "1", option, "d" * 5000], f"{option} {'d' * 200}: File name too long")
+            for option in ("--data", "--results", "--arrival-trace", "--csv", "--html", "--json-file")
+        ),
         (["--worker", "--master-host", "no.such.host.invalid"], "there is no such host"),
         (["-u", "2", "--processes", "2", "--master-bind-port", "7001"], "and --master-port the same"),
     ],

@@ -475,9 +475,11 @@ def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_without_a_token_a_master_hears_its_own_machine(clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [(), ("--master-bind-host=",)])
+def test_without_a_token_a_master_hears_its_own_machine(clips: Path, tmp_path: Path, named: tuple[str, ...]) -> None:
+    words: list[str | Path] = ["--data", clips, "-u", "1", "--requests", "3", "--expect-workers", "1", *named]
     with serve(*PACED) as host:
-        fleet = Fleet(host, tmp_path / "r", "--data", clips, "-u", "1", "--requests", "3", "--expect-workers", "1")
+        fleet = Fleet(host, tmp_path / "r", *words)
         try:
             wait_until(lambda: listens(fleet.port), "the master")
             listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()

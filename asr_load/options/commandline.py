@@ -21,7 +21,7 @@ from locust.util.url import is_url
 from asr_load.errors import InputError
 from asr_load.options.credentials import TOKEN, read_token
 from asr_load.options.other_tools import ADVICE
-from asr_load.options.settings import REPLICAS, without_credentials
+from asr_load.options.settings import REPLICAS, check_paths, without_credentials
 from asr_load.shipped import locust_command
 from asr_load.text import striker, visible
 
@@ -144,11 +144,13 @@ def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
     for name, number in (("-u", options.num_users), ("-t", options.run_time)):
         if number is not None and number <= 0:  # Locust would never end
             raise InputError(f"{name} must be above 0, not {number:g}")
+    check_paths({"--csv": options.csv_prefix, "--html": options.html_file, "--json-file": options.json_file})
     use_token(token := read_token(options))
     if options.worker:
         _wait_for_master(options.master_host, options.master_port, f"{locust_command(options.locustfile)} --master")
         return
     if options.master or options.processes:
+        options.master_bind_host = options.master_bind_host or "*"  # ZMQ takes no empty address
         if options.processes and options.master_port != options.master_bind_port:
             raise InputError(
                 f"--processes: the master would listen on port {options.master_bind_port}, and its workers look for it"

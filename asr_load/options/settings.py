@@ -7,7 +7,7 @@ import hashlib
 import re
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -316,7 +316,26 @@ def _place(url: str) -> SplitResult | None:
         return None
 
 
+def check_paths(paths: Mapping[str, str | None]) -> None:
+    """Raise InputError where an option, of these with their values, names a file or folder that cannot even be looked
+    for: its name is too long, or a folder above it is closed."""
+    for option, value in paths.items():
+        word = value or ""
+        try:
+            Path(word).expanduser().stat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # what is to be there is another question
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error  # of a null byte, which a form can hold
+            raise InputError(f"{option} {word[:PATH_CHARS]}: {why}") from None
+
+
+PATH_CHARS = 200
+"""Of a path that is none, in a message."""
+
+
 def _check_words_and_numbers(options: Namespace) -> None:
+    check_paths({"--data": options.data, "--results": options.results, "--arrival-trace": options.arrival_trace})
     for name in ("connect_timeout", "stall_timeout", "total_timeout"):
         if not 0 < getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
