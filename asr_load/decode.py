@@ -15,6 +15,7 @@ MAX_DEPTH = 100
 could not be shown, or written again."""
 
 MOST_DIGITS = 18
+"""Of a whole number: no server counts further, and Python reads no more than 4,300."""
 
 TOO_DEEP = "it is nested too deep"
 
