@@ -213,6 +213,8 @@ def test_a_file_that_is_cut_and_one_that_is_none(tmp_path: Path) -> None:
     assert finished.summary.requests.total == 4
     assert "By outcome" in make_report(finished)
     (folder / RECORDS).write_bytes(lines[:50] + b"\n" + lines)
+    assert read_finished(folder).summary.requests.total == 5
+    (folder / RECORDS).write_bytes(lines[:50] + b"\n")
     with pytest.raises(InputError, match="line 1: not a record"):
         read_finished(folder)
 
