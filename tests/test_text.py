@@ -50,6 +50,7 @@ def test_wherever_it_is_printed() -> None:
     assert "server" in absurd(worker_info(server="x" * 300))
     assert not absurd(worker_info())
     assert expected(0, "here").host == "here"
+    assert not absurd(expected(0, "a\x1b[2J" * 99))  # as a stranger may call itself
 
 
 @pytest.mark.parametrize(

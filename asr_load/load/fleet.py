@@ -42,7 +42,7 @@ from asr_load.load.run_store import RunStore
 from asr_load.load.stats import other_failures
 from asr_load.load.target import Targets
 from asr_load.options.settings import RESULTS, Settings
-from asr_load.results.runfile import Invocation, WorkerInfo, absurd, read_run
+from asr_load.results.runfile import MAX_WORD, Invocation, WorkerInfo, absurd, read_run
 from asr_load.results.summary import Summary
 from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.assignment import ArrivalAssignment
@@ -493,7 +493,7 @@ def expected(worker: int, host: str) -> WorkerInfo:
     """What is known of a worker that has not said a word: should it never do so, it was lost."""
     return WorkerInfo(
         worker=worker,
-        host=host,
+        host=visible(host)[:MAX_WORD],
         reader="unknown",
         cores=0,
         users=0,
