@@ -8,8 +8,8 @@ each second of new audio, and what it says first it cannot take back in the dial
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -109,6 +109,12 @@ class RealtimeEndpoint:
             self.service.slots.running -= 1
 
 
+async def _unless_gone(work: Coroutine[Any, Any, None]) -> None:
+    """Do a session's work until the client has gone, or we have closed."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await work
+
+
 class _Session:
     def __init__(self, endpoint: RealtimeEndpoint, websocket: WebSocket, fault: str | None) -> None:
         self._endpoint, self._websocket, self._fault = endpoint, websocket, fault
@@ -136,9 +142,7 @@ class _Session:
         if self._fault == "ws-impatient":
             ping_often(self._websocket.scope, 0.05, 0.2)
         try:
-            await self._run()
-        except (WebSocketDisconnect, RuntimeError):  # the client has gone, or we have closed
-            pass
+            await _unless_gone(self._run())
         finally:
             for task in list(self._tasks):
                 task.cancel()
@@ -309,8 +313,8 @@ class _Session:
             return  # no text tells the order of the items before they are completed
         utterance.task = self._spawn(self._talk(utterance))
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(_unless_gone(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+import websockets.sync.client
 
 from asr_server.app import build_app
 from asr_server.faults import FAULTS, FaultPlan
@@ -32,6 +33,7 @@ from harness.serving import (
     post,
     run_to_end,
     running,
+    running_streams,
     serve,
     text_of,
     wait_until,
@@ -442,6 +444,25 @@ def test_signals_end_it_with_open_streams(number: signal.Signals) -> None:
             pytest.fail("it does not stop")
         finally:
             connection.close()
+
+
+def test_a_client_that_leaves_a_session_early_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """The final text is due when it has left, and the server has not yet read that."""
+    slow = {"X-Fault": "ws-slow-reader"}
+    with running(*FAST, "--final-ms", "1", "--realtime", "vllm") as (url, _):
+        with websockets.sync.client.connect(
+            f"{url.replace('http', 'ws')}/v1/realtime", additional_headers=slow
+        ) as session:
+            for event in (
+                {"type": "session.update", "model": "default"},
+                {"type": "input_audio_buffer.commit"},
+                {"type": "input_audio_buffer.append", "audio": "AAAA"},
+                {"type": "input_audio_buffer.commit", "final": True},
+            ):
+                session.send(json.dumps(event))
+            session.socket.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: running_streams(url) == 0, "the session is over")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_every_fault_is_told_in_the_list() -> None:
