@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from asr_load.stream.record import Record, read_records
 TOKENS, ITL_S, TTFT_S = 64, 0.020, 0.200
 """Of the scripted server's answers: 50 chunks a second, over 1.46 s."""
 
-START_S = 60.0
+START_S, LOOK_S = 60.0, 0.02
 PATIENCE_S = 120.0
 
 
@@ -69,8 +70,9 @@ class Server:
 
 @contextmanager
 def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator[Server]:
-    """A scripted server on these cores for the time of the block, with its stamps in a file of `folder`."""
-    stamps = folder / "stamps.jsonl"
+    """A scripted server on these cores for the time of the block, with its stamps and what it prints in files of
+    `folder`."""
+    stamps, log = folder / "stamps.jsonl", folder / "server.log"
     command = [
         sys.executable,
         "-m",
@@ -84,15 +86,13 @@ def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator
         stamps,
     ]
     command += ["--tokens", TOKENS, "--itl-ms", ITL_S * 1e3, "--ttft-ms", TTFT_S * 1e3, *options]
-    # Its output stays open to the end: a server that has more to say would die of a closed pipe.
-    with _ended([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
+    # Not a pipe: a server that prints more than a pipe holds would wait for a reader.
+    with log.open("wb") as output, _ended([*map(str, command)], stdout=output, stderr=output) as process:
         run_on(process, cores)
-        said = ""
-        while not (ready := re.search(r"asr_server: scripted on (\S+)", said)):
-            if not (line := process.stdout.readline()):
-                raise GroundTruthError(f"the scripted server did not start: {said.strip()}")
-            said += line
+        while not (ready := re.search(r"asr_server: scripted on (\S+)\s", log.read_text())):
+            if process.poll() is not None:
+                raise GroundTruthError(f"the scripted server did not start: {log.read_text().strip()}")
+            time.sleep(LOOK_S)
         yield Server(ready[1], process.pid, stamps)
 
 
