@@ -96,11 +96,11 @@ class Watched:
         return [sample for sample in self.samples if sample.at >= begin + max(SETTLED_S, SETTLED * (end - begin))]
 
     def grown(self) -> Sample:
-        """By how much it has grown since then, from the median of the first quarter of that time to the last's."""
+        """By how much it has grown since then: from the least of the first third of that time to the least of the last.
+        What is in flight comes and goes, as where a worker is killed and others take its users."""
         settled = np.array(self.settled)
-        quarter = max(len(settled) // 4, 1)
-        first, last = np.median(settled[:quarter], axis=0), np.median(settled[-quarter:], axis=0)
-        return Sample(*(last - first).tolist())
+        third = max(len(settled) // 3, 1)
+        return Sample(*(settled[-third:].min(axis=0) - settled[:third].min(axis=0)).tolist())
 
     @property
     def is_known(self) -> bool:
@@ -150,13 +150,15 @@ class Fleet:
         self.killed += 1
         self._join()
 
-    def stop(self) -> float:
-        """End the test as Ctrl-C does. Returns the seconds that it took; raises TimeoutExpired."""
-        began = time.monotonic()
+    def stop(self) -> bool:
+        """End the test as Ctrl-C does. Returns whether all processes ended in time."""
         self.master.send_signal(signal.SIGINT)
-        for process in (self.master, *self.workers):
-            process.wait(ENDING_S)
-        return time.monotonic() - began
+        until = time.monotonic() + ENDING_S
+        with suppress(subprocess.TimeoutExpired):
+            for process in (self.master, *self.workers):
+                process.wait(max(until - time.monotonic(), 0))
+            return True
+        return False
 
     def end(self) -> None:
         """End what still runs."""
@@ -189,16 +191,24 @@ def main() -> int:
     faults = [word for name in FAULTS for word in ("--fault", f"{name}={SHARE}")]
     cores = share_cores()
     server_options = ("--tokens", 32, "--itl-ms", 40, "--realtime", "vllm", *faults)
-    with scripted_server(folder, cores.server, *server_options) as server:
-        fleet = Fleet(server, folder, cores, options.sessions, options.uploads)
-        try:
-            _watch(fleet, options.seconds)
-            gone = [each.name for each in fleet.watched[:2] if not Path(f"/proc/{each.pid}").exists()]
-            ended_s = fleet.stop()
-        finally:
-            fleet.end()
-    figures, troubles = judge(fleet.results, server.stamps, fleet.watched)
-    troubles += [f"{name} ended too soon" for name in gone]
+    troubles = []
+    try:
+        with scripted_server(folder, cores.server, *server_options) as server:
+            fleet = Fleet(server, folder, cores, options.sessions, options.uploads)
+            try:
+                _watch(fleet, options.seconds)
+                ends = [each.name for each in fleet.watched[:2] if not Path(f"/proc/{each.pid}").exists()]
+                troubles += [f"{name} ended too soon" for name in ends]
+                told = time.monotonic()
+                if not fleet.stop():
+                    troubles.append("the fleet did not end")
+                ended_s = time.monotonic() - told
+            finally:
+                fleet.end()
+    except subprocess.TimeoutExpired:
+        troubles.append("the server did not end")
+    figures, found = judge(fleet.results, server.stamps, fleet.watched)
+    troubles += found
     load = f"{options.seconds:g} s of {options.sessions} sessions and {options.uploads} uploads"
     said = f"soak: {load}, {fleet.killed} workers killed: {figures}; ended in {ended_s:.0f} s"
     print(f"{said}: {'; '.join(troubles) or 'passed'}")
