@@ -51,18 +51,28 @@ def main() -> int:
     """Command line of scripts/bench.py. On good input the process becomes Locust, unless --repeats is given."""
     parser = OneLineParser(
         "Send every clip of a data set once and print the summary.",
-        "All other options are Locust's and the harness's own (locust --help), for example --model or --api;"
-        " --repeats N does it so often.",
+        "All other options go to Locust (see asr-load options and locust --help), for example --model or --api."
+        " --repeats N runs the benchmark N times and prints the spread.",
     )
     add_source_arguments(parser)
     parser.add_argument("--port", type=int, default=None, help="port of the server (default: 30000)")
     parser.add_argument(
-        "--host", default=None, help="the server: http://gpu:30000, or a name or IP address (default: this machine)"
+        "--host", default=None, help="server, as http://gpu:30000, a name or an IP address (default: this machine)"
     )
-    parser.add_argument("--concurrency", type=int, default=4, help="requests in flight (default: 4)")
-    parser.add_argument("--max-tokens", type=int, default=128, help="longest answer (default: 128)")
     parser.add_argument(
-        "--cache-ratio", action="store_true", help="send every clip twice: what is the server's cache worth?"
+        "--concurrency", type=int, default=4, metavar="N", help="number of requests in flight (default: 4)"
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=128,
+        metavar="N",
+        help="maximum length of a response, in tokens (default: 128)",
+    )
+    parser.add_argument(
+        "--cache-ratio",
+        action="store_true",
+        help="send every clip twice, and report how much the server's cache shortens TTFT",
     )
     args, rest = parser.parse_known_args()
     if args.concurrency < 1:

@@ -11,14 +11,17 @@ from asr_load import signals
 # Whatever else a verb needs is imported when its signals are caught.
 
 VERBS = {
-    "prepare": ("asr_load.audio.prepare", "make shards from a data set of speech"),
-    "run": ("locustfiles/transcribe.py,locustfiles/shapes.py", "locust, with our locustfile and all its options"),
-    "capacity": ("locustfiles/capacity.py", "the most streams, or requests a second, within --slo"),
-    "bench": ("asr_load.bench", "send every clip of a data set once"),
-    "report": ("asr_load.report", "make a run's summary and its page again"),
-    "calibrate": ("asr_load.selftest.calibrate", "find out what this machine can be trusted with"),
-    "serve": ("asr_server.main", "a server to test against"),
-    "options": ("asr_load.load.options_page", "the options that the harness adds to Locust's"),
+    "prepare": ("asr_load.audio.prepare", "prepare a speech data set for load tests"),
+    "run": (
+        "locustfiles/transcribe.py,locustfiles/shapes.py",
+        "run a load test: Locust with the standard locustfile, and all its options",
+    ),
+    "capacity": ("locustfiles/capacity.py", "find the highest load at which every --slo holds"),
+    "bench": ("asr_load.bench", "send every clip of a data set once, and print the summary"),
+    "report": ("asr_load.report", "rewrite the summary and report of a run, or compare it with others"),
+    "calibrate": ("asr_load.selftest.calibrate", "measure how many streams this machine can receive accurately"),
+    "serve": ("asr_server.main", "start a server to test against"),
+    "options": ("asr_load.load.options_page", "list the options that the harness adds to Locust's"),
 }
 """By their names: the module whose main() does it, or the locustfiles; and what it is."""
 

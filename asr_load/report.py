@@ -20,20 +20,40 @@ from asr_load.web.report import comparison_page, write_report
 def main() -> int:
     """Command line of scripts/report.py."""
     parser = OneLineParser(
-        "Print runs' summaries again, make their summary.json and report.html anew, and compare them with a baseline."
+        "Print the summaries of runs, rewrite their summary.json and report.html, and compare them with a baseline."
     )
-    parser.add_argument("results", type=Path, nargs="+", help="folder of a run")
-    parser.add_argument("--slice", type=_seconds, metavar="S", help="of a row in the page's table over time: 60s")
-    parser.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RESULTS", help="runs to compare with")
-    parser.add_argument("--min-change", default="0", metavar="2%", help="below which no difference is worth a word")
+    parser.add_argument("results", type=Path, nargs="+", help="results folder of a run")
+    parser.add_argument(
+        "--slice", type=_seconds, metavar="S", help="length of a row in the report's table over time, for example 60s"
+    )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RESULTS",
+        help="results folders of the runs to compare with",
+    )
+    parser.add_argument(
+        "--min-change",
+        default="0",
+        metavar="SHARE",
+        help="report smaller relative differences as no change, for example 2%%",
+    )
     parser.add_argument(
         "--fail-on",
         action="append",
         default=[],
         metavar="METRIC:STAT:LIMIT",
-        help="exit 1 where a figure is surely worse by more: ttft:p95:10%%, wer:mean:0.005; repeatable",
+        help="exit with 1 if a metric is certainly worse by more than this (ttft:p95:10%%, wer:mean:0.005); repeatable",
     )
-    parser.add_argument("--export", action="append", default=[], choices=FORMS, help="write that too; repeatable")
+    parser.add_argument(
+        "--export",
+        action="append",
+        default=[],
+        choices=FORMS,
+        help="also write this format to the results folder; repeatable",
+    )
     args = parser.parse_args()
     gates, min_change = [parse_gate(text) for text in args.fail_on], _share(args.min_change)
     if not args.baseline and (gates or min_change):

@@ -63,51 +63,84 @@ def _duration(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        description="An OpenAI-compatible speech server in SGLang's wire format, to test against.",
+        description="Start an OpenAI-compatible speech server to test against. It uses SGLang's wire format.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--host", default="127.0.0.1")
-    add("--port", type=_whole(0, 65535), default=30000, help="0: any free one (default: 30000)")
-    add("--engine", choices=("moonshine", "scripted"), default="moonshine")
-    add("--model", default="default", help="its name in /v1/models; requests may name any (default: default)")
+    add("--host", default="127.0.0.1", help="name or IP address to listen on (default: 127.0.0.1)")
+    add("--port", type=_whole(0, 65535), default=30000, help="port to listen on; 0 takes a free one (default: 30000)")
+    add(
+        "--engine",
+        choices=("moonshine", "scripted"),
+        default="moonshine",
+        help="recognize speech (moonshine), or send text on an exact schedule (scripted) (default: moonshine)",
+    )
+    add("--model", default="default", help="model name in /v1/models; requests may use any name (default: default)")
     add("--ssl-certfile", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
-    add("--ssl-keyfile", type=Path, metavar="FILE", help="its key, where it is in a file of its own")
-    add("--api-key", help=f"bearer token that requests must carry (or {_KEY_VARIABLE})")
+    add(
+        "--ssl-keyfile",
+        type=Path,
+        metavar="FILE",
+        help="private key of the certificate (PEM), if it is in a separate file",
+    )
+    add("--api-key", help=f"bearer token that requests must carry (default: {_KEY_VARIABLE})")
     add("--realtime", choices=("vllm", "sglang", "omni", "openai"), help="serve /v1/realtime in this dialect")
-    add("--max-queued-requests", type=_whole(0), metavar="N", help="how many may wait for a slot (default: any number)")
-    add("--stamps", type=Path, metavar="FILE", help="write a JSON line per request: when each chunk was sent")
+    add(
+        "--max-queued-requests",
+        type=_whole(0),
+        metavar="N",
+        help="largest number of requests that may wait for a slot (default: no limit)",
+    )
+    add(
+        "--stamps",
+        type=Path,
+        metavar="FILE",
+        help="write one JSON line for each request, with the time at which each chunk was sent",
+    )
 
-    recogniser = parser.add_argument_group("--engine moonshine: a real recogniser")
+    recogniser = parser.add_argument_group("--engine moonshine: a real recognizer")
     add = recogniser.add_argument
-    add("--threads", type=_whole(1), metavar="K", help="requests served at a time (default: cores - 1, at least 1)")
+    add(
+        "--threads",
+        type=_whole(1),
+        metavar="K",
+        help="number of requests served in parallel (default: cores - 1, at least 1)",
+    )
 
-    scripted = parser.add_argument_group("--engine scripted: text on an absolute schedule")
+    scripted = parser.add_argument_group("--engine scripted: text on an exact schedule")
     add = scripted.add_argument
-    add("--tokens", type=_whole(0), help="(default: 64)")
-    add("--ttft-ms", type=_duration, help="from the last byte of the request to the first token (default: 200)")
-    add("--itl-ms", type=_duration, help="between two tokens (default: 20)")
-    add("--tokens-per-chunk", type=_whole(1), help="(default: 1)")
-    add("--final-ms", type=_duration, help="realtime: from the end of the audio to the final text (default: 100)")
-    add("--text", type=Path, metavar="FILE", help="whose words are sent, over and over")
-    add("--slots", type=_whole(0), metavar="K", help="requests served at a time; 0: any number (default: 0)")
+    add("--tokens", type=_whole(0), help="tokens in each response (default: 64)")
+    add(
+        "--ttft-ms",
+        type=_duration,
+        help="time from the last byte of the request to the first token, in ms (default: 200)",
+    )
+    add("--itl-ms", type=_duration, help="time between two tokens, in ms (default: 20)")
+    add("--tokens-per-chunk", type=_whole(1), help="tokens in each chunk (default: 1)")
+    add(
+        "--final-ms",
+        type=_duration,
+        help="realtime: time from the end of the audio to the final text, in ms (default: 100)",
+    )
+    add("--text", type=Path, metavar="FILE", help="text file whose words are sent, from the start again after the last")
+    add("--slots", type=_whole(0), metavar="K", help="number of requests served in parallel (default: 0, no limit)")
     add(
         "--sender",
         choices=("auto", "compiled", "python"),
-        help="what sends the chunks: a compiled thread, for thousands of streams, or the event loop (default: auto)",
+        help="send chunks from a compiled thread, for thousands of streams, or from the event loop (default: auto)",
     )
 
-    faults = parser.add_argument_group("faults (a request asks for one itself with the header X-Fault)")
+    faults = parser.add_argument_group("faults (a request can also ask for one with the header X-Fault)")
     add = faults.add_argument
     add(
         "--fault",
         action="append",
         default=[],
         metavar="NAME[=SHARE|@CLIP-ID]",
-        help="misbehave for all requests, a share of them (0 to 1) or those whose X-Clip-Id is this one; repeatable",
+        help="inject a fault into all requests, a share of them (0 to 1), or those with this X-Clip-Id; repeatable",
     )
-    add("--seed", type=int, default=0, help="of the shares (default: 0)")
-    add("--slow-s", type=_duration, default=5.0, help="how late slow-headers are (default: 5)")
+    add("--seed", type=int, default=0, help="random seed for the shares of --fault (default: 0)")
+    add("--slow-s", type=_duration, default=5.0, help="delay of the fault slow-headers, in seconds (default: 5)")
     return parser
 
 

@@ -60,7 +60,7 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"some of: {' '.join(SUITE | LONG)} (default: all but {', '.join(LONG)})",
+        help=f"benchmarks to run, from: {' '.join(SUITE | LONG)} (default: all but {', '.join(LONG)})",
     )
     names = parser.parse_args().names or list(SUITE)
     if unknown := [name for name in names if name not in SUITE | LONG]:

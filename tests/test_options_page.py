@@ -48,7 +48,7 @@ def test_every_option_is_in_a_group_with_its_default() -> None:
         "--warmup-requests, --num-warmups N",
         "--shape none|ramp|steps|spike",
         "--trim-start S",
-        "--stall-timeout S\n      Seconds without a byte, the first included (default: 120.0)",
+        "--stall-timeout S\n      Time limit without a byte from the server, in seconds (default: 120.0)",
     ):
         assert f"\n  {line}" in done.stdout, line
     parser = LocustArgumentParser()

@@ -401,31 +401,72 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", required=True, help="Hugging Face id, preset:NAME, or a local folder, parquet file or manifest"
     )
-    parser.add_argument("--subset", default=None, help="config of the data set (default: the one that has the split)")
-    parser.add_argument("--split", default=None, help="split of the data set (default for folders: all)")
-    parser.add_argument("--revision", default=None, help="branch, tag or commit of a data set on the hub")
-    parser.add_argument("--limit", type=_count, default=0, help="clips to keep; 0 is all (default)")
-    parser.add_argument("--skip-long", action=argparse.BooleanOptionalAction, default=True, help="skip long clips")
     parser.add_argument(
-        "--chunk-long", type=_seconds, default=None, help="cut longer recordings where it is quiet, in seconds"
+        "--subset",
+        default=None,
+        metavar="NAME",
+        help="configuration of a Hugging Face data set (default: the one that has the split)",
     )
-    parser.add_argument("--max-duration", type=_seconds, default=30.0, help="what is long, in seconds (default: 30)")
-    parser.add_argument("--min-duration", type=_seconds, default=0.0, help="skip shorter clips, in seconds")
-    parser.add_argument("--sample-rate", type=_rate, default=16000, help="in Hz, or 'keep' (default: 16000)")
     parser.add_argument(
-        "--audio-format", choices=AUDIO_FORMATS, default="wav", help="what clips are sent as (default: wav)"
+        "--split", default=None, metavar="NAME", help="split of the data set (default for folders: all)"
     )
-    parser.add_argument("--text-column", default=None, help="column of the transcripts (default: found by its name)")
-    parser.add_argument("--audio-column", default=None, help="column of the audio (default: found by its name)")
     parser.add_argument(
-        "--allow-outside", action="store_true", help="the data set may name files outside of its folder, and addresses"
+        "--revision", default=None, metavar="NAME", help="branch, tag or commit of a Hugging Face data set"
+    )
+    parser.add_argument(
+        "--limit", type=_count, default=0, metavar="N", help="number of clips to keep (default: 0, all of them)"
+    )
+    parser.add_argument(
+        "--skip-long", action=argparse.BooleanOptionalAction, default=True, help="skip clips longer than --max-duration"
+    )
+    parser.add_argument(
+        "--chunk-long",
+        type=_seconds,
+        default=None,
+        metavar="S",
+        help="cut longer recordings at quiet places into parts of at most S seconds",
+    )
+    parser.add_argument(
+        "--max-duration",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="longest clip to keep, in seconds (default: 30)",
+    )
+    parser.add_argument(
+        "--min-duration", type=_seconds, default=0.0, metavar="S", help="shortest clip to keep, in seconds (default: 0)"
+    )
+    parser.add_argument(
+        "--sample-rate",
+        type=_rate,
+        default=16000,
+        metavar="HZ",
+        help="sample rate of the prepared clips in Hz, or 'keep' (default: 16000)",
+    )
+    parser.add_argument(
+        "--audio-format", choices=AUDIO_FORMATS, default="wav", help="audio format of the prepared clips (default: wav)"
+    )
+    parser.add_argument(
+        "--text-column", default=None, metavar="NAME", help="column of the transcripts (default: found by its name)"
+    )
+    parser.add_argument(
+        "--audio-column", default=None, metavar="NAME", help="column of the audio (default: found by its name)"
+    )
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="let the data set name files outside its folder, and URLs"
     )
     parser.add_argument(
         "--language",
         default=None,
         help="language of the transcripts, by name or code (default: that of the preset, else English)",
     )
-    parser.add_argument("--processes", type=_count, default=os.cpu_count(), help="default: one per core")
+    parser.add_argument(
+        "--processes",
+        type=_count,
+        default=os.cpu_count(),
+        metavar="N",
+        help="number of worker processes (default: one per core)",
+    )
 
 
 def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = False) -> Manifest:
@@ -497,10 +538,12 @@ def _rate(word: str) -> int | None:
 @exits_on_bad_input
 def main() -> int:
     """Command line of scripts/prepare.py."""
-    parser = OneLineParser("Make shards from a data set of speech.")
+    parser = OneLineParser("Prepare a speech data set for load tests: convert its clips and write them to a folder.")
     add_source_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, for example asr_data/NAME")
-    parser.add_argument("--overwrite", action="store_true", help="replace another data set that is there")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder to write, for example asr_data/NAME"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a different data set in that folder")
     args = parser.parse_args()
     manifest = prepare_as_asked(args, args.out, args.overwrite)
     print(f"{args.out}: {describe(manifest)}")

@@ -41,5 +41,5 @@ class CapacityShape(LoadTestShape):
 def add_options(parser: LocustArgumentParser) -> None:
     """Add the search's options, which the web form shows too."""
     add = option_group(parser, "Load", in_form=True)
-    add("--step-time", type=float, default=60.0, metavar="S", help="Longest that a load is measured, in seconds")
-    add("--resume", default="", metavar="DIR", help="Go on with a search that was ended before its answer")
+    add("--step-time", type=float, default=60.0, metavar="S", help="Longest time to measure one load, in seconds")
+    add("--resume", default="", metavar="DIR", help="Continue the unfinished search in this results folder")

@@ -70,8 +70,8 @@ def _value(action: Action) -> str:
 
 def main() -> int:
     """Command line of asr-load options."""
-    arguments = OneLineParser("The options that the harness adds to Locust's.")
-    arguments.add_argument("--markdown", action="store_true", help="as docs/options.md has them")
+    arguments = OneLineParser("List the options that the harness adds to Locust's.")
+    arguments.add_argument("--markdown", action="store_true", help="print the page docs/options.md")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
     as_page = arguments.parse_args().markdown
     parser = make_parser()

@@ -97,6 +97,11 @@ class Shape(LoadTestShape):
 def add_options(parser: LocustArgumentParser) -> None:
     """Add the shape's options, which the web form shows too."""
     add = option_group(parser, "Load", in_form=True)
-    add("--shape", choices=[NO_SHAPE, *SHAPES], default=NO_SHAPE, help="Course of the load; -u is its peak")
-    add("--stages", type=int, default=5, metavar="N", help="Steps, or stage times that the ramp takes")
-    add("--stage-time", type=float, default=30.0, metavar="S", help="Seconds of a stage")
+    add(
+        "--shape",
+        choices=[NO_SHAPE, *SHAPES],
+        default=NO_SHAPE,
+        help="Course of the number of users over time; -u is its peak",
+    )
+    add("--stages", type=int, default=5, metavar="N", help="Number of steps, or of stages that a ramp takes")
+    add("--stage-time", type=float, default=30.0, metavar="S", help="Length of a stage, in seconds")

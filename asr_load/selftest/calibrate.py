@@ -166,8 +166,8 @@ def _line(good: GoodFor) -> str:
 def main() -> int:
     """Command line of scripts/calibrate.py. Exit code 1 where a trial could not be run."""
     parser = OneLineParser(
-        f"Measure how many streams of {1 / ITL_S:.0f} chunks/s this machine can be trusted with as a client: with one "
-        "worker, and with one for each core that the server leaves. Takes about two minutes."
+        f"Measure how many streams of {1 / ITL_S:.0f} chunks/s this machine can receive with accurate time stamps, with"
+        " one worker and with one for each core that the server leaves. Takes about two minutes."
     )
     parser.parse_args()
     console = Console(highlight=False)
