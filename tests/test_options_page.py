@@ -10,6 +10,7 @@ import pytest
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.main import VERBS
+from asr_load.options.explanations import EXPLANATIONS
 from asr_load.options.parser import GROUPS, add_options
 from conftest import CHECKOUT
 from harness.patience import PATIENCE_S
@@ -55,6 +56,13 @@ def test_every_option_is_in_a_group_with_its_default() -> None:
     add_options(parser)
     ours = [action for action in parser._actions if hasattr(action, "include_in_web_ui") and action.dest != "help"]
     assert all(f"  {action.option_strings[0]}" in done.stdout and action.help for action in ours)
+
+
+def test_each_explanation_is_in_the_entry_of_its_option() -> None:
+    page = " ".join((CHECKOUT / "docs" / "options.md").read_text().split())
+    for option, text in EXPLANATIONS.items():
+        entry = page.partition(f"- **`{option}")[2].partition(" - **`")[0]
+        assert " ".join(text.split()) in entry, option
 
 
 def test_the_form_has_the_groups_order() -> None:

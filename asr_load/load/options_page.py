@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import textwrap
 from argparse import SUPPRESS, Action
 from collections.abc import Iterator
 
@@ -11,10 +12,18 @@ from locust import events
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.errors import OneLineParser
+from asr_load.options.explanations import EXPLANATIONS
 from asr_load.options.parser import GROUPS
 
 HOMES = ("lifecycle", "shapes", "capacity_shape")
 """The modules that add options as they are imported, in the order of the page."""
+
+INTRODUCTION = """The harness adds these options to Locust's own (`locust --help`). `asr-load options` lists them in a
+    terminal, and `asr-load options --markdown` makes this page. Each option can also stand in `locust.conf`, without
+    its dashes."""
+
+LONGEST_VALUE = 80
+"""The page lists choices of more characters than this after the help text, not after the option's name."""
 
 
 def make_parser() -> LocustArgumentParser:
@@ -46,25 +55,34 @@ def markdown(parser: LocustArgumentParser) -> str:
 def _lines(parser: LocustArgumentParser) -> Iterator[str]:
     yield "# Options"
     yield ""
-    yield "What the harness adds to Locust's own options (`locust --help`). `asr-load options` prints it in a terminal,"
-    yield "`asr-load options --markdown` makes this page. Each can stand in `locust.conf` too, without the dashes."
+    yield from _wrapped(INTRODUCTION)
     for title, actions in options_by_group(parser).items():
         yield ""
         yield f"## {title}: {GROUPS[title]}"
         yield ""
-        yield "| option | default | |"
-        yield "|---|---|---|"
         for action in actions:
-            names = ", ".join(f"`{name}`" for name in action.option_strings)
-            value = f" `{_value(action)}`" if _value(action) else ""
-            default = f"`{default_of(action)}`" if default_of(action) else ""
-            yield f"| {names}{value} | {default} | {action.help} |".replace("  ", " ")
+            yield from _entry(action)
+
+
+def _entry(action: Action) -> list[str]:
+    value, more = _value(action), EXPLANATIONS.get(action.option_strings[0], "")
+    if len(value) > LONGEST_VALUE:
+        more = f"One of `{value.replace('|', '`, `')}`. {more}"
+        value = action.dest.upper()
+    name = " ".join(filter(None, (", ".join(action.option_strings), value)))
+    default = f" (default: `{default_of(action)}`)" if default_of(action) else ""
+    return _wrapped(f"- **`{name}`**{default}: {action.help}. {more}", "  ")
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    words = " ".join(text.split())
+    return textwrap.wrap(words, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _value(action: Action) -> str:
     if action.nargs == 0:
         return ""
-    choices = "\\|".join(map(str, action.choices)) if action.choices else ""
+    choices = "|".join(map(str, action.choices)) if action.choices else ""
     return choices or str(action.metavar or action.dest.upper())
 
 
@@ -81,7 +99,7 @@ def main() -> int:
     for title, actions in options_by_group(parser).items():
         print(f"\n{title}: {GROUPS[title]}")
         for action in actions:
-            value = "" if action.nargs == 0 else f" {_value(action)}".replace("\\|", "|")
+            value = "" if action.nargs == 0 else f" {_value(action)}"
             default = f" (default: {default_of(action)})" if default_of(action) else ""
             print(f"  {', '.join(action.option_strings)}{value}\n      {action.help}{default}")
     return 0
