@@ -153,3 +153,27 @@ def test_the_tests_that_security_names_are_there() -> None:
     for file, names in named:
         defined = set(re.findall(r"^def (test_\w+)\(", (CHECKOUT / "tests" / file).read_text(), re.MULTILINE))
         assert set(re.findall(r"\w+", names)) <= defined, file
+
+
+def printed() -> list[str]:
+    """The texts in the code that may be printed, with … for each value in them: no docstrings."""
+    texts = []
+    for file in (CHECKOUT / "asr_load").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        documents = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr):
+                texts.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+                texts.append(re.sub(r"%[sd]", "…", node.value))
+    return texts
+
+
+def test_the_symptoms_in_troubleshooting_are_printed_in_these_words() -> None:
+    page = " ".join((CHECKOUT / "docs" / "troubleshooting.md").read_text().split())
+    symptoms = re.findall(r"\*\*`(.*?)`\*\*", page)
+    assert len(symptoms) > 30
+    texts = printed()
+    assert not [symptom for symptom in symptoms if not any(symptom.strip("… ") in text for text in texts)]
