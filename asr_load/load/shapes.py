@@ -101,7 +101,7 @@ def add_options(parser: LocustArgumentParser) -> None:
         "--shape",
         choices=[NO_SHAPE, *SHAPES],
         default=NO_SHAPE,
-        help="Course of the number of users over time; -u is its peak",
+        help="How the number of users changes over time; -u is the peak",
     )
-    add("--stages", type=int, default=5, metavar="N", help="Number of steps, or of stages that a ramp takes")
+    add("--stages", type=int, default=5, metavar="N", help="Number of steps, or length of a ramp in stages")
     add("--stage-time", type=float, default=30.0, metavar="S", help="Length of a stage, in seconds")

@@ -55,7 +55,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     add(
         "--model",
         default=DEFAULT_MODEL,
-        help="Model that requests name; 'default' is the only one that the server lists",
+        help="Model name in requests ('default': the only model that the server lists)",
     )
     add("--prompt", default=DEFAULT_PROMPT, help="Instruction sent with the audio; a preset replaces the default")
     add("--max-tokens", type=int, default=128, metavar="N", help="Maximum length of a response, in tokens")
@@ -183,7 +183,7 @@ def add_options(parser: LocustArgumentParser) -> None:
         "--request-rate",
         default="",
         metavar="R",
-        help="Send R requests per second over all workers, an open loop (empty: closed loop)",
+        help="Open loop: requests per second of all workers together (empty: closed loop)",
     )
     add("--arrivals", choices=KINDS, default="poisson", help="Arrival process of an open loop")
     add(
@@ -192,7 +192,7 @@ def add_options(parser: LocustArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="Stop after N requests, plus --warmup-requests (default: no limit)",
+        help="Stop after N requests, not counting --warmup-requests (default: no limit)",
     )
     add = option_group(parser, "Load")
     add(
@@ -213,13 +213,13 @@ def add_options(parser: LocustArgumentParser) -> None:
         "--rate-stages",
         default="",
         metavar="60s:5,30s:5-20,…",
-        help="Open loop with a changing rate: constant stages and linear ramps",
+        help="Open loop whose rate changes: constant stages and linear ramps",
     )
     add(
         "--arrival-trace",
         default="",
         metavar="FILE",
-        help="Open loop that replays the arrival times in a .jsonl or .csv file, in seconds",
+        help="Open loop that replays arrival times, in seconds, from a .jsonl or .csv file",
     )
     add("--trace-speed", type=float, default=1.0, metavar="X", help="Replay the trace X times as fast")
 
