@@ -85,7 +85,7 @@ def add_options(parser: LocustArgumentParser) -> None:
         "--prompt-position",
         choices=POSITIONS,
         default=None,
-        help="Place the prompt before or after the audio (default: that of the preset, else after)",
+        help="Place the prompt before or after the audio (default: as in the preset, else after)",
     )
     add("--temperature", type=float, default=0.0, metavar="T", help="Sampling temperature, from 0 (default) to 2")
     add(
