@@ -17,8 +17,9 @@ from websockets.frames import Opcode
 
 from asr_load.realtime import socket as realtime
 from asr_load.realtime.dialects import DIALECTS
-from asr_load.realtime.heard import Heard, read_event
+from asr_load.realtime.heard import MOST_ITEMS, Heard, read_event
 from asr_load.stream.limits import MAX_STREAM_BYTES
+from asr_load.stream.reader import ProtocolError
 from benchmarks.flood_server import FLOODS, PHASES, accept, frame
 from harness.peer import LIMITS, TLS, WAYS, server_context
 from harness.realtime import utter
@@ -106,9 +107,19 @@ def test_the_text_of_an_utterance_has_the_limit_of_a_stream(monkeypatch: pytest.
     assert MAX_STREAM_BYTES / 2 < len(record.text) < MAX_STREAM_BYTES
 
 
+def test_an_utterance_has_a_limited_number_of_items() -> None:
+    heard = Heard()
+    for number in range(MOST_ITEMS):
+        heard.append(f"{number}", "x", 1)
+    with pytest.raises(ProtocolError, match=f"more than {MOST_ITEMS} items"):
+        heard.append("one more", "x", 1)
+    heard.append("0", "x", 1)
+    assert heard.text.split() == ["xx", *["x"] * (MOST_ITEMS - 1)]
+
+
 ITEM = "conversation.item.input_audio_transcription"
 EVENTS: dict[str, list[tuple[str, dict[str, object]]]] = {
-    "deltas of one item": [("vllm", {"type": "transcription.delta", "delta": "x" * 200})],
+    "deltas of one item": [("vllm", {"type": "transcription.delta", "delta": "x" * 1500})],
     "items": [
         ("openai", {"type": "input_audio_buffer.committed"}),
         ("openai", {"type": f"{ITEM}.completed", "transcript": "x"}),
@@ -131,4 +142,4 @@ def test_an_event_takes_as_long_however_many_came_before_it(name: str) -> None:
             dialect.is_final(heard)
         return time.thread_time() - began
 
-    assert spent(30_000) < 40 * max(spent(3_000) for _ in range(3))  # 100 times, where each looks at all before it
+    assert spent(4_000) < 40 * max(spent(400) for _ in range(3))  # 100 times, where each looks at all before it

@@ -21,6 +21,9 @@ MOST_KINDS, KIND_CHARS = 100, 100
 
 OTHER = "other"
 
+MOST_ITEMS = 5000
+"""Of an utterance: one for each 0.7 s of an hour. All of them are put in order at its end."""
+
 
 class Event(msgspec.Struct, gc=False):
     """An event, as far as it is read. Only its type is checked: any other field may hold any JSON, as servers add
@@ -185,8 +188,12 @@ class Heard:
         self.events[kind if kind in self.events or len(self.events) < MOST_KINDS else OTHER] += 1
 
     def item(self, id: str) -> Item:
-        """The item of that id, from its first event on."""
-        return self.items.setdefault(id, Item())
+        """The item of that id, from its first event on. Raises ProtocolError where there are too many."""
+        if id not in self.items:
+            if len(self.items) == MOST_ITEMS:
+                raise ProtocolError(f"more than {MOST_ITEMS} items for one utterance")
+            self.items[id] = Item()
+        return self.items[id]
 
     def commit(self, id: str) -> None:
         """The server has taken the item's audio: items come in this order."""
