@@ -48,11 +48,11 @@ the clips, of Locust's rows, of the collector."""
 
 LEAST_SAMPLES = 8
 
-GROWTH_MB, GROWTH_SHARE = 5.0, 0.05
-"""By how much memory may end above what it was when it had settled: the larger of the two."""
+MORE_MB, MORE_MEMORY = 5.0, 0.05
+"""By how much memory may grow: by so many MB or by this share, whichever is more."""
 
-DESCRIPTORS = 10
-"""By how many descriptors a process may end above that: those of connections in flight vary."""
+MORE_DESCRIPTORS, MORE_CONNECTIONS = 20, 0.5
+"""By how much descriptors may, which are of connections in flight."""
 
 ENDING_S = 240.0
 """After which the fleet is taken to hang, once it is told to end."""
@@ -117,8 +117,9 @@ class Watched:
     @property
     def is_steady(self) -> bool:
         """Whether neither has grown by more than it may."""
-        allowed = max(GROWTH_MB, GROWTH_SHARE * self.settled[0].memory)
-        return self.grown().memory <= allowed and self.grown().descriptors <= DESCRIPTORS
+        first, grown = self.settled[0], self.grown()
+        descriptors = max(MORE_DESCRIPTORS, MORE_CONNECTIONS * first.descriptors)
+        return grown.memory <= max(MORE_MB, MORE_MEMORY * first.memory) and grown.descriptors <= descriptors
 
 
 class Fleet:
