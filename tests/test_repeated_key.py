@@ -66,6 +66,7 @@ CREATED = text(type="session.created", id=KEY, created=1)
 SESSIONS = [
     [
         text(type=KEY),
+        text(type="***"),
         text(type="transcription.delta", delta=f"it says {KEY}"),
         text(type="response.done", response={KEY: KEY}, usage={KEY: KEY}),
     ],
@@ -161,6 +162,7 @@ def test_a_key_that_the_server_repeats_in_sessions_is_kept_nowhere(clips: Path, 
     outcomes = [record["outcome"] for record in done.records]
     sessions = ["no_final", "stream_error", "protocol", "closed_1011", "protocol"]
     assert outcomes == [*sessions, "ws_403", "protocol", "protocol"]
+    assert done.records[0]["events"]["***"] == 2
     assert KEY not in done.out + done.err
     assert holding_the_key(tmp_path) == []
 

@@ -10,6 +10,7 @@ import contextlib
 import random
 import time
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -458,6 +459,9 @@ class _Utterance:
         timing = latencies(start, heard.times)
         final = heard.final_at
         tokens, ended = heard.tokens, self.audio_ended
+        events = Counter[str]()
+        for name, count in heard.events.items():
+            events[config.intake.line(name)] += count  # names that differ in a secret only are one
         live: dict[str, Any] = {
             "dialect": self.dialect,
             "session": self.session_id,
@@ -469,7 +473,7 @@ class _Utterance:
             "backpressure": max((self.socket.blocked_s if self.socket else 0.0) - self.blocked_before, 0.0),
             "packets": len(sent),
             "close_code": None if self.socket is None else self.socket.close_code,
-            "events": {config.intake.line(name): count for name, count in heard.events.items()},
+            "events": events,
             "partial_lag": _partial_lags(heard.positions, sent),
             "revised": heard.revised,
             "backlog": self.backlog,
