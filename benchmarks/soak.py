@@ -48,7 +48,7 @@ the clips, of Locust's rows, of the collector."""
 
 LEAST_SAMPLES = 8
 
-MORE_MB, MORE_MEMORY = 5.0, 0.05
+MORE_MB, MORE_MEMORY = 10.0, 0.1
 """By how much memory may grow: by so many MB or by this share, whichever is more."""
 
 MORE_DESCRIPTORS, MORE_CONNECTIONS = 20, 0.5

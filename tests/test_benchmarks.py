@@ -92,7 +92,7 @@ def watched(memory: Callable[[int], float], descriptors: Callable[[int], float])
     [
         (lambda at: 80.0 + at % 7, lambda at: 50.0 + at % 9, True),
         (lambda at: min(80.0 + at, 200.0), lambda _: 50.0, True),  # it settles within its first third
-        (lambda at: 80.0 + at / 30, lambda _: 50.0, False),
+        (lambda at: 80.0 + at / 20, lambda _: 50.0, False),
         (lambda _: 80.0, lambda at: 50.0 + at / 2, False),
     ],
     ids=["steady", "settles", "memory", "descriptors"],
