@@ -37,7 +37,7 @@ test: setup
 
 # The others: fleets, searches, the web UI in a browser, sanitizers, an installed wheel.
 test-long: setup
-	@$(BIN)/python -m pytest -n 2 -m long --durations 25
+	@$(BIN)/python -m pytest -n 3 -m long --durations 25
 
 # All of them, with five minutes of fuzz under each sanitizer, signals at more moments of each command (SIGNALS=60: at
 # each tenth of a second), and the containers, with Docker or ENGINE=podman.
