@@ -178,6 +178,11 @@ def test_a_step_that_the_client_held_up_ends_the_search(clock: Clock, tmp_path: 
         assert found.answer == (8 if allowed else 2)
         assert (found.stalled_at, found.at_least) == ((None, False) if allowed else (4, True))
         assert ("at 4 streams the client was held up (the event loop was late" in found.limited_by) != allowed
+        if not allowed:  # the search goes on from there
+            again = Play(clock, tmp_path, 100, asked, most=8)
+            again.stepper = Stepper(asked, 8, 10, resumed(tmp_path, asked, "0"))
+            assert again.to_its_end().answer == 8
+            assert again.asked[0] == 4
 
 
 def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path) -> None:

@@ -363,6 +363,6 @@ def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
     for name, (then, now) in asked.items():
         if then != now:
             raise InputError(f"--resume {folder}: {name} is not what it was there: {then} then, {now} now")
-    if earlier.answer is not None and earlier.gone_at is None:
+    if earlier.answer is not None and not earlier.at_least:
         raise InputError(f"--resume {folder}: that search has its answer already")
     return earlier.steps
