@@ -68,7 +68,8 @@ say "compare"
 python3 - "$served" "$before" <<'END'
 import json, pathlib, sys
 served, before = float(sys.argv[1]), set(sys.argv[2].split())
-runs = [folder for folder in sorted(pathlib.Path("results").iterdir()) if folder.name not in before]
+folders = (path for path in sorted(pathlib.Path("results").iterdir()) if path.is_dir())
+runs = [folder for folder in folders if folder.name not in before]
 assert len(runs) == 2, f"two tests left {[run.name for run in runs]}"
 records = [json.loads(line) for run in runs for line in (run / "records.jsonl").read_text().splitlines()]
 asked = served - len(runs)  # each test begins with a trial request, which has no record
