@@ -12,6 +12,7 @@ case $engine in
   docker) compose=(docker compose) ;;
   podman)
     export HOST_GATEWAY=${HOST_GATEWAY:-127.0.0.1} # no server on the host is used
+    export WEB_BIND=${WEB_BIND:-0.0.0.0} # podman publishes a port by any of a container's networks
     # podman-compose 1.6 fails on a dependency whose profile is not active, even if it is not required.
     only_demo=$(mktemp --suffix=.yml)
     cat >"$only_demo" <<'END'

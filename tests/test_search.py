@@ -77,7 +77,7 @@ def info(done: Run) -> list[dict[str, int]]:
 def test_the_rate_that_the_slots_can_serve_from_where_a_search_was_ended(clips: Path, tmp_path: Path) -> None:
     rate = SLOTS / SERVICE_S
     with serve(*SERVER) as host:
-        words = ("-u", "60", "--request-rate", "32", "--arrivals", "constant", "--step-time", "6")
+        words = ("-u", "60", "--request-rate", "32", "--arrivals", "constant", "--step-time", "15")
         begun = tmp_path / "begun"
         begun.mkdir()
         first = stopped_at(host, clips, begun, words, held=16.0)

@@ -51,6 +51,7 @@ def test_a_full_disk_ends_the_run_and_breaks_no_line(clips: Path, tmp_path: Path
         done = limited("-f 24", host, clips, tmp_path / "r", *words)  # in blocks of 512 bytes
     assert done.code == 2
     assert done.summary["wall_s"] < 600
+    assert "=== ASR Benchmark Summary ===" in done.out
     assert "records.jsonl cannot be written (File too large): the test ends here" in done.err
     assert "records are lost: File too large" in done.err
     assert "Traceback" not in done.err

@@ -332,6 +332,8 @@ class Plugin:
         except (OSError, InputError) as error:
             logger.error("the run cannot be kept in %s: %s", self.folders[-1], error)
             self.environment.process_exit_code = 2
+            if self.role.store is not None and self.role.store.finished is not None:
+                self.summary = self.role.store.finished.summary  # what cannot be written can be printed
         self.role = None
         if self.stepper is not None:
             self.capacity, self.stepper = self.stepper.capacity, None

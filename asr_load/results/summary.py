@@ -590,9 +590,11 @@ def _compact(record: Record) -> Record:
 def write_summary(folder: Path, finished: Finished) -> None:
     """Write summary.json as a whole or not at all. Records that it counts and that were only in workers' files go into
     records.jsonl before, unless a test still writes to that. Raises OSError."""
-    if finished.unreported and append_lines(folder / RECORDS, finished.unreported):
-        write_run(folder, finished.info)
-    write_atomically(folder / SUMMARY, encode_json(finished.summary))
+    try:
+        if finished.unreported and append_lines(folder / RECORDS, finished.unreported):
+            write_run(folder, finished.info)
+    finally:  # a disk that is full for them may have room for it
+        write_atomically(folder / SUMMARY, encode_json(finished.summary))
 
 
 class _Concluded(msgspec.Struct):
