@@ -137,7 +137,8 @@
           type: "line",
           stack: "band",
           stackStrategy: "all",
-          symbol: "none",
+          symbol: one.data.length > 1 ? "none" : "circle", // a line of one point is not drawn
+          symbolSize: 5,
           lineStyle: { width: which ? 1 : 2, opacity: [1, 0.75, 0.5][which], color: hue },
           itemStyle: { opacity: [1, 0.6, 0.3][which] },
           areaStyle: which ? { color: hue, opacity: [0, 0.3, 0.14][which] } : undefined,
