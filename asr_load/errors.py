@@ -17,7 +17,13 @@ class InputError(Exception):
     data set or a command line is shown as text."""
 
     def __init__(self, line: str) -> None:
-        super().__init__(visible(line) if len(line) <= MAX_CHARS else shorten(line))
+        super().__init__(visible(line) if len(line) <= MAX_CHARS else _ends(line))
+
+
+def _ends(line: str) -> str:
+    """A long line's beginning, and its last whole words, which often say what is wrong with a long value."""
+    half = MAX_CHARS // 2
+    return f"{shorten(line, half)} {visible(line[-half:].partition(' ')[2])}".rstrip()
 
 
 class OneLineParser(argparse.ArgumentParser):
