@@ -163,7 +163,9 @@ def container_start(
     cwd: Path, *words: str, unprivileged: Sequence[str] = (), **env: str
 ) -> subprocess.CompletedProcess[str]:
     """What a container runs first, before a command that does nothing."""
-    command = [*unprivileged, "sh", str(CHECKOUT / "scripts" / "container-start.sh"), "true", *words]
+    # As text: another user may not reach the file, where this checkout is in a folder of its owner's.
+    script = (CHECKOUT / "scripts" / "container-start.sh").read_text()
+    command = [*unprivileged, "sh", "-c", script, "container-start.sh", "true", *words]
     environ = {"PATH": os.environ["PATH"], **env}
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
 
