@@ -29,7 +29,7 @@ SILENCE = 2.0**-10
 """Half the peak-to-peak amplitude below which a recording is silent: -60 dBFS (full scale is 1.0)."""
 
 SHORTEST_S = 0.01
-"""Of which nothing can be said."""
+"""Length of the shortest clip that is kept, in seconds."""
 
 LONGEST_FRAMES = (2**31 - 1) // 4 * 3 // 2 - 22
 """More than that in base64 does not fit into a column of Arrow's strings: fourteen hours at 16 kHz. Nor is more of a
@@ -93,7 +93,7 @@ def _is_silent(pcm: np.ndarray) -> bool:
 
 
 def _clip(id: str, text: str, wav: np.ndarray, sample_rate: int, rules: Rules) -> Clip:
-    """Of samples behind room for a WAV's header."""
+    """A clip from 16-bit samples in `wav`, shape (HEADER_WORDS + n,), whose first words become the WAV header."""
     pcm = wav[HEADER_WORDS:]
     wav[:HEADER_WORDS] = np.frombuffer(_header(len(pcm), sample_rate), dtype="<i2")
     audio = wav.data.cast("B") if rules.audio_format == "wav" else encode(pcm, sample_rate, rules.audio_format)

@@ -47,7 +47,7 @@ def is_manifest(file: Path) -> bool:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a manifest. Raises InputError where it is none, or has none."""
+    """The rows of a manifest. Raises InputError if the file is not a manifest or has no rows."""
     try:
         if file.suffix.lower() == ".parquet":
             rows = _parquet(file)

@@ -117,7 +117,7 @@ def _hold(out: Path) -> Iterator[None]:
 
 
 def refuse_another(out: Path, source: Source) -> None:
-    """Raise InputError where a folder holds another data set than `source`, or a manifest.json that is none of ours."""
+    """Raise InputError where a folder holds another data set than `source`, or a manifest.json of another program."""
     try:
         there = decode((out / MANIFEST).read_bytes(), _Kind)
     except OSError:
@@ -385,7 +385,7 @@ def _skipped(skipped: dict[str, SkippedClips], rules: Rules) -> str:
 
 
 def describe(manifest: Manifest) -> str:
-    """What was kept and skipped, in a line or two."""
+    """The numbers of clips that prepare kept and skipped, as one or two lines."""
     clips, shards = count_of(manifest.clips, "clip"), count_of(len(manifest.shards), "shard")
     kept = f"{clips}, {manifest.audio_s:.1f} s of audio, {shards}"
     if manifest.options.rules.chunk_long is not None:

@@ -103,7 +103,7 @@ class Manifest(msgspec.Struct):
     skipped: dict[str, SkippedClips]
     shards: list[ShardInfo]
     noted: dict[str, SkippedClips] = {}
-    """Of clips that were kept."""
+    """Clips that were kept, by the reason why prepare reports them."""
 
 
 class _HashingFile:
