@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from asr_load.stream.record import Record
 from asr_load.text import Intake
 from harness.patience import PATIENCE_S
 from harness.peer import LIMITS, Client
+from harness.proxies import listening
 from harness.realtime import utter
 
 LIMIT_S, PAUSE_S = 0.5, 0.02
@@ -43,14 +43,8 @@ def never_ending(begin: bytes, piece: bytes, pause_s: float = PAUSE_S) -> Iterat
                 connection.sendall(piece)
                 time.sleep(pause_s)
 
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    with listening(serve) as address:
+        yield address
 
 
 def ask(url: str, proxy: str = "") -> Record:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -42,6 +42,14 @@ def proxy(server: str, refuses: str = "") -> Iterator[tuple[str, list[str]]]:
                 copy(client, upstream)
                 back.join(PATIENCE_S)
 
+    with listening(serve) as address:
+        yield f"http://{address}", heads
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The host and port of a server that serves each connection in a thread."""
+
     def accept() -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -49,7 +57,7 @@ def proxy(server: str, refuses: str = "") -> Iterator[tuple[str, list[str]]]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", heads
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:
