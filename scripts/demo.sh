@@ -4,11 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 log=$(mktemp)
-tables=$(mktemp -d)
+work=$(mktemp -d)
 echo "Starting a speech server on this machine (a small real recogniser, on the CPU) …"
 python scripts/serve.py --port 0 >"$log" 2>&1 &
 server=$!
-trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf "$log" "$tables"' EXIT
+trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf "$log" "$work"' EXIT
 
 # The server takes a free port and says which in its first line.
 for _ in $(seq 300); do
@@ -21,7 +21,13 @@ done
 
 echo "Sending the sample's 15 clips four times to $host, 4 at once …"
 # Four passes: enough for the verdict to have something to judge. Locust's own tables go to a file.
-locust --headless -u 4 -r 4 --requests 60 --host "$host" --only-summary --loglevel WARNING --json-file "$tables/locust"
+locust --headless -u 4 -r 4 --requests 60 --host "$host" --only-summary --loglevel WARNING --json-file "$work/locust" |
+  tee "$work/summary"
+
+if grep -q '^Figures:' "$work/summary"; then
+  echo
+  echo "This machine runs the server too and was busy, so these figures are not exact. For a demo this does not matter."
+fi
 
 cat <<END
 
