@@ -1,4 +1,4 @@
-"""What several test files use: small audio made on the spot."""
+"""Shared helpers of several test files: small synthetic audio."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-# Tests import Locust's types and parsers; its patching of the standard library is for the processes that send load.
+# Tests only import Locust's types and parsers. Its monkey patching is for processes that send load.
 os.environ.setdefault("LOCUST_SKIP_MONKEY_PATCH", "1")
 
 import numpy as np
@@ -18,17 +18,17 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_calibration(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What this machine was found good for is no part of a test."""
+    """Keep this machine's stored calibration out of the tests."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 def noise(seconds: float, rate: int = 16000, seed: int = 0) -> np.ndarray:
-    """Noise at -20 dBFS as float32, shape (seconds * rate,): not silence, and different for each seed."""
+    """Noise at -20 dBFS as float32, shape (seconds * rate,). It is not silence, and it differs for each seed."""
     return (np.random.default_rng(seed).standard_normal(int(seconds * rate)) * 0.1).clip(-1, 1).astype(np.float32)
 
 
 def write_folder(folder: Path, lengths: dict[str, float]) -> Path:
-    """A folder of WAV files of these lengths in seconds, named by their ids, with a manifest.jsonl."""
+    """Write WAV files with these lengths in seconds, named by their ids, and a manifest.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed, (name, seconds) in enumerate(lengths.items()):
@@ -39,7 +39,7 @@ def write_folder(folder: Path, lengths: dict[str, float]) -> Path:
 
 
 def prepare_clips(folder: Path, lengths: dict[str, float], language: str = "en") -> Path:
-    """A prepared folder of clips of these lengths in seconds, made of write_folder's."""
+    """Write clips with `write_folder` and prepare them; return the prepared folder."""
     from asr_load.audio.clip import Rules
     from asr_load.audio.open import open_source
     from asr_load.audio.prepare import prepare
@@ -53,5 +53,5 @@ def prepare_clips(folder: Path, lengths: dict[str, float], language: str = "en")
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty short clips, prepared."""
+    """Thirty short prepared clips."""
     return prepare_clips(tmp_path_factory.mktemp("clips"), {f"clip{number:02d}": 0.1 for number in range(30)})

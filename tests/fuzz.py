@@ -1,13 +1,13 @@
-"""What reads answers, against its twins, on answers that no engine sends: python tests/fuzz.py [SECONDS] [SEED]
+"""Compare pairs of response parsers on random, broken input: python tests/fuzz.py [SECONDS] [SEED]
 
-Streams of events are mutated and cut at any place, and three pairs must agree: the finders of events, compiled and in
-Python; both readers, on a chunked body over loopback; an answer that is read as it comes and one that is read when
-it is whole. The same of realtime sessions: frames that come in pieces to one reader, and whole to the other; what is
-counted as events of each dialect come, and what is counted at their end. Exit code 1, with the case, where two of a
-pair differ.
+It mutates streams of events and splits them at random places. Three pairs must agree: the compiled and the Python event
+finder; the compiled and the Python reader of a chunked body over loopback; a response parsed as it arrives and one
+parsed when it is complete. For realtime sessions, one reader gets frames in pieces and the other gets them whole, and
+counts kept while events of a dialect arrive must equal counts taken at the end. If a pair differs, the case is printed
+and the exit code is 1.
 """
 
-# ruff: noqa: E402 (gevent patches before others are imported)
+# ruff: noqa: E402 (gevent must patch before other imports)
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ TYPES = (
     *(f"input_audio_buffer.{what}" for what in ("speech_started", "speech_stopped", "committed", "cleared")),
     *("conversation.item.created", "conversation.item.added", "unknown"),
 )
-"""Of the events of all dialects of realtime sessions."""
+"""Types of realtime events, of all dialects."""
 
 TEXTS = ("text", "delta", "transcript")
 NAMES = ("item_id", "previous_item_id", "segment_id", "id")
@@ -97,13 +97,13 @@ LONGEST_WAIT_S = 5
 
 
 class Fuzz:
-    """Cases of one seed."""
+    """A generator of random cases from one seed."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
     def stream(self) -> bytes:
-        """A body, or what was one."""
+        """A response body, possibly broken."""
         body = bytearray(b"".join(self.random.choices(EVENTS, k=self.random.randrange(1, 12))))
         for _ in range(self.random.choice((0, 0, 1, 2, 5))):
             at = self.random.randrange(len(body) + 1)
@@ -112,7 +112,7 @@ class Fuzz:
         return bytes(body)
 
     def pieces(self, whole: bytes) -> list[bytes]:
-        """It in pieces: single bytes, some, or all."""
+        """Split data: into single bytes, some pieces, or one piece."""
         pieces = []
         while whole:
             size = self.random.choice((1, 2, self.random.randrange(1, 120), len(whole)))
@@ -121,7 +121,7 @@ class Fuzz:
         return pieces
 
     def chunked(self, body: bytes) -> bytes:
-        """A body in HTTP's chunks, at times with what is odd and allowed, at times with what is wrong."""
+        """A body in HTTP chunks, sometimes with unusual but legal parts, sometimes with errors."""
         framed = bytearray()
         for piece in self.pieces(body):
             ending = self.random.choice((b"", b"", b"", b";name=value", b" "))
@@ -133,7 +133,7 @@ class Fuzz:
         return bytes(framed)
 
     def event(self) -> bytes:
-        """A realtime event, or what was one."""
+        """A realtime event, possibly broken."""
         random = self.random
         fields: dict[str, Any] = {"type": random.choice(TYPES)}
         fields |= {name: random.choice(("a ", "b", "c d", "", " a")) for name in random.sample(TEXTS, 2)}
@@ -147,7 +147,7 @@ class Fuzz:
         return data if random.random() < 0.9 else data[:at] + random.choice(NOISE) + data[at + random.randrange(3) :]
 
     def frames(self) -> bytes:
-        """What a server sends on a realtime session, or what was that."""
+        """Frames of a realtime session as a server sends them, possibly broken."""
         random, found = self.random, bytearray()
         for _ in range(random.randrange(1, 12)):
             pieces = self.pieces(self.event()) if random.random() < 0.5 else [self.event()]
@@ -189,7 +189,7 @@ def socket_readers(fuzz: Fuzz) -> None:
 
 
 def _read(source: ReaderFactory, parts: list[bytes]) -> tuple[Any, ...]:
-    """The body that a reader gets of a connection, and how it ended."""
+    """The body that a reader takes from a connection, and its final status."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         here = socket.create_connection(server.getsockname())
         there, _ = server.accept()
@@ -200,7 +200,7 @@ def _read(source: ReaderFactory, parts: list[bytes]) -> tuple[Any, ...]:
         there.sendall(b"".join(parts[:1]))
         gevent.sleep(0)
         there.sendall(b"".join(parts[1:]))
-        there.shutdown(socket.SHUT_WR)  # every answer ends, broken or not
+        there.shutdown(socket.SHUT_WR)  # every response ends, broken or not
         if not made.want(-1) and not come.wait(LONGEST_WAIT_S):
             differ("an answer and its end", parts, made.status, "ended")
         body = made.collected()[0]
@@ -211,7 +211,7 @@ def _read(source: ReaderFactory, parts: list[bytes]) -> tuple[Any, ...]:
 
 def answers(fuzz: Fuzz) -> None:
     reads = fuzz.pieces(fuzz.stream())
-    # sseclient, which the one is, knows no event that ends in a mixture of line ends, and no mark without a stream.
+    # sseclient, which reads one side, finds no event after mixed line ends, nor a byte order mark within a stream.
     body = b"".join(reads)
     if body.count(b"\r") not in (0, body.count(b"\n")) or (b"\r" in body and body.count(b"\r\n") < body.count(b"\n")):
         return
@@ -249,7 +249,7 @@ def sessions(fuzz: Fuzz) -> None:
 
 
 def _messages(source: ReaderFactory, parts: list[bytes]) -> tuple[Any, ...]:
-    """The messages that a session gets, and how it ended."""
+    """The messages that a session receives, and how it ended."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
         connection = Connection(place_of(url), Transport(), Connections())
@@ -276,7 +276,7 @@ def _talk(server: socket.socket, parts: list[bytes]) -> None:
     (request,) = protocol.events_received()
     assert isinstance(request, Request)
     protocol.send_response(protocol.accept(request))
-    with peer, contextlib.suppress(OSError):  # a client that has found an error has gone
+    with peer, contextlib.suppress(OSError):  # a client that found an error has closed the connection
         for part in (*protocol.data_to_send(), *parts):
             peer.sendall(part)
             gevent.sleep(0)
@@ -286,7 +286,7 @@ def _talk(server: socket.socket, parts: list[bytes]) -> None:
 
 
 def utterances(fuzz: Fuzz) -> None:
-    """Events of one utterance, of whatever dialect they are."""
+    """Check the counts of one utterance whose events come from any dialect."""
     dialect = fuzz.random.choice(list(DIALECTS.values()))
     heard, said = Heard(fuzz.random.choice((frozenset(), frozenset("a")))), []
     for at in range(fuzz.random.randrange(1, 30)):

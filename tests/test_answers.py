@@ -1,5 +1,5 @@
-"""Answers as servers and proxies really give them, over a socket, in each way of reading: what the record says, and
-what the next request on the connection meets."""
+"""Responses as real servers and proxies send them, over a socket, with each reader: the record, and whether the next
+request on the connection succeeds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def chunked(*events: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
 @pytest.mark.parametrize(
     "kind", [b"text/event-stream", b"text/plain", b"application/json", b"", b"application/x-ndjson"]
 )
-def test_a_stream_under_any_content_type(reader: str, kind: bytes) -> None:
+def test_stream_is_parsed_under_any_content_type(reader: str, kind: bytes) -> None:
     field = b"Content-Type: %b\r\n" % kind if kind else b""
     said = b"HTTP/1.1 200 OK\r\n" + field + CHUNKED + chunk(STREAM) + b"0\r\n\r\n"
     with talk(said, said, reader=reader) as (client, peer):
@@ -47,7 +47,7 @@ def test_a_stream_under_any_content_type(reader: str, kind: bytes) -> None:
 
 @each_reader
 @pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream", b"text/plain"])
-def test_a_whole_answer_under_any_content_type(reader: str, kind: bytes) -> None:
+def test_complete_response_is_parsed_under_any_content_type(reader: str, kind: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n" % kind
     good, bad = sized(b' {"text": "whole"}', head), sized(b'{"detail": "no memory"}', head)
     with talk(good, bad, good, reader=reader) as (client, peer):
@@ -63,7 +63,7 @@ def test_a_whole_answer_under_any_content_type(reader: str, kind: bytes) -> None
 
 @each_reader
 @pytest.mark.parametrize("coding", [b"gzip", b"deflate"])
-def test_compression_that_nobody_asked_for(reader: str, coding: bytes) -> None:
+def test_unrequested_compression_is_decoded_or_reported(reader: str, coding: bytes) -> None:
     make: Callable[[bytes], bytes] = gzip.compress if coding == b"gzip" else zlib.compress
     head = b"Content-Encoding: " + coding + b"\r\n"
     answers = [sized(make(STREAM), EVENTS + head), sized(make(b'{"text": "a"}'), JSON + head), SOUND]
@@ -80,7 +80,7 @@ def test_compression_that_nobody_asked_for(reader: str, coding: bytes) -> None:
 
 @each_reader
 @pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints", b"199 What"])
-def test_interim_answers_are_passed_over(reader: str, interim: bytes) -> None:
+def test_interim_responses_are_skipped(reader: str, interim: bytes) -> None:
     hints = b"HTTP/1.1 " + interim + b"\r\nLink: </x>; rel=preload\r\nContent-Length: 7\r\n\r\n"
     with talk(SOUND, hints + SOUND, [hints, 0.02, hints, 0.02, SOUND], SOUND, reader=reader) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(4)] == ["ok"] * 4
@@ -88,7 +88,7 @@ def test_interim_answers_are_passed_over(reader: str, interim: bytes) -> None:
 
 
 @each_reader
-def test_switching_protocols_is_no_answer(reader: str) -> None:
+def test_switching_protocols_is_a_protocol_error(reader: str) -> None:
     switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nsomething else"
     with talk(SOUND, switch, SOUND, SOUND, reader=reader) as (client, peer):
         told = [client.send(peer.url) for _ in range(3)]
@@ -102,7 +102,7 @@ OPEN_408 = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
 
 
 def has_come(client: Client) -> bool:
-    """Whether the connection of the last answer can be read."""
+    """Whether the connection of the last response is readable."""
     connection = client.user_connection.connection
     assert connection is not None
     assert connection.sock is not None
@@ -116,7 +116,7 @@ def has_come(client: Client) -> bool:
     ids=["blank", "last chunk", "an answer", "408", "408, left open", "half an answer"],
 )
 @pytest.mark.parametrize("later", [True, False])
-def test_what_comes_on_an_idle_connection_is_no_answer(reader: str, behind: bytes, later: bool) -> None:
+def test_bytes_on_an_idle_connection_are_not_a_response(reader: str, behind: bytes, later: bool) -> None:
     other = sized(STREAM.replace(b'"a"', b'"b"'))
     idle, come = threading.Event(), threading.Event()
     said: list[Piece] = [SOUND, idle, behind, come.set] if later else [SOUND + behind]
@@ -125,7 +125,7 @@ def test_what_comes_on_an_idle_connection_is_no_answer(reader: str, behind: byte
         if later:
             idle.set()
             assert come.wait(PATIENCE_S)
-            settle(lambda: has_come(client))  # a busy kernel delivers it after the peer's sendall
+            settle(lambda: has_come(client))  # a busy kernel may deliver it some time after the peer's sendall
         told = [client.send(peer.url) for _ in range(2)]
     assert [(record.outcome, record.text, record.retries) for record in told] == [("ok", "b", 0)] * 2
     assert (peer.connections, client.user_connection.connections.dropped) == (2, 1)
@@ -133,8 +133,8 @@ def test_what_comes_on_an_idle_connection_is_no_answer(reader: str, behind: byte
 
 @each_reader
 @pytest.mark.parametrize("answer", [LATE_408, OPEN_408, None])
-def test_another_try_is_seen_and_in_no_latency(reader: str, answer: bytes | None) -> None:
-    # The server gives the connection up just as the request comes, and says so, or says nothing.
+def test_retry_on_a_stale_connection_is_recorded_and_not_in_latencies(reader: str, answer: bytes | None) -> None:
+    # The server closes the idle connection just as the request arrives, with or without a 408.
     with talk(SOUND, [0.2, answer], [0.02, SOUND], SOUND, reader=reader) as (client, peer):
         assert client.send(peer.url).retries == 0
         began = time.perf_counter()
@@ -146,7 +146,7 @@ def test_another_try_is_seen_and_in_no_latency(reader: str, answer: bytes | None
     assert again.ttft is not None
     assert again.ttft > 0.01
     assert again.started_at - began > 0.19
-    # The first try is counted once: in retry_s, and not in the latency of the second.
+    # The time of the first attempt is in retry_s, and not in the latencies of the second.
     assert again.retry_s + again.ttft <= took
     assert again.started_at - began + again.ttft <= took
     assert (after.outcome, after.retries, after.retry_s) == ("ok", 0, 0)
@@ -154,14 +154,14 @@ def test_another_try_is_seen_and_in_no_latency(reader: str, answer: bytes | None
 
 
 @each_reader
-def test_a_408_on_a_new_connection_is_the_servers(reader: str) -> None:
+def test_408_on_a_new_connection_is_the_outcome(reader: str) -> None:
     with talk(LATE_408, SOUND, reader=reader) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(2)] == ["http_408", "ok"]
 
 
 @each_reader
 @pytest.mark.parametrize("status", [b"413 Too Large", b"500 Broken", b"401 Who", b"204 Nothing"])
-def test_an_answer_that_is_not_read_to_its_end_leaves_no_trace(reader: str, status: bytes) -> None:
+def test_unread_rest_of_a_response_does_not_affect_the_next_request(reader: str, status: bytes) -> None:
     long = b"HTTP/1.1 " + status + b"\r\nContent-Length: 400000\r\n\r\n" + b"x" * 400_000
     if status.startswith(b"204"):
         long = b"HTTP/1.1 204 No Content\r\n\r\n" + SOUND
@@ -180,7 +180,7 @@ def test_two_hosts_have_two_connections(reader: str) -> None:
 
 
 @pytest.mark.parametrize(("pause", "reader"), [*((0.3, way) for way in WAYS), *((1.4, way) for way in READERS)])
-def test_content_after_a_finish_reason_is_no_less_of_the_answer(pause: float, reader: str) -> None:
+def test_content_after_a_finish_reason_belongs_to_the_transcript(pause: float, reader: str) -> None:
     more = chunk(TEXT.replace(b'"a"', b'" b"') + b"\n\n")
     pieces: list[Piece] = [
         chunked(TEXT, STOP, end=b""),
@@ -201,7 +201,7 @@ def test_content_after_a_finish_reason_is_no_less_of_the_answer(pause: float, re
 
 
 @each_reader
-def test_segments_end_with_their_body(reader: str) -> None:
+def test_segments_end_with_the_body(reader: str) -> None:
     segments = [b'data: {"text": " he"}', b'data: {"text": " said"}']
     answers: list[bytes | list[Piece]] = [
         chunked(*segments),
@@ -220,14 +220,14 @@ def test_segments_end_with_their_body(reader: str) -> None:
 
 
 LEFT_S = 0.8
-"""For how long a body is open behind the last event of its stream, or a reader waits for its end."""
+"""Seconds for which a body stays open after the last event of its stream, or for which a reader waits for its end."""
 
 
 @pytest.mark.long
 @each_reader
 @pytest.mark.parametrize("end", ["cut off", "reset", "never"])
-def test_each_good_answer_says_when_its_stream_ended(reader: str, end: str) -> None:
-    """However its body ended: by the end of the test, a broken connection, or not at all."""
+def test_successful_record_has_the_time_when_its_stream_ended(reader: str, end: str) -> None:
+    """This holds when the test ends before the body does, when the connection breaks, and when the body never ends."""
     over = threading.Event()
     hows: dict[str, list[Piece]] = {"cut off": [over], "reset": [LEFT_S, None], "never": [over]}
     with talk([chunked(TEXT, STOP, DONE, end=b""), *hows[end]], reader=reader) as (client, peer):
@@ -242,7 +242,7 @@ def test_each_good_answer_says_when_its_stream_ended(reader: str, end: str) -> N
         assert record.outcome == "ok"
         assert record.stream_end is not None
         assert record.e2el is not None
-        # The stream ends with its last event: the time until its body ended, or was given up, is not part of it.
+        # The stream ends with its last event. The time until its body ended, or was abandoned, is excluded.
         assert record.e2el <= record.stream_end < took - LEFT_S / 2
 
 
@@ -257,7 +257,7 @@ def test_each_good_answer_says_when_its_stream_ended(reader: str, end: str) -> N
         (b"Retry-After: soon\r\n", PAUSE_S, PAUSE_S),
     ],
 )
-def test_a_server_that_is_busy_is_left_alone(
+def test_429_and_503_pause_the_user_for_retry_after(
     reader: str, status: int, field: bytes, at_least: float, at_most: float
 ) -> None:
     busy = b"HTTP/1.1 %d No\r\n%bContent-Length: 4\r\n\r\nfull" % (status, field)
@@ -270,13 +270,13 @@ def test_a_server_that_is_busy_is_left_alone(
 
 
 @each_reader
-def test_a_server_that_is_busy_under_200_is_left_alone_too(reader: str) -> None:
+def test_503_in_the_stream_under_status_200_pauses_the_user(reader: str) -> None:
     with talk(chunked(b'data: {"error": {"message": "full", "code": 503}}'), reader=reader) as (client, peer):
         assert client.send(peer.url).outcome == "stream_error"
         assert client.user_connection.pause_s == PAUSE_S
 
 
-def test_the_pause_that_a_server_asks_for() -> None:
+def test_pause_is_parsed_from_retry_after() -> None:
     assert pause_s("12.5") == 12.5
     assert pause_s("-3") == pause_s("nan") == pause_s("") == pause_s("Thu, 01 Jan 1970 00:00:00 GMT") == PAUSE_S
     assert pause_s("inf") == MAX_PAUSE_S
@@ -286,7 +286,7 @@ def test_the_pause_that_a_server_asks_for() -> None:
 
 
 @pytest.mark.parametrize(("reader", "limit"), [*((reader, "stall") for reader in WAYS), ("python", "total")])
-def test_an_answer_that_stops_has_the_reason_of_its_limit(reader: str, limit: str) -> None:
+def test_hanging_response_gets_the_outcome_of_its_timeout(reader: str, limit: str) -> None:
     short = Timeouts(connect=PATIENCE_S, **{"stall": PATIENCE_S, "total": PATIENCE_S, limit: 0.3})
     over = threading.Event()
     hang: list[Piece] = [chunked(TEXT, end=b""), over]
@@ -300,8 +300,8 @@ def test_an_answer_that_stops_has_the_reason_of_its_limit(reader: str, limit: st
 
 
 @each_reader
-def test_a_try_again_that_finds_no_connection_takes_no_time_below_0(reader: str) -> None:
-    """A server drops the connection that it kept, and is gone."""
+def test_retry_that_cannot_connect_has_no_negative_time(reader: str) -> None:
+    """The server drops the connection that it kept, and listens no more."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/x"
 

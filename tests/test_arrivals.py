@@ -1,4 +1,4 @@
-"""Arrivals as processes: their rate, their spread, their independence; and whose they are. No clock."""
+"""Arrival processes: rate, variation, independence, and assignment to workers. No clock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def times(arrivals: Arrivals, count: int = N) -> np.ndarray:
     return np.array(found, dtype=float)
 
 
-def test_no_rate_is_a_closed_loop() -> None:
+def test_without_a_rate_the_loop_is_closed() -> None:
     assert make_arrivals("poisson") is None
 
 
@@ -36,13 +36,15 @@ def test_no_rate_is_a_closed_loop() -> None:
     [("poisson", 1.0, 1.0), ("constant", 1.0, 0.0), ("gamma", 0.25, 2.0), ("gamma", 1.0, 1.0), ("gamma", 4.0, 0.5)],
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_rate_variation_and_independence(kind: str, burstiness: float, variation: float, seed: int) -> None:
+def test_arrivals_have_the_given_rate_and_variation_and_are_independent(
+    kind: str, burstiness: float, variation: float, seed: int
+) -> None:
     gaps = np.diff(times(made(kind, rate=7.0, burstiness=burstiness, seed=seed)))
-    # The mean of n gaps has a relative standard error of CV/√n: four of them.
+    # The mean of n gaps has a relative standard error of CV/√n. Allow four of them.
     assert gaps.mean() * 7 == pytest.approx(1, abs=4 * variation / N**0.5 + 1e-9)
     assert gaps.std() / gaps.mean() == pytest.approx(variation, rel=0.06, abs=1e-6)
     if variation:
-        # Of independent gaps, any lag's correlation is within 4/√n, also across the blocks they are made in.
+        # The correlation of independent gaps at any lag is within 4/√n, also across the blocks in which they are made.
         for lag in (1, 2, 10):
             assert abs(np.corrcoef(gaps[:-lag], gaps[lag:])[0, 1]) < 4 / N**0.5
 
@@ -50,18 +52,18 @@ def test_rate_variation_and_independence(kind: str, burstiness: float, variation
 def test_poisson_gaps_are_exponential() -> None:
     gaps = np.sort(np.diff(times(made(rate=3.0))))
     distance = np.abs(np.arange(1, N) / N - (1 - np.exp(-3.0 * gaps))).max()
-    assert distance < 1.95 / N**0.5  # Kolmogorov and Smirnov, at one in a thousand
+    assert distance < 1.95 / N**0.5  # Kolmogorov-Smirnov test at 1 in 1,000
     evenly = np.sort(np.diff(times(made("gamma", rate=3.0, burstiness=1.2))))
     assert np.abs(np.arange(1, N) / N - (1 - np.exp(-3.0 * evenly))).max() > 1.95 / N**0.5
 
 
-def test_constant_arrivals_begin_at_once_and_never_drift() -> None:
+def test_constant_arrivals_begin_immediately_and_never_drift() -> None:
     arrivals = made("constant", rate=8.0)
     for number in (0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 3, 1_000_000):
         assert arrivals.due(number) == pytest.approx(number / 8, abs=1e-9)
 
 
-def test_seeds_tell_and_order_of_asking_does_not() -> None:
+def test_arrivals_depend_on_the_seed_and_not_on_the_order_of_calls() -> None:
     numbers = [3, 50_000, 2, 3 * BLOCK, 50_000, 0]
     asked = made(rate=5.0, seed=4)
     found = [asked.due(number) for number in numbers]
@@ -71,19 +73,19 @@ def test_seeds_tell_and_order_of_asking_does_not() -> None:
 
 
 @pytest.mark.parametrize("kind", ["poisson", "constant"])
-def test_counts_follow_a_rate_that_changes(kind: str) -> None:
+def test_arrivals_follow_a_changing_rate(kind: str) -> None:
     arrivals = made(kind, stages="100s:5, 2m:5-20 ,50:20,10s:0,100s:40", seed=3)
     edges = [0, 100, 220, 270, 280, 380, 480]
     wanted = [500, 1500, 1000, 0, 4000, 4000]  # the last rate stays
     counts = np.histogram(times(arrivals, 11_500), edges)[0]
     for count, mean in zip(counts, wanted, strict=True):
         assert abs(count - mean) <= (4 * mean**0.5 if kind == "poisson" else 1)
-    # Within the ramp the rate grows in a line: three quarters of the way, its area is (5·.75 + 15·.75²/2) / 12.5.
+    # Within the ramp the rate grows linearly. Up to three quarters of it, its area is (5·.75 + 15·.75²/2) / 12.5.
     ramp = np.histogram(times(arrivals, 11_500), [100, 190, 220])[0]
     assert ramp[0] / ramp.sum() == pytest.approx((5 * 0.75 + 7.5 * 0.75**2) / 12.5, abs=0.04)
 
 
-def test_arrivals_end_when_the_rate_does() -> None:
+def test_arrivals_end_when_the_rate_ends_at_zero() -> None:
     arrivals = made("constant", stages="10s:2,10s:2-0")
     assert arrivals.due(20) == pytest.approx(10)
     last = arrivals.due(30)
@@ -94,7 +96,7 @@ def test_arrivals_end_when_the_rate_does() -> None:
 
 
 @pytest.mark.parametrize("options", [{"rate": 50.0}, {"stages": "60s:50,60s:10"}, {"rate": 50.0, "kind": "constant"}])
-def test_the_first_arrival_from_a_time_on(options: dict[str, object]) -> None:
+def test_number_at_finds_the_first_arrival_after_a_time(options: dict[str, object]) -> None:
     arrivals = made(**options)  # type: ignore[arg-type]
     due = times(arrivals)
     for seconds in (0.0, 300.0, 1.0, 59.9, 200.0):
@@ -104,7 +106,7 @@ def test_the_first_arrival_from_a_time_on(options: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "text", ["60s", "60s:", "60s:-5", "0-60s:5", "0s:5", "60s:5;60s:6", "x:1", "60s:5,", "1..2s:3"]
 )
-def test_what_is_no_stage(text: str) -> None:
+def test_malformed_rate_stages_are_rejected(text: str) -> None:
     with pytest.raises(InputError, match="--rate-stages"):
         parse_stages(text)
 
@@ -123,7 +125,7 @@ def test_what_is_no_stage(text: str) -> None:
         ({"trace": "nowhere.csv"}, "cannot be read"),
     ],
 )
-def test_bad_options_are_told_in_one_line(options: dict[str, object], said: str) -> None:
+def test_invalid_arrival_options_give_a_one_line_error(options: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said) as error:
         made(**options)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
@@ -140,7 +142,7 @@ def test_bad_options_are_told_in_one_line(options: dict[str, object], said: str)
         ("t.csv", "seconds\n5\n6.5\n6.5\n9\n"),
     ],
 )
-def test_a_trace_is_replayed_from_its_first_arrival(tmp_path: Path, name: str, text: str) -> None:
+def test_trace_is_replayed_from_its_first_arrival(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     arrivals = made(trace=str(tmp_path / name), speed=2.0)
     assert [arrivals.due(number) for number in range(5)] == [0, 0.75, 0.75, 2, None]
@@ -162,7 +164,7 @@ def test_a_trace_is_replayed_from_its_first_arrival(tmp_path: Path, name: str, t
         ("t.csv", "at\n", "holds no arrivals"),
     ],
 )
-def test_what_is_no_trace(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_malformed_trace_is_rejected_with_its_line(tmp_path: Path, name: str, text: str, said: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=said):
         made(trace=str(tmp_path / name))
@@ -185,7 +187,7 @@ def walk(assignment: ArrivalAssignment, worker: int, until: int) -> list[int]:
         ArrivalAssignment([(0, [0, 1])]).changed(3, [5]).changed(4, [0, 1, 5]),
     ],
 )
-def test_each_arrival_is_somebodys_and_nobody_elses(assignment: ArrivalAssignment) -> None:
+def test_each_arrival_belongs_to_exactly_one_worker(assignment: ArrivalAssignment) -> None:
     everybody = {worker for _, members in assignment.plan for worker in members}
     sent = sorted(number for worker in everybody for number in walk(assignment, worker, 1000))
     assert sent == list(range(1000))
@@ -194,9 +196,9 @@ def test_each_arrival_is_somebodys_and_nobody_elses(assignment: ArrivalAssignmen
         assert all(part)
 
 
-def test_a_change_leaves_what_lies_before_it() -> None:
+def test_changed_assignment_keeps_earlier_arrivals() -> None:
     before = ArrivalAssignment([(0, [0, 1, 2])])
-    after = before.changed(100, [0, 2]).changed(60, [1, 2])  # a later word for earlier arrivals
+    after = before.changed(100, [0, 2]).changed(60, [1, 2])  # a later change that affects earlier arrivals
     assert after.plan == [(0, [0, 1, 2]), (60, [1, 2])]
     for worker in range(3):
         assert walk(after, worker, 60) == walk(before, worker, 60)
@@ -207,7 +209,7 @@ def test_a_change_leaves_what_lies_before_it() -> None:
         ArrivalAssignment([(5, [0])])
 
 
-def test_how_many_are_due_on_average() -> None:
+def test_expected_gives_mean_and_deviation_of_due_arrivals() -> None:
     steady = make_arrivals("poisson", rate=4.0)
     assert steady is not None
     assert steady.expected(25.0) == (100.0, 10.0)

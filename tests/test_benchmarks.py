@@ -1,4 +1,4 @@
-"""Two kept results of the benchmarks, held against each other."""
+"""Comparison of two stored results of the benchmarks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def row(value: float, spread: float = 0.1, *, better: str = "less", what: str = 
         (1.0, 0.5, "more", "WORSE"),
     ],
 )
-def test_what_became_of_a_row(before: float, after: float, better: str, said: str) -> None:
+def test_benchmark_row_is_same_worse_or_better(before: float, after: float, better: str, said: str) -> None:
     assert verdict(row(before, better=better), row(after, better=better)) == said
 
 
@@ -47,14 +47,14 @@ def compare(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
 
-def test_two_results_are_compared_by_make(tmp_path: Path) -> None:
+def test_make_bench_compare_compares_two_results(tmp_path: Path) -> None:
     old = keep(tmp_path / "old.json", row(1.0), row(2.0, what="gone"))
     new = keep(tmp_path / "new.json", row(1.5), row(3.0, what="new one"))
     assert [one.value for one in read(new).rows] == [1.5, 3.0]
     done = compare(f"A={old}", f"B={new}")
     assert "WORSE" in done.stdout
     assert "not run" in done.stdout
-    assert done.returncode == 2  # make's word for a command that failed
+    assert done.returncode == 2  # make's exit code when a command fails
     assert compare(f"A={new}", f"B={new}").returncode == 0
 
 
@@ -68,7 +68,7 @@ def test_two_results_are_compared_by_make(tmp_path: Path) -> None:
         ([], "error: the following arguments are required: before, after"),
     ],
 )
-def test_what_is_no_result_is_refused(words: list[str], line: str) -> None:
+def test_bench_compare_refuses_invalid_results(words: list[str], line: str) -> None:
     done = compare(*words)
     assert line in done.stderr
     assert done.returncode == 2
@@ -82,7 +82,7 @@ def test_every_benchmark_is_in_the_suite() -> None:
 
 
 def watched(memory: Callable[[int], float], descriptors: Callable[[int], float]) -> Watched:
-    """A process that was looked at for ten minutes."""
+    """A process sampled for ten minutes."""
     samples = [Sample(float(at), memory(at), descriptors(at)) for at in range(0, 600, 10)]
     return Watched("the master", 1, samples)
 
@@ -91,23 +91,23 @@ def watched(memory: Callable[[int], float], descriptors: Callable[[int], float])
     ("memory", "descriptors", "steady"),
     [
         (lambda at: 80.0 + at % 7, lambda at: 50.0 + at % 9, True),
-        (lambda at: min(80.0 + at, 200.0), lambda _: 50.0, True),  # it settles within its first third
+        (lambda at: min(80.0 + at, 200.0), lambda _: 50.0, True),  # settles within the first third
         (lambda at: 80.0 + at / 20, lambda _: 50.0, False),
         (lambda _: 80.0, lambda at: 50.0 + at / 2, False),
     ],
     ids=["steady", "settles", "memory", "descriptors"],
 )
-def test_a_soak_finds_a_process_that_grows(
+def test_soak_detects_a_process_that_grows(
     memory: Callable[[int], float], descriptors: Callable[[int], float], steady: bool
 ) -> None:
     assert watched(memory, descriptors).is_steady == steady
 
 
-def test_a_soak_finds_what_is_lost(tmp_path: Path) -> None:
+def test_soak_detects_lost_requests_and_stuck_workers(tmp_path: Path) -> None:
     stamps = tmp_path / "stamps"
     lines = [{"request_id": id} for id in ("abc-0-0", "abc-0-1", "abc-1-0", "another-0-9")]
     stamps.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    workers = [worker_info(started=2, recorded=2), worker_info(worker=1, ended=False)]  # the second was killed
+    workers = [worker_info(started=2, recorded=2), worker_info(worker=1, ended=False)]  # the second one was killed
 
     def found(*records: Record) -> list[str]:
         folder = run_folder(tmp_path / "r", records, run_info(workers=workers))

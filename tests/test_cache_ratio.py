@@ -1,4 +1,4 @@
-"""What a server's cache is worth."""
+"""Cache ratio: TTFT of repeated clips relative to their first request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.runs import FAST, answer, canned, run
 from harness.serving import serve
 
 
-def test_repeated_clips_against_their_first() -> None:
+def test_cache_ratio_compares_repeated_clips_with_their_first_request() -> None:
     first = [record(n, clip=f"c{n}", ttft=0.4 * (n + 1), started_at=1000.0 + n) for n in range(4)]
     again = [record(n, clip=f"c{n}", ttft=0.1 * (n + 1), started_at=2000.0 + n) for n in range(4)]
     found = cache_ratio([*again, *first], [*again, *first])
@@ -36,15 +36,15 @@ def test_repeated_clips_against_their_first() -> None:
     assert found.low < found.ratio < found.high
 
 
-def test_it_is_of_runs_that_repeat_bytes() -> None:
+def test_cache_ratio_needs_runs_that_repeat_bytes() -> None:
     records = [record(n, clip=f"c{n % 4}", started_at=1000.0 + n) for n in range(8)]
     for unique, said in (("dither", False), ("once", True), ("none", True)):
         assert (summarise(records, run_info(unique=unique)).cache_ratio is not None) is said
 
 
 @pytest.mark.parametrize("away", [{"warmup": True}, {"started_at": 900.0}], ids=["warm-up", "late"])
-def test_a_clip_whose_first_request_is_in_no_figure_is_not_new_at_its_second(away: dict[str, Any]) -> None:
-    """Four clips, each sent three times; the first request of one of them is excluded."""
+def test_cache_ratio_skips_clips_whose_first_request_is_excluded(away: dict[str, Any]) -> None:
+    """Four clips are each sent three times. The first request of one of them is excluded."""
     records = [record(n, clip=f"c{n % 4}", started_at=1000.0 + n, ttft=0.4 if n < 4 else 0.1) for n in range(12)]
     records[0] = record(0, clip="c0", ttft=0.4, **away)
     late = [Late(900.0, 901.0, 0.4, 0.2)]
@@ -56,7 +56,7 @@ def test_a_clip_whose_first_request_is_in_no_figure_is_not_new_at_its_second(awa
 
 
 @pytest.mark.parametrize(("unique", "kinds", "of_both"), [("dither", 8, 16), ("once", 4, 8), ("none", 4, 4)])
-def test_which_bytes_are_sent(unique: str, kinds: int, of_both: int, tmp_path: Path) -> None:
+def test_unique_option_determines_which_bytes_repeat(unique: str, kinds: int, of_both: int, tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {f"clip{number}": 0.5 for number in range(4)})
     audio: list[set[str]] = []
     for test in range(2):
@@ -83,7 +83,7 @@ def test_which_bytes_are_sent(unique: str, kinds: int, of_both: int, tmp_path: P
         ),
     ],
 )
-def test_options_are_checked_before_data_are_prepared(
+def test_bench_checks_options_before_it_prepares_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     source = write_folder(tmp_path / "set", {"a": 0.5})
@@ -97,7 +97,7 @@ def test_options_are_checked_before_data_are_prepared(
     assert not (tmp_path / "asr_data").exists()
 
 
-def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_with_cache_ratio_sends_each_clip_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_folder(tmp_path / "set", {f"clip{number}": 0.5 for number in range(5)})
     commands: list[list[str]] = []
     monkeypatch.setattr(bench, "CHECKOUT", tmp_path)

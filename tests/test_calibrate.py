@@ -1,4 +1,4 @@
-"""What a machine is found good for, and what the verdict makes of it."""
+"""Calibration: what this machine can carry, and how the verdict uses it."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def trial(
 
 
 @pytest.mark.parametrize("limit", [60, 100, 777, 5000])
-def test_the_climb_ends_near_what_the_client_carries(limit: int) -> None:
+def test_climb_ends_near_the_capacity_of_the_client(limit: int) -> None:
     trials = list(climb(FIRST, lambda streams: trial(streams, 0.5 if streams <= limit else 30)))
     good = good_for(trials)
     assert good.within_ms[10] <= limit
     assert not good.at_least
-    # Doubling, then halving twice: a quarter of the last step is not told.
+    # After doubling, it halves the step twice: the result is accurate to a quarter of the last step.
     assert limit - good.within_ms[10] <= good.within_ms[10] / 2**REFINEMENTS + 1
     assert len(trials) <= 9 + REFINEMENTS
 
 
-def test_a_server_that_is_full_ends_the_climb_and_tells_nothing_of_the_client() -> None:
+def test_climb_ends_at_a_full_server_with_a_lower_bound_for_the_client() -> None:
     trials = list(
         climb(FIRST, lambda streams: trial(streams, 0.5 if streams < 200 else 50, 0.1 if streams < 200 else 30))
     )
@@ -55,30 +55,30 @@ def test_a_server_that_is_full_ends_the_climb_and_tells_nothing_of_the_client() 
     assert good_for(trials) == GoodFor(1, {1: 100, 5: 100, 10: 100}, at_least=True)
 
 
-def test_streams_that_were_not_there_at_once_are_held_against_the_client_unless_the_server_let_them_wait() -> None:
+def test_missing_streams_count_against_the_client_unless_the_server_is_late() -> None:
     def climbed(wait_ms: float) -> list[CalibrationStep]:
         return list(climb(FIRST, lambda streams: trial(streams, wait_ms=wait_ms, share=1 if streams <= 400 else 0.7)))
 
     assert good_for(climbed(wait_ms=9)) == GoodFor(1, {1: 400, 5: 400, 10: 400}, at_least=False)
     assert good_for(climbed(wait_ms=11)) == GoodFor(1, {1: 400, 5: 400, 10: 400}, at_least=True)
-    # A server that was slow to take requests, and yet sent all streams at once, is good enough.
+    # A server that accepted requests slowly but sent all streams concurrently is good enough.
     assert good_for([trial(400, wait_ms=50)]) == GoodFor(1, {1: 400, 5: 400, 10: 400}, at_least=True)
 
 
-def test_each_bound_has_its_own_streams_and_a_lucky_trial_beyond_does_not_count() -> None:
+def test_each_bound_has_its_own_streams_and_ignores_lucky_later_trials() -> None:
     found = good_for([trial(100, 0.9), trial(200, 4), trial(400, 11), trial(300, 6), trial(800, 0.1)])
     assert found == GoodFor(1, {1: 100, 5: 200, 10: 300}, at_least=False)
     assert good_for([trial(25, 11)]) == GoodFor(1, {1: 0, 5: 0, 10: 0}, at_least=False)
 
 
-def test_it_is_kept_for_this_machine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_is_stored_per_machine_cores_and_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert read_calibration(8, "compiled") is None
     made = found(780)
     path = write_calibration(made)
     assert path.is_relative_to(tmp_path)
     assert read_calibration(8, "compiled") == made
-    assert read_calibration(4, "compiled") is None  # another machine under the name, or fewer of its cores
+    assert read_calibration(4, "compiled") is None  # another machine with the same name, or fewer of its cores
     assert read_calibration(8, "python") is None
     path.write_text("{")
     assert read_calibration(8, "compiled") is None
@@ -96,12 +96,12 @@ def on(host: str, count: int, known: Calibration | None, first: int = 0) -> list
 
 
 def streams(count: int, worker: int, offset: float = 0.0) -> list[Record]:
-    """So many streams of 50 chunks in one second."""
+    """Streams of 50 chunks within one second."""
     one = {"ttft": 0.0, "itl": [0.02] * 49, "chunks": 50, "output_tokens": 50, "e2el": 0.98}
     return [record(n, worker=worker, user=n, started_at=1000.0 + offset, **one) for n in range(count)]
 
 
-def test_more_than_the_machine_was_good_for_is_client_bound() -> None:
+def test_load_beyond_the_calibration_is_client_bound() -> None:
     records = streams(9, 0)
     assert judge(records, run_info(workers=on("a", 1, None))).verdict == "valid"
     assert judge(records, run_info(workers=on("a", 1, found(9)))).verdict == "valid"
@@ -115,18 +115,18 @@ def test_more_than_the_machine_was_good_for_is_client_bound() -> None:
     assert "good for at least 8" in validity.reasons[0]
 
 
-def test_workers_of_a_machine_are_counted_together_and_machines_apart() -> None:
+def test_workers_are_summed_per_machine() -> None:
     two = found(8, workers=2)
     records = streams(5, 0) + streams(5, 1)
     assert judge(records, run_info(workers=on("a", 2, two))).verdict == "client-bound"
     assert judge(records, run_info(workers=on("a", 1, found(8)) + on("b", 1, found(8), first=1))).verdict == "valid"
-    # Nothing is known of fewer workers than were tried, and of more only what they are good for at least.
+    # For fewer workers than were tried, nothing is known. For more workers, only a lower bound is known.
     assert judge(records, run_info(workers=on("a", 1, two) + on("b", 1, None, first=1))).verdict == "valid"
     three = judge(records + streams(5, 2), run_info(workers=on("a", 3, two)))
     assert (three.verdict, "at least 8" in three.reasons[0]) == ("suspect", True)
 
 
-def test_the_busiest_second_is_on_one_clock() -> None:
+def test_busiest_second_is_found_on_the_masters_clock() -> None:
     records = streams(1, 0) + streams(1, 1, offset=3600.0)
     workers = [worker_info(worker=0), worker_info(worker=1, master_offset_s=-3600.0)]
     assert peak_chunks_per_s(on_master_clock(records, workers)) == 100
@@ -135,7 +135,7 @@ def test_the_busiest_second_is_on_one_clock() -> None:
 
 
 @pytest.mark.long
-def test_a_trial_holds_the_client_against_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_trial_measures_errors_against_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCUST_SKIP_MONKEY_PATCH")
     made, reader = run_step(4, 1, share_cores(), tmp_path / "trial")
     assert reader in ("compiled", "python")
@@ -143,12 +143,12 @@ def test_a_trial_holds_the_client_against_the_server(tmp_path: Path, monkeypatch
     assert 150 <= made.chunks_per_s <= 250
     errors = np.array([made.ttft_p50, made.itl_p50, made.ttft_p99, made.itl_p99, made.upload_p99])
     assert (errors > 0).all()
-    # The difference of two clocks, or of a stamp too many, would be far beyond.
+    # A wrong clock offset or a misplaced stamp would give a far larger error.
     assert (errors[:2] < TTFT_S / 4).all()
 
 
 @pytest.mark.parametrize(("option", "code"), [("--help", 0), ("--what", 2)])
-def test_its_command_says_what_it_does(option: str, code: int) -> None:
+def test_calibrate_command_has_help_and_one_line_errors(option: str, code: int) -> None:
     command = [sys.executable, "scripts/calibrate.py", option]
     said = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert said.returncode == code

@@ -1,4 +1,4 @@
-"""The search for capacity: what it tries, when a step is settled, and whether the answer is the truth."""
+"""The search for capacity: the loads that it tries, when a step is settled, and whether the answer is correct."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def search(holds: Callable[[float], bool], most: float, *, whole: bool) -> tuple
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 2, 3, 7, 48, 63, 64, 777])
-def test_a_search_over_streams_ends_at_the_capacity(capacity: int) -> None:
+def test_search_over_streams_ends_at_the_capacity(capacity: int) -> None:
     found, tried = search(lambda load: load <= capacity, 1000, whole=True)
     assert found.good <= capacity <= found.good + max(1, PRECISION * capacity) - (capacity < 50)
     assert len(set(tried)) == len(tried) <= 2 * len(bin(max(capacity, 1))) + 2
@@ -48,13 +48,13 @@ def test_a_search_over_streams_ends_at_the_capacity(capacity: int) -> None:
 
 
 @pytest.mark.parametrize("capacity", [0.05, 0.7, 3.3, 48.1])
-def test_a_search_over_rates_ends_near_the_capacity(capacity: float) -> None:
+def test_search_over_rates_ends_near_the_capacity(capacity: float) -> None:
     found, _ = search(lambda load: load <= capacity, 100, whole=False)
     assert found.good <= capacity <= found.good * (1 + 2 * PRECISION) or found.bad == pytest.approx(capacity, rel=0.5)
     assert found.good == pytest.approx(capacity, rel=0.03)
 
 
-def test_a_search_goes_no_further_than_it_may() -> None:
+def test_search_stops_at_its_upper_bound() -> None:
     found, tried = search(lambda _: True, 20, whole=True)
     assert tried == [1, 2, 4, 8, 16, 20]
     assert (found.good, found.at_the_bound) == (20, True)
@@ -62,7 +62,7 @@ def test_a_search_goes_no_further_than_it_may() -> None:
     assert nothing.good == 0
 
 
-def test_a_percentile_is_settled_when_the_share_above_is() -> None:
+def test_percentile_is_settled_when_the_share_above_the_limit_is() -> None:
     slo = parse_slo("ttft:p95:500")
 
     def of(above: int, below: int) -> tuple[bool, bool]:
@@ -70,17 +70,18 @@ def test_a_percentile_is_settled_when_the_share_above_is() -> None:
         return found.ok, found.settled
 
     assert of(0, LEAST - 1) == (True, False)
-    assert of(0, 140) == (True, False)  # none of 140 above: up to 5.3 % may be
+    assert of(0, 140) == (True, False)  # none of 140 above: the true share may be up to 5.3 %
     assert of(0, 160) == (True, True)
-    assert of(5, 95) == (True, False)  # at the limit, more requests may tell
+    assert of(5, 95) == (True, False)  # at the limit, more requests may decide
     assert of(15, 85) == (False, True)
     assert of(40, 960) == (True, False)
     assert of(25, 975) == (True, True)
 
 
 @pytest.mark.parametrize(("share", "most_wrong"), [(0.05, 0.08), (0.04, 0.04), (0.065, 0.04)])
-def test_a_wrong_verdict_is_as_rare_as_it_says(share: float, most_wrong: float) -> None:
-    """Over all looks of a step, until it is settled. At the very limit every verdict is a wrong one."""
+def test_wrong_slo_decisions_are_as_rare_as_stated(share: float, most_wrong: float) -> None:
+    """Count wrong decisions over all looks of a step until it is settled. Exactly at the limit, every decision is
+    wrong."""
     slo = parse_slo("ttft:p95:500")
     random = np.random.default_rng(5)
     rounds, wrong = 150, 0
@@ -96,9 +97,9 @@ def test_a_wrong_verdict_is_as_rare_as_it_says(share: float, most_wrong: float) 
     assert wrong <= most_wrong * rounds
 
 
-def test_gaps_of_one_request_are_no_independent_witnesses() -> None:
+def test_gaps_of_one_request_are_not_independent() -> None:
     slo = parse_slo("itl:p90:50")
-    # One request in twelve has all its gaps above: 8.3 % of 6,000 values, but of 60 requests.
+    # One request in twelve has all its gaps above the limit: 8.3 % of 6,000 values, but from only 60 requests.
     slow = [record(n, itl=[0.06] * 100 if n % 12 == 0 else [0.02] * 100) for n in range(60)]
     spread = [record(n, itl=[0.06 if gap % 12 == n % 12 else 0.02 for gap in range(100)]) for n in range(60)]
     assert not decide(slo, slow, Scoring()).settled
@@ -106,7 +107,7 @@ def test_gaps_of_one_request_are_no_independent_witnesses() -> None:
     assert decide(slo, slow, Scoring()).value == decide(slo, spread, Scoring()).value
 
 
-def test_the_value_decides_as_it_does_for_a_whole_run() -> None:
+def test_slo_of_a_step_is_decided_as_for_a_whole_run() -> None:
     slo = parse_slo("ttft:p95:500")
     for above in range(12):
         records = [record(n, ttft=0.6 if n < above else 0.2) for n in range(110)]
@@ -115,8 +116,8 @@ def test_the_value_decides_as_it_does_for_a_whole_run() -> None:
         assert found.value == judge_slos([slo], records, Scoring())[0].value
 
 
-def test_requests_without_an_error_are_no_proof_of_a_low_error_rate_of_words() -> None:
-    """Thirty right transcripts of two words say that fewer than one word in ten is wrong, and not one in a hundred."""
+def test_few_correct_transcripts_do_not_prove_a_low_wer() -> None:
+    """Thirty correct transcripts of two words show that under 10 % of words are wrong, but not under 1 %."""
     right = [record(n) for n in range(30)]
     for limit, settled in ((0.01, False), (0.2, True)):
         found = decide(parse_slo(f"wer:mean:{limit}"), right, Scoring())
@@ -124,7 +125,7 @@ def test_requests_without_an_error_are_no_proof_of_a_low_error_rate_of_words() -
     assert decide(parse_slo("wer:mean:0.01"), right * 20, Scoring()).settled
 
 
-def test_rates_and_means() -> None:
+def test_rates_and_means_are_settled_with_enough_requests() -> None:
     good, bad = [record(n) for n in range(400)], [failure(n, "cut") for n in range(400)]
     errors = parse_slo("errors:rate:0.01")
     assert not decide(errors, good, Scoring()).settled
@@ -142,8 +143,8 @@ def test_rates_and_means() -> None:
 
 
 def simulate(arrivals: np.ndarray, services: np.ndarray, slots: int) -> list[Record]:
-    """What a server with so many slots, first come first served, gives requests that are due at these times: TTFT is
-    the wait and the service."""
+    """Records of a first-come, first-served server with this many slots, for requests due at these times. TTFT is
+    waiting time plus service time."""
     free = [0.0] * slots
     records = []
     for n, (due, service) in enumerate(zip(arrivals, services, strict=True)):
@@ -155,8 +156,8 @@ def simulate(arrivals: np.ndarray, services: np.ndarray, slots: int) -> list[Rec
 
 
 @pytest.mark.long
-def test_the_rate_is_the_one_of_queueing_theory() -> None:
-    """M/M/1: at rate r and service rate s, the time in the system is exponential with rate s - r: its 95th percentile
+def test_search_finds_the_rate_of_queueing_theory() -> None:
+    """M/M/1: at rate r and service rate s, the time in the system is exponential with rate s - r. Its 95th percentile
     is ln 20 / (s - r), its mean 1 / (s - r)."""
     service = 100.0
     for slo, truth in (("e2el:p95:100", service - np.log(20) / 0.1), ("e2el:mean:50", service - 1 / 0.05)):
@@ -171,7 +172,7 @@ def test_the_rate_is_the_one_of_queueing_theory() -> None:
         assert found.good == pytest.approx(truth, rel=0.05)
 
 
-def test_a_queue_that_grows_is_no_capacity_whatever_the_limit() -> None:
+def test_growing_queue_is_beyond_capacity_whatever_the_limit() -> None:
     def holds(rate: float) -> bool:
         records = simulate(np.arange(2000) / rate, np.full(2000, 0.08), 4)
         return judge([parse_slo("ttft:p95:60000")], records, Scoring(), least=0, is_open=True).ok
@@ -180,14 +181,14 @@ def test_a_queue_that_grows_is_no_capacity_whatever_the_limit() -> None:
     assert found.good == pytest.approx(4 / 0.08, rel=0.05)
 
 
-def test_the_wait_for_a_user_counts() -> None:
+def test_lag_counts_against_the_slo_in_an_open_loop() -> None:
     records = [record(n, due_at=n * 0.1, lag=0.4 if n % 10 == 0 else 0.0) for n in range(200)]
     slos = parse_slos(["ttft:p95:500"])
     assert not judge(slos, records, Scoring(), least=0, is_open=True).ok
     assert judge(slos, records, Scoring(), least=0, is_open=False).ok
 
 
-def test_a_step_that_holds_takes_some_requests_of_each_stream_first() -> None:
+def test_passing_step_needs_a_minimum_of_requests() -> None:
     records = [record(n) for n in range(200)]
     slos = parse_slos(["ttft:p95:500"])
     assert judge(slos, records, Scoring(), least=180, is_open=False).settled
@@ -196,7 +197,7 @@ def test_a_step_that_holds_takes_some_requests_of_each_stream_first() -> None:
     assert judge(slos, broken, Scoring(), least=300, is_open=False).settled
 
 
-def test_the_knee_is_where_throughput_ends_to_grow() -> None:
+def test_knee_is_where_throughput_stops_growing() -> None:
     bent = knee(search_of({1: 2, 2: 4, 4: 8, 8: 15.5, 16: 16, 32: 16}).steps)
     assert bent is not None
     assert bent.load == 8
@@ -207,15 +208,15 @@ def test_the_knee_is_where_throughput_ends_to_grow() -> None:
     "rates",
     [
         {1: 2, 2: 4, 4: 8, 8: 16},  # a straight line
-        {1: 2, 2: 4, 4: 7, 8: 12, 16: 14},  # it doubled beyond the farthest point from the line
+        {1: 2, 2: 4, 4: 7, 8: 12, 16: 14},  # it doubled after the point farthest from the line
         {1: 2, 2: 4, 4: 8, 8: 16, 9: 18},
     ],
 )
-def test_there_is_no_knee_where_throughput_still_grows(rates: dict[float, float]) -> None:
+def test_no_knee_while_throughput_grows(rates: dict[float, float]) -> None:
     assert knee(search_of(rates).steps) is None
 
 
-def test_the_answer_in_words() -> None:
+def test_search_answer_is_printed_in_words() -> None:
     assert answer_lines(search_of({4: 8, 8: 15, 16: 16})) == [
         "8 streams held ttft:p95 <= 500 ms",
         "16 streams did not: SLO ttft:p95 <= 500 ms: 900 ms, FAIL",
@@ -233,7 +234,7 @@ def test_the_answer_in_words() -> None:
     assert answer_lines(rate)[1:] == ["It may be higher: the client", "maximum effective request rate: 12.3 requests/s"]
 
 
-def test_an_answer_that_was_cut_short_is_a_lower_bound() -> None:
+def test_interrupted_search_gives_a_lower_bound() -> None:
     stalled = {"limited_by": "at 1 stream the client was held up (the event loop was late)", "answer": 1.0}
     lines = answer_lines(search_of({1: 2}, **stalled, stalled_at=2.0))
     assert lines[-1] == "maximum effective streams: at least 1 (the load generator stalled at 2 streams)"
@@ -248,15 +249,15 @@ def test_an_answer_that_was_cut_short_is_a_lower_bound() -> None:
         f"It may be higher: {why}",
         "maximum effective streams: at least 8 (the server is gone: no request succeeded at 12 streams)",
     ]
-    # The most that was allowed is what was asked about.
+    # -u was the upper bound asked for.
     bound = search_of({4: 8, 8: 16}, most=8.0, limited_by="8 streams is the most that was allowed (-u)")
     assert answer_lines(bound)[-1] == "maximum effective streams: 8"
 
 
-def test_an_answer_that_was_not_settled_says_so() -> None:
+def test_unsettled_answer_is_marked() -> None:
     steps = search_of({1: 2, 4: 8, 8: 15, 16: 16, 32: 16}).steps
     for open_steps, note in (
-        ((1, 32), ""),  # neither decides the answer
+        ((1, 32), ""),  # neither step decides the answer
         ((8,), ", not settled (--step-time was too short at 8 streams)"),
         ((8, 16), ", not settled (--step-time was too short at 8 and 16 streams)"),
     ):
@@ -269,7 +270,7 @@ def test_an_answer_that_was_not_settled_says_so() -> None:
     )
 
 
-def test_a_step_that_was_tried_again_is_marked(tmp_path: Path) -> None:
+def test_repeated_step_is_marked_in_the_table(tmp_path: Path) -> None:
     once, again = search_of({4: 8, 8: 15}).steps
     again.repeats, again.settled = 2, False
     out = io.StringIO()
@@ -279,7 +280,7 @@ def test_a_step_that_was_tried_again_is_marked(tmp_path: Path) -> None:
     assert "\n+ tried again, as the load generator had stalled in it or its last request failed\n" in out.getvalue()
 
 
-def test_a_server_is_gone_where_nothing_succeeds_and_nothing_else_fails() -> None:
+def test_server_is_gone_if_nothing_succeeds_and_all_fail_as_if_it_were() -> None:
     gone = [failure(seq, each) for seq, each in enumerate(("cut", "connect", "http_500", "ws_503", "closed_1006"))]
     assert server_gone(gone)
     assert server_gone([*gone, failure(9, "unfinished")])
@@ -288,7 +289,7 @@ def test_a_server_is_gone_where_nothing_succeeds_and_nothing_else_fails() -> Non
         assert not server_gone([*gone, record(9, outcome=outcome)])
 
 
-def test_a_search_is_kept(tmp_path: Path) -> None:
+def test_capacity_is_written_and_read_back(tmp_path: Path) -> None:
     found = search_of({4: 8, 8: 15})
     write_capacity(tmp_path, found)
     assert read_capacity(tmp_path) == found

@@ -1,4 +1,4 @@
-"""Why requests failed, and that the advice is about that."""
+"""Causes of failed requests, and whether the advice matches them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ OTHER = ["m is not a multimodal model", "Field required: language", "length must
 @pytest.mark.parametrize(
     ("cause", "messages"), [(Cause.CONTEXT, CONTEXT), (Cause.BUSY, BUSY), (Cause.PLAIN, PLAIN), ("", OTHER)]
 )
-def test_servers_words_tell_the_cause(cause: str, messages: list[str]) -> None:
+def test_error_messages_of_servers_determine_the_cause(cause: str, messages: list[str]) -> None:
     assert {message: cause_of(400, None, message) for message in messages} == dict.fromkeys(messages, cause)
 
 
-def test_codes_tell_before_words() -> None:
+def test_status_codes_take_precedence_over_messages() -> None:
     assert cause_of(429, None, "") == cause_of(503, None, "no") == cause_of(200, 503, CONTEXT[0]) == Cause.BUSY
 
 
@@ -52,12 +52,12 @@ def test_codes_tell_before_words() -> None:
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), ""),
     ],
 )
-def test_errors_of_a_connection_tell_the_cause(error: OSError, cause: str) -> None:
+def test_connection_errors_determine_the_cause(error: OSError, cause: str) -> None:
     assert (connect_failure(error).outcome, connect_failure(error).cause) == ("connect", cause)
     assert connect_failure(error, proxy=True).cause == Cause.PROXY
 
 
-def test_a_server_that_does_not_speak_tls_is_no_server_that_is_down() -> None:
+def test_server_without_tls_is_not_reported_as_down() -> None:
     incoming = ssl.MemoryBIO()
     incoming.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with pytest.raises(ssl.SSLError) as caught:
@@ -86,7 +86,7 @@ def test_a_server_that_does_not_speak_tls_is_no_server_that_is_down() -> None:
         ("http_502", "", "gateway", "log"),
     ],
 )
-def test_the_cure_is_of_the_cause(outcome: str, cause: str, cure: str, not_cure: str) -> None:
+def test_advice_matches_the_cause(outcome: str, cause: str, cure: str, not_cure: str) -> None:
     line = what_failed(outcome, "words of the server", "http://h", cause)
     assert cure in line
     assert not_cure not in line.removeprefix("http://h")
@@ -94,11 +94,11 @@ def test_the_cure_is_of_the_cause(outcome: str, cause: str, cure: str, not_cure:
     assert judge(records, run_info(host="http://h")).reasons == [f"nothing succeeded: 2× {line}"]
 
 
-def test_every_cause_has_a_cure() -> None:
+def test_every_cause_has_advice() -> None:
     assert set(CAUSES) == set(Cause)
 
 
-def test_only_the_server_itself_refuses_in_its_name() -> None:
+def test_connection_refused_names_the_server_or_the_proxy() -> None:
     assert what_failed("connect", "Connection refused", "http://h", Cause.REFUSED).startswith(
         "connection refused by http://h:"
     )
@@ -107,7 +107,7 @@ def test_only_the_server_itself_refuses_in_its_name() -> None:
 
 
 def stretch(outcome: str, **changes: object) -> list[Record]:
-    """Two hundred requests, a second each; those of the second quarter failed."""
+    """Two hundred requests, one per second. Those of the second quarter fail."""
     return [
         failure(n, outcome, started_at=1000.0 + n, ended_at=1000.01 + n, **changes)
         if 50 <= n < 100
@@ -121,13 +121,13 @@ def stretch(outcome: str, **changes: object) -> list[Record]:
     [
         ("http_429", {"http_status": 429}, True),
         ("http_503", {"cause": Cause.BUSY}, True),
-        ("stream_error", {"cause": Cause.BUSY}, True),  # a full queue, under 200
+        ("stream_error", {"cause": Cause.BUSY}, True),  # queue full, with status 200
         ("stream_error", {}, False),
         ("http_500", {"http_status": 500}, False),
         ("connect", {"cause": Cause.REFUSED}, False),
     ],
 )
-def test_a_full_queue_is_no_outage(outcome: str, changes: dict[str, object], overload: bool) -> None:
+def test_full_queue_is_an_overload_and_not_an_outage(outcome: str, changes: dict[str, object], overload: bool) -> None:
     records = stretch(outcome, **changes)
     (reason, *_) = judge(records, run_info()).reasons
     assert f"(50 {outcome}): " in reason
