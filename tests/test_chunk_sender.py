@@ -1,4 +1,4 @@
-"""The compiled sender: the same bytes as the event loop's, at their times, on whatever kind of connection."""
+"""The compiled sender: it sends the same bytes as the event loop, on time, on any kind of connection."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ STAMP = re.compile(rb"^: sent_at=(\d+\.\d{9})$", re.MULTILINE)
 
 
 def descriptors(pid: int) -> int:
-    """How many files a process has open."""
+    """The number of files that a process has open."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-# ---- The thread alone ----
+# ---- The thread without a server ----
 
 
 @contextmanager
@@ -66,13 +66,13 @@ def start(
     at: int = 1,
     owner: Any = None,
 ) -> Stream:
-    """Send texts between < and >; without offsets all are due at once. Times in nanoseconds."""
+    """Send texts, each between < and >. Without offsets all are due immediately. Times are in nanoseconds."""
     due = array.array("q", offsets or [0] * len(texts)).tobytes()
     return sender.send(end.fileno(), owner, b"head|", b"opening|", b"<", tuple(texts), b">", due, at)
 
 
 def dechunk(data: bytes) -> list[bytes]:
-    """The chunks of an unfinished body, each whole."""
+    """The chunks of an unfinished body."""
     chunks = []
     while data:
         size, _, rest = data.partition(b"\r\n")
@@ -84,7 +84,7 @@ def dechunk(data: bytes) -> list[bytes]:
 
 
 def read_all(end: socket.socket) -> bytes:
-    """Up to the end of the stream."""
+    """Read up to the end of the stream."""
     end.settimeout(PATIENCE_S)
     parts = []
     while part := end.recv(1 << 20):
@@ -93,13 +93,13 @@ def read_all(end: socket.socket) -> bytes:
 
 
 def wait_for_end(sender: ChunkSender) -> list[object]:
-    """The owners that the thread gives back next."""
+    """Wait until streams end; return their owners."""
     assert select.select([sender.fileno()], [], [], PATIENCE_S)[0], "no stream has ended"
     return sender.finished()
 
 
 def check(data: bytes, stream: Stream, texts: list[bytes]) -> None:
-    """The bytes on the wire are these texts in their order, with the stream's own stamps."""
+    """Check that the bytes on the wire are these texts in order, with the stream's own stamps."""
     assert data.startswith(b"head|")
     first, *others = dechunk(data[5:])
     assert first.startswith(b"opening|")
@@ -137,7 +137,7 @@ def test_chunks_leave_in_order_and_never_before_they_are_due() -> None:
             assert stream.error == 0
 
 
-def test_a_later_stream_that_is_due_earlier_goes_first() -> None:
+def test_later_stream_that_is_due_earlier_is_sent_first() -> None:
     a, b = socket.socketpair()
     with thread() as sender, a, b:
         far = start(sender, a, [b"far"], at=time.perf_counter_ns() + 10**12, owner="far")
@@ -147,8 +147,8 @@ def test_a_later_stream_that_is_due_earlier_goes_first() -> None:
 
 
 def stuck(sender: ChunkSender, stream: Stream, end: socket.socket, other: socket.socket) -> int:
-    """How many chunks of a stream have left, once its connection takes no more and the thread knows it: it has served
-    another stream meanwhile."""
+    """The number of chunks that a stream has sent when its connection accepts no more. The thread has noticed this, as
+    it serves another stream meanwhile."""
     sent = -1
     while len(stream.sent_at) != sent or select.select([], [end], [], 0)[1]:
         sent = len(stream.sent_at)
@@ -159,7 +159,7 @@ def stuck(sender: ChunkSender, stream: Stream, end: socket.socket, other: socket
     return sent
 
 
-def test_a_slow_reader_gets_all_in_order_with_true_stamps() -> None:
+def test_slow_reader_gets_all_chunks_in_order_with_true_stamps() -> None:
     texts = [bytes([65 + i % 26]) * 30_000 for i in range(200)]
     with socket.create_server(("127.0.0.1", 0)) as server, thread() as sender:
         here = socket.socket()
@@ -178,7 +178,7 @@ def test_a_slow_reader_gets_all_in_order_with_true_stamps() -> None:
                 at=time.perf_counter_ns(),
                 owner="quick",
             )
-            assert wait_for_end(sender) == ["quick"]  # one who reads nothing holds up nobody
+            assert wait_for_end(sender) == ["quick"]  # a client that does not read delays no other
             assert len(quick.sent_at) == 50
             before = stuck(sender, stream, there, a)
             assert 0 < before < len(texts)
@@ -194,12 +194,12 @@ def test_a_slow_reader_gets_all_in_order_with_true_stamps() -> None:
             there.close()
             check(bytes(got) + read_all(here), stream, texts)
             assert all(at < resumed for at in stream.sent_at[:before])
-            assert all(at >= resumed for at in stream.sent_at[before:])  # not when they were due, but when they left
+            assert all(at >= resumed for at in stream.sent_at[before:])  # when they left, not when they were due
 
 
-def test_a_peer_that_goes_ends_only_its_own_stream() -> None:
+def test_closed_connection_ends_only_its_own_stream() -> None:
     (a, b), (c, d) = socket.socketpair(), socket.socketpair()
-    # Neither ends by itself: one is long, and the other waits for its reader.
+    # Neither stream ends by itself: one is long, and the other waits for its reader.
     long, big = [b"x"] * 100_000, [b"y" * 30_000] * 100
     with thread() as sender, a, c, d:
         at = time.perf_counter_ns()
@@ -222,8 +222,8 @@ def test_a_peer_that_goes_ends_only_its_own_stream() -> None:
         check(bytes(got) + read_all(d), stays, big)
 
 
-def test_streams_are_closed_and_dropped_at_any_moment() -> None:
-    """Under the sanitizers of a C compiler this finds what is used after it is freed."""
+def test_streams_can_be_closed_and_dropped_at_any_moment() -> None:
+    """With a C compiler's sanitizers, this finds use after free."""
     chance = random.Random(1)
     begun = descriptors(os.getpid())
     a, b = socket.socketpair()
@@ -232,7 +232,7 @@ def test_streams_are_closed_and_dropped_at_any_moment() -> None:
     ends = [socket.socketpair() for _ in range(8)]
     held: list[Stream] = []
     for i in range(3000):
-        end = ends[i % 8][0]  # nobody reads: some streams wait for room when they go
+        end = ends[i % 8][0]  # nobody reads: some streams are waiting for room when they are dropped
         texts = [bytes(chance.randrange(1, 3000)) for _ in range(chance.randrange(1, 40))]
         offsets = [n * chance.randrange(100_000) for n in range(len(texts))]
         held.append(start(sender, end, texts, offsets, at=time.perf_counter_ns(), owner=object()))
@@ -257,7 +257,7 @@ def test_streams_are_closed_and_dropped_at_any_moment() -> None:
     b.close()
     sender.close()
     assert held[-1:] == [] or held[-1].error == 0
-    del sender, kept  # the thread's end outlives the streams that are left
+    del sender, kept  # the thread ends before the remaining streams are dropped
     held.clear()
     for pair in ends:
         for end in pair:
@@ -265,7 +265,7 @@ def test_streams_are_closed_and_dropped_at_any_moment() -> None:
     wait_until(lambda: descriptors(os.getpid()) == begun, "all descriptors closed")
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_sender_refuses_invalid_arguments() -> None:
     a, b = socket.socketpair()
     with thread() as sender, a, b:
         with pytest.raises(ValueError, match="at least one text"):
@@ -285,7 +285,7 @@ def test_wrong_arguments_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, Path]]]:
-    """For each sender a server with a text that JSON must escape, and its stamps."""
+    """For each sender: the URL of a server whose text JSON must escape, and its file of stamps."""
     folder = tmp_path_factory.mktemp("senders")
     (folder / "text.txt").write_text('eins "zwei" drei\\ vïer fünf', encoding="utf-8")
     with ExitStack() as stack:
@@ -306,7 +306,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[s
 
 
 def raw(url: str, request: bytes, answers: int = 1) -> bytes:
-    """All bytes that come for a request, up to the end of that many chunked answers."""
+    """All bytes received for a request, up to the end of that many chunked responses."""
     host, port = urlsplit(url).netloc.split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
@@ -333,7 +333,7 @@ def form(**fields: str) -> bytes:
 
 
 def same(data: bytes) -> bytes:
-    """Without what differs from answer to answer: ids, times."""
+    """Replace what differs between responses: ids and times."""
     for pattern, replacement in (
         (rb"[0-9a-f]{32}", b"ID"),
         (rb'"created":\d+', b"CREATED"),
@@ -385,7 +385,7 @@ def test_both_senders_have_the_same_metrics() -> None:
 
 
 @pytest.mark.parametrize("sender", ["python", "compiled"])
-def test_the_file_has_the_stamps_that_the_chunks_carry(both: dict[str, tuple[str, Path]], sender: str) -> None:
+def test_stamps_file_equals_the_stamps_in_the_chunks(both: dict[str, tuple[str, Path]], sender: str) -> None:
     url, file = both[sender]
     _, _, body = post(url, chat_body(max_tokens=5), {"X-Request-Id": "mine"})
     wait_until(lambda: b'"mine"' in file.read_bytes(), "the line of the request")
@@ -397,12 +397,12 @@ def test_the_file_has_the_stamps_that_the_chunks_carry(both: dict[str, tuple[str
     assert all(at >= when for at, when in zip(line["sent_at"], due, strict=True))
 
 
-def test_a_connection_serves_request_after_request(both: dict[str, tuple[str, Path]]) -> None:
+def test_connection_serves_several_requests(both: dict[str, tuple[str, Path]]) -> None:
     url, _ = both["compiled"]
     connection = connect(url)
     ports = set()
     for request in range(20):
-        body = chat_body(stream=request % 3 > 0)  # a plain answer between: uvicorn writes all of it
+        body = chat_body(stream=request % 3 > 0)  # uvicorn writes the complete (non-streamed) responses in between
         connection.request("POST", "/v1/chat/completions", json.dumps(body))
         ports.add(connection.sock.getsockname()[1])
         answer = connection.getresponse()
@@ -418,12 +418,12 @@ def test_pipelined_requests_are_answered_in_order(both: dict[str, tuple[str, Pat
     assert [answer.count(b": sent_at=") for answer in got.split(b"HTTP/1.1 200 OK\r\n")[1:]] == [1, 2, 3]
 
 
-def test_clients_that_go_leave_nothing_and_others_go_on(tmp_path: Path) -> None:
+def test_disconnected_clients_free_their_descriptors_and_stop_no_other(tmp_path: Path) -> None:
     stamps = tmp_path / "stamps"
     options = ("--tokens", "100000", "--ttft-ms", "5", "--itl-ms", "5", "--sender", "compiled", "--stamps", str(stamps))
     with running("--engine", "scripted", *options) as (url, process):
         post(url, chat_body(max_tokens=1))
-        before = descriptors(process.pid)  # that connection may still be among them
+        before = descriptors(process.pid)  # that connection may still be open
         stays = connect(url)
         stays.request("POST", "/v1/chat/completions", json.dumps(chat_body(max_tokens=400)))
         others = [connect(url) for _ in range(20)]
@@ -444,8 +444,8 @@ def test_clients_that_go_leave_nothing_and_others_go_on(tmp_path: Path) -> None:
     assert all(1 <= len(line["sent_at"]) == line["tokens"] < 100_000 for line in gone)
 
 
-def test_a_client_that_stops_reading_gets_all_when_it_goes_on() -> None:
-    """Chunks of some 60 kB fill the buffers of the system, so that the sender has to wait."""
+def test_client_that_pauses_reading_gets_all_when_it_resumes() -> None:
+    """Chunks of about 60 kB fill the system's buffers, so that the sender has to wait."""
     options = ("--tokens", "1000000", "--tokens-per-chunk", "10000", "--ttft-ms", "0", "--itl-ms", "0")
     with serve("--engine", "scripted", *options, "--sender", "compiled") as url:
         host, port = urlsplit(url).netloc.split(":")
@@ -462,10 +462,11 @@ def test_a_client_that_stops_reading_gets_all_when_it_goes_on() -> None:
     assert body.endswith(b"data: [DONE]\n\n")
 
 
-def test_three_hundred_streams_at_once(tmp_path: Path) -> None:
+def test_300_concurrent_streams_are_complete_and_on_time(tmp_path: Path) -> None:
     stamps = tmp_path / "stamps"
     options = ("--tokens", "50", "--ttft-ms", "100", "--itl-ms", "10", "--sender", "compiled", "--stamps", str(stamps))
-    # Too few descriptors, and the server asks for more. By Python, not a shell: sanitizers are preloaded into it too.
+    # The server starts with too few descriptors and must raise the limit. Not set by a shell, as sanitizers are
+    # preloaded into it too.
     limit = "import os, sys; from resource import *; setrlimit(RLIMIT_NOFILE, (256, getrlimit(RLIMIT_NOFILE)[1]));"
     few = (sys.executable, "-c", f"{limit} os.execv(sys.argv[1], sys.argv[1:])")
     with ExitStack() as stack:
@@ -485,7 +486,7 @@ def test_three_hundred_streams_at_once(tmp_path: Path) -> None:
             assert all(at >= when for at, when in zip(line["sent_at"], due, strict=True))
 
 
-def test_the_server_stops_while_streams_run() -> None:
+def test_server_stops_while_streams_run() -> None:
     with running("--engine", "scripted", "--tokens", "100000", "--sender", "compiled") as (url, process):
         connections = [connect(url) for _ in range(50)]
         for connection in connections:
@@ -507,7 +508,7 @@ main(["--engine", "scripted", "--sender", "compiled"])
 """
 
 
-def test_where_it_is_not_compiled_one_line_says_so() -> None:
+def test_missing_compiled_sender_gives_a_one_line_error() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=False
     )

@@ -1,4 +1,4 @@
-"""Chunked framing, taken off by Python and by the compiled reader alike."""
+"""Chunked framing, decoded alike by Python and by the compiled reader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pieces(body: bytes, seed: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_it_does_not_matter_where_the_reads_are_cut(seed: int) -> None:
+def test_chunked_body_decodes_alike_however_reads_are_split(seed: int) -> None:
     chunked = Chunked()
     parts = pieces(BODY, seed)
     taken = [chunked.take(part) for part in parts]
@@ -28,7 +28,7 @@ def test_it_does_not_matter_where_the_reads_are_cut(seed: int) -> None:
     assert (chunked.ended, chunked.broken, chunked.surplus) == (True, False, False)
 
 
-def test_what_looks_like_a_chunk_within_a_chunk_is_its_text() -> None:
+def test_chunk_content_that_looks_like_a_chunk_is_kept() -> None:
     chunked = Chunked()
     parts = [b"6\r\n", b"1\r\nX\r\n", b"\r\n0\r\n\r\n"]
     assert b"".join(map(chunked.take, parts)) == b"1\r\nX\r\n"
@@ -56,7 +56,7 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("seed", [None, 1, 2, 3])
-def test_both_kinds_of_tap_end_alike(maker: str, name: str, seed: int | None) -> None:
+def test_both_readers_end_a_chunked_body_alike(maker: str, name: str, seed: int | None) -> None:
     body, status, text, surplus = BODIES[name]
     reader = collect(maker, [body] if seed is None else pieces(body, seed), framing=-1)
     assert (reader.status, reader.collected()[0]) == (status, text)

@@ -1,4 +1,4 @@
-"""The offset between two clocks, from rounds of messages."""
+"""The offset between two clocks, from round trips of messages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from asr_load.load.clock import ROUNDS, ClockOffset
 MS = 1_000_000
 
 
-def test_nothing_is_known_before_the_first_round() -> None:
+def test_clock_offset_is_unknown_before_the_first_round_trip() -> None:
     assert ClockOffset().best is None
 
 
-def test_the_quickest_round_is_believed_and_the_truth_lies_within_its_error() -> None:
+def test_clock_offset_of_the_quickest_round_trip_is_within_its_error() -> None:
     rng = np.random.default_rng(1)
     clock = ClockOffset()
     truth = -3_700 * MS
@@ -26,16 +26,16 @@ def test_the_quickest_round_is_believed_and_the_truth_lies_within_its_error() ->
     assert clock.best is not None
     offset, error = clock.best
     assert abs(offset - truth / 1e9) <= error
-    assert error < 0.003  # in the mean it would be 5 ms
+    assert error < 0.003  # the mean would be off by 5 ms
 
 
-def test_an_uneven_way_is_within_the_error() -> None:
+def test_asymmetric_delay_is_within_the_error() -> None:
     clock = ClockOffset()
-    clock.add(0, 80 * MS, 80 * MS)  # all of the time went into the way there
+    clock.add(0, 80 * MS, 80 * MS)  # the whole delay was on the way there
     assert clock.best == pytest.approx((0.04, 0.04))
 
 
-def test_a_clock_that_drifts_is_followed() -> None:
+def test_clock_offset_follows_drift() -> None:
     clock = ClockOffset()
     clock.add(0, 1 * MS, 1 * MS)
     for number in range(ROUNDS):
@@ -43,7 +43,7 @@ def test_a_clock_that_drifts_is_followed() -> None:
     assert clock.best == pytest.approx((1.0, 0.005))
 
 
-def test_a_round_over_a_clock_that_was_set_back_is_not_taken() -> None:
+def test_round_trip_over_a_clock_set_back_is_ignored() -> None:
     clock = ClockOffset()
     clock.add(100 * MS, 50 * MS, 10 * MS)
     assert clock.best is None

@@ -1,4 +1,4 @@
-"""Known columns of tables: audio, text and times under the names that people give them, in each kind of table."""
+"""Columns of tables: audio, text and times under common names, in each kind of table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from conftest import CHECKOUT, noise, write_folder
 
 
 def write_table(file: Path, rows: list[dict[str, Any]]) -> Path:
-    """A table in the format of its name."""
+    """Write a table in the format of its suffix."""
     if file.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), file)
     elif file.suffix == ".json":
@@ -74,7 +74,7 @@ def long(tmp_path: Path) -> Path:
         {"onset": 1.5, "offset": 3.5},
     ],
 )
-def test_rows_are_cut_by_their_times(long: Path, table: str, times: dict[str, Any]) -> None:
+def test_rows_are_cut_by_time_columns(long: Path, table: str, times: dict[str, Any]) -> None:
     file = write_table(long.parent / table, [{"file_name": "long.wav", **times, "text": "a part"}])
     (row,) = recordings(file)
     assert row.offset_s == 1.5
@@ -83,7 +83,7 @@ def test_rows_are_cut_by_their_times(long: Path, table: str, times: dict[str, An
     assert clip.duration_s == 2.0
 
 
-def test_what_was_cut_by_is_reported(long: Path) -> None:
+def test_columns_used_for_cutting_are_reported(long: Path) -> None:
     rows = [{"file": "long.wav", "start": 0, "end": 1, "speaker": 7, "text": "it"}]
     for table in ("t.csv", "rows.parquet"):
         found = source(write_table(long.parent / table, rows))
@@ -94,7 +94,7 @@ def test_what_was_cut_by_is_reported(long: Path) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_unknown_columns_that_look_like_times_are_named_once(long: Path, table: str) -> None:
+def test_unused_columns_that_look_like_times_are_warned_about_once(long: Path, table: str) -> None:
     rows = [
         {"file": "long.wav", "from": n, "time_to": n + 1.0, "duration": 6, "created_at": "2024-05-01", "text": "it"}
         for n in range(3)
@@ -116,11 +116,11 @@ def test_unknown_columns_that_look_like_times_are_named_once(long: Path, table: 
         {"file": "a.wav", "start": 0.5, "end": 2.0, "duration": 1.5},
     ],
 )
-def test_nothing_else_looks_like_a_time(row: dict[str, Any]) -> None:
+def test_other_columns_do_not_look_like_times(row: dict[str, Any]) -> None:
     assert unused_times(row) == []
 
 
-def test_audio_in_the_row_has_been_cut(long: Path) -> None:
+def test_embedded_audio_is_not_cut(long: Path) -> None:
     row = {"audio": {"bytes": long.read_bytes(), "path": "a.wav"}, "start": 1.5, "end": 3.5, "from": 1, "text": "it"}
     found = source(write_table(long.parent / "rows.parquet", [row]))
     assert (found.warnings, found.origin["segment_columns"]) == ([], [])
@@ -128,8 +128,8 @@ def test_audio_in_the_row_has_been_cut(long: Path) -> None:
     assert (recording.offset_s, recording.length_s) == (0.0, None)
 
 
-def test_a_file_that_is_the_part_already_is_not_cut_again(tmp_path: Path) -> None:
-    """As AMI's: the times are those of the meeting."""
+def test_file_that_already_is_the_segment_is_not_cut_again(tmp_path: Path) -> None:
+    """AMI is such a data set: its times are those of the meeting."""
     folder = write_folder(tmp_path, {"one": 2.0, "long": 6.0})
     rows: list[dict[str, Any]] = [
         {"file": "one.wav", "begin_time": 1.3, "end_time": 3.31, "text": "it"},
@@ -153,7 +153,7 @@ def test_a_file_that_is_the_part_already_is_not_cut_again(tmp_path: Path) -> Non
         ({"offset": 2.0, "duration": 0}, "row 1: offset 2.0 and duration 0: a part of a file has at least 0.01 s"),
     ],
 )
-def test_times_that_are_none(long: Path, times: dict[str, Any], said: str) -> None:
+def test_invalid_times_are_rejected_with_their_row(long: Path, times: dict[str, Any], said: str) -> None:
     for table in ("t.jsonl", "rows.parquet"):
         file = write_table(long.parent / table, [{"file": "long.wav", "text": "it", **times}])
         with pytest.raises(InputError) as caught:
@@ -163,14 +163,14 @@ def test_times_that_are_none(long: Path, times: dict[str, Any], said: str) -> No
 
 @pytest.mark.parametrize("table", ["t.csv", "t.jsonl", "rows.parquet"])
 @pytest.mark.parametrize("start", ["2024-05-01 10:15:00", "2024-05-01T10:15:00Z", "01.05.2024", 1_714_558_500])
-def test_the_date_of_a_recording_cuts_nothing(long: Path, table: str, start: str | int) -> None:
+def test_dates_of_recordings_do_not_cut(long: Path, table: str, start: str | int) -> None:
     row = {"file": "long.wav", "start_time": start, "end_time": start, "duration": 6.0, "text": "it"}
     found = source(write_table(long.parent / table, [row]))
     assert (found.warnings, found.origin["segment_columns"]) == ([], [])
     assert [(row.offset_s, row.length_s) for row in found.rows(None)] == [(0.0, None)]
 
 
-def test_a_row_without_times_among_others_is_its_whole_file(long: Path) -> None:
+def test_row_without_times_among_others_is_the_whole_file(long: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"file": "long.wav", "start": 1, "end": 2},
         {"file": "long.wav", "start": None, "end": None},
@@ -193,7 +193,7 @@ def test_a_row_without_times_among_others_is_its_whole_file(long: Path) -> None:
         ("file-path", "raw_text"),
     ],
 )
-def test_names_of_columns(tmp_path: Path, table: str, audio: str, text: str) -> None:
+def test_common_names_of_audio_and_text_columns(tmp_path: Path, table: str, audio: str, text: str) -> None:
     soundfile.write(tmp_path / "a.wav", noise(0.1), 16000)
     row = {audio: "a.wav", "wav_filesize": 3244, text: "it"}
     file = write_table(tmp_path / table, [row])
@@ -202,18 +202,18 @@ def test_names_of_columns(tmp_path: Path, table: str, audio: str, text: str) -> 
         assert recordings(tmp_path) == recordings(file)
 
 
-def test_names_are_compared_in_one_form() -> None:
+def test_column_names_are_normalized() -> None:
     names = ("file_name", "File Name", "fileName", "FileName", "file-name", " file name ")
     assert {normal(name) for name in names} == {"file_name"}
 
 
-def test_seconds_come_before_milliseconds() -> None:
+def test_seconds_take_precedence_over_milliseconds() -> None:
     found = segment_columns(("end_ms", "start_ms", "start", "end"))
     assert found is not None
     assert found.names == ["start", "end"]
 
 
-def test_a_row_without_times_is_a_whole_file_however_a_table_writes_that() -> None:
+def test_missing_times_mean_the_whole_file_in_each_notation() -> None:
     for missing in (None, "", float("nan")):
         row = {"start": missing, "end": missing}
         columns = segment_columns(tuple(row))

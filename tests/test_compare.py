@@ -1,4 +1,4 @@
-"""Comparisons: a difference is said where it is more than chance, and nowhere else."""
+"""Comparisons: a difference gets a word only where it is more than chance."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from harness.records import failure, record, run_folder, run_info, worker_info
 
 
 def made(seed: int, *, scale: float = 1.0, count: int = 600, errors: int = 0, word: str = "said") -> list[Record]:
-    """Requests over 40 clips, with TTFT of a gamma distribution around 0.2 s."""
+    """Requests for 40 clips. TTFT follows a gamma distribution around 0.2 s."""
     random = np.random.default_rng(seed)
     records: list[Record] = []
     for number in range(count):
@@ -62,7 +62,7 @@ def figures(value: Run, baseline: Run, min_change: float = 0.0) -> dict[str, Com
     return {figure.name: figure for figure in compare([value], [baseline], min_change).figures}
 
 
-def test_a_difference_and_none() -> None:
+def test_comparison_finds_a_difference_and_no_difference() -> None:
     same = figures(run(made(1)), run(made(2)))
     assert {figure.word for figure in same.values()} == {SAME}
     slower = figures(run(made(1, scale=1.1)), run(made(2)))
@@ -78,19 +78,19 @@ def test_a_difference_and_none() -> None:
     assert figures(run(made(1, scale=1.1)), run(made(2)), min_change=0.2)["ttft_mean"].word == SAME
 
 
-def test_the_interval_is_that_of_theory() -> None:
-    """Of means of independent values: 1.96 standard errors of the difference either way, give or take."""
+def test_comparison_interval_agrees_with_theory() -> None:
+    """For means of independent values, it is about ±1.96 standard errors of the difference."""
     one, other = run(made(1)), run(made(2))
     found = figures(one, other)["ttft_mean"]
     spreads = [np.var([each.ttft or 0.0 for each in side.measured], ddof=1) / 600 for side in (one, other)]
     assert found.low is not None
     assert found.high is not None
-    # It holds two intervals, each with its own chance.
+    # It contains two intervals, each with its own chance of error.
     assert 0.9 < (found.high - found.low) / (2 * 1.96 * float(np.sqrt(sum(spreads))) * 1e3) < 1.5
 
 
-def test_what_is_below_the_clients_resolution_gets_no_word() -> None:
-    """Of values without spread, a microsecond is more than chance, and nothing that a client can tell."""
+def test_difference_below_the_clients_resolution_is_same() -> None:
+    """For values without spread, a microsecond is more than chance, but the client cannot resolve it."""
     base = [record(n, clip=f"clip{n % 40}") for n in range(200)]
     for more, word in ((5e-5, SAME), (5e-4, WORSE)):
         slower = [record(n, clip=f"clip{n % 40}", ttft=0.2 + more, headers=None, e2el=0.4 + more) for n in range(200)]
@@ -98,7 +98,7 @@ def test_what_is_below_the_clients_resolution_gets_no_word() -> None:
         assert {found[name].word for name in ("ttft_p50", "e2el_mean", "rtf_p50")} == {word}
 
 
-def test_more_is_better_for_rates_and_worse_for_errors() -> None:
+def test_higher_is_better_for_rates_and_worse_for_errors() -> None:
     found = figures(run(made(1, errors=200)), run(made(2)))
     assert found["error_rate"].value == pytest.approx(1 / 3)
     assert found["error_rate"].word == WORSE
@@ -107,9 +107,9 @@ def test_more_is_better_for_rates_and_worse_for_errors() -> None:
     assert found["requests_per_s"].difference < 0
 
 
-def test_text_is_compared_clip_by_clip() -> None:
-    """Ten of forty clips are wrong by one word of four: WER differs by 1/16, and clips that one side has not are left
-    out."""
+def test_wer_is_compared_per_clip() -> None:
+    """In 10 of 40 clips, one word of four is wrong, so WER differs by 1/16. Clips that only one side has are
+    excluded."""
     baseline = [one for one in made(2) if one.clip != "clip39"]
     found = figures(run(made(1, word="sad")), run(baseline))["wer"]
     assert found.value == pytest.approx(10 / 39 / 4)
@@ -120,8 +120,8 @@ def test_text_is_compared_clip_by_clip() -> None:
     assert (alike.low, alike.high, alike.word) == (0, 0, SAME)
 
 
-def test_several_runs_a_side_count_by_runs() -> None:
-    """Runs that differ among themselves by more than their requests tell are no ground for a word."""
+def test_several_runs_per_side_are_compared_by_run() -> None:
+    """If runs of one side differ by more than their requests explain, no difference is reported."""
     drifting = [run(made(seed, scale=scale)) for seed, scale in ((1, 1.0), (2, 1.3), (3, 1.6))]
     steady = [run(made(seed)) for seed in (4, 5, 6)]
     found = compare(drifting, steady)
@@ -134,7 +134,7 @@ def test_several_runs_a_side_count_by_runs() -> None:
 
 
 def failing(seed: int, failures: int, count: int = 200) -> Run:
-    """A run in which some requests fail, spread over its time."""
+    """A run in which some requests fail, spread over its duration."""
     records = made(seed, count=count)
     for number in np.random.default_rng(seed).choice(count, failures, replace=False).tolist():
         one = records[number]
@@ -142,8 +142,8 @@ def failing(seed: int, failures: int, count: int = 200) -> Run:
     return run(records)
 
 
-def test_equal_error_rates_of_two_runs_a_side_are_no_evidence() -> None:
-    """2 of 200 in both runs against 0 of 200: four failures by chance are as likely as that; forty are not."""
+def test_few_failures_in_two_runs_per_side_are_not_worse() -> None:
+    """2 of 200 in both runs against 0 of 200 may be chance. 20 of 200 are not."""
     without = [failing(seed, 0) for seed in (3, 4)]
     few = compare([failing(seed, 2) for seed in (1, 2)], without)
     rate = next(one for one in few.figures if one.name == "error_rate")
@@ -158,13 +158,13 @@ def test_equal_error_rates_of_two_runs_a_side_are_no_evidence() -> None:
     assert broken_gates(many, [parse_gate("errors:rate:0.02")]) != []
 
 
-def test_failures_of_one_run_a_side_are_no_evidence_where_they_are_few() -> None:
+def test_few_failures_in_one_run_per_side_are_not_worse() -> None:
     for failures, word in ((2, SAME), (5, SAME), (20, WORSE)):
         assert figures(failing(1, failures), failing(2, 0))["error_rate"].word == word
 
 
-def test_runs_that_agree_to_the_last_bit_are_no_evidence() -> None:
-    """Without spread between runs, what requests differ by within them is still there, for every kind of figure."""
+def test_identical_runs_are_the_same() -> None:
+    """Without spread between runs, the spread of requests within them still counts, for every kind of figure."""
     found = compare([run(made(1))] * 2, [run(made(2))] * 2).figures
     assert {one.name for one in found} >= {"ttft_p95", "rtfx", "error_rate", "wer"}
     assert {one.word for one in found} == {SAME}
@@ -174,8 +174,9 @@ def test_runs_that_agree_to_the_last_bit_are_no_evidence() -> None:
     )
 
 
-def test_a_percentile_of_few_values_gets_no_word() -> None:
-    """A p99 of a hundred values is their maximum, however far apart two maxima are; a median of them is known."""
+def test_percentile_of_few_values_is_same() -> None:
+    """The p99 of a hundred values is their maximum, so it is never worse, however far the maxima differ. The median may
+    be."""
     found = figures(run(made(1, scale=2.0, count=120)), run(made(2, count=120)))
     assert (found["ttft_p99"].word, found["ttft_p50"].word) == (SAME, WORSE)
     assert found["ttft_p99"].low is not None
@@ -184,9 +185,9 @@ def test_a_percentile_of_few_values_gets_no_word() -> None:
 
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.1])
 @pytest.mark.parametrize("burst", [1, 5])
-def test_equal_error_rates_seldom_look_different(share: float, burst: int) -> None:
-    """Two sides of 400 requests in 60 stretches whose failures come one by one, or five at a time: the 99 % interval
-    leaves out 0 in about one of a hundred pairs. A rate that is four times as high is found."""
+def test_equal_error_rates_seldom_differ(share: float, burst: int) -> None:
+    """Two sides have 400 requests in 60 slices; failures come one by one or five at a time. The 99 % interval excludes
+    0 in about 1 of 100 pairs. A fourfold rate is found."""
     random = np.random.default_rng(0)
     trials = np.full(60, 400 / 60)
 
@@ -205,7 +206,7 @@ def test_equal_error_rates_seldom_look_different(share: float, burst: int) -> No
         assert sum(apart(4 * share, share) for _ in range(100)) >= 95
 
 
-def test_what_is_not_comparable_is_said_first() -> None:
+def test_comparison_lists_differing_settings_first() -> None:
     other = run(made(2), "b", data_sha256="1", max_tokens=64, num_users=3, loop={"rate": 5.0})
     found = compare([run(made(1), "a", num_users=9)], [other]).warnings
     text = "\n".join(found)
@@ -223,19 +224,19 @@ def test_what_is_not_comparable_is_said_first() -> None:
 
 
 @pytest.mark.parametrize("records", [[], [failure(0, "cut")], [record(0)]], ids=["none", "failed", "one"])
-def test_next_to_nothing_is_compared_without_a_word(records: list[Record]) -> None:
+def test_comparison_of_few_requests_is_same(records: list[Record]) -> None:
     found = compare([run(records)], [run(made(1))])
     assert {one.word for one in found.figures if one.name.startswith(("ttft", "wer"))} == {SAME}
     assert "comparison" in comparison_page(found, [run(records).finished], [run(made(1)).finished])
     assert "| ttft_mean, ms |" in markdown(found) or not records or not records[0].ok
 
 
-def test_gates_break_only_beyond_the_interval() -> None:
+def test_fail_on_breaks_only_beyond_the_interval() -> None:
     found = compare([run(made(1, scale=1.1))], [run(made(2))])
     assert broken_gates(found, [parse_gate("ttft:mean:2%")])[0].startswith(
         "--fail-on ttft:mean:2%: ttft_mean is worse by"
     )
-    # 10 % slower as measured, but it may be less.
+    # It measures 10 % slower, but the true difference may be smaller.
     assert (
         broken_gates(found, [parse_gate("ttft:mean:9.5%"), parse_gate("ttft:mean:50"), parse_gate("wer:mean:0.5")])
         == []
@@ -249,18 +250,18 @@ def test_gates_break_only_beyond_the_interval() -> None:
 
 
 @pytest.mark.parametrize("text", ["ttft", "ttft:p95", "ttft:p42:1%", "speed:mean:1", "ttft:p95:-1", "ttft:p95:nan%"])
-def test_a_gate_that_is_none(text: str) -> None:
+def test_malformed_fail_on_is_rejected(text: str) -> None:
     with pytest.raises(InputError, match="--fail-on"):
         parse_gate(text)
 
 
 def folder_of(folder: Path, records: list[Record]) -> str:
-    """The path of a run's folder with its files."""
+    """Write the files of a run; return the path of the folder."""
     return str(run_folder(folder, records, run_info(workers=[worker_info(ended_at=1061.0)])))
 
 
 @pytest.mark.parametrize("warnings", [0, 1, 3])
-def test_the_comparison_table_is_printed_once_however_many_warnings_there_are(warnings: int) -> None:
+def test_comparison_table_is_printed_once_with_any_number_of_warnings(warnings: int) -> None:
     found = compare([run(made(1))], [run(made(2))])
     found.warnings = [f"warning {number}" for number in range(warnings)]
     out = io.StringIO()
@@ -273,10 +274,10 @@ def test_the_comparison_table_is_printed_once_however_many_warnings_there_are(wa
 
 
 @pytest.mark.parametrize("warnings", [0, 1, 3])
-def test_the_report_command_prints_one_comparison_table_for_several_runs(
+def test_report_prints_one_comparison_table_for_several_runs(
     warnings: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run without warm-up gives one warning."""
+    """Each run without warm-up gives one warning."""
     folders = []
     for number in range(4):
         records = made(number, count=200)
@@ -290,7 +291,7 @@ def test_the_report_command_prints_one_comparison_table_for_several_runs(
     assert out.count("ttft_p95, ms") == 1
 
 
-def test_a_comparison_of_runs_without_a_common_figure_prints_an_empty_table() -> None:
+def test_runs_without_a_common_figure_print_an_empty_comparison() -> None:
     found = compare([run([])], [run([])])
     found.figures = []
     out = io.StringIO()
@@ -299,12 +300,12 @@ def test_a_comparison_of_runs_without_a_common_figure_prints_an_empty_table() ->
 
 
 @pytest.mark.parametrize("text", ["ttft:p95:20ms", "ttft:p95:0.02s", "ttft:p95:20", "ttft:p95: 20 ms"])
-def test_a_gate_of_a_latency_takes_units(text: str) -> None:
+def test_fail_on_of_a_latency_accepts_units(text: str) -> None:
     gate = parse_gate(text)
     assert (gate.name, gate.limit, gate.relative) == ("ttft_p95", 20, False)
 
 
-def test_a_gate_of_a_small_latency_asks_for_its_unit() -> None:
+def test_fail_on_of_a_small_latency_requires_a_unit() -> None:
     with pytest.raises(InputError, match=r"--fail-on 'tpot:mean:0\.5': 0\.5 of which unit"):
         parse_gate("tpot:mean:0.5")
     assert parse_gate("tpot:mean:0.5ms").limit == 0.5
@@ -312,7 +313,9 @@ def test_a_gate_of_a_small_latency_asks_for_its_unit() -> None:
     assert parse_gate("requests_per_s:mean:0.5").limit == 0.5
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_with_baseline_prints_and_writes_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, records in (("a", made(1, scale=1.2)), ("b", made(2))):
         folder_of(tmp_path / name, records)
     command = ["report.py", str(tmp_path / "a"), "--baseline", str(tmp_path / "b")]
@@ -342,7 +345,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert "--baseline" in capsys.readouterr().err
 
 
-def test_what_live_speech_costs_in_accuracy_is_in_the_summary(
+def test_summary_has_the_accuracy_of_live_speech_against_one_shot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, word, live in (("live", "sad", True), ("file", "said", False)):
@@ -351,11 +354,11 @@ def test_what_live_speech_costs_in_accuracy_is_in_the_summary(
         run_folder(tmp_path / name, records, run_info(workers=[worker_info(ended_at=1061.0)], **how))
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "file")])
     assert main() == 0
-    # A quarter of the clips have one of four words wrong.
+    # In a quarter of the clips, one of four words is wrong.
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Live against one-shot")]
     assert said[0].startswith("Live against one-shot: WER +6.2 points (95 %: +")
     assert said[0].endswith(", over 40 clips")
-    # What takes as long as speaking takes is not slower than an upload.
+    # Speaking takes longer than an upload; that is not slower.
     comparison = json.loads((tmp_path / "live" / "comparison.json").read_text())
     assert {figure["name"] for figure in comparison["figures"]} == {"wer", "cer", "error_rate"}
     assert comparison["warnings"][0].startswith("one side spoke and the other uploaded")
@@ -373,7 +376,7 @@ def test_what_live_speech_costs_in_accuracy_is_in_the_summary(
     assert json.loads((tmp_path / "live" / "summary.json").read_text())["live_accuracy"] is None
 
 
-def test_runs_of_classes_that_speak_and_upload_are_alike_only_to_each_other() -> None:
+def test_live_and_uploading_runs_are_comparable_only_with_their_like() -> None:
     speaks: Speaking = {"dialect": "vllm", "pace": 1.0}
     common: dict[str, Any] = {
         "endpoint": "/",
@@ -393,8 +396,8 @@ def test_runs_of_classes_that_speak_and_upload_are_alike_only_to_each_other() ->
     assert all(one_is_live(pair) for pair in ([uploads, live], [uploads, both], [both, live]))
 
 
-def test_the_page_draws_each_metric_of_one_side_with_the_same_of_the_other() -> None:
-    """Answers in one piece have no gaps between chunks."""
+def test_comparison_page_plots_each_metric_of_both_sides() -> None:
+    """Responses in one piece have no gaps between chunks."""
     whole = [record(n, itl=[], chunks=1, e2el=0.2, stream_end=0.21) for n in range(20)]
     sides = run([record(n) for n in range(20)]), run(whole)
     page = comparison_page(compare([sides[0]], [sides[1]]), [sides[0].finished], [sides[1].finished])
@@ -404,7 +407,7 @@ def test_the_page_draws_each_metric_of_one_side_with_the_same_of_the_other() -> 
     assert ends == {"TTFT: share of values up to it": [200, 200], "E2E: share of values up to it": [400, 200]}
 
 
-def test_a_rate_of_a_few_requests_gets_no_word() -> None:
+def test_rate_of_a_few_requests_is_same() -> None:
     info = run_info()
     own = [[record(0)], [failure(0, "http_503")]]
     one, none = (Run(Path("x"), Finished(info, records, summarise(records, info))) for records in own)

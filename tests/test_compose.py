@@ -1,4 +1,4 @@
-"""docker-compose.yml without a container engine: its schema, and every command of ours in it, run as it stands."""
+"""docker-compose.yml without a container engine: its schema, and each of our commands in it, run unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILE = CHECKOUT / "docker-compose.yml"
 
 
 def services(**variables: str) -> dict[str, Any]:
-    """The services, with `${NAME:-default}` replaced as compose does."""
+    """The services, with `${NAME:-default}` substituted as compose does."""
 
     def value(match: re.Match[str]) -> str:
         return variables.get(match["name"]) or match["default"]
@@ -42,23 +42,23 @@ def succeeds(command: list[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_the_file_is_what_compose_takes() -> None:
+def test_compose_file_matches_the_schema() -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_only_loopback_is_published_and_stops_are_clean() -> None:
+def test_compose_publishes_only_loopback_and_stops_with_sigint() -> None:
     for name, service in services().items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         if name != "sglang":
             target = "server" if name == "server" else "harness"
             assert (service["stop_signal"], service["build"]) == ("SIGINT", {"context": ".", "target": target})
-    # Kubernetes cannot tell that a name is not root's.
+    # Kubernetes cannot verify that a user name is not root.
     assert "USER 1000:1000" in (CHECKOUT / "Dockerfile").read_text()
 
 
-def test_containers_have_no_more_rights_than_they_need() -> None:
+def test_containers_have_minimal_rights() -> None:
     text = FILE.read_text()
     for name, service in services().items():
         assert service["cap_drop"] == ["ALL"]
@@ -71,7 +71,7 @@ def test_containers_have_no_more_rights_than_they_need() -> None:
         assert "mem_limit" in service
     found = services()
     assert set(found["master"]["networks"]) == set(found["worker"]["networks"]) == {"server", "fleet"}
-    # The web UI listens on the address that its name has in the fleet's network.
+    # The web UI listens on the address of its name in the fleet's network.
     assert found["master"]["networks"]["fleet"] == {"aliases": ["web"]}
     assert "--web-host web " in found["master"]["command"]
     assert found["server"]["networks"] == list(found["sglang"]["networks"]) == ["server"]
@@ -80,7 +80,7 @@ def test_containers_have_no_more_rights_than_they_need() -> None:
 
 
 @pytest.mark.long
-def test_master_and_workers_share_a_secret_that_the_master_makes(tmp_path: Path) -> None:
+def test_master_creates_the_fleet_token_that_workers_read(tmp_path: Path) -> None:
     file = tmp_path / "token"
     (tmp_path / "results").mkdir()
     environ = {"PATH": os.environ["PATH"], "FLEET_TOKEN_FILE": str(file)}
@@ -103,7 +103,7 @@ def test_master_and_workers_share_a_secret_that_the_master_makes(tmp_path: Path)
         assert services()[name]["environment"]["FLEET_TOKEN_FILE"] == "/fleet/token"
 
 
-def test_the_images_are_made_of_versions_and_hashes_that_requirements_name() -> None:
+def test_images_install_locked_versions_with_hashes() -> None:
     files = {"requirements.lock": ["requirements.txt"]}
     files["requirements-server.lock"] = ["requirements.txt", "requirements-server.txt"]
     versions: dict[str, dict[str, str]] = {}
@@ -116,12 +116,12 @@ def test_the_images_are_made_of_versions_and_hashes_that_requirements_name() -> 
         entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
         assert all("--hash=sha256:" in entry for entry in entries)
         assert f"--require-hashes -r {lock}" in (CHECKOUT / "Dockerfile").read_text()
-    # What both have is the same: the server's image is the harness's with more.
+    # The server's image is the load generator's with more packages; the versions they share are equal.
     assert versions["requirements.lock"].items() <= versions["requirements-server.lock"].items()
     assert "onnxruntime" not in versions["requirements.lock"]
 
 
-def test_the_server_stops_last() -> None:
+def test_server_container_stops_last() -> None:
     for name in ("master", "worker"):
         after = services()[name]["depends_on"]
         assert all(
@@ -130,8 +130,8 @@ def test_the_server_stops_last() -> None:
 
 
 @pytest.mark.parametrize("role", ["master", "worker"])
-def test_results_of_another_user_are_refused_at_the_start(tmp_path: Path, role: str) -> None:
-    """Before the web UI is up, with the user to run as."""
+def test_results_folder_of_another_user_is_refused_at_start(tmp_path: Path, role: str) -> None:
+    """The error comes before the web UI starts, and names the user to run as."""
     (tmp_path / "results").mkdir(mode=0o555)
     unprivileged = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.getuid() == 0 else []
     if unprivileged:
@@ -143,7 +143,7 @@ def test_results_of_another_user_are_refused_at_the_start(tmp_path: Path, role: 
     assert f"RUN_AS={owner.st_uid}:{owner.st_gid}" in line
 
 
-def test_a_master_without_a_server_is_refused_with_what_to_set(tmp_path: Path) -> None:
+def test_master_without_a_server_is_refused_with_a_cure(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "getent").write_text("#!/bin/sh\nexit 2\n")
     (tmp_path / "sleep").write_text("#!/bin/sh\n")
@@ -162,23 +162,23 @@ def test_a_master_without_a_server_is_refused_with_what_to_set(tmp_path: Path) -
 def container_start(
     cwd: Path, *words: str, unprivileged: Sequence[str] = (), **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """What a container runs first, before a command that does nothing."""
-    # As text: another user may not reach the file, where this checkout is in a folder of its owner's.
+    """Run the start script of a container before a command that does nothing."""
+    # Pass the script as text: another user may not reach the file if this checkout is in a private folder.
     script = (CHECKOUT / "scripts" / "container-start.sh").read_text()
     command = [*unprivileged, "sh", "-c", script, "container-start.sh", "true", *words]
     environ = {"PATH": os.environ["PATH"], **env}
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
 
 
-def test_no_health_check_starts_a_python() -> None:
-    """It would take the processor from whoever measures, every few seconds."""
+def test_health_checks_start_no_python() -> None:
+    """Starting it every few seconds would take CPU time from the measurement."""
     checks = {name: service["healthcheck"]["test"] for name, service in services().items() if "healthcheck" in service}
     assert set(checks) == {"master", "server", "sglang"}
     assert all("python" not in " ".join(words) for words in checks.values())
     assert services()["sglang"]["healthcheck"]["start_period"] == "45m"
 
 
-def test_versions_are_named() -> None:
+def test_images_have_fixed_versions() -> None:
     version = re.search(r'^version = "(.*)"$', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
     for name, service in services().items():
@@ -189,13 +189,13 @@ def test_versions_are_named() -> None:
 
 
 @pytest.mark.long
-def test_every_command_runs_as_it_stands(tmp_path: Path) -> None:
-    # The containers' names for each other become loopback, and fixed ports free ones; nothing else is changed.
+def test_every_compose_command_runs_unchanged(tmp_path: Path) -> None:
+    # The containers' names for each other become loopback, and fixed ports become free ones. Nothing else is changed.
     ports = {name: str(free_port()) for name in ("SERVER_PORT", "WEB_PORT", "MASTER_PORT")}
     loopback = {"SERVER_BIND": "127.0.0.1", "WEB_BIND": "127.0.0.1", "MASTER_HOST": "127.0.0.1"}
     target = f"http://127.0.0.1:{ports['SERVER_PORT']}"
     found = services(**ports, **loopback, TARGET=target)
-    # As in the image: the checkout, and a folder of results beside it.
+    # As in the image: the checkout, with a results folder next to it.
     for name in ("scripts", "locustfiles", "asr_data", "locust.conf"):
         (tmp_path / name).symlink_to(CHECKOUT / name)
     processes = {}
@@ -212,7 +212,7 @@ def test_every_command_runs_as_it_stands(tmp_path: Path) -> None:
         started = json.loads(urlopen(f"{ui}/swarm", form).read())
         assert started["success"], started
         wait_until(lambda: sum(1 for _ in records(tmp_path)) >= 5, "records of the master")
-        for name in ("worker", "master", "server"):  # as compose stops them: with its stop_signal
+        for name in ("worker", "master", "server"):  # as compose stops them: with stop_signal
             processes[name].send_signal(getattr(signal, found[name]["stop_signal"]))
         wait_until(lambda: all(process.poll() is not None for process in processes.values()), "all have ended")
     finally:

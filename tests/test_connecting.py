@@ -1,4 +1,4 @@
-"""Servers, proxies and names that never come to an end while a connection is made, or a question is answered."""
+"""Servers, proxies and name lookups that never finish, while connecting and before a test."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from harness.proxies import listening
 from harness.realtime import utter
 
 LIMIT_S, PAUSE_S = 0.5, 0.02
-"""For all of connecting; and between two bytes of a server that drips, which never come that late."""
+"""The limit for connecting, and the pause between two bytes of a dripping server, which is far shorter."""
 
 HELLO_REQUEST = b"\x16\x03\x03\x00\x04\x00\x00\x00\x00"
-"""A record of TLS that asks the client to begin the handshake in which it is (RFC 5246, section 7.4.1.1)."""
+"""A TLS record that asks the client to restart the handshake that it is in (RFC 5246, section 7.4.1.1)."""
 
 HEAD, UPGRADE = b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 101 Switching Protocols\r\nX-A: "
 
 
 @contextmanager
 def never_ending(begin: bytes, piece: bytes, pause_s: float = PAUSE_S) -> Iterator[str]:
-    """The host and port of a server that sends this, and then a piece again and again."""
+    """The host and port of a server that sends `begin`, and then `piece` again and again."""
 
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -48,7 +48,7 @@ def never_ending(begin: bytes, piece: bytes, pause_s: float = PAUSE_S) -> Iterat
 
 
 def ask(url: str, proxy: str = "") -> Record:
-    """The record of a request, or of an utterance, with a limit on connecting alone."""
+    """The record of a request or of an utterance, with a short limit for connecting only."""
     limits = replace(LIMITS, connect=LIMIT_S)
     if url.startswith("ws"):
         return utter(url, limits=limits, proxy=proxy)
@@ -63,21 +63,21 @@ def ask(url: str, proxy: str = "") -> Record:
 @pytest.mark.parametrize(
     ("piece", "pause_s"), [(HELLO_REQUEST * 1000, 0.0), (HELLO_REQUEST, PAUSE_S)], ids=["a flood", "a drip"]
 )
-def test_the_connect_timeout_ends_a_handshake_of_tls(scheme: str, piece: bytes, pause_s: float) -> None:
+def test_connect_timeout_ends_a_tls_handshake(scheme: str, piece: bytes, pause_s: float) -> None:
     with never_ending(b"", piece, pause_s) as place:
         record = ask(f"{scheme}://{place}/x")
     assert (record.outcome, record.error) == ("connect", "connecting took too long")
 
 
 @pytest.mark.parametrize("scheme", ["https", "ws"])
-def test_the_connect_timeout_ends_the_answer_of_a_proxy(scheme: str) -> None:
+def test_connect_timeout_ends_the_response_of_a_proxy(scheme: str) -> None:
     with never_ending(HEAD, b"a") as place:
         record = ask(f"{scheme}://127.0.0.1:1/x", f"http://{place}")
     assert (record.outcome, record.error, record.cause) == ("connect", "connecting took too long", "proxy")
 
 
 @pytest.mark.parametrize("begin", [b"", UPGRADE], ids=["silence", "a drip"])
-def test_the_connect_timeout_ends_a_handshake_of_a_websocket(begin: bytes) -> None:
+def test_connect_timeout_ends_a_websocket_handshake(begin: bytes) -> None:
     with never_ending(begin, b"a" if begin else b"") as place:
         record = ask(f"ws://{place}/x")
     assert (record.outcome, record.cause) == ("connect", "unreachable")
@@ -85,7 +85,7 @@ def test_the_connect_timeout_ends_a_handshake_of_a_websocket(begin: bytes) -> No
 
 
 @pytest.mark.parametrize("scheme", ["http", "ws"])
-def test_the_connect_timeout_ends_the_search_for_a_name(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_timeout_ends_a_name_lookup(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(*_: object, **__: object) -> None:
         gevent.sleep(PATIENCE_S)
         raise socket.gaierror(socket.EAI_AGAIN, "later")
@@ -103,7 +103,7 @@ def test_the_connect_timeout_ends_the_search_for_a_name(scheme: str, monkeypatch
     ],
     ids=["a drip", "small chunks"],
 )
-def test_questions_before_a_test_wait_for_a_whole_answer_only_so_long(
+def test_requests_before_a_test_have_a_limit_on_the_whole_response(
     head: bytes, piece: bytes, pause_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_info, "PATIENCE_S", LIMIT_S)
@@ -115,7 +115,7 @@ def test_questions_before_a_test_wait_for_a_whole_answer_only_so_long(
         assert server_info.ask_server(f"http://{place}", {}, Intake(), Transport()) == {}
 
 
-def test_an_answer_before_a_test_that_cannot_be_read_is_told() -> None:
+def test_undecodable_response_before_a_test_is_reported() -> None:
     unread = "content-encoding br, which nobody asked for"
     with never_ending(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n", b"a") as place:
         assert server_info.unready(f"http://{place}", {}, Intake(), Transport()) == unread

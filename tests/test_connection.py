@@ -1,4 +1,4 @@
-"""A user's connection: which address it is opened to, what it may carry, and what requests' own ways still do."""
+"""A user's connection: the address it opens, what it sends, and which features of requests still work."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from harness.serving import wait_until
 OVER_TLS = [way for way in WAYS if way.endswith(TLS)]
 
 BIG: list[bytes | memoryview] = [b"{", memoryview(b"1" * (24 << 20)), b"}"]
-"""More than two kernels hold."""
+"""More than the buffers of two kernels hold."""
 
 
 @contextmanager
 def server(
     serve: Callable[[socket.socket], None], reader: str, address: str = "127.0.0.1", late_s: float = 0.0
 ) -> Iterator[str]:
-    """The URL of a server that hands each connection to a function, in a thread: over TLS for a reader's way that is,
-    its handshake so late."""
+    """The URL of a server that passes each connection to a function in a thread. If the reader's name says so, it uses
+    TLS, and starts the handshake `late_s` seconds late."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     tls = reader.endswith(TLS)
 
@@ -64,8 +64,8 @@ def read_all(connection: socket.socket, of: bytes) -> bytes:
 
 @each_reader
 @pytest.mark.parametrize("answer", ["refused", "closed too", "taken"])
-def test_a_server_that_answers_before_it_has_the_body(reader: str, answer: str) -> None:
-    """It refuses it and reads no more; it closes then; or it is early, and takes all of it."""
+def test_response_before_the_end_of_the_upload_is_read(reader: str, answer: str) -> None:
+    """The server refuses the body and stops reading; or it also closes; or it responds early and reads everything."""
     refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig"
     taken: list[int] = []
     done, over = threading.Event(), threading.Event()
@@ -82,7 +82,7 @@ def test_a_server_that_answers_before_it_has_the_body(reader: str, answer: str) 
             if answer == "closed too":
                 wait_until(lambda: client.user_connection.headers is not None, "the client has read the refusal")
             else:
-                over.wait(PATIENCE_S)  # the client does not wait for this end
+                over.wait(PATIENCE_S)  # the client does not wait for this
 
     client = Client(reader)
     with server(serve, reader) as url:
@@ -94,14 +94,14 @@ def test_a_server_that_answers_before_it_has_the_body(reader: str, answer: str) 
             assert taken[0] > 23 << 20
         else:
             assert (record.outcome, record.error) == ("http_413", "big")
-            # What was left of the body is no request.
+            # The rest of the body must not be read as a request, so the connection is closed.
             assert client.user_connection.connection is not None
             assert client.user_connection.connection.sock is None
         client.user_connection.close()
 
 
 @each_reader
-def test_a_server_that_takes_no_more_and_says_nothing(reader: str) -> None:
+def test_upload_without_progress_is_stalled(reader: str) -> None:
     over = threading.Event()
 
     def serve(connection: socket.socket) -> None:
@@ -117,8 +117,8 @@ def test_a_server_that_takes_no_more_and_says_nothing(reader: str) -> None:
 
 
 @each_reader
-def test_a_body_in_more_pieces_than_the_kernel_takes_at_once(reader: str) -> None:
-    """As a clip of hours, which has two for each second."""
+def test_body_in_more_pieces_than_one_system_call_takes(reader: str) -> None:
+    """A clip of hours has two pieces per second."""
     body = [b"%05d" % number for number in range(5000)]
     taken: list[bytes] = []
 
@@ -134,7 +134,7 @@ def test_a_body_in_more_pieces_than_the_kernel_takes_at_once(reader: str) -> Non
 
 
 @each_reader
-def test_a_server_that_closes_its_half_when_it_has_answered(reader: str) -> None:
+def test_half_closed_connection_is_not_reused(reader: str) -> None:
     connections: list[int] = []
     over = threading.Event()
 
@@ -154,8 +154,8 @@ def test_a_server_that_closes_its_half_when_it_has_answered(reader: str) -> None
 
 
 @each_reader
-def test_a_new_connection_for_each_request(reader: str) -> None:
-    """What it takes to connect is beside the latencies, and in none of them."""
+def test_each_request_opens_a_connection_without_keep_alive(reader: str) -> None:
+    """Connection time is separate from all latencies."""
     with talk(SOUND, SOUND, SOUND, reader=reader) as (client, peer):
         client.keep = False
         began = time.perf_counter()
@@ -170,7 +170,7 @@ def test_a_new_connection_for_each_request(reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", OVER_TLS)
-def test_a_handshake_that_takes_long_is_in_no_latency(reader: str) -> None:
+def test_slow_tls_handshake_is_in_no_latency(reader: str) -> None:
     def serve(connection: socket.socket) -> None:
         read_all(connection, b"}")
         connection.sendall(SOUND)
@@ -189,7 +189,7 @@ def test_a_handshake_that_takes_long_is_in_no_latency(reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", OVER_TLS)
-def test_a_session_is_resumed(reader: str) -> None:
+def test_tls_session_is_resumed(reader: str) -> None:
     with talk(SOUND, SOUND, SOUND, reader=reader) as (client, peer):
         client.keep = False
         assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
@@ -197,8 +197,8 @@ def test_a_session_is_resumed(reader: str) -> None:
 
 
 @each_reader
-def test_what_tls_says_for_itself_is_no_answer(reader: str) -> None:
-    """Its tickets may come at any time, and leave the connection as good as it was."""
+def test_tls_tickets_are_not_a_response(reader: str) -> None:
+    """Tickets may arrive at any time, and the connection stays usable."""
     with talk(SOUND, [SOUND, 0.1], SOUND, reader=reader) as (client, peer):
         for _ in range(3):
             assert client.send(peer.url).outcome == "ok"
@@ -207,7 +207,7 @@ def test_what_tls_says_for_itself_is_no_answer(reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_ipv6(reader: str) -> None:
+def test_ipv6_address_is_connected_to(reader: str) -> None:
     heads: list[bytes] = []
 
     def serve(connection: socket.socket) -> None:
@@ -232,7 +232,7 @@ def all_addresses(port: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_each_address_of_a_name_in_its_turn(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+def test_addresses_of_a_name_are_used_in_turn(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     with socket.create_server(("0.0.0.0", 0)) as listener:
         port = listener.getsockname()[1]
         monkeypatch.setattr("gevent.socket.getaddrinfo", lambda *_, **__: all_addresses(port))
@@ -246,7 +246,7 @@ def test_each_address_of_a_name_in_its_turn(monkeypatch: pytest.MonkeyPatch, fir
     assert gone == [*order[first:], *order[:first]] * 2
 
 
-def test_an_address_that_is_not_there_leaves_its_share_to_the_others(
+def test_unreachable_address_leaves_its_share_to_the_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
@@ -265,7 +265,7 @@ def test_an_address_that_is_not_there_leaves_its_share_to_the_others(
     assert [line.getMessage() for line in caplog.records] == [f"127.0.0.2:{port} cannot be reached: Connection refused"]
 
 
-def test_upstream_is_connected_to_and_the_host_is_asked_for() -> None:
+def test_upstream_is_connected_to_with_the_host_of_the_url() -> None:
     with talk(SOUND, SOUND) as (client, peer), talk(SOUND) as (_, other):
         ports = [int(one.url.split(":")[2].split("/")[0]) for one in (peer, other)]
         client.transport = client.transport.__class__(upstream=tuple(("127.0.0.1", port) for port in sorted(ports)))
@@ -277,7 +277,7 @@ def test_upstream_is_connected_to_and_the_host_is_asked_for() -> None:
 
 
 @each_reader
-def test_a_hook_sends_again_as_digest_authentication_does(reader: str) -> None:
+def test_hook_sends_a_request_again_for_digest_authentication(reader: str) -> None:
     who = (
         b'HTTP/1.1 401 Who\r\nWWW-Authenticate: Digest realm="r", nonce="n", qop="auth"\r\n'
         b"Content-Length: 4\r\n\r\nwho?"
@@ -292,7 +292,7 @@ def test_a_hook_sends_again_as_digest_authentication_does(reader: str) -> None:
 
 
 @each_reader
-def test_a_hook_sees_each_answer(reader: str) -> None:
+def test_response_hook_sees_each_response(reader: str) -> None:
     seen: list[int] = []
     with talk(SOUND, SOUND, b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", reader=reader) as (client, peer):
         client.session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
@@ -301,7 +301,7 @@ def test_a_hook_sees_each_answer(reader: str) -> None:
     assert peer.connections == 1
 
 
-def test_what_a_locustfile_says_of_its_own_client_stands() -> None:
+def test_verify_and_proxies_of_the_locustfiles_session_apply() -> None:
     with talk(SOUND, reader="python, TLS") as (client, peer):
         client.transport = client.transport.__class__(verify=True)
         assert client.send(peer.url).outcome == "connect"
@@ -315,7 +315,7 @@ def test_what_a_locustfile_says_of_its_own_client_stands() -> None:
 
 
 @each_reader
-def test_a_request_that_was_sent_again_says_why(reader: str) -> None:
+def test_retried_request_records_the_first_error(reader: str) -> None:
     with talk(SOUND, [0.1, None], SOUND, reader=reader) as (client, peer):
         told = [client.send(peer.url) for _ in range(2)]
     assert told[0].first_error is None
@@ -324,7 +324,7 @@ def test_a_request_that_was_sent_again_says_why(reader: str) -> None:
 
 
 @each_reader
-def test_an_expectation_that_is_not_met(reader: str) -> None:
+def test_417_to_an_expectation_is_the_outcome(reader: str) -> None:
     failed = b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno"
     continued = b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"\r\n" + STREAM
     with talk(continued, failed, SOUND, reader=reader) as (client, peer):
@@ -334,5 +334,5 @@ def test_an_expectation_that_is_not_met(reader: str) -> None:
 
 def test_alpn_is_http_1_1() -> None:
     assert ssl.HAS_ALPN
-    with talk(SOUND, reader="python, TLS") as (client, peer):  # the peer asserts what was agreed on
+    with talk(SOUND, reader="python, TLS") as (client, peer):  # the peer asserts what was negotiated
         assert client.send(peer.url).outcome == "ok"
