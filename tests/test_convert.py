@@ -1,4 +1,4 @@
-"""Decoding, mixing down, resampling, and every reason to skip a recording."""
+"""Decoding, mixing down, resampling, and each reason to skip a recording."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reason(audio: bytes | Path | None, text: str = "", **rules: float) -> str:
     return caught.value.reason
 
 
-def test_sixteen_bit_mono_is_kept_to_the_bit() -> None:
+def test_16_bit_mono_is_kept_bit_for_bit() -> None:
     pcm = (noise(0.5) * 32768).astype(np.int16)
     clip = next(convert(Recording("a", "hello", encoded(pcm, subtype="PCM_16", format="FLAC")), Rules()))
     wav = base64.b64decode(bytes(clip.audio_b64))
@@ -49,12 +49,12 @@ def test_stereo_at_another_rate_becomes_mono_at_16_khz() -> None:
     assert np.abs(samples - expected)[100:-100].max() < 1e-3
 
 
-def test_the_rate_can_be_kept() -> None:
+def test_sample_rate_is_kept_on_request() -> None:
     clip = next(convert(Recording("a", "", encoded(noise(0.2, 8000), 8000)), Rules(sample_rate=None)))
     assert (clip.sample_rate, clip.duration_s) == (8000, 0.2)
 
 
-def test_loud_floats_are_clipped_not_wrapped() -> None:
+def test_loud_floats_are_clipped_and_do_not_wrap() -> None:
     loud = np.where(np.arange(1600) % 2, 3.0, -3.0).astype(np.float32)
     clip = next(convert(Recording("a", "", encoded(loud, subtype="FLOAT")), Rules()))
     samples, _ = soundfile.read(io.BytesIO(base64.b64decode(bytes(clip.audio_b64))), dtype="int16")
@@ -62,7 +62,7 @@ def test_loud_floats_are_clipped_not_wrapped() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(30.0, True), (30.0625, False)])
-def test_thirty_seconds_are_not_too_long_and_a_little_more_are(seconds: float, kept: bool) -> None:
+def test_recording_over_30_s_is_too_long(seconds: float, kept: bool) -> None:
     audio = encoded(noise(seconds))
     if kept:
         assert next(convert(Recording("a", "", audio), Rules())).duration_s == seconds
@@ -71,7 +71,7 @@ def test_thirty_seconds_are_not_too_long_and_a_little_more_are(seconds: float, k
         assert next(convert(Recording("a", "", audio), Rules(max_duration=None))).duration_s == seconds
 
 
-def test_reasons_to_skip(tmp_path: Path) -> None:
+def test_each_reason_to_skip_a_recording(tmp_path: Path) -> None:
     quiet = noise(1) * 0.001
     not_a_number = noise(1)
     not_a_number[5] = np.nan
@@ -87,7 +87,7 @@ def test_reasons_to_skip(tmp_path: Path) -> None:
     assert list(seen) == list(SKIP_REASONS)
     assert all(name == found for name, found in seen.items())
     assert reason(encoded(quiet)) == "silent"
-    assert reason(encoded(np.full(16000, 0.5))) == "silent"  # a constant offset is no speech
+    assert reason(encoded(np.full(16000, 0.5))) == "silent"  # a constant offset is not speech
     assert reason(encoded(np.zeros(0))) == "empty"
     assert reason(encoded(np.zeros(0), 8000, subtype="FLOAT")) == "empty"
     assert reason(encoded(not_a_number, subtype="FLOAT")) == "undecodable"
@@ -96,20 +96,20 @@ def test_reasons_to_skip(tmp_path: Path) -> None:
     assert reason(tmp_path / "empty.wav") == "empty"
 
 
-def test_a_full_scale_square_wave_is_not_silent() -> None:
+def test_full_scale_square_wave_is_not_silent() -> None:
     square = np.where(np.arange(1600) % 2, 32767, -32768).astype(np.int16)
     assert next(convert(Recording("a", "", encoded(square, subtype="PCM_16")), Rules())).duration_s == 0.1
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_gives_the_same_recording(tmp_path: Path, kind: str) -> None:
+def test_every_audio_format_is_decoded(tmp_path: Path, kind: str) -> None:
     file = tmp_path / kind
     file.write_bytes(sample_in("rms-09", kind))
     assert next(convert(Recording("a", "", file), Rules())).duration_s == pytest.approx(4.23, abs=0.06)
 
 
 def unknown_length(flac: bytes) -> bytes:
-    """A FLAC as it comes from a pipe: its total of samples, 36 bits of its first block, is 0."""
+    """A FLAC as written to a pipe: its number of samples, 36 bits of its first block, is 0."""
     data = bytearray(flac)
     assert data[:4] == b"fLaC"
     data[21] &= 0xF0
@@ -119,7 +119,7 @@ def unknown_length(flac: bytes) -> bytes:
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rules", [Rules(), Rules(max_duration=None), Rules(sample_rate=None)])
-def test_flac_that_does_not_know_its_length(channels: int, rules: Rules) -> None:
+def test_flac_of_unknown_length_is_read_completely(channels: int, rules: Rules) -> None:
     pcm = (noise(1.25) * 32768).astype(np.int16)
     flac = encoded(np.stack([pcm] * channels, axis=1), format="FLAC", subtype="PCM_16")
     clip = next(convert(Recording("a", "", unknown_length(flac)), rules))
@@ -132,10 +132,10 @@ def test_flac_that_does_not_know_its_length(channels: int, rules: Rules) -> None
 
 @pytest.mark.parametrize("chunk_long", [None, 0.5])
 @pytest.mark.parametrize("is_known", [True, False])
-def test_no_more_than_the_longest_recording_is_read(
+def test_reading_stops_at_the_longest_allowed_recording(
     chunk_long: float | None, is_known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FLAC of days of silence is a small file."""
+    """A FLAC with days of silence is a small file."""
     monkeypatch.setattr(convert_module, "LONGEST_FRAMES", 2 * 16000)
     monkeypatch.setattr(convert_module, "BLOCK_FRAMES", 8000)
     read = 0
@@ -151,7 +151,7 @@ def test_no_more_than_the_longest_recording_is_read(
     flac = encoded(noise(20), 48000, format="FLAC")
     with pytest.raises(Skipped, match="too_long"):
         convert(Recording("a", "", flac if is_known else unknown_length(flac)), Rules(None, chunk_long=chunk_long))
-    assert read == 3 * 48000  # a second more shows that it is too long
+    assert read == 3 * 48000  # one second more shows that it is too long
 
 
 def samples_of(clip: Clip) -> np.ndarray:
@@ -159,7 +159,7 @@ def samples_of(clip: Clip) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", [{"subtype": "PCM_16"}, {"subtype": "PCM_24"}, {"format": "FLAC"}])
-def test_a_segment_is_cut_out_of_its_file(kind: dict[str, str]) -> None:
+def test_segment_is_cut_out_of_its_file(kind: dict[str, str]) -> None:
     pcm = (noise(2.0) * 32768).astype(np.int16)
     audio = encoded(pcm, 16000, **kind)
     assert samples_of(next(convert(Recording("a", "", audio, 0.5, 0.75), Rules()))).tolist() == pcm[8000:20000].tolist()
@@ -173,7 +173,7 @@ def test_a_segment_is_cut_out_of_its_file(kind: dict[str, str]) -> None:
     ("left", "right", "peak", "noted"),
     [(1, 1, 9000, False), (1, 0, 4500, False), (1, -1, 9000, True), (0.5, -0.49, 4500, True), (1, 0.5, 6750, False)],
 )
-def test_channels_that_cancel_each_other(left: float, right: float, peak: int, noted: bool) -> None:
+def test_cancelling_channels_are_replaced_by_one_and_noted(left: float, right: float, peak: int, noted: bool) -> None:
     tone = np.sin(np.arange(16000) / 5) * 9000 / 32768
     notes: list[str] = []
     clip = next(
@@ -183,7 +183,7 @@ def test_channels_that_cancel_each_other(left: float, right: float, peak: int, n
     assert notes == ([CHANNELS_CANCEL] if noted else [])
 
 
-def test_what_is_no_length_and_no_rate_of_speech() -> None:
+def test_extreme_lengths_and_rates_are_skipped() -> None:
     assert reason(encoded(noise(0.009))) == "too_short"
     assert next(convert(Recording("a", "", encoded(noise(0.011))), Rules())).duration_s == 0.011
     for rate in (1, 100, 3999, 400_000):
@@ -191,7 +191,7 @@ def test_what_is_no_length_and_no_rate_of_speech() -> None:
 
 
 def without_length(samples: np.ndarray, size: int, behind: bytes = b"") -> bytes:
-    """A WAV, 16 kHz, stereo, whose data chunk says to have `size` bytes; `behind` follows it."""
+    """A 16 kHz stereo WAV whose data chunk claims `size` bytes, followed by `behind`."""
     data = bytearray(encoded(np.stack([samples, samples], 1), subtype="PCM_24"))
     at = data.index(b"data") + 4
     data[at : at + 4] = size.to_bytes(4, "little")
@@ -201,7 +201,7 @@ def without_length(samples: np.ndarray, size: int, behind: bytes = b"") -> bytes
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF])
 @pytest.mark.parametrize("in_file", [False, True])
 @pytest.mark.parametrize("rules", [Rules(), Rules(max_duration=None, sample_rate=None)])
-def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path: Path, size: int, in_file: bool, rules: Rules) -> None:
+def test_wav_of_unknown_length_is_read_to_its_end(tmp_path: Path, size: int, in_file: bool, rules: Rules) -> None:
     data = without_length(noise(2.0), size)
     (tmp_path / "a.wav").write_bytes(data)
     clip = next(convert(Recording("a", "", tmp_path / "a.wav" if in_file else data), rules))
@@ -209,7 +209,7 @@ def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path: Path, size: int, in_file
     assert (tmp_path / "a.wav").read_bytes() == data
 
 
-def test_a_wav_without_samples_is_empty() -> None:
+def test_wav_without_samples_is_empty() -> None:
     nothing = without_length(noise(2.0)[:0], 0)
     chunk = b"LIST" + (4).to_bytes(4, "little") + b"INFO"
     for data in (nothing, nothing + chunk):
@@ -218,20 +218,20 @@ def test_a_wav_without_samples_is_empty() -> None:
 
 @pytest.mark.parametrize("kind", ["GSM610", "IMA_ADPCM", "MS_ADPCM", "ULAW", "ALAW"])
 @pytest.mark.parametrize("rules", [Rules(), Rules(max_duration=None), Rules(sample_rate=None)])
-def test_telephone_codecs_in_wav(kind: str, rules: Rules) -> None:
+def test_telephone_codecs_in_wav_are_decoded(kind: str, rules: Rules) -> None:
     recording = Recording("a", "", encoded(noise(2.0, 8000), 8000, subtype=kind))
     assert next(convert(recording, rules)).duration_s == pytest.approx(2.0, abs=0.1)
 
 
 @pytest.mark.parametrize("data", [b"\0\0\0\x20ftypM4A " + bytes(500), b"\xff\xf1\x50\x80" * 9, b"#!AMR\n" + bytes(99)])
-def test_what_libsndfile_cannot_read(data: bytes) -> None:
+def test_formats_that_libsndfile_cannot_read_are_undecodable(data: bytes) -> None:
     assert reason(data) == "undecodable"
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [16000, 44100])
-def test_a_recording_longer_than_a_block_is_the_same(monkeypatch: pytest.MonkeyPatch, channels: int, rate: int) -> None:
-    """What is mixed down, resampled and measured piece by piece has no seams."""
+def test_block_size_does_not_change_a_clip(monkeypatch: pytest.MonkeyPatch, channels: int, rate: int) -> None:
+    """Mixing down, resampling and measuring block by block leaves no seams."""
     voice = noise(3.0, rate)
     samples = np.stack([voice, -0.99 * voice][:channels], 1)
     notes: list[str] = []

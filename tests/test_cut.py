@@ -44,7 +44,7 @@ def pcm_of(audio_b64: bytes | memoryview) -> bytes:
     return base64.b64decode(bytes(audio_b64))[44:]
 
 
-def test_a_cut_is_where_it_is_quiet() -> None:
+def test_long_recording_is_cut_where_it_is_quiet() -> None:
     loud = (noise(30.0, seed=1) * 20000).astype("<i2")
     for quiet_at in (8.0, 16.0, 24.5):
         loud[int(quiet_at * 16000) : int((quiet_at + 0.3) * 16000)] = 1
@@ -57,7 +57,7 @@ def test_a_cut_is_where_it_is_quiet() -> None:
 
 @pytest.mark.parametrize("seconds", [1.01, 9.99, 10.01, 29.0, 61.7])
 @pytest.mark.parametrize("longest", [1.0, 10.0])
-def test_no_part_is_longer_and_nothing_is_lost(seconds: float, longest: float) -> None:
+def test_parts_have_at_most_the_given_length_and_lose_nothing(seconds: float, longest: float) -> None:
     audio = wav_of(noise(seconds))
     parts = list(convert(Recording("a", "all of it", audio), Rules(None, chunk_long=longest)))
     whole = next(convert(Recording("a", "", audio), Rules(None)))
@@ -68,14 +68,14 @@ def test_no_part_is_longer_and_nothing_is_lost(seconds: float, longest: float) -
         assert [parent_of(part.id) for part in parts] == [("a", number, len(parts)) for number in range(len(parts))]
 
 
-def test_silence_between_speeches_is_no_part() -> None:
+def test_long_silence_is_not_a_part() -> None:
     samples = np.concatenate((noise(2.0), np.zeros(5 * 16000), noise(2.0)))
     parts = list(convert(Recording("a", "", wav_of(samples)), Rules(None, chunk_long=1.0)))
     assert sum(part.duration_s for part in parts) < 8
     assert [parent_of(part.id) for part in parts] == [("a", number, len(parts)) for number in range(len(parts))]
 
 
-def test_ids() -> None:
+def test_part_ids_are_made_and_parsed() -> None:
     assert parent_of(part_id("a~b", 3, 12)) == ("a~b", 3, 12)
     assert parent_of("plain") == ("plain", 0, 1)
 
@@ -86,7 +86,7 @@ def part(number: int, turn: int, text: str) -> Record:
     return record(number + 10 * turn, clip=part_id("a", number, 3), reference=reference, text=text, started_at=at)
 
 
-def test_wholes_are_scored() -> None:
+def test_accuracy_is_scored_on_whole_recordings() -> None:
     scoring = Scoring("en", "whisper", in_parts=True)
     once = [part(2, 0, "black"), part(0, 0, "red green"), part(1, 0, "blue white")]
     assert spoken(once, scoring) == [("red green blue white black", "red green blue white black")]
@@ -99,7 +99,7 @@ def test_wholes_are_scored() -> None:
 
 
 def in_parts(*texts: str, reference: str, turn: int = 0, clip: str = "talk", **more: Any) -> list[Record]:
-    """The parts of a recording, of 10 s each, that were transcribed so."""
+    """Records of the parts, 10 s each, of a recording with these transcripts."""
     return [
         record(
             len(texts) * turn + number,
@@ -113,7 +113,7 @@ def in_parts(*texts: str, reference: str, turn: int = 0, clip: str = "talk", **m
     ]
 
 
-def test_parts_of_languages_without_spaces_are_joined_without_one() -> None:
+def test_parts_of_chinese_are_joined_without_a_space() -> None:
     texts = ("今天天气很好", "我们去公园散步", "晚上一起吃饭")
     parts = in_parts(*texts, reference="".join(texts))
     for language in ("zh", "Chinese"):
@@ -132,12 +132,12 @@ def test_parts_of_languages_without_spaces_are_joined_without_one() -> None:
         ("en", ["red", "green"], "red green"),
     ],
 )
-def test_parts_are_joined_as_their_script_is_written(language: str, texts: list[str], whole: str) -> None:
+def test_parts_are_joined_as_their_script_requires(language: str, texts: list[str], whole: str) -> None:
     (found,) = wholes(in_parts(*texts, reference=whole), Scoring(language, "whisper", in_parts=True))
     assert found.text == whole
 
 
-def test_the_worst_transcripts_are_of_whole_recordings() -> None:
+def test_worst_transcripts_are_of_whole_recordings() -> None:
     scoring = Scoring("en", "whisper", in_parts=True)
     right = in_parts("red green", "blue white", reference="red green blue white", clip="right")
     wrong = in_parts("red green", "blue brown", reference="red green blue white", clip="wrong")
@@ -156,14 +156,14 @@ def test_accuracy_by_length_is_that_of_whole_recordings() -> None:
     assert [row[-1] for row in lengths(summary).rows] == ["n/a", "20.0%"]
 
 
-def test_loops_are_those_of_whole_recordings() -> None:
+def test_repetition_loops_are_counted_per_whole_recording() -> None:
     reference = "no no no no no no"
     info = run_info(in_parts=True)
     assert summarise(in_parts("no no no", "no no no", reference=reference), info).looping == 0
     assert summarise(in_parts("thank you " * 4, "thank you " * 4, reference=reference), info).looping == 1
 
 
-def test_a_recording_counts_in_the_slice_of_time_that_completed_it() -> None:
+def test_recording_counts_in_the_slice_that_completed_it() -> None:
     parts = in_parts("red green", "blue white", reference="red green blue white")
     parts += in_parts("red green", "blue brown", reference="red green blue white", turn=2, clip="late")
     info = run_info(in_parts=True)
@@ -177,7 +177,7 @@ def test_a_recording_counts_in_the_slice_of_time_that_completed_it() -> None:
 
 
 @pytest.mark.long
-def test_a_recogniser_hears_a_speech_in_parts(tmp_path: Path) -> None:
+def test_parts_of_a_speech_have_a_low_wer_end_to_end(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     pieces, texts = [], []

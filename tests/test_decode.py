@@ -1,4 +1,4 @@
-"""JSON of others: whatever is wrong with it, its reader says so in one line."""
+"""Decoding of foreign JSON: every defect gives a one-line error."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def nested(depth: int) -> bytes:
     "text",
     [b"", b"{", b"\xff", b'"\xff"', b"NaN", b"1e999", b"9" * 5000, nested(MAX_DEPTH + 1), nested(600), nested(5000)],
 )
-def test_what_cannot_be_decoded_is_malformed(text: bytes) -> None:
+def test_undecodable_json_is_malformed(text: bytes) -> None:
     with pytest.raises(Malformed) as caught:
         decode(text)
     assert "\n" not in str(caught.value)
 
 
-def test_levels_are_counted_and_not_brackets() -> None:
+def test_depth_limit_counts_levels_and_not_brackets() -> None:
     assert decode(nested(MAX_DEPTH)) == decode(nested(MAX_DEPTH).decode())
     assert len(decode(b"[" + b"[],{}," * MAX_DEPTH + b"1]")) == 2 * MAX_DEPTH + 1
     assert decode(b'"' + b"[" * 5000 + b'"') == "[" * 5000
     assert decode(nested(300), depth=None)
 
 
-def test_half_a_character_is_one_where_that_is_asked_for() -> None:
+def test_lone_surrogate_is_decoded_only_when_lenient() -> None:
     half = b'{"a":"\\ud83d"}'
     assert decode(half, dict[str, str], lenient=True) == {"a": "\ud83d"}
     with pytest.raises(Malformed):
@@ -62,7 +62,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_file_that_is_nested_too_deep_is_one_line(tmp_path: Path, name: str) -> None:
+def test_deeply_nested_file_gives_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(nested(5000))
     with pytest.raises(InputError):
         READERS[name](tmp_path / name)

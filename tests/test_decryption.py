@@ -1,4 +1,4 @@
-"""Reading over TLS, by each reader of ciphertext: what is decrypted, which stamp it has, and what it ends with."""
+"""Reading over TLS with each ciphertext reader: plaintext, stamps and how it ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ each_maker = pytest.mark.parametrize("maker", MAKERS)
 
 
 class Peer:
-    """A server's side of TLS, whose bytes a test sends as it likes."""
+    """A server's side of TLS. The test decides when to send its bytes."""
 
     def __init__(self, client: gevent.socket.socket, there: socket.socket) -> None:
         self.client, self.there = client, there
@@ -48,12 +48,12 @@ class Peer:
         there.setblocking(True)
 
     def encrypted(self, data: bytes) -> bytes:
-        """Data as a record."""
+        """Encrypt data as one TLS record."""
         self._server.write(data)
         return self._out.read()
 
     def goodbye(self) -> bytes:
-        """That nothing more will come."""
+        """The record that announces the end (close_notify)."""
         with contextlib.suppress(ssl.SSLError):
             self._server.unwrap()
         return self._out.read()
@@ -61,8 +61,8 @@ class Peer:
 
 @contextmanager
 def reading(maker: str, *, late: bool = False) -> Iterator[tuple[Peer, FedReader, Event, Decryption]]:
-    """The peer, what collects its answer, what that sets, and what decrypts it. `late`: the peer's tickets, which come
-    before its data, are still to be sent."""
+    """Yield the peer, the reader of its plaintext, the event that the reader sets, and the decryption. With `late`, the
+    test itself sends the peer's tickets, which come before its data."""
     here, there = pair()
     with gevent.socket.socket(fileno=here.detach()) as client, there:
         peer = Peer(client, there)
@@ -76,7 +76,7 @@ def reading(maker: str, *, late: bool = False) -> Iterator[tuple[Peer, FedReader
 
 @each_maker
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_records_in_any_pieces(maker: str, size: int) -> None:
+def test_tls_records_in_any_pieces_are_decrypted(maker: str, size: int) -> None:
     with reading(maker) as (peer, reader, _, _):
         data = b"".join(map(peer.encrypted, (b"5\r\nab", b"cde\r\n", b"0\r\n\r\n")))
         reader.begin_body(0, CHUNKED)
@@ -104,8 +104,8 @@ def test_plaintext_has_the_stamp_of_the_read_that_completed_its_record(maker: st
 
 
 @each_maker
-def test_each_stamp_is_its_own_however_late_python_is(maker: str) -> None:
-    """Records that Python takes together came apart."""
+def test_each_record_keeps_its_stamp_however_late_python_is(maker: str) -> None:
+    """Records that Python takes together arrived separately."""
     if maker == "python without epoll":
         pytest.skip("it stamps a read as it returns")
     with reading(maker) as (peer, reader, _, _):
@@ -115,11 +115,12 @@ def test_each_stamp_is_its_own_however_late_python_is(maker: str) -> None:
         for _ in range(20):
             sent.append(time.perf_counter_ns())
             peer.there.sendall(peer.encrypted(b"x" * 200))
-            time.sleep(0.01)  # nothing of gevent's runs meanwhile
+            time.sleep(0.01)  # blocks gevent meanwhile
         sent.append(time.perf_counter_ns())
         settle(lambda: len(reader.collected()[0]) == 4000)
         _, stamps, ends = reader.collected()
-        # Records that were read together have the stamp of the last of them. (Python reads all of them together.)
+        # Records that were read together have the stamp of the last one. (The Python reader reads all of them
+        # together.)
         last_ends = dict(zip(stamps, ends, strict=True))
         assert maker == "python" or len(last_ends) > 1
         for stamp, end in last_ends.items():
@@ -127,7 +128,7 @@ def test_each_stamp_is_its_own_however_late_python_is(maker: str) -> None:
 
 
 @each_maker
-def test_what_may_be_an_end_is_looked_at_at_once_and_the_rest_soon(maker: str) -> None:
+def test_possible_end_is_decrypted_immediately_and_other_records_soon(maker: str) -> None:
     with reading(maker) as (peer, reader, come, _):
         peer.there.sendall(peer.encrypted(b"a" * 300))
         reader.begin_body(0, 605)
@@ -144,9 +145,9 @@ def test_what_may_be_an_end_is_looked_at_at_once_and_the_rest_soon(maker: str) -
 
 
 @each_maker
-def test_a_short_record_is_looked_at_sooner_than_a_long_one(maker: str) -> None:
-    """The thread wakes Python each 40 ms for what is no end as far as it can see. A busy machine may run it later, but
-    not each time."""
+def test_short_record_is_decrypted_sooner_than_a_long_one(maker: str) -> None:
+    """The thread wakes Python every 40 ms for records that cannot be the end. A busy machine may run it later, but not
+    every time."""
     with reading(maker) as (peer, reader, _, _):
         reader.begin_body(0, UNTIL_CLOSE)
         quickest, size = 1.0, 0
@@ -162,7 +163,7 @@ def test_a_short_record_is_looked_at_sooner_than_a_long_one(maker: str) -> None:
 @each_maker
 @pytest.mark.parametrize("framing", [UNTIL_CLOSE, CHUNKED])
 @pytest.mark.parametrize("how", ["goodbye", "closed"])
-def test_the_other_sides_end(maker: str, framing: int, how: str) -> None:
+def test_end_of_the_peer_completes_or_cuts_the_body(maker: str, framing: int, how: str) -> None:
     with reading(maker) as (peer, reader, _, _):
         reader.begin_body(0, framing)
         peer.there.sendall(peer.encrypted(b"3\r\nabc\r\n"))
@@ -176,7 +177,7 @@ def test_the_other_sides_end(maker: str, framing: int, how: str) -> None:
 
 
 @each_maker
-def test_what_was_changed_on_the_way_is_none(maker: str) -> None:
+def test_tampered_record_fails_the_read(maker: str) -> None:
     with reading(maker) as (peer, reader, _, _):
         reader.begin_body(0, UNTIL_CLOSE)
         good, bad = peer.encrypted(b"good"), bytearray(peer.encrypted(b"bad"))
@@ -188,8 +189,8 @@ def test_what_was_changed_on_the_way_is_none(maker: str) -> None:
 
 
 @each_maker
-def test_what_was_read_of_the_next_answer_is_not_lost(maker: str) -> None:
-    """Tickets that come behind it belong to the connection, and are decrypted before the next one."""
+def test_bytes_read_of_the_next_response_are_kept(maker: str) -> None:
+    """Tickets behind a response belong to the connection. They are decrypted before the next response."""
     with reading(maker, late=True) as (peer, reader, _, decryption):
         reader.begin_body(0, 0)
         peer.there.sendall(peer.tickets)
@@ -205,7 +206,7 @@ def test_what_was_read_of_the_next_answer_is_not_lost(maker: str) -> None:
 
 
 @each_maker
-def test_more_than_an_answer_is_said(maker: str) -> None:
+def test_bytes_beyond_the_response_are_reported_as_surplus(maker: str) -> None:
     with reading(maker) as (peer, reader, _, _):
         reader.begin_body(0, 3)
         peer.there.sendall(peer.encrypted(b"abc") + peer.encrypted(b"and more"))

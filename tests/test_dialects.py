@@ -1,4 +1,4 @@
-"""What servers, gateways and proxies send beside the plain stream, and what is made of it: bytes to outcomes."""
+"""Variants of streams that servers, gateways and proxies send: from bytes to outcomes."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ TEXT = [ROLE, chunk("he"), chunk(" said")]
 
 
 @pytest.mark.parametrize("reason", sorted(GOOD_ENDS | {"STOP", "MAX_TOKENS", "COMPLETE"}))
-def test_a_good_end(reason: str) -> None:
+def test_good_finish_reasons_are_ok(reason: str) -> None:
     answer = read(sse(*TEXT, chunk(None, reason)))
     assert (answer.outcome(), answer.finish_reason) == ("ok", reason)
 
 
 @pytest.mark.parametrize("reason", ["error", "content_filter", "abort", "SAFETY", "timeout", "what is this"])
 @pytest.mark.parametrize("done", [True, False])
-def test_an_end_that_is_not_good_is_a_failure_with_its_word(reason: str, done: bool) -> None:
+def test_other_finish_reasons_are_aborted(reason: str, done: bool) -> None:
     for events in ([*TEXT, chunk(None, reason)], [*TEXT, chunk(None, reason), chunk(None, "stop")]):
         answer = read(sse(*events, done=done))
         assert (answer.outcome(), answer.finish_reason, answer.text) == ("aborted", reason, "he said")
 
 
-def test_an_empty_finish_reason_is_none() -> None:
+def test_empty_finish_reason_is_not_an_end() -> None:
     assert read(sse(chunk("he", ""), chunk(" said", ""), done=False)).outcome() == "cut"
     assert read(sse(chunk("he", ""), chunk(" said", ""), chunk(None, "stop"), done=False)).outcome() == "ok"
 
 
-def test_content_after_a_finish_reason_is_waited_for() -> None:
+def test_grace_ends_if_content_follows_a_finish_reason() -> None:
     answer = Answer()
     body = b"".join(sse(*TEXT, chunk(None, "stop"), done=False))
     answer.read_collected(body, [1], [len(body)], ended=False)
@@ -46,7 +46,7 @@ def test_content_after_a_finish_reason_is_waited_for() -> None:
     more = body + b"".join(sse(chunk(" more"), done=False))
     answer.read_collected(more, [1, 2], [len(body), len(more)], ended=False)
     assert (answer.said_its_end, answer.grace_s) == (False, float("inf"))
-    # It was no end once, so it is not taken for one again.
+    # It was not the end the first time, so it is not taken for the end again.
     again = more + b"".join(sse(chunk(None, "stop"), done=False))
     answer.read_collected(again, [1, 2, 3], [len(body), len(more), len(again)], ended=False)
     assert answer.grace_s == float("inf")
@@ -82,14 +82,16 @@ ERRORS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize("before", [[], TEXT])
 @pytest.mark.parametrize("after", [[], [chunk(" more", "stop"), usage(3)]])
 @pytest.mark.parametrize("done", [True, False])
-def test_an_error_as_an_event(event: Any, words: str, before: list[Any], after: list[Any], done: bool) -> None:
+def test_error_as_an_event_is_a_stream_error(
+    event: Any, words: str, before: list[Any], after: list[Any], done: bool
+) -> None:
     answer = read(sse(*before, event, *after, done=done))
     assert answer.outcome() == "stream_error"
     assert words in (answer.error or "")
 
 
 @pytest.mark.parametrize(("event", "words"), ERRORS)
-def test_an_error_in_place_of_a_stream(event: Any, words: str) -> None:
+def test_error_in_place_of_a_stream_is_a_stream_error(event: Any, words: str) -> None:
     answer = read([json.dumps(event, indent=1).encode()])
     assert answer.outcome() == "stream_error"
     assert words in (answer.error or "")
@@ -111,20 +113,20 @@ def test_an_error_in_place_of_a_stream(event: Any, words: str) -> None:
 )
 @pytest.mark.parametrize("before", [[], TEXT])
 @pytest.mark.parametrize("after", [b"", b"data: [DONE]\n\n"])
-def test_an_error_by_its_name(block: bytes, words: str, before: list[Any], after: bytes) -> None:
+def test_event_named_error_is_a_stream_error(block: bytes, words: str, before: list[Any], after: bytes) -> None:
     answer = read([*sse(*before, done=False), block, after])
     assert answer.outcome() == "stream_error"
     assert words in (answer.error or "")
 
 
-def test_the_first_of_several_complaints_is_kept() -> None:
+def test_first_of_several_errors_is_recorded() -> None:
     assert read(sse({"error": "the cause"}, {"error": "what follows"})).error == "the cause"
 
 
 @pytest.mark.parametrize(
     "body", [{"status": "queued"}, {"id": "x", "choices": None}, {}, {"result": {"transcript": "elsewhere"}}]
 )
-def test_a_whole_json_that_is_no_answer(body: dict[str, Any]) -> None:
+def test_json_without_a_transcript_is_a_stream_error(body: dict[str, Any]) -> None:
     answer = read([json.dumps(body).encode()])
     assert (answer.outcome(), answer.error) == ("stream_error", json.dumps(body))
 
@@ -153,7 +155,7 @@ def test_a_whole_json_that_is_no_answer(body: dict[str, Any]) -> None:
     ],
 )
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
-def test_what_keeps_a_connection_alive_is_no_token_and_no_error(alive: bytes, newline: bytes) -> None:
+def test_keep_alive_events_are_neither_tokens_nor_errors(alive: bytes, newline: bytes) -> None:
     one, two, three, end = sse(*TEXT, chunk(None, "stop"), done=False)
     reads = [alive, one, two, alive, three, end, alive, b"data: [DONE]\n\n", alive]
     answer = read([data.replace(b"\n", newline) for data in reads])
@@ -163,12 +165,12 @@ def test_what_keeps_a_connection_alive_is_no_token_and_no_error(alive: bytes, ne
 @pytest.mark.parametrize(
     "end", [b"data:[DONE]\n\n", b"data:   [DONE] \n\n", b"data: [DONE]", b"data: [DONE]\t\r\n\r\n"]
 )
-def test_the_terminator_in_white_space(end: bytes) -> None:
+def test_done_is_recognized_within_white_space(end: bytes) -> None:
     answer = read([*sse(*TEXT, done=False), end])
     assert (answer.done, answer.outcome()) == (True, "ok")
 
 
-def test_content_as_a_list_of_parts() -> None:
+def test_content_may_be_a_list_of_parts() -> None:
     parts = [{"type": "text", "text": "he"}, " said", {"type": "image", "url": "x"}]
     answer = read(sse({"choices": [{"delta": {"content": parts}}]}, chunk(None, "stop")))
     assert (answer.text, len(answer.times)) == ("he said", 1)
@@ -180,7 +182,7 @@ def test_content_as_a_list_of_parts() -> None:
 
 
 @pytest.mark.parametrize("field", ["chat", "transcript"])
-def test_halves_of_a_character_are_joined(field: str) -> None:
+def test_surrogate_halves_in_two_events_are_joined(field: str) -> None:
     def event(half: str) -> bytes:
         text = f'"ok {half}"' if half == "\\ud83d" else f'"{half} fine"'
         if field == "chat":
@@ -196,7 +198,7 @@ def test_halves_of_a_character_are_joined(field: str) -> None:
 
 @pytest.mark.parametrize("framed", [True, False])
 @pytest.mark.parametrize("parts", [["he", "said"], [" he", " said"]])
-def test_segments_end_with_their_body(framed: bool, parts: list[str]) -> None:
+def test_segments_end_with_a_framed_body(framed: bool, parts: list[str]) -> None:
     answer = Answer()
     answer.framed = framed
     body = b"".join(sse(*({"text": part} for part in parts), done=False))
@@ -206,7 +208,7 @@ def test_segments_end_with_their_body(framed: bool, parts: list[str]) -> None:
     assert not answer.said_its_end
 
 
-def test_a_body_without_segments_does_not_end_so() -> None:
+def test_chat_stream_without_an_end_is_cut_in_a_framed_body() -> None:
     answer = Answer()
     answer.framed = True
     answer.read_events(sse(*TEXT, done=False), lambda: 1)
@@ -226,14 +228,14 @@ def test_a_body_without_segments_does_not_end_so() -> None:
         ([], (None, None, None)),
     ],
 )
-def test_usage_of_any_kind(usage_: Any, counted: tuple[int | None, ...]) -> None:
+def test_usage_of_each_kind_is_parsed(usage_: Any, counted: tuple[int | None, ...]) -> None:
     answer = read(sse(*TEXT, chunk(None, "stop"), {"choices": [], "usage": usage_}))
     assert (answer.output_tokens, answer.prompt_tokens, answer.cached_tokens) == counted
     assert answer.outcome() == "ok"
 
 
 def part(content: str | None = None, message: str | None = None, finish: str | None = None) -> dict[str, Any]:
-    """A chunk of a chat with a delta, a message or both."""
+    """A chat chunk with a delta, a message or both."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": finish}
     if content is not None:
         choice["delta"] = {"content": content}
@@ -258,7 +260,7 @@ SAME = [
     [*CHAT, {"choices": [{"delta": None, "message": {"content": "he said"}, "finish_reason": "stop"}]}],
     [*CHAT, {"choices": [{"message": {"content": [{"type": "text", "text": "he said"}]}, "finish_reason": "stop"}]}],
     [part("he ", "he "), part("said", "he said"), part("", "he said", "stop")],
-    [part("he ", "he "), part("said", "said", "stop")],  # the message is the delta again
+    [part("he ", "he "), part("said", "said", "stop")],  # the message repeats the delta
     [part("he "), part("said", "he said", "stop")],
     [part(None, "he "), part(None, "he said"), part(None, "he said", "stop")],  # the text so far
     [part(None, "he "), part(None, "said"), part(None, None, "stop")],  # pieces
@@ -274,7 +276,7 @@ SAME = [
 
 
 @pytest.mark.parametrize("events", SAME)
-def test_the_whole_text_after_its_parts_is_no_new_text(events: list[dict[str, Any]]) -> None:
+def test_final_text_equal_to_its_parts_is_not_new_text(events: list[dict[str, Any]]) -> None:
     answer = read(sse(*events))
     assert (answer.text, answer.times, answer.part_times, answer.outcome()) == ("he said", [1, 2], [1, 2], "ok")
 
@@ -282,36 +284,38 @@ def test_the_whole_text_after_its_parts_is_no_new_text(events: list[dict[str, An
 @pytest.mark.parametrize(
     ("events", "text", "times", "part_times"),
     [
-        # It differs by its spaces: its spaces are right, and nothing new came.
+        # It differs in spaces only: its spaces are right, and no text is new.
         ([part("he"), part("said"), part(None, "he said", "stop")], "he said", [1, 2], [1, 2]),
         ([part(" he"), part(" said"), part(None, "he said", "stop")], "he said", [1, 2], [1, 2]),
         ([delta("he "), delta("said"), done("he said\n")], "he said\n", [1, 2], [1, 2]),
         ([{"text": "he"}, {"text": "said"}, done("he  said")], "he  said", [1, 2], [1, 2]),
-        # It differs by its words: those came last.
+        # It differs in words: the different words came last.
         ([part("he "), part("sad"), part(None, "he said", "stop")], "he said", [1, 2, 3], [1, 3]),
         ([part("he "), part("sad", "he said", "stop")], "he said", [1, 2], [1, 2]),
         ([delta("he "), delta("said"), done("He said.")], "He said.", [1, 2, 3], [3]),
         ([delta("he "), delta("said"), done("he said so")], "he said so", [1, 2, 3], [1, 2, 3]),
         ([delta("he "), delta("said"), done("he")], "he", [1, 2], [1]),
-        # It is all that came.
+        # It is the only text.
         ([part("", "he said", "stop")], "he said", [1], [1]),
         ([done("he said")], "he said", [1], [1]),
-        # The same words again are speech.
+        # Repeated words are speech.
         ([{"text": "no"}, {"text": "no"}], "no no", [1, 2], [1, 2]),
         ([delta("no "), delta("no ")], "no no ", [1, 2], [1, 2]),
     ],
 )
-def test_the_final_text_wins(events: list[dict[str, Any]], text: str, times: list[int], part_times: list[int]) -> None:
+def test_final_text_replaces_its_parts(
+    events: list[dict[str, Any]], text: str, times: list[int], part_times: list[int]
+) -> None:
     answer = read(sse(*events))
     assert (answer.text, answer.times, answer.part_times) == (text, times, part_times)
 
 
-def test_the_final_text_of_halves_of_characters_is_no_new_text() -> None:
+def test_final_text_joined_from_surrogates_is_not_new_text() -> None:
     answer = read(sse(part("ok \ud83d"), part("\ude00 fine"), part(None, "ok 😀 fine", "stop")))
     assert (answer.text, answer.times) == ("ok 😀 fine", [1, 2])
 
 
-def test_reasoning_beside_a_message_is_timed() -> None:
+def test_reasoning_next_to_a_message_is_timed() -> None:
     thought = {"choices": [{"delta": {"reasoning_content": "hm"}, "message": {"content": ""}}]}
     assert read(sse(thought, *CHAT, part(None, "he said", "stop"))).times == [1, 2, 3]
     alone = {"choices": [{"message": {"content": None, "reasoning": "hm"}}]}
@@ -330,7 +334,7 @@ CODED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("coding", CODED)
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_compression_that_nobody_asked_for(coding: str, size: int) -> None:
+def test_unrequested_compression_is_decoded(coding: str, size: int) -> None:
     plain = b"".join(sse(*TEXT, chunk(None, "stop"), usage(3)))
     coded = CODED[coding](plain)
     reads = [coded[at : at + size] for at in range(0, len(coded), size)]
@@ -345,12 +349,12 @@ def test_compression_that_nobody_asked_for(coding: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
-def test_a_coding_that_is_not_known_is_named(coding: str) -> None:
+def test_unknown_content_encoding_is_named(coding: str) -> None:
     with pytest.raises(ProtocolError, match=f"content-encoding {coding}"):
         Decoded.of(coding)
 
 
-def test_what_is_not_coded_so_is_told_and_a_bomb_is_no_trouble() -> None:
+def test_wrong_encoding_and_decompression_bombs_are_errors() -> None:
     with pytest.raises(ProtocolError, match="not gzip, though"):
         list(decoded([b"data: plain\n\n"], "gzip"))
     with pytest.raises(ProtocolError, match="an answer of more than"):

@@ -1,4 +1,4 @@
-"""The pages: their links lead somewhere, their tables name what there is, and the rooms are as architecture.md says."""
+"""The documentation: links resolve, tables are complete, and packages import as architecture.md says."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ROOMS = ("audio", "stream", "schedule", "http", "realtime", "results", "options"
 
 
 def anchor(heading: str) -> str:
-    """As GitHub makes it."""
+    """The anchor that GitHub makes of a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def shown() -> list[tuple[str, str]]:
-    """The lines of Locust that pages show: the page's name, and the line."""
+    """The Locust command lines that pages show: the page's name, and the line."""
     found = []
     for page in PAGES:
         text = page.read_text()
@@ -49,7 +49,7 @@ def shown() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), shown())
-def test_the_lines_that_are_shown_are_understood(page: str, line: str) -> None:
+def test_documented_command_lines_are_valid(page: str, line: str) -> None:
     parser = get_empty_argument_parser()
     setup_parser_arguments(parser)
     for add in (add_options, capacity_shape.add_options, shapes.add_options):
@@ -60,7 +60,7 @@ def test_the_lines_that_are_shown_are_understood(page: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match(r"https?://", target):
             continue
@@ -72,7 +72,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert place in map(anchor, headings), target
 
 
-def test_the_readme_is_a_page_and_leads_to_all_others() -> None:
+def test_readme_fits_a_page_and_leads_to_all_pages() -> None:
     text = (CHECKOUT / "README.md").read_text()
     assert text.count("\n") <= 150
     reached = set(re.findall(r"docs/([\w/-]+\.md)", text))
@@ -85,7 +85,7 @@ def test_the_readme_is_a_page_and_leads_to_all_others() -> None:
 
 
 @pytest.mark.parametrize("struct", [LiveRecord, Summary, RunInfo])
-def test_every_field_is_in_the_page_of_files(struct: type[msgspec.Struct]) -> None:
+def test_files_page_lists_every_field(struct: type[msgspec.Struct]) -> None:
     section = {LiveRecord: "records.jsonl", Summary: "summary.json", RunInfo: "run.json"}[struct]
     text = (CHECKOUT / "docs" / "files.md").read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
     first = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
@@ -103,7 +103,7 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_from_those_above_it_alone(room: str) -> None:
+def test_packages_import_only_from_those_above(room: str) -> None:
     later = ROOMS[ROOMS.index(room) + 1 :]
     for file in (CHECKOUT / "asr_load" / room).glob("*.py"):
         assert not imported(file) & set(later), file.name
@@ -111,7 +111,7 @@ def test_a_room_imports_from_those_above_it_alone(room: str) -> None:
     assert f"| `{room}/` |" in pages
 
 
-def test_the_page_of_metrics_has_their_definitions() -> None:
+def test_metrics_page_has_the_definitions() -> None:
     page = (CHECKOUT / "docs" / "metrics.md").read_text()
     for metric in METRICS.values():
         assert f"| `{metric.name}` | {metric.definition} |\n" in page, metric.name
@@ -122,8 +122,8 @@ def _blocks_of(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def test_the_questions_in_the_page_on_analysis_can_be_asked(tmp_path: Path) -> None:
-    """Each line is run in a folder of a run, and says something."""
+def test_queries_of_the_analysis_page_run(tmp_path: Path) -> None:
+    """Each query runs in a results folder and prints something."""
     records = [record(n) for n in range(30)] + [failure(30, "http_503")]
     records = [msgspec.structs.replace(one, ended_at=one.end) for one in records]
     info = run_info(slos=["ttft:p95:1"])
@@ -147,7 +147,7 @@ def test_the_questions_in_the_page_on_analysis_can_be_asked(tmp_path: Path) -> N
         assert asked.stdout.strip(), question
 
 
-def test_the_tests_that_security_names_are_there() -> None:
+def test_tests_named_in_security_md_exist() -> None:
     named = re.findall(r"\]\(tests/(\w+\.py)\): ((?:`\w+`(?:, )?)+)", (CHECKOUT / "SECURITY.md").read_text())
     assert named
     for file, names in named:
@@ -156,7 +156,7 @@ def test_the_tests_that_security_names_are_there() -> None:
 
 
 def printed() -> list[str]:
-    """The texts in the code that may be printed, with … for each value in them: no docstrings."""
+    """The texts in the code that may be printed, with … for each value. Docstrings are excluded."""
     texts = []
     for file in (CHECKOUT / "asr_load").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(file.read_text())))
@@ -171,7 +171,7 @@ def printed() -> list[str]:
     return texts
 
 
-def test_the_symptoms_in_troubleshooting_are_printed_in_these_words() -> None:
+def test_symptoms_in_troubleshooting_are_printed_in_these_words() -> None:
     page = " ".join((CHECKOUT / "docs" / "troubleshooting.md").read_text().split())
     symptoms = re.findall(r"\*\*`(.*?)`\*\*", page)
     assert len(symptoms) > 30

@@ -1,4 +1,4 @@
-"""Real processes: `locust` with the harness's locustfile against the embedded server, and what they leave on disk."""
+"""Real processes: `locust` with the locustfile against the embedded server, and the files that they write."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.serving import chat_body, connect, gauges, running_streams, serve, 
 from harness.socket_readers import STAMPED
 
 
-def test_a_run_from_start_to_end(clips: Path, tmp_path: Path) -> None:
+def test_run_with_45_requests_writes_all_files(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", "-u", "4", "--requests", "45")
     assert done.code == 0, done.err
@@ -42,12 +42,12 @@ def test_a_run_from_start_to_end(clips: Path, tmp_path: Path) -> None:
         assert (record["chunks"], len(record["itl"]), record["output_tokens"]) == (6, 5, 6)
         assert (record["output_tokens_source"], record["finish_reason"]) == ("usage", "stop")
         assert record["ttft"] + sum(record["itl"]) == pytest.approx(record["e2el"], abs=1e-9)
-        # A server that was late sends its tokens at once, and one read may take them all.
+        # A late server sends its tokens at once, and one read may take them all.
         assert 0 < record["upload"] <= record["headers"] <= record["ttft"] <= record["e2el"] <= record["stream_end"]
-        assert record["ttft"] >= 0.019  # the server sends nothing before 20 ms
+        assert record["ttft"] >= 0.019  # the server sends nothing in the first 20 ms
         assert record["audio_s"] == 0.1
         assert record["reference"] == f"text of {record['clip']}"
-    # 15 ms lie between its first and its last token: in at least one of 45 answers they come apart.
+    # 15 ms lie between the first and the last token. In at least one of 45 responses they arrive separately.
     assert max(record["e2el"] - record["ttft"] for record in records) >= 0.014
     summary = done.summary
     nothing = dict.fromkeys(("fail", "unfinished", "truncated", "out_of_room"), 0)
@@ -65,7 +65,7 @@ def test_a_run_from_start_to_end(clips: Path, tmp_path: Path) -> None:
     info = json.loads((done.results / "run.json").read_text())
     assert (
         info["workers"][0]["connections"] == info["workers"][0]["users"] == 4
-    )  # one connection a user, over all its requests
+    )  # one connection per user, for all its requests
     again = subprocess.run(
         [sys.executable, "scripts/report.py", done.results], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
@@ -105,7 +105,7 @@ FAULTS = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("reader", [*STAMPED, "plain"])
-def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: Path, reader: str) -> None:
+def test_each_fault_has_its_outcome_and_the_run_continues(clips: Path, tmp_path: Path, reader: str) -> None:
     faults = {f"clip{number:02d}": name for number, name in enumerate(FAULTS)}
     rules = [word for clip, name in faults.items() for word in ("--fault", f"{name}@{clip}")]
     with serve(*FAST, "--slow-s", "0.3", *rules) as host:
@@ -113,7 +113,7 @@ def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: 
             host, clips, tmp_path / "r", "-u", "3", "--requests", "30", "--stall-timeout", "3", "--reader", reader
         )
     assert json.loads((done.results / "run.json").read_text())["workers"][0]["reader"] == reader
-    assert done.code == 1  # there were failures
+    assert done.code == 1  # some requests failed
     records = {record["clip"]: record for record in done.records}
     assert len(done.records) == len(records) == 30
     expected = {clip: FAULTS[name] for clip, name in faults.items()}
@@ -144,18 +144,18 @@ def test_every_fault_has_its_outcome_and_the_run_goes_on(clips: Path, tmp_path: 
     }
 
 
-def test_refused_connections(clips: Path, tmp_path: Path) -> None:
+def test_refused_connection_is_a_connect_failure(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--fault", "refuse@clip02") as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "5")
     records = done.records
-    # The kept-alive connection is reset before a byte of the answer, and the new one is refused.
+    # The kept connection is reset before the first byte of the response, and the new one is refused.
     assert [record["outcome"] for record in records] == ["ok", "ok", "connect", "ok", "ok"]
     assert (records[2]["error"], records[2]["http_status"]) == ("Connection refused", None)
 
 
-def test_no_server_at_all(clips: Path, tmp_path: Path) -> None:
+def test_run_without_a_server_records_connect_failures(clips: Path, tmp_path: Path) -> None:
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # a port that is taken and does not listen
+        bound.bind(("127.0.0.1", 0))  # a bound port that does not listen
         host = f"http://127.0.0.1:{bound.getsockname()[1]}"
         done = run(host, clips, tmp_path / "r", "-u", "2", "--requests", "2")
     assert done.code == 1
@@ -164,10 +164,10 @@ def test_no_server_at_all(clips: Path, tmp_path: Path) -> None:
     assert done.rows[POST]["num_failures"] == 2
 
 
-def test_a_full_queue_is_a_failure_though_its_status_is_200(clips: Path, tmp_path: Path) -> None:
+def test_full_queue_under_status_200_is_a_failure(clips: Path, tmp_path: Path) -> None:
     words = ("--engine", "scripted", "--ttft-ms", "600000", "--slots", "1", "--max-queued-requests", "1")
     with serve(*words) as host, ExitStack() as others:
-        for _ in range(2):  # one is served and one waits, for the whole run
+        for _ in range(2):  # one is served and one waits, during the whole run
             connection = others.enter_context(closing(connect(host)))
             connection.request("POST", "/v1/chat/completions", json.dumps(chat_body()))
         wait_until(lambda: gauges(host) == (1, 1), "a full queue")
@@ -177,7 +177,7 @@ def test_a_full_queue_is_a_failure_though_its_status_is_200(clips: Path, tmp_pat
     ] * 6
 
 
-def test_an_answer_that_takes_too_long(clips: Path, tmp_path: Path) -> None:
+def test_total_timeout_ends_a_long_response(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "5000", "--itl-ms", "10") as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1", "--total-timeout", "1")
     (record,) = done.records
@@ -186,7 +186,7 @@ def test_an_answer_that_takes_too_long(clips: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_complete_files(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
+def test_signal_leaves_complete_files(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
     results = tmp_path / "r"
     results.mkdir()
     without_end = [word for clip in ("03", "04", "05") for word in ("--fault", f"stall@clip{clip}")]
@@ -201,7 +201,7 @@ def test_a_signal_leaves_complete_files(clips: Path, tmp_path: Path, stop: signa
     assert sorted(record["seq"] for record in done.records) == list(range(len(done.records)))
     assert outcomes == {"ok": 3, "unfinished": 3}
     assert done.summary["requests"]["total"] == len(done.records) == done.rows[POST]["num_requests"]
-    # What the test's own end cut off is no failure of the server.
+    # Requests cut off by the end of the test are not failures of the server.
     assert done.rows[POST]["num_failures"] == done.summary["requests"]["fail"] == 0
     assert done.summary["requests"]["unfinished"] == 3
     assert f"Total: {len(done.records)}, Success: {outcomes['ok']}, Fail: 0" in done.out
@@ -223,7 +223,7 @@ on_request.posts = 0
 """
 
 
-def test_ctrl_c_in_the_middle_of_a_users_work_loses_nothing(clips: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_a_user_works_loses_nothing(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "interrupted.py").write_text(INTERRUPTED_AT_WORK)
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", "-u", "2", "-f", tmp_path / "interrupted.py")
@@ -233,9 +233,9 @@ def test_ctrl_c_in_the_middle_of_a_users_work_loses_nothing(clips: Path, tmp_pat
 
 
 @pytest.mark.long
-def test_a_time_limit_is_not_cut_short_by_what_was_imported_before(clips: Path, tmp_path: Path) -> None:
+def test_imports_do_not_shorten_the_run_time(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
-        # In a process of its own: one that is forked has imported all before.
+        # In a new process, as a forked one has imported everything before.
         words = ("--data", clips, "--results", tmp_path / "r", "-u", "2", "-r", "100", "-t", "3", "--stop-timeout", "0")
         done = Run(locust("--host", host, *words), tmp_path / "r")
     assert (tmp_path / "r" / "run.json").exists(), done.err
@@ -254,7 +254,7 @@ plugin.choose = lambda reader: gevent.sleep(1.5) or choose(reader)
 """
 
 
-def test_a_time_limit_shorter_than_the_start_leaves_complete_files(clips: Path, tmp_path: Path) -> None:
+def test_run_time_shorter_than_the_start_leaves_complete_files(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW_START)
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", "-f", tmp_path / "slow.py", "-u", "1", "-t", "1")
@@ -262,7 +262,7 @@ def test_a_time_limit_shorter_than_the_start_leaves_complete_files(clips: Path, 
     assert done.summary["requests"]["total"] == len(done.records)
 
 
-def test_a_time_limit_with_patience_cuts_nothing_off(clips: Path, tmp_path: Path) -> None:
+def test_stop_timeout_lets_requests_finish_after_the_run_time(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "20", "--itl-ms", "40") as host:
         done = run(host, clips, tmp_path / "r", "-u", "3", "-t", "3", "--stop-timeout", "10")
     assert done.code == 0
@@ -274,8 +274,9 @@ def _wait_for_lines(file: Path, lines: int) -> None:
     wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") >= lines, f"{lines} lines in {file}")
 
 
-def test_a_dead_kept_alive_connection_is_tried_once_more(clips: Path, tmp_path: Path) -> None:
-    # The second request finds its connection dead before a byte of the answer: sent again, within its record.
+def test_request_on_a_dead_kept_connection_is_retried(clips: Path, tmp_path: Path) -> None:
+    # The second request finds its connection dead before the first byte of the response, and is sent again in the same
+    # record.
     answers = [answer("one", length=True), b"", answer("two", length=True)]
     with canned(answers) as (host, asked):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2")
@@ -284,14 +285,14 @@ def test_a_dead_kept_alive_connection_is_tried_once_more(clips: Path, tmp_path: 
     assert asked[1] == asked[2]
 
 
-def test_a_new_connection_that_dies_is_a_failure(clips: Path, tmp_path: Path) -> None:
+def test_new_connection_that_dies_is_a_failure(clips: Path, tmp_path: Path) -> None:
     with canned([b"", answer("two", length=False), b"HTTP/1.1 banana\r\n\r\n"]) as (host, asked):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3")
     assert [record["outcome"] for record in done.records] == ["cut", "ok", "protocol"]
     assert len(asked) == 3
 
 
-def test_no_two_requests_have_the_same_audio_unless_asked_for(clips: Path, tmp_path: Path) -> None:
+def test_audio_of_requests_is_unique_by_default(clips: Path, tmp_path: Path) -> None:
     for unique, different in (("dither", 40), ("none", 30)):
         with canned([answer("x", length=True)] * 40) as (host, asked):
             done = run(host, clips, tmp_path / unique, "-u", "1", "--requests", "40", "--unique", unique)
@@ -301,7 +302,7 @@ def test_no_two_requests_have_the_same_audio_unless_asked_for(clips: Path, tmp_p
 
 
 @pytest.mark.long
-def test_a_seeded_shuffle_is_the_same_again(clips: Path, tmp_path: Path) -> None:
+def test_shuffle_with_a_seed_is_reproducible(clips: Path, tmp_path: Path) -> None:
     orders = []
     with serve(*FAST) as host:
         for name in ("a", "b"):
@@ -312,7 +313,7 @@ def test_a_seeded_shuffle_is_the_same_again(clips: Path, tmp_path: Path) -> None
     assert len(set(orders[0][:30])) == 30
 
 
-def test_the_other_apis(clips: Path, tmp_path: Path) -> None:
+def test_other_apis_run_end_to_end(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         for api in ("chat-input-audio", "transcriptions"):
             done = run(host, clips, tmp_path / api, "-u", "2", "--requests", "4", "--api", api)
@@ -324,7 +325,7 @@ SECRET = "sk-very-secret-4711"
 
 
 def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
-    # A server that repeats the key in its error, as some proxies do.
+    # The server repeats the key in its error, as some proxies do.
     body = json.dumps({"error": {"message": f"bad key {SECRET}"}})
     refusal = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
     with canned([refusal] * 3) as (host, asked):
@@ -352,7 +353,9 @@ def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
         (["--extra-body", '{"messages": []}'], "--extra-body cannot set 'messages'"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_exit_code_2(clips: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_invalid_input_ends_with_one_line_and_exit_code_2(
+    clips: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
     asked = ("--headless", "--only-summary", "--data", clips, "--results", tmp_path / "r", "--loglevel", "ERROR")
     process = Forked("locust", [*asked, *words], CHECKOUT, environment())
     out, err = process.communicate(timeout=PATIENCE_S)
@@ -364,7 +367,7 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(clips: Path, tmp_path: Pat
     assert not (tmp_path / "r").exists()
 
 
-def test_a_finished_run_is_not_overwritten(clips: Path, tmp_path: Path) -> None:
+def test_finished_run_is_not_overwritten(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         first = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1")
         before = (first.results / "records.jsonl").read_bytes()
@@ -378,17 +381,17 @@ BOTH = f"{CHECKOUT}/locustfiles/transcribe.py,{CHECKOUT}/locustfiles/shapes.py"
 
 
 @pytest.mark.long
-def test_a_shape_is_followed_to_its_end(clips: Path, tmp_path: Path) -> None:
+def test_load_shape_is_followed_to_its_end(clips: Path, tmp_path: Path) -> None:
     words = ("-f", BOTH, "--shape", "steps", "-u", "4", "--stages", "2", "--stage-time", "4", "--stop-timeout", "5")
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *words)
     assert done.code == 0, done.err
     assert {record["user"] for record in done.records} == {0, 1, 2, 3}
     starts = [min(record["started_at"] for record in done.records if record["user"] == user) for user in range(4)]
-    assert starts[2] - starts[0] > 1.5  # the second step came four seconds after the first
+    assert starts[2] - starts[0] > 1.5  # the second step starts four seconds after the first
 
 
-def test_a_bad_shape_is_refused(clips: Path, tmp_path: Path) -> None:
+def test_invalid_shape_option_is_refused(clips: Path, tmp_path: Path) -> None:
     done = run("http://127.0.0.1:1", clips, tmp_path / "r", "-f", BOTH, "--stages", "0", "-u", "1")
     assert done.code == 2
     assert "error: --stages must be 1 or more, not 0\n" in done.err
@@ -419,9 +422,9 @@ def test_locusts_own_files_are_complete(clips: Path, tmp_path: Path) -> None:
     assert int(last["ITL"]["Total Request Count"]) == gaps
     assert int(last[""]["Total Request Count"]) == len(records)
     report = (tmp_path / "report.html").read_text()
-    assert f'"num_requests":{len(records)}' in report.replace(" ", "")  # Locust's own table counts those cut off too
+    assert f'"num_requests":{len(records)}' in report.replace(" ", "")  # Locust's own table includes requests cut off
     assert "asr-report" in report
-    # Standard output is Locust's JSON alone; the summary and Locust's tables are beside it, and not emptied by it.
+    # Standard output has only Locust's JSON; the summary and Locust's tables are on standard error.
     assert {row["method"]: row["num_requests"] for row in json.loads(done.out)}["POST"] == len(records)
     assert f"Total: {len(records)}," in done.err
     for name, at in (("ttft", "TTFT"), ("itl", "ITL")):
@@ -432,7 +435,7 @@ def test_locusts_own_files_are_complete(clips: Path, tmp_path: Path) -> None:
             assert float(rows[at][column]) == pytest.approx(exact, abs=1.01 + exact * 0.005)
 
 
-def test_opentelemetry_keeps_the_rows_apart(clips: Path, tmp_path: Path) -> None:
+def test_opentelemetry_separates_the_metrics_by_name(clips: Path, tmp_path: Path) -> None:
     exporters: dict[str, Any] = {f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "LOGS")}
     exporters["OTEL_METRICS_EXPORTER"] = "console"
     with serve(*FAST) as host:
@@ -454,7 +457,7 @@ def test_opentelemetry_keeps_the_rows_apart(clips: Path, tmp_path: Path) -> None
 
 
 def cut_short(process: subprocess.Popen[str], host: str) -> None:
-    """Press Ctrl-C in a drain, and again where two presses were taken for one, until no stream is left."""
+    """Press Ctrl-C while streams drain. Repeat it, as two presses may count as one, until no stream is left."""
     time.sleep(0.5)
     while running_streams(host):
         process.send_signal(signal.SIGINT)
@@ -475,25 +478,25 @@ def test_ctrl_c_twice_loses_nothing(clips: Path, tmp_path: Path) -> None:
     assert [record["outcome"] for record in done.records] == ["unfinished"] * 4
     assert done.summary["requests"]["fail"] == done.rows[POST]["num_failures"] == 0
     assert "Total: 4, Success: 0, Fail: 0" in done.out
-    assert done.code == 1  # there is no figure to go by
+    assert done.code == 1  # no request succeeded
 
 
 @pytest.mark.long
-def test_ctrl_c_cuts_a_drain_short(clips: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_drain_early(clips: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     results.mkdir()
     with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
         words = ("--data", clips, "--results", results, "-t", "4", "--stop-timeout", "60")
         process = locust("--host", host, *words, "-u", "3", "-r", "100")
         wait_until(lambda: running_streams(host) == 3, "three streams")
-        time.sleep(4)  # past the time limit: the test is draining
+        time.sleep(4)  # past the run time: streams drain
         cut_short(process, host)
         done = Run(process, results)
     assert [record["outcome"] for record in done.records] == ["unfinished"] * 3
     assert done.summary["requests"]["unfinished"] == 3
 
 
-def test_a_plain_answer_is_no_stream(clips: Path, tmp_path: Path) -> None:
+def test_json_response_is_not_streamed(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--fault", "json") as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2")
     assert [record["streamed"] for record in done.records] == [False, False]
@@ -510,7 +513,7 @@ def test_tls_connections_are_counted_and_kept(clips: Path, tmp_path: Path) -> No
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", "--ca", tmp_path / "ca.pem")
         took = time.perf_counter() - began
     assert [record["text"] for record in done.records] == ["one", "two", "three"]
-    assert len(asked) == 4  # the third was sent again, on a new connection
+    assert len(asked) == 4  # the third was retried on a new connection
     opened = done.summary["connections"]
     assert opened["opened"] == 2
     assert 0 < opened["connect_mean"] <= opened["connect_max"] < took

@@ -1,4 +1,4 @@
-"""Bytes that a server may know: from the trial request, and from earlier runs of the same set."""
+"""Bytes that a server may have seen: in the trial request, and in earlier runs with the same data set."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepared(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", AUDIO_FORMATS)
-def test_the_trial_sends_bytes_that_no_request_of_the_test_has(kind: str, tmp_path: Path) -> None:
+def test_trial_request_sends_bytes_that_the_test_does_not(kind: str, tmp_path: Path) -> None:
     clips = prepared(tmp_path, kind)
     with answering((200, STREAM)) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--unique", "none", preflight=True)
@@ -48,15 +48,15 @@ def test_the_trial_sends_bytes_that_no_request_of_the_test_has(kind: str, tmp_pa
     assert trial.startswith(f"data:{AUDIO_FORMATS[kind]};base64,")
     assert not np.array_equal(*samples)
     size = min(map(len, samples))
-    assert np.corrcoef(samples[0][:size], samples[1][:size])[0, 1] > 0.8  # noise, compressed twice
+    assert np.corrcoef(samples[0][:size], samples[1][:size])[0, 1] > 0.8  # the same recording with noise, encoded twice
 
 
 @pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
 @pytest.mark.parametrize("quieter", QUIETER)
-def test_a_trial_differs_from_its_clip_all_along(
+def test_trial_audio_differs_from_its_clip_throughout(
     kind: str, quieter: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine that cuts audio answers no piece of the clip from its cache."""
+    """An engine that splits audio then has no piece of the clip in its cache."""
     monkeypatch.setattr("random.uniform", lambda *_: quieter)
     clip = Shards(prepared(tmp_path, kind))[0]
     sent, trial = (
@@ -70,7 +70,7 @@ def test_a_trial_differs_from_its_clip_all_along(
 @pytest.mark.parametrize(
     ("format", "unique", "said"), [(2, "dither", True), (2, "none", False), (FORMAT, "once", False)]
 )
-def test_data_that_differ_in_one_place_only_are_reported(
+def test_data_of_an_earlier_format_are_reported(
     format: int, unique: str, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = Shards(prepared(tmp_path, "wav"))
@@ -85,7 +85,7 @@ def write(folder: Path, records: bytes = b"{}\n", **changes: Any) -> None:
     write_run(folder, run_info(**{"unique": "none", "data_sha256": "d", "host": "http://a:1"} | changes))
 
 
-def test_runs_that_sent_the_same_bytes_to_the_same_server(tmp_path: Path) -> None:
+def test_earlier_runs_with_the_same_bytes_and_server_are_found(tmp_path: Path) -> None:
     write(tmp_path / "same")
     write(tmp_path / "killed", ended=False, began_at=1500.0)
     write(tmp_path / "dithered", unique="dither")
@@ -102,11 +102,11 @@ def test_runs_that_sent_the_same_bytes_to_the_same_server(tmp_path: Path) -> Non
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{")
     places = (tmp_path, tmp_path / "nowhere", tmp_path)
-    assert earlier_runs(places, "http://a:1", {"d"}) == ["classes", "same", "killed"]  # as they began
+    assert earlier_runs(places, "http://a:1", {"d"}) == ["classes", "same", "killed"]  # in the order of their start
     assert earlier_runs(places, "http://a:1", set()) == []
 
 
-def test_the_verdict_names_them() -> None:
+def test_verdict_names_earlier_runs_with_the_same_bytes() -> None:
     said = "the same clips were sent to this server before, in an earlier test (one): its caches may have answered"
     validity = judge([record()], run_info(sent_before=["one"], unique="none"))
     assert validity.verdict == "suspect"
@@ -116,7 +116,7 @@ def test_the_verdict_names_them() -> None:
     assert judge([record()], run_info()).verdict == "valid"
 
 
-def test_repeated_bytes_are_those_of_the_user_classes_that_repeat_them() -> None:
+def test_repeated_bytes_are_counted_per_user_class_and_data_set() -> None:
     own = {"endpoint": "/x", "api": "chat", "model": "m", "prompt": "", "max_tokens": 1, "data": "d", "data_clips": 1}
     classes = [
         UserClassInfo(name=name, unique=unique, data_sha256=name, **own)  # type: ignore[arg-type]
@@ -126,13 +126,13 @@ def test_repeated_bytes_are_those_of_the_user_classes_that_repeat_them() -> None
     said = "1 requests repeated a clip's bytes (--unique none): caches may have answered"
     assert said in judge(records, run_info(unique="dither", user_classes=classes)).reasons
     assert judge(records[:3], run_info(unique="dither", user_classes=classes)).verdict == "valid"
-    # Two classes that send one set count together.
+    # Two classes that send the same data set count together.
     for each in classes:
         each.unique, each.data_sha256 = "none", "d"
     assert judge([records[0], records[4]], run_info(user_classes=classes)).reasons == [said]
 
 
-def test_a_second_run_of_the_same_set_is_suspect(tmp_path: Path) -> None:
+def test_second_run_with_the_same_bytes_is_suspect(tmp_path: Path) -> None:
     clips = prepared(tmp_path, "flac")
     words = ("-u", "1", "--requests", "2", "--unique", "none")
     with serve(*FAST) as host:

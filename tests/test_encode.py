@@ -1,4 +1,4 @@
-"""Clips in the formats that people upload."""
+"""Clips encoded in the formats that people upload."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tone(seconds: float = 1.0, rate: int = 16000) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
-def test_what_was_encoded_can_be_read(kind: str) -> None:
+def test_encoded_audio_decodes_to_the_same_tone(kind: str) -> None:
     samples, rate = soundfile.read(io.BytesIO(encode(tone(), 16000, kind)), dtype="float32")
     assert rate == 16000
     assert len(samples) == pytest.approx(16000, abs=3000)  # MP3 adds some silence
@@ -41,9 +41,9 @@ def test_what_was_encoded_can_be_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
-def test_the_same_samples_give_the_same_bytes(kind: str) -> None:
+def test_encoding_is_deterministic(kind: str) -> None:
     first = encode(tone(), 16000, kind)
-    time.sleep(1.1)  # libsndfile's serial numbers go by the clock
+    time.sleep(1.1)  # libsndfile derives serial numbers from the clock
     assert encode(tone(), 16000, kind) == first
 
 
@@ -63,7 +63,7 @@ def prepared(folder: Path, kind: str, *words: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", AUDIO_FORMATS)
-def test_requests_say_what_their_audio_is(kind: str, tmp_path: Path) -> None:
+def test_requests_name_the_audio_format(kind: str, tmp_path: Path) -> None:
     shards = Shards(prepared(tmp_path / "set", kind))
     assert shards.audio_format == kind
     clip = shards[0]
@@ -84,7 +84,7 @@ def test_requests_say_what_their_audio_is(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["flac", "mp3", "opus"])
-def test_a_recogniser_hears_the_same(kind: str, tmp_path: Path) -> None:
+def test_each_format_has_a_low_wer_end_to_end(kind: str, tmp_path: Path) -> None:
     clips = prepared(tmp_path / "set", kind)
     with serve() as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", "--unique", "none")
@@ -92,14 +92,14 @@ def test_a_recogniser_hears_the_same(kind: str, tmp_path: Path) -> None:
     assert done.summary["wer"] < 0.25
 
 
-def test_bits_of_wav_alone_can_be_flipped(tmp_path: Path) -> None:
+def test_dither_requires_wav(tmp_path: Path) -> None:
     clips = prepared(tmp_path / "set", "flac")
     done = run("http://127.0.0.1:9", clips, tmp_path / "r", "-u", "1", "--requests", "3")
     assert done.code == 2
     assert "is flac, and --unique dither flips bits of WAV: prepare it as WAV, or add --unique none" in done.err
 
 
-def test_what_an_api_does_not_take_is_refused_before_any_user_starts(tmp_path: Path) -> None:
+def test_unsupported_format_is_refused_before_users_start(tmp_path: Path) -> None:
     clips = prepared(tmp_path / "set", "opus")
     for api, said in (
         ("chat-input-audio", "takes wav and mp3 only, and --data is opus"),
@@ -111,7 +111,7 @@ def test_what_an_api_does_not_take_is_refused_before_any_user_starts(tmp_path: P
         assert "trial request" not in done.err
 
 
-def test_opus_has_rates_of_its_own(tmp_path: Path) -> None:
+def test_opus_allows_only_its_sample_rates(tmp_path: Path) -> None:
     words = ("--dataset", str(SAMPLE), "--out", str(tmp_path / "o"), "--audio-format", "opus", "--sample-rate")
     for rate in ("44100", "keep"):
         command = [sys.executable, "scripts/prepare.py", *words, rate]
