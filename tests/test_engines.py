@@ -1,4 +1,4 @@
-"""Requests as the engines' own models of them take them, and the embedded server as OpenAI's client knows a server."""
+"""Requests against the engines' own request models, and the embedded server against OpenAI's client."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def chat_of(preset: str, api: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def sglang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """SGLang's models of requests, from its wheel; all else of it needs a GPU."""
+    """SGLang's request models, taken from its wheel, as the rest of it needs a GPU."""
     folder = tmp_path_factory.mktemp("sglang")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), SGLANG]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip(f"{SGLANG} cannot be had here")
     (wheel,) = folder.glob("*.whl")
     source = zipfile.ZipFile(wheel).read("sglang/srt/entrypoints/openai/protocol.py")
-    # Its one import of its own is of tools, which no request of ours has.
+    # Its only import from sglang is for tools, which our requests do not use.
     utilities = types.ModuleType("sglang.utils")
     vars(utilities)["convert_json_schema_to_str"] = None
     protocol = types.ModuleType("sglang_protocol")
@@ -62,7 +62,7 @@ def sglang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.mark.long
 @pytest.mark.parametrize("api", ["chat", "chat-input-audio"])
 @pytest.mark.parametrize("preset", CHATS)
-def test_sglang_takes_the_chats_of_all_presets(sglang: Any, preset: str, api: str) -> None:
+def test_sglang_accepts_the_chats_of_all_presets(sglang: Any, preset: str, api: str) -> None:
     body = chat_of(preset, api)
     request = sglang.ChatCompletionRequest.model_validate(body)
     assert request.stream
@@ -78,16 +78,16 @@ def test_sglang_takes_the_chats_of_all_presets(sglang: Any, preset: str, api: st
 
 
 @pytest.mark.parametrize("preset", CHATS)
-def test_openai_takes_the_chats_of_all_presets(preset: str) -> None:
+def test_openai_accepts_the_chats_of_all_presets(preset: str) -> None:
     TypeAdapter(CompletionCreateParamsStreaming).validate_python(chat_of(preset, "chat-input-audio"))
 
 
-def test_openai_takes_transcriptions() -> None:
+def test_openai_accepts_transcription_requests() -> None:
     options = BodyOptions("transcriptions", "m", "p", 9, language="de")
     body = b"".join(make_builder(options)[0](Shards(SAMPLE)[0], NO_DITHER))
     known = set(typing.get_type_hints(TranscriptionCreateParamsStreaming))
     sent = {part.split(b'"')[1].decode() for part in body.split(b"Content-Disposition: form-data; ")[1:]}
-    # vLLM's own, which others pass over.
+    # The other fields are vLLM's, which other engines ignore.
     assert sent - {"max_completion_tokens", "stream_include_usage"} <= known
     assert {"file", "model", "stream", "language"} <= sent
 
@@ -99,7 +99,7 @@ def client() -> Iterator[openai.OpenAI]:
 
 
 @pytest.mark.parametrize("kind", ["chat", "chat-input-audio"])
-def test_openais_client_reads_the_embedded_servers_chats(client: openai.OpenAI, kind: str) -> None:
+def test_openai_client_reads_chats_of_the_embedded_server(client: openai.OpenAI, kind: str) -> None:
     messages = chat_of("gemma-3n", kind)["messages"]
     options = {"include_usage": True}
     stream: Any = client.chat.completions.create(
@@ -114,7 +114,7 @@ def test_openais_client_reads_the_embedded_servers_chats(client: openai.OpenAI, 
     assert whole.choices[0].finish_reason
 
 
-def test_openais_client_reads_the_embedded_servers_transcriptions(client: openai.OpenAI, tmp_path: Path) -> None:
+def test_openai_client_reads_transcriptions_of_the_embedded_server(client: openai.OpenAI, tmp_path: Path) -> None:
     wav = tmp_path / "clip.wav"
     body = make_builder(BodyOptions("transcriptions", "m", "", 9))[0](Shards(SAMPLE)[0], NO_DITHER)
     wav.write_bytes(bytes(body[1]))

@@ -1,4 +1,4 @@
-"""The events of a body found all at once: compiled and in Python alike, and only where all of them are plain."""
+"""Finding all events of a body at once, compiled and in Python, if all of them are plain."""
 
 from __future__ import annotations
 
@@ -57,26 +57,26 @@ def test_each_event_has_the_stamp_of_the_read_that_completed_it(finder: str) -> 
 
 @pytest.mark.parametrize("finder", FINDERS)
 @pytest.mark.parametrize("body", [b"", b"\n", b"data: {}", b"data: {}\n", b"data: {}\n\n"[:-1]])
-def test_what_has_not_come_as_a_whole_is_left(finder: str, body: bytes) -> None:
+def test_incomplete_event_is_left(finder: str, body: bytes) -> None:
     assert find(finder, body, 0, [1], [len(body)]) == (b"", [], False, 0)
 
 
 @pytest.mark.parametrize("finder", FINDERS)
 @pytest.mark.parametrize("other", [part for part in PARTS[7:] if part != b"data: {"])
-def test_where_one_is_of_another_kind_none_is_found(finder: str, other: bytes) -> None:
+def test_one_unusual_event_makes_the_finder_decline(finder: str, other: bytes) -> None:
     body = PARTS[0] + other + PARTS[0]
     assert find(finder, body, 0, [1], [len(body)]) is None
 
 
 @pytest.mark.parametrize("finder", FINDERS)
-def test_nothing_comes_after_done(finder: str) -> None:
+def test_events_after_done_make_the_finder_decline(finder: str) -> None:
     body = b"data: [DONE]\n\ndata: {}\n\n"
     assert find(finder, body, 0, [1], [len(body)]) is None
 
 
 @pytest.mark.skipif(_events is None, reason="no C compiler at setup")
 @pytest.mark.parametrize("parts", [PLAIN, PARTS])
-def test_both_find_the_same(parts: list[bytes]) -> None:
+def test_both_finders_find_the_same(parts: list[bytes]) -> None:
     rng = random.Random(0)
     found = 0
     for _ in range(4000):
@@ -91,7 +91,7 @@ def test_both_find_the_same(parts: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("finder", FINDERS)
-def test_up_to_a_limit(finder: str) -> None:
+def test_finder_stops_at_the_limit(finder: str) -> None:
     body = b"data: {1}\n\ndata: {2}\n\ndata: {3}\n\n"
     size = len(body) // 3
     for limit, found in ((0, 0), (size - 1, 0), (size, 1), (2 * size - 1, 1), (2 * size, 2), (3 * size, 3)):

@@ -1,4 +1,4 @@
-"""What is exported is what the records say; files are as their published schemas have them."""
+"""Exports contain what the records contain, and files match their published schemas."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from conftest import CHECKOUT
 from harness.records import failure, record, run_info
 
 RECORDS = [record(n, clip=f"=clip|{n}") for n in range(3)] + [failure(3, "http_503", error="<b>\x1b[31m")]
-RECORDS[1].itl = array("d", RECORDS[1].itl)  # type: ignore[assignment] # as a run's folder is read
+RECORDS[1].itl = array("d", RECORDS[1].itl)  # type: ignore[assignment] # as read from a results folder
 INFO = run_info(slos=["ttft:p95:100", "errors:rate:0.5"], metadata={"gpu": "H100"})
 FINISHED = Finished(INFO, RECORDS, summarise(RECORDS, INFO))
 
@@ -38,16 +38,16 @@ def test_parquet_has_the_fields_of_the_records(tmp_path: Path) -> None:
     assert table.to_pylist() == [msgspec.to_builtins(one) | {"counted": True} for one in plain]
 
 
-def test_csv(tmp_path: Path) -> None:
+def test_csv_export(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(written(tmp_path, "csv").decode())))
     assert [float(row["ttft"]) for row in rows[:3]] == [0.2] * 3
     assert rows[0]["itl"] == "0.1 0.1"
     assert rows[3]["ttft"] == ""
-    # No spreadsheet takes it for a formula.
+    # A spreadsheet must not take it for a formula.
     assert rows[0]["clip"] == "'=clip|0"
 
 
-def test_markdown(tmp_path: Path) -> None:
+def test_markdown_export(tmp_path: Path) -> None:
     text = written(tmp_path, "markdown").decode()
     assert "## m on http://127.0.0.1:1" in text
     assert "| TTFT | 200.0 | 200.0 |" in text
@@ -55,26 +55,26 @@ def test_markdown(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
-def test_junit(tmp_path: Path) -> None:
+def test_junit_export(tmp_path: Path) -> None:
     suite = ElementTree.fromstring(written(tmp_path, "junit"))
     assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
     broken = [case.get("name") for case in suite if case.find("failure") is not None]
     assert broken == ["ttft:p95"]
 
 
-def test_every_form_is_tested() -> None:
+def test_every_export_format_is_tested() -> None:
     assert set(FORMS) == {"parquet", "csv", "markdown", "junit"}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_the_published_schemas_are_the_codes(name: str) -> None:
-    """`python -m asr_load.results.schemas docs/schema` makes them anew."""
+def test_published_schemas_equal_the_code(name: str) -> None:
+    """`python -m asr_load.results.schemas docs/schema` writes them."""
     published = json.loads((CHECKOUT / "docs" / "schema" / f"{name}.json").read_text())
     assert published == schema(name)
     jsonschema.Draft202012Validator.check_schema(published)
 
 
-def test_files_are_as_their_schemas_have_them() -> None:
+def test_files_match_their_schemas() -> None:
     run = Run(Path("a"), FINISHED)
     search = Capacity(
         kind="streams", slos=INFO.slos, most=8, host="h", model="m", data_sha256="0", loop={}, steps=[], answer=4

@@ -1,4 +1,4 @@
-"""A master and its workers as real processes: nothing is lost, nothing is counted twice, work is shared."""
+"""A master and its workers as real processes: nothing is lost or counted twice, and work is shared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.runs import FAST, Run, locust, run
 from harness.serving import running_streams, serve, wait_until
 
 
-def test_work_is_shared_and_each_clip_is_sent_once(clips: Path, tmp_path: Path) -> None:
+def test_fleet_shares_work_and_sends_each_clip_once(clips: Path, tmp_path: Path) -> None:
     words = (*processes(2), "-u", "4", "--requests", "45", "--order", "shuffle", "--seed", "1")
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *words)
@@ -36,7 +36,7 @@ def test_work_is_shared_and_each_clip_is_sent_once(clips: Path, tmp_path: Path) 
     assert done.rows["ITL", "/v1/chat/completions inter-token latency"]["num_requests"] == 45 * 5
 
 
-def test_a_worker_without_a_user_could_never_send_its_share(clips: Path, tmp_path: Path) -> None:
+def test_requests_option_needs_a_user_for_each_worker(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *processes(2), "-u", "1", "--requests", "4")
     assert done.code == 2
@@ -45,7 +45,7 @@ def test_a_worker_without_a_user_could_never_send_its_share(clips: Path, tmp_pat
 
 @pytest.mark.long
 @pytest.mark.parametrize("patience", ["0", "20"])
-def test_a_time_limit_loses_nothing(clips: Path, tmp_path: Path, patience: str) -> None:
+def test_run_time_of_a_fleet_loses_nothing(clips: Path, tmp_path: Path, patience: str) -> None:
     with serve(*SLOW) as host:
         done = run(host, clips, tmp_path / "r", *processes(2), "-u", "6", "-t", "4", "--stop-timeout", patience)
     outcomes = Counter(record["outcome"] for record in nothing_is_lost(done))
@@ -55,8 +55,8 @@ def test_a_time_limit_loses_nothing(clips: Path, tmp_path: Path, patience: str) 
 
 
 @pytest.mark.long
-def test_a_test_that_ends_while_it_ramps_up_loses_nothing(clips: Path, tmp_path: Path) -> None:
-    """The master goes on to ask for users while those that are there drain: they would begin in a test that is over."""
+def test_fleet_that_ends_while_it_ramps_up_loses_nothing(clips: Path, tmp_path: Path) -> None:
+    """The master still asks for users while others drain. They would start in a test that is over."""
     with serve(*SLOW) as host:
         done = run(host, clips, tmp_path / "r", *processes(2), "-u", "40", "-r", "4", "-t", "2", "--stop-timeout", "20")
     assert {record["outcome"] for record in nothing_is_lost(done)} == {"ok"}
@@ -65,7 +65,7 @@ def test_a_test_that_ends_while_it_ramps_up_loses_nothing(clips: Path, tmp_path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
+def test_signal_to_a_fleet_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
     results = tmp_path / "r"
     results.mkdir()
     with serve(*SLOW) as host:
@@ -84,7 +84,7 @@ def test_a_signal_loses_nothing(clips: Path, tmp_path: Path, stop: signal.Signal
 
 @pytest.mark.long
 @pytest.mark.parametrize("allowed", [(), ("--allow-lost-workers",)])
-def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(
+def test_killed_worker_is_reported_lost_and_the_run_continues(
     clips: Path, tmp_path: Path, allowed: tuple[str, ...]
 ) -> None:
     with serve(*FAST) as host:
@@ -108,11 +108,11 @@ def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(
     assert any(re.search(rf"was lost \d+ s after the start: {what}", it) for it in reasons)
     assert done.summary["lost_workers"] == [lost[0]["worker"]]
     assert info(done)["began_at"] < lost[0]["lost_at"] < time.time()
-    # The SLO holds for what is there, and the run cannot show that it held.
+    # All measured requests meet the SLO, but the run cannot prove that the missing ones do.
     assert [result["ok"] for result in done.summary["slo"]] == [True]
     assert (done.summary["passed"], done.code) == (bool(allowed), 0 if allowed else 1)
     assert done.summary["verdict"]["exit_code"] == done.code
-    # What the lost worker had on its own disk is merged, and nothing is counted twice.
+    # Records in the lost worker's own file are merged, and none is counted twice.
     keys: set[tuple[int, int, float]] = set()
     for file in fleet.results.glob("*.jsonl"):
         for line in file.read_bytes().splitlines(keepends=True):
@@ -123,8 +123,8 @@ def test_a_worker_that_is_killed_is_missed_and_the_run_goes_on(
 
 
 @pytest.mark.long
-def test_a_worker_that_is_silent_for_six_seconds_is_not_missing(clips: Path, tmp_path: Path) -> None:
-    """Locust waits three seconds, which is less than the start of a test takes on a busy machine."""
+def test_worker_that_is_silent_for_six_seconds_is_not_missing(clips: Path, tmp_path: Path) -> None:
+    """Locust waits three seconds. On a busy machine, the start of a test takes longer."""
     with serve(*FAST) as host:
         words = ("--data", clips, "-u", "2", "-t", "10", "--stop-timeout", "20", "--expect-workers", "1")
         fleet = Fleet(host, tmp_path / "r", *words)
@@ -144,7 +144,7 @@ def test_a_worker_that_is_silent_for_six_seconds_is_not_missing(clips: Path, tmp
 
 @pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_worker_that_is_told_to_end_has_its_last_word(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
+def test_worker_stopped_by_a_signal_sends_its_final_report(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
     with serve(*SLOW) as host:
         words = ("--data", clips, "-u", "4", "--stop-timeout", "20", "--expect-workers", "2")
         fleet = Fleet(host, tmp_path / "r", *words)
@@ -165,7 +165,7 @@ def test_a_worker_that_is_told_to_end_has_its_last_word(clips: Path, tmp_path: P
 
 
 @pytest.mark.long
-def test_a_master_that_is_killed_leaves_a_run_that_can_be_read(clips: Path, tmp_path: Path) -> None:
+def test_killed_master_leaves_readable_results(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         fleet = Fleet(host, tmp_path / "r", "--data", clips, "-u", "4", "--expect-workers", "2")
         workers = [fleet.worker(), fleet.worker()]
@@ -181,13 +181,13 @@ def test_a_master_that_is_killed_leaves_a_run_that_can_be_read(clips: Path, tmp_
         check=True,
     )
     own = sum(fleet.lines(f"worker-{number:03d}.jsonl") for number in range(2))
-    assert own == fleet.lines()  # the report has written down what it merged
+    assert own == fleet.lines()  # the report has written the records that it merged
     assert f"Total: {own}, Success: {own}, Fail: 0" in report.stdout
     assert "the run did not come to its end: its process was killed" in report.stdout
 
 
 @pytest.mark.long
-def test_a_worker_that_joins_late_takes_part(clips: Path, tmp_path: Path) -> None:
+def test_worker_that_joins_late_takes_part(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         words = ("--data", clips, "-u", "4", "--stop-timeout", "5", "--expect-workers", "1", "--enable-rebalancing")
         fleet = Fleet(host, tmp_path / "r", *words)
@@ -206,8 +206,8 @@ def test_a_worker_that_joins_late_takes_part(clips: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-def test_a_worker_that_joins_while_streams_drain_takes_no_part(clips: Path, tmp_path: Path) -> None:
-    """Locust would start users on it, and on those that have been told to end: their records had no file any more."""
+def test_worker_that_joins_while_streams_drain_takes_no_part(clips: Path, tmp_path: Path) -> None:
+    """Locust would start users on it and on workers that were told to stop. Their records would have no file."""
     with serve("--engine", "scripted", "--tokens", "160", "--ttft-ms", "30", "--itl-ms", "50") as host:
         words = ("--data", clips, "-u", "4", "--stop-timeout", "20", "--expect-workers", "1", "--enable-rebalancing")
         fleet = Fleet(host, tmp_path / "r", *words)
@@ -221,7 +221,7 @@ def test_a_worker_that_joins_while_streams_drain_takes_no_part(clips: Path, tmp_
             end(fleet.master, *workers)
     assert len(nothing_is_lost(done)) == 4
     assert [worker["worker"] for worker in info(done)["workers"]] == [0]
-    assert "2 workers connected" in done.err  # while they drained
+    assert "2 workers connected" in done.err  # while streams drained
 
 
 @pytest.mark.long
@@ -229,11 +229,11 @@ def test_a_worker_that_joins_while_streams_drain_takes_no_part(clips: Path, tmp_
     ("file", "changed", "said"),
     [
         ("manifest.json", (b'"dataset": "set"', b'"dataset": "other"'), "worker 0 has other data in prepared"),
-        # Its manifest is the same.
+        # The manifest is the same.
         ("shard-*.arrow", (b"UklG", b"UklH"), "is not as it was prepared"),
     ],
 )
-def test_a_worker_with_other_data_is_refused(
+def test_worker_with_other_data_is_refused(
     clips: Path, tmp_path: Path, file: str, changed: tuple[bytes, bytes], said: str
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
@@ -249,12 +249,12 @@ def test_a_worker_with_other_data_is_refused(
         finally:
             end(fleet.master, *workers)
     assert done.code == 2
-    assert done.err.count(said) == 1  # of all workers
+    assert done.err.count(said) == 1  # reported once for all workers
     assert done.records == []
 
 
 @pytest.mark.long
-def test_a_worker_with_a_key_refuses_a_route_of_the_masters(clips: Path, tmp_path: Path) -> None:
+def test_worker_with_a_key_refuses_a_route_set_by_the_master(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host, socket.create_server(("127.0.0.1", 0)) as elsewhere:
         route = ("--upstream", f"127.0.0.1:{elsewhere.getsockname()[1]}")
         fleet = Fleet(host, tmp_path / "r", "--data", clips, "-u", "1", "-t", "3", "--expect-workers", "1", *route)
@@ -272,10 +272,10 @@ def test_a_worker_with_a_key_refuses_a_route_of_the_masters(clips: Path, tmp_pat
 
 
 @pytest.mark.long
-def test_the_clock_of_a_worker_is_held_against_the_masters(clips: Path, tmp_path: Path) -> None:
+def test_worker_clock_is_corrected_by_its_offset_to_the_master(clips: Path, tmp_path: Path) -> None:
     ahead = tmp_path / "ahead"
     ahead.mkdir()
-    # Python imports it before anything else: the clock of that machine is an hour ahead.
+    # Python imports this first: the worker's clock is an hour ahead.
     (ahead / "sitecustomize.py").write_text(
         "import time\nreal, real_ns = time.time, time.time_ns\n"
         "time.time, time.time_ns = lambda: real() + 3600, lambda: real_ns() + 3600 * 10**9\n"

@@ -1,4 +1,4 @@
-"""However a fleet ends, the server has seen as many requests as there are records: none is lost, none stands twice."""
+"""However a fleet ends, there is one record for each request that the server received."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ pytestmark = pytest.mark.long
 
 USERS = 4
 PACED = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "30", "--itl-ms", "10")
-"""Streams of a quarter of a second: an end at any moment finds some under way."""
+"""Streams of a quarter of a second: whenever the test ends, some are in flight."""
 
 ENDS = ("SIGINT", "SIGTERM", "worker SIGTERM", "worker SIGKILL", "master SIGKILL")
 
 
 REALTIME = int(os.environ.get("REALTIME_KILLS", "5"))
-"""How many of the twenty are tried with realtime sessions too: each way to end, or more by hand."""
+"""How many of the twenty seeds are also tested with realtime sessions. Five cover each way to end."""
 
 
 @pytest.mark.parametrize(
     ("seed", "api"), [(seed, "chat") for seed in range(20)] + [(seed, "realtime") for seed in range(REALTIME)]
 )
-def test_start_kill_stop(clips: Path, tmp_path: Path, seed: int, api: str) -> None:
+def test_every_way_to_end_a_fleet_keeps_one_record_per_request(
+    clips: Path, tmp_path: Path, seed: int, api: str
+) -> None:
     chance = random.Random(seed)
     how, patience = ENDS[seed % len(ENDS)], chance.choice(("0", "20"))
     results, stamps = tmp_path / "r", tmp_path / "stamps"
@@ -70,11 +72,11 @@ def test_start_kill_stop(clips: Path, tmp_path: Path, seed: int, api: str) -> No
         subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True)
 
     seen = [line["request_id"] for line in map(json.loads, stamps.read_text().splitlines())]
-    assert len(set(seen)) == len(seen)  # a request is tried again only before the server has it
+    assert len(set(seen)) == len(seen)  # a request is retried only if the server has not received it
     kept = requests_in(results)
     missing = set(seen) - kept
     assert kept <= set(seen)
-    # Who was killed could not write down what was under way.
+    # Killed processes could not record the requests in flight.
     killed = {"worker SIGKILL": 1, "master SIGKILL": 2}.get(how, 0)
     assert len(missing) <= killed * USERS // 2, missing
     assert done.summary["requests"]["total"] == len(kept)
@@ -84,8 +86,8 @@ def test_start_kill_stop(clips: Path, tmp_path: Path, seed: int, api: str) -> No
 
 
 def requests_in(results: Path) -> set[str]:
-    """The requests that have a record in the files of a run, by the ids that the server was sent. Each file has one
-    record of each."""
+    """Ids of the requests that have a record in the files of a run. Check that no file has two records of one
+    request."""
     run = json.loads((results / "run.json").read_text())["id"]
     kept: set[str] = set()
     for file in results.glob("*.jsonl"):
@@ -96,7 +98,7 @@ def requests_in(results: Path) -> set[str]:
     return kept
 
 
-def test_the_uis_stop_ends_a_fleet(clips: Path, tmp_path: Path) -> None:
+def test_stop_button_ends_a_fleet(clips: Path, tmp_path: Path) -> None:
     results, port, web = tmp_path / "r", str(free_port()), free_port()
     with serve(*PACED) as host:
         fleet = ("--processes", "2", "--master-bind-port", port, "--master-port", port)
@@ -138,7 +140,7 @@ def workers_at(page: str) -> int:
         return 0
 
 
-def test_locusts_own_files_count_the_same_in_a_fleet(clips: Path, tmp_path: Path) -> None:
+def test_locusts_own_files_of_a_fleet_have_the_same_counts(clips: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     results.mkdir()
     with serve(*PACED) as host:

@@ -1,4 +1,4 @@
-"""scripts/report.py on the folders of somebody else: links, pipes, broken files, and figures that cannot be."""
+"""scripts/report.py on folders of other people: links, pipes, broken files, and impossible values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WRITTEN = (
 
 @dataclass
 class Report:
-    """The command on a folder of three records."""
+    """The report command on a folder with three records."""
 
     folder: Path
     patch: pytest.MonkeyPatch
@@ -51,7 +51,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
     return Report(run_folder(tmp_path / "run", (record(n) for n in range(3)), run_info()), monkeypatch)
 
 
-def test_nothing_is_written_through_a_link(report: Report, tmp_path: Path) -> None:
+def test_report_writes_nothing_through_a_link(report: Report, tmp_path: Path) -> None:
     other, folder = tmp_path / "others-file", report.folder
     other.write_text("mine")
     for name in WRITTEN:
@@ -63,7 +63,7 @@ def test_nothing_is_written_through_a_link(report: Report, tmp_path: Path) -> No
     assert report("--baseline", str(tmp_path / "baseline"), *exports) == 0
     assert other.read_text() == "mine"
     assert not any((folder / name).is_symlink() for name in WRITTEN)
-    assert {file.name for file in folder.iterdir()} == before  # no draft is left
+    assert {file.name for file in folder.iterdir()} == before  # no temporary file is left
 
 
 def test_no_record_is_appended_through_a_link(report: Report, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_no_shard_is_written_through_a_link(tmp_path: Path) -> None:
     assert other.read_text() == "mine"
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
     refused: list[str] = []
 
@@ -109,7 +109,7 @@ def with_fields(**fields: Any) -> Callable[[bytes], bytes]:
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [  # a path: the file is a link to it
+    [  # a string is the target of a link that replaces the file
         ("run.json", "/dev/null", "it is no regular file"),
         ("records.jsonl", "/dev/null", "it is no regular file"),
         ("worker-000.jsonl", "/dev/null", "it is no regular file"),
@@ -127,7 +127,7 @@ def with_fields(**fields: Any) -> Callable[[bytes], bytes]:
         ("run.json", with_fields(users=[[1e300, 1]]), "$.users"),
     ],
 )
-def test_a_broken_file_is_one_clear_line(
+def test_broken_file_gives_a_one_line_error(
     report: Report,
     capsys: pytest.CaptureFixture[str],
     name: str,
@@ -149,7 +149,7 @@ def test_a_broken_file_is_one_clear_line(
 
 
 @pytest.mark.parametrize("worker", [{"host": "a\x1b[31m"}, {"cores": -1}, {"health": {"late": 1}}])
-def test_a_workers_word_in_a_run_is_checked_as_the_master_checks_it(
+def test_worker_fields_in_run_json_are_checked_like_those_of_a_fleet(
     report: Report, capsys: pytest.CaptureFixture[str], worker: dict[str, Any]
 ) -> None:
     file = report.folder / "run.json"
@@ -160,17 +160,17 @@ def test_a_workers_word_in_a_run_is_checked_as_the_master_checks_it(
     assert "run.json" in capsys.readouterr().err
 
 
-def test_tables_show_what_a_terminal_would_obey_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """Escapes, directions, and what rich itself would take for its markup."""
+def test_tables_escape_control_characters_and_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """This includes escapes, text directions and rich's own markup."""
     table = Table("By user class", ("", "n"), [("a\x1b[31m\u202e [/red] :smile:", "1")])
     console_for(sys.stdout).print(rich_table(table))
     assert r"a\x1b[31m\u202e [/red] :smile:" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_run_of_thousands_of_replicas_is_summarised_in_a_few_rows(
+def test_run_with_thousands_of_replicas_is_summarised_in_a_few_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It was quadratic in their number, and rich takes milliseconds for each row."""
+    """This took quadratic time once, and rich needs milliseconds per row."""
     records = [record(n, replica=f"10.0.0.1:{n}", started_at=1000.0) for n in range(3000)]
     summary = summarise(records, run_info())
     assert len(summary.by_replica) == 3000
@@ -180,7 +180,7 @@ def test_a_run_of_thousands_of_replicas_is_summarised_in_a_few_rows(
     assert len(out.splitlines()) < 400
 
 
-def test_a_disk_that_is_full_is_one_line_and_leaves_what_was_there(
+def test_full_disk_gives_a_one_line_error_and_keeps_the_old_page(
     report: Report, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = report.folder / "report.html"
@@ -196,9 +196,9 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_what_was_there(
     assert not list(page.parent.glob(".*"))
 
 
-def test_a_page_that_cannot_be_written_at_the_end_makes_exit_code_2(clips: Path, tmp_path: Path) -> None:
+def test_unwritable_page_at_the_end_gives_exit_code_2(clips: Path, tmp_path: Path) -> None:
     page = tmp_path / "r" / "report.html"
-    page.mkdir(parents=True)  # no page can be put there, as on a full disk
+    page.mkdir(parents=True)  # a folder in the way prevents writing, as a full disk would
     with serve(*FAST) as host:
         done = run(host, clips, page.parent, "-u", "1", "--requests", "2")
     assert done.code == 2

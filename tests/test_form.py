@@ -1,4 +1,4 @@
-"""The fields of the web form: read as their options are, each time anew, all of them or none."""
+"""Fields of the web form: parsed like their options, anew for each test, all or none."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def options() -> Namespace:
 
 
 @pytest.mark.parametrize("field", WORDS)
-def test_every_field_twice(options: Namespace, field: str) -> None:
+def test_each_form_field_is_read_twice(options: Namespace, field: str) -> None:
     word, name, value = WORDS[field]
-    for _ in range(2):  # what the first test left is no measure of the second one's
+    for _ in range(2):  # values left by the first test must not affect the second
         options = read_form(Form({field: word}), options)
         assert getattr(options, name) == value
         assert type(getattr(options, name)) is type(value)
@@ -66,7 +66,9 @@ def test_every_field_twice(options: Namespace, field: str) -> None:
         ("asr_fleet", "x", "'asr_fleet' is no field of the form"),
     ],
 )
-def test_a_bad_field_is_one_line_and_leaves_nothing(options: Namespace, field: str, word: str, said: str) -> None:
+def test_invalid_form_field_gives_a_one_line_error_and_changes_nothing(
+    options: Namespace, field: str, word: str, said: str
+) -> None:
     before = dict(vars(options))
     with pytest.raises(InputError) as refused:
         read_form(Form([("model", "another"), (field, word)]), options)
@@ -75,12 +77,12 @@ def test_a_bad_field_is_one_line_and_leaves_nothing(options: Namespace, field: s
     assert vars(options) == before
 
 
-def test_an_empty_run_time_is_no_limit(options: Namespace) -> None:
+def test_empty_run_time_is_no_limit(options: Namespace) -> None:
     options.run_time = 10
     assert read_form(Form({"run_time": ""}), options).run_time is None
 
 
-def test_what_differs_from_a_running_test(options: Namespace) -> None:
+def test_changed_fields_of_a_running_test_are_listed(options: Namespace) -> None:
     same = read_form(Form({"user_count": "9", "max_tokens": str(options.max_tokens)}), options)
     assert changed(same, options) == []
     assert changed(read_form(Form({"max_tokens": "9", "model": "x"}), options), options) == ["model", "max_tokens"]

@@ -1,5 +1,5 @@
-"""Through nginx, HAProxy and Envoy, over TLS, before the embedded server: figures are as true, and each of their faults
-has its name."""
+"""Through nginx, HAProxy and Envoy, over TLS, to the embedded server: latencies stay correct, and each fault of a
+gateway has its outcome."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ HELD_UP = ("the event loop was late", "the thread that reads was late", "the cli
 
 
 def doubts_beside_lag(done: Run) -> list[str]:
-    """What a run is in doubt for, but not that this machine, which does other things too, held the client up."""
+    """Reasons for doubt in a run, except that the load generator was held up, as this machine also does other
+    things."""
     return [reason for reason in done.summary["validity"]["reasons"] if not reason.startswith(HELD_UP)]
 
 
 def doubts_at_ease(done: Run) -> list[str]:
-    """What a run's records put in doubt, judged as if nothing had held the client up."""
+    """Reasons for doubt in a run's records, judged as if nothing had held up the load generator."""
     info, records, *_ = read_finished(done.results)
     for worker in info.workers:
         worker.health = health()
@@ -50,7 +51,7 @@ def doubts_at_ease(done: Run) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_latencies_are_those_of_the_server(kind: str, clips: Path, tmp_path: Path) -> None:
+def test_latencies_through_a_gateway_are_those_of_the_server(kind: str, clips: Path, tmp_path: Path) -> None:
     stamps = tmp_path / "stamps.jsonl"
     script = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "100", "--itl-ms", "10")
     with serve(*script, "--stamps", str(stamps)) as server, gateway(kind, tmp_path / kind, server) as front:
@@ -59,13 +60,13 @@ def test_latencies_are_those_of_the_server(kind: str, clips: Path, tmp_path: Pat
     assert all(record["output_tokens"] == record["chunks"] == 20 for record in done.records)
     late = late_by(done, stamps)
     assert min(late) > 0
-    assert np.median(late) < 0.010  # before the server sends its next chunk: `benchmarks.run truth` has the figure
+    assert np.median(late) < 0.010  # before the server sends the next chunk; `benchmarks.run truth` prints the value
     assert doubts_beside_lag(done) == []
 
 
 @pytest.mark.parametrize("reader", WAYS[3:])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_connection_that_was_idle_for_too_long(kind: str, reader: str, tmp_path: Path) -> None:
+def test_connection_closed_by_an_idle_gateway_is_replaced(kind: str, reader: str, tmp_path: Path) -> None:
     with serve(*FAST) as server, gateway(kind, tmp_path / kind, server, idle_s=1) as front:
         client = Client(reader)
         told, took = [], []
@@ -77,17 +78,17 @@ def test_a_connection_that_was_idle_for_too_long(kind: str, reader: str, tmp_pat
         client.user_connection.close()
     opened = client.user_connection.connections
     assert [record.outcome for record in told] == ["ok"] * 4
-    # Neither a new connection nor a first try is part of a latency.
+    # Neither a new connection nor a first attempt is part of a latency.
     for record, whole in zip(told, took, strict=True):
         assert record.ttft is not None
         assert record.retry_s + (record.connect or 0) + record.ttft <= whole
-    if kind != "envoy":  # it lets one more request come, with `connection: close`
+    if kind != "envoy":  # Envoy accepts one more request, with `connection: close`
         assert [record.retries for record in told] == [0] * 4
         assert (opened.count, opened.dropped) == (3, 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gateway_that_is_restarted(kind: str, clips: Path, tmp_path: Path) -> None:
+def test_gateway_restart_gives_cut_and_connect_failures(kind: str, clips: Path, tmp_path: Path) -> None:
     script = ("--engine", "scripted", "--tokens", "30", "--ttft-ms", "50", "--itl-ms", "20")
     with (
         serve(*script) as server,
@@ -98,8 +99,8 @@ def test_a_gateway_that_is_restarted(kind: str, clips: Path, tmp_path: Path) -> 
         running_load = pool.submit(through, front.url, clips, tmp_path / "r", *words)
         records = tmp_path / "r" / "records.jsonl"
         wait_until(lambda: records.is_file() and records.stat().st_size > 0, "the first records are there")
-        time.sleep(0.3)  # the four users' streams, of 0.6 s, are side by side: not between two of them
-        # Here, not in a thread: some programs end with the thread that began them.
+        time.sleep(0.3)  # the streams of the four users, 0.6 s each, are in flight
+        # Stop it in this thread: some programs end with the thread that started them.
         front.stop()
         time.sleep(1)
         front.start()
@@ -113,7 +114,7 @@ def test_a_gateway_that_is_restarted(kind: str, clips: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_is_gone(kind: str, clips: Path, tmp_path: Path) -> None:
+def test_gateway_without_its_server_gives_http_502_or_503(kind: str, clips: Path, tmp_path: Path) -> None:
     with running(*FAST) as (server, process), gateway(kind, tmp_path / kind, server) as front:
         process.terminate()
         process.wait(PATIENCE_S)
@@ -124,7 +125,7 @@ def test_a_server_that_is_gone(kind: str, clips: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_balancer_over_two_of_which_one_goes(kind: str, clips: Path, tmp_path: Path) -> None:
+def test_gateway_balances_over_two_servers_of_which_one_stops(kind: str, clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as one, running(*FAST) as (other, process), gateway(kind, tmp_path / kind, one, other) as front:
         both = through(front.url, clips, tmp_path / "both", "-u", "2", "--requests", "20", preflight=True)
         process.terminate()
@@ -137,7 +138,7 @@ def test_a_balancer_over_two_of_which_one_goes(kind: str, clips: Path, tmp_path:
     assert len(alone.records) == 10
 
 
-def test_answers_that_a_proxy_buffers_are_not_streamed(clips: Path, tmp_path: Path) -> None:
+def test_responses_buffered_by_a_proxy_are_reported_as_not_streamed(clips: Path, tmp_path: Path) -> None:
     reasons: dict[bool, list[str]] = {}
     script = ("--engine", "scripted", "--tokens", "60", "--ttft-ms", "50", "--itl-ms", "10")
     for buffering in (False, True):

@@ -1,4 +1,4 @@
-"""Who may use the web UI: the pages of strangers may not, whatever name they come by."""
+"""Access to the web UI: pages of other sites are refused, whatever name they use for the host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVIL, OWN = "http://evil.example", "http://127.0.0.1:8"
 
 
 def status(web_host: str = "127.0.0.1", *names: str, method: str = "GET", path: str = "/", **headers: str) -> str:
-    """What the guard answers, or the application behind it."""
+    """Status of the response, from the guard or the application behind it."""
 
     def app(_: object, start: object) -> list[bytes]:
         start("200 OK", [("Access-Control-Allow-Origin", EVIL), ("X-Own", "1")])  # type: ignore[operator]
@@ -67,11 +67,11 @@ def status(web_host: str = "127.0.0.1", *names: str, method: str = "GET", path: 
         ("gpu-box", "evil.example", "403"),
     ],
 )
-def test_the_names_it_is_called_by(web_host: str, host: str, code: str) -> None:
+def test_guard_accepts_only_known_host_names(web_host: str, host: str, code: str) -> None:
     assert status(web_host, host=host) == code
 
 
-def test_names_that_were_allowed() -> None:
+def test_guard_accepts_names_given_with_web_allow_host() -> None:
     assert status("127.0.0.1", "load.example.com", host="load.example.com") == "200"
     assert status("127.0.0.1", "load.example.com", host="evil.example") == "403"
     proxied = status("127.0.0.1", "load.example.com", host="127.0.0.1:8089", origin="https://load.example.com")
@@ -88,7 +88,7 @@ def test_names_that_were_allowed() -> None:
         ("200", {}),  # curl
         ("200", {"origin": "http://127.0.0.1:8089"}),
         ("200", {"origin": "http://127.0.0.1:8089", "sec_fetch_site": "same-origin"}),
-        ("200", {"sec_fetch_site": "none"}),  # typed
+        ("200", {"sec_fetch_site": "none"}),  # typed by the user
         ("403", {"origin": EVIL}),
         ("403", {"origin": "null"}),
         ("403", {"origin": ""}),
@@ -103,18 +103,18 @@ def test_names_that_were_allowed() -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_whose_page_it_is(code: str, headers: dict[str, str], method: str) -> None:
+def test_guard_accepts_only_requests_of_its_own_pages(code: str, headers: dict[str, str], method: str) -> None:
     assert status(host="127.0.0.1:8089", method=method, path="/swarm", **headers) == code
 
 
-def test_a_link_on_another_page_leads_to_the_page_and_nowhere_else() -> None:
+def test_link_on_another_site_may_only_open_the_page() -> None:
     link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
     assert status(host="localhost", **link) == "200"
     assert status(host="localhost", path="/stats/requests", **link) == "403"
     assert status(host="localhost", method="POST", **link) == "403"
 
 
-def test_usual_ports_need_no_name() -> None:
+def test_guard_treats_default_ports_as_equal() -> None:
     assert status("", host="10.0.0.5", origin="http://10.0.0.5:80") == "200"
     assert status("", host="10.0.0.5:443", origin="https://10.0.0.5") == "200"
     assert status("", host="10.0.0.5", origin="http://10.0.0.5:8080") == "403"
@@ -128,7 +128,7 @@ def ask(page: str, method: str, path: str, body: str | bytes = "", **headers: st
         return got.status, got.read().decode(), {name.lower(): value for name, value in got.getheaders()}
 
 
-def test_no_stranger_starts_a_test_or_gets_a_key(clips: Path, tmp_path: Path) -> None:
+def test_other_sites_cannot_start_a_test_or_get_a_key(clips: Path, tmp_path: Path) -> None:
     words = ("--api-key", "sk-own-4711", "--requests", "1")
     with canned([answer("a", length=True)]) as (other, got), ui("one process", OWN, clips, tmp_path, *words) as page:
         form = urlencode({"user_count": 1, "spawn_rate": 1, "host": other})
@@ -141,7 +141,7 @@ def test_no_stranger_starts_a_test_or_gets_a_key(clips: Path, tmp_path: Path) ->
         assert "sk-own-4711" not in text
         assert "access-control-allow-origin" not in sent
         assert sent["x-frame-options"] == "SAMEORIGIN"
-        # Another host gets a key of its own, or no test.
+        # Another host needs its own key, or the test is refused.
         said = page.post("/swarm", user_count=1, spawn_rate=1, host=other)
         assert said["message"] == (
             f"the API key goes to {OWN} alone: for {other}, give it a key of its own, or start this process with"
@@ -149,7 +149,7 @@ def test_no_stranger_starts_a_test_or_gets_a_key(clips: Path, tmp_path: Path) ->
         )
         page.start(user_count=1, host=other, api_key="sk-other-0815")
         wait_until((page.results / "summary.json").exists, "the end of the test")
-        # What one host was given is not kept for another one.
+        # A key given for one host is not kept for another.
         assert not page.post("/swarm", user_count=1, spawn_rate=1, host="http://127.0.0.1:9")["success"]
         text = "".join(page.text_of(path) for path in ("/", "/stats/requests", "/logs"))
         text += "".join(file.read_text() for file in page.results.iterdir())
@@ -158,7 +158,7 @@ def test_no_stranger_starts_a_test_or_gets_a_key(clips: Path, tmp_path: Path) ->
     assert "sk-o" not in text
 
 
-def test_secrets_go_where_they_were_given_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_only_sent_to_the_host_they_were_given_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
     def credentials(*words: str, host: str | None = "http://a:1") -> Credentials:
@@ -197,14 +197,14 @@ def test_secrets_go_where_they_were_given_for(monkeypatch: pytest.MonkeyPatch) -
         ("--insecure --cert c.pem", "--insecure --cert c.pem", ""),
     ],
 )
-def test_a_key_takes_no_route_that_its_worker_was_not_started_with(own: str, asked: str, said: str) -> None:
+def test_worker_with_a_key_refuses_a_route_it_was_not_started_with(own: str, asked: str, said: str) -> None:
     def check(*words: str) -> None:
         given = parse(*words, *own.split())
         given.host = "http://a:1"
         credentials = Credentials(given)
         credentials.check_route(parse(*asked.split()), credentials.of("http://a:1"))
 
-    check()  # without a key it is the master's to choose
+    check()  # without a key, the master chooses the route
     for secret in (("--api-key", "sk-1"), ("--header", "X: y")):
         if said:
             with pytest.raises(InputError, match=re.escape(said)):
@@ -213,13 +213,13 @@ def test_a_key_takes_no_route_that_its_worker_was_not_started_with(own: str, ask
             check(*secret)
 
 
-def test_the_form_has_no_field_for_a_route() -> None:
+def test_form_has_no_field_for_a_route() -> None:
     for name in ROUTE:
         with pytest.raises(InputError, match=f"'{name}' is no field of the form"):
             read_form(Form({name: "x"}), parse())
 
 
-def test_the_picker_of_user_classes_edits_what_it_shows(clips: Path, tmp_path: Path) -> None:
+def test_class_picker_edits_only_what_it_shows(clips: Path, tmp_path: Path) -> None:
     edits = {
         '{"user_class_name": "SpeechUser", "abstract": true}': "abstract",
         '{"user_class_name": "object"}': "is no user class; there are: SpeechUser",
@@ -246,8 +246,8 @@ def test_the_picker_of_user_classes_edits_what_it_shows(clips: Path, tmp_path: P
 SCRIPT = "<script>alert(1)</script>"
 
 
-def test_what_servers_and_files_say_is_no_markup_no_path_and_no_formula(clips: Path, tmp_path: Path) -> None:
-    """A kind of each: cross-site scripting, paths, formulas, header injection."""
+def test_texts_of_servers_and_files_are_no_markup_path_or_formula(clips: Path, tmp_path: Path) -> None:
+    """One case of each: cross-site scripting, paths, formulas, header injection."""
     body = f'{{"error": {{"message": "=cmd|x!A1 {SCRIPT}\\r\\nSet-Cookie: a=b"}}}}'.encode()
     refusal = b"HTTP/1.1 400 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     words = ("--requests", "2", "--html", str(tmp_path / "report.html"), "--metadata", f"note={SCRIPT}")

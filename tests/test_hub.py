@@ -1,4 +1,4 @@
-"""Data sets of a hub: its API is spoken by a server of this machine."""
+"""Data sets of a hub, whose API a local server implements."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def manifest(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.long
-def test_a_revision(there: Hub, tmp_path: Path) -> None:
+def test_revision_of_a_data_set_is_used_and_recorded(there: Hub, tmp_path: Path) -> None:
     for revision, clips in ((None, 4), ("v2", 2), (COMMITS["v2"], 2)):
         out = tmp_path / f"out-{clips}-{revision}"
         done = prepare(there, out, "owner/plain", "--split", "test", *(["--revision", revision] if revision else []))
@@ -96,7 +96,7 @@ def test_a_revision(there: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_loading_script_falls_back_to_the_hubs_parquet(there: Hub, tmp_path: Path) -> None:
+def test_loading_script_falls_back_to_the_hubs_parquet(there: Hub, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = prepare(there, out, "owner/scripted", "--split", "test")
     assert done.returncode == 0, done.stderr
@@ -119,7 +119,7 @@ def test_a_loading_script_falls_back_to_the_hubs_parquet(there: Hub, tmp_path: P
 
 
 @pytest.mark.long
-def test_files_of_the_data_sets_own_repository(there: Hub, tmp_path: Path) -> None:
+def test_files_in_the_data_sets_repository_are_fetched(there: Hub, tmp_path: Path) -> None:
     done = prepare(there, tmp_path / "out", "owner/paths", "--split", "test", "--limit", "1")
     assert done.returncode == 0, done.stderr
     done = prepare(there, tmp_path / "outside", "owner/paths", "--split", "test")
@@ -139,10 +139,10 @@ ALL = ("revision", "tree", "paths-info", "resolve")
         ("owner/tars", (403, "", ("resolve",))),
     ],
 )
-def test_access_that_is_refused_names_the_cure(
+def test_refused_access_names_hf_token(
     there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, refuses: tuple[int, str, tuple[str, ...]]
 ) -> None:
-    """Whatever the words of the error are."""
+    """The error text does not matter."""
     monkeypatch.setitem(there.refuses, name, refuses)
     done = prepare(there, tmp_path / "out", name)
     assert done.returncode == 2
@@ -151,8 +151,7 @@ def test_access_that_is_refused_names_the_cure(
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_of_a_row_that_is_refused(there: Hub, tmp_path: Path) -> None:
-    """It is not one that is missing."""
+def test_refused_file_of_a_row_is_not_reported_as_missing(there: Hub, tmp_path: Path) -> None:
     there.refuses_files.add("calls/one.flac")
     done = prepare(there, tmp_path / "out", "owner/paths", "--split", "test", "--limit", "1")
     there.refuses_files.clear()
@@ -160,7 +159,7 @@ def test_a_file_of_a_row_that_is_refused(there: Hub, tmp_path: Path) -> None:
     assert "cannot be fetched: access is refused: set HF_TOKEN" in done.stderr
 
 
-def test_tars_of_a_hub(there: Hub, tmp_path: Path) -> None:
+def test_tar_shards_of_a_hub_are_read(there: Hub, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = prepare(there, out, "owner/tars", "--split", "train")
     assert done.returncode == 0, done.stderr
@@ -170,7 +169,7 @@ def test_tars_of_a_hub(there: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_hub_that_stumbles_is_asked_again(there: Hub, tmp_path: Path) -> None:
+def test_failed_hub_requests_are_retried(there: Hub, tmp_path: Path) -> None:
     there.fails = 2
     done = prepare(there, tmp_path / "out", "owner/plain", "--split", "test")
     assert done.returncode == 0, done.stderr
@@ -178,7 +177,7 @@ def test_a_hub_that_stumbles_is_asked_again(there: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_segments_that_their_set_does_not_score(there: Hub, tmp_path: Path) -> None:
+def test_segments_marked_as_not_scored_are_skipped(there: Hub, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = prepare(there, out, "owner/tagged", "--split", "test")
     assert done.returncode == 0, done.stderr
@@ -188,14 +187,14 @@ def test_segments_that_their_set_does_not_score(there: Hub, tmp_path: Path) -> N
     assert "not_scored" not in manifest(tmp_path / "plain")["skipped"]
 
 
-def test_a_token_is_not_shown(there: Hub, tmp_path: Path) -> None:
+def test_hub_token_is_not_printed(there: Hub, tmp_path: Path) -> None:
     done = prepare(there, tmp_path / "out", "owner/nobody", "--split", "test", HF_TOKEN="hf_abcdefghijklmnop")
     assert done.returncode == 2
     assert "hf_abcdefghijklmnop" not in done.stderr + done.stdout
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_named_data_sets(name: str) -> None:
+def test_named_data_sets_resolve(name: str) -> None:
     spec, language = resolve(DatasetSpec(PREFIX + name))
     assert re.fullmatch(r"[\w-]+/[\w-]+", spec.dataset)
     assert spec.split
@@ -204,7 +203,7 @@ def test_named_data_sets(name: str) -> None:
     assert (own.subset, own.split, own.text_column) == ("mine", "validation", "words")
 
 
-def test_a_name_that_there_is_not() -> None:
+def test_unknown_named_data_set_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="there are preset:fleurs:ar, preset:fleurs:de"):
         resolve(DatasetSpec("preset:fleurs:xx"))
     with pytest.raises(InputError, match="there are preset:librispeech-clean, "):

@@ -1,4 +1,4 @@
-"""What is written to a connection that is kept is what requests would have sent, and is done only where it may be."""
+"""Requests on a kept connection are those that requests would send, and a connection is kept only where allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asr_load.http.head import stream_head
 from harness.peer import OK, SOUND, STREAM, talk
 
 
-def test_the_same_bytes_as_requests_sends() -> None:
+def test_kept_connection_sends_the_same_bytes_as_requests() -> None:
     with talk(SOUND, SOUND, SOUND) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(2)] == ["ok"] * 2
         own = {"X-Clip-Id": "ä%20".encode(), "X-Request-Id": b"3"}
@@ -28,7 +28,7 @@ def test_the_same_bytes_as_requests_sends() -> None:
     assert sorted(lines[0][1:]) == sorted(lines[1][1:]) == sorted(lines[2][1:])
 
 
-def test_a_body_beyond_what_the_kernel_takes_at_once() -> None:
+def test_body_larger_than_the_kernel_buffer_is_sent() -> None:
     whole = bytes(range(256)) * 40_000
     with talk(SOUND, SOUND) as (client, peer):
         for _ in range(2):
@@ -40,7 +40,7 @@ def test_a_body_beyond_what_the_kernel_takes_at_once() -> None:
     assert all(request.endswith(b"\r\n\r\n" + whole) for request in peer.requests)
 
 
-def test_a_cookie_that_the_server_sets_is_sent_back() -> None:
+def test_cookie_set_by_the_server_is_sent_back() -> None:
     cookie = OK + b"Set-Cookie: seat=7; Path=/\r\n\r\n" + STREAM
     with talk(SOUND, cookie, SOUND) as (client, peer):
         for _ in range(3):
@@ -48,7 +48,7 @@ def test_a_cookie_that_the_server_sets_is_sent_back() -> None:
     assert [b"seat=7" in request for request in peer.requests] == [False, False, True]
 
 
-def test_a_cookie_that_the_server_takes_back_is_sent_no_more() -> None:
+def test_expired_cookie_is_no_longer_sent() -> None:
     cookie = OK + b"Set-Cookie: seat=7; Path=/\r\n\r\n" + STREAM
     no_cookie = OK + b"Set-Cookie: seat=7; Path=/; Max-Age=0\r\n\r\n" + STREAM
     with talk(cookie, no_cookie, SOUND, SOUND) as (client, peer):
@@ -71,7 +71,7 @@ def test_a_cookie_that_the_server_takes_back_is_sent_no_more() -> None:
         ),
     ],
 )
-def test_what_is_no_stream_is_read_as_ever_and_the_next_request_is_sound(
+def test_responses_that_are_no_stream_leave_the_next_request_intact(
     answer: bytes, outcome: str, error: str | None
 ) -> None:
     with talk(SOUND, answer, SOUND, SOUND) as (client, peer):
@@ -82,14 +82,14 @@ def test_what_is_no_stream_is_read_as_ever_and_the_next_request_is_sound(
         assert client.send(peer.url).ok
 
 
-def test_a_connection_that_was_closed_meanwhile_is_not_held_against_the_server() -> None:
+def test_connection_closed_by_the_server_is_replaced_without_a_failure() -> None:
     with talk(SOUND, OK + b"Connection: close\r\n\r\n" + STREAM, SOUND) as (client, peer):
         assert client.send(peer.url).ok
-        # It has read that the server will close, and does not write to it again.
+        # The client has read that the server will close, and does not reuse the connection.
         assert client.send(peer.url).ok
         assert client.send(peer.url).ok
     assert peer.connections == 2
-    lone = OK + b"X: Connection: close\r\n\r\n" + STREAM  # closes without a word: noticed only as it is written to
+    lone = OK + b"X: Connection: close\r\n\r\n" + STREAM  # closes unannounced: noticed only when it is written to
     with talk(SOUND, lone, SOUND) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
     assert peer.connections == client.user_connection.connections.count == 2
@@ -107,7 +107,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Type: text/event-stream; charset=
         (b"", (False, None, True)),
     ],
 )
-def test_a_plain_head_is_read_as_http_client_reads_it(fields: bytes, told: tuple[bool, int | None, bool]) -> None:
+def test_plain_head_is_parsed_as_by_http_client(fields: bytes, told: tuple[bool, int | None, bool]) -> None:
     whole = HEAD + fields + b"\r\n"
     found = stream_head(whole + b"data: x")
     assert found is not None
@@ -146,5 +146,5 @@ class _Stored:
         HEAD + b"no colon\r\n\r\n",
     ],
 )
-def test_any_other_head_is_left_to_http_client(head: bytes) -> None:
+def test_other_heads_are_left_to_http_client(head: bytes) -> None:
     assert stream_head(head) is None
