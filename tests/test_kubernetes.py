@@ -1,4 +1,4 @@
-"""The Kubernetes files without a cluster: schemas, what their parts say of each other, and their commands, run."""
+"""The Kubernetes files without a cluster: schemas, references between objects, and their commands, which are run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def the(kind: str, name: str = "") -> dict[str, Any]:
 
 
 def config() -> dict[str, str]:
-    """The data of the ConfigMap that kustomize makes."""
+    """The data of the ConfigMap that kustomize creates."""
     (generator,) = KUSTOMIZATION["configMapGenerator"]
     return dict(literal.split("=", 1) for literal in generator["literals"])
 
@@ -71,17 +71,17 @@ def validate(file: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_file_is_what_kubernetes_takes(tmp_path: Path) -> None:
+def test_kubernetes_file_matches_the_schemas(tmp_path: Path) -> None:
     code, said = validate(FILE)
     assert code == 0, said
-    # A kind or version that it does not know is a warning and no more.
+    # An unknown kind or version only causes a warning.
     assert said.count(" passed for resource ") == len(PARTS), said
     misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text(FILE.read_text().replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"))
     assert validate(misspelt)[0] == 1
 
 
-def test_selectors_choose_the_pods_they_mean() -> None:
+def test_selectors_match_the_intended_pods() -> None:
     def chosen(selector: dict[str, str]) -> list[str]:
         return [role for role in ROLES if selector.items() <= template(role)["metadata"]["labels"].items()]
 
@@ -101,13 +101,13 @@ def test_selectors_choose_the_pods_they_mean() -> None:
     assert chosen(source["podSelector"]["matchLabels"]) == ["worker"]
     assert chosen(spread["labelSelector"]["matchLabels"]) == ["master", "worker"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
-    # What the page deletes by, and keeps.
+    # The label by which the page deletes objects and keeps others.
     label = re.search(r"kubectl delete all -l (\S+)=(\S+)", PAGE)
     assert label
     assert all(part["metadata"]["labels"] == {label[1]: label[2]} for part in PARTS)
 
 
-def test_what_is_mounted_and_read_is_there() -> None:
+def test_mounted_volumes_and_referenced_keys_exist() -> None:
     (generated,) = (generator["name"] for generator in KUSTOMIZATION["configMapGenerator"])
     there = {(part["kind"], part["metadata"]["name"]) for part in PARTS} | {("ConfigMap", generated)}
     for role in ROLES:
@@ -121,7 +121,7 @@ def test_what_is_mounted_and_read_is_there() -> None:
                 assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in there
             else:
                 assert volume["emptyDir"] == {}
-        # A server may want no key; without the token nobody joins.
+        # The API key is optional, as a server may need none. Without the token, no worker can join.
         values = {one["name"]: one["valueFrom"] for one in container(role)["env"] if "valueFrom" in one}
         assert values.pop("LOCUST_HOST") == {"configMapKeyRef": {"name": generated, "key": "host"}}
         assert config()["host"].startswith("http://")
@@ -139,7 +139,7 @@ def test_what_is_mounted_and_read_is_there() -> None:
     assert words[words.index("--config") + 1] == f"{mounted}/locust.conf"
 
 
-def test_ports_are_locusts_own() -> None:
+def test_ports_are_locusts_defaults() -> None:
     defaults = get_parser(default_config_files=[]).parse_args([])
     assert defaults.master_port == defaults.master_bind_port
     web, port = container("master")["ports"]
@@ -152,7 +152,7 @@ def test_ports_are_locusts_own() -> None:
     assert port["name"] == served["targetPort"] == let_in["port"] == probed
     words = container("worker")["args"]
     assert words[words.index("--master-host") + 1] == the("Service")["metadata"]["name"]
-    # The web UI is reached by port-forward alone: the pod's loopback, and no Service.
+    # The web UI is reached only by port-forward: it listens on the pod's loopback, and no Service exposes it.
     assert the("Service")["spec"]["type"] == "ClusterIP"
     words = container("master")["args"]
     assert words[words.index("--web-host") + 1] == "127.0.0.1"
@@ -162,12 +162,13 @@ def test_ports_are_locusts_own() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_pods_are_as_restricted_as_can_be(role: str) -> None:
-    """The "restricted" profile of the Pod Security Standards, a root file system that is read-only, no token."""
+def test_pods_meet_the_restricted_profile(role: str) -> None:
+    """The "restricted" profile of the Pod Security Standards, a read-only root file system, no service account
+    token."""
     spec = template(role)["spec"]
     uid = re.search(r"^USER (\d+):\d+$", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
     assert uid
-    # By number: of the image's name alone Kubernetes cannot tell that it is not root.
+    # Use the number, as Kubernetes cannot verify that a user name is not root.
     assert spec["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": int(uid[1]),
@@ -187,7 +188,7 @@ def test_pods_are_as_restricted_as_can_be(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_pod_has_a_core_and_the_time_to_drain(role: str) -> None:
+def test_pod_has_one_core_and_time_to_drain(role: str) -> None:
     limits = container(role)["resources"]["limits"]
     assert container(role)["resources"]["requests"] == limits
     assert limits["cpu"] == "1"
@@ -196,19 +197,19 @@ def test_a_pod_has_a_core_and_the_time_to_drain(role: str) -> None:
     assert template(role)["spec"]["terminationGracePeriodSeconds"] > needed
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
     assert container(role)["image"] == f"asr-load:{version}"
-    # Only the master is probed, and a probe kills nothing.
+    # Only the master has a probe, and it kills nothing.
     probes = {name for name in container(role) if name.endswith("Probe")}
     assert probes == ({"readinessProbe"} if role == "master" else set())
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_nothing_evicts_a_pod_in_a_test(role: str) -> None:
+def test_pods_are_not_evicted_during_a_test(role: str) -> None:
     assert the("PodDisruptionBudget")["spec"]["maxUnavailable"] == 0
     assert template(role)["metadata"]["annotations"] == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_images_entrypoint_runs(role: str) -> None:
+def test_image_entrypoint_is_not_replaced(role: str) -> None:
     """`command` would replace it: no token from a file, no calibration."""
     assert "command" not in container(role)
     calibrate = [one["value"] for one in container(role)["env"] if one["name"] == "CALIBRATE"]
@@ -219,7 +220,7 @@ def test_the_images_entrypoint_runs(role: str) -> None:
 
 
 def expected_workers(rendered: list[dict[str, Any]]) -> tuple[str, int]:
-    """What the master waits for, and how many workers there are."""
+    """The number of workers that the master waits for, and the number of workers."""
     (job,) = (part for part in rendered if part["kind"] == "Job")
     (workers,) = (part for part in rendered if part["kind"] == "Deployment")
     (master,) = job["spec"]["template"]["spec"]["containers"]
@@ -227,7 +228,7 @@ def expected_workers(rendered: list[dict[str, Any]]) -> tuple[str, int]:
     return expected, workers["spec"]["replicas"]
 
 
-def test_the_master_expects_as_many_workers_as_replicas() -> None:
+def test_master_expects_as_many_workers_as_replicas() -> None:
     assert expected_workers(PARTS) == ("4", 4)
     (replacement,) = KUSTOMIZATION["replacements"]
     assert replacement["source"]["fieldPath"] == "spec.replicas"
@@ -257,19 +258,19 @@ def test_kustomize_copies_the_replicas_and_hashes_the_options(tmp_path: Path) ->
     assert hosts[0] != hosts[1]
 
 
-def test_a_test_is_never_begun_again_by_itself() -> None:
+def test_kubernetes_never_restarts_a_test() -> None:
     assert the("Job")["spec"]["backoffLimit"] == 0
     assert template("master")["spec"]["restartPolicy"] == "Never"
     assert the("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
 
 
 class Pods:
-    """The manifest's commands as processes. The Service's name is loopback here, the mounted folder one of the test's,
-    and ports are free ones; nothing else is changed."""
+    """The manifest's commands as processes. The Service's name becomes loopback, the mounted folder a temporary one,
+    and the ports free ones. Nothing else is changed."""
 
     def __init__(self, folder: Path, host: str, **lines: str) -> None:
         self.folder = folder
-        # As in the image: the checkout, and an empty folder where a volume is mounted.
+        # As in the image: the checkout, with an empty folder where a volume is mounted.
         self.app = folder / "app"
         for name in ("scripts", "locustfiles", "asr_data", "locust.conf"):
             self.app.mkdir(exist_ok=True)
@@ -292,7 +293,7 @@ class Pods:
         return start(shlex.join(words), self.app, **self.env)
 
     def probe(self) -> bool:
-        """The kubelet's: a connection that says nothing."""
+        """The kubelet's probe: a connection without data."""
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S).close()
         except OSError:
@@ -309,12 +310,12 @@ class Pods:
         assert started["success"], started
 
     def files(self) -> set[Path]:
-        """All that is outside of the mounted volumes."""
+        """All files outside of the mounted volumes."""
         volumes = [self.folder / "tmp", self.app / "results"]
         return {path for path in self.folder.rglob("*") if not any(path.is_relative_to(volume) for volume in volumes)}
 
     def records(self) -> list[dict[str, Any]]:
-        """All records, once it is sure that every worker's final report is among them."""
+        """All records, after a check that they include every worker's final report."""
         (run,) = self.app.glob("results/*/run.json")
         records = [json.loads(line) for line in (run.parent / "records.jsonl").read_text().splitlines()]
         by_worker = Counter(record["worker"] for record in records)
@@ -326,12 +327,12 @@ class Pods:
 
 @pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_the_commands_run_as_they_stand_and_a_deletion_loses_no_stream(tmp_path: Path, stop: signal.Signals) -> None:
+def test_kubernetes_commands_run_and_deleting_pods_loses_no_stream(tmp_path: Path, stop: signal.Signals) -> None:
     processes: list[subprocess.Popen[str]] = []
     with serve(*SLOW) as host:
         pods = Pods(tmp_path, host=host)
         try:
-            processes.append(pods.start("worker"))  # all are started in one instant: a worker waits for its master
+            processes.append(pods.start("worker"))  # all start at the same time: a worker waits for its master
             processes.append(pods.start("master"))
             wait_until(pods.probe, "the master is ready")
             wait_until(lambda: answers(pods.ui), "the web UI")
@@ -349,15 +350,15 @@ def test_the_commands_run_as_they_stand_and_a_deletion_loses_no_stream(tmp_path:
     outcomes = Counter(record["outcome"] for record in pods.records())
     assert set(outcomes) == {"ok"}
     assert outcomes["ok"] >= 4
-    assert pods.files() == pods.before  # the root file system may be read-only
+    assert pods.files() == pods.before  # so the root file system may be read-only
 
 
 @pytest.mark.long
-def test_without_the_web_ui_the_job_ends_with_the_test(tmp_path: Path) -> None:
+def test_job_without_web_ui_ends_with_the_test(tmp_path: Path) -> None:
     block = re.search(r"```ini\n(headless = true\n.*?)```", PAGE, re.DOTALL)
     assert block
     lines = dict(line.split(" = ") for line in block[1].splitlines())
-    assert "expect-workers" not in lines  # from the replicas
+    assert "expect-workers" not in lines  # it is copied from the replicas
     fewer = {"users": "2", "run-time": "2s"}
     assert fewer.keys() <= lines.keys()
     fewer["expect-workers"] = "1"

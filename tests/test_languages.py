@@ -1,4 +1,4 @@
-"""Languages: every spelling that people use means one code, everywhere a language is taken."""
+"""Languages: every common spelling means one code, wherever a language is given."""
 
 from __future__ import annotations
 
@@ -69,20 +69,20 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize(("code", "text"), [(code, text) for code, texts in SPELLINGS.items() for text in texts])
-def test_every_spelling_of_a_language_is_its_code(code: str, text: str) -> None:
+def test_every_spelling_of_a_language_gives_its_code(code: str, text: str) -> None:
     assert parse_language(text) == code
     assert Scoring(text) == Scoring(code)
 
 
 @pytest.mark.parametrize("text", [*UNKNOWN, ""])
-def test_an_unknown_language_is_refused(text: str) -> None:
+def test_unknown_language_is_refused(text: str) -> None:
     assert find_language(text) is None
     with pytest.raises(InputError, match=r"unknown language\. Give its name \(German\), its ISO 639 code"):
         parse_language(text)
 
 
 def test_every_fleurs_language_is_known() -> None:
-    """The configs of google/fleurs that do not begin with their ISO 639-1 code, and a few that do."""
+    """The configs of google/fleurs whose names do not start with an ISO 639-1 code, and a few others."""
     codes = (
         "af_za ast_es ceb_ph ckb_iq cmn_hans_cn ff_sn fil_ph kam_ke kea_cv luo_ke nb_no nso_za umb_ao yue_hant_hk zu_za"
     )
@@ -94,7 +94,7 @@ def test_every_fleurs_language_is_known() -> None:
     ("text", "name"),
     [("de-AT", "German"), ("zh-CN", "Chinese"), ("Mandarin", "Chinese"), ("yue", "Cantonese"), ("nb", "Norwegian")],
 )
-def test_prompts_have_english_names(text: str, name: str) -> None:
+def test_prompts_use_english_language_names(text: str, name: str) -> None:
     assert language_name(text) == name
 
 
@@ -122,21 +122,21 @@ def prepared(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("text", "code"), [("English", "en"), ("cmn_hans_cn", "zh"), ("", "en")])
-def test_prepare_keeps_the_code(tmp_path: Path, text: str, code: str) -> None:
+def test_prepare_stores_the_language_code(tmp_path: Path, text: str, code: str) -> None:
     write_folder(tmp_path / "set", {"a": 0.2})
     assert prepared(tmp_path, *(["--language", text] if text else [])).returncode == 0
     assert json.loads((tmp_path / "out" / MANIFEST).read_text())["options"]["language"] == code
 
 
 def test_prepare_refuses_an_unknown_language_before_it_reads(tmp_path: Path) -> None:
-    done = prepared(tmp_path, "--language", "Elvish")  # nor is there a data set
+    done = prepared(tmp_path, "--language", "Elvish")  # there is no data set either
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --language Elvish: unknown language")
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("text", "code"), [("English", "en"), ("zh_CN", "zh"), ("Elvish", "elvish")])
-def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path, text: str, code: str) -> None:
+def test_manifest_of_an_earlier_version_is_read(tmp_path: Path, text: str, code: str) -> None:
     folder = prepare_clips(tmp_path, {"a": 0.2})
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["options"]["language"] = text
@@ -144,7 +144,7 @@ def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path, text: str, cod
     assert Shards(folder).manifest.options.language == code
 
 
-def test_a_folder_that_was_prepared_with_another_spelling_is_not_prepared_again(tmp_path: Path) -> None:
+def test_folder_prepared_with_another_spelling_is_not_prepared_again(tmp_path: Path) -> None:
     write_folder(tmp_path / "set", {"a": 0.2})
     assert prepared(tmp_path, "--language", "en").returncode == 0
     manifest = tmp_path / "out" / MANIFEST
@@ -154,7 +154,7 @@ def test_a_folder_that_was_prepared_with_another_spelling_is_not_prepared_again(
     assert manifest.read_bytes() == before
 
 
-def test_runs_of_an_earlier_version_are_scored_and_compared_by_their_language(tmp_path: Path) -> None:
+def test_runs_of_an_earlier_version_are_scored_and_compared_by_language(tmp_path: Path) -> None:
     pair = {"reference": "twenty two colours", "text": "22 colors"}
     records = [record(n, **pair) for n in range(3)]
     for name, text in (("one", "English"), ("two", "en-US")):
@@ -178,7 +178,7 @@ def test_runs_of_an_earlier_version_are_scored_and_compared_by_their_language(tm
 @pytest.mark.parametrize(
     ("then", "now", "same"), [("English", "en", True), ("en-US", "eng", True), ("de", "en", False)]
 )
-def test_a_search_is_resumed_with_another_spelling(tmp_path: Path, then: str, now: str, same: bool) -> None:
+def test_search_is_resumed_with_another_spelling(tmp_path: Path, then: str, now: str, same: bool) -> None:
     words = ("--api", "transcriptions", "--language")
     begun = _asked(settings(*words, now)) | {"--language": then}
     common: dict[str, Any] = {"host": "http://127.0.0.1:30000", "model": "default", "slos": [], "data_sha256": "0"}
@@ -201,7 +201,7 @@ def test_named_data_sets_are_found_by_any_spelling(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["German", "de", "deu", "de-AT", "Deutsch"])
-def test_each_api_is_told_the_language_as_it_takes_it(text: str) -> None:
+def test_each_api_gets_the_language_in_its_form(text: str) -> None:
     upload = asked("openai/whisper-large-v3", language=text)
     assert (upload.body.language, upload.language) == ("de", "de")
     build, _ = make_builder(BodyOptions("transcriptions", "m", "", 9, language=upload.body.language))
@@ -243,7 +243,7 @@ def test_locust_refuses_an_unknown_language(clips: Path) -> None:
     assert line.startswith("error: --language Elvish: unknown language")
 
 
-def test_the_options_of_shards_compare_by_code() -> None:
+def test_shard_options_compare_by_language_code() -> None:
     from asr_load.audio.clip import Rules
     from asr_load.audio.shard import Options
 

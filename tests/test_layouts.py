@@ -1,4 +1,4 @@
-"""Folders of speech as people have them: each ends in clips with their texts, or in one line."""
+"""Folders of speech in common layouts: each gives clips with their texts, or a one-line error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(file: Path, seconds: float = 0.1) -> Path:
 
 
 def texts(dataset: Path, **words: Any) -> dict[str, str]:
-    """The text of each recording of a data set, by its id. All of them have audio that is there."""
+    """The text of each recording of a data set, by its id. Check that all of them have audio."""
     rows = list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
     assert all(next(convert(row, Rules())).duration_s >= 0.05 for row in rows)
     return {row.id: row.text for row in rows}
@@ -59,7 +59,7 @@ def librispeech(top: Path) -> None:
     (top / "LibriSpeech" / "SPEAKERS.TXT").write_text("; no manifest\n")
 
 
-def test_librispeech_as_it_is_unpacked(tmp_path: Path) -> None:
+def test_unpacked_librispeech(tmp_path: Path) -> None:
     librispeech(tmp_path)
     one = {f"61-70968-000{n}": f"TEST-CLEAN SENTENCE {n}" for n in range(2)}
     assert texts(tmp_path, split="test-clean") == one
@@ -83,7 +83,7 @@ def kaldi(top: Path, *, segments: bool, scp: str = "{file}") -> Path:
     return data
 
 
-def test_kaldi(tmp_path: Path) -> None:
+def test_kaldi_folder_with_and_without_segments(tmp_path: Path) -> None:
     data = kaldi(tmp_path / "whole", segments=False)
     assert texts(data) == texts(tmp_path / "whole" / "data", split="test") == {"call": "all of it"}
     data = kaldi(tmp_path / "cut", segments=True)
@@ -95,7 +95,7 @@ def test_kaldi(tmp_path: Path) -> None:
     assert "no split 'train'; it has: test" in refusal(tmp_path / "cut" / "data", split="train")
 
 
-def test_commands_of_kaldi_are_not_run(tmp_path: Path) -> None:
+def test_kaldi_commands_are_not_run(tmp_path: Path) -> None:
     data = kaldi(tmp_path / "read", segments=False, scp="flac -c -d -s {file} |")
     assert texts(data) == {"call": "all of it"}
     for number, command in enumerate(
@@ -115,13 +115,13 @@ def test_commands_of_kaldi_are_not_run(tmp_path: Path) -> None:
         ("call-1 other 0 1", "is of 'other', which wav.scp does not have"),
     ],
 )
-def test_bad_segments_of_kaldi(tmp_path: Path, segment: str, said: str) -> None:
+def test_invalid_kaldi_segments_are_rejected(tmp_path: Path, segment: str, said: str) -> None:
     data = kaldi(tmp_path, segments=True)
     (data / "segments").write_text(segment + "\n")
     assert said in refusal(data)
 
 
-def test_an_audiofolder_with_splits(tmp_path: Path) -> None:
+def test_audiofolder_with_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write(tmp_path / split / "one.wav")
         write(tmp_path / split / "deep" / "two.wav")
@@ -139,7 +139,7 @@ def test_an_audiofolder_with_splits(tmp_path: Path) -> None:
     assert "in different columns" in refusal(tmp_path)
 
 
-def test_splits_of_bare_audio(tmp_path: Path) -> None:
+def test_splits_of_audio_files_without_a_manifest(tmp_path: Path) -> None:
     write(tmp_path / "test" / "a" / "x.wav")
     (tmp_path / "test" / "a" / "x.txt").write_text("its text\n")
     write(tmp_path / "train" / "y.wav")
@@ -151,7 +151,7 @@ def test_splits_of_bare_audio(tmp_path: Path) -> None:
     assert "no split 'dev'; it has: test, train" in refusal(tmp_path, split="dev")
 
 
-def test_common_voice_below_its_version(tmp_path: Path) -> None:
+def test_common_voice_folder_of_one_version(tmp_path: Path) -> None:
     place = tmp_path / "cv-corpus-17.0" / "en"
     write(place / "clips" / "a.mp3")
     (place / "test.tsv").write_text('client_id\tpath\tsentence\nx\ta.mp3\tHe said "no\n')
@@ -159,7 +159,7 @@ def test_common_voice_below_its_version(tmp_path: Path) -> None:
     assert texts(tmp_path, split="test") == {"a": 'He said "no'}
 
 
-def test_hidden_files_and_loops_of_links(tmp_path: Path) -> None:
+def test_hidden_files_and_link_loops_are_skipped(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     for name in ("._a.wav", ".cache/b.wav", "__MACOSX/c.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -194,13 +194,13 @@ def table(encoding: str, delimiter: str = ",", end: str = "\n") -> bytes:
         ("upper.JSONL", json.dumps({"path": "a.wav", "sentence": "Grüße, „Welt“"}).encode()),
     ],
 )
-def test_tables_in_every_spelling(tmp_path: Path, name: str, data: bytes) -> None:
+def test_tables_in_every_encoding_and_delimiter(tmp_path: Path, name: str, data: bytes) -> None:
     write(tmp_path / "a.wav")
     (tmp_path / name).write_bytes(data)
     assert texts(tmp_path) == texts(tmp_path / name) == {"a": "Grüße, „Welt“"}
 
 
-def test_tables_that_are_none(tmp_path: Path) -> None:
+def test_broken_tables_are_rejected_with_their_line(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     file = tmp_path / "t.csv"
     file.write_bytes("path,sentence\na.wav,fine\nb.wav,Grüße\n".encode("latin-1"))
@@ -214,7 +214,7 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     assert "row 1: '5' is no audio" in refusal(tmp_path)
 
 
-def test_what_was_found_is_said(tmp_path: Path) -> None:
+def test_detected_columns_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     (tmp_path / "t.csv").write_text("file_name,words\na.wav,said\n")
     notes = open_source(DatasetSpec(str(tmp_path))).notes
@@ -237,7 +237,7 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
         "in wavs",
     ],
 )
-def test_names_of_files(tmp_path: Path, name: str) -> None:
+def test_file_names_of_every_form_are_found(tmp_path: Path, name: str) -> None:
     for file in ("a b.wav", "sub/a b.wav", "clips/clip.wav", "wavs/in wavs.wav"):
         write(tmp_path / file)
     line = {"audio": name.format(folder=tmp_path), "text": "it"}
@@ -263,8 +263,8 @@ SAMPLES = (noise(0.5) * 30000).astype("<i2")
         ({"array": (SAMPLES.astype(int) * 65536).tolist(), "sampling_rate": 16000, "path": "said.wav"}, {}),
     ],
 )
-def test_decoded_arrays(tmp_path: Path, cell: Any, beside: dict[str, Any]) -> None:
-    """In JSON, and in parquet, where they are lists in a struct."""
+def test_decoded_arrays_are_read(tmp_path: Path, cell: Any, beside: dict[str, Any]) -> None:
+    """They may be in JSON, and in parquet as lists in a struct."""
     row = {"audio": cell, "text": "it", **beside}
     (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
@@ -276,7 +276,7 @@ def test_decoded_arrays(tmp_path: Path, cell: Any, beside: dict[str, Any]) -> No
         assert np.array_equal(pcm, SAMPLES)
 
 
-def test_bytes_in_json(tmp_path: Path) -> None:
+def test_base64_audio_in_json_is_read(tmp_path: Path) -> None:
     data = base64.b64encode(write(tmp_path / "x.wav").read_bytes()).decode()
     for number, word in enumerate((data, f"data:audio/wav;base64,{data}")):
         (tmp_path / "m.jsonl").write_text(json.dumps({"audio": {"bytes": word}, "id": number, "text": "it"}) + "\n")
@@ -291,8 +291,9 @@ def test_bytes_in_json(tmp_path: Path) -> None:
         assert said in refusal(tmp_path / "m.jsonl")
 
 
-def test_addresses_in_rows(tmp_path: Path) -> None:
-    """In a manifest and in parquet: fetched; skipped where nothing is there; one line where there is no server."""
+def test_audio_urls_in_rows_are_fetched(tmp_path: Path) -> None:
+    """In a manifest and in parquet, each URL is fetched; 404 skips the row; a server that is down gives a one-line
+    error."""
     write(tmp_path / "web" / "a.wav")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tmp_path / "web"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -316,7 +317,7 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def test_metadata_in_parquet(tmp_path: Path) -> None:
+def test_metadata_in_parquet_is_read(tmp_path: Path) -> None:
     write(tmp_path / "audio" / "a.wav")
     pq.write_table(pa.Table.from_pylist([{"file_name": "audio/a.wav", "text": "it"}]), tmp_path / "metadata.parquet")
     assert texts(tmp_path) == {"a": "it"}
@@ -324,8 +325,8 @@ def test_metadata_in_parquet(tmp_path: Path) -> None:
     assert "metadata.parquet cannot be read" in refusal(tmp_path)
 
 
-def test_parquet_that_is_broken(tmp_path: Path) -> None:
-    """At its end, and in its middle: in one line, which names the row."""
+def test_broken_parquet_is_rejected(tmp_path: Path) -> None:
+    """It may be truncated or broken in the middle. The error is one line and names the row."""
     wav = write(tmp_path / "x.wav").read_bytes()
     rows = [{"audio": {"bytes": wav + os.urandom(2000), "path": f"{n}.wav"}, "text": str(n)} for n in range(200)]
     file = tmp_path / "set" / "train-00000-of-00001.parquet"
@@ -343,8 +344,8 @@ def test_parquet_that_is_broken(tmp_path: Path) -> None:
         assert "cannot be read" in refusal(dataset)
 
 
-def test_a_value_that_a_dictionary_repeats(tmp_path: Path) -> None:
-    """A file of a few MB whose rows are gigabytes when they are all taken at once."""
+def test_dictionary_encoded_parquet_is_read_row_by_row(tmp_path: Path) -> None:
+    """The file has few MB, but its rows would take gigabytes if all were decoded at once."""
     wav = BytesIO()
     soundfile.write(wav, np.zeros(8_000_000, "<i2") + 9, 16000, format="WAV")
     audio = pa.DictionaryArray.from_arrays(pa.array([0] * 300), [wav.getvalue()])
@@ -361,7 +362,7 @@ def unreadable(folder: Path) -> None:
         (folder / f"other{suffix}").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(500))
 
 
-def test_what_needs_ffmpeg_is_named_and_counted(tmp_path: Path) -> None:
+def test_files_that_need_ffmpeg_are_listed(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     unreadable(tmp_path)
     assert len(list(open_source(DatasetSpec(str(tmp_path))).rows(None))) == 6
@@ -378,20 +379,20 @@ def test_what_needs_ffmpeg_is_named_and_counted(tmp_path: Path) -> None:
         (lambda top: (top / "x.tar").write_bytes(bytes(10240)), "no column of audio"),
     ],
 )
-def test_folders_that_are_none(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+def test_folders_without_a_data_set_are_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
     make(tmp_path)
     assert said in refusal(tmp_path)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
     for name, said in (("a.zip", "unpack it"), ("a.doc", "is no data set"), ("a.parquet", "cannot be read")):
         (tmp_path / name).write_bytes(b"x" * 100)
         assert said in refusal(tmp_path / name)
     assert "--text-column x out" in refusal(write(tmp_path / "a.wav"), text_column="x")
 
 
-def test_rows_of_parquet_are_judged_as_those_of_a_table(tmp_path: Path) -> None:
-    """Segments are cut out of the files that rows name, and not out of audio in the row, which has been cut."""
+def test_parquet_rows_are_read_like_table_rows(tmp_path: Path) -> None:
+    """Segments are cut out of the files that rows name. Audio within a row has already been cut."""
     wav = write(tmp_path / "long.wav", 3.0)
     rows = [{"audio": "long.wav", "text": "a part", "offset": 0.5, "duration": 1.0}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
@@ -405,7 +406,7 @@ def test_rows_of_parquet_are_judged_as_those_of_a_table(tmp_path: Path) -> None:
     assert "row 1: 'text' is no text" in refusal(tmp_path / "rows.parquet")
 
 
-def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_errors_give_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be read: File name too long" in refusal("x" * 5000)
 
     def refuse(_: Path) -> str:

@@ -1,4 +1,4 @@
-"""Answers without measure, over a socket, in each way of reading: they end as `protocol`, and hold nobody else up."""
+"""Responses of excessive size, over a socket with each reader: they end as `protocol`, and delay nobody else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
 }
 
 
-# What is decrypted is read by the same code: over TLS, one answer of each framing will do.
+# Decrypted data is parsed by the same code, so over TLS one response per framing is enough.
 OVER_TLS = [(name, way) for name in ("events", "comments in chunks of a byte", "a whole answer") for way in WAYS[3:]]
 
 
@@ -76,14 +76,14 @@ def is_slow(name: str, reader: str) -> bool:
         for case in (*itertools.product(ANSWERS, READERS), *OVER_TLS)
     ],
 )
-def test_an_answer_without_measure_is_none(name: str, reader: str) -> None:
+def test_excessive_response_is_a_protocol_failure(name: str, reader: str) -> None:
     said, answer = ANSWERS[name]
     longest, ticking = 0.0, True
 
     def tick() -> None:
         nonlocal longest
         while ticking:
-            before = time.thread_time()  # what other processes take of the processor is not counted
+            before = time.thread_time()  # CPU time of this thread: other processes do not count
             gevent.sleep(0)
             longest = max(longest, time.thread_time() - before)
             gevent.sleep(0.001)
@@ -95,11 +95,11 @@ def test_an_answer_without_measure_is_none(name: str, reader: str) -> None:
         ticker.join()
         assert (record.outcome, record.ok) == ("protocol", False)
         assert said in (record.error or "")
-        assert longest < 0.5  # 45 s, where each line's beginning was looked for in all that had come
+        assert longest < 0.5  # it was 45 s when each line was searched for from the start of the body
         assert client.send(peer.url).outcome == "ok"
 
 
-def test_nested_errors_are_shown_as_far_as_they_can_be() -> None:
+def test_nested_error_is_shown_up_to_the_depth_limit() -> None:
     answer = Answer()
     depth = 300
     body = b'data: {"error": ' + b"[" * depth + b"1" + b"]" * depth + b"}\n\n"
@@ -110,7 +110,7 @@ def test_nested_errors_are_shown_as_far_as_they_can_be() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
-def test_a_byte_order_mark_that_is_cut_is_no_loss(cut: int) -> None:
+def test_split_byte_order_mark_is_skipped(cut: int) -> None:
     body = b"\xef\xbb\xbf" + STREAM
     pieces = [body[:cut], body[cut:]]
     told = Answer()
@@ -127,8 +127,7 @@ def test_a_byte_order_mark_that_is_cut_is_no_loss(cut: int) -> None:
 
 
 @pytest.mark.parametrize("reader", ["compiled", "python"])
-def test_the_total_timeout_holds_while_an_answer_floods(reader: str) -> None:
-    """Its head never ends, nor does what comes before it."""
+def test_total_timeout_holds_during_a_flood_of_interim_responses(reader: str) -> None:
 
     over = threading.Event()
     pieces: list[Piece] = [CONTINUE, 0.02]

@@ -1,4 +1,4 @@
-"""The live view: what it shows agrees with the records it was fed."""
+"""The live view agrees with the records that it receives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.records import failure, record, run_info
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 2.5])
-def test_a_histograms_percentiles_are_within_a_quarter_of_a_percent(spread: float) -> None:
+def test_histogram_percentiles_are_accurate_to_a_quarter_percent(spread: float) -> None:
     values = np.random.default_rng(0).lognormal(3, spread, 20_000)
     histogram = Histogram()
     histogram.add(values)
@@ -31,11 +31,11 @@ def fed(live: Live, *records: Record) -> None:
     live.add(records, [one.end for one in records])
 
 
-def test_before_the_first_second_the_rows_are_empty() -> None:
+def test_live_table_is_empty_before_the_first_second() -> None:
     assert {row["count"] for row in Live(0.0).table()} == {0}
 
 
-def test_rows_for_the_last_seconds_and_for_the_run() -> None:
+def test_live_table_has_the_last_10_seconds_and_the_run() -> None:
     live = Live(1000.0)
     for second in range(15):
         fed(live, record(second, ttft=0.1 if second < 5 else 0.3, e2el=0.5))
@@ -50,7 +50,7 @@ def test_rows_for_the_last_seconds_and_for_the_run() -> None:
     assert rows["RTF, whole run"]["max"] == 0.25
 
 
-def test_a_point_a_second() -> None:
+def test_live_view_has_one_point_per_second() -> None:
     live = Live(1000.0)
     fed(live, record(0), failure(0, "http_503", ttft=9.0))
     live.tick(1000.5, users=3, in_flight=2, complete_until=1000.5)
@@ -70,10 +70,10 @@ def test_a_point_a_second() -> None:
     assert (live.requests, dict(live.failures)) == (2, {"http_503": 1})
 
 
-def test_a_second_is_shown_when_all_have_reported_past_it() -> None:
+def test_second_is_drawn_when_all_workers_have_reported_past_it() -> None:
     live = Live(1000.0)
     for now in range(1, 7):
-        # Reports come each three seconds, of all that ended since the last one.
+        # Every three seconds, a report covers everything since the last one.
         if now % 3 == 0:
             fed(live, *(record(second) for second in range(now - 3, now)))
         live.tick(1000.0 + now, users=2, in_flight=2, complete_until=1000.0 + now // 3 * 3)
@@ -81,7 +81,7 @@ def test_a_second_is_shown_when_all_have_reported_past_it() -> None:
     assert [point["tokens_per_s"] for point in live.points()] == [3.0] * 6
 
 
-def test_what_comes_for_a_second_that_is_shown_is_added_to_it() -> None:
+def test_late_record_is_added_to_its_drawn_second() -> None:
     live = Live(1000.0)
     live.tick(1003.0, users=1, in_flight=2, complete_until=1003.0)
     fed(live, record(1), failure(2, "cut"))
@@ -90,14 +90,14 @@ def test_what_comes_for_a_second_that_is_shown_is_added_to_it() -> None:
     assert [point["failures_per_s"] for point in live.points()] == [{}, {}, {"cut": 1}]
 
 
-def test_tokens_that_no_answer_told_are_not_known() -> None:
+def test_live_tokens_are_unknown_without_usage() -> None:
     live = Live(1000.0)
     fed(live, record(0, output_tokens_source="chunks"), record(1))
     live.close(1001.5)
     assert [point["tokens_per_s"] for point in live.points()] == [None, 3.0]
 
 
-def test_goodput_and_the_limit_on_errors_are_shown_while_a_test_runs() -> None:
+def test_goodput_and_the_error_limit_are_shown_live() -> None:
     live = Live(1000.0, goodput=Goodput("ttft:250"))
     fed(
         live,
@@ -107,7 +107,7 @@ def test_goodput_and_the_limit_on_errors_are_shown_while_a_test_runs() -> None:
         failure(0, "http_503", ttft=0.1),
     )
     live.tick(1002.0, users=1, in_flight=0, complete_until=1002.0)
-    fed(live, record(1))  # for a second that is shown already
+    fed(live, record(1))  # for a second that is already drawn
     assert [point["goodput_per_s"] for point in live.points()] == [2.0, 1.0]
     rows = {row["name"]: row for row in live.table()}
     shown = {tile.name: tile for tile in tiles(None, live, parse_slos(["errors:rate:0.1"]), rows)}
@@ -116,7 +116,7 @@ def test_goodput_and_the_limit_on_errors_are_shown_while_a_test_runs() -> None:
     assert len(shown) == 5
 
 
-def test_a_card_of_the_last_seconds_holds_the_whole_test_against_its_limit() -> None:
+def test_tile_compares_the_whole_test_with_the_limit() -> None:
     slos = parse_slos(["ttft:p95:200", "ttft:max:350", "e2el:mean:600", "lag:p50:5", "tpot:p95:1000"])
     live = Live(1000.0, slos=slos)
     for second in range(30):
@@ -128,14 +128,14 @@ def test_a_card_of_the_last_seconds_holds_the_whole_test_against_its_limit() -> 
     assert shown["TTFT max"][1:] == ("100.0", "ms", "limit 350 ms; whole test 300 ms", "good")
     assert shown["E2E mean, whole test"][1:] == ("500 ms", "", "limit 600 ms", "good")
     assert shown["Sent after due p50, whole test"][3:] == ("limit 5 ms, missed", "bad")
-    assert shown["TPOT p95"][1:] == ("n/a", "ms", "limit 1000 ms, not judged yet", "")  # no answer had two tokens
+    assert shown["TPOT p95"][1:] == ("n/a", "ms", "limit 1000 ms, not judged yet", "")  # no response had two tokens
 
 
 @pytest.mark.parametrize(
     ("slo", "value"),
     [("ttft:p90:1", 200), ("itl:mean:1", 100), ("e2el:max:1", 400), ("rtf:p50:1", 0.2), ("errors:rate:0", 0.2)],
 )
-def test_slos_so_far_are_those_of_the_records(slo: str, value: float) -> None:
+def test_live_slo_results_equal_those_of_the_records(slo: str, value: float) -> None:
     live = Live(1000.0, slos=parse_slos([slo]))
     assert live.slo_results(parse_slos([slo])) == []  # nothing to judge yet
     fed(live, *(record(n) for n in range(4)), failure(4, "cut", ended_at=1004.5), failure(5, "unfinished"))
@@ -145,7 +145,7 @@ def test_slos_so_far_are_those_of_the_records(slo: str, value: float) -> None:
     assert found.ok == exact.ok
 
 
-def test_sessions_have_charts_of_their_own() -> None:
+def test_realtime_sessions_have_separate_charts() -> None:
     live = Live(1000.0, LIVE_DRAWN)
     spoken = LiveRecord(**msgspec.structs.asdict(record(0)), ttfs=0.4, rtf_live=1.25)
     fed(live, spoken)
@@ -158,17 +158,17 @@ def test_sessions_have_charts_of_their_own() -> None:
         assert "rtf" not in point
 
 
-def test_some_transcripts_are_scored_while_a_test_runs() -> None:
+def test_some_transcripts_are_scored_live() -> None:
     live = Live(1000.0, accuracy=Sample(Scoring()))
     fed(live, *(record(0, reference="four words are here", text="four words are there") for _ in range(4)))
     fed(live, failure(0, "http_503"), record(0, reference="", text="noise"))
-    fed(live, record(0, reference="word " * 300, text="word " * 300))  # so long a one is scored at the end alone
+    fed(live, record(0, reference="word " * 300, text="word " * 300))  # too long: scored only at the end
     live.tick(1001.0, users=1, in_flight=0, complete_until=1001.0)
     fed(live, *(record(1, reference="four words are here", text="four words are here") for _ in range(50)))
     live.tick(1002.0, users=1, in_flight=0, complete_until=1002.0)
     rows = {row["name"]: row for row in live.table()}
     shown = {tile.name: tile for tile in tiles(None, live, parse_slos(["wer:mean:0.05"]), rows)}
-    # Four of the first second, and no more than ten of the next.
+    # Four of the first second, and at most ten of the next.
     assert shown["WER"] == ("WER", "7.1%", "", "limit 5.0%, missed", "bad")
     assert live.accuracy is not None
     assert live.accuracy.references == 14

@@ -1,4 +1,4 @@
-"""A Locust that works otherwise inside is refused, in one line, before a test."""
+"""A Locust whose internals differ is refused with a one-line error before a test."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from harness.patience import PATIENCE_S
 UNKNOWN = rf"this Locust \({re.escape(locust.__version__)}\) is not known: "
 
 
-def test_this_locust_is_known() -> None:
+def test_installed_locust_passes_the_check() -> None:
     locust_internals.check()
     environment = Environment()
     environment.create_local_runner()
     locust_internals.check_environment(environment)
 
 
-def test_a_function_that_is_gone_or_takes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_changed_function_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def send(self: WorkerRunner, last: bool) -> None: ...
 
     monkeypatch.setattr(WorkerRunner, "_send_stats", send)
@@ -41,7 +41,7 @@ def test_a_function_that_is_gone_or_takes_something_else(monkeypatch: pytest.Mon
         locust_internals.check()
 
 
-def test_statistics_that_count_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_statistics_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry(StatsEntry):
         def __init__(self, stats: RequestStats, name: str, method: str, cache: bool = False) -> None:
             super().__init__(stats, name, method, cache)
@@ -56,7 +56,7 @@ def test_statistics_that_count_otherwise(monkeypatch: pytest.MonkeyPatch) -> Non
         locust_internals.check()
 
 
-def test_a_runner_without_what_is_used() -> None:
+def test_runner_without_a_needed_attribute_is_refused() -> None:
     environment = Environment()
     runner = environment.create_local_runner()
     del runner.user_greenlets
@@ -64,8 +64,8 @@ def test_a_runner_without_what_is_used() -> None:
         locust_internals.check_environment(environment)
 
 
-def test_the_names_of_locusts_options_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locust's worker makes a parser for each option of a spawn message, which held its loop for 0.2 s."""
+def test_names_of_locusts_options_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locust's worker creates a parser for each option of a spawn message, which blocked its loop for 0.2 s."""
     monkeypatch.setattr(argument_parser, "default_args_dict", argument_parser.default_args_dict)
     whole = set(argument_parser.default_args_dict())
     locust_internals.remember_defaults()
@@ -75,12 +75,12 @@ def test_the_names_of_locusts_options_are_made_once(monkeypatch: pytest.MonkeyPa
     locust_internals.check()
 
 
-def test_what_is_not_listed_is_not_replaced() -> None:
+def test_only_listed_functions_may_be_replaced() -> None:
     with pytest.raises(AssertionError, match="clear_all"):
         locust_internals.replace(RequestStats(), "clear_all", lambda clear: clear)
 
 
-def test_a_run_with_such_a_locust_sends_nothing(tmp_path: Path) -> None:
+def test_run_with_an_unknown_locust_sends_nothing(tmp_path: Path) -> None:
     file = tmp_path / "locustfile.py"
     change = "import locust.runners\nlocust.runners.WorkerRunner._send_stats = lambda self, last: None\n"
     file.write_text(change + (CHECKOUT / "locustfiles" / "transcribe.py").read_text())

@@ -1,4 +1,4 @@
-"""The watch over the client: what it says of a loop that was held up, and of one that was not."""
+"""The loop monitor: what it reports of an event loop that was blocked, and of one that was not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELD_S = 0.51
 
 
 class Clock:
-    """Time that passes only where a test says so, and the event loop's timer on it."""
+    """A clock that advances only when a test says so, with the event loop's timer."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -38,15 +38,15 @@ class Clock:
         assert self.ring is None
 
     def hold(self, seconds: float) -> None:
-        """Keep the loop from running."""
+        """Block the loop."""
         self.now += seconds
 
     def run(self, ticks: int) -> None:
-        """Run the loop until its timer has rung so many times."""
+        """Run the loop until its timer has fired this many times."""
         for _ in range(ticks):
             assert self.ring is not None
             self.now = max(self.now, self.due)
-            self.due += TICK_S  # as libev repeats a timer, unless `again` sets it anew
+            self.due += TICK_S  # as libev repeats a timer, unless `again` resets it
             self.ring()
 
 
@@ -59,7 +59,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     yield made
 
 
-def test_a_loop_that_is_held_up_once_is_late_at_every_tick_that_it_swallowed(clock: Clock) -> None:
+def test_blocked_loop_is_late_at_every_tick_it_missed(clock: Clock) -> None:
     monitor = LoopMonitor()
     monitor.start()
     clock.run(5)
@@ -67,15 +67,15 @@ def test_a_loop_that_is_held_up_once_is_late_at_every_tick_that_it_swallowed(clo
     clock.run(5)
     monitor.stop()
     health = monitor.health()
-    # The first tick behind the stall is the one that was due TICK_S after it began.
+    # The first tick after the stall was due TICK_S after the stall began.
     assert health.loop_lag_max == pytest.approx(HELD_S - TICK_S)
-    # The ticks of the stall are late by all there is from nothing to its length; the nine others are on time.
+    # The ticks of the stall are late by 0 up to its length; the other nine are on time.
     late = np.sort(np.r_[np.zeros(9), np.arange(HELD_S - TICK_S, 0, -TICK_S)])
     assert health.loop_lag_samples == len(late)
     assert health.loop_lag_p50 == pytest.approx(np.percentile(late, 50), abs=TICK_S)
 
 
-def test_a_loop_that_stands_still_until_the_end_is_late(clock: Clock) -> None:
+def test_loop_blocked_until_the_end_is_late(clock: Clock) -> None:
     monitor = LoopMonitor()
     monitor.start()
     clock.run(5)
@@ -88,7 +88,7 @@ def test_a_loop_that_stands_still_until_the_end_is_late(clock: Clock) -> None:
     assert [late.lag for late in health.late] == [pytest.approx(HELD_S - TICK_S)]
 
 
-def test_what_is_told_of_the_last_seconds_has_the_lag_of_now(clock: Clock) -> None:
+def test_recent_health_includes_the_current_lag(clock: Clock) -> None:
     monitor = LoopMonitor()
     monitor.start()
     clock.hold(0.2)
@@ -97,15 +97,15 @@ def test_what_is_told_of_the_last_seconds_has_the_lag_of_now(clock: Clock) -> No
     monitor.stop()
 
 
-def test_the_loops_own_timer_rings() -> None:
+def test_timer_of_the_real_loop_fires() -> None:
     monitor = LoopMonitor()
     monitor.start()
     wait_until(lambda: monitor.health().loop_lag_samples >= 5, "five ticks", pause=lambda _: gevent.sleep(TICK_S))
     monitor.stop()
 
 
-def test_a_thread_that_reads_has_lags_of_its_own(clock: Clock) -> None:
-    told = [[9.0], [0.25, 0.5], [0.1]]  # the first is from before the watch
+def test_reading_thread_has_separate_lags(clock: Clock) -> None:
+    told = [[9.0], [0.25, 0.5], [0.1]]  # the first one is from before the start
     monitor = LoopMonitor(lambda: told.pop(0))
     monitor.start()
     clock.run(3)
@@ -118,10 +118,8 @@ def test_a_thread_that_reads_has_lags_of_its_own(clock: Clock) -> None:
     assert not told
 
 
-def test_the_seconds_of_a_stall_are_late_and_the_others_are_sound(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # It is the loop's own work: its thread uses the processor all the time.
+def test_only_the_seconds_of_a_stall_are_late(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The loop's own work blocks it: its thread uses the CPU all the time.
     monkeypatch.setattr("time.thread_time", lambda: clock.now)
     monitor = LoopMonitor(epoch_s=1e6)
     monitor.start()
@@ -139,7 +137,7 @@ def test_the_seconds_of_a_stall_are_late_and_the_others_are_sound(
     assert held.cpu == pytest.approx(1)
 
 
-def test_a_thread_that_read_late_has_late_seconds_though_the_loop_was_on_time() -> None:
+def test_late_reading_thread_makes_seconds_late() -> None:
     told = [[], [0.0, 0.0, 0.2], [0.0]]
     monitor = LoopMonitor(lambda: told.pop(0) if told else [])
     monitor.start()
@@ -151,7 +149,7 @@ def test_a_thread_that_read_late_has_late_seconds_though_the_loop_was_on_time() 
     assert health.sound_stamp_lag_p99 == 0.0 or health.sound_stamp_lag_p99 < 0.05
 
 
-def test_late_seconds_that_follow_each_other_are_one_stretch() -> None:
+def test_adjacent_late_seconds_are_merged() -> None:
     found = LateSeconds()
     found.add(10.2, 10.4, 0.2, 0.1)
     found.add(11.9, 12.1, 0.3, 0.5)
@@ -159,7 +157,7 @@ def test_late_seconds_that_follow_each_other_are_one_stretch() -> None:
     assert found.stretches == [Late(10, 13, 0.3, 0.5), Late(20, 21, 0.1, 0.2)]
 
 
-def test_late_seconds_of_days_stay_few_and_none_is_forgotten() -> None:
+def test_late_seconds_of_days_are_bounded_and_complete() -> None:
     random = np.random.default_rng(0)
     found, at = LateSeconds(), 0.0
     moments = []

@@ -1,4 +1,4 @@
-"""What a person does wrong: a line that says what is wrong and what would be right, exit code 2, and no user starts."""
+"""Mistakes of users: one line with what is wrong and what to do, exit code 2, and no user starts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
-    """What a command line that is refused says."""
+    """The error line of a refused command line."""
     options = [] if ui else ["--headless", "--only-summary"]
     process = Forked("locust", ["--loglevel", "ERROR", *options, *words], cwd, environment())
     out, err = process.communicate(PATIENCE_S)
@@ -90,7 +90,7 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "2", "--processes", "2", "--master-bind-port", "7001"], "and --master-port the same"),
     ],
 )  # fmt: skip
-def test_a_mistake_on_the_command_line(words: list[str], said: str) -> None:
+def test_command_line_mistake_gives_a_one_line_error(words: list[str], said: str) -> None:
     line = refused(*words)
     assert said in line
     assert "hush" not in line
@@ -104,8 +104,8 @@ def test_a_mistake_on_the_command_line(words: list[str], said: str) -> None:
         ("README.md", "-f README.md is not a Python file"),
     ],
 )
-def test_a_locustfile_that_is_none(file: str, said: str) -> None:
-    """Of asr-load run: where Locust itself is called, nothing of ours is imported yet."""
+def test_missing_locustfile_is_refused(file: str, said: str) -> None:
+    """For `asr-load run`. Locust itself reports the error before it imports our code."""
     command = [sys.executable, "-m", "asr_load.main", "run", "-f", file]
     env = environment()
     done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
@@ -114,7 +114,7 @@ def test_a_locustfile_that_is_none(file: str, said: str) -> None:
     assert line.startswith(f"error: {said}")
 
 
-def test_a_raw_folder_is_not_proposed_as_the_place_to_write_to(tmp_path: Path) -> None:
+def test_raw_folder_is_not_proposed_as_the_output_folder(tmp_path: Path) -> None:
     (tmp_path / "my recordings").mkdir()
     line = refused("-u", "1", "--data", tmp_path / "my recordings")
     assert f"--dataset '{tmp_path}/my recordings' --out asr_data/my-recordings" in line
@@ -136,7 +136,7 @@ def test_a_raw_folder_is_not_proposed_as_the_place_to_write_to(tmp_path: Path) -
         ("http://gpu:port", 8000, "http://gpu:port"),
     ],
 )
-def test_bench_takes_a_name_and_a_port_or_an_address(host: str | None, port: int | None, address: str) -> None:
+def test_bench_accepts_host_and_port_or_a_url(host: str | None, port: int | None, address: str) -> None:
     assert bench.server_address(host, port) == address
 
 
@@ -146,7 +146,7 @@ def test_bench_refuses_two_ports() -> None:
     assert str(refused.value) == "--host has port 1, but --port is 2: give only one of them"
 
 
-def test_a_pasted_url_in_the_web_form(clips: Path, tmp_path: Path) -> None:
+def test_pasted_url_in_the_web_form(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host, ui("one process", NOBODY, clips, tmp_path, "--requests", "2") as page:
         for path, said in (
             ("/v1/audio/transcriptions", "this test uses --api chat: add --api transcriptions, or give --host"),
@@ -167,7 +167,7 @@ def taken(host: str = "127.0.0.1") -> Iterator[str]:
         yield str(server.getsockname()[1])
 
 
-def test_a_port_that_is_taken() -> None:
+def test_port_in_use_gives_an_error_with_a_cure() -> None:
     with taken() as port:
         assert f"port {port} is taken, perhaps by another Locust: name a free one with --web-port" in refused(
             "--web-port", port, ui=True
@@ -179,8 +179,8 @@ def test_a_port_that_is_taken() -> None:
 
 
 @pytest.mark.long
-def test_a_port_whose_last_server_has_just_ended_is_free(clips: Path, tmp_path: Path) -> None:
-    """Connections of the last test may wait for a minute (TIME_WAIT)."""
+def test_port_in_time_wait_is_free(clips: Path, tmp_path: Path) -> None:
+    """Connections of the last test may be in TIME_WAIT for a minute."""
     port = str(free_port())
     words = ("--master", "--expect-workers", "1", "--master-bind-port", port, "-u", "1", "--requests", "2")
     with serve(*FAST) as host:
@@ -193,7 +193,7 @@ def test_a_port_whose_last_server_has_just_ended_is_free(clips: Path, tmp_path: 
             worker.communicate(timeout=PATIENCE_S)
 
 
-def test_a_worker_says_that_it_waits_for_its_master() -> None:
+def test_worker_reports_that_it_waits_for_its_master() -> None:
     port = str(free_port())
     worker = locust("--worker", "--master-port", port)
     assert worker.stderr is not None
@@ -204,7 +204,7 @@ def test_a_worker_says_that_it_waits_for_its_master() -> None:
 
 
 @pytest.mark.long
-def test_a_worker_that_has_waited_takes_part(clips: Path, tmp_path: Path) -> None:
+def test_worker_that_waited_takes_part(clips: Path, tmp_path: Path) -> None:
     port = str(free_port())
     worker = locust("--worker", "--master-port", port)
     assert worker.stderr is not None
@@ -217,7 +217,7 @@ def test_a_worker_that_has_waited_takes_part(clips: Path, tmp_path: Path) -> Non
     worker.communicate(timeout=PATIENCE_S)
 
 
-def test_a_master_says_whom_it_waits_for() -> None:
+def test_master_reports_how_many_workers_it_waits_for() -> None:
     port = str(free_port())
     master = locust(
         "--master", "--expect-workers", "2", "--master-bind-port", port, "-u", "2", "--host", NOBODY, "--no-preflight"
@@ -234,8 +234,8 @@ def test_a_master_says_whom_it_waits_for() -> None:
 
 
 @pytest.mark.long
-def test_a_search_from_another_folder(clips: Path, tmp_path: Path) -> None:
-    """Its file finds what is beside it; the checkout's locust.conf is not read there."""
+def test_search_runs_from_another_folder(clips: Path, tmp_path: Path) -> None:
+    """The locustfile finds files next to it. The checkout's locust.conf is not read there."""
     with serve(*FAST, "--slots", "2") as host:
         process = locust(
             "-f", CHECKOUT / "locustfiles" / "capacity.py", "-u", "2", "--slo", "errors:rate:0.1", "--step-time", "4",
@@ -247,7 +247,7 @@ def test_a_search_from_another_folder(clips: Path, tmp_path: Path) -> None:
 
 
 class _Models(http.server.BaseHTTPRequestHandler):
-    """A server that lists a model, and has a word of its own on how it was started."""
+    """A server that lists a model and reports how it was started."""
 
     asked: ClassVar[list[str]] = []
 
@@ -290,7 +290,7 @@ def models() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_model_that_is_served_and_not_listed_is_tested(models: str, clips: Path, tmp_path: Path) -> None:
+def test_model_that_is_served_but_not_listed_is_tested(models: str, clips: Path, tmp_path: Path) -> None:
     words = ("-u", "1", "--requests", "2", "--model", "google/gemma-3n")
     done = run(models, clips, tmp_path / "r", *words, preflight=True)
     assert (done.code, len(done.records)) == (0, 2), done.err
@@ -300,8 +300,8 @@ def test_a_model_that_is_served_and_not_listed_is_tested(models: str, clips: Pat
     )
 
 
-def test_a_server_that_names_no_model_takes_any(clips: Path, tmp_path: Path) -> None:
-    """The README's own command line, with the embedded server in the place of SGLang."""
+def test_server_that_lists_only_default_accepts_any_model(clips: Path, tmp_path: Path) -> None:
+    """The README's command line, with the embedded server in place of SGLang."""
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--model", "openbmb/MiniCPM-o-2_6")
     assert done.code == 0, done.err
@@ -309,7 +309,7 @@ def test_a_server_that_names_no_model_takes_any(clips: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("model", ["default", "google/gemma-3n-E4B-it", "google/gemma-3n-E4B-it:my-adapter"])
-def test_what_the_server_says_of_itself_is_kept(models: str, clips: Path, tmp_path: Path, model: str) -> None:
+def test_server_info_is_stored_without_secrets(models: str, clips: Path, tmp_path: Path, model: str) -> None:
     done = run(models, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--model", model)
     assert done.code == 0, done.err
     text = (done.results / "run.json").read_text()
@@ -322,8 +322,8 @@ def test_what_the_server_says_of_itself_is_kept(models: str, clips: Path, tmp_pa
 
 
 @pytest.mark.long
-def test_a_server_that_is_mute_holds_nothing_up(clips: Path, tmp_path: Path) -> None:
-    """It takes connections and never answers: the question ends after two seconds, and requests have limits."""
+def test_silent_server_delays_the_start_by_seconds_only(clips: Path, tmp_path: Path) -> None:
+    """It accepts connections and never responds: the request for its info ends after two seconds."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         host = f"http://127.0.0.1:{mute.getsockname()[1]}"
         words = ("-u", "1", "--requests", "1", "--stall-timeout", "1", "--model", "any")
@@ -332,7 +332,7 @@ def test_a_server_that_is_mute_holds_nothing_up(clips: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("script", sorted(file.stem for file in (CHECKOUT / "scripts").glob("*.py")))
-def test_help_is_all_that_help_does(script: str) -> None:
+def test_help_of_a_script_does_nothing_else(script: str) -> None:
     before = {file: file.stat().st_mtime_ns for file in (CHECKOUT / "docs" / "images").iterdir()}
     done = subprocess.run(
         [sys.executable, CHECKOUT / "scripts" / f"{script}.py", "--help"],
@@ -351,8 +351,8 @@ def test_help_is_all_that_help_does(script: str) -> None:
         "import asr_load.load.lifecycle",
     ],
 )
-def test_a_python_that_is_too_old(code: str) -> None:
-    """As far as this one can tell: it says of itself that it is 3.10."""
+def test_old_python_is_refused(code: str) -> None:
+    """Simulated: this Python claims to be 3.10."""
     old = "import sys; sys.path.insert(0, '.'); sys.version_info = (3, 10, 12); sys.version = '3.10.12 (main)'; "
     done = subprocess.run(
         [sys.executable, "-c", old + code],
@@ -367,7 +367,7 @@ def test_a_python_that_is_too_old(code: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["uvicorn", "starlette", "onnxruntime"])
-def test_a_server_without_its_packages(missing: str) -> None:
+def test_server_without_its_packages_gives_a_one_line_error(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['serve.py', '--port', '0']; "
     code += "from asr_server.main import main; main()"
     done = subprocess.run(
@@ -379,7 +379,7 @@ def test_a_server_without_its_packages(missing: str) -> None:
     assert "is missing: pip install 'asr-load[server]'" in line
 
 
-def test_the_scripted_server_says_what_its_text_is_worth(clips: Path, tmp_path: Path) -> None:
+def test_scripted_server_says_that_its_wer_means_nothing(clips: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, CHECKOUT / "scripts" / "serve.py", "--port", "0", *FAST], stdout=subprocess.PIPE, text=True
     )
@@ -394,7 +394,7 @@ def test_the_scripted_server_says_what_its_text_is_worth(clips: Path, tmp_path: 
 
 
 @pytest.mark.long
-def test_results_that_are_removed_while_the_test_runs(clips: Path, tmp_path: Path) -> None:
+def test_results_removed_during_the_test_give_one_error(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         process = locust("-u", "2", "--host", host, "--data", clips, "--results", tmp_path / "r", "-t", "8")
         records = tmp_path / "r" / "records.jsonl"
@@ -409,7 +409,7 @@ def test_results_that_are_removed_while_the_test_runs(clips: Path, tmp_path: Pat
 
 
 @pytest.mark.long
-def test_two_runs_of_one_second_have_two_folders(clips: Path, tmp_path: Path) -> None:
+def test_runs_of_the_same_second_have_separate_folders(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "asr_data").symlink_to(CHECKOUT / "asr_data")
     words: Sequence[str | Path] = ("-f", CHECKOUT / "locustfiles" / "transcribe.py", "-u", "1", "--requests", "2")
     with serve(*FAST) as host:
