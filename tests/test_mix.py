@@ -1,4 +1,4 @@
-"""A sample of a set, and lengths by weight."""
+"""--sample and --mix: a sample of a data set, and clip lengths by weight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def user_class(name: str, clips: int) -> UserClassInfo:
     return UserClassInfo(name=name, **asked, data=name, data_sha256="0", data_clips=clips)  # type: ignore[arg-type]
 
 
-def test_each_class_has_its_share_of_every_stretch() -> None:
+def test_mix_gives_each_length_its_share_of_every_ten_requests() -> None:
     lengths = [1.0, 2.0, 8.0, 20.0, 4.9, 5.0]
     order = MixedOrder(lengths, parse_mix("0-5:7,5-15:2,15-:1"), shuffle=False, seed=0)
     sent = [order.clip(position) for position in range(1000)]
@@ -34,11 +34,11 @@ def test_each_class_has_its_share_of_every_stretch() -> None:
     counts = Counter(sent)
     assert max(counts[clip] for clip in (0, 1, 4)) - min(counts[clip] for clip in (0, 1, 4)) <= 1
     assert counts[2] == counts[5] == counts[3] == 100
-    # None of a class comes in a block.
+    # Clips of one length class do not come in a block.
     assert "3" * 2 not in "".join(map(str, sent))
 
 
-def test_a_shuffle_has_its_seed() -> None:
+def test_shuffled_mix_is_reproducible_by_seed() -> None:
     lengths, classes = np.linspace(1, 30, 40), parse_mix("0-10:1,10-:1")
     one, same, other = (
         [MixedOrder(lengths, classes, shuffle=True, seed=seed).clip(n) for n in range(60)] for seed in (1, 1, 2)
@@ -46,7 +46,7 @@ def test_a_shuffle_has_its_seed() -> None:
     assert one == same != other
 
 
-def test_a_sample() -> None:
+def test_sample_is_random_sorted_and_reproducible() -> None:
     assert list(sample_of(5, 0, 7)) == [0, 1, 2, 3, 4]
     one, same, other = (list(sample_of(1000, 50, seed)) for seed in (1, 1, 2))
     assert one == same != other
@@ -67,19 +67,19 @@ def test_a_sample() -> None:
         ("0-5:9000,5-:9000", "all weights together are at most 10000"),
     ],
 )
-def test_what_is_no_mix(text: str, said: str) -> None:
+def test_malformed_mix_is_rejected(text: str, said: str) -> None:
     with pytest.raises(InputError) as error:
         parse_mix(text)
     assert said in str(error.value)
 
 
-def test_a_class_without_a_clip() -> None:
+def test_mix_class_without_a_clip_is_rejected() -> None:
     with pytest.raises(InputError, match="no clip of --data is 5-15 seconds long"):
         MixedOrder([1.0], parse_mix("0-5:1,5-15:1"), shuffle=False, seed=0)
 
 
 @pytest.mark.long
-def test_runs(tmp_path: Path) -> None:
+def test_mix_and_sample_end_to_end(tmp_path: Path) -> None:
     lengths = {**{f"short{n}": 0.3 for n in range(6)}, **{f"long{n}": 1.5 for n in range(3)}}
     clips = prepare_clips(tmp_path, lengths)
     with serve(*FAST) as host:
@@ -100,7 +100,7 @@ def test_runs(tmp_path: Path) -> None:
     assert (refused.code, "--sample 10: --data holds 9 clips" in refused.err) == (2, True)
 
 
-def test_an_uneven_load_of_several_classes_is_by_intent() -> None:
+def test_mix_makes_uneven_coverage_of_user_classes_intended() -> None:
     classes = [user_class("Short", 3), user_class("Long", 2)]
     records = [record(n, clip=f"s{n % 3}", user_class="Short") for n in range(9)]
     records += [record(9 + n, clip="l0", user_class="Long") for n in range(4)]

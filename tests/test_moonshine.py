@@ -1,4 +1,4 @@
-"""The real recogniser, on real speech."""
+"""The embedded speech recognizer (Moonshine) on real speech."""
 
 import http.client
 import io
@@ -44,7 +44,7 @@ def transcript(url: str, audio: bytes, **fields: Any) -> tuple[str, dict[str, An
     return text_of(body), events(body)[-2]["usage"]
 
 
-def test_text_comes_token_by_token_and_is_right(url: str) -> None:
+def test_text_arrives_token_by_token_and_is_correct(url: str) -> None:
     name = "rms-09"
     _, _, body = post(url, chat_body(sample_in(name)))
     chunks = [event["choices"][0]["delta"]["content"] for event in events(body)[1:-3]]
@@ -57,7 +57,7 @@ def test_text_comes_token_by_token_and_is_right(url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_any_format(url: str, kind: str) -> None:
+def test_each_audio_format_is_transcribed(url: str, kind: str) -> None:
     text, _ = transcript(url, sample_in("rms-09", kind))
     assert "clear skies" in text.lower()
 
@@ -70,7 +70,7 @@ def test_long_audio_is_cut_at_pauses_and_joined(url: str) -> None:
     assert usage["prompt_tokens"] == pytest.approx(38.6 * RATE / 384, rel=0.05)
 
 
-def test_cuts_lie_in_pauses() -> None:
+def test_cuts_are_in_pauses() -> None:
     samples = np.random.default_rng(0).normal(0, 0.1, 60 * RATE).astype(np.float32)
     pauses = (20.0, 38.0, 50.0)
     for at in pauses:
@@ -89,18 +89,18 @@ def test_silence_has_no_text(url: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 100, 1500])
-def test_very_short_audio_is_answered(url: str, samples: int) -> None:
+def test_very_short_audio_gets_a_response(url: str, samples: int) -> None:
     transcript(url, wav(np.full(samples, 0.1)))
 
 
-def test_max_tokens(url: str) -> None:
+def test_max_tokens_ends_the_text_with_length(url: str) -> None:
     audio = sample_in("rms-09")
     _, _, body = post(url, chat_body(audio, max_completion_tokens=5))
     assert events(body)[-2]["usage"]["completion_tokens"] == 5
     assert events(body)[-3]["choices"][0]["finish_reason"] == "length"
 
 
-def test_undecodable_audio_is_sglangs_400(url: str) -> None:
+def test_undecodable_audio_gives_sglangs_400(url: str) -> None:
     for audio in (b"\0\0\0", b"RIFF" + b"x" * 5000):
         status, _, body = post(url, chat_body(audio))
         error = json.loads(body)
@@ -119,13 +119,13 @@ def test_transcriptions_api(url: str) -> None:
     assert answer["usage"] == {"type": "duration", "seconds": 3}
 
 
-def test_faults_work_here_too(url: str) -> None:
+def test_faults_apply_to_the_recognizer(url: str) -> None:
     headers = {"X-Fault": "early-end"}
     with pytest.raises(http.client.IncompleteRead):
         post(url, chat_body(sample_in("rms-09")), headers)
 
 
-def test_a_client_that_goes_frees_its_slot(url: str) -> None:
+def test_disconnected_client_frees_its_slot(url: str) -> None:
     long, short = sample_in("rms-15"), sample_in("slt-14")
     for _ in range(4):
         connection = connect(url)
@@ -136,7 +136,7 @@ def test_a_client_that_goes_frees_its_slot(url: str) -> None:
     wait_until(lambda: gauges(url) == (0, 0), "no slot is taken, and nobody waits for one")
 
 
-def test_vocabulary_lengths_take_one_or_two_bytes() -> None:
+def test_vocabulary_lengths_of_one_and_two_bytes() -> None:
     long = "▁".encode() * 50
     data = b"\x01a" + bytes([len(long) % 128 + 128, len(long) // 128]) + long
     assert read_vocabulary(data) == [b"a", b" " * 50]

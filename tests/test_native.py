@@ -1,4 +1,4 @@
-"""The parts in C: compiled from these sources, and under sanitizers, with their twins in Python beside them."""
+"""The C parts: compiled from the current sources, and run under sanitizers, compared with the Python versions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODULES = ("asr_load.http._socket_reader", "asr_load.stream._events", "asr_serve
 SOURCES = {module: CHECKOUT / f"{module.replace('.', '/')}.c" for module in MODULES}
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 FUZZ_S = float(os.environ.get("FUZZ_S", "10"))
-"""Of the fuzz; `make test-all` gives it five minutes."""
+"""Duration of the fuzz test. `make test-all` sets five minutes."""
 
 if COMPILER is None:
     pytest.importorskip("asr_load.http._socket_reader", reason="no C compiler here")
@@ -42,8 +42,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_what_can_be_compiled_is(module: str) -> None:
-    """The extensions are optional: one that does not compile is left out by pip without a word."""
+def test_extensions_are_compiled_from_the_current_sources(module: str) -> None:
+    """The extensions are optional: pip silently omits one that does not compile."""
     compiled = importlib.import_module(module).__file__
     assert compiled is not None
     newest = max(file.stat().st_mtime for file in (SOURCES[module], *(CHECKOUT / "native").glob("*.h")))
@@ -51,7 +51,7 @@ def test_what_can_be_compiled_is(module: str) -> None:
 
 
 def build(folder: Path, *flags: str) -> None:
-    """A copy of the packages and the tests, with the extensions compiled with these flags."""
+    """Copy the packages and tests, and compile the extensions with these flags."""
     for name in ("asr_load", "asr_server", "tests", "locustfiles", "scripts"):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     (folder / "pyproject.toml").write_text((CHECKOUT / "pyproject.toml").read_text())
@@ -63,7 +63,7 @@ def build(folder: Path, *flags: str) -> None:
 
 
 def library(name: str) -> str:
-    """A sanitizer's library, which an interpreter without it must load first."""
+    """The library of a sanitizer, which an interpreter built without it must preload."""
     command = [str(COMPILER), f"-print-file-name={name}"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     if found == name:
@@ -87,7 +87,7 @@ REPORTS = ("AddressSanitizer", "runtime error", "ThreadSanitizer")
 @pytest.mark.long
 @pytest.mark.parametrize("kind", SANITIZERS)
 @pytest.mark.parametrize("what", ["tests", "fuzz"])
-def test_under_sanitizers(tmp_path: Path, kind: str, what: str) -> None:
+def test_c_code_under_sanitizers(tmp_path: Path, kind: str, what: str) -> None:
     flags, libraries = SANITIZERS[kind]
     preload = ":".join(map(library, libraries))
     build(tmp_path, *flags)
@@ -97,7 +97,7 @@ def test_under_sanitizers(tmp_path: Path, kind: str, what: str) -> None:
         "LD_PRELOAD": preload,
         "PYTHONPATH": str(tmp_path),
         "PYTHONMALLOC": "malloc" if kind == "addresses" else "default",
-        # The interpreter keeps what it will need again until its end: that is no leak of ours.
+        # The interpreter keeps some memory until its end; that is not a leak of ours.
         "ASAN_OPTIONS": f"detect_leaks=0:halt_on_error=0:{log}",
         "UBSAN_OPTIONS": f"print_stacktrace=1:{log}",
         "TSAN_OPTIONS": f"exitcode=0:report_signal_unsafe=0:{log}",
@@ -122,7 +122,7 @@ def test_under_sanitizers(tmp_path: Path, kind: str, what: str) -> None:
 
 @contextmanager
 def in_child() -> Iterator[bool]:
-    """The block runs twice, the second time in a forked process (True), which must come to its end."""
+    """Run the block twice, the second time in a forked process (True), which must end."""
     child = os.fork()
     if child:
         until = time.monotonic() + PATIENCE_S
@@ -144,8 +144,8 @@ def in_child() -> Iterator[bool]:
 
 
 @pytest.mark.filterwarnings("ignore:This process.*use of fork")
-def test_a_forked_child_leaves_its_parents_reader_alone() -> None:
-    """It has no thread of its own for it, and epoll and the eventfds are the parent's too."""
+def test_forked_child_cannot_use_its_parents_reader() -> None:
+    """The child has no thread for it, and shares epoll and the eventfds with the parent."""
     thread = _socket_reader.ReadingThread()
     here, there = pair()
     with here, there:
@@ -167,8 +167,8 @@ def test_a_forked_child_leaves_its_parents_reader_alone() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process.*use of fork")
-def test_a_forked_child_has_a_reader_of_its_own() -> None:
-    """As Locust's workers do, whatever has been read before the fork."""
+def test_forked_child_can_create_a_reader() -> None:
+    """Locust's workers do this, whatever was read before the fork."""
     assert socket_reader.compiled is not None
     for _ in range(2):
         here, there = pair()
@@ -189,7 +189,7 @@ def open_files() -> set[int]:
     return {int(file.name) for file in Path("/proc/self/fd").iterdir() if file.exists()}
 
 
-def test_descriptors_are_not_inherited() -> None:
+def test_reader_descriptors_are_not_inherited() -> None:
     thread = _socket_reader.ReadingThread()
     here, there = pair()
     with here, there:
@@ -201,19 +201,19 @@ def test_descriptors_are_not_inherited() -> None:
     thread.close()
 
 
-def test_a_descriptor_that_is_none_is_said() -> None:
+def test_invalid_descriptor_raises_an_os_error() -> None:
     thread = _socket_reader.ReadingThread()
     with pytest.raises(OSError, match="Bad file descriptor"):
         thread.read_from(10_000_000, Event())
     with (CHECKOUT / "README.md").open() as file, pytest.raises(PermissionError):
         thread.read_from(
             file.fileno(), Event()
-        )  # epoll takes no plain files: its own word, and not that of what follows
+        )  # epoll accepts no plain files: the error must be epoll's, not a later one
     thread.close()
 
 
-def test_a_big_answer_is_read_piece_by_piece() -> None:
-    """To its last byte, while others ask how far it is."""
+def test_large_response_is_read_piece_by_piece() -> None:
+    """It is read to its last byte while others query its status."""
     thread = _socket_reader.ReadingThread()
     here, there = pair()
     with here, there:
@@ -231,8 +231,8 @@ def test_a_big_answer_is_read_piece_by_piece() -> None:
     thread.close()
 
 
-def test_want_of_memory_is_no_fault_of_the_answer() -> None:
-    """It was told as "too long"."""
+def test_out_of_memory_is_reported_as_such() -> None:
+    """It was once reported as "too long"."""
     code = """
 import resource, socket, sys, time
 from asr_load.http import _socket_reader
@@ -260,11 +260,11 @@ print(reader.status, reader.failure.errno)
     assert done.stdout == "failed 12\n", (done.stdout, done.stderr)
 
 
-def test_roots_rank_can_be_left_as_it_is() -> None:
-    """With the right to it, the reading thread asks for a better rank than others have."""
+def test_nice_value_of_the_reading_thread_can_be_left_unchanged() -> None:
+    """With sufficient rights, the reading thread raises its priority."""
     assert resource.getrlimit(resource.RLIMIT_NICE)
     code = "import time; from asr_load.http import _socket_reader; r = _socket_reader.ReadingThread()\n"
-    code += "while not r.lags(): time.sleep(0.01)\nprint(r.nice)"  # at its first tick it has the rank it asked for
+    code += "while not r.lags(): time.sleep(0.01)\nprint(r.nice)"  # at its first tick it has its final priority
     nice = os.nice(0)
     for word, wanted in (("0", {nice}), ("", {nice, -15})):
         done = subprocess.run(

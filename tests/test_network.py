@@ -1,4 +1,4 @@
-"""A server, a master and two workers on hosts of their own: what a network does to them loses no record."""
+"""A server, a master and two workers on separate hosts: network faults lose no record."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.long
 
 HOSTS = ("server", "master", "one", "two")
 MISSING_S = 4.0
-"""Locust misses a worker that has not been heard for three seconds."""
+"""Locust considers a worker missing after three seconds without a message."""
 
 
 @pytest.fixture(autouse=True)
 def a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without one a master hears the workers of its own machine alone."""
+    """Without a token, a master accepts only workers of its own machine."""
     monkeypatch.setenv("ASR_LOAD_FLEET_TOKEN", "a-token-of-the-fleet-of-these-tests")
 
 
 @contextmanager
 def fleet_on(net: Network, results: Path, *words: str | Path) -> Iterator[tuple[Fleet, list[subprocess.Popen[str]]]]:
-    """A server that answers in about 40 ms, a master and two workers; whatever still runs at the end is ended."""
+    """Start a server that responds in about 40 ms, a master and two workers. End them all at the exit."""
     with serve(*FAST, "--host", net.addresses["server"], on=net.on("server")) as host:
         fleet = Fleet(host, results, "--expect-workers", "2", *words, on=net.on("master"))
         workers = [fleet.worker(on=net.on(name), master=net.addresses["master"]) for name in ("one", "two")]
@@ -45,12 +45,12 @@ def fleet_on(net: Network, results: Path, *words: str | Path) -> Iterator[tuple[
 
 
 def own_lines(fleet: Fleet) -> list[int]:
-    """Records in the workers' own files, by their numbers."""
+    """The number of records in each worker's own file."""
     return [fleet.lines(f"worker-00{number}.jsonl") for number in (0, 1)]
 
 
-def test_delay_and_loss_are_in_the_figures_and_lose_nothing(clips: Path, tmp_path: Path) -> None:
-    delay = 0.06  # each frame, to each host
+def test_delay_and_loss_are_in_the_latencies_and_lose_nothing(clips: Path, tmp_path: Path) -> None:
+    delay = 0.06  # for each frame, to each host
     with network(*HOSTS, delay_ms=delay * 1e3, loss=0.01) as net:
         words = ("--data", clips, "-u", "4", "--requests", "90")
         with fleet_on(net, tmp_path / "r", *words) as (fleet, _):
@@ -60,15 +60,15 @@ def test_delay_and_loss_are_in_the_figures_and_lose_nothing(clips: Path, tmp_pat
     assert sorted(record["seq"] for record in records) == list(range(90))
     assert len({record["clip"] for record in records if record["seq"] < 30}) == 30
     for record in records:
-        assert record["ttft"] >= 0.02 + 2 * delay  # the server's own, there and back
-    assert min(record["ttft"] for record in records) < 0.02 + 4 * delay  # and not twice
+        assert record["ttft"] >= 0.02 + 2 * delay  # the server's own latency plus the way there and back
+    assert min(record["ttft"] for record in records) < 0.02 + 4 * delay  # and not twice the way
     for worker in info(done)["workers"]:
         # One machine's clock, seen over two ways of the same length.
         assert abs(worker["master_offset_s"]) <= worker["master_offset_error_s"]
         assert delay <= worker["master_offset_error_s"] < 2 * delay
 
 
-def test_a_worker_that_is_cut_off_and_comes_back_loses_nothing(clips: Path, tmp_path: Path) -> None:
+def test_worker_that_is_cut_off_and_returns_loses_nothing(clips: Path, tmp_path: Path) -> None:
     with network(*HOSTS) as net:
         words = ("--data", clips, "-u", "4", "--stop-timeout", "20")
         with fleet_on(net, tmp_path / "r", *words) as (fleet, _):
@@ -84,12 +84,12 @@ def test_a_worker_that_is_cut_off_and_comes_back_loses_nothing(clips: Path, tmp_
             done = Run(fleet.master, fleet.results)
     records = nothing_is_lost(done)
     assert {record["outcome"] for record in records} == {"ok"}
-    # The streams of that worker that were under way have waited for the network, and nobody else's.
+    # Only that worker's streams in flight have waited for the network.
     (two,) = (worker["worker"] for worker in info(done)["workers"] if worker["host"] == "two")
     assert {record["worker"] for record in records if record["stream_end"] > MISSING_S} == {two}
 
 
-def test_a_worker_whose_host_is_gone_is_missed(clips: Path, tmp_path: Path) -> None:
+def test_worker_whose_host_is_gone_is_reported_lost(clips: Path, tmp_path: Path) -> None:
     with network(*HOSTS) as net:
         words = ("--data", clips, "-u", "4", "--stop-timeout", "5")
         with fleet_on(net, tmp_path / "r", *words) as (fleet, workers):
@@ -105,7 +105,7 @@ def test_a_worker_whose_host_is_gone_is_missed(clips: Path, tmp_path: Path) -> N
     assert (stayed["host"], stayed["ended"]) == ("one", True)
     reasons = done.summary["validity"]["reasons"]
     assert any(f"worker {gone['worker']} on two was lost" in reason for reason in reasons)
-    # What stands in the workers' files is all there is, and each of them has what it has sent.
+    # The workers' files contain everything, and each worker's file has all that it sent.
     assert done.summary["requests"]["total"] == sum(own)
     assert own[stayed["worker"]] == stayed["started"]
     sent = Counter(record["worker"] for record in done.records)
@@ -113,7 +113,7 @@ def test_a_worker_whose_host_is_gone_is_missed(clips: Path, tmp_path: Path) -> N
     assert sent[gone["worker"]] <= own[gone["worker"]]
 
 
-def test_a_master_that_is_cut_off_and_killed_leaves_a_run_that_can_be_read(clips: Path, tmp_path: Path) -> None:
+def test_master_that_is_cut_off_and_killed_leaves_readable_results(clips: Path, tmp_path: Path) -> None:
     with network(*HOSTS) as net, fleet_on(net, tmp_path / "r", "--data", clips, "-u", "4") as (fleet, _):
         wait_until(lambda: fleet.lines() > 20, "records of the fleet")
         net.cut("master")
@@ -124,13 +124,13 @@ def test_a_master_that_is_cut_off_and_killed_leaves_a_run_that_can_be_read(clips
     reported = fleet.lines()
     shown = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     own = sum(own_lines(fleet))
-    assert own == fleet.lines() > reported  # the report has written down what it merged
+    assert own == fleet.lines() > reported  # the report has written the records that it merged
     assert f"Total: {own}, Success: {own}, Fail: 0" in shown
     assert "the run did not come to its end: its process was killed" in shown
 
 
 @pytest.mark.parametrize("stall", [1.0, 20.0])
-def test_a_server_that_is_cut_off_and_comes_back(clips: Path, tmp_path: Path, stall: float) -> None:
+def test_server_that_is_cut_off_and_returns(clips: Path, tmp_path: Path, stall: float) -> None:
     away = 3.0
     with network(*HOSTS) as net:
         patience = ("--stall-timeout", str(stall), "--connect-timeout", "1", "--stop-timeout", "20")
@@ -147,7 +147,7 @@ def test_a_server_that_is_cut_off_and_comes_back(clips: Path, tmp_path: Path, st
     outcomes = Counter(record["outcome"] for record in records)
     assert records[-1]["ok"]
     if stall < away:
-        # Streams in flight stall; what follows finds no server.
+        # Streams in flight stall. Later requests find no server.
         assert outcomes["stalled"] >= 1
         assert set(outcomes) <= {"ok", "stalled", "connect"}
         late = [record["stream_end"] or 0 for record in records if record["outcome"] == "stalled"]

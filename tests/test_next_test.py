@@ -1,4 +1,4 @@
-"""What a person does after the first test: another one, with other values, in one process or with the same fleet."""
+"""The next test after the first: with other values, in one process or with the same fleet."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ PACED = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "30", "--itl-ms"
 LONG = ("--engine", "scripted", "--tokens", "140", "--ttft-ms", "30", "--itl-ms", "50")
 KINDS = ("one process", "--processes", "master and workers")
 PATIENCE = ("--stop-timeout", "60")
-"""Longer than any wait of these tests: a worker that sleeps for it is not there for the next test."""
+"""Longer than any wait of these tests: a worker that slept for it would miss the next test."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_three_tests_one_after_another(clips: Path, tmp_path: Path, kind: str) -> None:
+def test_three_tests_in_a_row(clips: Path, tmp_path: Path, kind: str) -> None:
     with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *PATIENCE) as page:
-        # The first ends by its run time; the same words of the form are good a second time.
+        # The first test ends by its run time. The same form values are valid a second time.
         for number, tokens in ((1, "7"), (2, "8")):
             page.start(run_time="2s", max_tokens=tokens)
             wait_until(partial(page.ended, number), f"the end of test {number}")
             assert page.asked(number)["max_tokens"] == int(tokens)
-        # What is refused leaves nothing, and the next word is judged by itself.
+        # A refused form changes nothing, and the next one is judged independently.
         for name, bad in (("max_tokens", "x"), ("run_time", "soon"), ("user_count", "0"), ("results", "/x")):
             form: dict[str, str | int | float] = {"user_count": 4, "spawn_rate": 100, name: bad}
             assert not page.post("/swarm", **form)["success"]
         page.start(run_time="")
         wait_until(lambda: page.lines(3) >= 4, "records of the third")
         assert page.asked(3)["max_tokens"] == 8
-        # It is edited while it runs: users may change, what a test was started with may not.
+        # Edit the running test: users may change, other settings may not.
         page.start(user_count=6)
         wait_until(lambda: running_streams(host) == 6, "six streams")
         refused = page.post("/swarm", user_count=6, spawn_rate=9, model="x")
@@ -61,8 +61,9 @@ def test_three_tests_one_after_another(clips: Path, tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_workers_stay_when_they_wait_for_long(clips: Path, tmp_path: Path, kind: str) -> None:
-    # A minute without the master's heartbeat ends a worker; here four seconds do, so that an idle hour takes nine.
+def test_idle_workers_stay_connected(clips: Path, tmp_path: Path, kind: str) -> None:
+    # By default, a worker ends after a minute without the master's heartbeat. Here it ends after four seconds, so that
+    # nine seconds stand for a long idle time.
     short = tmp_path / "short.py"
     short.write_text("import locust.runners\nlocust.runners.MASTER_HEARTBEAT_TIMEOUT = 4\n")
     files = ("-f", f"{CHECKOUT / 'locustfiles' / 'transcribe.py'},{short}")
@@ -75,7 +76,7 @@ def test_workers_stay_when_they_wait_for_long(clips: Path, tmp_path: Path, kind:
         assert "Didn't get heartbeat" not in page.said
 
 
-def test_without_a_worker_a_test_is_refused(clips: Path, tmp_path: Path) -> None:
+def test_test_without_a_worker_is_refused(clips: Path, tmp_path: Path) -> None:
     with serve(*PACED) as host, ui("a master alone", host, clips, tmp_path) as page:
         answer = page.post("/swarm", user_count=4, spawn_rate=100)
         assert (answer["success"], answer["message"].partition(":")[0]) == (False, "no worker is connected")
@@ -83,8 +84,8 @@ def test_without_a_worker_a_test_is_refused(clips: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_test_that_is_still_ending(clips: Path, tmp_path: Path, kind: str) -> None:
-    """A second test is not mixed into it, and a second STOP waits with the first."""
+def test_second_start_or_stop_while_a_test_ends(clips: Path, tmp_path: Path, kind: str) -> None:
+    """A second test is refused, and a second STOP waits for the end like the first."""
     with serve(*LONG) as host, ui(kind, host, clips, tmp_path, *PATIENCE) as page:
         page.start(run_time="2s")
         wait_until(lambda: "the run time is over" in page.said, "the time limit")
@@ -105,15 +106,15 @@ from locust import events
 @events.test_start.add_listener
 def _begin(environment, **_):
     if getattr(environment.runner, "worker_index", 0):
-        gevent.sleep(1.5)  # and says meanwhile, with a heartbeat, that it is ready
+        gevent.sleep(1.5)  # and meanwhile reports by heartbeat that it is ready
     elif hasattr(environment.runner, "worker_index"):
         time.sleep(2.5)
 """
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_a_test_that_ends_while_a_worker_is_still_beginning(clips: Path, tmp_path: Path, kind: str) -> None:
-    """The one that was late is told to stop as the others are: it would send for as long as they drain."""
+def test_test_that_ends_while_a_worker_starts(clips: Path, tmp_path: Path, kind: str) -> None:
+    """The late worker is told to stop like the others. Otherwise it would send while they drain."""
     slow = tmp_path / "slow.py"
     slow.write_text(SLOW_START)
     files = ("-f", f"{slow},{CHECKOUT / 'locustfiles' / 'transcribe.py'}")
@@ -125,7 +126,7 @@ def test_a_test_that_ends_while_a_worker_is_still_beginning(clips: Path, tmp_pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_time_limit_of_a_test_ends_no_other(clips: Path, tmp_path: Path, kind: str) -> None:
+def test_run_time_of_a_test_does_not_end_the_next(clips: Path, tmp_path: Path, kind: str) -> None:
     words = ("--autostart", "-u", "2", "-t", "4s", *PATIENCE)
     with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *words) as page:
         wait_until(lambda: page.lines(1) >= 2, "records of the first test")
@@ -153,7 +154,7 @@ SEARCH = ("-f", "locustfiles/capacity.py")
     ],
     ids=["open loop", "shape", "search"],
 )
-def test_the_second_of_its_kind(
+def test_second_test_with_an_open_loop_shape_or_search(
     clips: Path, tmp_path: Path, kind: str, files: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     with serve(*PACED) as host, ui(kind, host, clips, tmp_path, *PATIENCE, *words, files=files) as page:
@@ -168,8 +169,8 @@ def test_the_second_of_its_kind(
             assert page.summary(number)["requests"]["fail"] == 0
 
 
-def test_a_constant_load_over_two_workers_is_drawn_as_one(clips: Path, tmp_path: Path) -> None:
-    # A tenth of a second each: forty streams a second of twenty tokens, reported each three seconds by either worker.
+def test_constant_load_over_two_workers_is_drawn_as_constant(clips: Path, tmp_path: Path) -> None:
+    # Each request takes 0.1 s: 40 streams per second of 20 tokens, reported every three seconds by each worker.
     paced = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "10", "--itl-ms", "4.7")
     words = (*PATIENCE, "--request-rate", "40", "--arrivals", "constant")
     with serve(*paced) as host, ui("master and workers", host, clips, tmp_path, *words) as page:
@@ -183,25 +184,25 @@ def test_a_constant_load_over_two_workers_is_drawn_as_one(clips: Path, tmp_path:
     assert len(drawn) >= 12
     records = [json.loads(line) for line in (page.folder(1) / "records.jsonl").read_text().splitlines()]
     assert {record["worker"] for record in records} == {0, 1}
-    # Where in time a worker's records lie is known as far as its clock is.
+    # The times of a worker's records are as accurate as its clock offset.
     error = 2 * max(worker["master_offset_error_s"] for worker in page.asked(1)["workers"]) + 1e-3
 
     def ended(begin: float, end: float) -> int:
         return sum(begin <= record["ended_at"] < end for record in records)
 
-    for point in drawn[1:-2]:  # the first and the last are no whole seconds
+    for point in drawn[1:-2]:  # the first and the last are not whole seconds
         begin, end = point["t"] - 1, point["t"]
         least, most = ended(begin + error, end - error), ended(begin - error, end + error)
         assert 20 * least <= point["tokens_per_s"] <= 20 * most
         assert 0.1 * least - 1e-6 <= point["rtfx"] <= 0.1 * most + 1e-6
         assert point["ttft"]["p50"] is not None
-    # What was drawn while the test ran was drawn for good.
+    # Points drawn during the test do not change.
     assert 2 <= len(early) < len(late)
     assert early == late[: len(early)]
     assert json.dumps(drawn[3]["t"]) in report
 
 
-def test_the_tab_tells_of_a_lost_worker_at_once(clips: Path, tmp_path: Path) -> None:
+def test_tab_shows_a_lost_worker_immediately(clips: Path, tmp_path: Path) -> None:
     with serve(*PACED) as host, ui("master and workers", host, clips, tmp_path, *PATIENCE) as page:
         page.start()
         wait_until(lambda: page.lines(1) >= 8, "records")
@@ -211,13 +212,13 @@ def test_the_tab_tells_of_a_lost_worker_at_once(clips: Path, tmp_path: Path) -> 
         assert page.get("/streaming/points")["validity"]["verdict"] != "valid"
         page.post("/stop")
         assert len(page.summary(1)["lost_workers"]) == 1
-        # The one that is left takes part in the next test.
+        # The remaining worker takes part in the next test.
         page.start(run_time="1s", user_count=2)
         wait_until(lambda: page.ended(2), "the end of the second test")
         assert page.summary(2)["lost_workers"] == []
 
 
-def test_a_fleet_that_lost_its_last_worker_ends(clips: Path, tmp_path: Path) -> None:
+def test_fleet_that_lost_its_last_worker_ends(clips: Path, tmp_path: Path) -> None:
     from harness.fleets import Fleet
 
     with serve(*PACED) as host:

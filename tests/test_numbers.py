@@ -1,4 +1,4 @@
-"""Numbers of servers that cannot be: null, over HTTP and in realtime sessions alike, and no run is lost to one."""
+"""Impossible numbers from servers become null, over HTTP and in realtime sessions, and end no run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNTS = [("2.5", None), *((text, None) for text in NONE), *KNOWN.items()]
 
 
 @pytest.mark.parametrize(("text", "count"), COUNTS)
-def test_a_count_of_tokens_is_one_or_null(text: str, count: int | None) -> None:
+def test_token_count_is_a_valid_number_or_null(text: str, count: int | None) -> None:
     counts = f'"completion_tokens":{text},"prompt_tokens":{text},"prompt_tokens_details":{{"cached_tokens":{text}}}'
     body = f'data: {{"choices":[],"usage":{{{counts}}}}}\n\n'.encode()
     one_by_one, together = Answer(), Answer()
@@ -37,7 +37,7 @@ def test_a_count_of_tokens_is_one_or_null(text: str, count: int | None) -> None:
 
 
 @pytest.mark.parametrize("text", NONE)
-def test_a_place_in_the_audio_is_one_or_none(text: str) -> None:
+def test_position_in_the_audio_is_a_valid_number_or_none(text: str) -> None:
     heard = Heard()
     numbers = f'"event_index":{text},"audio_start_ms":{text},"audio_end_ms":{text}'
     said = f'{{"type":"transcription.segment","segment_id":"s","text":"a",{numbers}}}'
@@ -45,14 +45,14 @@ def test_a_place_in_the_audio_is_one_or_none(text: str) -> None:
     assert (heard.positions, heard.item("s").start_ms, heard.index) == ([], 0.0, -1)
 
 
-def test_tokens_of_many_items_are_no_more_than_one_answer_may_have() -> None:
+def test_sum_of_token_counts_above_the_limit_is_unknown() -> None:
     heard = Heard()
     for number in range(3):
         heard.finish(str(number), "a", 1, LIMIT - 1)
     assert heard.tokens is None
 
 
-def test_an_odd_count_costs_no_session_its_record(clips: Path, tmp_path: Path) -> None:
+def test_impossible_token_count_in_a_session_still_gives_a_record(clips: Path, tmp_path: Path) -> None:
     done: dict[str, object] = {"type": "transcription.done", "text": "a", "usage": {"completion_tokens": 1e300}}
     with saying({"type": "session.created", "id": "s", "created": 1}, last=done) as host:
         words = ("-u", "1", "--requests", "1", "--api", "realtime", "--pace", "0")

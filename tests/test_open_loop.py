@@ -1,4 +1,4 @@
-"""Load that arrives on its own times, warm-up and SLOs, by real processes."""
+"""Open-loop load, warm-up and SLOs, with real processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.runs import FAST, POST, Run, run
 from harness.serving import running_streams, serve, wait_until
 
 ONE_SLOT = ("--engine", "scripted", "--tokens", "5", "--ttft-ms", "50", "--itl-ms", "50", "--slots", "1")
-"""0.25 s each, one after the other: four a second."""
+"""Each request takes 0.25 s, one after the other: four per second."""
 
 
 def by_due(done: Run) -> list[dict[str, Any]]:
@@ -25,14 +25,16 @@ def by_due(done: Run) -> list[dict[str, Any]]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [[], ["2"]])
-def test_each_request_has_its_time_over_the_whole_fleet(clips: Path, tmp_path: Path, workers: list[str]) -> None:
+def test_open_loop_sends_each_request_when_due_across_the_fleet(
+    clips: Path, tmp_path: Path, workers: list[str]
+) -> None:
     fleet = processes(int(workers[0])) if workers else []
     words = ("-u", "20", "--request-rate", "25", "--requests", "60", "--seed", "5", *fleet)
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *words)
     assert done.code == 0, done.err
-    # Each number once, over the workers in turn, and at the very times of the seeded process. (By number, not by time:
-    # two that are due within the error of the workers' clocks may stand the other way round.)
+    # Each number occurs once, in turn over the workers, exactly when the seeded process says. Sort by number, not by
+    # time: two requests due within the error of the workers' clocks may be swapped.
     records = sorted(done.records, key=lambda record: record["seq"])
     assert [record["seq"] for record in records] == list(range(60))
     assert [record["worker"] for record in records] == [n % 2 if workers else 0 for n in range(60)]
@@ -41,7 +43,7 @@ def test_each_request_has_its_time_over_the_whole_fleet(clips: Path, tmp_path: P
     due = [arrivals.due(n) or 0.0 for n in range(60)]
     wanted = [later - earlier for earlier, later in pairwise(due)]
     got = [later["due_at"] - earlier["due_at"] for earlier, later in pairwise(records)]
-    # Workers of a machine share its clock: they differ by what the estimate of their offset may be wrong.
+    # Workers of one machine share its clock: their offsets differ only by the error of the estimate.
     error = max((worker["master_offset_error_s"] for worker in info(done)["workers"]), default=0.0)
     assert got == pytest.approx(wanted, abs=2 * error + 1e-5)
     for record in records:
@@ -52,7 +54,7 @@ def test_each_request_has_its_time_over_the_whole_fleet(clips: Path, tmp_path: P
     assert summary["ttft_due"]["mean"] == pytest.approx(summary["ttft"]["mean"] + summary["lag"]["mean"], abs=1e-6)
     assert "TTFT from due" in done.out
     assert info(done)["loop"]["rate"] == 25.0
-    # The sixty that were asked for were due by the last one's time: this seed's rate, and what chance gives others.
+    # All 60 requests were due when the last one was. The interval shows what other seeds may give.
     loop = summary["open_loop"]
     assert loop["asked"] == pytest.approx(25)
     assert loop["due"] == loop["sent"] == pytest.approx(60 / due[-1])
@@ -61,7 +63,7 @@ def test_each_request_has_its_time_over_the_whole_fleet(clips: Path, tmp_path: P
 
 
 @pytest.mark.long
-def test_a_server_that_is_too_slow_hides_its_queue_from_a_closed_loop_alone(clips: Path, tmp_path: Path) -> None:
+def test_slow_servers_queue_shows_in_an_open_loop_but_not_in_a_closed_one(clips: Path, tmp_path: Path) -> None:
     with serve(*ONE_SLOT) as host:
         closed = run(host, clips, tmp_path / "closed", "-u", "1", "--requests", "16")
         opened = run(
@@ -78,15 +80,15 @@ def test_a_server_that_is_too_slow_hides_its_queue_from_a_closed_loop_alone(clip
             "16",
         )
     assert closed.summary["lag"]["n"] == 0
-    # Eight a second come and four are served: the sixteenth comes after 1.9 s and is done after 4 s, at the earliest.
+    # Eight per second arrive and four are served: the 16th is due after 1.9 s and done after 4 s at the earliest.
     assert opened.summary["e2el"]["max"] >= 2.0
-    assert closed.summary["e2el"]["max"] < opened.summary["e2el"]["max"]  # a quarter of a second each
+    assert closed.summary["e2el"]["max"] < opened.summary["e2el"]["max"]  # 0.25 s each in the closed loop
     assert opened.summary["e2el_due"]["max"] >= opened.summary["e2el"]["max"]
     assert info(opened)["workers"][0]["queued"] == 0
 
 
 @pytest.mark.long
-def test_when_users_run_out_the_wait_is_told_from_the_due_time(clips: Path, tmp_path: Path) -> None:
+def test_latency_from_due_includes_the_wait_for_a_user(clips: Path, tmp_path: Path) -> None:
     words = ("-u", "1", "--request-rate", "8", "--arrivals", "constant", "-t", "4", "--stop-timeout", "10")
     with serve(*ONE_SLOT) as host:
         done = run(host, clips, tmp_path / "r", *words)
@@ -94,10 +96,10 @@ def test_when_users_run_out_the_wait_is_told_from_the_due_time(clips: Path, tmp_
     assert [record["seq"] for record in records] == list(range(len(records)))
     assert len(records) < 20  # one at a time
     assert done.summary["e2el_due"]["max"] >= 1.5
-    assert done.summary["e2el"]["max"] < done.summary["e2el_due"]["max"]  # a quarter of a second each, from the send
+    assert done.summary["e2el"]["max"] < done.summary["e2el_due"]["max"]  # 0.25 s each, from when it is sent
     worker = info(done)["workers"][0]
     assert worker["queued"] >= len(records) - 2
-    assert worker["unsent"] >= 10  # of the 32 and more that came in 4 s
+    assert worker["unsent"] >= 10  # of the 32 or more that were due in 4 s
     assert done.summary["validity"]["verdict"] != "valid"
     said = " ".join(done.summary["validity"]["reasons"])
     assert "were due before a user was free" in said
@@ -105,7 +107,7 @@ def test_when_users_run_out_the_wait_is_told_from_the_due_time(clips: Path, tmp_
 
 
 @pytest.mark.long
-def test_arrivals_are_shared_anew_when_a_worker_joins_and_when_one_dies(clips: Path, tmp_path: Path) -> None:
+def test_arrivals_are_redistributed_when_a_worker_joins_or_dies(clips: Path, tmp_path: Path) -> None:
     words = (
         "--data",
         clips,
@@ -136,15 +138,15 @@ def test_arrivals_are_shared_anew_when_a_worker_joins_and_when_one_dies(clips: P
     records = by_due(done)
     numbers = [record["seq"] for record in records]
     assert len(numbers) == len(set(numbers))
-    # Nothing but what the dead worker had not sent is missing, and that in one stretch.
+    # Only requests that the dead worker had not sent are missing, and they are consecutive.
     missing = sorted(set(range(max(numbers))) - set(numbers))
     alone = [record["seq"] for record in records if record["seq"] > max(missing, default=0)]
     assert alone == list(range(alone[0], alone[0] + len(alone)))
     assert {record["worker"] for record in records[-10:]} == {1}
-    assert len(missing) <= 20 * 8  # Locust takes some seconds to miss a worker
+    assert len(missing) <= 20 * 8  # Locust notices a missing worker after some seconds
     joined = next(record["seq"] for record in records if record["worker"] == 1)
     shared = [record["worker"] for record in records if joined <= record["seq"] < min(missing, default=joined)]
-    assert all(one != other for one, other in pairwise(shared))  # in turn, from the first on
+    assert all(one != other for one, other in pairwise(shared))  # in turn, from the first one on
     start = records[0]["due_at"] - numbers[0] / 20
     error = 2 * max(worker["master_offset_error_s"] or 0.1 for worker in info(done)["workers"]) + 1e-3
     for record in records:
@@ -152,7 +154,7 @@ def test_arrivals_are_shared_anew_when_a_worker_joins_and_when_one_dies(clips: P
     assert any("worker 0" in reason for reason in done.summary["validity"]["reasons"])
 
 
-def test_a_trace_and_its_speed(clips: Path, tmp_path: Path) -> None:
+def test_trace_is_replayed_at_its_speed(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "trace.jsonl").write_text("100\n100.4\n100.4\n101\n")
     words = ("-u", "5", "--arrival-trace", tmp_path / "trace.jsonl", "--trace-speed", "2")
     with serve(*FAST) as host:
@@ -163,17 +165,19 @@ def test_a_trace_and_its_speed(clips: Path, tmp_path: Path) -> None:
 
 
 def by_choice(summary: dict[str, Any]) -> dict[str, int]:
-    """How many requests options exclude; whether this machine was late for a moment is another matter."""
+    """The number of requests that options exclude. Requests excluded because this machine was late do not count."""
     return {name: summary["left_out"][name] for name in ("warmup", "trim_start", "trim_end")}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [[], ["2"]])
-def test_warm_up_is_sent_and_recorded_and_in_no_figure(clips: Path, tmp_path: Path, workers: list[str]) -> None:
+def test_warm_up_is_sent_and_recorded_but_excluded_from_metrics(
+    clips: Path, tmp_path: Path, workers: list[str]
+) -> None:
     fleet = processes(int(workers[0])) if workers else []
     with serve(*FAST, "--fault", "500@clip03") as host:
         done = run(host, clips, tmp_path / "r", "-u", "4", "--requests", "20", "--warmup-requests", "10", *fleet)
-    assert done.code == 0, done.err  # the one that failed was a warm-up
+    assert done.code == 0, done.err  # the failed request was a warm-up
     records = done.records
     assert sorted(record["seq"] for record in records if record["warmup"]) == list(range(10))
     assert sorted(record["seq"] for record in records if not record["warmup"]) == list(range(10, 30))
@@ -185,13 +189,13 @@ def test_warm_up_is_sent_and_recorded_and_in_no_figure(clips: Path, tmp_path: Pa
 
 
 @pytest.mark.long
-def test_warm_up_and_both_ends_by_time(clips: Path, tmp_path: Path) -> None:
+def test_warm_up_and_trimming_by_time(clips: Path, tmp_path: Path) -> None:
     words = ["-u", "9", "--request-rate", "20", "--arrivals", "constant", "--requests", "80"]
     words += ["--warmup-time", "1", "--trim-start", "0.5", "--trim-end", "1"]
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *words)
     assert sorted(record["seq"] for record in done.records if record["warmup"]) == list(range(20))
-    # Those due before 1 s are warm-up; then half a second, ten; at the end those after the last but a second.
+    # Those due in the first second are warm-up, ten more are trimmed, and at the end those of the last second.
     assert by_choice(done.summary) == {"warmup": 20, "trim_start": 10, "trim_end": 20}
     assert done.summary["requests"]["total"] == 30
     kept = [record for record in by_due(done) if 30 <= record["seq"] < 60]
@@ -205,13 +209,13 @@ def test_warm_up_and_both_ends_by_time(clips: Path, tmp_path: Path) -> None:
     [
         (["ttft:p95:20000", "errors:rate:0"], "", (0, "SLOs: passed")),
         (["ttft:p95:1ms"], "", (1, "SLO ttft:p95 <= 1 ms: ")),
-        (["e2el:max:20000"], "500@clip03", (1, "SLOs: passed")),  # a failure is one, where no SLO allows it
+        (["e2el:max:20000"], "500@clip03", (1, "SLOs: passed")),  # a failure fails the test unless an SLO allows it
         (["e2el:max:20000", "errors:rate:0.1"], "500@clip03", (0, "SLO errors:rate <= 0.1: 0.05, pass")),
         (["errors:rate:0.04"], "500@clip03", (1, "SLO errors:rate <= 0.04: 0.05, FAIL")),
         (["errors:rate:1"], "500", (1, "SLOs: NOT passed; no request succeeded")),
     ],
 )
-def test_slos_make_the_exit_code(
+def test_slos_determine_the_exit_code(
     clips: Path, tmp_path: Path, slos: list[str], fault: str, ends: tuple[int, str]
 ) -> None:
     words = [word for slo in slos for word in ("--slo", slo)]
@@ -242,10 +246,10 @@ def test_slos_make_the_exit_code(
 
 
 @pytest.mark.long
-def test_a_run_that_is_stopped_while_users_wait_for_their_time(clips: Path, tmp_path: Path) -> None:
+def test_stop_while_users_wait_for_due_times(clips: Path, tmp_path: Path) -> None:
     with serve(*SLOW) as host:
         results = tmp_path / "r"
-        # None is due in the very moment of the end, 2.5 s after the first.
+        # No request is due at the very end: the last is due 2.5 s after the first.
         words = ("-u", "9", "--request-rate", "3", "--arrivals", "constant", "-t", "3", "--stop-timeout", "10")
         done = run(host, clips, results, *words)
         assert running_streams(host) == 0
@@ -264,7 +268,9 @@ def test_a_run_that_is_stopped_while_users_wait_for_their_time(clips: Path, tmp_
         (["-u", "4", "--goodput", "itl:5"], "'itl' is none of"),
     ],
 )
-def test_bad_input_before_anything_is_sent(clips: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_invalid_input_is_refused_before_anything_is_sent(
+    clips: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
     done = run("http://127.0.0.1:9", clips, tmp_path / "r", *words)
     assert done.code == 2
     lines = [line for line in done.err.splitlines() if line.startswith("error: ")]

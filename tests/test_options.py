@@ -1,4 +1,4 @@
-"""Bad options are refused before anything is sent, in one line that says what would be right."""
+"""Invalid options are refused before anything is sent, with a one-line error that says what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from locust.argument_parser import get_parser
 
 import asr_load.load.capacity_shape
 import asr_load.load.lifecycle
-import asr_load.load.shapes  # noqa: F401 (add the options of the harness to the parser of Locust)
+import asr_load.load.shapes  # noqa: F401 (adds our options to Locust's parser)
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
 from asr_load.options.commandline import shown_command
@@ -70,9 +70,9 @@ from harness.options import HOST, parse, settings
         (["--api-key", "ü"], HOST, "characters that a header cannot carry"),
     ],
 )
-def test_bad_options(words: list[str], host: str | None, said: str) -> None:
+def test_invalid_option_gives_a_one_line_error(words: list[str], host: str | None, said: str) -> None:
     if not said:
-        assert settings(*words).headers == {"X-A": ""}  # white space at the ends is no part of a header
+        assert settings(*words).headers == {"X-A": ""}  # white space at the ends is not part of a header
         return
     with pytest.raises(InputError) as caught:
         settings(*words, host=host)
@@ -80,16 +80,16 @@ def test_bad_options(words: list[str], host: str | None, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_trailing_slash_is_no_path() -> None:
+def test_trailing_slash_of_host_is_ignored() -> None:
     assert settings(host="https://gpu.example:8443/").host == "https://gpu.example:8443"
 
 
-def test_fields_to_leave_out() -> None:
+def test_omit_removes_fields_of_the_body() -> None:
     made = settings("--omit", "stream_options, max_tokens,", "--extra-body", '{"top_k": 3, "seed": null}')
     assert made.body.extra == {"top_k": 3, "seed": None, "stream_options": None, "max_tokens": None}
 
 
-def test_headers_and_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_contain_the_key_of_option_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
     made = settings("--header", "X-Route=a=b", "--header", "X-Other=2")
     assert made.headers == {"X-Route": "a=b", "X-Other": "2", "Authorization": "Bearer sk-environment"}
@@ -97,20 +97,20 @@ def test_headers_and_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "sk-environment" not in repr(made)
 
 
-def test_the_key_of_the_environment_is_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_of_the_environment_is_not_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     # Locust writes defaults into its page.
     monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
     assert parse().api_key == ""
 
 
-def test_the_value_of_a_bad_header_is_not_repeated() -> None:
+def test_value_of_an_invalid_header_is_not_printed() -> None:
     with pytest.raises(InputError) as caught:
         settings("--header", "Author ization=Bearer sk-secret")
     assert "sk-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["api", "unique", "order", "arrivals"])
-def test_a_word_from_the_form_that_is_no_choice(name: str) -> None:
+def test_invalid_choice_in_the_form_is_refused(name: str) -> None:
     options = parse()
     setattr(options, name, "foo")
     with pytest.raises(InputError, match=f"--{name} 'foo' is none of"):
@@ -118,7 +118,7 @@ def test_a_word_from_the_form_that_is_no_choice(name: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["X-Route=a:b=c", "X-Route: a:b=c", " X-Route : a:b=c ", "X-Route:a:b=c"])
-def test_headers_as_curl_has_them(word: str) -> None:
+def test_header_in_curls_form(word: str) -> None:
     assert settings("--header", word).headers == {"X-Route": "a:b=c"}
 
 
@@ -133,31 +133,31 @@ def test_headers_as_curl_has_them(word: str) -> None:
         (["--goodput", "ttft:500 tpot:40"], ["--goodput", "ttft:500", "tpot:40"]),
     ],
 )
-def test_names_of_other_benchmarks(one: list[str], other: list[str]) -> None:
+def test_options_named_as_in_other_benchmarks(one: list[str], other: list[str]) -> None:
     assert settings(*one) == settings(*other) != settings()
 
 
-def test_no_option_of_another_tool_is_one_of_ours() -> None:
+def test_advice_for_options_of_other_tools_covers_none_of_ours() -> None:
     parser = get_parser(default_config_files=[])
     assert not ADVICE.keys() & parser._option_string_actions.keys()
 
 
-def test_the_advice_for_options_of_other_tools_names_options_that_exist() -> None:
+def test_advice_for_options_of_other_tools_names_existing_options() -> None:
     ours = get_parser(default_config_files=[])._option_string_actions.keys() | {"--dataset", "--out"}
     for advice in ADVICE.values():
         assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", advice)) <= ours, advice
 
 
-def test_a_seed_alone_shuffles() -> None:
+def test_seed_implies_shuffled_order() -> None:
     assert not settings().shuffle
     assert settings("--seed", "7").shuffle
     assert settings("--order", "shuffle").shuffle
-    assert not settings("--seed", "7", "--request-rate", "3").shuffle  # it is of the arrivals
+    assert not settings("--seed", "7", "--request-rate", "3").shuffle  # the seed applies to the arrivals
 
 
 @pytest.mark.parametrize("prefix", ["/v1", "/openai/v1", "/deployments/x"])
 @pytest.mark.parametrize("model", ["default", "openai/whisper-large-v3", "Qwen/Qwen3-ASR-1.7B"])
-def test_the_path_decides_which_api_auto_is(prefix: str, model: str) -> None:
+def test_endpoint_determines_the_automatic_api(prefix: str, model: str) -> None:
     for path, api in (("/audio/transcriptions", "transcriptions"), ("/chat/completions?v=1", "chat")):
         made = settings("--endpoint", prefix + path, "--model", model)
         assert (made.body.api, made.endpoint) == (api, prefix + path)
@@ -165,7 +165,7 @@ def test_the_path_decides_which_api_auto_is(prefix: str, model: str) -> None:
     assert settings("--endpoint", "/v1/chat/completions", "--api", "chat-input-audio").body.api == "chat-input-audio"
 
 
-def test_the_intent_in_a_pasted_url_is_that_of_a_session() -> None:
+def test_intent_in_a_pasted_realtime_url_is_accepted() -> None:
     host = "wss://api.openai.com/v1/realtime?intent=transcription"
     made = settings("--api", "realtime", "--prompt", "", host=host)
     assert (made.host, made.endpoint) == ("https://api.openai.com", "/v1/realtime")
@@ -177,7 +177,7 @@ PATHS = {api: APIS[api] for api in ("chat", "chat-input-audio", "transcriptions"
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/models", "/v1/models/", "{own}", "{own}/"])
 @pytest.mark.parametrize("api", PATHS)
 @pytest.mark.parametrize(("scheme", "http"), [("http", "http"), ("ws", "http"), ("wss", "https")])
-def test_a_pasted_url_whose_path_is_that_of_the_api_is_understood(api: str, path: str, scheme: str, http: str) -> None:
+def test_pasted_url_with_the_path_of_the_api_is_accepted(api: str, path: str, scheme: str, http: str) -> None:
     prompt = ["--prompt", ""] if api == "realtime" else []
     if scheme != "http" and api != "realtime":
         with pytest.raises(
@@ -191,7 +191,7 @@ def test_a_pasted_url_whose_path_is_that_of_the_api_is_understood(api: str, path
 
 @pytest.mark.parametrize("page", ["/docs", "/health/", "/openapi.json", "/v1/chat", "/v1/completions", "/models"])
 @pytest.mark.parametrize("prefix", ["", "/openai"])
-def test_a_page_of_the_server_is_no_prefix(prefix: str, page: str) -> None:
+def test_page_of_the_server_is_not_a_prefix(prefix: str, page: str) -> None:
     with pytest.raises(InputError) as refused:
         settings(host=f"http://h:1{prefix}{page}")
     cure = f" --endpoint {prefix}/v1/chat/completions" if prefix else ""
@@ -206,7 +206,7 @@ def test_a_page_of_the_server_is_no_prefix(prefix: str, page: str) -> None:
         "/deployments/x{bare}?api-version=1", "/docs", "/openapi.json?x=1", "/v1/chat", "/openai/v1/completions",
     ],
 )  # fmt: skip
-def test_the_advice_for_a_pasted_url_works_when_it_is_typed(api: str, path: str) -> None:
+def test_advice_for_a_pasted_url_works_when_typed(api: str, path: str) -> None:
     own = PATHS[api]
     with pytest.raises(InputError) as refused:
         settings("--api", api, host="http://h:1" + path.format(own=own, bare=own.removeprefix("/v1")))
@@ -221,13 +221,13 @@ def test_the_advice_for_a_pasted_url_works_when_it_is_typed(api: str, path: str)
 @pytest.mark.parametrize("api", PATHS)
 @pytest.mark.parametrize("other", ["chat", "transcriptions", "realtime"])
 @pytest.mark.parametrize("prefix", ["", "/openai"])
-def test_a_pasted_url_of_another_api_says_which_api_to_add(api: str, other: str, prefix: str) -> None:
+def test_pasted_url_of_another_api_names_the_api_to_add(api: str, other: str, prefix: str) -> None:
     if PATHS[other] == PATHS[api]:
         return
     host = f"http://h:1{prefix}{PATHS[other]}"
     with pytest.raises(InputError, match=f"--api {other}") as refused:
         settings("--api", api, host=host)
-    # Either the option is added, or the whole line is typed.
+    # Either add the option, or type the whole line.
     words = [] if not prefix else shlex.split(str(refused.value).partition(": give ")[2])
     made = settings("--api", other, *words[2:], host=words[1] if words else host)
     assert (made.host, made.endpoint) == ("http://h:1", f"{prefix}{PATHS[other]}")
@@ -237,14 +237,14 @@ def test_a_pasted_url_of_another_api_says_which_api_to_add(api: str, other: str,
         settings("--api", api, "--endpoint", prefix + PATHS[other])
 
 
-def test_a_path_in_host_and_endpoint() -> None:
+def test_equal_paths_in_host_and_endpoint_are_accepted() -> None:
     made = settings("--endpoint", "/a/chat/completions?v=1", host="http://h:1/a/chat/completions?v=1")
     assert (made.host, made.endpoint) == ("http://h:1", "/a/chat/completions?v=1")
     with pytest.raises(InputError, match="/v1/chat/completions and --endpoint /a differ: give --host http://h:1"):
         settings("--endpoint", "/a", host="http://h:1/v1/chat/completions")
 
 
-def test_a_url_as_endpoint() -> None:
+def test_url_as_endpoint_is_refused_with_the_path() -> None:
     for pasted, cure in (("http://me:hush@h/a/chat/completions", "/a/chat/completions"), ("h://b", PATHS["chat"])):
         with pytest.raises(InputError) as refused:
             settings("--endpoint", pasted)
@@ -252,7 +252,7 @@ def test_a_url_as_endpoint() -> None:
 
 
 @pytest.mark.parametrize("name", ["api-key", "api_key", "token", "subscription-key"])
-def test_a_key_in_a_pasted_url_is_shown_nowhere(name: str) -> None:
+def test_key_in_a_pasted_url_is_not_printed(name: str) -> None:
     for words, host in (
         ([], f"http://h:1/v2/chat/completions?v=1&{name}=hush"),
         (["--api", "chat", "--endpoint", f"/audio/transcriptions?{name}=hush"], HOST),
@@ -273,7 +273,7 @@ def test_a_key_in_a_pasted_url_is_shown_nowhere(name: str) -> None:
     ("pasted", "cure"),
     [("http://gpu:30000", "gpu:30000"), ("http://gpu:30000/v1/chat/completions", "gpu:30000"), ("b:1,ws://a", "a")],
 )
-def test_a_url_as_upstream(pasted: str, cure: str) -> None:
+def test_url_as_upstream_is_refused_with_the_address(pasted: str, cure: str) -> None:
     with pytest.raises(InputError) as refused:
         settings("--upstream", pasted)
     assert str(refused.value) == f"--upstream {pasted.rpartition(',')[2]} is not like 10.0.0.7:30000: give {cure}"
@@ -281,21 +281,21 @@ def test_a_url_as_upstream(pasted: str, cure: str) -> None:
 
 
 @pytest.mark.parametrize("proxy", ["http://p:99999", "http://p:port", "http://[p", "http://:3128", "socks5://p:1"])
-def test_a_proxy_that_is_none(proxy: str) -> None:
+def test_invalid_proxy_is_refused(proxy: str) -> None:
     with pytest.raises(InputError) as refused:
         settings("--proxy", proxy)
     assert str(refused.value) == f"the proxy {proxy} is not an address like http://proxy:3128"
 
 
 @pytest.mark.parametrize("host", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
-def test_where_requests_go(host: str) -> None:
+def test_host_and_endpoint_of_requests(host: str) -> None:
     made = settings(host=host)
     assert (made.host, made.endpoint) == ("http://h:1", "/v1/chat/completions")
     made = settings("--endpoint", "/openai/deployments/x/chat/completions?api-version=1", host=host)
     assert made.endpoint == "/openai/deployments/x/chat/completions?api-version=1"
 
 
-def test_a_user_and_a_password_are_taken_out_of_an_address() -> None:
+def test_user_and_password_of_the_host_become_a_header() -> None:
     basic = "bWU6cEBzcw=="  # me:p@ss
     for host in ("http://me:p%40ss@h:1/v1", "http://me:p@ss@h:1/v1"):
         assert split_host(host) == ("http://h:1/v1", basic)
@@ -308,7 +308,7 @@ def test_a_user_and_a_password_are_taken_out_of_an_address() -> None:
         read_settings(parse(), HOST, Secrets("sk-key", basic))
 
 
-def test_metadata() -> None:
+def test_metadata_is_parsed() -> None:
     assert settings("--metadata", "gpu=H100 x 8", "--metadata", "note=a=b").metadata == {
         "gpu": "H100 x 8",
         "note": "a=b",
@@ -317,7 +317,7 @@ def test_metadata() -> None:
         settings("--metadata", "gpu=1", "--metadata", "gpu=2")
 
 
-def test_a_command_line_is_shown_without_secrets() -> None:
+def test_command_line_is_shown_without_secrets() -> None:
     words = [
         "locust",
         "--api-key",
@@ -335,7 +335,7 @@ def test_a_command_line_is_shown_without_secrets() -> None:
 
 
 @pytest.mark.parametrize("password", ["p@ss", "p/ss", "p@s/s"])
-def test_a_password_with_odd_characters_is_shown_nowhere(password: str) -> None:
+def test_password_with_special_characters_is_not_printed(password: str) -> None:
     host = f"http://me:{password}@h:1"
     assert password[2:] not in " ".join(
         shown_command(["locust", "--host", host, "--api-k", "sk-1", "--extra-b={}"], [])
@@ -346,7 +346,7 @@ def test_a_password_with_odd_characters_is_shown_nowhere(password: str) -> None:
     assert f"{password[2:]}@" not in str(caught.value)
 
 
-def test_a_password_is_not_shown_where_the_scheme_is_missing() -> None:
+def test_password_is_not_printed_if_the_scheme_is_missing() -> None:
     with pytest.raises(InputError) as caught:
         check_host("me:sk-1@h:1")
     assert "sk-1" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The page of options is made from the options; `asr-load` has a verb for each thing."""
+"""The options page is generated from the options, and `asr-load` has a verb for each task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def asr_load(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_page_of_options_is_made_from_them() -> None:
+def test_options_page_is_up_to_date() -> None:
     done = asr_load("options", "--markdown")
     assert done.returncode == 0, done.stderr
     assert done.stdout == (CHECKOUT / "docs" / "options.md").read_text(), (
@@ -65,7 +65,7 @@ def test_each_explanation_is_in_the_entry_of_its_option() -> None:
         assert " ".join(text.split()) in entry, option
 
 
-def test_the_form_has_the_groups_order() -> None:
+def test_form_shows_options_in_the_order_of_the_groups() -> None:
     parser = LocustArgumentParser()
     add_options(parser)
     order = [action for group in parser._action_groups if group.title in GROUPS for action in group._group_actions]
@@ -74,19 +74,19 @@ def test_the_form_has_the_groups_order() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_each_verb_has_its_help(verb: str) -> None:
+def test_each_verb_has_help(verb: str) -> None:
     done = asr_load(verb, "--help")
     assert done.returncode == 0, done.stderr
     assert "--help" in done.stdout
 
 
-def test_the_version_is_told() -> None:
+def test_version_is_printed() -> None:
     done = asr_load("--version")
     assert re.fullmatch(r"asr-load \d\S+ \(Locust \d\S+, Python \d\S+\)\n", done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_verb_that_is_none() -> None:
+def test_unknown_verb_is_refused() -> None:
     done = asr_load("brew")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: there is no verb 'brew'; there are: prepare, run")

@@ -1,5 +1,5 @@
-"""Locustfiles that people write themselves: whatever their code does around a request, each has its record, and the
-test comes to its end."""
+"""Locustfiles that users write: whatever their code does around a request, each request has a record and the test
+ends."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ SENDS_TWICE = """
     ],
     ids=["timeout", "timeout that is raised", "raises before", "takes and forgets", "sends twice"],
 )
-def test_each_request_has_its_record_and_the_test_ends(
+def test_each_request_of_a_custom_locustfile_has_its_record(
     clips: Path, tmp_path: Path, code: str, outcomes: dict[str, int]
 ) -> None:
     (tmp_path / "mine.py").write_text(f"import gevent\n{START}{code}")
     slow = "1000" if "timeout" in outcomes else "1"
     with serve("--engine", "scripted", "--tokens", "40", "--itl-ms", slow) as host:
-        # The time limit is far away: it is the number of requests that ends the test.
+        # The run time is far away: the number of requests ends the test.
         done = run(host, clips, tmp_path / "r", "-f", tmp_path / "mine.py", "-u", "2", "--requests", "8", "-t", "600")
     assert Counter(record["outcome"] for record in done.records) == outcomes
-    again = range(-8, 0) if code is SENDS_TWICE else ()  # what is sent once more has a number of its own
+    again = range(-8, 0) if code is SENDS_TWICE else ()  # a request sent again gets a new, negative number
     numbers = sorted(record["seq"] for record in done.records)
     assert numbers == [*again, *range(2 if code is OWN_TIMEOUT_RAISED else 8)]
     assert ("no user is left" in done.err) == (code is OWN_TIMEOUT_RAISED)
@@ -99,7 +99,7 @@ FAILS_ELSEWHERE = """
 
 
 @pytest.mark.parametrize("fleet", [(), ("--processes", "2")])
-def test_a_failure_of_the_locustfiles_own_is_a_reason_of_the_verdict(
+def test_failure_outside_the_harness_is_a_reason_of_the_verdict(
     clips: Path, tmp_path: Path, fleet: tuple[str, ...]
 ) -> None:
     (tmp_path / "mine.py").write_text(f"{START}{FAILS_ELSEWHERE}")
@@ -126,7 +126,7 @@ Shards.__getitem__ = unreadable
 
 
 @pytest.mark.parametrize("words", [(), ("--request-rate", "20", "--arrivals", "constant")])
-def test_a_clip_that_cannot_be_read_is_the_clients_want(clips: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_unreadable_clip_makes_the_run_client_bound(clips: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     (tmp_path / "mine.py").write_text((CHECKOUT / "locustfiles" / "transcribe.py").read_text() + UNREADABLE)
     with serve("--engine", "scripted", "--tokens", "4", "--ttft-ms", "10", "--itl-ms", "1") as host:
         done = run(host, clips, tmp_path / "r", "-f", tmp_path / "mine.py", "-u", "2", "--requests", "6", *words)
@@ -145,7 +145,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "locustfile.md"
 
 
 @pytest.mark.parametrize("code", [block for block in BLOCKS if "SpeechUser)" in block])
-def test_the_locustfiles_of_the_page(clips: Path, tmp_path: Path, code: str) -> None:
+def test_locustfiles_of_the_documentation_run(clips: Path, tmp_path: Path, code: str) -> None:
     code = re.sub(r"between\(.*?\)|sleep\(2\)", lambda wait: wait[0].replace("5", "1"), code)
     (tmp_path / "mine.py").write_text(code.replace("asr_data/meetings", str(clips)))
     with serve("--engine", "scripted", "--tokens", "4", "--ttft-ms", "10", "--itl-ms", "1") as host:
@@ -166,8 +166,8 @@ class Other(asr_load.SpeechUser):
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, workers: int) -> None:
-    """As Locust's own users have it. In another folder: the checkout's locust.conf names a host."""
+def test_host_of_the_user_classes_is_the_default(clips: Path, tmp_path: Path, workers: int) -> None:
+    """Locust's users work this way. The test runs in another folder, as the checkout's locust.conf sets a host."""
     fleet = processes(workers) if workers else []
     with serve(*FAST) as host:
         (tmp_path / "mine.py").write_text(HOSTS.format(host, host))
@@ -179,7 +179,7 @@ def test_the_host_of_the_classes_is_the_default(clips: Path, tmp_path: Path, wor
 
 
 @pytest.mark.long
-def test_a_master_with_a_host_decides_for_classes_with_several(clips: Path, tmp_path: Path) -> None:
+def test_host_of_the_master_applies_to_classes_with_other_hosts(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         (tmp_path / "mine.py").write_text(HOSTS.format("http://a:1", "http://b:1"))
         words = ("-f", "mine.py", "-u", "2", "--requests", "4", "--results", "r", "--host", host)
@@ -203,7 +203,7 @@ def test_a_master_with_a_host_decides_for_classes_with_several(clips: Path, tmp_
         ),
     ],
 )
-def test_without_a_host_that_is_one(tmp_path: Path, hosts: tuple[str, str], said: str) -> None:
+def test_missing_or_ambiguous_host_is_refused(tmp_path: Path, hosts: tuple[str, str], said: str) -> None:
     (tmp_path / "mine.py").write_text(HOSTS.format(*hosts))
     process = locust("-f", "mine.py", "-u", "1", "--loglevel", "ERROR", cwd=tmp_path)
     assert process.communicate(timeout=PATIENCE_S) == ("", f"error: {said}\n")
