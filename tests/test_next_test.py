@@ -76,7 +76,7 @@ def test_idle_workers_stay_connected(clips: Path, tmp_path: Path, kind: str) -> 
         assert "Didn't get heartbeat" not in page.said
 
 
-def test_test_without_a_worker_is_refused(clips: Path, tmp_path: Path) -> None:
+def test_start_without_a_worker_is_refused(clips: Path, tmp_path: Path) -> None:
     with serve(*PACED) as host, ui("a master alone", host, clips, tmp_path) as page:
         answer = page.post("/swarm", user_count=4, spawn_rate=100)
         assert (answer["success"], answer["message"].partition(":")[0]) == (False, "no worker is connected")
@@ -113,7 +113,7 @@ def _begin(environment, **_):
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_test_that_ends_while_a_worker_starts(clips: Path, tmp_path: Path, kind: str) -> None:
+def test_worker_that_starts_late_is_stopped_with_the_test(clips: Path, tmp_path: Path, kind: str) -> None:
     """The late worker is told to stop like the others. Otherwise it would send while they drain."""
     slow = tmp_path / "slow.py"
     slow.write_text(SLOW_START)

@@ -1,4 +1,4 @@
-"""The package where there is no checkout: what it exports, and a wheel that is all that is there."""
+"""The package without a checkout: what it exports, and a wheel that works alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.serving import serve
 PUBLIC = {"Clip", "Record", "SpeechUser", "open_shards", "read_records", "summarise", "summarise_folder"}
 
 
-def test_the_public_names() -> None:
+def test_public_names_are_exported_and_documented() -> None:
     assert set(asr_load.__all__) == PUBLIC
     for name in PUBLIC:
         assert getattr(asr_load, name).__doc__, name
@@ -34,7 +34,7 @@ def test_the_public_names() -> None:
         _ = asr_load.Nothing
 
 
-def test_who_reads_records_needs_no_locust() -> None:
+def test_reading_records_imports_no_locust() -> None:
     code = "import sys, asr_load; asr_load.read_records, asr_load.summarise, asr_load.Clip, asr_load.open_shards; "
     code += "assert 'locust' not in sys.modules and 'gevent' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -42,10 +42,10 @@ def test_who_reads_records_needs_no_locust() -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder that holds the wheel's files, as they would be in site-packages."""
+    """A folder with the wheel's files, as in site-packages."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    # From a copy: setuptools leaves its folders where it builds.
+    # Build a copy, as setuptools leaves folders where it builds.
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=CHECKOUT, capture_output=True, text=True, check=True,
@@ -60,7 +60,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run_installed(site: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """`asr-load WORDS` of the wheel, in a folder that is no checkout."""
+    """Run `asr-load WORDS` from the wheel, in a folder that is not a checkout."""
     env = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONSAFEPATH": "1"}
     env["LOCUST_SKIP_MONKEY_PATCH"] = ""
     where = "import asr_load; print(asr_load.__file__)"
@@ -75,9 +75,9 @@ def run_installed(site: Path, folder: Path, *words: str | Path) -> subprocess.Co
 
 
 @pytest.mark.long
-def test_a_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
+def test_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
-        # The sample comes along, and is prepared at its first use.
+        # The wheel contains the sample, which is prepared at its first use.
         words = ("--headless", "-u", "2", "--host", host, "--requests", "15", "--results", "r")
         done = run_installed(installed, tmp_path, "run", *words, "--processes", "2")
         assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def test_a_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
         done = run_installed(installed, tmp_path, "run", "-f", mine, *words[:5], "--requests", "2", "--results", "m")
         assert "Total: 2, Success: 2, Fail: 0" in done.stdout, done.stderr
     with serve(*SLOW) as host:
-        # As in a checkout, what is in flight at the end may finish.
+        # As in a checkout, requests in flight at the end may finish.
         few = ("--headless", "-u", "2", "-r", "10", "--requests", "2", "--host", host)
         run_installed(installed, tmp_path, "run", *few, "--results", "t")
         assert json.loads((tmp_path / "t" / "summary.json").read_text())["requests"]["by_outcome"] == {"ok": 2}
@@ -129,7 +129,7 @@ for environment in made:
 """
 
 
-def test_two_environments_in_one_process(clips: Path, tmp_path: Path) -> None:
+def test_two_environments_in_one_process_are_independent(clips: Path, tmp_path: Path) -> None:
     """Each has its own options, users, records and end."""
     with serve(*FAST) as host:
         words = [sys.executable, "-c", TWO, host, str(clips), str(tmp_path / "a"), str(tmp_path / "b")]
@@ -143,7 +143,7 @@ def test_two_environments_in_one_process(clips: Path, tmp_path: Path) -> None:
         assert summary["requests"]["by_outcome"] == {"ok": count}
 
 
-def test_what_is_pinned_is_in_the_ranges() -> None:
+def test_pinned_versions_are_within_the_ranges() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     for ranges, file in (
         (project["dependencies"], "requirements.txt"),
@@ -157,8 +157,8 @@ def test_what_is_pinned_is_in_the_ranges() -> None:
 
 
 @pytest.mark.long
-def test_an_installed_command_names_installed_commands(installed: Path, tmp_path: Path) -> None:
-    """Where there is no checkout, there is no scripts/prepare.py and no locust.conf."""
+def test_installed_command_names_installed_commands(installed: Path, tmp_path: Path) -> None:
+    """Outside of a checkout, there is no scripts/prepare.py and no locust.conf."""
     (tmp_path / "raw").mkdir()
     (tmp_path / "mine.py").write_text("import asr_load\n\n\nclass Mine(asr_load.SpeechUser):\n    pass\n")
     words = ("run", "--headless", "-u", "1", "--loglevel", "ERROR")
@@ -173,7 +173,7 @@ def test_an_installed_command_names_installed_commands(installed: Path, tmp_path
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_command_to_type_for_a_verb(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_for_a_verb_fits_the_folder(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["locust"])
     monkeypatch.chdir(CHECKOUT)
     first, *rest = shipped.command(verb).split()
@@ -189,7 +189,7 @@ def test_the_command_to_type_for_a_verb(verb: str, tmp_path: Path, monkeypatch: 
     assert shipped.command(verb) == f"asr-load {verb}"
 
 
-def test_another_process_of_a_test_has_its_locustfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_for_another_process_has_its_locustfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, run, capacity in (
         (CHECKOUT, "locust", "locust -f locustfiles/capacity.py"),
         (tmp_path, "asr-load run", "asr-load capacity"),

@@ -1,4 +1,4 @@
-"""One verdict on a run, whoever shows it."""
+"""The verdict on a run is the same everywhere it is shown."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ NOTHING = [failure(0, "connect", error="Connection refused")]
 
 
 class Case(NamedTuple):
-    """A run, and the verdict on it."""
+    """A run and its expected verdict."""
 
     records: list[Record]
     info: dict[str, Any]
     code: int
     said: str
     server: str = "good"
-    """How the word on the server looks."""
+    """The look of the server's status."""
 
     @property
     def run(self) -> RunInfo:
@@ -70,7 +70,7 @@ CASES = {
     "client-bound, accepted": Case(
         GOOD, {"slos": [HELD], "allow_client_bound": True, **SLOW}, 0, "passed, SLOs 1 of 1 met"
     ),
-    # The option would not let it pass: it is not named.
+    # The option is not named, as the run would not pass with it.
     "client-bound and missed": Case(
         GOOD, {"slos": [MISSED], **SLOW}, 1, f"NOT passed: {MISS}; the run is client-bound", "bad"
     ),
@@ -133,7 +133,7 @@ def words_of(summary: Summary | None, live: Live, case: Case, verdict: Verdict |
 
 
 @each_case
-def test_the_verdict_is_in_the_summary(case: Case) -> None:
+def test_summary_has_the_verdict(case: Case) -> None:
     verdict = msgspec.json.decode(msgspec.json.encode(finished(case).summary), type=Summary).verdict
     assert verdict is not None
     assert (verdict.exit_code, verdict.said()) == (case.code, case.said)
@@ -141,7 +141,7 @@ def test_the_verdict_is_in_the_summary(case: Case) -> None:
 
 
 @each_case
-def test_the_console_the_tab_and_the_report_have_the_same_verdict(case: Case, tmp_path: Path) -> None:
+def test_console_tab_and_report_show_the_same_verdict(case: Case, tmp_path: Path) -> None:
     run, out = finished(case), io.StringIO()
     print_summary(tmp_path, run.summary, run.records, out)
     assert [line for line in out.getvalue().splitlines() if line.startswith("Verdict")] == [f"Verdict: {case.said}"]
@@ -165,15 +165,15 @@ def test_exports_and_comparisons_have_the_same_verdict(case: Case, tmp_path: Pat
 
 
 @each_case
-def test_the_exit_code_is_the_verdicts(case: Case) -> None:
+def test_exit_code_is_that_of_the_verdict(case: Case) -> None:
     for errors in ({}, {"a row of Locust's": 1}):
         runner = cast(Runner, SimpleNamespace(errors=errors, exceptions={}))
-        # Without an error of its own, Locust ends with 0 unless something crashed.
+        # Without an error of ours, Locust exits with 0 unless something crashed.
         assert (exit_code(finished(case).summary, runner) or 0) == case.code
 
 
 @pytest.mark.parametrize("name", ["held", "missed", "failures", "client-bound", "client-bound and missed"])
-def test_a_running_test_is_judged_as_a_finished_one(name: str) -> None:
+def test_running_test_is_judged_like_a_finished_one(name: str) -> None:
     case = CASES[name]
     slos, validity = parse_slos(case.info["slos"]), judge_clients(case.run.workers)
     live = Live(999.0, slos=slos)
@@ -194,20 +194,20 @@ def test_a_running_test_is_judged_as_a_finished_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["disk full", "worker lost", "client-bound"])
-def test_no_slo_passes_where_the_figures_do_not_show_that_it_holds(name: str) -> None:
+def test_slo_does_not_pass_if_the_metrics_cannot_prove_it(name: str) -> None:
     case = CASES[name]
     summary = finished(case._replace(info=case.info | {"slos": [HELD]})).summary
     assert (summary.passed, len(summary.not_passed)) == (False, 1)
 
 
-def test_a_running_test_without_an_answer_has_no_verdict_yet() -> None:
+def test_running_test_without_a_response_has_no_verdict() -> None:
     case = CASES["held"]
     verdict = conclude(case.run.rules, [], success=0, failed=0, client_bound=False, running=True)
     assert verdict.passed
     assert list(words_of(None, Live(0.0), case, verdict)) == ["Server", "Client"]
 
 
-def test_the_gravest_reason_comes_first() -> None:
+def test_most_serious_reason_comes_first() -> None:
     info = {
         "slos": [MISSED],
         "unwritten": "full",
@@ -223,7 +223,7 @@ def test_the_gravest_reason_comes_first() -> None:
     assert verdict.exit_code == 2
 
 
-def test_the_cause_is_the_first_line_where_nothing_succeeded(tmp_path: Path) -> None:
+def test_cause_comes_first_if_nothing_succeeded(tmp_path: Path) -> None:
     run, out = finished(CASES["nothing succeeded"]), io.StringIO()
     print_summary(tmp_path, run.summary, run.records, out)
     assert out.getvalue().splitlines()[2].startswith("Nothing succeeded: 1× connection refused by http://127.0.0.1:1: ")
@@ -241,7 +241,7 @@ SEARCHES = {
 }
 
 
-def test_a_search_that_lost_a_worker_says_so_beside_its_answer(tmp_path: Path) -> None:
+def test_search_that_lost_a_worker_reports_it_with_its_answer(tmp_path: Path) -> None:
     search, out = search_of({4: 8, 8: 15, 16: 16}), io.StringIO()
     verdict = summarise(GOOD, run_info(**LOST), search).verdict
     assert verdict is not None
@@ -251,12 +251,12 @@ def test_a_search_that_lost_a_worker_says_so_beside_its_answer(tmp_path: Path) -
     )
     print_search(tmp_path, search, out, verdict)
     assert "\n  - records of worker 0 are missing\n" in out.getvalue()
-    assert out.getvalue().splitlines()[-1] == "maximum effective streams: 8"  # what scripts read
+    assert out.getvalue().splitlines()[-1] == "maximum effective streams: 8"  # scripts read this line
 
 
 @pytest.mark.parametrize(("search", "code", "look"), SEARCHES.values(), ids=SEARCHES)
-def test_a_search_has_its_answer_for_a_verdict(search: Capacity, code: int, look: str, tmp_path: Path) -> None:
-    """Failures at a load beyond the capacity are what a search looks for."""
+def test_verdict_of_a_search_is_its_answer(search: Capacity, code: int, look: str, tmp_path: Path) -> None:
+    """Failures at loads beyond the capacity do not fail a search."""
     case = Case(ONE_FAILED, {}, code, "")
     summary = summarise(case.records, case.run, search)
     assert summary.verdict is not None

@@ -1,4 +1,4 @@
-"""The suite passes on a busy machine too: a limit on a wait bounds a hang and nothing else."""
+"""The tests also pass on a busy machine: a limit on a wait must only bound a hang."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TESTS = Path(__file__).parent
 
 
 def short_limits(code: str) -> list[tuple[int, float]]:
-    """The line and the value of each literal `timeout=` below PATIENCE_S."""
+    """The line and value of each literal `timeout=` below PATIENCE_S."""
     return [
         (keyword.value.lineno, keyword.value.value)
         for call in ast.walk(ast.parse(code))
@@ -31,7 +31,7 @@ def test_short_limits_are_found() -> None:
     assert short_limits(code) == [(1, 20), (5, 0.5)]
 
 
-def test_no_test_expects_a_process_sooner_than_a_busy_machine_runs_it() -> None:
+def test_no_timeout_of_a_test_is_below_the_patience() -> None:
     found = {
         f"{file.relative_to(TESTS.parent)}:{line}: timeout={limit:g}"
         for file in TESTS.rglob("*.py")

@@ -1,4 +1,4 @@
-"""Request bodies: spliced bytes that are valid JSON, and dither that changes the bytes but not the speech."""
+"""Request bodies: valid JSON spliced from bytes, and dither that changes the bytes but not the speech."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def body(api: str, nonce: bytes = NO_DITHER, **extra: Any) -> dict[str, Any]:
     return decoded
 
 
-def test_chat() -> None:
+def test_chat_body() -> None:
     assert body("chat") == {
         "model": "my/model",
         "messages": [
@@ -59,7 +59,7 @@ def test_chat() -> None:
     }
 
 
-def test_chat_with_input_audio() -> None:
+def test_chat_body_with_input_audio() -> None:
     audio = body("chat-input-audio")["messages"][0]["content"][0]
     assert audio == {
         "type": "input_audio",
@@ -67,14 +67,14 @@ def test_chat_with_input_audio() -> None:
     }
 
 
-def test_extra_fields_are_merged_and_cannot_take_the_audio_away() -> None:
+def test_extra_fields_are_merged_but_cannot_replace_the_audio() -> None:
     assert body("chat", temperature=0.5, top_p=0.9)["temperature"] == 0.5
     for api, field in (("chat", "messages"), ("chat", "stream"), ("transcriptions", "file")):
         with pytest.raises(InputError, match=f"cannot set '{field}'"):
             make_builder(BodyOptions(api, "m", "p", 1, {field: 1}))
 
 
-def test_fields_are_left_out() -> None:
+def test_omitted_fields_are_not_sent() -> None:
     made = body("chat", stream_options=None, max_tokens=None)
     assert {"stream_options", "max_tokens"}.isdisjoint(made)
     assert {"messages", "stream", "model"} <= made.keys()
@@ -90,14 +90,14 @@ def test_fields_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("kind", ["flac", "opus"])
-def test_input_audio_takes_wav_and_mp3_only(kind: str) -> None:
+def test_input_audio_takes_only_wav_and_mp3(kind: str) -> None:
     options = BodyOptions("chat-input-audio", "m", "p", 1)
     with pytest.raises(InputError, match=f"--api chat-input-audio takes wav and mp3 only, and --data is {kind}"):
         make_builder(options, kind)
     assert [make_builder(options, known)[1] for known in ("wav", "mp3")] == ["application/json"] * 2
 
 
-def test_transcriptions() -> None:
+def test_transcription_body() -> None:
     build, content_type = make_builder(BodyOptions("transcriptions", "m", "a prompt", 64, {"language": "en"}))
     message = BytesParser().parsebytes(
         f"Content-Type: {content_type}\r\n\r\n".encode() + b"".join(build(clip(), NO_DITHER))
@@ -122,7 +122,7 @@ def content_of(**options: Any) -> list[dict[str, Any]]:
     return messages
 
 
-def test_where_the_prompt_stands() -> None:
+def test_prompt_position_in_a_chat() -> None:
     for first, types in ((False, ["audio_url", "text"]), (True, ["text", "audio_url"])):
         (message,) = content_of(prompt="what?", prompt_first=first)
         assert [part["type"] for part in message["content"]] == types
@@ -130,19 +130,19 @@ def test_where_the_prompt_stands() -> None:
     assert [part["type"] for part in message["content"]] == ["audio_url"]
 
 
-def test_a_system_message_comes_first() -> None:
+def test_system_message_comes_first() -> None:
     first, second = content_of(prompt="what?", system="Be brief.")
     assert first == {"role": "system", "content": "Be brief."}
     assert second["role"] == "user"
 
 
-def test_a_temperature() -> None:
+def test_temperature_is_sent() -> None:
     for api in ("chat", "chat-input-audio", "transcriptions"):
         built = b"".join(make_builder(BodyOptions(api, "m", "p", 1, temperature=0.2))[0](clip(), NO_DITHER))
         assert (b'"temperature":0.2' in built) or (b'name="temperature"\r\n\r\n0.2\r\n' in built)
 
 
-def test_one_answer_is_asked_for() -> None:
+def test_n_other_than_1_is_refused() -> None:
     assert body("chat", n=1)["n"] == 1
     with pytest.raises(InputError, match="a request is measured by its one answer"):
         make_builder(BodyOptions("chat", "m", "p", 1, {"n": 2}))
@@ -160,7 +160,7 @@ def test_one_answer_is_asked_for() -> None:
         ("transcriptions", {"max_tokens": 5}, 64),
     ],
 )
-def test_the_limit_that_a_request_asks_for(api: str, extra: dict[str, Any], limit: int | None) -> None:
+def test_token_limit_of_a_request(api: str, extra: dict[str, Any], limit: int | None) -> None:
     assert BodyOptions(api, "m", "p", 64, extra).token_limit == limit
 
 
@@ -173,7 +173,7 @@ def samples(audio: bytes) -> np.ndarray:
     return np.frombuffer(audio[44:], dtype="<i2").astype(int)
 
 
-def test_dither_flips_the_lowest_bit_of_samples_as_the_nonce_says() -> None:
+def test_dither_flips_the_lowest_bits_given_by_the_nonce() -> None:
     original = clip()
     nonce = bytes([0b1, 0, 0, 0, 0, 0, 0, 0b1000_0000])
     for places in ([2], [5], [3002], [7934], [2, 68, 3002, 7934]):  # of 8000 samples
@@ -185,7 +185,7 @@ def test_dither_flips_the_lowest_bit_of_samples_as_the_nonce_says() -> None:
 
 
 @pytest.mark.parametrize("loud", [0, 2, 3, 1000, 7936, 7999])
-def test_the_place_of_the_dither_is_the_loudest(loud: int) -> None:
+def test_dither_is_placed_where_the_clip_is_loudest(loud: int) -> None:
     pcm = np.resize(np.array([100, -100], dtype=np.int16), 8000)
     pcm[loud : loud + 64] *= 50
     (found,) = next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules())).dither_at
@@ -196,7 +196,7 @@ def test_the_place_of_the_dither_is_the_loudest(loud: int) -> None:
     assert np.sum(pcm[found : found + 64].astype(float) ** 2) == best
 
 
-def test_each_nonce_gives_other_audio_and_none_gives_the_same() -> None:
+def test_each_nonce_gives_different_audio() -> None:
     original = clip()
     assert b"".join(dithered(original.audio_b64, NO_DITHER, [2])) == bytes(original.audio_b64)
     seen = {b"".join(dithered(original.audio_b64, new_dither(), original.dither_at)) for _ in range(200)}
@@ -205,7 +205,7 @@ def test_each_nonce_gives_other_audio_and_none_gives_the_same() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 30, 65, 66, 67, 68])
-def test_a_clip_too_short_for_all_bits_takes_what_fits(number: int) -> None:
+def test_dither_is_truncated_in_a_very_short_clip(number: int) -> None:
     pcm = np.resize(np.array([1000, -1000], dtype=np.int16), number)
     short = Clip("a", "", 0.1, 16000, "", [2], 0.1, base64.b64encode(encoded(pcm, subtype="PCM_16")))
     changed = wav(b"".join(dithered(short.audio_b64, b"\xff" * 8, short.dither_at)))
@@ -215,11 +215,11 @@ def test_a_clip_too_short_for_all_bits_takes_what_fits(number: int) -> None:
 
 
 def log_mel(pcm: np.ndarray) -> np.ndarray:
-    """Whisper's features of 16 kHz audio, by which SGLang's cache goes: 80 mel bands of 25 ms each 10 ms, in float32,
-    cut off at eight decades below the maximum (Radford et al., 2022; its audio.py)."""
+    """Whisper's features of 16 kHz audio, which are the key of SGLang's cache: 80 mel bands of 25 ms every 10 ms, in
+    float32, clipped at eight decades below the maximum (Radford et al., 2022; its audio.py)."""
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(pcm / 32768.0, 200, mode="reflect"), 400)[::160]
     power = (np.abs(np.fft.rfft(frames * np.hanning(401)[:-1])) ** 2).astype(np.float32)
-    # Slaney's scale: linear to 1 kHz, then logarithmic.
+    # Slaney's scale: linear up to 1 kHz, then logarithmic.
     knots = np.linspace(0, 15 + 27 * math.log(8) / math.log(6.4), 82)
     hertz = np.where(knots < 15, knots * 200 / 3, 1000 * np.exp((knots - 15) * math.log(6.4) / 27))
     bins = np.linspace(0, 8000, 201)
@@ -241,7 +241,7 @@ def heard(clip: Clip, nonce: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", SPOKEN)
-def test_dither_changes_the_features_by_very_little(name: str) -> None:
+def test_dither_changes_the_features_very_little(name: str) -> None:
     (original,) = spoken(name)
     plain = log_mel(samples(wav(original.audio_b64)))
     features = [log_mel(heard(original, new_dither())) for _ in range(4)]
@@ -251,7 +251,7 @@ def test_dither_changes_the_features_by_very_little(name: str) -> None:
 
 @pytest.mark.parametrize("chunk_long", [None, 7.0])
 def test_two_requests_differ_in_the_features_of_any_two_seconds(chunk_long: float | None) -> None:
-    """Engines that cut audio cache each piece by itself, wherever they cut."""
+    """Engines that split audio cache each piece separately, wherever they split."""
     windows = 0
     for clip in [clip for name in SPOKEN for clip in spoken(name, chunk_long=chunk_long)]:
         one, other = (heard(clip, new_dither()) for _ in "ab")
@@ -262,7 +262,7 @@ def test_two_requests_differ_in_the_features_of_any_two_seconds(chunk_long: floa
     assert windows > 150
 
 
-def test_each_second_has_its_loudest_place() -> None:
+def test_each_second_is_dithered_where_it_is_loudest() -> None:
     pcm = np.resize(np.array([100, -100], dtype=np.int16), 16000 * 3 + 63)
     for loud in (7000, 16001, 47935):
         pcm[loud : loud + 64] *= 50
@@ -272,7 +272,7 @@ def test_each_second_has_its_loudest_place() -> None:
     assert dither_places(pcm[:10], 16000) == [2]
 
 
-def test_places_of_an_hour_neither_overlap_nor_leave_base64s_grid() -> None:
+def test_dither_places_of_an_hour_neither_overlap_nor_leave_the_base64_grid() -> None:
     at: np.ndarray = np.array(dither_places(np.tile(np.array([3, 1, -4, 1, 5], np.int16), 16000 * 720), 16000))
     assert len(at) == 3600
     assert (at % 3 == 2).all()
@@ -280,7 +280,7 @@ def test_places_of_an_hour_neither_overlap_nor_leave_base64s_grid() -> None:
     assert at.max() + 64 <= 16000 * 3600
 
 
-def test_dither_in_a_quiet_beginning_would_be_lost() -> None:
+def test_dither_in_a_quiet_beginning_would_have_no_effect() -> None:
     pcm = np.rint(16000 * np.sin(np.arange(16000) / 5)).astype(np.int16)
     pcm[:4000] = np.arange(4000) % 2
     quiet = next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules()))
@@ -295,9 +295,9 @@ def test_dither_in_a_quiet_beginning_would_be_lost() -> None:
     assert features(2) == plain
 
 
-@pytest.mark.parametrize("at", [2, 3002, 7934])  # of 8000 samples
-def test_a_chat_body_copies_no_audio_but_what_it_dithers(at: int) -> None:
-    """Wherever in the clip that is: a user in flight holds a view of the data, and not its own megabyte."""
+@pytest.mark.parametrize("at", [2, 3002, 7934])  # of 8,000 samples
+def test_chat_body_copies_only_the_audio_it_dithers(at: int) -> None:
+    """A request in flight holds a view of the data, not a copy of a megabyte, wherever the dither is."""
     long = replace(clip(), dither_at=[at])
     pieces = make_builder(BodyOptions("chat", "m", "p", 1, {}))[0](long, new_dither())
     views = [piece for piece in pieces if isinstance(piece, memoryview)]

@@ -1,4 +1,5 @@
-"""Before a test: what would fail every time is said at once, in the server's words, and exit code 2."""
+"""The preflight check: errors that every request would have are reported once, in the server's words, with exit code
+2."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ WHOLE = b'{"choices":[{"message":{"content":"a b"},"finish_reason":"stop"}]}'
 
 
 class _Server(http.server.BaseHTTPRequestHandler):
-    """Answers each POST with the next of `posts` (the last one again and again), and lists `models`."""
+    """Answers each POST with the next of `posts`, repeating the last one, and lists `models`."""
 
     protocol_version = "HTTP/1.1"
     posts: ClassVar[list[tuple[int, bytes]]] = []
@@ -72,8 +73,8 @@ def answering(*posts: tuple[int, bytes], models: Sequence[str | dict[str, Any]] 
         server.shutdown()
 
 
-def test_what_a_server_says_of_itself_may_be_deep_and_long(clips: Path, tmp_path: Path) -> None:
-    """JSON that Python can hardly follow, a name that fills the terminal, and a number that fills a page."""
+def test_server_info_may_be_deep_and_long(clips: Path, tmp_path: Path) -> None:
+    """It is JSON at the limit of Python's recursion, with a very long name and a very large number."""
     odd: dict[str, Any] = {"id": "m" * 400_000, "size": 10**400}
     for _ in range(900):
         odd = {"id": "m", "more": odd}
@@ -115,7 +116,9 @@ def test_what_a_server_says_of_itself_may_be_deep_and_long(clips: Path, tmp_path
         (200, WHOLE, "the answer to a trial request was not streamed"),
     ],
 )
-def test_what_fails_every_time_is_said_once(status: int, body: bytes, said: str, clips: Path, tmp_path: Path) -> None:
+def test_permanent_failure_of_the_trial_is_reported_once(
+    status: int, body: bytes, said: str, clips: Path, tmp_path: Path
+) -> None:
     with answering((status, body)) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
     assert done.code == 2, done.err
@@ -130,12 +133,12 @@ def test_what_fails_every_time_is_said_once(status: int, body: bytes, said: str,
 @pytest.mark.parametrize(
     ("first", "said"),
     [
-        ((500, b"boom"), ""),  # once is chance
+        ((500, b"boom"), ""),  # a single failure may be chance
         ((200, b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'), "empty: no text"),
         ((429, b"slowly"), "429: slowly: the server wants fewer requests"),
     ],
 )
-def test_what_may_not_fail_the_next_time_goes_on(
+def test_temporary_failure_of_the_trial_does_not_stop_the_test(
     first: tuple[int, bytes], said: str, clips: Path, tmp_path: Path
 ) -> None:
     with answering(first, (200, STREAM)) as host:
@@ -145,7 +148,7 @@ def test_what_may_not_fail_the_next_time_goes_on(
     assert said in done.err
 
 
-def test_the_trial_is_in_no_figure(clips: Path, tmp_path: Path) -> None:
+def test_trial_request_is_not_measured(clips: Path, tmp_path: Path) -> None:
     with answering((200, STREAM)) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
     assert (len(_Server.asked), len(done.records), done.summary["requests"]["total"]) == (4, 3, 3)
@@ -154,7 +157,7 @@ def test_the_trial_is_in_no_figure(clips: Path, tmp_path: Path) -> None:
     assert len(_Server.asked) == 3
 
 
-def test_nobody_is_there(clips: Path, tmp_path: Path) -> None:
+def test_refused_connection_ends_the_start(clips: Path, tmp_path: Path) -> None:
     done = run(f"http://127.0.0.1:{free_port()}", clips, tmp_path / "r", "-u", "1", "-t", "600", preflight=True)
     assert done.code == 2
     assert "connection refused by http://127.0.0.1:" in done.err
@@ -162,7 +165,7 @@ def test_nobody_is_there(clips: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "r" / "records.jsonl").exists()
 
 
-def test_a_server_that_comes_up_is_waited_for(clips: Path, tmp_path: Path) -> None:
+def test_ready_timeout_waits_for_a_server_that_starts(clips: Path, tmp_path: Path) -> None:
     port, results = free_port(), tmp_path / "r"
     host = f"http://127.0.0.1:{port}"
     words = ("-u", "1", "--requests", "3", "--ready-timeout", "600", "--data", clips, "--results", results)
@@ -178,19 +181,19 @@ def test_a_server_that_comes_up_is_waited_for(clips: Path, tmp_path: Path) -> No
             server.terminate()
     assert done.code == 0, done.err
     assert len(done.records) == 3
-    assert waiting not in done.err  # once
+    assert waiting not in done.err  # it is printed only once
 
 
-def test_a_server_that_never_comes_up(clips: Path, tmp_path: Path) -> None:
+def test_ready_timeout_expires(clips: Path, tmp_path: Path) -> None:
     host = f"http://127.0.0.1:{free_port()}"
     done = run(host, clips, tmp_path / "r", "-u", "1", "-t", "60", "--ready-timeout", "1", preflight=True)
     assert (done.code, f"{host} is not ready after 1 s: connection refused" in done.err) == (2, True)
-    with answering((200, STREAM)) as there:  # it has neither /health nor /v1/models, and answers
+    with answering((200, STREAM)) as there:  # it has neither /health nor /v1/models, but responds
         words = ("-u", "1", "--requests", "1", "--ready-timeout", "600")
         assert run(there, clips, tmp_path / "there", *words, preflight=True).code == 0
 
 
-def test_the_only_model_of_a_server_is_asked(clips: Path, tmp_path: Path) -> None:
+def test_only_model_of_a_server_is_requested(clips: Path, tmp_path: Path) -> None:
     listed: list[str | dict[str, Any]] = ["Qwen/Qwen3-ASR-1.7B", {"id": "an-adapter", "parent": "Qwen/Qwen3-ASR-1.7B"}]
     with answering((200, STREAM), models=listed) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
@@ -214,31 +217,31 @@ def test_the_only_model_of_a_server_is_asked(clips: Path, tmp_path: Path) -> Non
         (["a?"], "ab", False),
     ],
 )
-def test_what_a_list_of_models_says_of_one(listed: list[str], model: str, named: bool) -> None:
+def test_model_is_looked_up_in_the_servers_list(listed: list[str], model: str, named: bool) -> None:
     line = "" if named else f"the server does not list --model {model}, but {', '.join(listed)}"
     assert unlisted(model, {"/v1/models": {"data": [{"id": each} for each in listed]}}) == line
 
 
-def test_a_model_that_the_server_neither_lists_nor_has(clips: Path, tmp_path: Path) -> None:
+def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path, tmp_path: Path) -> None:
     words = ("-u", "1", "--requests", "3", "--model", "gemma")
     with answering((404, b'{"message": "no such model"}'), models=["one", "two"]) as host:
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
         assert done.code == 2
         assert "404: no such model: is the port in --host right, --api the server's, and --model one" in done.err
         assert "; the server does not list --model gemma, but one, two (--no-preflight" in done.err
-        # Without a trial, its requests say so themselves.
+        # Without a trial, each request reports it.
         without = run(host, clips, tmp_path / "without", *words)
     assert [record["outcome"] for record in without.records] == ["http_404"] * 3
 
 
-def test_a_gateways_pattern_is_no_model(clips: Path, tmp_path: Path) -> None:
+def test_pattern_in_a_gateways_list_is_not_a_model(clips: Path, tmp_path: Path) -> None:
     with answering((200, STREAM), models=["openai/*", "whisper-1"]) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1", "--api", "chat", preflight=True)
     assert {body["model"] for body in _Server.asked} == {"whisper-1"}
     assert f"model whisper-1: the one that {host} lists\n" in done.err
 
 
-def test_several_models_are_listed(clips: Path, tmp_path: Path) -> None:
+def test_several_models_need_the_model_option(clips: Path, tmp_path: Path) -> None:
     with answering((200, STREAM), models=["one", "two"]) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
         chosen = run(host, clips, tmp_path / "two", "-u", "1", "--requests", "3", "--model", "two", preflight=True)
@@ -246,7 +249,7 @@ def test_several_models_are_listed(clips: Path, tmp_path: Path) -> None:
     assert "error: the server has several models: name one with --model: one, two" in done.err
 
 
-def test_workers_ask_the_model_that_the_master_found(clips: Path, tmp_path: Path) -> None:
+def test_workers_request_the_model_that_the_master_found(clips: Path, tmp_path: Path) -> None:
     with answering((200, STREAM), models=["openbmb/MiniCPM-o-2_6"]) as host:
         words = (*processes(2), "-u", "2", "--requests", "6")
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
@@ -256,7 +259,7 @@ def test_workers_ask_the_model_that_the_master_found(clips: Path, tmp_path: Path
     assert done.err.count("preset minicpm-o") == 1
 
 
-def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
+def test_preflight_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     with (
         answering((200, STREAM), models=["openai/whisper-1"]) as host,
@@ -268,7 +271,7 @@ def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
         page.start(user_count=1, host=host, api="chat")
         wait_until((page.results / "summary.json").exists, "the end of the test")
         assert {body["model"] for body in _Server.asked} == {"openai/whisper-1"}
-        # Another model is loaded, and a second test begins.
+        # Another model is loaded, and a second test starts.
         wait_until(partial(page.ended, 1), "the end of the first test")
         _Server.asked, _Server.models = [], [{"id": "google/gemma-3n-E4B-it"}]
         page.start(user_count=1, host=host, api="chat")
@@ -276,7 +279,7 @@ def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
     assert [body["model"] for body in _Server.asked] == ["google/gemma-3n-E4B-it"] * 2
 
 
-def test_a_cache_is_emptied_behind_the_trial(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flush_cache_follows_the_trial_request(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("-u", "1", "--requests", "2", "--flush-cache")
     with answering((200, STREAM)) as host:
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
@@ -290,7 +293,7 @@ def test_a_cache_is_emptied_behind_the_trial(clips: Path, tmp_path: Path, monkey
     assert _Server.paths == ["/flush_cache"]
 
 
-def test_what_a_server_says_is_shown_as_text(clips: Path, tmp_path: Path) -> None:
+def test_server_texts_are_printed_without_control_characters(clips: Path, tmp_path: Path) -> None:
     with answering((400, b'{"message": "no \\u001b[31m such"}'), models=["whisper\u001b[2J"]) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", "--api", "chat", preflight=True)
     assert done.code == 2

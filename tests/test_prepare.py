@@ -1,4 +1,4 @@
-"""Folders of shards: the same bytes always, whole or not there at all, resumed after an interruption."""
+"""Prepared folders of shards: deterministic, complete or absent, and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ids(out: Path) -> list[str]:
     return [shards[number].id for number in range(len(shards))]
 
 
-def test_clips_come_back_as_they_went_in(tmp_path: Path) -> None:
+def test_clips_are_read_back_unchanged(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", LENGTHS)
     manifest = run(folder, tmp_path / "out")
     shards = Shards(tmp_path / "out")
@@ -62,7 +62,7 @@ def test_clips_come_back_as_they_went_in(tmp_path: Path) -> None:
         shards[10]
 
 
-def test_the_same_input_gives_the_same_bytes_on_any_number_of_processes(tmp_path: Path) -> None:
+def test_prepare_is_deterministic_with_any_number_of_processes(tmp_path: Path) -> None:
     lengths = LENGTHS | {"long": 3.0}
     for place, processes in (("one", 1), ("two", 2)):
         folder = write_folder(tmp_path / place / "set", lengths)
@@ -70,14 +70,14 @@ def test_the_same_input_gives_the_same_bytes_on_any_number_of_processes(tmp_path
     assert contents(tmp_path / "one" / "out") == contents(tmp_path / "two" / "out")
 
 
-def test_the_limit_counts_what_is_kept_and_reads_no_further(tmp_path: Path) -> None:
+def test_limit_counts_kept_clips_and_reads_no_further(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.1, "long1": 3, "b": 0.1, "long2": 3, "c": 0.1, "d": 0.1, "e": 0.1})
     manifest = run(folder, tmp_path / "out", limit=4, max_duration=2.0)
     assert ids(tmp_path / "out") == ["a", "b", "c", "d"]
     assert manifest.skipped["too_long"].ids == ["long1", "long2"]
 
 
-def test_every_skipped_clip_is_named_under_its_reason(tmp_path: Path) -> None:
+def test_every_skipped_clip_is_listed_under_its_reason(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"good": 0.5, "long": 3.0, "short": 0.05})
     soundfile.write(folder / "silent.wav", np.zeros(16000), 16000)
     (folder / "broken.wav").write_bytes(b"RIFF....")
@@ -99,25 +99,25 @@ def test_every_skipped_clip_is_named_under_its_reason(tmp_path: Path) -> None:
     assert all(entry["count"] == 1 for entry in manifest["skipped"].values())
 
 
-def test_two_at_once_do_not_write_into_each_others_folder(tmp_path: Path) -> None:
+def test_concurrent_prepare_of_the_same_folder_is_refused(tmp_path: Path) -> None:
     folder, out = write_folder(tmp_path / "set", {"a": 3.0}), tmp_path / "out"
     out.mkdir()
     with alone_in(out), pytest.raises(InputError, match=r"another prepare is at work there"):
         run(folder, out)
     assert list(out.iterdir()) == []
     run(folder, out)
-    with alone_in(out):  # what is whole is only read
+    with alone_in(out):  # a complete folder is only read
         run(folder, out)
 
 
-def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_no_clip_left_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 3.0, "b": 3.0})
     with pytest.raises(InputError, match="no clip is left to send: skipped 2 too_long"):
         run(folder, tmp_path / "out", max_duration=1.0)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_same_names_get_ids_of_their_own(tmp_path: Path) -> None:
+def test_equal_file_names_get_different_ids(tmp_path: Path) -> None:
     write_folder(tmp_path / "set" / "one", {"x": 0.1})
     write_folder(tmp_path / "set" / "two", {"x": 0.1})
     (tmp_path / "set" / "manifest.jsonl").write_text('{"file": "one/x.wav"}\n{"file": "two/x.wav"}\n')
@@ -125,7 +125,7 @@ def test_same_names_get_ids_of_their_own(tmp_path: Path) -> None:
     assert ids(tmp_path / "out") == ["x", "x-2"]
 
 
-def test_an_interrupted_folder_is_not_whole_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_prepare_is_incomplete_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "set", LENGTHS)
     run(folder, tmp_path / "whole")
     converted: list[list[str]] = []
@@ -147,7 +147,7 @@ def test_an_interrupted_folder_is_not_whole_and_goes_on(tmp_path: Path, monkeypa
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_what_was_begun_with_other_options_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_folder_of_other_options_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "set", LENGTHS)
     (tmp_path / "out" / PARTIAL).mkdir(parents=True)
     (tmp_path / "out" / PARTIAL / "job.json").write_text("{}")
@@ -157,12 +157,12 @@ def test_what_was_begun_with_other_options_is_replaced(tmp_path: Path, monkeypat
     run(folder, tmp_path / "out", limit=2)
     assert ids(tmp_path / "out") == ["clip00", "clip01"]
     assert len(list((tmp_path / "out").glob("*.arrow"))) == 1
-    # The same again has nothing to do.
+    # The same command again has nothing to do.
     monkeypatch.setattr(module, "convert_block", None)
     assert run(folder, tmp_path / "out", limit=2).clips == 2
 
 
-def test_a_damaged_folder_is_refused_and_mended(tmp_path: Path) -> None:
+def test_damaged_folder_is_refused_and_repaired(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", LENGTHS)
     run(folder, tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -177,13 +177,13 @@ def test_a_damaged_folder_is_refused_and_mended(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == before
 
 
-def test_opening_reads_no_audio(tmp_path: Path) -> None:
+def test_opening_a_folder_reads_no_audio(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 1.0})
     run(folder, tmp_path / "out")
     before = pa.total_allocated_bytes()
     clip = Shards(tmp_path / "out")[0]
     assert len(clip.audio_b64) > 40_000
-    # The audio is the mapped file's own pages: Arrow has allocated less than it.
+    # The audio is in the mapped file's pages: Arrow has allocated less than its size.
     assert pa.total_allocated_bytes() - before < 20_000
 
 
@@ -193,7 +193,7 @@ def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_line(tmp_path: Path) -> None:
+def test_prepare_command_prints_clips_and_skipped(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.5, "long": 31})
     done = command("--dataset", folder, "--out", tmp_path / "out", "--sample-rate", "8000")
     assert done.returncode == 0
@@ -213,14 +213,14 @@ def test_the_command_line(tmp_path: Path) -> None:
         (["--dataset", ".", "--limit", "many"], "not a whole number"),
     ],
 )
-def test_bad_input_exits_with_2_and_one_line(tmp_path: Path, words: list[str], said: str) -> None:
+def test_invalid_input_of_prepare_gives_one_line_and_exit_code_2(tmp_path: Path, words: list[str], said: str) -> None:
     done = command(*words, "--out", tmp_path / "out")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert said in line
 
 
-def test_the_sample_with_the_default_skip(tmp_path: Path) -> None:
+def test_sample_is_prepared_with_the_default_rules(tmp_path: Path) -> None:
     manifest = prepare(open_source(DatasetSpec(str(SAMPLE))), Options(Rules(), 0, "en"), tmp_path / "out")
     lengths = {file.stem: soundfile.info(file).duration for file in SAMPLE.glob("*.flac")}
     assert manifest.skipped["too_long"].ids == [name for name, length in lengths.items() if length > 30] == ["rms-15"]
@@ -233,8 +233,8 @@ def test_the_sample_with_the_default_skip(tmp_path: Path) -> None:
         assert clip.text == sample_text(clip.id)
 
 
-def test_another_set_is_refused(tmp_path: Path) -> None:
-    """With what is there, so that no one's data is lost; the same set, otherwise prepared, is replaced."""
+def test_another_data_set_needs_overwrite(tmp_path: Path) -> None:
+    """The error names the data set that would be lost. The same data set with other options is replaced."""
     one, two = (write_folder(tmp_path / name, {"a": 0.5}) for name in ("one", "two"))
     out = tmp_path / "out"
     assert command("--dataset", one, "--out", out).returncode == 0
@@ -247,7 +247,7 @@ def test_another_set_is_refused(tmp_path: Path) -> None:
     assert Shards(out).manifest.source["dataset"] == "two"
 
 
-def test_a_manifest_of_somebody_else_is_kept(tmp_path: Path) -> None:
+def test_foreign_manifest_is_not_overwritten(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.5})
     (folder / "manifest.jsonl").rename(folder / "manifest.json")
     before = (folder / "manifest.json").read_bytes()
@@ -257,7 +257,7 @@ def test_a_manifest_of_somebody_else_is_kept(tmp_path: Path) -> None:
     assert (folder / "manifest.json").read_bytes() == before
 
 
-def test_why_clips_are_skipped_is_said(tmp_path: Path) -> None:
+def test_skip_reasons_are_printed_with_their_options(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.5, "b": 0.05})
     (folder / "manifest.jsonl").unlink()
     for suffix in ("m4a", "mp4"):
@@ -269,8 +269,8 @@ def test_why_clips_are_skipped_is_said(tmp_path: Path) -> None:
     assert done.stderr == "note: no manifest, and no .txt beside the audio: no transcripts, no WER\n"
 
 
-def test_long_clips_are_written_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An Arrow batch holds less than 2 GB: sixteen clips of an hour do not fit into one."""
+def test_long_clips_are_written_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Arrow batch holds less than 2 GB, which sixteen clips of an hour exceed."""
     monkeypatch.setattr(shard, "BATCH_BYTES", 30_000)
     folder = write_folder(tmp_path / "set", {f"clip{n}": 0.2 + 0.7 * (n % 3) for n in range(16)})
     run(folder, tmp_path / "out", block_rows=16)
@@ -284,8 +284,8 @@ def test_long_clips_are_written_one_at_a_time(tmp_path: Path, monkeypatch: pytes
         assert hashlib.sha256(base64.b64decode(shards[n].audio_b64)).hexdigest() == shards[n].sha256
 
 
-def test_a_name_that_is_no_folder_is_asked_of_the_hub_at_once(tmp_path: Path) -> None:
-    """And once more, not for half a minute. (There is no hub at that address.)"""
+def test_unreachable_hub_is_reported_quickly(tmp_path: Path) -> None:
+    """It is retried once, not for half a minute. (The address has no hub.)"""
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     words = ["--dataset", "asr_dat/mistyped", "--out", str(tmp_path / "out")]
     done = subprocess.run(
@@ -298,8 +298,8 @@ def test_a_name_that_is_no_folder_is_asked_of_the_hub_at_once(tmp_path: Path) ->
     assert "there is no such folder here, and the Hugging Face hub cannot be reached" in last
 
 
-def test_a_limit_ends_in_the_middle_of_a_parquet_file(tmp_path: Path) -> None:
-    """Without a word about generators that were not used up."""
+def test_limit_within_a_parquet_file_gives_no_warning(tmp_path: Path) -> None:
+    """Python must not warn about an unfinished generator."""
     wav = (write_folder(tmp_path / "set", {"a": 0.2}) / "a.wav").read_bytes()
     rows = [{"audio": {"bytes": wav, "path": f"{n}.wav"}, "text": str(n)} for n in range(100)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
@@ -309,8 +309,8 @@ def test_a_limit_ends_in_the_middle_of_a_parquet_file(tmp_path: Path) -> None:
     assert len(Shards(tmp_path / "out")) == 3
 
 
-def test_a_folder_of_format_2_is_read_and_replaced_by_the_same_command(tmp_path: Path) -> None:
-    """It has one place for dither in a clip, as a number."""
+def test_folder_of_format_2_is_read_and_replaced(tmp_path: Path) -> None:
+    """Format 2 has one place for dither per clip, as a number."""
     folder, out = write_folder(tmp_path / "set", {"a": 2.5, "b": 0.5}), tmp_path / "out"
     new = run(folder, out)
     written = {each.name: each.read_bytes() for each in out.iterdir()}

@@ -1,4 +1,4 @@
-"""How a model is asked: by its preset, and by the options that go before it."""
+"""How a model is prompted: by its preset, and by options, which take precedence."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def asked(model: str, extra: dict[str, Any] | None = None, **options: Any) -> As
         ("default", None),
     ],
 )
-def test_models_are_known_by_their_names(model: str, preset: str | None) -> None:
+def test_preset_is_found_by_the_models_name(model: str, preset: str | None) -> None:
     found = preset_for("auto", model)
     assert (found and found[0]) == preset
     assert preset_for("none", model) is None
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_can_be_sent(name: str) -> None:
+def test_every_preset_is_valid(name: str) -> None:
     preset = PRESETS[name]
     found = asked("any", preset=name)
     assert (found.preset, found.body.api, found.body.prompt) == (name, preset.api, preset.prompt)
@@ -67,7 +67,7 @@ def test_a_preset_can_be_sent(name: str) -> None:
     assert asked("any", preset=name, api="transcriptions").body.api == "transcriptions"
 
 
-def test_what_is_given_goes_before_the_preset() -> None:
+def test_options_take_precedence_over_the_preset() -> None:
     given = {"prompt": "Write it down.", "prompt_position": "after", "api": "chat-input-audio", "text_format": "raw"}
     found = asked("openbmb/MiniCPM-o-2_6", {"top_p": 0.9}, system="Be brief.", temperature=0.2, **given)
     body = found.body
@@ -81,13 +81,13 @@ def test_what_is_given_goes_before_the_preset() -> None:
     assert asked("openai/whisper-1", api="chat").body.prompt == DEFAULT_PROMPT
 
 
-def test_an_instruction_is_no_prompt_of_a_transcription() -> None:
+def test_transcription_has_no_default_prompt() -> None:
     assert asked("any", api="transcriptions").body.prompt == ""
     assert asked("any", api="transcriptions", prompt="names: Ann").body.prompt == "names: Ann"
     assert asked("any").body.prompt == DEFAULT_PROMPT
 
 
-def test_a_language_is_told_as_the_model_is_told_it() -> None:
+def test_language_is_sent_in_the_form_of_the_model() -> None:
     assert asked("google/gemma-3n-E4B-it", language="de").body.prompt == "Transcribe this audio into German:"
     assert asked("google/gemma-3n-E4B-it", language="Swabian").body.prompt == "Transcribe this audio into Swabian:"
     assert asked("any", language="de-AT", prompt=f"In {LANGUAGE}:").body.prompt == "In German:"
@@ -115,12 +115,12 @@ def test_a_language_is_told_as_the_model_is_told_it() -> None:
         ("any", {"preset": "wisper"}, f"--preset 'wisper' is none of {', '.join(PRESET_NAMES)}"),
     ],
 )
-def test_what_cannot_be_asked(model: str, options: dict[str, Any], line: str) -> None:
+def test_invalid_request_options_are_refused(model: str, options: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError, match=re.escape(line)):
         asked(model, **options)
 
 
-def test_the_preset_is_said_and_kept(clips: Path, tmp_path: Path) -> None:
+def test_preset_is_printed_and_recorded(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         words = ("-u", "1", "--requests", "2", "--model", "openbmb/MiniCPM-o-2_6")
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
@@ -149,6 +149,6 @@ def table_row(name: str) -> str:
     return f"| `{name}` | `{models}` | {preset.api} | {shown[0]} | {told} | {', '.join(more)} |"
 
 
-def test_the_page_has_all_presets() -> None:
+def test_models_page_lists_all_presets() -> None:
     page = (CHECKOUT / "docs" / "models.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("| `")] == list(map(table_row, PRESETS))

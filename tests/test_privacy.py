@@ -1,4 +1,4 @@
-"""The embedded server and a test look up no host, contact no address off this machine, and write in no other folder."""
+"""The embedded server and a test look up no host name, contact no other machine, and write to no other folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDED = re.compile(r"\+\+\+ (exited|killed) .*\+\+\+\n\Z")
 
 
 def contacted(trace: str) -> set[str]:
-    """Addresses off the loopback, as host:port: port 53 is a look-up."""
+    """Addresses off the loopback, and of name lookups (port 53), as host:port."""
     found = {(address, port) for port, address in ELSEWHERE.findall(trace) if port != "0"}
     return {
         f"{address}:{port}"
@@ -30,7 +30,7 @@ def contacted(trace: str) -> set[str]:
 
 
 def written(trace: str, *allowed: Path) -> set[str]:
-    """Files and folders that were made outside of the allowed ones."""
+    """Files and folders created outside of the allowed ones."""
     made = {
         match[1]
         for match in WRITTEN.finditer(trace)
@@ -41,14 +41,16 @@ def written(trace: str, *allowed: Path) -> set[str]:
 
 
 def finished(file: Path) -> str:
-    """A trace, once its last process has ended."""
+    """The trace, once its last process has ended."""
     wait_until(lambda: ENDED.search(file.read_text()) is not None, f"the end of {file.name}")
     return file.read_text()
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 @pytest.mark.long
-def test_a_server_and_a_test_keep_to_themselves(tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_and_test_contact_no_other_machine_and_write_nowhere_else(
+    tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -57,7 +59,7 @@ def test_a_server_and_a_test_keep_to_themselves(tmp_path: Path, clips: Path, mon
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
     def traced(name: str) -> list[str]:
-        # -D: the traced process stays this one's child, and gets its signals.
+        # -D: the traced process remains this one's child and receives its signals.
         return ["strace", "-D", "-f", "-q", "-e", f"trace={CALLS}", "-o", str(tmp_path / name)]
 
     with running("--threads", "1", on=traced("server.trace")) as (url, _):
@@ -72,8 +74,8 @@ def test_a_server_and_a_test_keep_to_themselves(tmp_path: Path, clips: Path, mon
     assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
-def test_contacted_finds_look_ups_and_other_hosts() -> None:
-    """The traces that the test above must not contain."""
+def test_contacted_finds_lookups_and_other_hosts() -> None:
+    """These are traces that the test above must not contain."""
     lines = (
         '12 connect(5, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("127.0.0.53")}, 16) = 0\n'
         '12 connect(5, {sa_family=AF_INET, sin_port=htons(443), sin_addr=inet_addr("192.0.2.7")}, 16) = 0\n'

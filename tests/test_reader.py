@@ -1,4 +1,4 @@
-"""Bytes to timed text: every dialect, every way to end, split anywhere."""
+"""From bytes to timed text: every dialect, every way to end, split anywhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.sse import ROLE, chunk, read, sse, usage
 STREAM = sse(ROLE, chunk(" he"), chunk(" said"), chunk(None, "stop"), usage(2))
 
 
-def test_a_stream_of_sglang() -> None:
+def test_sglang_chat_stream() -> None:
     answer = read(STREAM)
     assert (answer.text, answer.times, answer.outcome()) == (" he said", [2, 3], "ok")
     assert (answer.output_tokens, answer.prompt_tokens, answer.cached_tokens) == (2, 9, 3)
@@ -26,7 +26,7 @@ def test_a_stream_of_sglang() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
-def test_it_does_not_matter_where_the_reads_are_cut(size: int, newline: bytes) -> None:
+def test_stream_parses_alike_however_reads_are_split(size: int, newline: bytes) -> None:
     body = b"".join(STREAM).replace(b"\n", newline)
     answer = read(body[at : at + size] for at in range(0, len(body), size))
     assert (answer.text, len(answer.times), answer.output_tokens, answer.outcome()) == (" he said", 2, 2, "ok")
@@ -46,7 +46,7 @@ ODD = [
     b"\n\n",
     b"retry: 5\n\n",
     *sse({"error": {"message": "full"}}, {"object": "error", "message": "flat"}),
-    sse(chunk("h"))[0][:-1],  # one line end short: the next event belongs to it
+    sse(chunk("h"))[0][:-1],  # one line end short: the next event is part of it
     b"data: 1,2\n\n",
     b'data: {"choices":[]}{}\n\n',
     b'data: {"model":"\xff"}\n\n',
@@ -57,7 +57,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_all_ways_of_reading_agree_on_any_mixture(seed: int) -> None:
+def test_all_parsers_agree_on_mixed_events(seed: int) -> None:
     random = np.random.default_rng(seed)
     events = [*random.choice(np.array(PLAIN, object), 8), *random.choice(np.array(ODD, object), seed % 4)]
     random.shuffle(events)
@@ -68,12 +68,12 @@ def test_all_ways_of_reading_agree_on_any_mixture(seed: int) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_all_ways_of_reading_agree_on_an_odd_event(odd: bytes) -> None:
+def test_all_parsers_agree_on_an_unusual_event(odd: bytes) -> None:
     with contextlib.suppress(ProtocolError):
         read([PLAIN[0], odd, *sse(chunk("a"), chunk(None, "stop"))])
 
 
-def test_an_event_has_the_time_of_the_read_that_completed_it() -> None:
+def test_event_has_the_time_of_the_read_that_completed_it() -> None:
     half = STREAM[1]
     answer = read([STREAM[0] + half[:20], half[20:] + STREAM[2], *STREAM[3:]])
     assert answer.times == [2, 2]
@@ -97,24 +97,24 @@ def test_an_event_has_the_time_of_the_read_that_completed_it() -> None:
         (sse({"object": "error", "message": "flat", "code": 400}), "stream_error"),
     ],
 )
-def test_outcomes(events: list[bytes], outcome: str) -> None:
+def test_outcome_of_a_stream(events: list[bytes], outcome: str) -> None:
     assert read(events).outcome() == outcome
 
 
-def test_the_servers_words_are_kept() -> None:
+def test_error_message_of_the_server_is_recorded() -> None:
     assert read(sse({"error": {"message": "The queue\nis full.", "code": 503}})).error == "The queue is full."
     assert read(sse({"error": "no memory"})).error == "no memory"
     assert read(sse({"object": "error", "message": "flat"})).error == "flat"
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
-def test_reasoning_is_timed_but_is_no_transcript(name: str) -> None:
+def test_reasoning_is_timed_but_not_part_of_the_transcript(name: str) -> None:
     answer = read(sse(chunk(**{name: "hm"}), chunk(**{name: ""}), chunk("yes"), chunk(None, "stop")))
     assert (answer.text, answer.times) == ("yes", [1, 3])
     assert read(sse(chunk(**{name: "hm"}), chunk(None, "stop"))).outcome() == "empty"
 
 
-def test_openai_transcripts() -> None:
+def test_openai_transcription_stream() -> None:
     usage_ = {"type": "tokens", "input_tokens": 14, "output_tokens": 3, "total_tokens": 17}
     deltas = [{"type": "transcript.text.delta", "delta": word} for word in ("he", " said")]
     end = {"type": "transcript.text.done", "text": "he said", "usage": usage_}
@@ -123,7 +123,7 @@ def test_openai_transcripts() -> None:
     assert read(sse(end, done=False)).text == "he said"
 
 
-def test_comments_and_unknown_fields_are_passed_over() -> None:
+def test_comments_and_unknown_fields_are_ignored() -> None:
     odd = {"choices": [{"delta": {"content": "a", "refusal": None}, "logprobs": {"x": 1}}], "new": [1]}
     answer = read([b": sent_at=1\n", b"event: message\nid: 7\n", *sse(odd, chunk(None, "stop"))])
     assert (answer.text, answer.outcome()) == ("a", "ok")
@@ -140,37 +140,37 @@ def test_comments_and_unknown_fields_are_passed_over() -> None:
         b"data: " + b"x" * (MAX_EVENT_BYTES + 1),
     ],
 )
-def test_what_breaks_a_stream_is_a_protocol_error(body: bytes) -> None:
+def test_broken_stream_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         read([*STREAM[:2], body])
 
 
 @pytest.mark.parametrize("body", [b"<html><body>It works!</body></html>", b"hello", b"\n\n<html>"])
-def test_what_is_no_stream_is_a_protocol_error(body: bytes) -> None:
+def test_body_that_is_no_stream_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a stream of events"):
         read([body])
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
+def test_byte_order_mark_is_not_part_of_the_first_event() -> None:
     assert read([b"\xef\xbb\xbf" + b"".join(sse(chunk("a"), chunk(" b"), chunk(None, "stop")))]).text == "a b"
 
 
-def test_pings_alone_are_a_stream_that_was_cut() -> None:
+def test_stream_of_only_pings_is_cut() -> None:
     assert read([b": ping\n\n", b": ping\n\n"]).outcome() == "cut"
 
 
-def test_an_error_field_that_says_there_is_none() -> None:
+def test_empty_error_field_is_not_an_error() -> None:
     empty: tuple[object, ...] = (None, False, "", {})
     for nothing in empty:
         assert read(sse({"error": nothing, **chunk("a", "stop")})).outcome() == "ok"
 
 
-def test_a_long_event_that_is_in_bounds_is_read() -> None:
+def test_long_event_within_the_limit_is_read() -> None:
     body = b"".join(sse(chunk("x" * (MAX_EVENT_BYTES // 2)), chunk(None, "stop")))
     assert len(read(body[at : at + 65536] for at in range(0, len(body), 65536)).text) == MAX_EVENT_BYTES // 2
 
 
-def test_a_body_that_is_not_streamed() -> None:
+def test_json_response_that_is_not_streamed() -> None:
     answer = Answer()
     answer.read_whole(json.dumps({"choices": [{"message": {"content": "whole"}, "finish_reason": "stop"}]}).encode(), 5)
     assert (answer.text, answer.times, answer.outcome(), answer.streamed) == ("whole", [5], "ok", False)
@@ -205,11 +205,11 @@ def test_a_body_that_is_not_streamed() -> None:
         (b"\xff\xfe", "��"),
     ],
 )
-def test_the_words_of_an_http_error(body: bytes, said: str) -> None:
+def test_message_of_an_http_error(body: bytes, said: str) -> None:
     assert http_error_message(body) == said
 
 
-def test_a_long_error_is_shortened() -> None:
+def test_long_error_message_is_shortened() -> None:
     assert len(http_error_message(b"x" * 100_000)) == 2000
 
 
@@ -231,7 +231,7 @@ STREAMS = {
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_streams_of_engines(name: str) -> None:
-    """What is expected comes from the bytes by another way: line by line, with the standard library's json."""
+    """Expected values are parsed independently: line by line, with the standard library's json."""
     body, outcome = STREAMS[name]
     events = [json.loads(line[6:]) for line in body.decode().split("\n") if line.startswith("data: {")]
     deltas = [choice["delta"] for event in events for choice in event["choices"]]
@@ -265,7 +265,7 @@ def test_http_errors_of_engines(body: bytes, said: str) -> None:
     assert http_error_message(body).startswith(said)
 
 
-def test_whole_answers_of_engines() -> None:
+def test_complete_transcription_of_engines() -> None:
     body = json.dumps({"text": " again and again", "usage": {"type": "duration", "seconds": 3}}).encode()
     answer = Answer()
     answer.read_whole(body, 1)
