@@ -1,4 +1,4 @@
-"""Realtime sessions from the command line to the records, against the embedded server."""
+"""Realtime sessions end to end, from the command line to the records, against the embedded server."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from harness.serving import serve, wait_until
 
 
 def fleet_of_two() -> tuple[str, ...]:
-    """Options for two workers on a port that no other fleet on the machine has."""
+    """Options for two workers, on a free port."""
     port = str(free_port())
     return "--processes", "2", "--master-bind-port", port, "--master-port", port
 
 
 CLOCKS_S = 0.0005
-"""By which the stamps of two processes on a machine may differ."""
+"""The maximum difference between stamps of two processes on one machine."""
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 
 
 @pytest.fixture(scope="session")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of 0.35 s: three packets of 100 ms and a half."""
+    """Clips of 0.35 s: three and a half packets of 100 ms."""
     return prepare_clips(tmp_path_factory.mktemp("spoken"), {f"clip{number}": 0.35 for number in range(4)})
 
 
 @each_dialect
-def test_a_session_ends_with_its_text_in_each_dialect(dialect: str, spoken: Path, tmp_path: Path) -> None:
+def test_session_in_each_dialect_ends_with_its_text(dialect: str, spoken: Path, tmp_path: Path) -> None:
     done = speak(spoken, tmp_path / "run", dialect, "-u", "2", "--requests", "4")
     assert done.code == 0, done.out + done.err
     for record in done.records:
@@ -59,10 +59,10 @@ def test_a_session_ends_with_its_text_in_each_dialect(dialect: str, spoken: Path
         assert record["packets"] == 4
         assert record["setup"] > 0
         assert record["session"]
-        # The last packet is due with the last sample, and the final text 40 ms after the message behind it.
+        # The last packet is due with the last sample, and the final text 40 ms after the message that ends the audio.
         assert 0.040 <= record["done_latency"] <= record["ttfs"]
         assert 0 <= record["send_lag"]["p50"] <= record["send_lag"]["p99"] <= record["send_lag"]["max"]
-        # The first packet, of 0.1 s, was sent 0.25 s before the speech ended, or that much later than it was due.
+        # The first packet, of 0.1 s, is due 0.25 s before the speech ends, and may be sent late.
         waited = record["ttfs"] + 0.25 - record["rtf_live"] * 0.35
         assert -0.001 <= waited <= record["send_lag"]["max"] + 0.001
         assert record["events"]["session.created"] == 1
@@ -75,7 +75,7 @@ def test_a_session_ends_with_its_text_in_each_dialect(dialect: str, spoken: Path
 
 
 @pytest.mark.parametrize("dialect", ["vllm", "sglang", "omni"])
-def test_auto_tells_the_dialect_by_the_first_event(dialect: str, clips: Path, tmp_path: Path) -> None:
+def test_auto_detects_the_dialect_from_the_first_event(dialect: str, clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", dialect) as url:
         done = run(url, clips, tmp_path / "run", "--api", "realtime", "--requests", "1", "-u", "1")
     assert [record["dialect"] for record in done.records] == [dialect]
@@ -85,7 +85,7 @@ def test_auto_tells_the_dialect_by_the_first_event(dialect: str, clips: Path, tm
 @pytest.mark.long
 @pytest.mark.parametrize("is_fleet", [False, True], ids=["one process", "a fleet"])
 @pytest.mark.parametrize("own", [(), ("--turn-detection", "server_vad", "--trailing-silence", "1")], ids=["", "vad"])
-def test_auto_keeps_openai_s_dialect_for_the_run_where_the_trial_needs_it(
+def test_auto_keeps_openai_for_the_run_if_the_trial_needed_it(
     is_fleet: bool, own: tuple[str, ...], spoken: Path, tmp_path: Path
 ) -> None:
     words = fleet_of_two() if is_fleet else ()
@@ -98,8 +98,8 @@ def test_auto_keeps_openai_s_dialect_for_the_run_where_the_trial_needs_it(
     assert json.loads((done.results / "run.json").read_text())["realtime"]["dialect"] == "auto"
 
 
-def test_a_model_that_is_named_default_is_asked_for(clips: Path, tmp_path: Path) -> None:
-    """By its name, as OpenAI's dialect wants one: the word also stands for no model."""
+def test_model_named_default_is_requested_by_name(clips: Path, tmp_path: Path) -> None:
+    """OpenAI's dialect requires a model name, but "default" also stands for no model."""
     with serve(*FAST, "--realtime", "openai", "--model", "default") as url:
         more = ("--api", "realtime", "--requests", "1", "-u", "1")
         done = run(url, clips, tmp_path / "run", *more, preflight=True)
@@ -107,11 +107,9 @@ def test_a_model_that_is_named_default_is_asked_for(clips: Path, tmp_path: Path)
     assert [(record["dialect"], record["outcome"]) for record in done.records] == [("openai", "ok")]
 
 
-def test_a_server_that_refuses_both_dialects_is_told_before_the_run_and_without_a_trial(
-    spoken: Path, tmp_path: Path
-) -> None:
+def test_server_that_refuses_both_dialects_is_reported_with_and_without_a_trial(spoken: Path, tmp_path: Path) -> None:
     words = ("--api", "realtime", "--requests", "2", "-u", "1")
-    # It names no model, and wants one.
+    # The server lists no model, but requires one.
     with serve(*FAST, "--realtime", "openai", "--model", "") as url:
         tried = run(url, spoken, tmp_path / "tried", *words, preflight=True)
         untried = run(url, spoken, tmp_path / "untried", *words)
@@ -124,7 +122,7 @@ def test_a_server_that_refuses_both_dialects_is_told_before_the_run_and_without_
         assert "if it speaks OpenAI's, add --realtime-dialect openai" in record["error"]
 
 
-def test_a_trial_session_speaks_a_short_piece_of_a_long_clip(tmp_path: Path) -> None:
+def test_trial_session_sends_a_short_piece_of_a_long_clip(tmp_path: Path) -> None:
     clips, stamps = prepare_clips(tmp_path, {"long": 20.0}), tmp_path / "stamps.jsonl"
     with serve(*FAST, "--realtime", "vllm", "--stamps", str(stamps)) as url:
         words = ("--api", "realtime", "--requests", "1", "-u", "1", "--pace", "10")
@@ -135,18 +133,18 @@ def test_a_trial_session_speaks_a_short_piece_of_a_long_clip(tmp_path: Path) -> 
 
 
 @pytest.mark.long
-def test_the_user_of_a_refused_session_pauses_and_the_verdict_says_so(tmp_path: Path) -> None:
+def test_refused_session_pauses_its_user_and_is_in_the_verdict(tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {"long": 4.0})
     done = speak(clips, tmp_path / "run", "sglang", "-u", "3", "-t", "6s", server=("--slots", "1"))
     refused = [record for record in done.records if record["outcome"] == "rejected"]
-    # Each of three users pauses for a second after a refusal: at most seven in six seconds.
+    # Each of three users pauses for 1 s after a refusal: at most seven refusals each in 6 s.
     assert 2 <= len(refused) <= 3 * 7
     (reason,) = (why for why in done.summary["validity"]["reasons"] if "refused" in why)
     assert reason.startswith(f"the server refused {len(refused)} of {len(done.records)} realtime sessions (too_many_")
     assert done.summary["validity"]["verdict"] != "valid"
 
 
-def test_a_handshake_that_is_refused_with_retry_after_pauses_as_long(clips: Path, tmp_path: Path) -> None:
+def test_handshake_refused_with_retry_after_pauses_the_user(clips: Path, tmp_path: Path) -> None:
     busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nContent-Length: 4\r\n\r\nfull"
     with refusing(busy) as url:
         done = run(url, clips, tmp_path / "run", "--api", "realtime", "-u", "1", "--requests", "2")
@@ -182,7 +180,7 @@ OUTCOMES = {
 
 @pytest.mark.long
 @each_dialect
-def test_each_fault_is_an_outcome_of_its_own(dialect: str, tmp_path: Path) -> None:
+def test_each_realtime_fault_has_its_outcome(dialect: str, tmp_path: Path) -> None:
     outcomes = OUTCOMES | ({"ws-failed": "failed", "ws-own-commit": "ok"} if dialect in ("sglang", "openai") else {})
     clips = prepare_clips(tmp_path, dict.fromkeys(outcomes, 0.35))
     faults = [word for fault in outcomes for word in ("--fault", f"{fault}@{fault}")]
@@ -206,7 +204,7 @@ def test_each_fault_is_an_outcome_of_its_own(dialect: str, tmp_path: Path) -> No
 
 
 @pytest.mark.long
-def test_a_server_that_is_full_rejects_and_a_wrong_model_does(clips: Path, tmp_path: Path) -> None:
+def test_full_server_and_wrong_model_reject_the_session(clips: Path, tmp_path: Path) -> None:
     done = speak(clips, tmp_path / "full", "sglang", "-u", "3", "--requests", "9", server=("--slots", "2"))
     full = [record for record in done.records if not record["ok"]]
     assert full
@@ -219,7 +217,7 @@ def test_a_server_that_is_full_rejects_and_a_wrong_model_does(clips: Path, tmp_p
 
 
 @pytest.mark.long
-def test_a_dialect_that_does_not_fit_is_told_in_one_line_before_the_run(clips: Path, tmp_path: Path) -> None:
+def test_wrong_dialect_gives_a_one_line_error_before_the_run(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", "vllm") as url:
         words = ("--api", "realtime", "--realtime-dialect", "omni", "--requests", "1", "-u", "1")
         done = run(url, clips, tmp_path / "run", *words, preflight=True)
@@ -231,7 +229,7 @@ def test_a_dialect_that_does_not_fit_is_told_in_one_line_before_the_run(clips: P
         assert "this server has no realtime route, or its model cannot" in done.err
 
 
-def test_a_first_event_of_no_dialect_is_told(clips: Path, tmp_path: Path) -> None:
+def test_unknown_first_event_names_the_dialect_option(clips: Path, tmp_path: Path) -> None:
     with saying({"type": "hello"}) as url:
         done = run(url, clips, tmp_path / "run", "--api", "realtime", "--requests", "1", "-u", "1")
     assert done.records[0]["outcome"] == "protocol"
@@ -249,7 +247,7 @@ def test_utterances_share_a_session(spoken: Path, tmp_path: Path) -> None:
 
 
 @each_dialect
-def test_a_final_text_that_comes_again_is_not_of_the_next_utterance(dialect: str, spoken: Path, tmp_path: Path) -> None:
+def test_repeated_final_text_does_not_count_for_the_next_utterance(dialect: str, spoken: Path, tmp_path: Path) -> None:
     if dialect == "omni":
         pytest.skip("a session of omni has one transcript")
     words = ("-u", "1", "--requests", "4", "--utterances-per-session", "4")
@@ -257,7 +255,7 @@ def test_a_final_text_that_comes_again_is_not_of_the_next_utterance(dialect: str
     assert [record["outcome"] for record in done.records] == ["ok"] * 4
     assert len({record["session"] for record in done.records}) == 1
     final = next(name for name in done.records[1]["events"] if name.endswith(("done", "completed")))
-    # Its own final text comes 40 ms after the audio; the repeated one is 150 ms behind the audio before it.
+    # The final text of an utterance comes 40 ms after its audio. The repeated one comes 150 ms after the earlier audio.
     for record in done.records[1:]:
         assert record["events"][final] == 2
         assert record["ttfs"] >= 0.040
@@ -265,7 +263,7 @@ def test_a_final_text_that_comes_again_is_not_of_the_next_utterance(dialect: str
 
 
 @pytest.mark.long
-def test_items_that_are_completed_out_of_order_are_joined_as_they_were_spoken(tmp_path: Path) -> None:
+def test_items_completed_out_of_order_are_joined_as_spoken(tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {"long": 2.0})
     words = ("-u", "1", "--requests", "1", "--pace", "25", "--trailing-silence", "55")  # committed after 50 s
     done = speak(clips, tmp_path / "run", "sglang", *words, server=("--fault", "ws-reordered"))
@@ -276,22 +274,22 @@ def test_items_that_are_completed_out_of_order_are_joined_as_they_were_spoken(tm
 
 
 @pytest.mark.long
-def test_pace_silence_and_packets(spoken: Path, tmp_path: Path) -> None:
+def test_pace_trailing_silence_and_packet_size(spoken: Path, tmp_path: Path) -> None:
     fast = speak(spoken, tmp_path / "fast", "vllm", "-u", "1", "--requests", "1", "--pace", "0")
     assert fast.records[0]["packets"] == 4
     assert any("not realtime" in reason for reason in fast.summary["validity"]["reasons"])
     words = ("-u", "1", "--requests", "1", "--packet-ms", "20", "--trailing-silence", "0.5")
     slow = speak(spoken, tmp_path / "slow", "vllm", *words).records[0]
     assert slow["packets"] == 43  # 0.85 s
-    # Noise speaks to its end; what is said after the silence is half a second late, and as late as the last packet.
+    # The clip is noise to its end. TTFS includes 0.5 s of trailing silence, and the delay of the last packet.
     assert slow["ttfs"] - slow["done_latency"] >= 0.5
     assert slow["rtf_live"] * 0.85 == pytest.approx(slow["ttfs"] + 0.33, abs=slow["send_lag"]["max"] + 0.001)
-    # Without a pace nothing waits for the microphone.
+    # With --pace 0, packets are not due at any time.
     assert fast.records[0]["send_lag"]["max"] == 0
 
 
 @pytest.mark.long
-def test_a_server_that_ends_turns_itself_is_heard(spoken: Path, tmp_path: Path) -> None:
+def test_turns_ended_by_the_server_are_recognized(spoken: Path, tmp_path: Path) -> None:
     words = ("-u", "1", "--requests", "1", "--turn-detection", "server_vad", "--trailing-silence", "0.8")
     for dialect in ("openai", "omni"):
         record = speak(spoken, tmp_path / dialect, dialect, *words).records[0]
@@ -300,7 +298,7 @@ def test_a_server_that_ends_turns_itself_is_heard(spoken: Path, tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_an_open_loop_and_a_key(spoken: Path, tmp_path: Path) -> None:
+def test_open_loop_and_api_key_apply_to_sessions(spoken: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", "vllm", "--api-key", "k-secret-1") as url:
         words = ("--api", "realtime", "-u", "20", "--request-rate", "10", "--requests", "10")
         done = run(url, spoken, tmp_path / "run", *words, "--api-key", "k-secret-1")
@@ -310,7 +308,7 @@ def test_an_open_loop_and_a_key(spoken: Path, tmp_path: Path) -> None:
     assert "k-secret-1" not in "".join(path.read_text() for path in (tmp_path / "run").glob("*.json*"))
 
 
-def test_a_session_that_the_end_of_the_run_cuts_off_is_recorded(tmp_path: Path) -> None:
+def test_session_cut_off_by_the_end_of_the_run_is_unfinished(tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {"long": 20.0})
     done = speak(clips, tmp_path / "run", "vllm", "-u", "2", "-t", "2s", "--stop-timeout", "0")
     assert [record["outcome"] for record in done.records] == ["unfinished", "unfinished"]
@@ -318,20 +316,20 @@ def test_a_session_that_the_end_of_the_run_cuts_off_is_recorded(tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_a_turn_that_is_complete_when_the_run_ends_is_a_success(spoken: Path, tmp_path: Path) -> None:
+def test_turn_complete_at_the_end_of_the_run_is_a_success(spoken: Path, tmp_path: Path) -> None:
     words = ("-u", "2", "-t", "4s", "--stop-timeout", "0", "--trailing-silence", "60")
     done = speak(spoken, tmp_path / "run", "openai", "--turn-detection", "server_vad", *words)
     assert [record["outcome"] for record in done.records] == ["ok", "ok"]
     for record in done.records:
         assert record["text"] == "the quick brown fox jumps over"
-        assert record["ttfs"] > 0.5  # the server waits for half a second of silence
-        assert record["done_latency"] is None  # silence was left to send
+        assert record["ttfs"] > 0.5  # the server waits for 0.5 s of silence
+        assert record["done_latency"] is None  # not all silence had been sent
 
 
 @pytest.mark.long
 def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {"long": 25.0})
-    # 25 s of 16 kHz at the pace of 25 is a second; the buffer's 60 s are real ones of audio.
+    # At pace 25, 25 s of audio take 1 s. The buffer's limit of 60 s applies to the audio.
     done = speak(clips, tmp_path / "run", "sglang", "-u", "1", "--requests", "1", "--pace", "25",
                  "--trailing-silence", "55")  # fmt: skip
     record = done.records[0]
@@ -352,13 +350,15 @@ def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> N
         (("--prompt", "Listen."), "a realtime session takes none"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(words: tuple[str, ...], line: str, clips: Path, tmp_path: Path) -> None:
+def test_invalid_realtime_options_give_a_one_line_error(
+    words: tuple[str, ...], line: str, clips: Path, tmp_path: Path
+) -> None:
     done = run("http://127.0.0.1:9", clips, tmp_path / "run", "--api", "realtime", "-u", "1", *words)
     assert done.code == 2
     assert line in done.err
 
 
-def test_records_of_both_kinds_are_read_back_as_they_are(clips: Path, tmp_path: Path) -> None:
+def test_realtime_records_are_read_back_unchanged(clips: Path, tmp_path: Path) -> None:
     lines = speak(clips, tmp_path / "run", "vllm", "-u", "1", "--requests", "1").results / "records.jsonl"
     line = lines.read_bytes().rstrip(b"\n")
     record = decode_record(line)
@@ -371,7 +371,7 @@ def test_records_of_both_kinds_are_read_back_as_they_are(clips: Path, tmp_path: 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("dialect", "sessions"), [(name, 500 if name == "vllm" else 100) for name in DIALECTS])
-def test_no_time_is_before_the_server_s_own(dialect: str, sessions: int, tmp_path: Path) -> None:
+def test_no_realtime_time_is_before_the_servers(dialect: str, sessions: int, tmp_path: Path) -> None:
     clips = prepare_clips(tmp_path, {f"clip{number}": 2.0 for number in range(20)})
     stamps = tmp_path / "stamps.jsonl"
     words = ("-u", str(sessions), "-r", "100", "--requests", str(max(sessions, 200)), "--stop-timeout", "20")
@@ -384,7 +384,7 @@ def test_no_time_is_before_the_server_s_own(dialect: str, sessions: int, tmp_pat
         assert record["ok"], record["error"]
         row = truth[str(record["seq"])]
         started = record["started_at"] - offset
-        # Nothing is seen before it was sent, on either side: `make bench` says how late. Packets are due each 0.1 s,
+        # Neither side sees anything before it was sent; `make bench` measures how late. Packets are due every 0.1 s,
         # and the first may be late.
         assert started + record["ttft"] > row["sent_at"][0] - CLOCKS_S
         assert started + record["stream_end"] > row["final_at"][0] - CLOCKS_S
@@ -394,20 +394,20 @@ def test_no_time_is_before_the_server_s_own(dialect: str, sessions: int, tmp_pat
 
 @pytest.mark.long
 @pytest.mark.parametrize("dialect", ["vllm", "omni"])
-def test_a_real_recogniser_hears_as_it_is_spoken(dialect: str, tmp_path: Path) -> None:
+def test_recognizer_transcribes_while_audio_is_sent(dialect: str, tmp_path: Path) -> None:
     with serve("--realtime", dialect, "--threads", "1") as url:
         words = ("--api", "realtime", "-u", "1", "--requests", "2", "--trailing-silence", "3")
         done = run(url, Path("asr_data/sample"), tmp_path / "run", *words)
     assert all(record["ok"] for record in done.records)
-    # What an appending dialect has said it cannot take back.
+    # An appending dialect cannot correct earlier text.
     assert done.summary["wer"] < (0.2 if dialect == "omni" else 0.6)
-    # Something is heard before the audio is over; on a machine that is busy with other things, not of each.
+    # Some text comes before the audio has ended, although not for every clip on a busy machine.
     assert any(record["ttft"] < record["audio_s"] + 3 and record["chunks"] > 1 for record in done.records)
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # by `openai`
-def test_openai_s_own_client_speaks_to_the_embedded_server() -> None:
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # from `openai`
+def test_openai_client_works_with_the_embedded_server() -> None:
     with serve(*FAST, "--realtime", "openai") as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none")
         with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
@@ -424,7 +424,7 @@ def test_openai_s_own_client_speaks_to_the_embedded_server() -> None:
 
 
 @pytest.mark.long
-def test_a_session_that_is_kept_ends_with_its_user(spoken: Path, tmp_path: Path) -> None:
+def test_kept_session_ends_with_its_user(spoken: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", "vllm", "--slots", "2") as url:
         words = ("--api", "realtime", "-u", "2", "--utterances-per-session", "1000")
         first = run(url, spoken, tmp_path / "first", *words, "-t", "2s")
@@ -444,17 +444,17 @@ def test_exports_have_the_columns_of_sessions(form: str, clips: Path, tmp_path: 
 
 
 @pytest.mark.long
-def test_a_search_finds_how_many_sessions_a_server_has(clips: Path, tmp_path: Path) -> None:
+def test_search_finds_the_number_of_sessions_of_a_server(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", "vllm", "--slots", "2") as url:
         words = ("-f", "locustfiles/capacity.py", "-u", "3", "--slo", "errors:rate:0.01", "--slo", "ttfs:p95:500")
         own = ("--api", "realtime", "--no-preflight", "--data", clips, "--results", tmp_path / "run")
-        # Steps are repeated where something else takes the processor.
+        # Steps are repeated if another process takes the CPU.
         done = Run(runs.locust("--host", url, *own, *words, "--step-time", "10"), tmp_path / "run")
     assert "maximum effective streams: 2 (live sessions)" in done.out, done.out[-3000:] + done.err[-2000:]
 
 
 @pytest.mark.long
-def test_a_fleet_speaks_and_loses_nothing(spoken: Path, tmp_path: Path) -> None:
+def test_fleet_of_realtime_sessions_loses_nothing(spoken: Path, tmp_path: Path) -> None:
     done = speak(spoken, tmp_path / "run", "sglang", *fleet_of_two(), "-u", "8", "--requests", "40")
     assert done.code == 0, done.err
     assert sorted(record["seq"] for record in done.records) == list(range(40))
@@ -464,7 +464,7 @@ def test_a_fleet_speaks_and_loses_nothing(spoken: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_sessions_go_over_tls(spoken: Path, tmp_path: Path) -> None:
+def test_sessions_over_tls(spoken: Path, tmp_path: Path) -> None:
     authority = trustme.CA()
     pem, ca = tmp_path / "server.pem", tmp_path / "ca.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
@@ -474,7 +474,7 @@ def test_sessions_go_over_tls(spoken: Path, tmp_path: Path) -> None:
     assert [record["outcome"] for record in done.records] == ["ok"] * 4, done.records[0]["error"]
 
 
-def test_sessions_go_through_a_proxy(spoken: Path, tmp_path: Path) -> None:
+def test_sessions_through_a_proxy(spoken: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--realtime", "vllm") as url, proxy(url) as (way, heads):
         words = ("--api", "realtime", "-u", "1", "--requests", "2", "--proxy", way)
         done = run("http://engine:8000", spoken, tmp_path / "run", *words)
@@ -482,7 +482,7 @@ def test_sessions_go_through_a_proxy(spoken: Path, tmp_path: Path) -> None:
     assert [head.splitlines()[0] for head in heads] == ["CONNECT engine:8000 HTTP/1.1"] * 2
 
 
-def test_what_is_never_sent_is_a_session_too() -> None:
+def test_unsent_realtime_request_gets_a_realtime_record() -> None:
     live = settings("--api", "realtime").live
     request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=live)
     config = ExchangeConfig(Timeouts(1, 1, 1), 0)
@@ -490,7 +490,7 @@ def test_what_is_never_sent_is_a_session_too() -> None:
 
 
 @pytest.mark.long
-def test_the_web_form_starts_sessions_and_the_tab_shows_them(spoken: Path, tmp_path: Path) -> None:
+def test_web_form_starts_sessions_and_the_tab_shows_them(spoken: Path, tmp_path: Path) -> None:
     with (
         serve(*FAST, "--realtime", "vllm") as url,
         locust("--host", url, "--data", spoken, "--results", tmp_path / "run") as ui,

@@ -1,4 +1,4 @@
-"""What is said in each dialect, and what is heard: events as the engines' sources write them."""
+"""Realtime dialects: messages that are sent, and events as the engines' sources write them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ITEM = "conversation.item.input_audio_transcription"
 
 
 def hear(dialect: str, *events: dict[str, Any], ends: int = 1, earlier: tuple[str, ...] = ()) -> Heard:
-    """What is heard of events that come at 1, 2, 3 … after so many messages that end a part of the audio."""
+    """The state after events received at 1, 2, 3 …, when this many messages had ended a part of the audio."""
     heard = Heard(frozenset(earlier))
     heard.ends = ends
     for at, event in enumerate(events, 1):
@@ -40,18 +40,18 @@ def hear(dialect: str, *events: dict[str, Any], ends: int = 1, earlier: tuple[st
     return heard
 
 
-def test_openai_s_types_take_what_is_said() -> None:
+def test_openai_types_accept_the_messages() -> None:
     for name in ("openai", "sglang"):
         dialect = DIALECTS[name]
         (update,) = dialect.configure(OPTIONS, dialect.rates[0])
-        if name == "openai":  # SGLang takes 16 kHz too, which OpenAI does not
+        if name == "openai":  # SGLang also accepts 16 kHz, unlike OpenAI
             told = SessionUpdateEvent.model_validate_json(update, strict=True)
             assert told.session.type == "transcription"
         InputAudioBufferAppendEvent.model_validate_json(dialect.append(b"AAAA"), strict=True)
         InputAudioBufferCommitEvent.model_validate_json(dialect.end(), strict=True)
 
 
-def test_the_first_event_tells_the_dialect() -> None:
+def test_first_event_determines_the_dialect() -> None:
     def told(event: dict[str, Any], host: str = "gpu") -> str:
         return told_by(read_event(json.dumps({"type": "session.created", **event}).encode()), host)
 
@@ -63,14 +63,14 @@ def test_the_first_event_tells_the_dialect() -> None:
     assert told({"event_index": 0, "session": {"intent": "transcription"}}) == "omni"
     assert told({"session": {"object": "realtime.session"}}) == ""
     created = read_event(json.dumps({"type": "session.created", **nested}).encode())
-    assert choose("openai", created, "gpu").name == "openai"  # whoever names one of the two is believed
+    assert choose("openai", created, "gpu").name == "openai"  # a named dialect of the two is trusted
     assert choose("auto", created, "gpu", found="openai").name == "openai"
     assert choose("auto", created, "api.openai.com", found="sglang").name == "openai"
     with pytest.raises(ProtocolError, match="the server speaks sglang, not vllm"):
         choose("vllm", created, "gpu")
 
 
-def test_vllm_joins_deltas_and_counts_none_that_is_empty() -> None:
+def test_vllm_deltas_are_joined_and_empty_ones_not_counted() -> None:
     deltas = [{"type": "transcription.delta", "delta": delta} for delta in ("language English<asr_text>Hel", "", "lo")]
     done = {"type": "transcription.done", "text": "language English<asr_text>Hello", "usage": {"completion_tokens": 9}}
     heard = hear("vllm", *deltas, done, done)
@@ -80,7 +80,7 @@ def test_vllm_joins_deltas_and_counts_none_that_is_empty() -> None:
     assert heard.tokens == 9
 
 
-def test_items_are_matched_by_their_ids_whatever_their_order() -> None:
+def test_items_are_matched_by_id_in_any_order() -> None:
     events = [
         {"type": f"{ITEM}.delta", "item_id": "a", "delta": "one"},
         {"type": f"{ITEM}.delta", "item_id": "b", "delta": "two"},
@@ -95,7 +95,7 @@ def test_items_are_matched_by_their_ids_whatever_their_order() -> None:
     assert failed.failed == "x: y"
 
 
-def test_replaced_segments_count_what_is_withdrawn() -> None:
+def test_replaced_segments_count_withdrawn_words() -> None:
     def segment(index: int, text: str, end: int = 1000, name: str = "s1") -> dict[str, Any]:
         place = {"segment_id": name, "audio_start_ms": 0, "audio_end_ms": end}
         return {"type": "transcription.segment", "event_index": index, "text": text, **place}
@@ -123,27 +123,25 @@ def completed(item: str | None, text: str | None, tokens: int | None = None) -> 
     "before",
     [
         [turn("a"), turn("b", "a"), turn("c", "b")],
-        [turn("c", "b"), turn("b", "a"), turn("a")],  # only the names of those before tell
-        [turn("a"), turn("b"), turn("c")],  # nothing but the order of the commits
+        [turn("c", "b"), turn("b", "a"), turn("a")],  # only the previous_item_id gives the order
+        [turn("a"), turn("b"), turn("c")],  # only the order of the commits gives it
         [turn(*pair, kind="conversation.item.created") for pair in (("c", "b"), ("b", "a"), ("a", None))],
         [turn(*pair, kind="conversation.item.added") for pair in (("c", "x"), ("x", "b"), ("b", "a"))],
         [turn("a", "of another utterance"), turn("b", "a"), turn("c", "b")],
     ],
 )
-def test_turns_are_joined_as_they_were_spoken_whatever_order_they_are_completed_in(
-    dialect: str, before: list[dict[str, Any]]
-) -> None:
+def test_turns_are_joined_as_spoken_in_any_order_of_completion(dialect: str, before: list[dict[str, Any]]) -> None:
     heard = hear(dialect, *before, completed("c", "five", 1), completed("a", " one two ", 2), completed("b", "four", 3))
     assert heard.text == "one two four five"
     assert heard.tokens == 6
 
 
-def test_items_that_name_each_other_in_a_circle_are_all_there() -> None:
+def test_items_that_precede_each_other_in_a_circle_are_kept() -> None:
     heard = hear("openai", turn("a", "b"), turn("b", "a"), completed("b", "two"), completed("a", "one"))
     assert sorted(heard.text.split()) == ["one", "two"]
 
 
-def test_tokens_are_unknown_where_those_of_one_turn_are() -> None:
+def test_tokens_are_unknown_if_those_of_one_turn_are() -> None:
     assert hear("openai", completed("a", "one", 1), completed("b", "two")).tokens is None
     assert hear("openai", completed("a", "one", 1), completed("b", "two", 4)).tokens == 5
     done = {"type": "transcription.done", "text": "a"}
@@ -163,7 +161,7 @@ def test_tokens_are_unknown_where_those_of_one_turn_are() -> None:
         (["안녕", "하세요"], "안녕 하세요"),
     ],
 )
-def test_turns_are_joined_without_a_space_where_the_script_has_none(texts: list[str], whole: str) -> None:
+def test_turns_are_joined_without_a_space_in_scripts_without_spaces(texts: list[str], whole: str) -> None:
     assert joined(texts) == whole
     assert hear("openai", *(completed(str(number), text) for number, text in enumerate(texts))).text == whole
 
@@ -176,7 +174,7 @@ FINALS: dict[str, Any] = {
 
 
 def partials(dialect: str) -> list[dict[str, Any]]:
-    """Three new texts: ` hello big world`."""
+    """Three events that add the text ` hello big world`."""
     words = [" hello", " big", " world"]
     match dialect:
         case "vllm":
@@ -201,7 +199,7 @@ def partials(dialect: str) -> list[dict[str, Any]]:
         ({"text": "odd"}, " hello big world", 3),
     ],
 )
-def test_the_final_text_takes_the_place_of_the_partial_ones_and_white_space_is_no_chunk(
+def test_final_text_replaces_partial_texts_and_white_space_is_no_chunk(
     dialect: str, text: Any, whole: str, chunks: int
 ) -> None:
     heard = hear(dialect, *partials(dialect), FINALS[dialect](text), FINALS[dialect]("once more"))
@@ -222,22 +220,22 @@ def test_segments_are_joined_in_the_order_of_their_audio() -> None:
     assert (whole.text, whole.revised) == ("four", 3)
 
 
-def test_a_final_text_of_an_earlier_utterance_is_not_of_this_one() -> None:
+def test_final_text_of_an_earlier_utterance_is_ignored() -> None:
     again = hear("openai", completed("old", "before"), turn("new"), earlier=("old",))
     assert (again.text, again.times, DIALECTS["openai"].is_final(again)) == ("", [], False)
     assert hear("openai", completed("old", "before"), completed("new", "now"), earlier=("old",)).text == "now"
-    # Without an id, a text that comes before any audio has ended cannot be of it.
+    # A text without an id that comes before any audio has ended belongs to an earlier utterance.
     for dialect in DIALECTS:
         heard = hear(dialect, {**FINALS[dialect]("x"), "item_id": None}, ends=0)
         assert (heard.text, heard.is_early, DIALECTS[dialect].is_final(heard)) == ("", True, False)
 
 
-def test_items_without_ids_are_told_apart_by_their_order() -> None:
+def test_items_without_ids_are_distinguished_by_order() -> None:
     heard = hear("sglang", completed(None, "one"), completed(None, "two"), completed(None, "two"), ends=2)
     assert (heard.text, DIALECTS["sglang"].is_final(heard)) == ("one two", True)
 
 
-def test_a_session_is_settled_when_each_turn_that_the_server_began_is_done() -> None:
+def test_session_is_settled_when_every_turn_is_done() -> None:
     openai = DIALECTS["openai"]
     started = {"type": "input_audio_buffer.speech_started", "item_id": "a"}
     stopped = {"type": "input_audio_buffer.speech_stopped", "item_id": "a"}
@@ -248,14 +246,14 @@ def test_a_session_is_settled_when_each_turn_that_the_server_began_is_done() -> 
         ((started, stopped, turn("a"), done), 0, True, True),
         ((started, stopped, turn("a"), done, started), 0, False, False),
         ((started, stopped, turn("a"), turn("b", "a"), done), 0, False, False),
-        ((started, turn("a"), done), 1, True, True),  # a message of ours ended the turn
-        ((started, stopped, turn("a"), done), 1, True, False),  # it may have ended another one
+        ((started, turn("a"), done), 1, True, True),  # our message ended the turn
+        ((started, stopped, turn("a"), done), 1, True, False),  # our message may have ended another turn
     ):
         heard = hear("openai", *events, ends=ends)
         assert (heard.is_settled, openai.is_final(heard)) == (settled, final), events
 
 
-def test_an_empty_commit_is_told_from_other_errors() -> None:
+def test_empty_commit_is_distinguished_from_other_errors() -> None:
     code = "input_audio_buffer_commit_empty"
     assert DIALECTS["openai"].refuses_end(Event("error", error={"code": code, "message": "buffer too small"}))
     assert DIALECTS["sglang"].refuses_end(Event("error", error="x", code=code))
@@ -268,7 +266,7 @@ ODD: list[Any] = [None, True, 7, -1.5, 1 << 80, "text", "\ud83d", [], ["a", [1]]
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("field", [name for name in Event.__struct_fields__ if name not in ("type", "event_index")])
-def test_an_event_may_hold_any_json_in_any_field(dialect: str, field: str) -> None:
+def test_event_with_any_json_in_any_field_is_accepted(dialect: str, field: str) -> None:
     kinds = ["x.partial", "error", "session.created", *(event["type"] for event in partials(dialect))]
     kinds += [FINALS[dialect]("")["type"], "input_audio_buffer.committed", "conversation.item.created"]
     for kind in dict.fromkeys(kinds):
@@ -294,24 +292,24 @@ def test_events_without_a_name_are_counted_and_kinds_are_bounded() -> None:
     assert heard.events.total() == len(ODD) - 2 + 2 * MOST_KINDS
 
 
-def test_an_event_index_that_is_no_number_is_passed_over() -> None:
+def test_event_index_that_is_not_a_number_is_ignored() -> None:
     assert hear("omni", {"type": "x", "event_index": 2}, {"type": "x", "event_index": "1"}).index == 2
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b'{"delta":"x"}', b'"x"', b'{"type":"\xff"}'])
-def test_what_is_no_event_is_refused(data: bytes) -> None:
+def test_malformed_event_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         read_event(data)
 
 
-def test_errors_in_each_shape() -> None:
+def test_error_messages_of_each_shape() -> None:
     assert error_words(Event("error", error="broke", code="processing_error")) == "processing_error: broke"
     assert error_words(Event("error", error={"type": "t", "code": None, "message": "m"})) == "t: m"
     assert error_words(Event("error", error={"odd": 1})) == "{'odd': 1}"
 
 
 def accepted(server: socket.socket) -> tuple[socket.socket, ServerProtocol]:
-    """The next connection, its handshake answered but not sent."""
+    """Accept a connection; its handshake response is prepared, but not sent."""
     peer, _ = server.accept()
     protocol = ServerProtocol()
     protocol.receive_data(peer.recv(65536))
@@ -322,7 +320,7 @@ def accepted(server: socket.socket) -> tuple[socket.socket, ServerProtocol]:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 4096])
 @pytest.mark.parametrize("factory", [python, *([compiled] if compiled else [])], ids=lambda each: type(each).__name__)
-def test_frames_are_the_same_however_their_bytes_are_cut(size: int, factory: Any) -> None:
+def test_frames_parse_alike_however_reads_are_split(size: int, factory: Any) -> None:
     texts = ["", "short", "ä" * 200, "x" * (70000 if size > 100 else 300)]
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
@@ -332,7 +330,7 @@ def test_frames_are_the_same_however_their_bytes_are_cut(size: int, factory: Any
             for text in texts:
                 data = text.encode()
                 half = len(data) // 2
-                protocol.send_text(data[:half], fin=False)  # in fragments, with a ping between them
+                protocol.send_text(data[:half], fin=False)  # in fragments with a ping between them
                 protocol.send_ping(b"p")
                 protocol.send_continuation(data[half:], fin=True)
             protocol.send_close(1011, "the end")
@@ -363,7 +361,7 @@ def test_frames_are_the_same_however_their_bytes_are_cut(size: int, factory: Any
     assert got[0].count(b"\x8a") >= len(texts)  # a pong for each ping
 
 
-def test_a_frame_that_breaks_the_protocol_is_told() -> None:
+def test_masked_frame_is_a_protocol_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
 
@@ -386,7 +384,7 @@ def test_a_frame_that_breaks_the_protocol_is_told() -> None:
         thread.join(10)
 
 
-def test_a_socket_that_takes_nothing_is_counted_while_it_does() -> None:
+def test_blocked_time_of_a_socket_is_measured() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
         peers: list[socket.socket] = []
@@ -394,7 +392,7 @@ def test_a_socket_that_takes_nothing_is_counted_while_it_does() -> None:
         def talk() -> None:
             peer, protocol = accepted(server)
             peer.sendall(b"".join(protocol.data_to_send()))
-            peers.append(peer)  # and reads nothing
+            peers.append(peer)  # and read nothing
 
         thread = threading.Thread(target=talk)
         thread.start()
@@ -416,7 +414,7 @@ def test_a_socket_that_takes_nothing_is_counted_while_it_does() -> None:
 
 
 class _Kept:
-    """Stands for a socket between two utterances."""
+    """Stands in for a socket between two utterances."""
 
     def __init__(
         self, *messages: bytes, is_open: bool = True, has_more: bool = False, error: Exception | None = None
@@ -445,7 +443,7 @@ class _Kept:
         (_Kept(error=Failure("client", "no memory")), False),
     ],
 )
-def test_a_kept_session_goes_on_after_events_but_not_after_an_error(kept: _Kept, goes_on: bool) -> None:
+def test_kept_session_continues_after_events_but_not_after_an_error(kept: _Kept, goes_on: bool) -> None:
     session = LiveSession(kept, DIALECTS["vllm"], "", "")  # type: ignore[arg-type]
     assert session.can_go_on() is goes_on
     assert not (goes_on and kept.messages)

@@ -1,4 +1,4 @@
-"""Servers that send a session more than any utterance needs: it ends, and holds nobody else up."""
+"""Servers that flood a session: it ends, and other users are not delayed."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from harness.peer import LIMITS, TLS, WAYS, server_context
 from harness.realtime import utter
 
 MOST_FRAMES = 20_000
-"""For an utterance of these tests."""
+"""The limit for an utterance in these tests."""
 
 IN_A_ROUND = 5 * 1024
-"""Frames and events that one round of the loop may take: both for two calls of `listen`, and some."""
+"""The limit of frames and events per round of the loop: two calls of `listen`, and a margin."""
 
 
 @contextmanager
 def flooded(name: str, phase: str, *, tls: bool = False) -> Iterator[str]:
-    """The address of a session that is flooded."""
+    """The URL of a session that gets flooded."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         listener = server_context().wrap_socket(server, server_side=True) if tls else server
         threading.Thread(target=accept, args=(listener,), daemon=True).start()
@@ -43,7 +43,7 @@ def flooded(name: str, phase: str, *, tls: bool = False) -> Iterator[str]:
 
 @pytest.fixture
 def most_in_a_round(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
-    """The most frames and events that were taken in one round of the event loop, so far."""
+    """The largest number of frames and events taken in one round of the event loop so far."""
     taken, rounds = 0, [0]
 
     def counted(owner: type, name: str) -> None:
@@ -77,7 +77,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "phase", "way"), CASES)
-def test_a_flood_leaves_the_loop_to_others_and_ends_at_the_limit_of_an_utterance(
+def test_flood_yields_to_other_users_and_ends_at_the_limit(
     name: str, phase: str, way: str, most_in_a_round: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(realtime, "MAX_EVENTS", MOST_FRAMES, raising=False)
@@ -89,7 +89,7 @@ def test_a_flood_leaves_the_loop_to_others_and_ends_at_the_limit_of_an_utterance
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_the_total_timeout_ends_an_utterance_in_a_flood(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_timeout_ends_a_flooded_utterance(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_EVENTS", "MAX_STREAM_BYTES"):
         monkeypatch.setattr(realtime, name, 1 << 60, raising=False)
     monkeypatch.setitem(FLOODS, "long pings", (b"", frame(Opcode.PING, b"x" * 125)))
@@ -97,7 +97,7 @@ def test_the_total_timeout_ends_an_utterance_in_a_flood(phase: str, monkeypatch:
         assert utter(url, limits=replace(LIMITS, total=0.6)).outcome == "timeout"
 
 
-def test_the_text_of_an_utterance_has_the_limit_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_an_utterance_has_the_limit_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     delta = b'{"type":"transcription.delta","delta":"%b"}' % (b"word " * 10_000)
     monkeypatch.setitem(FLOODS, "deltas", (b"", frame(Opcode.TEXT, delta)))
     with flooded("deltas", "after") as url:
@@ -107,7 +107,7 @@ def test_the_text_of_an_utterance_has_the_limit_of_a_stream(monkeypatch: pytest.
     assert MAX_STREAM_BYTES / 2 < len(record.text) < MAX_STREAM_BYTES
 
 
-def test_an_utterance_has_a_limited_number_of_items() -> None:
+def test_number_of_items_of_an_utterance_is_limited() -> None:
     heard = Heard()
     for number in range(MOST_ITEMS):
         heard.append(f"{number}", "x", 1)
@@ -128,7 +128,7 @@ EVENTS: dict[str, list[tuple[str, dict[str, object]]]] = {
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_an_event_takes_as_long_however_many_came_before_it(name: str) -> None:
+def test_time_per_event_does_not_grow_with_earlier_events(name: str) -> None:
     def spent(count: int) -> float:
         heard = Heard()
         events = [
@@ -142,4 +142,4 @@ def test_an_event_takes_as_long_however_many_came_before_it(name: str) -> None:
             dialect.is_final(heard)
         return time.thread_time() - began
 
-    assert spent(4_000) < 40 * max(spent(400) for _ in range(3))  # 100 times, where each looks at all before it
+    assert spent(4_000) < 40 * max(spent(400) for _ in range(3))  # 100 times if each event looked at all earlier ones

@@ -1,4 +1,4 @@
-"""How an utterance ends, whatever ends it: events of a socket that a test scripts, to an outcome."""
+"""The end of an utterance: scripted events of a socket lead to an outcome."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TURN = [
 
 
 class _Socket:
-    """Stands for a socket: each `listen` brings the next batch of messages, or raises."""
+    """Stands in for a socket: each `listen` brings the next batch of messages, or raises."""
 
     blocked_s = 0.0
     retry_after = ""
@@ -67,7 +67,7 @@ class _Socket:
 
 
 class _Packets:
-    """Stands for the packets of 1 s of speech and, unless `ends_at` says that less was sent, a second of silence."""
+    """Stands in for the packets of 1 s of speech and 1 s of silence, of which `ends_at` seconds were sent."""
 
     commits = 0
     lags = (0.0,)
@@ -78,7 +78,7 @@ class _Packets:
 
 
 def utterance(socket: _Socket, dialect: str = "vllm", *, ends_at: float = 2.0, ended: bool = True) -> _Utterance:
-    """An utterance that has sent its audio up to a second of it and, if `ended`, the message that ends it."""
+    """An utterance that has sent `ends_at` seconds of its audio and, if `ended`, the message that ends it."""
     began = time.perf_counter() - ends_at
     request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=settings("--api", "realtime").live)
     config = ExchangeConfig(Timeouts(60, 60, 60), 0)
@@ -106,7 +106,7 @@ def record_of(found: _Utterance) -> LiveRecord:
         ([Failure("cut", "x")], "unfinished"),
     ],
 )
-def test_the_end_of_the_test_keeps_what_has_come(batches: list[Any], outcome: str) -> None:
+def test_end_of_the_test_keeps_received_messages(batches: list[Any], outcome: str) -> None:
     found = utterance(_Socket(*batches))
     reraise = GreenletExit()
     assert found._ended_by(reraise, NO_LIMIT) is reraise
@@ -118,7 +118,7 @@ def test_the_end_of_the_test_keeps_what_has_come(batches: list[Any], outcome: st
 @pytest.mark.parametrize(
     "error", [Failure("client", "no memory"), ProtocolError("a binary frame"), ValueError("x"), NO_LIMIT]
 )
-def test_whatever_ends_a_session_a_final_text_that_came_before_makes_it_a_success(error: BaseException) -> None:
+def test_final_text_received_before_an_error_is_a_success(error: BaseException) -> None:
     found = utterance(_Socket([]))
     assert found.socket is not None
     for event in (DELTA, DONE):
@@ -127,7 +127,7 @@ def test_whatever_ends_a_session_a_final_text_that_came_before_makes_it_a_succes
     assert found.outcome == "ok"
 
 
-def test_what_follows_a_breach_of_the_protocol_does_not_count() -> None:
+def test_messages_after_a_protocol_error_are_ignored() -> None:
     found = utterance(_Socket([DELTA, b"{", DONE], [DONE]))
     assert found.socket is not None
     with pytest.raises(ProtocolError) as raised:
@@ -141,11 +141,11 @@ def test_what_follows_a_breach_of_the_protocol_does_not_count() -> None:
     [
         (1.5, TURN, "ok"),
         (1.5, TURN[:-1], "unfinished"),
-        (1.5, [*TURN, TURN[0]], "unfinished"),  # another turn has begun
-        (0.5, TURN, "unfinished"),  # speech is left to send
+        (1.5, [*TURN, TURN[0]], "unfinished"),  # another turn has started
+        (0.5, TURN, "unfinished"),  # some speech was not sent
     ],
 )
-def test_a_turn_that_the_server_ended_is_complete_though_silence_is_left_to_send(
+def test_turn_ended_by_the_server_is_complete_without_all_silence_sent(
     ends_at: float, events: list[Any], outcome: str
 ) -> None:
     found = utterance(_Socket(events), "openai", ends_at=ends_at, ended=False)
@@ -158,18 +158,18 @@ def test_a_turn_that_the_server_ended_is_complete_though_silence_is_left_to_send
 
 
 @pytest.mark.parametrize(("ends_at", "outcome"), [(1.5, "ok"), (0.5, "closed_1011")])
-def test_a_server_that_closes_after_a_complete_turn_has_served_it(ends_at: float, outcome: str) -> None:
+def test_close_after_a_complete_turn_is_a_success(ends_at: float, outcome: str) -> None:
     socket = _Socket(TURN, close_code=1011)
     found = utterance(socket, "openai", ends_at=ends_at, ended=False)
     found._await_final(LiveSession(socket, DIALECTS["openai"], "", ""))  # type: ignore[arg-type]
     assert found.outcome == outcome
 
 
-def test_the_time_from_the_end_of_speech_is_never_below_zero() -> None:
-    # The server ends the turn, and has its text, before the clip's loudness ends.
+def test_ttfs_is_never_negative() -> None:
+    # The server ends the turn and sends its text before the speech of the clip ends.
     found = utterance(_Socket([]), "openai")
     assert found.socket is not None
-    found.is_ended = False  # the server has ended the only turn by itself
+    found.is_ended = False  # the server ended the only turn
     at = found.began + NS // 2
     found.socket.messages += [(json.dumps(event).encode(), at) for event in TURN]
     found._hear(found.socket, DIALECTS["openai"])
@@ -177,7 +177,7 @@ def test_the_time_from_the_end_of_speech_is_never_below_zero() -> None:
     assert (found.heard.final_at, record.ttfs) == (found.speech_ended, 0.0)
 
 
-def test_a_final_text_before_the_end_of_the_audio_is_no_final_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_final_text_before_the_end_of_the_audio_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "LINGER_S", 0.0)
     socket = _Socket([DELTA, DONE])
     found = utterance(socket, ended=False)
@@ -188,7 +188,7 @@ def test_a_final_text_before_the_end_of_the_audio_is_no_final_text(monkeypatch: 
     with pytest.raises(Failure, match="before the audio had ended") as raised:
         found._await_final(LiveSession(found.socket, DIALECTS["vllm"], "", ""))
     assert raised.value.outcome == "no_final"
-    # Of a later utterance of the session it is the one before's, and its own is waited for.
+    # In a later utterance of a session, such a text belongs to the earlier one, and the utterance waits for its own.
     later = utterance(_Socket([DONE]))
     later.heard.is_early = True
     assert later.socket is not None
@@ -196,7 +196,7 @@ def test_a_final_text_before_the_end_of_the_audio_is_no_final_text(monkeypatch: 
     assert later.outcome == "ok"
 
 
-def test_turns_that_are_all_done_end_the_wait_for_a_commit_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unanswered_commit_is_not_waited_for_when_all_turns_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "LINGER_S", 0.0)
     found = utterance(_Socket(), "openai")
     assert found.socket is not None
@@ -207,7 +207,7 @@ def test_turns_that_are_all_done_end_the_wait_for_a_commit_that_nobody_answers(m
 
 
 @pytest.mark.parametrize("events", [TURN, [{**DELTA, "type": f"{ITEM}.delta", "item_id": "a"}, *TURN[1:]]])
-def test_an_empty_commit_after_a_complete_transcript_is_no_error(events: list[Any]) -> None:
+def test_empty_commit_after_a_complete_transcript_is_not_an_error(events: list[Any]) -> None:
     empty = {"type": "error", "error": {"code": "input_audio_buffer_commit_empty", "message": "buffer too small"}}
     for order in ([*events[:-1], empty, events[-1]], [*events, empty]):
         found = utterance(_Socket(order), "openai")

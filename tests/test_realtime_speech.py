@@ -1,4 +1,4 @@
-"""Clips as packets: the same samples, whatever the size of a packet and the rate; and who sends them when."""
+"""Clips as packets: the same samples for any packet size and rate, and sent when due."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 0.50003, 3.7])
 @pytest.mark.parametrize("packet_s", [0.001, 0.0007, 0.1, 3.0])
-def test_packets_are_the_samples_that_a_file_would_hold(seconds: float, packet_s: float) -> None:
+def test_packets_contain_the_samples_of_the_clip(seconds: float, packet_s: float) -> None:
     one, nonce = clip(seconds), new_dither()
     packets = list(spoken(one, nonce, 0.25).packets(packet_s))
     whole = b"".join(pcm for pcm, _ in packets)
@@ -56,7 +56,7 @@ def test_packets_are_the_samples_that_a_file_would_hold(seconds: float, packet_s
     assert [end_s for _, end_s in packets] == pytest.approx(ends.tolist())
 
 
-def test_a_clip_is_resampled_once_and_each_request_has_bits_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_is_resampled_once_and_dithered_per_request(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     resampled = soxr.resample
 
@@ -89,7 +89,7 @@ def test_two_sessions_differ_in_every_second(rate: int, packet_s: float) -> None
     assert set(seconds) == set(range(8))
 
 
-def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_of_resampled_clips_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech, "KEPT_BYTES", 50_000)
     clips = [replace(clip(), sha256=str(number)) for number in range(4)]
     for each in [*clips, clips[2]]:
@@ -97,10 +97,10 @@ def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch)
     assert list(speech._kept) == [("3", 24000), ("2", 24000)]
 
 
-def test_the_end_of_speech_is_found_at_preparation_and_kept(tmp_path: Path) -> None:
+def test_end_of_speech_is_found_at_preparation_and_stored(tmp_path: Path) -> None:
     pcm = np.zeros(32000, np.int16)
     pcm[:16000] = (noise(1.0) * 32768).astype(np.int16)
-    pcm[20000] = 3  # a click that is next to nothing
+    pcm[20000] = 3  # a very quiet click
     one = next(convert(Recording("a", "", encoded(pcm, subtype="PCM_16")), Rules()))
     assert one.speech_end_s == 1.0
     assert spoken(one, silence_s=0.5).end_s == 1.0
@@ -122,15 +122,15 @@ class _Batches:
         self._batches = shard._open_batches(folder, name)
 
 
-def test_the_end_of_speech_of_what_is_long_is_that_of_its_blocks_together() -> None:
+def test_end_of_speech_of_a_long_clip_spans_its_blocks() -> None:
     pcm = np.zeros(3 << 20, np.int16)
     pcm[1_000_000:2_000_000] = 1000
-    pcm[0] = 10_000  # alone in its stretch, which is still the loudest
+    pcm[0] = 10_000  # a single sample, but its stretch is still the loudest
     assert end_of_speech(pcm, 16000) == pytest.approx(125.0, abs=0.02)
 
 
 class _Clock:
-    """A clock that stands still, but for `cost` seconds with each packet that is sent."""
+    """A clock that only advances by `cost` seconds with each packet sent."""
 
     def __init__(self, cost: float = 0.0) -> None:
         self.now, self.cost = 100.0, cost
@@ -140,7 +140,7 @@ class _Clock:
 
 
 class _Wire:
-    """Stands for a socket."""
+    """Stands in for a socket."""
 
     def __init__(self, clock: _Clock, fails_at: int = -1) -> None:
         self.sent: list[float] = []
@@ -175,13 +175,13 @@ def pacer(clock: _Clock) -> Iterator[Pacer]:
 
 
 def _tick_until(pacer: Pacer, clock: _Clock, until: float, step: float = TICK_S) -> None:
-    """Let a clock go on in steps, in each of which the pacer looks once."""
+    """Advance a clock in steps; the pacer sends what is due at each."""
     while clock.now < until:
         pacer.send_due()
         clock.now += step
 
 
-def test_packets_leave_when_a_microphone_has_filled_them(pacer: Pacer, clock: _Clock) -> None:
+def test_packets_are_sent_when_a_microphone_would_have_filled_them(pacer: Pacer, clock: _Clock) -> None:
     wire, begins = _Wire(clock), clock.now + 0.05
     packets = _packets(wire, begins, pace=2.0)
     pacer.add(packets)
@@ -195,18 +195,18 @@ def test_packets_leave_when_a_microphone_has_filled_them(pacer: Pacer, clock: _C
     assert packets.lags == pytest.approx(late)
 
 
-def test_packets_that_were_held_up_leave_in_order_and_those_behind_them_on_time(pacer: Pacer, clock: _Clock) -> None:
+def test_delayed_packets_leave_in_order_and_later_ones_on_time(pacer: Pacer, clock: _Clock) -> None:
     wire, begins = _Wire(clock), clock.now
     packets = _packets(wire, begins)
     pacer.add(packets)
-    clock.now += 0.25  # something held the loop: two packets are due
+    clock.now += 0.25  # the loop was blocked: two packets are due
     _tick_until(pacer, clock, begins + 1)
     assert packets.lags == pytest.approx([0.15, 0.05, 0, 0, 0], abs=1.5 * TICK_S)
     assert wire.sent == sorted(wire.sent)
 
 
-def test_many_sessions_keep_their_pace_while_the_loop_has_the_time_for_them() -> None:
-    clock = _Clock(cost=1e-4)  # 500 sessions of 10 packets a second take half of a core
+def test_500_sessions_keep_their_pace_on_half_a_core() -> None:
+    clock = _Clock(cost=1e-4)  # 500 sessions with 10 packets per second take half of a core
     pacer, speech, begins = Pacer(clock), spoken(clip(2.0)), clock.now
     all_packets = [_packets(_Wire(clock), begins + number * 0.1 / 500, speech=speech) for number in range(500)]
     for packets in all_packets:
@@ -219,7 +219,7 @@ def test_many_sessions_keep_their_pace_while_the_loop_has_the_time_for_them() ->
     assert max(lags) <= 3 * TICK_S
 
 
-def test_a_look_ends_after_a_turn_and_the_next_one_goes_on(clock: _Clock) -> None:
+def test_pacer_yields_after_its_turn_and_continues_in_the_next(clock: _Clock) -> None:
     clock.cost = TURN_S / 4
     pacer = Pacer(clock)
     wires = [_Wire(clock) for _ in range(10)]
@@ -233,7 +233,7 @@ def test_a_look_ends_after_a_turn_and_the_next_one_goes_on(clock: _Clock) -> Non
     _tick_until(pacer, clock, clock.now + 1)
 
 
-def test_one_that_breaks_holds_up_no_other(pacer: Pacer, clock: _Clock) -> None:
+def test_broken_socket_delays_no_other(pacer: Pacer, clock: _Clock) -> None:
     broken, whole = _Wire(clock, fails_at=2), _Wire(clock)
     both = [_packets(wire, clock.now, pace=10.0) for wire in (broken, whole)]
     for packets in both:
@@ -244,7 +244,7 @@ def test_one_that_breaks_holds_up_no_other(pacer: Pacer, clock: _Clock) -> None:
     assert broken.woken == whole.woken == 1
 
 
-def test_what_need_not_be_sent_any_more_is_not(pacer: Pacer, clock: _Clock) -> None:
+def test_ended_packets_are_not_sent(pacer: Pacer, clock: _Clock) -> None:
     wire = _Wire(clock)
     packets = _packets(wire, clock.now)
     pacer.add(packets)
@@ -254,7 +254,7 @@ def test_what_need_not_be_sent_any_more_is_not(pacer: Pacer, clock: _Clock) -> N
     assert len(wire.sent) == 1
 
 
-def test_the_loop_s_own_timer_sends_what_is_due() -> None:
+def test_timer_of_the_real_loop_sends_due_packets() -> None:
     clock = _Clock()
     pacer, sent = Pacer(clock), gevent.event.Event()
     packets = _packets(_Wire(clock), clock.now - 1)
