@@ -1,4 +1,4 @@
-"""A master among strangers and rogues: what is no message, no record or no worker costs nobody else anything."""
+"""A master that strangers and rogue workers talk to: malformed messages, records and workers affect nobody else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def line_of(changes: dict[str, Any]) -> bytes:
         {"seq": -5, "retry_of": 3, "text": "\x1b[31m", "clip": "a\nb"},
     ],
 )
-def test_a_record_that_can_be_true_is_read(changes: dict[str, Any]) -> None:
+def test_plausible_record_is_read(changes: dict[str, Any]) -> None:
     assert msgspec.to_builtins(decode_record(line_of(changes))).items() >= changes.items()
 
 
@@ -81,7 +81,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "itl": ([0.3, -0.1], [0.1, 1e308], [True]),
     "lag": (1e308, "1"),
     "http_status": (-200, 1 << 40),
-    "api": (),  # a line with another one is no session's, and these fields are none of it
+    "api": (),  # a line with another api is no session, so these fields are not checked
     "send_lag": ({}, {"p50": 0.0, "p99": -0.1, "max": 0.0}, {"p50": 0.0, "p99": 1e308, "max": 0.0}, 1),
     "close_code": (-1, 1 << 20),
     "events": ({"a\x1b[31m": 1}, {"a": -1}, {"a": True}, {"x" * 5000: 1}),
@@ -91,7 +91,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("name", LiveRecord.__struct_fields__)
 def test_each_field_of_a_record_is_checked(name: str) -> None:
-    """As it was: a `send_lag: {}` or a `ttfs: 1e308` of one worker cost the whole fleet its summary."""
+    """Once, a `send_lag: {}` or `ttfs: 1e308` from one worker cost the whole fleet its summary."""
     for value in FIELDS[name]:
         with pytest.raises(ValueError, match=rf"its {name} |it cannot be read"):
             decode_record(line_of(LIVE | {name: value}))
@@ -113,13 +113,13 @@ def test_each_field_of_a_record_is_checked(name: str) -> None:
         ("cannot be read", {"other": [[[]]]}),
     ],
 )
-def test_a_record_whose_fields_contradict_each_other_is_refused(said: str, changes: dict[str, Any]) -> None:
+def test_record_with_contradicting_fields_is_rejected(said: str, changes: dict[str, Any]) -> None:
     line = line_of(changes).replace(b"[[[]]]", b"[" * 100_000)
     with pytest.raises(ValueError, match=said):
         decode_record(line)
 
 
-def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() -> None:
+def test_record_is_accepted_once_from_its_worker_with_a_known_clip_and_time() -> None:
     border, own = RecordCheck({"clip0", "clip1"}, 1000.0), worker_info()
     assert border.read(encode_record(record(0)), own, 1001.0)
     assert border.read(encode_record(failure(-1, "client", clip="", started_at=1000.5, audio_s=0.0)), own, 1001.0)
@@ -134,7 +134,7 @@ def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() ->
         assert not border.read(encode_record(wrong), own, 1001.0)
     assert not border.read(b'{"clip": 1}', own, 1001.0)
     assert not border.read(b"\xff", own, 1001.0)
-    # A line is written as it came: what is more than a record, or than a line, would be in the file.
+    # A line is written as received: unknown fields and line breaks would end up in the file.
     assert not border.read(encode_record(record(1)).replace(b"{", b'{"more":1,', 1), own, 1001.0)
     assert not border.read(encode_record(record(1)).replace(b"{", b"{\n", 1), own, 1001.0)
     assert border.read(encode_record(record(1)), own, 1001.0)
@@ -147,12 +147,12 @@ def test_each_record_comes_once_from_its_worker_of_the_tests_clips_and_time() ->
     reasons += ["none of the data's", "it cannot be read", "its clip is wrong"]
     assert sum(each.count for each in border.refused) == 10
     assert all(any(reason in each.reason for each in border.refused) for reason in reasons)
-    # Another clock is no reason, where it is known.
+    # A difference of clocks that is known is no reason to reject.
     ahead = worker_info(worker=3, master_offset_s=-3600.0)
     assert border.read(encode_record(record(1, worker=3, started_at=4600.5)), ahead, 1001.0)
 
 
-def test_numbers_take_a_bit_each() -> None:
+def test_numbers_are_stored_as_bits() -> None:
     numbers = Numbers()
     for number in (0, 1, -1, 10**15, 5):
         assert numbers.add(number)
@@ -174,9 +174,9 @@ def test_numbers_take_a_bit_each() -> None:
         {"health": health(late=[Late(1.0, 2.0, 0.1, 0.1)] * 1001)},
     ],
 )
-def test_a_word_of_a_worker_that_cannot_be_true_is_refused(changes: dict[str, Any]) -> None:
+def test_implausible_worker_info_is_rejected(changes: dict[str, Any]) -> None:
     def why(**changes: Any) -> str:
-        try:  # as from msgpack, which can hold NaN
+        try:  # as from msgpack, which can contain NaN
             return absurd(msgspec.convert(msgspec.to_builtins(worker_info(**changes)), WorkerInfo))
         except msgspec.ValidationError as error:
             return str(error)
@@ -185,7 +185,7 @@ def test_a_word_of_a_worker_that_cannot_be_true_is_refused(changes: dict[str, An
     assert not why(reader_nice=-15, master_offset_s=-3600.0)
 
 
-def test_refused_records_are_counted_and_shape_no_figure(tmp_path: Path) -> None:
+def test_rejected_records_are_counted_and_excluded(tmp_path: Path) -> None:
     from asr_load.results.summary import summarise, summarise_folder
 
     info = run_info(refused=[Refused(0, "its times are not in order", 3)])
@@ -193,18 +193,18 @@ def test_refused_records_are_counted_and_shape_no_figure(tmp_path: Path) -> None
     assert found.refused == 3
     assert "refused 3 records of worker 0: its times are not in order" in found.validity.reasons
     assert found.requests.total == 5
-    # What lies in a worker's own file has not been at the border.
+    # Records in a worker's own file have not been checked by the master.
     (tmp_path / "records.jsonl").write_bytes(encode_record(record(0)) + b"\n")
     own = [record(1), record(2, headers=0.3), record(3, worker=1)]
     (tmp_path / "worker-000.jsonl").write_bytes(b"".join(encode_record(one) + b"\n" for one in own))
     assert [one.seq for one in read_records(tmp_path)] == [0, 1]
-    # It is counted, and what the master has counted before is counted once.
+    # Rejected records in it are counted, and those that the master already counted are counted once.
     write_run(tmp_path, run_info(refused=[Refused(0, "its times are not in order", 1)]))
     found = summarise_folder(tmp_path)
     assert (found.refused, found.requests.total) == (2, 2)
 
 
-def test_a_worker_writes_below_its_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_writes_only_below_its_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     own, elsewhere = Path("results"), tmp_path / "elsewhere"
     assert own_folder("results/20260101-000000", own, "id") == Path("results/20260101-000000")
@@ -221,11 +221,11 @@ def test_a_worker_writes_below_its_own_results(tmp_path: Path, monkeypatch: pyte
     for asked in ("/", "/tmp/a\x1bb", "/tmp/.ssh"):
         with pytest.raises(InputError, match="the master names a folder that is none"):
             own_folder(asked, own, "id")
-    # A link out of it leads out of it.
+    # A link that leads out of the folder is not followed.
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "link").symlink_to(elsewhere)
     assert own_folder("results/link/run", own, "id") == own / "run"
-    # The folder of the master's own machine, which holds this very test.
+    # A folder on the master's own machine that contains this run is used.
     elsewhere.mkdir()
     write_run(elsewhere, run_info(id="id"))
     assert own_folder(str(elsewhere), own, "id") == elsewhere
@@ -233,7 +233,7 @@ def test_a_worker_writes_below_its_own_results(tmp_path: Path, monkeypatch: pyte
     assert isinstance(run_info(), RunInfo)
 
 
-def test_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_is_read_from_file_or_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(credentials.TOKEN, raising=False)
     assert credentials.read_token(parse()) == ""
     file = tmp_path / "token"
@@ -251,7 +251,7 @@ def test_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Rogue:
-    """Whoever reaches the port of a master."""
+    """Anyone who can reach the port of a master."""
 
     def __init__(self, port: int, name: str) -> None:
         self.name = name
@@ -267,7 +267,7 @@ class Rogue:
         self.socket.send_multipart(frames)
 
     def hears(self, type: str, timeout_s: float = PATIENCE_S) -> Any:
-        """The data of the next message of a type; None if there is none in time."""
+        """The data of the next message of this type, or None if none arrives in time."""
         until = time.monotonic() + timeout_s
         while (left := until - time.monotonic()) > 0:
             if self.socket.poll(round(left * 1000)):
@@ -321,8 +321,8 @@ MESSAGES: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.long
-def test_no_message_of_a_stranger_ends_a_test(clips: Path, tmp_path: Path) -> None:
-    """Among real workers, who lose nothing by it."""
+def test_stranger_cannot_end_a_test_with_any_message(clips: Path, tmp_path: Path) -> None:
+    """Real workers take part in the test, and lose nothing."""
     with serve(*PACED) as host:
         words = ("--data", clips, "-u", "4", "-t", "8", "--stop-timeout", "5", "--expect-workers", "2")
         fleet = Fleet(host, tmp_path / "r", *words)
@@ -353,7 +353,7 @@ def test_no_message_of_a_stranger_ends_a_test(clips: Path, tmp_path: Path) -> No
 
 
 def reporting(ids: list[str], absurd_info: bool) -> Callable[[Rogue, dict[str, Any]], None]:
-    """A worker that sends one good record and many that cannot be true, then a word on itself."""
+    """A worker that sends one good record and several implausible ones, and then its own state."""
 
     def work(worker: Rogue, job: dict[str, Any]) -> None:
         number, now = job["parsed_options"]["asr_fleet"]["numbers"][worker.name], time.time()
@@ -397,7 +397,7 @@ def reporting(ids: list[str], absurd_info: bool) -> Callable[[Rogue, dict[str, A
 
 @pytest.mark.long
 @pytest.mark.parametrize("absurd_info", [False, True])
-def test_a_rogue_worker_shapes_no_figure(clips: Path, tmp_path: Path, absurd_info: bool) -> None:
+def test_rogue_worker_cannot_distort_the_summary(clips: Path, tmp_path: Path, absurd_info: bool) -> None:
     ids = sorted(Shards(clips).ids())
     with serve(*PACED) as host:
         words = ("--data", clips, "-u", "4", "-t", "6", "--expect-workers", "2", "--allow-lost-workers")
@@ -435,7 +435,7 @@ def listens(port: int) -> bool:
 
 
 @pytest.mark.long
-def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
+def test_only_workers_with_the_token_can_join(clips: Path, tmp_path: Path) -> None:
     environ = {**os.environ, credentials.TOKEN: TOKEN}
     results = tmp_path / "r"
     with serve(*PACED) as host, pytest.MonkeyPatch.context() as patch:
@@ -446,7 +446,7 @@ def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
         try:
             patch.delenv(credentials.TOKEN)
             wait_until(lambda: listens(fleet.port), "the master")
-            # One without a token, and one with another: neither is told anything, and the worker is told why.
+            # A stranger without a token gets no reply. A worker with another token is told why.
             with rogue(fleet.port, "stranger") as unknown:
                 unknown.send("client_ready", __version__)
                 assert unknown.hears("ack", 3) is None
@@ -476,7 +476,7 @@ def test_a_token_lets_in_those_who_have_it(clips: Path, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("named", [(), ("--master-bind-host=",)])
-def test_without_a_token_a_master_hears_its_own_machine(clips: Path, tmp_path: Path, named: tuple[str, ...]) -> None:
+def test_master_without_a_token_listens_only_on_loopback(clips: Path, tmp_path: Path, named: tuple[str, ...]) -> None:
     words: list[str | Path] = ["--data", clips, "-u", "1", "--requests", "3", "--expect-workers", "1", *named]
     with serve(*PACED) as host:
         fleet = Fleet(host, tmp_path / "r", *words)
@@ -493,8 +493,8 @@ def test_without_a_token_a_master_hears_its_own_machine(clips: Path, tmp_path: P
     assert "no fleet token: only workers of this machine can join" in done.err
 
 
-def test_a_worker_that_connects_ends_where_nobody_listens_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locust asks for an answer sixty times, each time for five seconds."""
+def test_worker_ends_if_its_master_no_longer_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locust waits sixty times for a reply, five seconds each."""
     monkeypatch.setattr(fleet_socket, "WORD_AFTER_S", 0.01)
     monkeypatch.setattr(fleet_socket, "SILENT_S", 0.05)
     worker = SimpleNamespace(retry=0, master_host="127.0.0.1", master_port=free_port())

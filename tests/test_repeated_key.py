@@ -84,8 +84,8 @@ HANDSHAKES = [
 
 @contextmanager
 def parrot() -> Iterator[str]:
-    """The address of a server that gives each request, and each session, the next of its answers. A trial request takes
-    one more."""
+    """The URL of a server that gives each request and each session the next response. The first response serves the
+    trial request."""
     answers, sessions, handshakes = iter([ANSWERS[0], *ANSWERS]), iter(SESSIONS), iter(HANDSHAKES)
     lists = {
         "/v1/models": json.dumps({"data": [{"id": "default"}, {"id": f"m-{KEY}"}], KEY: KEY}),
@@ -122,7 +122,7 @@ def parrot() -> Iterator[str]:
             upgrade = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
             self.wfile.write(f"HTTP/1.1 101 {KEY}\r\n{FIELDS}{upgrade}\r\n".encode() + CREATED)
             begun = b""
-            while len(begun) < 2000:  # some audio has come
+            while len(begun) < 2000:  # some audio has arrived
                 begun += self.connection.recv(1 << 16)
             self.wfile.write(b"".join([*messages, frame(8, struct.pack(">H", 1000) + KEY.encode())]))
             while self.connection.recv(1 << 16):
@@ -140,7 +140,7 @@ def holding_the_key(folder: Path) -> list[str]:
     return [str(file) for file in folder.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
 
 
-def test_a_key_that_the_server_repeats_over_http_is_kept_nowhere(clips: Path, tmp_path: Path) -> None:
+def test_key_repeated_by_the_server_over_http_is_stored_nowhere(clips: Path, tmp_path: Path) -> None:
     words = ("--loglevel", "DEBUG", "--requests", str(len(ANSWERS)), "--csv", str(tmp_path / "rows"))
     with parrot() as host, ui("one process", host, clips, tmp_path, *words, preflight=True, OPENAI_API_KEY=KEY) as page:
         page.start(user_count=1)
@@ -154,7 +154,7 @@ def test_a_key_that_the_server_repeats_over_http_is_kept_nowhere(clips: Path, tm
     assert holding_the_key(tmp_path) == []
 
 
-def test_a_key_that_the_server_repeats_in_sessions_is_kept_nowhere(clips: Path, tmp_path: Path) -> None:
+def test_key_repeated_by_the_server_in_sessions_is_stored_nowhere(clips: Path, tmp_path: Path) -> None:
     number = len(SESSIONS) + len(HANDSHAKES)
     words = ("-u", "1", "--requests", str(number), "--api", "realtime", "--pace", "0", "--loglevel", "DEBUG")
     with parrot() as host:
@@ -167,7 +167,7 @@ def test_a_key_that_the_server_repeats_in_sessions_is_kept_nowhere(clips: Path, 
     assert holding_the_key(tmp_path) == []
 
 
-def test_a_key_that_the_server_repeats_is_in_no_message_before_a_test() -> None:
+def test_key_repeated_by_the_server_is_in_no_message_before_a_test() -> None:
     with parrot() as host:
         with pytest.raises(InputError) as refused:
             flush_cache(host, {}, Intake([KEY]), Transport())

@@ -1,4 +1,4 @@
-"""--repeats: each run has a folder of its own, and the spread of their figures is printed."""
+"""--repeats: each run has its folder, and the spread of the metrics is printed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from harness.serving import serve
         (["-u", "3", "--repeats=2"], 2, ["-u", "3"]),
     ],
 )
-def test_the_option_is_taken_out(words: list[str], times: int, left: list[str]) -> None:
+def test_repeats_option_is_removed_from_the_command(words: list[str], times: int, left: list[str]) -> None:
     assert take_repeats(words) == (times, left)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "1000", ""])
-def test_a_number_that_is_none(value: str) -> None:
+def test_invalid_number_of_repeats_is_refused(value: str) -> None:
     with pytest.raises(InputError, match="--repeats takes a whole number"):
         take_repeats(["--repeats", value])
 
 
 class Ended(NamedTuple):
-    """How the runs of a series end, by their exit code and their files, and whether the series goes on."""
+    """How the runs of a series end (exit code and files), and whether the series continues."""
 
     code: int
     changes: dict[str, Any]
@@ -58,7 +58,7 @@ class Ended(NamedTuple):
     ],
     ids=["the verdict's code", "failures", "another code", "records are missing"],
 )
-def test_the_series_goes_on_where_the_exit_code_is_that_of_the_verdict(
+def test_series_continues_if_the_exit_code_is_that_of_the_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: Ended
 ) -> None:
     def run_once(command: Sequence[str]) -> tuple[int, int]:
@@ -73,11 +73,11 @@ def test_the_series_goes_on_where_the_exit_code_is_that_of_the_verdict(
 
 @pytest.mark.long
 @pytest.mark.parametrize("fleet", [(), ("--processes", "2")], ids=["one process", "fleet"])
-def test_two_runs_and_their_spread(tmp_path: Path, fleet: tuple[str, ...]) -> None:
+def test_two_runs_print_their_spread(tmp_path: Path, fleet: tuple[str, ...]) -> None:
     clips = prepare_clips(tmp_path / "clips", {f"clip{n}": 0.5 for n in range(4)})
     words = ("--headless", "-u", "2", "--requests", "20", "--only-summary", "--no-preflight", "--data", str(clips))
     with serve("--engine", "scripted", "--tokens", "3", "--ttft-ms", "20", "--itl-ms", "5") as host:
-        env = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}  # which importing Locust here has set
+        env = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}  # the import of Locust in this process set it
         command = [sys.executable, "-m", "asr_load.main", "run", "--repeats", "2", *words, *fleet]
         command += ["--host", host, "--results", str(tmp_path / "r")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=env)

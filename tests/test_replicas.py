@@ -1,4 +1,4 @@
-"""Several servers behind one name, what a busy one refuses, and a connection for each request: whole runs."""
+"""Several servers behind one name, retries when a server is busy, and a connection per request: complete runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def place(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def test_users_are_spread_over_replicas_and_each_has_its_share(clips: Path, tmp_path: Path) -> None:
+def test_users_are_spread_evenly_over_replicas(clips: Path, tmp_path: Path) -> None:
     slow = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "1000", "--itl-ms", "3")
     with serve(*FAST) as one, serve(*slow) as other:
         upstream = f"{place(one)},{place(other)}"
@@ -42,7 +42,7 @@ def test_users_are_spread_over_replicas_and_each_has_its_share(clips: Path, tmp_
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_address_of_a_name_is_used(clips: Path, tmp_path: Path, workers: int) -> None:
-    """By one process, and by a fleet of which each worker has one user."""
+    """In one process, and in a fleet in which each worker has one user."""
     (tmp_path / "hosts").write_text("127.0.0.1 speech.example\n127.0.0.2 speech.example\n")
     hosts = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(tmp_path / "hosts")]
     if shutil.which("unshare") is None or subprocess.run([*hosts, "true"], capture_output=True, check=False).returncode:
@@ -58,7 +58,7 @@ def test_every_address_of_a_name_is_used(clips: Path, tmp_path: Path, workers: i
     assert [row["n"] >= 4 for row in done.summary["by_replica"]] == [True, True]
 
 
-def test_a_replica_that_is_gone_is_said(clips: Path, tmp_path: Path) -> None:
+def test_unreachable_replica_is_reported(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as one, serve(*FAST) as other:
         nobody = f"127.0.0.1:{free_port()}"
         upstream = ",".join((place(one), nobody, place(other)))
@@ -68,7 +68,7 @@ def test_a_replica_that_is_gone_is_said(clips: Path, tmp_path: Path) -> None:
     assert {row["address"] for row in done.summary["by_replica"]} == {place(one), place(other)}
 
 
-def test_a_new_connection_for_each_request_is_shown_beside_ttft(clips: Path, tmp_path: Path) -> None:
+def test_connection_times_are_reported_separately_from_ttft(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", "-u", "2", "--requests", "6", "--connections", "new")
     assert done.summary["connections"]["opened"] == done.summary["connect"]["n"] == 6
@@ -81,7 +81,7 @@ BUSY = b"HTTP/1.1 429 No\r\n%bContent-Length: 4\r\n\r\nbusy"
 WAIT = b"Retry-After: 1\r\n"
 
 
-def test_what_a_busy_server_refuses_is_sent_again_and_each_try_is_a_record(clips: Path, tmp_path: Path) -> None:
+def test_retries_of_429_wait_and_each_attempt_has_a_record(clips: Path, tmp_path: Path) -> None:
     answers = [BUSY % WAIT, BUSY % WAIT, answer("a", length=True), answer("b", length=True)]
     with canned(answers) as (host, asked):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--retries", "2")
@@ -89,7 +89,7 @@ def test_what_a_busy_server_refuses_is_sent_again_and_each_try_is_a_record(clips
     assert told == [("http_429", 0, None), ("http_429", -1, 0), ("ok", -2, 0), ("ok", 1, None)]
     times = [record["started_at"] for record in done.records]
     assert times[1] - times[0] >= 1
-    assert done.records[2]["ttft"] < times[2] - times[0]  # the waiting is in none
+    assert done.records[2]["ttft"] < times[2] - times[0]  # the wait is in no latency
     assert done.summary["sent_again"] == 2
     assert "Sent again: 2 requests that a busy server had refused; each try counts as one" in done.out
     assert len({request.split(b"X-Clip-Id: ")[1].split(b"\r\n")[0] for request in asked[:3]}) == 1
@@ -109,7 +109,7 @@ class Impatient(asr_load.SpeechUser):
 """
 
 
-def test_a_user_that_does_not_wait_to_send_again_loses_no_record(clips: Path, tmp_path: Path) -> None:
+def test_user_that_aborts_a_retry_loses_no_record(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "impatient.py").write_text(IMPATIENT)
     with canned([BUSY % WAIT, answer("a", length=True)]) as (host, _):
         words = ("-f", tmp_path / "impatient.py", "-u", "1", "--requests", "2", "--retries", "2")
@@ -119,8 +119,10 @@ def test_a_user_that_does_not_wait_to_send_again_loses_no_record(clips: Path, tm
 
 
 @pytest.mark.parametrize(("busy", "words"), [(WAIT, []), (b"", ["--retries", "3"])])
-def test_what_is_refused_is_not_sent_again_unasked(clips: Path, tmp_path: Path, busy: bytes, words: list[str]) -> None:
-    """By default, or where the server did not say when."""
+def test_429_is_not_retried_without_the_option_or_retry_after(
+    clips: Path, tmp_path: Path, busy: bytes, words: list[str]
+) -> None:
+    """Requests are not retried by default, nor if the server sends no Retry-After."""
     with canned([BUSY % busy, answer("a", length=True)]) as (host, _):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", *words)
     assert [record["outcome"] for record in done.records] == ["http_429", "ok"]
@@ -139,7 +141,9 @@ def test_what_is_refused_is_not_sent_again_unasked(clips: Path, tmp_path: Path, 
         (["--http-version", "2"], "argument --http-version: invalid choice: '2'"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(clips: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_invalid_upstream_and_retries_give_a_one_line_error(
+    clips: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
     done = run("http://127.0.0.1:9", clips, tmp_path / "r", *words)
     assert done.code == 2
     assert f"error: {said}" in done.err
@@ -147,7 +151,7 @@ def test_what_is_wrong_is_said_in_one_line(clips: Path, tmp_path: Path, words: l
     assert "Traceback" not in done.err
 
 
-def test_several_hosts_in_one_word(clips: Path, tmp_path: Path) -> None:
+def test_several_hosts_in_host_name_the_upstream_option(clips: Path, tmp_path: Path) -> None:
     done = run("http://a:1,http://b:2", clips, tmp_path / "r")
     assert done.code == 2
     assert "--upstream HOST:PORT,HOST:PORT names its replicas" in done.err

@@ -1,4 +1,4 @@
-"""The text that a run ends with."""
+"""The text printed at the end of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def printed(folder: Path, capsys: pytest.CaptureFixture[str], *records: Record) 
     return capsys.readouterr().out.splitlines()
 
 
-def test_the_first_lines_are_those_of_the_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_starts_with_totals_averages_and_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(tmp_path, capsys, record(1, ttft=0.4, e2el=0.6), record(0), failure(2, "http_503"))
     assert lines[1:8] == [
         "=== ASR Benchmark Summary ===",
@@ -37,7 +37,7 @@ def test_the_first_lines_are_those_of_the_seed(tmp_path: Path, capsys: pytest.Ca
     ]
 
 
-def test_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_prints_tables_accuracy_and_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "\n".join(printed(tmp_path, capsys, record(0), record(1, audio_s=7.0, text="he sad"), failure(2, "cut")))
     for part in ("TTFT", "ITL", "TPOT", "E2E", "RTF", "By length of the clip", "5 to 10"):
         assert part in text
@@ -50,7 +50,7 @@ def test_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in text
 
 
-def test_nothing_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_without_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(tmp_path, capsys, failure(0, "connect"))
     assert lines[2:7] == [
         "Nothing succeeded: 1× http://127.0.0.1:1: why: is the server running there? (--ready-timeout waits)",
@@ -61,13 +61,13 @@ def test_nothing_succeeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-def test_many_requests_are_not_all_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_20_requests_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(tmp_path, capsys, *(record(n) for n in range(25)))
     assert sum(line.startswith("[") for line in lines) == 20
     assert f"… 5 more in {tmp_path / 'records.jsonl'}" in lines
 
 
-def test_what_is_not_known_is_not_shown_as_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_values_are_printed_as_not_available(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "\n".join(printed(tmp_path, capsys, record(0, output_tokens_source="chunks", finish_reason="length")))
     assert "n/a tokens/s, n/a tokens per chunk" in text
     assert "tokens=n/a" in text

@@ -1,4 +1,4 @@
-"""report.html: what is on the page, of runs of every kind."""
+"""report.html: the contents of the page, for runs of every kind."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def data_of(page: str) -> dict[str, object]:
     ],
     ids=["none", "one", "failures", "no audio", "warm-up", "unfinished", "nothing told"],
 )
-def test_every_run_has_a_page(records: list[Record]) -> None:
+def test_every_run_has_a_report(records: list[Record]) -> None:
     page = page_of(records)
     assert page.startswith("<!doctype html>")
     assert page.rstrip().endswith("</html>")
 
 
-def test_what_servers_and_data_say_is_text() -> None:
+def test_texts_of_servers_and_data_are_escaped() -> None:
     bad = failure(1, "stream_error", error=MARKUP)
     records = [record(0, clip=MARKUP, text=MARKUP, reference="he said"), bad]
     info = {"model": MARKUP, "metadata": {MARKUP: MARKUP}, "stages": [(1000.5, MARKUP)], "data": MARKUP}
@@ -67,7 +67,7 @@ def test_what_servers_and_data_say_is_text() -> None:
     assert course_of["places"] == [{"name": MARKUP, "at": 0.5}]
 
 
-def test_the_first_screen() -> None:
+def test_report_header_has_options_tiles_and_lost_workers() -> None:
     slos = ["ttft:p95:100", "errors:rate:0.5", "itl:p99:500", "wer:mean:0.1"]
     lost = worker_info(worker=1, ended=False, lost_at=1002.0, health=None)
     page = page_of([record(n) for n in range(3)], slos=slos, workers=[worker_info(), lost], metadata={"gpu": "H100"})
@@ -81,28 +81,28 @@ def test_the_first_screen() -> None:
     assert places == [{"name": "worker 1 lost", "at": 2.0}]
 
 
-def test_the_course_of_a_run() -> None:
+def test_course_has_one_point_per_slice() -> None:
     records = [record(0), record(1), failure(2, "http_503", ended_at=1002.5), record(4, text="")]
     info = run_info(users=[(999.0, 3), (1002.0, 5)])
     points = course(records, info, 1)
-    # What is left after whole seconds, and is less than half of one, is in the last.
+    # The rest after whole seconds, if shorter than half a second, belongs to the last point.
     assert [point["successes_per_s"] for point in points] == [1.0, 1.0, 0.0, pytest.approx(1 / 1.41)]
     assert points[2]["failures_per_s"] == {"http_503": 1.0}
     assert points[0]["ttft"] == {"p50": 200.0, "p95": 200.0, "p99": 200.0}
     assert points[2]["ttft"]["p50"] is None
     assert [point["users"] for point in points][:3] == [3, 5, 5]
-    # A request of 0.41 s in a second, and one of half a second that failed.
+    # A request of 0.41 s in one second, and a failed one of 0.5 s.
     assert [round(point["in_flight"], 2) for point in points][:3] == [0.41, 0.41, 0.5]
     assert course([], info, 1) == []
     assert width_for(3600, 300) == 15
 
 
-def test_how_many_were_in_flight() -> None:
+def test_requests_in_flight_at_each_start() -> None:
     records = [record(n, started_at=1000.0 + n / 10, stream_end=0.25) for n in range(4)]
     assert in_flight_at_start(records).tolist() == [1, 2, 3, 3]
 
 
-def test_latency_against_length() -> None:
+def test_fit_of_latency_against_audio_length() -> None:
     records = [record(n, audio_s=float(n), ttft=0.1 + 0.02 * n) for n in range(1, 9)]
     found = fit("ttft", records)
     assert found is not None
@@ -111,8 +111,8 @@ def test_latency_against_length() -> None:
     assert fit("ttft", [record(n) for n in range(8)]) is None
 
 
-def test_a_latency_that_does_not_grow_with_length_has_no_cost_of_audio() -> None:
-    """Over many runs, noise gives no cost, and least of all one below 0; a real cost is found."""
+def test_fit_finds_no_cost_of_audio_in_noise() -> None:
+    """Noise gives no cost in nearly all runs, and never a negative one. A real cost is found."""
     costs = []
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -130,8 +130,8 @@ def test_a_latency_that_does_not_grow_with_length_has_no_cost_of_audio() -> None
     assert all(cost is None or cost > 0 for cost in costs)
 
 
-def test_a_fit_over_sorted_clips_tells_what_else_may_be_in_it() -> None:
-    """A server that takes 20 ms for each second of audio, and 10 ms more for each request than for the one before."""
+def test_fit_over_clips_sorted_by_length_is_qualified() -> None:
+    """The server takes 20 ms per second of audio, and each request takes 10 ms more than the one before."""
     lengths = np.linspace(1, 30, 100)
     slower = [record(n, audio_s=a, ttft=0.1 + 0.02 * a + 0.01 * n) for n, a in enumerate(lengths)]
     said = "(the clips are sorted by length: a trend over time may be in it)"
@@ -140,7 +140,7 @@ def test_a_fit_over_sorted_clips_tells_what_else_may_be_in_it() -> None:
     assert said not in page_of([record(n, audio_s=a, ttft=0.1 + 0.02 * a) for n, a in enumerate(shuffled)])
 
 
-def test_no_part_of_a_fitted_latency_is_below_zero() -> None:
+def test_fit_has_no_negative_part() -> None:
     convex = fit("ttft", [record(n, audio_s=1.0 + n, ttft=0.01 * (1 + n) ** 2) for n in range(30)])
     falling = fit("ttft", [record(n, audio_s=1.0 + n, ttft=1 - n / 50) for n in range(30)])
     assert convex is not None
@@ -153,7 +153,7 @@ def test_no_part_of_a_fitted_latency_is_below_zero() -> None:
     assert "+ -" not in page
 
 
-def test_three_requests_and_their_chunks() -> None:
+def test_waterfall_shows_fastest_median_and_slowest_request() -> None:
     records = [record(n, e2el=0.2 + 0.1 * n, itl=[0.1] * n, ttft=0.2) for n in range(5)]
     plot = waterfall(records)
     assert plot is not None
@@ -165,7 +165,7 @@ def test_three_requests_and_their_chunks() -> None:
     assert [row for _, row in chunks.data] == [0, 1, 1, 1, 2, 2, 2, 2, 2]
 
 
-def test_a_distribution_ends_at_its_ends() -> None:
+def test_distribution_spans_minimum_to_maximum() -> None:
     records = [record(n, ttft=0.1 * (n + 1)) for n in range(10)]
     ttft = distributions(records, ["ttft:p95:500"])[0]
     (series,) = ttft.series
@@ -173,7 +173,7 @@ def test_a_distribution_ends_at_its_ends() -> None:
     assert [mark.at for mark in ttft.places] == [500.0]
 
 
-def test_errors_by_kind_and_loops_capped() -> None:
+def test_errors_are_split_by_kind_and_capped_for_loops() -> None:
     looping = record(1, reference="a b", text="x " * 200)
     records = [record(0, reference="red green blue black", text="red grey black white"), looping]
     info = run_info()
@@ -190,7 +190,9 @@ def test_errors_by_kind_and_loops_capped() -> None:
     assert " ".join(piece.said for piece in second.pieces).split() == ["red", "green", "blue", "black"]
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_command_writes_pages_with_slices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = [run_folder(tmp_path / name, [record(n) for n in range(5)], run_info()) for name in ("a", "b")]
     monkeypatch.setattr("sys.argv", ["report.py", *map(str, folders), "--slice", "2s"])
     assert main() == 0
@@ -205,7 +207,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert "--slice takes a time like 60s" in capsys.readouterr().err
 
 
-def test_a_file_that_is_cut_and_one_that_is_none(tmp_path: Path) -> None:
+def test_truncated_records_file_is_read_and_a_broken_one_refused(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", [record(n) for n in range(5)], run_info())
     lines = (folder / RECORDS).read_bytes()
     (folder / RECORDS).write_bytes(lines[:-20])
@@ -219,14 +221,14 @@ def test_a_file_that_is_cut_and_one_that_is_none(tmp_path: Path) -> None:
         read_finished(folder)
 
 
-def test_a_page_is_small_however_long_the_run() -> None:
+def test_size_of_the_page_does_not_grow_with_the_run() -> None:
     few = [record(n, started_at=1000.0 + n * 0.7, clip=f"clip{n % 50}") for n in range(6000)]
-    # The size of the data in it does not go with the number of requests.
+    # The size of its data does not depend on the number of requests.
     assert len(page_of(few)) < min(1_500_000, len(page_of(few[:600])) + 150_000)
 
 
 def test_percentiles_of_few_requests_are_faint_in_every_table() -> None:
-    """A p95 of nineteen values, a p90 of nine and a p99 of ninety-nine are hardly more than their maximum."""
+    """A p95 of 19 values, a p90 of 9 or a p99 of 99 is little more than their maximum."""
     for count, p95 in ((19, True), (20, False)):
         page = page_of([record(n) for n in range(count)], stages=[(999.0, "one")])
         tables = page[page.index("<h2>Tables</h2>") : page.index("<h2>Options and versions")]
@@ -238,7 +240,7 @@ def test_percentiles_of_few_requests_are_faint_in_every_table() -> None:
             "By length of the clip",
         ):
             body = tables[tables.index(f"<h3>{title}</h3>") :]
-            # A row over time has the requests of one second; a row of the others has all of them.
+            # A row of "Over time" covers one second; a row of the other tables covers all requests.
             faint = body[: body.index("</table>")].count("faint")
             assert (faint >= 2) is (p95 or title == "Over time")
     summary = summarise([record(n) for n in range(9)], run_info())

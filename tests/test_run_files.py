@@ -1,4 +1,4 @@
-"""What a run says of how it was asked for: in run.json, in summary.json and on the console, and never a secret."""
+"""How a run was started: in run.json, summary.json and on the console, without secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.ui import ui
 PASSWORD = "very-hush-4711"
 
 
-def test_how_a_run_was_asked_for(clips: Path, tmp_path: Path) -> None:
+def test_run_files_record_options_and_metadata(clips: Path, tmp_path: Path) -> None:
     words = ("-u", "3", "--requests", "6", "--metadata", "gpu=H100", "--metadata", "tp=2", "--api-key", PASSWORD)
     report = ("--html", str(tmp_path / "report.html"))
     with serve(*FAST) as host:
@@ -41,7 +41,7 @@ def test_how_a_run_was_asked_for(clips: Path, tmp_path: Path) -> None:
     assert PASSWORD not in done.out + done.err + "".join(file.read_text() for file in done.results.iterdir())
 
 
-def test_a_run_of_a_later_version_is_not_misread(clips: Path, tmp_path: Path) -> None:
+def test_run_of_a_later_format_is_refused(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1")
     file = done.results / "run.json"
@@ -50,7 +50,7 @@ def test_a_run_of_a_later_version_is_not_misread(clips: Path, tmp_path: Path) ->
         read_run(done.results)
 
 
-def test_an_endpoint_behind_a_gateway(clips: Path, tmp_path: Path) -> None:
+def test_endpoint_of_a_gateway_is_requested(clips: Path, tmp_path: Path) -> None:
     with canned([answer("a", length=True)] * 2) as (host, asked):
         words = ("-u", "1", "--requests", "2", "--endpoint", "/speech/v1/chat/completions?api-version=2")
         done = run(host, clips, tmp_path / "r", *words)
@@ -59,7 +59,7 @@ def test_an_endpoint_behind_a_gateway(clips: Path, tmp_path: Path) -> None:
     assert ("POST", "/speech/v1/chat/completions") in done.rows
 
 
-def test_a_password_in_the_address_becomes_a_header_and_nothing_else(clips: Path, tmp_path: Path) -> None:
+def test_password_in_host_is_sent_as_a_header_and_stored_nowhere(clips: Path, tmp_path: Path) -> None:
     body = json.dumps({"error": {"message": f"no such user: {PASSWORD}"}})
     refusal = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
     with canned([refusal] * 2) as (host, asked):
@@ -77,8 +77,8 @@ def test_a_password_in_the_address_becomes_a_header_and_nothing_else(clips: Path
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["one process", "master and workers"])
-def test_a_password_goes_with_its_address_from_test_to_test(clips: Path, tmp_path: Path, kind: str) -> None:
-    """The page shows the address without it, and so the form sends it for the second test; another has none."""
+def test_password_of_a_host_is_kept_for_that_host_between_tests(clips: Path, tmp_path: Path, kind: str) -> None:
+    """The page shows the host without it, so the form sends it that way for the second test. Another host gets none."""
     with serve(*FAST, "--api-key", "sk-x") as host:
         address = host.replace("://", f"://me:{PASSWORD}@")
         with ui(kind, address, clips, tmp_path, workers=("--host", address)) as page:
@@ -91,7 +91,7 @@ def test_a_password_goes_with_its_address_from_test_to_test(clips: Path, tmp_pat
     assert headers == [["Authorization"], ["Authorization"], []]
 
 
-def test_metadata_in_each_row_of_the_streaming_csv(clips: Path, tmp_path: Path) -> None:
+def test_streaming_csv_has_metadata_in_each_row(clips: Path, tmp_path: Path) -> None:
     with (
         serve(*FAST) as host,
         ui("one process", host, clips, tmp_path, "--metadata", "gpu=H100", "--requests", "4") as page,
@@ -103,8 +103,8 @@ def test_metadata_in_each_row_of_the_streaming_csv(clips: Path, tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_a_worker_has_secrets_of_its_own_or_takes_no_part(clips: Path, tmp_path: Path) -> None:
-    """Test after test: the master's key is sent to no worker, and nobody measures answers of 401."""
+def test_worker_without_the_secrets_takes_no_part(clips: Path, tmp_path: Path) -> None:
+    """This holds for each test: the master sends its key to no worker, and nobody measures 401 responses."""
     with (
         serve(*FAST, "--api-key", PASSWORD) as host,
         ui("master and workers", host, clips, tmp_path, "--api-key", PASSWORD, "--loglevel", "DEBUG") as page,

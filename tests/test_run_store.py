@@ -1,4 +1,4 @@
-"""When a fleet has come to rest, as its store knows it."""
+"""The run store: when the fleet is idle, and the records that it writes."""
 
 from __future__ import annotations
 
@@ -28,33 +28,31 @@ def store(clips: Path, tmp_path: Path) -> Iterator[RunStore]:
     made.close()
 
 
-def test_a_fleet_is_quiet_when_all_have_said_so_and_their_records_are_here(store: RunStore, clips: Path) -> None:
+def test_fleet_is_quiet_when_all_reported_and_all_records_arrived(store: RunStore, clips: Path) -> None:
     now = time.time()
     ids = sorted(Shards(clips).ids())
     store.update_worker(worker_info(worker=0, started=1, recorded=1))
     store.add_records([encode_record(record(0, clip=ids[0], started_at=now))], worker_info())
     moment = time.monotonic()
-    assert not store.quiet_since(moment)  # that was before
+    assert not store.quiet_since(moment)  # its report is older than that
     store.update_worker(worker_info(worker=0, started=2, recorded=1))
-    assert not store.quiet_since(moment)  # one is in flight
+    assert not store.quiet_since(moment)  # one request is in flight
     store.update_worker(worker_info(worker=0, started=2, recorded=2))
-    assert not store.quiet_since(moment)  # its record is on its way
+    assert not store.quiet_since(moment)  # its record has not arrived
     store.add_records(
         [encode_record(record(1, clip="of another set", started_at=now))], worker_info()
-    )  # it has come, though it is refused
+    )  # it has arrived, though it is rejected
     assert store.quiet_since(moment)
 
 
-def test_a_line_is_written_as_it_came(store: RunStore, clips: Path) -> None:
+def test_record_line_is_written_unchanged(store: RunStore, clips: Path) -> None:
     sent = record(0, clip=min(Shards(clips).ids()), started_at=time.time())
-    line = encode_record(sent).replace(b":", b": ", 1)  # none of our own encoder's
+    line = encode_record(sent).replace(b":", b": ", 1)  # different from what our encoder writes
     store.add_records([line], worker_info())
     assert store.file.path.read_bytes() == line + b"\n"
 
 
-def test_nobody_waits_for_a_worker_that_is_lost_or_never_had_a_part(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_or_late_worker_is_not_waited_for(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.update_worker(worker_info(worker=0, started=1, recorded=0))
     moment = time.monotonic()
     store.update_worker(expected(1, "late"))
@@ -66,9 +64,7 @@ def test_nobody_waits_for_a_worker_that_is_lost_or_never_had_a_part(
     assert store.quiet_since(moment)
 
 
-def test_what_is_read_from_a_lost_workers_file_is_in_records_jsonl(
-    store: RunStore, clips: Path, tmp_path: Path
-) -> None:
+def test_records_read_from_a_lost_workers_file_are_appended(store: RunStore, clips: Path, tmp_path: Path) -> None:
     sent = [record(n, clip=min(Shards(clips).ids()), worker=1, started_at=time.time()) for n in range(3)]
     kept = RecordFile(tmp_path / "worker-001.jsonl")
     for each in sent:
@@ -85,21 +81,21 @@ def test_what_is_read_from_a_lost_workers_file_is_in_records_jsonl(
         assert any("lost 0 s after the start: 2 of its records were read" in why for why in again.validity.reasons)
 
 
-def test_a_report_of_a_test_that_still_runs_appends_nothing_to_its_records(tmp_path: Path) -> None:
+def test_report_of_a_running_test_appends_no_records(tmp_path: Path) -> None:
     run_folder(tmp_path, [record(0)], run_info(ended=False, workers=[worker_info(ended=False)]))
     with (tmp_path / RECORDS).open("ab") as file:
         file.write(b'{"clip": "half')
     before = (tmp_path / RECORDS).read_bytes()
     (tmp_path / "worker-000.jsonl").write_bytes(b"".join(encode_record(record(n)) + b"\n" for n in range(2)))
     with (tmp_path / RECORDS).open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # as the test's own process has it
+        fcntl.flock(file, fcntl.LOCK_EX)  # as the process of the test does
         assert summarise_folder(tmp_path).requests.total == 2
         assert (tmp_path / RECORDS).read_bytes() == before
     assert summarise_folder(tmp_path).requests.total == 2
     assert (tmp_path / RECORDS).read_bytes() == (tmp_path / "worker-000.jsonl").read_bytes()
 
 
-def test_a_process_that_writes_records_keeps_others_from_appending(tmp_path: Path) -> None:
+def test_process_that_writes_records_locks_the_file(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / RECORDS)
     assert not append_lines(tmp_path / RECORDS, [b"{}"])
     file.close()

@@ -1,6 +1,6 @@
-"""Error rates of languages and scripts, worked out by hand: what counts as a word, as a character, and as neither."""
+"""Error rates of languages and scripts, computed by hand: what counts as a word, a character, or neither."""
 
-# ruff: noqa: RUF001  # punctuation as Chinese and Japanese have it
+# ruff: noqa: RUF001  # Chinese and Japanese punctuation
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ UNSPACED = [
     ("th", "สวัสดีครับ วันนี้อากาศดี", "สวัสดีครับวันนี้อากาศดี", 0, 23),
     ("th", "สวัสดีครับ วันนี้อากาศดี", "สวัสดีครับ วันนีอากาศดี", 1, 23),  # a tone mark
     ("km", "ខ្ញុំ\u200bទៅ\u200bផ្ទះ", "ខ្ញុំទៅផ្ទះ។", 0, 11),
-    ("en", "今天天气很好", "今天天气，很好。", 0, 6),  # whatever the set says
+    ("en", "今天天气很好", "今天天气，很好。", 0, 6),  # whatever the data set's language is
 ]
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("case", UNSPACED)
-def test_cer_of_languages_without_spaces_counts_letters_only(
+def test_cer_of_languages_without_spaces_counts_only_letters(
     case: tuple[str, str, str, int, int], normalizer: str
 ) -> None:
     language, said, heard, wrong, of = case
@@ -76,7 +76,7 @@ def test_wrong_vowel_signs_count_and_optional_ones_do_not(
 ) -> None:
     language, said, heard, wer, cer = case
     if language == "en" and normalizer == "basic" and "cafe " in heard:
-        wer, cer = Fraction(2, 4), Fraction(3, 16)  # the basic normalizer keeps the accents of alphabets
+        wer, cer = Fraction(2, 4), Fraction(3, 16)  # the basic normalizer keeps accents in alphabets
     found = counts(said, heard, Scoring(language, normalizer))
     assert (Fraction(found.wer.errors, found.wer.units), Fraction(found.cer.errors, found.cer.units)) == (wer, cer)
 
@@ -89,7 +89,7 @@ def test_wrong_vowel_signs_count_and_optional_ones_do_not(
         ("vi", "tiếng Việt"), ("ja", "ガラス"), ("ar", "آدم"), ("fr", "élève"), ("en", "café"),
     ],
 )  # fmt: skip
-def test_precomposed_and_decomposed_text_is_equal(language: str, text: str, normalizer: str) -> None:
+def test_composed_and_decomposed_text_is_equal(language: str, text: str, normalizer: str) -> None:
     apart = unicodedata.normalize("NFD", text)
     for said, heard in ((text, apart), (apart, text)):
         assert measure([(said, heard)], Scoring(language, normalizer)).cer == 0
@@ -99,7 +99,7 @@ def test_precomposed_and_decomposed_text_is_equal(language: str, text: str, norm
 @pytest.mark.parametrize(
     "text", ["Crème brûlée, s'il vous plaît!", "Živjeli [smijeh] đak", "за́мок", "İzmir", "ọ̀rọ̀", "ok 👍️"]
 )
-def test_text_in_alphabets_is_normalised_as_whisper_does(text: str, normalizer: str) -> None:
+def test_text_in_alphabets_is_normalised_as_by_whisper(text: str, normalizer: str) -> None:
     from whisper_normalizer.basic import BasicTextNormalizer
 
     assert normalise(text, text, Scoring("fr", normalizer)) == " ".join(BasicTextNormalizer()(text).split())
@@ -119,7 +119,7 @@ def test_text_in_alphabets_is_normalised_as_whisper_does(text: str, normalizer: 
         ("zh", "今天", "whisper", "basic"),
     ],
 )
-def test_the_variant_of_the_normalizer_is_named(language: str, reference: str, normalizer: str, variant: str) -> None:
+def test_normalizer_variant_is_named(language: str, reference: str, normalizer: str, variant: str) -> None:
     assert variants([reference, reference, "..."], Scoring(language, normalizer)) == {variant: 2}
     assert variants([reference], Scoring(language, "none")) == {}
     records = [record(n, reference=reference, text=reference) for n in range(2)]
@@ -128,13 +128,13 @@ def test_the_variant_of_the_normalizer_is_named(language: str, reference: str, n
     assert rates_line(summary).endswith(f"over 2 transcripts (normaliser: {normalizer}); variant: {variant}")
 
 
-def test_several_variants_are_counted() -> None:
+def test_several_normalizer_variants_are_counted() -> None:
     pairs = ["he said", "今天天气很好", "she said"]
     summary = summarise([record(n, reference=text, text=text) for n, text in enumerate(pairs)], run_info())
     assert rates_line(summary).endswith("(normaliser: whisper); variants: English (2), basic (1)")
 
 
-def test_slos_search_comparison_and_live_sample_count_letters_only() -> None:
+def test_slos_search_comparison_and_live_sample_count_only_letters() -> None:
     scoring = Scoring("Chinese")
     pairs = [("他 说 明 天 会 下 雨", "他说：明天会下雨！"), ("今天天气很好", "今天天气真好。")]  # 1 wrong of 13
     records = [record(n, clip=f"clip{n % 2}", reference=said, text=heard) for n, (said, heard) in enumerate(pairs * 20)]
@@ -174,18 +174,18 @@ NOTES = [
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS[:3])
 @pytest.mark.parametrize(("said", "heard"), NOTES)
-def test_notes_in_brackets_do_not_make_a_short_transcript_run_away(said: str, heard: str, normalizer: str) -> None:
+def test_bracketed_notes_do_not_make_a_short_transcript_a_runaway(said: str, heard: str, normalizer: str) -> None:
     found = counts(said, heard, Scoring("en", normalizer))
     assert (found.wer.errors, found.cer.errors) == (0, 0)
 
 
-def test_a_transcript_that_runs_away_is_all_wrong_in_words_and_characters_apart() -> None:
+def test_runaway_transcript_is_all_wrong_in_words_or_characters() -> None:
     ten, eleven = counts("yes", "yes " * 10, Scoring()), counts("yes", "yes " * 11, Scoring())
     assert (ten.wer.insertions, ten.wer.substitutions) == (9, 0)
     assert (eleven.wer.insertions, eleven.wer.substitutions) == (10, 1)
-    # "yes " * 9 has 35 characters, more than ten times the three of "yes", and nine words.
+    # "yes " * 9 has 35 characters, more than ten times the three of "yes", but only nine words.
     nine = counts("yes", "yes " * 9, Scoring())
     assert (nine.wer.insertions, nine.wer.substitutions) == (8, 0)
     assert (nine.cer.insertions, nine.cer.substitutions) == (32, 3)
-    # One word to a split by spaces, and not too long in characters.
+    # Split by spaces, it has one word per character; in characters it is not too long.
     assert counts("今天天气很好", "今 天 天 气 很 好 吗", Scoring("zh")).cer.errors == 1

@@ -1,4 +1,4 @@
-"""The search for capacity as real processes, against a server whose capacity is known."""
+"""The search for capacity with real processes, against a server of known capacity."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SLOTS, SERVICE_S = 5, 0.2
 SCRIPT = ("--engine", "scripted", "--tokens", "5", "--ttft-ms", "160", "--itl-ms", "10")
 SERVER = (*SCRIPT, "--slots", str(SLOTS))
 SLO = "ttft:p90:260"
-"""Half a service time above what there is without a wait. With one stream more than slots, one in six or more waits for
-all of one."""
+"""Half a service time more than the latency without a queue. With one stream more than slots, at least one in six
+requests waits for a whole service time."""
 
 FILE = CHECKOUT / "locustfiles" / "capacity.py"
 
@@ -52,7 +52,7 @@ def last_line(done: Run) -> str:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_as_many_streams_as_the_server_has_slots(clips: Path, tmp_path: Path, workers: int) -> None:
+def test_search_finds_as_many_streams_as_slots(clips: Path, tmp_path: Path, workers: int) -> None:
     fleet, slots = processes(workers) if workers else [], 3
     with serve(*SCRIPT, "--slots", str(slots)) as host:
         done = search(host, clips, tmp_path / "r", "-u", "40", *fleet)
@@ -64,7 +64,7 @@ def test_as_many_streams_as_the_server_has_slots(clips: Path, tmp_path: Path, wo
     assert held == {1: True, 2: True, 4: False, 3: True}
     full = next(step for step in found.steps if step.load == slots)
     assert full.requests_per_s == pytest.approx(slots / SERVICE_S, rel=0.1)
-    # Nothing was cut off between the steps, and every request has its record.
+    # No request was cut off between steps, and each has a record.
     assert {each["outcome"] for each in done.records} == {"ok"}
     assert len(done.records) == sum(worker["started"] for worker in info(done))
 
@@ -74,7 +74,7 @@ def info(done: Run) -> list[dict[str, int]]:
     return workers
 
 
-def test_the_rate_that_the_slots_can_serve_from_where_a_search_was_ended(clips: Path, tmp_path: Path) -> None:
+def test_resumed_search_finds_the_rate_of_the_slots(clips: Path, tmp_path: Path) -> None:
     rate = SLOTS / SERVICE_S
     with serve(*SERVER) as host:
         words = ("-u", "60", "--request-rate", "32", "--arrivals", "constant", "--step-time", "15")
@@ -91,7 +91,7 @@ def test_the_rate_that_the_slots_can_serve_from_where_a_search_was_ended(clips: 
 
 
 def stopped_at(host: str, clips: Path, folder: Path, words: tuple[str, ...], held: float) -> Capacity:
-    """A search with these options that was ended when it had found that this load holds."""
+    """A search with these options that was ended after this load had passed."""
     begun = locust(
         *("-f", FILE, "--host", host, "--data", clips, "--results", folder, "--slo", SLO),
         *("--allow-client-bound", *words),
@@ -112,7 +112,7 @@ def stopped_at(host: str, clips: Path, folder: Path, words: tuple[str, ...], hel
     return found
 
 
-def test_limits_that_not_even_one_stream_holds(clips: Path, tmp_path: Path) -> None:
+def test_limit_missed_by_one_stream_gives_capacity_zero(clips: Path, tmp_path: Path) -> None:
     with serve(*SERVER) as host:
         words = ("-u", "8", "--metadata", "gpu=H100")
         done = search(host, clips, tmp_path / "r", *words, slo="ttft:p95:20")
@@ -122,11 +122,11 @@ def test_limits_that_not_even_one_stream_holds(clips: Path, tmp_path: Path) -> N
     assert "=== Capacity ===\nRun: gpu=H100\n" in done.out
     assert read_capacity(done.results).metadata == {"gpu": "H100"}
     (step,) = read_capacity(done.results).steps
-    # A step that fails early is cut short.
+    # A step that clearly fails ends early.
     assert step.seconds < 20
 
 
-def test_a_server_that_dies_ends_the_search_with_what_held(clips: Path, tmp_path: Path) -> None:
+def test_dead_server_ends_the_search_with_a_lower_bound(clips: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
 
     def held() -> list[float]:
@@ -152,7 +152,7 @@ def test_a_server_that_dies_ends_the_search_with_what_held(clips: Path, tmp_path
     assert done.summary["verdict"]["reasons"] == [{"kind": "server_gone", "text": found.limited_by}]
 
 
-def test_a_bound_below_the_capacity_is_said(clips: Path, tmp_path: Path) -> None:
+def test_bound_below_the_capacity_is_reported(clips: Path, tmp_path: Path) -> None:
     with serve(*SERVER) as host:
         done = search(host, clips, tmp_path / "r", "-u", "2")
     assert done.code == 0, done.err
@@ -167,7 +167,7 @@ def test_a_bound_below_the_capacity_is_said(clips: Path, tmp_path: Path) -> None
     assert (done.results / "report.html").read_bytes() == page
 
 
-def test_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
+def test_search_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
     results, web = tmp_path / "r", free_port()
     with serve(*SERVER) as host:
         command = [sys.executable, "-m", "locust", "-f", str(FILE), "--host", host, "--data", str(clips)]
@@ -214,7 +214,9 @@ def answers(page: str) -> bool:
         (("--slo", SLO, "-u", "9", "--resume", "nowhere"), "error: nowhere holds no search: capacity.json"),
     ],
 )
-def test_bad_input(clips: Path, tmp_path: Path, words: tuple[str, ...], line: str) -> None:
+def test_invalid_search_options_give_a_one_line_error(
+    clips: Path, tmp_path: Path, words: tuple[str, ...], line: str
+) -> None:
     files = ("-f", FILE, "--data", clips, "--results", tmp_path / "r", "--loglevel", "ERROR")
     done = Run(locust(*files, *words), tmp_path / "r")
     assert done.code == 2
@@ -222,7 +224,7 @@ def test_bad_input(clips: Path, tmp_path: Path, words: tuple[str, ...], line: st
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_search_for_something_else_is_not_resumed(clips: Path, tmp_path: Path) -> None:
+def test_search_with_another_slo_is_not_resumed(clips: Path, tmp_path: Path) -> None:
     write_capacity(tmp_path, search_of({8: 8}, answer=None, host="http://127.0.0.1:30000", model="default"))
     words = ("-u", "9", "--slo", "ttft:p95:400", "--resume", tmp_path)
     done = Run(locust("-f", FILE, "--data", clips, "--results", tmp_path / "r", *words), tmp_path / "r")
@@ -244,7 +246,9 @@ def test_a_search_for_something_else_is_not_resumed(clips: Path, tmp_path: Path)
         ),
     ],
 )
-def test_what_steps_go_by_is_compared(then: dict[str, str], words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_search_with_other_settings_is_not_resumed(
+    then: dict[str, str], words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
     asked = _asked(settings(*(word for pair in then.items() for word in pair)))
     common = {"host": HOST, "model": "default", "slos": [], "data_sha256": "0"}
     write_capacity(tmp_path, search_of({8: 8}, answer=None, asked=asked, **common))
@@ -252,7 +256,7 @@ def test_what_steps_go_by_is_compared(then: dict[str, str], words: tuple[str, ..
         resumed(tmp_path, settings(*words), "0")
 
 
-def test_a_client_that_is_held_up_gives_no_answer(clips: Path, tmp_path: Path) -> None:
+def test_load_generator_that_stalls_gives_no_answer(clips: Path, tmp_path: Path) -> None:
     results = tmp_path / "r"
     results.mkdir()
     with serve(*SERVER) as host:
@@ -261,7 +265,7 @@ def test_a_client_that_is_held_up_gives_no_answer(clips: Path, tmp_path: Path) -
         ended = threading.Event()
 
         def hold_up() -> None:
-            # As a machine does whose processor others take: 150 ms out of each second.
+            # 150 ms of each second, as on a machine whose CPU others use.
             while not ended.wait(0.85):
                 process.send_signal(signal.SIGSTOP)
                 time.sleep(0.15)
