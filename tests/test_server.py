@@ -1,4 +1,4 @@
-"""The scripted server as a process: its wire format, its faults as seen on the socket, its command line."""
+"""The scripted server as a process: its wire format, its faults as seen on the socket, and its command line."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ def url() -> Iterator[str]:
 
 
 def shape(value: Any) -> Any:
-    """Keys in their order and types; of lists the first entry."""
+    """Keys in order with their types; of a list, the first entry."""
     if isinstance(value, dict):
         return [(key, shape(entry)) for key, entry in value.items()]
     if isinstance(value, list):
@@ -87,7 +87,7 @@ def flat(body: bytes) -> dict[str, Any]:
         ("continuous", {"include_usage": True, "continuous_usage_stats": True}),
     ],
 )
-def test_chat_stream_has_the_shape_of_sglang(url: str, usage: str, options: dict[str, bool] | None) -> None:
+def test_chat_stream_has_the_shape_of_sglangs(url: str, usage: str, options: dict[str, bool] | None) -> None:
     expected = kinds(dialects.sglang_chat(usage=usage))
     status, headers, body = post(url, chat_body(stream_options=options))
     assert status == 200
@@ -95,7 +95,7 @@ def test_chat_stream_has_the_shape_of_sglang(url: str, usage: str, options: dict
     assert kinds(body) == expected
 
 
-def test_transcription_stream_has_the_shape_of_sglang(url: str) -> None:
+def test_transcription_stream_has_the_shape_of_sglangs(url: str) -> None:
     answer = requests.post(
         url + "/v1/audio/transcriptions", files={"file": b"x" * 64_001}, data={"stream": "true"}, timeout=PATIENCE_S
     )
@@ -105,7 +105,7 @@ def test_transcription_stream_has_the_shape_of_sglang(url: str) -> None:
     assert plain.json() == {"text": WORDS, "usage": {"type": "duration", "seconds": 3}}
 
 
-def test_stream_says_role_text_finish_usage_done(url: str) -> None:
+def test_stream_has_role_text_finish_usage_and_done(url: str) -> None:
     _, _, body = post(url, chat_body(b"x" * 12_800))
     role, *chunks, finish, usage, done = events(body)
     assert role["choices"][0]["delta"] == {"reasoning_content": None, "role": "assistant", "content": ""}
@@ -117,7 +117,7 @@ def test_stream_says_role_text_finish_usage_done(url: str) -> None:
     assert {event["id"] for event in (role, *chunks, finish, usage)} == {role["id"]}
 
 
-def test_token_limits(url: str) -> None:
+def test_token_limits_end_the_text(url: str) -> None:
     _, _, body = post(url, chat_body(max_tokens=3))
     assert (text_of(body), kinds(body)["done"]) == ("the quick brown", "str")
     assert events(body)[-3]["choices"][0]["finish_reason"] == "length"
@@ -125,7 +125,7 @@ def test_token_limits(url: str) -> None:
     assert text_of(body) == "the quick"
 
 
-def test_plain_answer(url: str) -> None:
+def test_chat_response_that_is_not_streamed(url: str) -> None:
     status, _, body = post(url, chat_body(stream=False))
     answer = json.loads(body)
     assert (status, answer["object"]) == (200, "chat.completion")
@@ -133,13 +133,13 @@ def test_plain_answer(url: str) -> None:
     assert answer["usage"]["completion_tokens"] == 8
 
 
-def test_escapes_in_a_body_are_read(url: str) -> None:
+def test_escapes_in_a_request_body_are_decoded(url: str) -> None:
     body = json.dumps(chat_body(b"x" * 12_800)).replace("/", "\\/").replace("data:", "\\u0064ata:").encode()
     *_, usage, _ = events(post(url, body)[2])
     assert usage["usage"]["prompt_tokens"] == 10
 
 
-def test_input_audio_and_models(url: str) -> None:
+def test_input_audio_models_and_health(url: str) -> None:
     part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
     _, _, body = post(url, chat_body(messages=[{"role": "user", "content": [part]}]))
     assert text_of(body) == WORDS
@@ -165,19 +165,19 @@ def test_input_audio_and_models(url: str) -> None:
         ),
     ],
 )
-def test_bad_request_is_a_flat_400(url: str, body: dict[str, Any] | bytes, words: str) -> None:
+def test_invalid_request_gets_a_flat_400(url: str, body: dict[str, Any] | bytes, words: str) -> None:
     status, _, answer = post(url, body)
     assert status == 400
     assert words in flat(answer)["message"]
 
 
-def test_negative_limit_is_answered_as_sglang_does(url: str) -> None:
+def test_negative_token_limit_gets_sglangs_error(url: str) -> None:
     assert json.loads(post(url, chat_body(max_tokens=-1))[2]) == json.loads(
         dialects.sglang_error("max_new_tokens must be at least 0, got -1.")
     )
 
 
-def test_bad_forms_and_paths(url: str) -> None:
+def test_invalid_forms_and_paths_get_flat_errors(url: str) -> None:
     path = url + "/v1/audio/transcriptions"
     assert "no file" in flat(requests.post(path, files={"x": b"y"}, timeout=PATIENCE_S).content)["message"]
     assert "multipart" in flat(requests.post(path, data={"x": "y"}, timeout=PATIENCE_S).content)["message"]
@@ -190,13 +190,13 @@ def faulty(url: str, name: str, **fields: Any) -> tuple[int, http.client.HTTPMes
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
-def test_fault_http_errors(url: str, status: int) -> None:
+def test_fault_of_an_http_status(url: str, status: int) -> None:
     got, headers, body = faulty(url, str(status))
     assert (got, flat(body)["code"]) == (status, status)
     assert headers["retry-after"] == ("1" if status == 429 else None)
 
 
-def test_fault_by_clip_and_unknown(url: str) -> None:
+def test_fault_for_a_clip_and_unknown_fault(url: str) -> None:
     assert post(url, chat_body(), {"X-Clip-Id": "a%20clip%3D%C3%BC"})[0] == 404
     assert post(url, chat_body(), {"X-Clip-Id": "another"})[0] == 200
     status, _, body = faulty(url, "nonsense")
@@ -205,7 +205,7 @@ def test_fault_by_clip_and_unknown(url: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("error", ""), ("error-midstream", "the quick brown")])
-def test_fault_error_under_http_200(url: str, name: str, text: str) -> None:
+def test_fault_error_under_status_200(url: str, name: str, text: str) -> None:
     status, _, body = faulty(url, name)
     *_, error, usage, done = events(body)
     assert (status, done, text_of(body)) == (200, "[DONE]", text)
@@ -214,18 +214,18 @@ def test_fault_error_under_http_200(url: str, name: str, text: str) -> None:
     assert usage["usage"]["completion_tokens"] == usage["usage"]["prompt_tokens"] == 0
 
 
-def test_fault_early_end_is_cut_by_fin(url: str) -> None:
+def test_fault_early_end_closes_the_connection(url: str) -> None:
     with pytest.raises(http.client.IncompleteRead) as cut:
         faulty(url, "early-end")
     assert text_of(cut.value.partial) == "the quick brown"
 
 
-def test_fault_reset_is_a_reset(url: str) -> None:
+def test_fault_reset_resets_the_connection(url: str) -> None:
     with pytest.raises(ConnectionResetError):
         faulty(url, "reset")
 
 
-def test_fault_stall_and_hang_end_with_the_client(url: str) -> None:
+def test_fault_stall_and_hang_last_until_the_client_leaves(url: str) -> None:
     for name, chunks in (("stall", 3), ("hang", 0)):
         connection = connect(url)
         connection.request("POST", "/v1/chat/completions", json.dumps(chat_body()), {"X-Fault": name})
@@ -239,7 +239,7 @@ def test_fault_stall_and_hang_end_with_the_client(url: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("no-done", WORDS), ("no-end", WORDS), ("no-usage", WORDS), ("empty", "")])
-def test_fault_missing_parts(url: str, name: str, text: str) -> None:
+def test_faults_that_omit_events(url: str, name: str, text: str) -> None:
     _, _, body = faulty(url, name)
     parts = {"role", "content", "finish", "usage", "done"}
     gone = {"no-done": {"done"}, "no-end": {"finish", "usage", "done"}, "no-usage": {"usage"}, "empty": {"content"}}
@@ -247,14 +247,14 @@ def test_fault_missing_parts(url: str, name: str, text: str) -> None:
     assert kinds(body).keys() == parts - gone[name]
 
 
-def test_fault_half_event(url: str) -> None:
+def test_fault_half_event_ends_within_an_event(url: str) -> None:
     _, _, body = faulty(url, "half-event")
     assert not body.endswith(b"\n")
     with pytest.raises(json.JSONDecodeError):
         events(body)
 
 
-def test_fault_broken_events_do_not_end_the_stream(url: str) -> None:
+def test_fault_broken_event_does_not_end_the_stream(url: str) -> None:
     for name, wrong in (("bad-utf8", UnicodeDecodeError), ("bad-json", json.JSONDecodeError)):
         _, _, body = faulty(url, name)
         assert body.endswith(b"data: [DONE]\n\n")
@@ -262,12 +262,12 @@ def test_fault_broken_events_do_not_end_the_stream(url: str) -> None:
             events(body)
 
 
-def test_fault_giant_event(url: str) -> None:
+def test_fault_giant_event_has_4_mib(url: str) -> None:
     _, _, body = faulty(url, "giant-event")
     assert len(text_of(body)) == len(WORDS) + 4 * 1024 * 1024
 
 
-def test_fault_abort_multi_reasoning(url: str) -> None:
+def test_fault_abort_multi_and_reasoning(url: str) -> None:
     _, _, body = faulty(url, "abort")
     assert events(body)[-3]["choices"][0]["finish_reason"] == "abort"
     _, _, body = faulty(url, "multi")
@@ -279,7 +279,7 @@ def test_fault_abort_multi_reasoning(url: str) -> None:
     assert events(body)[-2]["usage"]["reasoning_tokens"] == 3
 
 
-def test_fault_json_and_redirect_and_slow_headers(url: str) -> None:
+def test_fault_json_redirect_and_slow_headers(url: str) -> None:
     _, headers, body = faulty(url, "json")
     assert headers["content-type"] == "application/json"
     assert json.loads(body)["choices"][0]["message"]["content"] == WORDS
@@ -309,7 +309,7 @@ def test_fault_refuse_closes_the_port_for_a_while() -> None:
         wait_until(answers, "the port is open again")
 
 
-def test_shares_of_faults_are_seeded() -> None:
+def test_random_faults_are_reproducible_by_seed() -> None:
     def statuses(seed: str) -> list[int]:
         with serve(*FAST, "--fault", "500=0.3", "--fault", "429=0.3", "--seed", seed) as url:
             return [post(url, chat_body())[0] for _ in range(40)]
@@ -320,7 +320,7 @@ def test_shares_of_faults_are_seeded() -> None:
     assert statuses("2") != first
 
 
-def test_full_queue_is_sglangs_answer() -> None:
+def test_full_queue_gets_sglangs_response() -> None:
     options = ("--engine", "scripted", "--ttft-ms", "60000", "--slots", "1", "--max-queued-requests", "1")
     with serve(*options) as url:
         held = []
@@ -335,7 +335,7 @@ def test_full_queue_is_sglangs_answer() -> None:
         assert usage["usage"]["total_tokens"] == 0
         status, _, body = post(url, chat_body(stream=False))
         assert (status, flat(body)["message"]) == (503, "The request queue is full.")
-        held[0].close()  # the one in service goes, so the one that waits is served
+        held[0].close()  # the request in service ends, so the waiting one is served
         wait_for_gauges(url, 1, 0)
         held[1].close()
         wait_for_gauges(url, 0, 0)
@@ -345,7 +345,7 @@ def wait_for_gauges(url: str, running_requests: int, queued: int) -> None:
     wait_until(lambda: gauges(url) == (running_requests, queued), f"{running_requests} served, {queued} queued")
 
 
-def test_api_key() -> None:
+def test_api_key_is_required() -> None:
     with serve(*FAST, "--api-key", "s3cret") as url:
         for headers in ({}, {"Authorization": "Bearer wrong"}):
             status, _, body = post(url, chat_body(), headers)
@@ -365,14 +365,14 @@ def test_metrics_have_sglangs_names(url: str) -> None:
         assert f'sglang:{name}{{model_name="default"}}' in page
 
 
-def test_stamps_are_those_of_the_chunks(tmp_path: Path) -> None:
+def test_stamps_file_has_the_times_of_the_chunks(tmp_path: Path) -> None:
     file = tmp_path / "stamps.jsonl"
     options = ("--engine", "scripted", "--tokens", "10", "--ttft-ms", "20", "--itl-ms", "3", "--tokens-per-chunk", "3")
     with serve(*options, "--stamps", str(file)) as url:
         assert file.read_bytes() == b""
         _, _, body = post(url, chat_body(), {"X-Request-Id": "mine"})
         post(url, chat_body(), {"X-Fault": "abort"})
-    first, second = map(json.loads, file.read_text().splitlines())  # the server has ended: all lines are written
+    first, second = map(json.loads, file.read_text().splitlines())  # the server has ended, so all lines are written
     sent = [float(stamp) for stamp in re.findall(rb"^: sent_at=(\d+\.\d{9})$", body, re.MULTILINE)]
     assert first["sent_at"] == pytest.approx(sent, abs=1e-8)
     assert (first["request_id"], first["tokens"], first["fault"], len(sent)) == ("mine", 10, None, 4)
@@ -383,7 +383,7 @@ def test_stamps_are_those_of_the_chunks(tmp_path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{32}", second["request_id"])
 
 
-def test_own_text(tmp_path: Path) -> None:
+def test_text_of_a_file_is_sent(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("eins\nzwei drei", encoding="utf-8")
     with serve(*FAST, "--text", str(tmp_path / "text.txt")) as url:
         assert text_of(post(url, chat_body(max_tokens=4))[2]) == "eins zwei drei eins"
@@ -411,20 +411,20 @@ def test_own_text(tmp_path: Path) -> None:
         (["--engine", "whisper"], "moonshine"),
     ],
 )
-def test_bad_options_are_told_in_one_line(options: list[str], words: str) -> None:
+def test_invalid_server_option_gives_a_one_line_error(options: list[str], words: str) -> None:
     ended = run_to_end(*options)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert words in ended.stderr
 
 
-def test_port_in_use() -> None:
+def test_port_in_use_gives_a_one_line_error() -> None:
     with serve(*FAST) as url:
         ended = run_to_end(*FAST, "--port", url.rpartition(":")[2])
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "cannot listen on 127.0.0.1:" in ended.stderr
 
 
-def test_missing_package_is_told_in_one_line(tmp_path: Path) -> None:
+def test_missing_package_gives_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('gone', name='uvicorn')")
     ended = run_to_end(*FAST, **os.environ | {"PYTHONPATH": str(tmp_path)})
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
@@ -432,7 +432,7 @@ def test_missing_package_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_it_with_open_streams(number: signal.Signals) -> None:
+def test_signal_ends_the_server_with_open_streams(number: signal.Signals) -> None:
     with running("--engine", "scripted", "--tokens", "100000") as (url, process):
         connection = connect(url)
         connection.request("POST", "/v1/chat/completions", json.dumps(chat_body()))
@@ -446,8 +446,8 @@ def test_signals_end_it_with_open_streams(number: signal.Signals) -> None:
             connection.close()
 
 
-def test_a_client_that_leaves_a_session_early_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
-    """The final text is due when it has left, and the server has not yet read that."""
+def test_client_that_leaves_a_session_early_causes_no_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """The final text is due after the client left, but before the server has noticed."""
     slow = {"X-Fault": "ws-slow-reader"}
     with running(*FAST, "--final-ms", "1", "--realtime", "vllm") as (url, _):
         with websockets.sync.client.connect(
@@ -465,12 +465,12 @@ def test_a_client_that_leaves_a_session_early_is_no_error(capfd: pytest.CaptureF
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_every_fault_is_told_in_the_list() -> None:
+def test_unknown_fault_lists_every_fault() -> None:
     ended = run_to_end("--fault", "?")
     assert all(name in ended.stderr for name in FAULTS)
 
 
-def test_a_body_that_is_too_long_by_its_head_is_refused_before_it_comes(url: str) -> None:
+def test_too_large_content_length_is_refused_before_the_body(url: str) -> None:
     connection = connect(url)
     connection.putrequest("POST", "/v1/chat/completions")
     connection.putheader("Content-Length", str(600 << 20))
@@ -484,7 +484,7 @@ PART = b'--a\r\nContent-Disposition: form-data; name="file"; filename="b"\r\n\r\
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/transcriptions"])
-def test_a_body_without_a_length_is_read_up_to_the_limit(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_without_a_length_is_read_up_to_the_limit(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asr_server.app.MAX_BODY_BYTES", 1000)
     reads, sent = itertools.count(1), list[Any]()
 
@@ -509,7 +509,7 @@ def test_sessions_leave_no_descriptor_open() -> None:
 
     with running(*FAST, "--realtime", "vllm") as (url, process):
         session = f"{url.replace('http', 'ws', 1)}/v1/realtime"
-        assert utter(session).ok  # the first opens what all share
+        assert utter(session).ok  # the first session opens shared descriptors
         before = count()
         for _ in range(2):
             assert utter(session).ok

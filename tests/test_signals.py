@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM at any moment of any command: one line, an exit code that fits, nothing left running, and a record
-of each request that the server saw.
+"""SIGINT and SIGTERM at any moment of any command: one line, a suitable exit code, nothing left running, and a record
+of each request that the server received.
 
-A moment is something that the command has reached, or a time after its first line; a busy machine only shifts what the
-second kind finds. SIGNALS=N adds N times to each command; with 60, each 100 ms is one.
+A moment is a state that the command has reached, or a time after it starts to handle signals; on a busy machine, the
+latter hits other states. SIGNALS=N adds N random times to each command; SIGNALS=60 covers every 100 ms.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from harness.serving import running_streams, serve, wait_until
 pytestmark = pytest.mark.long
 
 SERVER = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "100", "--itl-ms", "20")
-"""Streams of half a second."""
+"""Its streams take half a second."""
 
 PATIENCE_S = 90.0
-"""For machines that are busy with other things."""
+"""Long enough for busy machines."""
 
 ENDLESS = ("-t", "3600", "--stop-timeout", "3600", "--stage-time", "3600")
-"""A test that only a signal ends."""
+"""Options of a test that only ends by a signal."""
 
 STEPS, STEP_S = 60, 0.1
 TRIED = int(os.environ.get("SIGNALS", "0"))
@@ -53,7 +53,7 @@ class Server:
     stamps: Path
 
     def ids(self, run: str) -> set[str]:
-        """The requests of a run that the server saw."""
+        """Ids of the requests of a run that the server received."""
         seen = [json.loads(line)["request_id"] for line in self.stamps.read_text().splitlines()]
         return {id for id in seen if id.startswith(f"{run}-")}
 
@@ -66,7 +66,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Life:
-    """A command that runs in a session of its own, and what it has said and left so far."""
+    """A command that runs in a new session, with its output and results so far."""
 
     def __init__(self, words: list[str], results: Path, log: Path) -> None:
         self.results, self._log = results, log
@@ -87,7 +87,7 @@ class Life:
 
     @property
     def records(self) -> list[str]:
-        """Request ids of the records, one of each."""
+        """Request ids of the records, one per record."""
         file = self.results / "records.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return [
@@ -106,15 +106,15 @@ class Life:
         return id
 
     def catches_signals(self) -> bool:
-        """Whether Python or an event loop answers SIGTERM, which Python leaves alone by itself."""
+        """Whether the process handles SIGTERM, which plain Python does not."""
         return catches(self.process.pid, signal.SIGTERM)
 
     def reach(self, moment: Callable[[Life], bool]) -> None:
-        """Wait until the command has come so far, or has ended."""
+        """Wait until the command reaches this moment or ends."""
         wait_until(lambda: self.process.poll() is not None or moment(self), "the moment")
 
     def left(self) -> list[str]:
-        """Command lines of the processes of its session."""
+        """Command lines of the processes left in the session."""
         found = []
         for process in psutil.process_iter(["pid", "cmdline", "status"]):
             with contextlib.suppress(ProcessLookupError):
@@ -178,7 +178,7 @@ def words_of(command: str, server: Server, clips: Path, folder: Path) -> list[st
 
 
 def after(seconds: float) -> Callable[[Life], bool]:
-    """A time after the command has begun to answer signals."""
+    """A moment this many seconds after the command started to handle signals."""
     began: list[float] = []
 
     def moment(life: Life) -> bool:
@@ -232,12 +232,12 @@ MOMENTS: dict[str, dict[str, Callable[[Life], bool]]] = {
 
 
 def cases() -> Iterator[tuple[str, str, Callable[[Life], bool], signal.Signals]]:
-    """Each command with each of its moments, and one of the signals."""
+    """Each command with each of its moments, alternating between the signals."""
     chance, both = random.Random(0), itertools.cycle((signal.SIGINT, signal.SIGTERM))
     for command, moments in MOMENTS.items():
         for name, moment in moments.items():
             yield command, name, moment, next(both)
-        # Locust's own imports answer Ctrl-C with a stack trace.
+        # During its imports, Locust responds to Ctrl-C with a stack trace.
         for step in sorted(chance.sample(range(STEPS), TRIED)) if command != "locust" else ():
             yield command, f"{step * STEP_S:.1f} s", after(step * STEP_S), next(both)
 
@@ -252,7 +252,9 @@ Case = tuple[str, Callable[[Life], bool], signal.Signals]
         for command, name, moment, stop in cases()
     ],
 )
-def test_a_signal_at_any_moment(server: Server, clips: Path, finished: Path, tmp_path: Path, case: Case) -> None:
+def test_signal_at_any_moment_of_any_command(
+    server: Server, clips: Path, finished: Path, tmp_path: Path, case: Case
+) -> None:
     command, moment, stop = case
     if command == "report":
         shutil.copytree(finished, tmp_path / "r")
@@ -262,7 +264,7 @@ def test_a_signal_at_any_moment(server: Server, clips: Path, finished: Path, tmp
     assert "Traceback" not in said, said
     assert not left
     fits = code == 128 + stop
-    if command in ("prepare", "report"):  # it may have been quicker
+    if command in ("prepare", "report"):  # they may finish earlier
         fits = fits or code == 0
     elif command not in ("worker", "workers", "serve", "calibrate", "repeats") and life.has_begun:
         fits = code in (0, 1)
@@ -270,7 +272,7 @@ def test_a_signal_at_any_moment(server: Server, clips: Path, finished: Path, tmp
     assert fits, (code, said)
     if code == 128 + stop:
         (line,) = [line for line in said.splitlines() if re.search("stopped|: the test ends|: the workers", line)]
-        # What becomes another process passes its signal on as SIGTERM.
+        # A command that becomes another process passes the signal on as SIGTERM.
         assert stop.name in line or "is not complete" in line or command == "repeats"
 
 
@@ -286,13 +288,13 @@ late = Late()  # deleted with the module's names, when the handlers are gone
 
 
 @pytest.mark.parametrize("stop", signals.STOPS)
-def test_a_signal_as_the_interpreter_ends_does_not_change_the_exit_code(stop: signal.Signals) -> None:
+def test_signal_during_interpreter_shutdown_keeps_the_exit_code(stop: signal.Signals) -> None:
     done = subprocess.run([sys.executable, "-c", LATE.format(number=int(stop))], check=False)
     assert done.returncode == 0
 
 
 def ended(life: Life, moment: Callable[[Life], bool], act: Callable[[], object]) -> tuple[int, list[str]]:
-    """The exit code of a command after an act at a moment, and what it left running."""
+    """Do something at a moment of a command. Return its exit code and the processes that it left running."""
     try:
         life.reach(moment)
         act()
@@ -302,7 +304,7 @@ def ended(life: Life, moment: Callable[[Life], bool], act: Callable[[], object])
 
 
 def nothing_is_lost(life: Life, server: Server) -> None:
-    """There is a summary, and one record of each request that the server saw."""
+    """Check that there is a summary, and one record of each request that the server received."""
     assert (life.results / "summary.json").exists()
     wait_until(lambda: running_streams(server.url) == 0, "the server has noticed")
     assert len(set(life.records)) == len(life.records)
@@ -311,7 +313,7 @@ def nothing_is_lost(life: Life, server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def finished(server: Server, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that came to its end."""
+    """The folder of a finished run."""
     results = tmp_path_factory.mktemp("finished") / "r"
     words = [sys.executable, "-m", "asr_load.main", "run", "--headless", "-u", "2", "--requests", "4", "--no-preflight"]
     files = ["--host", server.url, "--data", str(clips), "--results", str(results)]
@@ -320,8 +322,8 @@ def finished(server: Server, clips: Path, tmp_path_factory: pytest.TempPathFacto
     return results
 
 
-def test_a_terminals_ctrl_c_ends_the_check_of_a_benchmark(server: Server, clips: Path, tmp_path: Path) -> None:
-    """It reaches the process that checks the options too."""
+def test_ctrl_c_in_a_terminal_ends_the_option_check_of_bench(server: Server, clips: Path, tmp_path: Path) -> None:
+    """The process that checks the options receives it too."""
     life = Life(words_of("bench", server, clips, tmp_path), tmp_path / "r", tmp_path / "log")
     checks: list[psutil.Process] = []
 
@@ -338,8 +340,8 @@ def test_a_terminals_ctrl_c_ends_the_check_of_a_benchmark(server: Server, clips:
     assert not any(check.is_running() for check in checks)
 
 
-def test_a_terminals_ctrl_c_ends_a_fleet_in_order(server: Server, clips: Path, tmp_path: Path) -> None:
-    """It reaches the master and its workers, whose streams may finish nevertheless."""
+def test_ctrl_c_in_a_terminal_ends_a_fleet_in_order(server: Server, clips: Path, tmp_path: Path) -> None:
+    """The master and its workers receive it, but their streams may finish."""
     words = [*words_of("fleet", server, clips, tmp_path), *ENDLESS]
     life = Life(words, tmp_path / "r", tmp_path / "log")
     code, left = ended(life, has_records, lambda: os.killpg(life.process.pid, signal.SIGINT))
@@ -351,7 +353,7 @@ def test_a_terminals_ctrl_c_ends_a_fleet_in_order(server: Server, clips: Path, t
 
 
 @pytest.mark.parametrize("command", ["run", "fleet", "shape"])
-def test_a_second_ctrl_c_cuts_requests_off_and_records_them(clips: Path, tmp_path: Path, command: str) -> None:
+def test_second_ctrl_c_cuts_requests_off_and_records_them(clips: Path, tmp_path: Path, command: str) -> None:
     stamps = tmp_path / "stamps"
     with serve("--engine", "scripted", "--tokens", "5000", "--itl-ms", "50", "--stamps", str(stamps)) as url:
         words = [*words_of(command, Server(url, stamps), clips, tmp_path), *ENDLESS, "--no-preflight"]
@@ -371,9 +373,7 @@ def test_a_second_ctrl_c_cuts_requests_off_and_records_them(clips: Path, tmp_pat
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_workers_that_wait_for_a_test_end_with_the_command_that_forked_them(
-    clips: Path, tmp_path: Path, stop: signal.Signals
-) -> None:
+def test_idle_workers_end_with_the_command_that_forked_them(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
     server = Server("http://127.0.0.1:9", tmp_path / "stamps")
     words = words_of("master", server, clips, tmp_path)
     master = Life([*words, "--expect-workers", "9", "--no-preflight"], tmp_path / "r", tmp_path / "master.log")
@@ -391,8 +391,8 @@ def test_workers_that_wait_for_a_test_end_with_the_command_that_forked_them(
     assert "Traceback" not in life.said
 
 
-def test_workers_end_with_a_master_that_is_killed(clips: Path, tmp_path: Path) -> None:
-    """As it waits for their streams to end, which take longer than anybody's patience."""
+def test_workers_end_when_their_master_is_killed(clips: Path, tmp_path: Path) -> None:
+    """The master is killed while it waits for streams that take very long."""
     stamps = tmp_path / "stamps"
     with serve("--engine", "scripted", "--tokens", "9000", "--itl-ms", "100", "--stamps", str(stamps)) as url:
         words = [*words_of("fleet", Server(url, stamps), clips, tmp_path), *ENDLESS, "--no-preflight"]
@@ -410,8 +410,8 @@ def test_workers_end_with_a_master_that_is_killed(clips: Path, tmp_path: Path) -
     assert [json.loads(line)["outcome"] for line in own.splitlines()] == ["unfinished"] * 3
 
 
-def test_a_worker_ends_with_a_master_that_took_it_in_and_was_killed(tmp_path: Path) -> None:
-    """Before its first heartbeat, without which Locust waits for ever."""
+def test_worker_ends_when_its_master_dies_before_its_first_heartbeat(tmp_path: Path) -> None:
+    """Without a first heartbeat, Locust waits forever."""
     (tmp_path / "quick.py").write_text(
         "from asr_load.load import interruption\n"
         "from locustfiles.transcribe import SpeechUser as SpeechUser\n"
@@ -444,7 +444,7 @@ time.sleep(3600)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a child looks for its parent")
-def test_a_child_ends_with_its_parent_whatever_it_does() -> None:
+def test_child_ends_when_its_parent_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", FORKED], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         children = {int(parent.stdout.readline()), int(parent.stdout.readline())} - {0}

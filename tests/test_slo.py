@@ -1,4 +1,4 @@
-"""SLOs and goodput: how they are asked for, and how a run is held against them."""
+"""SLOs and goodput: how they are parsed, and how a run is judged by them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.records import failure, record
         ("errors:rate:0", "errors:rate <= 0"),
     ],
 )
-def test_an_slo(text: str, said: str) -> None:
+def test_slo_is_parsed(text: str, said: str) -> None:
     assert str(parse_slo(text)) == said
 
 
@@ -45,7 +45,7 @@ def test_an_slo(text: str, said: str) -> None:
         ("errors:mean:0.2", "of errors there is rate, not 'mean'"),
     ],
 )
-def test_what_is_no_slo(text: str, said: str) -> None:
+def test_malformed_slo_is_rejected(text: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_slos([text])
     assert said in str(caught.value)
@@ -54,7 +54,7 @@ def test_what_is_no_slo(text: str, said: str) -> None:
 
 @pytest.mark.parametrize("metric", ["ttft", "itl", "tpot", "e2el", "ttfs"])
 @pytest.mark.parametrize("limit", ["0.5", "4.9", "1", ".5", "2."])
-def test_a_small_latency_limit_asks_for_its_unit(metric: str, limit: str) -> None:
+def test_small_latency_limit_requires_a_unit(metric: str, limit: str) -> None:
     for option, text in (("--slo", f"{metric}:p95:{limit}"), ("--goodput", f"{metric}:{limit}")):
         with pytest.raises(InputError) as caught:
             check_unit(option, text)
@@ -67,29 +67,29 @@ def test_a_small_latency_limit_asks_for_its_unit(metric: str, limit: str) -> Non
     "text",
     ["ttft:p95:5", "ttft:p95:0", "ttft:p95:500", "rtf:p95:0.5", "rtf_live:p95:1", "wer:mean:0.1", "errors:rate:0.01"],
 )
-def test_a_limit_that_needs_no_unit(text: str) -> None:
+def test_other_limits_need_no_unit(text: str) -> None:
     check_unit("--slo", text)
 
 
 @pytest.mark.parametrize(
     "words", [["--slo", "ttft:p95:0.5"], ["--goodput", "ttft:0.5"], ["--goodput", "e2el:900 ttft:1"]]
 )
-def test_the_options_ask_for_a_unit(words: list[str]) -> None:
+def test_options_with_small_limits_require_a_unit(words: list[str]) -> None:
     with pytest.raises(InputError, match="of which unit"):
         settings(*words)
     made = settings("--slo", "ttft:p95:0.5s", "--goodput", "ttft:2ms e2el:3s")
-    # As a run keeps them, in ms, they are read again.
+    # A run stores limits in ms; these are parsed again.
     assert parse_slos(slo.text for slo in [*made.slos, Slo("itl", "mean", 2.0)])[1].limit == 2
     assert Goodput(made.goodput).limits == {"ttft": 2, "e2el": 3000}
 
 
-def test_the_same_slo_twice() -> None:
+def test_duplicate_slo_is_rejected() -> None:
     assert len(parse_slos(["ttft:p95:1", "ttft:p99:1"])) == 2
     with pytest.raises(InputError, match="ttft:p95 is given twice"):
         parse_slos(["ttft:p95:1", "ttft:p95:2"])
 
 
-def test_percentiles_are_of_all_values_in_ms() -> None:
+def test_slo_percentiles_are_of_all_values_in_ms() -> None:
     random = np.random.default_rng(0)
     records = [record(n, ttft=random.uniform(), itl=random.uniform(size=n).tolist()) for n in range(50)]
     gaps = np.concatenate([item.itl for item in records]) * 1e3
@@ -106,7 +106,7 @@ def test_percentiles_are_of_all_values_in_ms() -> None:
     ]
 
 
-def test_a_limit_may_be_reached() -> None:
+def test_value_equal_to_the_limit_passes() -> None:
     records = [record(ttft=0.5)]
     assert [item.ok for item in judge_slos(parse_slos(["ttft:p95:500", "ttft:mean:499.9"]), records, Scoring())] == [
         True,
@@ -114,7 +114,7 @@ def test_a_limit_may_be_reached() -> None:
     ]
 
 
-def test_errors_and_words() -> None:
+def test_slos_on_errors_and_accuracy() -> None:
     records = [record(0), record(1, text="he sat"), failure(2, "http_500"), failure(3, "cut")]
     texts = ["errors:rate:0.5", "wer:mean:0.25", "cer:mean:0.01", "rtf:p50:0.2"]
     found = judge_slos(parse_slos(texts), records, Scoring())
@@ -122,7 +122,7 @@ def test_errors_and_words() -> None:
     assert (found[0].value, found[1].value) == (0.5, 0.25)
 
 
-def test_without_a_success_nothing_holds() -> None:
+def test_slo_without_a_success_fails() -> None:
     found = judge_slos(parse_slos(["ttft:p95:500", "wer:mean:1", "errors:rate:1"]), [failure(0, "cut")], Scoring())
     assert [(result.value, result.ok) for result in found] == [(None, False), (None, False), (1.0, True)]
     assert not any(result.ok for result in judge_slos(parse_slos(["errors:rate:1", "lag:p50:1"]), [], Scoring()))
@@ -133,7 +133,7 @@ def test_without_a_success_nothing_holds() -> None:
     ]
 
 
-def test_goodput_asks_it_of_each_request() -> None:
+def test_goodput_requires_every_limit_of_a_request() -> None:
     goodput = Goodput("ttft:500 e2el:3000  tpot:40")
     whole: dict[str, Any] = {"ttft": 0.5, "e2el": 3.0, "output_tokens": 64}
     assert goodput.meets(record(**whole))
@@ -145,19 +145,19 @@ def test_goodput_asks_it_of_each_request() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "itl:5", "ttft", "ttft:x", "ttft:1 ttft:2", "ttft:-1", "ttft:1,tpot:2"])
-def test_what_is_no_goodput(text: str) -> None:
+def test_malformed_goodput_is_rejected(text: str) -> None:
     with pytest.raises(InputError, match="--goodput"):
         Goodput(text)
 
 
 @pytest.mark.parametrize("word", ["500", "500ms", "500 ms", "0.5s", "5e2", "5e-1s"])
-def test_latencies_may_have_a_unit(word: str) -> None:
+def test_latency_limits_accept_units(word: str) -> None:
     assert parse_slo(f"ttft:p95:{word}") == Slo("ttft", "p95", 500.0)
     if " " not in word:
         assert Goodput(f"ttft:{word}").limits == {"ttft": 500.0}
 
 
-def test_what_has_no_unit_takes_none() -> None:
+def test_limits_without_a_unit_and_unknown_units_are_rejected() -> None:
     for text in ("errors:rate:1s", "rtf:p95:1ms", "ttft:p95:500us"):
         with pytest.raises(InputError, match="no number from 0 up"):
             parse_slo(text)

@@ -1,4 +1,4 @@
-"""Both kinds of reader, on sockets: what they collect, when they say it came, how it ended."""
+"""Both kinds of socket reader: the body they collect, its stamps, and how it ended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_read_has_its_stamp(maker: str) -> None:
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_the_body_may_begin_within_what_was_read_of_the_head(maker: str) -> None:
+def test_body_may_start_in_the_read_of_the_head(maker: str) -> None:
     here, there = pair()
     with here, there:
         made = source(maker)(here.fileno(), Event())
@@ -65,7 +65,9 @@ def test_the_body_may_begin_within_what_was_read_of_the_head(maker: str) -> None
         (0, False, "complete", True),
     ],
 )
-def test_framings(maker: str, framing: int, close: bool, status: str, surplus: bool) -> None:
+def test_framing_determines_the_end_of_the_body(
+    maker: str, framing: int, close: bool, status: str, surplus: bool
+) -> None:
     here, there = pair()
     with here, there:
         made = source(maker)(here.fileno(), Event())
@@ -84,8 +86,8 @@ def test_framings(maker: str, framing: int, close: bool, status: str, surplus: b
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("size", [1, socket_reader.READ_BYTES, socket_reader.READ_BYTES + 1])
 @pytest.mark.parametrize("close", [False, True])
-def test_all_that_came_before_a_look_is_read_with_the_end_that_came_with_it(maker: str, size: int, close: bool) -> None:
-    # The kernel tells of a socket once: what is left in it then would be left for ever.
+def test_data_and_end_that_came_before_the_first_look_are_read(maker: str, size: int, close: bool) -> None:
+    # The kernel reports a socket once: unread data would stay unread forever.
     here, there = pair()
     with here, there:
         there.sendall(b"x" * size)
@@ -102,7 +104,7 @@ def test_all_that_came_before_a_look_is_read_with_the_end_that_came_with_it(make
 
 @pytest.mark.parametrize("maker", MAKERS)
 def test_urgent_data_hides_nothing(maker: str) -> None:
-    here, there = pair()  # a read stops short before it
+    here, there = pair()  # a read stops just before urgent data
     with here, there:
         there.sendall(b"ab")
         there.send(b"X", socket.MSG_OOB)
@@ -118,7 +120,7 @@ STALL_S = 0.05
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_a_reset_and_a_stall_are_told_apart(maker: str) -> None:
+def test_reset_and_stall_are_distinguished(maker: str) -> None:
     here, there = pair()
     with here:
         file = head_file(maker, here, STALL_S)
@@ -144,10 +146,10 @@ def test_a_reset_and_a_stall_are_told_apart(maker: str) -> None:
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_a_reader_leaves_its_connection_as_it_is(maker: str) -> None:
+def test_reader_leaves_its_connection_usable_and_no_descriptor_open(maker: str) -> None:
     here, there = pair()
     with here, there:
-        head_file(maker, here, PATIENCE_S).close()  # the first one opens what all of a process share
+        head_file(maker, here, PATIENCE_S).close()  # the first reader opens descriptors shared by the process
         before = {entry.name for entry in Path("/proc/self/fd").iterdir()}
         for _ in range(3):
             file = head_file(maker, here, PATIENCE_S)
@@ -161,7 +163,7 @@ def test_a_reader_leaves_its_connection_as_it_is(maker: str) -> None:
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_a_hundred_streams_at_once(maker: str) -> None:
+def test_100_concurrent_streams_are_read_completely(maker: str) -> None:
     made, others = [], []
     for _ in range(100):
         here, there = pair()
@@ -193,7 +195,7 @@ def test_a_hundred_streams_at_once(maker: str) -> None:
 
 
 @pytest.mark.parametrize("maker", [COMPILED])
-def test_the_compiled_reader_stamps_while_python_is_busy(maker: str) -> None:
+def test_compiled_reader_stamps_while_python_is_busy(maker: str) -> None:
     here, there = pair()
     with here, there:
         file = head_file(maker, here, PATIENCE_S)
@@ -207,18 +209,18 @@ def test_the_compiled_reader_stamps_while_python_is_busy(maker: str) -> None:
 
         file.begin_body(20 + 160)
         child = os.fork()
-        if child == 0:  # a process: a thread would wait for the interpreter too
+        if child == 0:  # a process, as a thread would wait for the interpreter too
             send()
             os.write(there.fileno(), b"".join(stamp.to_bytes(8, "little") for stamp in sent))
             os._exit(0)
         until = time.perf_counter() + PATIENCE_S
-        while file.reader.status == "running" and time.perf_counter() < until:  # nothing of gevent's runs meanwhile
+        while file.reader.status == "running" and time.perf_counter() < until:  # blocks gevent meanwhile
             pass
         os.waitpid(child, 0)
         assert file.reader.status == "complete"
         body, stamps, ends = file.reader.collected()
         sent = [int.from_bytes(body[at : at + 8], "little") for at in range(20, 180, 8)]
-        # One read would have had to wait for Python. The thread may wait for others' work: then it reads two at once.
+        # A reader that waited for Python would need one read. On a busy machine, the thread may read two bytes at once.
         assert len(stamps) >= 5
         for stamp, end in zip(stamps, ends, strict=True):
             assert end > 20 or sent[end - 1] <= stamp < (sent[end] if end < 20 else stamps[-1] + 1)
@@ -229,7 +231,7 @@ TICK_S = 0.02
 
 
 @pytest.mark.parametrize("maker", [COMPILED])
-def test_how_late_the_reading_thread_runs_is_known(maker: str) -> None:
+def test_lag_of_the_reading_thread_is_measured(maker: str) -> None:
     here, there = pair()
     with here, there:
         file = head_file(maker, here, PATIENCE_S)
@@ -246,14 +248,15 @@ def test_how_late_the_reading_thread_runs_is_known(maker: str) -> None:
         wait_until(ten, "ten ticks of the thread")
         took = time.perf_counter() - began
         file.close()
-    # A tick each 20 ms, and those that it was late for among them, which may have been due before.
+    # One tick every 20 ms, including late ones, which may have been due earlier.
     assert TICK_S * (len(lags) - 1) <= took + max(lags)
     assert all(0 <= lag <= took + TICK_S for lag in lags)
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_a_sized_read_waits_for_all_of_its_bytes(maker: str) -> None:
-    """http.client takes fewer for the end of the answer: two bytes of a line end may come in two packets."""
+def test_sized_read_waits_for_all_of_its_bytes(maker: str) -> None:
+    """http.client takes fewer bytes for the end of the response, but two bytes of a line end may come in two
+    packets."""
     here, there = pair()
     with here, there:
         file = head_file(maker, here, 10)
@@ -314,7 +317,7 @@ print(chosen("python"), attempts)
 
 
 @pytest.mark.skipif(socket_reader.compiled is None, reason="no compiled reader here: no C compiler at setup")
-def test_the_best_way_of_reading_is_taken_and_what_fails_its_check_is_not() -> None:
+def test_best_reader_is_chosen_and_one_that_fails_its_check_is_not() -> None:
     done = subprocess.run([sys.executable, "-c", CHOICES], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["compiled compiled python plain", "python python", "plain", "plain", "plain 1"]
     first, second, third, fourth = done.stderr.splitlines()
@@ -361,9 +364,7 @@ except InputError as error:
 @pytest.mark.parametrize(
     ("attempts", "said"), [(1, "python"), (4, "python"), (5, "error: reader python: its check came to no result in 5")]
 )
-def test_a_check_that_this_machine_disturbs_is_repeated_and_takes_no_other_reader(
-    how: str, attempts: int, said: str
-) -> None:
+def test_reader_check_disturbed_by_the_machine_is_repeated(how: str, attempts: int, said: str) -> None:
     command = [sys.executable, "-c", DISTURBED, how, str(attempts)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(said), done

@@ -1,4 +1,4 @@
-"""Which requests a run's figures are of where the load generator was late for a moment."""
+"""Which requests a run's metrics include if the load generator was late for some seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from asr_load.web.report import make_report
 from harness.records import failure, health, record, run_folder, run_info, worker_info
 
 HICCUP = {"loop_lag_p99": 0.3, "loop_lag_max": 0.4, "sound_loop_lag_p99": 0.002}
-"""A client that was late for so long that the p99 of the whole test is its own."""
+"""Health of a load generator that was late for so long that it dominates the p99 of the whole test."""
 
 
 def late(*begins: float, seconds: float = 1.0, cpu: float = 0.2) -> list[Late]:
@@ -43,7 +43,8 @@ def info_of(stretches: list[Late] | None, **changes: Any) -> RunInfo:
 
 
 def steady(count: int = 100) -> list[Record]:
-    """A request a second that takes 0.4 s; in seconds 50 and 51 the client adds 0.3 s to each, and one fails."""
+    """One request per second that takes 0.4 s. In seconds 50 and 51 the load generator adds 0.3 s to each, and one
+    fails."""
     records = [record(n, clip=f"clip{n % 20}") for n in range(count)]
     for n in (50, 51):
         records[n] = record(n, clip=f"clip{n % 20}", ttft=0.5, headers=None, e2el=0.7, stream_end=0.71)
@@ -51,7 +52,7 @@ def steady(count: int = 100) -> list[Record]:
     return records
 
 
-def test_requests_with_a_stamp_in_a_late_second_are_excluded_and_the_rest_is_judged() -> None:
+def test_requests_with_a_stamp_in_a_late_second_are_excluded() -> None:
     records, info = steady(), info_of(late(1050.0, seconds=3.0), slos=["ttft:max:300", "errors:rate:0"])
     summary = summarise(records, info)
     assert (summary.validity.verdict, summary.validity.client) == ("valid", "healthy")
@@ -63,23 +64,23 @@ def test_requests_with_a_stamp_in_a_late_second_are_excluded_and_the_rest_is_jud
     assert summary.left_out.late == 3
     assert (summary.ttft.n, summary.ttft.max) == (97, 0.2)
     assert (summary.error_rate, summary.passed) == (0.0, True)
-    # What was counted stays counted, as throughput does.
+    # Counts include them, as throughput does.
     assert summary.requests.by_outcome == {"ok": 99, "stalled": 1}
     assert summary.requests_per_s == pytest.approx(99 / summary.wall_s)
 
 
-def test_a_run_without_noted_seconds_is_judged_as_before() -> None:
+def test_run_without_recorded_late_seconds_is_judged_by_its_p99() -> None:
     summary = summarise(steady(), info_of(None))
     assert (summary.validity.verdict, summary.left_out.late, summary.validity.sound) == ("client-bound", 0, None)
     assert summary.validity.reasons[0] == "the event loop was late by 300.0 ms at p99 (valid up to 10)"
     assert summary.ttft.n == 99
 
 
-def test_where_too_little_is_sound_nothing_is_excluded_and_the_run_is_client_bound() -> None:
+def test_too_few_sound_seconds_make_the_run_client_bound() -> None:
     summary = summarise(steady(), info_of(late(*range(1000, 1100, 4))))
     assert (summary.validity.verdict, summary.left_out.late, summary.ttft.n) == ("client-bound", 0, 99)
     assert summary.validity.reasons[0].startswith("only 75% of the test is sound (valid from 80% on): ")
-    # Streams of 40 s have a stamp nearly everywhere: half of them have to be left.
+    # Streams of 40 s have stamps nearly everywhere: half of them would be excluded.
     long = [record(n, itl=[1.0] * 40, e2el=40.2, stream_end=40.3) for n in range(100)]
     few = summarise(long, info_of(late(*range(1005, 1130, 6))))
     assert (few.validity.sound or 0) > 0.8
@@ -87,8 +88,8 @@ def test_where_too_little_is_sound_nothing_is_excluded_and_the_run_is_client_bou
     assert re.match(r"only \d+ of 100 requests would be left \(valid from 50% on\): ", few.validity.reasons[0])
 
 
-def test_late_seconds_that_no_request_had_a_stamp_in_are_told_as_such() -> None:
-    """One request that waits from 1000.2 to 1019.8; the second at its end is of another test."""
+def test_late_seconds_without_a_stamp_exclude_no_request() -> None:
+    """A request waits from 1000.2 to 1019.8. The second late stretch is after the test."""
     waits = [record(0, itl=[19.6], chunks=2, e2el=19.8, stream_end=19.9)]
     (reason,) = judge(waits, info_of(late(1015.0, 1030.0))).reasons
     assert reason == (
@@ -107,7 +108,7 @@ def test_one_late_second_of_a_short_test_is_judged_by_its_p99() -> None:
 @pytest.mark.parametrize(
     ("changes", "excluded"),
     [
-        ({"started_at": 1049.5}, False),  # all over at 1049.91
+        ({"started_at": 1049.5}, False),  # it ends at 1049.91
         ({"started_at": 1049.7}, True),  # its second chunk comes at 1050.0
         ({"started_at": 1051.0}, False),
         ({"started_at": 1051.2, "due_at": 1050.9, "lag": 0.3}, True),
@@ -117,20 +118,20 @@ def test_one_late_second_of_a_short_test_is_judged_by_its_p99() -> None:
         ({"started_at": 1049.0, "ttft": 9.0, "headers": None, "e2el": 9.2, "stream_end": 9.21, "upload": 1.9}, True),
     ],
 )
-def test_a_request_is_excluded_by_its_stamps_and_never_by_its_latency(changes: dict[str, Any], excluded: bool) -> None:
+def test_request_is_excluded_by_its_stamps_and_not_its_latency(changes: dict[str, Any], excluded: bool) -> None:
     one = record(200, **changes)
     part = measured([*steady(), one], info_of(late(1050.0)))
     assert (one not in part.sound) is excluded
 
 
-def test_a_live_session_sends_all_the_time() -> None:
+def test_live_session_is_excluded_as_it_sends_all_the_time() -> None:
     values = msgspec.structs.asdict(record(0, started_at=1040.0, ttft=15.0, headers=None, e2el=15.2, stream_end=15.3))
     part = measured([*steady(), LiveRecord(**values)], info_of(late(1050.0)))
     assert not any(isinstance(one, LiveRecord) for one in part.sound)
 
 
-def test_late_seconds_are_their_workers_and_on_its_clock() -> None:
-    """Worker 1's clock is 3,600 s behind the master's; only its own requests are excluded."""
+def test_late_seconds_apply_to_their_worker_on_its_clock() -> None:
+    """Worker 1's clock is 3,600 s behind the master's. Only its own requests are excluded."""
     records = [record(n, worker=n % 2, started_at=1000.0 + n - 3600 * (n % 2)) for n in range(100)]
     workers = [
         client([]),
@@ -141,7 +142,7 @@ def test_late_seconds_are_their_workers_and_on_its_clock() -> None:
     assert summary.validity.sound == pytest.approx(0.99, abs=0.001)
 
 
-def test_a_worker_that_is_always_late_is_not_hidden_by_the_others() -> None:
+def test_one_worker_that_is_always_late_makes_the_run_client_bound() -> None:
     records = [record(n, worker=n % 10) for n in range(100)]
     workers = [client(late(1000.0, seconds=200.0) if n == 3 else [], worker=n) for n in range(10)]
     summary = summarise(records, run_info(workers=workers))
@@ -152,7 +153,7 @@ def test_a_worker_that_is_always_late_is_not_hidden_by_the_others() -> None:
 
 
 def ramp(random: np.random.Generator, at: list[float]) -> tuple[list[Record], RunInfo]:
-    """An open loop whose rate rises from 5 to 50 a second within 100 s."""
+    """An open loop whose rate rises from 5 to 50 per second within 100 s."""
     starts = 1000 + 100 * np.sqrt(np.sort(random.uniform(0.01, 1, 2500)))
     records = [
         record(n, started_at=start, ttft=0.4, headers=None, e2el=0.6, stream_end=0.61)
@@ -168,7 +169,7 @@ def test_lateness_that_grows_with_the_load_is_not_excluded() -> None:
         assert (part.left.late, len(part.sound)) == (0, 2500)
 
 
-def test_lateness_that_has_nothing_to_do_with_the_load_is_excluded() -> None:
+def test_lateness_unrelated_to_the_load_is_excluded() -> None:
     bound = 0
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -177,14 +178,14 @@ def test_lateness_that_has_nothing_to_do_with_the_load_is_excluded() -> None:
     assert bound <= 6
 
 
-def test_a_client_that_used_its_core_in_late_seconds_was_late_by_its_own_work() -> None:
+def test_busy_core_in_late_seconds_makes_the_run_client_bound() -> None:
     records, busy = steady(), info_of(late(1050.0, 1060.0, 1070.0, 1080.0, 1090.0, cpu=0.97))
     assert "the load generator used 97% of its core in the 5 s in which it was late" in judge(records, busy).reasons
     assert judge(records, busy).verdict == "client-bound"
-    assert judge(records, info_of(late(1050.0, cpu=0.97))).verdict == "valid"  # one collection of garbage
+    assert judge(records, info_of(late(1050.0, cpu=0.97))).verdict == "valid"  # a single garbage collection
 
 
-def test_an_open_loops_late_requests_are_those_of_sound_seconds() -> None:
+def test_late_open_loop_requests_are_judged_in_sound_seconds() -> None:
     records = [record(n, due_at=1000.0 + n, lag=0.3 if n in (50, 51) else 0.0) for n in range(100)]
     records = [msgspec.structs.replace(one, started_at=1000.0 + one.seq + (one.lag or 0.0)) for one in records]
     noted = [client(late(1050.0, seconds=2.0), started=100, late=2)]
@@ -192,7 +193,7 @@ def test_an_open_loops_late_requests_are_those_of_sound_seconds() -> None:
     assert judge(records, run_info(workers=[client([], started=100, late=20)])).verdict == "client-bound"
 
 
-def test_requests_that_waited_for_a_user_are_not_taken_for_late_ones_that_are_excluded() -> None:
+def test_requests_that_waited_for_a_user_are_not_counted_as_late() -> None:
     records = [record(n, due_at=1000.0 + n, lag=0.5) for n in range(100)]
     records = [msgspec.structs.replace(one, started_at=1000.5 + one.seq) for one in records]
     noted = [client(late(1050.0, seconds=5.0), started=100, late=8, queued=92)]
@@ -201,13 +202,13 @@ def test_requests_that_waited_for_a_user_are_not_taken_for_late_ones_that_are_ex
     )
 
 
-def test_goodput_is_not_lowered_by_what_is_excluded() -> None:
+def test_goodput_is_not_lowered_by_excluded_requests() -> None:
     summary = summarise(steady(), info_of(late(1050.0, seconds=3.0), goodput="ttft:300"))
     assert summary.goodput == pytest.approx(100 / summary.wall_s)
     assert summarise(steady(), info_of(None, goodput="ttft:300")).goodput == pytest.approx(97 / summary.wall_s)
 
 
-def test_the_report_command_gives_the_same_figures_from_the_files(
+def test_report_command_reproduces_the_summary_from_the_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = info_of(late(1050.0, seconds=3.0))
@@ -226,7 +227,7 @@ def test_the_report_command_gives_the_same_figures_from_the_files(
     assert "97.0% of the test is sound" in (folder / "report.html").read_text()
 
 
-def test_an_older_run_file_is_read_as_one_without_noted_seconds(tmp_path: Path) -> None:
+def test_run_file_of_an_earlier_version_has_no_late_seconds(tmp_path: Path) -> None:
     write_run(tmp_path, run_info())
     old = json.loads((tmp_path / "run.json").read_text())
     for name in ("late", "sound_loop_lag_p99", "sound_stamp_lag_p99"):
@@ -237,7 +238,7 @@ def test_an_older_run_file_is_read_as_one_without_noted_seconds(tmp_path: Path) 
     assert found.workers[0].health.late is None
 
 
-def test_a_comparison_goes_by_the_same_requests() -> None:
+def test_comparison_excludes_the_same_requests() -> None:
     info = info_of(late(1050.0, seconds=3.0))
     run = Run(Path("run"), Finished(info, steady(), summarise(steady(), info)))
     figures = {one.name: one for one in compare([run], [run]).figures}
@@ -247,7 +248,7 @@ def test_a_comparison_goes_by_the_same_requests() -> None:
     assert not any("too slow" in warning for warning in compare([run], [run]).warnings)
 
 
-def test_exports_mark_the_records_that_figures_are_of(tmp_path: Path) -> None:
+def test_exports_mark_the_measured_records(tmp_path: Path) -> None:
     records = steady()
     records[0].warmup = True
     info = info_of(late(1050.0, seconds=3.0), trim_end=1.0)
@@ -256,15 +257,15 @@ def test_exports_mark_the_records_that_figures_are_of(tmp_path: Path) -> None:
     assert [row["seq"] for row in rows if row["counted"] == "False"] == ["0", "50", "51", "52", "99"]
 
 
-def test_the_page_leaves_late_requests_out_of_its_tables() -> None:
+def test_report_tables_exclude_late_requests() -> None:
     info = info_of(late(1050.0, seconds=3.0))
     page = make_report(Finished(info, steady(), summarise(steady(), info)))
     assert "700.0" not in page[page.index("<h2>Tables</h2>") : page.index("Options and versions")]
     assert "load generator late" in page
 
 
-def test_the_headline_has_the_error_rate_of_the_figures() -> None:
-    """Ten of a hundred requests failed, all in late seconds."""
+def test_headline_error_rate_excludes_late_requests() -> None:
+    """Ten of a hundred requests fail, all in late seconds."""
     failed = [failure(n, "stalled", ended_at=1000.5 + n) for n in range(50, 60)]
     records = [*(record(n) for n in range(50)), *failed, *(record(n) for n in range(60, 100))]
     summary = summarise(records, info_of(late(1050.0, seconds=10.0), slos=["errors:rate:0.01"]))
@@ -274,7 +275,7 @@ def test_the_headline_has_the_error_rate_of_the_figures() -> None:
     assert (tile.value, tile.more, tile.look) == ("0.0%", "limit 1.0%", "good")
 
 
-def test_failures_in_late_seconds_are_no_outage() -> None:
+def test_failures_in_late_seconds_are_not_an_outage() -> None:
     failed = [failure(n, "stalled", ended_at=1000.5 + n) for n in range(50, 62)]
     records = [*(record(n) for n in range(50)), *failed, *(record(n) for n in range(62, 100))]
     summary = summarise(records, info_of(late(1050.0, seconds=12.0)))
@@ -282,8 +283,8 @@ def test_failures_in_late_seconds_are_no_outage() -> None:
     assert summarise(records, info_of([])).steadiness.verdict == "interrupted"
 
 
-def test_successes_in_late_seconds_are_no_outage() -> None:
-    """Each answer takes 3 s, so that none that is not excluded ends in ten seconds; other requests fail at once."""
+def test_excluded_successes_do_not_make_an_outage() -> None:
+    """Each response takes 3 s, so that only excluded ones end within ten seconds. Other requests fail at once."""
     slow = [record(n, itl=[1.4, 1.4], e2el=3.0, stream_end=3.0) for n in range(60)]
     failed = [failure(100 + n, "http_500", started_at=1020 + n / 4, ended_at=1020.1 + n / 4) for n in range(40)]
     summary = summarise([*slow, *failed], info_of(late(1022.0, seconds=7.0)))
@@ -291,8 +292,8 @@ def test_successes_in_late_seconds_are_no_outage() -> None:
     assert (summary.validity.verdict, summary.steadiness.verdict) == ("valid", "unclear")
 
 
-def test_the_charts_mark_late_seconds_of_what_they_draw() -> None:
-    """Thirty requests of warm-up, and a test of seventy: a late second of the warm-up is none of the test's."""
+def test_charts_mark_late_seconds_of_the_measured_time() -> None:
+    """A late second of the thirty warm-up requests is not marked in the test of seventy."""
     records = [record(n, warmup=n < 30) for n in range(100)]
     info = info_of(late(1005.0, 1050.0, 1200.0))
     page = make_report(Finished(info, records, summarise(records, info)))

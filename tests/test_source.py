@@ -1,4 +1,4 @@
-"""What --dataset can name, and what is said when it names nothing."""
+"""What --dataset may name, and the errors if it names no data set."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def error(dataset: Path | str, **words: Any) -> str:
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "metadata.csv", "anything.tsv"])
 @pytest.mark.parametrize("file_key", ["file", "file_name", "path", "audio", "audio_filepath"])
-def test_manifests(tmp_path: Path, name: str, file_key: str) -> None:
+def test_manifest_in_each_format_is_read(tmp_path: Path, name: str, file_key: str) -> None:
     soundfile.write(tmp_path / "one.wav", noise(0.1), 16000)
     row = {file_key: "one.wav", "transcription": 'He said "no", twice'}
     with (tmp_path / name).open("w", newline="") as file:
@@ -49,7 +49,7 @@ def test_manifests(tmp_path: Path, name: str, file_key: str) -> None:
     assert rows(tmp_path / name) == rows(tmp_path)
 
 
-def test_an_id_comes_from_the_manifest_then_from_the_file(tmp_path: Path) -> None:
+def test_id_comes_from_the_manifest_or_the_file_name(tmp_path: Path) -> None:
     lines = [{"file": "a/x.wav", "id": "first"}, {"file": "b/x.wav"}, {"text": "no file at all"}]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [row.id for row in rows(tmp_path)] == ["first", "x", "row-000002"]
@@ -64,7 +64,7 @@ def test_common_voice_layout(tmp_path: Path) -> None:
     assert "dev.tsv, test.tsv" in error(tmp_path)
 
 
-def test_a_folder_of_audio_without_a_manifest(tmp_path: Path) -> None:
+def test_folder_of_audio_without_a_manifest(tmp_path: Path) -> None:
     write_folder(tmp_path, {"b": 0.1, "a": 0.1})
     (tmp_path / "manifest.jsonl").unlink()
     source = open_source(DatasetSpec(str(tmp_path)))
@@ -72,14 +72,14 @@ def test_a_folder_of_audio_without_a_manifest(tmp_path: Path) -> None:
     assert "no WER" in source.notes[0]
 
 
-def test_rows_go_on_from_a_state(tmp_path: Path) -> None:
+def test_reading_resumes_from_a_state(tmp_path: Path) -> None:
     source = open_source(DatasetSpec(str(write_folder(tmp_path, {"a": 0.1, "b": 0.1, "c": 0.1}))))
     first = source.rows(None)
     assert next(iter(first)).id == "a"
     assert [row.id for row in source.rows(first.state())] == ["b", "c"]
 
 
-def test_the_same_rows_have_the_same_origin_wherever_they_lie(tmp_path: Path) -> None:
+def test_origin_depends_on_the_rows_and_not_on_the_path(tmp_path: Path) -> None:
     lengths = {"a": 0.1, "b": 0.2}
     here, there = (write_folder(tmp_path / place / "set", lengths) for place in ("here", "there"))
     assert open_source(DatasetSpec(str(here))).origin == open_source(DatasetSpec(str(there))).origin
@@ -87,7 +87,7 @@ def test_the_same_rows_have_the_same_origin_wherever_they_lie(tmp_path: Path) ->
     assert open_source(DatasetSpec(str(here))).origin != open_source(DatasetSpec(str(there))).origin
 
 
-def test_bad_input_says_what_would_be_right(tmp_path: Path) -> None:
+def test_invalid_data_set_gives_an_error_with_a_cure(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.1})
     assert "no such file" in error("../not/here")
     assert "no column 'speech' for the text; there are: file, text" in error(folder, text_column="speech")
@@ -128,7 +128,7 @@ configs:
 
 
 class TestDatasetsFolder:
-    """A folder that `datasets` reads, in openslr/librispeech_asr's layout."""
+    """A folder that `datasets` reads, in the layout of openslr/librispeech_asr."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
@@ -149,14 +149,14 @@ class TestDatasetsFolder:
         (tmp_path / "README.md").write_text(CARD)
         return tmp_path
 
-    def test_a_config_that_has_the_split_is_chosen_and_said(self, folder: Path) -> None:
+    def test_first_subset_with_the_split_is_chosen_and_reported(self, folder: Path) -> None:
         source = open_source(DatasetSpec(str(folder), split="test"))
         assert source.origin["subset"] == "clean"
         assert "took 'clean'" in source.notes[0]
         assert "other, all" in source.notes[0]
         assert len(list(source.rows(None))) == 2
 
-    def test_a_subset_that_was_named_is_taken(self, folder: Path) -> None:
+    def test_named_subset_is_read(self, folder: Path) -> None:
         found = rows(folder, subset="other", split="test")
         assert len(found) == 40
         assert found[0].id == "other-0000"
@@ -164,18 +164,18 @@ class TestDatasetsFolder:
         assert isinstance(found[0].audio, bytes)
         assert found[0].audio.startswith(b"fLaC")
 
-    def test_without_a_split_all_of_it_is_taken(self, folder: Path) -> None:
+    def test_default_subset_has_all_splits_without_a_split(self, folder: Path) -> None:
         assert len(rows(folder)) == 42
 
-    def test_what_is_impossible_lists_what_is_possible(self, folder: Path) -> None:
+    def test_unknown_subset_or_split_lists_the_known_ones(self, folder: Path) -> None:
         assert "it has: all: test.clean, test.other; clean: test; other: test" in error(folder, split="train")
         assert "it has: clean, other, all" in error(folder, subset="cleaner")
         assert "other: test" in error(folder, subset="other", split="train")
 
-    def test_a_parquet_file(self, folder: Path) -> None:
+    def test_single_parquet_file_is_read(self, folder: Path) -> None:
         assert len(rows(folder / "other" / "test-00000-of-00001.parquet")) == 40
 
-    def test_rows_go_on_from_a_state(self, folder: Path) -> None:
+    def test_reading_resumes_from_a_state(self, folder: Path) -> None:
         source = open_source(DatasetSpec(str(folder), subset="other", split="test"))
         first = source.rows(None)
         begun = iter(first)
@@ -188,7 +188,7 @@ class TestDatasetsFolder:
 
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "train_manifest.json"])
-def test_nemos_manifests_and_segments(tmp_path: Path, name: str) -> None:
+def test_nemo_manifest_with_segments(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / "long.wav", noise(3.0), 16000)
     lines = [
         {"audio_filepath": "long.wav", "duration": 3.0, "text": "all"},
@@ -209,7 +209,7 @@ def test_nemos_manifests_and_segments(tmp_path: Path, name: str) -> None:
         assert f"row 1: offset {bad!r} is not a time: it takes seconds" in error(tmp_path)
 
 
-def test_another_segment_is_another_set(tmp_path: Path) -> None:
+def test_another_segment_changes_the_state_of_the_data_set(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", noise(3.0), 16000)
     states = set()
     for offset in (0, 1):

@@ -1,4 +1,5 @@
-"""Stamps are of the moment when bytes could be read: not of the read, nor of a packet that had to wait for another."""
+"""Stamps are the times when bytes became readable, not when they were read, nor when a packet came that had to wait for
+another."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from harness.socket_readers import STAMPED, pair, settle, source
 
 DELAY_S = 0.04
 EARLY_S = 0.1 * DELAY_S
-"""More than two clocks differ by, and far less than it takes to send a lost packet again."""
+"""More than two clocks differ, and far less than the retransmission of a lost packet takes."""
 
 SEND = """
 import socket, sys, time
@@ -45,7 +46,7 @@ reader = source(sys.argv[1])(here.fileno(), Event())
 reader.begin_body(0, UNTIL_CLOSE)
 unread = [0] * 400  # for each byte, when it could not be read yet
 while reader.status == "running":
-    # What the kernel would give is no reader's delay. It is asked first: a byte that is read meanwhile counts twice.
+    # Bytes that wait in the kernel could be read. Ask it first, so that a byte read meanwhile counts twice, not never.
     now = time.perf_counter_ns()
     waits = int.from_bytes(fcntl.ioctl(here, termios.FIONREAD, bytes(4)), sys.byteorder)
     for byte in range(len(reader.collected()[0]) + waits, 400):
@@ -57,17 +58,17 @@ print(json.dumps({"bytes": len(body), "unread": unread, "stamps": stamps, "ends"
 
 
 @pytest.mark.parametrize("maker", STAMPED)
-def test_what_came_while_python_was_busy_has_its_own_time(maker: str) -> None:
+def test_bytes_that_came_while_python_was_busy_keep_their_time(maker: str) -> None:
     here, there = pair()
     with here, there:
         made = source(maker)(here.fileno(), Event())
-        there.sendall(b"a")  # the kernel begins to stamp with the first socket that asks for it, and a moment late
+        there.sendall(b"a")  # the kernel starts to stamp with the first socket that requests it, with a short delay
         settle(lambda: made.head(0) == b"a")
         sent = time.perf_counter_ns()
         there.sendall(b"b")
         after = time.perf_counter_ns()
         until = time.perf_counter() + 0.2
-        while time.perf_counter() < until:  # nothing of gevent's runs meanwhile
+        while time.perf_counter() < until:  # blocks gevent meanwhile
             pass
         settle(lambda: made.head(0) == b"ab")
         made.close()
@@ -75,8 +76,8 @@ def test_what_came_while_python_was_busy_has_its_own_time(maker: str) -> None:
 
 
 @pytest.mark.parametrize("maker", STAMPED)
-def test_on_a_network_that_loses_packets_nothing_is_stamped_before_it_could_be_read(maker: str) -> None:
-    # What follows a lost packet comes before it, and waits for it in the kernel: its own stamp is too early.
+def test_stamps_on_a_lossy_network_are_not_before_bytes_are_readable(maker: str) -> None:
+    # A packet after a lost one arrives earlier and waits in the kernel: its own stamp is too early.
     with network("server", "client", delay_ms=DELAY_S * 1e3, loss=0.05) as net:
         server = subprocess.Popen(
             [*net.on("server"), sys.executable, "-c", SEND], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT / "tests"
@@ -100,6 +101,6 @@ def test_on_a_network_that_loses_packets_nothing_is_stamped_before_it_could_be_r
     assert stamps == sorted(stamps)
     waits = [later - earlier for earlier, later in pairwise(stamps)]
     assert sum(wait > DELAY_S * 1e9 for wait in waits) >= 3  # packets were lost
-    # No read has a stamp of a time when its last byte could not be read.
+    # No read has a stamp from before its last byte became readable.
     early = [end for stamp, end in zip(stamps, ends, strict=True) if seen["unread"][end - 1] - stamp > EARLY_S * 1e9]
     assert early == []
