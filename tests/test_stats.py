@@ -1,4 +1,4 @@
-"""Locust's own statistics, with the stream's rows in them."""
+"""Locust's own statistics, with rows of the stream added."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from harness.records import failure, record
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
     monkeypatch.setattr(locust.stats, "bucket_response_time", locust.stats.bucket_response_time)
     made = Environment()
-    runner = made.create_local_runner()  # its listener is what feeds the statistics
+    runner = made.create_local_runner()  # its listener feeds the statistics
     stats.set_up(made)
     yield made
     runner.quit()
 
 
-def test_aggregated_counts_requests_and_nothing_else(environment: Environment) -> None:
+def test_aggregated_row_counts_only_requests(environment: Environment) -> None:
     stats.Rows(environment, "/v1/x").add([record(0), record(1, e2el=0.8), failure(2, "http_500")])
     post = environment.stats.get("/v1/x", "POST")
     total = environment.stats.total
@@ -39,14 +39,14 @@ def test_aggregated_counts_requests_and_nothing_else(environment: Environment) -
     assert counts == {"POST": 3, "TTFT": 2, "ITL": 4, "TPOT": 2}
 
 
-def test_a_failure_has_no_latency_in_any_row(environment: Environment) -> None:
+def test_failure_has_no_latency_in_any_row(environment: Environment) -> None:
     stats.Rows(environment, "/v1/x").add([failure(0, "cut", ttft=9.0, e2el=9.0, chunks=1)])
     assert list(environment.stats.entries) == [("/v1/x", "POST")]
     assert environment.stats.get("/v1/x", "POST").max_response_time == 0
     assert [str(error.error) for error in environment.stats.errors.values()] == ["cut: why"]
 
 
-def test_errors_that_differ_by_an_id_are_one_row_and_their_number_is_bounded(environment: Environment) -> None:
+def test_errors_that_differ_by_an_id_share_a_row_and_rows_are_bounded(environment: Environment) -> None:
     rows = stats.Rows(environment, "/v1/x")
     rows.add([failure(n, "stream_error", error=f"request {n:032x} failed at {10**9 + n}") for n in range(9)])
     assert [(str(error.error), error.occurrences) for error in environment.stats.errors.values()] == [
@@ -73,7 +73,7 @@ def test_buckets_at_the_edges_of_decades() -> None:
     assert stats.buckets(np.array(edges)).tolist() == [stats.bucket(edge) for edge in edges]
 
 
-def test_values_logged_at_once_give_what_one_event_each_gives(
+def test_values_logged_in_batches_equal_one_event_each(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
@@ -93,7 +93,7 @@ def test_values_logged_at_once_give_what_one_event_each_gives(
     at_once = log("/v1/x")
     environment.events.request.add_listener(lambda response_time, **_: seen.append(response_time))
     one_by_one = log("/v1/y")
-    assert len(seen) == 203 + 3 * 4  # with another listener, each value is an event
+    assert len(seen) == 203 + 3 * 4  # with another listener, each value fires an event
     assert [entry.method for entry in at_once] == ["POST", "TTFT", "ITL", "TPOT"]
     for one, other in zip(at_once, one_by_one, strict=True):
         ours, theirs = dict(one.serialize()), dict(other.serialize())
@@ -103,7 +103,7 @@ def test_values_logged_at_once_give_what_one_event_each_gives(
 
 
 @pytest.mark.parametrize("json", [False, True])
-def test_counts_by_second_are_let_go_when_locust_reads_them_no_more(
+def test_old_counts_per_second_are_dropped_unless_locust_needs_them(
     environment: Environment, monkeypatch: pytest.MonkeyPatch, json: bool
 ) -> None:
     environment.parsed_options = Namespace(json=json, json_file=None)

@@ -1,4 +1,4 @@
-"""Whether a rising queue is told from noise: made-up runs with seeds."""
+"""Steadiness: whether a growing queue is distinguished from noise, in simulated runs with seeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def autoregressive(random: np.random.Generator) -> np.ndarray:
 
 
 def queue(load: float, random: np.random.Generator, count: int = N) -> np.ndarray:
-    """Latencies of a server with one slot, a service of 0.1 s, and Poisson arrivals."""
+    """Latencies of a server with one slot, a service time of 0.1 s, and Poisson arrivals."""
     free, latencies, at = 0.0, [], 0.0
     for gap in random.exponential(0.1 / load, count):
         at += gap
@@ -48,46 +48,46 @@ STEADY: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("kind", STEADY)
-def test_a_steady_run_is_seldom_called_another(kind: str) -> None:
+def test_steady_run_is_seldom_misjudged(kind: str) -> None:
     verdicts = [steadiness(run(STEADY[kind](np.random.default_rng(seed)))).verdict for seed in range(200)]
-    assert verdicts.count("steady") >= 196  # two in a hundred
+    assert verdicts.count("steady") >= 196  # at most 2 in 100 wrong
 
 
 @pytest.mark.parametrize(("load", "count", "least"), [(1.2, N, 98), (1.05, 5 * N, 90)])
-def test_a_queue_that_grows_is_found(load: float, count: int, least: int) -> None:
+def test_growing_queue_is_detected(load: float, count: int, least: int) -> None:
     verdicts = [steadiness(run(queue(load, np.random.default_rng(seed), count))).verdict for seed in range(100)]
     assert verdicts.count("rising") >= least
 
 
-def test_the_growth_is_told_in_seconds() -> None:
-    # 400 requests at 12 a second, of 10 that are served: after 33 s the last one waits 6.7 s.
+def test_growth_is_reported_in_seconds() -> None:
+    # 400 requests arrive at 12 per second, of which 10 are served: after 33 s the last one waits 6.7 s.
     growth = [steadiness(run(queue(1.2, np.random.default_rng(seed)))).growth_s or 0.0 for seed in range(50)]
     assert np.mean(growth) == pytest.approx(6.7 * 15 / 16, rel=0.15)
     assert "latency rose by" in steadiness_line(steadiness(run(queue(1.2, np.random.default_rng(0)))))
 
 
-def test_latencies_that_fall() -> None:
+def test_falling_latency_is_detected() -> None:
     found = steadiness(run(np.linspace(3, 1, N) + np.random.default_rng(0).normal(0, 0.1, N)))
     assert found.verdict == "falling"
     assert "latency fell by" in steadiness_line(found)
 
 
-def test_a_set_that_is_sorted_by_length_is_no_queue() -> None:
-    audio = np.concatenate([np.linspace(1, 30, N - 50), np.linspace(1, 5, 50)])  # a pass and a bit
+def test_data_set_sorted_by_length_is_not_a_growing_queue() -> None:
+    audio = np.concatenate([np.linspace(1, 30, N - 50), np.linspace(1, 5, 50)])  # one pass and a bit
     random = np.random.default_rng(0)
     latencies = 0.2 + 0.05 * audio + random.normal(0, 0.05, N)
-    assert steadiness(run(latencies)).verdict == "rising"  # were all clips of one length, it would be one
+    assert steadiness(run(latencies)).verdict == "rising"  # it would be rising if all clips had one length
     assert steadiness(run(latencies, audio)).verdict == "steady"
     assert steadiness(run(latencies + np.linspace(0, 2, N), audio)).verdict == "rising"
 
 
 def lengths(random: np.random.Generator, count: int = N) -> np.ndarray:
-    """Lengths of clips in seconds, rounded to ms as manifests have them."""
+    """Lengths of clips in seconds, rounded to ms as in manifests."""
     return np.round(random.lognormal(1.8, 0.6, count).clip(0.5, 35), 3)
 
 
 def served(audio: np.ndarray, random: np.random.Generator, growth: float = 0.0) -> np.ndarray:
-    """Latencies of a server that takes 0.2 s and 0.05 s for each second of audio, and `growth` more at the end."""
+    """Latencies of a server that takes 0.2 s plus 0.05 s per second of audio, rising by `growth` until the end."""
     return 0.2 + 0.05 * audio + random.normal(0, 0.05, len(audio)) + np.linspace(0, growth, len(audio))
 
 
@@ -98,7 +98,7 @@ def at_random(audio: np.ndarray, random: np.random.Generator) -> np.ndarray:
 @pytest.mark.parametrize("latencies", [served, at_random])
 @pytest.mark.parametrize("rounded", [True, False], ids=["rounded to ms", "exact"])
 @pytest.mark.parametrize("step", [1, -1], ids=["ascending", "descending"])
-def test_one_pass_over_sorted_clips_is_never_called_a_trend(
+def test_one_pass_over_sorted_clips_is_never_a_trend(
     latencies: Callable[[np.ndarray, np.random.Generator], np.ndarray], rounded: bool, step: int
 ) -> None:
     for seed in range(100):
@@ -109,7 +109,7 @@ def test_one_pass_over_sorted_clips_is_never_called_a_trend(
         assert abs(found.growth_s or 0.0) <= 0.6
 
 
-def test_a_trend_that_may_be_the_clips_lengths_is_not_judged() -> None:
+def test_trend_that_may_come_from_clip_lengths_is_not_judged() -> None:
     random = np.random.default_rng(0)
     audio = np.sort(lengths(random))
     found = steadiness(run(served(audio, random, growth=1.0), audio))
@@ -136,7 +136,7 @@ def test_several_passes_over_sorted_clips_are_judged(passes: int) -> None:
 
 
 @pytest.mark.parametrize(("growth", "verdict"), [(0.0, "steady"), (0.5, "rising"), (-0.4, "falling")])
-def test_a_trend_over_shuffled_clips_is_found(growth: float, verdict: str) -> None:
+def test_trend_over_shuffled_clips_is_detected(growth: float, verdict: str) -> None:
     for seed in range(50):
         random = np.random.default_rng(seed)
         audio = lengths(random)
@@ -145,7 +145,7 @@ def test_a_trend_over_shuffled_clips_is_found(growth: float, verdict: str) -> No
         assert found.growth_s == pytest.approx(growth, abs=0.1)
 
 
-def test_the_growth_is_never_more_than_latencies_differ() -> None:
+def test_growth_is_at_most_the_range_of_latencies() -> None:
     for seed in range(20):
         random = np.random.default_rng(seed)
         audio = np.sort(lengths(random))[:: (-1) ** seed]
@@ -155,27 +155,27 @@ def test_the_growth_is_never_more_than_latencies_differ() -> None:
         assert (steadiness(run(step)).growth_s or 0.0) <= 1.0
 
 
-def test_longer_clips_are_never_taken_for_faster() -> None:
-    """Where latency falls with length, a second of audio costs nothing, rather than less than nothing."""
+def test_longer_clips_are_never_assumed_to_be_faster() -> None:
+    """If latency falls with length, the cost of a second of audio is 0, not negative."""
     random = np.random.default_rng(0)
     audio = lengths(random)
     assert steadiness(run(2 - 0.03 * audio + random.normal(0, 0.05, N), audio)).verdict == "steady"
 
 
-def test_the_wait_before_the_send_counts() -> None:
+def test_lag_counts_in_the_steadiness() -> None:
     records = run(np.full(N, 0.5))
     for number, item in enumerate(records):
         item.due_at, item.lag = item.started_at - number / 100, number / 100
     assert steadiness(records).verdict == "rising"
 
 
-def test_few_requests_tell_nothing() -> None:
+def test_few_requests_give_no_verdict_on_steadiness() -> None:
     found = steadiness([*run(np.linspace(1, 9, LEAST - 1)), *[failure(n, "cut") for n in range(50)]])
     assert (found.verdict, found.growth_s) == ("unclear", None)
     assert "not known" in steadiness_line(found)
 
 
-def test_what_is_left_out_and_why() -> None:
+def test_trim_excludes_warm_up_and_both_ends() -> None:
     records = [record(n, started_at=100.0 + n, warmup=n < 2) for n in range(12)]
     kept, left = trim(records, 0, 0)
     assert ([item.seq for item in kept], left) == (list(range(2, 12)), LeftOut(2, 0, 0))

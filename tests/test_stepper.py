@@ -1,4 +1,4 @@
-"""How a search takes its steps, second by second, without a server: the clock and the records are made up."""
+"""The steps of a search, second by second, without a server: the clock and the records are simulated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.records import failure, health, record, worker_info
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -36,7 +36,7 @@ Words = tuple[str, ...]
 
 
 class RunStore:
-    """Of a test without processes."""
+    """A run store for a test without processes."""
 
     data_sha256, scoring = "0", Scoring()
 
@@ -78,7 +78,7 @@ def settings(*words: str) -> Settings:
 
 
 class Play:
-    """A search against a server that answers within 0.2 s up to a number of streams, and within 0.9 s beyond."""
+    """A search against a server that responds within 0.2 s up to `capacity` streams, and within 0.9 s beyond."""
 
     def __init__(
         self, clock: Clock, tmp_path: Path, capacity: float, asked: Settings, *, most: int = 16, step_time: float = 10
@@ -93,7 +93,7 @@ class Play:
         """Whether the server refuses connections."""
 
     def second(self) -> bool:
-        """A second of the test; False at its end."""
+        """Run one second of the test. Return False at its end."""
         wanted = self.stepper.tick(self.users)
         if wanted is None:
             return False
@@ -121,7 +121,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def test_a_search_doubles_drains_and_halves(clock: Clock, tmp_path: Path) -> None:
+def test_search_doubles_drains_and_halves(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 5, settings())
     found = play.to_its_end()
     assert play.asked == [1, 0, 2, 0, 4, 0, 8, 0, 6, 0, 5, 0]
@@ -129,11 +129,11 @@ def test_a_search_doubles_drains_and_halves(clock: Clock, tmp_path: Path) -> Non
     assert (found.answer, found.limited_by) == (5, "")
     assert read_capacity(tmp_path) == found
     broken = [step.seconds for step in found.steps if not step.ok]
-    assert max(broken) <= 3  # a step that breaks for good is cut short
+    assert max(broken) <= 3  # a step that clearly fails ends early
     assert all(step.settled for step in found.steps)
 
 
-def test_a_search_that_was_ended_goes_on(clock: Clock, tmp_path: Path) -> None:
+def test_resumed_search_repeats_no_step(clock: Clock, tmp_path: Path) -> None:
     whole = Play(clock, tmp_path, 5, settings()).to_its_end()
     for kept in (0, 3, len(whole.steps)):
         play = Play(clock, tmp_path, 5, settings())
@@ -144,7 +144,7 @@ def test_a_search_that_was_ended_goes_on(clock: Clock, tmp_path: Path) -> None:
         assert play.asked.count(0) == max(len(whole.steps) - kept, 1)
 
 
-def test_the_queue_is_let_drain(clock: Clock, tmp_path: Path) -> None:
+def test_queue_drains_before_a_step_is_recorded(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 0, settings())
     while play.asked != [1, 0]:
         play.second()
@@ -157,17 +157,17 @@ def test_the_queue_is_let_drain(clock: Clock, tmp_path: Path) -> None:
     assert play.stepper.capacity.answer == 0
 
 
-def test_records_of_another_machine_are_put_on_the_masters_clock(clock: Clock, tmp_path: Path) -> None:
+def test_records_of_another_machine_are_moved_to_the_masters_clock(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 9, settings(), most=1)
     play.second()
     play.second()
     for number in range(90):
-        # By its own clock, this worker's requests began before the step; they are slow, and count.
+        # By the worker's clock these slow requests started before the step, but they count.
         play.store.watch(record(number, worker=1, started_at=clock.now - 4.5, ttft=0.9))
     assert play.to_its_end().answer == 0
 
 
-def test_a_step_that_the_client_held_up_ends_the_search(clock: Clock, tmp_path: Path) -> None:
+def test_step_during_which_the_client_stalled_ends_the_search(clock: Clock, tmp_path: Path) -> None:
     for allowed in (False, True):
         asked = replace(settings(), allow_client_bound=allowed)
         play = Play(clock, tmp_path, 100, asked, most=8)
@@ -178,14 +178,14 @@ def test_a_step_that_the_client_held_up_ends_the_search(clock: Clock, tmp_path: 
         assert found.answer == (8 if allowed else 2)
         assert (found.stalled_at, found.at_least) == ((None, False) if allowed else (4, True))
         assert ("at 4 streams the client was held up (the event loop was late" in found.limited_by) != allowed
-        if not allowed:  # the search goes on from there
+        if not allowed:  # a resumed search continues from there
             again = Play(clock, tmp_path, 100, asked, most=8)
             again.stepper = Stepper(asked, 8, 10, resumed(tmp_path, asked, "0"))
             assert again.to_its_end().answer == 8
             assert again.asked[0] == 4
 
 
-def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path) -> None:
+def test_step_broken_by_a_hiccup_is_repeated(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 5, settings())
     while play.stepper.load != 4:
         play.second()
@@ -201,7 +201,7 @@ def test_a_step_that_a_hiccup_broke_is_taken_again(clock: Clock, tmp_path: Path)
     assert [step.load for step in found.steps] == [1, 2, 4, 8, 6, 5]
 
 
-def test_without_a_step_that_could_be_judged_there_is_no_answer(clock: Clock, tmp_path: Path) -> None:
+def test_search_without_a_judged_step_has_no_answer(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 5, settings())
     play.store.workers = [worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))]
     found = play.to_its_end()
@@ -217,10 +217,10 @@ def test_without_a_step_that_could_be_judged_there_is_no_answer(clock: Clock, tm
     ("dies_at", "seconds", "answer"),
     [(1, 0, None), (1, 1, None), (8, 0, 4), (8, 1, 4), (10, 0, 8), (10, 1, 8), (12, 0, 8)],
 )
-def test_a_server_that_dies_ends_the_search(
+def test_dead_server_ends_the_search_at_any_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, dies_at: int, seconds: int, answer: float | None, slos: Words
 ) -> None:
-    """Before a step has begun, and after its first second."""
+    """It dies before a step starts, or after its first second."""
     clock, asked = Clock(monkeypatch), settings(*slos)
     play = Play(clock, tmp_path, 11, asked)
     while play.stepper.load != dies_at:
@@ -233,14 +233,14 @@ def test_a_server_that_dies_ends_the_search(
     assert found.limited_by.startswith("the server is gone: no request succeeded (connect: ")
     assert dies_at not in [step.load for step in found.steps]
     assert found.at_least == bool(answer)
-    # With the server back, the search goes on from there.
+    # When the server is back, a resumed search continues from there.
     play = Play(clock, tmp_path, 11, asked)
     play.stepper = Stepper(asked, 16, 10, resumed(tmp_path, asked, "0"))
     assert play.to_its_end().answer == 11
 
 
-def test_a_server_that_is_full_is_not_gone(clock: Clock, tmp_path: Path) -> None:
-    """It refuses at once what it has no slot for; what it accepted ends while the step drains."""
+def test_full_server_is_not_gone(clock: Clock, tmp_path: Path) -> None:
+    """It refuses requests beyond its slots immediately. Accepted requests end while the step drains."""
     play = Play(clock, tmp_path, 0, settings("--slo", "errors:rate:0.01"), most=1)
     play.gone = True
     play.store.quiet = False
@@ -252,7 +252,7 @@ def test_a_server_that_is_full_is_not_gone(clock: Clock, tmp_path: Path) -> None
     assert (found.answer, found.gone_at) == (0, None)
 
 
-def test_a_client_at_its_own_limit_is_not_tried_again(clock: Clock, tmp_path: Path) -> None:
+def test_step_at_the_clients_limit_is_not_repeated(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 5, settings())
     play.store.workers = [worker_info(health=health(cpu_mean=0.99))]
     found = play.to_its_end()
@@ -262,10 +262,10 @@ def test_a_client_at_its_own_limit_is_not_tried_again(clock: Clock, tmp_path: Pa
 
 
 @pytest.mark.parametrize("cpu", [0.05, 0.99], ids=["held up", "at its limit"])
-def test_a_step_that_breaks_at_once_is_not_the_servers_where_the_client_was_late(
+def test_immediate_failure_of_a_step_does_not_count_if_the_client_was_late(
     clock: Clock, tmp_path: Path, cpu: float
 ) -> None:
-    """Thirty slow answers settle a step in its first second."""
+    """Thirty slow responses settle a step in its first second."""
     play = Play(clock, tmp_path, 3, settings())
     while play.stepper.load != 4:
         play.second()
@@ -275,8 +275,8 @@ def test_a_step_that_breaks_at_once_is_not_the_servers_where_the_client_was_late
     assert (found.answer, found.stalled_at) == (2, 4)
 
 
-def test_a_step_is_judged_once(clock: Clock, tmp_path: Path) -> None:
-    """By the records that settled it: what ends while it drains would change them again."""
+def test_step_is_judged_once(clock: Clock, tmp_path: Path) -> None:
+    """It is judged by the records that settled it. Requests that end while it drains do not change it."""
     play = Play(clock, tmp_path, 0, settings(), most=1)
     while play.asked[-1:] != [0]:
         play.second()
@@ -290,7 +290,7 @@ def test_a_step_is_judged_once(clock: Clock, tmp_path: Path) -> None:
     assert step.requests < 200
 
 
-def test_a_step_that_does_not_settle_takes_its_time_and_says_so(clock: Clock, tmp_path: Path) -> None:
+def test_unsettled_step_takes_its_time_and_is_marked(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 100, settings("--slo", "errors:rate:0.000001"), most=1)
     (step,) = play.to_its_end().steps
     assert step.ok
@@ -298,7 +298,7 @@ def test_a_step_that_does_not_settle_takes_its_time_and_says_so(clock: Clock, tm
     assert 10 <= step.seconds <= 11
 
 
-def test_a_rate_is_announced_ahead_and_cut_short(clock: Clock, tmp_path: Path) -> None:
+def test_rate_of_a_step_is_announced_ahead_and_cut_short(clock: Clock, tmp_path: Path) -> None:
     asked = settings("--request-rate", "4")
     assert for_search(asked).loop.stages == "1s:0"
     assert for_search(asked).slos == []
@@ -307,14 +307,14 @@ def test_a_rate_is_announced_ahead_and_cut_short(clock: Clock, tmp_path: Path) -
         play.second()
     assert play.asked == [50]
     first, cut = play.role.schedules[:2]
-    # Idle until all have heard of it, then the step and its beginning, then nothing.
+    # The schedule is idle until all workers know it, then has the step with its start, then is idle again.
     assert first[1:] == [Stage(12.0, 1.0, 1.0), IDLE]
     assert first[0].seconds == cut[0].seconds >= 1
     assert cut[1].seconds < 12
     assert [step.load for step in play.stepper.steps] == [1]
 
 
-def test_a_rate_is_announced_before_a_fleet_begins(clock: Clock, tmp_path: Path) -> None:
+def test_rate_is_announced_before_a_fleet_starts(clock: Clock, tmp_path: Path) -> None:
     play = Play(clock, tmp_path, 0.5, settings("--request-rate", "4"), most=50)
     play.role.begins += 30
     while not play.role.schedules:

@@ -1,4 +1,4 @@
-"""A process that is stopped (SIGSTOP) for longer than the stall timeout, while its answers come."""
+"""A process stopped by SIGSTOP for longer than the stall timeout while its responses arrive."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from harness.realtime import utter
 from harness.serving import wait_until
 
 STALL_S = 5.0
-"""In which all must have asked before the process is stopped."""
+"""All requests must be sent within this time, before the process is stopped."""
 
 CHILD = "import sys; sys.path.append('..'); from test_stopped import ask_all; ask_all(*sys.argv[1:])"
 
 
 def ask_all(plain: str, tls: str, live: str, authority: str) -> None:
-    """Ask for all answers at once, two in each way of reading, and print the outcomes."""
+    """Send all requests concurrently, two with each reader, and print the outcomes."""
     limits = replace(LIMITS, stall=STALL_S)
 
     def ask(way: str) -> str:
@@ -51,7 +51,7 @@ def ask_all(plain: str, tls: str, live: str, authority: str) -> None:
 
 @contextmanager
 def live_server(waiting: list[int], go: threading.Event) -> Iterator[str]:
-    """Sessions that end when they are told to."""
+    """A server whose sessions end when `go` is set."""
 
     def talk(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -67,7 +67,7 @@ def live_server(waiting: list[int], go: threading.Event) -> Iterator[str]:
 
 
 @pytest.mark.long
-def test_what_came_while_the_process_was_stopped_is_not_called_stalled() -> None:
+def test_responses_that_arrive_while_stopped_are_not_stalled() -> None:
     go, waiting = threading.Event(), list[int]()
     whole: list[Piece] = [go, SOUND]
     body: list[Piece] = [OK + b"\r\n" + STREAM[:20], go, STREAM[20:]]
@@ -81,7 +81,7 @@ def test_what_came_while_the_process_was_stopped_is_not_called_stalled() -> None
             wait_until(lambda: sum(map(len, asked)) == 2 * len(WAYS) + 2, "all have asked")
             os.kill(child.pid, signal.SIGSTOP)
             go.set()
-            time.sleep(1.2 * STALL_S)  # with its answers in the kernel
+            time.sleep(1.2 * STALL_S)  # the responses wait in the kernel
             os.kill(child.pid, signal.SIGCONT)
             outcomes = json.loads(child.communicate(timeout=PATIENCE_S)[0])
         finally:

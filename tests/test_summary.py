@@ -1,4 +1,4 @@
-"""Figures from records: only successes have latencies, and nothing is a percentile of something else."""
+"""Metrics from records: only successes have latencies, and percentiles are computed from samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asr_load.stream.record import Record, RecordFile, encode_record, read_recor
 from harness.records import failure, health, record, run_info, worker_info
 
 
-def test_counts_and_rates() -> None:
+def test_summary_counts_requests_and_rates() -> None:
     records = [
         record(0),
         record(1, finish_reason="length", output_tokens=128),
@@ -44,7 +44,7 @@ def test_counts_and_rates() -> None:
     assert summary.goodput is None
 
 
-def test_latencies_are_of_successes_alone() -> None:
+def test_latencies_include_only_successes() -> None:
     summary = summarise([record(0), failure(1, "stalled", ttft=99.0, itl=[99.0], e2el=198.0, chunks=2)], run_info())
     assert (summary.ttft.max, summary.itl.max, summary.e2el.max, summary.rtf.max) == (0.2, 0.1, 0.4, 0.2)
     assert summary.tpot.mean == pytest.approx(0.1)
@@ -60,7 +60,7 @@ def test_percentiles_are_those_of_the_samples() -> None:
     assert (empty.n, empty.mean, empty.p99, empty.max) == (0, None, None, None)
 
 
-def test_lengths_have_their_own_figures() -> None:
+def test_metrics_per_clip_length() -> None:
     summary = summarise([record(n, audio_s=seconds) for n, seconds in enumerate((4.999, 5.0, 29.9, 40.0))], run_info())
     assert [(row.from_s, row.to_s, row.n) for row in summary.by_duration] == [
         (0, 5, 1),
@@ -70,13 +70,13 @@ def test_lengths_have_their_own_figures() -> None:
     ]
 
 
-def test_a_run_without_a_request() -> None:
+def test_summary_of_a_run_without_a_request() -> None:
     summary = summarise([], run_info())
     assert (summary.requests.total, summary.rtfx, summary.wer, summary.ttft.n) == (0, None, None, 0)
     assert summary.validity.verdict == "suspect"
 
 
-def test_the_same_folder_gives_the_same_summary(tmp_path: Path) -> None:
+def test_same_folder_gives_the_same_summary(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / "records.jsonl")
     for item in (record(1), record(0), failure(2, "empty")):
         file.write(item)
@@ -88,7 +88,7 @@ def test_the_same_folder_gives_the_same_summary(tmp_path: Path) -> None:
     assert (tmp_path / "summary.json").read_bytes() == bytes_
 
 
-def test_records_survive_the_way_to_disk_and_a_line_cut_off_does_not(tmp_path: Path) -> None:
+def test_records_are_read_back_and_a_truncated_line_is_skipped(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / "records.jsonl")
     file.write(record(0, text="zwölf „Ü“"))
     file.close()
@@ -100,7 +100,7 @@ def test_records_survive_the_way_to_disk_and_a_line_cut_off_does_not(tmp_path: P
     assert list(read_records(tmp_path)) == [record(0, text="zwölf „Ü“")]
 
 
-def test_a_line_that_cannot_be_read_costs_that_line(tmp_path: Path) -> None:
+def test_unreadable_line_is_skipped_and_counted(tmp_path: Path) -> None:
     file = tmp_path / "records.jsonl"
     lines = [encode_record(record(number)) for number in range(3)]
     odd = [b"", b"\xff", b"[" * 5000, lines[0].replace(b'"seq":0', b'"seq":true')]
@@ -119,7 +119,7 @@ def test_a_line_that_cannot_be_read_costs_that_line(tmp_path: Path) -> None:
         read_finished(tmp_path)
 
 
-def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no"):
         summarise_folder(tmp_path)
 
@@ -129,22 +129,24 @@ def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
     [
         ("", 0, 0.0, 0, 0),
         ("abc", 3, 1.0, 0, 0),
-        ("ab", 2, 2 / 3, 0, 0),  # half a pass owes nobody a request
+        ("ab", 2, 2 / 3, 0, 0),  # half a pass needs no further requests
         ("aabbc", 3, 5 / 3, 0, 0),
         ("aab", 2, 1.0, 1, 1),
         ("aaaab", 2, 5 / 3, 2, 1),
         ("aaaaaa", 1, 2.0, 4, 4),
     ],
 )
-def test_how_evenly_the_clips_were_sent(clips: str, sent: int, passes: float, repeated: int, left_out: int) -> None:
+def test_coverage_counts_clips_passes_and_repeats(
+    clips: str, sent: int, passes: float, repeated: int, left_out: int
+) -> None:
     summary = summarise([record(n, clip=clip) for n, clip in enumerate(clips)], run_info(data_clips=3))
     found = summary.coverage
     assert (found.clips, found.sent, found.repeated, found.left_out) == (3, sent, repeated, left_out)
     assert found.passes == pytest.approx(passes)
 
 
-def test_times_of_two_machines_are_held_against_one_clock() -> None:
-    # Worker 1's clock is an hour ahead: without the estimate the run would have taken an hour.
+def test_times_of_two_machines_are_on_one_clock() -> None:
+    # Worker 1's clock is an hour ahead: uncorrected, the run would have taken an hour.
     records = [record(0), record(1, worker=1, started_at=4603.0)]
     workers = [
         worker_info(ended_at=1001.0),
@@ -157,7 +159,7 @@ def test_times_of_two_machines_are_held_against_one_clock() -> None:
     ("allowed", "records", "passed"),
     [(False, [record(0)], False), (True, [record(0)], True), (True, [failure(0, "cut")], False)],
 )
-def test_slos_of_a_client_bound_run_or_one_without_a_success(
+def test_client_bound_run_or_one_without_success_does_not_pass(
     allowed: bool, records: list[Record], passed: bool
 ) -> None:
     slow = worker_info(health=health(loop_lag_p99=0.2))
@@ -169,19 +171,19 @@ def test_slos_of_a_client_bound_run_or_one_without_a_success(
     assert bool(summary.not_passed) is not passed
 
 
-def test_without_slos_nothing_passes_or_fails() -> None:
+def test_run_without_slos_neither_passes_nor_fails() -> None:
     summary = summarise([record(0)], run_info(workers=[worker_info(health=health(loop_lag_p99=0.2))]))
     assert (summary.passed, summary.not_passed) == (None, [])
 
 
-def test_tokens_that_no_answer_told_are_not_known() -> None:
+def test_tokens_are_unknown_if_one_response_lacks_usage() -> None:
     summary = summarise([record(0), record(1, output_tokens_source="chunks")], run_info(goodput="tpot:1000"))
     assert summary.output_tokens is summary.output_tokens_per_s is summary.tokens_per_chunk is summary.goodput is None
     assert summary.tpot.n == 1
     assert summarise([record(0, output_tokens_source="chunks")], run_info(goodput="ttft:1000")).goodput == 0.1
 
 
-def test_a_clip_without_a_length_divides_nothing() -> None:
+def test_clip_without_a_length_has_no_rtf() -> None:
     summary = summarise([record(0, audio_s=0.0), record(1)], run_info())
     assert (summary.rtf.n, summary.audio_s) == (1, 2.0)
 
@@ -198,11 +200,11 @@ def test_a_clip_without_a_length_divides_nothing() -> None:
         ([], [failure(0, "unfinished")], "no request came to its end"),
     ],
 )
-def test_how_the_server_did_in_words(slos: list[str], records: list[Record], said: str) -> None:
+def test_status_of_the_server_in_words(slos: list[str], records: list[Record], said: str) -> None:
     assert summarise(records, run_info(slos=slos)).server == said
 
 
-def test_the_rate_of_an_open_loop_has_its_chance() -> None:
+def test_open_loop_rate_has_a_random_interval() -> None:
     counts = ArrivalCounts(seconds=100.0, expected=400.0, deviation=20.0, due=368)
     workers = [worker_info(worker=n, started=180, arrivals=counts) for n in range(2)]
     found = summarise([record(0)], run_info(workers=workers)).open_loop

@@ -1,4 +1,4 @@
-"""Tar files of recordings: WebDataset's, alone and in folders, and NeMo's with their manifest."""
+"""Tar files of recordings: WebDataset's, single and in folders, and NeMo's with their manifest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recordings(dataset: Path, **words: Any) -> list[Recording]:
 
 
 def texts(dataset: Path, **words: Any) -> dict[str, str]:
-    """The text of each recording of a data set, by its id. All of them have audio that can be read."""
+    """The text of each recording of a data set, by its id. Check that all of them have readable audio."""
     rows = recordings(dataset, **words)
     assert all(next(convert(row, Rules())).duration_s >= 0.05 for row in rows)
     return {row.id: row.text for row in rows}
@@ -54,7 +54,7 @@ def test_webdataset_in_a_file_and_in_a_folder(tmp_path: Path) -> None:
     assert texts(tmp_path / "set", text_column="txt") == texts(file, text_column="txt")
 
 
-def test_text_in_json_or_in_a_file_beside(tmp_path: Path) -> None:
+def test_webdataset_text_in_json_or_a_separate_file(tmp_path: Path) -> None:
     for name, texted in (("x.json", json.dumps({"transcript": "it"})), ("x.txt", "it"), ("x.json", json.dumps("it"))):
         file = write_tar(tmp_path / "set.tar", {"x.wav": audio(0), name: texted})
         assert texts(file, text_column=None if "transcript" in texted or name == "x.txt" else "json") == {"x": "it"}
@@ -67,14 +67,14 @@ def test_text_in_json_or_in_a_file_beside(tmp_path: Path) -> None:
     assert texts(file, text_column="cls") == {"x": "it"}
 
 
-def test_shards_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_shards_are_read_in_numeric_order(tmp_path: Path) -> None:
     for number in (10, 2, 1, 0):
         write_tar(tmp_path / f"train_{number}.tar", {f"x{number}.wav": audio(number), f"x{number}.txt": str(number)})
     assert list(texts(tmp_path).values()) == ["0", "1", "2", "10"]
     assert in_order(["b-1", "a-10", "a-9", "a"]) == ["a", "a-9", "a-10", "b-1"]
 
 
-def test_splits_of_tars(tmp_path: Path) -> None:
+def test_splits_of_tar_files(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_tar(tmp_path / f"{split}-000.tar", {f"{split}.wav": audio(0), f"{split}.txt": f"of {split}"})
     assert texts(tmp_path, split="test") == {"test": "of test"}
@@ -82,7 +82,7 @@ def test_splits_of_tars(tmp_path: Path) -> None:
         recordings(tmp_path, split="dev")
 
 
-def test_rows_go_on_from_a_state(tmp_path: Path) -> None:
+def test_tar_reading_resumes_from_a_state(tmp_path: Path) -> None:
     for shard in range(2):
         audios = {f"{shard}{number}.wav": audio(number) for number in range(3)}
         write_tar(tmp_path / f"train-{shard}.tar", audios)
@@ -97,7 +97,7 @@ def test_rows_go_on_from_a_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_prepare_gives_the_same_bytes_again(tmp_path: Path) -> None:
+def test_prepare_of_tar_files_is_deterministic(tmp_path: Path) -> None:
     write_tar(tmp_path / "set" / "train-000.tar", SAMPLES)
     written = []
     for name in ("one", "two"):
@@ -110,7 +110,7 @@ def test_prepare_gives_the_same_bytes_again(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
-def test_what_is_broken_is_one_line(tmp_path: Path) -> None:
+def test_broken_tar_gives_a_one_line_error(tmp_path: Path) -> None:
     file = write_tar(tmp_path / "set.tar", SAMPLES)
     file.write_bytes(file.read_bytes()[:-20000])
     with pytest.raises(InputError, match="cannot be read") as caught:
@@ -122,7 +122,7 @@ def test_what_is_broken_is_one_line(tmp_path: Path) -> None:
 
 
 def nemo(folder: Path) -> Path:
-    """As NeMo's convert_to_tarred_audio_dataset.py leaves it."""
+    """Write a data set in the format of NeMo's convert_to_tarred_audio_dataset.py."""
     write_tar(folder / "audio_0.tar", {"one.wav": audio(0), "long.wav": audio(1, 3.0)})
     write_tar(folder / "audio_1.tar", {"./two.wav": audio(2)})
     rows = [
@@ -138,7 +138,7 @@ def nemo(folder: Path) -> Path:
     return manifest
 
 
-def test_nemos_tarred_sets(tmp_path: Path) -> None:
+def test_nemo_tarred_data_set(tmp_path: Path) -> None:
     manifest = nemo(tmp_path / "set")
     for dataset in (manifest, manifest.parent):
         *rows, gone = recordings(dataset)
@@ -154,7 +154,7 @@ def test_nemos_tarred_sets(tmp_path: Path) -> None:
             next(convert(gone, Rules()))
 
 
-def test_another_tar_is_another_set(tmp_path: Path) -> None:
+def test_changed_tar_changes_the_origin(tmp_path: Path) -> None:
     here, there = (nemo(tmp_path / name / "set").parent for name in ("here", "there"))
     origins = [open_source(DatasetSpec(str(folder))).origin for folder in (here, there)]
     assert origins[0] == origins[1]

@@ -1,4 +1,4 @@
-"""What others send is shown as text, and no secret is."""
+"""Text from servers and files is shown without control characters and without secrets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_control_characters_are_shown_as_text(text: str, shown: str) -> None:
     assert str(InputError(text)) == shown
 
 
-def test_wherever_it_is_printed() -> None:
+def test_all_output_escapes_control_characters() -> None:
     out = io.StringIO()
     console_for(out).out("a\x1b[2Jb\n\u202ec")
     assert out.getvalue() == "a\\x1b[2Jb\n\\u202ec\n"
@@ -50,7 +50,7 @@ def test_wherever_it_is_printed() -> None:
     assert "server" in absurd(worker_info(server="x" * 300))
     assert not absurd(worker_info())
     assert expected(0, "here").host == "here"
-    assert not absurd(expected(0, "a\x1b[2J" * 99))  # as a stranger may call itself
+    assert not absurd(expected(0, "a\x1b[2J" * 99))  # a stranger may claim such a name
 
 
 @pytest.mark.parametrize(
@@ -71,29 +71,29 @@ def test_wherever_it_is_printed() -> None:
         base64.b64encode(b"a" + SECRET.encode() + b"!").decode(),
     ],
 )
-def test_secrets_are_struck_in_each_form(said: str) -> None:
+def test_secrets_are_removed_in_each_encoding(said: str) -> None:
     struck = striker([SECRET])(f"before {said} behind")
     assert struck.startswith("before ")
     assert struck.endswith(" behind")
     assert "***" in struck
-    assert len(struck) <= len("before *** behind") + 24  # of base64, what is around it stays
+    assert len(struck) <= len("before *** behind") + 24  # the rest of a base64 text stays
     assert striker([])("x") == "x"
     assert striker(["", "a"])("banana") == "b***n***n***"
 
 
-def test_no_secret_is_cut_in_half() -> None:
+def test_shorten_never_cuts_a_secret_in_half() -> None:
     secret = "s" * 40
     for before in range(MAX_CHARS - 50, MAX_CHARS + 5):
         kept = shorten("w " * (before // 2) + secret)
         assert secret in kept or "ss" not in kept
         assert len(kept) <= MAX_CHARS
-    for before in range(4 * MAX_CHARS - 50, 4 * MAX_CHARS + 5):  # of which the white space is taken out
+    for before in range(4 * MAX_CHARS - 50, 4 * MAX_CHARS + 5):  # the white space is removed
         assert "ss" not in shorten(" " * before + secret).replace(secret, "")
         assert "ss" not in shorten((" " * before + secret).encode()).replace(secret, "")
 
 
 @each_reader
-def test_no_string_of_a_record_holds_one(reader: str) -> None:
+def test_no_field_of_a_record_contains_a_secret(reader: str) -> None:
     secret = "sk-live-4711-0815"
     text = STREAM.replace(b'"a"', b'"a %b"' % secret.encode()).replace(b'"stop"', b'"stop %b"' % secret.encode())
     encoded = base64.b64encode(secret.encode())
@@ -106,7 +106,7 @@ def test_no_string_of_a_record_holds_one(reader: str) -> None:
             assert "***" in repr(record)
 
 
-def test_a_clip_with_a_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
+def test_path_with_control_characters_is_escaped_in_errors(tmp_path: Path) -> None:
     from asr_load.audio.open import open_source
     from asr_load.audio.source import DatasetSpec
 
@@ -117,8 +117,8 @@ def test_a_clip_with_a_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
 
 
 @each_reader
-def test_no_word_of_speech_is_taken_for_a_secret(reader: str) -> None:
-    """A key that is a word, as EMPTY, and the words of a header: the transcript stays whole, the error does not."""
+def test_secret_that_is_a_common_word_stays_in_transcripts(reader: str) -> None:
+    """A key such as EMPTY, or words of a header, are removed from errors, but not from transcripts."""
     text = STREAM.replace(b'"a"', b'"EMPTY production of 12"')
     error = sized(b'{"error": "EMPTY production"}', b"HTTP/1.1 401 No\r\n")
     with talk(sized(text, EVENTS), error, reader=reader) as (client, peer):

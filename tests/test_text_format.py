@@ -1,4 +1,4 @@
-"""What models put around a transcript: taken off for what is scored, and kept beside it."""
+"""Output formats of models: the envelope around a transcript is removed for scoring, and the raw text is recorded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from harness.sse import sse
         ("<|en|><|NEUTRAL|><|Speech|>Hello<|2.40|> there", "Hello there", "tags"),
         ("<|startoftranscript|><|en|><|0.00|> Hello<|2.40|>", "Hello", "tags"),
         ("Hello <|2.40|>", "Hello <|2.40|>", "raw"),
-        ("language English", "language English", "raw"),  # it was cut off, or speech
+        ("language English", "language English", "raw"),  # it was cut off, or it is speech
         ("He said: language English<asr_text>no", "He said: language English<asr_text>no", "raw"),
         ("The transcription of the audio is 'it's fine'.", "it's fine", "glm"),
         ('The transcription of the audio is "yes."', "yes.", "glm"),
@@ -45,13 +45,13 @@ from harness.sse import sse
         ("", "", "raw"),
     ],
 )
-def test_each_envelope(raw: str, text: str, name: str) -> None:
+def test_each_envelope_is_removed(raw: str, text: str, name: str) -> None:
     unwrapped = unwrap(raw)
     assert (unwrapped.text, unwrapped.format) == (text, name)
     assert raw[unwrapped.start :].lstrip().startswith(text.split(" ", maxsplit=1)[0])
 
 
-def test_one_that_was_not_asked_for_stays() -> None:
+def test_envelope_of_another_format_stays() -> None:
     raw = "language English<asr_text>Hello"
     assert unwrap(raw, "qwen-asr").text == "Hello"
     for other in ("raw", "glm", "moss"):
@@ -67,7 +67,7 @@ def stream(*contents: str, pause: float = 0.0) -> list[Piece]:
 
 
 @each_reader
-def test_ttft_of_text_is_that_of_the_first_character_behind_it(reader: str) -> None:
+def test_ttft_of_text_is_that_of_the_first_character_after_the_envelope(reader: str) -> None:
     words = ("language", " English", "<asr_text>", " ", "Hello", " there")
     with talk(stream(*words, pause=0.05), stream("Hello", " there"), reader=reader) as (client, peer):
         first, second = client.send(peer.url), client.send(peer.url)
@@ -80,7 +80,7 @@ def test_ttft_of_text_is_that_of_the_first_character_behind_it(reader: str) -> N
 
 
 @each_reader
-def test_an_envelope_without_a_text_is_empty(reader: str) -> None:
+def test_envelope_without_text_is_empty(reader: str) -> None:
     with talk(stream("language None", "<asr_text>"), reader=reader) as (client, peer):
         record = client.send(peer.url)
     assert (record.outcome, record.error, record.text) == ("empty", "no text but an envelope", "")
@@ -94,7 +94,7 @@ def scored(clips: Path, folder: Path, *words: str) -> Run:
 
 
 @pytest.mark.parametrize("words", [[], ["--text-format", "qwen-asr"]])
-def test_a_perfect_transcript_has_no_errors(clips: Path, tmp_path: Path, words: list[str]) -> None:
+def test_correct_transcript_in_an_envelope_has_no_errors(clips: Path, tmp_path: Path, words: list[str]) -> None:
     done = scored(clips, tmp_path / "r", *words)
     summary: dict[str, Any] = done.summary
     assert summary["wer"] == 0
@@ -104,7 +104,7 @@ def test_a_perfect_transcript_has_no_errors(clips: Path, tmp_path: Path, words: 
     assert "│ TTFT of text" in done.out
 
 
-def test_what_is_raw_stays_so(clips: Path, tmp_path: Path) -> None:
+def test_text_format_raw_keeps_the_envelope(clips: Path, tmp_path: Path) -> None:
     done = scored(clips, tmp_path / "r", "--text-format", "raw")
     assert done.summary["wer"] > 0.3
     assert "4 transcripts still have the envelope of qwen-asr around them: use --text-format qwen-asr" in done.out
@@ -132,32 +132,32 @@ REFERENCES = [
         ("", 1, None),
     ],
 )
-def test_a_beginning_that_no_reference_has_is_seen(preface: str, every: int, said: tuple[int, str] | None) -> None:
+def test_common_preface_is_detected(preface: str, every: int, said: tuple[int, str] | None) -> None:
     pairs = [(text, (preface if number % every == 0 else "") + text) for number, text in enumerate(REFERENCES)]
     assert common_preface(pairs * 3, Scoring()) == said
 
 
-def test_a_beginning_that_references_have_too_is_none() -> None:
+def test_preface_that_references_share_is_none() -> None:
     texts = [f"thank you for calling number {number}" for number in range(9)]
     assert common_preface([(text, text) for text in texts], Scoring()) is None
     mixed = [(text, f"the end {text}") for text in ["the end of it", *REFERENCES]]
     assert common_preface(mixed, Scoring()) is None
 
 
-def test_it_is_said_in_the_verdict(clips: Path, tmp_path: Path) -> None:
+def test_common_preface_is_a_reason_of_the_verdict(clips: Path, tmp_path: Path) -> None:
     answers = [answer(f"Here is the transcript: text of clip{number:02d}", length=True) for number in range(8)]
     with canned(answers) as (host, _):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "8")
     assert "8 transcripts begin with 'Here is the transcript:', and no reference does" in done.out
 
 
-def test_a_server_that_always_says_the_same_has_no_preface() -> None:
+def test_server_with_a_constant_transcript_has_no_preface() -> None:
     assert common_preface([(text, "the quick brown fox") for text in REFERENCES], Scoring()) is None
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_a_beginning_is_compared_as_words_are(language: str) -> None:
-    """With its punctuation and capitals, it is what the speakers said."""
+def test_preface_is_compared_after_normalization(language: str) -> None:
+    """Punctuation and capitals aside, the speakers said it."""
     words = ["one", "two", "three", "four", "five", "six", "seven"]
     pairs = [(f"HEY SIRI CALL {word}", f"Hey, Siri: call {word}.") for word in words]
     assert common_preface(pairs, Scoring(language)) is None
@@ -175,10 +175,12 @@ CHINESE = ["今天天气很好", "他说明天下雨", "请打开客厅的灯", 
         ("en", REFERENCES, "Transcription: ", "Transcription:"),
         ("de", REFERENCES, "text=", "text="),
         ("zh", [f"小爱同学{text}" for text in CHINESE], "", None),
-        ("en", REFERENCES, "[music] ", None),  # the normalizer takes it off
+        ("en", REFERENCES, "[music] ", None),  # the normalizer removes it
     ],
 )
-def test_a_beginning_is_seen_without_spaces(language: str, texts: list[str], preface: str, said: str | None) -> None:
+def test_common_preface_is_detected_without_spaces(
+    language: str, texts: list[str], preface: str, said: str | None
+) -> None:
     found = common_preface([(text, preface + text) for text in texts], Scoring(language))
     assert found == (None if said is None else (len(texts), said))
 
@@ -194,7 +196,7 @@ ENVELOPES = {
 
 @pytest.mark.parametrize("reference", [True, False])
 @pytest.mark.parametrize(("name", "form"), ENVELOPES.items())
-def test_an_envelope_that_is_left_around_transcripts_makes_a_run_suspect(name: str, form: str, reference: bool) -> None:
+def test_envelope_left_around_transcripts_makes_a_run_suspect(name: str, form: str, reference: bool) -> None:
     records = [
         record(n, text=form.format(text), reference=text if reference else "") for n, text in enumerate(REFERENCES)
     ]
@@ -204,7 +206,7 @@ def test_an_envelope_that_is_left_around_transcripts_makes_a_run_suspect(name: s
     assert [reason for reason in validity.reasons if "envelope" in reason or "begin with" in reason] == [line]
 
 
-def test_some_transcripts_in_an_envelope_are_no_habit_of_the_model() -> None:
+def test_envelope_around_some_transcripts_is_not_reported() -> None:
     texts = [ENVELOPES["glm"].format(text) if n < 3 else text for n, text in enumerate(REFERENCES)]
     assert left_envelope(record(n, text=text) for n, text in enumerate(texts)) is None
     assert left_envelope([record(n, text=text) for n, text in enumerate(texts[:6])]) == (3, "glm")

@@ -1,4 +1,4 @@
-"""HTTPS: whom this side trusts, what it shows, and what it says of a certificate that is not good."""
+"""HTTPS: trusted authorities, client certificates, and the errors for invalid certificates."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def serving(authority: trustme.CA, *names: str, **how: Any) -> ssl.SSLContext:
 
 
 def one(clips: Path, folder: Path, context: ssl.SSLContext | None, *words: str, fails: bool = False) -> Run:
-    """One request to a server with this context; `fails`: none reaches it."""
+    """One request to a server with this context. With `fails`, no request reaches it."""
     with canned([] if fails else [answer("one", length=True)], context, refuses=fails) as (host, _):
         return run(host.replace("http:", "https:"), clips, folder / "r", "-u", "1", "--requests", "1", *words)
 
 
 @pytest.mark.parametrize("how", ["--ca", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_an_authority_that_is_named_is_trusted(
+def test_named_authority_is_trusted(
     clips: Path, tmp_path: Path, authority: trustme.CA, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -64,9 +64,7 @@ def test_an_authority_that_is_named_is_trusted(
     assert not info(done)["insecure"]
 
 
-def test_any_certificate_is_taken_where_that_is_asked_for_and_it_is_said(
-    clips: Path, tmp_path: Path, authority: trustme.CA
-) -> None:
+def test_insecure_accepts_any_certificate_and_reports_it(clips: Path, tmp_path: Path, authority: trustme.CA) -> None:
     done = one(clips, tmp_path, serving(authority, "elsewhere.example"), "--insecure")
     assert [record["text"] for record in done.records] == ["one"]
     assert info(done)["insecure"]
@@ -86,7 +84,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_wrong_is_said_in_words(clips: Path, tmp_path: Path, authority: trustme.CA, ca: str, kind: str) -> None:
+def test_certificate_problem_is_explained(
+    clips: Path, tmp_path: Path, authority: trustme.CA, ca: str, kind: str
+) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     contexts: dict[str, Callable[[], ssl.SSLContext | None]] = {
         "expired": lambda: serving(authority, not_after=yesterday, not_before=yesterday - timedelta(days=9)),
@@ -109,7 +109,7 @@ def mutual(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("files", [1, 2])
-def test_a_certificate_of_our_own(clips: Path, tmp_path: Path, authority: trustme.CA, ca: str, files: int) -> None:
+def test_client_certificate_is_sent(clips: Path, tmp_path: Path, authority: trustme.CA, ca: str, files: int) -> None:
     own = authority.issue_cert("tester.example")
     if files == 1:
         own.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
@@ -122,7 +122,7 @@ def test_a_certificate_of_our_own(clips: Path, tmp_path: Path, authority: trustm
     assert [record["text"] for record in done.records] == ["one"], done.records
 
 
-def test_files_that_are_none_are_refused_before_anything_is_sent(tmp_path: Path, ca: str) -> None:
+def test_invalid_certificate_files_are_refused_at_start(tmp_path: Path, ca: str) -> None:
     (tmp_path / "text").write_text("no certificate")
     with pytest.raises(InputError, match=r"--ca .*text holds no certificate \(PEM\)"):
         read_transport(HTTPS, str(tmp_path / "text"), "", insecure=False)
@@ -137,7 +137,7 @@ def test_files_that_are_none_are_refused_before_anything_is_sent(tmp_path: Path,
     assert read_transport(HTTPS, "", "", insecure=False) == Transport()
 
 
-def test_what_the_environment_names_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificate_file_of_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
     with pytest.raises(InputError, match="SSL_CERT_FILE /nowhere cannot be read"):
         read_transport(HTTPS, "", "", insecure=False)
@@ -145,7 +145,7 @@ def test_what_the_environment_names_is_checked_too(monkeypatch: pytest.MonkeyPat
     assert read_transport("http://speech.example", "", "", insecure=False) == Transport()
 
 
-def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path, authority: trustme.CA) -> None:
+def test_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path: Path, authority: trustme.CA) -> None:
     from cryptography.hazmat.primitives import serialization
 
     own = authority.issue_cert("tester.example")
@@ -158,7 +158,7 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_figures_over_https_are_the_servers_own(clips: Path, tmp_path: Path, reader: str) -> None:
+def test_latencies_over_https_are_those_of_the_server(clips: Path, tmp_path: Path, reader: str) -> None:
     stamps = tmp_path / "stamps.jsonl"
     script = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "100", "--itl-ms", "10")
     with serve(*script, "--ssl-certfile", server_pem(), "--stamps", str(stamps)) as host:
@@ -170,8 +170,8 @@ def test_figures_over_https_are_the_servers_own(clips: Path, tmp_path: Path, rea
     assert done.summary["connections"]["opened"] == 8
     late = late_by(done, stamps)
     assert min(late) > 0
-    # The kernel's stamps are on time whatever else the machine does. The other readers need a processor before the
-    # server sends its next chunk; `benchmarks.run truth` has their figure.
+    # The kernel's stamps are on time whatever else the machine does. The other readers need a CPU before the server
+    # sends its next chunk; `benchmarks.run truth` measures them.
     assert np.median(late) < (0.001 if reader == "compiled" else 0.010)
 
 
@@ -183,7 +183,7 @@ def test_figures_over_https_are_the_servers_own(clips: Path, tmp_path: Path, rea
         (["--ssl-certfile", __file__], f"--ssl-certfile {__file__} is no certificate with its key (PEM)"),
     ],
 )
-def test_a_server_without_a_certificate_does_not_start(words: list[str], said: str) -> None:
+def test_embedded_server_without_a_valid_certificate_does_not_start(words: list[str], said: str) -> None:
     done = run_to_end("--engine", "scripted", *words)
     assert done.returncode == 2
     assert said in done.stderr

@@ -1,4 +1,4 @@
-"""What a data set or a prepared folder of somebody else may do: name what is in it, and no more."""
+"""Untrusted data sets and prepared folders: they may only refer to their own files."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def as_link(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("written", [as_manifest, as_csv, as_kaldi, as_parquet, as_link])
 @pytest.mark.parametrize("spelling", ["absolute", "relative", "file://"])
-def test_what_is_outside_is_read_only_where_that_is_allowed(
+def test_files_outside_need_allow_outside(
     tmp_path: Path, outside: Path, written: Callable[[Path, str], Path], spelling: str
 ) -> None:
     folder = tmp_path / "set"
@@ -96,7 +96,7 @@ def test_what_is_outside_is_read_only_where_that_is_allowed(
     (row,) = rows(dataset, allow_outside=True)
     assert isinstance(row.audio, Path)
     assert row.audio.resolve() == outside
-    # What lies in the folder is no matter, however it is named.
+    # A file in the folder is accepted, however it is named.
     inside = tmp_path / "inner"
     inside.mkdir()
     (inside / "private.wav").write_bytes(wav(0.5))
@@ -107,7 +107,7 @@ def test_what_is_outside_is_read_only_where_that_is_allowed(
 
 @pytest.mark.parametrize("written", [as_manifest, as_parquet])
 @pytest.mark.parametrize("url", ["http://user:pw@127.0.0.1:9/a.wav?token=1", "s3://bucket/a.wav", "ftp://h/a.wav"])
-def test_addresses_are_asked_only_where_that_is_allowed(
+def test_urls_need_allow_outside(
     tmp_path: Path, written: Callable[[Path, str], Path], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -122,13 +122,13 @@ def test_addresses_are_asked_only_where_that_is_allowed(
     assert asked == [url]
 
 
-def test_a_row_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "MAX_CELL_BYTES", 1000)
     pq.write_table(pa.Table.from_pylist([{"audio": wav(1.0), "text": "it"}]), tmp_path / "rows.parquet")
     assert "of audio in a row: more than 0 MB must be in a file of its own" in refused(tmp_path / "rows.parquet")
 
 
-def test_want_of_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_memory_gives_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     @exits_on_bad_input
     def main() -> int:
         raise MemoryError
@@ -144,7 +144,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "prepared"
 
 
-def test_bytes_that_were_changed_are_refused(folder: Path) -> None:
+def test_changed_shard_is_refused(folder: Path) -> None:
     (file,) = folder.glob("*.arrow")
     made = Shards(folder)
     verify(folder, made.manifest)
@@ -159,7 +159,7 @@ def test_bytes_that_were_changed_are_refused(folder: Path) -> None:
         verify(folder, made.manifest)
 
 
-def test_a_shard_is_read_once_and_again_when_it_is_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_is_hashed_once_and_again_if_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     real = shard.file_sha256
 
@@ -183,7 +183,7 @@ def test_a_shard_is_read_once_and_again_when_it_is_another(folder: Path, monkeyp
 @pytest.mark.parametrize(
     "name", ["../shard-00000-of-00001.arrow", "/etc/passwd", "x.arrow", "shard-00000-of-00001.arrow/"]
 )
-def test_a_manifest_names_shards_beside_it(folder: Path, name: str) -> None:
+def test_manifest_may_only_name_shards_in_its_folder(folder: Path, name: str) -> None:
     file = folder / MANIFEST
     found = json.loads(file.read_text())
     found["shards"][0]["file"] = name
@@ -213,7 +213,7 @@ def test_a_manifest_names_shards_beside_it(folder: Path, name: str) -> None:
         ({"columns": "fewer"}, "other columns"),
     ],
 )
-def test_what_no_shard_of_ours_holds(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_invalid_shard_content_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     values: dict[str, Any] = {
         "id": ["a"],
         "text": ["it"],
@@ -236,7 +236,7 @@ def test_what_no_shard_of_ours_holds(tmp_path: Path, changes: dict[str, Any], sa
     name = "shard-00000-of-00001.arrow"
     with pa.ipc.new_file(str(tmp_path / name), table.schema) as writer:
         writer.write_batch(table)
-    if bad.get("audio_b64") == "offsets":  # which Arrow itself would not make
+    if bad.get("audio_b64") == "offsets":  # Arrow itself would not write this
         data = (tmp_path / name).read_bytes()
         at = data.index(np.array([0, len("QUJD") * 1234], np.int32).tobytes())
         (tmp_path / name).write_bytes(data[:at] + np.array([0, 1 << 30], np.int32).tobytes() + data[at + 8 :])
@@ -255,8 +255,8 @@ def test_what_no_shard_of_ours_holds(tmp_path: Path, changes: dict[str, Any], sa
         Shards(tmp_path)
 
 
-def test_audio_that_lies_elsewhere() -> None:
-    """Between a first and a last place that Arrow finds in order."""
+def test_audio_offsets_outside_the_buffer_are_refused() -> None:
+    """They lie between a first and a last offset that Arrow accepts."""
     ends = pa.py_buffer(np.array([0, 9000, 8], np.int32))
     columns = [pa.array(["a", "b"]), pa.array(["it", "it"]), pa.array([1.0, 1.0]), pa.array([1, 1], pa.int32())]
     columns += [pa.array(["0", "0"]), pa.array([[2, 302], [2]], pa.list_(pa.int32())), pa.array([1.0, 1.0])]
@@ -266,7 +266,7 @@ def test_audio_that_lies_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "shard-*.arrow"])
-def test_a_prepared_folder_is_read_from_regular_files(clips: Path, tmp_path: Path, name: str) -> None:
+def test_prepared_folder_is_only_read_from_regular_files(clips: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(clips, tmp_path / "data")
     file = next((tmp_path / "data").glob(name))
     file.unlink()
@@ -275,7 +275,7 @@ def test_a_prepared_folder_is_read_from_regular_files(clips: Path, tmp_path: Pat
         Shards(tmp_path / "data")
 
 
-def test_a_run_of_bytes_that_were_changed_does_not_start(clips: Path, tmp_path: Path) -> None:
+def test_run_with_a_changed_shard_does_not_start(clips: Path, tmp_path: Path) -> None:
     shutil.copytree(clips, tmp_path / "data")
     file = next((tmp_path / "data").glob("*.arrow"))
     data = bytearray(file.read_bytes())

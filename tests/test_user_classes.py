@@ -1,4 +1,4 @@
-"""Several classes of users in one run, each with its data, its API and its rows."""
+"""Several user classes in one run, each with its own data, API and rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Long(asr_load.SpeechUser):
 
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
-    """Clips of another set, whose ids are not those of `clips`."""
+    """Clips of another data set, with other ids than `clips`."""
     return prepare_clips(tmp_path / "others", {f"long{number}": 0.4 for number in range(3)})
 
 
@@ -49,7 +49,7 @@ def two(host: str, clips: Path, others: Path, folder: Path, *words: str | Path) 
 
 @pytest.mark.parametrize("fleet", [False, True], ids=["one process", "two workers"])
 @pytest.mark.parametrize("loop", [(), ("--request-rate", "40")], ids=["closed", "open"])
-def test_each_class_has_its_data_its_api_and_its_rows(
+def test_each_user_class_has_its_data_api_and_rows(
     clips: Path, others: Path, tmp_path: Path, fleet: bool, loop: tuple[str, ...]
 ) -> None:
     words = [*loop, "-u", "8", "--requests", "48", *(processes(2) if fleet else ())]
@@ -73,14 +73,14 @@ def test_each_class_has_its_data_its_api_and_its_rows(
     assert said["Long"] == said["Long"] | {"api": "transcriptions", "endpoint": "/v1/audio/transcriptions"}
     assert said["Long"]["data_clips"] == 3
     if not fleet and not loop:
-        # Each class goes through its own clips in order, whatever numbers the other takes in between.
+        # Each class sends its own clips in order, whatever numbers the other class takes in between.
         for name, ids in own.items():
             sent = Counter(record["clip"] for record in done.records if record["user_class"] == name)
             assert max(sent.values()) - min(sent[clip] for clip in ids) <= 1
     assert done.summary["coverage"]["clips"] == len(own["Short"]) + 3
 
 
-def test_one_class_with_options_of_its_own_is_the_run(clips: Path, others: Path, tmp_path: Path) -> None:
+def test_single_class_with_options_determines_the_run(clips: Path, others: Path, tmp_path: Path) -> None:
     code = f"import asr_load\nclass Own(asr_load.SpeechUser):\n    options = {{'data': {str(others)!r}}}\n"
     (tmp_path / "own.py").write_text(code)
     with serve(*FAST) as host:
@@ -103,7 +103,7 @@ def test_one_class_with_options_of_its_own_is_the_run(clips: Path, others: Path,
         ("{'host': 'x'}", "Long.options: 'host' is none"),
     ],
 )
-def test_a_class_that_asks_for_nonsense_is_one_line(clips: Path, tmp_path: Path, options: str, said: str) -> None:
+def test_invalid_class_options_give_a_one_line_error(clips: Path, tmp_path: Path, options: str, said: str) -> None:
     (tmp_path / "two.py").write_text(f"import asr_load\nclass Long(asr_load.SpeechUser):\n    options = {options}\n")
     done = run("http://127.0.0.1:9", clips, tmp_path / "r", "-f", tmp_path / "two.py", "-u", "1", "--requests", "1")
     assert done.code == 2
@@ -112,14 +112,14 @@ def test_a_class_that_asks_for_nonsense_is_one_line(clips: Path, tmp_path: Path,
     assert not (tmp_path / "r" / "records.jsonl").exists()
 
 
-def test_languages_are_not_mixed(clips: Path, tmp_path: Path) -> None:
+def test_user_classes_with_different_languages_are_refused(clips: Path, tmp_path: Path) -> None:
     german = prepare_clips(tmp_path / "others", {"lang": 0.4}, language="de")
     done = two("http://127.0.0.1:9", clips, german, tmp_path, "-u", "2", "--requests", "2")
     assert done.code == 2
     assert "must be of one language, not en of Short, de of Long" in done.err
 
 
-def test_the_options_of_a_class() -> None:
+def test_class_options_override_the_command_line() -> None:
     given = parse("--endpoint", "/gateway/chat", "--extra-body", '{"top_p": 1}')
     own = for_class(given, "Long", {"api": "transcriptions", "extra_body": {"temperature": 0}, "max_tokens": 9})
     assert (own.api, own.endpoint, json.loads(own.extra_body), own.max_tokens) == (
@@ -132,7 +132,7 @@ def test_the_options_of_a_class() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["one process", "master and workers"])
-def test_one_class_after_the_other_from_the_web_ui(clips: Path, others: Path, tmp_path: Path, kind: str) -> None:
+def test_class_picker_selects_classes_for_each_test(clips: Path, others: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "two.py"
     file.write_text(TWO.format(data=str(others)))
     words = ("-f", str(file), "--class-picker")
@@ -152,7 +152,7 @@ def test_one_class_after_the_other_from_the_web_ui(clips: Path, others: Path, tm
         assert not refused["success"]
 
 
-def test_a_class_may_speak_as_it_likes_beside_one_that_uploads(clips: Path, tmp_path: Path) -> None:
+def test_realtime_class_and_uploading_class_run_together(clips: Path, tmp_path: Path) -> None:
     options = {"api": "realtime", "realtime_dialect": "vllm", "packet_ms": 50, "pace": 4, "trailing_silence": 0.5}
     (tmp_path / "two.py").write_text(
         "import asr_load\n\nclass Files(asr_load.SpeechUser):\n    pass\n\n"
