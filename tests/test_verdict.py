@@ -1,4 +1,4 @@
-"""When a run's figures can be trusted."""
+"""The verdict: whether a run's metrics can be trusted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.records import failure, health, record, run_info, worker_info
         ({"loop_lag_max": 0.5, "cpu_max": 1.0}, "valid"),
     ],
 )
-def test_the_clients_health(client: dict[str, float], verdict: str) -> None:
+def test_health_of_the_client_determines_the_verdict(client: dict[str, float], verdict: str) -> None:
     validity = judge([record()], run_info(workers=[worker_info(health=health(**client))]))
     assert validity.verdict == verdict
     assert bool(validity.reasons) == (verdict != "valid")
@@ -42,13 +42,13 @@ def test_the_clients_health(client: dict[str, float], verdict: str) -> None:
         ([record(streamed=False)], "1 answers were not streamed"),
     ],
 )
-def test_what_the_records_admit(records: list[Record], said: str) -> None:
+def test_records_without_usage_or_streaming_are_suspect(records: list[Record], said: str) -> None:
     validity = judge(records, run_info())
     assert validity.verdict == "suspect"
     assert said in validity.reasons[0]
 
 
-def test_repeated_bytes_are_suspect_and_dithered_ones_are_not() -> None:
+def test_repeated_bytes_are_suspect_unless_dithered() -> None:
     records = [record(0, clip="a"), record(1, clip="a"), record(2, clip="b")]
     assert judge(records, run_info()).verdict == "valid"
     validity = judge(records, run_info(unique="none"))
@@ -56,7 +56,7 @@ def test_repeated_bytes_are_suspect_and_dithered_ones_are_not() -> None:
     assert "1 requests repeated" in validity.reasons[0]
 
 
-def test_a_fleet_that_mixes_readers_is_suspect() -> None:
+def test_fleet_with_different_readers_is_suspect() -> None:
     mixed = [worker_info(worker=n, reader=reader) for n, reader in enumerate(("compiled", "python", "compiled"))]
     validity = judge([record()], run_info(workers=mixed))
     assert validity.verdict == "suspect"
@@ -64,7 +64,7 @@ def test_a_fleet_that_mixes_readers_is_suspect() -> None:
         "workers read answers with different readers (compiled: worker 0, 2; python: worker 1):"
         " start all with the same --reader"
     ]
-    # A worker that never took part reads nothing.
+    # A worker that took no part has not read anything.
     unknown = worker_info(worker=1, reader="unknown", health=None)
     assert not judge([record()], run_info(workers=[worker_info(), unknown])).reasons
 
@@ -76,14 +76,14 @@ def fleet(*cpu: float, cores: int = 8) -> list[WorkerInfo]:
 @pytest.mark.parametrize(
     ("cpu", "more"),
     [
-        ((0.9,), 0),  # suspect
+        ((0.9,), 0),  # suspect only
         ((0.97,), 1),
         ((0.99, 0.99), 1),
         ((0.96,) * 8, 2),
-        ((0.97, 0.1), 1),  # work that is shared unevenly is not seen here: one more is the least that can be said
+        ((0.97, 0.1), 1),  # uneven sharing is not visible here: one more is a lower bound
     ],
 )
-def test_a_client_bound_fleet_says_how_many_more_workers_it_takes(cpu: tuple[float, ...], more: int) -> None:
+def test_client_bound_fleet_reports_how_many_workers_to_add(cpu: tuple[float, ...], more: int) -> None:
     validity = judge_clients(fleet(*cpu))
     assert validity.more_workers == more
     wanted = f"it takes at least {count_of(more, 'more worker')}, {len(cpu) + more} in all, to keep each below 80%"
@@ -91,18 +91,18 @@ def test_a_client_bound_fleet_says_how_many_more_workers_it_takes(cpu: tuple[flo
     assert [client.cpu_mean for client in validity.clients] == list(cpu)
 
 
-def test_more_workers_than_cores_belong_on_another_machine() -> None:
+def test_more_workers_than_cores_need_another_machine() -> None:
     assert "on another machine" not in judge_clients(fleet(0.99, cores=2)).reasons[-1]
     assert "they run on 2 cores now, so on another machine" in judge_clients(fleet(0.99, 0.99, cores=2)).reasons[-1]
 
 
-def test_more_workers_do_not_help_where_something_else_takes_the_processor() -> None:
+def test_more_workers_are_not_advised_if_other_processes_take_the_cpu() -> None:
     validity = judge_clients([worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))])
     assert (validity.verdict, validity.more_workers) == ("client-bound", 0)
     assert "more workers would not help; something else takes the processor" in validity.reasons[-1]
 
 
-def test_what_is_said_of_a_clock() -> None:
+def test_clock_offset_of_a_worker_is_shown_with_its_error() -> None:
     behind, unknown = fleet(0.1, 0.1)
     behind.master_offset_s, behind.master_offset_error_s = 3.7, 0.0004
     unknown.master_offset_error_s = None
@@ -110,7 +110,7 @@ def test_what_is_said_of_a_clock() -> None:
 
 
 def many(count: int, **changes: Any) -> list[Record]:
-    """One request after the other, each a second long."""
+    """Consecutive requests that take about one second each."""
     return [record(n, started_at=1000.0 + n, e2el=0.9, stream_end=0.9, **changes) for n in range(count)]
 
 
@@ -124,7 +124,7 @@ def outage_of(found: list[Record], first: int, last: int, outcome: str) -> list[
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 100), (100, 200), (50, 150), (80, 110)])
-def test_an_outage_is_a_reason_and_no_steady_state(first: int, last: int) -> None:
+def test_outage_is_a_reason_and_interrupts_the_steady_state(first: int, last: int) -> None:
     records = outage_of(many(200), first, last, "connect")
     validity = judge(records, run_info())
     assert validity.verdict == "suspect"
@@ -133,20 +133,20 @@ def test_an_outage_is_a_reason_and_no_steady_state(first: int, last: int) -> Non
     assert judge_steadiness(records, run_info()).verdict == "interrupted"
 
 
-def test_a_few_failures_are_no_outage() -> None:
+def test_few_failures_are_not_an_outage() -> None:
     records = outage_of(many(200), 50, 60, "cut")
     assert judge(records, run_info()).verdict == "valid"
     assert judge_steadiness(records, run_info()).verdict == "steady"
 
 
-def test_a_server_that_stood_still_is_an_outage_without_a_failure() -> None:
+def test_stall_of_the_server_is_an_outage_without_failures() -> None:
     records = many(200)
     records[100] = record(100, started_at=1100.0, e2el=60.0, stream_end=60.0)
     moved = [one.moved(60.0) if one.seq > 100 else one for one in records]
     assert "(answers stood still): an outage of 2" in judge(moved, run_info()).reasons[0]
 
 
-def test_steadiness_is_not_judged_where_the_load_was_another() -> None:
+def test_steadiness_is_not_judged_if_the_load_changed() -> None:
     records = many(200)
     for users, verdict in (
         ([(1001.0, 4)], "steady"),
@@ -160,7 +160,7 @@ def test_steadiness_is_not_judged_where_the_load_was_another() -> None:
     assert judge_steadiness(records, lost).verdict == "not judged"
 
 
-def test_two_workers_an_hour_apart_are_steady() -> None:
+def test_steadiness_uses_the_masters_clock() -> None:
     records = [record(n, worker=n % 2, started_at=1000.0 + n + 3600 * (n % 2), e2el=1.0 + (n % 2)) for n in range(200)]
     workers = [worker_info(worker=0), worker_info(worker=1, master_offset_s=-3600.0)]
     summary = summarise(records, run_info(workers=workers, trim_start=50.0))
@@ -168,7 +168,7 @@ def test_two_workers_an_hour_apart_are_steady() -> None:
     assert summary.left_out.trim_start == 50
 
 
-def test_answers_in_one_piece_are_not_the_engines() -> None:
+def test_responses_in_one_piece_are_reported_as_not_streamed() -> None:
     whole = {"chunks": 4, "itl": [0.0, 0.0001, 0.0]}
     validity = judge([record(0, **whole), record(1, chunks=4, itl=[0.1] * 3), record(2)], run_info())
     assert validity.verdict == "suspect"
@@ -177,7 +177,7 @@ def test_answers_in_one_piece_are_not_the_engines() -> None:
 
 
 WHOLE = {"chunks": 40, "itl": [0.0] * 39, "audio_s": 12.0}
-"""An answer of twelve seconds of speech in one piece."""
+"""A response for 12 s of speech that comes in one piece."""
 
 
 def held_back(records: list[Record], **changes: Any) -> bool:
@@ -186,18 +186,18 @@ def held_back(records: list[Record], **changes: Any) -> bool:
 
 
 @pytest.mark.parametrize("lag", [{"stamp_lag_p99": 0.2}, {"stamp_lag_p99": 0.2, "loop_lag_p99": 0.2}])
-def test_a_proxy_is_not_blamed_where_answers_were_read_late(lag: dict[str, float]) -> None:
+def test_proxy_is_not_blamed_if_responses_were_read_late(lag: dict[str, float]) -> None:
     records = [record(n, **WHOLE) for n in range(20)]
     assert held_back(records)
     for reader in ("compiled", "python"):
         assert not held_back(records, workers=[worker_info(reader=reader, health=health(**lag))])
-    # Of two workers, the one that read on time tells.
+    # With two workers, the one that read on time decides.
     both = [worker_info(health=health(**lag)), worker_info(worker=1)]
     assert held_back([record(n, worker=n % 2, **WHOLE) for n in range(20)], workers=both)
     assert not held_back(records, workers=both)
 
 
-def test_a_proxy_is_judged_by_the_seconds_in_which_reads_were_on_time() -> None:
+def test_proxy_is_judged_by_seconds_with_timely_reads() -> None:
     starved = [record(n, **(WHOLE if n in (50, 51) else {"chunks": 4, "itl": [0.1] * 3})) for n in range(100)]
     late = [Late(1050.0, 1052.0, 0.4, 0.1)]
     noisy = [worker_info(health=health(stamp_lag_p99=0.2, loop_lag_p99=0.2, late=late))]
@@ -206,8 +206,8 @@ def test_a_proxy_is_judged_by_the_seconds_in_which_reads_were_on_time() -> None:
 
 
 def decoded_by_stretches(random: np.random.Generator, seconds: float) -> Record:
-    """An answer as SGLang streams Qwen3-ASR's transcriptions: each two seconds are decoded anew, and the words that are
-    certain by then, all but the last five, are sent at once."""
+    """A transcription as SGLang streams Qwen3-ASR's: every two seconds are decoded again, and all certain words, which
+    are all but the last five, are sent together."""
     words, sent, gaps = random.poisson(2.5 * seconds) + 1, 0, list[float]()
     for end in np.arange(2, seconds + 2, 2):
         heard = round(words * min(end, seconds) / seconds)
@@ -219,8 +219,9 @@ def decoded_by_stretches(random: np.random.Generator, seconds: float) -> Record:
 
 
 @pytest.mark.parametrize("mean", [0.5, 1.0, 1.8, 2.7])
-def test_an_engine_that_decodes_some_seconds_at_a_time_is_no_proxy(mean: float) -> None:
-    """Of transcriptions, whatever their clips' lengths (the mean of their logarithm); none of a chat is like that."""
+def test_engine_that_decodes_in_stretches_is_not_a_proxy(mean: float) -> None:
+    """This holds for transcriptions of any clip length (`mean` is that of the logarithm). No chat is streamed this
+    way."""
     random = np.random.default_rng(0)
     records = [decoded_by_stretches(random, seconds) for seconds in random.lognormal(mean, 0.5, 300).clip(0.5, 40)]
     for number, one in enumerate(records):
@@ -229,12 +230,12 @@ def test_an_engine_that_decodes_some_seconds_at_a_time_is_no_proxy(mean: float) 
     assert held_back(records, api="chat")
 
 
-def test_a_proxy_before_a_transcription_api_is_still_found() -> None:
+def test_proxy_before_a_transcription_api_is_detected() -> None:
     random = np.random.default_rng(0)
     lengths = random.lognormal(2.3, 0.5, 200).clip(1, 35).tolist()
     whole = [record(n, audio_s=s, chunks=int(4 * s) + 4, itl=[0.0] * (int(4 * s) + 3)) for n, s in enumerate(lengths)]
     assert held_back(whole, api="transcriptions")
-    # Pieces of 4 kB: sixteen chunks, of three tokens a second.
+    # Pieces of 4 kB are sixteen chunks, at three tokens per second of audio.
     buffered = [
         record(n, audio_s=s, chunks=int(3 * s) + 4, itl=[0.4 if at % 16 == 15 else 0.0 for at in range(int(3 * s) + 3)])
         for n, s in enumerate(sorted(lengths)[100:])
@@ -243,7 +244,7 @@ def test_a_proxy_before_a_transcription_api_is_still_found() -> None:
 
 
 @pytest.mark.parametrize(("first", "said"), [(32.0, True), (1.9, False), (0.5, False)])
-def test_an_engine_that_compiles_at_its_first_request_is_said(first: float, said: bool) -> None:
+def test_slow_first_request_is_reported_with_a_cure(first: float, said: bool) -> None:
     records = [record(n, started_at=1000.0 + n, ttft=first if n == 3 else 0.2, itl=[]) for n in range(3, 33)]
     validity = judge(records, run_info())
     line = (
@@ -251,7 +252,7 @@ def test_an_engine_that_compiles_at_its_first_request_is_said(first: float, said
     )
     assert (line in validity.reasons) is said
     late = [record(n, started_at=1000.0 + n, ttft=first if n == 9 else 0.2, itl=[]) for n in range(3, 33)]
-    assert line not in judge(late, run_info()).reasons  # no first one
+    assert line not in judge(late, run_info()).reasons  # not the first request
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,7 @@ def test_an_engine_that_compiles_at_its_first_request_is_said(first: float, said
         ([(0, 79), (None, None)], ""),
     ],
 )
-def test_prompts_from_a_cache_are_suspect(cached: list[tuple[int | None, int | None]], said: str) -> None:
+def test_prompts_from_the_servers_cache_are_suspect(cached: list[tuple[int | None, int | None]], said: str) -> None:
     records = [record(n, cached_tokens=one, prompt_tokens=all_) for n, (one, all_) in enumerate(cached)]
     assert judge(records, run_info()).reasons == ([said] if said else [])
 
@@ -281,20 +282,20 @@ def test_prompts_from_a_cache_are_suspect(cached: list[tuple[int | None, int | N
         ("cut", "the body ended early", "2× cut: the body ended early: the server's log may tell more"),
     ],
 )
-def test_where_nothing_succeeded_the_cause_and_the_cure_come_first(outcome: str, error: str, said: str) -> None:
+def test_cause_and_cure_come_first_if_nothing_succeeded(outcome: str, error: str, said: str) -> None:
     records = [failure(n, outcome, error=error) for n in range(2)]
     validity = judge(records, run_info(workers=[worker_info(health=health(loop_lag_p99=0.2))]))
     assert validity.reasons == [f"nothing succeeded: {said}"]
     assert (validity.verdict, validity.client) == ("suspect", "not judged")
 
 
-def test_what_the_client_was_in_want_of_is_no_figure_of_the_server() -> None:
+def test_lack_of_descriptors_is_client_bound() -> None:
     want = "too many open files: raise ulimit -n, or lower -u"
     validity = judge([record(0), failure(1, "client", error=want)], run_info())
     assert (validity.verdict, validity.client, validity.reasons) == ("client-bound", "too slow", [f"1× {want}"])
 
 
-def test_records_of_another_run_are_told() -> None:
+def test_records_of_an_earlier_run_are_reported() -> None:
     mixed = [record(n) for n in range(5)] + [record(n, started_at=100.0 + n) for n in range(3)]
     found = judge(mixed, run_info())
     assert "3 records are older than the run: those of another one are among them" in found.reasons

@@ -1,4 +1,4 @@
-"""What this machine may run out of: it is never taken for the server's failure, and nothing that was written breaks."""
+"""Resources that this machine may run out of: the server is not blamed, and written files stay intact."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVER = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "50", "--itl-ms
 
 
 def limited(limit: str, host: str, clips: Path, results: Path, *words: str | Path) -> Run:
-    """A run under one of the shell's limits."""
+    """A run under a limit of the shell (ulimit)."""
     results.mkdir()
     files = ("--data", clips, "--results", results, "--json-file", results / "locust", "--spawn-rate", "100")
     on = ("sh", "-c", f'ulimit {limit}; exec "$@"', "sh")
@@ -25,7 +25,7 @@ def limited(limit: str, host: str, clips: Path, results: Path, *words: str | Pat
 
 @pytest.mark.long
 @pytest.mark.parametrize("reader", ["compiled", "python", "plain"])
-def test_fewer_descriptors_than_users(clips: Path, tmp_path: Path, reader: str) -> None:
+def test_fewer_descriptors_than_users_is_a_client_failure(clips: Path, tmp_path: Path, reader: str) -> None:
     with serve(*SERVER) as host:
         words = ("-u", "60", "-t", "3", "--stop-timeout", "5", "--reader", reader)
         done = limited("-n 60", host, clips, tmp_path / "r", *words)
@@ -34,18 +34,18 @@ def test_fewer_descriptors_than_users(clips: Path, tmp_path: Path, reader: str) 
     assert outcomes["client"]
     wants = {record["error"] for record in done.records if record["outcome"] == "client"}
     assert wants == {"too many open files: raise ulimit -n, or lower -u"}
-    # They wait before they ask again.
+    # They wait before they retry.
     assert max(Counter(record["user"] for record in done.records if record["outcome"] == "client").values()) <= 5
     assert done.summary["validity"]["client"] == "too slow"
     assert "60 users take up to 184 file descriptors, and this process may have 60" in done.err
-    # Locust's own look at the memory, each five seconds, finds no descriptor either.
+    # Locust's own check of memory, every five seconds, gets no descriptor either.
     assert done.err.count("Traceback") == done.err.count("in monitor_cpu_and_memory\n")
     assert done.code == 1
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("fleet", [False, True])
-def test_a_full_disk_ends_the_run_and_breaks_no_line(clips: Path, tmp_path: Path, fleet: bool) -> None:
+def test_full_disk_ends_the_run_and_truncates_no_line(clips: Path, tmp_path: Path, fleet: bool) -> None:
     with serve(*SERVER) as host:
         words = ("-u", "4", "-t", "600", *(processes(2) if fleet else ()))
         done = limited("-f 24", host, clips, tmp_path / "r", *words)  # in blocks of 512 bytes
@@ -58,4 +58,4 @@ def test_a_full_disk_ends_the_run_and_breaks_no_line(clips: Path, tmp_path: Path
     lines = (tmp_path / "r" / "records.jsonl").read_bytes().splitlines()
     assert len(lines) > 3
     assert all(json.loads(line)["outcome"] for line in lines)
-    assert done.summary["lost_workers"] or fleet  # a worker's own file may still hold what the master's does not
+    assert done.summary["lost_workers"] or fleet  # a worker's own file may have records that the master's lacks

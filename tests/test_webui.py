@@ -41,7 +41,7 @@ SECRET = "sk-very-secret-4711"
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight short clips, prepared."""
+    """Eight short prepared clips."""
     return prepare_clips(tmp_path_factory.mktemp("clips"), {f"clip{number}": 0.5 for number in range(8)})
 
 
@@ -61,7 +61,8 @@ def get(url: str) -> bytes:
 
 
 def table(page: Page, block: int = 1) -> dict[str, list[str]]:
-    """The rows of the tab's table, by metric: p50, p90, p95, p99, max and n of the last seconds or the whole test."""
+    """The rows of the tab's table by metric: p50, p90, p95, p99, max and n, of the last seconds (block 0) or of the
+    whole test (block 1)."""
     rows = page.locator(".asr-tab .table tbody tr").evaluate_all(
         "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
     )
@@ -73,7 +74,7 @@ def count(page: Page, row: str = "TTFT (ms)") -> int:
 
 
 def drawn(page: Page, title: str, series: str | None = None) -> list[list[Any]]:
-    """The points of a chart's first series, or of the one of a name, as ECharts has them."""
+    """The points of a chart's first series, or of the series with this name, as ECharts stores them."""
     found: list[list[Any]] = page.evaluate(
         """([title, name]) => {
             for (const element of document.querySelectorAll(".asr .plot")) {
@@ -94,7 +95,7 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
-def test_a_test_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp_path: Path) -> None:
+def test_web_ui_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp_path: Path) -> None:
     results = tmp_path / "run"
     with serve(*SERVER) as host, locust("--host", host, "--results", results, "--api-key", SECRET) as ui:
         page = chrome.new_page(color_scheme="light", viewport={"width": 1280, "height": 1000})
@@ -102,14 +103,14 @@ def test_a_test_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(ui.url)
 
-        # A bad value gets a message, and starts nothing.
+        # An invalid value gets a message and starts nothing.
         start_test(page, 4, 4, data=str(tmp_path / "nowhere"))
         page.get_by_text("there is no such folder").wait_for()
         assert json.loads(get(ui.url + "stats/requests"))["state"] == "ready"
         assert not results.exists()
 
         start_test(page, 4, 4, data=str(clips), max_tokens="5", unique="none")
-        # START leads to the tab, which is the second one.
+        # START opens the Streaming tab, which is the second one.
         tab = page.get_by_role("tab", name="Streaming", exact=True)
         tab.wait_for()
         until(lambda: tab.get_attribute("aria-selected") == "true", "the tab that START leads to")
@@ -119,7 +120,7 @@ def test_a_test_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp
         assert count(page) <= len(records_of(results))
         switch_to_dark(page)
 
-        # A page that is opened later shows the past too.
+        # A page opened later shows the past too.
         before = len(drawn(page, "Users"))
         late = chrome.new_page()
         late.goto(f"{ui.url}?tab=streaming")
@@ -139,7 +140,7 @@ def test_a_test_from_the_form_to_the_downloads(chrome: Browser, clips: Path, tmp
 
 
 def watch(page: Page) -> None:
-    """While the test runs: the table fills, the charts draw, the headline is there, and pointing shows values."""
+    """During the test, the table and charts fill, the headline is shown, and hovering shows values."""
     until(lambda: count(page) > 50, "fifty streams in the table")
     until(lambda: len(drawn(page, "TTFT")) >= 3 and len(drawn(page, "ITL", "p99")) >= 3, "three points of each")
     until(lambda: sum(value for _, value in drawn(page, "Requests", "http_503")), "a failure in the chart")
@@ -163,14 +164,14 @@ def watch(page: Page) -> None:
 
 
 def switch_to_dark(page: Page) -> None:
-    """By Locust's own button: the charts follow without a new load."""
+    """Switch with Locust's own button: the charts follow without a reload."""
     root = page.locator(".asr-tab")
     assert root.get_attribute("data-theme") == "light"
     page.locator("header .MuiIconButton-root:visible").last.click()
     until(lambda: root.get_attribute("data-theme") == "dark", "the dark theme")
 
 
-def test_the_form_has_the_groups_of_the_options(chrome: Browser, clips: Path) -> None:
+def test_form_shows_the_groups_of_options(chrome: Browser, clips: Path) -> None:
     with locust("--host", "http://h", "--data", clips) as ui:
         page = chrome.new_page()
         page.goto(ui.url)
@@ -206,7 +207,7 @@ def stop(page: Page) -> None:
 
 
 def compare(page: Page, results: Path) -> None:
-    """The form's values were used, and the table agrees with the records to the last one."""
+    """Check that the form's values were used, and that the table agrees with all records."""
     asked = json.loads((results / "run.json").read_text())
     assert (asked["max_tokens"], asked["unique"]) == (5, "none")
     assert len({(one["worker"], one["user"]) for one in records_of(results)}) == 4
@@ -217,7 +218,7 @@ def compare(page: Page, results: Path) -> None:
 
 
 def download(page: Page, results: Path) -> None:
-    """What comes from the Download Data tab is what lies in the run's folder."""
+    """Check that the Download Data tab serves the files of the results folder."""
     open_tab(page, "Download Data")
     assert downloaded(page, "records") == (results / "records.jsonl").read_bytes()
     assert downloaded(page, "summary") == (results / "summary.json").read_bytes()
@@ -231,7 +232,7 @@ def download(page: Page, results: Path) -> None:
 
 
 def start_afresh(page: Page, results: Path) -> None:
-    """A new test, and a reset, begin from nothing; the records keep what came before the reset."""
+    """Check that a new test and a reset start the charts from nothing, and that records before the reset are kept."""
     shown = len(drawn(page, "Users"))
     page.get_by_role("button", name="New").click()
     start_test(page, 2, 2)
@@ -243,12 +244,12 @@ def start_afresh(page: Page, results: Path) -> None:
     until(lambda: len(drawn(page, "Users")) < 4, "charts that begin again")
     assert count(page) < sum(one["ok"] for one in records_of(results))
     stop(page)
-    # The summary is of the whole test, whatever was reset in the view.
+    # The summary covers the whole test, including the time before the reset.
     until(lambda: count(page) == sum(one["ok"] for one in records_of(results)), "the exact figures")
 
 
 def assert_agrees(row: list[str], values: list[float]) -> None:
-    """The figures of a row are the records' own, to the digit that is shown."""
+    """Check that the figures of a row equal those of the records, to the digit shown."""
     for cell, share in zip(row, (50, 90, 95, 99, 100), strict=False):
         assert float(cell) == pytest.approx(np.percentile(values, share), abs=0.051), (share, cell)
 
@@ -260,7 +261,7 @@ def downloaded(page: Page, text: str) -> bytes:
 
 
 @pytest.mark.parametrize(("words", "times"), [((), 1), (("--reset-stats",), 2)])
-def test_the_live_figures_begin_again_where_locusts_do(
+def test_live_view_restarts_when_locusts_statistics_do(
     clips: Path, tmp_path: Path, words: tuple[str, ...], times: int
 ) -> None:
     test = ("--data", clips, "--results", tmp_path / "run", "--autostart", "-u", "3", "-r", "1")
@@ -275,8 +276,8 @@ def test_the_live_figures_begin_again_where_locusts_do(
         assert series() == str(times)
 
 
-def test_under_a_base_path_and_before_any_test(clips: Path) -> None:
-    # No server: nothing is sent.
+def test_web_ui_under_a_base_path_before_any_test(clips: Path) -> None:
+    # No server is needed, as nothing is sent.
     words = ("--host", "http://127.0.0.1:1", "--data", clips, "--web-base-path", "/load")
     with locust(*words, OPENAI_API_KEY=SECRET) as ui:
         page = get(ui.url + "load/").decode()
@@ -309,8 +310,9 @@ LOCUSTS = (
 )
 
 
-def test_the_section_in_locusts_report(chrome: Browser, tmp_path: Path) -> None:
-    """It comes first, is as dark as Locust's page, and once; names that look like HTML are text."""
+def test_section_in_locusts_html_report(chrome: Browser, tmp_path: Path) -> None:
+    """It is the first section, occurs once, and is as dark as Locust's page. Names that look like HTML are shown as
+    text."""
     live = Live(1000.0)
     bad = [failure(number, "</script><b>odd</b>", started_at=1000.0 + number) for number in range(5)]
     records = [record(seq=number) for number in range(5)] + bad
@@ -338,7 +340,7 @@ def test_the_section_in_locusts_report(chrome: Browser, tmp_path: Path) -> None:
     page.close()
 
 
-def test_a_page_runs_its_own_scripts_and_loads_nothing(chrome: Browser, tmp_path: Path) -> None:
+def test_report_page_runs_only_its_own_scripts_and_loads_nothing(chrome: Browser, tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name, [record(n) for n in range(8)], run_info()) for name in ("a", "b")]
     runs = [comparing.Run(folder, read_finished(folder)) for folder in folders]
     report = make_report(runs[0].finished)
@@ -368,7 +370,7 @@ def test_a_page_runs_its_own_scripts_and_loads_nothing(chrome: Browser, tmp_path
 
 
 def opened(chrome: Browser, folder: Path, html: str) -> tuple[Page, list[str]]:
-    """A page on a phone, once it has drawn; and what went wrong in it."""
+    """Open a page on a phone-sized screen and wait until it is drawn. Also return its errors."""
     file = folder / "page.html"
     file.write_text(html)
     page = chrome.new_page(viewport={"width": 400, "height": 900}, color_scheme="light")
@@ -381,7 +383,7 @@ def opened(chrome: Browser, folder: Path, html: str) -> tuple[Page, list[str]]:
     return page, errors
 
 
-def test_hours_are_thinned_and_no_peak_is_hidden(chrome: Browser, tmp_path: Path) -> None:
+def test_charts_of_hours_are_thinned_without_losing_peaks(chrome: Browser, tmp_path: Path) -> None:
     page, _ = opened(chrome, tmp_path, plots_page("p", [Plot("one", "x", "y", [Series("s", [(0.0, 1.0)])])]))
     values = page.evaluate(
         """() => {

@@ -1,4 +1,4 @@
-"""The order of clips, the budget of requests, and their times."""
+"""The order of clips, the budget of requests, and their due times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def jobs(work: Work, number: int) -> list[Job]:
     taken = []
     for _ in range(number):
         job = work.peek()
-        assert work.peek() == job  # looking takes nothing
+        assert work.peek() == job  # peek takes nothing
         if job is None:
             break
         work.take(job)
@@ -25,11 +25,11 @@ def clips(order: ClipOrder, number: int, work: Work | None = None) -> list[int]:
     return [order.clip(job.seq) for job in jobs(work or Work(), number)]
 
 
-def test_passes_follow_each_other_in_order() -> None:
+def test_passes_over_clips_follow_in_order() -> None:
     assert clips(ClipOrder(3), 7) == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_a_budget_is_handed_out_exactly_once() -> None:
+def test_budget_of_requests_is_handed_out_exactly_once() -> None:
     work = Work(budget=5)
     assert [job.seq for job in jobs(work, 7)] == [0, 1, 2, 3, 4]
     assert work.taken == 5
@@ -37,14 +37,14 @@ def test_a_budget_is_handed_out_exactly_once() -> None:
     assert sorted(job.seq for share in shares for job in share) == [0, 1, 2, 3, 4]
 
 
-def test_a_late_worker_goes_through_the_clips_by_itself() -> None:
+def test_late_worker_sends_the_clips_in_its_own_order() -> None:
     late = Share(3, 2)
     assert late.late
     assert not Share(1, 2).late
     assert clips(ClipOrder(4), 4, Work(late.next)) == [3, 1, 3, 1]
 
 
-def test_a_shuffled_pass_has_each_clip_once_and_each_pass_its_own_order() -> None:
+def test_shuffled_pass_has_each_clip_once_in_an_order_of_the_seed() -> None:
     order = clips(ClipOrder(50, shuffle=True, seed=7), 150)
     passes = [order[at : at + 50] for at in (0, 50, 100)]
     assert all(sorted(one) == list(range(50)) for one in passes)
@@ -53,7 +53,7 @@ def test_a_shuffled_pass_has_each_clip_once_and_each_pass_its_own_order() -> Non
     assert order != clips(ClipOrder(50, shuffle=True, seed=8), 150)
 
 
-def test_in_an_open_loop_each_has_its_time_and_what_waits_is_counted() -> None:
+def test_open_loop_jobs_have_due_times_and_waiting_ones_are_counted() -> None:
     assignment = ArrivalAssignment([(0, [0, 1])])
     work = Work(lambda after: assignment.next(1, after), budget=9, arrivals=make_arrivals("constant", rate=2.0))
     assert [(job.seq, job.due) for job in jobs(work, 2)] == [(1, 0.5), (3, 1.5)]
@@ -63,7 +63,7 @@ def test_in_an_open_loop_each_has_its_time_and_what_waits_is_counted() -> None:
     assert Work().waiting(99.0) == 0
 
 
-def test_a_worker_without_a_turn_has_nothing_to_do_as_yet() -> None:
+def test_worker_without_an_arrival_has_no_job_yet() -> None:
     assignment = ArrivalAssignment([(0, [0])])
     work = Work(lambda after: assignment.next(1, after), arrivals=make_arrivals("constant", rate=2.0))
     assert work.peek() is None
@@ -74,7 +74,7 @@ def test_a_worker_without_a_turn_has_nothing_to_do_as_yet() -> None:
     assert job.due == pytest.approx(5.5)
 
 
-def test_a_test_that_ends_before_its_arrivals_begin_was_due_nothing() -> None:
+def test_run_that_ends_before_its_arrivals_had_none_due() -> None:
     counts = Work(arrivals=make_arrivals("constant", rate=10.0)).arrivals_until(-0.5)
     assert counts is not None
     assert (counts.seconds, counts.due) == (0.0, 0)

@@ -1,1 +1,1 @@
-"""What tests are made of: servers, clips, processes, fleets, pages."""
+"""Shared test code: servers, clips, processes, fleets, pages. README.md describes each module."""

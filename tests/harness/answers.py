@@ -1,4 +1,4 @@
-"""Answers of servers, as bytes, and each way of reading them."""
+"""Parts of HTTP responses as bytes, and the parametrization over all readers."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from conftest import CHECKOUT, noise
 
 
 def encoded(samples: np.ndarray, rate: int = 16000, **kwargs: str) -> bytes:
-    """A file of samples, shape (n,) or (n, channels): WAV, or what soundfile is told."""
+    """Encode samples of shape (n,) or (n, channels): as WAV, or as given to soundfile."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, **({"format": "WAV"} | kwargs))
     return buffer.getvalue()
@@ -30,7 +30,7 @@ def clip(seconds: float = 0.5) -> Clip:
 
 
 def write_tar(file: Path, members: Mapping[str, bytes | str]) -> Path:
-    """A tar file of these files, by name, in this order."""
+    """Write a tar file with these members in this order."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(file, "w") as archive:
         for name, data in members.items():
@@ -54,17 +54,17 @@ FORMATS = {
     "48k.opus": (48000, 1, {"format": "OGG", "subtype": "OPUS"}),
     "22k05_stereo.mp3": (22050, 2, {"format": "MP3", "subtype": "MPEG_LAYER_III"}),
 }
-"""By the end of a file's name: rate, channels, and how it is written."""
+"""Rate, channels and encoding, by the end of the file name."""
 
 
 def sample_text(name: str) -> str:
-    """What is said in a recording of the sample."""
+    """The reference of a recording of the sample."""
     rows = map(json.loads, (SAMPLE / "manifest.jsonl").read_text(encoding="utf-8").splitlines())
     return next(str(row["text"]) for row in rows if row["id"] == name)
 
 
 def sample_in(name: str, kind: str = "") -> bytes:
-    """A recording of the sample as it is, or in one of FORMATS."""
+    """A recording of the sample unchanged, or in one of FORMATS."""
     if not kind:
         return (SAMPLE / f"{name}.flac").read_bytes()
     rate, channels, how = FORMATS[kind]

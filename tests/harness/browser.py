@@ -1,4 +1,4 @@
-"""Locust's web UI in a real browser: for its test, and for the pictures of the documentation."""
+"""Locust's web UI in a real browser, for its tests and for the pictures of the documentation."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{service}" for service 
 
 
 def chromium() -> str | None:
-    """The browser that is installed, if one is."""
+    """The path of the installed browser, or None."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next((path for path in map(shutil.which, names) if path), None)
 
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser without a window."""
+    """A headless browser."""
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         try:
@@ -49,13 +49,13 @@ class Locust:
 
     @property
     def said(self) -> str:
-        """What it has written to standard output and error."""
+        """Its standard output and standard error so far."""
         return self._log.read_text(errors="replace")
 
 
 @contextmanager
 def locust(*words: str | Path, **env: str) -> Iterator[Locust]:
-    """Locust's web UI on a free port, with these options; it is ended with the block."""
+    """Start Locust's web UI on a free port with these options, and end it with the block."""
     port = free_port()
     command = [sys.executable, "-m", "locust", "--web-port", str(port), *map(str, words)]
     with tempfile.TemporaryDirectory() as folder:
@@ -82,13 +82,13 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except HTTPError as error:
         error.close()
-        return True  # under a base path
+        return True  # the UI is under a base path
     except URLError:
         return False
 
 
 def start_test(page: Page, users: int, ramp: int, **fields: str) -> None:
-    """Fill in the form that starts a test, custom parameters by their names, and start it."""
+    """Fill in the form that starts a test, including custom parameters by name, and start it."""
     page.locator('input[name="userCount"]').fill(str(users))
     page.locator('input[name="spawnRate"]').fill(str(ramp))
     custom = page.get_by_role("button", name="Custom parameters")
@@ -96,7 +96,7 @@ def start_test(page: Page, users: int, ramp: int, **fields: str) -> None:
         custom.click()
     for name, value in fields.items():
         first, *more = name.split("_")
-        field = page.locator(f'[name="{first}{"".join(map(str.capitalize, more))}"]')  # as Locust's page has it
+        field = page.locator(f'[name="{first}{"".join(map(str.capitalize, more))}"]')  # as named in Locust's page
         if field.evaluate("element => element.tagName") == "SELECT":
             field.select_option(value)
         else:
@@ -105,5 +105,5 @@ def start_test(page: Page, users: int, ramp: int, **fields: str) -> None:
 
 
 def open_tab(page: Page, name: str = "Streaming") -> None:
-    """Go to a tab of a test."""
+    """Open a tab of the running test."""
     page.get_by_role("tab", name=name, exact=True).click()

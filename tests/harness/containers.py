@@ -1,4 +1,4 @@
-"""What stands for containers where there are none."""
+"""Commands of containers, run as plain processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.patience import PATIENCE_S
 
 
 def start(command: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    # The image's PATH has these two; here they are those of the tests' environment.
+    # The image's PATH has these two programs. Here they are those of the test environment.
     words = shlex.split(command)
     programs = {"python": [sys.executable], "locust": [sys.executable, "-m", "locust"]}
     return subprocess.Popen(

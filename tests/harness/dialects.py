@@ -1,4 +1,4 @@
-"""What SGLang 0.5.23 and vLLM 0.32 answer, field by field as their sources write it, with words of our own."""
+"""Responses of SGLang 0.5.23 and vLLM 0.32, with the fields that their sources write and made-up text."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 WORDS = ("The", " ferry", " crosses", " tw", "ice", " a", " day", ".")
 PROMPT, AUDIO = 161, 143
-"""Tokens of the prompt, and those of them that are audio."""
+"""Prompt tokens, and how many of them are audio."""
 
 
 def sse(*events: dict[str, Any]) -> bytes:
-    """Events as a stream's body, with its end."""
+    """A stream's body with these events and [DONE]."""
     texts = [json.dumps(event, separators=(",", ":"), ensure_ascii=False) for event in events]
     return "".join(f"data: {text}\n\n" for text in (*texts, "[DONE]")).encode()
 
 
 def sglang_chat(words: Sequence[str] = WORDS, *, usage: str = "end", finish: str = "stop") -> bytes:
-    """`usage`: `end`, `continuous` (in each chunk too), or none."""
+    """A chat stream; `usage` is `end`, `continuous` (also in each chunk), or empty for none."""
     head = {"id": "0" * 32, "object": "chat.completion.chunk", "created": 1795000000, "model": "default"}
 
     def choice(**delta: Any) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def sglang_transcription(words: Sequence[str] = WORDS) -> bytes:
 
 
 def vllm_chat(words: Sequence[str] = WORDS, *, usage: str = "end", finish: str = "stop") -> bytes:
-    """The finish_reason comes with the last word, and the version with the last event."""
+    """A chat stream. The finish_reason comes with the last word, and the version with the last event."""
     head = {"id": "chatcmpl-" + "0" * 16, "object": "chat.completion.chunk", "created": 1795000000, "model": "default"}
 
     def count(tokens: int, **more: None) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def vllm_transcription(words: Sequence[str] = WORDS, *, finish: str = "stop") ->
 
 
 def sglang_error(message: str, code: int = 400) -> bytes:
-    """Flat, as SGLang's HTTP errors are."""
+    """A flat error, as in SGLang's HTTP errors."""
     error = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": code}
     return json.dumps(error, separators=(",", ":")).encode()
 

@@ -23,7 +23,7 @@ SLOW = ("--engine", "scripted", "--tokens", "40", "--itl-ms", "50")
 
 
 def processes(number: int) -> list[str]:
-    """Options for workers on this machine, on a port of their own: two runs on Locust's default would mix."""
+    """Options for workers on this machine. They use a free port, as two runs on Locust's default port would mix."""
     port = str(free_port())
     return ["--processes", str(number), "--master-bind-port", port, "--master-port", port]
 
@@ -34,7 +34,8 @@ def info(done: Run) -> dict[str, Any]:
 
 
 def nothing_is_lost(done: Run) -> list[dict[str, Any]]:
-    """Every request that a worker began has one record, in the master's file, and Locust counts the same."""
+    """Check that every request that a worker started has one record in the master's file, and that Locust's counts
+    agree."""
     records = done.records
     keys = {(record["worker"], record["user"], record["started_at"]) for record in records}
     assert len(keys) == len(records)
@@ -49,7 +50,8 @@ def nothing_is_lost(done: Run) -> list[dict[str, Any]]:
 
 
 class Fleet:
-    """A master and workers that were started one by one; `on`: the words that put them on hosts of their own."""
+    """A master and workers that are started one by one. `on` is a command prefix that runs the master on another
+    host."""
 
     def __init__(
         self, host: str, results: Path, *words: str | Path, cwd: Path = CHECKOUT, on: Sequence[str] = ()
@@ -100,5 +102,5 @@ def end(*processes: subprocess.Popen[str]) -> None:
 
 
 def in_rows(done: Run, name: str) -> int:
-    """What Locust's own statistics count of requests, or of sessions."""
+    """Sum a field of Locust's own statistics over requests and sessions."""
     return sum(row[name] for (method, _), row in done.rows.items() if method in ("POST", "WS"))

@@ -1,8 +1,8 @@
-"""Processes of Locust and of the embedded server, each forked from one that has imported it: imports take most of a
-short run.
+"""Processes of Locust and of the embedded server, forked from one that has already imported it, as imports take most of
+the time of a short run.
 
-This file is also the program that forks. A job is a folder with job.json: the words of a command line, its working
-directory and its environment. What the process prints goes into files next to it, and its exit status into a pipe.
+This file is also the program that forks. A job is a folder with job.json: the arguments, the working directory and the
+environment. The process writes its output to files in that folder, and its exit status to a pipe.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import IO
 
 
 class Forked:
-    """A process that has begun: as much of subprocess.Popen as waits for its end. `program` is locust or server."""
+    """A running process with the methods of subprocess.Popen that wait for its end. `program` is locust or server."""
 
     returncode: int
 
@@ -38,7 +38,7 @@ class Forked:
         os.write(_parent(program).fileno(), f"{self._folder}\n".encode())
 
     def communicate(self, timeout: float) -> tuple[str, str]:
-        """Wait for its end. Returns what it has printed to standard output and to standard error."""
+        """Wait for its end. Return its standard output and standard error."""
         if not self.ended(timeout):
             raise subprocess.TimeoutExpired("a forked process", timeout)
         self.returncode = os.waitstatus_to_exitcode(int(os.read(self._ended, 100)))
@@ -52,7 +52,7 @@ class Forked:
 
     @property
     def out(self) -> str:
-        """What it has printed so far."""
+        """Its standard output so far."""
         file = self._folder / "out"
         return file.read_text() if file.exists() else ""
 
@@ -69,7 +69,7 @@ class Forked:
 
 @functools.cache
 def _parent(program: str) -> IO[bytes]:
-    """Where the process that forks is told the folders of jobs. It ends with this one."""
+    """The pipe to the forking process, which reads the folders of jobs from it. That process ends with this one."""
     env = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}
     started = subprocess.Popen([sys.executable, __file__, program], stdin=subprocess.PIPE, env=env)
     assert started.stdin is not None
@@ -103,9 +103,9 @@ def _import_server() -> None:
 
 
 def _jobs() -> Path:
-    """Fork at each folder that comes, until there are no more. Returns only in the processes that are to run them."""
+    """Fork for each folder received, until there are no more. Return only in the processes that run a job."""
     fork, waitpid = os.fork, os.waitpid
-    if "gevent" in sys.modules:  # its own would make an event loop, which all processes would share
+    if "gevent" in sys.modules:  # gevent's fork would create an event loop that all processes share
         from gevent import monkey
 
         fork, waitpid = (monkey.get_original("os", name) for name in ("fork", "waitpid"))
@@ -130,7 +130,7 @@ def _reap(waitpid: Callable[[int, int], tuple[int, int]]) -> None:
 
 
 def _become(folder: Path, program: str) -> None:
-    """Be the process that a shell would have started."""
+    """Turn this process into one that a shell would have started for the job."""
     (folder / "pid").write_text(str(os.getpid()))
     job = json.loads((folder / "job.json").read_text())
     for descriptor, name in ((1, "out"), (2, "err")):

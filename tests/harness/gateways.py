@@ -1,4 +1,4 @@
-"""Real gateways before a server, each a process of its own for the time of a block."""
+"""Real gateways in front of a server, each in a separate process for the duration of a block."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ static_resources:
 
 
 class Gateway:
-    """One that runs, at a URL over TLS."""
+    """A running gateway with a URL over TLS."""
 
     def __init__(self, kind: str, folder: Path, servers: Sequence[str], idle_s: int, buffering: bool) -> None:
         self._kind, self._port = kind, free_port()
         self.url = f"https://127.0.0.1:{self._port}"
-        self._file = folder / f"{kind}.yaml"  # Envoy goes by the ending
+        self._file = folder / f"{kind}.yaml"  # Envoy requires this suffix
         text, each = {
             "nginx": (NGINX, "server {place};"),
             "haproxy": (HAPROXY, "server s{number} {place}\n   "),
@@ -156,7 +156,7 @@ class Gateway:
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def stop(self) -> None:
-        """End it at once, with the streams that go through it."""
+        """End it immediately, including the streams through it."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGTERM)
         try:
@@ -172,7 +172,7 @@ def program(kind: str) -> str | None:
 
 @contextmanager
 def gateway(kind: str, folder: Path, *servers: str, idle_s: int = 60, buffering: bool = False) -> Iterator[Gateway]:
-    """nginx, haproxy or envoy before servers, which it serves in turn; skips the test where there is none."""
+    """Run nginx, haproxy or envoy in front of servers, which it uses in turn. Skip the test if it is not installed."""
     if program(kind) is None:
         pytest.skip(f"no {kind} here")
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A hub of data sets on this machine: what of the Hugging Face hub's API its clients ask for."""
+"""A local data set hub with the parts of the Hugging Face hub's API that its clients use."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ COMMITS = {"main": "a" * 40, "refs/convert/parquet": "b" * 40, "v2": "c" * 40}
 
 
 class Hub:
-    """Repositories, each a folder by revision: ROOT/OWNER/NAME/REVISION, with / in a revision as =."""
+    """Repositories, one folder per revision: ROOT/OWNER/NAME/REVISION, with = for / in a revision."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.asked = root, list[str]()
         self.fails = 0
-        """How many answers that hold a file's bytes fail with 503."""
+        """How many downloads of files fail with 503."""
         self.endpoint = ""
         self.refuses_files: set[str] = set()
-        """Files whose bytes are refused with 403."""
+        """Files whose download is refused with 403."""
         self.refuses: dict[str, tuple[int, str, tuple[str, ...]]] = {}
-        """Data sets to which access is refused: the status, the hub's own code for it, and what is refused."""
+        """Data sets with refused access: the status, the hub's error code, and the refused endpoints."""
 
     def folder(self, name: str, revision: str) -> Path | None:
         by_commit = {commit: known for known, commit in COMMITS.items()}

@@ -1,7 +1,7 @@
-"""Hosts of a test's own on a network of its own: Linux network namespaces that are joined by a switch.
+"""Hosts on a private network: Linux network namespaces connected by a switch.
 
-The way between hosts has a delay and a loss where a test asks for them: by `tc netem` where the kernel has it, else by
-a switch of our own (this file, run as a program), which forwards frames late and drops some.
+A test may add delay and loss between hosts. `tc netem` does this if the kernel has it. Otherwise this file, run as a
+program, is a switch that forwards frames late and drops some.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import pytest
 SWITCH = "sw"
 SOL_PACKET, PACKET_VNET_HDR, PACKET_OUTGOING, ETH_P_ALL = 263, 15, 4, 3
 VNET_HDR = 10
-"""Bytes before a frame that say which checksums and segments the receiver would have got from the sender's card."""
+"""Size of the header before a frame, which has the checksums and segments that a network card would provide."""
 
 
 class Network:
-    """Hosts by name, at addresses of their own; made by `network`."""
+    """Hosts by name, with their addresses; created by `network`."""
 
     def __init__(self, prefix: str, hosts: tuple[str, ...]) -> None:
         self._prefix = prefix
         self.addresses = {host: f"10.77.0.{number}" for number, host in enumerate(hosts, 1)}
 
     def on(self, host: str) -> list[str]:
-        """The words before a command that is to be run on a host; its process is the one that they start."""
+        """The command prefix that runs a command on a host, in the same process."""
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host]
         return ["ip", "netns", "exec", self.space(host), *named]
 
@@ -45,19 +45,19 @@ class Network:
         return self._prefix + host
 
     def cut(self, host: str) -> None:
-        """Pull a host's plug: what is sent to it or by it goes nowhere, and nobody is told."""
+        """Unplug a host: frames to and from it are lost, without an error."""
         _run(*self.on(SWITCH), "ip", "link", "set", f"to-{host}", "down")
 
     def mend(self, host: str) -> None:
-        """Put it in again."""
+        """Plug a host in again."""
         _run(*self.on(SWITCH), "ip", "link", "set", f"to-{host}", "up")
 
 
 @contextlib.contextmanager
 def network(*hosts: str, delay_ms: float = 0, loss: float = 0) -> Iterator[Network]:
-    """A network of these hosts. Each frame takes `delay_ms` to its host, and the share `loss` of them is dropped.
+    """Create a network of these hosts. Each frame takes `delay_ms`, and the share `loss` of them is dropped.
 
-    Skips the test where namespaces are not permitted.
+    Skip the test if namespaces are not permitted.
     """
     if not sys.platform.startswith("linux") or shutil.which("ip") is None:
         pytest.skip("network namespaces need Linux and iproute2")
@@ -117,12 +117,12 @@ def _run(*words: str) -> None:
 
 
 def forward(delay: float, loss: float, ports: list[str]) -> None:
-    """Forward frames between ports by their addresses, each late by `delay` seconds, a share `loss` of them never."""
+    """Forward frames between ports by address, `delay` seconds late, and drop the share `loss` of them."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with the test that started it
     sockets = []
     for port in ports:
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        # Frames between namespaces have neither checksums nor a card's size: what is missing is said in a header.
+        # Frames between namespaces lack checksums and may exceed a card's size. A header describes this.
         raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         raw.bind((port, ETH_P_ALL))
         sockets.append(raw)

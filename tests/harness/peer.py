@@ -1,4 +1,4 @@
-"""A server that says what it is told to, and a user that asks it through the harness's own way of reading."""
+"""A server with scripted responses, and a client that uses the load generator's readers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ LIMITS = Timeouts(connect=PATIENCE_S, stall=PATIENCE_S, total=PATIENCE_S)
 
 
 Piece = bytes | float | threading.Event | Callable[[], object] | None
-"""Of an answer: bytes to send, seconds or an event to wait for, a function to call, or None: reset the connection."""
+"""A part of a response: bytes to send, seconds or an event to wait for, a function to call, or None to reset the
+connection."""
 
 READERS: dict[str, ReaderFactory | None] = {
     "compiled": socket_reader.compiled,
@@ -62,7 +63,7 @@ def ca_file() -> str:
 
 @functools.cache
 def server_pem() -> str:
-    """A file with a server's certificate and its key."""
+    """The path of a file with a server certificate and its key."""
     return _kept(authority().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes())
 
 
@@ -82,7 +83,7 @@ def server_context() -> ssl.SSLContext:
 
 
 class Peer:
-    """A server that gives each request the next of its answers, and keeps what it got."""
+    """A server that gives each request the next of its responses, and stores the requests."""
 
     def __init__(self, answers: list[bytes | Sequence[Piece]], tls: bool) -> None:
         self.requests: list[bytes] = []
@@ -104,7 +105,7 @@ class Peer:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.suppress(ConnectionError, ssl.SSLError))  # of a client that has closed it
+            stack.enter_context(contextlib.suppress(ConnectionError, ssl.SSLError))  # the client has closed it
             stack.enter_context(connection)
             if self._tls:
                 connection = stack.enter_context(server_context().wrap_socket(connection, server_side=True))
@@ -118,7 +119,7 @@ class Peer:
 
     @staticmethod
     def _say(pieces: Sequence[Piece], connection: socket.socket) -> bool:
-        """Send an answer. Returns whether the connection stays."""
+        """Send a response. Return whether the connection stays open."""
         stays = True
         for piece in pieces:
             if piece is None:
@@ -154,7 +155,7 @@ def _length(data: bytes) -> int:
 
 
 class Client:
-    """A user's session and connection; `reader` is one of WAYS."""
+    """A user's session and connection. `reader` is one of WAYS."""
 
     def __init__(self, reader: str = "python", limits: Timeouts = LIMITS) -> None:
         self.session = requests.Session()

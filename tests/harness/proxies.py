@@ -1,4 +1,4 @@
-"""A forward proxy: CONNECT, and requests in absolute form, to wherever it is told."""
+"""A forward proxy for CONNECT and for requests in absolute form, which always connects to one server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from harness.patience import PATIENCE_S
 
 @contextmanager
 def proxy(server: str, refuses: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Its address and the heads that it is sent. Whatever name is asked for, it connects to `server`. `refuses`: the
-    status line of its answer to all."""
+    """The proxy's URL and the request heads that it received. For any host it connects to `server`. With `refuses`, a
+    status line, it refuses every request with it."""
     heads: list[str] = []
     place = urlsplit(server)
 
@@ -48,7 +48,7 @@ def proxy(server: str, refuses: str = "") -> Iterator[tuple[str, list[str]]]:
 
 @contextmanager
 def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
-    """The host and port of a server that serves each connection in a thread."""
+    """The host and port of a server that passes each connection to `serve` in a thread."""
 
     def accept() -> None:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Realtime sessions of the embedded server, and a server that says what a test wants it to."""
+"""Realtime sessions against the embedded server, and a server with scripted sessions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DIALECTS = ("vllm", "sglang", "omni", "openai")
 
 
 def speak(clips: Path, results: Path, dialect: str, *words: str | Path, server: Sequence[str] = ()) -> Run:
-    """A run of realtime sessions against the embedded server in a dialect."""
+    """A run of realtime sessions against the embedded server, in one dialect."""
     with serve(*FAST, "--realtime", dialect, *server) as url:
         named = (
             "--api",
@@ -46,7 +46,7 @@ def speak(clips: Path, results: Path, dialect: str, *words: str | Path, server: 
 
 
 def utter(url: str, way: str = "compiled", limits: Timeouts = LIMITS, proxy: str = "") -> Record:
-    """An utterance of half a second in vLLM's dialect, from this process. `way` is one of WAYS."""
+    """Send an utterance of half a second in vLLM's dialect, from this process. `way` is one of WAYS."""
     user_connection = UserConnection()
     user_connection.reader_factory = READERS[way.removesuffix(TLS)]
     options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
@@ -62,8 +62,8 @@ def utter(url: str, way: str = "compiled", limits: Timeouts = LIMITS, proxy: str
 
 @contextmanager
 def saying(*events: str | bytes | dict[str, object], last: dict[str, object] | None = None) -> Iterator[str]:
-    """A server whose sessions begin with these messages, whatever they are told; then they hear until their end. `last`
-    is what they say when the audio has ended, as vLLM's clients end it."""
+    """A server whose sessions start with these messages, whatever they receive, and then read until their end. They
+    send `last` when the audio has ended, as vLLM's clients mark it."""
 
     def talk(connection: ServerConnection) -> None:
         try:
@@ -85,7 +85,7 @@ def saying(*events: str | bytes | dict[str, object], last: dict[str, object] | N
 
 @contextmanager
 def refusing(answer: bytes) -> Iterator[str]:
-    """A server that answers each handshake with these bytes."""
+    """A server that responds to each handshake with these bytes."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:

@@ -1,4 +1,4 @@
-"""Records and runs made up for tests."""
+"""Synthetic records and runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from asr_load.stream.record import RECORDS, Record, RecordFile
 
 
 def record(seq: int = 0, **changes: Any) -> Record:
-    """A success: TTFT 0.2 s, two gaps of 0.1 s, three tokens, two seconds of audio. With another TTFT or end-to-end
-    latency, the times around them are such that it can be true."""
+    """A success: TTFT 0.2 s, two gaps of 0.1 s, three tokens, two seconds of audio. If TTFT or end-to-end latency is
+    changed, the other times are adapted to stay plausible."""
     values: dict[str, Any] = {
         "clip": f"clip{seq}",
         "seq": seq,
@@ -68,7 +68,7 @@ def failure(seq: int, outcome: str, **changes: Any) -> Record:
 
 
 def health(**changes: Any) -> ClientHealth:
-    """A client at ease."""
+    """Health of a load generator that is not busy."""
     calm: dict[str, Any] = {
         "loop_lag_p50": 0.0001,
         "loop_lag_p99": 0.001,
@@ -87,7 +87,7 @@ def health(**changes: Any) -> ClientHealth:
 
 
 def worker_info(**changes: Any) -> WorkerInfo:
-    """A process that ended ten seconds after record 0 began."""
+    """A worker that ended ten seconds after record 0 started."""
     values: dict[str, Any] = {
         "worker": 0,
         "host": "here",
@@ -110,7 +110,7 @@ def worker_info(**changes: Any) -> WorkerInfo:
 
 
 def run_info(**changes: Any) -> RunInfo:
-    """A run that ended ten seconds after record 0 began."""
+    """A run that ended ten seconds after record 0 started."""
     values: dict[str, Any] = {
         "id": "abc",
         "version": "0",
@@ -141,7 +141,7 @@ def run_info(**changes: Any) -> RunInfo:
 
 
 def run_folder(folder: Path, records: Iterable[Record], info: RunInfo) -> Path:
-    """A run's folder, made if it is not there."""
+    """Write a results folder; create it if necessary."""
     folder.mkdir(exist_ok=True)
     file = RecordFile(folder / RECORDS)
     for one in records:

@@ -1,4 +1,4 @@
-"""A run of the harness as a process, and what it left."""
+"""A run of `locust` as a process, and its output and files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def locust(
 
 
 class Run:
-    """What a finished `locust` process said and left."""
+    """The output and files of a finished `locust` process."""
 
     def __init__(self, process: subprocess.Popen[str] | Forked, results: Path) -> None:
         try:
@@ -64,13 +64,13 @@ class Run:
 
     @property
     def rows(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Locust's own statistics (--json-file) by type and name."""
+        """Locust's own statistics (--json-file), by type and name."""
         found = json.loads((self.results / "locust.json").read_text())
         return {(row["method"], row["name"]): row for row in found}
 
 
 def run(host: str, clips: Path, results: Path, *words: str | Path, preflight: bool = False, **env: str) -> Run:
-    """A run of some words to its end; without `preflight`, the server gets what the words say alone."""
+    """Run `locust` with these options to its end. Without `preflight`, only the requests of the test are sent."""
     results.mkdir(exist_ok=True)
     if not preflight:
         words = (*words, "--no-preflight")
@@ -91,10 +91,11 @@ POST = ("POST", "/v1/chat/completions")
 def canned(
     answers: list[bytes], tls: ssl.SSLContext | None = None, *, refuses: bool = False
 ) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that gives each request the next answer, as bytes, and drops the connection after it.
+    """A server that gives each request the next response, as bytes, and closes the connection after a response without
+    a length.
 
-    Yields its address and the asked it got. An empty answer is a connection dropped without a byte. `refuses`: it has
-    one connection, which does not come to TLS or is not what TLS begins with.
+    Yields its URL and the requests it received. An empty response closes the connection without a byte. With `refuses`,
+    the server has one connection, which fails the TLS handshake or does not speak TLS.
     """
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,4 +1,4 @@
-"""Searches for capacity as their file holds them."""
+"""Searches for capacity as stored in capacity.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.records import record
 
 
 def search_of(rates: dict[float, float], **changes: object) -> Capacity:
-    """A search whose steps had these requests per second at these loads; up to 8 streams held."""
+    """A search with these requests per second at these loads. Steps of up to 8 streams pass."""
     slos = parse_slos(["ttft:p95:500"])
     steps = []
     for load, rate in rates.items():

@@ -1,4 +1,4 @@
-"""Starts the embedded server for a test, on a free port, and ends it."""
+"""Start the embedded server for a test, on a free port, and end it."""
 
 import base64
 import http.client
@@ -25,9 +25,9 @@ _READY = re.compile(r"asr_server: \w+ on (https?://\S+)")
 
 @contextmanager
 def running(*args: str, on: Sequence[str] = ()) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server with these options: its URL and its process, which is ended with the block.
+    """A server with these options: its URL and its process, which ends with the block.
 
-    `on`: the words before its command, which put it on a host of its own.
+    `on` is a command prefix that runs it on another host.
     """
     command = [*on, sys.executable, str(SERVE), "--port", "0", *args]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -66,7 +66,7 @@ def serve(*args: str, on: Sequence[str] = ()) -> Iterator[str]:
 
 
 def run_to_end(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the server where it must end by itself."""
+    """Run the server with options that make it end by itself."""
     command = [sys.executable, str(SERVE), *args]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=False, env=env or None
@@ -74,7 +74,7 @@ def run_to_end(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def chat_body(audio: bytes = b"RIFF", **fields: Any) -> dict[str, Any]:
-    """A streamed chat completion with usage; `fields` replace or add."""
+    """The body of a streamed chat completion with usage; `fields` replace or add to it."""
     url = "data:audio/wav;base64," + base64.b64encode(audio).decode()
     content = [{"type": "audio_url", "audio_url": {"url": url}}, {"type": "text", "text": "Transcribe."}]
     body = {"model": "default", "messages": [{"role": "user", "content": content}], "stream": True}
@@ -82,17 +82,17 @@ def chat_body(audio: bytes = b"RIFF", **fields: Any) -> dict[str, Any]:
 
 
 def connect(url: str) -> http.client.HTTPConnection:
-    """A plain connection: faults are looked at as close to the socket as can be."""
+    """A plain connection, which shows faults as close to the socket as possible."""
     return http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_S)
 
 
 def post(
     url: str, body: dict[str, Any] | bytes, headers: dict[str, str] | None = None
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """POST a chat completion on a connection of its own: status, headers, the whole body.
+    """POST a chat completion on a new connection: status, headers and the complete body.
 
     Raises:
-        OSError, http.client.HTTPException: what the connection did instead.
+        OSError, http.client.HTTPException: the connection failed.
     """
     connection = connect(url)
     try:
@@ -105,7 +105,7 @@ def post(
 
 
 def events(body: bytes) -> list[Any]:
-    """The data of each event, decoded from JSON; `[DONE]` as it is."""
+    """The data of each event, decoded from JSON; `[DONE]` as text."""
     data = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
     return [entry.decode() if entry == b"[DONE]" else json.loads(entry) for entry in data]
 
@@ -117,7 +117,7 @@ def text_of(body: bytes) -> str:
 
 
 def wait_until(reached: Callable[[], Any], what: str, pause: Callable[[float], object] = time.sleep) -> Any:
-    """Wait until a condition holds, and return its value. `pause` sleeps between two looks."""
+    """Wait until a condition holds, and return its value. `pause` sleeps between two checks."""
     until = time.monotonic() + PATIENCE_S
     while not (found := reached()):
         assert time.monotonic() < until, f"{what}: not within {PATIENCE_S:g} s"
@@ -126,12 +126,12 @@ def wait_until(reached: Callable[[], Any], what: str, pause: Callable[[float], o
 
 
 def running_streams(host: str) -> int:
-    """How many requests the server is serving, by its own metrics."""
+    """The number of requests that the server is serving, by its own metrics."""
     return gauges(host)[0]
 
 
 def gauges(host: str) -> tuple[int, int]:
-    """How many requests the server is serving, and how many wait in its queue."""
+    """The numbers of requests that the server is serving and that wait in its queue."""
     with urlopen(f"{host}/metrics", timeout=PATIENCE_S) as answer:
         page = answer.read().decode()
     running, queued = (re.search(rf"sglang:num_{name}_reqs\{{[^}}]*\}} (\d+)", page) for name in ("running", "queue"))

@@ -1,4 +1,4 @@
-"""Readers of sockets, made in each way."""
+"""Socket readers of each kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAKERS = [COMPILED, "python", "python without epoll"]
 
 
 STAMPED = MAKERS[:2]
-"""Those that have the kernel's stamps."""
+"""The readers that have the kernel's stamps."""
 
 
 def source(maker: str) -> ReaderFactory:
@@ -54,7 +54,7 @@ def settle(what: Callable[[], bool]) -> None:
 
 
 def collect(maker: str, parts: list[bytes], framing: int, close: bool = False) -> SocketReader:
-    """A reader that has read these parts as a body, each in a read of its own, after a head of two bytes."""
+    """A reader that has read these parts as a body, each in a separate read, after a head of two bytes."""
     here, there = pair()
     with here, there:
         made = source(maker)(here.fileno(), Event())

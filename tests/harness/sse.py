@@ -29,8 +29,8 @@ def sse(*events: Any, done: bool = True) -> list[bytes]:
 
 
 def read(reads: Iterable[bytes]) -> Answer:
-    """Read, with a clock that says how many reads have returned, in three ways that must agree: event by event with
-    sseclient, collected and parsed at the end, and collected and parsed after every read."""
+    """Parse a stream in three ways that must agree: event by event with sseclient, collected and parsed at the end, and
+    collected and parsed after every read. The clock is the number of reads so far."""
     reads = list(reads)
     answer, at_the_end, by_and_by = Answer(), Answer(), Answer()
     ticks = itertools.count(1)

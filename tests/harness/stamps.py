@@ -1,4 +1,4 @@
-"""What the records of a run say of each chunk, against what the embedded server wrote of it."""
+"""Chunk times in the records of a run against the stamps of the embedded server."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from harness.runs import Run
 
 
 def late_by(done: Run, stamps: Path) -> list[float]:
-    """For each chunk of each record, by how many seconds it came after it was sent. The server has one clock with a run
-    of one process."""
+    """For each chunk of each record, the seconds between its sending and its stamp. A run of one process shares the
+    server's clock."""
     sent = {line["request_id"]: line for line in map(json.loads, stamps.read_text().splitlines())}
     info = json.loads((done.results / "run.json").read_text())
     late: list[float] = []

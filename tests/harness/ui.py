@@ -1,4 +1,4 @@
-"""Locust's web UI as a process, and what a person does there."""
+"""Locust's web UI as a process, and what a user does in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.serving import wait_until
 
 
 class Ui:
-    """A `locust` with its web UI, and its workers."""
+    """A `locust` process with its web UI, and its workers."""
 
     def __init__(self, page: str, results: Path, processes: list[subprocess.Popen[str]], log: Path) -> None:
         self.page, self.results, self.processes, self._log = page, results, processes, log
@@ -82,8 +82,8 @@ def ui(
     preflight: bool = False,
     **env: str,
 ) -> Iterator[Ui]:
-    """Locust's web UI; `workers`: what workers that are started by themselves are given. Its tests begin without a
-    trial request, but with `preflight`."""
+    """Start Locust's web UI. `workers` are the options of workers that are started separately. Tests start without a
+    trial request unless `preflight`."""
     web, port = str(free_port()), str(free_port())
     results, log = folder / "r", folder / "log"
     locust = [sys.executable, "-m", "locust", *files]
