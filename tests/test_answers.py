@@ -1,5 +1,4 @@
-"""Responses as real servers and proxies send them, over a socket, with each reader: the record, and whether the next
-request on the connection succeeds."""
+"""Responses as real servers and proxies send them, with each reader: the record, and the next request."""
 
 from __future__ import annotations
 

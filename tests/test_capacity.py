@@ -80,8 +80,7 @@ def test_percentile_is_settled_when_the_share_above_the_limit_is() -> None:
 
 @pytest.mark.parametrize(("share", "most_wrong"), [(0.05, 0.08), (0.04, 0.04), (0.065, 0.04)])
 def test_wrong_slo_decisions_are_as_rare_as_stated(share: float, most_wrong: float) -> None:
-    """Count wrong decisions over all looks of a step until it is settled. Exactly at the limit, every decision is
-    wrong."""
+    """Count wrong decisions over all looks at a step until it is settled. Exactly at the limit, each one is wrong."""
     slo = parse_slo("ttft:p95:500")
     random = np.random.default_rng(5)
     rounds, wrong = 150, 0
@@ -143,8 +142,7 @@ def test_rates_and_means_are_settled_with_enough_requests() -> None:
 
 
 def simulate(arrivals: np.ndarray, services: np.ndarray, slots: int) -> list[Record]:
-    """Records of a first-come, first-served server with this many slots, for requests due at these times. TTFT is
-    waiting time plus service time."""
+    """Records of a first-come, first-served server with these slots. TTFT is waiting time plus service time."""
     free = [0.0] * slots
     records = []
     for n, (due, service) in enumerate(zip(arrivals, services, strict=True)):

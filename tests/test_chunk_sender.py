@@ -147,8 +147,7 @@ def test_later_stream_that_is_due_earlier_is_sent_first() -> None:
 
 
 def stuck(sender: ChunkSender, stream: Stream, end: socket.socket, other: socket.socket) -> int:
-    """The number of chunks that a stream has sent when its connection accepts no more. The thread has noticed this, as
-    it serves another stream meanwhile."""
+    """Chunks sent by a stream whose connection accepts no more. The thread has meanwhile served another stream."""
     sent = -1
     while len(stream.sent_at) != sent or select.select([], [end], [], 0)[1]:
         sent = len(stream.sent_at)
@@ -465,8 +464,7 @@ def test_client_that_pauses_reading_gets_all_when_it_resumes() -> None:
 def test_300_concurrent_streams_are_complete_and_on_time(tmp_path: Path) -> None:
     stamps = tmp_path / "stamps"
     options = ("--tokens", "50", "--ttft-ms", "100", "--itl-ms", "10", "--sender", "compiled", "--stamps", str(stamps))
-    # The server starts with too few descriptors and must raise the limit. Not set by a shell, as sanitizers are
-    # preloaded into it too.
+    # With too few descriptors, the server raises the limit. No shell sets it, as sanitizers are preloaded into it.
     limit = "import os, sys; from resource import *; setrlimit(RLIMIT_NOFILE, (256, getrlimit(RLIMIT_NOFILE)[1]));"
     few = (sys.executable, "-c", f"{limit} os.execv(sys.argv[1], sys.argv[1:])")
     with ExitStack() as stack:

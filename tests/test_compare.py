@@ -108,8 +108,7 @@ def test_higher_is_better_for_rates_and_worse_for_errors() -> None:
 
 
 def test_wer_is_compared_per_clip() -> None:
-    """In 10 of 40 clips, one word of four is wrong, so WER differs by 1/16. Clips that only one side has are
-    excluded."""
+    """In 10 of 40 clips, one word of four is wrong: WER differs by 1/16. Clips of only one side are excluded."""
     baseline = [one for one in made(2) if one.clip != "clip39"]
     found = figures(run(made(1, word="sad")), run(baseline))["wer"]
     assert found.value == pytest.approx(10 / 39 / 4)
@@ -175,8 +174,7 @@ def test_identical_runs_are_the_same() -> None:
 
 
 def test_percentile_of_few_values_is_same() -> None:
-    """The p99 of a hundred values is their maximum, so it is never worse, however far the maxima differ. The median may
-    be."""
+    """The p99 of a hundred values is their maximum and gets no word, however far the maxima differ."""
     found = figures(run(made(1, scale=2.0, count=120)), run(made(2, count=120)))
     assert (found["ttft_p99"].word, found["ttft_p50"].word) == (SAME, WORSE)
     assert found["ttft_p99"].low is not None

@@ -119,8 +119,7 @@ def test_each_record_keeps_its_stamp_however_late_python_is(maker: str) -> None:
         sent.append(time.perf_counter_ns())
         settle(lambda: len(reader.collected()[0]) == 4000)
         _, stamps, ends = reader.collected()
-        # Records that were read together have the stamp of the last one. (The Python reader reads all of them
-        # together.)
+        # Records read together have the stamp of the last one. (The Python reader reads all of them together.)
         last_ends = dict(zip(stamps, ends, strict=True))
         assert maker == "python" or len(last_ends) > 1
         for stamp, end in last_ends.items():
@@ -146,8 +145,7 @@ def test_possible_end_is_decrypted_immediately_and_other_records_soon(maker: str
 
 @each_maker
 def test_short_record_is_decrypted_sooner_than_a_long_one(maker: str) -> None:
-    """The thread wakes Python every 40 ms for records that cannot be the end. A busy machine may run it later, but not
-    every time."""
+    """The thread wakes Python every 40 ms for records that cannot be the end, or later on a busy machine."""
     with reading(maker) as (peer, reader, _, _):
         reader.begin_body(0, UNTIL_CLOSE)
         quickest, size = 1.0, 0

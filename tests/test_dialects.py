@@ -46,7 +46,7 @@ def test_grace_ends_if_content_follows_a_finish_reason() -> None:
     more = body + b"".join(sse(chunk(" more"), done=False))
     answer.read_collected(more, [1, 2], [len(body), len(more)], ended=False)
     assert (answer.said_its_end, answer.grace_s) == (False, float("inf"))
-    # It was not the end the first time, so it is not taken for the end again.
+    # The first end was not the end, so a second one is not trusted.
     again = more + b"".join(sse(chunk(None, "stop"), done=False))
     answer.read_collected(again, [1, 2, 3], [len(body), len(more), len(again)], ended=False)
     assert answer.grace_s == float("inf")

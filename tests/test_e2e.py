@@ -275,8 +275,7 @@ def _wait_for_lines(file: Path, lines: int) -> None:
 
 
 def test_request_on_a_dead_kept_connection_is_retried(clips: Path, tmp_path: Path) -> None:
-    # The second request finds its connection dead before the first byte of the response, and is sent again in the same
-    # record.
+    # The second request finds its connection dead before any response. It is sent again, in the same record.
     answers = [answer("one", length=True), b"", answer("two", length=True)]
     with canned(answers) as (host, asked):
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2")

@@ -86,8 +86,7 @@ def test_every_way_to_end_a_fleet_keeps_one_record_per_request(
 
 
 def requests_in(results: Path) -> set[str]:
-    """Ids of the requests that have a record in the files of a run. Check that no file has two records of one
-    request."""
+    """Ids of the requests that have a record in a run's files. Check that no file has two records of one."""
     run = json.loads((results / "run.json").read_text())["id"]
     kept: set[str] = set()
     for file in results.glob("*.jsonl"):

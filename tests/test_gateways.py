@@ -1,5 +1,4 @@
-"""Through nginx, HAProxy and Envoy, over TLS, to the embedded server: latencies stay correct, and each fault of a
-gateway has its outcome."""
+"""Through nginx, HAProxy and Envoy to the embedded server: correct latencies, and an outcome for each fault."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ HELD_UP = ("the event loop was late", "the thread that reads was late", "the cli
 
 
 def doubts_beside_lag(done: Run) -> list[str]:
-    """Reasons for doubt in a run, except that the load generator was held up, as this machine also does other
-    things."""
+    """Reasons for doubt in a run, except a stalled load generator, as this machine does other things too."""
     return [reason for reason in done.summary["validity"]["reasons"] if not reason.startswith(HELD_UP)]
 
 

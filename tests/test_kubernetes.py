@@ -163,8 +163,7 @@ def test_ports_are_locusts_defaults() -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_pods_meet_the_restricted_profile(role: str) -> None:
-    """The "restricted" profile of the Pod Security Standards, a read-only root file system, no service account
-    token."""
+    """The "restricted" Pod Security Standard, a read-only root file system, no service account token."""
     spec = template(role)["spec"]
     uid = re.search(r"^USER (\d+):\d+$", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
     assert uid

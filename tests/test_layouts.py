@@ -292,8 +292,7 @@ def test_base64_audio_in_json_is_read(tmp_path: Path) -> None:
 
 
 def test_audio_urls_in_rows_are_fetched(tmp_path: Path) -> None:
-    """In a manifest and in parquet, each URL is fetched; 404 skips the row; a server that is down gives a one-line
-    error."""
+    """In a manifest and in parquet: each URL is fetched, 404 skips the row, and a dead server is a one-line error."""
     write(tmp_path / "web" / "a.wav")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tmp_path / "web"))
     threading.Thread(target=server.serve_forever, daemon=True).start()

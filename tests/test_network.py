@@ -28,7 +28,7 @@ MISSING_S = 4.0
 
 @pytest.fixture(autouse=True)
 def a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a token, a master accepts only workers of its own machine."""
+    """Without a token, a master accepts only workers on its machine."""
     monkeypatch.setenv("ASR_LOAD_FLEET_TOKEN", "a-token-of-the-fleet-of-these-tests")
 
 

@@ -114,7 +114,7 @@ def _begin(environment, **_):
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_worker_that_starts_late_is_stopped_with_the_test(clips: Path, tmp_path: Path, kind: str) -> None:
-    """The late worker is told to stop like the others. Otherwise it would send while they drain."""
+    """The master also stops the late worker. Otherwise it would send while the others drain."""
     slow = tmp_path / "slow.py"
     slow.write_text(SLOW_START)
     files = ("-f", f"{slow},{CHECKOUT / 'locustfiles' / 'transcribe.py'}")

@@ -1,5 +1,4 @@
-"""Locustfiles that users write: whatever their code does around a request, each request has a record and the test
-ends."""
+"""Locustfiles that users write: whatever their code does, each request has a record and the test ends."""
 
 from __future__ import annotations
 

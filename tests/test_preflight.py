@@ -1,5 +1,4 @@
-"""The preflight check: errors that every request would have are reported once, in the server's words, with exit code
-2."""
+"""The preflight check: an error that every request would have is reported once, with exit code 2."""
 
 from __future__ import annotations
 

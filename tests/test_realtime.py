@@ -107,7 +107,7 @@ def test_model_named_default_is_requested_by_name(clips: Path, tmp_path: Path) -
     assert [(record["dialect"], record["outcome"]) for record in done.records] == [("openai", "ok")]
 
 
-def test_server_that_refuses_both_dialects_is_reported_with_and_without_a_trial(spoken: Path, tmp_path: Path) -> None:
+def test_server_refusing_both_dialects_is_reported_with_or_without_a_trial(spoken: Path, tmp_path: Path) -> None:
     words = ("--api", "realtime", "--requests", "2", "-u", "1")
     # The server lists no model, but requires one.
     with serve(*FAST, "--realtime", "openai", "--model", "") as url:

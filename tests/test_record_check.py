@@ -152,7 +152,7 @@ def test_record_is_accepted_once_from_its_worker_with_a_known_clip_and_time() ->
     assert border.read(encode_record(record(1, worker=3, started_at=4600.5)), ahead, 1001.0)
 
 
-def test_numbers_are_stored_as_bits() -> None:
+def test_each_number_is_added_once() -> None:
     numbers = Numbers()
     for number in (0, 1, -1, 10**15, 5):
         assert numbers.add(number)
@@ -446,7 +446,7 @@ def test_only_workers_with_the_token_can_join(clips: Path, tmp_path: Path) -> No
         try:
             patch.delenv(credentials.TOKEN)
             wait_until(lambda: listens(fleet.port), "the master")
-            # A stranger without a token gets no reply. A worker with another token is told why.
+            # A stranger without a token gets no reply. A worker with another token learns why.
             with rogue(fleet.port, "stranger") as unknown:
                 unknown.send("client_ready", __version__)
                 assert unknown.hears("ack", 3) is None

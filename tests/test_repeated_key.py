@@ -84,8 +84,7 @@ HANDSHAKES = [
 
 @contextmanager
 def parrot() -> Iterator[str]:
-    """The URL of a server that gives each request and each session the next response. The first response serves the
-    trial request."""
+    """The URL of a server that gives each request and session the next response, and one more to the trial request."""
     answers, sessions, handshakes = iter([ANSWERS[0], *ANSWERS]), iter(SESSIONS), iter(HANDSHAKES)
     lists = {
         "/v1/models": json.dumps({"data": [{"id": "default"}, {"id": f"m-{KEY}"}], KEY: KEY}),

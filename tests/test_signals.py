@@ -35,7 +35,7 @@ from harness.serving import running_streams, serve, wait_until
 pytestmark = pytest.mark.long
 
 SERVER = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "100", "--itl-ms", "20")
-"""Its streams take half a second."""
+"""Options for streams of half a second."""
 
 PATIENCE_S = 90.0
 """Long enough for busy machines."""

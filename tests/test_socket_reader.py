@@ -255,8 +255,7 @@ def test_lag_of_the_reading_thread_is_measured(maker: str) -> None:
 
 @pytest.mark.parametrize("maker", MAKERS)
 def test_sized_read_waits_for_all_of_its_bytes(maker: str) -> None:
-    """http.client takes fewer bytes for the end of the response, but two bytes of a line end may come in two
-    packets."""
+    """http.client takes fewer bytes for the end of the response, but a line end may come in two packets."""
     here, there = pair()
     with here, there:
         file = head_file(maker, here, 10)

@@ -27,7 +27,7 @@ from asr_load.web.report import make_report
 from harness.records import failure, health, record, run_folder, run_info, worker_info
 
 HICCUP = {"loop_lag_p99": 0.3, "loop_lag_max": 0.4, "sound_loop_lag_p99": 0.002}
-"""Health of a load generator that was late for so long that it dominates the p99 of the whole test."""
+"""Health of a load generator whose lateness dominates the p99 of the whole test."""
 
 
 def late(*begins: float, seconds: float = 1.0, cpu: float = 0.2) -> list[Late]:
@@ -43,8 +43,7 @@ def info_of(stretches: list[Late] | None, **changes: Any) -> RunInfo:
 
 
 def steady(count: int = 100) -> list[Record]:
-    """One request per second that takes 0.4 s. In seconds 50 and 51 the load generator adds 0.3 s to each, and one
-    fails."""
+    """One request per second that takes 0.4 s. The load generator adds 0.3 s in seconds 50 and 51, and one fails."""
     records = [record(n, clip=f"clip{n % 20}") for n in range(count)]
     for n in (50, 51):
         records[n] = record(n, clip=f"clip{n % 20}", ttft=0.5, headers=None, e2el=0.7, stream_end=0.71)

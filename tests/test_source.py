@@ -164,7 +164,7 @@ class TestDatasetsFolder:
         assert isinstance(found[0].audio, bytes)
         assert found[0].audio.startswith(b"fLaC")
 
-    def test_default_subset_has_all_splits_without_a_split(self, folder: Path) -> None:
+    def test_all_splits_of_the_default_subset_are_read_by_default(self, folder: Path) -> None:
         assert len(rows(folder)) == 42
 
     def test_unknown_subset_or_split_lists_the_known_ones(self, folder: Path) -> None:
@@ -209,7 +209,7 @@ def test_nemo_manifest_with_segments(tmp_path: Path, name: str) -> None:
         assert f"row 1: offset {bad!r} is not a time: it takes seconds" in error(tmp_path)
 
 
-def test_another_segment_changes_the_state_of_the_data_set(tmp_path: Path) -> None:
+def test_another_segment_changes_the_origin(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", noise(3.0), 16000)
     states = set()
     for offset in (0, 1):

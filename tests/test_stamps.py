@@ -1,5 +1,4 @@
-"""Stamps are the times when bytes became readable, not when they were read, nor when a packet came that had to wait for
-another."""
+"""Stamps are the times when bytes became readable, not when they were read, and not when a packet arrived early."""
 
 from __future__ import annotations
 

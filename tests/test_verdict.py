@@ -220,8 +220,7 @@ def decoded_by_stretches(random: np.random.Generator, seconds: float) -> Record:
 
 @pytest.mark.parametrize("mean", [0.5, 1.0, 1.8, 2.7])
 def test_engine_that_decodes_in_stretches_is_not_a_proxy(mean: float) -> None:
-    """This holds for transcriptions of any clip length (`mean` is that of the logarithm). No chat is streamed this
-    way."""
+    """This holds for any clip length (`mean` is that of the logarithm). No chat is streamed this way."""
     random = np.random.default_rng(0)
     records = [decoded_by_stretches(random, seconds) for seconds in random.lognormal(mean, 0.5, 300).clip(0.5, 40)]
     for number, one in enumerate(records):

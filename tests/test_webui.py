@@ -61,8 +61,7 @@ def get(url: str) -> bytes:
 
 
 def table(page: Page, block: int = 1) -> dict[str, list[str]]:
-    """The rows of the tab's table by metric: p50, p90, p95, p99, max and n, of the last seconds (block 0) or of the
-    whole test (block 1)."""
+    """Rows of the tab's table by metric: p50, p90, p95, p99, max and n, of the last seconds (block 0) or test (1)."""
     rows = page.locator(".asr-tab .table tbody tr").evaluate_all(
         "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
     )
@@ -311,8 +310,7 @@ LOCUSTS = (
 
 
 def test_section_in_locusts_html_report(chrome: Browser, tmp_path: Path) -> None:
-    """It is the first section, occurs once, and is as dark as Locust's page. Names that look like HTML are shown as
-    text."""
+    """It is the first section, occurs once, and follows Locust's theme. Names that look like HTML are text."""
     live = Live(1000.0)
     bad = [failure(number, "</script><b>odd</b>", started_at=1000.0 + number) for number in range(5)]
     records = [record(seq=number) for number in range(5)] + bad

@@ -34,8 +34,7 @@ def info(done: Run) -> dict[str, Any]:
 
 
 def nothing_is_lost(done: Run) -> list[dict[str, Any]]:
-    """Check that every request that a worker started has one record in the master's file, and that Locust's counts
-    agree."""
+    """Check that each request that a worker started has one record in the master's file, and that Locust agrees."""
     records = done.records
     keys = {(record["worker"], record["user"], record["started_at"]) for record in records}
     assert len(keys) == len(records)
@@ -50,8 +49,7 @@ def nothing_is_lost(done: Run) -> list[dict[str, Any]]:
 
 
 class Fleet:
-    """A master and workers that are started one by one. `on` is a command prefix that runs the master on another
-    host."""
+    """A master and workers, started one by one. `on` is a command prefix that runs the master on another host."""
 
     def __init__(
         self, host: str, results: Path, *words: str | Path, cwd: Path = CHECKOUT, on: Sequence[str] = ()

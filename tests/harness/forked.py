@@ -52,7 +52,7 @@ class Forked:
 
     @property
     def out(self) -> str:
-        """Its standard output so far."""
+        """Standard output so far."""
         file = self._folder / "out"
         return file.read_text() if file.exists() else ""
 

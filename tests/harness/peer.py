@@ -38,8 +38,7 @@ LIMITS = Timeouts(connect=PATIENCE_S, stall=PATIENCE_S, total=PATIENCE_S)
 
 
 Piece = bytes | float | threading.Event | Callable[[], object] | None
-"""A part of a response: bytes to send, seconds or an event to wait for, a function to call, or None to reset the
-connection."""
+"""Part of a response: bytes, seconds or an event to wait for, a function to call, or None to reset the connection."""
 
 READERS: dict[str, ReaderFactory | None] = {
     "compiled": socket_reader.compiled,

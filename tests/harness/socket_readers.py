@@ -50,7 +50,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def settle(what: Callable[[], bool]) -> None:
-    wait_until(what, "what was sent is read", pause=lambda _: gevent.sleep(0.001))
+    wait_until(what, "all sent bytes are read", pause=lambda _: gevent.sleep(0.001))
 
 
 def collect(maker: str, parts: list[bytes], framing: int, close: bool = False) -> SocketReader:

@@ -11,8 +11,7 @@ from harness.runs import Run
 
 
 def late_by(done: Run, stamps: Path) -> list[float]:
-    """For each chunk of each record, the seconds between its sending and its stamp. A run of one process shares the
-    server's clock."""
+    """Seconds from the sending of each chunk to its stamp, in a run of one process, which has the server's clock."""
     sent = {line["request_id"]: line for line in map(json.loads, stamps.read_text().splitlines())}
     info = json.loads((done.results / "run.json").read_text())
     late: list[float] = []

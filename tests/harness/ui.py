@@ -82,8 +82,7 @@ def ui(
     preflight: bool = False,
     **env: str,
 ) -> Iterator[Ui]:
-    """Start Locust's web UI. `workers` are the options of workers that are started separately. Tests start without a
-    trial request unless `preflight`."""
+    """Start Locust's web UI. `workers` are options of separate workers. `preflight` sends a trial request first."""
     web, port = str(free_port()), str(free_port())
     results, log = folder / "r", folder / "log"
     locust = [sys.executable, "-m", "locust", *files]
