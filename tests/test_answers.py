@@ -112,7 +112,7 @@ def has_come(client: Client) -> bool:
 @pytest.mark.parametrize(
     "behind",
     [b"\r\n", b"0\r\n\r\n", SOUND, LATE_408, OPEN_408, b"HTTP/1.1 200 OK\r\n"],
-    ids=["blank", "last chunk", "an answer", "408", "408, left open", "half an answer"],
+    ids=["blank line", "last chunk", "response", "408", "408, kept open", "partial response"],
 )
 @pytest.mark.parametrize("later", [True, False])
 def test_bytes_on_an_idle_connection_are_not_a_response(reader: str, behind: bytes, later: bool) -> None:

@@ -45,7 +45,7 @@ ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
     "text": ("stream of more than", EVENTS + CLOSE + TEXT * (MAX_STREAM_BYTES // len(TEXT) + 1)),
     "lines of an event": ("lines", EVENTS + CLOSE + b"data:\n" * (MAX_EVENT_LINES + 1) + b"\n"),
     "a whole answer": ("more than 16777216 bytes", JSON + CLOSE + b'{"text": "' + b"x" * MAX_BYTES + b'"}'),
-    "what a few bytes inflate to": (
+    "decompression bomb": (
         "more than",
         sized(gzip.compress(b":\n\n" * (8 << 20)), EVENTS + b"Content-Encoding: gzip\r\n"),
     ),
@@ -57,7 +57,7 @@ ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
     "a long content-length": ("digits", EVENTS + b"Content-Length: " + b"9" * 400 + b"\r\n\r\n" + STREAM),
     "the size of a chunk": ("chunked", EVENTS + CHUNKED + b"%016x\r\n%b\r\n0\r\n\r\n" % (len(STREAM), STREAM)),
     "the long size of a chunk": ("chunked", EVENTS + CHUNKED + b"f" * 400 + b"\r\n" + STREAM),
-    "what is no size of a chunk": ("chunked", EVENTS + CHUNKED + b"-5\r\n" + STREAM),
+    "negative chunk size": ("chunked", EVENTS + CHUNKED + b"-5\r\n" + STREAM),
 }
 
 

@@ -66,7 +66,7 @@ SENDS_TWICE = """
         (TAKES_AND_FORGETS, {"ok": 4, "client": 4}),
         (SENDS_TWICE, {"ok": 16}),
     ],
-    ids=["timeout", "timeout that is raised", "raises before", "takes and forgets", "sends twice"],
+    ids=["timeout", "raised timeout", "exception before sending", "unsent request", "sent twice"],
 )
 def test_each_request_of_a_custom_locustfile_has_its_record(
     clips: Path, tmp_path: Path, code: str, outcomes: dict[str, int]

@@ -96,19 +96,17 @@ CASES = {
     "failures of warm-up": Case(
         [*GOOD, failure(2, "http_500", warmup=True)], {"slos": [HELD]}, 0, "passed, SLOs 1 of 1 met"
     ),
-    "failures, another exit code": Case(
+    "failures with exit code 7": Case(
         ONE_FAILED,
         {"exit_code_on_error": 7},
         7,
         "NOT passed: 1 of 3 requests failed (--slo errors:rate:LIMIT accepts this)",
         "bad",
     ),
-    "failures that Locust shall not count": Case(
-        ONE_FAILED, {"exit_code_on_error": 0}, 0, "passed (no SLO was set)", "bad"
-    ),
+    "failures with exit code 0": Case(ONE_FAILED, {"exit_code_on_error": 0}, 0, "passed (no SLO was set)", "bad"),
     "nothing succeeded": Case(NOTHING, {"slos": ["errors:rate:1"]}, 1, "NOT passed: no request succeeded", "bad"),
     "no request": Case([], {}, 1, "NOT passed: no request succeeded", ""),
-    "others failed": Case(
+    "failures elsewhere": Case(
         GOOD, {"other_failures": 2}, 1, "NOT passed: 2 failures of requests or users that are not the harness's"
     ),
     "disk full": Case(

@@ -84,7 +84,9 @@ def test_auto_detects_the_dialect_from_the_first_event(dialect: str, clips: Path
 
 @pytest.mark.long
 @pytest.mark.parametrize("is_fleet", [False, True], ids=["one process", "a fleet"])
-@pytest.mark.parametrize("own", [(), ("--turn-detection", "server_vad", "--trailing-silence", "1")], ids=["", "vad"])
+@pytest.mark.parametrize(
+    "own", [(), ("--turn-detection", "server_vad", "--trailing-silence", "1")], ids=["manual", "vad"]
+)
 def test_auto_keeps_openai_for_the_run_if_the_trial_needed_it(
     is_fleet: bool, own: tuple[str, ...], spoken: Path, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ class Ended(NamedTuple):
         Ended(2, {}, False),
         Ended(2, {"unwritten": "the disk is full"}, False),
     ],
-    ids=["the verdict's code", "failures", "another code", "records are missing"],
+    ids=["--exit-code-on-error", "failures", "other exit code", "missing records"],
 )
 def test_series_continues_if_the_exit_code_is_that_of_the_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: Ended

@@ -46,7 +46,7 @@ def data_of(page: str) -> dict[str, object]:
         [failure(0, "unfinished")],
         [record(n, output_tokens=None, output_tokens_source=None, reference="") for n in range(3)],
     ],
-    ids=["none", "one", "failures", "no audio", "warm-up", "unfinished", "nothing told"],
+    ids=["none", "one", "failures", "no audio", "warm-up", "unfinished", "no usage or reference"],
 )
 def test_every_run_has_a_report(records: list[Record]) -> None:
     page = page_of(records)

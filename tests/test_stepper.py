@@ -212,7 +212,7 @@ def test_search_without_a_judged_step_has_no_answer(clock: Clock, tmp_path: Path
     assert last.startswith("maximum effective streams: unknown (at 1 stream the client was held up (the event loop was")
 
 
-@pytest.mark.parametrize("slos", [(), ("--slo", "errors:rate:0.01")], ids=["held until then", "broken"])
+@pytest.mark.parametrize("slos", [(), ("--slo", "errors:rate:0.01")], ids=["passing", "failing"])
 @pytest.mark.parametrize(
     ("dies_at", "seconds", "answer"),
     [(1, 0, None), (1, 1, None), (8, 0, 4), (8, 1, 4), (10, 0, 8), (10, 1, 8), (12, 0, 8)],
@@ -261,7 +261,7 @@ def test_step_at_the_clients_limit_is_not_repeated(clock: Clock, tmp_path: Path)
     assert "the client was the bottleneck" in found.limited_by
 
 
-@pytest.mark.parametrize("cpu", [0.05, 0.99], ids=["held up", "at its limit"])
+@pytest.mark.parametrize("cpu", [0.05, 0.99], ids=["stalled", "CPU-bound"])
 def test_immediate_failure_of_a_step_does_not_count_if_the_client_was_late(
     clock: Clock, tmp_path: Path, cpu: float
 ) -> None:

@@ -78,7 +78,7 @@ WRONG = {
     "expired": "the server's certificate has expired",
     "another name": "the server's certificate is for another name than --host",
     "unknown authority": NO_AUTHORITY,
-    "wants one of ours": "the server asks for a certificate of the client (--cert FILE)",
+    "client certificate required": "the server asks for a certificate of the client (--cert FILE)",
     "no TLS": "the server does not speak TLS on this port (http:// in place of https://?)",
 }
 
@@ -92,13 +92,13 @@ def test_certificate_problem_is_explained(
         "expired": lambda: serving(authority, not_after=yesterday, not_before=yesterday - timedelta(days=9)),
         "another name": lambda: serving(authority, "elsewhere.example"),
         "unknown authority": lambda: serving(trustme.CA()),
-        "wants one of ours": lambda: mutual(authority),
+        "client certificate required": lambda: mutual(authority),
         "no TLS": lambda: None,
     }
     done = one(clips, tmp_path, contexts[kind](), "--ca", ca, fails=True)
     (record,) = done.records
     assert record["outcome"] == "connect"
-    assert record["error"] in (WRONG[kind], ENDED if kind == "wants one of ours" else "")
+    assert record["error"] in (WRONG[kind], ENDED if kind == "client certificate required" else "")
 
 
 def mutual(authority: trustme.CA) -> ssl.SSLContext:
