@@ -1,4 +1,4 @@
-"""Comparisons: a difference gets a word only where it is more than chance."""
+"""Comparisons: a difference is marked better or worse only if it is more than chance."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_identical_runs_are_the_same() -> None:
 
 
 def test_percentile_of_few_values_is_same() -> None:
-    """The p99 of a hundred values is their maximum and gets no word, however far the maxima differ."""
+    """The p99 of a hundred values is their maximum and is never marked, however far the maxima differ."""
     found = figures(run(made(1, scale=2.0, count=120)), run(made(2, count=120)))
     assert (found["ttft_p99"].word, found["ttft_p50"].word) == (SAME, WORSE)
     assert found["ttft_p99"].low is not None
