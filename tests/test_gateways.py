@@ -51,14 +51,15 @@ def doubts_at_ease(done: Run) -> list[str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_latencies_through_a_gateway_are_those_of_the_server(kind: str, clips: Path, tmp_path: Path) -> None:
     stamps = tmp_path / "stamps.jsonl"
-    script = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "100", "--itl-ms", "10")
+    itl_s = 0.2
+    script = ("--engine", "scripted", "--tokens", "4", "--ttft-ms", "100", "--itl-ms", str(itl_s * 1e3))
     with serve(*script, "--stamps", str(stamps)) as server, gateway(kind, tmp_path / kind, server) as front:
-        done = through(front.url, clips, tmp_path / "r", "-u", "4", "--requests", "24")
+        done = through(front.url, clips, tmp_path / "r", "-u", "4", "--requests", "8")
     assert done.code == 0, done.out + done.err
-    assert all(record["output_tokens"] == record["chunks"] == 20 for record in done.records)
+    assert all(record["output_tokens"] == record["chunks"] == 4 for record in done.records)
     late = late_by(done, stamps)
     assert min(late) > 0
-    assert np.median(late) < 0.010  # before the server sends the next chunk; `benchmarks.run truth` prints the value
+    assert np.median(late) < itl_s  # before the server sends the next chunk; `benchmarks.run truth` prints the value
     assert doubts_beside_lag(done) == []
 
 

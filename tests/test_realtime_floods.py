@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import gc
 import json
 import socket
 import threading
@@ -136,10 +137,14 @@ def test_time_per_event_does_not_grow_with_earlier_events(name: str) -> None:
             for number in range(count)
             for dialect, fields in EVENTS[name]
         ]
+        gc.disable()  # a collection walks the objects of all tests
         began = time.thread_time()
         for dialect, event in events:
             dialect.hear(event, heard, 1)
             dialect.is_final(heard)
-        return time.thread_time() - began
+        took = time.thread_time() - began
+        gc.enable()
+        return took
 
-    assert spent(4_000) < 40 * max(spent(400) for _ in range(3))  # 100 times if each event looked at all earlier ones
+    # 10 times as long for 10 times as many; 100 times if each event looked at all earlier ones.
+    assert min(spent(4_000) for _ in range(3)) < 40 * max(spent(400) for _ in range(3))
