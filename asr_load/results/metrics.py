@@ -1,4 +1,4 @@
-"""The one table of metrics, which the summary, all tables, the tab, SLOs, the search and docs/metrics.md go by."""
+"""The table of metrics, shared by the summary, all tables, the tab, SLOs, the search and docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from asr_load.stream.record import LiveRecord, Record
 
 AT_ONCE = 10_000
-"""Records whose gaps are put together in one go."""
+"""Number of records whose gaps are joined at a time."""
 
 
 def _from_due(name: str) -> Callable[[Record], float | None]:
@@ -28,22 +28,22 @@ class Metric:
     """A metric of a request."""
 
     name: str
-    """In files and options."""
+    """Name in files and options."""
     title: str
-    """In tables."""
+    """Name in tables."""
     definition: str
     get: Callable[[Any], Any]
-    """What a record has of it, in seconds or without a unit; None: nothing."""
+    """Get a record's value, in seconds or without a unit; None without one."""
     several: bool = False
-    """Whether a record has any number of values, as a sequence."""
+    """Whether a record has a sequence of values."""
     in_seconds: bool = True
     usual: bool = True
-    """Whether a run has it, whatever its load is."""
+    """Whether every run has the metric, whatever its load."""
     live: bool = False
-    """Whether it is one of realtime sessions, of which those that people wait for are watched while a test runs."""
+    """Whether only realtime sessions have the metric."""
 
     def of(self, record: Record) -> Sequence[float]:
-        """What a record has of it: one value, several, or none."""
+        """A record's values: none, one or several."""
         if self.live and not isinstance(record, LiveRecord):
             return ()
         value = self.get(record)
@@ -53,7 +53,7 @@ class Metric:
         return () if value is None else (value,)
 
     def values(self, records: Iterable[Record]) -> np.ndarray:
-        """What all have of it, in turn; shape (n,)."""
+        """The values of all records, in order; shape (n,)."""
         if self.live:
             records = (record for record in records if isinstance(record, LiveRecord))
         got = map(self.get, records)
@@ -64,26 +64,26 @@ class Metric:
 
     @property
     def unit(self) -> str:
-        """That people see, as the limits of SLOs have it."""
+        """Unit in tables and in the limits of SLOs."""
         return "ms" if self.in_seconds else ""
 
     @property
     def scale(self) -> float:
-        """What makes a value one of that unit."""
+        """Factor from the stored unit to `unit`."""
         return 1e3 if self.in_seconds else 1.0
 
     @property
     def heading(self) -> str:
-        """The title with the unit."""
+        """Title with unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def shown(self, record: Record) -> Sequence[float]:
-        """What a record has of it, in the unit."""
+        """A record's values in `unit`."""
         return [value * self.scale for value in self.of(record)]
 
 
 def _joined(parts: Sequence[Sequence[float]]) -> np.ndarray:
-    """All values in turn. A million requests have tens of millions of gaps: no object is made for each."""
+    """Join all values in order without an object for each: a million requests have tens of millions of gaps."""
     joined, end = np.empty(sum(map(len, parts))), 0
     for first in range(0, len(parts), AT_ONCE):
         some = parts[first : first + AT_ONCE]
@@ -106,31 +106,30 @@ METRICS = {
         Metric(
             "ttft_text",
             "TTFT of text",
-            "where a model puts an envelope before its transcript, as Qwen3-ASR does: start to the first character"
-            " behind it",
+            "start to the first character of the transcript, for a model that puts an envelope around it (Qwen3-ASR)",
             lambda record: record.ttft_text,
             usual=False,
         ),
         Metric(
             "connect",
             "Connect",
-            "where a connection was opened for a request: to connect and to agree on TLS; it is in no other latency",
+            "time to open a connection for a request, including TLS; not part of other latencies",
             lambda record: record.connect,
             usual=False,
         ),
         Metric(
             "itl",
             "ITL",
-            "gap between two successive non-empty chunks; an engine may put several tokens into one, so"
-            " `tokens_per_chunk` is shown beside it",
+            "gap between two successive non-empty chunks; an engine may put several tokens into one chunk (see"
+            " `tokens_per_chunk`)",
             lambda record: record.itl,
             several=True,
         ),
         Metric(
             "tpot",
             "TPOT",
-            "(e2el - ttft) / (output tokens - 1); undefined for one token or none, and where the server did not tell"
-            " them",
+            "(e2el - ttft) / (output tokens - 1); undefined for fewer than two tokens, and without the server's token"
+            " count",
             lambda record: record.tpot,
         ),
         Metric(
@@ -142,28 +141,28 @@ METRICS = {
         Metric(
             "rtf",
             "RTF",
-            "e2el / length of the clip: below 1 is faster than speech",
+            "e2el / clip length: below 1 is faster than speech",
             lambda record: record.rtf,
             in_seconds=False,
         ),
         Metric(
             "ttft_due",
             "TTFT from due",
-            "open loop: TTFT from when the request was due",
+            "open loop: TTFT measured from when the request was due",
             _from_due("ttft"),
             usual=False,
         ),
         Metric(
             "e2el_due",
             "E2E from due",
-            "open loop: E2E from when the request was due",
+            "open loop: E2E measured from when the request was due",
             _from_due("e2el"),
             usual=False,
         ),
         Metric(
             "lag",
             "Sent after due",
-            "open loop: when a request was sent - when it was due (`due_at`)",
+            "open loop: time from when a request was due (`due_at`) until it was sent",
             lambda record: record.lag,
             usual=False,
         ),
@@ -173,14 +172,14 @@ METRICS = {
                 Metric(
                     "ttfs",
                     "TTFS",
-                    "realtime: end of speech to the final text, which is what a person waits. Speech ends when its last"
-                    " packet is due or, with --trailing-silence, where its loudness ends",
+                    "realtime: end of speech to the final text, which is how long a person waits. Speech ends when its"
+                    " last packet is due or, with --trailing-silence, where its loudness ends",
                     lambda record: record.ttfs,
                 ),
                 Metric(
                     "done_latency",
                     "Done",
-                    "realtime: the message that ended the audio to the final text",
+                    "realtime: message that ends the audio to the final text",
                     lambda record: record.done_latency,
                 ),
                 Metric(
@@ -193,35 +192,35 @@ METRICS = {
                 Metric(
                     "partial_lag",
                     "Partial lag",
-                    "realtime: for each text whose place in the audio the server tells (omni): when it came, less when"
-                    " the audio up to there had been sent",
+                    "realtime: for each text with a position in the audio (omni): time from when the audio up to there"
+                    " was sent until the text arrived",
                     lambda record: record.partial_lag,
                     several=True,
                 ),
                 Metric(
                     "backlog",
                     "Backlog",
-                    "realtime: seconds of audio sent and in no text yet when the audio ended, where the server tells"
-                    " (omni)",
+                    "realtime: seconds of audio that were sent but not in any text when the audio ended, if the server"
+                    " reports positions (omni)",
                     lambda record: record.backlog,
                 ),
                 Metric(
                     "revised",
                     "Revised words",
-                    "realtime: words that were withdrawn (omni)",
+                    "realtime: words that the server withdrew (omni)",
                     lambda record: record.revised,
                     in_seconds=False,
                 ),
                 Metric(
                     "setup",
                     "Setup",
-                    "realtime: TCP, TLS, upgrade, configuration, until audio can be sent; it is in no other latency",
+                    "realtime: TCP, TLS, upgrade, configuration, until audio can be sent; not part of other latencies",
                     lambda record: record.setup,
                 ),
                 Metric(
                     "send_lag",
                     "Packets late",
-                    "realtime: p99 of a session's packets: given to the socket after they were due",
+                    "realtime: how late packets were given to the socket: p99 of a session",
                     lambda record: record.send_lag and record.send_lag["p99"],
                 ),
             )
@@ -231,4 +230,4 @@ METRICS = {
 
 
 STREAMED = [metric for metric in METRICS.values() if metric.usual or metric.name in ("ttfs", "rtf_live")]
-"""Those that are watched while a test runs."""
+"""Metrics that the tab shows while a test runs."""
