@@ -85,9 +85,10 @@ def test_readme_fits_a_page_and_leads_to_all_pages() -> None:
 
 
 @pytest.mark.parametrize("struct", [LiveRecord, Summary, RunInfo])
-def test_files_page_lists_every_field(struct: type[msgspec.Struct]) -> None:
+def test_schema_page_lists_every_field(struct: type[msgspec.Struct]) -> None:
     section = {LiveRecord: "records.jsonl", Summary: "summary.json", RunInfo: "run.json"}[struct]
-    text = (CHECKOUT / "docs" / "files.md").read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
+    page = (CHECKOUT / "docs" / "schema" / "README.md").read_text()
+    text = page.partition(f"## {section}\n")[2].partition("\n## ")[0]
     first = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`(\w+)`", first)) == {field.name for field in msgspec.structs.fields(struct)}
 
