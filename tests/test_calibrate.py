@@ -108,11 +108,12 @@ def test_load_beyond_the_calibration_is_client_bound() -> None:
     validity = judge(records, run_info(workers=on("a", 1, found(8))))
     assert validity.verdict == "client-bound"
     assert validity.reasons == [
-        f"as much as 9 streams of 50 chunks/s on 1 worker of a; this machine was good for 8 ({command('calibrate')})"
+        "the load was that of 9 streams of 50 chunks/s on 1 worker of a;"
+        f" its calibration allows 8 ({command('calibrate')})"
     ]
     validity = judge(records, run_info(workers=on("a", 1, found(8, at_least=True))))
     assert validity.verdict == "suspect"
-    assert "good for at least 8" in validity.reasons[0]
+    assert "allows at least 8" in validity.reasons[0]
 
 
 def test_workers_are_summed_per_machine() -> None:

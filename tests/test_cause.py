@@ -91,7 +91,7 @@ def test_advice_matches_the_cause(outcome: str, cause: str, cure: str, not_cure:
     assert cure in line
     assert not_cure not in line.removeprefix("http://h")
     records = [failure(n, outcome, error="words of the server", cause=cause) for n in range(2)]
-    assert judge(records, run_info(host="http://h")).reasons == [f"nothing succeeded: 2× {line}"]
+    assert judge(records, run_info(host="http://h")).reasons == [f"no request succeeded: 2× {line}"]
 
 
 def test_every_cause_has_advice() -> None:

@@ -499,7 +499,7 @@ def test_json_response_is_not_streamed(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--fault", "json") as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2")
     assert [record["streamed"] for record in done.records] == [False, False]
-    assert "2 answers were not streamed: their TTFT is their latency" in done.summary["validity"]["reasons"]
+    assert "2 responses came without streaming, so TTFT equals latency" in done.summary["validity"]["reasons"]
 
 
 def test_tls_connections_are_counted_and_kept(clips: Path, tmp_path: Path) -> None:

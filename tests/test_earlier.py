@@ -123,7 +123,7 @@ def test_repeated_bytes_are_counted_per_user_class_and_data_set() -> None:
         for name, unique in (("first", "dither"), ("second", "none"))
     ]
     records = [record(n, clip="a", user_class="first" if n < 3 else "second") for n in range(5)]
-    said = "1 requests repeated a clip's bytes (--unique none): caches may have answered"
+    said = "1 request repeated a clip's bytes (--unique none): caches may have answered"
     assert said in judge(records, run_info(unique="dither", user_classes=classes)).reasons
     assert judge(records[:3], run_info(unique="dither", user_classes=classes)).verdict == "valid"
     # Two classes that send the same data set count together.

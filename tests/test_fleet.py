@@ -104,7 +104,8 @@ def test_killed_worker_is_reported_lost_and_the_run_continues(
     assert len(lost) == 1
     reasons = done.summary["validity"]["reasons"]
     merged = lost[0]["from_file"]
-    what = f"{merged} of its records were read from its file" if merged else "what it had not reported is missing"
+    missing = "records that it had not sent yet are missing"
+    what = f"{merged} of its records were read from its file" if merged else missing
     assert any(re.search(rf"was lost \d+ s after the start: {what}", it) for it in reasons)
     assert done.summary["lost_workers"] == [lost[0]["worker"]]
     assert info(done)["began_at"] < lost[0]["lost_at"] < time.time()
@@ -183,7 +184,7 @@ def test_killed_master_leaves_readable_results(clips: Path, tmp_path: Path) -> N
     own = sum(fleet.lines(f"worker-{number:03d}.jsonl") for number in range(2))
     assert own == fleet.lines()  # the report has written the records that it merged
     assert f"Total: {own}, Success: {own}, Fail: 0" in report.stdout
-    assert "the run did not come to its end: its process was killed" in report.stdout
+    assert "the run did not finish: its process was killed" in report.stdout
 
 
 @pytest.mark.long

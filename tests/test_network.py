@@ -126,7 +126,7 @@ def test_master_that_is_cut_off_and_killed_leaves_readable_results(clips: Path, 
     own = sum(own_lines(fleet))
     assert own == fleet.lines() > reported  # the report has written the records that it merged
     assert f"Total: {own}, Success: {own}, Fail: 0" in shown
-    assert "the run did not come to its end: its process was killed" in shown
+    assert "the run did not finish: its process was killed" in shown
 
 
 @pytest.mark.parametrize("stall", [1.0, 20.0])

@@ -97,21 +97,21 @@ def test_server_info_may_be_deep_and_long(clips: Path, tmp_path: Path) -> None:
         (
             404,
             b'{"detail": "Not Found"}',
-            "404: Not Found: is the port in --host right, --api the server's, and --model one",
+            "404: Not Found: check the port and path of --host, --api, and that the server has --model",
         ),
         (
             501,
             b"<!DOCTYPE HTML><html><head><title>Oh</title></head><body><h1>No</h1><p>It&#x27;s POST</p></body></html>",
-            "501: No It's POST: nothing takes requests at this address: check the port in --host, and --api",
+            "501: No It's POST: this address does not accept such requests: check the port in --host, and --api",
         ),
         (
             400,
             b'{"message": "m is not a multimodal model"}',
-            "400: m is not a multimodal model: a field that the server does not take can be left out (--omit)",
+            "400: m is not a multimodal model: if the server does not accept a field, omit it (--omit)",
         ),
-        (500, b"boom", "500: boom: the server's log may tell more"),
-        (200, b'data: {"error": {"message": "cannot hear"}}\n\n', "stream_error: cannot hear: the server's log may"),
-        (200, b"<html>a page</html>", "is it an OpenAI-compatible server, and --api its?"),
+        (500, b"boom", "500: boom: check the server's log"),
+        (200, b'data: {"error": {"message": "cannot hear"}}\n\n', "stream_error: cannot hear: check the server's log"),
+        (200, b"<html>a page</html>", "check that the server is OpenAI-compatible and that --api is the right API"),
         (200, WHOLE, "the answer to a trial request was not streamed"),
     ],
 )
@@ -134,7 +134,7 @@ def test_permanent_failure_of_the_trial_is_reported_once(
     [
         ((500, b"boom"), ""),  # a single failure may be chance
         ((200, b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'), "empty: no text"),
-        ((429, b"slowly"), "429: slowly: the server wants fewer requests"),
+        ((429, b"slowly"), "429: slowly: the server is overloaded: lower -u or the rate"),
     ],
 )
 def test_temporary_failure_of_the_trial_does_not_stop_the_test(
@@ -160,7 +160,7 @@ def test_refused_connection_ends_the_start(clips: Path, tmp_path: Path) -> None:
     done = run(f"http://127.0.0.1:{free_port()}", clips, tmp_path / "r", "-u", "1", "-t", "600", preflight=True)
     assert done.code == 2
     assert "connection refused by http://127.0.0.1:" in done.err
-    assert "(--ready-timeout waits)" in done.err
+    assert "(--ready-timeout waits for it)" in done.err
     assert not (tmp_path / "r" / "records.jsonl").exists()
 
 
@@ -226,7 +226,7 @@ def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path, tmp_pat
     with answering((404, b'{"message": "no such model"}'), models=["one", "two"]) as host:
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
         assert done.code == 2
-        assert "404: no such model: is the port in --host right, --api the server's, and --model one" in done.err
+        assert "404: no such model: check the port and path of --host, --api, and that the server has" in done.err
         assert "; the server does not list --model gemma, but one, two (--no-preflight" in done.err
         # Without a trial, each request reports it.
         without = run(host, clips, tmp_path / "without", *words)

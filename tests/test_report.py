@@ -46,14 +46,14 @@ def test_summary_prints_tables_accuracy_and_verdict(tmp_path: Path, capsys: pyte
     assert "Client: doubtful (compiled reader" in text
     assert "Server: errors 33.3%, WER 25.0%" in text
     assert "Figures: suspect" in text
-    assert "  - the event loop was late by 20.0 ms at p99 (valid up to 10)" in text
+    assert "  - the event loop was 20.0 ms late at p99 (limit 10 ms)" in text
     assert "\x1b" not in text
 
 
 def test_summary_without_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(tmp_path, capsys, failure(0, "connect"))
     assert lines[2:7] == [
-        "Nothing succeeded: 1× http://127.0.0.1:1: why: is the server running there? (--ready-timeout waits)",
+        "No request succeeded: 1× http://127.0.0.1:1: why: is the server running there? (--ready-timeout waits for it)",
         "Total: 1, Success: 0, Fail: 1",
         "Average TTFT: n/a",
         "Average Latency: n/a",

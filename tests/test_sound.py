@@ -71,7 +71,7 @@ def test_requests_with_a_stamp_in_a_late_second_are_excluded() -> None:
 def test_run_without_recorded_late_seconds_is_judged_by_its_p99() -> None:
     summary = summarise(steady(), info_of(None))
     assert (summary.validity.verdict, summary.left_out.late, summary.validity.sound) == ("client-bound", 0, None)
-    assert summary.validity.reasons[0] == "the event loop was late by 300.0 ms at p99 (valid up to 10)"
+    assert summary.validity.reasons[0] == "the event loop was 300.0 ms late at p99 (limit 10 ms)"
     assert summary.ttft.n == 99
 
 
@@ -196,7 +196,7 @@ def test_requests_that_waited_for_a_user_are_not_counted_as_late() -> None:
     records = [record(n, due_at=1000.0 + n, lag=0.5) for n in range(100)]
     records = [msgspec.structs.replace(one, started_at=1000.5 + one.seq) for one in records]
     noted = [client(late(1050.0, seconds=5.0), started=100, late=8, queued=92)]
-    assert "8 of 95 requests were sent more than 10 ms late though a user was free" in " ".join(
+    assert "8 of 95 requests left more than 10 ms late although a user was free" in " ".join(
         judge(records, run_info(workers=noted)).reasons
     )
 

@@ -107,7 +107,7 @@ def test_correct_transcript_in_an_envelope_has_no_errors(clips: Path, tmp_path: 
 def test_text_format_raw_keeps_the_envelope(clips: Path, tmp_path: Path) -> None:
     done = scored(clips, tmp_path / "r", "--text-format", "raw")
     assert done.summary["wer"] > 0.3
-    assert "4 transcripts still have the envelope of qwen-asr around them: use --text-format qwen-asr" in done.out
+    assert "the envelope of qwen-asr is still around 4 transcripts: use --text-format qwen-asr" in done.out
     assert done.summary["text_formats"] == {}
     assert all(record["raw_text"] is None for record in done.records)
 
@@ -202,7 +202,7 @@ def test_envelope_left_around_transcripts_makes_a_run_suspect(name: str, form: s
     ]
     validity = judge(records, run_info(text_format="raw"))
     assert validity.verdict == "suspect"
-    line = f"7 transcripts still have the envelope of {name} around them: use --text-format {name}"
+    line = f"the envelope of {name} is still around 7 transcripts: use --text-format {name}"
     assert [reason for reason in validity.reasons if "envelope" in reason or "begin with" in reason] == [line]
 
 

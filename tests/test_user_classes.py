@@ -171,8 +171,8 @@ def test_realtime_class_and_uploading_class_run_together(clips: Path, tmp_path: 
     said = {each["name"]: each["realtime"] for each in info(done)["user_classes"]}
     assert said["Files"] == {}
     assert (said["Talks"]["pace"], said["Talks"]["packet_s"]) == (4, 0.05)
-    assert any("4 times as fast as it is spoken" in reason for reason in done.summary["validity"]["reasons"])
+    assert any("speech was sent at 4 times its speed" in reason for reason in done.summary["validity"]["reasons"])
     assert (
-        "speech and uploads are in the same figures: see them apart, by user class"
+        "these figures mix realtime sessions and uploads; see the table by user class"
         in done.summary["validity"]["reasons"]
     )

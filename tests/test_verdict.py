@@ -37,9 +37,9 @@ def test_health_of_the_client_determines_the_verdict(client: dict[str, float], v
     ("records", "said"),
     [
         ([], "no request was sent"),
-        ([failure(0, "connect")], "nothing succeeded: 1× http://127.0.0.1:1: why: is the server running there?"),
-        ([record(output_tokens_source="chunks")], "1 answers came without usage"),
-        ([record(streamed=False)], "1 answers were not streamed"),
+        ([failure(0, "connect")], "no request succeeded: 1× http://127.0.0.1:1: why: is the server running there?"),
+        ([record(output_tokens_source="chunks")], "1 response came without usage"),
+        ([record(streamed=False)], "1 response came without streaming"),
     ],
 )
 def test_records_without_usage_or_streaming_are_suspect(records: list[Record], said: str) -> None:
@@ -53,7 +53,7 @@ def test_repeated_bytes_are_suspect_unless_dithered() -> None:
     assert judge(records, run_info()).verdict == "valid"
     validity = judge(records, run_info(unique="none"))
     assert validity.verdict == "suspect"
-    assert "1 requests repeated" in validity.reasons[0]
+    assert "1 request repeated" in validity.reasons[0]
 
 
 def test_fleet_with_different_readers_is_suspect() -> None:
@@ -61,7 +61,7 @@ def test_fleet_with_different_readers_is_suspect() -> None:
     validity = judge([record()], run_info(workers=mixed))
     assert validity.verdict == "suspect"
     assert validity.reasons == [
-        "workers read answers with different readers (compiled: worker 0, 2; python: worker 1):"
+        "workers read responses with different readers (compiled: worker 0, 2; python: worker 1):"
         " start all with the same --reader"
     ]
     # A worker that took no part has not read anything.
@@ -86,20 +86,21 @@ def fleet(*cpu: float, cores: int = 8) -> list[WorkerInfo]:
 def test_client_bound_fleet_reports_how_many_workers_to_add(cpu: tuple[float, ...], more: int) -> None:
     validity = judge_clients(fleet(*cpu))
     assert validity.more_workers == more
-    wanted = f"it takes at least {count_of(more, 'more worker')}, {len(cpu) + more} in all, to keep each below 80%"
+    wanted = f"add at least {count_of(more, 'more worker')}, {len(cpu) + more} in all, to keep each below 80% of a core"
     assert any(reason.startswith(wanted) for reason in validity.reasons) == bool(more)
     assert [client.cpu_mean for client in validity.clients] == list(cpu)
 
 
 def test_more_workers_than_cores_need_another_machine() -> None:
     assert "on another machine" not in judge_clients(fleet(0.99, cores=2)).reasons[-1]
-    assert "they run on 2 cores now, so on another machine" in judge_clients(fleet(0.99, 0.99, cores=2)).reasons[-1]
+    full = judge_clients(fleet(0.99, 0.99, cores=2)).reasons[-1]
+    assert "they now run on 2 cores, so start them on another machine" in full
 
 
 def test_more_workers_are_not_advised_if_other_processes_take_the_cpu() -> None:
     validity = judge_clients([worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))])
     assert (validity.verdict, validity.more_workers) == ("client-bound", 0)
-    assert "more workers would not help; something else takes the processor" in validity.reasons[-1]
+    assert "more workers would not help: another program takes that machine's processor" in validity.reasons[-1]
 
 
 def test_clock_offset_of_a_worker_is_shown_with_its_error() -> None:
@@ -172,7 +173,7 @@ def test_responses_in_one_piece_are_reported_as_not_streamed() -> None:
     whole = {"chunks": 4, "itl": [0.0, 0.0001, 0.0]}
     validity = judge([record(0, **whole), record(1, chunks=4, itl=[0.1] * 3), record(2)], run_info())
     assert validity.verdict == "suspect"
-    assert validity.reasons[0].startswith("1 of 2 answers were not streamed, but came in one piece or a few: ")
+    assert validity.reasons[0].startswith("1 of 2 responses came in one piece or a few instead of as a stream: ")
     assert validity.client == "healthy"
 
 
@@ -182,7 +183,7 @@ WHOLE = {"chunks": 40, "itl": [0.0] * 39, "audio_s": 12.0}
 
 def held_back(records: list[Record], **changes: Any) -> bool:
     reasons = judge(records, run_info(**changes)).reasons
-    return any("something on the way holds them back" in reason for reason in reasons)
+    return any("a proxy may buffer them" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("lag", [{"stamp_lag_p99": 0.2}, {"stamp_lag_p99": 0.2, "loop_lag_p99": 0.2}])
@@ -247,7 +248,7 @@ def test_slow_first_request_is_reported_with_a_cure(first: float, said: bool) ->
     records = [record(n, started_at=1000.0 + n, ttft=first if n == 3 else 0.2, itl=[]) for n in range(3, 33)]
     validity = judge(records, run_info())
     line = (
-        "the first request took 32.0 s to its first token, 160 times the median: leave it out with --warmup-requests 10"
+        "the first request took 32.0 s to its first token, 160 times the median: exclude it with --warmup-requests 10"
     )
     assert (line in validity.reasons) is said
     late = [record(n, started_at=1000.0 + n, ttft=first if n == 9 else 0.2, itl=[]) for n in range(3, 33)]
@@ -275,16 +276,16 @@ def test_prompts_from_the_servers_cache_are_suspect(cached: list[tuple[int | Non
         (
             "connect",
             "Connection refused",
-            "2× connection refused by http://127.0.0.1:1: is the server running there? (--ready-timeout waits)",
+            "2× connection refused by http://127.0.0.1:1: is the server running there? (--ready-timeout waits for it)",
         ),
         ("http_401", "no key.", "2× 401: no key: set OPENAI_API_KEY or --api-key"),
-        ("cut", "the body ended early", "2× cut: the body ended early: the server's log may tell more"),
+        ("cut", "the body ended early", "2× cut: the body ended early: check the server's log"),
     ],
 )
 def test_cause_and_cure_come_first_if_nothing_succeeded(outcome: str, error: str, said: str) -> None:
     records = [failure(n, outcome, error=error) for n in range(2)]
     validity = judge(records, run_info(workers=[worker_info(health=health(loop_lag_p99=0.2))]))
-    assert validity.reasons == [f"nothing succeeded: {said}"]
+    assert validity.reasons == [f"no request succeeded: {said}"]
     assert (validity.verdict, validity.client) == ("suspect", "not judged")
 
 
@@ -297,5 +298,5 @@ def test_lack_of_descriptors_is_client_bound() -> None:
 def test_records_of_an_earlier_run_are_reported() -> None:
     mixed = [record(n) for n in range(5)] + [record(n, started_at=100.0 + n) for n in range(3)]
     found = judge(mixed, run_info())
-    assert "3 records are older than the run: those of another one are among them" in found.reasons
+    assert "3 records began before the run: records of another run are mixed in" in found.reasons
     assert judge([record(n) for n in range(5)], run_info()).reasons == []

@@ -1,4 +1,4 @@
-"""Whether a run's figures are the server's, or the client had a hand in them."""
+"""Decide whether a run's figures describe the server, or whether the load generator distorted them."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from asr_load.stream.record import RECORDS, LiveRecord, Record
 from asr_load.text import count_of, shorten
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
-"""p99 of the event loop's lag: an error that large is in the latencies. Below the first it is small beside any TTFT
-that a person notices; above the second the client was the bottleneck."""
+"""Limits for the p99 of the event loop's lag, which adds to latencies. Below the first limit, the error is small
+compared with any TTFT that a person notices; above the second, the client was the bottleneck."""
 
 CPU_BOUND = 0.95
-"""Share of a core from which on a client was the bottleneck."""
+"""Share of a core above which the client was the bottleneck."""
 
 CPU_OWN = 0.50
-"""Share of a core below which a client that is late was not kept by its own work."""
+"""Share of a core below which a late client was not delayed by its own work."""
 
 PACKET_LATE_S = 0.020
-"""By which packets of speech may be sent late: as long as a packet of telephony."""
+"""How late packets of speech may be sent: as long as a packet of telephony."""
 
 LATE_VALID, LATE_BOUND = 0.01, 0.10
-"""Share of an open loop's requests that may be sent late."""
+"""Limits for the share of an open loop's requests that are sent late."""
 
 
 class Client(msgspec.Struct):
-    """A process that sent load. Seconds, CPU as a share of one core."""
+    """A process that sent load. Times are in seconds, CPU is a share of one core."""
 
     worker: int
     host: str
@@ -50,65 +50,67 @@ class Client(msgspec.Struct):
     cpu_max: float
     gc_pause_max: float
     clock_offset_s: float
-    """Added to its times, it gives the master's: an estimate, wrong by up to `clock_error_s` (None: unknown)."""
+    """Add this to the process's times to get the master's: an estimate, wrong by up to `clock_error_s` (None:
+    unknown)."""
     clock_error_s: float | None
 
 
 class Validity(msgspec.Struct):
-    """`verdict`: valid, suspect or client-bound; `reasons`: why it is not valid; `client`: what is known of the client
-    alone. Lags and CPU: the worst worker's."""
+    """The verdict on a run's figures. `verdict` is valid, suspect or client-bound; `reasons` says why it is not valid;
+    `client` judges only the load generator. Lags and CPU are those of the worst worker."""
 
     verdict: str
     client: str
-    """healthy, doubtful, too slow, or not judged (nothing succeeded, or nothing was measured)."""
+    """healthy, doubtful, too slow, or not judged (no request succeeded, or nothing was measured)."""
     reasons: list[str]
     readers: list[str]
-    """How answers were read: compiled, python, plain."""
+    """Readers that the workers used: compiled, python, plain."""
     loop_lag: dict[str, float]
     stamp_lag: dict[str, float]
-    """How late answers were read: as late as the loop, unless a thread of its own reads."""
+    """How late responses were read: the same as the loop lag, unless a separate thread reads."""
     cpu: dict[str, float]
     clients: list[Client]
     more_workers: int
-    """How many more would make a client-bound run a valid one, by CPU; 0 for one that is not client-bound, or that was
-    held up by something else on its machine."""
+    """How many more workers would make a client-bound run valid, by CPU; 0 if the run is not client-bound, or if
+    something else on the machine held it up."""
     sound: float | None = None
-    """Share of the test's seconds, of all workers, in which the client was not late; None where that was not noted."""
+    """Share of the test's seconds, over all workers, in which the client was not late; None if this was not
+    recorded."""
 
 
 def clock(client: Client) -> str:
-    """What is known of a worker's clock, in ms."""
+    """A worker's clock offset and its uncertainty, in ms."""
     if client.clock_error_s is None:
         return "unknown"
-    # What the master adds to the worker's times, the worker's clock is behind by.
+    # The offset is what the master adds to the worker's times, so the worker's clock is behind by it.
     return f"{-client.clock_offset_s * 1e3:+.1f} ± {client.clock_error_s * 1e3:.1f}"
 
 
 CLIENT = {"valid": "healthy", "suspect": "doubtful", "client-bound": "too slow"}
-"""What a verdict on the clients alone is called."""
+"""Names for a verdict that judges only the clients."""
 
 CACHED, BLOCK = 0.5, 16
-"""Share of a prompt's tokens that no prefix of its own has, and tokens that a cache may hold at once: beyond the first,
-and beyond what all prompts share, a prompt's audio came from the cache. (vLLM's blocks are of 16 tokens.)"""
+"""A prompt's audio came from the cache if more than CACHED of the prompt's tokens were cached, and more than BLOCK
+tokens beyond the prefix that all prompts share. Caches may hold tokens in blocks (vLLM: 16)."""
 
 OLDER_S = 60.0
-"""By which a record may seem to be older than its run: clocks of machines differ."""
+"""How much older than its run a record may look, because the machines' clocks differ."""
 
 REFUSED_SHARE = 0.01
-"""Share of realtime sessions that a server may refuse."""
+"""Share of realtime sessions that a server may refuse before the verdict reports it."""
 
 AT_ONCE_S, CHUNKS, LOST = 0.001, 4, 0.01
-"""Chunks within such a time are one piece, and so many in one, on average, no stream: no model makes tokens so fast. A
-network that loses packets makes a few such answers too."""
+"""Chunks within AT_ONCE_S count as one piece. A response with CHUNKS chunks per piece on average was not streamed,
+because no model generates tokens that fast. A network that loses packets also causes a few such responses (LOST)."""
 
 STRETCH_S = 4.0
-"""Seconds of audio that an engine decodes at a time, at most: SGLang takes two. A buffer of 4 kB holds some 16 chunks
-of 250 bytes, or six seconds of speech."""
+"""Most seconds of audio that an engine decodes at a time: SGLang takes two. A buffer of 4 kB holds about 16 chunks of
+250 bytes, or six seconds of speech."""
 
 
 def judge(records: list[Record], info: RunInfo, part: Measured | None = None) -> Validity:
-    """Judge a run by the health of its clients and by what its records admit: all of them, and those that count
-    (`part`, where it is known). Their times are the master's."""
+    """Judge a run by the health of its clients, by all of its records, and by those that count (`part`, if known).
+    Times are the master's."""
     part = part or sound.measured(records, info)
     measured = part.counted
     steady = judge_steadiness(records, info, part)
@@ -120,7 +122,7 @@ def judge(records: list[Record], info: RunInfo, part: Measured | None = None) ->
         _judge_packets(part.sound, validity)
         validity.client = CLIENT[validity.verdict]
     else:
-        # There is nothing that the client could have bent.
+        # Without a success, the client had no figure to distort.
         validity.verdict, validity.client = "suspect", "not judged"
         validity.reasons = [cause_and_cure(measured, info)] if measured else []
         _judge_wants(measured, validity)
@@ -128,7 +130,7 @@ def judge(records: list[Record], info: RunInfo, part: Measured | None = None) ->
     doubts += _unsent(info.workers) + _mixed_readers(info.workers)
     if steady.verdict == "rising":
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
-        doubts.append(f"{grew}: the load or a queue grew, so these figures are of no steady state")
+        doubts.append(f"{grew}: the load or a queue grew, so these figures do not describe a steady state")
     if found := _outage(part):
         doubts.append(f"{found.line} of {found.share:.0%} of the run")
     if doubts and validity.verdict == "valid":
@@ -137,12 +139,12 @@ def judge(records: list[Record], info: RunInfo, part: Measured | None = None) ->
     if part.why_excluded:
         validity.reasons.append(part.why_excluded)
     if info.insecure:
-        validity.reasons.append("whose certificate the server has was not checked (--insecure)")
+        validity.reasons.append("the server's certificate was not verified (--insecure)")
     return validity
 
 
 def _mixed_readers(workers: list[WorkerInfo]) -> list[str]:
-    """A line where workers that took part read answers in different ways."""
+    """A reason if the workers that took part used different readers; else empty."""
     by_reader: dict[str, list[str]] = {}
     for worker in workers:
         if worker.health is not None:
@@ -150,11 +152,11 @@ def _mixed_readers(workers: list[WorkerInfo]) -> list[str]:
     if len(by_reader) < 2:
         return []
     ways = "; ".join(f"{reader}: worker {', '.join(numbers)}" for reader, numbers in sorted(by_reader.items()))
-    return [f"workers read answers with different readers ({ways}): start all with the same --reader"]
+    return [f"workers read responses with different readers ({ways}): start all with the same --reader"]
 
 
 def judge_steadiness(records: list[Record], info: RunInfo, part: Measured | None = None) -> Steadiness:
-    """Whether a run was steady, where its load was and all of its records are here; the arguments are those of
+    """Decide whether a run was steady, if its load was constant and no record is missing. Arguments are those of
     `judge`."""
     part = part or sound.measured(records, info)
     if lost := lost_workers(records, info):
@@ -169,13 +171,14 @@ def judge_steadiness(records: list[Record], info: RunInfo, part: Measured | None
 
 
 def _outage(part: Measured) -> Outage | None:
-    """The outage of a run. Successes in late seconds are some all the same; failures in them may be the client's."""
+    """The run's outage, if any. Successes in late seconds still count as successes; failures there may be the
+    client's."""
     figured = set(map(id, part.sound))
     return outage([record for record in part.counted if record.ok or id(record) in figured])
 
 
 def _judge_wants(records: list[Record], validity: Validity) -> None:
-    """Whether requests failed for want of something on this side."""
+    """Add requests that failed because a resource ran out on this machine."""
     wants = Counter(record.error for record in records if record.outcome == "client")
     if wants:
         validity.verdict = "client-bound"
@@ -183,18 +186,16 @@ def _judge_wants(records: list[Record], validity: Validity) -> None:
 
 
 def _judge_packets(records: list[Record], validity: Validity) -> None:
-    """Whether speech was sent as it is spoken. What a socket did not take is no fault of the client's."""
+    """Check that speech was sent at its pace. Time in which the socket took no data is not the client's fault."""
     late = [record.send_lag["p99"] for record in records if isinstance(record, LiveRecord) and record.send_lag]
     if late and (p99 := float(np.percentile(late, 99))) > PACKET_LATE_S:
         validity.verdict = "client-bound"
         limit = PACKET_LATE_S * 1e3
-        validity.reasons.append(
-            f"packets were sent {p99 * 1e3:.0f} ms after they were due at p99 (valid up to {limit:.0f})"
-        )
+        validity.reasons.append(f"packets were sent {p99 * 1e3:.0f} ms late at p99 (limit {limit:.0f} ms)")
 
 
 def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], validity: Validity) -> None:
-    """Hold what the streams brought in their busiest second, on each machine, against what it was found good for."""
+    """Compare the streams' load in the busiest second, on each machine, with what the machine's calibration allows."""
     for host in {worker.host: None for worker in workers if worker.calibration is not None}:
         here = [worker for worker in workers if worker.host == host]
         calibration = here[0].calibration
@@ -211,13 +212,13 @@ def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], vali
             validity.verdict = verdict
         each = calibration.chunks_per_s
         validity.reasons.append(
-            f"as much as {load / each:.0f} streams of {each:g} chunks/s on {count_of(len(here), 'worker')} of {host}; "
-            f"this machine was good for {'at least ' if at_least else ''}{streams} ({command('calibrate')})"
+            f"the load was that of {load / each:.0f} streams of {each:g} chunks/s on {count_of(len(here), 'worker')} of"
+            f" {host}; its calibration allows {'at least ' if at_least else ''}{streams} ({command('calibrate')})"
         )
 
 
 def peak_chunks_per_s(records: list[Record]) -> float:
-    """Chunks that came in the busiest second. The records' times are on one clock."""
+    """Number of chunks received in the busiest second. The records' times must be on one clock."""
     times = [
         record.started_at + record.ttft + np.cumsum([0.0, *record.itl]) for record in records if record.ttft is not None
     ]
@@ -228,8 +229,8 @@ def peak_chunks_per_s(records: list[Record]) -> float:
 
 
 def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Validity:
-    """Judge by the health of the processes alone, as can be done while the test runs: as bad as the worst of them.
-    `part`: the requests of a test that is over; where it excludes late seconds, the others are judged."""
+    """Judge only by the health of the processes, which works while the test runs; the worst process decides. `part`:
+    the requests of a finished test. If late seconds are excluded, this judges the others."""
     bound: list[str] = [part.why_bound] if part and part.why_bound else []
     suspect: list[str] = []
     watched = [(worker, worker.health) for worker in workers if worker.health is not None]
@@ -238,18 +239,18 @@ def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Va
         loop, stamps = _lags(client, part)
         if loop > LAG_VALID_S:
             late, allowed = loop * 1e3, LAG_VALID_S * 1e3
-            text = f"{who}the event loop was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
+            text = f"{who}the event loop was {late:.1f} ms late at p99 (limit {allowed:.0f} ms)"
             (bound if loop > LAG_BOUND_S else suspect).append(text)
         if worker.reader == "compiled" and stamps > LAG_VALID_S:
             late, allowed = stamps * 1e3, LAG_VALID_S * 1e3
-            text = f"{who}the thread that reads was late by {late:.1f} ms at p99 (valid up to {allowed:.0f})"
+            text = f"{who}the reading thread was {late:.1f} ms late at p99 (limit {allowed:.0f} ms)"
             (bound if stamps > LAG_BOUND_S else suspect).append(text)
         if client.cpu_mean > CPU_VALID:
-            text = f"{who}the client used {client.cpu_mean:.0%} of its core on average (valid up to {CPU_VALID:.0%})"
+            text = f"{who}the client used {client.cpu_mean:.0%} of a core on average (limit {CPU_VALID:.0%})"
             (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
     for host, cores, share in _full_machines(watched):
         of = f"the {count_of(cores, 'core')} of {host}"
-        text = f"the workers used {share:.0%} of {of} on average (valid up to {CPU_VALID:.0%})"
+        text = f"the workers used {share:.0%} of {of} on average (limit {CPU_VALID:.0%})"
         (bound if share > CPU_BOUND else suspect).append(text)
     busiest = max((client.cpu_mean for _, client in watched), default=0.0)
     more = _more_workers([client for _, client in watched]) if bound and busiest > CPU_OWN else 0
@@ -261,7 +262,7 @@ def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Va
             if len(workers) > 1
             else f"the client used {busiest:.0%} of a core"
         )
-        bound.append(f"{took}: more workers would not help; something else takes the processor of that machine")
+        bound.append(f"{took}, so more workers would not help: another program takes that machine's processor")
 
     def worst(figure: str) -> float:
         return max((getattr(client, figure) for _, client in watched), default=0.0)
@@ -295,14 +296,14 @@ def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Va
 
 
 def _lags(client: ClientHealth, part: Measured | None) -> tuple[float, float]:
-    """p99 of how late a client's event loop and its reads were, over the seconds that a verdict is about."""
+    """p99 of the lag of a client's event loop and of its reads, over the seconds that the verdict judges."""
     if part and part.why_excluded and client.late is not None:
         return client.sound_loop_lag_p99, client.sound_stamp_lag_p99
     return client.loop_lag_p99, client.stamp_lag_p99
 
 
 def _full_machines(watched: list[tuple[WorkerInfo, ClientHealth]]) -> Iterator[tuple[str, int, float]]:
-    """Hosts whose workers used more of its cores than is valid: name, cores, share of them."""
+    """Yield the hosts whose workers used more of their cores than is valid: name, cores, share used."""
     for host, cores in {worker.host: worker.cores for worker, _ in watched}.items():
         used = sum(client.cpu_process for worker, client in watched if worker.host == host)
         if cores and used > CPU_VALID * cores:
@@ -310,34 +311,36 @@ def _full_machines(watched: list[tuple[WorkerInfo, ClientHealth]]) -> Iterator[t
 
 
 def _more_workers(clients: list[ClientHealth]) -> int:
-    """So many that each would be below the limit for CPU, were the work of all spread evenly; at least one."""
+    """Number of workers to add, at least one, so that each stays below the CPU limit if the work spreads evenly."""
     return max(1, math.ceil(sum(client.cpu_mean for client in clients) / CPU_VALID) - len(clients))
 
 
 def _advice(more: int, workers: list[WorkerInfo]) -> str:
-    # At least: a client that has no time left does not show how much more there was to do.
+    # "At least": a client without spare time does not show how much more work there was.
     needed = f"{count_of(more, 'more worker')}, {len(workers) + more} in all,"
-    text = f"it takes at least {needed} to keep each below {CPU_VALID:.0%}"
+    text = f"add at least {needed} to keep each below {CPU_VALID:.0%} of a core"
     cores = sum({worker.host: worker.cores for worker in workers}.values())
     if 0 < cores < len(workers) + more:
-        text += f"; they run on {count_of(cores, 'core')} now, so on another machine"
+        text += f"; they now run on {count_of(cores, 'core')}, so start them on another machine"
     return text
 
 
 def _judge_punctuality(workers: list[WorkerInfo], part: Measured, validity: Validity) -> None:
-    """Whether an open loop's requests were sent when they were due, where a user was free: of those that are not
-    excluded."""
+    """Check that an open loop sent its requests when they were due and a user was free. Excluded requests do not
+    count."""
     started, late = (sum(getattr(worker, name) for worker in workers) for name in ("started", "late"))
     if part.left.late:
         figured = {id(record) for record in part.sound}
         excluded = [record for record in part.counted if id(record) not in figured]
-        # A record does not tell whether a user was free: those that may have waited for one were counted as queued.
+        # A record does not show whether a user was free. Requests that may have waited for one were counted as queued.
         queued = sum(worker.queued for worker in workers)
         behind = sum((record.lag or 0.0) - record.retry_s > PUNCTUAL_S for record in excluded)
         late -= min(late, max(behind - queued, 0))
         started = max(started - len(excluded), 0)
     if late > LATE_VALID * started:
-        validity.reasons.append(f"{late} of {started} requests were sent more than 10 ms late though a user was free")
+        validity.reasons.append(
+            f"{late} of {count_of(started, 'request')} left more than 10 ms late although a user was free"
+        )
         if late > LATE_BOUND * started:
             validity.verdict = "client-bound"
         elif validity.verdict == "valid":
@@ -345,21 +348,21 @@ def _judge_punctuality(workers: list[WorkerInfo], part: Measured, validity: Vali
 
 
 def _unsent(workers: list[WorkerInfo]) -> list[str]:
-    """What of an open loop's requests no user was free for."""
+    """Reasons for the open loop's requests that found no free user."""
     started, queued, unsent = (
         sum(getattr(worker, name) for worker in workers) for name in ("started", "queued", "unsent")
     )
     reasons = []
     if queued > LATE_VALID * started:
-        text = f"{queued} of {started} requests were due before a user was free"
-        reasons.append(f"{text}: -u is the most in flight, and the server did not keep up with the rate within it")
+        text = f"{queued} of {count_of(started, 'request')} fell due before a user was free"
+        reasons.append(f"{text}: -u limits how many are in flight, and the server could not keep up with the rate")
     if unsent:
-        reasons.append(f"{unsent} more requests were due before the end of the test, and no user was free to send them")
+        reasons.append(f"{count_of(unsent, 'more request')} fell due before the end of the test, but no user was free")
     return reasons
 
 
 def lost_workers(records: list[Record], info: RunInfo) -> dict[int, str]:
-    """What is missing of a run that came to its end, in words, by the worker."""
+    """Describe, by worker, the records that are missing from a run that ended normally."""
     if not info.ended:
         return {}
     recorded = Counter(record.worker for record in records)
@@ -374,16 +377,16 @@ def lost_workers(records: list[Record], info: RunInfo) -> dict[int, str]:
 
 
 def lost_line(worker: WorkerInfo, began_at: float) -> str:
-    """That a worker was lost, and when since the test began."""
+    """Say that a worker was lost, and how long after the start of the test."""
     when = "" if worker.lost_at is None else f" {worker.lost_at - began_at:.0f} s after the start"
     lost = f"worker {worker.worker} on {worker.host} was lost{when}: "
     if worker.from_file:
         return f"{lost}{worker.from_file} of its records were read from its file"
-    return f"{lost}what it had not reported is missing"
+    return f"{lost}records that it had not sent yet are missing"
 
 
 def _cached(good: list[Record]) -> int:
-    """How many prompts came from the server's cache, beyond the beginning that all have in common."""
+    """Count the prompts that came from the server's cache, apart from the prefix that all prompts share."""
     known = [
         (record.cached_tokens, record.prompt_tokens) for record in good if record.cached_tokens and record.prompt_tokens
     ]
@@ -393,14 +396,14 @@ def _cached(good: list[Record]) -> int:
     )
 
 
-SERVERS_LOG = "the server's log may tell more"
+SERVERS_LOG = "check the server's log"
 
-FEWER = "the server wants fewer requests: lower -u or the rate"
+FEWER = "the server is overloaded: lower -u or the rate"
 
 CAUSES: dict[str, str] = {
-    Cause.REFUSED: "is the server running there? (--ready-timeout waits)",
-    Cause.UNREACHABLE: "check the address in --host, and that no firewall is between (--connect-timeout waits longer)",
-    Cause.NAME: "check the spelling of --host, and that this machine can look the name up",
+    Cause.REFUSED: "is the server running there? (--ready-timeout waits for it)",
+    Cause.UNREACHABLE: "check the address in --host and any firewall, or wait longer (--connect-timeout)",
+    Cause.NAME: "check the spelling of --host, and that this machine can resolve the name",
     Cause.TLS: "check the scheme, the port and the certificate of --host (see TLS in docs/troubleshooting.md)",
     Cause.PLAIN: "the server expects TLS: use https:// in --host",
     Cause.PROXY: "check the proxy's address and user (--proxy), or bypass it with NO_PROXY",
@@ -408,56 +411,56 @@ CAUSES: dict[str, str] = {
     Cause.CONTEXT: "the clip and --max-tokens exceed the model's context: prepare shorter clips (--max-duration,"
     " --chunk-long), lower --max-tokens, or start the engine with a longer context",
 }
-"""What helps where requests fail, by the cause."""
+"""Cures for failed requests, by cause."""
 
 CURES = {
     "http_401": "set OPENAI_API_KEY or --api-key",
-    "http_403": "set OPENAI_API_KEY or --api-key to a key that may do this",
-    "http_404": "is the port in --host right, --api the server's, and --model one that it serves?",
+    "http_403": "set OPENAI_API_KEY or --api-key to a key with permission for this request",
+    "http_404": "check the port and path of --host, --api, and that the server has --model",
     **dict.fromkeys(
-        ("http_405", "http_501"), "nothing takes requests at this address: check the port in --host, and --api"
+        ("http_405", "http_501"), "this address does not accept such requests: check the port in --host, and --api"
     ),
-    "http_413": "let the server, or the proxy before it, take larger bodies (nginx: client_max_body_size)",
-    "http_422": "a field that the server does not take can be left out (--omit)",
-    "http_400": "a field that the server does not take can be left out (--omit)",
+    "http_413": "configure the server, or the proxy before it, to accept larger bodies (nginx: client_max_body_size)",
+    "http_422": "if the server does not accept a field, omit it (--omit)",
+    "http_400": "if the server does not accept a field, omit it (--omit)",
     "http_429": FEWER,
     **dict.fromkeys(
         ("http_503", "ws_503"),
-        "the server is not ready (--ready-timeout waits), or wants fewer requests (-u, the rate)",
+        "the server is not ready (--ready-timeout waits for it) or overloaded (lower -u or the rate)",
     ),
     **dict.fromkeys(
-        ("http_502", "http_504"), "a proxy or gateway got no answer from the server behind it: is that one running?"
+        ("http_502", "http_504"), "a proxy or gateway got no response from the server behind it: is it running?"
     ),
     "connect": CAUSES[Cause.REFUSED],
-    "stalled": "is the server at work? Its log may tell; --stall-timeout waits longer",
-    "timeout": "is the server at work? Its log may tell; --total-timeout waits longer",
+    "stalled": "check in the server's log that it is working, or wait longer (--stall-timeout)",
+    "timeout": "check in the server's log that it is working, or wait longer (--total-timeout)",
     **dict.fromkeys(
-        ("ws_403", "ws_404"), "is the model one that can, and is `websockets` installed beside the server?"
+        ("ws_403", "ws_404"), "check that the model supports realtime and that the server has `websockets` installed"
     ),
     "ws_401": "set OPENAI_API_KEY or --api-key",
-    "rejected": "see docs/realtime.md for what each engine takes",
-    "no_final": "the server's log may tell; docs/realtime.md has the engines' traps",
-    "empty": "is --model one that hears, and --prompt one that asks it for a transcript?",
-    "protocol": "is it an OpenAI-compatible server, and --api its?",
-    "client": "this machine was in want of it, and not the server",
+    "rejected": "see docs/realtime.md for what each engine accepts",
+    "no_final": "check the server's log; docs/realtime.md lists known problems of the engines",
+    "empty": "check that --model accepts audio and that --prompt asks for a transcript",
+    "protocol": "check that the server is OpenAI-compatible and that --api is the right API",
+    "client": "a resource ran out on this machine, not on the server",
 }
-"""The same by the outcome, where no cause is known."""
+"""Cures by outcome, for failures without a known cause."""
 
 SAYS_MORE = ("http_503", "ws_503")
-"""Outcomes whose cure covers more than that of their cause."""
+"""Outcomes whose cure says more than that of their cause."""
 
 
 def cause_and_cure(records: list[Record], info: RunInfo) -> str:
-    """Why nothing succeeded, by the most frequent failure, and what helps."""
+    """Why no request succeeded, by the most frequent failure, and what to do about it."""
     failures = Counter((record.outcome, record.error or "", record.cause) for record in records if record.failed)
     if not failures:
-        return "no request came to its end: let the test run longer (-t), or its streams end (--stop-timeout)"
+        return "no request finished: run the test for longer (-t), or let requests finish (--stop-timeout)"
     (outcome, error, cause), count = failures.most_common(1)[0]
-    return f"nothing succeeded: {count}× {what_failed(outcome, error, info.host, cause)}"
+    return f"no request succeeded: {count}× {what_failed(outcome, error, info.host, cause)}"
 
 
 def what_failed(outcome: str, error: str, host: str, cause: str = "") -> str:
-    """A failure in words, and what helps: by its cause and, where that is not known, by its outcome."""
+    """Describe a failure and its cure, by its cause or, if that is unknown, by its outcome."""
     if outcome != "connect":
         said = f"{outcome.removeprefix('http_')}: {error}"
     elif cause == Cause.REFUSED or error == REFUSED:
@@ -470,11 +473,11 @@ def what_failed(outcome: str, error: str, host: str, cause: str = "") -> str:
 
 
 REFUSED = os.strerror(errno.ECONNREFUSED)
-"""What a record of an older version, which has no cause, says of it."""
+"""Error text of records of older versions, which have no cause."""
 
 
 def _missing(records: list[Record], info: RunInfo) -> list[str]:
-    killed = [] if info.ended else ["the run did not come to its end: its process was killed"]
+    killed = [] if info.ended else ["the run did not finish: its process was killed"]
     refused = [f"{_left_out(each)}: {each.reason}" for each in info.refused]
     return [*killed, *refused, *lost_workers(records, info).values()]
 
@@ -486,20 +489,20 @@ def _left_out(refused: Refused) -> str:
 
 
 def _pieces(record: Record) -> int:
-    """In how many pieces an answer came: chunks within a millisecond are one."""
+    """Number of pieces in which a response arrived: chunks within a millisecond are one."""
     return 1 + int(np.count_nonzero(np.asarray(record.itl) >= AT_ONCE_S))
 
 
 def _decodes_stretches(answers: list[Record]) -> bool:
-    """Whether the answers of a transcription API may come from an engine that decodes a few seconds of audio at a time,
-    and sends what it heard in them at once, as SGLang does with Qwen3-ASR: there are then about as many pieces as
-    stretches of audio. A proxy holds back whole answers, or by the 4 kB and more of its buffer, far more speech."""
+    """Whether an engine that decodes a few seconds of audio at a time may explain the responses of a transcription API.
+    SGLang does this with Qwen3-ASR, so there are about as many pieces as stretches of audio. A proxy holds back whole
+    responses, or as much as fits its buffer of 4 kB or more, which is far more speech."""
     return sum(record.audio_s for record in answers) <= STRETCH_S * sum(map(_pieces, answers))
 
 
 def _in_pieces(part: Measured, info: RunInfo) -> list[str]:
-    """Whether something between the engine and here holds answers back. A client that reads late sees chunks that came
-    one by one as one piece: only those are judged that were read on time."""
+    """A reason if something between the engine and the client holds responses back. Only responses that were read on
+    time count, because a late client reads separate chunks as one piece."""
     on_time = {
         worker.worker
         for worker in info.workers
@@ -518,46 +521,43 @@ def _in_pieces(part: Measured, info: RunInfo) -> list[str]:
     held = sum(record.chunks >= CHUNKS * _pieces(record) for answers in judged for record in answers)
     if held <= LOST * sum(map(len, judged)):
         return []
-    came = f"{held} of {sum(map(len, judged))} answers were not streamed, but came in one piece or a few"
-    return [
-        f"{came}: something on the way holds them back, as a proxy that buffers (nginx: proxy_buffering off), and"
-        " TTFT and ITL are not the engine's"
-    ]
+    came = f"{held} of {count_of(sum(map(len, judged)), 'response')} came in one piece or a few instead of as a stream"
+    return [f"{came}: a proxy may buffer them (nginx: set proxy_buffering off), so TTFT and ITL are not the engine's"]
 
 
 FIRST_TIMES, FIRST_S, FIRST_OF = 10, 1.0, 10
-"""How many times the median the first TTFT is where an engine was not ready, by how many seconds more, and among
-how many requests."""
+"""The first request was slow if its TTFT is FIRST_TIMES the median and FIRST_S above it, in at least FIRST_OF
+requests."""
 
 
 def _slow_first(good: list[Record]) -> str:
-    """Of an engine that compiles at its first request; empty where it did not."""
+    """A reason if the engine seems to compile at its first request; else empty."""
     if len(good) < FIRST_OF:
         return ""
     first = min(good, key=lambda record: record.started_at).ttft or 0.0
     median = statistics.median(record.ttft or 0.0 for record in good)
     if first < max(FIRST_TIMES * median, median + FIRST_S):
         return ""
-    times = f"{first / median:.0f} times the median" if median else "and the median next to none"
-    return f"the first request took {first:.1f} s to its first token, {times}: leave it out with --warmup-requests 10"
+    times = f"{first / median:.0f} times the median" if median else "and the median almost none"
+    return f"the first request took {first:.1f} s to its first token, {times}: exclude it with --warmup-requests 10"
 
 
 def _refusals(records: list[Record]) -> list[str]:
-    """Whether the server refused realtime sessions, after each of which its user pauses: fewer sessions than were asked
-    for spoke at once."""
+    """A reason if the server refused realtime sessions. A user pauses after a refusal, so fewer sessions than requested
+    were open at once."""
     sessions = [record for record in records if isinstance(record, LiveRecord)]
     refused = [record for record in sessions if record.outcome == "rejected" or record.outcome.startswith("ws_")]
     if len(refused) <= REFUSED_SHARE * len(sessions):
         return []
     why, _ = Counter(shorten(record.error or record.outcome, 80) for record in refused).most_common(1)[0]
     return [
-        f"the server refused {len(refused)} of {len(sessions)} realtime sessions ({why}): the figures are those of the"
-        " sessions that it accepted; lower -u, or raise the server's limit"
+        f"the server refused {len(refused)} of {count_of(len(sessions), 'realtime session')} ({why}): the figures"
+        " describe only those that it accepted; lower -u, or raise the server's limit"
     ]
 
 
 def _sent_before(info: RunInfo) -> list[str]:
-    """That the server may have the run's clips in its caches, from earlier runs."""
+    """A reason if the server's caches may hold the run's clips from earlier runs."""
     if not info.sent_before:
         return []
     runs = f"an earlier test ({info.sent_before[-1]})"
@@ -565,12 +565,12 @@ def _sent_before(info: RunInfo) -> list[str]:
         runs = f"{len(info.sent_before)} earlier tests (the last: {info.sent_before[-1]})"
     return [
         f"the same clips were sent to this server before, in {runs}: its caches may have answered; restart the server,"
-        " or prepare the clips as WAV and leave out --unique none"
+        " or prepare the clips as WAV and remove --unique none"
     ]
 
 
 def _repeated(records: list[Record], info: RunInfo) -> list[str]:
-    """That clips were sent again as they were, by --unique of each user class."""
+    """A reason for each value of --unique with which clips were sent again unchanged."""
     ways = {each.name: (each.unique, each.data_sha256) for each in info.user_classes}
     whole = info.unique, info.data_sha256
     sent = Counter((*ways.get(record.user_class, whole), record.clip) for record in records)
@@ -578,7 +578,7 @@ def _repeated(records: list[Record], info: RunInfo) -> list[str]:
     for (unique, *_), count in sent.items():
         repeats[unique] += count - 1
     return [
-        f"{count} requests repeated a clip's bytes (--unique {unique}): caches may have answered"
+        f"{count_of(count, 'request')} repeated a clip's bytes (--unique {unique}): caches may have answered"
         for unique, count in sorted(repeats.items())
         if count and unique != "dither"
     ]
@@ -592,21 +592,21 @@ def _doubts(part: Measured, info: RunInfo) -> list[str]:
         doubts.append("no request was sent")
     paces = {how.get("pace", 1.0) for how in (info.realtime, *(each.realtime for each in info.user_classes))} - {1.0}
     for pace in sorted(paces):
-        how = f"{pace:g} times as fast as it is spoken" if pace else "as fast as the socket took it"
+        how = f"at {pace:g} times its speed" if pace else "as fast as the socket accepted it"
         doubts.append(f"not realtime: speech was sent {how} (--pace)")
     older = sum(record.started_at < info.began_at - OLDER_S for record in records)
     if older:
-        doubts.append(f"{older} records are older than the run: those of another one are among them")
-    # A realtime engine says what it has decoded since the last time, and its tokens, if any, are of audio.
+        doubts.append(f"{count_of(older, 'record')} began before the run: records of another run are mixed in")
+    # A realtime engine reports usage since its last report, and its tokens, if any, are of audio.
     one_shot = [record for record in good if not isinstance(record, LiveRecord)]
     if 0 < len(one_shot) < len(good):
-        doubts.append("speech and uploads are in the same figures: see them apart, by user class")
+        doubts.append("these figures mix realtime sessions and uploads; see the table by user class")
     guessed = sum(record.output_tokens_source == "chunks" for record in one_shot)
     if guessed:
-        doubts.append(f"{guessed} answers came without usage: how many tokens they had is not known")
+        doubts.append(f"{count_of(guessed, 'response')} came without usage: token counts are unavailable")
     whole = sum(not record.streamed for record in good)
     if whole:
-        doubts.append(f"{whole} answers were not streamed: their TTFT is their latency")
+        doubts.append(f"{count_of(whole, 'response')} came without streaming, so TTFT equals latency")
     if line := _slow_first([record for record in part.sound if record.ok]):
         doubts.append(line)
     if line := _around_transcripts(good, info):
@@ -622,14 +622,14 @@ def _doubts(part: Measured, info: RunInfo) -> list[str]:
 
 
 def _around_transcripts(good: list[Record], info: RunInfo) -> str:
-    """Text that is scored with transcripts and is none of their speech; empty without any."""
+    """A reason if transcripts contain text other than the speech; else empty."""
     if envelope := left_envelope(good):
         count, name = envelope
-        return f"{count} transcripts still have the envelope of {name} around them: use --text-format {name}"
+        return f"the envelope of {name} is still around {count_of(count, 'transcript')}: use --text-format {name}"
     if preface := common_preface(spoken(good, info.scoring), info.scoring):
         count, words = preface[0], shorten(preface[1], 80)
         return (
             f"{count} transcripts begin with '{words}', and no reference does: WER counts it; ask for"
-            " the transcript alone (--prompt)"
+            " only the transcript (--prompt)"
         )
     return ""
