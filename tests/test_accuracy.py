@@ -57,7 +57,7 @@ def test_summary_of_chinese_uses_cer() -> None:
     summary = summarise(records, run_info(language="zh"))
     assert (summary.wer, summary.cer, summary.rate) == (1.0, 1 / 6, "cer")
     assert summary.server == "errors 0.0%, CER 16.7%"
-    assert rates_line(summary).startswith("CER 16.7%, WER 100.0% (of a language without spaces")
+    assert rates_line(summary).startswith("CER 16.7%, WER 100.0% (CER first: this language is written without spaces")
     assert [row.cer for row in summary.by_duration] == [1 / 6]
 
 

@@ -72,7 +72,7 @@ def test_unique_option_determines_which_bytes_repeat(unique: str, kinds: int, of
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--slo", "nonsense:p50:1"], "the metric 'nonsense' is none of"),
+        (["--slo", "nonsense:p50:1"], "the metric 'nonsense' is unknown"),
         (["--no-such-option", "3"], "there is no option --no-such-option"),
         (["--results", "old"], "--results old already holds a run"),
         (["--repeats", "0"], "--repeats takes a whole number from 1 to 100"),
@@ -108,5 +108,5 @@ def test_bench_with_cache_ratio_sends_each_clip_twice(tmp_path: Path, monkeypatc
     assert words[:4] == ["--requests", "10", "--unique", "once"]
     with serve(*FAST) as host:
         done = run(host, Path(words[words.index("--data") + 1]), tmp_path / "r", "-u", "2", *words[:4])
-    assert "Cache: TTFT of a clip that was sent before is " in done.out
+    assert "Cache: the TTFT of a repeated clip is " in done.out
     assert done.summary["cache_ratio"]["clips"] == 5

@@ -304,7 +304,7 @@ def test_fail_on_of_a_latency_accepts_units(text: str) -> None:
 
 
 def test_fail_on_of_a_small_latency_requires_a_unit() -> None:
-    with pytest.raises(InputError, match=r"--fail-on 'tpot:mean:0\.5': 0\.5 of which unit"):
+    with pytest.raises(InputError, match=r"--fail-on 'tpot:mean:0\.5': 0\.5 has no unit"):
         parse_gate("tpot:mean:0.5")
     assert parse_gate("tpot:mean:0.5ms").limit == 0.5
     assert parse_gate("tpot:mean:0.5%").limit == 0.005
@@ -352,9 +352,9 @@ def test_summary_has_the_accuracy_of_live_speech_against_one_shot(
         run_folder(tmp_path / name, records, run_info(workers=[worker_info(ended_at=1061.0)], **how))
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "file")])
     assert main() == 0
-    # In a quarter of the clips, one of four words is wrong.
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Live against one-shot")]
-    assert said[0].startswith("Live against one-shot: WER +6.2 points (95 %: +")
+    # A quarter of the clips have one of four words wrong.
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Realtime minus upload")]
+    assert said[0].startswith("Realtime minus upload: WER +6.2 points (95 %: +")
     assert said[0].endswith(", over 40 clips")
     # Speaking takes longer than an upload; that is not slower.
     comparison = json.loads((tmp_path / "live" / "comparison.json").read_text())

@@ -205,7 +205,7 @@ def test_signal_leaves_complete_files(clips: Path, tmp_path: Path, stop: signal.
     assert done.rows[POST]["num_failures"] == done.summary["requests"]["fail"] == 0
     assert done.summary["requests"]["unfinished"] == 3
     assert f"Total: {len(done.records)}, Success: {outcomes['ok']}, Fail: 0" in done.out
-    assert "In flight at the end: 3, cut off by it" in done.out
+    assert "Cut off by the end of the test: 3 (" in done.out
     assert done.code == 0
 
 

@@ -65,14 +65,14 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "Speechuser"], "'Speechuser' is no user class, and belongs to no option; user classes"),
         (["-u", "1", "--slo", "ttft:500"], "takes METRIC:STATISTIC:LIMIT, as ttft:p95:500"),
         (["-u", "1", "--slo", "errors:0.1"], "as errors:rate:0.1"),
-        (["-u", "1", "--goodput", "ttft:500", "tbt:40"], "'tbt' is none of ttft, tpot, e2el"),
+        (["-u", "1", "--goodput", "ttft:500", "tbt:40"], "use one of ttft, tpot, e2el"),
         (["-u", "1", "--data", "docs"], "prepare.py --dataset docs --out asr_data/docs"),
         (["-u", "1", "--data", "asr_data/none"], "prepare.py --dataset DATASET --out asr_data/none"),
         (["-u", "1", "--data", "asr_data"], "--data asr_data is not a prepared folder, but holds some: asr_data/"),
         (["-u", "1", "--data", "README.md"], "is a file, not a prepared folder; prepare it: python scripts/prepare.py"),
         (["-u", "1", "--data", "openslr/librispeech_asr"], "--dataset openslr/librispeech_asr --out asr_data/librispe"),
         (["-u", "1", "--dataset", "preset:fleurs-de"], "--dataset preset:fleurs-de --out asr_data/fleurs-de"),
-        (["-u", "1", "--goodput", "ttft:0.5"], "0.5 of which unit? Give ttft:0.5s for seconds or ttft:0.5ms for milli"),
+        (["-u", "1", "--goodput", "ttft:0.5"], "0.5 has no unit. Use ttft:0.5s for seconds or ttft:0.5ms for milli"),
         (["-u", "1", "--results", "/proc/mine"], "/proc is no folder that can be written to"),
         (["-u", "1", "--host", "http://me:hush@127.0.0.1:9/v2"], "give --host http://127.0.0.1:9 --endpoint /v2/v1/"),
         (
@@ -155,7 +155,7 @@ def test_pasted_url_in_the_web_form(clips: Path, tmp_path: Path) -> None:
             answer = page.post("/swarm", user_count=1, spawn_rate=1, host=host + path)
             assert said in answer["message"]
         answer = page.post("/swarm", user_count=1, spawn_rate=1, host=host, goodput="ttft:0.5")
-        assert "0.5 of which unit?" in answer["message"]
+        assert "0.5 has no unit" in answer["message"]
         page.start(host=f"{host}/v1/chat/completions/")
         wait_until(lambda: page.ended(1), "the end of the test")
         assert page.asked(1)["host"] == host
@@ -390,7 +390,7 @@ def test_scripted_server_says_that_its_wer_means_nothing(clips: Path, tmp_path: 
     process.terminate()
     process.wait(PATIENCE_S)
     process.stdout.close()
-    assert "next to nothing fits" in next(line for line in done.out.splitlines() if line.startswith("Accuracy:"))
+    assert "almost nothing matches" in next(line for line in done.out.splitlines() if line.startswith("Accuracy:"))
 
 
 @pytest.mark.long

@@ -63,7 +63,7 @@ def test_tags_of_data_sets_are_not_words() -> None:
 def test_normalizer_is_named_in_all_results(tmp_path: Path, clips: Path) -> None:
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", "--normalizer", "open-asr")
-    assert "transcripts (normaliser: open-asr)" in done.out
+    assert "transcripts (normalizer: open-asr)" in done.out
     assert done.summary["normalizer"] == "open-asr"
     assert '"normalizer":"open-asr"' in (tmp_path / "r" / "run.json").read_text().replace(" ", "")
     report = tmp_path / "r" / "report.html"

@@ -59,7 +59,7 @@ def test_open_loop_sends_each_request_when_due_across_the_fleet(
     assert loop["asked"] == pytest.approx(25)
     assert loop["due"] == loop["sent"] == pytest.approx(60 / due[-1])
     assert loop["low"] == pytest.approx(25 - 1.96 * math.sqrt(25 / due[-1]))
-    assert f"Open loop: 25.00 requests/s asked for, {loop['due']:.2f} due" in done.out
+    assert f"Open loop: 25.00 requests/s requested, {loop['due']:.2f} due" in done.out
 
 
 @pytest.mark.long
@@ -185,7 +185,7 @@ def test_warm_up_is_sent_and_recorded_but_excluded_from_metrics(
     assert by_choice(done.summary) == {"warmup": 10, "trim_start": 0, "trim_end": 0}
     assert (done.rows[POST]["num_requests"], done.rows[POST]["num_failures"]) == (20, 0)
     assert not [reason for reason in done.summary["validity"]["reasons"] if "no record" in reason]
-    assert "Left out: 10 warm-up requests, 0 trimmed at the start, 0 at the end" in done.out
+    assert "Excluded: 10 warm-up requests, 0 trimmed at the start, 0 at the end" in done.out
 
 
 @pytest.mark.long
@@ -265,7 +265,7 @@ def test_stop_while_users_wait_for_due_times(clips: Path, tmp_path: Path) -> Non
         (["--request-rate", "5"], "an open loop needs -u"),
         (["-u", "4", "--rate-stages", "10s-20s:5"], "is no stage; allowed is"),
         (["-u", "4", "--slo", "ttft:p101:5"], "not 'p101'"),
-        (["-u", "4", "--goodput", "itl:5"], "'itl' is none of"),
+        (["-u", "4", "--goodput", "itl:5"], "not 'itl' (ttft:500"),
     ],
 )
 def test_invalid_input_is_refused_before_anything_is_sent(

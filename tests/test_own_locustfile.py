@@ -106,9 +106,7 @@ def test_failure_outside_the_harness_is_a_reason_of_the_verdict(
     with serve("--engine", "scripted", "--tokens", "4") as host:
         done = run(host, clips, tmp_path / "r", *words, *fleet)
     assert (done.code, done.summary["passed"], done.summary["verdict"]["exit_code"]) == (1, True, 1), done.err
-    assert re.search(
-        r"\nVerdict: NOT passed: [456] failures of requests or users that are not the harness's\n", done.out
-    )
+    assert re.search(r"\nVerdict: NOT passed: [456] failures in the locustfile's own requests or users\n", done.out)
 
 
 UNREADABLE = """

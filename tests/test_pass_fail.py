@@ -106,8 +106,8 @@ CASES = {
     "failures with exit code 0": Case(ONE_FAILED, {"exit_code_on_error": 0}, 0, "passed (no SLO was set)", "bad"),
     "nothing succeeded": Case(NOTHING, {"slos": ["errors:rate:1"]}, 1, "NOT passed: no request succeeded", "bad"),
     "no request": Case([], {}, 1, "NOT passed: no request succeeded", ""),
-    "failures elsewhere": Case(
-        GOOD, {"other_failures": 2}, 1, "NOT passed: 2 failures of requests or users that are not the harness's"
+    "others failed": Case(
+        GOOD, {"other_failures": 2}, 1, "NOT passed: 2 failures in the locustfile's own requests or users"
     ),
     "disk full": Case(
         GOOD,

@@ -91,7 +91,7 @@ def test_retries_of_429_wait_and_each_attempt_has_a_record(clips: Path, tmp_path
     assert times[1] - times[0] >= 1
     assert done.records[2]["ttft"] < times[2] - times[0]  # the wait is in no latency
     assert done.summary["sent_again"] == 2
-    assert "Sent again: 2 requests that a busy server had refused; each try counts as one" in done.out
+    assert "Retries: 2 retries after a busy server's refusal; each counts as a request" in done.out
     assert len({request.split(b"X-Clip-Id: ")[1].split(b"\r\n")[0] for request in asked[:3]}) == 1
     assert done.summary["coverage"]["repeated"] == 0
 

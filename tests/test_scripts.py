@@ -125,13 +125,13 @@ def test_normalizer_variant_is_named(language: str, reference: str, normalizer: 
     records = [record(n, reference=reference, text=reference) for n in range(2)]
     summary = summarise(records, run_info(language=language, normalizer=normalizer))
     assert summary.normalizer_variants == {variant: 2}
-    assert rates_line(summary).endswith(f"over 2 transcripts (normaliser: {normalizer}); variant: {variant}")
+    assert rates_line(summary).endswith(f"over 2 transcripts (normalizer: {normalizer}); variant: {variant}")
 
 
 def test_several_normalizer_variants_are_counted() -> None:
     pairs = ["he said", "今天天气很好", "she said"]
     summary = summarise([record(n, reference=text, text=text) for n, text in enumerate(pairs)], run_info())
-    assert rates_line(summary).endswith("(normaliser: whisper); variants: English (2), basic (1)")
+    assert rates_line(summary).endswith("(normalizer: whisper); variants: English (2), basic (1)")
 
 
 def test_slos_search_comparison_and_live_sample_count_only_letters() -> None:

@@ -31,18 +31,18 @@ def test_slo_is_parsed(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("tfft:p95:500", "'tfft' is none of ttft, itl"),
-        ("ttft", "no number from 0 up"),
-        ("ttft:p95", "no number from 0 up"),
-        ("ttft:p95:fast", "'fast' is no number"),
-        ("ttft:p95:-1", "no number from 0 up"),
-        ("ttft:p95:nan", "no number from 0 up"),
-        ("ttft:p95:1:2", "'1:2' is no number"),
-        ("ttft:p100:5", "of ttft there is mean, max or a percentile like p95, not 'p100'"),
+        ("tfft:p95:500", "'tfft' is unknown; use one of ttft, itl"),
+        ("ttft", "not a number of at least 0"),
+        ("ttft:p95", "not a number of at least 0"),
+        ("ttft:p95:fast", "'fast' is not a number"),
+        ("ttft:p95:-1", "not a number of at least 0"),
+        ("ttft:p95:nan", "not a number of at least 0"),
+        ("ttft:p95:1:2", "'1:2' is not a number"),
+        ("ttft:p100:5", "the statistic of ttft is mean, max or a percentile like p95, not 'p100'"),
         ("ttft:p0:5", "not 'p0'"),
         ("ttft:median:5", "not 'median'"),
-        ("wer:p95:0.2", "of wer there is mean, not 'p95'"),
-        ("errors:mean:0.2", "of errors there is rate, not 'mean'"),
+        ("wer:p95:0.2", "the statistic of wer is mean, not 'p95'"),
+        ("errors:mean:0.2", "the statistic of errors is rate, not 'mean'"),
     ],
 )
 def test_malformed_slo_is_rejected(text: str, said: str) -> None:
@@ -58,7 +58,7 @@ def test_small_latency_limit_requires_a_unit(metric: str, limit: str) -> None:
     for option, text in (("--slo", f"{metric}:p95:{limit}"), ("--goodput", f"{metric}:{limit}")):
         with pytest.raises(InputError) as caught:
             check_unit(option, text)
-        assert str(caught.value).startswith(f"{option} {text!r}: {limit} of which unit? Give {text}s for seconds")
+        assert str(caught.value).startswith(f"{option} {text!r}: {limit} has no unit. Use {text}s for seconds")
         for unit in ("s", "ms", " s"):
             check_unit(option, text + unit)
 
@@ -75,7 +75,7 @@ def test_other_limits_need_no_unit(text: str) -> None:
     "words", [["--slo", "ttft:p95:0.5"], ["--goodput", "ttft:0.5"], ["--goodput", "e2el:900 ttft:1"]]
 )
 def test_options_with_small_limits_require_a_unit(words: list[str]) -> None:
-    with pytest.raises(InputError, match="of which unit"):
+    with pytest.raises(InputError, match="has no unit"):
         settings(*words)
     made = settings("--slo", "ttft:p95:0.5s", "--goodput", "ttft:2ms e2el:3s")
     # A run stores limits in ms; these are parsed again.
@@ -159,5 +159,5 @@ def test_latency_limits_accept_units(word: str) -> None:
 
 def test_limits_without_a_unit_and_unknown_units_are_rejected() -> None:
     for text in ("errors:rate:1s", "rtf:p95:1ms", "ttft:p95:500us"):
-        with pytest.raises(InputError, match="no number from 0 up"):
+        with pytest.raises(InputError, match="not a number of at least 0"):
             parse_slo(text)

@@ -197,7 +197,7 @@ def test_clip_without_a_length_has_no_rtf() -> None:
             [record(0, reference=""), failure(1, "cut")],
             "SLOs 1 of 2 met, errors 50.0%",
         ),
-        ([], [failure(0, "unfinished")], "no request came to its end"),
+        ([], [failure(0, "unfinished")], "no request finished"),
     ],
 )
 def test_status_of_the_server_in_words(slos: list[str], records: list[Record], said: str) -> None:

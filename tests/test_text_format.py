@@ -100,7 +100,7 @@ def test_correct_transcript_in_an_envelope_has_no_errors(clips: Path, tmp_path: 
     assert summary["wer"] == 0
     assert summary["text_formats"] == {"qwen-asr": 4}
     assert summary["ttft_text"]["n"] == 4
-    assert "Envelope: qwen-asr around 4 transcripts, taken off before scoring" in done.out
+    assert "Envelope: qwen-asr, removed from 4 transcripts before scoring" in done.out
     assert "│ TTFT of text" in done.out
 
 

@@ -1,4 +1,4 @@
-"""Whether a run passed: the one verdict of the console, the tab, the report, exports, comparisons and the exit code."""
+"""The pass or fail verdict of a run, shared by the console, tab, report, exports, comparisons and exit code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from enum import Enum
 import msgspec
 
 from asr_load.results.slo import SloResult, miss_line
+from asr_load.text import count_of
 
 UNKNOWN = 2
-"""Exit code where the result is not known: records could not be written, or the load generator kept a search from its
+"""Exit code for an unknown result: records could not be written, or the load generator kept a search from its
 answer."""
 
 
 class Kind(Enum):
-    """Why a run does not pass, the gravest first."""
+    """Why a run does not pass, most serious first."""
 
     UNWRITTEN = "records_unwritten"
     MISSING = "records_missing"
@@ -25,11 +26,11 @@ class Kind(Enum):
     OTHER_FAILURES = "other_failures"
     CLIENT_BOUND = "client_bound"
     GONE = "server_gone"
-    """Of a search: the server was gone, so that its answer is unknown or a lower bound."""
+    """Search only: the server went away, so the answer is unknown or a lower bound."""
     NOT_EXACT = "answer_not_exact"
-    """Of a search: the load generator ended it, so that its answer is unknown or a lower bound."""
+    """Search only: the load generator stalled, so the answer is unknown or a lower bound."""
     NO_ANSWER = "no_answer"
-    """Of a search: no load held, or it was ended before its answer."""
+    """Search only: no load held, or the search was stopped early."""
 
 
 ACCEPTED_BY = {
@@ -37,68 +38,68 @@ ACCEPTED_BY = {
     Kind.FAILURES: "--slo errors:rate:LIMIT",
     Kind.CLIENT_BOUND: "--allow-client-bound",
 }
-"""The option with which a run passes in spite of it."""
+"""Options that let a run pass despite a reason."""
 
 UNPROVEN = (Kind.UNWRITTEN, Kind.MISSING, Kind.NO_SUCCESS, Kind.CLIENT_BOUND)
-"""What lets no SLO pass, whatever its value: the figures are not the server's, or not all of them are there."""
+"""Reasons that keep every SLO from passing: the figures are incomplete, or they are not the server's."""
 
 
 IN_THE_ANSWER = (Kind.GONE, Kind.NOT_EXACT, Kind.NO_ANSWER)
-"""What the answer of a search says itself."""
+"""Reasons that the answer of a search already states."""
 
 
 class Rules(msgspec.Struct):
-    """What a run is judged by, other than its SLOs."""
+    """What decides whether a run passes, in addition to its SLOs."""
 
     allow_client_bound: bool = False
     allow_lost_workers: bool = False
     exit_code_on_error: int = 1
-    """Locust's option: the exit code where requests failed. With 0, failures do not count against the run."""
+    """Locust's option: the exit code if requests failed. With 0, failures do not fail the run."""
 
 
 class Reason(msgspec.Struct):
-    """Why a run did not pass. `text` names the option that accepts it, where such options are all it takes to pass."""
+    """Why a run did not pass. `text` names the option that accepts it if such options are enough to pass."""
 
     kind: Kind
     text: str
 
 
 class Verdict(msgspec.Struct):
-    """Whether a run passed, the exit code that says so, and why it did not."""
+    """Whether a run passed, its exit code, and why it did not pass."""
 
     passed: bool
     exit_code: int
     reasons: list[Reason]
     met: int = 0
-    """SLOs that hold by their value."""
+    """Number of SLOs met by their value."""
     slos: int = 0
-    """SLOs that were judged."""
+    """Number of SLOs judged."""
     cause: str = ""
-    """Why no request succeeded, and what helps; empty where one did."""
+    """Why no request succeeded, and what to do about it; empty if one did."""
     answer: str = ""
-    """Of a search for capacity: its answer; empty for others, and before the end."""
+    """The answer of a finished capacity search; else empty."""
 
     def has(self, *kinds: Kind) -> bool:
-        """Whether one of its reasons is of one of these kinds."""
+        """Whether any reason is of one of these kinds."""
         return any(reason.kind in kinds for reason in self.reasons)
 
     @property
     def proven(self) -> bool:
-        """Whether the figures can show that an SLO holds."""
+        """Whether the figures can prove that an SLO is met."""
         return not self.has(*UNPROVEN)
 
     @property
     def slos_met(self) -> str:
-        """How many of the SLOs hold by their value; empty without SLOs."""
+        """How many SLOs are met by their value; empty without SLOs."""
         return f"SLOs {self.met} of {self.slos} met" if self.slos else ""
 
     @property
     def line(self) -> str:
-        """As the console and exports show it."""
+        """The verdict as the console and exports show it."""
         return f"Verdict: {self.said()}"
 
     def said(self, *, running: bool = False) -> str:
-        """The verdict in words with its reasons; of a test that is `running`, as it stands."""
+        """The verdict with its reasons; with `running`, the verdict so far."""
         so_far = " so far" if running else ""
         if self.answer:
             return "; ".join(
@@ -122,11 +123,11 @@ def conclude(
     cause: str = "",
     running: bool = False,
 ) -> Verdict:
-    """The verdict on a run with so many successes and failures and, while it is `running`, on what there is so far.
+    """Decide whether a run passes; while it is `running`, whether it would pass now.
 
-    `lost`: workers whose records are missing; `other_failures`: those that Locust counted of requests that are not the
-    harness's; `unwritten`: why records could not be written. Where an SLO limits the error rate, that decides about
-    failures. Without SLOs, a client-bound run passes, as nothing was asked of its figures.
+    `lost`: workers with missing records; `other_failures`: failures that Locust counted for requests that asr-load did
+    not send; `unwritten`: why records could not be written. If an SLO limits the error rate, it decides about failures.
+    Without SLOs, a client-bound run passes, because nothing depends on its figures.
     """
     on_errors = any(result.name == "errors:rate" for result in slos)
     found = incomplete(rules, lost=lost, unwritten=unwritten)
@@ -134,10 +135,9 @@ def conclude(
         found.append(Reason(Kind.NO_SUCCESS, "no request succeeded"))
     found += [Reason(Kind.SLO, miss_line(result)) for result in slos if not result.ok]
     if failed and success and not on_errors and rules.exit_code_on_error:
-        found.append(Reason(Kind.FAILURES, f"{failed} of {success + failed} requests failed"))
+        found.append(Reason(Kind.FAILURES, f"{failed} of {count_of(success + failed, 'request')} failed"))
     if other_failures and rules.exit_code_on_error:
-        counted = "1 failure" if other_failures == 1 else f"{other_failures} failures"
-        others = f"{counted} of requests or users that are not the harness's"
+        others = f"{count_of(other_failures, 'failure')} in the locustfile's own requests or users"
         found.append(Reason(Kind.OTHER_FAILURES, others))
     if client_bound and slos and not rules.allow_client_bound:
         found.append(Reason(Kind.CLIENT_BOUND, "the run is client-bound"))
@@ -151,7 +151,7 @@ def conclude(
 
 
 def incomplete(rules: Rules, *, lost: Collection[int], unwritten: str) -> list[Reason]:
-    """The reasons of a run some of whose records are missing."""
+    """Reasons because of missing records."""
     found = []
     if unwritten:
         found.append(Reason(Kind.UNWRITTEN, f"records could not be written: {unwritten}"))
@@ -162,7 +162,7 @@ def incomplete(rules: Rules, *, lost: Collection[int], unwritten: str) -> list[R
 
 
 def verdict_of(reasons: list[Reason], rules: Rules) -> Verdict:
-    """The verdict by its reasons: none, and the run passed."""
+    """The verdict for these reasons; without any, the run passed."""
     kinds = {reason.kind for reason in reasons}
     if kinds & {Kind.UNWRITTEN, Kind.NOT_EXACT}:
         code = UNKNOWN

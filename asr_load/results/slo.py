@@ -1,4 +1,4 @@
-"""Limits that a run must keep: SLOs over all requests, and goodput, which asks it of each request."""
+"""Limits that a run must meet: SLOs over all requests, and goodput for each request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OF_VALUES = (
     "ttft", "itl", "tpot", "e2el", "lag", "rtf",
     *(metric.name for metric in METRICS.values() if metric.live),
 )  # fmt: skip
-"""Metrics that have a value or more for each request."""
+"""Metrics with one or more values per request."""
 
 STATISTICS = {
     **dict.fromkeys(OF_VALUES, "mean, max or a percentile like p95"),
@@ -36,7 +36,7 @@ _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)", re.ASCII)
 
 @dataclass(frozen=True)
 class Slo:
-    """A limit that a statistic of a metric may reach and not pass. In ms for latencies."""
+    """An upper limit, inclusive, for a statistic of a metric; in ms for latencies."""
 
     metric: str
     statistic: str
@@ -48,7 +48,7 @@ class Slo:
 
     @property
     def text(self) -> str:
-        """As it is given on a command line."""
+        """The SLO as typed on a command line."""
         return f"{self.name}:{self.limit!r}"
 
     @property
@@ -58,7 +58,7 @@ class Slo:
 
     @property
     def share(self) -> float | None:
-        """Of a percentile, the share of values that it bounds: 0.95 for p95, 1 for max; None for others."""
+        """For a percentile, the share of values that it bounds: 0.95 for p95, 1 for max; else None."""
         if self.statistic == "max":
             return 1.0
         match = _PERCENTILE.fullmatch(self.statistic)
@@ -69,7 +69,7 @@ class Slo:
 
 
 class SloResult(msgspec.Struct):
-    """How an SLO fared. `limit` and `value` in ms for latencies; None where there was nothing to be judged."""
+    """The result of an SLO. `limit` and `value` are in ms for latencies; `value` is None if nothing was measured."""
 
     name: str
     limit: float
@@ -78,7 +78,7 @@ class SloResult(msgspec.Struct):
 
 
 def parse_slos(texts: Iterable[str]) -> list[Slo]:
-    """SLOs as they are given, each METRIC:STATISTIC:LIMIT. Raises InputError."""
+    """Parse SLOs, each METRIC:STATISTIC:LIMIT. Raises InputError."""
     slos = [parse_slo(text) for text in texts]
     for number, slo in enumerate(slos):
         if slo.name in [other.name for other in slos[:number]]:
@@ -87,28 +87,28 @@ def parse_slos(texts: Iterable[str]) -> list[Slo]:
 
 
 def parse_slo(text: str) -> Slo:
-    """`ttft:p95:500`: the 95th percentile of TTFT is at most 500 ms. Raises InputError."""
+    """Parse `ttft:p95:500`: the 95th percentile of TTFT is at most 500 ms. Raises InputError."""
     metric, _, rest = text.strip().partition(":")
     statistic, colon, word = rest.partition(":")
     if metric not in STATISTICS:
-        raise InputError(f"--slo {text!r}: the metric {metric!r} is none of {', '.join(STATISTICS)} (ttft:p95:500)")
+        known = ", ".join(STATISTICS)
+        raise InputError(f"--slo {text!r}: the metric {metric!r} is unknown; use one of {known} (ttft:p95:500)")
     allowed = STATISTICS[metric]
     if not colon and statistic[:1].isdigit():
         usual = allowed if " " not in allowed else "p95"
-        raise InputError(f"--slo {text!r} takes METRIC:STATISTIC:LIMIT, as {metric}:{usual}:{statistic}")
+        raise InputError(f"--slo {text!r}: use METRIC:STATISTIC:LIMIT, such as {metric}:{usual}:{statistic}")
     slo = Slo(metric, statistic, parse_limit(f"--slo {text!r}", metric, word))
     if statistic != allowed and not (metric in OF_VALUES and (statistic == "mean" or 0 < (slo.share or 0) <= 1)):
-        raise InputError(f"--slo {text!r}: of {metric} there is {allowed}, not {statistic!r}")
+        raise InputError(f"--slo {text!r}: the statistic of {metric} is {allowed}, not {statistic!r}")
     return slo
 
 
 SMALLEST_MS = 5.0
-"""A latency limit below it is likelier to be in seconds, unless its unit says otherwise."""
+"""A latency limit below this is probably in seconds, unless it has a unit."""
 
 
 def parse_limit(what: str, metric: str, word: str) -> float:
-    """A limit as its metric has it: latencies in ms, whatever unit they are given in. Raises InputError, which names
-    `what` was given."""
+    """Parse a limit; latencies come out in ms, whatever their unit. Raises InputError, which begins with `what`."""
     match = _LIMIT.fullmatch(word.strip())
     number, unit = match.groups() if match else (word, "")
     try:
@@ -118,18 +118,16 @@ def parse_limit(what: str, metric: str, word: str) -> float:
     in_ms = _unit(metric) == "ms"
     if not (math.isfinite(limit) and limit >= 0) or (unit and not in_ms):
         units = ", in ms or with a unit: 500, 500ms, 0.5s" if in_ms else ""
-        raise InputError(f"{what}: the limit {word!r} is no number from 0 up{units}")
+        raise InputError(f"{what}: the limit {word!r} is not a number of at least 0{units}")
     return limit * 1e3 if unit == "s" else limit
 
 
 def check_unit(option: str, text: str) -> None:
-    """Raise InputError if a limit that was typed, METRIC:…:LIMIT, is a latency below 5 without a unit: seconds may be
-    meant. Limits that a run has kept are in ms."""
+    """Raise InputError if a typed limit, METRIC:…:LIMIT, is a latency below 5 without a unit, because it may be in
+    seconds. Limits that a run stores are in ms."""
     metric, word = text.strip().partition(":")[0], text.rpartition(":")[2].strip()
     if _unit(metric) == "ms" and re.fullmatch(r"\d+\.?\d*|\.\d+", word, re.ASCII) and 0 < float(word) < SMALLEST_MS:
-        raise InputError(
-            f"{option} {text!r}: {word} of which unit? Give {text}s for seconds or {text}ms for milliseconds"
-        )
+        raise InputError(f"{option} {text!r}: {word} has no unit. Use {text}s for seconds or {text}ms for milliseconds")
 
 
 def _unit(metric: str) -> str:
@@ -137,7 +135,7 @@ def _unit(metric: str) -> str:
 
 
 def judge_slos(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring) -> list[SloResult]:
-    """Hold a run's measured records against its SLOs. Percentiles are of all values, linear between two of them."""
+    """Judge SLOs by a run's measured records. Percentiles are over all values, with linear interpolation."""
     return [_judge(slo, records, scoring) for slo in slos]
 
 
@@ -161,7 +159,7 @@ def _judge(slo: Slo, records: Sequence[Record], scoring: Scoring) -> SloResult:
 
 
 def miss_line(result: SloResult) -> str:
-    """How an SLO was missed, in words."""
+    """Describe how an SLO was missed."""
     slo = _slo_of(result)
     value = "has no value" if result.value is None else f"is {result.value:.4g}{slo.unit}"
     return f"{result.name} {value} (limit {slo.limit:g}{slo.unit})"
@@ -173,7 +171,7 @@ def _slo_of(result: SloResult) -> Slo:
 
 
 def slo_lines(results: Iterable[SloResult]) -> list[str]:
-    """One line for each: limit, value, pass or FAIL."""
+    """One line for each SLO: limit, value, pass or FAIL."""
     lines = []
     for result in results:
         slo = _slo_of(result)
@@ -183,9 +181,9 @@ def slo_lines(results: Iterable[SloResult]) -> list[str]:
 
 
 class Goodput:
-    """Limits for each request, in ms, as the serving benchmarks of vLLM and SGLang take them: `ttft:500 tpot:40`.
+    """Limits for each request, in ms, in the form of vLLM's and SGLang's serving benchmarks: `ttft:500 tpot:40`.
 
-    A request that has no TPOT (one token or none) breaks no limit on it; a failure meets nothing.
+    A request without a TPOT (fewer than two tokens) meets any limit on it; a failure meets none.
     """
 
     def __init__(self, text: str) -> None:
@@ -194,12 +192,13 @@ class Goodput:
         for word in text.split():
             metric, _, limit = word.partition(":")
             if metric not in GOODPUT:
-                raise InputError(f"--goodput {text!r}: {metric!r} is none of {', '.join(GOODPUT)} (ttft:500 tpot:40)")
+                known = ", ".join(GOODPUT)
+                raise InputError(f"--goodput {text!r}: use one of {known}, not {metric!r} (ttft:500 tpot:40)")
             if metric in self.limits:
                 raise InputError(f"--goodput {text!r}: {metric} is given twice")
             self.limits[metric] = parse_limit(f"--goodput {text!r}", metric, limit)
         if not self.limits:
-            raise InputError("--goodput takes limits in ms like 'ttft:500 tpot:40 e2el:3000'")
+            raise InputError("--goodput needs limits in ms, such as 'ttft:500 tpot:40 e2el:3000'")
 
     def meets(self, record: Record) -> bool:
         """Whether a request met all limits."""

@@ -1,4 +1,4 @@
-"""summary.json: exact figures of a run, all from its records and its run.json."""
+"""summary.json: exact figures of a run, computed from its records and its run.json."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ from asr_load.results.sound import Measured
 from asr_load.results.steady import LeftOut, Steadiness
 from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness, lost_workers
 from asr_load.stream.record import RECORDS, LiveRecord, Record, append_lines, read_records
+from asr_load.text import count_of
 
 SUMMARY, FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
-"""Of the normal distribution: 95 of 100 counts lie within so many standard deviations."""
+"""95 of 100 counts from a normal distribution lie within this many standard deviations."""
 
 LENGTHS = (0, 5, 10, 20, 30, float("inf"))
-"""Bounds of the length buckets, in seconds of audio: from one bound up to, not including, the next."""
+"""Bounds of the length buckets, in seconds of audio; a bucket excludes its upper bound."""
 
 
 class Requests(msgspec.Struct):
-    """Counts of requests; warm-up is in none of them."""
+    """Counts of requests, without warm-up."""
 
     total: int
     success: int
     fail: int
     unfinished: int
-    """In flight when the test ended and cut off by it: neither successes nor failures."""
+    """Requests in flight that the end of the test cut off: neither successes nor failures."""
     truncated: int
-    """Successes that ran into --max-tokens: by finish_reason length, and by their tokens."""
+    """Successes that reached --max-tokens, by their token count and finish_reason length."""
     out_of_room: int
-    """Successes that another limit cut short, as the engine's context is (finish_reason length)."""
+    """Successes that another limit cut short, such as the engine's context (finish_reason length)."""
     by_outcome: dict[str, int]
 
     @property
@@ -57,21 +58,22 @@ class Requests(msgspec.Struct):
 
 
 class Connections(msgspec.Struct):
-    """That were opened; `connect` is what it took, in seconds, TLS included. It is in no latency."""
+    """Opened connections. `connect` is the time in seconds to open one, with TLS; latencies do not include it."""
 
     opened: int
     connect_mean: float | None
     connect_max: float | None
     dropped: int
-    """Closed because something came on them, or their end, while nothing was asked."""
+    """Connections closed because data, or their end, arrived while they were idle."""
     retried: int
-    """Requests that were sent again because a connection that was kept turned out dead; that took `retry_s` each, which
-    is in no latency either."""
+    """Requests sent again because a kept connection turned out to be dead. That took `retry_s` each, which latencies do
+    not include either."""
 
 
 class OpenLoop(msgspec.Struct):
-    """Requests per second of an open loop, over the whole test: `asked` for, in 95 of 100 runs between `low` and `high`
-    by the chance of its process; `due` in this one; and `sent`."""
+    """Request rates of an open loop over the whole test, in requests per second. `asked` is the requested rate; by the
+    chance of the arrival process, 95 of 100 runs lie between `low` and `high`. `due` is this run's arrivals, `sent` its
+    requests."""
 
     asked: float
     low: float
@@ -81,7 +83,7 @@ class OpenLoop(msgspec.Struct):
 
 
 class ByDuration(msgspec.Struct):
-    """Successful requests of clips of one length, in seconds; `to_s` None is no upper bound."""
+    """Figures of successful requests by clip length, in seconds; `to_s` None means no upper bound."""
 
     from_s: float
     to_s: float | None
@@ -94,7 +96,7 @@ class ByDuration(msgspec.Struct):
 
 
 class ByUserClass(msgspec.Struct):
-    """Requests of the users of one class: `n` of them successful, which the figures are of, and `fail` not."""
+    """Figures of one user class: `n` successful requests, which the figures describe, and `fail` failed ones."""
 
     name: str
     n: int
@@ -108,8 +110,8 @@ class ByUserClass(msgspec.Struct):
 
 
 class ByReplica(msgspec.Struct):
-    """Requests that went to one address: `share` of all, `n` of them successful, which the figures are of, and `fail`
-    not."""
+    """Figures of one address: its `share` of all requests, `n` successful ones, which the figures describe, and `fail`
+    failed ones."""
 
     address: str
     share: float
@@ -121,22 +123,22 @@ class ByReplica(msgspec.Struct):
 
 
 class Coverage(msgspec.Struct):
-    """How evenly the clips were sent. N requests over a set of C clips owe each clip floor(N/C) of them, and none has
-    more than ceil(N/C); what differs is due to workers that joined late, were lost, or were slower than others."""
+    """How evenly the clips were sent. Of N requests over C clips, each clip should get floor(N/C) to ceil(N/C).
+    Deviations come from workers that joined late, were lost, or were slower than others."""
 
     clips: int
-    """In the set."""
+    """Clips in the set."""
     sent: int
-    """Of them, sent at least once."""
+    """Clips sent at least once."""
     passes: float
     repeated: int
-    """Requests beyond ceil(N/C) of their clip."""
+    """Requests in excess of ceil(N/C) for their clip."""
     left_out: int
-    """Requests that clips lack to floor(N/C)."""
+    """Requests that clips are short of floor(N/C)."""
 
 
 class Difference(msgspec.Struct):
-    """Of two rates; `low` and `high` bound it (95 %)."""
+    """The difference between two rates, with its 95 % interval from `low` to `high`."""
 
     value: float
     low: float | None
@@ -144,18 +146,18 @@ class Difference(msgspec.Struct):
 
 
 class LiveAccuracy(msgspec.Struct):
-    """What hearing speech as it is spoken costs in accuracy: a realtime run's error rates less those of a run over
-    HTTP, over the clips that both transcribed."""
+    """The cost in accuracy of realtime transcription: error rates of a realtime run minus those of a run over HTTP, for
+    the clips that both transcribed."""
 
     baseline: str
-    """The other run's folder."""
+    """Folder of the run over HTTP."""
     clips: int
     wer: Difference
     cer: Difference
 
 
 class Summary(msgspec.Struct):
-    """A run's figures. Latencies are of successes alone, in seconds."""
+    """A run's figures. Latencies are in seconds, and only of successful requests."""
 
     requests: Requests
     wall_s: float
@@ -165,13 +167,14 @@ class Summary(msgspec.Struct):
     output_tokens_per_s: float | None
     output_tokens: int | None
     tokens_per_chunk: float | None
-    """These three are None where an answer did not tell its tokens."""
+    """This and the two above are None if a response came without a token count."""
     prompt_tokens: int | None
     cached_tokens: int | None
-    """Of the prompts, what the server took from its cache. Both are None where no answer told them."""
+    """Prompt tokens that came from the server's cache. This and `prompt_tokens` are None if no response reported
+    them."""
     goodput: float | None
-    """Requests per second that met every limit of --goodput; None where none was given, or one is on TPOT and an answer
-    did not tell its tokens."""
+    """Requests per second that met every limit of --goodput; None without limits, or if one is on TPOT and a response
+    came without a token count."""
     ttft: Figures
     itl: Figures
     tpot: Figures
@@ -180,49 +183,49 @@ class Summary(msgspec.Struct):
     lag: Figures
     ttft_due: Figures
     e2el_due: Figures
-    """In an open loop: from when a request was due, so with the wait before it could be sent."""
+    """Open loop: latencies from when a request was due, so including the wait before it was sent."""
     wer: float | None
     cer: float | None
     references: int
     by_duration: list[ByDuration]
     coverage: Coverage
     open_loop: OpenLoop | None
-    """None for a closed one."""
+    """None for a closed loop."""
     connections: Connections
     validity: Validity
     left_out: LeftOut
     steadiness: Steadiness
     slo: list[SloResult]
     passed: bool | None
-    """Whether the SLOs hold, in a run that can show it; None where none was given."""
+    """Whether the SLOs are met in a run that can prove it; None without SLOs."""
     not_passed: list[str]
-    """What other than an SLO stands against it."""
+    """Reasons against passing other than a missed SLO."""
     lost_workers: list[int]
-    """Those that were lost, or of whose requests some have no record."""
+    """Workers that were lost, or whose requests are not all recorded."""
     refused: int = 0
-    """Records that a worker sent and the master did not take, as they cannot be true."""
+    """Number of records from workers that the master rejected as implausible."""
     by_user_class: list[ByUserClass] = []
-    """Of a locustfile with several classes of users; empty with one."""
+    """Figures by user class; empty if the locustfile has only one."""
     by_replica: list[ByReplica] = []
-    """Where requests went to several addresses; empty where it was one, or a proxy was between."""
+    """Figures by server address; empty if there was only one, or a proxy in between."""
     rate: str = "wer"
-    """Which of wer and cer to go by: cer for a language that is written without spaces."""
+    """The more meaningful of wer and cer: cer for a language written without spaces."""
     normalizer: str = "whisper"
-    """How text was normalised before it was compared."""
+    """Text normalizer applied before computing WER and CER."""
     normalizer_variants: dict[str, int] = {}
-    """How many of `references` were normalised by which variant of it: English, basic, or basic with the marks of a
-    script kept or dropped. Empty for `none`."""
+    """Number of `references` for each variant of the normalizer: English, basic, or basic with the marks of a script
+    kept or dropped. Empty for `none`."""
     looping: int = 0
-    """Successes (of parts of recordings: whole ones) whose transcript goes round in circles: the same words five times
-    or more in a row, as the reference has not. WER counts all of it."""
+    """Successful transcripts with a repetition loop: the same words five times or more in a row, unlike the reference.
+    WER counts all of them. Parts of a recording count as one transcript."""
     text_formats: dict[str, int] = {}
-    """How many successes had an envelope around their transcript, which was taken off, by its name."""
+    """Number of transcripts from which an envelope was removed, by its name."""
     ttft_text: Figures = msgspec.field(default_factory=lambda: figures(()))
-    """Of those: to the first character behind it."""
+    """For responses with an envelope: time to the first character after it."""
     cache_ratio: CacheRatio | None = None
-    """Of a run that sent clips' bytes again (--unique once or none)."""
+    """Only for a run that sent clips' bytes again (--unique once or none)."""
     connect: Figures = msgspec.field(default_factory=lambda: figures(()))
-    """Of requests for which a connection was opened."""
+    """Only of requests that opened a connection."""
     ttfs: Figures = msgspec.field(default_factory=lambda: figures(()))
     done_latency: Figures = msgspec.field(default_factory=lambda: figures(()))
     rtf_live: Figures = msgspec.field(default_factory=lambda: figures(()))
@@ -231,24 +234,24 @@ class Summary(msgspec.Struct):
     revised: Figures = msgspec.field(default_factory=lambda: figures(()))
     setup: Figures = msgspec.field(default_factory=lambda: figures(()))
     send_lag: Figures = msgspec.field(default_factory=lambda: figures(()))
-    """These eight are of realtime sessions."""
+    """This and the seven above are of realtime sessions."""
     dialects: dict[str, int] = {}
-    """Successes by the dialect of their session."""
+    """Successful sessions by dialect."""
     live_accuracy: LiveAccuracy | None = None
-    """Of a realtime run that a report was made of with one over HTTP as its --baseline."""
+    """Only for a realtime run whose report has a run over HTTP as its --baseline."""
     error_rate: float | None = None
-    """Failures as a share of successes and failures, those with a time stamp in a late second left out."""
+    """Failures as a share of successes and failures, without requests that have a time stamp in a late second."""
     sent_again: int = 0
-    """Requests that are one that was refused by a busy server, sent again (--retries): each is one of `requests`."""
+    """Requests that repeat one that a busy server refused (--retries); `requests` counts them too."""
     metadata: dict[str, str] = {}
-    """What --metadata keeps with the figures."""
+    """Notes from --metadata."""
     verdict: Verdict | None = None
-    """Whether the run passed, its exit code, and why. None in a file of an older version."""
+    """Whether the run passed, its exit code, and why. None in files of older versions."""
     format: int = FORMAT
 
     @property
     def server(self) -> str:
-        """How the server did, in words: what was asked of it, errors and accuracy."""
+        """A short description of the server's performance: SLOs, errors and accuracy."""
         said = []
         if self.verdict and self.verdict.slos:
             said.append(self.verdict.slos_met)
@@ -257,38 +260,38 @@ class Summary(msgspec.Struct):
         rate: float | None = getattr(self, self.rate)
         if rate is not None:
             said.append(f"{self.rate.upper()} {rate:.1%}")
-        return ", ".join(said) or "no request came to its end"
+        return ", ".join(said) or "no request finished"
 
 
 def run_lines(metadata: dict[str, str]) -> list[str]:
-    """What --metadata says of a run, in a line; none without it."""
+    """The --metadata of a run as one line; empty without it."""
     said = ", ".join(f"{key}={value}" for key, value in metadata.items())
     return [f"Run: {said}"] if said else []
 
 
 def rates_line(summary: Summary) -> str:
-    """The error rates, the one to go by first, and how text was normalised; of a run with references."""
+    """WER and CER, the more meaningful one first, with the normalizer; only for a run with references."""
     rates = {"wer": f"WER {summary.wer or 0:.1%}", "cer": f"CER {summary.cer or 0:.1%}"}
     first = rates.pop(summary.rate)
-    why = "" if summary.rate == "wer" else " (of a language without spaces, where a word is what is between two)"
-    over = f"over {summary.references} transcripts (normaliser: {summary.normalizer})"
+    why = "" if summary.rate == "wer" else " (CER first: this language is written without spaces between words)"
+    over = f"over {count_of(summary.references, 'transcript')} (normalizer: {summary.normalizer})"
     return f"{first}, {' '.join(rates.values())}{why} {over}{_variants(summary)}"
 
 
 def normalizer_words(summary: Summary) -> str:
-    """The normalizer, and what it did with the run's languages."""
+    """The normalizer and its variants for the run's languages."""
     return f"{summary.normalizer}{_variants(summary)}"
 
 
 def _variants(summary: Summary) -> str:
-    """The variants of the normalizer that were applied, with the number of transcripts of each if there are several."""
+    """The normalizer's variants that were applied, with the number of transcripts for each if there are several."""
     several = len(summary.normalizer_variants) > 1
     said = [f"{name} ({count:,})" if several else name for name, count in summary.normalizer_variants.items()]
     return f"; variant{'s' * several}: {', '.join(said)}" if said else ""
 
 
 def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None = None) -> Summary:
-    """The figures of a run from its records; `search` where the run was one."""
+    """Compute a run's figures from its records; `search` is the capacity search, if the run was one."""
     return _summarise(on_master_clock(records, info.workers), info, search)
 
 
@@ -361,7 +364,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         rtf=figures_of("rtf", figured),
         ttft_due=figures_of("ttft_due", figured),
         e2el_due=figures_of("e2el_due", figured),
-        # How late a request was sent is known of a failure too.
+        # Failures have a lag too.
         lag=figures_of("lag", part.sound),
         wer=accuracy.wer,
         cer=accuracy.cer,
@@ -404,7 +407,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
 
 
 def error_rate(records: Collection[Record]) -> float | None:
-    """The share of failures among successes and failures; None without either."""
+    """Share of failures among successes and failures; None without either."""
     judged = [record.failed for record in records if not record.unfinished]
     return sum(judged) / len(judged) if judged else None
 
@@ -415,7 +418,7 @@ def _goodput(
     if limits is None or ("tpot" in limits.limits and not told):
         return None
     met = sum(map(limits.meets, part.sound))
-    # Of requests that are excluded, as many are taken to have met the limits as of the others.
+    # Assume that the excluded requests met the limits as often as the others.
     return per_second(met * len(part.counted) / len(part.sound) if part.sound else 0.0)
 
 
@@ -436,9 +439,8 @@ def _open_loop(workers: list[WorkerInfo]) -> OpenLoop | None:
 
 
 def _wall_s(records: list[Record], info: RunInfo) -> float:
-    """From the first request to the last record; for a run that was killed, to the last end that its records know;
-    where the last part of a run is left out, to the last request that counts.
-    """
+    """Seconds from the first request to the last record. Without the end times of workers (a killed run), up to the
+    last end in the records; with --trim-end, up to the last request that counts."""
     starts = [record.started_at for record in records]
     if info.trim_end and starts:
         return max(starts) - min(starts)
@@ -468,7 +470,7 @@ def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
 
 
 def _of_part(good: list[Record], accuracy: Accuracy, *metrics: str) -> dict[str, Any]:
-    """Figures and error rates of a part of a run."""
+    """Figures and error rates for some of a run's requests."""
     return {name: figures_of(name, good) for name in metrics} | {"wer": accuracy.wer, "cer": accuracy.cer}
 
 
@@ -493,8 +495,8 @@ def _by_replica(measured: list[Record]) -> list[ByReplica]:
 
 
 def _all_coverage(measured: list[Record], info: RunInfo) -> Coverage:
-    """Of several classes, each over its own clips, the sums: each sends its data as often as its users come to it. With
-    --mix, clips are sent unevenly by intent, and none is too many or too few."""
+    """Sum the coverage of all user classes, each over its own clips. With --mix, clips are sent unevenly on purpose, so
+    none is sent too often or too rarely."""
     parts = [
         _coverage([record for record in measured if record.user_class == each.name], each.data_clips)
         for each in info.user_classes
@@ -532,8 +534,8 @@ def _connections(measured: list[Record], workers: list[WorkerInfo]) -> Connectio
 
 
 def _by_duration(good: list[Record], scoring: Scoring) -> list[ByDuration]:
-    """Latencies by the length of clips, and error rates by that of recordings, which are longer where clips are parts
-    of them."""
+    """Latencies by the length of clips, and error rates by that of recordings, which are longer if clips are parts of
+    them."""
     rows, recordings = [], list(wholes(good, scoring))
     for low, high in pairwise(LENGTHS):
         inside = [record for record in good if low <= record.audio_s < high]
@@ -551,25 +553,25 @@ def _by_duration(good: list[Record], scoring: Scoring) -> list[ByDuration]:
 
 
 class Finished(NamedTuple):
-    """A run of which the files are there: its records' times are the master's."""
+    """A run read from its folder. The records' times are the master's."""
 
     info: RunInfo
     records: list[Record]
     summary: Summary
     search: Capacity | None = None
-    """Of a search for capacity."""
+    """The capacity search, if the run was one."""
     unreported: Sequence[bytes] = ()
-    """The lines of those records that are in workers' own files and not in records.jsonl."""
+    """Lines of records that are only in workers' own files, not in records.jsonl."""
 
 
 def read_finished(folder: Path) -> Finished:
-    """Read a run's folder, and make its summary anew. Raises InputError."""
+    """Read a run's folder and recompute its summary. Raises InputError."""
     info, kept = read_run(folder), Counter[tuple[int | None, str]]()
     unreported: dict[int, list[bytes]] = {}
     records = list(map(_compact, read_records(folder, kept, unreported)))
     for worker in info.workers:
         worker.from_file += len(unreported.get(worker.worker, ()))
-    # What a worker's own file holds was counted before, where it reached the master.
+    # A worker's own file may repeat records that the master has already counted.
     known = Counter({(each.worker, each.reason): each.count for each in info.refused})
     info.refused = [Refused(worker, why, count) for (worker, why), count in sorted((known | kept).items(), key=str)]
     records = on_master_clock(records, info.workers)
@@ -579,7 +581,7 @@ def read_finished(folder: Path) -> Finished:
 
 
 def _compact(record: Record) -> Record:
-    """The record in a third of the memory: gaps as numbers side by side, and what many have in common once."""
+    """Store the record in a third of the memory: gaps as an array, and repeated strings once."""
     record.itl = array("d", record.itl)  # type: ignore[assignment]
     record.clip, record.reference = sys.intern(record.clip), sys.intern(record.reference)
     record.text, record.outcome = sys.intern(record.text), sys.intern(record.outcome)
@@ -588,23 +590,23 @@ def _compact(record: Record) -> Record:
 
 
 def write_summary(folder: Path, finished: Finished) -> None:
-    """Write summary.json as a whole or not at all. Records that it counts and that were only in workers' files go into
-    records.jsonl before, unless a test still writes to that. Raises OSError."""
+    """Write summary.json atomically. First append the records that were only in workers' files to records.jsonl, unless
+    a test is still writing to it. Raises OSError."""
     try:
         if finished.unreported and append_lines(folder / RECORDS, finished.unreported):
             write_run(folder, finished.info)
-    finally:  # a disk that is full for them may have room for it
+    finally:  # a disk too full for the records may still have room for the summary
         write_atomically(folder / SUMMARY, encode_json(finished.summary))
 
 
 class _Concluded(msgspec.Struct):
-    """What of a summary.json tells how the run ended."""
+    """The part of summary.json that holds the verdict."""
 
     verdict: Verdict | None = None
 
 
 def read_verdict(folder: Path) -> Verdict | None:
-    """The verdict in a run's summary.json; None where there is none."""
+    """The verdict in a run's summary.json; None if it has none."""
     try:
         return read_json(folder / SUMMARY, _Concluded, "", "a run").verdict
     except InputError:
@@ -612,7 +614,7 @@ def read_verdict(folder: Path) -> Verdict | None:
 
 
 def summarise_folder(folder: Path) -> Summary:
-    """Make summary.json of a run's folder anew, and return what it holds. Raises InputError."""
+    """Recompute and write the summary.json of a run's folder, and return it. Raises InputError."""
     finished = read_finished(folder)
     write_summary(folder, finished)
     return finished.summary

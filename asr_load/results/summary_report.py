@@ -1,4 +1,4 @@
-"""The summary as text, at the end of a run and from its folder."""
+"""Print a run's summary to the console."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from asr_load.results.steady import steadiness_line
 from asr_load.results.summary import Difference, Summary, rates_line, run_lines
 from asr_load.results.tables import Table, clients, latencies, lengths, ms, number, replicas, user_classes
 from asr_load.stream.record import RECORDS, Record
+from asr_load.text import count_of
 
 SHOWN = 20
-"""Requests that are shown one by one."""
+"""Number of requests printed one by one."""
 
 ROWS = 200
-"""Of a table, at most: rich takes milliseconds for each."""
+"""Maximum number of rows in a table, because rich takes milliseconds for each."""
 
 LONGEST_NAME = 24
-"""Of a part of a run, on one line."""
+"""Longest name of a table row that stays on one line."""
 
 NOTHING_FITS, FEW = 0.9, 4
-"""From which WER on, over so many transcripts, the texts are of something else."""
+"""With at least this WER over at least this many transcripts, the references belong to something else."""
 
 
 def print_summary(folder: Path, summary: Summary, records: Iterable[Record], file: TextIO) -> None:
-    """Print a run's summary, and its first records. Its first lines are those of SGLang's own small benchmark."""
+    """Print a run's summary and its first records. The first lines match those of SGLang's small ASR benchmark."""
     console = console_for(file)
     out = console.out
     requests = summary.requests
     out("\n=== ASR Benchmark Summary ===")
     if requests.total and not requests.success:
-        # What went wrong comes before figures that there are none of.
-        why = (summary.verdict and summary.verdict.cause) or "nothing succeeded"
+        # Without a success the figures are empty, so print the cause first.
+        why = (summary.verdict and summary.verdict.cause) or "no request succeeded"
         out(f"{why[:1].upper()}{why[1:]}")
     out(f"Total: {requests.total}, Success: {requests.success}, Fail: {requests.fail}")
     out(f"Average TTFT: {_s(summary.ttft.mean)}")
@@ -72,8 +73,8 @@ def _lines(summary: Summary) -> Iterator[str]:
     yield from run_lines(summary.metadata)
     if any((left.warmup, left.trim_start, left.trim_end, left.late)):
         trimmed = f"{left.trim_start} trimmed at the start, {left.trim_end} at the end"
-        late = f"; {left.late} from seconds in which the load generator was late" if left.late else ""
-        yield f"Left out: {left.warmup} warm-up requests, {trimmed}{late}"
+        late = f", {left.late} because the load generator was late" if left.late else ""
+        yield f"Excluded: {count_of(left.warmup, 'warm-up request')}, {trimmed}{late}"
     yield f"Wall time {summary.wall_s:.1f} s, audio {summary.audio_s:.1f} s: RTFx {number(summary.rtfx, 2)}"
     yield (
         f"Throughput: {number(summary.requests_per_s, 2)} requests/s,"
@@ -81,12 +82,12 @@ def _lines(summary: Summary) -> Iterator[str]:
     )
     if loop := summary.open_loop:
         chance = f"{loop.low:.2f} to {loop.high:.2f} by chance"
-        yield f"Open loop: {loop.asked:.2f} requests/s asked for, {loop.due:.2f} due ({chance}), {loop.sent:.2f} sent"
+        yield f"Open loop: {loop.asked:.2f} requests/s requested, {loop.due:.2f} due ({chance}), {loop.sent:.2f} sent"
     if summary.cached_tokens:
-        yield f"Prompts: {summary.cached_tokens:,} of {summary.prompt_tokens:,} tokens from the server's cache"
+        yield f"Prompts: {summary.cached_tokens:,} of {summary.prompt_tokens:,} tokens came from the server's cache"
     if cache := summary.cache_ratio:
-        interval = f"95 %: {cache.low:.2f} to {cache.high:.2f}, {cache.clips} clips"
-        yield f"Cache: TTFT of a clip that was sent before is {cache.ratio:.2f} times its first ({interval})"
+        interval = f"95 %: {cache.low:.2f} to {cache.high:.2f}, {count_of(cache.clips, 'clip')}"
+        yield f"Cache: the TTFT of a repeated clip is {cache.ratio:.2f} times that of its first request ({interval})"
     if summary.goodput is not None:
         yield f"Goodput: {summary.goodput:.2f} requests/s"
     if summary.references:
@@ -94,12 +95,13 @@ def _lines(summary: Summary) -> Iterator[str]:
     else:
         yield "Accuracy: no successful request has a reference"
     if summary.dialects:
-        spoken = ", ".join(f"{count} in the dialect of {name}" for name, count in summary.dialects.items())
-        yield f"Realtime: {spoken}; a clock starts with the first packet, and setup is in no latency"
+        spoken = ", ".join(f"{count_of(count, f'{name} session')}" for name, count in summary.dialects.items())
+        yield f"Realtime: {spoken}; latencies start at the first packet and do not include the setup"
     if live := summary.live_accuracy:
-        yield f"Live against one-shot: {_change('WER', live.wer)}, {_change('CER', live.cer)}, over {live.clips} clips"
+        clips = count_of(live.clips, "clip")
+        yield f"Realtime minus upload: {_change('WER', live.wer)}, {_change('CER', live.cer)}, over {clips}"
     yield from _answers(summary)
-    uneven = f"; {coverage.repeated} requests too many of a clip, {coverage.left_out} too few"
+    uneven = f"; {count_of(coverage.repeated, 'request')} too many for their clips, {coverage.left_out} too few"
     yield (
         f"Clips: {coverage.sent} of {coverage.clips} sent, {coverage.passes:.2f} passes"
         + (uneven if coverage.repeated or coverage.left_out else "")
@@ -108,8 +110,10 @@ def _lines(summary: Summary) -> Iterator[str]:
     if opened.opened:
         took = f"{ms(opened.connect_mean)} ms each on average, {ms(opened.connect_max)} at most"
         dropped = f"; {opened.dropped} closed while idle" if opened.dropped else ""
-        retried = f"; {opened.retried} requests sent again, as theirs was dead" if opened.retried else ""
-        yield f"Connections: {opened.opened} opened, {took} (in no latency){dropped}{retried}"
+        retried = (
+            f"; {count_of(opened.retried, 'request')} sent again after a dead connection" if opened.retried else ""
+        )
+        yield f"Connections: {opened.opened} opened, {took} (not part of latencies){dropped}{retried}"
     yield steadiness_line(summary.steadiness)
 
 
@@ -123,36 +127,39 @@ def _change(name: str, difference: Difference) -> str:
 def _doubt(summary: Summary) -> str:
     if (getattr(summary, summary.rate) or 0) < NOTHING_FITS or summary.references < FEW:
         return ""
-    return "; next to nothing fits: other clips' texts, another language, or the scripted server"
+    return "; almost nothing matches: check the data set and the language (expected with the embedded server)"
 
 
 def _answers(summary: Summary) -> Iterator[str]:
-    """What is to be said of answers beside their figures."""
+    """Lines about responses that the figures do not show."""
     requests = summary.requests
     for name, count in summary.text_formats.items():
-        yield f"Envelope: {name} around {count} transcripts, taken off before scoring (--text-format raw leaves it on)"
+        around = count_of(count, "transcript")
+        yield f"Envelope: {name}, removed from {around} before scoring (--text-format raw keeps it)"
     if summary.looping:
-        yield f"Loops: {summary.looping} transcripts say the same again and again, and WER counts all of it"
+        yield f"Loops: {count_of(summary.looping, 'transcript')} with repetition loops; WER counts all words"
     if requests.fail:
         failed = ", ".join(f"{n} {name}" for name, n in requests.failures.items())
-        yield f"Failures: {failed} (they have no latency, and are in no percentile)"
+        yield f"Failures: {failed} (not part of latencies and percentiles)"
     if requests.unfinished:
-        yield f"In flight at the end: {requests.unfinished}, cut off by it (no failures, and in no figure)"
+        yield f"Cut off by the end of the test: {requests.unfinished} (neither successes nor failures)"
     if summary.sent_again:
-        yield f"Sent again: {summary.sent_again} requests that a busy server had refused; each try counts as one"
+        retries = "1 retry" if summary.sent_again == 1 else f"{summary.sent_again} retries"
+        yield f"Retries: {retries} after a busy server's refusal; each counts as a request"
     if requests.truncated:
-        yield f"Truncated: {requests.truncated} answers ran into --max-tokens; their WER counts what is missing"
+        truncated = count_of(requests.truncated, "response")
+        yield f"Truncated: {truncated} reached --max-tokens; WER counts the missing words"
     if requests.out_of_room:
-        what = "answers ended at a limit that is not --max-tokens, such as the model's context"
-        yield f"Cut short: {requests.out_of_room} {what}; their WER counts what is missing"
+        what = f"{count_of(requests.out_of_room, 'response')} reached another limit, such as the model's context"
+        yield f"Cut short: {what}; WER counts the missing words"
 
 
 def _verdict(summary: Summary) -> Iterator[str]:
     validity = summary.validity
     lag, cpu = validity.loop_lag, validity.cpu
-    client = f"{' and '.join(validity.readers)} reader, reads late by {validity.stamp_lag['p99'] * 1e3:.1f} ms at p99; "
-    client += f"event loop by {lag['p99'] * 1e3:.1f} ms; CPU {cpu['mean']:.0%} of a core"
-    # No loop was ever on time to the nanosecond: zeros are what is left of a process that was killed.
+    client = f"{' and '.join(validity.readers)} reader, reads {validity.stamp_lag['p99'] * 1e3:.1f} ms late at p99; "
+    client += f"event loop {lag['p99'] * 1e3:.1f} ms late; CPU {cpu['mean']:.0%} of a core"
+    # No event loop is on time to the nanosecond, so a lag of zero means that the process was killed.
     yield f"Client: {validity.client} ({client if lag['max'] else 'not measured'})"
     yield f"Server: {summary.server}"
     if validity.verdict != "valid":
@@ -170,7 +177,7 @@ def rich_table(table: Table) -> RichTable:
     """A table for the console."""
     shown = RichTable(title=table.title, title_justify="left")
     rows, (first, *others) = table.rows[:ROWS], table.headings
-    # What the rows are told apart by is never cut.
+    # Never cut the first column, which tells rows apart.
     name = {
         "overflow": "fold",
         "min_width": min(max((len(row[0]) for row in rows), default=0), LONGEST_NAME),
