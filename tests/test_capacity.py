@@ -216,27 +216,30 @@ def test_no_knee_while_throughput_grows(rates: dict[float, float]) -> None:
 
 def test_search_answer_is_printed_in_words() -> None:
     assert answer_lines(search_of({4: 8, 8: 15, 16: 16})) == [
-        "8 streams held ttft:p95 <= 500 ms",
+        "8 streams met ttft:p95 <= 500 ms",
         "16 streams did not: SLO ttft:p95 <= 500 ms: 900 ms, FAIL",
         "maximum effective streams: 8",
     ]
-    assert answer_lines(search_of({}, answer=0.0))[0] == "Not even the lowest load held ttft:p95 <= 500 ms"
+    assert answer_lines(search_of({}, answer=0.0))[0] == "Not even the lowest load met ttft:p95 <= 500 ms"
     assert answer_lines(search_of({4: 8, 8: 15}, asked={"--api": "realtime"}))[-1] == (
-        "maximum effective streams: 8 (live sessions)"
+        "maximum effective streams: 8 (realtime sessions)"
     )
     live = search_of({4: 8, 8: 15}, asked={"--api": "realtime"}, limited_by="the client", stalled_at=9)
     assert answer_lines(live)[-1] == (
-        "maximum effective streams: at least 8 (live sessions) (the load generator stalled at 9 streams)"
+        "maximum effective streams: at least 8 (realtime sessions) (the load generator stalled at 9 streams)"
     )
     rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client")
-    assert answer_lines(rate)[1:] == ["It may be higher: the client", "maximum effective request rate: 12.3 requests/s"]
+    assert answer_lines(rate)[1:] == [
+        "The true maximum may be higher: the client",
+        "maximum effective request rate: 12.3 requests/s",
+    ]
 
 
 def test_interrupted_search_gives_a_lower_bound() -> None:
     stalled = {"limited_by": "at 1 stream the client was held up (the event loop was late)", "answer": 1.0}
     lines = answer_lines(search_of({1: 2}, **stalled, stalled_at=2.0))
     assert lines[-1] == "maximum effective streams: at least 1 (the load generator stalled at 2 streams)"
-    assert lines[-2].startswith("It may be higher: at 1 stream")
+    assert lines[-2].startswith("The true maximum may be higher: at 1 stream")
     rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client", stalled_at=16.0)
     assert answer_lines(rate)[-1] == (
         "maximum effective request rate: at least 12.3 requests/s (the load generator stalled at 16 requests/s)"
@@ -244,7 +247,7 @@ def test_interrupted_search_gives_a_lower_bound() -> None:
     why = "the server is gone: no request succeeded (cut: 9)"
     gone = search_of({4: 8, 8: 15, 16: 16}, limited_by=why, gone_at=12.0)
     assert answer_lines(gone)[-2:] == [
-        f"It may be higher: {why}",
+        f"The true maximum may be higher: {why}",
         "maximum effective streams: at least 8 (the server is gone: no request succeeded at 12 streams)",
     ]
     # -u was the upper bound asked for.
@@ -274,8 +277,8 @@ def test_repeated_step_is_marked_in_the_table(tmp_path: Path) -> None:
     out = io.StringIO()
     print_search(tmp_path, search_of({}, steps=[once, again]), out)
     rows = [line.split() for line in out.getvalue().splitlines() if line.startswith("│")]
-    assert [row[-4:-1] for row in rows][-2:] == [[rows[-2][-4], "│", "held"], ["held", "*", "+"]]
-    assert "\n+ tried again, as the load generator had stalled in it or its last request failed\n" in out.getvalue()
+    assert [row[-4:-1] for row in rows][-2:] == [[rows[-2][-4], "│", "met"], ["met", "*", "+"]]
+    assert "\n+ repeated, because the load generator stalled or the step's last request failed\n" in out.getvalue()
 
 
 def test_server_is_gone_if_nothing_succeeds_and_all_fail_as_if_it_were() -> None:

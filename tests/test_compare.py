@@ -128,7 +128,7 @@ def test_several_runs_per_side_are_compared_by_run() -> None:
     assert "Welch" in found.method
     slow = [run(made(seed, scale=1.5)) for seed in (1, 2, 3)]
     assert next(one for one in compare(slow, steady).figures if one.name == "ttft_mean").word == WORSE
-    with pytest.raises(InputError, match="one run a side, or two and more of each"):
+    with pytest.raises(InputError, match="one run on each side, or at least two on each side"):
         compare(drifting, steady[:1])
 
 
@@ -209,16 +209,16 @@ def test_comparison_lists_differing_settings_first() -> None:
     found = compare([run(made(1), "a", num_users=9)], [other]).warnings
     text = "\n".join(found)
     for said in (
-        "the data (manifest) differ",
-        "--max-tokens differ: 128 here, 64",
-        "the users differ",
+        "different data (manifest): ",
+        "different --max-tokens: 128 here, 64",
+        "different number of users: ",
         "arrivals differ",
     ):
         assert said in text
-    assert "one run a side" in text
+    assert "one run on each side" in text
     few = "\n".join(compare([run(made(1, count=8))], [run(made(2, count=8))]).warnings)
-    assert "8 clips are too few" in few
-    assert "8 successes are few" in few
+    assert "8 clips, too few" in few
+    assert "with only 8 successful requests" in few
 
 
 @pytest.mark.parametrize("records", [[], [failure(0, "cut")], [record(0)]], ids=["none", "failed", "one"])
@@ -359,7 +359,7 @@ def test_summary_has_the_accuracy_of_live_speech_against_one_shot(
     # Speaking takes longer than an upload; that is not slower.
     comparison = json.loads((tmp_path / "live" / "comparison.json").read_text())
     assert {figure["name"] for figure in comparison["figures"]} == {"wer", "cer", "error_rate"}
-    assert comparison["warnings"][0].startswith("one side spoke and the other uploaded")
+    assert comparison["warnings"][0].startswith("one side is realtime and the other uploads")
     assert 'data-plot="' not in (tmp_path / "live" / "comparison.html").read_text()
     found = json.loads((tmp_path / "live" / "summary.json").read_text())["live_accuracy"]
     assert found["clips"] == 40

@@ -170,7 +170,7 @@ def test_runs_of_an_earlier_version_are_scored_and_compared_by_language(tmp_path
     other = Run(tmp_path, Finished(german, records, summarise(records, german)))
     said = [line for line in compare(runs[:1], [other]).warnings if "language" in line]
     assert said == [
-        'the language of the references differ: "en" here, "de" in the baseline',
+        'different language of the references: "en" here, "de" in the baseline',
         '--language differ: "en" here, "de" in the baseline',
     ]
 

@@ -63,7 +63,7 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "many"], "invalid int value: 'many'"),
         (["-u", "1", "--api", "chats"], "invalid choice: 'chats'"),
         (["-u", "1", "Speechuser"], "'Speechuser' is no user class, and belongs to no option; user classes"),
-        (["-u", "1", "--slo", "ttft:500"], "takes METRIC:STATISTIC:LIMIT, as ttft:p95:500"),
+        (["-u", "1", "--slo", "ttft:500"], "use METRIC:STATISTIC:LIMIT, such as ttft:p95:500"),
         (["-u", "1", "--slo", "errors:0.1"], "as errors:rate:0.1"),
         (["-u", "1", "--goodput", "ttft:500", "tbt:40"], "use one of ttft, tpot, e2el"),
         (["-u", "1", "--data", "docs"], "prepare.py --dataset docs --out asr_data/docs"),

@@ -261,7 +261,7 @@ def test_verdict_of_a_search_is_its_answer(search: Capacity, code: int, look: st
     assert summary.verdict.exit_code == code
     run = Finished(case.run, case.records, summary, search)
     answer = answer_lines(search)[-1] if search.answer is not None or search.unknown else ""
-    said = answer or "NOT passed: the search was ended before its answer"
+    said = answer or "NOT passed: the search stopped before its answer"
     words = words_of(summary, Live(0.0), case)
     assert (words["Verdict"].said, words["Verdict"].look) == (said, look)
     assert f">{said}</strong>" in html.unescape(make_report(run))

@@ -452,7 +452,7 @@ def test_search_finds_the_number_of_sessions_of_a_server(clips: Path, tmp_path: 
         own = ("--api", "realtime", "--no-preflight", "--data", clips, "--results", tmp_path / "run")
         # Steps are repeated if another process takes the CPU.
         done = Run(runs.locust("--host", url, *own, *words, "--step-time", "10"), tmp_path / "run")
-    assert "maximum effective streams: 2 (live sessions)" in done.out, done.out[-3000:] + done.err[-2000:]
+    assert "maximum effective streams: 2 (realtime sessions)" in done.out, done.out[-3000:] + done.err[-2000:]
 
 
 @pytest.mark.long

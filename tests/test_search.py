@@ -103,7 +103,7 @@ def stopped_at(host: str, clips: Path, folder: Path, words: tuple[str, ...], hel
     finally:
         end(begun)
     assert done.code == 1
-    assert f"The search was ended before its answer; it goes on with --resume {folder}" in done.out
+    assert f"The search stopped before its answer; continue it with --resume {folder}" in done.out
     found = read_capacity(folder)
     assert found.answer is None
     found.steps = search_of({held: held}).steps
@@ -118,7 +118,7 @@ def test_limit_missed_by_one_stream_gives_capacity_zero(clips: Path, tmp_path: P
         done = search(host, clips, tmp_path / "r", *words, slo="ttft:p95:20")
     assert done.code == 1
     assert last_line(done) == "maximum effective streams: 0"
-    assert "Not even the lowest load held ttft:p95 <= 20 ms" in done.out
+    assert "Not even the lowest load met ttft:p95 <= 20 ms" in done.out
     assert "=== Capacity ===\nRun: gpu=H100\n" in done.out
     assert read_capacity(done.results).metadata == {"gpu": "H100"}
     (step,) = read_capacity(done.results).steps
@@ -148,7 +148,7 @@ def test_dead_server_ends_the_search_with_a_lower_bound(clips: Path, tmp_path: P
     assert last_line(done) == (
         "maximum effective streams: at least 2 (the server is gone: no request succeeded at 4 streams)"
     )
-    assert f"Once the server is back, the search goes on with --resume {results}" in done.out
+    assert f"When the server is back, continue the search with --resume {results}" in done.out
     assert done.summary["verdict"]["reasons"] == [{"kind": "server_gone", "text": found.limited_by}]
 
 
@@ -157,7 +157,7 @@ def test_bound_below_the_capacity_is_reported(clips: Path, tmp_path: Path) -> No
         done = search(host, clips, tmp_path / "r", "-u", "2")
     assert done.code == 0, done.err
     assert last_line(done) == "maximum effective streams: 2"
-    assert "It may be higher: 2 streams is the most that was allowed (-u)" in done.out
+    assert "The true maximum may be higher: 2 streams is the most that was allowed (-u)" in done.out
     page = (done.results / "report.html").read_bytes()
     assert b"Throughput against load" in page
     assert b"maximum effective streams: 2" in page

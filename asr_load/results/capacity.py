@@ -1,4 +1,4 @@
-"""The search for the highest load at which all SLOs hold: which load is tried next, and what was found. Pure."""
+"""The capacity search: find the highest load that meets all SLOs. Pure: it picks loads and judges steps."""
 
 from __future__ import annotations
 
@@ -23,47 +23,48 @@ from asr_load.text import count_of
 CAPACITY = "capacity.json"
 
 PRECISION = 0.02
-"""The search ends when the lowest load that broke an SLO is so little above the highest that held all."""
+"""The search ends when the lowest load that missed an SLO exceeds the highest that met all by no more than this
+share."""
 
 HARDLY = 0.1
 """Share by which throughput may still grow beyond a knee."""
 
 GONE = ("connect", "cut", "closed_1001", "closed_1006", "closed_1011")
-"""Outcomes that a server which is gone leaves, beside statuses 5xx: of sessions, closed without a word, or with codes
-for a server that goes away or is broken (RFC 6455, 7.4.1)."""
+"""Outcomes of requests to a server that is gone, in addition to statuses 5xx. Sessions are closed without a message, or
+with a code for a server that goes away or fails (RFC 6455, 7.4.1)."""
 
 PER_STREAM = 3
-"""Requests of each stream that a step takes at least, so that the first and the last of them weigh little."""
+"""Minimum number of requests of each stream in a step, so that its first and last request weigh little."""
 
 
 class Judgement(msgspec.Struct):
-    """Of a step so far. `settled`: more requests would not change it."""
+    """The verdict on a step so far. `settled`: more requests would not change it."""
 
     ok: bool
     settled: bool
     slo: list[SloResult]
     reason: str
-    """Why it is not ok; empty where it is."""
+    """Why the step is not ok; else empty."""
 
 
 class Step(msgspec.Struct, kw_only=True):
-    """One load that was tried: so many streams, or requests per second. Latencies in seconds."""
+    """One load that the search tried, in streams or requests per second. Latencies are in seconds."""
 
     load: Amount
     ok: bool
     settled: bool
-    """False where the time for a step ran out first: the value alone decided."""
+    """False if the time for the step ran out first, so that the values so far decided."""
     reason: str
     seconds: Amount
-    """That were measured."""
+    """Seconds measured."""
     repeats: Count = 0
-    """How often it had been begun before, and was given up as the load generator stalled or its last request failed."""
+    """How often the step was abandoned before, because the load generator stalled or its last request failed."""
     requests: Count
     success: Count
     requests_per_s: Amount
-    """Successes."""
+    """Successful requests per second."""
     output_tokens_per_s: Amount | None
-    """None where an answer did not tell its tokens."""
+    """None if a response came without a token count."""
     rtfx: Amount
     ttft: Figures
     itl: Figures
@@ -72,51 +73,52 @@ class Step(msgspec.Struct, kw_only=True):
 
 
 class Capacity(msgspec.Struct, kw_only=True):
-    """capacity.json: a search, finished or not."""
+    """Content of capacity.json: a search, finished or not."""
 
     format: int = 1
     kind: str
     """streams or request rate."""
     slos: list[str]
     most: Amount
-    """Nothing above it was asked for."""
+    """Upper bound of the search."""
     host: str
     model: str
     data_sha256: str
     loop: dict[str, Any]
     steps: list[Step]
     asked: dict[str, Any] = {}
-    """By option, what else its steps go by: requests, clips, connections, sessions."""
+    """Other options that the steps depend on: requests, clips, connections, sessions."""
     answer: Amount | None = None
-    """The highest load that held all SLOs; 0 where none did; None until the end, and where the client's own trouble, or
-    the server's end, ended the search before any load held."""
+    """The highest load that met all SLOs; 0 if none did. None for an unfinished search, and if the client's own trouble
+    or a server that went away ended it before any load met the SLOs."""
     metadata: dict[str, str] = {}
-    """What --metadata keeps with the figures."""
+    """Notes from --metadata."""
     limited_by: str = ""
-    """Why it may be higher, or is not known: the bound of the search, the client, or a server that is gone."""
+    """Why the true answer may be higher or is unknown: the bound of the search, the client, or a server that is
+    gone."""
     stalled_at: Amount | None = None
-    """The load at which the load generator's own trouble ended the search; None where it did not."""
+    """The load at which the load generator's own trouble ended the search; else None."""
     gone_at: Amount | None = None
-    """The load at which the server was gone, which ended the search; None where it was not. `steps` leaves it out."""
+    """The load at which the server was gone, which ended the search; else None. `steps` does not include it."""
 
     def __post_init__(self) -> None:
-        if "--language" in self.asked:  # an earlier version wrote it as it was typed
+        if "--language" in self.asked:  # an earlier version stored the option as typed
             self.asked["--language"] = language_code(self.asked["--language"])
 
     @property
     def unknown(self) -> bool:
-        """Whether the search came to its end without an answer."""
+        """Whether the search finished without an answer."""
         return self.answer is None and bool(self.limited_by)
 
     @property
     def at_least(self) -> bool:
-        """Whether the answer is a lower bound, as the load generator or a server that is gone ended the search."""
+        """Whether the answer is a lower bound, because the load generator or a server that is gone ended the search."""
         return bool(self.answer) and (self.stalled_at is not None or self.gone_at is not None)
 
     @property
     def unsettled(self) -> list[float]:
-        """The loads that decide the answer, the highest that held and the lowest that did not, whose step was not
-        settled."""
+        """The loads that decide the answer, the highest that met the SLOs and the lowest that did not, if their steps
+        did not settle."""
         if self.answer is None:
             return []
         held = [step for step in self.steps if step.load == self.answer and step.ok]
@@ -125,8 +127,8 @@ class Capacity(msgspec.Struct, kw_only=True):
 
 
 class Search:
-    """Doubles the load until an SLO breaks, then halves the gap between the highest that held and the lowest that did
-    not. `whole`: loads are whole numbers. None of them is above `most`."""
+    """Choose loads. Double the load until an SLO is missed, then halve the gap between the highest load that met all
+    SLOs and the lowest that did not. `whole`: loads are whole numbers. No load exceeds `most`."""
 
     def __init__(self, most: float, *, whole: bool, first: float = 1.0) -> None:
         self._most, self._whole, self._first = most, whole, min(first, most)
@@ -134,7 +136,7 @@ class Search:
         self.bad: float | None = None
 
     def next(self) -> float | None:
-        """The load to try; None when the answer is known."""
+        """The next load to try; None if the answer is known."""
         if self.bad is None:
             if self.good >= self._most:
                 return None
@@ -146,7 +148,7 @@ class Search:
         return float(int(middle)) if self._whole else middle
 
     def take(self, load: float, ok: bool) -> None:
-        """Note how a step at a load ended."""
+        """Record the result of a step."""
         if ok:
             self.good = max(self.good, load)
         elif self.bad is None or load < self.bad:
@@ -154,15 +156,15 @@ class Search:
 
     @property
     def at_the_bound(self) -> bool:
-        """Whether no load that was allowed broke an SLO."""
+        """Whether even the highest allowed load met all SLOs."""
         return self.bad is None and self.good >= self._most
 
 
 def judge(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring, *, least: int, is_open: bool) -> Judgement:
-    """Judge a step by its requests so far: `least` of them are needed before it can hold.
+    """Judge a step by its requests so far; it can only pass with at least `least` of them.
 
-    In an open loop, latencies are from when a request was due, so that the wait for a user counts; and a queue that
-    grew breaks what the SLOs ask for, whatever the latencies are as yet.
+    In an open loop, latencies count from when a request was due, so they include the wait for a user. A growing queue
+    also fails the step, whatever the latencies are so far.
     """
     judged = [from_due(record) for record in records] if is_open else records
     decisions = [decide(slo, judged, scoring) for slo in slos]
@@ -184,7 +186,7 @@ def judge(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring, *, l
 
 
 def from_due(record: Record) -> Record:
-    """A record whose TTFT and E2E count from when it was due."""
+    """The record with TTFT and E2E measured from when the request was due."""
     lag = record.lag or 0.0
 
     def later(value: float | None) -> float | None:
@@ -194,13 +196,13 @@ def from_due(record: Record) -> Record:
 
 
 def unreached(record: Record) -> bool:
-    """Whether a request failed as it does where the server is gone."""
+    """Whether a request failed in a way that suggests that the server is gone."""
     return record.outcome in GONE or record.outcome.startswith(("http_5", "ws_5"))
 
 
 def server_gone(records: Sequence[Record]) -> bool:
-    """Whether a step shows that the server is gone: of all its requests, to the last that drained, none succeeded and
-    each failure is one that `unreached` names. A server that is full answers some."""
+    """Whether a step shows that the server is gone: no request succeeded, including those that drained, and `unreached`
+    holds for each failure. A server that is merely full answers some requests."""
     finished = [record for record in records if not record.unfinished]
     return bool(finished) and all(map(unreached, finished))
 
@@ -215,8 +217,8 @@ def step(
     tokens: int | None,
     repeats: int = 0,
 ) -> Step:
-    """A finished step. Of the successes, `ended` and `tokens` of them came within the `seconds` that were measured; it
-    had been given up `repeats` times before."""
+    """Make a finished step. `ended` successes, with `tokens` tokens, fell within the `seconds` that were measured; the
+    step was abandoned `repeats` times before."""
     good = [record for record in records if record.ok]
     audio = sum(record.audio_s for record in good)
     per_request = audio / len(good) if good else 0.0
@@ -245,10 +247,11 @@ def _load(step: Step) -> float:
 
 
 def knee(steps: Sequence[Step]) -> Step | None:
-    """The load beyond which throughput hardly grows while latency does: of the steps in order of load, the one that is
-    farthest above the line from the first to the last in the diagram of throughput against load, both scaled to their
-    largest (the Kneedle: Satopää et al., ICDCS workshops 2011). That point exists on a straight line too, so it is a
-    knee only where no higher load has more than HARDLY more throughput. None with fewer than three loads."""
+    """The load beyond which throughput hardly grows while latency does; None without a knee.
+
+    The candidate is the step farthest above the line from the first to the last, in the diagram of throughput against
+    load, both scaled to their maxima (Kneedle: Satopää et al., ICDCS workshops 2011). A straight line has such a point
+    too, so it only counts if no higher load has more than HARDLY more throughput. It takes at least three loads."""
     order = sorted({each.load: each for each in steps}.values(), key=_load)
     if len(order) < 3:
         return None
@@ -266,8 +269,8 @@ def knee(steps: Sequence[Step]) -> Step | None:
 
 
 def conclude_search(search: Capacity, rules: Rules, *, lost: Collection[int], unwritten: str) -> Verdict:
-    """The verdict on a search: it passes with an answer above 0 that is not a lower bound. `lost`: workers with missing
-    records; `unwritten`: why records could not be written."""
+    """The verdict on a search: it passes with an exact answer above 0. `lost`: workers with missing records;
+    `unwritten`: why records could not be written."""
     reasons = incomplete(rules, lost=lost, unwritten=unwritten)
     answered = search.answer is not None or search.unknown
     if search.gone_at is not None:
@@ -275,9 +278,9 @@ def conclude_search(search: Capacity, rules: Rules, *, lost: Collection[int], un
     elif search.unknown or search.at_least:
         reasons.append(Reason(Kind.NOT_EXACT, search.limited_by))
     elif not answered:
-        reasons.append(Reason(Kind.NO_ANSWER, "the search was ended before its answer"))
+        reasons.append(Reason(Kind.NO_ANSWER, "the search stopped before its answer"))
     elif not search.answer:
-        reasons.append(Reason(Kind.NO_ANSWER, f"not even the lowest load held {_limits(search)}"))
+        reasons.append(Reason(Kind.NO_ANSWER, f"not even the lowest load met {_limits(search)}"))
     verdict = verdict_of(reasons, rules)
     verdict.answer = answer_lines(search)[-1] if answered else ""
     return verdict
@@ -288,31 +291,31 @@ def _limits(search: Capacity) -> str:
 
 
 def answer_lines(search: Capacity) -> list[str]:
-    """The answer, in words; its last line is the number, with `at least` where it is a lower bound, and with what was
-    not settled."""
+    """Describe the answer. The last line has the number, with `at least` if it is a lower bound, and steps that did not
+    settle."""
     if search.answer is None:
         return [f"maximum effective {search.kind}: unknown ({search.limited_by})"]
     asked = _limits(search)
     lines = []
     if not search.answer:
-        lines.append(f"Not even the lowest load held {asked}")
+        lines.append(f"Not even the lowest load met {asked}")
     else:
-        lines.append(f"{format_load(search, search.answer)} held {asked}")
+        lines.append(f"{format_load(search, search.answer)} met {asked}")
     above = sorted(
         (tried for tried in search.steps if not tried.ok and tried.load > search.answer), key=lambda tried: tried.load
     )
     if above:
         lines.append(f"{format_load(search, above[0].load)} did not: {above[0].reason}")
     if search.limited_by:
-        lines.append(f"It may be higher: {search.limited_by}")
+        lines.append(f"The true maximum may be higher: {search.limited_by}")
     lines.append(f"maximum effective {search.kind}: {_answer(search, search.answer)}")
     return lines
 
 
 def _answer(search: Capacity, answer: float) -> str:
-    """The number, with what limits its meaning."""
+    """The number with its reservations."""
     if search.kind == "streams":
-        said = f"{answer:.0f}" + (" (live sessions)" if search.asked.get("--api") == "realtime" else "")
+        said = f"{answer:.0f}" + (" (realtime sessions)" if search.asked.get("--api") == "realtime" else "")
     else:
         said = f"{answer:.3g} requests/s"
     if search.stalled_at is not None:
@@ -331,12 +334,12 @@ def _loads(search: Capacity, *loads: float) -> str:
 
 
 def format_load(search: Capacity, load: float) -> str:
-    """A load with its unit."""
+    """Format a load with its unit."""
     return count_of(round(load), "stream") if search.kind == "streams" else f"{load:.3g} requests/s"
 
 
 def write_capacity(folder: Path, search: Capacity) -> None:
-    """Write capacity.json as a whole or not at all."""
+    """Write capacity.json atomically."""
     write_atomically(folder / CAPACITY, encode_json(search))
 
 

@@ -1,4 +1,4 @@
-"""A search for capacity as text."""
+"""Print a capacity search to the console."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from asr_load.results.summary import run_lines
 
 
 def print_search(folder: Path, search: Capacity, file: TextIO, verdict: Verdict | None = None) -> None:
-    """Print the steps of a search and, if it came to its end, the answer; its last line is the number. Of its verdict,
-    records that are missing are printed too."""
+    """Print the steps of a search and, if it finished, its answer; the last line is the number. From the verdict, print
+    only the reasons about missing records."""
     console = console_for(file)
     console.out("\n=== Capacity ===")
     for line in run_lines(search.metadata):
@@ -24,21 +24,21 @@ def print_search(folder: Path, search: Capacity, file: TextIO, verdict: Verdict 
     if search.steps:
         console.print(_table(search))
         if not all(step.settled for step in search.steps):
-            console.out("* not settled within --step-time: the value alone decided")
+            console.out("* not settled within --step-time: decided by the values so far")
         if any(step.repeats for step in search.steps):
-            console.out("+ tried again, as the load generator had stalled in it or its last request failed")
+            console.out("+ repeated, because the load generator stalled or the step's last request failed")
         bend = knee(search.steps)
         if bend is not None:
-            console.out(f"The knee is at {format_load(search, bend.load)}: beyond it, throughput hardly grows")
+            console.out(f"The knee is at {format_load(search, bend.load)}: throughput hardly grows beyond it")
     for reason in verdict.reasons if verdict else ():
         if reason.kind in (Kind.UNWRITTEN, Kind.MISSING):
             console.out(f"  - {reason.text}")
     console.out(f"Results: {folder}")
     if search.answer is None and not search.unknown:
-        console.out(f"The search was ended before its answer; it goes on with --resume {folder}")
+        console.out(f"The search stopped before its answer; continue it with --resume {folder}")
         return
     if search.gone_at is not None:
-        console.out(f"Once the server is back, the search goes on with --resume {folder}")
+        console.out(f"When the server is back, continue the search with --resume {folder}")
     for line in answer_lines(search):
         console.out(line)
 
@@ -51,7 +51,7 @@ def _table(search: Capacity) -> Table:
     table.add_column("SLOs")
     for step in sorted(search.steps, key=lambda each: each.load):
         marks = "".join(mark for mark, so in ((" *", not step.settled), (" +", step.repeats)) if so)
-        table.add_row(*_cells(step), ("held" if step.ok else "broken") + marks)
+        table.add_row(*_cells(step), ("met" if step.ok else "missed") + marks)
     return table
 
 

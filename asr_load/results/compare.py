@@ -1,4 +1,4 @@
-"""What differs between runs, and whether that is more than chance. docs/comparison.md has the reasons."""
+"""Compare runs: which figures differ by more than chance. docs/comparison.md explains the method."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from asr_load.results.slo import Goodput, check_unit, parse_limit
 from asr_load.results.sound import Measured
 from asr_load.results.summary import Difference, Finished, LiveAccuracy
 from asr_load.stream.record import Record
+from asr_load.text import count_of
 
 COMPARISON, FORMAT = "comparison.json", 1
 LATENCIES = ("ttft", "itl", "tpot", "e2el", "rtf", "ttfs", "done_latency", "rtf_live")
 STATISTICS = {"mean": None, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 ROUNDS, SEED = 1000, 20261126
-"""Of the bootstrap. The same runs give the same intervals."""
+"""Rounds and seed of the bootstrap. The same runs always give the same intervals."""
 
 BINS = 2048
-"""Values of a metric are kept in so many bins of equal count at most: a percentile is off by less than what lies
-between two of them, and an interval by far less than chance."""
+"""Maximum number of bins for a metric's values, each with the same count. The error of a percentile is less than the
+width of its bin, and that of an interval far less than chance."""
 
 BLOCKS = 30
-"""Stretches of a run that rates are resampled by."""
+"""Number of stretches of time into which a run is cut to resample it."""
 
 RESOLUTION_MS = 0.1
-"""Differences of latencies below it are the client's own: what its timers and its network make of a packet."""
+"""Smaller differences in latency come from the client's own timers and network."""
 
 LEAST_UNITS = 5
-"""Clips, or stretches of time, below which there is no interval."""
+"""Minimum number of clips or stretches of time for an interval."""
 
 FEW_CLIPS, FEW = 10, 100
 
@@ -54,21 +55,21 @@ T_995 = (
     63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947,
     2.921, 2.898, 2.878, 2.861, 2.845, 2.831, 2.819, 2.807, 2.797, 2.787, 2.779, 2.771, 2.763, 2.756, 2.750, 2.576,
 )  # fmt: skip
-"""Student's t at 97.5 % and 99.5 %, for 1 to 30 degrees of freedom (any table of it); last, the normal
-distribution's, for more."""
+"""Quantiles of Student's t at 97.5 % and 99.5 %, for 1 to 30 degrees of freedom; the last value, for more, is that of
+the normal distribution."""
 
 Z_975, Z_995 = T_975[-1], T_995[-1]
 
 SHOWN, SAID = (2.5, 97.5), (0.5, 99.5)
-"""Percentiles between which an interval lies: the one that is shown (95 %), and the one that has to leave out 0 for a
-word (99 %), as thirty figures are judged at once and each may be wrong."""
+"""Percentiles that bound the intervals. The 95 % interval is shown. The 99 % interval must exclude 0 before a figure is
+called better or worse, because thirty figures are judged at once and each may be wrong by chance."""
 
 BETTER, WORSE, SAME = "better", "worse", "no difference shown"
 
 
 class Compared(msgspec.Struct):
-    """A figure of both sides. `low` and `high` bound the difference (95 %); `relative` is it over the baseline. `word`
-    is better or worse where the 99 % interval leaves out 0."""
+    """A figure for both sides. `low` and `high` bound the difference (95 %); `relative` is the difference divided by
+    the baseline. `word` is better or worse if the 99 % interval excludes 0."""
 
     name: str
     unit: str
@@ -82,20 +83,20 @@ class Compared(msgspec.Struct):
 
 
 class Comparison(msgspec.Struct, kw_only=True):
-    """comparison.json."""
+    """Content of comparison.json."""
 
     format: int = FORMAT
     figures: list[Compared]
     warnings: list[str]
-    """Why the runs, or the intervals, are less than they look."""
+    """Why the runs may not be comparable, or the intervals too narrow."""
     runs: dict[str, list[str]]
-    """Folders, by the side: value and baseline."""
+    """Folders by side: value and baseline."""
     method: str
     min_change: float = 0.0
 
 
 class Run(NamedTuple):
-    """A run and where it lies."""
+    """A run and its folder."""
 
     folder: Path
     finished: Finished
@@ -110,16 +111,16 @@ class Run(NamedTuple):
 
     @property
     def measured(self) -> list[Record]:
-        """The requests that latencies, error rates and accuracy are of."""
+        """Requests that count for latencies, error rates and accuracy."""
         return self.part.sound
 
 
 Draws = np.ndarray
-"""Of the bootstrap: a figure, or several, in each round; shape (ROUNDS,) or (ROUNDS, figures)."""
+"""One or more figures in each round of the bootstrap; shape (ROUNDS,) or (ROUNDS, figures)."""
 
 
 class _Interval(NamedTuple):
-    """Of a difference: 95 % between `low` and `high`, 99 % between `lowest` and `highest`."""
+    """Intervals of a difference: 95 % from `low` to `high`, 99 % from `lowest` to `highest`."""
 
     low: float
     high: float
@@ -128,20 +129,20 @@ class _Interval(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether the interval of 99 % leaves out 0."""
+        """Whether the 99 % interval excludes 0."""
         return self.lowest > 0 or self.highest < 0
 
     def held_with(self, other: _Interval) -> _Interval:
-        """The one that holds both."""
+        """The smallest interval that contains both."""
         lows, highs = (self.low, other.low), (self.high, other.high)
         return _Interval(min(lows), max(highs), min(self.lowest, other.lowest), max(self.highest, other.highest))
 
     def times(self, scale: float) -> _Interval:
-        """An interval in another unit."""
+        """The interval in another unit."""
         return _Interval(*(bound * scale for bound in self))
 
     def around(self, difference: float) -> _Interval:
-        """An interval around 0, moved to a difference."""
+        """The interval, which must be around 0, moved to a difference."""
         return _Interval(*(bound + difference for bound in self))
 
 
@@ -155,27 +156,28 @@ class _Values(NamedTuple):
 
 
 def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float = 0.0) -> Comparison:
-    """Compare two sides: chance is counted by clips and stretches of time and, with two runs or more on each side, by
-    runs as well. Raises InputError."""
+    """Compare two sides. Intervals account for chance by clip and by time and, with two or more runs on each side, by
+    run. Raises InputError."""
     several = min(len(values), len(baselines)) > 1
     if not several and len(values) + len(baselines) > 2:
-        raise InputError("a comparison takes one run a side, or two and more of each")
+        raise InputError("a comparison needs one run on each side, or at least two on each side")
     found = _figures(values, baselines)
     if one_is_live(run.info for run in (*values, *baselines)):
         found = [one for one in found if one.name in ACCURACY]
     audio = [record.audio_s for run in (*values, *baselines) for record in run.measured if record.ok and record.audio_s]
-    # RTF is a latency by the length of a clip: by that of the shortest, the same time weighs most.
+    # RTF is latency divided by clip length, so a small difference in latency changes it most for the shortest clip.
     least = {"ms": RESOLUTION_MS, "rtf": RESOLUTION_MS / 1e3 / min(audio, default=1.0)}
     figures = [
         _worded(one, min_change, least.get("rtf" if one.name.startswith("rtf_") else one.unit, 0.0)) for one in found
     ]
-    one_each = "one run a side: what differs between runs by itself, as after a restart, is in no interval"
+    one_each = "one run on each side: intervals do not include differences between runs, such as after a restart"
     method = (
-        f"bootstrap of {ROUNDS} rounds: latencies by clip and by {BLOCKS} stretches of time, both held;"
+        f"bootstrap of {ROUNDS} rounds: latencies by clip and by {BLOCKS} stretches of time, wider interval;"
         " WER by clip, rates by time; error rates: Newcombe's interval"
     )
     if several:
-        method = f"both held: Welch's t over {len(values)} and {len(baselines)} runs, and within runs a {method}"
+        between = f"Welch's t over {len(values)} and {len(baselines)} runs"
+        method = f"wider interval of {between} and, within runs, a {method}"
     warnings = [*_not_comparable(values, baselines), *([] if several else [one_each]), *_thin(values, baselines)]
     runs = {side: [str(run.folder) for run in own] for side, own in (("value", values), ("baseline", baselines))}
     return Comparison(figures=figures, warnings=warnings, runs=runs, method=method, min_change=min_change)
@@ -185,19 +187,19 @@ ACCURACY = ("wer", "cer", "error_rate")
 
 
 def one_is_live(infos: Iterable[RunInfo]) -> bool:
-    """Whether some runs spoke and others uploaded, or did both: latencies of speech have the time in them that speaking
-    takes."""
+    """Whether some runs were realtime and others uploads, or one was both. Latencies of realtime sessions include the
+    time it takes to speak."""
     ways = ((info.realtime, *(each.realtime for each in info.user_classes)) for info in infos)
     return len({frozenset(map(bool, own)) for own in ways}) > 1
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
-    """Write comparison.json beside a run's files."""
+    """Write comparison.json into a run's folder."""
     write_atomically(folder / COMPARISON, encode_json(comparison))
 
 
 def _worded(one: Compared, min_change: float, least: float) -> Compared:
-    # Of a baseline of 0, any change is one.
+    # With a baseline of 0, any change counts.
     small = one.relative is not None and abs(one.relative) < min_change
     if small or abs(one.difference or 0.0) < least:
         one.word = SAME
@@ -222,7 +224,7 @@ def _compared(
 
 
 def point_figures(run: Run) -> dict[str, tuple[str, float | None]]:
-    """Every figure of a run by its name: the unit and the value, latencies in ms."""
+    """A run's figures by name, each with its unit; latencies in ms."""
     summary = run.finished.summary
     found: dict[str, tuple[str, float | None]] = {}
     for name in LATENCIES:
@@ -239,7 +241,7 @@ def point_figures(run: Run) -> dict[str, tuple[str, float | None]]:
 
 
 def _figures(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
-    """Every figure of both sides, each the mean over its side's runs."""
+    """Every figure, for each side the mean over its runs."""
     sides = [[point_figures(run) for run in own] for own in (values, baselines)]
     within = _within_runs(values, baselines)
     found = []
@@ -253,9 +255,9 @@ def _figures(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
 def _figure(
     name: str, unit: str, of_runs: Sequence[Sequence[float | None]], within: _Interval | None
 ) -> list[Compared]:
-    """A figure by the values of each side's runs, and the interval of its difference by chance within runs, around 0.
-    With several runs a side, the interval that holds this one and the one between runs: runs that agree are no proof
-    that the next one will. Empty where fewer than two of several runs have the figure."""
+    """Compare a figure of each side's runs; `within` is the interval of the difference by chance within runs, around 0.
+    With several runs a side, the interval must also contain the one between runs, because runs that agree do not prove
+    that the next will. Empty if fewer than two of several runs have the figure."""
     told = [[value for value in side if value is not None] for side in of_runs]
     several = min(map(len, of_runs)) > 1
     if several and min(map(len, told)) < 2:
@@ -268,7 +270,7 @@ def _figure(
 
 
 def _between_runs(own: np.ndarray, other: np.ndarray) -> _Interval:
-    """Welch's t interval (Biometrika 34, 1947) over the runs' own figures: few runs are no ground for a bootstrap."""
+    """Welch's t interval (Biometrika 34, 1947) over the runs' figures. A bootstrap needs more runs."""
     parts = own.var(ddof=1) / len(own), other.var(ddof=1) / len(other)
     spread = float(sum(parts))
     free = spread**2 / (parts[0] ** 2 / (len(own) - 1) + parts[1] ** 2 / (len(other) - 1)) if spread else 1.0
@@ -279,12 +281,12 @@ def _between_runs(own: np.ndarray, other: np.ndarray) -> _Interval:
 
 
 def _within_runs(values: Sequence[Run], baselines: Sequence[Run]) -> dict[str, _Interval | None]:
-    """By the figure, the interval of its difference by chance within runs, around 0.
+    """Intervals around 0, by figure, of the difference by chance within runs.
 
-    The percentile interval of a bootstrap (Efron and Tibshirani, 1993, chapter 13). Latencies: clips are drawn with
-    all of their requests, the same ones for all runs of a side, and for both sides where both sent the same; and
-    stretches of time are, as requests side by side share a queue. The interval holds both. Error rates: Newcombe's
-    interval, as a bootstrap of no failure has no width."""
+    These are percentile intervals of a bootstrap (Efron and Tibshirani, 1993, chapter 13). For latencies, one bootstrap
+    draws clips with all of their requests: the same clips for all runs of a side, and for both sides if they sent the
+    same clips. Another draws stretches of time, because concurrent requests share a queue. The interval contains both.
+    Error rates use Newcombe's interval, because a bootstrap without failures has no width."""
     sides = values, baselines
     random = np.random.default_rng(SEED)
     good = [[[record for record in run.measured if record.ok] for run in own] for own in sides]
@@ -303,7 +305,7 @@ def _within_runs(values: Sequence[Run], baselines: Sequence[Run]) -> dict[str, _
 
 
 def _of_latency(name: str, good: Sides, ways: Sequence[_Way], least: int) -> dict[str, _Interval | None]:
-    """The intervals of a latency's statistics; the side with fewer values has `least`."""
+    """Intervals for the statistics of a latency; `least` is the number of values on the side that has fewer."""
     intervals = [
         _spread([[_values(name, *run) for run in side] for side in way.runs(good)], way.weights) for way in ways
     ]
@@ -312,14 +314,14 @@ def _of_latency(name: str, good: Sides, ways: Sequence[_Way], least: int) -> dic
         known = [interval for own in intervals if own and (interval := own[at]) is not None]
         interval = functools.reduce(_Interval.held_with, known).times(METRICS[name].scale) if known else None
         if interval is not None and share is not None and share**least > 1 - SAID[1] / 100:
-            # The percentile may well lie above the largest of so few values, which no draw does.
+            # The true percentile may exceed the largest of so few values, but no draw does.
             interval = interval._replace(lowest=-math.inf, highest=math.inf)
         found[f"{name}_{statistic}"] = interval
     return found
 
 
 def _error_rates(values: Sequence[Run], baselines: Sequence[Run]) -> _Interval | None:
-    """The interval of the difference in error rates around 0, by stretches of time, as failures come in bursts."""
+    """Interval around 0 of the difference in error rates, by stretches of time, because failures come in bursts."""
     own, other = (
         Counted(*map(np.concatenate, zip(*(_rate_by_time(run, "error_rate") for run in side), strict=True)))
         for side in (values, baselines)
@@ -335,14 +337,14 @@ Sides = Sequence[Sequence[Sequence[Record]]]
 
 
 class _Way(NamedTuple):
-    """A way of drawing: the unit of each request by side and run, and how often each unit is drawn, of shape (ROUNDS,
-    units), by side and run."""
+    """A way of resampling: the unit of each request, by side and run; and how often each unit is drawn, of shape
+    (ROUNDS, units), by side and run."""
 
     units: list[list[np.ndarray]]
     weights: list[list[np.ndarray]]
 
     def runs(self, good: Sides) -> list[list[tuple[Sequence[Record], np.ndarray, int]]]:
-        """By side and run: the requests, their units, and how many units there are to draw from."""
+        """By side and run: the requests, their units, and the number of units to draw from."""
         return [
             [(run, unit, drawn.shape[1]) for run, unit, drawn in zip(*side, strict=True)]
             for side in zip(good, self.units, self.weights, strict=True)
@@ -350,7 +352,7 @@ class _Way(NamedTuple):
 
 
 def _drawn_clips(good: Sides, random: np.random.Generator) -> _Way:
-    """Clips, the same ones in all runs of a side: that more runs send them again makes them no more."""
+    """Resample clips, the same ones in all runs of a side, because further runs with the same clips add no clips."""
     clips = [sorted({record.clip for run in side for record in run}) for side in good]
     places = [{clip: number for number, clip in enumerate(names)} for names in clips]
     units = [
@@ -363,7 +365,7 @@ def _drawn_clips(good: Sides, random: np.random.Generator) -> _Way:
 
 
 def _drawn_stretches(good: Sides, random: np.random.Generator) -> _Way:
-    """Stretches of time, of each run for itself."""
+    """Resample stretches of time, separately for each run."""
     units = [[_stretches(run) for run in side] for side in good]
     return _Way(units, [[_draw(int(own.max(initial=-1)) + 1, random) for own in side] for side in units])
 
@@ -376,8 +378,8 @@ def _draw(count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _spread(sides: Sequence[Sequence[_Values]], weights: Sequence[Sequence[np.ndarray]]) -> list[_Interval | None]:
-    """For each of STATISTICS, the interval of its difference around 0; empty where there is too little to draw from.
-    What bins cost is in the drawn as in the real one: it is subtracted."""
+    """For each of STATISTICS, the interval of its difference around 0; empty with too few units to draw from. The error
+    from binning is the same in the drawn and the real difference, and cancels."""
     if min(int((run.sizes > 0).sum()) for side in sides for run in side) < LEAST_UNITS:
         return []
     drawn, real = (
@@ -391,12 +393,12 @@ def _spread(sides: Sequence[Sequence[_Values]], weights: Sequence[Sequence[np.nd
 
 
 def _mean_of(draws: Sequence[Draws]) -> Draws:
-    """The mean over runs, round by round."""
+    """Mean over runs, for each round."""
     return np.asarray(np.mean(draws, axis=0))
 
 
 def _stretches(records: Sequence[Record]) -> np.ndarray:
-    """Which of the BLOCKS stretches of time each record ended in; shape (n,)."""
+    """Index of the stretch of time, of BLOCKS, in which each record ended; shape (n,)."""
     ends = np.array([record.end for record in records])
     if not ends.size:
         return np.zeros(0, int)
@@ -406,7 +408,7 @@ def _stretches(records: Sequence[Record]) -> np.ndarray:
 
 
 def _values(name: str, good: Sequence[Record], unit: np.ndarray, units: int) -> _Values:
-    """`unit`: which of `units` clips, or stretches of time, each record is of; shape (n,)."""
+    """Sort a metric's values into bins. `unit`: index of each record's clip or stretch, of `units`; shape (n,)."""
     sizes = [len(METRICS[name].of(record)) for record in good]
     flat = METRICS[name].values(good)
     of = np.repeat(unit, sizes)
@@ -423,7 +425,7 @@ def _values(name: str, good: Sequence[Record], unit: np.ndarray, units: int) -> 
 
 
 def _drawn(values: _Values, weights: np.ndarray) -> Draws:
-    """STATISTICS in each round; shape (ROUNDS, statistics); nan in one that has no value."""
+    """STATISTICS for each round; shape (ROUNDS, statistics); nan for rounds without a value."""
     drawn = np.full((len(weights), len(STATISTICS)), np.nan)
     reached = np.cumsum(weights @ values.binned, axis=1)
     there = reached[:, -1] > 0
@@ -438,9 +440,9 @@ def _drawn(values: _Values, weights: np.ndarray) -> Draws:
 
 
 def _rate_by_time(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """What a rate counts, and what it counts it by, in each stretch of the run's time; shapes (BLOCKS,)."""
+    """Numerator and denominator of a rate, for each stretch of the run's time; shapes (BLOCKS,)."""
     part, limits = run.part, Goodput(run.info.goodput) if run.info.goodput else None
-    # Throughput is of all requests; of those that are excluded, as many met the limits as of the others.
+    # Throughput counts all requests. Excluded requests are assumed to have met the limits as often as the others.
     measured = part.sound if name in ("error_rate", "goodput") else part.counted
     like = len(part.counted) / len(part.sound) if name == "goodput" and part.sound else 1.0
     amount: dict[str, Callable[[Record], float]] = {
@@ -460,14 +462,14 @@ def _rate_by_time(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resampled(amounts: np.ndarray, by: np.ndarray, random: np.random.Generator) -> Draws:
-    """A rate in each round, less the real one."""
+    """A rate in each round, minus the real rate."""
     weights = random.multinomial(BLOCKS, np.full(BLOCKS, 1 / BLOCKS), ROUNDS)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((weights @ amounts) / (weights @ by) - amounts.sum() / by.sum())
 
 
 def live_accuracy(run: Run, baseline: Run) -> LiveAccuracy | None:
-    """Of a realtime run against one over HTTP; None of others, and where they have too few clips in common."""
+    """Accuracy of a realtime run compared with a run over HTTP; None for other runs, or with too few common clips."""
     if not run.info.realtime or baseline.info.realtime:
         return None
     clips, compared = _text_errors([run], [baseline])
@@ -478,14 +480,14 @@ def live_accuracy(run: Run, baseline: Run) -> LiveAccuracy | None:
 
 
 def _text_errors(values: Sequence[Run], baselines: Sequence[Run]) -> tuple[int, list[Compared]]:
-    """WER and CER over the clips that all runs transcribed, always by pairs: texts of one clip are alike. How many
-    clips these are, first."""
+    """Number of clips that all runs transcribed, and WER and CER over them, compared clip by clip because transcripts
+    of a clip are alike."""
     tables = [[_errors_by_clip(run) for run in own] for own in (values, baselines)]
     common = sorted(set.intersection(*(set(table) for side in tables for table in side)))
     if len(common) < LEAST_UNITS:
         return len(common), []
     weights = np.random.default_rng(SEED).multinomial(len(common), np.full(len(common), 1 / len(common)), ROUNDS)
-    # However often a clip was sent, it counts once: by the mean of its transcripts.
+    # A clip counts once, with the mean of its transcripts, however often it was sent.
     rows = [[np.array([table[clip] for clip in common]) for table in side] for side in tables]
     compared = []
     for name, at in (("wer", 0), ("cer", 2)):
@@ -501,7 +503,7 @@ def _text_errors(values: Sequence[Run], baselines: Sequence[Run]) -> tuple[int, 
 
 
 def _errors_by_clip(run: Run) -> dict[str, np.ndarray]:
-    """Errors and words, and errors and characters, of each clip with a reference; shape (4,)."""
+    """For each clip with a reference: word errors, words, character errors, characters; shape (4,)."""
     recordings: dict[str, list[Record]] = {}
     for record in run.measured:
         if record.ok:
@@ -524,40 +526,40 @@ def _interval(differences: Draws) -> _Interval | None:
 
 
 FIELDS = {
-    "data_sha256": "the data (manifest)",
-    "data_clips": "the clips",
-    "model": "the model",
-    "api": "the API",
-    "preset": "the preset",
-    "prompt": "the prompt",
+    "data_sha256": "data (manifest)",
+    "data_clips": "number of clips",
+    "model": "model",
+    "api": "API",
+    "preset": "preset",
+    "prompt": "prompt",
     "max_tokens": "--max-tokens",
     "temperature": "--temperature",
-    "language": "the language of the references",
+    "language": "language of the references",
     "asked_language": "--language",
     "unique": "--unique",
     "order": "--order",
     "mix": "--mix",
     "normalizer": "--normalizer",
-    "num_users": "the users",
-    "shape": "the shape",
+    "num_users": "number of users",
+    "shape": "shape",
     "connections": "--connections",
     "http_version": "--http-version",
-    "platform": "the client's system",
+    "platform": "client system",
 }
-"""Of run.json: what has to be equal for a difference to be the server's."""
+"""Fields of run.json that must be equal if a difference is to be the server's."""
 
 
 def _not_comparable(values: Sequence[Run], baselines: Sequence[Run]) -> list[str]:
     said = []
     if one_is_live(run.info for run in (*values, *baselines)):
-        said.append("one side spoke and the other uploaded: no latency and no rate of theirs is compared")
+        said.append("one side is realtime and the other uploads: latencies and rates are not compared")
     for field, name in FIELDS.items():
         sides = [sorted({_text(getattr(run.info, field)) for run in own}) for own in (values, baselines)]
         if sides[0] != sides[1]:
-            said.append(f"{name} differ: {', '.join(sides[0])} here, {', '.join(sides[1])} in the baseline")
+            said.append(f"different {name}: {', '.join(sides[0])} here, {', '.join(sides[1])} in the baseline")
     loops = [{_text(run.info.loop | {"seed": 0}) for run in own if run.info.loop} for own in (values, baselines)]
     if loops[0] != loops[1]:
-        said.append("the arrivals differ: one side's load is not the other's")
+        said.append("the arrivals differ, so the two sides did not have the same load")
     machines = [
         {(worker.host, worker.cores, worker.reader) for run in own for worker in run.info.workers}
         for own in (values, baselines)
@@ -567,11 +569,11 @@ def _not_comparable(values: Sequence[Run], baselines: Sequence[Run]) -> list[str
     for run in (*values, *baselines):
         verdict, left = run.finished.summary.validity.verdict, run.finished.summary.left_out
         if verdict == "client-bound":
-            said.append(f"{run.folder}: the client was too slow, and its figures are not the server's")
+            said.append(f"{run.folder}: the client was too slow, so these figures are not the server's")
         if (passed := run.finished.summary.verdict) and not passed.passed:
             said.append(f"{run.folder}: {passed.said()}")
         if not left.warmup and not left.trim_start:
-            said.append(f"{run.folder}: no warm-up was left out (--warmup-requests)")
+            said.append(f"{run.folder}: warm-up is included; exclude it with --warmup-requests")
     return said
 
 
@@ -581,9 +583,10 @@ def _thin(values: Sequence[Run], baselines: Sequence[Run]) -> list[str]:
         good = [record for record in run.measured if record.ok]
         clips = len({record.clip for record in good})
         if clips < FEW_CLIPS:
-            said.append(f"{run.folder}: {clips} clips are too few for intervals over clips")
+            said.append(f"{run.folder}: {count_of(clips, 'clip')}, too few for intervals over clips")
         if len(good) < FEW:
-            said.append(f"{run.folder}: {len(good)} successes are few: a p99 of them is their maximum")
+            few = count_of(len(good), "successful request")
+            said.append(f"{run.folder}: with only {few}, the p99 is the maximum")
     return said
 
 
@@ -592,7 +595,8 @@ def _text(value: object) -> str:
 
 
 class Gate(NamedTuple):
-    """A limit on how much worse a figure may be: `relative` as a share of the baseline, else in the figure's unit."""
+    """A limit on how much worse a figure may be: as a share of the baseline if `relative`, else in the figure's
+    unit."""
 
     text: str
     name: str
@@ -601,7 +605,7 @@ class Gate(NamedTuple):
 
 
 def parse_gate(text: str) -> Gate:
-    """`ttft:p95:10%` or `wer:mean:0.005`. Raises InputError."""
+    """Parse `ttft:p95:10%` or `wer:mean:0.005`. Raises InputError."""
     metric, _, rest = text.partition(":")
     statistic, _, word = rest.partition(":")
     name = {"errors": "error_rate"}.get(metric, metric)
@@ -610,8 +614,8 @@ def parse_gate(text: str) -> Gate:
     known = (*LATENCIES, "errors", "wer", "cer", *MORE_IS_BETTER)
     if metric not in known or not name:
         raise InputError(
-            f"--fail-on {text!r} takes METRIC:STAT:LIMIT, as ttft:p95:10% (metrics: {', '.join(known)};"
-            f" of latencies: {', '.join(STATISTICS)})"
+            f"--fail-on {text!r}: use METRIC:STAT:LIMIT, such as ttft:p95:10% (metrics: {', '.join(known)};"
+            f" statistics of latencies: {', '.join(STATISTICS)})"
         )
     if not word.endswith("%"):
         check_unit("--fail-on", text)
@@ -621,7 +625,7 @@ def parse_gate(text: str) -> Gate:
 
 
 def broken_gates(comparison: Comparison, gates: Sequence[Gate]) -> list[str]:
-    """The gates whose limit the whole interval lies beyond, in words. One whose figure is not there is broken."""
+    """Describe the gates that are broken: the whole interval exceeds the limit, or the figure is missing."""
     figures = {figure.name: figure for figure in comparison.figures}
     said = []
     for gate in gates:
@@ -632,5 +636,5 @@ def broken_gates(comparison: Comparison, gates: Sequence[Gate]) -> list[str]:
         worse = -figure.high if figure.name in MORE_IS_BETTER else figure.low
         limit = gate.limit * abs(figure.baseline) if gate.relative else gate.limit
         if worse > limit:
-            said.append(f"--fail-on {gate.text}: {figure.name} is worse by {worse:.4g} {figure.unit} at least".rstrip())
+            said.append(f"--fail-on {gate.text}: {figure.name} is worse by at least {worse:.4g} {figure.unit}".rstrip())
     return said

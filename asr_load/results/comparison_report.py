@@ -1,4 +1,4 @@
-"""A comparison as text and as Markdown."""
+"""Format a comparison as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADINGS = ("", "baseline", "value", "difference", "95 % interval", "relative", 
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Each figure that both sides have."""
+    """A table of the figures that both sides have."""
     rows = [_row(figure) for figure in comparison.figures if figure.difference is not None]
     return Table("Comparison", HEADINGS, rows, comparison.method)
 
@@ -33,7 +33,7 @@ def _signed(value: float | None, digits: int) -> str:
 
 
 def print_comparison(comparison: Comparison, file: TextIO) -> None:
-    """First what stands against it, then the figures."""
+    """Print the warnings first, then the figures."""
     console = console_for(file)
     console.out("\n=== Comparison ===")
     for line in _sides(comparison):
@@ -51,7 +51,7 @@ def _sides(comparison: Comparison) -> Iterator[str]:
 
 
 def markdown_table(table: Table) -> str:
-    """A table as GitHub shows it."""
+    """Format a table as GitHub Markdown."""
 
     def line(cells: tuple[str, ...] | list[str]) -> str:
         return (
@@ -65,7 +65,7 @@ def markdown_table(table: Table) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The comparison as a page of Markdown."""
+    """Format the comparison as a Markdown page."""
     warnings = "\n".join(f"- {warning}" for warning in comparison.warnings)
     sides = "\n".join(f"- {line}" for line in _sides(comparison))
     return f"{markdown_table(comparison_table(comparison))}\n\n{comparison.method}\n\n{sides}\n\n{warnings}\n"
