@@ -402,7 +402,7 @@ def test_comparison_page_plots_each_metric_of_both_sides() -> None:
     found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page)
     assert found is not None
     ends = {plot["title"]: [one["data"][-1][0] for one in plot["series"]] for plot in json.loads(found[1])["plots"]}
-    assert ends == {"TTFT: share of values up to it": [200, 200], "E2E: share of values up to it": [400, 200]}
+    assert ends == {"TTFT: share of values up to x": [200, 200], "E2E: share of values up to x": [400, 200]}
 
 
 def test_rate_of_a_few_requests_is_same() -> None:

@@ -295,5 +295,5 @@ def test_worker_clock_is_corrected_by_its_offset_to_the_master(clips: Path, tmp_
     assert abs(late + 3600) <= late_error < 0.1
     assert abs(same) <= same_error < 0.1
     assert done.summary["wall_s"] < 3600
-    assert "the clock is held against the master's" in done.out
+    assert "the clock is relative to the master's" in done.out
     assert re.search(r"\+3(599\d{3}|600\d{3})\.\d ± ", done.out)

@@ -177,4 +177,4 @@ def test_some_transcripts_are_scored_live() -> None:
     fed(unspaced, record(0, reference="广州市", text="广州"))
     unspaced.tick(1001.0, users=1, in_flight=0, complete_until=1001.0)
     rows = {row["name"]: row for row in unspaced.table()}
-    assert ("CER", "33.3%", "", "of 1 transcripts so far", "") in tiles(None, unspaced, [], rows)
+    assert ("CER", "33.3%", "", "of 1 transcript so far", "") in tiles(None, unspaced, [], rows)

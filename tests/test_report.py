@@ -39,7 +39,7 @@ def test_summary_starts_with_totals_averages_and_requests(tmp_path: Path, capsys
 
 def test_summary_prints_tables_accuracy_and_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "\n".join(printed(tmp_path, capsys, record(0), record(1, audio_s=7.0, text="he sad"), failure(2, "cut")))
-    for part in ("TTFT", "ITL", "TPOT", "E2E", "RTF", "By length of the clip", "5 to 10"):
+    for part in ("TTFT", "ITL", "TPOT", "E2E", "RTF", "By clip length", "5 to 10"):
         assert part in text
     assert "WER 25.0%" in text
     assert "Failures: 1 cut" in text

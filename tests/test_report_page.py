@@ -134,7 +134,7 @@ def test_fit_over_clips_sorted_by_length_is_qualified() -> None:
     """The server takes 20 ms per second of audio, and each request takes 10 ms more than the one before."""
     lengths = np.linspace(1, 30, 100)
     slower = [record(n, audio_s=a, ttft=0.1 + 0.02 * a + 0.01 * n) for n, a in enumerate(lengths)]
-    said = "(the clips are sorted by length: a trend over time may be in it)"
+    said = "(the clips are sorted by length, so this may include a trend over time)"
     assert said in page_of(slower)
     shuffled = np.random.default_rng(0).permutation(lengths)
     assert said not in page_of([record(n, audio_s=a, ttft=0.1 + 0.02 * a) for n, a in enumerate(shuffled)])
@@ -149,7 +149,7 @@ def test_fit_has_no_negative_part() -> None:
     assert (convex.per_audio_s or 0) > 0
     assert falling.per_audio_s is None
     page = page_of([record(n, audio_s=1.0 + n, ttft=1 - n / 50, e2el=2 - n / 50) for n in range(30)])
-    assert page.count("no relation to the length of the clip is shown") >= 2
+    assert page.count("no relation to clip length found") >= 2
     assert "+ -" not in page
 
 
@@ -235,9 +235,9 @@ def test_percentiles_of_few_requests_are_faint_in_every_table() -> None:
         for title in (
             "Over time",
             "By stage",
-            "By requests in flight as one began",
+            "By requests in flight at the start",
             "By worker",
-            "By length of the clip",
+            "By clip length",
         ):
             body = tables[tables.index(f"<h3>{title}</h3>") :]
             # A row of "Over time" covers one second; a row of the other tables covers all requests.

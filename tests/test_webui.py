@@ -152,7 +152,7 @@ def watch(page: Page) -> None:
     charts = page.locator(".asr-tab .plot")
     labels = charts.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
     assert len(labels) == 8
-    assert all("; at last: " in label for label in labels), labels
+    assert all("; latest: " in label for label in labels), labels
     charts.first.hover(position={"x": 300, "y": 150})
     tip = until(page.locator(".asr-tab .plot").first.inner_text, "the values that are pointed at")
     assert all(share in tip for share in ("p50", "p95", "p99")), tip
@@ -202,7 +202,7 @@ def test_form_shows_the_groups_of_options(chrome: Browser, clips: Path) -> None:
 
 def stop(page: Page) -> None:
     page.get_by_role("button", name="Stop").click()
-    page.get_by_text("figures of the whole test, exact").wait_for()
+    page.get_by_text("exact figures of the whole test").wait_for()
 
 
 def compare(page: Page, results: Path) -> None:

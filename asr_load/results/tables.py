@@ -1,4 +1,4 @@
-"""Tables of a run, as text in cells: the console, the HTML report and the Markdown export show the same ones."""
+"""Tables of a run, as text in cells, shared by the console, the HTML report and the Markdown export."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from asr_load.results.verdict import clock
 from asr_load.text import visible
 
 FEW = {"p90": 10, "p95": 20, "p99": 100}
-"""Values below which a percentile is hardly more than the maximum."""
+"""Number of values below which a percentile is hardly more than the maximum."""
 
 LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows below headings, as visible text; the first column names a row, unless it holds a number too (`numbers`)."""
+    """Headings and rows of text without control characters. The first column names a row, unless `numbers` is set."""
 
     title: str
     headings: Sequence[str]
@@ -27,29 +27,29 @@ class Table:
     note: str = ""
     numbers: bool = False
     faint: frozenset[tuple[int, int]] = field(default_factory=frozenset)
-    """Row and column of cells that say little."""
+    """Row and column of cells to print faintly, because they rest on too few values."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", [tuple(map(visible, row)) for row in self.rows])
 
 
 def latencies(summary: Summary) -> Table:
-    """Each metric of the successes."""
+    """Each metric over all successful requests."""
     rows: list[Sequence[str]] = []
     faint: set[tuple[int, int]] = set()
     for metric in METRICS.values():
         row: Figures = getattr(summary, metric.name)
         if row.n or metric.usual:
-            # RTF has no unit, where the table's other rows are in ms.
+            # RTF has no unit, unlike the table's other rows, which are in ms.
             title, digits = (metric.title, 1) if metric.unit else (f"{metric.title} (no unit)", 3)
             faint |= {(len(rows), at) for at, name in ((3, "p90"), (4, "p95"), (5, "p99")) if row.n < FEW[name]}
             rows.append((title, *_cells(row, metric.scale, digits), f"{row.n:,}"))
     headings = ("", "mean", "p50", "p90", "p95", "p99", "max", "n")
-    return Table("Latencies of successes, in ms", headings, rows, faint=frozenset(faint))
+    return Table("Latencies of successful requests, in ms", headings, rows, faint=frozenset(faint))
 
 
 def lengths(summary: Summary) -> Table:
-    """By the length of the clips."""
+    """Latencies and error rate by clip length."""
     rows = []
     for row in summary.by_duration:
         bounds = f"{row.from_s:g} and more" if row.to_s is None else f"{row.from_s:g} to {row.to_s:g}"
@@ -58,11 +58,11 @@ def lengths(summary: Summary) -> Table:
         rows.append((bounds, str(row.n), *four, number(row.rtf.p50, 3), rate))
     headings = ("seconds", "n", *LATENCIES, summary.rate.upper())
     faint = faint_p95([row.n for row in summary.by_duration], headings)
-    return Table("By length of the clip", headings, rows, numbers=True, faint=faint)
+    return Table("By clip length", headings, rows, numbers=True, faint=faint)
 
 
 def user_classes(summary: Summary) -> Table:
-    """By the users' class, in a locustfile with several."""
+    """Figures by user class, for a locustfile with several."""
     rate = summary.rate
     rows = [
         (row.name, str(row.n), str(row.fail), *_of_part(row), percent(getattr(row, rate)))
@@ -73,20 +73,20 @@ def user_classes(summary: Summary) -> Table:
 
 
 def replicas(summary: Summary) -> Table:
-    """By the address that answered, where there are several."""
+    """Figures by server address, if there are several."""
     rows = [(row.address, percent(row.share), str(row.n), str(row.fail), *_of_part(row)) for row in summary.by_replica]
     headings = ("", "share", "n", "fail", *LATENCIES)
     return Table("By replica", headings, rows, faint=faint_p95([row.n for row in summary.by_replica], headings))
 
 
 def faint_p95(counts: Sequence[int], headings: Sequence[str]) -> frozenset[tuple[int, int]]:
-    """The cells of p95 in rows of so few requests that they are hardly more than the maximum."""
+    """Cells of p95 in rows with so few requests that it is hardly more than the maximum."""
     columns = [at for at, heading in enumerate(headings) if heading in LATENCIES and "p95" in heading]
     return frozenset((row, at) for row, count in enumerate(counts) if count < FEW["p95"] for at in columns)
 
 
 def clients(summary: Summary) -> Table:
-    """How each worker fared."""
+    """The load of each worker process, its event loop's lag, and its clock."""
     headings = ("", "host", "loop lag p99", "loop lag max", "CPU", "CPU max", "longest GC", "clock")
     rows = [
         (
@@ -99,11 +99,11 @@ def clients(summary: Summary) -> Table:
         )
         for client in summary.validity.clients
     ]
-    return Table("Workers (in ms; the clock is held against the master's)", headings, rows)
+    return Table("Workers (in ms; the clock is relative to the master's)", headings, rows)
 
 
 def _of_part(row: ByUserClass | ByReplica) -> Iterator[str]:
-    """Its LATENCIES."""
+    """The cells below LATENCIES."""
     yield from map(ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
     yield number(row.rtf.p50, 3)
 
@@ -114,15 +114,15 @@ def _cells(row: Figures, scale: float, digits: int) -> Iterable[str]:
 
 
 def number(value: float | None, digits: int) -> str:
-    """With so many decimals; n/a for None."""
+    """Format a number with this many decimals; n/a for None."""
     return "n/a" if value is None else f"{value:,.{digits}f}"
 
 
 def ms(value: float | None) -> str:
-    """Seconds as milliseconds."""
+    """Format seconds as milliseconds."""
     return number(None if value is None else value * 1e3, 1)
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage."""
+    """Format a share as a percentage."""
     return "n/a" if value is None else f"{value:.1%}"

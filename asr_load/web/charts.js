@@ -1,17 +1,17 @@
-// How charts are drawn, for the Streaming tab, the reports and the comparison: plots become options of ECharts.
+// Draw charts for the Streaming tab, the reports and the comparison: turn plots into options of ECharts.
 //
-// A plot is what results/plots.py writes: title, x, y, series, levels, places, rows. Here it may also be of time: then
-// x is seconds since the start, and a series may be a band (p50, p95, p99) or bars on each other.
+// results/plots.py defines a plot: title, x, y, series, levels, places, rows. Here a plot may also be over time: x is
+// then seconds since the start, and a series may be a band (p50, p95, p99) or stacked bars.
 (() => {
   "use strict";
 
   const HUES = ["#2f81f7", "#e07b00", "#1f9d55", "#a371f7", "#d6336c", "#0aa2c0", "#8d6e63", "#7a7f87"];
   const FAILED = ["#e5484d", "#e07b00", "#a371f7", "#d6336c", "#8d6e63", "#7a7f87"];
-  const MOST = 600; // points of a line: there are no more pixels
+  const MOST = 600; // maximum number of points of a line, about one per pixel
 
   const escaped = (text) => String(text).replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
 
-  // mm:ss, or h:mm:ss from an hour on.
+  // Format seconds as mm:ss, or as h:mm:ss from one hour.
   function clock(seconds) {
     const whole = Math.round(seconds);
     const two = (value) => String(value).padStart(2, "0");
@@ -19,7 +19,7 @@
     return whole < 3600 ? rest : `${Math.floor(whole / 3600)}:${rest}`;
   }
 
-  // A value with three or four digits that count.
+  // Format a value with three or four significant digits.
   function shown(value) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     const size = Math.abs(value);
@@ -27,7 +27,7 @@
     return value.toLocaleString("en", { maximumFractionDigits: digits });
   }
 
-  // Dark is what the page's background is: Locust switches its theme without telling anyone.
+  // Judge by the page's background, because Locust switches its theme without an event.
   function isDark() {
     const channels = (getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g) || []).map(Number);
     if (channels.length < 3 || channels[3] === 0) return matchMedia("(prefers-color-scheme: dark)").matches;
@@ -37,7 +37,7 @@
   const colours = (dark) =>
     dark ? { text: "#b8c0cc", split: "#3a3f47", back: "#22262c" } : { text: "#4a5058", split: "#e3e6ea", back: "#ffffff" };
 
-  // Of a long test, stretches of seconds: of each, the highest of every value, so that no peak is hidden.
+  // Merge the seconds of a long test, keeping the maximum of every value so that no peak is hidden.
   function thinned(points) {
     const stretch = Math.ceil(points.length / MOST);
     if (stretch < 2) return points;
@@ -61,7 +61,7 @@
     return all;
   }
 
-  // What has a band over time: metric, title, unit. Realtime sessions have the last ones in place of E2E and RTF.
+  // Charts with a band over time: metric, title, unit. Realtime sessions have TTFS and RTF live instead of E2E and RTF.
   const BANDS = [
     ["ttft", "TTFT", "ms"],
     ["e2el", "E2E", "ms"],
@@ -72,7 +72,7 @@
   ];
   const LIVE = ["ttfs", "rtf_live"];
 
-  // The plots of a test over time. `limits` are those of SLOs by metric: [{name, at}].
+  // The plots of a test over time. `limits` has the SLOs' limits by metric: [{name, at}].
   function course(points, began, { places = [], limits = {} } = {}) {
     const thin = thinned(points);
     const at = (value) => thin.map((point) => [point.t - began, value(point)]);
@@ -110,7 +110,7 @@
     return all.map(([title, y, series, levels = []]) => ({ title, x: "", y, series, levels, places, time: true }));
   }
 
-  // What a screen reader says: the title, and each series' last value.
+  // Text for screen readers: the title, and each series' last value.
   function inWords(plot) {
     const said = [];
     for (const { kind, name, names, data } of plot.series) {
@@ -120,16 +120,17 @@
       else said.push(`${name} ${shown(last[1])}`);
     }
     const unit = plot.y ? `, ${plot.y}` : "";
-    return `${plot.title}${unit}${said.length ? `; at last: ${said.join(", ")}` : plot.time ? ": no data yet" : ""}`;
+    return `${plot.title}${unit}${said.length ? `; latest: ${said.join(", ")}` : plot.time ? ": no data yet" : ""}`;
   }
 
-  // The series of ECharts for one of a plot's.
+  // The series of ECharts for one series of a plot.
   function seriesOf(one, number, plot) {
     const hue = one.hue || HUES[number % HUES.length];
     const base = { name: one.name, color: hue, animation: false, emphasis: { disabled: true } };
     switch (one.kind) {
       case "band": {
-        // Each is stacked on the one below: what is drawn is the difference, what is told is the third number.
+        // Percentiles are stacked: the chart draws each one's difference to the one below, and the tooltip shows the
+        // third number.
         return one.names.map((name, which) => ({
           ...base,
           name,
@@ -137,7 +138,7 @@
           type: "line",
           stack: "band",
           stackStrategy: "all",
-          symbol: one.data.length > 1 ? "none" : "circle", // a line of one point is not drawn
+          symbol: one.data.length > 1 ? "none" : "circle", // ECharts does not draw a line of one point
           symbolSize: 5,
           lineStyle: { width: which ? 1 : 2, opacity: [1, 0.75, 0.5][which], color: hue },
           itemStyle: { opacity: [1, 0.6, 0.3][which] },
@@ -153,7 +154,7 @@
       case "points":
         return [{ ...base, type: "scatter", ...(plot.rows?.length ? { symbol: "rect", symbolSize: [1, 14], z: 5, color: "#ffffff" } : { symbolSize: 5, itemStyle: { opacity: 0.6 } }), data: one.data }];
       case "span":
-        // A line for each stretch: from, to, and a gap.
+        // Draw a line for each stretch: from, to, and a gap.
         return [
           {
             ...base,
@@ -204,7 +205,7 @@
   }
 
   function highestOf(plot) {
-    // A limit far above all values is shown; one that would flatten them is not worth it.
+    // The axis extends to a limit above all values, unless the limit is so far above that it would flatten them.
     const values = plot.series.flatMap(({ kind, names, data }) =>
       data.map((row) => (kind === "band" ? row[names.length] : row[1]) || 0),
     );
@@ -292,7 +293,7 @@
     };
   }
 
-  // Plots in elements of a page, side by side in time: pointing at one points at all.
+  // Plots in a page's elements. Those over time are connected: pointing at one points at all.
   class Charts {
     constructor(group) {
       this.group = group;
@@ -314,14 +315,14 @@
         if (plot.time) echarts.connect(this.group);
       }
       const form = JSON.stringify([plot.series.map(({ name, data }) => [name, !data.length]), dark]);
-      // Where lines are the same, what a person has zoomed to or hidden stays.
+      // Keep the user's zoom and hidden lines while the lines are the same.
       known.chart.setOption(optionOf(plot, dark), { notMerge: form !== known.form });
       Object.assign(known, { form, plot, dark });
       element.setAttribute("role", "img");
       element.setAttribute("aria-label", inWords(plot));
     }
 
-    // For paper, pictures are scaled as they are: it has no room for their text at its size.
+    // For printing, scale the charts as a whole, because paper has no room for their text at full size.
     hold(held) {
       for (const element of this.drawn.keys()) this.sizes[held ? "unobserve" : "observe"](element);
     }

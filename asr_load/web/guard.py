@@ -1,8 +1,8 @@
-"""Who may use Locust's web UI: its own pages, and programs that are no browser; never the page of a stranger.
+"""Protect Locust's web UI: only its own pages and programs other than browsers may use it, not other sites' pages.
 
-A browser sends a request to whatever address a page names, and tells in `Origin` and `Sec-Fetch-Site` whose page that
-is. A page can also have its own name point at this machine (DNS rebinding), which only `Host` tells. Locust itself
-answers anyone, and lets any page read the answer (CORS).
+A browser sends requests to any address that a page names; `Origin` and `Sec-Fetch-Site` show whose page it is. A page
+can also point its own name at this machine (DNS rebinding), which only `Host` shows. Locust itself answers every
+request, and lets any page read the response (CORS).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from asr_load.errors import InputError
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 PAGES = ("", "/", "/login")
-"""Paths that a link on another page may lead to: they change nothing, and no other page can read them."""
+"""Paths that other pages may link to: they change nothing, and other pages cannot read them."""
 
 HEADERS = [
-    # No page may put this one into a frame and have its buttons clicked.
+    # Other pages must not embed this one in a frame and trick users into clicking its buttons.
     ("Content-Security-Policy", "frame-ancestors 'self'"),
     ("X-Frame-Options", "SAMEORIGIN"),
     ("X-Content-Type-Options", "nosniff"),
@@ -30,13 +30,12 @@ HEADERS = [
 
 
 def guarded(app: Wsgi, web_host: str, names: Iterable[str], base: str = "") -> Wsgi:
-    """An application that answers 403, in a line, to requests that a stranger's page makes.
+    """Wrap an application so that it answers requests from other sites' pages with 403 and a line of text.
 
-    `web_host` is where it listens: it is called by that, by a name of the loopback or, where it listens on all of the
-    machine's addresses, by any address or the machine's name. `names` are others that it may be called by, and whose
-    pages may use it. `base` is the path that its own pages are under. Raises InputError where one of
-    them is no host's name.
-    """
+    `web_host` is the address where it listens. It accepts that address as its name, any name of the loopback and, if it
+    listens on all of the machine's addresses, any address or the machine's name. `names` are further names that it
+    accepts, and whose pages may use it. `base` is the path prefix of the web UI. Raises InputError if an entry of
+    `names` is not a host name."""
     names = list(names)
     _check_names(names)
     allowed = {_name(name) for name in names}
@@ -57,17 +56,17 @@ def guarded(app: Wsgi, web_host: str, names: Iterable[str], base: str = "") -> W
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Raise InputError where a word of --web-allow-host is no name of a host."""
+    """Raise InputError if a value of --web-allow-host is not a host name."""
     for name in names:
         if not name or set(name) & set("/@?#* ") or _name(name) == "":
-            raise InputError(f"--web-allow-host takes a host's name, like loadtest.example.com, not {name[:80]!r}")
+            raise InputError(f"--web-allow-host {name[:80]!r} is not a host name; use one such as loadtest.example.com")
 
 
 def _refusal(environ: dict[str, Any], web_host: str, allowed: set[str], pages: set[str]) -> str:
-    """Why a request is refused; empty where it is not."""
+    """Why a request is rejected; empty if it is not."""
     host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
     if _name(host) not in allowed and not _is_ours(_name(host), web_host):
-        return f"this web UI is not called {host[:80]!r}: --web-allow-host NAME lets it answer to a name"
+        return f"this web UI does not answer to the name {host[:80]!r}: allow it with --web-allow-host NAME"
     site, method = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("REQUEST_METHOD")
     if origin is not None:
         if _place(origin) != _place(f"//{host}", origin) and _place(origin)[0] not in allowed:
@@ -89,11 +88,11 @@ def _is_ours(name: str, web_host: str) -> bool:
         address = ipaddress.ip_address(name)
     except ValueError:
         return False
-    return everywhere or address.is_loopback  # an address is no name that somebody has pointed here
+    return everywhere or address.is_loopback  # nobody can point an address here, unlike a name
 
 
 def _name(host: str) -> str:
-    """A host without its port, its brackets and the dot that may end it; empty where it is none."""
+    """A host without its port, brackets and final dot; empty if it is not a host."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
@@ -101,7 +100,7 @@ def _name(host: str) -> str:
 
 
 def _place(origin: str, like: str = "") -> tuple[str, int | None]:
-    """Host and port of an origin; its usual port where it has none, of `like`'s scheme where it has no scheme."""
+    """Host and port of an origin, with the default port of its scheme or else of `like`'s."""
     usual = {"http": 80, "https": 443}
     try:
         parts = urlsplit(origin)

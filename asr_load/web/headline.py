@@ -1,4 +1,4 @@
-"""What the Streaming tab says of a test above its charts, and in its table: while it runs, and after it."""
+"""The Streaming tab's headline and table, during a test and after it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from asr_load.results.slo import Slo, SloResult
 from asr_load.results.summary import Summary
 from asr_load.results.tables import FEW, ms, number, percent
 from asr_load.results.verdict import Validity
+from asr_load.text import count_of
 
 COLUMNS = (*(f"p{share}" for share in PERCENTILES), "max", "n")
 BLOCKS = (f"last {WINDOW_S} s", "whole test")
 MANY = 0.05
-"""Share of requests that may fail before the server is failing."""
+"""Share of failed requests above which the server counts as failing."""
 
 
 class Tile(NamedTuple):
-    """A headline figure. `look` is good, bad, or nothing."""
+    """A headline figure. `look` is good, bad, or empty."""
 
     name: str
     value: str
@@ -31,7 +32,7 @@ class Tile(NamedTuple):
 
 
 class Word(NamedTuple):
-    """How the server or the client did, and why."""
+    """A short statement about the verdict, the server or the client, with reasons."""
 
     name: str
     said: str
@@ -43,8 +44,8 @@ CLIENT_LOOK = {"valid": "good", "suspect": "doubt"}
 
 
 def words(summary: Summary | None, live: Live, validity: Validity, verdict: Verdict | None = None) -> list[Word]:
-    """The verdict, and how the server and the client do, the client with its reasons. `verdict` is that of a running
-    test; a finished one's is in its summary, and a search has none until it ends."""
+    """The verdict, and statements about the server and the client, the latter with reasons. `verdict` is that of a
+    running test; a finished one's is in its summary. A search has none until it ends."""
     verdict, running = (verdict, True) if summary is None else (summary.verdict, False)
     client = Word("Client", validity.client, CLIENT_LOOK.get(validity.verdict, "bad"), validity.reasons)
     if summary is not None:
@@ -52,7 +53,7 @@ def words(summary: Summary | None, live: Live, validity: Validity, verdict: Verd
     else:
         failed, judged = live.failures.total(), live.successes + live.failures.total()
         failing = failed / judged if judged else None
-        errors = "no answer yet" if failing is None else f"errors {failing:.1%}"
+        errors = "no response yet" if failing is None else f"errors {failing:.1%}"
         said = f"{verdict.slos_met} so far, {errors}" if verdict and verdict.slos else errors
     server = Word("Server", said, _server_look(verdict, failing))
     if verdict is None or not (failing is not None or verdict.reasons or verdict.answer):
@@ -77,15 +78,17 @@ def _verdict_look(verdict: Verdict) -> str:
 
 
 def now(stages: Sequence[tuple[float, str]], live: Live, lost: Sequence[str]) -> list[str]:
-    """The current stage, users and requests in flight, and a line for each worker that was lost."""
+    """The current stage, the numbers of users and requests in flight, and a line for each lost worker."""
     last = live.recent()[-1:]
     said = [stages[-1][1]] if stages else []
-    said += [f"{point['users']} users, {point['in_flight']} requests in flight" for point in last]
+    said += [
+        f"{count_of(point['users'], 'user')}, {count_of(point['in_flight'], 'request')} in flight" for point in last
+    ]
     return [*said, *lost]
 
 
 Rows = Mapping[str, Mapping[str, Any]]
-"""Those of `Live.table`, by their names."""
+"""Rows of `Live.table` by name."""
 
 
 def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) -> list[Tile]:
@@ -103,7 +106,7 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
     limits = {slo.name: slo for slo in slos}
 
     def limited(tile: Tile, name: str) -> Tile:
-        """A tile of the last seconds with its limit, which is on the whole test."""
+        """The tile with its SLO's limit, which applies to the whole test."""
         slo = limits.pop(name, None)
         return tile if slo is None else _limited_so_far(tile, slo, judged.get(name))
 
@@ -127,7 +130,7 @@ def tiles(summary: Summary | None, live: Live, slos: Sequence[Slo], rows: Rows) 
         shown.append(Tile("Goodput", number(met / seconds, 2), "requests/s"))
     if live.accuracy is not None and live.accuracy.references:
         name, share = live.accuracy.name, live.accuracy.rate
-        tile = Tile(name.upper(), percent(share), "", f"of {live.accuracy.references:,} transcripts so far")
+        tile = Tile(name.upper(), percent(share), "", f"of {count_of(live.accuracy.references, 'transcript')} so far")
         shown.append(limited(tile, f"{name}:mean"))
     watched = {f"{metric.name}:{statistic}" for metric in STREAMED for statistic in COLUMNS[:-1]}
     for name, slo in list(limits.items()):
@@ -144,12 +147,13 @@ def _title(metric: str) -> str:
 
 
 def _limited(tile: Tile, limit: str, held: bool) -> Tile:
-    """A tile with the limit of an SLO, and whether it is held."""
+    """The tile with the limit of an SLO, and whether it is met."""
     return tile._replace(more=f"limit {limit}{'' if held else ', missed'}", look="good" if held else "bad")
 
 
 def _limited_so_far(tile: Tile, slo: Slo, result: SloResult | None) -> Tile:
-    """A tile with the limit of an SLO, which is judged over the whole test so far; by None not before its end."""
+    """The tile with the limit of an SLO, judged over the whole test so far; `result` is None if it is judged at the
+    end."""
     limit = _shown(slo.limit, slo)
     if result is None:
         return tile._replace(more=f"limit {limit}, not judged yet")
@@ -176,20 +180,19 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
         limit = percent(result.limit) if tile.value.endswith("%") else f"{result.limit:g} {tile.unit}".rstrip()
         return _limited(tile, limit, result.ok)
 
-    few = f"of {summary.ttft.n:,} successes"
+    few = f"of {count_of(summary.ttft.n, 'successful request')}"
     yield held(Tile("TTFT p95", ms(summary.ttft.p95), "ms", few), "ttft:p95")
     if summary.ttfs.n:
         yield held(Tile("TTFS p95", ms(summary.ttfs.p95), "ms", "end of speech to final text"), "ttfs:p95")
     else:
         yield held(Tile("E2E p95", ms(summary.e2el.p95), "ms", f"RTF p95 {number(summary.rtf.p95, 3)}"), "e2el:p95")
     yield Tile("Requests/s", number(summary.requests_per_s, 2), "", f"RTFx {number(summary.rtfx, 1)}")
-    # Counts are of all requests, the rate is not: counts beside it would give another one.
+    # Counts include late requests and the rate does not, so next to each other they would contradict.
     of = f"{requests.fail:,} of {requests.success + requests.fail:,}" if not summary.left_out.late else ""
     yield held(Tile("Errors", percent(summary.error_rate), "", of), "errors:rate")
     if summary.references:
-        rate = Tile(
-            summary.rate.upper(), percent(getattr(summary, summary.rate)), "", f"of {summary.references} transcripts"
-        )
+        transcripts = f"of {count_of(summary.references, 'transcript')}"
+        rate = Tile(summary.rate.upper(), percent(getattr(summary, summary.rate)), "", transcripts)
         yield held(rate, f"{summary.rate}:mean")
     if summary.goodput is not None:
         yield Tile("Goodput", number(summary.goodput, 2), "requests/s")
@@ -203,7 +206,7 @@ def tiles_of(summary: Summary) -> Iterator[Tile]:
 
 
 def table(summary: Summary | None, own: Rows) -> dict[str, Any]:
-    """The table: a row for each metric, with a block of COLUMNS for the last seconds and one for the whole test."""
+    """The table: a row for each metric, with COLUMNS for the last seconds and for the whole test."""
     rows = []
     for metric in STREAMED:
         if f"{metric.heading}, whole run" not in own:

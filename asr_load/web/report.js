@@ -1,4 +1,4 @@
-// Draw the charts of a report: its data is in the page.
+// Draw a report's charts from the data in its page.
 (() => {
   "use strict";
   const { Charts, course, isDark } = window.asrCharts;
@@ -13,7 +13,7 @@
     charts.dress();
   }
 
-  // Within Locust's report, the page is as dark as Locust makes it, a little later.
+  // In Locust's report, Locust sets the theme, shortly after the page has loaded.
   const own = root === document.body;
   const wanted = () => (own ? prefers.matches : isDark());
   dress(wanted());
@@ -24,7 +24,7 @@
   prefers.addEventListener("change", () => dress(wanted()));
   if (!own) new MutationObserver(() => dress(wanted())).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["style", "class"] });
   addEventListener("beforeprint", () => {
-    dress(false); // paper is light
+    dress(false); // print in light colours
     charts.hold(true);
   });
   addEventListener("afterprint", () => {

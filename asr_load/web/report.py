@@ -1,4 +1,4 @@
-"""report.html: a run or a search on one page that needs nothing from elsewhere."""
+"""report.html: a run or a search on one self-contained page."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ from asr_load.results.tables import Table, ms, number, percent
 from asr_load.results.transcripts import errors_of, worst
 from asr_load.results.verdict import Validity
 from asr_load.stream.record import Record
-from asr_load.text import visible
+from asr_load.text import count_of, visible
 from asr_load.web import headline
 
 REPORT = "report.html"
 STRETCHES, ROWS = 300, 20
-"""Stretches of a run that its charts show at most, and rows of the table of slices."""
+"""Maximum number of points in the charts over time, and of rows in the table over time."""
 
 LATE_MARKS = 20
-"""Late stretches that the charts mark at most."""
+"""Maximum number of late stretches that the charts mark."""
 
 BURST_S = 0.001
-"""Chunks within such a time came at once."""
+"""Chunks closer together than this arrived at once."""
 
 HIDDEN = ("workers", "users", "stages", "refused", "packages", "user_classes", "id", "format", "command", "metadata")
-"""Of run.json: what other places of the page show."""
+"""Fields of run.json that other parts of the page show."""
 
 
 @cache
 def asset(name: str) -> str:
-    """A script or a style sheet of this folder, as text."""
+    """Text of a script or style sheet in this folder."""
     return (files("asr_load.web") / name).read_text("utf-8")
 
 
@@ -64,7 +64,7 @@ def _templates() -> Environment:
 
 
 def _render(template: str, data: Any, **values: Any) -> str:
-    """A page with its scripts, its style, and the data that it draws."""
+    """Render a page with its scripts, its style, and the data for its charts."""
     text = msgspec.json.encode(data).decode().replace("<", "\\u003c")
     scripts = {"echarts": asset("echarts.min.js"), "charts": asset("charts.js"), "report": asset("report.js")}
     more = {"css": asset("page.css"), "plots": text, "policy": _policy(tuple(scripts.values()))}
@@ -73,8 +73,8 @@ def _render(template: str, data: Any, **values: Any) -> str:
 
 @cache
 def _policy(scripts: tuple[str, ...]) -> str:
-    """What a page may load and run: its own scripts and nothing else, should a text in it ever be markup after all.
-    ECharts writes styles into its tooltips, and makes pictures of charts to save."""
+    """The page's content security policy: only its own scripts run, even if text in it turns out to be markup. Inline
+    styles and data images are for ECharts, which styles its tooltips and saves charts as pictures."""
     hashes = (b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
     own = " ".join(f"'sha256-{each}'" for each in hashes)
     rest = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -82,12 +82,12 @@ def _policy(scripts: tuple[str, ...]) -> str:
 
 
 def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
-    """A page of plots and nothing else."""
+    """A page that shows only plots."""
     return _render("plots.html.j2", {"plots": drawn}, title=title, plotted=list(enumerate(drawn)))
 
 
 def comparison_page(comparison: Comparison, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
-    """comparison.html: what is to be read first, the figures, and both sides' distributions in one picture."""
+    """comparison.html: the warnings, the figures, and the distributions of both sides in one chart."""
     sides = [[record for run in own for record in _measured(run).sound if record.ok] for own in (values, baselines)]
     drawn = []
     if not one_is_live(run.info for run in (*values, *baselines)):
@@ -111,14 +111,14 @@ def _measured(finished: Finished) -> sound.Measured:
 
 
 def write_report(folder: Path, finished: Finished, slice_s: float | None = None) -> Path:
-    """Write a run's report.html, and return where. Raises OSError, InputError."""
+    """Write a run's report.html and return its path. Raises OSError, InputError."""
     path = folder / REPORT
     write_atomically(path, make_report(finished, slice_s).encode("utf-8", "replace"))
     return path
 
 
 def make_report(finished: Finished, slice_s: float | None = None) -> str:
-    """The page. `slice_s`: seconds of a row in the table over time; None: so that there are at most 20."""
+    """The HTML of report.html. `slice_s`: seconds per row of the table over time; None: at most 20 rows."""
     info, _, summary, search, _ = finished
     part = _measured(finished)
     measured, good = part.counted, [record for record in part.sound if record.ok]
@@ -134,7 +134,7 @@ def make_report(finished: Finished, slice_s: float | None = None) -> str:
             "places": [*places(info.stages, info.workers, first), *_late_places(part, info, first, last)],
             "limits": limits_of(map(parse_slo, info.slos)),
         }
-        note = f"Each point is {width:g} s; a request counts where it ended."
+        note = f"Each point covers {width:g} s. A request counts in the point in which it ended."
     return _render(
         "report.html.j2",
         drawn,
@@ -161,8 +161,8 @@ def add_section(
     *,
     verdict: Verdict | None = None,
 ) -> str:
-    """Locust's HTML report with a section on streaming before its own; as it is where it has one. `summary` is None
-    while the test runs, and `verdict` the one so far."""
+    """Locust's HTML report with a section on streaming before its own; unchanged if it already has one. While the test
+    runs, `summary` is None and `verdict` is the verdict so far."""
     if MARK in report:
         return report
     shown = [] if summary is None else [tables.latencies(summary), tables.lengths(summary)]
@@ -179,13 +179,13 @@ def add_section(
     }
     first, options = head(info, summary, live, validity, verdict), list(_options(info))
     section = _render("section.html.j2", drawn, head=first, tables=shown, options=options)
-    # Locust's scripts come before its body, and may hold anything in strings; the root of its page is the last one.
+    # Locust's scripts come before its body and may contain any text, so the root of its page is the last match.
     before, root, after = report.rpartition('<div id="root"')
     return f"{before}{section}{root}{after}" if root else report
 
 
 def compact(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Points as charts need them: with five digits that count."""
+    """Points for a chart, rounded to five significant digits."""
 
     def short(value: Any) -> Any:
         if isinstance(value, dict):
@@ -198,12 +198,12 @@ def compact(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _sections(
     good: Sequence[Record], info: RunInfo, search: Capacity | None
 ) -> tuple[list[tuple[str, list[tuple[int, plots.Plot]]]], list[plots.Plot]]:
-    """Titles with their numbered plots; and all plots by their numbers."""
+    """Sections, each a title and numbered plots; and all plots in the order of their numbers."""
     falls = plots.waterfall(good)
     by_title = {
         "Capacity": plots.capacity_plots(search) if search else [],
         "Distributions": plots.distributions(good, info.slos),
-        "Against the length of the clip": plots.against_length(good),
+        "By clip length": plots.against_length(good),
         "Where the time goes": [falls] if falls else [],
     }
     numbered = list(enumerate(plot for own in by_title.values() for plot in own))
@@ -215,7 +215,7 @@ def _sections(
 
 
 def limits_of(slos: Iterable[Slo]) -> dict[str, list[plots.Mark]]:
-    """The limits to draw, by the metric."""
+    """Limits to draw in the charts, by metric."""
     limits: dict[str, list[plots.Mark]] = {}
     for slo in slos:
         limits.setdefault(slo.metric, []).append(plots.Mark(f"{slo.statistic} {slo.limit:g}{slo.unit}", slo.limit))
@@ -223,7 +223,7 @@ def limits_of(slos: Iterable[Slo]) -> dict[str, list[plots.Mark]]:
 
 
 def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], began: float) -> list[plots.Mark]:
-    """Where the load changed or a worker was lost, in seconds since the first of what is drawn."""
+    """Moments at which the load changed or a worker was lost, in seconds since the start of the chart."""
     lost = [
         (worker.lost_at, f"worker {worker.worker} lost")
         for worker in workers
@@ -233,8 +233,8 @@ def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], b
 
 
 def _late_places(part: sound.Measured, info: RunInfo, first: float, last: float) -> list[plots.Mark]:
-    """Where the load generator was late and requests are excluded for it, in seconds since the first: what of it is
-    between the first and the last moment that is drawn."""
+    """Moments at which the load generator was late, so that requests are excluded, in seconds since the first request;
+    only those between the first and the last moment of the chart."""
     if not part.left.late:
         return []
     stretches = (
@@ -267,8 +267,8 @@ def _tested(info: RunInfo) -> Iterator[tuple[str, str]]:
     told = [f"{name}: {value}" for name, value in info.server.items() if isinstance(value, str | int | float)]
     if engine or told:
         yield "Engine", visible(", ".join(part for part in (engine, *told) if part))[:300]
-    yield "API", f"{info.api}, {info.endpoint or 'its own path'}" + (f", preset {info.preset}" if info.preset else "")
-    yield "Data", f"{info.data}: {info.data_clips} clips, manifest {info.data_sha256[:12]}"
+    yield "API", f"{info.api}, {info.endpoint or 'default path'}" + (f", preset {info.preset}" if info.preset else "")
+    yield "Data", f"{info.data}: {count_of(info.data_clips, 'clip')}, manifest {info.data_sha256[:12]}"
     yield "Load", _load(info)
     began = datetime.fromtimestamp(info.began_at).astimezone()
     yield "Began", began.strftime("%Y-%m-%d %H:%M:%S %z")
@@ -281,8 +281,10 @@ def _load(info: RunInfo) -> str:
         rate = f"{info.loop['rate']:g} requests/s" if info.loop.get("rate") else info.loop.get("stages") or "a trace"
         said = f"open loop, {rate}, {info.loop.get('arrivals', '')}"
     else:
-        said = f"closed loop, {info.num_users or max((count for _, count in info.users), default=0)} streams"
-    limit = f", {info.requests} requests" if info.requests else f", {info.run_time:g} s" if info.run_time else ""
+        streams = info.num_users or max((count for _, count in info.users), default=0)
+        said = f"closed loop, {count_of(streams, 'stream')}"
+    requests = f", {count_of(info.requests, 'request')}" if info.requests else ""
+    limit = requests or (f", {info.run_time:g} s" if info.run_time else "")
     shape = f", shape {info.shape}" if info.shape != "none" else ""
     return said + shape + limit
 
@@ -316,14 +318,14 @@ def _outcomes(measured: Sequence[Record]) -> Table:
         (name, f"{count:,}", percent(count / len(measured)), visible(first.get(name) or "")[:160])
         for name, count in counts.most_common()
     ]
-    return Table("By outcome", ("", "n", "share", "the first one's error"), rows)
+    return Table("By outcome", ("", "n", "share", "first error"), rows)
 
 
 PART = ("n", "fail", "requests/s", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
 
 
 class _Rows:
-    """Makes the row of a part of a run: rates are of all its requests, other figures of those that are not excluded."""
+    """Formats a table row for some of a run's requests. Rates count all of them, other figures skip excluded ones."""
 
     def __init__(self, run: sound.Measured, info: RunInfo, summary: Summary) -> None:
         self._sound = set(map(id, run.sound))
@@ -332,11 +334,11 @@ class _Rows:
         self._scoring, self._rate = info.scoring, summary.rate
 
     def successes(self, part: Sequence[Record]) -> list[Record]:
-        """The successes that a part's latencies are of."""
+        """Successful requests that count for latencies."""
         return [record for record in part if record.ok and id(record) in self._sound]
 
     def row(self, part: Sequence[Record], seconds: float) -> tuple[str, ...]:
-        """The cells below PART, and the error rate of the recordings that the part completed."""
+        """The cells below PART, and the error rate of the recordings that these requests completed."""
         good = self.successes(part)
         ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
         pairs = (self._spoken[id(record)] for record in part if id(record) in self._spoken)
@@ -364,7 +366,8 @@ def _over_time(measured: Sequence[Record], rows_of: _Rows, summary: Summary, sli
         rows.append((f"{begin:g} to {end:.4g}", *rows_of.row(own, end - begin)))
     headings = ("seconds", *PART, summary.rate.upper())
     faint = tables.faint_p95(counts, headings)
-    return Table("Over time", headings, rows, "A request counts where it ended.", numbers=True, faint=faint)
+    note = "A request counts in the row in which it ended."
+    return Table("Over time", headings, rows, note, numbers=True, faint=faint)
 
 
 def _by_stage(measured: Sequence[Record], rows_of: _Rows, info: RunInfo, summary: Summary) -> Table:
@@ -381,11 +384,11 @@ def _by_stage(measured: Sequence[Record], rows_of: _Rows, info: RunInfo, summary
         rows.append((name, *rows_of.row(own, end - begin)))
     headings = ("", *PART, summary.rate.upper())
     faint = tables.faint_p95(counts, headings)
-    return Table("By stage", headings, rows, "A request counts where it began.", faint=faint)
+    return Table("By stage", headings, rows, "A request counts in the stage in which it began.", faint=faint)
 
 
 def _by_load(measured: Sequence[Record], rows_of: _Rows, summary: Summary) -> Table:
-    """By how many requests were in flight: whether the server hears worse when it is busy."""
+    """Figures by the number of requests in flight, to show whether accuracy drops when the server is busy."""
     busy = in_flight_at_start(measured)
     borders = np.unique(np.quantile(busy, [0, 1 / 3, 2 / 3, 1], method="nearest"))
     rows, counts = [], []
@@ -400,7 +403,7 @@ def _by_load(measured: Sequence[Record], rows_of: _Rows, summary: Summary) -> Ta
     rows = [(*row[:3], *row[4:]) for row in rows]
     headings = ("in flight", *(name for name in PART if name != "requests/s"), summary.rate.upper())
     return Table(
-        "By requests in flight as one began", headings, rows, numbers=True, faint=tables.faint_p95(counts, headings)
+        "By requests in flight at the start", headings, rows, numbers=True, faint=tables.faint_p95(counts, headings)
     )
 
 
@@ -435,18 +438,18 @@ def _stream(good: Sequence[Record], summary: Summary) -> Table:
         gaps.sort()
     rows = [
         ("tokens per chunk", number(summary.tokens_per_chunk, 2)),
-        ("chunks per answer, mean", number(sum(record.chunks for record in good) / len(good), 1)),
+        ("chunks per response, mean", number(sum(record.chunks for record in good) / len(good), 1)),
         (
-            "gaps below 1 ms: chunks that came at once",
+            "gaps below 1 ms (chunks that arrived together)",
             percent(np.searchsorted(gaps, BURST_S) / gaps.size if gaps.size else None),
         ),
-        ("longest gap in an answer", "{} ms{}".format(*longest)),
-        ("answers that ran into --max-tokens", str(summary.requests.truncated)),
+        ("longest gap in a response", "{} ms{}".format(*longest)),
+        ("responses that reached --max-tokens", str(summary.requests.truncated)),
     ]
     rows += [
         (f"{METRICS[name].title}, fitted", found.line) for name in ("ttft", "e2el") if (found := plots.fit(name, good))
     ]
-    return Table("The stream's shape", ("", ""), rows)
+    return Table("Shape of the streams", ("", ""), rows)
 
 
 def _accuracy(good: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
@@ -456,12 +459,12 @@ def _accuracy(good: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
         counts = (edits.substitutions, edits.deletions, edits.insertions, edits.units)
         rows.append((name, percent(edits.errors / edits.units), *(f"{count:,}" for count in counts)))
     if found.capped is not None:
-        rows.append(("WER, a loop counted as all wrong", percent(found.capped), *[""] * 4))
+        rows.append(("WER, with a repetition loop counted as all wrong", percent(found.capped), *[""] * 4))
     empty = sum(not record.text.strip() for record in good)
     short = summary.requests.truncated + summary.requests.out_of_room
     others = (
-        f"{summary.looping} transcripts loop, {short} were cut short,"
-        f" {empty} are empty; normaliser: {normalizer_words(summary)}"
+        f"Transcripts with repetition loops: {summary.looping}, cut short: {short}, empty: {empty}."
+        f" Normalizer: {normalizer_words(summary)}"
     )
     return Table("Accuracy", ("", "rate", "substituted", "deleted", "inserted", "of"), rows, others)
 
@@ -477,4 +480,5 @@ def _options(info: RunInfo) -> Iterator[tuple[str, str]]:
     yield "packages", ", ".join(f"{name} {version}" for name, version in info.packages.items())
     for worker in info.workers:
         calibrated = "" if worker.calibration is None else ", calibrated"
-        yield f"worker {worker.worker}", f"{worker.host}, {worker.cores} cores, reader {worker.reader}{calibrated}"
+        cores = count_of(worker.cores, "core")
+        yield f"worker {worker.worker}", f"{worker.host}, {cores}, reader {worker.reader}{calibrated}"

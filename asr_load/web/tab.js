@@ -1,7 +1,7 @@
-// The Streaming tab: headline, charts and table of the test that is running, or ran last.
+// The Streaming tab: headline, charts and table of the running test, or of the last one.
 //
-// Locust's own page is a finished React program, and a tab that is added to it can hold a table only. What is shown is
-// put beside that table, which is hidden, and is asked for every two seconds, while somebody looks at it.
+// Locust's page is a compiled React program, and a tab added to it can only hold a table. This script hides that table
+// and puts its own content next to it, which it updates every two seconds while the tab is visible.
 (() => {
   "use strict";
 
@@ -36,16 +36,16 @@
     `<span class="unit">${text(unit)}</span></div><div class="more ${look}">${text(more)}</div></div>`;
 
   function headOf({ run: series, words, tiles, now, running }) {
-    if (!series) return "<p>No test yet: its figures come here.</p>";
+    if (!series) return "<p>No test yet. Its figures will appear here.</p>";
     const said = now.length ? `<p class="note now">${now.map(text).join(" · ")}</p>` : "";
-    const span = running ? "figures of the last 10 s; limits apply to the whole test so far" : "figures of the whole test, exact";
+    const span = running ? "figures of the last 10 s; limits apply to the whole test so far" : "exact figures of the whole test";
     return (
       `<div class="words">${words.map(wordOf).join("")}</div>${said}` +
       `<div class="tiles">${tiles.map(tileOf).join("")}</div><p class="note span">${span}</p>`
     );
   }
 
-  // A row for each metric; the last seconds and the whole test are two blocks of it. A phone has the columns that fit.
+  // A row for each metric, with blocks for the last seconds and the whole test. Narrow screens hide some columns.
   function tableOf({ columns, rows, blocks }) {
     const wide = (name) => (["p50", "p95", "max"].includes(name) ? "" : " wide");
     const heads = blocks.map((name) => `<th class="block" colspan="${columns.length}">${text(name)}</th>`).join("");
@@ -111,7 +111,7 @@
         show(answer);
       }
     } catch {
-      // Locust has ended or is out of reach: what is drawn stays, and the next second tries again.
+      // Locust has stopped or cannot be reached: keep the charts and try again later.
     } finally {
       asking = false;
     }
@@ -119,13 +119,13 @@
 
   const ours = () => [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.textContent.trim() === TAB);
 
-  // React owns the tab's table, and may redraw it at any time.
+  // React owns the tab's table and may redraw it at any time.
   function place() {
     const tab = ours();
     if (!tab) return;
     for (const [at, each] of [...tab.parentNode.children].entries()) each.style.order = each === tab ? 1 : at && 2;
     if (!led) {
-      led = true; // the first look after START is at this tab, where no other was asked for
+      led = true; // show this tab first after START, unless the URL names another one
       if (!new URLSearchParams(location.search).get("tab")) tab.click();
     }
     const tabs = tab.closest(".MuiTabs-root");
@@ -151,10 +151,10 @@
   const onChange = () => {
     if (planned) return;
     planned = true;
-    // A frame later: React has then put up what it is at.
+    // Wait for the next frame, when React has finished its update.
     requestAnimationFrame(() => {
       planned = false;
-      if (!ours()) led = false; // the form: a new test is led to the tab again
+      if (!ours()) led = false; // the form is open: show the tab again for the next test
       place();
       dress();
     });

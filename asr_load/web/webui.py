@@ -1,8 +1,7 @@
-"""Locust's web UI with streaming in it: a tab with its table, charts and verdict, downloads, a section in the report.
+"""Add streaming to Locust's web UI: a tab with table, charts and verdict; downloads; a section in the report.
 
-Locust's page is a finished React program. It takes a tab with a table, and links; the charts come from a script that
-is added to its page (tab.js) and asks for what it draws here.
-"""
+Locust's page is a compiled React program, to which a plugin can add a tab with a table, and links. The charts come from
+a script that is added to the page (tab.js) and polls this module for its data."""
 
 from __future__ import annotations
 
@@ -37,17 +36,17 @@ from asr_load.web.report import REPORT, add_section, asset, compact, limits_of, 
 KEY = "streaming"
 SHOWN = ("p50", "p90", "p95", "p99", "max")
 AT_ONCE = 600
-"""Points in one answer: encoding them takes a millisecond, and the charts ask for the rest."""
+"""Maximum number of points in a response. Encoding them takes a millisecond, and the charts request the rest."""
 
 SCRIPTS = ("echarts.min.js", "charts.js", "tab.js")
-"""Of the tab, in their order."""
+"""Scripts of the tab, in loading order."""
 
 FRESH_S = 1.0
-"""Age up to which a table is served again: with many streams its percentiles cost the loop tens of ms."""
+"""Seconds for which a table is cached: with many streams, its percentiles block the event loop for tens of ms."""
 
 
 class Test(Protocol):
-    """A test as the pages need it: the one that is running or, after it, the one that ran last."""
+    """What the pages need to know about the running test or, without one, the last test."""
 
     live: Live
 
@@ -57,7 +56,7 @@ class Test(Protocol):
     def folder(self) -> Path: ...
     @property
     def stages(self) -> Sequence[tuple[float, str]]:
-        """When the load changed, in seconds since the epoch, and what it was from then on."""
+        """When the load changed, in seconds since the epoch, and what it changed to."""
 
     @property
     def slos(self) -> Sequence[Slo]: ...
@@ -66,16 +65,16 @@ class Test(Protocol):
 
     def validity(self) -> Validity: ...
     def verdict(self) -> Verdict | None:
-        """On what there is so far; None in a search."""
+        """The verdict so far; None in a search."""
 
     def lost(self) -> Sequence[str]:
-        """A line for each worker that was lost."""
+        """A line for each lost worker."""
 
     def reset_live(self) -> None: ...
 
 
 class _View:
-    """What the pages show of the current test."""
+    """The pages' view of the current test."""
 
     def __init__(self, current: Callable[[], Test | None]) -> None:
         self._current = current
@@ -89,12 +88,12 @@ class _View:
         return self._current()
 
     def reset(self, **_: Any) -> None:
-        """Start the live figures afresh, as Locust does with its own. The records keep everything."""
+        """Reset the live figures when Locust resets its own. The records keep everything."""
         if self.test is not None:
             self.test.reset_live()
 
     def series(self) -> str:
-        """The name of what the charts draw: another one after a reset, and for each test."""
+        """An identifier of the charts' data, which changes with each test and each reset."""
         if self.test is None:
             return ""
         if self.test.live is not self._live:
@@ -114,18 +113,18 @@ class _View:
         return self._summary[1]
 
     def validity(self) -> Validity | None:
-        """The verdict: of the last seconds while the test runs, then that of its summary."""
+        """The validity of the last seconds while the test runs; after it, that of its summary."""
         if self.test is None:
             return None
         summary = self.summary()
         return self.test.validity() if summary is None else summary.validity
 
     def verdict(self) -> Verdict | None:
-        """Of a running test; that of a finished one is in its summary."""
+        """The verdict so far of a running test; None after it, because the summary has it."""
         return None if self.test is None or self.summary() is not None else self.test.verdict()
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The live table by the names of its rows; what is fresh enough is given again."""
+        """The live table's rows by name, cached for a moment."""
         self.series()
         live = Live(0.0) if self.test is None else self.test.live
         now, ended = time.monotonic(), self.summary() is not None
@@ -138,7 +137,7 @@ class _View:
         return rows
 
     def table(self) -> list[dict[str, Any]]:
-        """The rows as Locust's own page asks for them: `metric`, `count`, and the figures."""
+        """The rows in the form that Locust's page expects: `metric`, `count`, and the figures."""
         return [
             {"metric": name, "count": row["count"], **{key: _rounded(row[key]) for key in SHOWN}}
             for name, row in self.rows().items()
@@ -146,17 +145,17 @@ class _View:
 
 
 def set_up(environment: Environment, current: Callable[[], Test | None], take_form: Callable[[Form], Form]) -> None:
-    """Put streaming into Locust's web UI. Call it in Locust's `init` event, before the UI is served.
+    """Add streaming to Locust's web UI. Call this in Locust's `init` event, before the UI is served.
 
-    `current` gives the running test or, when none is, the last one. `take_form` gets the fields of the form that starts
-    or edits a test and returns those that are Locust's, or raises InputError.
+    `current` returns the running test or, without one, the last test. `take_form` gets the fields of the form that
+    starts or edits a test. It returns those that belong to Locust, or raises InputError.
     """
     web_ui: Any = environment.web_ui
     if web_ui is None:
         return
     view = _View(current)
     environment.events.reset_stats.add_listener(view.reset)
-    if environment.reset_stats:  # Locust resets its own without a word
+    if environment.reset_stats:  # Locust then resets its statistics without firing reset_stats
         environment.events.spawning_complete.add_listener(view.reset)
     _add_tab(web_ui.template_args)
     _arrange_form(web_ui)
@@ -173,7 +172,7 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
                 )
             request.form = ImmutableMultiDict(take_form(request.form))
         except InputError as error:
-            # As Locust answers to a number of users that is none: its form shows the message.
+            # Locust answers a wrong number of users in the same way, and its form shows the message.
             return jsonify({"success": False, "message": str(error), "host": environment.host})
         return start()
 
@@ -197,7 +196,7 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
         match request.endpoint:
             case "locust.request_stats":
                 if response.is_json:
-                    # Another one: Locust gives the same response to all that ask within two seconds.
+                    # Do not change this response: Locust caches it for all requests within two seconds.
                     more = {"extended_stats": [{"key": KEY, "data": view.table()}]}
                     return jsonify(decode(response.get_data()) | more)
             case "locust.index":
@@ -216,7 +215,7 @@ def _add_tab(template_args: dict[str, Any]) -> None:
     columns = {"metric": "Metric", "count": "Count", **{name: name for name in SHOWN[:-1]}, "max": "Max"}
     more: dict[str, list[dict[str, Any]]] = {
         "extended_tabs": [{"title": "Streaming", "key": KEY}],
-        # No column is called "name": Locust would sort by it, and E2E would come before TTFT.
+        # No column may be called "name", because Locust would sort by it and put E2E before TTFT.
         "extended_tables": [
             {"key": KEY, "structure": [{"key": key, "title": title} for key, title in columns.items()]}
         ],
@@ -232,9 +231,9 @@ def _add_tab(template_args: dict[str, Any]) -> None:
 
 
 def _arrange_form(web_ui: Any) -> None:
-    """Put the form's fields in the order of their groups, without the secrets that Locust writes there as defaults."""
+    """Order the form's fields by group, and remove the secrets that Locust would write into the page as defaults."""
     update = web_ui.update_template_args
-    # The page shows the fields in the order of this object's keys, which Jinja would sort.
+    # The page shows the fields in the order of this object's keys, so Jinja must not sort them.
     web_ui.app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
     def update_and_arrange() -> None:
@@ -251,11 +250,11 @@ def _arrange_form(web_ui: Any) -> None:
 
 
 def _headings() -> str:
-    """Style rules that show each group's name above its first field: the form's own page knows no groups."""
+    """Style rules that show each group's name above its first field, because Locust's form has no groups."""
     rules = []
     for title, (first, *_) in form_groups().items():
         word, *more = first.split("_")
-        field = word + "".join(each.capitalize() for each in more)  # as the page names its inputs
+        field = word + "".join(each.capitalize() for each in more)  # the page names its inputs in camel case
         rules.append(f'.MuiFormControl-root:has(> * > [name="{field}"]) {{ margin-top: 2rem; }}')
         rules.append(f'.MuiFormControl-root:has(> * > [name="{field}"])::before {{')
         rules.append(f'  content: "{title}"; position: absolute; bottom: calc(100% + 0.75rem); font-weight: 500;')
@@ -264,7 +263,7 @@ def _headings() -> str:
 
 
 def _with_script(page: str) -> str:
-    # The last one: it is the page's own, whatever strings stand before it.
+    # The last match is the page's own tag, even if strings before it contain one.
     before, end, after = page.rpartition("</body>")
     scripts = "".join(f'<script defer src="./{KEY}/{name}"></script>' for name in SCRIPTS)
     added = f'<link rel="stylesheet" href="./{KEY}/page.css" />{scripts}'
@@ -279,7 +278,7 @@ def _with_section(report: str, view: _View) -> str:
 
 
 def _blueprint(web_ui: Any, view: _View) -> Blueprint:
-    """What the charts ask for, and the downloads; behind Locust's login and base path as its own pages are."""
+    """Data for the charts, and the downloads; behind Locust's login and base path like its own pages."""
     base = web_ui.app.blueprints["locust"].url_prefix or ""
     blueprint = Blueprint(f"asr_load_{KEY}", __name__, url_prefix=f"{base.rstrip('/')}/{KEY}")
 
@@ -327,7 +326,7 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
 
     def file(file_name: str, mimetype: str, not_yet: str) -> Callable[[], Response]:
         def answer() -> Response:
-            # What is being written is not there yet, but for the records, which grow.
+            # Only the records can be downloaded while they are being written.
             if view.test is None or (file_name != RECORDS and view.summary() is None):
                 return _not_yet(not_yet)
             path = (view.test.folder / file_name).resolve()
@@ -341,7 +340,7 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
     def streaming_csv() -> Response:
         finished = view.summary()
         if view.test is None or finished is None:
-            return _not_yet("The exact figures are there when a test has ended; until then the tab shows them.")
+            return _not_yet("The exact figures are available after the test. Until then, see the Streaming tab.")
         response = Response(_csv(finished), mimetype="text/csv")
         name = f"{view.test.folder.resolve().name}_streaming.csv"
         response.headers.set("Content-Disposition", "attachment", filename=name)
@@ -352,8 +351,8 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
         **{name: script(name) for name in SCRIPTS},
         "page.css": page_css,
         "records": file(RECORDS, "application/jsonl", "No test has run yet."),
-        "summary": file(SUMMARY, "application/json", "The summary is there when a test has ended."),
-        "report": file(REPORT, "text/html", "The report is there when a test has ended."),
+        "summary": file(SUMMARY, "application/json", "The summary is available after the test."),
+        "report": file(REPORT, "text/html", "The report is available after the test."),
         "csv": streaming_csv,
     }.items():
         blueprint.add_url_rule(f"/{path}", answer.__name__, web_ui.auth_required_if_enabled(answer))
@@ -378,7 +377,7 @@ def _rounded(value: float | None) -> float | str:
 
 
 def _csv(summary: Summary) -> str:
-    """The table's figures, exact from the records: in seconds, RTF as a ratio; --metadata in each row."""
+    """The table as CSV, exact from the records: in seconds, RTF as a ratio, --metadata in each row."""
     out = io.StringIO()
     writer = csv.writer(out)
     columns = [name for name in Figures.__struct_fields__ if name != "n"]
