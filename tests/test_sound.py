@@ -78,13 +78,13 @@ def test_run_without_recorded_late_seconds_is_judged_by_its_p99() -> None:
 def test_too_few_sound_seconds_make_the_run_client_bound() -> None:
     summary = summarise(steady(), info_of(late(*range(1000, 1100, 4))))
     assert (summary.validity.verdict, summary.left_out.late, summary.ttft.n) == ("client-bound", 0, 99)
-    assert summary.validity.reasons[0].startswith("only 75% of the test is sound (valid from 80% on): ")
-    # Streams of 40 s have stamps nearly everywhere: half of them would be excluded.
+    assert summary.validity.reasons[0].startswith("the load generator was late in 25% of the test (limit 20%): ")
+    # Streams of 40 s have a stamp nearly everywhere: half of them have to be left.
     long = [record(n, itl=[1.0] * 40, e2el=40.2, stream_end=40.3) for n in range(100)]
     few = summarise(long, info_of(late(*range(1005, 1130, 6))))
     assert (few.validity.sound or 0) > 0.8
     assert (few.validity.verdict, few.left_out.late) == ("client-bound", 0)
-    assert re.match(r"only \d+ of 100 requests would be left \(valid from 50% on\): ", few.validity.reasons[0])
+    assert re.match(r"only \d+ of 100 requests lie outside of late seconds \(limit 50%\): ", few.validity.reasons[0])
 
 
 def test_late_seconds_without_a_stamp_exclude_no_request() -> None:
@@ -92,7 +92,7 @@ def test_late_seconds_without_a_stamp_exclude_no_request() -> None:
     waits = [record(0, itl=[19.6], chunks=2, e2el=19.8, stream_end=19.9)]
     (reason,) = judge(waits, info_of(late(1015.0, 1030.0))).reasons
     assert reason == (
-        "95.0% of the test is sound: none of 1 requests had a time stamp in the 1 s in which the load generator was"
+        "95.0% of the test is sound: no request had a time stamp in the 1 s in which the load generator was"
         " late (by up to 400 ms)"
     )
 
@@ -147,7 +147,7 @@ def test_one_worker_that_is_always_late_makes_the_run_client_bound() -> None:
     summary = summarise(records, run_info(workers=workers))
     assert (summary.validity.verdict, summary.left_out.late) == ("client-bound", 0)
     assert summary.validity.reasons[0].startswith(
-        "only 0% of the seconds of worker 3 are sound (valid from 80% on): 10 "
+        "the load generator was late in 100% of the seconds of worker 3 (limit 20%): 10 "
     )
 
 
@@ -164,7 +164,7 @@ def ramp(random: np.random.Generator, at: list[float]) -> tuple[list[Record], Ru
 def test_lateness_that_grows_with_the_load_is_not_excluded() -> None:
     for seed in range(20):
         part = measured(*ramp(np.random.default_rng(seed), list(range(1076, 1100, 3))))
-        assert part.why_bound.startswith("the load generator was late where its load was high: ")
+        assert part.why_bound.startswith("the load generator was late when its load was high: ")
         assert (part.left.late, len(part.sound)) == (0, 2500)
 
 

@@ -1,4 +1,5 @@
-"""Which requests of a run its figures are of: those without a time stamp in a second in which the client was late."""
+"""Choose the requests that a run's figures describe: those without a time stamp in a second in which the client was
+late."""
 
 from __future__ import annotations
 
@@ -11,60 +12,60 @@ import numpy as np
 from asr_load.results.runfile import Late, RunInfo, WorkerInfo
 from asr_load.results.steady import LeftOut, trim
 from asr_load.stream.record import LiveRecord, Record
+from asr_load.text import count_of
 
 LATE_S = 0.050
-"""A second is late in which the event loop, or the reading thread, was later than this at any moment: an error that
-large is no longer small next to a TTFT."""
+"""A second is late if the event loop or the reading thread was later than this at any moment in it. An error that large
+is no longer small compared with a TTFT."""
 
 CPU_VALID = 0.80
-"""Share of a core that the event loop may use: a thread has one at most, and near its end everything waits for it. Or
-of all cores that a machine has, which its workers share."""
+"""Limit for the CPU: the share of a core that the event loop may use, and the share of all cores of a machine that its
+workers may use together. A thread has one core at most, and everything waits near its limit."""
 
 LEAST_SOUND, LEAST_LEFT = 0.80, 0.50
-"""Shares of a test's seconds and of its requests that have to be sound: a client that is late in one second of five has
-no hiccup, and figures of fewer than half of the requests would be those of the short ones."""
+"""Minimum shares of a test's seconds and of its requests that must be sound. A client that is late in one second of
+five has no mere hiccup, and figures of fewer than half of the requests would describe the short ones."""
 
 LEAST_S = 10.0
-"""Seconds below which one late second is too large a part of a test to be excluded."""
+"""Length of a test, in seconds, below which one late second is too large a part to exclude."""
 
 LEAST_TIMES, SIGNIFICANT = 5, 2.58
-"""Late stretches, and late seconds, from which on the load in them is looked at; and the standard deviations by which
-it has to be higher (once in two hundred times by chance)."""
+"""Minimum number of late stretches, or late seconds, to examine the load in them; and by how many standard deviations
+it must be higher than usual (once in two hundred times by chance)."""
 
 BEFORE = 5
-"""Looks at the requests in flight, one each second up to a moment, whose mean is the load then: at one moment it is
+"""Number of samples, one per second before a moment, whose mean is the load at that moment. A single sample would be
 mostly chance."""
 
 LOOKS = 1_000_000
-"""Seconds of a test, at most, of which the load is looked at."""
+"""Maximum number of seconds of a test at which the load is sampled."""
 
 SETTLED_S = 2.0
-"""After a late stretch, until its own backlog no longer raises the load."""
+"""Seconds after a late stretch until its backlog no longer raises the load."""
 
 
 class Measured(NamedTuple):
-    """The requests of a run that count, and those of them that its figures are of."""
+    """The requests of a run that count, and those of them that its figures describe."""
 
     counted: list[Record]
-    """No warm-up, not trimmed: counts and throughput are of these."""
+    """Without warm-up and trimmed requests; for counts and throughput."""
     sound: list[Record]
-    """Those of them without a time stamp in a late second; all of them where late seconds are not excluded."""
+    """Those of `counted` without a time stamp in a late second; all of them if late seconds are not excluded."""
     left: LeftOut
     share: float | None
-    """Of the seconds of all workers, the part that is not late; None where that was not noted."""
+    """Share of the seconds of all workers that are not late; None if it was not recorded."""
     why_excluded: str = ""
-    """What was excluded and why, in words; empty where nothing was."""
+    """A description of the excluded requests; empty if none are excluded."""
     why_bound: str = ""
-    """Why late seconds cannot be excluded and the client bounds the run, in words; empty where it does not."""
+    """Why late seconds cannot be excluded and make the run client-bound; empty if they do not."""
 
 
 def measured(records: Sequence[Record], info: RunInfo) -> Measured:
-    """Choose the requests that a run's figures are of; the records' times are on the master's clock.
+    """Choose the requests that a run's figures describe. The records' times must be on the master's clock.
 
-    A request is excluded by the times of its stamps and its worker, never by how long it took. Nothing is excluded
-    where too little would be left, or where the client was late because its load was high: the rest would be the light
-    load. Nor is anything in a test of less than ten seconds, which is judged as a whole.
-    """
+    A request is excluded because of its time stamps and its worker, never because of its duration. Nothing is excluded
+    if too little would be left, or if the client was late because its load was high, since only light load would be
+    left. A test of less than ten seconds is judged as a whole."""
     counted, left = trim(records, info.trim_start, info.trim_end)
     noted = [worker for worker in info.workers if worker.health is not None and worker.health.late is not None]
     if not counted or not noted:
@@ -78,15 +79,18 @@ def measured(records: Sequence[Record], info: RunInfo) -> Measured:
         return Measured(counted, counted, left, share)
     sound = _untouched(counted, late)
     excluded = len(counted) - len(sound)
-    which = f"{excluded or 'none'} of {len(counted)} requests had a time stamp in {_which_seconds(late)}"
-    # A fleet is as good as its worst worker: the share of all would hide one that is always late.
+    which = f"{excluded} of {count_of(len(counted), 'request')}" if excluded else "no request"
+    which += f" had a time stamp in {_which_seconds(late)}"
+    # The worst worker decides, because the share over all workers would hide one that is always late.
     worst = min(shares, key=lambda number: shares[number])
     if shares[worst] < LEAST_SOUND:
-        whose = f"the seconds of worker {worst} are" if len(shares) > 1 else "the test is"
-        bound = f"only {shares[worst]:.0%} of {whose} sound (valid from {LEAST_SOUND:.0%} on): {which}"
+        whose = f"the seconds of worker {worst}" if len(shares) > 1 else "the test"
+        part = f"{1 - shares[worst]:.0%} of {whose}"
+        bound = f"the load generator was late in {part} (limit {1 - LEAST_SOUND:.0%}): {which}"
         return Measured(counted, counted, left, share, why_bound=bound)
     if len(sound) < LEAST_LEFT * len(counted):
-        bound = f"only {len(sound)} of {len(counted)} requests would be left (valid from {LEAST_LEFT:.0%} on): {which}"
+        kept = f"only {len(sound)} of {count_of(len(counted), 'request')} lie outside of late seconds"
+        bound = f"{kept} (limit {LEAST_LEFT:.0%}): {which}"
         return Measured(counted, counted, left, share, why_bound=bound)
     if grew := _grows_with_load(records, late, begin, end):
         return Measured(counted, counted, left, share, why_bound=grew)
@@ -98,7 +102,7 @@ def measured(records: Sequence[Record], info: RunInfo) -> Measured:
 
 
 def _which_seconds(late: Mapping[int, Sequence[Late]]) -> str:
-    """The late seconds in words."""
+    """Describe the late seconds."""
     stretches = [each for own in late.values() for each in own]
     seconds, lag = sum(each.end - each.begin for each in stretches), max(each.lag for each in stretches)
     return f"the {seconds:.0f} s in which the load generator was late (by up to {lag * 1e3:.0f} ms)"
@@ -112,19 +116,19 @@ def _late(worker: WorkerInfo, begin: float, end: float) -> list[Late]:
 
 
 class _LateTimes:
-    """The late seconds of a worker, to be asked about many times of day."""
+    """A worker's late seconds, for fast lookup of many times."""
 
     def __init__(self, late: Sequence[Late]) -> None:
         self._begins = np.array([each.begin for each in late])
         self._ends = np.maximum.accumulate([each.end for each in late])
 
     def between(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Whether any of them lies between two times, or around them; shapes (n,), (n,) -> (n,)."""
+        """Whether a late second overlaps each interval; shapes (n,), (n,) -> (n,)."""
         touched: np.ndarray = np.searchsorted(self._begins, last, "right") > np.searchsorted(self._ends, first, "right")
         return touched
 
     def holds(self, times: np.ndarray) -> bool:
-        """Whether any of the times, of shape (n,), lies in one of them."""
+        """Whether any of the times, shape (n,), lies in a late second."""
         place = np.searchsorted(self._begins, times, "right") - 1
         return bool(((place >= 0) & (times < self._ends[place])).any())
 
@@ -139,20 +143,20 @@ def _untouched(records: Sequence[Record], late: dict[int, list[Late]]) -> list[R
         near = times.between(np.array([_first(record) for record in own]), np.array([record.end for record in own]))
         for place in np.flatnonzero(near).tolist():
             record = own[place]
-            # A session sends a packet several times a second, and each is a stamp.
+            # A session sends several packets per second, and each has a time stamp.
             if isinstance(record, LiveRecord) or times.holds(_stamps(record)):
                 touched.add(id(record))
     return [record for record in records if id(record) not in touched]
 
 
 def _first(record: Record) -> float:
-    """A request's first time stamp: when it was due, or when its connection began to be opened."""
+    """A request's first time stamp: when it was due, or when opening its connection began."""
     setup = record.setup if isinstance(record, LiveRecord) else record.connect
     return min(record.begins, record.started_at - (setup or 0.0))
 
 
 def _stamps(record: Record) -> np.ndarray:
-    """The times of day of all that was stamped of a request; shape (n,)."""
+    """All time stamps of a request, as seconds since the epoch; shape (n,)."""
     reached = [0.0, record.upload, record.headers, record.ttft, record.ttft_text, record.stream_end]
     chunks = np.cumsum(record.itl) + (record.ttft or 0.0)
     after = np.concatenate([[value for value in reached if value is not None], chunks])
@@ -160,11 +164,11 @@ def _stamps(record: Record) -> np.ndarray:
 
 
 def _grows_with_load(records: Sequence[Record], late: dict[int, list[Late]], begin: float, end: float) -> str:
-    """Why the client was late where its load was high, in words; empty where the load had no part in it.
+    """Why high load made the client late; empty if load had no part in it.
 
-    The load is the number of a worker's requests in flight until a late stretch began, which the stretch itself has
-    not raised yet. Its ranks among those of all seconds are uniform where the two have nothing to do with each other;
-    their mean is tested. And a loop that used its core in late seconds was late by its own work."""
+    The load is the number of a worker's requests in flight before a late stretch, which the stretch itself has not
+    raised yet. If lateness does not depend on load, its ranks among all seconds are uniform; a test of their mean
+    decides. A loop that used up its core in late seconds was late because of its load."""
     seconds = np.array([each.end - each.begin for own in late.values() for each in own])
     cpu = float(np.average([each.cpu for own in late.values() for each in own], weights=seconds))
     if seconds.sum() >= LEAST_TIMES and cpu > CPU_VALID:
@@ -173,13 +177,13 @@ def _grows_with_load(records: Sequence[Record], late: dict[int, list[Late]], beg
     if len(ranks) < LEAST_TIMES or (np.mean(ranks) - 0.5) * math.sqrt(12 * len(ranks)) < SIGNIFICANT:
         return ""
     return (
-        f"the load generator was late where its load was high: {len(ranks)} late stretches began with more requests in"
+        f"the load generator was late when its load was high: {len(ranks)} late stretches began with more requests in"
         f" flight than {np.mean(ranks):.0%} of all seconds"
     )
 
 
 def _ranks(records: Sequence[Record], worker: int, late: Sequence[Late], begin: float, end: float) -> list[float]:
-    """The share of a worker's seconds with fewer requests in flight, for each late stretch; ties count half."""
+    """For each late stretch, the share of a worker's seconds with fewer requests in flight; ties count half."""
     own = [record for record in records if record.worker == worker]
     starts = np.sort([record.started_at for record in own])
     ends = np.sort([record.end for record in own])

@@ -1,4 +1,4 @@
-"""Whether a run was steady: figures from a queue that grows tell how long the test was, and nothing of the server."""
+"""Whether a run was steady: figures from a growing queue describe the length of the test, not the server."""
 
 from __future__ import annotations
 
@@ -15,36 +15,35 @@ from asr_load.stream.cause import BUSY_CODES, Cause
 from asr_load.stream.record import Record
 
 BLOCKS = 16
-"""Stretches of a run of which medians are compared."""
+"""Number of blocks of a run whose medians are compared."""
 
 LEAST = 5 * BLOCKS
-"""Requests below which nothing is said."""
+"""Minimum number of requests for a verdict."""
 
 SIGNIFICANT = 2.58
-"""Of the normal distribution: a steady run is called none once in a hundred."""
+"""Standard deviations of the normal distribution: one steady run in a hundred is called unsteady."""
 
 NOTABLE = 0.25
-"""Growth over the run, as a share of the median, below which a trend is let pass however sure it is."""
+"""Growth over the run, as a share of the median, below which a trend does not matter, however certain it is."""
 
 ORDERED, SORTED = 0.5, 0.9
-"""Rank correlations of clips' lengths with their order: from the first on, a trend may be that of the lengths; above
-the second, the two cannot be told apart."""
+"""Rank correlations between the lengths of clips and their order. From the first, the lengths may explain a trend;
+above the second, the two cannot be told apart."""
 
 
 SPAWNED_S, SPAWNED = 3.0, 0.05
-"""Seconds, and share of a run, in which users may still begin."""
+"""Seconds, and share of a run, in which users may still start."""
 
 OUTAGE, USUAL, STOOD_STILL, LEAST_FAILURES = 0.1, 3.0, 20.0, 3
-"""What an outage is at least: a share of the run, and so many times the usual latency; of which requests that were only
-slow make so many times; or so many failures."""
+"""Minimum size of an outage: a share of the run and a multiple of the usual latency; and either a larger multiple, if
+requests were only slow, or a number of failures."""
 
 
 class Steadiness(msgspec.Struct):
     """`verdict`: steady, rising, falling, unclear (too few requests), interrupted (an outage), or not judged.
 
-    `growth_s` is what E2E latency gained, in seconds, over the run by its trend, None where none was looked for; `why`
-    is what stood in the way of that.
-    """
+    `growth_s` is the increase of E2E latency over the run according to its trend, in seconds; None without a test for a
+    trend. `why` says why it was not tested."""
 
     verdict: str
     growth_s: float | None
@@ -52,18 +51,17 @@ class Steadiness(msgspec.Struct):
 
 
 def steadiness(records: Sequence[Record]) -> Steadiness:
-    """Test the E2E latency of the measured successes for a trend in the order of their start (open loop: from the due
+    """Test the E2E latency of the measured successes for a trend in the order of their start (open loop: of their due
     time).
 
-    The run is cut into 16 blocks of equal count. Their medians, which single slow requests do not move and which are
-    nearly independent where single requests are not, are tested by Mann and Kendall's S (Kendall, Rank Correlation
-    Methods, 1975; z = (S ± 1) / sqrt(n(n-1)(2n+5)/18)); the size of the trend is Theil and Sen's slope (Sen, JASA 63,
-    1968). What a second of audio adds to the latency is subtracted first.
+    The run is cut into 16 blocks of equal count. Single slow requests do not move the blocks' medians, and medians are
+    nearly independent even if single requests are not. They are tested by Mann and Kendall's S (Kendall, Rank
+    Correlation Methods, 1975; z = (S ± 1) / sqrt(n(n-1)(2n+5)/18)). The size of the trend is Theil and Sen's slope
+    (Sen, JASA 63, 1968). First, the part of the latency that the clip's length explains is subtracted.
 
-    In one pass over clips that are sorted by length, a trend over time and the cost of a second of audio look the same.
-    The run is then tested with the lowest and with the highest cost that its latencies allow, and not judged where
-    the two tests disagree.
-    """
+    In one pass over clips sorted by length, a trend over time looks the same as the cost of a second of audio. The run
+    is then tested with the lowest and with the highest cost that its latencies allow, and not judged if the results
+    differ."""
     good = sorted(
         (record for record in records if record.ok and record.e2el is not None), key=lambda record: record.begins
     )
@@ -97,7 +95,7 @@ def _trend(latencies: np.ndarray, of_audio: np.ndarray) -> Steadiness:
 
 
 class _AudioCost(NamedTuple):
-    """What a second of audio adds to the latency, in seconds: the estimate and its bounds."""
+    """How much a second of audio adds to the latency, in seconds: the estimate and its bounds."""
 
     low: float
     likely: float
@@ -105,10 +103,10 @@ class _AudioCost(NamedTuple):
 
 
 def _audio_cost(latencies: np.ndarray, audio: np.ndarray) -> _AudioCost:
-    """Estimate the cost of a second of audio by least squares next to a linear trend; both of shape (n,), in order of
-    start. No cost is below 0 or above the median of latency over length. The bounds are those of a 99 % interval whose
-    errors may be correlated within a block (cluster-robust: Liang and Zeger, Biometrika 73, 1986); where lengths follow
-    the order nearly exactly, nothing is known but the limits."""
+    """Estimate the cost of a second of audio by least squares, together with a linear trend; both arrays of shape (n,),
+    in order of start. No cost is below 0 or above the median of latency over length. The bounds are those of a 99 %
+    interval whose errors may be correlated within a block (cluster-robust: Liang and Zeger, Biometrika 73, 1986). If
+    lengths follow the order nearly exactly, only these limits are known."""
     known = audio > 0
     if not known.any() or not np.ptp(audio):
         return _AudioCost(0.0, 0.0, 0.0)
@@ -126,14 +124,14 @@ def _audio_cost(latencies: np.ndarray, audio: np.ndarray) -> _AudioCost:
 
 
 def sorted_by_length(records: Sequence[Record]) -> bool:
-    """Whether the lengths of clips follow the order of their start so closely, as in one pass over a sorted set, that
-    what a second of audio adds to a latency cannot be told from a trend over time."""
+    """Whether clip lengths follow the order of the requests so closely, as in one pass over a sorted set, that the cost
+    of a second of audio cannot be told from a trend over time."""
     order = sorted(records, key=lambda record: record.begins)
     return len(order) > 1 and abs(_rank_correlation(np.array([record.audio_s for record in order]))) > SORTED
 
 
 def _without_trend(values: np.ndarray) -> np.ndarray:
-    """The residuals of a straight line over the order; shape (n,)."""
+    """Residuals of a straight line fitted over the order; shape (n,)."""
     order = np.arange(len(values)) - (len(values) - 1) / 2
     values = values - values.mean()
     residuals: np.ndarray = values - (order @ values) / (order @ order) * order
@@ -141,33 +139,32 @@ def _without_trend(values: np.ndarray) -> np.ndarray:
 
 
 def _rank_correlation(values: np.ndarray) -> float:
-    """Spearman's coefficient of values, shape (n,), and their order; 0 where all are equal."""
+    """Spearman's correlation of values, shape (n,), with their order; 0 if all are equal."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal values share the mean of their ranks
     return float(np.corrcoef(ranks, np.arange(len(values)))[0, 1]) if len(counts) > 1 else 0.0
 
 
 def steadiness_line(trend: Steadiness) -> str:
-    """In words."""
+    """Describe the trend."""
     if trend.verdict == "interrupted":
         return f"Steady: no, {trend.why}"
     if trend.verdict == "not judged":
         return f"Steady: not judged ({trend.why})"
     if trend.growth_s is None:
-        return f"Steady: not known (fewer than {LEAST} successes)"
+        return f"Steady: unknown (fewer than {LEAST} successful requests)"
     match trend.verdict:
         case "rising":
             return f"Steady: no, latency rose by {trend.growth_s:.2f} s over the run: the load or a queue grew"
         case "falling":
-            return (
-                f"Steady: no, latency fell by {-trend.growth_s:.2f} s over the run: leave the start out (--warmup-time)"
-            )
+            fell = f"latency fell by {-trend.growth_s:.2f} s over the run"
+            return f"Steady: no, {fell}: exclude the start (--warmup-time)"
     return "Steady: yes, no trend in latency over the run"
 
 
 def load_changes(users: Sequence[tuple[float, int]], measured: Sequence[Record]) -> bool:
-    """Whether a closed loop's users changed while it was measured, beyond its first moments: `users` are when their
-    number changed, and to what."""
+    """Whether the number of users in a closed loop changed while it was measured, after its first moments. `users`:
+    when the number changed, and to what."""
     if not measured:
         return False
     starts = [record.started_at for record in measured]
@@ -177,29 +174,29 @@ def load_changes(users: Sequence[tuple[float, int]], measured: Sequence[Record])
 
 
 class Outage(msgspec.Struct):
-    """A stretch of a run in which nothing succeeded. Times in seconds since the first request."""
+    """A stretch of a run in which no request succeeded. Times are in seconds since the first request."""
 
     from_s: float
     to_s: float
     share: float
-    """Of the run."""
+    """Share of the run."""
     failures: dict[str, int]
-    """By outcome: those that ended in it."""
+    """Failures that ended in this stretch, by outcome."""
     overload: bool = False
-    """Whether most of these were refusals of a server without room, which was at work: no outage."""
+    """Whether most failures were refusals by a server that was busy rather than down."""
 
     @property
     def line(self) -> str:
-        """In words."""
-        what = ", ".join(f"{count} {name}" for name, count in self.failures.items()) or "answers stood still"
-        kind = "the server refused requests for want of room, an overload" if self.overload else "an outage"
-        return f"nothing succeeded from {self.from_s:.0f} s to {self.to_s:.0f} s of the run ({what}): {kind}"
+        """Describe the outage."""
+        what = ", ".join(f"{count} {name}" for name, count in self.failures.items()) or "responses stalled"
+        kind = "the server was overloaded and refused requests" if self.overload else "an outage"
+        return f"no request succeeded from {self.from_s:.0f} s to {self.to_s:.0f} s of the run ({what}): {kind}"
 
 
 def outage(measured: Sequence[Record]) -> Outage | None:
-    """The longest stretch between two ends of successes (or the run's begin or end and one), where it is at least a
-    tenth of the run and the requests show that the server was asked: failures ended in it or, over twenty times the
-    usual latency, requests were in flight all the time."""
+    """Find the longest stretch between the ends of two successes, or between one and an end of the run. It counts if it
+    is at least a tenth of the run and requests were sent in it: failures ended in it, or requests were in flight all
+    the time, for more than twenty times the usual latency."""
     good = [record for record in measured if record.ok]
     if not good:
         return None
@@ -220,23 +217,23 @@ def outage(measured: Sequence[Record]) -> Outage | None:
 
 
 def _was_refused(record: Record) -> bool:
-    """Whether a server had no room for it; a record of an older version has no cause."""
+    """Whether the server had no room for the request. Records of older versions have no cause."""
     return record.cause == Cause.BUSY or record.http_status in BUSY_CODES
 
 
 class LeftOut(msgspec.Struct):
-    """Requests that are in no figure, by why."""
+    """Numbers of requests excluded from the figures, by reason."""
 
     warmup: int = 0
     trim_start: int = 0
     trim_end: int = 0
     late: int = 0
-    """With a time stamp in a second in which the load generator was late: in counts and throughput all the same."""
+    """With a time stamp in a second in which the load generator was late; counts and throughput include them."""
 
 
 def trim(records: Sequence[Record], start_s: float, end_s: float) -> tuple[list[Record], LeftOut]:
-    """The records of the steady part: no warm-up, begun (open loop: due) at least `start_s` seconds after the first
-    and `end_s` before the last of the others; and how many that leaves out."""
+    """Select the records to measure, and count the others: no warm-up, and started (open loop: due) at least `start_s`
+    after the first and `end_s` before the last of the rest."""
     measured = [record for record in records if not record.warmup]
     left = LeftOut(warmup=len(records) - len(measured))
     if not measured or not (start_s or end_s):

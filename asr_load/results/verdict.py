@@ -132,7 +132,7 @@ def judge(records: list[Record], info: RunInfo, part: Measured | None = None) ->
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
         doubts.append(f"{grew}: the load or a queue grew, so these figures do not describe a steady state")
     if found := _outage(part):
-        doubts.append(f"{found.line} of {found.share:.0%} of the run")
+        doubts.append(f"{found.line} ({found.share:.0%} of the run)")
     if doubts and validity.verdict == "valid":
         validity.verdict = "suspect"
     validity.reasons += doubts
