@@ -46,7 +46,7 @@ def test_run_of_a_later_format_is_refused(clips: Path, tmp_path: Path) -> None:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1")
     file = done.results / "run.json"
     file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(InputError, match="has format 2, this version reads up to 1"):
+    with pytest.raises(InputError, match="has format 2, but this version reads only up to 1"):
         read_run(done.results)
 
 

@@ -1,1 +1,1 @@
-"""From records to what people read."""
+"""Turn records into figures, verdicts and reports."""

@@ -1,4 +1,4 @@
-"""Word and character error rates of transcripts against their references, and what is wrong with them."""
+"""Word and character error rates of transcripts, and common problems in transcripts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from asr_load.stream.text_format import unwrap
 
 
 def prepare() -> None:
-    """Import and build what scoring needs: at the end of a run the process may have no descriptors left."""
+    """Import and build everything needed for scoring, since a process may run out of file descriptors by the end of a
+    run."""
     for normalizer in NORMALIZERS:
         for language in ("en", "de"):
             counts("words", "other words", Scoring(language, normalizer))
 
 
 class Accuracy(msgspec.Struct):
-    """Over all pairs that have a reference; None where there is none."""
+    """Error rates over all pairs with a reference; None without any."""
 
     wer: float | None = None
     cer: float | None = None
@@ -35,7 +36,7 @@ class Accuracy(msgspec.Struct):
 
 
 class Edits(NamedTuple):
-    """What makes a transcript of its reference, and the length of that: S, D, I and N."""
+    """Edits that turn a reference into a transcript, and the length of the reference: S, D, I and N."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -48,23 +49,23 @@ class Edits(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of a transcript against its reference: in words (wer) and in characters (cer)."""
+    """Edits of a transcript in words (wer) and in characters (cer)."""
 
     wer: Edits = Edits()
     cer: Edits = Edits()
 
 
 MOST = 10
-"""How many times as long as its reference a transcript may be, in words or in characters, both normalized; a longer one
-is all wrong."""
+"""Maximum ratio of a transcript's length to its reference's, in words or characters, both normalized. A longer
+transcript is all wrong."""
 
 LONG_TEXT = 50_000
-"""Characters of a text that are normalized in a tenth of a second."""
+"""Characters that the normalizer handles in a tenth of a second."""
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def counts(reference: str, hypothesis: str, scoring: Scoring) -> Counts:
-    """What one transcript adds to the rates; nothing without a reference."""
+    """Count the edits of one transcript; all zero without a reference."""
     said = normalise(reference, reference, scoring)
     if not said:
         return Counts()
@@ -76,8 +77,8 @@ def counts(reference: str, hypothesis: str, scoring: Scoring) -> Counts:
 
 
 def _bounded(hypothesis: str, reference: str, scoring: Scoring) -> str:
-    """The hypothesis, normalized. One that is too long to be normalized in a moment, and remains more than MOST times
-    as long as its reference, is left as it is: all of it is wrong."""
+    """Normalize the hypothesis. If it is too long to normalize quickly, and its beginning is already more than MOST
+    times as long as the reference, return it as it is, since all of it is wrong."""
     if len(hypothesis) > max(LONG_TEXT, MOST * len(reference)):
         beginning = normalise(hypothesis[:LONG_TEXT], reference, scoring)
         if len(beginning) > MOST * len(reference):
@@ -86,9 +87,9 @@ def _bounded(hypothesis: str, reference: str, scoring: Scoring) -> str:
 
 
 def _runs_away(units: Sized, heard: Sized) -> Edits | None:
-    """The edits of a transcript that is more than MOST times as long as its reference; None for any other.
+    """The edits of a transcript more than MOST times as long as its reference; None for any other.
 
-    To align a text that has nothing to do with the reference takes minutes, and finds nothing.
+    Aligning such a text takes minutes and shows nothing.
     """
     return Edits(len(units), 0, len(heard) - len(units), len(units)) if len(heard) > MOST * len(units) else None
 
@@ -97,21 +98,21 @@ def _word_errors(words: list[str], heard: list[str], scoring: Scoring) -> Edits:
     if wrong := _runs_away(words, heard):
         return wrong
     if scoring.normalizer == "open-asr":
-        import kaldialign  # the leaderboard's: `white paper` for `whitepaper` is right
+        import kaldialign  # the leaderboard's aligner, which accepts `white paper` for `whitepaper`
 
         pieces = _pieces(words, heard) if len(words) > LONG_WORDS else [(words, heard)]
         found = [kaldialign.edit_distance(*piece, merge_compounds=True) for piece in pieces]
         substitutions, deletions, insertions = (sum(each[kind] for each in found) for kind in ("sub", "del", "ins"))
         return Edits(substitutions, deletions, insertions, len(words))
-    import jiwer  # late: as the normalisers
+    import jiwer  # imported late because it is slow to import
 
     aligned = jiwer.process_words(" ".join(words), " ".join(heard))
     return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, len(words))
 
 
 LONG_WORDS, ANCHOR_WORDS = 1000, 8
-"""Beyond which kaldialign, which takes ten seconds for 10,000 words with compounds, gets a transcript in pieces; how
-many words in a row that are right part two of these."""
+"""Longer references are aligned in pieces, because kaldialign takes ten seconds for 10,000 words with compounds. Pieces
+are cut within runs of at least ANCHOR_WORDS correct words."""
 
 
 def _pieces(words: list[str], heard: list[str]) -> Iterator[tuple[list[str], list[str]]]:
@@ -137,13 +138,13 @@ def _character_errors(said: str, heard: str) -> Edits:
 
 
 def counted(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> list[tuple[Counts, int]]:
-    """What each of the (reference, hypothesis) pairs adds to the rates, and how often it is there: a server says much
-    the same of a clip each time."""
+    """Count the edits of each distinct (reference, hypothesis) pair, and how often the pair occurs. Servers tend to
+    repeat a clip's transcript."""
     return [(counts(*pair, scoring), times) for pair, times in Counter(pairs).items()]
 
 
 def total(found: Iterable[tuple[Counts, int]]) -> Counts:
-    """The sums of counts that are there so many times each."""
+    """Sum counts, each multiplied by its number of occurrences."""
     sums = np.zeros((2, 4), int)
     for each, times in found:
         sums += times * np.array(each)
@@ -151,7 +152,7 @@ def total(found: Iterable[tuple[Counts, int]]) -> Counts:
 
 
 def measure(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> Accuracy:
-    """(S + D + I) / N over (reference, hypothesis) pairs, counts summed first; pairs without a reference left out."""
+    """(S + D + I) / N over (reference, hypothesis) pairs, with counts summed first. Skips pairs without a reference."""
     found = [(each, times) for each, times in counted(pairs, scoring) if each.wer.units]
     if not found:
         return Accuracy()
@@ -161,7 +162,7 @@ def measure(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> Accuracy:
 
 
 def variants(references: Iterable[str], scoring: Scoring) -> dict[str, int]:
-    """How many references each variant of the normalizer was applied to, the most frequent first; empty without any."""
+    """Number of references for each variant of the normalizer, most frequent first; empty without any."""
     found = Counter[str]()
     for reference, times in Counter(references).items():
         if (name := variant(reference, scoring)) and normalise(reference, reference, scoring):
@@ -170,12 +171,12 @@ def variants(references: Iterable[str], scoring: Scoring) -> dict[str, int]:
 
 
 AT_ONCE, LONGEST = 10, 2000
-"""Transcripts that are scored a second while a test runs, and the most characters of one: each takes up to a
+"""Number of transcripts scored per second while a test runs, and the maximum length of one. Scoring one takes up to a
 millisecond, in which the process does nothing else."""
 
 
 class Sample:
-    """An error rate while a test runs, of some of its transcripts: the first of each second."""
+    """The live error rate of a test, over a sample of its transcripts: the first ones of each second."""
 
     def __init__(self, scoring: Scoring) -> None:
         self.name = rate_for(scoring.language)
@@ -185,12 +186,12 @@ class Sample:
         self._errors = self._units = 0
 
     def add(self, record: Record) -> None:
-        """Take a success."""
+        """Add a successful request to the sample."""
         if record.reference and len(self._waiting) < AT_ONCE and len(record.reference) + len(record.text) < LONGEST:
             self._waiting.append((record.reference, record.text))
 
     def score(self) -> None:
-        """Score what has come since the last time. Call it once a second."""
+        """Score the transcripts added since the last call. Call this once a second."""
         for found, times in counted(self._waiting, self._scoring):
             edits: Edits = getattr(found, self.name)
             self._errors += times * edits.errors
@@ -200,32 +201,32 @@ class Sample:
 
     @property
     def rate(self) -> float | None:
-        """None before the first."""
+        """The error rate so far; None before the first transcript."""
         return self._errors / self._units if self._units else None
 
 
 def rate_for(language: str) -> str:
-    """Which of wer and cer says how true transcripts of a language are: cer without spaces between words, where one
-    wrong character makes a sentence of one "word" wrong."""
+    """The more meaningful of wer and cer for a language: cer for one without spaces between words, where one wrong
+    character makes a whole sentence count as one wrong word."""
     return "cer" if Scoring(language).is_unspaced else "wer"
 
 
 class Whole(NamedTuple):
-    """A recording, and the transcript of all of it."""
+    """A recording with its complete transcript."""
 
     clip: str
-    """Its id, without the number of a part."""
+    """Id without the number of a part."""
     audio_s: float
     reference: str
-    """Empty if there is none."""
+    """Empty without a reference."""
     text: str
     last: Record
-    """The request that completed it."""
+    """The request that completed the recording."""
 
 
 def wholes(records: Iterable[Record], scoring: Scoring) -> Iterator[Whole]:
-    """The recordings of successes. Parts of a recording are put together, each time that all of them were transcribed:
-    the first has the reference of all."""
+    """Yield the recordings of successful requests. Parts of a recording are joined each time all of them were
+    transcribed; the first part has the reference of the whole."""
     if not scoring.in_parts:
         for record in records:
             yield Whole(record.clip, record.audio_s, record.reference, record.text, record)
@@ -249,18 +250,19 @@ def _whole(parts: Sequence[Record], parent: str) -> Whole:
 
 
 def spoken(records: Iterable[Record], scoring: Scoring) -> list[tuple[str, str]]:
-    """(reference, transcript) of recordings that have a reference: what is scored."""
+    """(reference, transcript) pairs to score: recordings with a reference."""
     return [(whole.reference, whole.text) for whole in wholes(records, scoring) if whole.reference]
 
 
 LOOPS, LOOP_WORDS, LOOP_CHARACTERS = 5, 12, 20_000
-"""How often a transcript has the same again, one after the other, to be called a loop; the longest such phrase; and how
-much of the transcript, from its end, is looked at."""
+"""A repetition loop: minimum number of repetitions in a row, maximum number of words in the phrase, and the number of
+characters, from the end of a transcript, to search."""
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def loops(reference: str, hypothesis: str, scoring: Scoring) -> bool:
-    """Whether a transcript goes round in circles, as its reference does not: `thank you thank you thank you …`."""
+    """Whether a transcript contains a repetition loop that its reference does not: `thank you thank you thank you
+    …`."""
     if len(hypothesis) < LOOPS:
         return False
     heard, said = (normalise(text, reference, scoring) for text in (hypothesis[-LOOP_CHARACTERS:], reference))
@@ -270,7 +272,7 @@ def loops(reference: str, hypothesis: str, scoring: Scoring) -> bool:
 
 
 def _rounds(words: list[str]) -> int:
-    """How often the most repeated phrase stands in a row."""
+    """Highest number of times that a phrase occurs in a row."""
     most = 1
     for length in range(1, min(LOOP_WORDS, len(words) // LOOPS) + 1):
         same = 0
@@ -281,16 +283,16 @@ def _rounds(words: list[str]) -> int:
 
 
 PREFACE_SHARE, PREFACE_WORDS, PREFACE_CLIPS = 0.5, 2, 6
-"""From which share of transcripts on a common beginning is no chance, of so many words and punctuation marks, and over
-so many texts."""
+"""Minimum share of transcripts with a common beginning, its minimum number of words and punctuation marks, and the
+minimum number of texts, so that it is not a coincidence."""
 
 _TOKEN = re.compile(rf"{UNSPACED}|[^\W{UNSPACED[1:-1]}]+|[^\w\s]")
 """A word, a character of a script without spaces, or a punctuation mark."""
 
 
 def common_preface(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> tuple[int, str] | None:
-    """The beginning that half of the transcripts, or more, have in common, and none of their references has, as they
-    are compared: how many have it, and its words. None if there is no such beginning."""
+    """The beginning that at least half of the transcripts share and no reference has, after normalization: the number
+    of transcripts and the words. None without such a beginning."""
     distinct = set(pairs)
     heard = [(_TOKEN.findall(text), text) for _, text in distinct]
     first = Counter(tuple(tokens[:PREFACE_WORDS]) for tokens, _ in heard if len(tokens) > PREFACE_WORDS)
@@ -300,7 +302,7 @@ def common_preface(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> tuple[
     alike = [(tokens, text) for tokens, text in heard if tuple(tokens[:PREFACE_WORDS]) == start]
     length = len(_common([tokens for tokens, _ in alike]))
     if any(len(tokens) == length for tokens, _ in alike):
-        return None  # nothing follows it: they all say the same, as a scripted server does
+        return None  # nothing follows: the transcripts are identical, as a scripted server's are
     text = alike[0][1]
     ends = [match.end() for match in _TOKEN.finditer(text)]
     references = [_compared(reference, reference, scoring) for reference, _ in distinct]
@@ -308,8 +310,8 @@ def common_preface(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> tuple[
     if any(reference.startswith(said) for reference in references):
         return None
     if not _compared(text[: ends[length - 1]], "a", scoring):
-        return None  # the normalizer takes it off, as a note in brackets
-    # What the speakers all begin with is no part of it.
+        return None  # the normalizer removes it, for example a note in brackets
+    # Drop words with which all references begin.
     common = "".join(_common(references))
     for at in reversed(range(PREFACE_WORDS, length)):
         rest = _compared(text[ends[at - 1] : ends[length - 1]], "a", scoring)
@@ -320,19 +322,19 @@ def common_preface(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> tuple[
 
 
 def _compared(text: str, reference: str, scoring: Scoring) -> str:
-    """Text as it is compared, without its spaces, which not all scripts have."""
+    """Normalize text and remove its spaces, which not all scripts have."""
     return "".join(normalise(text, reference, scoring).split())
 
 
 def _common(texts: Iterable[Sequence[str]]) -> list[str]:
-    """What all begin with."""
+    """The longest common beginning."""
     columns = zip(*texts, strict=False)
     return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def left_envelope(records: Iterable[Record]) -> tuple[int, str] | None:
-    """The envelope that half of the transcripts, or more, still have around them: how many have it, and its name, one
-    of TEXT_FORMATS. None if there is none."""
+    """The envelope that is still around at least half of the transcripts: their number, and its name in TEXT_FORMATS.
+    None without one."""
     texts = Counter((record.text, record.text_format) for record in records if record.text)
     found = Counter[str]()
     for (text, text_format), times in texts.items():

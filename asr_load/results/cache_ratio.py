@@ -1,4 +1,4 @@
-"""What a server's cache is worth: TTFT of clips that it has had before, against their first."""
+"""The effect of a server's cache: TTFT of repeated clips compared with their first request."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from asr_load.stream.record import Record
 
 FEWEST, RESAMPLES = 3, 10_000
-"""Clips below which nothing is said, and draws of the bootstrap."""
+"""Minimum number of clips, and number of bootstrap draws."""
 
 
 class CacheRatio(msgspec.Struct):
-    """TTFT of repeated clips over that of the same clips when they were new: the geometric mean over `clips`, and where
-    it lies in 95 of 100 samples of clips (percentile bootstrap; Efron, 1979)."""
+    """TTFT of repeated clips divided by that of the same clips when new: the geometric mean over `clips`, with its 95 %
+    interval over samples of clips (percentile bootstrap; Efron, 1979)."""
 
     ratio: float
     low: float
@@ -25,8 +25,9 @@ class CacheRatio(msgspec.Struct):
 
 
 def cache_ratio(successes: Iterable[Record], figured: Collection[Record]) -> CacheRatio | None:
-    """Of all successes of a run, and those that its figures are of; None where fewer than three clips have a first one
-    and others among these. Warm-up, and what is trimmed or excluded, fills caches too: what follows is no first."""
+    """Compute the ratio from all successes of a run and those that its figures describe. None unless at least three
+    clips have a first request and a repeated one in the figures. Warm-up, trimmed and excluded requests also fill
+    caches, so a clip's next request is then not its first."""
     known = set(map(id, figured))
     by_clip: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in sorted(successes, key=lambda record: record.started_at):
@@ -40,7 +41,7 @@ def cache_ratio(successes: Iterable[Record], figured: Collection[Record]) -> Cac
 
 
 def _log_ratio(requests: Sequence[Record], known: Container[int]) -> float | None:
-    """The logarithm of the mean TTFT of a clip's further requests over its first; None without one of both."""
+    """Logarithm of the ratio of a clip's mean TTFT when repeated to its first TTFT; None if either is missing."""
     first, *again = (record.ttft if id(record) in known else None for record in requests)
     known_again = [ttft for ttft in again if ttft]
     return float(np.log(known_again).mean() - np.log(first)) if first and known_again else None

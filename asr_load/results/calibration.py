@@ -1,4 +1,5 @@
-"""What a machine can be trusted with as a client: measured by scripts/calibrate.py, used by later runs' verdicts."""
+"""Calibration: how many streams a machine can measure. scripts/calibrate.py measures it; verdicts of later runs use
+it."""
 
 from __future__ import annotations
 
@@ -17,33 +18,33 @@ WITHIN_MS = (1, 5, 10)
 """Bounds on the p99 of the error of TTFT and ITL."""
 
 TRUSTED_MS = 10
-"""The bound that the verdict goes by: the lag up to which a run is valid."""
+"""The bound that verdicts use: the lag up to which a run is valid."""
 
 
 class CalibrationStep(msgspec.Struct):
-    """So many streams at once. Errors are in seconds, of the client's stamps against the server's."""
+    """One number of concurrent streams. Errors are in seconds: the client's time stamps compared with the server's."""
 
     workers: Count
     streams: Count
     chunks_per_s: Amount
-    """As they came, in the busiest second."""
+    """Chunks received in the busiest second."""
     ttft_p50: Lag
     ttft_p99: Lag
     itl_p50: Lag
     itl_p99: Lag
     upload_p99: Lag
-    """Start of a request to its last byte being sent."""
+    """Time from the start of a request until its last byte was sent."""
     cpu: Amount
-    """Of the busiest worker, as a share of a core."""
+    """CPU of the busiest worker, as a share of a core."""
     server_late_p99: Lag
-    """How late the server sent what was due."""
+    """How late the server sent its chunks."""
     accept_p50: Lag
-    """The last byte of a request being sent to the server having it all: the wait for a server that is full."""
+    """Time from when a request's last byte was sent until the server had all of it: the wait for a busy server."""
 
 
 class GoodFor(msgspec.Struct):
-    """The most streams at which the errors' p99 stayed within so many ms; 0 where the fewest that were tried were too
-    many. `at_least`: the server was full before the client, which may be good for more."""
+    """The highest number of streams at which the errors' p99 stayed within each number of ms; 0 if the lowest number
+    tried exceeded it. `at_least`: the server reached its limit before the client, so the client may manage more."""
 
     workers: Count
     within_ms: dict[int, Count]
@@ -51,37 +52,37 @@ class GoodFor(msgspec.Struct):
 
 
 class Calibration(msgspec.Struct):
-    """Of one machine."""
+    """Calibration of one machine."""
 
     host: str
     cores: Count
-    """That the client and the server had together."""
+    """Cores that the client and the server shared."""
     reader: str
     chunks_per_s: Amount
-    """Of each stream."""
+    """Chunk rate of each stream."""
     good_for: list[GoodFor]
     trials: list[CalibrationStep]
 
     def streams(self, workers: int) -> tuple[int, bool] | None:
-        """How many streams so many workers are good for together, and whether that is the least they are good for. One
-        that was not tried is taken to do as much for each worker as the next fewer one that was; None below all."""
+        """Number of streams that this many workers can measure together, and whether it is a lower bound. An untested
+        number of workers counts as the next lower one that was tested; None below all of them."""
         tried = [good for good in self.good_for if good.workers <= workers and TRUSTED_MS in good.within_ms]
         if not tried:
             return None
         best = max(tried, key=lambda good: good.workers)
-        # More workers than were tried may share the cores that the last ones had for themselves.
+        # More workers than were tested may have to share cores that the tested ones had to themselves.
         streams = best.within_ms[TRUSTED_MS]
         return streams, best.at_least or best.workers < workers
 
 
 def calibration_file() -> Path:
-    """Where this machine's calibration is kept: a home may be shared by several machines."""
+    """Path of this machine's calibration. The host is in its name because machines may share a home folder."""
     host = re.sub(r"[^\w.-]+", "-", socket.gethostname())
     return cache() / f"calibration-{host}.json"
 
 
 def write_calibration(calibration: Calibration) -> Path:
-    """Keep it for later runs, and return where. Raises OSError."""
+    """Store the calibration for later runs and return its path. Raises OSError."""
     path = calibration_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, encode_json(calibration))
@@ -89,7 +90,7 @@ def write_calibration(calibration: Calibration) -> Path:
 
 
 def read_calibration(cores: int, reader: str) -> Calibration | None:
-    """What this machine was found good for, if it was with as many cores and the same way of reading."""
+    """The machine's calibration, if it was made with as many cores and the same reader."""
     try:
         calibration = decode(calibration_file().read_bytes(), Calibration)
     except (OSError, Malformed):

@@ -1,4 +1,4 @@
-"""A run over time, from its records: what each stretch of it was like."""
+"""A run over time, from its records: figures for each stretch of it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from asr_load.results.runfile import RunInfo
 from asr_load.stream.record import Record
 
 WIDTHS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
-"""Lengths of a stretch, in seconds, that people think in."""
+"""Round lengths of a stretch, in seconds."""
 
 
 def width_for(seconds: float, most: int) -> float:
-    """The shortest length of a stretch of which so many seconds have at most so many."""
+    """The shortest of WIDTHS that cuts this many seconds into at most `most` stretches."""
     return next((width for width in WIDTHS if seconds / width <= most), seconds / most)
 
 
 def span(records: Sequence[Record]) -> tuple[float, float]:
-    """From the first start to the last end, in seconds since the epoch; (0, 0) without records."""
+    """First start and last end, in seconds since the epoch; (0, 0) without records."""
     if not records:
         return 0.0, 0.0
     return min(record.started_at for record in records), max(record.end for record in records)
 
 
 def course(records: Sequence[Record], info: RunInfo, width: float) -> list[dict[str, Any]]:
-    """A run's stretches of `width` seconds, as `Live.points` gives seconds, but for goodput: a request counts in the
-    one in which it ended, and `t` is the end of one. Percentiles are of its values, `in_flight` is the mean over it."""
+    """Cut a run into stretches of `width` seconds, each a point as in `Live.points` but without goodput. A request
+    counts in the stretch in which it ended; `t` is a stretch's end, and `in_flight` its mean."""
     first, last = span(records)
     count = stretches(first, last, width) if records else 0
     parts: list[list[Record]] = [[] for _ in range(count)]
@@ -49,8 +49,8 @@ def course(records: Sequence[Record], info: RunInfo, width: float) -> list[dict[
 
 
 def stretches(first: float, last: float, width: float) -> int:
-    """How many stretches a run has: what is left at its end and shorter than half of one belongs to the last, as the
-    rates of a moment say nothing."""
+    """Number of stretches of a run. A rest shorter than half a stretch belongs to the last one, because rates over a
+    moment mean nothing."""
     return max(int((last - first) / width + 0.5), 1)
 
 
@@ -77,7 +77,8 @@ def _users(info: RunInfo, at: float) -> int:
 
 
 def _in_flight(records: Sequence[Record], first: float, width: float, count: int) -> list[float]:
-    """The mean number of requests in flight, in each stretch: the seconds of requests in it over its length."""
+    """Mean number of requests in flight in each stretch: the seconds that requests spend in it divided by its
+    length."""
     borders = first + width * np.arange(count + 1.0)
     starts = np.sort([record.started_at for record in records])
     ends = np.sort([record.end for record in records])
@@ -88,7 +89,7 @@ def _in_flight(records: Sequence[Record], first: float, width: float, count: int
 
 
 def _seconds_until(times: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """For each border, the seconds from all earlier times to it, summed; shapes (n,), (m,) -> (m,)."""
+    """For each border, the sum of the seconds from all earlier times to it; shapes (n,), (m,) -> (m,)."""
     before = np.searchsorted(times, borders)
     sums = np.concatenate([[0.0], np.cumsum(times - times[0])]) if times.size else np.zeros(1)
     summed: np.ndarray = before * (borders - (times[0] if times.size else 0.0)) - sums[before]
@@ -96,7 +97,7 @@ def _seconds_until(times: np.ndarray, borders: np.ndarray) -> np.ndarray:
 
 
 def in_flight_at_start(records: Sequence[Record]) -> np.ndarray:
-    """For each record, how many requests were in flight as it began, itself among them; shape (n,)."""
+    """For each record, the number of requests in flight when it began, including itself; shape (n,)."""
     begins = np.array([record.started_at for record in records])
     ends = np.sort([record.end for record in records])
     begun: np.ndarray = np.searchsorted(np.sort(begins), begins, "right")

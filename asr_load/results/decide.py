@@ -1,4 +1,4 @@
-"""Whether a step of a search has been measured long enough to say that its SLOs hold, or that they do not."""
+"""Decide whether a step of a search was measured long enough to know whether its SLOs are met."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from asr_load.results.slo import Slo
 from asr_load.stream.record import Record
 
 CONFIDENCE_Z = 2.81
-"""Of the normal distribution: an interval misses the truth once in two hundred times. A step is looked at again and
-again, each time with half as many requests more (LOOKS): over all looks together, one whose true value is the limit
-itself is settled, on either side, about once in twenty times (tests/test_capacity.py)."""
+"""Standard deviations of the normal distribution: an interval misses the true value once in two hundred times. A step
+is judged repeatedly, each time with half as many requests more (LOOKS). Over all looks, a step whose true value equals
+the limit settles on either side about once in twenty times (tests/test_capacity.py)."""
 
 LOOKS = 1.5
-"""How many times as many requests there are at each look as at the one before."""
+"""Factor between the numbers of requests at successive looks."""
 
 LEAST = 30
-"""Requests below which nothing is settled."""
+"""Minimum number of requests to settle."""
 
 NEAR = 0.05
-"""A mean that is known to within this share of its limit is settled, on whichever side it lies."""
+"""A mean that is known to within this share of its limit is settled, whichever side it is on."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is known of an SLO: its value as measured, whether that holds it, and whether more requests could change
-    that."""
+    """The verdict on an SLO so far: its measured value, whether that meets the SLO, and whether more requests could not
+    change the verdict (`settled`)."""
 
     value: float | None
     ok: bool
@@ -44,13 +44,12 @@ class Decision:
 def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
     """Judge an SLO by a step's requests so far.
 
-    The rule: a percentile pQ is settled when Wilson's interval (99.5 %; Wilson, JASA 22, 1927) for the share of values
-    above the limit lies on one side of 1 - Q. The error rate is such a share itself. A mean, and an error rate of
-    words, is settled when its interval lies on one side of the limit, or within 5 % of it. Values of one request (its
-    gaps, its words) are not independent: the number of requests that they are worth is estimated from how the requests
-    differ (the design effect of a cluster sample: Kish, Survey Sampling, 1965). `max` fails with the first value above
-    the limit. Nothing is settled below 30 requests.
-    """
+    A percentile pQ is settled when Wilson's interval (99.5 %; Wilson, JASA 22, 1927) for the share of values above the
+    limit lies on one side of 1 - Q. An error rate is such a share itself. A mean, WER and CER are settled when the
+    interval lies on one side of the limit, or within 5 % of it. Values of one request (its gaps, its words) are not
+    independent, so the differences between requests determine the effective number of values (design effect of a
+    cluster sample: Kish, Survey Sampling, 1965). `max` fails with the first value above the limit. Nothing is settled
+    below 30 requests."""
     enough = len(records) >= LEAST
     good = [record for record in records if record.ok]
     if slo.metric == "errors":
@@ -63,7 +62,7 @@ def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
     values = [METRICS[slo.metric].shown(record) for record in good]
     sizes = np.array([len(each) for each in values], dtype=float)
     if not sizes.sum():
-        # Failures alone: more of them would say no more.
+        # There are only failures, and more of them would change nothing.
         return Decision(None, ok=False, settled=enough)
     if slo.share is None:
         return _mean(np.array([sum(each) for each in values]), sizes, slo.limit, enough)
@@ -73,17 +72,17 @@ def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
     above = np.bincount(of, weights=together > slo.limit, minlength=len(values))
     if slo.share == 1:
         return Decision(value, ok=not above.any(), settled=enough or bool(above.any()))
-    # The value decides, as it does for a whole run; the share tells how sure that is.
+    # The value decides, as for a whole run. The share shows how certain that is.
     return replace(_share(above, sizes, 1 - slo.share, enough), value=value, ok=value <= slo.limit)
 
 
 def _share(above: np.ndarray, sizes: np.ndarray, allowed: float, enough: bool) -> Decision:
-    """Judge the share of all values that lie above: `above` of `sizes` of each request."""
+    """Judge the share of all values above the limit; `above` and `sizes` count values per request."""
     total = float(sizes.sum())
     if not total:
         return Decision(None, ok=False, settled=False)
     counted = Counted(above, sizes)
-    # Where nothing is known of it, as if a request had one value.
+    # If the design effect is unknown, assume one independent value per request.
     effect = design_effect(counted) or max(1.0, total / len(sizes))
     low, high = wilson(counted.share, total / effect, CONFIDENCE_Z)
     return Decision(counted.share, ok=counted.share <= allowed, settled=enough and (low > allowed or high <= allowed))
@@ -98,7 +97,7 @@ def _mean(sums: np.ndarray, sizes: np.ndarray, limit: float, enough: bool) -> De
     if count < 2:
         return Decision(value, ok=value <= limit, settled=False)
     spread = math.sqrt(float(((sums - value * sizes) ** 2).sum()) * count / (count - 1)) / total
-    # Requests without an error have no spread, and are no proof that none has one.
+    # Requests without an error have no spread, which does not prove that no request has one.
     half = CONFIDENCE_Z * spread if sums.any() else wilson(0.0, count, CONFIDENCE_Z)[1] * count / total
     known = abs(value - limit) > half or half <= NEAR * limit
     return Decision(value, ok=value <= limit, settled=enough and known)

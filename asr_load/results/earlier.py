@@ -1,4 +1,4 @@
-"""Earlier runs that sent the same bytes to the same server: its caches may know them."""
+"""Find earlier runs that sent the same bytes to the same server, whose caches may hold them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Sent(msgspec.Struct):
 
 
 class _Run(_Sent):
-    """What of a run.json tells which bytes went where."""
+    """The fields of run.json that show which bytes went to which server."""
 
     host: str
     began_at: float
@@ -27,13 +27,13 @@ class _Run(_Sent):
 
     @property
     def plain(self) -> set[str]:
-        """The hashes of the sets whose clips were sent as they are."""
+        """Hashes of the sets whose clips were sent unchanged."""
         return {sent.data_sha256 for sent in self.user_classes or [self] if sent.unique == "none"}
 
 
 def earlier_runs(places: Iterable[Path], host: str, plain: set[str]) -> list[str]:
-    """The names of the folders, in these places, of runs that sent any of these sets to a server with --unique none,
-    the last run last. `plain` has the hashes of the sets' manifests."""
+    """Names of the run folders in these places whose runs sent any of these sets to the server with --unique none, in
+    order of time. `plain` has the hashes of the sets' manifests."""
     if not plain:
         return []
     found = []

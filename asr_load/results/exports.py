@@ -1,4 +1,4 @@
-"""A run's records and figures in the forms that other tools read."""
+"""Export a run's records and figures in formats that other tools read."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from asr_load.results.slo import slo_lines
 from asr_load.results.sound import measured
 from asr_load.results.summary import Finished, Summary, rates_line, run_lines
 from asr_load.stream.record import LiveRecord, Record
-from asr_load.text import visible
+from asr_load.text import count_of, visible
 
 
 def export(folder: Path, finished: Finished, form: str) -> Path:
-    """Write a run into its folder in one of FORMS, and return where. Raises OSError."""
+    """Export a run into its folder in one of FORMS, and return the file's path. Raises OSError."""
     name, write = FORMS[form]
     path = folder / name
     write_atomically(path, write(finished))
@@ -31,8 +31,8 @@ def export(folder: Path, finished: Finished, form: str) -> Path:
 
 
 def _parquet(finished: Finished) -> bytes:
-    """Columns as the fields of records.jsonl."""
-    import pyarrow as pa  # late: it takes a moment, and most reports need none
+    """A Parquet file with the fields of records.jsonl as columns."""
+    import pyarrow as pa  # imported late because it is slow to import
     import pyarrow.parquet as pq
 
     types = {
@@ -53,29 +53,29 @@ def _parquet(finished: Finished) -> bytes:
 
 
 def _fields(records: Iterable[Record]) -> dict[str, str]:
-    """The columns and their types: of realtime sessions too where there is one."""
+    """Columns and their types, with those of realtime sessions if there is one."""
     live = LiveRecord.__annotations__ if any(isinstance(record, LiveRecord) for record in records) else {}
     return Record.__annotations__ | live | {COUNTED: "bool"}
 
 
 COUNTED = "counted"
-"""The column that tells whether latencies and error rates are of a record."""
+"""Column that tells whether a record counts for latencies and error rates."""
 
 
 def _counted(finished: Finished) -> list[bool]:
-    """Whether the figures are of each record: not of a warm-up, nor of one that is trimmed or excluded."""
+    """Whether each record counts for the figures: no warm-up, not trimmed, not excluded."""
     figured = {id(record) for record in measured(finished.records, finished.info).sound}
     return [id(record) in figured for record in finished.records]
 
 
 def _value(record: Record, name: str) -> Any:
-    """A field; what it counts by name, as JSON."""
+    """The value of a field, with dictionaries as JSON."""
     value = getattr(record, name, None)
     return msgspec.json.encode(value).decode() if isinstance(value, dict) else value
 
 
 def _csv(finished: Finished) -> bytes:
-    """A row for each record; gaps in one cell, with spaces between them."""
+    """A row for each record; a sequence becomes one cell with spaces between its values."""
     out = io.StringIO()
     writer = csv.writer(out)
     names = list(_fields(finished.records))
@@ -88,12 +88,12 @@ def _csv(finished: Finished) -> bytes:
 def _cell(value: object) -> object:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return " ".join(map(str, value))
-    # A spreadsheet takes what begins like a formula for one, and servers say what they like.
+    # Spreadsheets run text that looks like a formula, and this text may come from a server.
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def _markdown(finished: Finished) -> bytes:
-    """The tables of the summary, for a pull request or a page."""
+    """The tables of the summary as Markdown, for a pull request or a page."""
     summary = finished.summary
     said = "\n".join(f"- {_plain(line)}" for line in _lines(summary))
     shown = [tables.latencies(summary), tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)]
@@ -108,7 +108,8 @@ def _plain(text: str) -> str:
 
 def _lines(summary: Summary) -> Iterator[str]:
     requests = summary.requests
-    yield f"{requests.total} requests: {requests.success} succeeded, {requests.fail} failed"
+    succeeded = f"{requests.success} succeeded, {requests.fail} failed"
+    yield f"{count_of(requests.total, 'request')}: {succeeded}"
     rates = summary.requests_per_s, summary.rtfx
     yield f"{tables.number(rates[0], 2)} requests/s, RTFx {tables.number(rates[1], 2)}, over {summary.wall_s:.1f} s"
     if summary.references:
@@ -123,7 +124,7 @@ def _lines(summary: Summary) -> Iterator[str]:
 
 
 def _junit(finished: Finished) -> bytes:
-    """A test case for each SLO and one for the run, as CI systems show them (the JUnit format of Ant)."""
+    """A test case for the run and one for each SLO, in the JUnit format of Ant that CI systems read."""
     summary, cases = finished.summary, list[tuple[str, str]]()
     reasons = summary.verdict.reasons if summary.verdict else ()
     cases.append(("run", "; ".join(reason.text for reason in reasons if reason.kind is not Kind.SLO)))
@@ -147,4 +148,4 @@ FORMS: dict[str, tuple[str, Callable[[Finished], bytes]]] = {
     "markdown": ("summary.md", _markdown),
     "junit": ("junit.xml", _junit),
 }
-"""By their names: the file, and what writes it."""
+"""Export formats by name, each with its file and the function that writes it."""

@@ -12,7 +12,7 @@ from asr_load.stream.record import Record
 
 
 class Figures(msgspec.Struct):
-    """Of one latency: seconds, but for `rtf`, which is a ratio. All None where n is 0."""
+    """Statistics of a latency, in seconds, or of `rtf`, a ratio. All None if n is 0."""
 
     mean: float | None
     p50: float | None
@@ -24,12 +24,12 @@ class Figures(msgspec.Struct):
 
 
 def figures(values: Iterable[float]) -> Figures:
-    """Mean, percentiles (linear between samples, as numpy's default) and maximum."""
+    """Mean, percentiles (linear interpolation, as numpy's default) and maximum."""
     return _figures(np.fromiter(values, dtype=float))
 
 
 def _figures(values: np.ndarray) -> Figures:
-    """As `figures`; `values` is not in its order afterwards, as a copy of a long run's gaps is half a gigabyte."""
+    """Like `figures`, but reorders `values`, because a copy of a long run's gaps would take half a gigabyte."""
     if values.size == 0:
         return Figures(None, None, None, None, None, None, 0)
     mean, highest = float(values.mean()), float(values.max())
@@ -38,5 +38,5 @@ def _figures(values: np.ndarray) -> Figures:
 
 
 def figures_of(metric: str, records: Iterable[Record]) -> Figures:
-    """Of one of METRICS, over records."""
+    """Figures of a metric in METRICS over records."""
     return _figures(METRICS[metric].values(records))

@@ -1,8 +1,7 @@
-"""A run while it runs: percentiles of the last seconds and of the whole run so far, and their course over time.
+"""The live view of a run: percentiles of the last seconds and of the whole run so far, and their history.
 
-A stream counts in the second in which it ended, on the master's clock; a second is shown when all workers have
-reported past it. What is shown here is for the eye: files are written from the records themselves.
-"""
+A stream counts in the second in which it ended, on the master's clock. A second is shown when all workers have reported
+past it. These figures are only for display; files are computed from the records themselves."""
 
 from __future__ import annotations
 
@@ -24,19 +23,19 @@ WINDOW_S = 10
 PERCENTILES = (50, 90, 95, 99)
 CHARTED = (50, 95, 99)
 DRAWN, LIVE_DRAWN = ("ttft", "e2el", "itl", "rtf"), ("ttft", "ttfs", "itl", "rtf_live")
-"""What has a chart, over HTTP and of realtime sessions."""
+"""Metrics with a chart, for requests over HTTP and for realtime sessions."""
 POINT = 7 + len(DRAWN) * len(CHARTED)
 STEP = math.log(1.005)
-"""Width of a histogram's bucket: a percentile of the whole run is at most 0.25 % off."""
+"""Width of a histogram's bucket, so that a percentile of the whole run is off by at most 0.25 %."""
 
 
 def shown_values(successes: Sequence[Record], metrics: Iterable[str]) -> dict[str, np.ndarray]:
-    """The values of successes by metric, each of shape (n,), in the units that are shown."""
+    """Values of successful requests by metric, each of shape (n,), in display units."""
     return {name: METRICS[name].values(successes) * METRICS[name].scale for name in metrics}
 
 
 class Histogram:
-    """Counts of positive values in buckets of equal ratio; its size depends on their spread, not on their number."""
+    """Counts of positive values in buckets of equal ratio. Its size depends on their spread, not on their number."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
@@ -44,7 +43,7 @@ class Histogram:
         self.max = self.sum = 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """Take values, shape (n,)."""
+        """Add values, shape (n,)."""
         if not values.size:
             return
         self._counts.update(np.rint(np.log(np.maximum(values, 1e-6)) / STEP).astype(int).tolist())
@@ -53,7 +52,7 @@ class Histogram:
         self.max = max(self.max, values.max().item())
 
     def percentiles(self, wanted: Iterable[float]) -> list[float | None]:
-        """The values below which so many percent lie, within 0.25 %; None while there are no values."""
+        """Percentiles, within 0.25 %; None without values."""
         if not self.n:
             return [None for _ in wanted]
         buckets = sorted(self._counts)
@@ -67,16 +66,16 @@ class _Second:
         self.parts: dict[str, list[np.ndarray]] = {metric.name: [] for metric in STREAMED}
         self.successes = 0
         self.met = 0
-        """That met all limits of --goodput."""
+        """Requests that met all limits of --goodput."""
         self.tokens = 0
         self.uncounted = False
-        """Whether an answer did not tell its tokens."""
+        """Whether a response came without a token count."""
         self.audio_s = 0.0
         self.failures: Counter[str] = Counter()
 
     def add(self, record: Record, goodput: Goodput | None) -> None:
         if record.failed:
-            self.failures[sys.intern(record.outcome)] += 1  # which is kept for each second: another text each time
+            self.failures[sys.intern(record.outcome)] += 1  # interned, because each second keeps its own counter
         if record.ok:
             self.successes += 1
             self.tokens += record.known_tokens or 0
@@ -90,9 +89,9 @@ class _Second:
 
 
 class Live:
-    """The live view of one run, in seconds since `began` (since the epoch): each record counts in the one in which it
-    ended, however late it is reported. `drawn` are the metrics that have a chart, `goodput` what is counted as such,
-    `accuracy` what scores some of the transcripts, `slos` the limits that it is asked about."""
+    """The live view of one run, in seconds since `began` (in seconds since the epoch). A record counts in the second in
+    which it ended, however late it arrives. `drawn`: metrics with a chart; `goodput`: limits for goodput; `accuracy`:
+    scores a sample of the transcripts; `slos`: limits to judge."""
 
     def __init__(
         self,
@@ -106,20 +105,20 @@ class Live:
         limited = [slo.metric for slo in slos if slo.metric in METRICS]
         self._run = {name: Histogram() for name in (*(metric.name for metric in STREAMED), *limited)}
         self._open: dict[int, _Second] = {}
-        """By number: those that records may still come for."""
+        """Seconds that may still receive records, by number."""
         self._load: dict[int, tuple[int, int]] = {}
         self._last_load = 0, 0
-        """Users, and requests in flight."""
+        """Numbers of users and of requests in flight."""
         self._window: deque[_Second] = deque(maxlen=WINDOW_S)
         self._points = array("d")
-        """POINT numbers for each second, 152 bytes: a test may go on for days. NaN is none."""
+        """POINT numbers for each second: 152 bytes, because a test may run for days. NaN means no value."""
         self._failed: dict[int, dict[str, int]] = {}
-        """The failures of a second by its number, where there were any."""
+        """Failures by outcome, by number of the second; only for seconds with failures."""
         self.requests = self.successes = 0
         self.failures: Counter[str] = Counter()
 
     def add(self, records: Sequence[Record], ends: Sequence[float]) -> None:
-        """Take records that are no warm-ups, and when each ended, in seconds since the epoch."""
+        """Add records, without warm-up, and the time when each ended, in seconds since the epoch."""
         self.requests += len(records)
         self.successes += sum(record.ok for record in records)
         self.failures.update(record.outcome for record in records if record.failed)
@@ -144,7 +143,7 @@ class Live:
                 parts.append(values[name])
 
     def _add_late(self, number: int, records: Sequence[Record]) -> None:
-        """Sums of a second that is closed can still be added to; its percentiles stay as they are."""
+        """Add to the sums of a closed second; its percentiles stay as they are."""
         if number < 0:  # before a reset of the view
             return
         late = _Second()
@@ -160,12 +159,13 @@ class Live:
 
     @property
     def closed(self) -> int:
-        """How many seconds are closed."""
+        """Number of closed seconds."""
         return len(self._points) // POINT
 
     def tick(self, now: float, users: int, in_flight: int, complete_until: float) -> None:
-        """Note how many users and requests in flight there are, and close the seconds that ended before
-        `complete_until`: of those, all records are here. Call it once a second; times are seconds since the epoch."""
+        """Record the numbers of users and of requests in flight, and close the seconds that ended before
+        `complete_until`, for which all records have arrived. Call this once a second; times are seconds since the
+        epoch."""
         if self.accuracy is not None:
             self.accuracy.score()
         self._load[max(math.floor(now - self.began), self.closed)] = users, in_flight
@@ -173,9 +173,9 @@ class Live:
             self._close_second()
 
     def close(self, now: float) -> None:
-        """Close all seconds up to now: nothing more will come. The last one is cut short by the end."""
+        """Close all seconds up to now, when no more records will come. The end of the test cuts the last one short."""
         last = math.floor(now - self.began)
-        last += last + 1 in self._open  # clocks are a little apart
+        last += last + 1 in self._open  # clocks differ slightly
         while self.closed <= last:
             self._close_second()
 
@@ -195,8 +195,8 @@ class Live:
         self._points.extend(point)
 
     def slo_results(self, slos: Iterable[Slo]) -> list[SloResult]:
-        """How SLOs fare over the whole test so far; without those that have no value as yet. Percentiles are within
-        0.25 %, and error rates of words are those of the transcripts that were scored."""
+        """Judge SLOs over the whole test so far, except those without a value yet. Percentiles are within 0.25 %; WER
+        and CER are those of the sampled transcripts."""
         values = [(slo, self._value(slo)) for slo in slos]
         return [SloResult(slo.name, slo.limit, value, value <= slo.limit) for slo, value in values if value is not None]
 
@@ -215,17 +215,17 @@ class Live:
         return whole.max if slo.share == 1 else whole.percentiles([100 * slo.share])[0]
 
     def points(self, after: float = 0.0) -> list[dict[str, Any]]:
-        """A point for each closed second after a time: `t` (its end, since the epoch), `users`, `in_flight`,
-        `successes_per_s`, `tokens_per_s` (None where an answer did not tell them), `rtfx`, `goodput_per_s` (None
-        without --goodput), `failures_per_s` by outcome, and each metric that is drawn with p50, p95 and p99 in its
-        unit (None where no stream ended in that second)."""
+        """One point for each closed second that ended after `after`: `t` (its end, since the epoch), `users`,
+        `in_flight`, `successes_per_s`, `tokens_per_s` (None if a response came without a token count), `rtfx`,
+        `goodput_per_s` (None without --goodput), `failures_per_s` by outcome, and for each charted metric p50, p95 and
+        p99 in its unit (None if no stream ended in that second)."""
         first = self.closed
         while first and self._points[(first - 1) * POINT] > after:
             first -= 1
         return [self._point(number) for number in range(first, self.closed)]
 
     def recent(self) -> list[dict[str, Any]]:
-        """The points of the last seconds that are closed, WINDOW_S at most."""
+        """Points of the last closed seconds, at most WINDOW_S."""
         return [self._point(number) for number in range(max(self.closed - WINDOW_S, 0), self.closed)]
 
     def _point(self, number: int) -> dict[str, Any]:
@@ -246,8 +246,8 @@ class Live:
         return point
 
     def table(self) -> list[dict[str, Any]]:
-        """Rows `name`, `count`, `p50` … `p99`, `max`: each metric over the last 10 s and over the run; those of
-        realtime sessions where there are any."""
+        """Rows `name`, `count`, `p50` … `p99`, `max`: each metric over the last 10 s and over the run; metrics of
+        realtime sessions only if there are any."""
         rows = []
         for metric in STREAMED:
             name, label = metric.name, metric.heading

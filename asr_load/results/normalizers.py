@@ -1,4 +1,4 @@
-"""How text is written the same way before it is compared: capitals, punctuation, numbers, spellings."""
+"""Text normalizers, applied before text is compared: capitals, punctuation, numbers, spellings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from asr_load.languages import UNSPACED, is_unspaced, language_code
 
 NORMALIZERS = ("whisper", "basic", "open-asr", "none")
-"""whisper: OpenAI's normaliser of English for English, its basic one otherwise (Radford et al., 2022, appendix C), by
-which most figures are published. basic: the basic one, whatever the language. open-asr: as the Open ASR Leaderboard
-(https://github.com/huggingface/open_asr_leaderboard). none: words as they came, with capitals and punctuation.
+"""whisper: OpenAI's normalizer for English, its basic one for other languages (Radford et al., 2022, appendix C); most
+published figures use it. basic: the basic one for every language. open-asr: as in the Open ASR Leaderboard
+(https://github.com/huggingface/open_asr_leaderboard). none: words unchanged, with capitals and punctuation.
 
-The basic one is kept from taking vowel signs for punctuation (see `_basic`)."""
+The basic one differs from Whisper's in that it does not take vowel signs for punctuation (see `_basic`)."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How transcripts are compared with references."""
+    """How to compare transcripts with references."""
 
     language: str = "en"
-    """The references' language; its code, however it was written."""
+    """Code of the references' language; also accepts its name."""
     normalizer: str = "whisper"
     """One of NORMALIZERS."""
     in_parts: bool = False
@@ -39,15 +39,15 @@ class Scoring:
 
 
 def normalise(text: str, reference: str, scoring: Scoring) -> str:
-    """Text as it is compared: its words, one space apart."""
+    """Normalize text for comparison: its words, separated by single spaces."""
     if scoring.normalizer == "none":
         return " ".join(unicodedata.normalize("NFC", text).split())
     return _normalised(text, scoring.normalizer, _is_english(reference, scoring))
 
 
 def _is_english(reference: str, scoring: Scoring) -> bool:
-    """Whether a reference is normalised as English. One that is mostly in another script is not, whatever the set says:
-    AISHELL among LibriSpeech."""
+    """Whether to normalize a reference as English. One that is mostly in another script is not English, whatever the
+    set says, for example AISHELL mixed into LibriSpeech."""
     if scoring.language != "en" or scoring.normalizer == "basic":
         return False
     is_latin = [char.isascii() for char in reference if _is_of_a_word(char) and not char.isdigit()]
@@ -55,8 +55,8 @@ def _is_english(reference: str, scoring: Scoring) -> bool:
 
 
 def characters(text: str, reference: str, scoring: Scoring) -> str:
-    """The characters of a normalised text that count in CER: letters and digits only, if its reference is written
-    without spaces between words, where spaces and commas show how somebody typed it and not what was said."""
+    """The characters of a normalized text that count in CER. If its reference is written without spaces between words,
+    only letters and digits count, because spaces and commas then show typing habits and not speech."""
     is_spaced = not scoring.is_unspaced and 2 * len(_UNSPACED.findall(reference)) <= len("".join(reference.split()))
     return text if is_spaced else "".join(filter(_is_of_a_word, text))
 
@@ -66,7 +66,7 @@ def _is_of_a_word(char: str) -> bool:
 
 
 def variant(reference: str, scoring: Scoring) -> str:
-    """What the normalizer does with a reference and its transcripts, in words; empty for `none`."""
+    """The normalizer's variant for a reference and its transcripts; empty for `none`."""
     if scoring.normalizer == "none":
         return ""
     if _is_english(reference, scoring):
@@ -76,7 +76,7 @@ def variant(reference: str, scoring: Scoring) -> str:
     return "basic without optional vowel marks" if _SEMITIC.search(reference) else "basic"
 
 
-# Clips are sent again and again, and a text takes 2 ms: the references would take longer than all else of a summary.
+# Clips repeat, and a text takes 2 ms, so without a cache the references would dominate the time of a summary.
 @functools.lru_cache(maxsize=1 << 16)
 def _normalised(text: str, normalizer: str, english: bool) -> str:
     return " ".join(_normaliser(normalizer, english)(text).split())
@@ -84,7 +84,7 @@ def _normalised(text: str, normalizer: str, english: bool) -> str:
 
 @functools.cache
 def _normaliser(normalizer: str, english: bool) -> Callable[[str], str]:
-    # Late: loading the English spelling table takes a moment that only a summary has.
+    # Imported late because loading the English spelling table is slow.
     from whisper_normalizer.english import EnglishTextNormalizer
 
     if normalizer == "open-asr":
@@ -103,22 +103,21 @@ _OPTIONAL = re.compile(
     "\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"  # invisible: joiners, directions, soft hyphens
 )
 """Characters that writers may leave out: vowel marks of Hebrew and Arabic, the stroke that lengthens a word there, and
-characters that only change how others are drawn."""
+invisible characters that only change how others are drawn."""
 
 _DIACRITICS = re.compile(
     "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\u3099\u309a\ufe00-\ufe0f\ufe20-\ufe2f"
     "\U000e0100-\U000e01ef]"
 )
-"""Combining diacritics of alphabets, and variation selectors, as far as NFKC leaves them."""
+"""Combining diacritics of alphabets, and variation selectors, that NFKC leaves."""
 
 
 def _basic() -> Callable[[str], str]:
-    """Whisper's basic normalizer, which puts a space in the place of marks, except that it does as scripts need it.
+    """Whisper's basic normalizer, which replaces marks with spaces, except in scripts that need their marks.
 
-    Vowel signs and viramas (Indic scripts, Thai, Khmer and others) are kept: without them wrong words are equal.
-    Optional vowel marks (Arabic, Hebrew) are dropped, as most transcripts do not have them. Text in alphabets is
-    treated as Whisper's does, so that published figures can be compared.
-    """
+    It keeps vowel signs and viramas (Indic scripts, Thai, Khmer and others), because wrong words would be equal without
+    them. It drops optional vowel marks (Arabic, Hebrew), because most transcripts do not have them. It treats alphabets
+    as Whisper's does, so that figures are comparable with published ones."""
     from whisper_normalizer.basic import BasicTextNormalizer
 
     keeping: Callable[[str], str] = BasicTextNormalizer(preserve_marks=True)
@@ -127,7 +126,7 @@ def _basic() -> Callable[[str], str]:
 
 FILLERS = ("ah", "aha", "ahh", "ahm", "eh", "ehehe", "em", "hm", "hmm", "huh", "hum", "mhm", "mhum", "mm", "mmm", "uh",
            "uhm", "uhuh", "um", "umm")  # fmt: skip
-"""What the leaderboard does not count as words."""
+"""Fillers that the leaderboard does not count as words."""
 
 COMPOUNDS = {
     r"al(?:l)? right": "alright",
@@ -140,19 +139,19 @@ COMPOUNDS = {
     r"x ray": "xray",
     r"t shirt": "tshirt",
 }
-"""Words that the leaderboard takes for one, in its normaliser's text."""
+"""Words that the leaderboard joins, in the text of its normalizer."""
 
 
 def _open_asr_english() -> Callable[[str], str]:
-    """Whisper's normaliser with the leaderboard's fillers, contractions, compounds and acronyms. Its table of names
-    that sound alike (Karl and Carl) is not here."""
+    """Whisper's normalizer with the leaderboard's fillers, contractions, compounds and acronyms, but without its table
+    of names that sound alike (Karl and Carl)."""
     from whisper_normalizer.english import EnglishTextNormalizer
 
     whisper = EnglishTextNormalizer()
     whisper.ignore_patterns = rf"\b({'|'.join(FILLERS)})\b"
     for kept in ("kinda", "sorta", "dunno", "cause"):
         del whisper.replacers[rf"\b{kept}\b"]
-    # A possessive stays one.
+    # Keep possessives.
     whisper.replacers = {
         r"\b(it|he|she|what|that|who|here|there|how|when|where|why|this)'s\b" if pattern == r"'s\b" else pattern: (
             r"\1 is" if pattern == r"'s\b" else word
@@ -174,14 +173,14 @@ _ACRONYM = re.compile(r"(?<!\S)\w(?: \w)+(?!\S)")
 
 
 def _joined(match: re.Match[str]) -> str:
-    """`b b c` is one word; two letters are only where neither can be a word."""
+    """Join `b b c` into one word, and two letters only if neither can be a word."""
     letters = match[0].split()
     return "".join(letters) if len(letters) > 2 or not {"a", "i"} & set(letters) else match[0]
 
 
 def _open_asr(basic: Callable[[str], str]) -> Callable[[str], str]:
-    """Of other languages: the basic one, with what it leaves of punctuation taken out. The leaderboard also writes
-    numbers as words, which is not done here."""
+    """The normalizer for other languages: the basic one, without the punctuation that it leaves. Unlike the
+    leaderboard's, it does not write numbers as words."""
 
     def normalise_other(text: str) -> str:
         plain = "".join(char for char in basic(text) if char.isspace() or _is_of_a_word(char))

@@ -1,4 +1,4 @@
-"""How sure a share of events is, such as an error rate: intervals that hold where there are few events, or none."""
+"""Intervals for a share of events, such as an error rate, that are valid even with few or no events."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Counted(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Events of all clusters over their trials; nan without a trial."""
+        """Events divided by trials over all clusters; nan without a trial."""
         total = float(self.trials.sum())
         return float(self.events.sum()) / total if total else math.nan
 
 
 def design_effect(counted: Counted) -> float | None:
-    """By how much the variance of the share exceeds that of independent trials, at least 1 (Kish, Survey Sampling,
-    1965); None where all trials, or none, are events, which tells nothing of it."""
+    """Factor, at least 1, by which the variance of the share exceeds that of independent trials (Kish, Survey Sampling,
+    1965). None if all trials or none are events, which leaves it unknown."""
     events, trials = counted
     total, count, share = float(trials.sum()), len(trials), counted.share
     if count < 2 or not 0 < share < 1:
@@ -34,7 +34,7 @@ def design_effect(counted: Counted) -> float | None:
 
 
 def wilson(share: float, trials: float, z: float) -> tuple[float, float]:
-    """Wilson's interval of a share (JASA 22, 1927), for so many standard deviations of the normal distribution."""
+    """Wilson's interval of a share (JASA 22, 1927); `z` is its half width in standard deviations."""
     z2 = z**2
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
@@ -42,9 +42,9 @@ def wilson(share: float, trials: float, z: float) -> tuple[float, float]:
 
 
 def difference_of_shares(one: Counted, other: Counted, z: float) -> tuple[float, float] | None:
-    """Newcombe's hybrid score interval of the first share less the second (Statistics in Medicine 17, 1998); None where
-    a side has no trial. It is as wide as chance is where a side has no event, where a bootstrap has no width. Events
-    that come in bursts count as fewer: by the larger design effect of the two sides."""
+    """Newcombe's hybrid score interval of the first share minus the second (Statistics in Medicine 17, 1998); None if a
+    side has no trial. Unlike a bootstrap, it keeps its width if a side has no event. Events that come in bursts count
+    less, by the larger design effect of the two sides."""
     if not (one.trials.sum() and other.trials.sum()):
         return None
     sides: Sequence[Counted] = (one, other)

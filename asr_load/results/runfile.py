@@ -1,4 +1,4 @@
-"""run.json: what was asked of a run and how the client fared. No secret is in it."""
+"""run.json: a run's options and the health of its clients, without secrets."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from asr_load.text import visible
 RUN, FORMAT = "run.json", 1
 
 PUNCTUAL_S = 0.010
-"""A request that is sent so much after it was due, though a user was free, is late by the client's fault."""
+"""A request sent more than this after it was due, although a user was free, is late because of the client."""
 
 MOST_LATE = 1000
-"""Stretches of late seconds that a process keeps apart: each report to a master holds all of them."""
+"""Maximum number of late stretches that a process stores, because each report to the master contains all of them."""
 
 
 ClockOffset = Annotated[float, msgspec.Meta(ge=-1e11, le=1e11)]
-"""What a clock shows more than another, in seconds: a monotonic one may count from anything."""
+"""Offset between two clocks in seconds. It can be large, because a monotonic clock may start anywhere."""
 Clips = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
 
 class OpenLoop(TypedDict, total=False):
-    """When an open loop's requests were sent, as it was asked for. One of rate, stages and trace is set."""
+    """The requested arrivals of an open loop. One of rate, stages and trace is set."""
 
     rate: Amount | None
     arrivals: str
@@ -45,7 +45,7 @@ class OpenLoop(TypedDict, total=False):
 
 
 class Speaking(TypedDict, total=False):
-    """How sessions went."""
+    """Options of realtime sessions."""
 
     dialect: str
     packet_s: Seconds
@@ -56,135 +56,135 @@ class Speaking(TypedDict, total=False):
 
 
 class Late(msgspec.Struct):
-    """Whole seconds, one after the other, in each of which a process was late. `begin` and `end` are times of day by
+    """A stretch of whole, successive seconds in each of which a process was late. `begin` and `end` are times of day by
     its own clock."""
 
     begin: Moment
     end: Moment
     lag: Seconds
-    """How late its event loop, or its reading thread, was at most, in seconds."""
+    """Maximum lag of its event loop or reading thread, in seconds."""
     cpu: Amount
-    """Of the event loop's thread in the busiest of them, as a share of one core."""
+    """CPU of the event loop's thread in the busiest second, as a share of one core."""
 
     def moved(self, seconds: float) -> Late:
-        """The same on another clock, which shows so many seconds more."""
+        """The stretch on another clock that is this many seconds ahead."""
         return msgspec.structs.replace(self, begin=self.begin + seconds, end=self.end + seconds)
 
 
 class ClientHealth(msgspec.Struct):
-    """Of one process over a test. Lags and pauses in seconds, CPU as a share of one core."""
+    """Health of one process during a test. Lags and pauses are in seconds, CPU is a share of one core."""
 
     loop_lag_p50: Seconds
     loop_lag_p99: Seconds
     loop_lag_max: Seconds
     loop_lag_samples: Count
-    """Lags are those of the event loop."""
+    """Number of samples of the event loop's lag."""
     stamp_lag_p99: Seconds
     stamp_lag_max: Seconds
-    """How late answers were read: as late as the loop, or as the thread that reads. Where Linux stamps what comes, no
-    stamp is late by it, but chunks of one stream that came within such a time are seen as one."""
+    """How late responses were read: the lag of the event loop or of the reading thread. If Linux stamps incoming data,
+    time stamps are exact, but chunks of a stream that arrive within this time count as one."""
     cpu_mean: Amount
     cpu_max: Amount
-    """Of the thread that the event loop runs in; `cpu_max` is the busiest second."""
+    """CPU of the event loop's thread; `cpu_max` is that of the busiest second."""
     cpu_process: Amount
-    """The mean of all threads together."""
+    """Mean CPU of all threads together."""
     watched_s: Seconds
     gc_pause_max: Seconds
     gc_pause_total: Seconds
     late: list[Late] | None = None
-    """The seconds of the test in which it was late, in order; None where it was not noted."""
+    """Late seconds of the test, in order; None if they were not recorded."""
     sound_loop_lag_p99: Seconds = 0.0
     sound_stamp_lag_p99: Seconds = 0.0
-    """The lags over the test's other seconds."""
+    """Lags over the test's other seconds."""
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):
-    """A process that sent load. Times of day are seconds since the epoch, by its own clock."""
+    """A process that sent load. Times of day are in seconds since the epoch, by its own clock."""
 
     worker: Count
     host: str
     reader: str
-    """How it reads answers: compiled, python or plain."""
+    """Reader of responses: compiled, python or plain."""
     reader_nice: Number = 0
-    """The rank of the thread that reads, with Linux's scheduler: below 0, it goes before others (root's is -15)."""
+    """Nice value of the reading thread; below 0, Linux schedules it before others (-15 as root)."""
     cores: Count
-    """That it may run on; 0 where unknown. All workers of a host share them."""
+    """Cores that the process may run on, shared by all workers of a host; 0 if unknown."""
     calibration: Calibration | None = None
-    """What its machine was found good for, if it was."""
+    """Calibration of its machine, if there is one."""
     users: Count
     connections: Count
-    """That were opened, outside of all latencies."""
+    """Number of opened connections; latencies do not include opening them."""
     connections_dropped: Count = 0
-    """That were closed because something came on them, or their end, while nothing was asked."""
+    """Connections closed because data, or their end, arrived while they were idle."""
     server: str = ""
-    """What the server calls itself, by the header of that name."""
+    """Name of the server, from its Server header."""
     connecting_s: Amount
-    """What that took, TLS included, of all together."""
+    """Seconds to open all connections together, TLS included."""
     connecting_max_s: Seconds
     started: Count
-    """Requests that it began."""
+    """Requests started."""
     recorded: Count
-    """Records that it wrote."""
+    """Records written."""
     queued: Count = 0
-    """Requests of an open loop that were due before any user was free."""
+    """Requests of an open loop that were due before a user was free."""
     late: Count = 0
-    """Those that were sent more than 10 ms late though one was."""
+    """Requests sent more than 10 ms late although a user was free."""
     unsent: Count = 0
-    """Those that were due before the end of the test and never sent."""
+    """Requests that were due before the end of the test and never sent."""
     ended_at: Moment | None
-    """When it wrote its last record."""
+    """Time of its last record."""
     reported_until: Moment | None = None
-    """All that ended before this has been reported; None before its first word."""
+    """All requests that ended before this time have been reported; None before the first report."""
     arrivals: ArrivalCounts | None = None
-    """Of an open loop; None in a closed one, and before the end."""
+    """Arrivals of an open loop; None in a closed loop, and before the end."""
     clock_offset_s: ClockOffset
-    """Added to its monotonic clock (time.perf_counter), it gives the records' seconds since the epoch."""
+    """Add this to its monotonic clock (time.perf_counter) to get the records' seconds since the epoch."""
     master_offset_s: ClockOffset
-    """Added to its records' times, it gives the master's: an estimate; 0 for the master's own and where unknown."""
+    """Add this to its records' times to get the master's: an estimate; 0 for the master itself, and if unknown."""
     master_offset_error_s: Seconds | None
-    """By how much the estimate may be wrong, either way; None where it is unknown."""
+    """Maximum error of the estimate, in either direction; None if unknown."""
     ended: bool
-    """Whether this is its last word: False where it was lost."""
+    """Whether this is its final report; False if the worker was lost."""
     from_file: Count = 0
-    """Of its records, those that had not reached the master and were read from the worker's own file."""
+    """Records that had not reached the master and were read from the worker's own file."""
     lost_at: Moment | None = None
-    """When the master missed it, by the master's clock."""
+    """When the master noticed the loss, by the master's clock."""
     health: ClientHealth | None
-    """None where it was lost before its first word."""
+    """None if it was lost before its first report."""
 
 
 class Refused(msgspec.Struct):
-    """Records that no figure counts, as they cannot be true or cannot be read."""
+    """Records that were rejected as implausible or unreadable."""
 
     worker: Count | None
-    """None: lines of records.jsonl, which do not tell their worker."""
+    """None for lines of records.jsonl, which do not name their worker."""
     reason: str
     count: Count
 
 
 class Invocation(msgspec.Struct, kw_only=True):
-    """How a test was asked for, and of whom."""
+    """How a test was started."""
 
     command: list[str] = []
-    """The words of the command line, without secrets."""
+    """Words of the command line, without secrets."""
     num_users: Number | None = None
     spawn_rate: Amount | None = None
     """Users per second."""
     run_time: Amount | None = None
-    """Seconds; None where nothing but its requests or a person ends it."""
+    """Seconds; None if only --requests or a person ends the test."""
     exit_code_on_error: int = 1
-    """Locust's option: the exit code where requests failed."""
+    """Locust's option: the exit code if requests failed."""
     shape: str = "none"
     time_zone: str = ""
-    """Of the master's clock, as +01:00."""
+    """Time zone of the master's clock, such as +01:00."""
     git: str = ""
-    """The harness's commit, and -dirty where files are not as in it; empty where it is no checkout."""
+    """Commit of asr-load, with -dirty if files differ from it; empty outside of a checkout."""
     server: dict[str, Any] = {}
-    """What the server says of itself, by the path that it said it on."""
+    """The server's description of itself, by the path that it was read from."""
 
 
 class UserClassInfo(msgspec.Struct, kw_only=True):
-    """What the users of one class sent; the fields are the run's."""
+    """Options of one user class; the fields have the same meaning as in the run."""
 
     name: str
     endpoint: str
@@ -200,7 +200,7 @@ class UserClassInfo(msgspec.Struct, kw_only=True):
 
 
 class RunInfo(Invocation, kw_only=True):
-    """A run. Times of day are seconds since the epoch; time limits are seconds."""
+    """A run. Times of day are in seconds since the epoch, time limits in seconds."""
 
     format: int = FORMAT
     id: str
@@ -213,58 +213,58 @@ class RunInfo(Invocation, kw_only=True):
     api: str
     model: str
     preset: str = ""
-    """What the model was asked by; empty for none."""
+    """Preset of the model family; empty for none."""
     prompt: str
     prompt_position: str = "after"
-    """Of the prompt beside the audio."""
+    """Position of the prompt relative to the audio."""
     system: str = ""
     asked_language: str = ""
-    """The code of the language that --language told the server; empty without it."""
+    """Language code sent to the server (--language); empty without it."""
     temperature: Amount = 0.0
     text_format: str = "raw"
     max_tokens: Number | None
-    """As requests asked for; None where they asked for no limit."""
+    """Limit that requests contained; None without one."""
     requests: Number
     order: str
     seed: int
     unique: str
     sent_before: list[str] = []
-    """The folders of earlier runs, beside this one's or in results/, that sent the same bytes to the same server with
+    """Folders of earlier runs, next to this one's or in results/, that sent the same bytes to the same server with
     --unique none."""
     timeouts: dict[str, Amount]
     insecure: bool = False
-    """Whether any certificate was trusted."""
+    """Whether any certificate was accepted."""
     proxy: str = ""
     upstream: list[str] = []
-    """The replicas that were connected to in turn, where they were named."""
+    """Named replicas that the test connected to in turn."""
     connections: str = "keep"
-    """Whether connections were kept, or a new one was opened for each request."""
+    """keep to reuse connections, new to open one for each request."""
     http_version: str = "1.1"
     retries: Number = 0
-    """How often what a busy server refused was sent again, at the most."""
+    """Maximum number of retries of a request that a busy server refused."""
     header_names: list[str]
-    """Names alone: values may be secrets."""
+    """Only names, because values may be secrets."""
     extra_body_names: list[str]
     omit: list[str] = []
-    """Fields that were left out of requests' bodies."""
+    """Fields omitted from request bodies."""
     data: str
     data_sha256: str
-    """Of the prepared folder's manifest."""
+    """Hash of the prepared folder's manifest."""
     data_clips: Clips
     sample: Number = 0
-    """How many of the set's clips were chosen by --sample; 0: all."""
+    """Number of clips chosen by --sample; 0 for all."""
     mix: str = ""
-    """Lengths and weights, as --mix has them."""
+    """Lengths and weights in the form of --mix."""
     language: str
     normalizer: str = "whisper"
     realtime: Speaking = {}
-    """Empty where there were none."""
+    """Empty without realtime sessions."""
     in_parts: bool = False
     """Whether long recordings were cut into parts, which are scored as wholes."""
     user_classes: list[UserClassInfo] = []
-    """Where a run has several; what the run itself says of its endpoint and its data is then of the first one."""
+    """User classes, if there are several; the run's own endpoint and data are then those of the first."""
     loop: OpenLoop = {}
-    """Empty for a closed one."""
+    """Empty for a closed loop."""
     warmup_requests: Number = 0
     warmup_time: Amount = 0.0
     trim_start: Amount = 0.0
@@ -275,13 +275,13 @@ class RunInfo(Invocation, kw_only=True):
     allow_client_bound: bool = False
     allow_lost_workers: bool = False
     other_failures: Count = 0
-    """Failures that Locust counted of requests that are not the harness's, and exceptions of users."""
+    """Failures that Locust counted in the locustfile's own requests, and exceptions of users."""
     unwritten: str = ""
-    """Why records could not be written, which ended the test; empty where all could."""
+    """Why records could not be written, which ended the test; else empty."""
     stages: list[tuple[Moment, str]] = []
-    """When the load changed by a shape or a search, and what it was from then on."""
+    """When a shape or a search changed the load, and what to."""
     users: list[tuple[Moment, Count]] = []
-    """When the number of users changed, by the master's clock, and to what: looked at once a second."""
+    """When the number of users changed, by the master's clock, and to what; sampled once a second."""
     workers: list[WorkerInfo]
     refused: list[Refused] = []
     python: str
@@ -289,7 +289,7 @@ class RunInfo(Invocation, kw_only=True):
     packages: dict[str, str]
 
     def __post_init__(self) -> None:
-        # Files of earlier versions have languages as they were typed.
+        # Files of earlier versions have languages as typed.
         self.language, self.asked_language = language_code(self.language), language_code(self.asked_language)
 
     @property
@@ -298,16 +298,16 @@ class RunInfo(Invocation, kw_only=True):
 
     @property
     def rules(self) -> Rules:
-        """What the run is judged by, other than its SLOs."""
+        """What decides whether the run passes, in addition to its SLOs."""
         return Rules(self.allow_client_bound, self.allow_lost_workers, self.exit_code_on_error)
 
 
 MAX_WORD = 255
-"""Characters of a word of a worker on itself, as its host's name."""
+"""Maximum length of a text in a worker's report, such as its host name."""
 
 
 def absurd(worker: WorkerInfo) -> str:
-    """Why a worker's word on itself cannot be true, whose fields are each in their bounds; empty where it can."""
+    """Why a worker's report is impossible although each field is within its bounds; empty if it is not."""
     for name in ("host", "reader", "server"):
         if (text := getattr(worker, name)) != visible(text)[:MAX_WORD]:
             return f"its {name} is {visible(text)[:MAX_WORD]!r}"
@@ -318,13 +318,13 @@ def absurd(worker: WorkerInfo) -> str:
 
 
 def on_master_clock(records: Iterable[Record], workers: Iterable[WorkerInfo]) -> list[Record]:
-    """The records with their times on the master's clock, which those of workers may be apart from."""
+    """The records with their times on the master's clock, from which the workers' clocks may differ."""
     offsets = {worker.worker: worker.master_offset_s for worker in workers}
     return [record.moved(offset) if (offset := offsets.get(record.worker, 0.0)) else record for record in records]
 
 
 def write_run(folder: Path, info: RunInfo) -> None:
-    """Write run.json as a whole or not at all."""
+    """Write run.json atomically."""
     write_atomically(folder / RUN, encode_json(info))
 
 
@@ -333,9 +333,9 @@ def read_run(folder: Path) -> RunInfo:
     info = read_json(folder / RUN, RunInfo, f"{folder} holds no finished run", "a run")
     if info.format > FORMAT:
         raise InputError(
-            f"{folder / RUN} has format {info.format}, this version reads up to {FORMAT}: take a newer one"
+            f"{folder / RUN} has format {info.format}, but this version reads only up to {FORMAT}: use a newer version"
         )
     for worker in info.workers:
         if why := absurd(worker):
-            raise InputError(f"{folder / RUN}: worker {worker.worker} reports what cannot be: {why}")
+            raise InputError(f"{folder / RUN}: worker {worker.worker} has an impossible report: {why}")
     return info

@@ -1,4 +1,4 @@
-"""The JSON schemas of the files that a run leaves: docs/schema."""
+"""JSON schemas of a run's files, published in docs/schema."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SCHEMAS: dict[str, type] = {
     "capacity": Capacity,
     "comparison": Comparison,
 }
-"""By the file's name in docs/schema; `record` is a line of records.jsonl, whose format is its run's, and
-`realtime-record` one of a realtime session."""
+"""By file name in docs/schema. `record` is a line of records.jsonl, `realtime-record` such a line for a realtime
+session; their format is that of their run."""
 
 
 def schema(name: str) -> dict[str, Any]:
-    """A JSON schema (2020-12). Other fields than its own may come with a later version of the same format."""
+    """A JSON schema (2020-12). Later versions of the same format may add fields."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(SCHEMAS[name])}
 
 

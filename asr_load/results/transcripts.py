@@ -1,4 +1,4 @@
-"""What a report shows of transcripts: errors by kind, loops, and the worst ones word by word."""
+"""A report's section on transcripts: errors by kind, repetition loops, and the worst transcripts word by word."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from asr_load.results.normalizers import Scoring, characters, normalise
 from asr_load.stream.record import Record
 
 WORST, WORDS = 20, 150
-"""Clips that are shown, and how many words of each."""
+"""Number of clips shown, and of words from each."""
 
 
 class Piece(NamedTuple):
-    """Of an alignment: equal, substitute, delete (not heard) or insert (not said)."""
+    """A piece of an alignment: equal, substitute, delete (missing in the transcript) or insert (not in the
+    reference)."""
 
     kind: str
     said: str
@@ -30,20 +31,20 @@ class Worst(NamedTuple):
     edits: Edits
     pieces: list[Piece]
     cut: bool
-    """Whether only its beginning is shown."""
+    """Whether only the beginning is shown."""
 
 
 class Errors(NamedTuple):
-    """Of a run's transcripts, in words and in characters."""
+    """Errors in a run's transcripts, in words and in characters."""
 
     words: Edits
     characters: Edits
     capped: float | None
-    """The error rate of words where a looping transcript counts as no more than all wrong; None where none loops."""
+    """Word error rate if a transcript with a repetition loop counts as at most all wrong; None without such a loop."""
 
 
 def errors_of(good: Sequence[Record], scoring: Scoring) -> Errors:
-    """The sums over successes that have a reference."""
+    """Sum the errors over successful requests with a reference."""
     pairs = Counter(spoken(good, scoring))
     words, characters = total((counts(*pair, scoring), times) for pair, times in pairs.items())
     looping = [(counts(*pair, scoring).wer, times) for pair, times in pairs.items() if loops(*pair, scoring)]
@@ -55,7 +56,7 @@ def errors_of(good: Sequence[Record], scoring: Scoring) -> Errors:
 
 
 def worst(good: Sequence[Record], scoring: Scoring, rate: str) -> list[Worst]:
-    """The clips with the most errors, each by the worst of its transcripts."""
+    """The clips with the most errors, each with its worst transcript."""
     found: dict[str, tuple[Edits, str, str]] = {}
     for whole in wholes(good, scoring):
         edits: Edits = getattr(counts(whole.reference, whole.text, scoring), rate) if whole.reference else Edits()
@@ -69,7 +70,7 @@ def worst(good: Sequence[Record], scoring: Scoring, rate: str) -> list[Worst]:
 
 
 def _aligned(reference: str, text: str, scoring: Scoring, rate: str) -> tuple[list[Piece], bool]:
-    import jiwer  # late, as everywhere: it is slow to import
+    import jiwer  # imported late because it is slow to import
 
     said, heard = normalise(reference, reference, scoring), normalise(text[: 10 * WORDS * 10], reference, scoring)
     joint = "" if rate == "cer" else " "
