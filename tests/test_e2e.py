@@ -347,8 +347,8 @@ def test_secrets_are_written_nowhere(clips: Path, tmp_path: Path) -> None:
     [
         (["--data", "asr_data"], "is not a prepared folder"),
         (["--data", "nowhere"], "there is no such folder"),
-        (["--host", "http://127.0.0.1:1/v2"], "--host carries no path"),
-        (["--results", "README.md"], "README.md is no folder that can be written to"),
+        (["--host", "http://127.0.0.1:1/v2"], "--host cannot have this path"),
+        (["--results", "README.md"], "README.md is not a writable folder"),
         (["--extra-body", '{"messages": []}'], "--extra-body cannot set 'messages'"),
     ],
 )

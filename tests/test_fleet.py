@@ -268,7 +268,7 @@ def test_worker_with_a_key_refuses_a_route_set_by_the_master(clips: Path, tmp_pa
         with pytest.raises(BlockingIOError):
             elsewhere.accept()
     assert done.code == 2
-    assert f"the master's test goes with --upstream {route[1]}, but the worker was started without" in done.err
+    assert f"was started without --upstream, but the master's test runs with --upstream {route[1]}" in done.err
     assert done.records == []
 
 

@@ -59,11 +59,11 @@ def test_each_form_field_is_read_twice(options: Namespace, field: str) -> None:
         ("run_time", "9" * 400 + "h", "the run time must be like"),
         ("max_tokens", "many", "max tokens: 'many' is not a whole number"),
         ("max_tokens", "", "max tokens: '' is not a whole number"),
-        ("api", "telepathy", "api: 'telepathy' is none of auto, chat"),
-        ("results", "/etc", "'results' is no field of the form"),
-        ("html_file", "x", "'html_file' is no field of the form"),
-        ("help", "x", "'help' is no field of the form"),
-        ("asr_fleet", "x", "'asr_fleet' is no field of the form"),
+        ("api", "telepathy", "api: unknown value 'telepathy'; use one of auto, chat"),
+        ("results", "/etc", "the form has no field 'results'"),
+        ("html_file", "x", "the form has no field 'html_file'"),
+        ("help", "x", "the form has no field 'help'"),
+        ("asr_fleet", "x", "the form has no field 'asr_fleet'"),
     ],
 )
 def test_invalid_form_field_gives_a_one_line_error_and_changes_nothing(

@@ -144,7 +144,7 @@ def test_other_sites_cannot_start_a_test_or_get_a_key(clips: Path, tmp_path: Pat
         # Another host needs its own key, or the test is refused.
         said = page.post("/swarm", user_count=1, spawn_rate=1, host=other)
         assert said["message"] == (
-            f"the API key goes to {OWN} alone: for {other}, give it a key of its own, or start this process with"
+            f"the API key is only sent to {OWN}: for {other}, enter its own key, or start this process with"
             f" --allow-host {other}"
         )
         page.start(user_count=1, host=other, api_key="sk-other-0815")
@@ -169,12 +169,14 @@ def test_secrets_are_only_sent_to_the_host_they_were_given_for(monkeypatch: pyte
     assert credentials().of("http://b:1") == credentials().of("http://a:1")
     own = credentials("--api-key", "sk-1", "--header", "X: y")
     assert own.of("http://a:1/v1/").key == "sk-1"
-    with pytest.raises(InputError, match="--header goes to http://a:1 alone: for http://b:1, start this process with"):
+    with pytest.raises(
+        InputError, match="--header is only sent to http://a:1: for http://b:1, start this process with"
+    ):
         own.of("http://b:1", "sk-2")
     assert credentials("--header", "X: y", "--allow-host", "http://b:1/").of("http://b:1").headers == ("X: y",)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-env")
     assert credentials().of("http://a:1").key == "sk-env"
-    with pytest.raises(InputError, match="the API key goes to no server that was not named with it"):
+    with pytest.raises(InputError, match="the API key is only sent to the --host it was given for"):
         credentials(host=None).of("http://a:1")
     assert credentials(host=None).of("http://a:1", "sk-form").key == "sk-form"
     basic = credentials(host="http://me:pw@a:1")
@@ -186,12 +188,20 @@ def test_secrets_are_only_sent_to_the_host_they_were_given_for(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("own", "asked", "said"),
     [
-        ("", "--proxy http://m:1", "goes with --proxy http://m:1, but the worker was started without --proxy"),
-        ("--proxy p:1", "", "goes without --proxy, but the worker was started with --proxy http://p:1"),
+        ("", "--proxy http://m:1", "was started without --proxy, but the master's test runs with --proxy http://m:1"),
+        ("--proxy p:1", "", "was started with --proxy http://p:1, but the master's test runs without --proxy"),
         ("--proxy http://me:pw@p:1", "--proxy http://p:1", ""),
-        ("", "--upstream m:1", "goes with --upstream m:1, but the worker was started without --upstream"),
-        ("--upstream a:1", "--upstream a:1,m:1", "goes with --upstream a:1,m:1, but the worker was started with"),
-        ("", "--insecure", "goes with --insecure, but the worker was started without --insecure: start both with"),
+        ("", "--upstream m:1", "was started without --upstream, but the master's test runs with --upstream m:1"),
+        (
+            "--upstream a:1",
+            "--upstream a:1,m:1",
+            "with --upstream a:1, but the master's test runs with --upstream a:1,m:1",
+        ),
+        (
+            "",
+            "--insecure",
+            "was started without --insecure, but the master's test runs with --insecure: start both with",
+        ),
         ("", "--ca m.pem", "goes with --ca m.pem"),
         ("", "--cert m.pem", "goes with --cert m.pem"),
         ("--insecure --cert c.pem", "--insecure --cert c.pem", ""),
@@ -215,19 +225,19 @@ def test_worker_with_a_key_refuses_a_route_it_was_not_started_with(own: str, ask
 
 def test_form_has_no_field_for_a_route() -> None:
     for name in ROUTE:
-        with pytest.raises(InputError, match=f"'{name}' is no field of the form"):
+        with pytest.raises(InputError, match=f"the form has no field '{name}'"):
             read_form(Form({name: "x"}), parse())
 
 
 def test_class_picker_edits_only_what_it_shows(clips: Path, tmp_path: Path) -> None:
     edits = {
         '{"user_class_name": "SpeechUser", "abstract": true}': "abstract",
-        '{"user_class_name": "object"}': "is no user class; there are: SpeechUser",
-        '{"user_class_name": "SpeechUser", "host": "http://evil.example"}': "is the test's own",
-        '{"user_class_name": "SpeechUser", "tasks": ["__init__"]}': "is no task of SpeechUser",
+        '{"user_class_name": "object"}': "there is no user class 'object'; user classes: SpeechUser",
+        '{"user_class_name": "SpeechUser", "host": "http://evil.example"}': "a user class uses the host of the test",
+        '{"user_class_name": "SpeechUser", "tasks": ["__init__"]}': "SpeechUser has no task '__init__'",
         '{"user_class_name": "SpeechUser", "weight": -1}': "weight",
-        "[" * 100_000: "no edit of a user class",
-        "\xff": "no edit of a user class",
+        "[" * 100_000: "invalid edit of a user class",
+        "\xff": "invalid edit of a user class",
     }
     with ui("one process", OWN, clips, tmp_path, "--class-picker") as page:
         for body, said in edits.items():
@@ -239,7 +249,7 @@ def test_class_picker_edits_only_what_it_shows(clips: Path, tmp_path: Path) -> N
         for fields in ({"user_classes": "object"}, {"shape_class": "object"}):
             answered = page.post("/swarm", user_count=1, spawn_rate=1, host=OWN, **fields)
             assert not answered["success"]
-            assert "'object' is none of" in answered["message"]
+            assert "unknown value 'object'; use one of" in answered["message"]
         assert page.get("/stats/requests")["state"] == "ready"
 
 

@@ -50,19 +50,19 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "-n", "4"], "there is no option -n: --requests N ends the test after N requests"),
         (["-u", "1", "--port=30000"], "there is no option --port: --host http://ADDRESS:PORT names the server"),
         (["-u", "1", "--target", "http://h:1"], "there is no option --target: --host http://ADDRESS:PORT names the"),
-        (["-u", "1", "--streaming"], "there is no option --streaming: every answer is streamed: remove it"),
+        (["-u", "1", "--streaming"], "there is no option --streaming: remove it, because every response is streamed"),
         (["-u", "1", "--dataset-name", "hf"], "no option --dataset-name: 'python scripts/prepare.py --dataset NAME"),
         (["-u", "1", "--rate", "5"], "there is no option --rate: --request-rate R sends R requests per second"),
         (["-u", "1", "--stage=30s:5"], "there is no option --stage: --rate-stages 30s:5-20 ramps the request rate"),
         (["-u", "1", "--ramp-up-time", "3"], "--trim-start S and --trim-end S exclude the first and"),
-        (["-u", "1", "--num-promts", "4"], "there is no option --num-promts: is it --num-prompts?"),
-        (["-u", "1", "--qwertz", "4"], "there is no option --qwertz (asr-load options"),
+        (["-u", "1", "--num-promts", "4"], "there is no option --num-promts; did you mean --num-prompts?"),
+        (["-u", "1", "--qwertz", "4"], "there is no option --qwertz (see asr-load options"),
         (["-u", "0"], "-u must be above 0, not 0"),
         (["-u", "-2"], "-u must be above 0, not -2"),
         (["-u", "1", "-t", "0"], "-t must be above 0, not 0"),
         (["-u", "many"], "invalid int value: 'many'"),
         (["-u", "1", "--api", "chats"], "invalid choice: 'chats'"),
-        (["-u", "1", "Speechuser"], "'Speechuser' is no user class, and belongs to no option; user classes"),
+        (["-u", "1", "Speechuser"], "'Speechuser' is neither a user class nor an option's value; user classes"),
         (["-u", "1", "--slo", "ttft:500"], "use METRIC:STATISTIC:LIMIT, such as ttft:p95:500"),
         (["-u", "1", "--slo", "errors:0.1"], "as errors:rate:0.1"),
         (["-u", "1", "--goodput", "ttft:500", "tbt:40"], "use one of ttft, tpot, e2el"),
@@ -73,21 +73,21 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "--data", "openslr/librispeech_asr"], "--dataset openslr/librispeech_asr --out asr_data/librispe"),
         (["-u", "1", "--dataset", "preset:fleurs-de"], "--dataset preset:fleurs-de --out asr_data/fleurs-de"),
         (["-u", "1", "--goodput", "ttft:0.5"], "0.5 has no unit. Use ttft:0.5s for seconds or ttft:0.5ms for milli"),
-        (["-u", "1", "--results", "/proc/mine"], "/proc is no folder that can be written to"),
+        (["-u", "1", "--results", "/proc/mine"], "/proc is not a writable folder"),
         (["-u", "1", "--host", "http://me:hush@127.0.0.1:9/v2"], "give --host http://127.0.0.1:9 --endpoint /v2/v1/"),
         (
             ["-u", "1", "--host", "http://127.0.0.1:9/v1/audio/transcriptions"],
             "--host http://127.0.0.1:9/v1/audio/transcriptions is the path of --api transcriptions, but this test uses"
-            " --api chat: add --api transcriptions, or give --host http://127.0.0.1:9",
+            " --api chat: add --api transcriptions, or use --host http://127.0.0.1:9",
         ),
-        (["-u", "1", "--metadata", "gpu"], "--metadata takes KEY=VALUE"),
-        (["-u", "1", "--endpoint", "v1/x"], "is no path like /openai/v1/chat/completions"),
+        (["-u", "1", "--metadata", "gpu"], "--metadata needs KEY=VALUE"),
+        (["-u", "1", "--endpoint", "v1/x"], "is not a path such as /openai/v1/chat/completions"),
         *(
             (["-u", "1", option, "d" * 5000], f"{option} {'d' * 200}: File name too long")
             for option in ("--data", "--results", "--arrival-trace", "--csv", "--html", "--json-file")
         ),
-        (["--worker", "--master-host", "no.such.host.invalid"], "there is no such host"),
-        (["-u", "2", "--processes", "2", "--master-bind-port", "7001"], "and --master-port the same"),
+        (["--worker", "--master-host", "no.such.host.invalid"], "cannot be resolved"),
+        (["-u", "2", "--processes", "2", "--master-bind-port", "7001"], "and --master-port to the same port"),
     ],
 )  # fmt: skip
 def test_command_line_mistake_gives_a_one_line_error(words: list[str], said: str) -> None:
@@ -99,7 +99,7 @@ def test_command_line_mistake_gives_a_one_line_error(words: list[str], said: str
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("nosuch.py", "-f nosuch.py does not exist: name a locustfile that ends in .py, or omit -f"),
+        ("nosuch.py", "-f nosuch.py does not exist: use a locustfile that ends in .py, or omit -f"),
         ("locustfiles/transcribe.py,nosuch.py", "-f nosuch.py does not exist"),
         ("README.md", "-f README.md is not a Python file"),
     ],
@@ -149,8 +149,8 @@ def test_bench_refuses_two_ports() -> None:
 def test_pasted_url_in_the_web_form(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host, ui("one process", NOBODY, clips, tmp_path, "--requests", "2") as page:
         for path, said in (
-            ("/v1/audio/transcriptions", "this test uses --api chat: add --api transcriptions, or give --host"),
-            ("/v2", f"--host carries no path: give --host {host} --endpoint /v2/v1/chat/completions"),
+            ("/v1/audio/transcriptions", "this test uses --api chat: add --api transcriptions, or use --host"),
+            ("/v2", f"--host cannot have this path: use --host {host} --endpoint /v2/v1/chat/completions"),
         ):
             answer = page.post("/swarm", user_count=1, spawn_rate=1, host=host + path)
             assert said in answer["message"]
@@ -169,12 +169,12 @@ def taken(host: str = "127.0.0.1") -> Iterator[str]:
 
 def test_port_in_use_gives_an_error_with_a_cure() -> None:
     with taken() as port:
-        assert f"port {port} is taken, perhaps by another Locust: name a free one with --web-port" in refused(
+        assert f"port {port} is taken, perhaps by another Locust: choose a free one with --web-port" in refused(
             "--web-port", port, ui=True
         )
         for role in ("--master",), ("--processes", "2", "--master-port", port):
             line = refused(*role, "-u", "2", "--master-bind-port", port, "--master-bind-host", "127.0.0.1")
-            assert f"port {port} is taken, perhaps by another Locust: name a free one with --master-bind-port" in line
+            assert f"port {port} is taken, perhaps by another Locust: choose a free one with --master-bind-port" in line
     assert "--web-host 203.0.113.7" in refused("--web-host", "203.0.113.7", ui=True)
 
 
@@ -197,7 +197,7 @@ def test_worker_reports_that_it_waits_for_its_master() -> None:
     port = str(free_port())
     worker = locust("--worker", "--master-port", port)
     assert worker.stderr is not None
-    assert worker.stderr.readline() == f"no master answers on 127.0.0.1:{port} yet (locust --master): waiting for it\n"
+    assert worker.stderr.readline() == f"waiting for a master on 127.0.0.1:{port}; start one with: locust --master\n"
     worker.send_signal(signal.SIGINT)
     assert worker.communicate(timeout=PATIENCE_S) == ("", "stopped before any test had begun (SIGINT)\n")
     assert worker.returncode == 130

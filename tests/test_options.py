@@ -24,25 +24,25 @@ from harness.options import HOST, parse, settings
     [
         ([], None, "--host is missing: give the address of the server, for example --host http://127.0.0.1:30000"),
         ([], "", "--host is missing"),
-        ([], "127.0.0.1:30000", "is not an address like http://127.0.0.1:30000: give --host http://127.0.0.1:30000"),
+        ([], "127.0.0.1:30000", "is not an address such as http://127.0.0.1:30000: use --host http://127.0.0.1:30000"),
         (
             [],
             "gpu:8000/v1",
-            "--host gpu:8000/v1 is not an address like http://127.0.0.1:30000: give --host http://gpu:8000",
+            "--host gpu:8000/v1 is not an address such as http://127.0.0.1:30000: use --host http://gpu:8000",
         ),
-        ([], "ftp://h:1", "--host ftp://h:1 is not an address like http://127.0.0.1:30000"),
-        ([], "http://h:1/v2", "--host carries no path: give --host http://h:1 --endpoint /v2/v1/chat/completions"),
+        ([], "ftp://h:1", "--host ftp://h:1 is not an address such as http://127.0.0.1:30000"),
+        ([], "http://h:1/v2", "--host cannot have this path: use --host http://h:1 --endpoint /v2/v1/chat/completions"),
         (
             [],
             "http://h:1/v1?a=b",
-            "--host carries no path: give --host http://h:1 --endpoint '/v1/chat/completions?a=b'",
+            "--host cannot have this path: use --host http://h:1 --endpoint '/v1/chat/completions?a=b'",
         ),
-        ([], "http://[bad", "is not an address like"),
-        ([], "http://h:abc", "is not an address like"),
-        ([], "http://h:99999", "is not an address like"),
-        (["--rate-stages", "10s:0,5s:0"], HOST, "some rate must be above 0"),
+        ([], "http://[bad", "is not an address such as"),
+        ([], "http://h:abc", "is not an address such as"),
+        ([], "http://h:99999", "is not an address such as"),
+        (["--rate-stages", "10s:0,5s:0"], HOST, "at least one rate must be above 0"),
         (["--seed", "-1"], HOST, "--seed must be 0 or more"),
-        (["--seed", "7", "--order", "sequential"], HOST, "--seed shuffles nothing with --order sequential"),
+        (["--seed", "7", "--order", "sequential"], HOST, "--seed has no effect with --order sequential"),
         (["--requests", "-1"], HOST, "--requests must be 0"),
         (["--max-tokens", "0"], HOST, "--max-tokens must be 1 or more"),
         (["--stall-timeout", "0"], HOST, "--stall-timeout must be above 0"),
@@ -52,14 +52,14 @@ from harness.options import HOST, parse, settings
         (
             ["--omit", "top_p", "--extra-body", '{"top_p": 1}'],
             HOST,
-            "--omit leaves out 'top_p', which --extra-body sets",
+            "--omit removes 'top_p', but --extra-body sets it",
         ),
         (["--header", "no-value"], HOST, "--header takes 'NAME: VALUE' or NAME=VALUE"),
         (["--header", "X-A=\n"], HOST, ""),
-        (["--header", "X-A=ü"], HOST, "characters that a header cannot carry"),
+        (["--header", "X-A=ü"], HOST, "characters that are not allowed in a header"),
         (["--request-rate", "0"], HOST, "--request-rate must be above 0"),
         (["--request-rate", "-3"], HOST, "--request-rate must be above 0"),
-        (["--request-rate", "fast"], HOST, "--request-rate takes requests per second, not 'fast'"),
+        (["--request-rate", "fast"], HOST, "--request-rate must be a number of requests per second, not 'fast'"),
         (["--request-rate", "1", "--rate-stages", "1s:1"], HOST, "exclude each other"),
         (["--rate-stages", "60s"], HOST, "is no stage; allowed is"),
         (["--arrivals", "constant"], HOST, "needs a rate: add --request-rate or --rate-stages"),
@@ -67,7 +67,7 @@ from harness.options import HOST, parse, settings
         (["--warmup-requests", "-1"], HOST, "--warmup-requests must be 0 or more"),
         (["--warmup-time", "-1"], HOST, "--warmup-time must be 0 seconds or more"),
         (["--trim-end", "inf"], HOST, "--trim-end must be 0 seconds or more"),
-        (["--api-key", "ü"], HOST, "characters that a header cannot carry"),
+        (["--api-key", "ü"], HOST, "characters that are not allowed in a header"),
     ],
 )
 def test_invalid_option_gives_a_one_line_error(words: list[str], host: str | None, said: str) -> None:
@@ -113,7 +113,7 @@ def test_value_of_an_invalid_header_is_not_printed() -> None:
 def test_invalid_choice_in_the_form_is_refused(name: str) -> None:
     options = parse()
     setattr(options, name, "foo")
-    with pytest.raises(InputError, match=f"--{name} 'foo' is none of"):
+    with pytest.raises(InputError, match=f"--{name} 'foo' is unknown; use one of"):
         read_settings(options, HOST, Secrets())
 
 
@@ -181,7 +181,7 @@ def test_pasted_url_with_the_path_of_the_api_is_accepted(api: str, path: str, sc
     prompt = ["--prompt", ""] if api == "realtime" else []
     if scheme != "http" and api != "realtime":
         with pytest.raises(
-            InputError, match=rf"this test uses --api {api}: add --api realtime, or give --host {http}://h:1"
+            InputError, match=rf"this test uses --api {api}: add --api realtime, or use --host {http}://h:1"
         ):
             settings("--api", api, host=f"{scheme}://h:1{path.format(own=PATHS[api])}")
         return
@@ -195,7 +195,7 @@ def test_page_of_the_server_is_not_a_prefix(prefix: str, page: str) -> None:
     with pytest.raises(InputError) as refused:
         settings(host=f"http://h:1{prefix}{page}")
     cure = f" --endpoint {prefix}/v1/chat/completions" if prefix else ""
-    assert str(refused.value) == f"--host carries no path: give --host http://h:1{cure}"
+    assert str(refused.value) == f"--host cannot have this path: use --host http://h:1{cure}"
 
 
 @pytest.mark.parametrize("api", PATHS)
@@ -240,7 +240,7 @@ def test_pasted_url_of_another_api_names_the_api_to_add(api: str, other: str, pr
 def test_equal_paths_in_host_and_endpoint_are_accepted() -> None:
     made = settings("--endpoint", "/a/chat/completions?v=1", host="http://h:1/a/chat/completions?v=1")
     assert (made.host, made.endpoint) == ("http://h:1", "/a/chat/completions?v=1")
-    with pytest.raises(InputError, match="/v1/chat/completions and --endpoint /a differ: give --host http://h:1"):
+    with pytest.raises(InputError, match="/v1/chat/completions and --endpoint /a differ: use --host http://h:1"):
         settings("--endpoint", "/a", host="http://h:1/v1/chat/completions")
 
 
@@ -248,7 +248,7 @@ def test_url_as_endpoint_is_refused_with_the_path() -> None:
     for pasted, cure in (("http://me:hush@h/a/chat/completions", "/a/chat/completions"), ("h://b", PATHS["chat"])):
         with pytest.raises(InputError) as refused:
             settings("--endpoint", pasted)
-        assert str(refused.value) == f"--endpoint takes a path, not an address: give --endpoint {cure}"
+        assert str(refused.value) == f"--endpoint needs a path, not an address: use --endpoint {cure}"
 
 
 @pytest.mark.parametrize("name", ["api-key", "api_key", "token", "subscription-key"])
@@ -276,7 +276,10 @@ def test_key_in_a_pasted_url_is_not_printed(name: str) -> None:
 def test_url_as_upstream_is_refused_with_the_address(pasted: str, cure: str) -> None:
     with pytest.raises(InputError) as refused:
         settings("--upstream", pasted)
-    assert str(refused.value) == f"--upstream {pasted.rpartition(',')[2]} is not like 10.0.0.7:30000: give {cure}"
+    assert (
+        str(refused.value)
+        == f"--upstream {pasted.rpartition(',')[2]} is not an address such as 10.0.0.7:30000: use {cure}"
+    )
     settings("--upstream", cure)
 
 
@@ -284,7 +287,7 @@ def test_url_as_upstream_is_refused_with_the_address(pasted: str, cure: str) -> 
 def test_invalid_proxy_is_refused(proxy: str) -> None:
     with pytest.raises(InputError) as refused:
         settings("--proxy", proxy)
-    assert str(refused.value) == f"the proxy {proxy} is not an address like http://proxy:3128"
+    assert str(refused.value) == f"the proxy {proxy} is not an address such as http://proxy:3128"
 
 
 @pytest.mark.parametrize("host", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])

@@ -99,20 +99,20 @@ def test_language_is_sent_in_the_form_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "line"),
     [
-        ("Qwen/Qwen3-ASR-1.7B", {"language": "de"}, "--language de: over chat it is part of the prompt"),
-        ("any", {"language": "de"}, "--language de: over chat it is part of the prompt"),
+        ("Qwen/Qwen3-ASR-1.7B", {"language": "de"}, "--language de: chat requests name the language in the prompt"),
+        ("any", {"language": "de"}, "--language de: chat requests name the language in the prompt"),
         (
             "any",
             {"language": "xx", "prompt": "In {language}"},
             "--language xx: unknown language. Give its name (German)",
         ),
         ("whisper", {"language": "Elvish"}, "--language Elvish: unknown language. Give its name (German)"),
-        ("any", {"prompt": "In {language}"}, "--prompt has {language}, and there is no --language"),
-        ("whisper", {"system": "x"}, "--system is a message of chats"),
-        ("whisper", {"prompt_position": "before"}, "--prompt-position is for chats"),
+        ("any", {"prompt": "In {language}"}, "--prompt contains {language}, but --language is missing"),
+        ("whisper", {"system": "x"}, "--system only works in chat requests"),
+        ("whisper", {"prompt_position": "before"}, "--prompt-position only works in chat requests"),
         ("any", {"temperature": -1.0}, "--temperature must be from 0 to 2.0, not -1.0"),
         ("any", {"temperature": float("nan")}, "--temperature must be from 0 to 2.0, not nan"),
-        ("any", {"preset": "wisper"}, f"--preset 'wisper' is none of {', '.join(PRESET_NAMES)}"),
+        ("any", {"preset": "wisper"}, f"--preset 'wisper' is unknown; use one of {', '.join(PRESET_NAMES)}"),
     ],
 )
 def test_invalid_request_options_are_refused(model: str, options: dict[str, Any], line: str) -> None:

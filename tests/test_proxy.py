@@ -109,4 +109,4 @@ def test_unreachable_proxy_is_a_connect_failure(clips: Path, tmp_path: Path) -> 
 def test_invalid_proxy_address_is_refused(clips: Path, tmp_path: Path, word: str) -> None:
     done = two("http://speech.invalid", clips, tmp_path, "--proxy", word)
     assert done.code == 2
-    assert f"error: the proxy {word} is not an address like http://proxy:3128" in done.err
+    assert f"error: the proxy {word} is not an address such as http://proxy:3128" in done.err

@@ -240,13 +240,13 @@ def test_token_is_read_from_file_or_environment(tmp_path: Path, monkeypatch: pyt
     file.write_text(f"{TOKEN}\n")
     assert credentials.read_token(parse("--fleet-token-file", str(file))) == TOKEN
     monkeypatch.setenv(credentials.TOKEN, "short")
-    with pytest.raises(InputError, match="needs 16 characters or more"):
+    with pytest.raises(InputError, match="needs 16 or more characters"):
         credentials.read_token(parse())
     assert credentials.read_token(parse("--fleet-token-file", str(file))) == TOKEN
     with pytest.raises(InputError, match="cannot be read: No such file"):
         credentials.read_token(parse("--fleet-token-file", str(tmp_path / "none")))
     file.write_text("")
-    with pytest.raises(InputError, match="needs 16 characters or more"):
+    with pytest.raises(InputError, match="needs 16 or more characters"):
         credentials.read_token(parse("--fleet-token-file", str(file)))
 
 
@@ -490,7 +490,7 @@ def test_master_without_a_token_listens_only_on_loopback(clips: Path, tmp_path: 
         finally:
             end(fleet.master, worker)
     assert done.code == 0
-    assert "no fleet token: only workers of this machine can join" in done.err
+    assert "no fleet token: only workers on this machine can join" in done.err
 
 
 def test_worker_ends_if_its_master_no_longer_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,12 +131,15 @@ def test_429_is_not_retried_without_the_option_or_retry_after(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--upstream", "http://a:1"], "--upstream http://a:1 is not like 10.0.0.7:30000"),
-        (["--upstream", "me:secret-7@a:1"], "--upstream ***@a:1 is not like"),
-        (["--upstream", "a:99999"], "--upstream a:99999 is not like 10.0.0.7:30000"),
-        (["--upstream", "a:1", "--proxy", "http://p:1"], "--upstream is connected to, and the proxy http://p:1"),
-        (["--host", "http://b:1"], "--host is given twice: it is one server's, and --upstream HOST:PORT,HOST:PORT"),
-        (["-Hhttp://b:1"], "--host is given twice: it is one server's"),
+        (["--upstream", "http://a:1"], "--upstream http://a:1 is not an address such as 10.0.0.7:30000"),
+        (["--upstream", "me:secret-7@a:1"], "--upstream ***@a:1 is not an address"),
+        (["--upstream", "a:99999"], "--upstream a:99999 is not an address such as 10.0.0.7:30000"),
+        (["--upstream", "a:1", "--proxy", "http://p:1"], "--upstream and the proxy http://p:1"),
+        (
+            ["--host", "http://b:1"],
+            "--host is given twice: it takes one server; name its replicas with --upstream HOST:PORT",
+        ),
+        (["-Hhttp://b:1"], "--host is given twice: it takes one server"),
         (["--retries", "-1"], "--retries must be 0 or more, not -1"),
         (["--http-version", "2"], "argument --http-version: invalid choice: '2'"),
     ],
@@ -154,4 +157,4 @@ def test_invalid_upstream_and_retries_give_a_one_line_error(
 def test_several_hosts_in_host_name_the_upstream_option(clips: Path, tmp_path: Path) -> None:
     done = run("http://a:1,http://b:2", clips, tmp_path / "r")
     assert done.code == 2
-    assert "--upstream HOST:PORT,HOST:PORT names its replicas" in done.err
+    assert "name its replicas with --upstream HOST:PORT,HOST:PORT" in done.err

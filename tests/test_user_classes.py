@@ -95,12 +95,12 @@ def test_single_class_with_options_determines_the_run(clips: Path, others: Path,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("{'dta': 'x'}", "Long.options: 'dta' is none of a class's own; those are data, api"),
-        ("{'api': 'chatty'}", "Long.options: api: 'chatty' is none of auto, chat, chat-input-audio, transcriptions"),
+        ("{'dta': 'x'}", "Long.options: a user class cannot set 'dta'; it can set data, api"),
+        ("{'api': 'chatty'}", "Long.options: api: unknown value 'chatty'; use one of auto, chat, chat-input-audio"),
         ("{'max_tokens': 'many'}", "Long.options: max tokens: 'many' is not a whole number"),
         ("{'max_tokens': 0}", "user class Long: --max-tokens must be 1 or more, not 0"),
         ("{'data': '/nowhere'}", "user class Long: --data /nowhere: there is no such folder"),
-        ("{'host': 'x'}", "Long.options: 'host' is none"),
+        ("{'host': 'x'}", "Long.options: a user class cannot set 'host'"),
     ],
 )
 def test_invalid_class_options_give_a_one_line_error(clips: Path, tmp_path: Path, options: str, said: str) -> None:
@@ -126,7 +126,7 @@ def test_class_options_override_the_command_line() -> None:
         "transcriptions", "", {"temperature": 0}, 9,
     )  # fmt: skip
     assert (given.api, given.endpoint, given.max_tokens) == ("auto", "/gateway/chat", 128)
-    with pytest.raises(InputError, match="is none of a class's own"):
+    with pytest.raises(InputError, match="a user class cannot set"):
         for_class(given, "Long", {"requests": 3})
 
 

@@ -1,1 +1,1 @@
-"""What is asked for: the command line and the web form, checked, as the settings of a test."""
+"""Read and check the command line and the web form, and turn them into the settings of a test."""

@@ -1,4 +1,5 @@
-"""Locust's command line, judged before Locust acts on it: a mistake is one line and exit code 2, and no user starts."""
+"""Check Locust's command line before Locust acts on it: a mistake prints one line, and the process exits with code
+2."""
 
 from __future__ import annotations
 
@@ -25,16 +26,16 @@ from asr_load.options.settings import REPLICAS, check_paths, without_credentials
 from asr_load.shipped import locust_command
 from asr_load.text import striker, visible
 
-HELP = "(asr-load options lists the harness's, locust --help Locust's own)"
+HELP = "(see asr-load options, and locust --help for Locust's own)"
 
 CLOSE_ENOUGH = 0.75
-"""difflib's ratio for an option that may be meant; --concurrency would be Locust's --config from 0.6 on."""
+"""difflib's similarity from which an option is suggested; from 0.6, --concurrency would suggest Locust's --config."""
 
 NAMED_AFTER_S = 5.0
-"""How long a master's name is looked for that nobody knows."""
+"""Seconds for which to look up a master's name that does not resolve."""
 
 WORD_EVERY_S, LOOK_EVERY_S = 10.0, 1.0
-"""How often a worker says that it waits for its master, and looks for it."""
+"""Seconds between a worker's messages that it waits for its master, and between its attempts to connect."""
 
 
 LOOPBACK = "127.0.0.1"
@@ -43,14 +44,14 @@ _given: Namespace | None = None
 
 
 def given_options() -> Namespace | None:
-    """A copy of what this process's command line said: Locust puts a form's and a master's values over the options."""
+    """A copy of this process's command line options, which Locust overwrites with values from a form or a master."""
     return copy.copy(_given)
 
 
 def judge_command_line(parser: LocustArgumentParser, use_token: Callable[[str], None]) -> None:
-    """Let a parser say what is wrong in one line, and judge what it read from the command line of this process.
+    """Make a parser print errors as one line, and check the options that it reads from this process's command line.
 
-    `use_token` is called with the fleet's token before Locust makes its socket.
+    `use_token` is called with the fleet's token before Locust creates its socket.
     """
 
     def error(message: str) -> NoReturn:
@@ -65,7 +66,7 @@ def judge_command_line(parser: LocustArgumentParser, use_token: Callable[[str], 
         if args is None:
             _refuse_abbreviations_of_others(parser)
         options: Namespace = parse(args, *rest, **words)
-        # Locust reads it again for each page, and other words for the defaults.
+        # Locust parses the command line again for each page, and other words to get the defaults.
         if args is None and _given is None:
             _given = copy.copy(options)
             try:
@@ -80,21 +81,21 @@ def judge_command_line(parser: LocustArgumentParser, use_token: Callable[[str], 
 
 
 def check_locustfiles(names: str) -> None:
-    """Raise InputError where one of Locust's -f, with commas between them, is no file or folder of Python."""
+    """Raise InputError if one of the names in Locust's -f, separated by commas, is not a Python file or folder."""
     for name in map(str.strip, names.split(",")):
         path = Path(name)
         if name == "-" or is_url(name) or path.is_dir() or (path.is_file() and path.suffix == ".py"):
             continue
         what = "is not a Python file" if path.exists() else "does not exist"
-        raise InputError(f"-f {name} {what}: name a locustfile that ends in .py, or omit -f for the standard one")
+        raise InputError(f"-f {name} {what}: use a locustfile that ends in .py, or omit -f for the standard one")
 
 
 _SECRETS = ("--api-key", "--header", "--extra-body", "--extra-request-body", "--web-login")
-"""Options whose values are shown nowhere."""
+"""Options whose values are never shown."""
 
 
 def shown_command(words: Sequence[str], secrets: Collection[str]) -> list[str]:
-    """A command line without what is secret in it."""
+    """A command line without secrets."""
     shown: list[str] = []
     strike = striker(secrets)
     for word in words:
@@ -109,7 +110,7 @@ def shown_command(words: Sequence[str], secrets: Collection[str]) -> list[str]:
 
 
 def _is_secret(option: str) -> bool:
-    # argparse takes the beginning of a name for it.
+    # argparse accepts abbreviated names.
     return len(option) > len("--") and any(name.startswith(option) for name in _SECRETS)
 
 
@@ -121,11 +122,11 @@ def _in_our_words(parser: LocustArgumentParser, message: str) -> str:
     if name in ADVICE:
         return f"there is no option {name}: {ADVICE[name]}"
     close = difflib.get_close_matches(name, parser._option_string_actions, n=1, cutoff=CLOSE_ENOUGH)
-    return f"there is no option {name}" + (f": is it {close[0]}? " if close else " ") + HELP
+    return f"there is no option {name}" + (f"; did you mean {close[0]}? " if close else " ") + HELP
 
 
 def _refuse_abbreviations_of_others(parser: LocustArgumentParser) -> None:
-    """End on an option of another tool that argparse would take for the beginning of one: --rate for --rate-stages."""
+    """Reject another tool's option that argparse would take for an abbreviation, such as --rate for --rate-stages."""
     for word in sys.argv[1:]:
         name = word.partition("=")[0]
         if name in ADVICE and name not in parser._option_string_actions:
@@ -133,16 +134,16 @@ def _refuse_abbreviations_of_others(parser: LocustArgumentParser) -> None:
 
 
 def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
-    """Raise InputError on what Locust would find out too late, or never say."""
+    """Raise InputError for mistakes that Locust would report too late or not at all."""
     if unknown := sorted(set(options.user_classes or ()) - {user.__name__ for user in _users(User)}):
         known = ", ".join(sorted(user.__name__ for user in _users(User) if not user.abstract))
-        raise InputError(f"{unknown[0]!r} is no user class, and belongs to no option; user classes are: {known}")
+        raise InputError(f"{unknown[0]!r} is neither a user class nor an option's value; user classes: {known}")
     if options.list_commands or options.show_task_ratio or options.show_task_ratio_json:
         return
     if sum(word == "--host" or word.startswith(("-H", "--host=")) for word in sys.argv[1:]) > 1:
         raise InputError(f"--host is given twice: {REPLICAS}")
     for name, number in (("-u", options.num_users), ("-t", options.run_time)):
-        if number is not None and number <= 0:  # Locust would never end
+        if number is not None and number <= 0:  # Locust would run forever
             raise InputError(f"{name} must be above 0, not {number:g}")
     check_paths({"--csv": options.csv_prefix, "--html": options.html_file, "--json-file": options.json_file})
     use_token(token := read_token(options))
@@ -150,11 +151,11 @@ def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
         _wait_for_master(options.master_host, options.master_port, f"{locust_command(options.locustfile)} --master")
         return
     if options.master or options.processes:
-        options.master_bind_host = options.master_bind_host or "*"  # ZMQ takes no empty address
+        options.master_bind_host = options.master_bind_host or "*"  # ZMQ accepts no empty address
         if options.processes and options.master_port != options.master_bind_port:
             raise InputError(
-                f"--processes: the master would listen on port {options.master_bind_port}, and its workers look for it"
-                f" on {options.master_port}: give --master-bind-port and --master-port the same"
+                f"--processes: the master would listen on port {options.master_bind_port}, but its workers connect to"
+                f" {options.master_port}: set --master-bind-port and --master-port to the same port"
             )
         if not token:
             _keep_strangers_out(options)
@@ -164,15 +165,15 @@ def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
 
 
 def _keep_strangers_out(options: Namespace) -> None:
-    """Let a master without a token listen on the loopback alone, unless an address is named."""
-    host, cure = options.master_bind_host, f"set {TOKEN} or --fleet-token-file here and there"
+    """Let a master without a token listen only on the loopback, unless an address was given."""
+    host, cure = options.master_bind_host, f"set {TOKEN} or --fleet-token-file on master and workers"
     if host == "*":
         options.master_bind_host = LOOPBACK
         if options.master:
-            cure += ", or name an address with --master-bind-host"
-            print(f"no fleet token: only workers of this machine can join ({cure})", file=sys.stderr)
+            cure += ", or an address with --master-bind-host"
+            print(f"no fleet token: only workers on this machine can join ({cure})", file=sys.stderr)
     elif host not in (LOOPBACK, "localhost", "::1"):
-        print(f"no fleet token: whoever reaches {host} can join as a worker ({cure})", file=sys.stderr)
+        print(f"no fleet token: anyone who can reach {host} can join as a worker ({cure})", file=sys.stderr)
 
 
 def _users(base: type[User]) -> Iterator[type[User]]:
@@ -182,44 +183,44 @@ def _users(base: type[User]) -> Iterator[type[User]]:
 
 
 def _check_free(host_option: str, host: str, port: int, port_option: str) -> None:
-    """Raise InputError where nothing can listen on a port of this machine."""
+    """Raise InputError if this machine cannot listen on the port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             None if host in ("", "*") else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as listener:
-            # As servers do: what is left of connections that are over does not count.
+            # Like servers do, ignore the remains of closed connections.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(1)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(
-                f"port {port} is taken, perhaps by another Locust: name a free one with {port_option}"
+                f"port {port} is taken, perhaps by another Locust: choose a free one with {port_option}"
             ) from None
         where = f"{host_option} {host} {port_option} {port}" if host else f"{port_option} {port}"
-        raise InputError(f"{where}: nothing can listen there ({error.strerror})") from None
+        raise InputError(f"{where}: this machine cannot listen there ({error.strerror})") from None
 
 
 def _wait_for_master(host: str, port: int, start: str) -> None:
-    """Wait until a master listens, and print every ten seconds how to `start` one. Locust waits in silence. Raises
-    InputError where there is no such host."""
+    """Wait until a master listens, and print every ten seconds how to `start` one, because Locust waits silently.
+    Raises InputError if the host does not exist."""
     began, said = time.monotonic(), -WORD_EVERY_S
     while True:
         try:
             with socket.create_connection((host, port), timeout=WORD_EVERY_S):
                 return
         except socket.gaierror as error:
-            # A container is known by its name a moment after it has begun.
+            # A container's name resolves only some time after its start.
             known_later = error.errno == socket.EAI_AGAIN or time.monotonic() - began < NAMED_AFTER_S
             if not known_later:
-                raise InputError(f"--master-host {host}: there is no such host ({error.strerror})") from None
+                raise InputError(f"--master-host {host} cannot be resolved ({error.strerror})") from None
             time.sleep(LOOK_EVERY_S)
             continue
         except (OSError, OverflowError):
             pass
         if time.monotonic() - said >= WORD_EVERY_S:
             said = time.monotonic()
-            line = f"no master answers on {host}:{port} yet ({start}): waiting for it"
+            line = f"waiting for a master on {host}:{port}; start one with: {start}"
             print(line, file=sys.stderr, flush=True)
         time.sleep(LOOK_EVERY_S)

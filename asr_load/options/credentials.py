@@ -1,7 +1,7 @@
-"""Which server gets which secret: those of the command line and the environment go only where their owner sends them.
+"""Decide which server gets which secret. Secrets from the command line and the environment go only where intended.
 
-A web form names any server, and the master of a fleet names one to its workers. Neither is a reason to send it a key
-that was given for another, nor to send the key by a way that somebody else chose.
+A web form may name any server, and the master of a fleet names one to its workers. Neither may receive a key that was
+given for another server, or send the key over a route that somebody else chose.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ KEY = "OPENAI_API_KEY"
 TOKEN, SHORTEST = "ASR_LOAD_FLEET_TOKEN", 16
 
 ROUTE = ("proxy", "upstream", "ca", "cert", "insecure")
-"""Options that decide which machine a request reaches, and whose certificate that machine must show."""
+"""Options that decide which machine a request reaches, and which certificate that machine must show."""
 
 
 def read_token(options: Namespace) -> str:
-    """The fleet's token, of --fleet-token-file or the environment; empty where there is none. Raises InputError."""
+    """The fleet's token, from --fleet-token-file or the environment; empty without one. Raises InputError."""
     token = os.environ.get(TOKEN, "")
     if options.fleet_token_file:
         try:
             token = Path(options.fleet_token_file).expanduser().read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is no text"
+            why = getattr(error, "strerror", None) or "it is not text"
             raise InputError(f"--fleet-token-file {options.fleet_token_file} cannot be read: {why}") from None
     if (token or options.fleet_token_file) and len(token) < SHORTEST:
-        raise InputError(f"the fleet's token needs {SHORTEST} characters or more: openssl rand -hex 32 makes one")
+        raise InputError(f"the fleet's token needs {SHORTEST} or more characters: create one with openssl rand -hex 32")
     return token
 
 
 class Credentials:
-    """The secrets of one process: its own, from the options that it was started with, and those of its web form."""
+    """The secrets of a process, from its command line, its environment and its web form."""
 
     def __init__(self, given: Namespace) -> None:
         self._basic: dict[str, str] = {}
@@ -44,31 +44,31 @@ class Credentials:
         self._key = given.api_key or os.environ.get(KEY, "")
         self._headers = tuple(given.header or ())
         self.proxy, self._proxy_basic = split_proxy(given.proxy)
-        """Without its user and password."""
+        """Proxy address without user and password."""
         self._route = {name: getattr(given, name) for name in ROUTE} | {"proxy": self.proxy}
         host = self.without_credentials(given.host)
         self._own = [*([_address(host)] if host else []), *map(_address, given.allow_host or [])]
 
     def without_credentials(self, host: str | None) -> str | None:
-        """A host as it may be shown; its user and password are kept for it."""
+        """The host without user and password, which are stored for requests to it."""
         host, basic = split_host(host)
         if basic and host:
             self._basic[_address(host)] = basic
         return host
 
     def keep(self, host: str, key: str) -> None:
-        """Keep a key that the web form gave for a server."""
+        """Store a key that the web form gave for a server."""
         self._form_keys[host] = key
 
     def of(self, host: str | None, form_key: str = "") -> Secrets:
-        """The secrets of a server. Raises InputError where it would get some that were given for another."""
+        """The secrets for a server. Raises InputError if it would get secrets that were given for another."""
         address = _address(host or "")
         key = form_key or self._form_keys.get(address, "")
         own = address in self._own
         if not own and (self._headers or (self._key and not key)):
-            what = "--header goes" if self._headers else "the API key goes"
-            where = f"to {' and '.join(self._own)} alone" if self._own else "to no server that was not named with it"
-            instead = "" if self._headers else "give it a key of its own, or "
+            what = "--header is" if self._headers else "the API key is"
+            where = f"only sent to {' and '.join(self._own) or 'the --host it was given for'}"
+            instead = "" if self._headers else "enter its own key, or "
             raise InputError(f"{what} {where}: for {address}, {instead}start this process with --allow-host {address}")
         return Secrets(
             key or (self._key if own else ""),
@@ -79,15 +79,15 @@ class Credentials:
         )
 
     def check_route(self, options: Namespace, secrets: Secrets) -> None:
-        """Raise InputError where secrets would take another route than this process was started with: a master names
-        the route of its test, and whoever is at its other end reads the key."""
+        """Raise InputError if secrets would take another route than this process was started with. A master chooses the
+        route of its test, and the machine at its end can read the key."""
         if not (secrets.key or secrets.basic or secrets.headers):
             return
         for name, own in self._route.items():
             if (asked := getattr(options, name)) != own:
                 raise InputError(
-                    f"this worker has an API key or headers, and the master's test goes {_named(name, asked)}, but the"
-                    f" worker was started {_named(name, own)}: start both with the same --{name}"
+                    f"this worker has an API key or headers and was started {_named(name, own)}, but the master's test"
+                    f" runs {_named(name, asked)}: start both with the same --{name}"
                 )
 
 
@@ -98,7 +98,7 @@ def _named(option: str, value: str | bool) -> str:
 
 
 def _address(host: str) -> str:
-    """A host as Settings has it; one that is none as it is: that is said where it is used."""
+    """The address of a host as in Settings; an invalid host unchanged, since its error is raised where it is used."""
     try:
         return check_host(host)
     except InputError:

@@ -1,4 +1,4 @@
-"""What docs/options.md adds, in Markdown, to the help texts of options that need more than a line."""
+"""Explanations, in Markdown, that docs/options.md adds to the help texts of options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXPLANATIONS = {
         `/v1`, `/v1/models` or the path of the API. If it has any other path, the error prints the options to use. A
         user and password in `--host` become a header. Files and reports show a key in the query of `--endpoint` as
         `***`.""",
-    "--extra-body": """A field that is `null` is left out.""",
+    "--extra-body": """A field that is `null` is removed from the request.""",
     "--omit": """For servers that reject fields they do not know, for example `--omit stream_options,max_tokens`.""",
     "--ca": """The default is the file in `REQUESTS_CA_BUNDLE` or `SSL_CERT_FILE`, or else the certificates of the
         package certifi. In a fleet, each worker reads the files of `--ca` and `--cert` on its own machine.""",
@@ -85,4 +85,4 @@ EXPLANATIONS = {
         it.""",
     "--reader": """[Accuracy of the load generator](accuracy-of-the-client.md) compares the three.""",
 }
-"""By the option's first name."""
+"""Explanations by an option's first name."""

@@ -1,7 +1,7 @@
-"""The web form that starts or edits a test: each field is judged as its option on the command line is, each time anew.
+"""The web form that starts or edits a test. It checks each field like the option on the command line, every time.
 
-Locust reads a field in the type of the value that the test before has left, sets one after the other, and keeps those
-that came before a bad one. Here all are read first, and set together or not at all.
+Locust converts a field to the type of the value from the last test, sets fields one after the other, and keeps those
+before an invalid one. This module reads all fields first, and then sets all of them or none.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from asr_load.options.parser import GROUPS
 Form = MultiDict[str, str]
 
 LOCUSTS = ("user_count", "spawn_rate", "host", "user_classes", "shape_class", "profile")
-"""Fields that Locust itself acts on when a test starts."""
+"""Fields that Locust itself handles when a test starts."""
 
 MOST_USERS, LONGEST_S = 1_000_000, 10 * 365 * 86400
-"""Beyond these a field is a slip of the finger."""
+"""Values above these are typing errors."""
 
 
 def read_form(form: Form, options: Namespace) -> Namespace:
-    """A copy of the options with a form's values in it. Raises InputError: one line on the first bad field."""
+    """A copy of the options with the form's values. Raises InputError for the first invalid field."""
     read = copy.copy(options)
     for name in form:
         word = form[name].strip()
@@ -47,7 +47,7 @@ def read_form(form: Form, options: Namespace) -> Namespace:
                 read.host = word
             case "run_time":
                 read.run_time = _run_time(word)
-            case _ if name in LOCUSTS:  # of Locust's picker of classes, which says itself what it does not know
+            case _ if name in LOCUSTS:  # fields of Locust's class picker, which reports unknown values itself
                 pass
             case _:
                 setattr(read, name, _option(name, form.getlist(name)))
@@ -55,12 +55,12 @@ def read_form(form: Form, options: Namespace) -> Namespace:
 
 
 def changed(read: Namespace, options: Namespace) -> list[str]:
-    """The harness's own fields whose value is another than the options'."""
+    """The fields of asr-load whose values differ from the options."""
     return [name for name in _shown() if getattr(read, name) != getattr(options, name)]
 
 
 def form_groups() -> dict[str, list[str]]:
-    """The groups that the web form shows, in order: the fields of each."""
+    """The groups that the web form shows, in order, with their fields."""
     actions = {group.title: group._group_actions for group in get_parser()._action_groups}
     shown = {
         title: [action.dest for action in actions.get(title, []) if vars(action)["include_in_web_ui"]]
@@ -70,7 +70,7 @@ def form_groups() -> dict[str, list[str]]:
 
 
 class _UserClass(msgspec.Struct, forbid_unknown_fields=True):
-    """What the picker of user classes edits of one."""
+    """The fields of a user class that Locust's picker edits."""
 
     user_class_name: str
     tasks: list[str] = []
@@ -80,31 +80,33 @@ class _UserClass(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def check_user_class(body: bytes, classes: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
-    """Raise InputError where the picker of user classes could not have sent this: Locust sets whatever comes."""
+    """Raise InputError if this request cannot come from the picker of user classes, because Locust sets any value."""
     try:
         edited = decode(body, _UserClass)
     except Malformed as error:
-        raise InputError(f"no edit of a user class: {error}") from None
+        raise InputError(f"invalid edit of a user class: {error}") from None
     if edited.user_class_name not in classes:
-        raise InputError(f"{edited.user_class_name[:80]!r} is no user class; there are: {', '.join(classes) or 'none'}")
+        known = ", ".join(classes) or "none"
+        raise InputError(f"there is no user class {edited.user_class_name[:80]!r}; user classes: {known}")
     own = [task.__name__ for task in tasks.get(edited.user_class_name, ())]
     if unknown := [task for task in edited.tasks if task not in own]:
-        raise InputError(f"{unknown[0][:80]!r} is no task of {edited.user_class_name}")
+        raise InputError(f"{edited.user_class_name} has no task {unknown[0][:80]!r}")
     if edited.host not in (None, "", getattr(classes[edited.user_class_name], "host", None)):
-        raise InputError("the host of a user class is the test's own")
+        raise InputError("a user class uses the host of the test; set it there")
 
 
 def check_classes(form: Form, classes: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
-    """Raise InputError where a form chooses a class that the picker does not show."""
+    """Raise InputError if a form selects a class that the picker does not show."""
     for field, names in (("user_classes", classes), ("shape_class", {"Default": None, **shapes})):
         for name in form.getlist(field):
             if name not in names:
-                raise InputError(f"{field.replace('_', ' ')}: {name[:80]!r} is none of {', '.join(names) or 'none'}")
+                known = ", ".join(names) or "none"
+                raise InputError(f"{field.replace('_', ' ')}: unknown value {name[:80]!r}; use one of {known}")
 
 
 @functools.cache
 def _shown() -> dict[str, Action]:
-    """The options that the form shows beside Locust's own, by their field."""
+    """The options of asr-load in the form, by field."""
     locusts, shown = default_args_dict(), get_parser().args_included_in_web_ui
     return {name: action for name, action in shown.items() if name not in locusts and action.default != SUPPRESS}
 
@@ -112,17 +114,18 @@ def _shown() -> dict[str, Action]:
 def _option(name: str, words: list[str]) -> Any:
     action = _shown().get(name)
     if action is None:
-        raise InputError(f"{name[:40]!r} is no field of the form: give it on the command line")
+        raise InputError(f"the form has no field {name[:40]!r}: set it on the command line")
     return convert_words(action, words)
 
 
 def convert_words(action: Action, words: list[str]) -> Any:
-    """The value of an option that is given with these words, as argparse would read it. Raises InputError."""
-    if action.nargs == 0:  # a box
+    """Convert the words given for an option as argparse would. Raises InputError."""
+    if action.nargs == 0:  # a checkbox
         return words[-1] == "true"
     convert: Callable[[str], Any] = action.type if callable(action.type) else str
     if action.nargs is not None or isinstance(action, argparse._AppendAction):
-        # Of what takes several words, each is one; of what is repeated, commas part them: a header has spaces.
+        # Spaces or commas separate the words of one option, but only commas separate repeated ones: headers have
+        # spaces.
         parts = (part for text in words for part in (re.split(r"[,\s]+", text) if action.nargs else text.split(",")))
         return [_converted(action, convert, word.strip()) for word in parts if word.strip()]
     return _converted(action, convert, words[-1])
@@ -133,10 +136,11 @@ def _converted(action: Action, convert: Callable[[str], Any], word: str) -> Any:
     try:
         value = convert(word)
     except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):
-        kind = {int: "a whole number", float: "a number"}.get(convert, "what this option takes")  # type: ignore[call-overload]
+        kind = {int: "a whole number", float: "a number"}.get(convert, "a valid value")  # type: ignore[call-overload]
         raise InputError(f"{name}: {word[:40]!r} is not {kind}") from None
     if action.choices is not None and value not in action.choices:
-        raise InputError(f"{name}: {word[:40]!r} is none of {', '.join(map(str, action.choices))}")
+        known = ", ".join(map(str, action.choices))
+        raise InputError(f"{name}: unknown value {word[:40]!r}; use one of {known}")
     return value
 
 
@@ -161,7 +165,7 @@ def _spawn_rate(word: str) -> float:
 
 
 def _run_time(word: str) -> int | None:
-    """Seconds; None for an empty field, which is no limit."""
+    """Seconds; None for an empty field, which means no limit."""
     if not word:
         return None
     try:

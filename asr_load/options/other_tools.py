@@ -1,4 +1,4 @@
-"""Options of other load tests and benchmarks, each with the option that does the same here."""
+"""Options of other load tests and benchmarks, and the equivalent options of asr-load."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ _MEANINGS = {
         "--duration", "--max-seconds", "--benchmark-duration", "--max-time-per-run", "--time-limit", "-d",
     ),
     "--request-rate R sends R requests per second, and -u N limits those in flight": ("--rate", "--rps", "--qps"),
-    "--request-rate R sends at a rate; without it, each of -u N streams sends one request after the other": (
+    "--request-rate R sends R requests per second; without it, each of -u N streams sends requests one by one": (
         "--rate-type", "--traffic-scenario",
     ),
     "--arrivals takes poisson, constant or gamma": ("--arrival-pattern", "--request-rate-mode"),
     "--rate-stages 30s:5-20 ramps the request rate, and --shape ramp the number of streams": (
         "--ramp-up-strategy", "--ramp-up-start-rps", "--ramp-up-end-rps", "--stage",
     ),
-    "every answer is streamed: remove it": ("--streaming", "--stream"),
-    "every answer is streamed, since only a stream has a TTFT: remove it": ("--no-stream", "--disable-stream"),
+    "remove it, because every response is streamed": ("--streaming", "--stream"),
+    "remove it: every response is streamed, because TTFT needs a stream": ("--no-stream", "--disable-stream"),
     "--api takes chat, chat-input-audio, transcriptions or realtime": (
         "--backend", "--backend-type", "--api-backend", "--endpoint-type", "--request-type", "--task",
     ),
     "--model NAME names the model": ("--model-name", "--model-names", "--api-model-name", "--served-model-name"),
-    "the server counts the tokens: remove it": ("--tokenizer", "--processor", "--model-tokenizer"),
-    "--max-tokens N limits the answer": ("--max-new-tokens", "--max-output-len", "--output-len", "--hf-output-len"),
-    "--extra-body takes a JSON object with further fields of the request": ("--extra-inputs", "--ignore-eos"),
+    "remove it, because the server counts the tokens": ("--tokenizer", "--processor", "--model-tokenizer"),
+    "--max-tokens N limits the response": ("--max-new-tokens", "--max-output-len", "--output-len", "--hf-output-len"),
+    "--extra-body takes a JSON object with additional request fields": ("--extra-inputs", "--ignore-eos"),
     "--warmup-requests N excludes the first N requests": (
         "--warmup-request-count", "--num-warmup-requests", "--warmups",
     ),
-    "--warmup-time S excludes the requests of the first S seconds": ("--warmup-duration",),
+    "--warmup-time S excludes requests that start in the first S seconds": ("--warmup-duration",),
     "--trim-start S and --trim-end S exclude the first and the last S seconds": (
         "--ramp-up-time", "--cool-down-time", "--warmup-percent", "--cooldown-percent",
     ),
-    "--results DIR names the folder of the run, which is always written": (
+    "--results DIR sets the folder of the results, which are always written": (
         "--output-path", "--output-file", "--output-dir", "--output", "--artifact-dir", "--save-result",
         "--result-filename", "--experiment-folder-name",
     ),
-    "the summary has the percentiles of every metric: remove it": ("--percentile-metrics", "--metric-percentiles"),
-    "--seed N sets the seed": ("--random-seed",),
-    "--total-timeout S limits a whole answer": ("--timeout", "--request-timeout-seconds"),
+    "remove it, because the summary has percentiles of every metric": ("--percentile-metrics", "--metric-percentiles"),
+    "--seed N sets the random seed": ("--random-seed",),
+    "--total-timeout S limits the time of a whole response": ("--timeout", "--request-timeout-seconds"),
     "--ready-timeout S waits for the server": ("--ready-check-timeout-sec",),
     "remove it; --only-summary prints less": ("--disable-tqdm", "--ui-type"),
     "-r N starts N streams per second": ("--hatch-rate",),
@@ -61,5 +61,5 @@ _MEANINGS = {
 }  # fmt: skip
 
 ADVICE = {name: meaning for meaning, names in _MEANINGS.items() for name in names}
-"""What does the same here, by the option of vllm bench serve, SGLang's benchmarks, GuideLLM, AIPerf and GenAI-Perf,
-genai-bench, k6, hey, oha, ab or an older Locust."""
+"""Equivalent options, by option of vllm bench serve, SGLang's benchmarks, GuideLLM, AIPerf, GenAI-Perf, genai-bench,
+k6, hey, oha, ab and older versions of Locust."""

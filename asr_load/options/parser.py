@@ -1,4 +1,4 @@
-"""Every option that is added to Locust's."""
+"""Define the options that asr-load adds to Locust's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READERS = ["auto", "compiled", "python", "plain"]
 APIS_OR_AUTO = ["auto", *APIS]
 POSITIONS = ["before", "after"]
 DEFAULT_MODEL = "default"
-"""A name for whatever the server has."""
+"""Model name that stands for the server's only model."""
 
 DEFAULT_PROMPT = "Transcribe the audio. Answer with the transcript only."
 
@@ -41,7 +41,7 @@ GROUPS = {
 
 
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add the harness's options to Locust's parser. Plain types only: Locust sends the values to workers and pages.
+    """Add asr-load's options to Locust's parser. Use plain types, because Locust sends values to workers and pages.
 
     Second names are those of the serving benchmarks of vLLM, SGLang or NVIDIA.
     """
@@ -59,7 +59,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     )
     add("--prompt", default=DEFAULT_PROMPT, help="Instruction sent with the audio; a preset replaces the default")
     add("--max-tokens", type=int, default=128, metavar="N", help="Maximum length of a response, in tokens")
-    # The key of the environment is no default here: Locust writes defaults into its page.
+    # Do not use the environment's key as default here, because Locust writes defaults into its page.
     add(
         "--api-key",
         default="",
@@ -178,7 +178,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     )
 
     add = option_group(parser, "Load", in_form=True)
-    # Words, not numbers: an empty field of the form is a closed loop.
+    # A string, because an empty field of the form means a closed loop.
     add(
         "--request-rate",
         default="",
@@ -384,13 +384,13 @@ class _Add(Protocol):
 
 
 def option_group(parser: LocustArgumentParser, title: str, *, in_form: bool = False) -> _Add:
-    """What adds options to a group of GROUPS; `in_form`: the web form has them too."""
+    """Return a function that adds options to a group of GROUPS; with `in_form`, they also appear in the web form."""
     present = next((group for group in parser._action_groups if group.title == title), None)
     group = present or parser.add_argument_group(title, GROUPS[title])
 
     def add(*flags: str, is_secret: bool = False, **words: Any) -> Action:
         action: Action = group.add_argument(*flags, **words)
-        # As LocustArgumentParser.add_argument does, which knows no groups.
+        # LocustArgumentParser.add_argument sets these, but does not support groups.
         vars(action).update(include_in_web_ui=in_form, is_secret=is_secret, is_required=False, is_multiple=False)
         return action
 

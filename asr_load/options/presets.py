@@ -1,7 +1,7 @@
-"""What models want to be asked for a transcript: one table, by the model's name.
+"""Presets: how to ask each family of models for a transcript, by the model's name.
 
-From the models' cards, the engines' own adapters and the Open ASR Leaderboard's scripts, read in November 2026.
-"""
+The values come from the models' cards, the engines' adapters and the Open ASR Leaderboard's scripts, as of November
+2026."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LANGUAGE = "{language}"
-"""Where a prompt has the language's English name."""
+"""Placeholder in a prompt for the English name of the language."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How a model is asked; an option that is given goes before each of these."""
+    """How to ask a model for a transcript. Options that the user sets override the preset."""
 
     models: str
-    """Found in the names of its models, whatever the case."""
+    """Regular expression that matches the names of its models, in upper or lower case."""
     api: str = "chat"
     prompt: str = ""
     prompt_for_language: str = ""
-    """The prompt where --language names one; empty: over chat this model is told none."""
+    """Prompt with --language; if empty, chat requests to this model cannot name a language."""
     prompt_position: str = "after"
     text_format: str = "auto"
     extra_body: dict[str, Any] = field(default_factory=dict)
     longest_s: float | None = None
-    """The longest clip that the model takes."""
+    """Longest clip that the model accepts, in seconds."""
 
 
 _GEMMA_4 = (
@@ -37,13 +37,13 @@ _GEMMA_4 = (
 _FOLLOW = " Follow these specific instructions for formatting the answer:"
 
 PRESETS = {
-    # Text beside the audio would be context to it, not an instruction.
+    # The model takes text next to the audio as context, not as an instruction.
     "qwen3-asr": Preset(r"qwen3-asr", text_format="qwen-asr"),
     "qwen-omni": Preset(
         r"qwen(2\.5|3)-omni",
         prompt="Transcribe this audio.",
         prompt_for_language=f"Transcribe this audio into {LANGUAGE}.",
-        extra_body={"modalities": ["text"]},  # else it speaks too
+        extra_body={"modalities": ["text"]},  # otherwise it also generates speech
     ),
     "minicpm-o": Preset(
         r"minicpm-o",
@@ -74,7 +74,7 @@ PRESETS = {
         prompt_for_language=f"can you transcribe the {LANGUAGE} speech into a written format?",
     ),
     "glm-asr": Preset(r"glm-asr", prompt="Transcribe the audio.", text_format="glm"),
-    "moss": Preset(r"moss-transcribe", text_format="moss"),  # the engine has a prompt of its own
+    "moss": Preset(r"moss-transcribe", text_format="moss"),  # the engine adds the prompt
     "voxtral": Preset(r"voxtral", api="transcriptions"),
     "whisper": Preset(r"whisper", api="transcriptions"),
     "parakeet": Preset(r"parakeet|nemotron.*asr|canary", api="transcriptions"),
@@ -86,7 +86,7 @@ PRESET_NAMES = ("auto", "none", *PRESETS)
 
 
 def preset_for(name: str, model: str) -> tuple[str, Preset] | None:
-    """The preset of a name of PRESET_NAMES; auto: the one whose models this one belongs to, if any does."""
+    """The preset with a name in PRESET_NAMES; for auto, the one that matches the model, if any."""
     if name in PRESETS:
         return name, PRESETS[name]
     if name == "none":

@@ -1,4 +1,4 @@
-"""What requests ask for: what the options say and, where they leave it open, what the model's preset says."""
+"""The content of requests, from the options and, where they leave it open, the model's preset."""
 
 from __future__ import annotations
 
@@ -18,61 +18,61 @@ TRANSCRIPTIONS = "transcriptions"
 
 @dataclass(frozen=True)
 class Asked:
-    """What requests ask for, and what is made of their answers."""
+    """The content of requests, and how to read their responses."""
 
     body: BodyOptions
     text_format: str
     language: str
-    """The code of the language that --language names; empty without it."""
+    """Language code from --language; empty without it."""
     preset: str
-    """Its name; empty where none has a say."""
+    """Name of the preset; empty without one."""
     longest_s: float | None
-    """The longest clip that the model is known to take."""
+    """Longest clip that the model is known to accept, in seconds."""
 
     @property
     def line(self) -> str:
-        """What the preset says, in words; empty without one."""
+        """Describe the preset; empty without one."""
         if not self.preset:
             return ""
         body = self.body
         said = [f"--api {body.api}", f"prompt {body.prompt!r}" if body.prompt else "no prompt"]
         said += ["before the audio"] if body.prompt and body.prompt_first else []
         said += [f"--text-format {self.text_format}"] if self.text_format != "auto" else []
-        return f"preset {self.preset} for {body.model}: {', '.join(said)} (--preset none: without)"
+        return f"preset {self.preset} for {body.model}: {', '.join(said)} (disable it with --preset none)"
 
 
 def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked:
-    """What the options ask a model for. `extra`: --extra-body and --omit, read. Raises InputError."""
+    """Read the content of requests to a model. `extra`: the parsed --extra-body and --omit. Raises InputError."""
     if options.preset not in PRESET_NAMES:
-        raise InputError(f"--preset {options.preset!r} is none of {', '.join(PRESET_NAMES)}")
+        raise InputError(f"--preset {options.preset!r} is unknown; use one of {', '.join(PRESET_NAMES)}")
     name, preset = preset_for(options.preset, model) or ("", Preset(""))
     api = options.api
     if api == "auto":
         named = api_of_path(options.endpoint.partition("?")[0].rstrip("/"))
         api = named if named and APIS[named] != APIS[preset.api] else preset.api
-    # A transcription's prompt is what was said before, no instruction.
+    # The prompt of a transcription is the preceding text, not an instruction.
     is_chat = api not in (TRANSCRIPTIONS, REALTIME)
     of_preset = bool(name) and api != REALTIME and is_chat is (preset.api != TRANSCRIPTIONS)
     usual = preset.prompt if of_preset else DEFAULT_PROMPT if is_chat else ""
     prompt = options.prompt if options.prompt != DEFAULT_PROMPT else usual
     language = parse_language(options.language) if options.language.strip() else ""
     if api == REALTIME and prompt:
-        raise InputError("--prompt: a realtime session takes none")
+        raise InputError("--prompt has no effect in realtime sessions; remove it")
     if language and is_chat:
         named = preset.prompt_for_language if prompt == usual else prompt
         if LANGUAGE not in named:
             raise InputError(
-                f"--language {options.language}: over chat it is part of the prompt: name it there with --prompt"
-                f" '… {LANGUAGE} …', or take --api transcriptions"
+                f"--language {options.language}: chat requests name the language in the prompt: use --prompt"
+                f" '… {LANGUAGE} …', or --api transcriptions"
             )
         prompt = named.replace(LANGUAGE, language_name(language))
     elif LANGUAGE in prompt:
-        raise InputError(f"--prompt has {LANGUAGE}, and there is no --language")
+        raise InputError(f"--prompt contains {LANGUAGE}, but --language is missing")
     if options.system and not is_chat:
-        raise InputError(f"--system is a message of chats: --api {api} has none")
+        raise InputError(f"--system only works in chat requests, not with --api {api}")
     position = options.prompt_position or preset.prompt_position
     if options.prompt_position and not is_chat:
-        raise InputError(f"--prompt-position is for chats, and not for --api {api}")
+        raise InputError(f"--prompt-position only works in chat requests, not with --api {api}")
     if not 0 <= options.temperature <= MOST_TEMPERATURE:
         raise InputError(f"--temperature must be from 0 to {MOST_TEMPERATURE}, not {options.temperature}")
     body = BodyOptions(
@@ -91,4 +91,4 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
 
 
 MOST_TEMPERATURE = 2.0
-"""OpenAI's own limit, which engines share."""
+"""OpenAI's limit, which engines share."""

@@ -1,4 +1,4 @@
-"""What the options mean, once they are checked."""
+"""Check the options, and turn them into the settings of a test."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from asr_load.shipped import SAMPLE, sample
 from asr_load.stream.text_format import TEXT_FORMATS
 from asr_load.text import MIN_SECRET, Intake
 
-REPLICAS = "it is one server's, and --upstream HOST:PORT,HOST:PORT names its replicas"
+REPLICAS = "it takes one server; name its replicas with --upstream HOST:PORT,HOST:PORT"
 
 RESULTS = Path("results")
-"""Where folders of runs are made that nobody has named."""
+"""Default parent of the runs' folders."""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """When requests are sent, as it was asked for. In an open loop one of rate, stages and trace is set."""
+    """The requested arrivals. In an open loop, one of rate, stages and trace is set."""
 
     rate: float | None
     arrivals: str
@@ -63,12 +63,12 @@ class Loop:
 
     @property
     def trace_sha256(self) -> str:
-        """Of the trace's file; empty without one."""
+        """Hash of the trace's file; empty without one."""
         return hashlib.sha256(Path(self.trace).expanduser().read_bytes()).hexdigest() if self.trace else ""
 
     def make(self, announced: Sequence[Stage] = ()) -> Arrivals | None:
-        """The arrivals; None for a closed loop. `announced`: of a search, in place of the stages that were asked for.
-        Raises InputError."""
+        """Create the arrivals; None for a closed loop. `announced`: stages of a search, which replace the requested
+        ones. Raises InputError."""
         return make_arrivals(
             self.arrivals,
             rate=self.rate,
@@ -86,15 +86,15 @@ class Settings:
 
     host: str
     endpoint: str
-    """The path that is posted to, with a query where it has one."""
+    """Path of requests, with a query if it has one."""
     data: Path
     asked: Asked
     server_model: str
-    """The only model that the server has; empty where it was not asked, and where it lists none."""
+    """The server's only model; empty if the server was not asked, or lists none."""
     server_dialect: str
-    """The realtime dialect that a trial session was accepted in; empty without one."""
+    """Realtime dialect in which the server accepted a trial session; empty without one."""
     live: LiveOptions | None
-    """Of --api realtime."""
+    """Options of realtime sessions; None for other APIs."""
     unique: str
     reader: str
     requests: int
@@ -117,13 +117,13 @@ class Settings:
     allow_client_bound: bool
     allow_lost_workers: bool
     searching: bool
-    """Whether a search for capacity announces the load, step by step."""
+    """Whether a capacity search sets the load, step by step."""
     results: Path | None
     metadata: dict[str, str]
     headers: dict[str, str] = field(repr=False)
-    """May hold secrets: never written anywhere."""
+    """May contain secrets, so they are never written anywhere."""
     secrets: tuple[str, ...] = field(repr=False)
-    """What must be struck out of whatever a server says."""
+    """Words to remove from all text that the server sends."""
 
     @property
     def body(self) -> BodyOptions:
@@ -131,26 +131,26 @@ class Settings:
 
     @cached_property
     def intake(self) -> Intake:
-        """What takes in the words of this server, and of the proxy before it."""
+        """The filter for text from this server and its proxy."""
         return Intake(self.secrets)
 
     @property
     def shown_endpoint(self) -> str:
-        """The endpoint as it may be shown and kept: without a key that its query has."""
+        """The endpoint without keys in its query, to print and store."""
         return without_secrets(self.endpoint)
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """What authenticates requests to one server; `headers` are words as --header takes them."""
+    """Credentials for one server; `headers` are in the form of --header."""
 
     key: str = field(default="", repr=False)
     basic: str = field(default="", repr=False)
-    """User and password, as basic authentication has them."""
+    """User and password, encoded for basic authentication."""
     headers: tuple[str, ...] = field(default=(), repr=False)
     proxy: str = ""
     proxy_basic: str = field(default="", repr=False)
-    """User and password of this proxy, which no other gets."""
+    """User and password for this proxy, which no other proxy receives."""
 
 
 def _data_folder(named: str) -> Path:
@@ -161,12 +161,14 @@ def _data_folder(named: str) -> Path:
 def read_settings(
     options: Namespace, host: str | None, secrets: Secrets, model: str = "", dialect: str = ""
 ) -> Settings:
-    """Check the options of a test of a server that gets these secrets. `model` is the one that the server has, for
-    options that name none; `dialect`, the one that a trial session was accepted in. Raises InputError."""
+    """Check the options of a test. `secrets`: those for the server; `model`: the server's model, for options that name
+    none; `dialect`: that in which the server accepted a trial session. Raises InputError."""
     key, basic = secrets.key, secrets.basic
     headers = dict(_header(word) for word in secrets.headers)
     if basic and key:
-        raise InputError("--host has a user and a password, and there is an API key: a request can carry one of them")
+        raise InputError(
+            "--host has a user and a password, and there is an API key: a request can carry only one of them"
+        )
     if basic:
         headers["Authorization"] = f"Basic {basic}"
     if key:
@@ -183,7 +185,7 @@ def read_settings(
         for word in words:
             check_unit(option, word)
     if options.seed and options.order == "sequential" and not loop.open and not options.sample:
-        raise InputError("--seed shuffles nothing with --order sequential: leave one of them out")
+        raise InputError("--seed has no effect with --order sequential; remove one of them")
     transport = _transport(options, host, secrets)
     endpoint = _endpoint(options.endpoint, host or "", asked.body.api)
     return Settings(
@@ -219,7 +221,7 @@ def read_settings(
         results=Path(options.results).expanduser() if options.results else None,
         metadata=_metadata(options.metadata),
         headers=headers,
-        # By words: a server may repeat a token without the "Bearer" before it.
+        # Split into words, because a server may repeat a token without the "Bearer" before it.
         secrets=(
             *([key] if key else []),
             *_parts_of(basic),
@@ -230,28 +232,30 @@ def read_settings(
 
 
 def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> LiveOptions:
-    """How realtime sessions go. `server_model` is the server's only one, `found` the dialect of a trial session, both
-    empty if unknown. Raises InputError."""
+    """Read the options of realtime sessions. `server_model`: the server's only model; `found`: the dialect of a trial
+    session; both empty if unknown. Raises InputError."""
     if not 5 <= options.packet_ms <= MOST_PACKET_MS:
         raise InputError(f"--packet-ms must be from 5 to {MOST_PACKET_MS}, not {options.packet_ms:g}")
     if not 0 <= options.pace <= MOST_PACE:
-        raise InputError(f"--pace must be from 0 (as fast as it goes) to {MOST_PACE}, not {options.pace:g}")
+        raise InputError(f"--pace must be from 0 (as fast as possible) to {MOST_PACE}, not {options.pace:g}")
     if not 0 <= options.trailing_silence <= MOST_SILENCE_S:
         raise InputError(f"--trailing-silence must be from 0 to {MOST_SILENCE_S} seconds")
     if options.utterances_per_session < 1:
         raise InputError(f"--utterances-per-session must be 1 or more, not {options.utterances_per_session}")
     server_vad = options.turn_detection == "server_vad"
     if server_vad and not options.trailing_silence:
-        raise InputError("--turn-detection server_vad needs silence to hear an end: add --trailing-silence 1")
+        raise InputError(
+            "--turn-detection server_vad needs silence to detect the end of a turn: add --trailing-silence 1"
+        )
     dialect = DIALECTS.get(options.realtime_dialect)
     if dialect is not None and server_vad and not dialect.has_vad:
-        raise InputError(f"--turn-detection server_vad: {dialect.name} finds no turns by itself: leave it out")
+        raise InputError(f"--turn-detection server_vad does not work with {dialect.name}: remove it")
     if dialect is not None and dialect.alone and options.utterances_per_session > 1:
-        raise InputError(f"--utterances-per-session: a session of {dialect.name} has one transcript: leave it out")
+        raise InputError(f"--utterances-per-session: a session of {dialect.name} has one transcript; remove the option")
     if options.reader == "plain":
-        raise InputError("--reader plain reads answers of HTTP alone: --api realtime takes compiled or python")
+        raise InputError("--reader plain only reads HTTP responses: use compiled or python with --api realtime")
     if asked.body.extra:
-        raise InputError("--extra-body and --omit change requests of HTTP: a realtime session has none")
+        raise InputError("--extra-body and --omit have no effect in realtime sessions; remove them")
     return LiveOptions(
         dialect=options.realtime_dialect,
         packet_s=options.packet_ms / 1e3,
@@ -259,7 +263,7 @@ def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> Li
         silence_s=options.trailing_silence,
         server_vad=server_vad,
         utterances=options.utterances_per_session,
-        # A server's model may have the name that stands for none.
+        # The server's model may be named like DEFAULT_MODEL.
         model=server_model if asked.body.model == DEFAULT_MODEL else asked.body.model,
         language=asked.body.language,
         found=found,
@@ -277,11 +281,11 @@ def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transp
     if proxy:
         parts = _place(proxy)
         if parts is None or parts.scheme != "http":
-            raise InputError(f"the proxy {_shown(proxy)} is not an address like http://proxy:3128")
+            raise InputError(f"the proxy {_shown(proxy)} is not an address such as http://proxy:3128")
         proxy = f"http://{parts.netloc}"
     upstream = _upstream(options.upstream, check_host(host))
     if upstream and proxy:
-        raise InputError(f"--upstream is connected to, and the proxy {proxy} would be too: leave one of them out")
+        raise InputError(f"--upstream and the proxy {proxy} exclude each other; remove one of them")
     return read_transport(
         check_host(host),
         options.ca,
@@ -294,44 +298,44 @@ def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transp
 
 
 def _upstream(words: str, host: str) -> tuple[tuple[str, int], ...]:
-    """Names or addresses with ports; without one, it is the host's. Raises InputError."""
+    """Names or addresses with ports; the default port is that of the host. Raises InputError."""
     usual = urlsplit(host).port or PORTS[urlsplit(host).scheme]
     upstream = []
     for word in filter(None, map(str.strip, words.split(","))):
         place = _place(f"//{word}")
         if place is None or place.netloc != word or "@" in word:
             pasted = _place(word) if "://" in word and "@" not in word else None
-            cure = f": give {pasted.netloc}" if pasted else ""
-            raise InputError(f"--upstream {_shown(word)} is not like 10.0.0.7:30000{cure}")
+            cure = f": use {pasted.netloc}" if pasted else ""
+            raise InputError(f"--upstream {_shown(word)} is not an address such as 10.0.0.7:30000{cure}")
         upstream.append((place.hostname or "", place.port or usual))
     return tuple(upstream)
 
 
 def _place(url: str) -> SplitResult | None:
-    """The parts of an address that has a host and, where it has one, a port that can be; None for others."""
+    """The parts of an address with a host and, if it has one, a valid port; None for others."""
     try:
         parts = urlsplit(url)
         return parts if parts.hostname and parts.port != 0 else None
-    except ValueError:  # brackets that do not match, a port that is no number or too large
+    except ValueError:  # unmatched brackets, or an invalid port
         return None
 
 
 def check_paths(paths: Mapping[str, str | None]) -> None:
-    """Raise InputError where an option, of these with their values, names a file or folder that cannot even be looked
-    for: its name is too long, or a folder above it is closed."""
+    """Raise InputError if an option names a file or folder that cannot even be looked up, because its name is too long
+    or a folder above it is closed. `paths`: options and their values."""
     for option, value in paths.items():
         word = value or ""
         try:
             Path(word).expanduser().stat()
         except (FileNotFoundError, NotADirectoryError):
-            pass  # what is to be there is another question
+            pass  # other checks decide whether it must exist
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error  # of a null byte, which a form can hold
+            why = getattr(error, "strerror", None) or error  # for a null byte, which a form can contain
             raise InputError(f"{option} {word[:PATH_CHARS]}: {why}") from None
 
 
 PATH_CHARS = 200
-"""Of a path that is none, in a message."""
+"""Maximum length of an invalid path in a message."""
 
 
 def _check_words_and_numbers(options: Namespace) -> None:
@@ -339,7 +343,7 @@ def _check_words_and_numbers(options: Namespace) -> None:
     for name in ("connect_timeout", "stall_timeout", "total_timeout"):
         if not 0 < getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
-    # The command line has checked these; the web form takes any word.
+    # The command line has already checked these, but the web form accepts any word.
     words = {
         "api": APIS_OR_AUTO,
         "prompt_position": POSITIONS,
@@ -352,8 +356,9 @@ def _check_words_and_numbers(options: Namespace) -> None:
         "turn_detection": TURN_DETECTION,
     }
     for name, allowed in words.items():
-        if getattr(options, name) not in (*allowed, None):  # nothing: what is usual
-            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)!r} is none of {', '.join(allowed)}")
+        if getattr(options, name) not in (*allowed, None):  # None means the default
+            known = ", ".join(allowed)
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)!r} is unknown; use one of {known}")
     least = {
         "requests": "0 (until stopped)",
         "sample": "0 (all clips)",
@@ -378,7 +383,7 @@ def _loop(options: Namespace) -> Loop:
     try:
         rate = float(word) if word else None
     except ValueError:
-        raise InputError(f"--request-rate takes requests per second, not {word!r}") from None
+        raise InputError(f"--request-rate must be a number of requests per second, not {word!r}") from None
     loop = Loop(
         rate,
         options.arrivals,
@@ -389,26 +394,26 @@ def _loop(options: Namespace) -> Loop:
         options.seed,
     )
     if loop.stages and not any(stage.first or stage.last for stage in parse_stages(loop.stages)):
-        raise InputError(f"--rate-stages {loop.stages}: some rate must be above 0")
+        raise InputError(f"--rate-stages {loop.stages}: at least one rate must be above 0")
     if loop.make() is None and options.arrivals != "poisson":
         raise InputError(f"--arrivals {options.arrivals} needs a rate: add --request-rate or --rate-stages")
     return loop
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError if a folder is none that can be written to, or could not be made."""
+    """Raise InputError if a folder is not writable and cannot be created."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".asr-load-"):
             pass
     except OSError as error:
-        why = f"{existing} is no folder that can be written to ({error.strerror})"
+        why = f"{existing} is not a writable folder ({error.strerror})"
         raise InputError(f"--results {folder}: {why}") from None
 
 
 def split_host(host: str | None) -> tuple[str | None, str]:
-    """An address without the user and password that may be in it, and these as a header of basic authentication has
-    them; empty where there are none."""
+    """Split an address into the address without user and password, and these encoded for basic authentication (empty
+    without any)."""
     scheme, separator, rest = (host or "").partition("://")
     place, slash, path = rest.partition("/")
     known, at, place = place.rpartition("@")
@@ -420,13 +425,13 @@ def split_host(host: str | None) -> tuple[str | None, str]:
 
 
 def split_proxy(word: str) -> tuple[str, str]:
-    """The same of a proxy, whose scheme may be left out."""
+    """Split the address of a proxy like `split_host`; its scheme is optional."""
     proxy, basic = split_host(word if "://" in word or not word else f"http://{word}")
     return proxy or "", basic
 
 
 def without_credentials(text: str) -> str:
-    """A text in which no address has a user and password, whatever characters are in them."""
+    """The text without users and passwords in its addresses."""
     return re.sub(r"//\S*@", "//***@", text)
 
 
@@ -435,25 +440,25 @@ def _words_of(headers: dict[str, str]) -> list[str]:
 
 
 def _parts_of(basic: str) -> list[str]:
-    """What of basic authentication is secret: the header's word, and the password that is in it."""
+    """The secrets in a header of basic authentication: its word, and the password in it."""
     return [basic, base64.b64decode(basic).decode().partition(":")[2]] if basic else []
 
 
 def check_host(host: str | None) -> str:
-    """The address of a server, scheme://host:port, without a path: check_host_path judges that. Addresses of WebSockets
-    become those of HTTP. Raises InputError if there is none."""
+    """Return the address of a server, scheme://host:port, without its path, which check_host_path checks. Addresses for
+    WebSockets become those for HTTP. Raises InputError if it is not an address."""
     if not host:
         raise InputError("--host is missing: give the address of the server, for example --host http://127.0.0.1:30000")
     if (address := _address(host)) is None or "@" in urlsplit(host).path:
         shown = _shown(host)
         meant = _address(f"http://{shown}") if "://" not in host else None
-        cure = f": {REPLICAS}" if "," in shown else f": give --host {meant}" if meant else ""
-        raise InputError(f"--host {shown} is not an address like http://127.0.0.1:30000{cure}")
+        cure = f": {REPLICAS}" if "," in shown else f": use --host {meant}" if meant else ""
+        raise InputError(f"--host {shown} is not an address such as http://127.0.0.1:30000{cure}")
     return address
 
 
 def _shown(address: str) -> str:
-    """An address, with a scheme or without, as it may be shown."""
+    """An address, with or without a scheme, in a form that can be printed."""
     whole = address if "://" in address else f"//{address}"
     return without_secrets(without_credentials(whole)).removeprefix("//")
 
@@ -467,7 +472,7 @@ def _address(url: str) -> str | None:
 
 
 def _endpoint(path: str, host: str, api: str) -> str:
-    """The path that requests go to, with a query where it has one. Raises InputError."""
+    """The path of requests, with a query if it has one. Raises InputError."""
     endpoint = check_endpoint(path, api) or APIS[api]
     check_host_path(host, check_host(host), endpoint, api)
     return endpoint
@@ -478,7 +483,7 @@ def _metadata(words: list[str]) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"--metadata takes KEY=VALUE, like gpu=H100, not {word!r}")
+            raise InputError(f"--metadata needs KEY=VALUE, such as gpu=H100, not {word!r}")
         if key.strip() in metadata:
             raise InputError(f"--metadata {key.strip()} is given twice")
         metadata[key.strip()] = value.strip()
@@ -491,15 +496,15 @@ _HEADER = re.compile(r"\s*([\w-]+)\s*[=:](.*)", re.ASCII | re.DOTALL)
 def _header(word: str) -> tuple[str, str]:
     match = _HEADER.fullmatch(word)
     if match is None:
-        # The value may be a secret: only the name is shown.
+        # Print only the name, because the value may be a secret.
         name = re.split("[=:]", word)[0]
-        raise InputError(f"--header takes 'NAME: VALUE' or NAME=VALUE, not {name[:40]!r} …")
+        raise InputError(f"--header needs 'NAME: VALUE' or NAME=VALUE, not {name[:40]!r} …")
     return match[1], _printable(f"--header {match[1]}", match[2].strip())
 
 
 def _printable(what: str, value: str) -> str:
     if not (value.isascii() and value.isprintable()):
-        raise InputError(f"{what} holds characters that a header cannot carry")
+        raise InputError(f"{what} contains characters that are not allowed in a header")
     return value
 
 
@@ -510,6 +515,6 @@ def _extra_body(text: str, omit: str) -> dict[str, Any]:
         raise InputError(f"--extra-body is not a JSON object: {error}") from error
     for name in filter(None, map(str.strip, omit.split(","))):
         if extra.get(name) is not None:
-            raise InputError(f"--omit leaves out {name!r}, which --extra-body sets: give one of the two")
+            raise InputError(f"--omit removes {name!r}, but --extra-body sets it; use only one of them")
         extra[name] = None
     return extra

@@ -1,4 +1,4 @@
-"""Options that a class of users has of its own, in a locustfile."""
+"""Options that a user class sets for itself in a locustfile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_A_CLASS = (
 
 
 def for_class(options: Namespace, name: str, own: Mapping[str, Any]) -> Namespace:
-    """The options of a test as they are for the users of a class. Raises InputError."""
+    """The options of a test for the users of one class. Raises InputError."""
     read = copy.copy(options)
     if "api" in own:
         read.endpoint = ""  # the path of another API
@@ -30,7 +30,8 @@ def for_class(options: Namespace, name: str, own: Mapping[str, Any]) -> Namespac
     actions = {action.dest: action for action in parser._actions}
     for option, value in own.items():
         if option not in OF_A_CLASS:
-            raise InputError(f"{name}.options: {option!r} is none of a class's own; those are {', '.join(OF_A_CLASS)}")
+            known = ", ".join(OF_A_CLASS)
+            raise InputError(f"{name}.options: a user class cannot set {option!r}; it can set {known}")
         word = msgspec.json.encode(value).decode() if isinstance(value, Mapping) else str(value)
         try:
             setattr(read, option, convert_words(actions[option], [word]))
