@@ -1,1 +1,1 @@
-"""Is the harness right? Held against a server that knows the truth."""
+"""Run asr-load against a server whose time stamps are known, to check and calibrate its measurements."""

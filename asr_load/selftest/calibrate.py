@@ -1,4 +1,4 @@
-"""How many streams this machine can be trusted with: more and more of them against a server that knows the truth."""
+"""Measure how many streams this machine can handle: increase them against a server whose time stamps are known."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from asr_load.shipped import sample
 from asr_load.text import count_of
 
 FIRST, LAST = 25, 6400
-"""Streams of the first trial, and the most of any."""
+"""Number of streams in the first trial, and the maximum."""
 
 REFINEMENTS = 2
-"""Trials between the last number of streams that was good and the first that was not."""
+"""Number of trials between the last number of streams that passed and the first that did not."""
 
 PASSES = 3
-"""Requests of each stream: 4.4 s."""
+"""Requests of each stream, which take 4.4 s together."""
 
 SERVER_LATE_S = TRUSTED_MS / 1e3
-"""A server that sends this late at p99 is full; so is one that half of the requests wait for so long, where not all
-streams were carried."""
+"""A server that sends this late at p99 is at its limit. So is one that half of the requests waited for this long, if
+not all streams were carried."""
 
 CARRIED = 0.8
-"""Share of all streams' chunks that must come in the busiest second. A stream brings none while it begins, so not even
-an ideal client gets them all: with answers of 64 chunks, 0.88 of them on average. One that falls below cannot begin the
-next stream in time: of the streams that were asked for, so many were never there at once."""
+"""Minimum share of all streams' chunks that must arrive in the busiest second. A starting stream receives none, so even
+an ideal client does not get all: 0.88 of them on average, with responses of 64 chunks. A client below this share cannot
+start the next stream in time, so fewer streams than requested were open at once."""
 
 
 def climb(first: int, trial: Callable[[int], CalibrationStep]) -> Iterator[CalibrationStep]:
-    """Trials of doubled numbers of streams until the client is not to be trusted with one, or the server is full; then
-    between the last two."""
+    """Yield trials with doubled numbers of streams until the client fails one, or the server reaches its limit; then
+    trials between the last two numbers."""
     good, streams = 0, first
     while streams <= LAST:
         step = trial(streams)
@@ -67,22 +67,22 @@ def climb(first: int, trial: Callable[[int], CalibrationStep]) -> Iterator[Calib
 
 
 def carried(trial: CalibrationStep) -> bool:
-    """Whether all streams were there at once."""
+    """Whether all streams were open at once."""
     return trial.chunks_per_s >= CARRIED * trial.streams / ITL_S
 
 
 def server_full(trial: CalibrationStep) -> bool:
-    """Whether the server was the bottleneck: the trial says nothing of the client."""
+    """Whether the server was the bottleneck, so that the trial shows nothing about the client."""
     return trial.server_late_p99 > SERVER_LATE_S or (not carried(trial) and trial.accept_p50 > SERVER_LATE_S)
 
 
 def trusted(trial: CalibrationStep, limit_ms: int) -> bool:
-    """Whether the client carried all streams, and the errors' p99 are within so many ms."""
+    """Whether the client carried all streams, with the errors' p99 within the limit."""
     return carried(trial) and max(trial.ttft_p99, trial.itl_p99) * 1e3 <= limit_ms
 
 
 def good_for(trials: list[CalibrationStep]) -> GoodFor:
-    """What the trials of one number of workers show."""
+    """The result of the trials with one number of workers."""
     told = sorted((trial for trial in trials if not server_full(trial)), key=lambda each: each.streams)
     most = {}
     for limit in WITHIN_MS:
@@ -95,7 +95,8 @@ def good_for(trials: list[CalibrationStep]) -> GoodFor:
 
 
 def run_step(streams: int, workers: int, cores: Cores, folder: Path) -> tuple[CalibrationStep, str]:
-    """So many streams on so many workers, begun within a second; and how answers were read. Raises GroundTruthError."""
+    """Run a number of streams on a number of workers, all started within a second. Returns the trial and the reader.
+    Raises GroundTruthError."""
     folder.mkdir()
     options: list[object] = ["--users", streams, "--spawn-rate", streams, "--requests", PASSES * streams]
     options += ["--data", str(sample()), "--stop-timeout", 30]
@@ -122,7 +123,7 @@ def run_step(streams: int, workers: int, cores: Cores, folder: Path) -> tuple[Ca
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on now."""
+    """A TCP port that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -135,7 +136,7 @@ def _row(trial: CalibrationStep) -> list[str]:
 
 
 def _table(trials: list[CalibrationStep]) -> Table:
-    table = Table(title="Errors against the server's stamps, in ms", title_justify="left")
+    table = Table(title="Errors relative to the server's time stamps, in ms", title_justify="left")
     names = (
         "workers",
         "streams",
@@ -158,23 +159,24 @@ def _table(trials: list[CalibrationStep]) -> Table:
 
 def _line(good: GoodFor) -> str:
     streams = ", ".join(f"{good.within_ms[limit]} within {limit} ms" for limit in WITHIN_MS)
-    full = " (or more: the server was full before the client)" if good.at_least else ""
-    return f"{good.workers} worker(s): good for {streams}{full}"
+    full = " (or more: the server reached its limit first)" if good.at_least else ""
+    return f"{count_of(good.workers, 'worker')}: good for {streams}{full}"
 
 
 @exits_on_bad_input
 def main() -> int:
-    """Command line of scripts/calibrate.py. Exit code 1 where a trial could not be run."""
+    """Command line of scripts/calibrate.py. The exit code is 1 if a trial failed."""
     parser = OneLineParser(
         f"Measure how many streams of {1 / ITL_S:.0f} chunks/s this machine can receive with accurate time stamps, with"
-        " one worker and with one for each core that the server leaves. Takes about two minutes."
+        " one worker and with one per core that the server does not use. Takes about two minutes."
     )
     parser.parse_args()
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 110
     cores = share_cores()
-    print(f"Server on {len(cores.server)} core, client on {len(cores.client)}", flush=True)
+    server_cores, client_cores = (count_of(len(each), "core") for each in (cores.server, cores.client))
+    print(f"Server on {server_cores}, client on {client_cores}", flush=True)
     trials: list[CalibrationStep] = []
     found: list[GoodFor] = []
     reader = ""
@@ -188,19 +190,19 @@ def main() -> int:
 
         try:
             for workers in sorted({1, len(cores.client)}):
-                # What one worker is good for, so many are good for too, or nearly.
+                # Several workers carry at least about as many streams as one.
                 first = max(FIRST, found[0].within_ms[TRUSTED_MS] if found else 0)
                 made = list(climb(first, partial(trial, workers)))
                 trials += made
                 found.append(good_for(made))
         except signals.Interrupted as stopped:
-            signals.say(f"stopped before any result was written ({signal.Signals(stopped.number).name})")
+            signals.say(f"stopped; no result was written ({signal.Signals(stopped.number).name})")
             raise
         except GroundTruthError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     console.print(_table(trials))
-    print("server late: p99 of what it sent, after its time; wait: p50, until it took a request that had been sent")
+    print("server late: how late the server sent chunks, p99; wait: time until it accepted a request, p50")
     for good in found:
         print(_line(good))
     calibration = Calibration(
@@ -211,11 +213,9 @@ def main() -> int:
         good_for=found,
         trials=trials,
     )
-    print(f"The verdict of later runs uses {write_calibration(calibration)}")
+    print(f"Verdicts of later runs use {write_calibration(calibration)}")
     return 0
 
 
 def _brief(trial: CalibrationStep) -> str:
-    return (
-        f"TTFT off by {trial.ttft_p99 * 1e3:.2f} ms and ITL by {trial.itl_p99 * 1e3:.2f} ms at p99, CPU {trial.cpu:.0%}"
-    )
+    return f"errors at p99: TTFT {trial.ttft_p99 * 1e3:.2f} ms, ITL {trial.itl_p99 * 1e3:.2f} ms; CPU {trial.cpu:.0%}"

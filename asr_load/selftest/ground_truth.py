@@ -1,7 +1,7 @@
-"""Load against the scripted server, which knows the truth: it stamps each chunk as it sends it.
+"""Run load against the scripted server, which knows the ground truth: it stamps each chunk when it sends it.
 
-Both processes read one monotonic clock, so what the records say of a chunk and what the server says of it differ by the
-client's error and the way through the loopback, and by nothing else.
+Both processes read the same monotonic clock, so the stamps of client and server differ only by the client's error and
+the time over the loopback.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from asr_load.shipped import shipped
 from asr_load.stream.record import Record, read_records
 
 TOKENS, ITL_S, TTFT_S = 64, 0.020, 0.200
-"""Of the scripted server's answers: 50 chunks a second, over 1.46 s."""
+"""Responses of the scripted server: 50 chunks per second, over 1.46 s."""
 
 START_S, LOOK_S = 60.0, 0.02
 PATIENCE_S = 120.0
 
 
 class GroundTruthError(Exception):
-    """The server or the load did not come to its end."""
+    """The server or the load failed."""
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Which cores whom is run on: the server has one of its own where there are two or more."""
+    """Cores for the server and for the client, separate if there are two or more."""
 
     server: set[int]
     client: set[int]
@@ -54,14 +54,14 @@ def share_cores() -> Cores:
 
 
 def run_on(process: subprocess.Popen[Any], cores: set[int]) -> None:
-    """Keep a process that has just begun, and what it will start, to these cores; where there is no such way, don't."""
+    """Restrict a newly started process, and its children, to these cores, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process.pid, cores)
 
 
 @dataclass(frozen=True)
 class Server:
-    """A scripted server that runs."""
+    """A running scripted server."""
 
     url: str
     pid: int
@@ -70,7 +70,7 @@ class Server:
 
 @contextmanager
 def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator[Server]:
-    """A scripted server on these cores for the time of the block, with its stamps and what it prints in files of
+    """A scripted server on these cores for the duration of the block, with its stamps and output in files in
     `folder`."""
     stamps, log = folder / "stamps.jsonl", folder / "server.log"
     command = [
@@ -86,7 +86,7 @@ def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator
         stamps,
     ]
     command += ["--tokens", TOKENS, "--itl-ms", ITL_S * 1e3, "--ttft-ms", TTFT_S * 1e3, *options]
-    # Not a pipe: a server that prints more than a pipe holds would wait for a reader.
+    # Do not use a pipe: the server would block when it is full.
     with log.open("wb") as output, _ended([*map(str, command)], stdout=output, stderr=output) as process:
         run_on(process, cores)
         while not (ready := re.search(r"asr_server: scripted on (\S+)\s", log.read_text())):
@@ -98,7 +98,7 @@ def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator
 
 @contextmanager
 def _ended(command: list[str], **how: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A process that is ended with the block, also where a signal ends it."""
+    """A process that ends with the block, even if a signal ends it."""
     with ExitStack() as stack:
         with signals.held():
             process = stack.enter_context(subprocess.Popen(command, **how))
@@ -109,31 +109,31 @@ def _ended(command: list[str], **how: Any) -> Iterator[subprocess.Popen[Any]]:
 
 @dataclass(frozen=True)
 class GroundTruthRun:
-    """What a run against the scripted server showed. Arrays of seconds, of all successful records together."""
+    """Results of a run against the scripted server. Arrays are in seconds, over all successful records."""
 
     records: list[Record]
     info: RunInfo
     received: list[np.ndarray]
-    """For each record, when its chunks came, on the server's clock."""
+    """For each record, the arrival times of its chunks, on the server's clock."""
     sent: list[np.ndarray]
-    """For each record, when the server sent them."""
+    """For each record, the times when the server sent them."""
     requested: np.ndarray
-    """When the server had the request."""
+    """When the server had received each request."""
 
     @property
     def ttft_errors(self) -> np.ndarray:
-        """How late first chunks are stamped."""
+        """How late first chunks were stamped."""
         return np.array([came[0] - left[0] for came, left in zip(self.received, self.sent, strict=True)])
 
     @property
     def itl_errors(self) -> np.ndarray:
-        """By how much gaps are stamped too long (or, negative, too short)."""
+        """Error of each gap: positive if stamped too long, negative if too short."""
         pairs = zip(self.received, self.sent, strict=True)
         return np.concatenate([np.diff(came) - np.diff(left) for came, left in pairs])
 
     @property
     def server_lateness(self) -> np.ndarray:
-        """How late the server sent what was due."""
+        """How late the server sent each chunk."""
         due = TTFT_S + np.arange(TOKENS) * ITL_S
         return np.concatenate(
             [left - at - due[: len(left)] for left, at in zip(self.sent, self.requested, strict=True)]
@@ -141,7 +141,7 @@ class GroundTruthRun:
 
     @property
     def accept_waits(self) -> np.ndarray:
-        """How long requests that had been sent waited until the server had them."""
+        """Time from when a request had been sent until the server had received it."""
         clocks = {worker.worker: worker.clock_offset_s for worker in self.info.workers}
         sent = [record.started_at - clocks[record.worker] + (record.upload or 0.0) for record in self.records]
         waits: np.ndarray = self.requested - np.array(sent)
@@ -149,7 +149,7 @@ class GroundTruthRun:
 
     @property
     def wrong_counts(self) -> int:
-        """Records whose chunks or tokens are not what the server sent."""
+        """Number of records whose chunks or tokens differ from what the server sent."""
         pairs = zip(self.records, self.sent, strict=True)
         return sum(not record.output_tokens == record.chunks == len(left) for record, left in pairs)
 
@@ -159,17 +159,17 @@ class GroundTruthRun:
 
     @property
     def healths(self) -> list[ClientHealth]:
-        """Of the processes that sent load."""
+        """Health of the processes that sent load."""
         return [worker.health for worker in self.info.workers if worker.health is not None]
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds that they used."""
+        """CPU seconds that these processes used."""
         return sum(health.cpu_process * health.watched_s for health in self.healths)
 
 
 def load(server: Server, folder: Path, cores: set[int], *options: object) -> GroundTruthRun:
-    """Run the harness on these cores against a scripted server, into a new folder. Raises GroundTruthError."""
+    """Run asr-load on these cores against a scripted server, with results in a new folder. Raises GroundTruthError."""
     command = [sys.executable, "-m", "asr_load.load", "--locustfile", str(shipped("locustfiles/transcribe.py"))]
     command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--no-preflight", "--host", server.url]
     command += ["--results", str(folder), *map(str, options)]
@@ -182,14 +182,14 @@ def load(server: Server, folder: Path, cores: set[int], *options: object) -> Gro
         try:
             code = process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            raise GroundTruthError(f"the load did not end within {PATIENCE_S:g} s") from None
+            raise GroundTruthError(f"the load test did not finish within {PATIENCE_S:g} s") from None
     if code != 0:
-        raise GroundTruthError(f"the load ended with exit code {code}: {log.read_text().strip().splitlines()[-1:]}")
+        raise GroundTruthError(f"the load test failed with code {code}: {log.read_text().strip().splitlines()[-1:]}")
     return compare(folder, server.stamps)
 
 
 def compare(folder: Path, stamps: Path) -> GroundTruthRun:
-    """Hold the records of a run against the server's stamps."""
+    """Compare the records of a run with the server's stamps."""
     info = read_run(folder)
     sent = {line["request_id"]: line for line in map(json.loads, stamps.read_text().splitlines())}
     clocks = {worker.worker: worker.clock_offset_s for worker in info.workers}
@@ -207,10 +207,10 @@ def compare(folder: Path, stamps: Path) -> GroundTruthRun:
 
 
 def p99(values: np.ndarray) -> float:
-    """The 99th percentile of magnitudes."""
+    """The 99th percentile of absolute values."""
     return float(np.percentile(np.abs(values), 99))
 
 
 def p50(values: np.ndarray) -> float:
-    """The median of magnitudes."""
+    """The median of absolute values."""
     return float(np.percentile(np.abs(values), 50))
