@@ -1,4 +1,4 @@
-"""The seed's own line: prepares a data set if need be, sends every clip once, prints the summary. See --help."""
+"""Prepare a data set if needed, send every clip once, and print the summary. See --help."""
 
 import sys
 

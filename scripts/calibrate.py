@@ -1,4 +1,4 @@
-"""What this machine can be trusted with as a client. See --help."""
+"""Measure how many streams this machine can handle as a load generator. See --help."""
 
 import sys
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What a container runs first. FLEET_TOKEN_FILE: where master and workers keep their secret, which the master makes where
-# none is given. CALIBRATE=1: a worker finds out, once, what its machine can be trusted with. TARGET, where it is set and
-# empty: the server is the container of that name. WEB_PORT: the port to open. ARGS: more options for its command.
+# Entry point of a container. FLEET_TOKEN_FILE: file with the token of master and workers; the master creates it if none
+# is given. CALIBRATE=1: a worker calibrates its machine once. TARGET: set and empty if the server is the container named
+# server. WEB_PORT: port of the web UI to print. ARGS: additional options for the command.
 set -eu
 
 case " $* " in
@@ -21,13 +21,13 @@ if [ -n "${FLEET_TOKEN_FILE:-}" ] && [ -z "${ASR_LOAD_FLEET_TOKEN:-}" ]; then
         mv "$FLEET_TOKEN_FILE.new" "$FLEET_TOKEN_FILE"
       fi ;;
   esac
-  tries=10 # a worker may be there a moment before its master
+  tries=10 # a worker may start before its master
   until [ -s "$FLEET_TOKEN_FILE" ] || [ $tries = 0 ]; do
     sleep 1
     tries=$((tries - 1))
   done
   if [ ! -s "$FLEET_TOKEN_FILE" ]; then
-    echo "error: no secret of master and workers: set ASR_LOAD_FLEET_TOKEN, as on the master's machine" >&2
+    echo "error: the fleet token is missing: set ASR_LOAD_FLEET_TOKEN to the same value as on the master's machine" >&2
     exit 2
   fi
   ASR_LOAD_FLEET_TOKEN=$(cat "$FLEET_TOKEN_FILE")
@@ -35,12 +35,12 @@ if [ -n "${FLEET_TOKEN_FILE:-}" ] && [ -z "${ASR_LOAD_FLEET_TOKEN:-}" ]; then
 fi
 
 if [ "${CALIBRATE:-0}" = 1 ] && [ -w "${XDG_CACHE_HOME:-}" ]; then
-  # The workers of one machine share its cache, and would only measure each other.
+  # Workers on one machine share its cache. Calibrating at the same time, they would disturb each other.
   exec 9>"$XDG_CACHE_HOME/calibration.lock"
   flock 9
   if [ ! -e "$XDG_CACHE_HOME/asr-load/calibration-$(hostname).json" ]; then
-    echo "calibrating this machine, once: about two minutes (CALIBRATE=0 leaves it out)" >&2
-    asr-load calibrate >&2 || echo "not calibrated: verdicts go by lags and CPU alone" >&2
+    echo "calibrating this machine once, in about two minutes (CALIBRATE=0 skips this)" >&2
+    asr-load calibrate >&2 || echo "not calibrated: verdicts use only lags and CPU" >&2
   fi
   exec 9>&-
 fi
@@ -54,7 +54,7 @@ case " $* " in
         tries=$((tries - 1))
       done
       if [ $tries = 0 ]; then
-        echo "error: there is no server: set TARGET=http://HOST:PORT, or add --profile demo or --profile sglang" >&2
+        echo "error: no server was found: set TARGET=http://HOST:PORT, or add --profile demo or --profile sglang" >&2
         exit 2
       fi
     fi
@@ -63,5 +63,5 @@ case " $* " in
       *) if [ -n "${WEB_PORT:-}" ]; then echo "open http://127.0.0.1:$WEB_PORT in your browser" >&2; fi ;;
     esac ;;
 esac
-# shellcheck disable=SC2086 # they are words
+# shellcheck disable=SC2086 # split into words on purpose
 exec "$@" ${ARGS:-}

@@ -1,4 +1,4 @@
-"""Make the pictures in docs/load-models.md: one server under closed and under open loop. Takes about six minutes.
+"""Make the pictures in docs/load-models.md: one server under a closed and an open loop. Takes about six minutes.
 
 make load-models
 """
@@ -31,21 +31,21 @@ PICTURE = ROOT / "docs" / "images" / "load-models-{}.png"
 SLOTS, TTFT_MS, TOKENS, ITL_MS = 8, 200, 11, 20
 SERVICE_S = (TTFT_MS + (TOKENS - 1) * ITL_MS) / 1e3
 CAPACITY = SLOTS / SERVICE_S
-"""Requests per second: 8 slots, each taken for 0.4 s."""
+"""Requests per second: 8 slots, each busy for 0.4 s per request."""
 
 STREAMS = (1, 2, 4, 6, 8, 12, 16)
 RATES = (2, 5, 10, 14, 17, 19, 21, 25)
 SECONDS, WARMUP = 20, 3
 MOST = 1000
-"""In flight in an open loop: so many that it never runs out."""
+"""Users of an open loop, so many that one is always free."""
 
 BUSY, PAUSE_AT, PAUSE_S = 0.5, 6.0, 3.0
-"""The load, as a share of the capacity, at which the server stops for a while, and when."""
+"""Load, as a share of the capacity, during which the server pauses; when it pauses, and for how long."""
 
 
 def main() -> None:
-    """Run both, draw, and print the table."""
-    OneLineParser("Make the pictures in docs/load-models.md, over what is there.").parse_args()
+    """Run both loops, draw the pictures, and print the table."""
+    OneLineParser("Make the pictures in docs/load-models.md, replacing the existing ones.").parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = ("--slots", SLOTS, "--ttft-ms", TTFT_MS, "--tokens", TOKENS, "--itl-ms", ITL_MS)
@@ -63,7 +63,7 @@ def main() -> None:
 def run(
     server: Server, results: Path, *options: object, meanwhile: Callable[[], None] = lambda: None
 ) -> tuple[Summary, list[Record]]:
-    """A run: its summary and its records."""
+    """Run a test, and return its summary and its records."""
     command = [sys.executable, "-m", "locust", "--locustfile", "locustfiles/transcribe.py", "--headless"]
     command += ["--only-summary", "--loglevel", "ERROR", "--spawn-rate", "100", "--host", server.url]
     command += ["--data", "asr_data/sample", "--results", str(results), "--run-time", str(SECONDS)]
@@ -75,7 +75,7 @@ def run(
 
 
 def pause(server: Server) -> None:
-    """Stop the server for a moment, as a garbage collection or a neighbour does."""
+    """Stop the server for a moment, like a garbage collection or another program on its machine would."""
     time.sleep(PAUSE_AT)
     os.kill(server.pid, signal.SIGSTOP)
     time.sleep(PAUSE_S)
@@ -83,7 +83,7 @@ def pause(server: Server) -> None:
 
 
 def draw(plots: list[Plot]) -> None:
-    """Write the pictures, light and dark. Needs Chromium, and what requirements-dev.txt names."""
+    """Write the pictures in light and dark. Needs Chromium and the packages in requirements-dev.txt."""
     sys.path.insert(0, str(ROOT / "tests"))
     from harness.browser import browser
 
@@ -99,12 +99,12 @@ def draw(plots: list[Plot]) -> None:
 
 
 def by_load(closed: list[Summary], opened: list[Summary]) -> Plot:
-    """What people wait, against what the server carries."""
+    """How long people wait, by the load that the server carries."""
     carried = [(one.requests_per_s or 0.0, ms(one.e2el.p95)) for one in closed]
     came = [(float(rate), ms(one.e2el_due.p95)) for rate, one in zip(RATES, opened, strict=True)]
     return Plot(
         "The same server: how long people wait",
-        "requests/s (closed loop: as many as were served; open loop: as many as came)",
+        "requests/s (closed loop: served; open loop: arrived)",
         "E2E p95, ms",
         [Series("closed loop", carried), Series("open loop", came)],
         places=[Mark(f"capacity: {CAPACITY:g} requests/s", CAPACITY)],
@@ -113,20 +113,20 @@ def by_load(closed: list[Summary], opened: list[Summary]) -> Plot:
 
 
 def through_the_pause(closed: list[Record], opened: list[Record]) -> Plot:
-    """Single requests around the moment at which the server stands still."""
+    """Single requests around the moment when the server pauses."""
 
     def points(name: str, records: list[Record]) -> Series:
         first = min(record.started_at for record in records)
         good = sorted((record for record in records if record.ok), key=lambda one: one.started_at)
         return Series(name, [(one.started_at - first, ms(one.e2el)) for one in good], "points")
 
-    title = f"The server stands still for {PAUSE_S:g} s: each request's latency"
+    title = f"The server pauses for {PAUSE_S:g} s: each request's latency"
     return Plot(title, "seconds", "E2E, ms", [points("closed loop", closed), points("open loop", opened)])
 
 
 def table(closed: list[Summary], opened: list[Summary], paused: dict[str, Summary]) -> None:
-    """Print the figures of the picture."""
-    rows = Table(title="E2E in ms; of the open loop from when a request was due", title_justify="left")
+    """Print the figures behind the pictures."""
+    rows = Table(title="E2E in ms; for the open loop, from when a request was due", title_justify="left")
     for name in ("loop", "load", "due (by chance)", "requests/s", "p50", "p95", "p99", "steady"):
         rows.add_column(name, justify="right" if name != "loop" else "left")
     for users, one in zip(STREAMS, closed, strict=True):
@@ -135,12 +135,12 @@ def table(closed: list[Summary], opened: list[Summary], paused: dict[str, Summar
         rows.add_row("open", f"{rate} requests/s", due(one), *cells(one, one.e2el_due), one.steadiness.verdict)
     for name, one in paused.items():
         latencies = one.e2el if name == "closed" else one.e2el_due
-        rows.add_row(name, f"half, a pause of {PAUSE_S:g} s", due(one), *cells(one, latencies), "")
+        rows.add_row(name, f"half, with a pause of {PAUSE_S:g} s", due(one), *cells(one, latencies), "")
     console_for(sys.stdout).print(rows)
 
 
 def due(one: Summary) -> str:
-    """What this seed's arrivals made of the rate, and where 95 of 100 seeds lie."""
+    """The rate of this seed's arrivals, and the interval that contains 95 of 100 seeds."""
     loop = one.open_loop
     return "" if loop is None else f"{loop.due:.1f} ({loop.low:.1f} to {loop.high:.1f})"
 
@@ -152,7 +152,7 @@ def cells(one: Summary, latencies: object) -> list[str]:
 
 
 def ms(value: float | None) -> float:
-    """Milliseconds; not a number where there is none."""
+    """Convert seconds to milliseconds; NaN for None."""
     return float("nan") if value is None else value * 1e3
 
 

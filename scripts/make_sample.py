@@ -1,8 +1,8 @@
-"""Make asr_data/sample again: sentences written for this project, spoken by flite (Debian's package `flite`).
+"""Recreate asr_data/sample: sentences written for this project, spoken by flite (Debian's package `flite`).
 
     python scripts/make_sample.py
 
-The clips are FLAC, 16 kHz, beside a manifest.jsonl; one is longer than 30 s, so that a skip is seen.
+The clips are FLAC at 16 kHz, with a manifest.jsonl. One is longer than 30 s, so that prepare skips it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LONG = (
 
 def main() -> int:
     """Write the clips and the manifest."""
-    OneLineParser("Make asr_data/sample again, over what is there.").parse_args()
+    OneLineParser("Recreate asr_data/sample, replacing the existing files.").parse_args()
     if shutil.which("flite") is None:
         print("error: flite is not installed (on Debian: apt-get install flite)", file=sys.stderr)
         return 2
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def speak(voice: str, text: str, out: Path) -> None:
-    """Speak a text to a FLAC file, in the voice's own rate (16 kHz)."""
+    """Speak a text into a FLAC file, at the sample rate of the voice (16 kHz)."""
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "speech.wav"
         subprocess.run(["flite", "-voice", voice, "-t", text, "-o", str(wav)], check=True)

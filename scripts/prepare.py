@@ -1,4 +1,4 @@
-"""Make a folder of shards from a data set: see --help, and asr_data/README.md for the format."""
+"""Convert a data set into a folder of shards. See --help, and asr_data/README.md for the format."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Print runs' summaries again, and make their summary.json and report.html anew from their records."""
+"""Print runs' summaries, and recompute their summary.json and report.html from their records."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""Make the pictures in docs/images: the Streaming tab and report.html, light, dark and narrow, of a short real run; and
-the tab while sessions speak.
+"""Make the pictures in docs/images from short test runs: the Streaming tab and report.html, in light, dark and narrow
+versions, and the tab during realtime sessions.
 
     python scripts/screenshots.py
 
-Needs Chromium, and what requirements-dev.txt names.
+Needs Chromium and the packages in requirements-dev.txt.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ SPOKEN = ["--api", "realtime", "--slo", "ttfs:p95:400", "--goodput", "ttfs:400",
 FAULTS = ["503=0.03", "early-end=0.015", "multi=0.02"]
 SHAPE = ["--shape", "steps", "--stages", "3", "--stage-time", "9"]
 PICTURE_AT_S = 20
-"""Within the last stage."""
+"""Seconds after the start of the test, within its last stage."""
 
 
 def main() -> None:
-    """Run, look, and write the pictures."""
-    OneLineParser("Make the pictures in docs/images, over what is there.").parse_args()
+    """Run the tests and write the pictures."""
+    OneLineParser("Make the pictures in docs/images, replacing the existing ones.").parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
     files = "locustfiles/transcribe.py,locustfiles/shapes.py"
     with (
@@ -56,12 +56,12 @@ def main() -> None:
         locust("-f", files, *SHAPE, "--host", host, "--data", _clips(Path(folder)), "--results", f"{folder}/run") as ui,
         locust(*SPOKEN, "--host", live_host, "--data", f"{folder}/prepared", "--results", f"{folder}/live") as live_ui,
     ):
-        # From here on: the browser is not to take the CPU from the run that it shows.
+        # Lower the priority, so that the browser does not take CPU from the test that it shows.
         os.nice(10)
         with browser() as chromium:
             _tab(chromium, ui.url, "streaming", 12, LOOKS[1:])
             _tab(chromium, live_ui.url, "realtime", 40, ())
-        # A run that nobody looks at: two cores are few for a server, a client and a browser.
+        # Run the report's test without a browser, because a server, a client and a browser are too much for two cores.
         command = [sys.executable, "-m", "locust", "-f", files, *SHAPE, "--host", host, "--headless", "-u", "12"]
         command += ["--data", f"{folder}/prepared", "--results", f"{folder}/quiet", "--only-summary"]
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
@@ -74,7 +74,7 @@ LOOKS = (("light", "light", 1280), ("dark", "dark", 1280), ("narrow", "light", 4
 
 
 def _tab(chromium: Browser, url: str, name: str, users: int, looks: Sequence[tuple[str, str, int]]) -> None:
-    """The first picture is of the page that has been open all the time: to load another one takes a core a second."""
+    """Take the first picture of the page that is already open, because loading another one uses a core for a second."""
     page = chromium.new_page(color_scheme="light", viewport={"width": 1280, "height": 1400}, locale="en-US")
     page.goto(url)
     start_test(page, users, ramp=users // 2)
@@ -82,11 +82,11 @@ def _tab(chromium: Browser, url: str, name: str, users: int, looks: Sequence[tup
     _shoot(page, f"{name}-light", 1280)
     for look, scheme, width in looks:
         _picture(chromium, f"{url}?tab=streaming", f"{name}-{look}", scheme, width)
-    page.get_by_text("figures of the whole test").wait_for()
+    page.get_by_text("exact figures of the whole test").wait_for()
 
 
 def _clips(folder: Path) -> Path:
-    """The sample's recordings without their texts: the scripted server does not listen, and its WER says nothing."""
+    """The sample's recordings without references: the scripted server does not transcribe, so WER is useless."""
     source = folder / "set"
     source.mkdir()
     rows = []
@@ -117,7 +117,7 @@ def _shoot(page: Page, name: str, width: int) -> None:
         page.locator(".plot").first.hover(position={"x": 330, "y": 150})
     page.wait_for_timeout(300)
     file = IMAGES / f"{name}.png"
-    # A report is long: its picture is of what is seen first.
+    # A report is long, so its picture shows only the first screen.
     page.screenshot(path=file, full_page=not name.startswith("report"))
     print(f"{file.relative_to(ROOT)}: {file.stat().st_size // 1000} kB")
 
