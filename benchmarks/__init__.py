@@ -23,7 +23,7 @@ class User(HttpUser):
             for _ in response.iter_content(None):
                 pass
 """
-"""What Locust costs by itself: a user that posts a clip's shell and reads the answer away."""
+"""A minimal Locust user, for the cost of Locust itself: it posts an empty clip and discards the response."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,27 @@ class Row:
     what: str
     figure: str
     against: str
-    """What it is held against in the same run, with its figure."""
+    """Reference measured in the same run, with its figure."""
     value: float
-    """What two runs are compared by: the ratio to that, where there is one."""
+    """Value to compare between runs: the ratio to the reference, if there is one."""
     low: float
     high: float
-    """The spread of `value` over the rounds."""
+    """Spread of `value` over the rounds, from `low` to `high`."""
     unit: str
-    """Of `value`: times, ms, …"""
+    """Unit of `value`: times, ms, …"""
     aim: str = ""
     better: str = "less"
-    """less or more."""
+    """Whether less or more is better."""
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float | str]:
-    """The fields of a row for a ratio, from the rounds of a run: the median, and the lowest and the highest."""
+    """Fields of a row for a ratio over the rounds of a run: median, lowest and highest."""
     ratios = sorted(one / other for one, other in zip(ours, theirs, strict=True))
     return {"value": statistics.median(ratios), "low": ratios[0], "high": ratios[-1], "unit": "times"}
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of a piece of work."""
+    """Wall-clock seconds of a function call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

@@ -1,8 +1,8 @@
-"""A bare reader: raw sockets, one epoll loop, no parsing beyond the end of an answer. What reading costs at the least.
+"""A bare reader, for the minimum cost of reading: raw sockets, one epoll loop, no parsing except for a response's end.
 
     python -m benchmarks.bare HOST:PORT STREAMS REQUESTS BODY-FILE
 
-Prints its CPU seconds and the events it got.
+Prints its CPU seconds and the number of events.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
         poll.register(made, select.EPOLLIN)
     left, flying, events = int(requests), 0, 0
     began = time.process_time()
-    # Spread over a second, as the users are that it is held against.
+    # Spread the starts over a second, like the users that it is compared with.
     starting, first = list(connections.values()), time.perf_counter()
     while left or flying:
         while starting and left and time.perf_counter() - first >= 1 - len(starting) / int(streams):

@@ -1,9 +1,8 @@
-"""A bare speaker: raw sockets, one epoll loop, frames that are ready. What sending speech as it is spoken costs at the
-least.
+"""A bare speaker, for the minimum cost of sending speech in real time: raw sockets, one epoll loop, ready frames.
 
     python -m benchmarks.bare_speech HOST:PORT SESSIONS SECONDS PACKET-MS
 
-Session i begins i / 100 seconds after the first. Prints its CPU seconds and the packets it sent.
+Session i begins i / 100 seconds after the first. Prints its CPU seconds and the number of packets.
 """
 
 from __future__ import annotations

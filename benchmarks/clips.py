@@ -1,4 +1,4 @@
-"""Prepared sets made up on the spot: noise, for what only their size and number matter."""
+"""Generate prepared sets of noise, for benchmarks in which only the size and number of clips matter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARD_CLIPS = 5_000
 
 
 def write_clips(folder: Path, count: int, seconds: float = 0.1) -> Path:
-    """A prepared folder of `count` clips of so many seconds, all of the same noise."""
+    """Write a prepared folder of `count` clips with the same noise, each `seconds` long."""
     folder.mkdir(parents=True)
     clip = _noise(folder, seconds)
     shards: list[ShardInfo] = []

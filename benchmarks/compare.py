@@ -1,4 +1,4 @@
-"""Two kept results of the benchmarks, row by row: `make bench-compare A=FILE B=FILE`."""
+"""Compare two stored benchmark results row by row: `make bench-compare A=FILE B=FILE`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks import Row
 
 
 class Kept(msgspec.Struct):
-    """What `make bench` writes."""
+    """Results stored by `make bench`."""
 
     machine: str
     python: str
@@ -23,12 +23,12 @@ class Kept(msgspec.Struct):
 
 
 def read(path: Path) -> Kept:
-    """Read a kept result. Raises InputError."""
-    return read_json(path, Kept, "no result of benchmarks", "make bench")
+    """Read a stored result. Raises InputError."""
+    return read_json(path, Kept, "not a benchmark result", "make bench")
 
 
 def verdict(before: Row, after: Row) -> str:
-    """What became of a row. Within the spread of both runs it is the same."""
+    """How a row changed. A value within the spread of the other run is the same."""
     if before.low <= after.value <= before.high or after.low <= before.value <= after.high:
         return "same"
     return "better" if (after.value < before.value) == (after.better == "less") else "WORSE"
@@ -36,14 +36,14 @@ def verdict(before: Row, after: Row) -> str:
 
 @exits_on_bad_input
 def main() -> int:
-    """Print the comparison. Exit code 1 if something became worse."""
+    """Print the comparison. The exit code is 1 if a row became worse."""
     parser = OneLineParser("Compare two results of the benchmarks.")
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     args = parser.parse_args()
     old, new = read(args.before), read(args.after)
     if old.machine != new.machine:
-        print(f"note: two machines, {old.machine} and {new.machine}: ratios may still be compared, values may not")
+        print(f"note: the machines differ ({old.machine}, {new.machine}): compare only ratios, not values")
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120

@@ -1,4 +1,4 @@
-"""How often a comparison of a server with itself finds a difference, and how often a real one."""
+"""How often a comparison reports a false difference of a server with itself, and how often it finds a real one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from benchmarks import CHECKOUT, Row
 
 SERVER = ("--ttft-ms", 30, "--tokens", 4, "--itl-ms", 5, "--slots", 8, "--fault", "503=0.02")
 RATE, SECONDS = 100, 80
-"""Poisson arrivals at a little more than half of what eight slots carry: a queue comes and goes."""
+"""Poisson arrivals at a little more than half the capacity of eight slots, so that a queue comes and goes."""
 
 REQUESTS, PAIRS, SHIFTED, SHIFT = 2000, 200, 50, 1.05
 BLOCK = 50
-"""Requests side by side that stay together: half a second, in which a queue comes and goes."""
+"""Successive requests to keep together: half a second, in which a queue comes and goes."""
 EACH = 6
-"""Runs of a comparison of several."""
+"""Runs on each side of a comparison with several."""
 
 
 def measure() -> Iterator[Row]:
-    """Pairs of runs that are resampled from long ones against one server, and have no request in common."""
+    """Compare pairs of runs, resampled from long runs against one server, that have no request in common."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with scripted_server(folder, share_cores().server, *SERVER) as server:
@@ -41,13 +41,13 @@ def measure() -> Iterator[Row]:
         words: Counter[str] = Counter()
         for one, other in pairs:
             words.update(figure.name for figure in _compare([one], [other]) if figure.word != SAME)
-        yield _row(f"A/A pairs of {REQUESTS:,} requests with a false word", words)
+        yield _row(f"A/A pairs of {REQUESTS:,} requests with a false difference", words)
         several: Counter[str] = Counter()
         for _ in range(PAIRS):
             own = [_apart(*runs[number % 2], random, REQUESTS // 4) for number in range(EACH)]
             sides = [[pair[side] for pair in own] for side in (0, 1)]
             several.update(figure.name for figure in _compare(*sides) if figure.word != SAME)
-        yield _row(f"A/A pairs of {EACH} runs a side with a false word", several)
+        yield _row(f"A/A pairs of {EACH} runs on each side with a false difference", several)
         found: Counter[str] = Counter()
         for one, other in pairs[:SHIFTED]:
             slower = Run(one.folder, _slower(one))
@@ -76,8 +76,8 @@ def _long_run(url: str, results: Path, seed: int) -> tuple[RunInfo, list[Record]
 
 
 def _apart(info: RunInfo, records: list[Record], random: np.random.Generator, count: int = REQUESTS) -> list[Run]:
-    """Two runs of a server that does not change: each is made of stretches of a long one, which are drawn for both
-    together, none twice, and put one after the other."""
+    """Make two runs of an unchanged server: draw blocks of a long run without replacement, and join half of them into
+    each run."""
     blocks = len(records) // BLOCK - 1
     drawn = random.permutation(blocks)[: 2 * count // BLOCK]
     return [_put_together(info, records, half.tolist()) for half in np.split(drawn, 2)]

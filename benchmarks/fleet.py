@@ -1,4 +1,4 @@
-"""What two processes carry, held against one, at the same limit on errors."""
+"""Compare the load that two processes carry with that of one, with the same limit on errors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from asr_load.selftest.ground_truth import Cores, share_cores
 from benchmarks import Row
 
 FREE = 4
-"""Cores at which none is shared: the server's, two workers' and the master's."""
+"""Number of cores so that the server, two workers and the master each have one."""
 
 EACH, ROUNDS = 200, 3
-"""Streams of a worker where its cost is measured: few enough for two workers, a master and the server on two cores."""
+"""Streams per worker when measuring its cost: few enough for two workers, a master and the server on two cores."""
 
 
 def measure() -> Iterator[Row]:
-    """By what a worker costs, which needs no free cores; where there are enough, by the streams carried, too."""
+    """Compare the cost of a worker, which needs no free cores and, with enough cores, the number of streams too."""
     cores = share_cores()
     everywhere = Cores(cores.server, cores.client | cores.server)
     count = len(everywhere.client)
@@ -42,7 +42,7 @@ def measure() -> Iterator[Row]:
         one, two = (statistics.median(costs[workers]) for workers in (1, 2))
         within = ", ".join(f"{statistics.median(errors[workers]):.1f}" for workers in (1, 2))
         yield Row(
-            f"what --processes 2 carries for the same CPU of a worker ({EACH} streams each, {count} cores for all)",
+            f"load of --processes 2 with the same CPU per worker ({EACH} streams each, {count} cores in all)",
             f"{two:.2f} CPU s per 10,000 chunks of a worker",
             f"one process: {one:.2f}; errors at p99 {within} ms",
             value=statistics.median(times),
@@ -59,9 +59,9 @@ def measure() -> Iterator[Row]:
             first = 50 if not found else max(50, found[0].within_ms[TRUSTED_MS])
             found.append(good_for(list(climb(first, partial(trial, cores, workers)))))
     ours, base = (good.within_ms[TRUSTED_MS] for good in reversed(found))
-    full = " (the server was full before the client)" if found[1].at_least else ""
+    full = " (the server reached its limit first)" if found[1].at_least else ""
     yield Row(
-        f"streams within {TRUSTED_MS} ms with --processes 2, on {len(cores.client)} cores of the client's own",
+        f"streams within {TRUSTED_MS} ms with --processes 2, on {len(cores.client)} cores without the server",
         f"{ours} streams, {ours * 50:,} chunks/s{full}",
         f"one process: {base} streams",
         value=ours / base if base else 0.0,

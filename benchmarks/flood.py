@@ -1,4 +1,4 @@
-"""A server that floods a realtime session: for how long it keeps the event loop from everybody else."""
+"""Measure how long a server that floods a realtime session blocks the event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.tls import certified
 
 
 def measure() -> Iterator[Row]:
-    """Each flood, before, during and after the speech of a session."""
+    """Measure each flood before, during and after the speech of a session."""
     cores = share_cores()
     with tempfile.TemporaryDirectory() as name:
         clips = write_clips(Path(name) / "clips", 1, 0.5)
@@ -36,8 +36,8 @@ def measure() -> Iterator[Row]:
                 server.kill()
                 server.wait()
                 worst = max(late, key=late.__getitem__)
-                what = f"the loop is late in a flood, {scheme}, read by {reader}"
-                figure = f"the worst of {len(late)}: {worst} the speech; at most {cpu:.0f} ms of CPU between two ticks"
+                what = f"event loop lag during a flood, {scheme}, reader {reader}"
+                figure = f"worst of {len(late)}: {worst} the speech; at most {cpu:.0f} ms of CPU between two ticks"
                 yield Row(what, figure, "its ticks", late[worst], min(late.values()), late[worst], "ms", "50 or less")
 
 

@@ -1,5 +1,5 @@
-"""One session for each flood and phase of flood_server. Prints as JSON, for each, the longest that a tick of the event
-loop was late, and the most CPU that the loop took between two ticks, in seconds.
+"""Run one session for each flood and phase of flood_server. Prints JSON with, for each, the maximum lag of the event
+loop's ticks and the maximum CPU time between two ticks, in seconds.
 
 python -m benchmarks.flood_client URL READER CLIPS AUTHORITY
 """
@@ -31,7 +31,7 @@ TICK_S, LIMIT_S = 0.001, 60.0
 
 
 def main() -> None:
-    """Speak to the server in turn."""
+    """Run the sessions one after the other."""
     url, reader, clips, authority = sys.argv[1:]
     user_connection = UserConnection()
     user_connection.reader_factory = getattr(socket_reader, reader)
@@ -40,7 +40,7 @@ def main() -> None:
     config = ExchangeConfig(Timeouts(LIMIT_S, LIMIT_S, LIMIT_S), 0, transport=Transport(authority))
     late = {}
     gc.collect()
-    gc.freeze()  # as a test does
+    gc.freeze()  # as in a test
     with requests.Session() as session:
         session.trust_env = False
         for flood, phase in itertools.product(FLOODS, PHASES):
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 class Watch:
-    """Looks at the event loop each millisecond."""
+    """Check the event loop every millisecond."""
 
     def __init__(self) -> None:
         self._longest = self._most = 0.0
@@ -67,7 +67,7 @@ class Watch:
         self._most, self._spent = max(self._most, spent - self._spent), spent
 
     def stop(self) -> tuple[float, float]:
-        """The longest that a tick was late, and the most CPU between two, in seconds."""
+        """Maximum lag of a tick, and maximum CPU time between two ticks, in seconds."""
         self._tick()
         self._timer.close()
         return self._longest, self._most

@@ -1,5 +1,5 @@
-"""A server that floods realtime sessions. It prints its port, and runs until ended. The path of a session names the
-flood and the phase in which it begins.
+"""A server that floods realtime sessions. It prints its port and runs until it is stopped. The path of a session names
+the flood and the phase in which it begins.
 
 python -m benchmarks.flood_server [CERTIFICATE]
 """
@@ -19,7 +19,7 @@ from websockets.server import ServerProtocol
 
 
 def frame(opcode: Opcode, data: bytes = b"", *, fin: bool = True) -> bytes:
-    """A frame as a server sends it."""
+    """Serialize a frame from a server."""
     return Frame(opcode, data, fin).serialize(mask=False)
 
 
@@ -29,16 +29,16 @@ FLOODS = {
     "pings": (b"", frame(Opcode.PING)),
     "pongs": (b"", frame(Opcode.PONG)),
 }
-"""What comes first, and what is repeated."""
+"""Floods by name: the first bytes, and the bytes to repeat."""
 
 PHASES = {"before": b"", "during": b"append", "after": b'"final":true'}
-"""Of the speech of a session, by the words in the client's message that begin it."""
+"""Phases of a session's speech, each with the words in the client's message that begin it."""
 
 CREATED = frame(Opcode.TEXT, b'{"type":"session.created","id":"a","created":1}')
 
 
 def accept(listener: socket.socket) -> None:
-    """Flood all who connect, each in a thread, until the listener is closed."""
+    """Flood every client, each in a thread, until the listener is closed."""
     with contextlib.suppress(OSError):
         while True:
             threading.Thread(target=flood, args=(listener.accept()[0],), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Memory of a user and of a worker, held against Locust's own."""
+"""Compare the memory of a user and of a worker with Locust's."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SETTLE_S = 8.0
 
 
 def measure() -> Iterator[Row]:
-    """Proportional set size (a page that several processes map counts for each in part), while they stream. Of a user,
-    what is no file's: pages of the shards that were read are the system's to take back."""
+    """Measure the proportional set size during streaming (processes that share a page each count part of it). For a
+    user, count only anonymous memory, because the system can reclaim pages of the shards."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "naive.py").write_text(NAIVE)
@@ -33,7 +33,7 @@ def measure() -> Iterator[Row]:
 
                 def run(name: str, kind: str, *options: object, ours: bool = which == "ours") -> list[float]:
                     if not ours:
-                        return _of_all(kind, server, "naive.py", *options, cwd=folder)  # where no locust.conf is
+                        return _of_all(kind, server, "naive.py", *options, cwd=folder)  # a folder without locust.conf
                     data = ("--data", clips, "--results", folder / name)
                     return _of_all(kind, server, "locustfiles/transcribe.py", *options, *data)
 
@@ -62,7 +62,7 @@ def _row(what: str, ours: float, bare: float, unit: str, aim: str) -> Row:
 
 
 def _of_all(kind: str, server: Server, file: object, *options: object, cwd: Path = CHECKOUT) -> list[float]:
-    """Of Locust's process and its workers, the first of them the master, some seconds after all users have begun."""
+    """Memory of Locust's process, first the master's, and of its workers, some seconds after all users have started."""
     port = free_port()
     command = [sys.executable, "-m", "locust", "-f", file, "--headless", "--spawn-rate", 50, "--host", server.url]
     command += ["--only-summary", "--loglevel", "ERROR", "--master-bind-port", port, "--master-port", port, *options]
@@ -80,7 +80,7 @@ def _children(pid: int) -> list[int]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended meanwhile
             continue
         if int(fields[1]) == pid:
             found.append(int(status.parent.name))
@@ -88,6 +88,6 @@ def _children(pid: int) -> list[int]:
 
 
 def megabytes(pid: int, kind: str) -> float:
-    """What the kernel counts of a process: `Pss:`, or `Pss_Anon:` for what is no file's."""
+    """Memory of a process by the kernel's count: `Pss:`, or `Pss_Anon:` for anonymous memory only."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1e3

@@ -1,4 +1,4 @@
-"""A report of a million requests: 2 GB of disk, and a few minutes to make them up."""
+"""Report on a million requests. Needs 2 GB of disk, and a few minutes to generate the records."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from benchmarks.report import page
 
 
 def measure() -> Iterator[Row]:
-    """How long it takes, and the most memory that it has."""
+    """Measure the time and the peak memory."""
     yield page(1_000_000, "60 s and 2 GB or less")

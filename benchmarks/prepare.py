@@ -1,5 +1,5 @@
-"""How fast data sets are prepared, held against what bare decoding of the same files costs; and how fast a test finds
-that a prepared set is as it was written."""
+"""Compare the speed of preparing data sets with bare decoding of the same files, and measure how fast a test verifies a
+prepared set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLIPS = 500
 
 
 def flac_files() -> list[Path]:
-    """The FLAC files of the sample at 16 kHz."""
+    """FLAC files of the sample at 16 kHz."""
     found = []
     for file in sorted((CHECKOUT / "asr_data" / "sample").rglob("*.flac")):
         info = soundfile.info(file)
@@ -34,7 +34,7 @@ def flac_files() -> list[Path]:
 
 
 def measure() -> Iterator[Row]:
-    """One process, files in memory: from FLAC files to a shard, and bare soundfile.read."""
+    """Compare, in one process with files in memory, converting FLAC files to a shard and bare soundfile.read."""
     files = flac_files()
     recordings = [Recording(file.stem, "", file) for file in files]
     hours = sum(soundfile.info(file).duration for file in files) / 3600
@@ -43,7 +43,7 @@ def measure() -> Iterator[Row]:
         for file in files:
             soundfile.read(file)
 
-    # Shards go to memory where there is a file system in it, as the files come from it: a disk's pace is its own.
+    # Write shards to memory if possible, so that the speed of a disk does not matter.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
 
@@ -65,7 +65,7 @@ def measure() -> Iterator[Row]:
 
 
 def _compare(folder: Path) -> Row:
-    """What a process does before its first test, for clips of 10 s."""
+    """Verify shards of 10 s clips, as a process does before its first test."""
     prepared = write_clips(folder / "clips", CLIPS, 10.0)
     manifest = read_manifest(prepared)
     data = b"".join((prepared / one.file).read_bytes() for one in manifest.shards)
@@ -75,7 +75,7 @@ def _compare(folder: Path) -> Row:
         times.append((seconds(partial(verify, prepared, manifest)), seconds(lambda: hashlib.sha256(data))))
     ours, theirs = ([pair[which] for pair in times] for which in (0, 1))
     return Row(
-        f"comparing {len(data) / 1e6:.0f} MB of shards with their hashes, in memory",
+        f"verifying the hashes of {len(data) / 1e6:.0f} MB of shards, in memory",
         f"{statistics.median(ours) / len(data) * 1e9:.2f} s per GB",
         f"bare SHA-256: {statistics.median(theirs) / len(data) * 1e9:.2f} s per GB",
         **ratio(ours, theirs),  # type: ignore[arg-type]

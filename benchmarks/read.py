@@ -1,4 +1,4 @@
-"""What reading an answer costs, each way, held against a bare epoll loop that reads the same."""
+"""Compare the cost of reading a response, for each reader, with a bare epoll loop that reads the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.tls import certified
 
 STREAMS, REQUESTS, ROUNDS = 100, 800, 3
 AIMS = {"compiled": "2.5", "python": "", "plain": "", "compiled, TLS": "2.5", "python, TLS": "", "naive": ""}
-"""Times what the bare loop takes, which speaks no TLS."""
+"""Maximum ratios to the bare loop, which does not use TLS."""
 NAMES = {"naive": "by a naive Locust user"}
 PER = 10_000
 
@@ -70,11 +70,11 @@ class User(HttpUser):
         if chunks == %d:
             gevent.spawn(self.environment.runner.quit)
 """
-"""What one writes at first: requests, sseclient, json, an event fired for each gap, Python's own collections."""
+"""A typical first attempt: requests, sseclient, json, an event fired for each gap, default garbage collection."""
 
 
 def measure() -> Iterator[Row]:
-    """CPU seconds per 10,000 chunks, all that a request takes included; clips of a tenth of a second."""
+    """Measure CPU seconds per 10,000 chunks, including all work of a request, with clips of a tenth of a second."""
     cores = share_cores()
     spent: dict[str, list[float]] = {name: [] for name in ("bare", *AIMS)}
     with tempfile.TemporaryDirectory() as name:
@@ -126,13 +126,13 @@ def measure() -> Iterator[Row]:
 
 
 def one_body(clips: Path) -> bytes:
-    """The request's body for the first clip."""
+    """Request body for the first clip."""
     build, _ = make_builder(BodyOptions("chat", "default", DEFAULT_PROMPT, 128))
     return b"".join(build(Shards(clips)[0], NO_DITHER))
 
 
 def _spent(words: list[object], cwd: Path, cores: set[int]) -> float:
-    """CPU seconds per so many chunks, as a client says at its end. Raises GroundTruthError."""
+    """CPU seconds per PER chunks, which a client prints when it ends. Raises GroundTruthError."""
     command = [sys.executable, *map(str, words)]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run_on(process, cores)

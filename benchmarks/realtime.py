@@ -1,4 +1,4 @@
-"""Speech that is sent as it is spoken: how late, how true its texts are stamped, and what it costs."""
+"""Sending speech in real time: how late packets are, how accurate the time stamps of texts are, and the CPU cost."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from benchmarks.clips import write_clips
 
 SESSIONS, SECONDS, PACKET_MS, ROUNDS = 500, 10.0, 100, 3
 MANY, MANY_SECONDS = 1000, 14.0
-"""Sessions of which a hundred begin in a second too: all speak at once for four of them."""
+"""Sessions of a larger run. A hundred start per second as well, so that all speak at once for four seconds."""
 
 SERVER = ("--realtime", "vllm", "--tokens", 20, "--itl-ms", 450, "--final-ms", 200)
 
 
 def measure() -> Iterator[Row]:
-    """500 sessions, a hundred of which begin in a second, each with 10 s of speech in packets of 100 ms."""
+    """Run 500 sessions, a hundred starting per second, each with 10 s of speech in packets of 100 ms."""
     cores = share_cores()
     ours, bare = list[float](), list[float]()
     late, errors, uneven = list[float](), list[float](), list[float]()
@@ -48,16 +48,17 @@ def measure() -> Iterator[Row]:
             errors += _errors(records, info, server.stamps)
             uneven += _uneven(records, server.stamps)
     p50, p99, worst = np.percentile(late, [50, 99, 100]).tolist()
-    figure = f"p99 of a session's packets: {p50:.2f} ms in the median session, and beside it in the worst of 100"
-    what = f"{SESSIONS} sessions of {PACKET_MS} ms packets: packets late ({lost} sessions lost)"
+    figure = f"p99 of a session's packets: {p50:.2f} ms in the median session"
+    what = f"lateness of packets of {PACKET_MS} ms, {SESSIONS} sessions ({lost} lost)"
     yield Row(what, figure, "their due times", p99, p50, worst, "ms", "5 ms or less")
     p50, p99, worst = np.percentile(uneven, [50, 99, 100]).tolist()
-    what, figure = "packets come to the server evenly", f"p50 {p50:.2f} ms"
+    what, figure = "unevenness of packets at the server", f"p50 {p50:.2f} ms"
     yield Row(what, figure, f"gaps of {PACKET_MS} ms", p99, p50, worst, "ms (p99)", "20 or less")
     p50, p99, worst = np.percentile(errors, [50, 99, 100]).tolist()
-    yield Row("texts are stamped", f"p50 {p50:.2f} ms", "the server's stamps", p99, p50, worst, "ms (p99)", "1 or less")
+    what, figure = "error of texts' time stamps", f"p50 {p50:.2f} ms"
+    yield Row(what, figure, "the server's stamps", p99, p50, worst, "ms (p99)", "1 or less")
     yield Row(
-        "CPU for a packet",
+        "CPU per packet",
         f"{np.median(ours) * 1e6:.0f} µs",
         f"ready frames from one epoll loop: {np.median(bare) * 1e6:.0f} µs",
         **ratio(ours, bare),  # type: ignore[arg-type]
@@ -70,7 +71,7 @@ def measure() -> Iterator[Row]:
             records, info = _ours(server.url, clips, Path(name) / "run", cores.client, MANY)
     lost = MANY - sum(record.ok for record in records)
     late = [record.send_lag["p99"] * 1e3 for record in records if record.send_lag]
-    figure = f"packets late: {np.median(late):.1f} ms in the median session, {np.percentile(late, 99):.1f} ms at p99"
+    figure = f"packets {np.median(late):.1f} ms late in the median session, {np.percentile(late, 99):.1f} ms at p99"
     yield Row(f"{MANY} sessions at once", figure, "sessions lost", lost, lost, lost, "", "none")
 
 
@@ -97,20 +98,20 @@ def _ours(url: str, clips: Path, results: Path, cores: set[int], sessions: int) 
 
 
 def _truth(stamps: Path) -> dict[str, dict[str, Any]]:
-    """The server's stamps of each session, by the number of its request."""
+    """The server's time stamps of each session, by request number."""
     rows = map(json.loads, stamps.read_text().splitlines())
     return {row["request_id"].rsplit("-", 1)[1]: row for row in rows if row["request_id"].count("-") >= 2}
 
 
 def _uneven(records: list[LiveRecord], stamps: Path) -> list[float]:
-    """How much the gaps between packets differ from their length where the server receives them, in ms."""
+    """Differences between the gaps of received packets and their length, in ms."""
     truth = _truth(stamps)
     rows = [truth[str(record.seq)] for record in records if record.ok and str(record.seq) in truth]
     return [abs(gap * 1e3 - PACKET_MS) for row in rows for gap in np.diff(row["received_at"]).tolist()]
 
 
 def _errors(records: list[LiveRecord], info: RunInfo, stamps: Path) -> list[float]:
-    """How late texts are stamped, in ms: first and last one of each session."""
+    """Error of the time stamps of the first and last text of each session, in ms."""
     truth = _truth(stamps)
     offset = info.workers[0].clock_offset_s
     found = []

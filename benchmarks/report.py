@@ -1,4 +1,4 @@
-"""How fast a summary is made from records, held against bare decoding of the same lines."""
+"""Compare the speed of making a summary from records with bare decoding of the same lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COUNT, ROUNDS = 5_000, 3
 
 
 def measure() -> Iterator[Row]:
-    """5,000 records of 64 tokens, with the error rates of their transcripts."""
+    """Summarize 5,000 records of 64 tokens, including WER and CER."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = RecordFile(folder / RECORDS)
@@ -48,7 +48,7 @@ def measure() -> Iterator[Row]:
 
 
 def page(count: int, aim: str) -> Row:
-    """scripts/report.py with its page, as a process: how long it takes, and the most memory that it has."""
+    """Measure the time and the peak memory of a scripts/report.py process, including its page."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / RECORDS).open("wb") as file:
@@ -64,7 +64,7 @@ def page(count: int, aim: str) -> Row:
         told = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stderr.split()
     took, memory = float(told[-2]), float(told[-1]) / 1e6
     figure = f"{took:.1f} s, {memory:.2f} GB"
-    return Row(f"report with its page of {count:,} records of 64 tokens", figure, "", took, took, took, "s", aim)
+    return Row(f"report and page of {count:,} records of 64 tokens", figure, "", took, took, took, "s", aim)
 
 
 MEASURED = """

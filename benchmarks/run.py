@@ -1,4 +1,4 @@
-"""All benchmarks, one table: `make bench`. Speeds are ratios to something measured in the same run, interleaved."""
+"""Run all benchmarks: `make bench`. Speeds are ratios to a reference measured in the same run, in alternation."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ SUITE: dict[str, Callable[[], Iterator[Row]]] = {
     )
 }
 LONG = {"million": million.measure}
-"""Run only where they are named."""
+"""Benchmarks that only run if named."""
 
 
 def main() -> int:
-    """Run those that are named, or all, print the table, and keep the results as results/bench/COMMIT.json."""
+    """Run the named benchmarks, or all, print the table, and store the results in results/bench/COMMIT.json."""
     parser = argparse.ArgumentParser(description="Run the benchmarks.")
     parser.add_argument(
         "names",
@@ -64,7 +64,7 @@ def main() -> int:
     )
     names = parser.parse_args().names or list(SUITE)
     if unknown := [name for name in names if name not in SUITE | LONG]:
-        parser.error(f"no benchmark {unknown[0]!r}; there are: {' '.join(SUITE | LONG)}")
+        parser.error(f"there is no benchmark {unknown[0]!r}; use one of: {' '.join(SUITE | LONG)}")
     rows = []
     for name in names:
         print(f"{name} …", file=sys.stderr, flush=True)
@@ -73,7 +73,7 @@ def main() -> int:
     if not console.is_terminal:
         console.width = 150
     table = Table(title="Benchmarks", title_justify="left")
-    for column in ("what", "figure", "held against", "ratio or value (spread)", "aim"):
+    for column in ("what", "figure", "reference", "ratio or value (spread)", "goal"):
         table.add_column(column)
     for row in rows:
         value = f"{row.value:.3g} {row.unit} ({row.low:.3g} to {row.high:.3g})"
@@ -83,7 +83,7 @@ def main() -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = {"machine": platform.platform(), "python": platform.python_version(), "rows": rows}
     file.write_bytes(encode_json(kept))
-    print(f"Kept in {file.relative_to(CHECKOUT)}; two of them are compared by: make bench-compare A=FILE B=FILE")
+    print(f"Results: {file.relative_to(CHECKOUT)}. Compare two with: make bench-compare A=FILE B=FILE")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""What posting a long clip costs, held against the socket's own cost and against `json=`.
+"""Compare the cost of posting a long clip with the socket's own cost and with `json=`.
 
-The client is a process of its own (send_client.py): gevent patches it.
+The client runs in a separate process (send_client.py), because gevent patches it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS, REQUESTS, ROUNDS = 30.0, 50, 9
 
 
 def measure() -> Iterator[Row]:
-    """Clips of 30 s: 1.3 MB of base64."""
+    """Post clips of 30 s: 1.3 MB of base64."""
     cores = share_cores()
     with tempfile.TemporaryDirectory() as name:
         clips = write_clips(Path(name) / "clips", 4, SECONDS)
@@ -53,7 +53,7 @@ def measure() -> Iterator[Row]:
         )
     raw, ours, naive = spent["bytes"], spent["harness"], spent["json"]
     yield Row(
-        "posting 1.3 MB and reading a short answer",
+        "posting 1.3 MB and reading a short response",
         f"{statistics.median(ours) * 1e3:.2f} ms of CPU",
         f"sendall of ready bytes on a bare socket: {statistics.median(raw) * 1e3:.2f} ms",
         **ratio(ours, raw),  # type: ignore[arg-type]
@@ -61,15 +61,15 @@ def measure() -> Iterator[Row]:
     )
     first, tenth = spent["first"], spent["tenth"]
     yield Row(
-        "a user's first request, its connection open",
+        "a user's first request on an open connection",
         f"{statistics.median(first) * 1e3:.2f} ms of CPU",
         f"its tenth: {statistics.median(tenth) * 1e3:.2f} ms",
         **ratio(first, tenth),  # type: ignore[arg-type]
-        aim="as much",
+        aim="equal",
     )
     yield Row(
         "the same with requests and json=",
         f"{statistics.median(naive) * 1e3:.2f} ms of CPU",
-        f"the harness: {statistics.median(ours) * 1e3:.2f} ms",
+        f"asr-load: {statistics.median(ours) * 1e3:.2f} ms",
         **ratio(naive, ours),  # type: ignore[arg-type]
     )

@@ -1,4 +1,4 @@
-"""CPU seconds of a request, several ways of sending it in turn: see benchmarks/send.py, which runs this.
+"""Measure the CPU seconds of a request for several ways of sending it; benchmarks/send.py runs this.
 
 python -m benchmarks.send_client PORT TLS-PORT AUTHORITY CLIPS REQUESTS ROUNDS
 """
@@ -33,13 +33,13 @@ from asr_load.options.parser import DEFAULT_PROMPT
 from benchmarks.sink import ANSWER
 
 USERS, TENTH = 40, 10
-"""Users whose first request is held against their tenth."""
+"""Number of users whose first request is compared with their tenth."""
 
 Way = Callable[[int], None]
 
 
 class Client:
-    """What all ways of sending have in common: ready requests of the clips, and the addresses they go to."""
+    """What all ways of sending share: ready requests for the clips, and the addresses."""
 
     def __init__(self, port: str, tls_port: str, authority: str, folder: str) -> None:
         self.url = f"http://127.0.0.1:{port}/v1/chat/completions"
@@ -58,7 +58,7 @@ class Client:
         self._config = ExchangeConfig(Timeouts(5, 5, 5), 0)
 
     def by_bytes(self, *, tls: bool) -> Way:
-        """sendall of what is ready, on a bare socket."""
+        """Send ready bytes with sendall on a bare socket."""
         place = place_of(self.tls_url if tls else self.url)
         connection = socket.create_connection((place.host, place.port))
         if tls:
@@ -73,7 +73,7 @@ class Client:
         return way
 
     def by_connection(self, *, tls: bool) -> Way:
-        """The same bytes by the harness's connection."""
+        """Send the same bytes with asr-load's connection."""
         transport = Transport(self.authority) if tls else Transport()
         connection = Connection(place_of(self.tls_url if tls else self.url), transport, Connections())
         connection.open(5)
@@ -85,7 +85,7 @@ class Client:
         return way
 
     def user(self) -> Way:
-        """All that a user's request takes, but for Locust."""
+        """Do all work of a user's request, except for Locust's part."""
         user_connection, session = UserConnection(), requests.Session()
         session.trust_env = False
         user_connection.reader_factory, user_connection.connections = self._reader, self._connections
@@ -103,7 +103,7 @@ class Client:
         return way
 
     def by_json(self) -> Way:
-        """As one writes it at first."""
+        """Send a request the simplest way."""
         plain = requests.Session()
         wavs = [base64.b64decode(bytes(self.shards[number].audio_b64)) for number in range(len(self.shards))]
 
@@ -124,7 +124,7 @@ def _receive(receive: Callable[[], bytes]) -> None:
 
 
 def first_and_tenth(client: Client) -> dict[str, list[float]]:
-    """CPU seconds of the first and the tenth request of users whose connection is open."""
+    """CPU seconds of the first and the tenth request of users with an open connection."""
     spent: dict[str, list[float]] = {"first": [], "tenth": []}
     for _ in range(USERS):
         way = client.user()
@@ -152,7 +152,7 @@ def main() -> None:
             began = time.process_time()
             for number in range(count):
                 way(number)
-            if round_:  # the first one opens connections and fills caches
+            if round_:  # the first round opens connections and fills caches
                 spent[name].append((time.process_time() - began) / count)
     print(json.dumps(spent | first_and_tenth(client)))
 

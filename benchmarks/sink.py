@@ -1,5 +1,5 @@
-"""A server that reads a request's body, throws it away and answers at once. It prints its ports, the second of which
-is for TLS, and runs until ended.
+"""A server that reads a request, discards its body and responds immediately. It prints its ports, the second for TLS,
+and runs until it is stopped.
 
 python -m benchmarks.sink CERTIFICATE
 """

@@ -1,4 +1,4 @@
-"""How long it takes until the help is there, and until the first request is: held against Locust by itself."""
+"""Compare the time until the help appears, and until the first request, with plain Locust."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUITS = "        self.environment.runner.quit()\n"
 
 
 def measure() -> Iterator[Row]:
-    """With the files in the page cache, in turn."""
+    """Measure both in alternation, with the files in the page cache."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         naive = folder / "naive.py"
@@ -52,7 +52,7 @@ def _row(what: str, times: list[tuple[float, float]], aim: str) -> Row:
 
 
 def _first(server: Server, file: Path, *options: object) -> float:
-    """Seconds from the start of a process to the server having its first request."""
+    """Seconds from the start of a process until the server has its first request."""
     known = _requests(server)
     began = time.perf_counter()
     _locust(file, "--headless", "-u", 1, "--host", server.url, "-t", 20, *options)
@@ -66,5 +66,5 @@ def _requests(server: Server) -> list[dict[str, float]]:
 
 def _locust(file: Path, *options: object) -> None:
     command = [sys.executable, "-m", "locust", "-f", str(file), *map(str, options)]
-    # Where no locust.conf is: a bare user has no use for our options.
+    # Run in a folder without locust.conf, because a bare user does not know asr-load's options.
     subprocess.run(command, cwd=file.parent, capture_output=True, check=True)

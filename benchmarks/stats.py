@@ -1,4 +1,4 @@
-"""What a record costs in Locust's statistics and the live view, held against an event fired for each gap."""
+"""Compare the cost of a record in Locust's statistics and the live view with that of an event fired for each gap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORDS, TOKENS, ROUNDS = 500, 64, 9
 
 
 def made_up(count: int, tokens: int = TOKENS) -> list[Record]:
-    """Records of successes, with gaps of about 20 ms."""
+    """Make up records of successful requests, with gaps of about 20 ms."""
     random = np.random.default_rng(0)
     records = []
     for number in range(count):
@@ -61,7 +61,7 @@ def _record(number: int, tokens: int, values: dict[str, object]) -> Record:
 
 
 def measure() -> Iterator[Row]:
-    """Both in one process, in turn."""
+    """Measure both in one process, in alternation."""
     environment = Environment()
     runner = environment.create_local_runner()
     stats.set_up(environment)

@@ -1,4 +1,4 @@
-"""A server's certificate for a benchmark, and whom its client trusts."""
+"""Certificates for benchmarks over TLS."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import trustme
 
 
 def certified(folder: Path) -> tuple[tuple[object, ...], tuple[object, ...]]:
-    """Options of the embedded server on this machine, which so serves HTTPS, and of its client. Files go into a
-    folder."""
+    """Options with which the embedded server serves HTTPS on this machine, and those of its client. Writes the
+    certificates into `folder`."""
     authority, certificate = folder / "authority.pem", folder / "certificate.pem"
     if not authority.exists():
         made = trustme.CA()

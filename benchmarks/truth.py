@@ -1,4 +1,4 @@
-"""How far the reported latencies are from what the scripted server knows: see asr_load/selftest/ground_truth.py."""
+"""Measure the error of reported latencies against the scripted server's stamps (see asr_load/selftest)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from harness.gateways import gateway, program
 from harness.peer import ca_file
 
 RISING = (64, 800)
-"""Streams and requests of a load that rises, ten streams a second."""
+"""Streams and requests of a load that rises by ten streams per second."""
 
 HERD = (256, 256)
-"""Of one that starts at once."""
+"""Streams and requests of a load that starts all at once."""
 
 FEW = (4, 60)
-"""Of one that is light enough for every way of reading: what they say of it must agree."""
+"""Streams and requests of a load light enough for every reader, so that their results must agree."""
 
 READERS = ("compiled", "python", "plain")
 
 GATEWAYS = ("nginx", "haproxy")
-"""Between the client and the server, if installed; nginx does not buffer."""
+"""Gateways between client and server, if installed; nginx does not buffer."""
 
 
 def measure() -> Iterator[Row]:
-    """The client and the server on a core each, where there are two."""
+    """Measure with the client and the server on separate cores, if there are two."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield from _rows(_outcome(folder / "rising", *RISING, 10), RISING[0])
@@ -59,7 +59,7 @@ def _outcome(
 
 
 def _behind(kind: str, folder: Path) -> Row:
-    """How late chunks are stamped that came through a gateway, whose own time is in it."""
+    """How late chunks through a gateway are stamped, including the time in the gateway."""
     cores = share_cores()
     folder.mkdir()
     with scripted_server(folder, cores.server) as server, gateway(kind, folder / "gateway", server.url) as front:
@@ -83,7 +83,7 @@ def _agreement(outcome: GroundTruthRun, reader: str) -> Row:
     errors = np.concatenate([outcome.ttft_errors, outcome.itl_errors])
     most = float(np.abs(errors).max()) * 1e3
     return Row(
-        f"TTFT and gaps at {FEW[0]} streams, read the {reader} way (n={errors.size})",
+        f"TTFT and gaps at {FEW[0]} streams, {reader} reader (n={errors.size})",
         f"error p50 {p50(errors) * 1e3:.2f}, p99 {p99(errors) * 1e3:.2f}, max {most:.2f} ms",
         "the server's own stamps",
         value=p99(errors) * 1e3,
@@ -107,7 +107,7 @@ def _rows(outcome: GroundTruthRun, streams: int, way: str = "") -> Iterator[Row]
             aim="p99 within 0.3 ms",
         )
     yield Row(
-        f"records whose tokens are wrong{way}",
+        f"records with wrong token counts{way}",
         f"{outcome.wrong_counts} of {len(outcome.records)}",
         "what the server sent",
         value=outcome.wrong_counts,
@@ -119,12 +119,12 @@ def _rows(outcome: GroundTruthRun, streams: int, way: str = "") -> Iterator[Row]
 
 
 def _herd(outcome: GroundTruthRun, way: str = "") -> Iterator[Row]:
-    """However long the server, on one core, takes to accept them all: that is its own, and in their TTFT."""
+    """Errors when all streams start at once. The time that the server takes to accept them is part of TTFT."""
     errors, waits = outcome.ttft_errors, outcome.accept_waits
     yield Row(
-        f"TTFT of {HERD[0]} streams that start at once{way}",
+        f"TTFT of {HERD[0]} streams that start together{way}",
         f"error p50 {p50(errors) * 1e3:.2f}, p99 {p99(errors) * 1e3:.2f}, max {np.abs(errors).max() * 1e3:.2f} ms",
-        f"the server's own stamps; it had half of the requests {np.median(waits) * 1e3:.1f} ms after they had left",
+        f"the server's own stamps; it received requests {np.median(waits) * 1e3:.1f} ms after they were sent (median)",
         value=p50(errors) * 1e3,
         low=float(np.abs(errors).min()) * 1e3,
         high=float(np.abs(errors).max()) * 1e3,

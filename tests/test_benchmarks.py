@@ -63,7 +63,7 @@ def test_make_bench_compare_compares_two_results(tmp_path: Path) -> None:
     [
         (
             ["A=/nowhere.json", "B=/nowhere.json"],
-            "error: no result of benchmarks: nowhere.json cannot be read (No such file or directory)",
+            "error: not a benchmark result: nowhere.json cannot be read (No such file or directory)",
         ),
         ([], "error: the following arguments are required: before, after"),
     ],
@@ -117,6 +117,6 @@ def test_soak_detects_lost_requests_and_stuck_workers(tmp_path: Path) -> None:
 
     assert found(record(0), record(1)) == []
     assert found(record(0)) == ["requests lost: 1"]
-    assert found(record(0), record(1), record(2)) == ["records of requests that the server never saw: 1"]
+    assert found(record(0), record(1), record(2)) == ["records of requests that the server did not receive: 1"]
     workers[0] = worker_info(started=3, recorded=2)
     assert found(record(0), record(1)) == ["workers stuck: 1"]
