@@ -105,7 +105,7 @@ def test_killed_worker_is_reported_lost_and_the_run_continues(
     reasons = done.summary["validity"]["reasons"]
     merged = lost[0]["from_file"]
     missing = "records that it had not sent yet are missing"
-    what = f"{merged} of its records were read from its file" if merged else missing
+    what = f"the master read {merged:,} records? from its file" if merged else missing
     assert any(re.search(rf"was lost \d+ s after the start: {what}", it) for it in reasons)
     assert done.summary["lost_workers"] == [lost[0]["worker"]]
     assert info(done)["began_at"] < lost[0]["lost_at"] < time.time()

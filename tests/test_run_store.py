@@ -78,7 +78,7 @@ def test_records_read_from_a_lost_workers_file_are_appended(store: RunStore, cli
     assert [each.seq for each in read_records(tmp_path)] == [0, 1, 2]
     assert len((tmp_path / RECORDS).read_bytes().splitlines()) == 3
     for again in (summary, summarise_folder(tmp_path)):
-        assert any("lost 0 s after the start: 2 of its records were read" in why for why in again.validity.reasons)
+        assert any("lost 0 s after the start: the master read 2 records from" in why for why in again.validity.reasons)
 
 
 def test_report_of_a_running_test_appends_no_records(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_slo_is_parsed(text: str, said: str) -> None:
         ("ttft:p95:-1", "not a number of at least 0"),
         ("ttft:p95:nan", "not a number of at least 0"),
         ("ttft:p95:1:2", "'1:2' is not a number"),
-        ("ttft:p100:5", "the statistic of ttft is mean, max or a percentile like p95, not 'p100'"),
+        ("ttft:p100:5", "the statistic of ttft is mean, max or a percentile such as p95, not 'p100'"),
         ("ttft:p0:5", "not 'p0'"),
         ("ttft:median:5", "not 'median'"),
         ("wer:p95:0.2", "the statistic of wer is mean, not 'p95'"),

@@ -196,7 +196,7 @@ def test_requests_that_waited_for_a_user_are_not_counted_as_late() -> None:
     records = [record(n, due_at=1000.0 + n, lag=0.5) for n in range(100)]
     records = [msgspec.structs.replace(one, started_at=1000.5 + one.seq) for one in records]
     noted = [client(late(1050.0, seconds=5.0), started=100, late=8, queued=92)]
-    assert "8 of 95 requests left more than 10 ms late although a user was free" in " ".join(
+    assert "8 of 95 requests went out more than 10 ms late although a user was free" in " ".join(
         judge(records, run_info(workers=noted)).reasons
     )
 

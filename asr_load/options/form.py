@@ -173,5 +173,5 @@ def _run_time(word: str) -> int | None:
     except (ValueError, OverflowError):
         seconds = 0
     if not 0 < seconds < LONGEST_S:
-        raise InputError(f"the run time must be like 20, 20s, 3m, 2h or 1h20m, not {word[:40]!r}")
+        raise InputError(f"the run time must be a duration such as 20, 20s, 3m, 2h or 1h20m, not {word[:40]!r}")
     return seconds

@@ -42,7 +42,7 @@ def print_comparison(comparison: Comparison, file: TextIO) -> None:
         console.out(f"  - {warning}")
     console.print(rich_table(comparison_table(comparison)))
     words = [figure for figure in comparison.figures if figure.word != SAME]
-    console.out(f"{len(words)} of {len(comparison.figures)} figures differ by more than chance ({comparison.method})")
+    console.out(f"Differences beyond chance: {len(words)} of {len(comparison.figures)} figures ({comparison.method})")
 
 
 def _sides(comparison: Comparison) -> Iterator[str]:

@@ -156,9 +156,13 @@ def incomplete(rules: Rules, *, lost: Collection[int], unwritten: str) -> list[R
     if unwritten:
         found.append(Reason(Kind.UNWRITTEN, f"records could not be written: {unwritten}"))
     if lost and not rules.allow_lost_workers:
-        who = ", ".join(map(str, sorted(lost)))
-        found.append(Reason(Kind.MISSING, f"records of worker {who} are missing"))
+        found.append(Reason(Kind.MISSING, missing_line(lost)))
     return found
+
+
+def missing_line(lost: Collection[int]) -> str:
+    """Say which workers' records are missing."""
+    return f"records of worker{'s' * (len(lost) > 1)} {', '.join(map(str, sorted(lost)))} are missing"
 
 
 def verdict_of(reasons: list[Reason], rules: Rules) -> Verdict:

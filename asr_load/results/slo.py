@@ -23,7 +23,7 @@ OF_VALUES = (
 """Metrics with one or more values per request."""
 
 STATISTICS = {
-    **dict.fromkeys(OF_VALUES, "mean, max or a percentile like p95"),
+    **dict.fromkeys(OF_VALUES, "mean, max or a percentile such as p95"),
     "wer": "mean",
     "cer": "mean",
     "errors": "rate",

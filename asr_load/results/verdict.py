@@ -14,6 +14,7 @@ import numpy as np
 
 from asr_load.results import sound
 from asr_load.results.accuracy import common_preface, left_envelope, spoken
+from asr_load.results.pass_fail import missing_line
 from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, Refused, RunInfo, WorkerInfo
 from asr_load.results.sound import CPU_VALID, Measured
 from asr_load.results.steady import Outage, Steadiness, load_changes, outage, steadiness
@@ -160,7 +161,7 @@ def judge_steadiness(records: list[Record], info: RunInfo, part: Measured | None
     `judge`."""
     part = part or sound.measured(records, info)
     if lost := lost_workers(records, info):
-        return Steadiness("not judged", None, f"records of worker {', '.join(map(str, sorted(lost)))} are missing")
+        return Steadiness("not judged", None, missing_line(lost))
     if found := _outage(part):
         return Steadiness("interrupted", None, found.line)
     if not info.loop and load_changes(info.users, part.counted):
@@ -339,7 +340,7 @@ def _judge_punctuality(workers: list[WorkerInfo], part: Measured, validity: Vali
         started = max(started - len(excluded), 0)
     if late > LATE_VALID * started:
         validity.reasons.append(
-            f"{late} of {count_of(started, 'request')} left more than 10 ms late although a user was free"
+            f"{late} of {count_of(started, 'request')} went out more than 10 ms late although a user was free"
         )
         if late > LATE_BOUND * started:
             validity.verdict = "client-bound"
@@ -372,7 +373,8 @@ def lost_workers(records: list[Record], info: RunInfo) -> dict[int, str]:
             lost[worker.worker] = lost_line(worker, info.began_at)
         elif recorded[worker.worker] < worker.started:
             missing = worker.started - recorded[worker.worker]
-            lost[worker.worker] = f"worker {worker.worker}: {missing} of its {worker.started} requests have no record"
+            requests = f"{missing} of {count_of(worker.started, 'request')}"
+            lost[worker.worker] = f"records of {requests} of worker {worker.worker} are missing"
     return lost
 
 
@@ -381,7 +383,7 @@ def lost_line(worker: WorkerInfo, began_at: float) -> str:
     when = "" if worker.lost_at is None else f" {worker.lost_at - began_at:.0f} s after the start"
     lost = f"worker {worker.worker} on {worker.host} was lost{when}: "
     if worker.from_file:
-        return f"{lost}{worker.from_file} of its records were read from its file"
+        return f"{lost}the master read {count_of(worker.from_file, 'record')} from its file"
     return f"{lost}records that it had not sent yet are missing"
 
 
