@@ -52,7 +52,7 @@ def measure() -> Iterator[Row]:
         for one, other in pairs[:SHIFTED]:
             slower = Run(one.folder, _slower(one))
             found.update(figure.name for figure in _compare([slower], [other]) if figure.word == WORSE)
-        share = found["ttft_p50"] / SHIFTED  # the queue comes and goes in the mean
+        share = found["ttft_p50"] / SHIFTED  # the mean varies with the queue
         what = f"a TTFT that is {SHIFT - 1:.0%} longer, at {REQUESTS:,} requests"
         told = {name: f"{found[name] / SHIFTED:.0%}" for name in ("ttft_mean", "ttft_p50", "ttft_p95")}
         figure = ", ".join(f"{name} {text}" for name, text in told.items())

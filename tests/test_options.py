@@ -54,7 +54,7 @@ from harness.options import HOST, parse, settings
             HOST,
             "--omit removes 'top_p', but --extra-body sets it",
         ),
-        (["--header", "no-value"], HOST, "--header takes 'NAME: VALUE' or NAME=VALUE"),
+        (["--header", "no-value"], HOST, "--header needs 'NAME: VALUE' or NAME=VALUE"),
         (["--header", "X-A=\n"], HOST, ""),
         (["--header", "X-A=ü"], HOST, "characters that are not allowed in a header"),
         (["--request-rate", "0"], HOST, "--request-rate must be above 0"),

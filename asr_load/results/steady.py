@@ -88,7 +88,7 @@ def _trend(latencies: np.ndarray, of_audio: np.ndarray) -> Steadiness:
     z = (score - math.copysign(1, score)) / deviation if score else 0.0
     slope = float(np.median(differences / (second - first))) * (BLOCKS - 1)
     span = float(np.ptp(latencies))
-    growth = min(max(slope, -span), span)  # a latency cannot have grown by more than latencies differ
+    growth = min(max(slope, -span), span)  # latency cannot grow by more than the range of latencies
     if abs(z) < SIGNIFICANT or abs(growth) < NOTABLE * float(np.median(latencies)):
         return Steadiness("steady", growth)
     return Steadiness("rising" if growth > 0 else "falling", growth)

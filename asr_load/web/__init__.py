@@ -1,1 +1,1 @@
-"""What people look at: pages, charts, and the guard before them."""
+"""The web UI: its guard, the Streaming tab, and the report pages."""
