@@ -179,7 +179,7 @@ def _outage(part: Measured) -> Outage | None:
 
 
 def _judge_wants(records: list[Record], validity: Validity) -> None:
-    """Add requests that failed because a resource ran out on this machine."""
+    """Call the run client-bound if requests failed because a resource ran out on this machine."""
     wants = Counter(record.error for record in records if record.outcome == "client")
     if wants:
         validity.verdict = "client-bound"
