@@ -1,11 +1,11 @@
 """A load test for speech recognition behind OpenAI-compatible endpoints.
 
+A minimal locustfile (docs/locustfile.md describes more):
+
     import asr_load
 
     class Dictation(asr_load.SpeechUser):
         wait_time = constant(1)
-
-is a locustfile; docs/locustfile.md tells what else can be in it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-# pip and make say so too; not so a Locust or a script that another Python runs here.
+# pip and make check this too, but another Python can run a script or Locust from the checkout.
 if sys.version_info < (3, 11):  # noqa: UP036
-    print(f"error: Python 3.11 or newer is needed, and this is {sys.version.split()[0]}", file=sys.stderr)
+    print(f"error: asr-load needs Python 3.11 or newer, but this is {sys.version.split()[0]}", file=sys.stderr)
     sys.exit(2)
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first asked for: who reads records needs no Locust, which changes sockets."""
+    """Import a public name on first use: code that only reads records must not import Locust, which patches sockets."""
     if name == "__version__":
-        from importlib.metadata import version  # a command catches signals before it imports that much
+        from importlib.metadata import version  # slow to import; a command must catch signals first
 
         return version("asr-load")
     if name not in _HOMES:
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def git_state() -> str:
-    """The commit of the checkout that this is, with -dirty where files are not as in it; empty where it is none."""
+    """The commit of this checkout, with -dirty if tracked files were modified; empty outside a checkout."""
     import re  # late, as above
     import subprocess
 
@@ -63,7 +63,7 @@ def git_state() -> str:
 
     if CHECKOUT is None or not (CHECKOUT / ".git").exists():
         return ""
-    # `git describe --dirty` would lock the index: a commit that is made at the same moment would fail.
+    # `git describe --dirty` would lock the index, and a commit made at that moment would fail.
     command = ["git", "--no-optional-locks", "-C", str(CHECKOUT), "status", "--porcelain=v2", "--branch"]
     try:
         done = subprocess.run([*command, "--untracked-files=no"], capture_output=True, text=True, check=True, timeout=2)

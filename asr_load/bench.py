@@ -1,4 +1,4 @@
-"""SGLang's small ASR benchmark by its own command line, through Locust: prepare if need be, send every clip once."""
+"""SGLang's ASR benchmark through Locust, with its command line: prepare the data if necessary, send each clip once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from asr_load.shipped import CHECKOUT, shipped
 
 
 def folder_name(args: argparse.Namespace) -> str:
-    """A name for the prepared folder: what was asked for, in letters that any file system takes. A folder of this
-    machine is told from others of its name by a few digits of its path's hash."""
+    """The prepared folder's name: data set, subset, split and limit, in characters that every file system allows.
+
+    A local data set gets a few digits of its path's hash, because several folders may have the same name.
+    """
     path = Path(args.dataset).expanduser()
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8] if path.exists() else None
     words = [path.name, args.subset, args.split, f"first{args.limit}" if args.limit else None, place]
@@ -31,14 +33,13 @@ PORT = 30000
 
 
 def server_address(host: str | None, port: int | None) -> str:
-    """The --host for Locust: SGLang's benchmark takes a name and a port, Locust an address, and either works here.
-    Raises InputError for two ports."""
+    """Locust's --host, from SGLang's host name and port or from a URL. Raises InputError for two different ports."""
     url = host if host and "://" in host else f"http://{host or '127.0.0.1'}"
     try:
         parts = urlsplit(url)
         given = parts.port
     except ValueError:
-        return url  # Locust's --host says what is wrong with it
+        return url  # Locust reports what is wrong with its --host
     if given is not None and port not in (None, given):
         raise InputError(f"--host has port {given}, but --port is {port}: give only one of them")
     if given is not None or (port is None and url == host):
@@ -48,7 +49,7 @@ def server_address(host: str | None, port: int | None) -> str:
 
 @exits_on_bad_input
 def main() -> int:
-    """Command line of scripts/bench.py. On good input the process becomes Locust, unless --repeats is given."""
+    """Command line of scripts/bench.py. On valid input this process becomes Locust, unless --repeats is given."""
     parser = OneLineParser(
         "Send every clip of a data set once and print the summary.",
         "All other options go to Locust (see asr-load options and locust --help), for example --model or --api."
@@ -83,7 +84,7 @@ def main() -> int:
 
     take_repeats(rest)
     out = (CHECKOUT or Path()) / "asr_data" / folder_name(args)
-    # Before the data are prepared, how many requests there will be is not known.
+    # The number of requests is unknown until the data is prepared; 1 stands for it in the check.
     if code := _check(args.audio_format, _command(args, host, out, 1, rest)):
         return code
     manifest = prepare_as_asked(args, out)
@@ -106,12 +107,12 @@ def _command(args: argparse.Namespace, host: str, out: Path, requests: int, rest
 
 
 def _check(audio_format: str, command: list[str]) -> int:
-    """Check Locust's options before data are prepared, which may take hours. Returns 0, or prints the mistake and
-    returns its exit code."""
-    # In a process of its own: Locust patches sockets and threads when it is imported, and prepare has worker processes.
+    """Check Locust's options before preparing data, which may take hours. Returns 0, or prints the mistake and returns
+    its exit code."""
+    # In a separate process: importing Locust patches sockets and threads, and prepare uses worker processes.
     words = [sys.executable, "-c", CHECK, audio_format, *take_repeats(command)[1]]
     try:
-        # A terminal's Ctrl-C does not reach another session: this process ends the check.
+        # Ctrl-C in the terminal does not reach another session, so this process ends the check.
         with signals.raising():
             return subprocess.run(words, check=False, stdout=subprocess.DEVNULL, start_new_session=True).returncode
     except signals.Interrupted as stopped:
@@ -124,8 +125,8 @@ CHECK = "import sys; from asr_load.bench import check_options; sys.exit(check_op
 
 @exits_on_bad_input
 def check_options() -> int:
-    """Judge a command line of Locust's, after the format of the clips, by all that can be known without their data.
-    Raises InputError."""
+    """Check sys.argv, the format of the clips and then Locust's command line, as far as possible without data. Raises
+    InputError."""
     audio_format = sys.argv.pop(1)
     from locust.argument_parser import get_locustfiles_locally, get_parser, parse_locustfile_option
     from locust.env import Environment

@@ -1,4 +1,4 @@
-"""JSON of others (servers, workers, files), decoded in one place: whatever is wrong with it is one error, in words."""
+"""Decode JSON from servers, workers and files. Every problem raises Malformed, with a message for people."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import msgspec
 T = TypeVar("T")
 
 MAX_DEPTH = 100
-"""Levels of lists and objects. Python can follow some hundreds, fewer the deeper it is called: what was just decoded
-could not be shown, or written again."""
+"""Maximum nesting of lists and objects. Python recurses a few hundred levels, fewer the deeper the call stack: a deeper
+value could be decoded but not printed or encoded again."""
 
 MOST_DIGITS = 18
-"""Of a whole number: no server counts further, and Python reads no more than 4,300."""
+"""Maximum digits of a whole number: no server counts further, and Python parses at most 4,300."""
 
 TOO_DEEP = "it is nested too deep"
 
 
 class Malformed(ValueError):
-    """Text that is not JSON, or not the JSON that was expected."""
+    """The text is not JSON, or not JSON of the expected type."""
 
 
 @overload
@@ -29,8 +29,11 @@ def decode(data: bytes | str, type: type[T], *, lenient: bool = False, depth: in
 @overload
 def decode(data: bytes | str, *, depth: int | None = MAX_DEPTH) -> Any: ...
 def decode(data: bytes | str, type: Any = Any, *, lenient: bool = False, depth: int | None = MAX_DEPTH) -> Any:
-    """The value of a text in JSON. `lenient` takes half a character too, whose other half is in the next event, and a
-    number that is none; `depth` None, any value that Python can hold. Raises Malformed."""
+    """Decode JSON as `type`. Raises Malformed.
+
+    `lenient` also accepts half a surrogate pair, whose other half is in the next event, and NaN and Infinity. `depth`
+    None accepts any nesting that Python can hold.
+    """
     text = data.encode(errors="surrogatepass") if isinstance(data, str) else data
     try:
         value = _decoder(type).decode(text)
@@ -54,7 +57,7 @@ def _decoder(type: Any) -> msgspec.json.Decoder[Any]:
 
 
 def _whole(digits: str) -> int | float:
-    """A whole number; one with more digits than any has, as the infinity that it is to those who read it."""
+    """Parse a whole number; one with more than MOST_DIGITS digits becomes infinity."""
     return int(digits) if len(digits) <= MOST_DIGITS else float("inf")
 
 

@@ -1,4 +1,4 @@
-"""What a person did wrong, in one line."""
+"""Errors of the user's input, printed as one line."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from asr_load.text import MAX_CHARS, shorten, visible
 
 
 class InputError(Exception):
-    """Bad input. Its text is one line that says what is wrong and what would be right; what it repeats of a server, a
-    data set or a command line is shown as text."""
+    """Bad input, described in one line: what is wrong and how to fix it. Control characters are escaped, because the
+    line may quote a server, a data set or a command line."""
 
     def __init__(self, line: str) -> None:
         super().__init__(visible(line) if len(line) <= MAX_CHARS else _ends(line))
 
 
 def _ends(line: str) -> str:
-    """A long line's beginning, and its last whole words, which often say what is wrong with a long value."""
+    """The beginning and the last whole words of a long line; the end often says what is wrong with a long value."""
     half = MAX_CHARS // 2
     return f"{shorten(line, half)} {visible(line[-half:].partition(' ')[2])}".rstrip()
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line, without the usage before it, and takes no abbreviations."""
+    """A parser that reports an error in one line, without the usage, and accepts no abbreviations."""
 
     def __init__(self, description: str, epilog: str | None = None) -> None:
         super().__init__(description=description, epilog=epilog, allow_abbrev=False)
@@ -38,8 +38,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:
-    """Wrap a command: bad input and what the system refuses print a line to stderr and return 2, a signal returns 128 +
-    its number."""
+    """Wrap a command: on bad input or a system error it prints one line to stderr and returns 2; on a signal it returns
+    128 + its number."""
 
     @functools.wraps(main)
     def wrapped() -> int:
@@ -48,11 +48,11 @@ def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        except OSError as error:  # a full disk, a folder that may not be written to
+        except OSError as error:  # such as a full disk or a read-only folder
             print(f"error: {visible(f'{error.filename}: ' if error.filename else '')}{error.strerror}", file=sys.stderr)
             return 2
         except MemoryError:
-            print("error: there is not enough memory for this", file=sys.stderr)
+            print("error: out of memory", file=sys.stderr)
             return 2
         except signals.Interrupted as stopped:
             return signals.exit_code(stopped.number)

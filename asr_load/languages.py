@@ -1,6 +1,6 @@
-"""Languages, however people write them: names, ISO 639 codes, BCP 47 tags, and the codes of data sets (cmn_hans_cn).
+"""Parse languages: names, ISO 639 codes, BCP 47 tags, and the codes of data sets (cmn_hans_cn).
 
-langcodes knows the names and codes. All other code compares languages by the code that this module gives.
+langcodes knows the names and codes. All other code compares languages by the code that this module returns.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from asr_load.errors import InputError
 
 NO_LANGUAGE = frozenset(("und", "mul", "mis", "zxx"))
-"""Codes of ISO 639 for undetermined, several, uncoded and no languages."""
+"""ISO 639 codes for undetermined, multiple, uncoded and no languages."""
 
 SAME = {"fil": "tl", "nb": "no"}
-"""Codes that speech recognizers and ISO 639-1 have under another one: Filipino and Norwegian Bokmål."""
+"""Codes for which speech recognizers and ISO 639-1 use another one: Filipino and Norwegian Bokmål."""
 
 SHORTEST_NAME = 3
-"""Letters of a name in Latin script: two are a code, and langcodes takes `a` for a language of Papua New Guinea."""
+"""Minimum length of a name in Latin script: two letters are a code, and langcodes takes `a` for a language of Papua New
+Guinea."""
 
 UNSPACED_SCRIPTS = frozenset(("Hans", "Hant", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"))
 """Scripts without spaces between words, by their codes (ISO 15924)."""
@@ -31,7 +32,7 @@ UNSPACED = (
 Chinese."""
 
 _UNSPACED_OR_MARK = re.compile(f"{UNSPACED[:-1]}\u3000-\u303f\uff01-\uff60]")
-"""Those, and the punctuation of Chinese and Japanese."""
+"""Characters of unspaced scripts, and Chinese and Japanese punctuation."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -52,7 +53,7 @@ def find_language(text: str) -> str | None:
             return None
         try:
             language = langcodes.find(text)
-        except (LookupError, ValueError):  # ValueError: a zero byte in a name leads to bytes that are no text
+        except (LookupError, ValueError):  # ValueError: a zero byte in a name makes langcodes decode invalid UTF-8
             return None
     code = language.prefer_macrolanguage().language
     if code is None or code in NO_LANGUAGE or language.language_name().startswith("Unknown"):
@@ -61,7 +62,7 @@ def find_language(text: str) -> str | None:
 
 
 def parse_language(text: str) -> str:
-    """The code of the language that an option names, as `find_language` gives it. Raises InputError."""
+    """The code of the language that --language names, as `find_language` returns it. Raises InputError."""
     code = find_language(text)
     if code is None:
         raise InputError(
@@ -71,12 +72,12 @@ def parse_language(text: str) -> str:
 
 
 def language_code(text: str) -> str:
-    """The code of a language that a file of an earlier version names; the text itself, lower case, if it is unknown."""
+    """The code of a language in a file of an earlier version; the text in lower case if the language is unknown."""
     return find_language(text) or text.strip().lower()
 
 
 def language_name(text: str) -> str:
-    """The English name of a language, as prompts have it. Raises InputError."""
+    """The English name of a language, for prompts. Raises InputError."""
     import langcodes
 
     return langcodes.Language.make(parse_language(text)).language_name()
@@ -84,15 +85,14 @@ def language_name(text: str) -> str:
 
 @functools.cache
 def is_unspaced(code: str) -> bool:
-    """Whether a language is written without spaces between words: one wrong character makes a sentence of one "word"
-    wrong."""
+    """Whether a language is written without spaces: a whole sentence would be one "word", wrong if one character is."""
     import langcodes
 
     return find_language(code) == code and langcodes.Language.make(code).maximize().script in UNSPACED_SCRIPTS
 
 
 def joined(texts: Iterable[str]) -> str:
-    """The texts of stretches of speech as one: set apart by a space, unless the script on either side has no spaces."""
+    """Join the texts of speech segments with spaces, except next to a script that has none."""
     whole = ""
     for text in filter(None, map(str.strip, texts)):
         is_spaced = whole and not _UNSPACED_OR_MARK.match(whole[-1]) and not _UNSPACED_OR_MARK.match(text)

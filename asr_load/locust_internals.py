@@ -1,7 +1,7 @@
-"""All that is touched of Locust beyond what it offers, each with the reason, and a guard before it.
+"""Everything that uses or replaces Locust's internals, with the reason for each, and a check of them.
 
-A Locust that works otherwise inside would lose records or bend figures without a word. So what is touched is compared
-with what it was in the Locust that this was written for, before a test can start; a difference ends the process.
+A Locust with other internals would silently lose records or distort metrics. So before a test can start, `check`
+compares these internals with those of the supported version; a difference ends the process.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from asr_load.errors import InputError
 WRITTEN_FOR = "2.47.0"
 
 READ_S = 60
-"""Locust's rates are over some ten seconds before the last request."""
+"""Seconds of Locust's counts to keep. Its rates use about ten seconds before the last request."""
 
 PATIENCE_S = 10
-"""How long a master waits for a worker's heartbeat before it declares the worker missing."""
+"""Seconds that a master waits for a worker's heartbeat before it declares the worker missing."""
 
 
 class Touched(NamedTuple):
-    """A function of Locust's: the parameters that it must have, and why it is replaced or called."""
+    """A function of Locust: its expected parameters, and why it is replaced or called."""
 
     owner: Any
     name: str
@@ -46,23 +46,23 @@ class Touched(NamedTuple):
 
 
 TOUCHED = (
-    Touched(Message, "unserialize", "data", "a message that is none ends the listener to all workers"),
-    Touched(zmqrpc.BaseSocket, "__init__", "self sock_type ipv4_only", "a fleet's token: the connection is encrypted"),
-    Touched(zmqrpc.Server, "recv_from_client", "self", "the same, by who sent it"),
-    Touched(MasterRunner, "handle_message", "self client_id msg", "what workers send is checked before it is believed"),
+    Touched(Message, "unserialize", "data", "a malformed message ends the listener to all workers"),
+    Touched(zmqrpc.BaseSocket, "__init__", "self sock_type ipv4_only", "encrypt the connection with the fleet's token"),
+    Touched(zmqrpc.Server, "recv_from_client", "self", "the same, by sender"),
+    Touched(MasterRunner, "handle_message", "self client_id msg", "check what workers send before using it"),
     Touched(WorkerRunner, "connect_to_master", "self", "it tries for five minutes in silence"),
-    Touched(WorkerRunner, "handle_message", "self msg", "users that begin after a test's end lose their records"),
-    Touched(WorkerRunner, "_send_stats", "self", "the last records come before the word that it ends"),
-    Touched(Runner, "stop", "self", "two that end a test at once: workers would be told twice, and leave the next one"),
+    Touched(WorkerRunner, "handle_message", "self msg", "users that start after a test's end lose their records"),
+    Touched(WorkerRunner, "_send_stats", "self", "the last records must arrive before the worker reports its end"),
+    Touched(Runner, "stop", "self", "two stops at once would reach workers twice, and the second ends the next test"),
     Touched(MasterRunner, "stop", "self send_stop_to_client", "the same"),
     Touched(
-        StatsEntry, "log", "self response_time content_length", "a call for each of a thousand gaps holds the loop"
+        StatsEntry, "log", "self response_time content_length", "one call for each of a thousand gaps blocks the loop"
     ),
     Touched(RequestStats, "log_request", "self method name response_time content_length", "Aggregated counts requests"),
-    Touched(RequestStats, "serialize_stats", "self", "it empties the rows that are printed after it"),
-    Touched(gevent, "fork", "args kwargs", "workers of --processes outlive a master that ends before its test"),
+    Touched(RequestStats, "serialize_stats", "self", "it empties the rows before they are printed"),
+    Touched(gevent, "fork", "args kwargs", "--processes workers outlive a master that exits before its test"),
     Touched(gevent, "signal_handler", "signalnum handler args kwargs", "Locust's SIGTERM ends a test a second time"),
-    Touched(argument_parser, "default_args_dict", "", "a worker makes it 150 times for a spawn message: 0.2 s"),
+    Touched(argument_parser, "default_args_dict", "", "a worker builds it 150 times per spawn message: 0.2 s"),
     Touched(locust.stats, "bucket_response_time", "response_time", "its buckets are up to 9 % off"),
 )
 
@@ -71,7 +71,7 @@ _WEB_UI = ("app", "template_args", "update_template_args", "auth_required_if_ena
 
 
 def check() -> None:
-    """Raise InputError where this Locust is not as TOUCHED says, or counts otherwise than `log_all`."""
+    """Raise InputError if this Locust differs from TOUCHED, or counts differently from `log_all`."""
     for owner, name, parameters, _ in TOUCHED:
         what = f"{getattr(owner, '__name__', owner)}.{name}"
         function = getattr(owner, name, None)
@@ -88,11 +88,11 @@ def check() -> None:
         one_by_one.log(value, 0)
     log_all(together, values, lambda rest: np.array([locust.stats.bucket_response_time(value) for value in rest]))
     if _counts(one_by_one) != _counts(together):
-        raise _unknown("its statistics count otherwise")
+        raise _unknown("its statistics count differently")
 
 
 def check_environment(environment: Environment) -> None:
-    """Raise InputError where the parts of an environment are not as they are used."""
+    """Raise InputError if an environment lacks an attribute that is used."""
     runner, web_ui = environment.runner, environment.web_ui
     _require(runner, ("state", "user_greenlets", "user_count", "register_message"))
     if isinstance(runner, MasterRunner):
@@ -106,7 +106,7 @@ def check_environment(environment: Environment) -> None:
 
 
 def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put `make(function)` in the place of one of TOUCHED; on an instance, for that alone."""
+    """Replace one of TOUCHED with `make(function)`; on an instance, only for that instance."""
     kind = owner if inspect.isclass(owner) or inspect.ismodule(owner) else type(owner)
     assert any(touched.name == name and _is_of(touched.owner, kind) for touched in TOUCHED), name
     setattr(owner, name, make(getattr(owner, name)))
@@ -130,25 +130,25 @@ def _require(thing: Any, names: Iterable[str]) -> None:
 
 def _unknown(why: str) -> InputError:
     version = locust.__version__
-    return InputError(f"this Locust ({version}) is not known: {why}; install the one that is: locust=={WRITTEN_FOR}")
+    return InputError(f"Locust {version} is not supported: {why}. Install locust=={WRITTEN_FOR}")
 
 
 def remember_defaults() -> None:
-    """Let Locust make the names of its own options once: a worker asks for them with each option of each spawn message,
-    so once a second for 0.2 s while a test ramps up, in which its streams are not read."""
+    """Cache the names of Locust's options. A worker looks them up for each option of each spawn message, which would
+    stop it from reading streams for 0.2 s every second of the ramp-up."""
     if not hasattr(argument_parser.default_args_dict, "cache_info"):
         replace(argument_parser, "default_args_dict", functools.cache)
 
 
 def wait_longer_for_heartbeats() -> None:
-    """Let a master wait PATIENCE_S for each heartbeat. Locust's three seconds are less than a worker on a busy machine
-    takes to start a test; the master would stop the test because "the last worker went missing"."""
+    """Let a master wait PATIENCE_S for each heartbeat. A worker on a busy machine may need more than Locust's three
+    seconds to start a test, and the master would stop it because "the last worker went missing"."""
     locust.runners.HEARTBEAT_LIVENESS = PATIENCE_S // locust.runners.HEARTBEAT_INTERVAL
 
 
 def own_signals(fork_child: Callable[[Callable[[], int]], int], after_fork: Callable[..., None]) -> None:
-    """Let `fork_child` fork the workers of --processes, call `after_fork(in_child=...)` in both processes, and keep
-    Locust from setting a handler of SIGTERM."""
+    """Fork the workers of --processes with `fork_child`, call `after_fork(in_child=...)` in both processes, and keep
+    Locust from handling SIGTERM."""
     if hasattr(gevent.fork, "__wrapped__"):
         return
 
@@ -175,9 +175,9 @@ def own_signals(fork_child: Callable[[Callable[[], int]], int], after_fork: Call
 
 
 def log_all(entry: StatsEntry, values: np.ndarray, buckets: Callable[[np.ndarray], np.ndarray]) -> None:
-    """What `entry.log` does for each of several values, in ms, shape (n,), n at least 1. `buckets` rounds several as
-    Locust's own function rounds one."""
-    # The first one as Locust does it, which begins a second: what went before is set apart.
+    """Do what `entry.log` does for each of `values`, in ms, shape (n,), n at least 1. `buckets` rounds an array as
+    Locust's function rounds one value."""
+    # Locust logs the first value itself: it also starts a new second and caches the percentiles of the last one.
     entry.log(values[0].item(), 0)
     others = values[1:]
     if others.size:
@@ -193,7 +193,7 @@ def log_all(entry: StatsEntry, values: np.ndarray, buckets: Callable[[np.ndarray
 
 
 def forget_old_seconds(environment: Environment) -> None:
-    """Let go of Locust's counts by second that it reads no more, unless `--json` will: memory grew with them."""
+    """Drop Locust's counts of old seconds, which would fill memory, unless `--json` needs them."""
     options = environment.parsed_options
     if options is not None and (options.json or options.json_file):
         return
@@ -205,27 +205,27 @@ def forget_old_seconds(environment: Environment) -> None:
 
 
 def listens_alone(environment: Environment) -> bool:
-    """Whether nobody but Locust's own statistics listens to requests. Then they need no events, of which the 65 of a
-    request would take them a fifth of a millisecond."""
+    """Whether only Locust's statistics listen to request events. Then none need to be fired: the 65 events of one
+    request would take 0.2 ms."""
     return len(environment.events.request._handlers) == 1
 
 
 def cut_streams(runner: Runner) -> None:
-    """End the users where they are, without waiting for them."""
+    """Kill the users without waiting for them."""
     runner.user_greenlets.kill(block=False)
 
 
 def take_no_workers(runner: MasterRunner) -> None:
-    """While streams drain, Locust would give users to a worker that joins, as to one that runs."""
+    """Mark the test as stopping: while streams drain, Locust would give users to a worker that joins."""
     runner.state = STATE_STOPPING
 
 
 def send_last_report(runner: WorkerRunner) -> None:
-    """Locust's own last report, ahead of its time; it takes our records along."""
+    """Send Locust's last report early; it carries the remaining records."""
     runner._send_stats()
 
 
 def stop_starting(web_ui: Any) -> None:
-    """As Locust's own STOP: a start that still spawns would go on, and say that the test runs which has ended."""
+    """Cancel a start that still spawns users, as Locust's STOP does; it would report the ended test as running."""
     if (starting := web_ui._swarm_greenlet) is not None:
         starting.kill()

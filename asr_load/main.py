@@ -1,4 +1,4 @@
-"""The command `asr-load`: a verb for each thing that the harness does by itself."""
+"""The command `asr-load` and its verbs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asr_load import signals
 
-# Whatever else a verb needs is imported when its signals are caught.
+# Import everything else after catching signals.
 
 VERBS = {
     "prepare": ("asr_load.audio.prepare", "prepare a speech data set for load tests"),
@@ -23,11 +23,11 @@ VERBS = {
     "serve": ("asr_server.main", "start a server to test against"),
     "options": ("asr_load.load.options_page", "list the options that the harness adds to Locust's"),
 }
-"""By their names: the module whose main() does it, or the locustfiles; and what it is."""
+"""Each verb's module, whose main() runs it, or its locustfiles; and its description."""
 
 
 def main() -> int:
-    """Command line of asr-load. A verb's own options are its own: asr-load VERB --help."""
+    """Command line of asr-load. Each verb has its options: asr-load VERB --help."""
     signals.catch()
     from asr_load.errors import exits_on_bad_input
 
@@ -53,7 +53,7 @@ def _run_command() -> int:
         print("\n".join(f"  {name:10} {what}" for name, (_, what) in VERBS.items()))
         return 0
     if verb not in VERBS:
-        print(f"error: there is no verb {verb!r}; there are: {', '.join(VERBS)}", file=sys.stderr)
+        print(f"error: unknown verb {verb!r}; the verbs are {', '.join(VERBS)}", file=sys.stderr)
         return 2
     home = VERBS[verb][0]
     if home.endswith(".py"):
@@ -67,9 +67,9 @@ def _run_locust(locustfiles: list[str], words: list[str]) -> int:
     from asr_load.shipped import shipped
 
     files = ",".join(str(shipped(file)) for file in locustfiles)
-    # Locust reads a locust.conf that is here; where none is, ours is what it would have in a checkout.
+    # Locust reads ./locust.conf. Without one, pass the one that a checkout has.
     config = [] if Path("locust.conf").exists() else ["--config", str(shipped("locust.conf"))]
-    # A later -f takes our place.
+    # A later -f overrides this one.
     return become_locust([*config, "-f", files, *words])
 
 

@@ -1,4 +1,4 @@
-"""A run several times over: what differs from run to run by itself, which no interval within one run knows."""
+"""Repeat a run to measure run-to-run variation, which confidence intervals within one run do not include."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ MOST = 100
 
 
 def become_locust(words: Sequence[str]) -> int:
-    """Run Locust with these words. The process becomes Locust, so that signals and the exit code are Locust's; with
-    --repeats N, each of N runs is a process of its own. Raises InputError."""
+    """Run Locust with these arguments. This process becomes Locust, so that signals and the exit code are Locust's;
+    with --repeats N, each of N runs is a separate process. Raises InputError."""
     times, left = take_repeats(words)
     command = [sys.executable, "-m", "asr_load.load", *left]
     if times == 1:
-        with signals.held():  # until the new program catches them
+        with signals.held():  # until the new program catches signals
             os.execv(sys.executable, command)
     return run_repeatedly(command, times)
 
 
 def take_repeats(words: Sequence[str]) -> tuple[int, list[str]]:
-    """How often a command is to run, by its --repeats (1 without), and its other words. Raises InputError."""
+    """The value of --repeats (default 1), and the other arguments. Raises InputError."""
     left, times = list(words), "1"
     for at, word in enumerate(words):
         if word == "--repeats" or word.startswith("--repeats="):
@@ -43,14 +43,16 @@ def take_repeats(words: Sequence[str]) -> tuple[int, list[str]]:
             times = value
             break
     if not times.isdecimal() or not 1 <= int(times) <= MOST:
-        raise InputError(f"--repeats takes a whole number from 1 to {MOST}, not {times!r}")
+        raise InputError(f"--repeats must be a whole number from 1 to {MOST}, not {times!r}")
     return int(times), left
 
 
 def run_repeatedly(command: Sequence[str], times: int) -> int:
-    """Run a command of Locust's so many times, each into a folder of its own, and print the figures' spread. Returns
-    the highest exit code; one that is neither 0 nor 1, nor that of the run's verdict, ends the series."""
-    # Late: who runs Locust once needs none of it.
+    """Run a Locust command `times` times, each with its own results folder, and print the spread of the metrics.
+
+    Returns the highest exit code. A code other than 0, 1 or that of the run's verdict ends the series.
+    """
+    # Late: a single run does not need these.
     from asr_load.results.compare import Run
     from asr_load.results.console import console_for
     from asr_load.results.summary import read_finished
@@ -73,8 +75,8 @@ def run_repeatedly(command: Sequence[str], times: int) -> int:
 
 
 def _has_result(folder: Path, code: int) -> bool:
-    """Whether an exit code is that of a run's verdict, all of whose records are there: a search may have no exact
-    answer, and --exit-code-on-error sets a code of its own."""
+    """Whether `code` is the exit code of the run's verdict and all its records were written. The code may differ from 0
+    and 1: a search may have no exact answer, and --exit-code-on-error sets another."""
     from asr_load.results.pass_fail import Kind
     from asr_load.results.summary import read_verdict
 
@@ -83,11 +85,11 @@ def _has_result(folder: Path, code: int) -> bool:
 
 
 def _run_once(command: Sequence[str]) -> tuple[int, int]:
-    """The exit code of a command, and the number of the signal that was sent to this process meanwhile, or 0."""
+    """Run a command. Returns its exit code, and the number of the signal that this process received, or 0."""
     sent: list[int] = []
 
     def pass_on(number: int) -> None:
-        # A terminal's Ctrl-C has reached the run too. SIGTERM does not count as a second one, which cuts requests off.
+        # Ctrl-C in a terminal reaches the run too. SIGTERM does not count as a second one, which would cut requests.
         sent.append(number)
         with contextlib.suppress(ProcessLookupError):
             run.send_signal(number if len(sent) > 1 else signal.SIGTERM)

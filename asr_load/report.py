@@ -1,4 +1,4 @@
-"""A run's summary, its page and its comparison with others, made again from its folder."""
+"""Rewrite a run's summary and report from its results folder, and compare it with other runs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def main() -> int:
     args = parser.parse_args()
     gates, min_change = [parse_gate(text) for text in args.fail_on], _share(args.min_change)
     if not args.baseline and (gates or min_change):
-        raise InputError("--fail-on and --min-change are about a --baseline: name the runs to compare with")
+        raise InputError("--fail-on and --min-change need a --baseline: name the runs to compare with")
     runs = []
     baselines = [Run(folder, read_finished(folder)) for folder in args.baseline]
     for folder in args.results:
@@ -97,7 +97,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise InputError(f"--min-change takes a share like 2% or 0.02, not {text!r}")
+        raise InputError(f"--min-change must be a share such as 2% or 0.02, not {text!r}")
     return share
 
 
@@ -109,5 +109,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if seconds <= 0:
-        raise InputError(f"--slice takes a time like 60s or 5m, not {text!r}")
+        raise InputError(f"--slice must be a time such as 60s or 5m, not {text!r}")
     return seconds

@@ -1,5 +1,5 @@
-"""What comes along with the modules: the locustfiles and the sample. A checkout has them where people see them, an
-installed package inside of itself (see setup.py)."""
+"""Files shipped with the modules: the locustfiles and the sample. A checkout has them at its top level, an installed
+package in its `shipped` folder (see setup.py)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
-"""None where the package is installed."""
+"""None for an installed package."""
 
 SAMPLE = "asr_data/sample"
 
 
 def shipped(name: str) -> Path:
-    """A file or folder by its path in a checkout."""
+    """The path of a shipped file or folder, by its path in a checkout."""
     return (CHECKOUT or PACKAGE / "shipped") / name
 
 
 def command(verb: str) -> str:
-    """The command to type for a verb of asr-load, as this program was started: in the checkout its script or Locust,
-    else asr-load itself."""
+    """The command to type for a verb, in the form in which this program was started: a script or Locust in a checkout,
+    else asr-load."""
     here, script = Path("scripts"), f"{verb}.py"
     in_checkout = CHECKOUT is not None and here.is_dir() and here.samefile(CHECKOUT / "scripts")
     if in_checkout and not sys.argv[0].startswith("asr-load"):
@@ -37,7 +37,7 @@ def command(verb: str) -> str:
 
 
 def locust_command(locustfile: str) -> str:
-    """The command to type for another process of a test with this -f."""
+    """The command that starts another process of a test with this -f."""
     files = [Path(file).resolve() for file in locustfile.split(",")]
     if not all(file.parent == shipped("locustfiles").resolve() for file in files):
         return f"locust -f {shlex.quote(locustfile)}"
@@ -45,12 +45,12 @@ def locust_command(locustfile: str) -> str:
 
 
 def cache() -> Path:
-    """Where this user's machine keeps what can be made again: XDG_CACHE_HOME/asr-load."""
+    """The cache folder of this user: XDG_CACHE_HOME/asr-load."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "asr-load"
 
 
 def sample() -> Path:
-    """The prepared sample. Where there is no checkout, it is prepared once, in the cache. Raises InputError."""
+    """The prepared sample. An installed package prepares it once, in the cache. Raises InputError."""
     if CHECKOUT is not None:
         return CHECKOUT / SAMPLE
     from asr_load import __version__
@@ -62,7 +62,7 @@ def sample() -> Path:
 
 
 def _prepare(folder: Path) -> None:
-    # Late: it takes more imports than any other start.
+    # Late: these imports are slow, and few processes need them.
     from asr_load.audio.clip import Rules
     from asr_load.audio.open import open_source
     from asr_load.audio.prepare import prepare
@@ -70,11 +70,11 @@ def _prepare(folder: Path) -> None:
     from asr_load.audio.source import DatasetSpec
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Each in a folder of its own: the processes of a fleet may all be the first.
+    # A separate draft for each process: all processes of a fleet may start at once.
     draft = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         prepare(open_source(DatasetSpec(str(shipped(SAMPLE)))), Options(Rules(), 0, "en"), draft / "sample")
-        with contextlib.suppress(OSError):  # another process was quicker
+        with contextlib.suppress(OSError):  # another process was faster
             (draft / "sample").rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

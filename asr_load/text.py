@@ -1,4 +1,4 @@
-"""Text of others (servers, data sets, workers), as it may be shown in a terminal, a table or a page."""
+"""Make text from servers, data sets and workers safe to show in a terminal, a table or a page."""
 
 from __future__ import annotations
 
@@ -12,50 +12,51 @@ from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
 KEPT = frozenset("\u200c\u200d")
-"""Joiners, which Persian, the languages of India and emoji are written with."""
+"""Zero-width joiners, which Persian, the languages of India and emoji need."""
 
 
 def visible(text: str) -> str:
-    """A text with its control characters as escapes: a terminal would obey them, and bidirectional overrides would
-    show another text than there is (https://www.unicode.org/reports/tr36/)."""
+    """Escape control characters: a terminal would obey them, and bidirectional overrides would show a different text
+    (https://www.unicode.org/reports/tr36/)."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_visible, text))
 
 
 def _visible(char: str) -> str:
-    # Control, format, surrogate, private; what separates lines and paragraphs.
+    # Control, format, surrogate, private use; line and paragraph separators.
     if char not in KEPT and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
         return ascii(char)[1:-1]
     return char
 
 
 def count_of(number: int, noun: str) -> str:
-    """A number with its noun, of which it forms the plural: "1 worker", "2 workers"."""
+    """A number with its noun, in the plural if necessary: "1 worker", "2 workers"."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 STRUCK = "***"
 
 MIN_SECRET = 8
-"""Characters of a word that is looked for in headers and in speech: "Bearer" and "gzip" are no secrets."""
+"""Minimum length of a secret that is searched for in headers and speech: "Bearer" and "gzip" are not secrets."""
 
 SILENT = logging.Logger("silent")
-"""For packages that log what a server sent, or a handshake with its key, as it is: with --loglevel DEBUG it would be
-printed. It is none that logging knows: Locust sets those up anew."""
+"""A disabled logger for packages that would log a server's text, or a handshake with its key, with --loglevel DEBUG. It
+is not registered with logging, because Locust reconfigures registered loggers."""
 SILENT.disabled = True
 
 MAX_CHARS = 2000
-"""Of a server's words. Records keep a quarter of it, after secrets are struck out: so none is cut in half and kept."""
+"""Maximum length of a server's text. Records keep a quarter of it after secrets are removed, so that no half of a
+secret remains."""
 
 MOST_CHARS = 16 * MAX_CHARS
-"""Of a text that is looked at at all: secrets are looked for in a millisecond."""
+"""Maximum length of the text that is searched for secrets, so that the search takes about a millisecond."""
 
 LONGEST_SECRET = 512
 
 
 def whole_characters(text: str) -> str:
-    """The text with the halves of its surrogate pairs joined; a half without its other one is U+FFFD."""
+    """Join the halves of surrogate pairs; a lone half becomes U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -64,9 +65,9 @@ def whole_characters(text: str) -> str:
 
 
 def shorten(text: str | bytes, limit: int = MAX_CHARS) -> str:
-    """One line of at most `limit` characters, control characters as escapes. No word is cut that may be a secret, which
-    would no more be found."""
-    most = 4 * limit  # of which white space may leave little
+    """One line of at most `limit` characters, with control characters escaped. Cuts between words, because half of a
+    secret could no longer be found."""
+    most = 4 * limit  # much of it may be white space
     if isinstance(text, bytes):
         text = text[: 4 * (most + 1)].decode(errors="replace")
     line = visible(whole_characters(" ".join(text[:most].split())))
@@ -77,13 +78,13 @@ def shorten(text: str | bytes, limit: int = MAX_CHARS) -> str:
 
 
 def is_no_speech(secret: str) -> bool:
-    """Whether a secret is nothing that somebody says: `EMPTY`, or the word of a header, is no reason to take a word out
-    of a transcript, whose word error rate would be false."""
+    """Whether a secret cannot be an ordinary spoken word. Removing `EMPTY` or a header's word from a transcript would
+    falsify its word error rate."""
     return len(secret) >= MIN_SECRET and not secret.isalpha()
 
 
 def striker(secrets: Iterable[str]) -> Callable[[str], str]:
-    """What strikes secrets out of a text: as they are, and as URLs, JSON, HTML and base64 write them."""
+    """A function that replaces secrets in a text, also as encoded in URLs, JSON, HTML and base64."""
     forms = sorted({form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True)
     if not forms:
         return str
@@ -92,17 +93,17 @@ def striker(secrets: Iterable[str]) -> Callable[[str], str]:
 
 
 class Intake:
-    """Takes in text from outside: what a server or a proxy writes in a header, a field, an event or a reason. All of it
-    comes this way before it is kept or shown."""
+    """Cleans text from a server or proxy: headers, fields, events, reasons. All such text passes through here before it
+    is kept or shown."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known = [*secrets]
         self._strike = striker(known)
         self.speech = striker(filter(is_no_speech, known))
-        """The same for a transcript, which is kept as it came, and in which no word of speech may be missing."""
+        """Removes secrets from a transcript, except those that could be spoken words."""
 
     def line(self, text: str, limit: int = MAX_CHARS // 4) -> str:
-        """One line of at most `limit` characters, without secrets, control characters as escapes."""
+        """One line of at most `limit` characters, without secrets, with control characters escaped."""
         return shorten(self._strike(text[:MOST_CHARS]), limit)
 
 
@@ -114,10 +115,10 @@ def _forms(secret: str) -> Iterator[str]:
         yield quoted
         yield re.sub("%..", lambda byte: byte[0].lower(), quoted)
     data = secret.encode()
-    for offset in range(3):  # as it is written depends on how many bytes of something else come before it
+    for offset in range(3):  # the encoding depends on the number of bytes before it
         if len(data) <= offset + 3:
             continue
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            # Without the characters that hold bits of what is before and behind.
+            # Without the characters that also encode neighbouring bytes.
             whole = encode(bytes(offset) + data).decode().rstrip("=")
             yield whole[-(-offset * 8 // 6) : len(whole) - bool((offset + len(data)) % 3)]

@@ -1,4 +1,4 @@
-"""Calls that would hold the event loop, made in a thread of its pool."""
+"""Run blocking calls in gevent's thread pool."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def in_thread(call: Callable[..., T], *words: object) -> T:
-    """Make a call in a thread while this greenlet waits, and return or raise what it does."""
+    """Make a call in a thread while this greenlet waits. Returns its result or raises its exception."""
 
     def settled() -> T | Exception:
-        # gevent prints the traceback of what a thread raises, whoever catches it then.
+        # gevent prints the traceback of an exception raised in a thread, even if it is caught later.
         try:
             return call(*words)
         except Exception as error:

@@ -6,6 +6,6 @@ real recogniser (`moonshine`) or text on a fixed schedule (`scripted`). Either c
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 (pip and make say so too; not so a script that another Python runs)
-    print(f"error: Python 3.11 or newer is needed, and this is {sys.version.split()[0]}", file=sys.stderr)
+if sys.version_info < (3, 11):  # noqa: UP036 (pip and make check this too, but another Python can run a script)
+    print(f"error: asr-load needs Python 3.11 or newer, but this is {sys.version.split()[0]}", file=sys.stderr)
     sys.exit(2)

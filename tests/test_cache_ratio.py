@@ -75,7 +75,7 @@ def test_unique_option_determines_which_bytes_repeat(unique: str, kinds: int, of
         (["--slo", "nonsense:p50:1"], "the metric 'nonsense' is unknown"),
         (["--no-such-option", "3"], "there is no option --no-such-option"),
         (["--results", "old"], "--results old already holds a run"),
-        (["--repeats", "0"], "--repeats takes a whole number from 1 to 100"),
+        (["--repeats", "0"], "--repeats must be a whole number from 1 to 100"),
         (["--audio-format", "flac"], "is flac, and --unique dither flips bits of WAV"),
         (
             ["--audio-format", "opus", "--unique", "none", "--api", "chat-input-audio"],

@@ -97,7 +97,7 @@ def test_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     reading = threading.Thread(target=read, daemon=True)
     reading.start()
     reading.join(PATIENCE_S)
-    assert refused == ["it is no regular file"]
+    assert refused == ["not a regular file"]
 
 
 DEEP = b'{"other":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -109,16 +109,16 @@ def with_fields(**fields: Any) -> Callable[[bytes], bytes]:
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [  # a string is the target of a link that replaces the file
-        ("run.json", "/dev/null", "it is no regular file"),
-        ("records.jsonl", "/dev/null", "it is no regular file"),
-        ("worker-000.jsonl", "/dev/null", "it is no regular file"),
-        ("capacity.json", "/dev/null", "it is no regular file"),
+    [  # a path: the file is a link to it
+        ("run.json", "/dev/null", "not a regular file"),
+        ("records.jsonl", "/dev/null", "not a regular file"),
+        ("worker-000.jsonl", "/dev/null", "not a regular file"),
+        ("capacity.json", "/dev/null", "not a regular file"),
         ("records.jsonl", lambda data: data.replace(b"{", b"{\xff"), "line 1: not a record"),
         ("records.jsonl", lambda _: DEEP + b"\n", "line 1: not a record"),
-        ("run.json", lambda _: DEEP, "is not what a run writes"),
-        ("capacity.json", lambda _: DEEP, "is not what a search writes"),
-        ("run.json", lambda data: data.replace(b'"http:', b'"\xff:'), "is not what a run writes"),
+        ("run.json", lambda _: DEEP, "is not the output of a run"),
+        ("capacity.json", lambda _: DEEP, "is not the output of a search"),
+        ("run.json", lambda data: data.replace(b'"http:', b'"\xff:'), "is not the output of a run"),
         ("run.json", with_fields(began_at=1e300), "$.began_at"),
         ("run.json", with_fields(trim_start=-1e300), "$.trim_start"),
         ("run.json", with_fields(data_clips=0), "$.data_clips"),

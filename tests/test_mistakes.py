@@ -363,7 +363,7 @@ def test_old_python_is_refused(code: str) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == "error: Python 3.11 or newer is needed, and this is 3.10.12\n"
+    assert done.stderr == "error: asr-load needs Python 3.11 or newer, but this is 3.10.12\n"
 
 
 @pytest.mark.parametrize("missing", ["uvicorn", "starlette", "onnxruntime"])

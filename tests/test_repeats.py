@@ -36,7 +36,7 @@ def test_repeats_option_is_removed_from_the_command(words: list[str], times: int
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "1000", ""])
 def test_invalid_number_of_repeats_is_refused(value: str) -> None:
-    with pytest.raises(InputError, match="--repeats takes a whole number"):
+    with pytest.raises(InputError, match="--repeats must be a whole number"):
         take_repeats(["--repeats", value])
 
 

@@ -204,7 +204,7 @@ def test_report_command_writes_pages_with_slices(
     assert (folders[1] / "report.html").read_text() == page
     monkeypatch.setattr("sys.argv", ["report.py", str(folders[0]), "--slice", "soon"])
     assert main() == 2
-    assert "--slice takes a time like 60s" in capsys.readouterr().err
+    assert "--slice must be a time such as 60s" in capsys.readouterr().err
 
 
 def test_truncated_records_file_is_read_and_a_broken_one_refused(tmp_path: Path) -> None:

@@ -271,8 +271,8 @@ def test_signal_at_any_moment_of_any_command(
         nothing_is_lost(life, server)
     assert fits, (code, said)
     if code == 128 + stop:
-        (line,) = [line for line in said.splitlines() if re.search("stopped|: the test ends|: the workers", line)]
-        # A command that becomes another process passes the signal on as SIGTERM.
+        (line,) = [line for line in said.splitlines() if re.search("stopped|: the test ends|: stopping", line)]
+        # What becomes another process passes its signal on as SIGTERM.
         assert stop.name in line or "is not complete" in line or command == "repeats"
 
 
@@ -387,7 +387,7 @@ def test_idle_workers_end_with_the_command_that_forked_them(clips: Path, tmp_pat
     finally:
         master.kill()
     assert (code, left) == (128 + stop, []), life.said
-    assert f"{stop.name}: the workers of this command end" in life.said
+    assert f"{stop.name}: stopping the workers of this command" in life.said
     assert "Traceback" not in life.said
 
 

@@ -134,7 +134,7 @@ def test_out_of_memory_gives_a_one_line_error(capsys: pytest.CaptureFixture[str]
         raise MemoryError
 
     assert main() == 2
-    assert capsys.readouterr().err == "error: there is not enough memory for this\n"
+    assert capsys.readouterr().err == "error: out of memory\n"
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_prepared_folder_is_only_read_from_regular_files(clips: Path, tmp_path: 
     file = next((tmp_path / "data").glob(name))
     file.unlink()
     file.symlink_to("/dev/null")
-    with pytest.raises(InputError, match="it is no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         Shards(tmp_path / "data")
 
 
