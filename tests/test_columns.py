@@ -105,7 +105,7 @@ def test_unused_columns_that_look_like_times_are_warned_about_once(long: Path, t
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 1
-    assert "columns that look like times are not used: 'from', 'time_to'. Each row is its whole file" in warnings[0]
+    assert "look like times but are not used: 'from', 'time_to'. Each row is sent as its whole file" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_file_that_already_is_the_segment_is_not_cut_again(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("times", "said"),
     [
-        ({"start": "soon", "end": 2}, "row 1: start 'soon' is not a time: it takes seconds, or hours:minutes:seconds"),
+        ({"start": "soon", "end": 2}, "row 1: start 'soon' is not a time: use seconds or hours:minutes:seconds"),
         ({"start": 2, "end": -1}, "row 1: end -1 is not a time"),
-        ({"start": 2.0, "end": 1.0}, "row 1: start 2.0 and end 1.0: a part of a file has at least 0.01 s"),
-        ({"offset": 2.0, "duration": 0}, "row 1: offset 2.0 and duration 0: a part of a file has at least 0.01 s"),
+        ({"start": 2.0, "end": 1.0}, "row 1: start 2.0 and end 1.0: a segment must be at least 0.01 s long"),
+        ({"offset": 2.0, "duration": 0}, "row 1: offset 2.0 and duration 0: a segment must be at least 0.01 s long"),
     ],
 )
 def test_invalid_times_are_rejected_with_their_row(long: Path, times: dict[str, Any], said: str) -> None:

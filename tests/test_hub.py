@@ -147,7 +147,7 @@ def test_refused_access_names_hf_token(
     done = prepare(there, tmp_path / "out", name)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "set HF_TOKEN to the token of an account that may read it" in line
+    assert "set HF_TOKEN to a token with access" in line
     assert "Traceback" not in done.stderr
 
 
@@ -156,7 +156,7 @@ def test_refused_file_of_a_row_is_not_reported_as_missing(there: Hub, tmp_path: 
     done = prepare(there, tmp_path / "out", "owner/paths", "--split", "test", "--limit", "1")
     there.refuses_files.clear()
     assert done.returncode == 2
-    assert "cannot be fetched: access is refused: set HF_TOKEN" in done.stderr
+    assert "cannot be downloaded: access refused: set HF_TOKEN" in done.stderr
 
 
 def test_tar_shards_of_a_hub_are_read(there: Hub, tmp_path: Path) -> None:

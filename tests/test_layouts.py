@@ -209,9 +209,9 @@ def test_broken_tables_are_rejected_with_their_line(tmp_path: Path) -> None:
     assert "t.csv, line 2: field larger than field limit" in refusal(tmp_path)
     file.unlink()
     (tmp_path / "t.jsonl").write_text('{"path": "a.wav", "text": ["a", "b"]}\n')
-    assert "row 1: 'text' is no text" in refusal(tmp_path)
+    assert "row 1: the column 'text' does not hold text" in refusal(tmp_path)
     (tmp_path / "t.jsonl").write_text('{"path": 5}\n')
-    assert "row 1: '5' is no audio" in refusal(tmp_path)
+    assert "row 1: '5' is not audio" in refusal(tmp_path)
 
 
 def test_detected_columns_are_reported(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_detected_columns_are_reported(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("file_name,words\na.wav,said\n")
     notes = open_source(DatasetSpec(str(tmp_path))).notes
     assert notes == [
-        "no column of text among file_name, words: no WER (--text-column)",
+        "no text column among file_name, words, so no WER; set --text-column to change this",
         "audio from the column 'file_name'",
     ]
     assert texts(tmp_path, text_column="words") == {"a": "said"}
@@ -284,7 +284,7 @@ def test_base64_audio_in_json_is_read(tmp_path: Path) -> None:
     for cell, said in (
         ({"bytes": "no base64!"}, "bytes that are not base64"),
         ({"array": [0.1, 0.2]}, "samples without a sampling_rate"),
-        ({"array": ["x"], "sampling_rate": 16000}, "samples that are none"),
+        ({"array": ["x"], "sampling_rate": 16000}, "malformed samples"),
         ([[[1.0]]], "samples"),
     ):
         (tmp_path / "m.jsonl").write_text(json.dumps({"audio": cell}) + "\n")
@@ -308,7 +308,7 @@ def test_audio_urls_in_rows_are_fetched(tmp_path: Path) -> None:
     server.shutdown()
     server.server_close()
     for name in ("m.jsonl", "m.parquet"):
-        assert f"row 1: {url}/a.wav cannot be fetched" in refusal(tmp_path / name, allow_outside=True)
+        assert f"row 1: {url}/a.wav cannot be downloaded" in refusal(tmp_path / name, allow_outside=True)
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -402,7 +402,7 @@ def test_parquet_rows_are_read_like_table_rows(tmp_path: Path) -> None:
     (row,) = open_source(DatasetSpec(str(tmp_path / "rows.parquet"))).rows(None)
     assert (row.offset_s, row.length_s) == (0.0, None)
     pq.write_table(pa.Table.from_pylist([{"audio": "long.wav", "text": ["a", "b"]}]), tmp_path / "rows.parquet")
-    assert "row 1: 'text' is no text" in refusal(tmp_path / "rows.parquet")
+    assert "row 1: the column 'text' does not hold text" in refusal(tmp_path / "rows.parquet")
 
 
 def test_system_errors_give_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

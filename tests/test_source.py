@@ -90,7 +90,7 @@ def test_origin_depends_on_the_rows_and_not_on_the_path(tmp_path: Path) -> None:
 def test_invalid_data_set_gives_an_error_with_a_cure(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.1})
     assert "no such file" in error("../not/here")
-    assert "no column 'speech' for the text; there are: file, text" in error(folder, text_column="speech")
+    assert "no text column 'speech'; the columns are file, text" in error(folder, text_column="speech")
     assert "leave --subset clean out" in error(folder, subset="clean")
     assert "no column 'split'" in error(folder, split="test")
     (folder / "manifest.jsonl").write_text('{"file": "a.wav"}\nnot json\n')
@@ -206,7 +206,7 @@ def test_nemo_manifest_with_segments(tmp_path: Path, name: str) -> None:
         ]
     for bad in (-1, "soon", "nan"):
         (tmp_path / name).write_text(json.dumps({"audio_filepath": "long.wav", "offset": bad}) + "\n")
-        assert f"row 1: offset {bad!r} is not a time: it takes seconds" in error(tmp_path)
+        assert f"row 1: offset {bad!r} is not a time: use seconds" in error(tmp_path)
 
 
 def test_another_segment_changes_the_origin(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_urls_need_allow_outside(
     monkeypatch.setattr(f"asr_load.audio.{'folder' if written is as_manifest else 'hub'}.fetch", asked.append)
     dataset = written(tmp_path, url)
     said = refused(dataset)
-    assert "is an address: a data set may name what is elsewhere with --allow-outside alone" in said
+    assert "is a URL outside of the data set; to allow this, add --allow-outside" in said
     assert "pw" not in said
     assert "token" not in said
     assert not asked
@@ -125,7 +125,7 @@ def test_urls_need_allow_outside(
 def test_too_large_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "MAX_CELL_BYTES", 1000)
     pq.write_table(pa.Table.from_pylist([{"audio": wav(1.0), "text": "it"}]), tmp_path / "rows.parquet")
-    assert "of audio in a row: more than 0 MB must be in a file of its own" in refused(tmp_path / "rows.parquet")
+    assert "of audio in a row: store recordings over 0 MB in separate files" in refused(tmp_path / "rows.parquet")
 
 
 def test_out_of_memory_gives_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Columns of tables of recordings, by the names that people give them: audio, text, and times within a file."""
+"""Recognize the columns of a table of recordings by their names: audio, text, and times within a file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ AUDIO_COLUMNS = (
     *("wav_path", "wav_file", "wav_filename", "wav_file_name", "wav_filepath", "wav_file_path"),
     *("audio_url", "audio_uri", "url", "uri"),
 )
-"""As `normal` has them, in the order of preference."""
+"""Column names in the form of `normal`, in order of preference."""
 
 _ROLES = {
     "begin": ("start", "begin", "beg", "tstart", "tbegin", "xmin", "tmin", "onset", "offset"),
     "end": ("end", "stop", "tend", "xmax", "tmax"),
     "length": ("duration", "dur", "length"),
 }
-"""What a column of times tells of a row's part of its file, by the word that its name is built on, in the order of
-preference. NeMo has offset and duration; xmin and xmax are Praat's."""
+"""What a time column states about a row's segment of its file, by the main word of its name, in order of preference.
+NeMo has offset and duration; xmin and xmax are Praat's."""
 
 _WORDS = {word: (role, rank) for role, words in _ROLES.items() for rank, word in enumerate(words)}
 _UNITS = {
@@ -39,37 +39,37 @@ _UNITS = {
 }
 _TIMES = {"time", "times", "timestamp", "timestamps", "ts"}
 _FILLERS = _TIMES | {"t", "in", "audio", "segment", "seg", "clip", "utterance", "utt", "speech"}
-"""Words that change nothing of what a name means: `segment_start_time` is `start`."""
+"""Words that do not change a name's meaning: `segment_start_time` is `start`."""
 
 _LIKE_TIMES = {*_TIMES, *_ROLES["begin"], *_ROLES["end"], "from", "to", "starts", "ends", "t0", "t1"}
 _JOINED = re.compile(rf"({'|'.join(_WORDS)})({'|'.join((*_TIMES, *_UNITS))})")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:[.,]\d+)?)")
 _DATE = re.compile(r"(\d{4}-\d\d?-\d\d?|\d\d?[./-]\d\d?[./-]\d{2,4})(?!\d)")
 _EPOCH_S = 1e9
-"""From here on a number is a date, in seconds since the epoch, and no time within a file."""
+"""Numbers from here on are dates in seconds since the epoch, not times within a file."""
 
 
 def normal(name: str) -> str:
-    """A column's name as the tables here have it: `File Name`, `fileName` and `file-name` are `file_name`."""
+    """A column's name in snake case: `File Name`, `fileName` and `file-name` become `file_name`."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[\W_]+", "_", spaced.lower()).strip("_")
 
 
 def names_audio(columns: Iterable[str]) -> bool:
-    """Whether any of the columns is known to hold audio."""
+    """Whether any of the names is that of an audio column."""
     return any(normal(name) in AUDIO_COLUMNS for name in columns)
 
 
 def no_text(columns: list[str]) -> str:
-    """The note on a data set in which no column is known to hold transcripts."""
-    return f"no column of text among {', '.join(columns)}: no WER (--text-column)"
+    """The note on a data set without a known text column."""
+    return f"no text column among {', '.join(columns)}, so no WER; set --text-column to change this"
 
 
 def pick_column(wanted: str | None, known: tuple[str, ...], present: list[str], what: str) -> str | None:
-    """The column that was named, else the first of the known ones that is there. Raises InputError on a wrong name."""
+    """The wanted column, else the first known one that is present. Raises InputError if the wanted one is missing."""
     if wanted is not None:
         if wanted not in present:
-            raise InputError(f"there is no column {wanted!r} for the {what}; there are: {', '.join(present)}")
+            raise InputError(f"there is no {what} column {wanted!r}; the columns are {', '.join(present)}")
         return wanted
     there = {normal(name): name for name in reversed(present)}
     return next((there[name] for name in known if name in there), None)
@@ -77,7 +77,7 @@ def pick_column(wanted: str | None, known: tuple[str, ...], present: list[str], 
 
 @dataclass(frozen=True)
 class _Times:
-    """A column of times: what it tells, how usual its name is (0: most), and how many seconds its unit has."""
+    """A time column: its role, the rank of its name (0: preferred), and its unit in seconds."""
 
     name: str
     role: str
@@ -85,19 +85,19 @@ class _Times:
     unit_s: float
 
     def of(self, row: Mapping[str, Any]) -> float | None:
-        """The seconds of a row; None where it says nothing. Raises InputError on what is no time."""
+        """The time of a row, in seconds; None for an empty cell. Raises InputError for a malformed time."""
         value = row.get(self.name)
         if _is_missing(value):
             return None
         seconds = _seconds(value, self.unit_s)
         if seconds is None:
-            raise InputError(f"{self.name} {value!r} is not a time: it takes seconds, or hours:minutes:seconds")
+            raise InputError(f"{self.name} {value!r} is not a time: use seconds or hours:minutes:seconds")
         return seconds
 
 
 @dataclass(frozen=True)
 class SegmentColumns:
-    """The columns that say which part of its file a row is. Without `end` and `length`, it goes to the file's end."""
+    """The columns that define a row's segment of its file. Without `end` and `length`, it extends to the file's end."""
 
     begin: _Times
     end: _Times | None
@@ -108,12 +108,12 @@ class SegmentColumns:
         return [column.name for column in (self.begin, self.end, self.length) if column]
 
     def cut(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row is a part of its file: a date tells when it was recorded."""
+        """Whether the row is a segment of its file. A date in `begin` is the time of recording, not an offset."""
         value = row.get(self.begin.name)
         return not _is_missing(value) and not _is_date(value)
 
     def of(self, row: Mapping[str, Any]) -> tuple[float, float | None]:
-        """Where the row's part begins and how long it is, in seconds; None: to the end. Raises InputError."""
+        """Offset and length of the row's segment, in seconds (length None: to the end). Raises InputError."""
         begin_s = self.begin.of(row) if self.cut(row) else None
         if begin_s is None:
             return 0.0, None
@@ -122,14 +122,14 @@ class SegmentColumns:
             length_s = round(end_s - begin_s, 9)
         if length_s is not None and length_s < SHORTEST_S:
             said = " and ".join(f"{name} {row.get(name)!r}" for name in self.names)
-            raise InputError(f"{said}: a part of a file has at least {SHORTEST_S:g} s")
+            raise InputError(f"{said}: a segment must be at least {SHORTEST_S:g} s long")
         return begin_s, length_s
 
 
 @lru_cache
 def segment_columns(columns: tuple[str, ...]) -> SegmentColumns | None:
-    """Of these columns, those that say which part of its file a row is; None where none says where it begins. A
-    duration alone states how long the file is."""
+    """The columns that define a row's segment of its file; None if no column holds its start. A duration without a
+    start is the length of the file."""
     times = [parsed for name in columns if (parsed := _parse(name))]
 
     def first(role: str, but: _Times | None = None) -> _Times | None:
@@ -140,7 +140,7 @@ def segment_columns(columns: tuple[str, ...]) -> SegmentColumns | None:
     if begin is None:
         return None
     word = _ROLES["begin"][begin.rank]
-    if word == "onset" and end is None:  # it comes with an offset that is the end
+    if word == "onset" and end is None:  # next to an onset, the offset is the end
         end = first("begin", but=begin)
     if end is not None and word != "offset":
         length = None
@@ -148,8 +148,8 @@ def segment_columns(columns: tuple[str, ...]) -> SegmentColumns | None:
 
 
 def unused_times(row: Mapping[str, Any]) -> list[str]:
-    """The columns of a row that look like times within a file by name and value, and that `segment_columns` does not
-    understand."""
+    """The columns of a row that look like times within a file, by name and value, but that `segment_columns` does not
+    recognize."""
     understood = segment_columns(tuple(row)) is not None
 
     def looks_like_one(name: str) -> bool:
@@ -160,19 +160,19 @@ def unused_times(row: Mapping[str, Any]) -> list[str]:
 
 
 def warning_of(unused: Iterable[str]) -> list[str]:
-    """The warning that names these columns; none for none."""
+    """The warning about these unused columns; empty if there are none."""
     names = ", ".join(map(repr, dict.fromkeys(unused)))
     if not names:
         return []
     return [
-        f"columns that look like times are not used: {names}. Each row is its whole file. If rows are parts of files,"
-        " name the columns start and end, or offset and duration (in seconds; start_ms is in milliseconds)"
+        f"these columns look like times but are not used: {names}. Each row is sent as its whole file. If rows are"
+        " segments of files, name the columns start and end, or offset and duration (seconds; start_ms: milliseconds)"
     ]
 
 
 @lru_cache(4096)
 def _parse(name: str) -> _Times | None:
-    """What a column's name tells; None for one that is not built on a word of _ROLES."""
+    """The time column that a name describes; None if its main word is not in _ROLES."""
     words = normal(_JOINED.sub(r"\1_\2", normal(name))).split("_")
     units = [_UNITS[word] for word in words if word in _UNITS]
     rest = [word for word in words if word not in _UNITS and word not in _FILLERS]
@@ -182,7 +182,7 @@ def _parse(name: str) -> _Times | None:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a cell says nothing; pandas writes NaN there."""
+    """Whether a cell is empty; pandas writes NaN for that."""
     return value in (None, "") or (isinstance(value, float) and math.isnan(value))
 
 
@@ -192,7 +192,7 @@ def _is_date(value: Any) -> bool:
 
 
 def _seconds(value: Any, unit_s: float) -> float | None:
-    """A number from 0 up in a unit, or hours, minutes and seconds between colons, in seconds; None for all else."""
+    """Parse a non-negative number in units of `unit_s`, or h:m:s, to seconds; None for anything else."""
     if isinstance(value, bool):
         return None
     text = str(value).strip()

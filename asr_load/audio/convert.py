@@ -1,4 +1,4 @@
-"""From a recording to a clip: decode, mix down, resample, encode."""
+"""Convert a recording to a clip: decode, mix down, resample, encode."""
 
 from __future__ import annotations
 
@@ -23,40 +23,44 @@ from asr_load.audio.encode import encode
 from asr_load.audio.payload import DITHER_EVERY_S, DITHER_FIRST, DITHER_STEP, DITHERED
 
 NOT_SCORED = "ignore time segment in scoring"
-"""The text of segments that TED-LIUM and others leave out of their scores."""
+"""The text of segments that TED-LIUM and other corpora exclude from scoring."""
 
 SILENCE = 2.0**-10
 """Half the peak-to-peak amplitude below which a recording is silent: -60 dBFS (full scale is 1.0)."""
 
 SHORTEST_S = 0.01
-"""Length of the shortest clip that is kept, in seconds."""
+"""Minimum length of a clip, in seconds."""
 
 LONGEST_FRAMES = (2**31 - 1) // 4 * 3 // 2 - 22
-"""More than that in base64 does not fit into a column of Arrow's strings: fourteen hours at 16 kHz. Nor is more of a
-recording read that is cut into parts: FLAC of days of silence is a small file."""
+"""Maximum samples of a clip, fourteen hours at 16 kHz: the base64 of more does not fit into an Arrow string column. It
+also limits recordings that are cut into parts, because a small FLAC file can hold days of silence."""
 
 LOWEST_RATE, HIGHEST_RATE = 4000, 384_000
-"""Sample rates in Hz that speech is recorded with; another one is a broken header."""
+"""Range of plausible sample rates in Hz; others indicate a broken header."""
 
 CANCELLED = 0.1
-"""Share of the louder channel's energy below which the mean of all channels is what is left of opposite phases."""
+"""Channels cancel each other if their mean has less than this share of the loudest channel's energy."""
 
 BLOCK_FRAMES, UNKNOWN_FRAMES = 1 << 20, 1 << 40
-"""Read at once; and beyond the second, libsndfile does not know how long a file is."""
+"""Frames to read at once; and the frame count from which libsndfile does not know a file's length."""
 
 CUT_S = 0.1
-"""By which a file may differ in length from the part of a recording that was cut into it."""
+"""Tolerance, in seconds, between the length of a file and that of the segment it was cut from."""
 
 FRAME_S, QUIET = 0.020, 0.02
-"""Speech has ended with the last stretch of so many seconds whose amplitude is this share of the loudest one's."""
+"""Speech ends with the last frame of FRAME_S seconds that has at least the share QUIET of the loudest frame's
+amplitude."""
 
 HEADER_WORDS = 22
-"""The 44 bytes of a WAV's header, in 16-bit words."""
+"""Length of a WAV header in 16-bit words (44 bytes)."""
 
 
 def convert(recording: Recording, rules: Rules, note: Callable[[str], object] = lambda _: None) -> Iterator[Clip]:
-    """Decode, mix down, resample, cut and encode a recording: one clip or, one after the other, its parts, of which the
-    first has the text of all; `note` is called with what is to be said of it. Raises Skipped, before any."""
+    """Decode, mix down, resample, cut and encode a recording. Raises Skipped before the first clip.
+
+    Yields one clip, or the parts of a long recording, of which the first has the whole text. Calls `note` with each
+    note to report about the recording.
+    """
     if re.sub(r"[\W_]+", " ", recording.text).strip().lower() == NOT_SCORED:
         raise Skipped("not_scored")
     wav, sample_rate = _decode(recording, rules, note)
@@ -78,7 +82,7 @@ def _parts(recording: Recording, pcm: np.ndarray, sample_rate: int, rules: Rules
     spoken = [
         (first, last)
         for first, last in pairwise([0, *cuts(pcm, sample_rate, rules.chunk_long)])
-        # Silence between speeches is nothing to send.
+        # Do not send silence between speeches.
         if last - first >= SHORTEST_S * sample_rate and not _is_silent(pcm[first:last])
     ]
     for number, (first, last) in enumerate(spoken):
@@ -93,7 +97,7 @@ def _is_silent(pcm: np.ndarray) -> bool:
 
 
 def _clip(id: str, text: str, wav: np.ndarray, sample_rate: int, rules: Rules) -> Clip:
-    """A clip from 16-bit samples in `wav`, shape (HEADER_WORDS + n,), whose first words become the WAV header."""
+    """Make a clip of the 16-bit samples in `wav`, shape (HEADER_WORDS + n,); its first words become the WAV header."""
     pcm = wav[HEADER_WORDS:]
     wav[:HEADER_WORDS] = np.frombuffer(_header(len(pcm), sample_rate), dtype="<i2")
     audio = wav.data.cast("B") if rules.audio_format == "wav" else encode(pcm, sample_rate, rules.audio_format)
@@ -110,8 +114,8 @@ def _clip(id: str, text: str, wav: np.ndarray, sample_rate: int, rules: Rules) -
 
 
 def end_of_speech(pcm: np.ndarray, sample_rate: int) -> float:
-    """Of samples of shape (n,), n > 0: the second at which the last stretch ends that is not quiet beside the loudest
-    one."""
+    """The end of the last frame that is not quiet compared with the loudest one, in seconds. `pcm` has shape (n,),
+    n > 0."""
     frame = max(round(FRAME_S * sample_rate), 1)
     block = BLOCK_FRAMES // frame * frame
     energies = np.concatenate([_energies(pcm[first : first + block], frame) for first in range(0, len(pcm), block)])
@@ -120,15 +124,15 @@ def end_of_speech(pcm: np.ndarray, sample_rate: int) -> float:
 
 
 def _energies(pcm: np.ndarray, frame: int) -> np.ndarray:
-    """The mean squares of stretches of so many samples, the last of which may be shorter."""
+    """The mean squares of frames of `frame` samples; the last frame may be shorter."""
     starts = np.arange(0, len(pcm), frame)
     means: np.ndarray = np.add.reduceat(np.square(pcm, dtype=np.float64), starts) / np.diff([*starts, len(pcm)])
     return means
 
 
 def dither_places(pcm: np.ndarray, sample_rate: int) -> list[int]:
-    """Where in each second the DITHERED samples in a row begin that hold the most energy, of the places that base64
-    allows for. A last second that is too short for them has no place, unless it is the only one."""
+    """The start of the loudest run of DITHERED samples in each second, among the places that base64 allows. A last
+    second that is too short has no place, unless it is the only second."""
     places = []
     window = round(DITHER_EVERY_S * sample_rate)
     for begin in range(0, len(pcm), window):
@@ -142,8 +146,8 @@ def dither_places(pcm: np.ndarray, sample_rate: int) -> list[int]:
 
 
 def _decode(recording: Recording, rules: Rules, note: Callable[[str], object]) -> tuple[np.ndarray, int]:
-    """Samples as little-endian int16, mono, behind room for a WAV's header: shape (HEADER_WORDS + n,), n > 0; and their
-    rate in Hz. Raises Skipped."""
+    """Decode to mono little-endian int16 after room for a WAV header, shape (HEADER_WORDS + n,), n > 0. Returns the
+    samples and their rate in Hz. Raises Skipped."""
     audio = recording.audio
     if audio is None or (isinstance(audio, Path) and not is_file(audio)):
         raise Skipped("no_audio")
@@ -156,7 +160,7 @@ def _decode(recording: Recording, rules: Rules, note: Callable[[str], object]) -
             note(CHANNELS_CANCEL)
             wav, rate = _read(audio, recording, rules, _Mix(mix.loudest))
     except (soundfile.SoundFileError, RuntimeError, MemoryError, OverflowError, ValueError) as error:
-        # Too little memory is what a broken header that claims a month of audio ends in.
+        # MemoryError: a broken header may claim a month of audio.
         raise Skipped("undecodable") from error
     if len(wav) == HEADER_WORDS:
         raise Skipped("empty")
@@ -166,17 +170,17 @@ def _decode(recording: Recording, rules: Rules, note: Callable[[str], object]) -
 class _File(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
     @property
     def known(self) -> bool:
-        """Whether it knows its length: FLAC from a pipe does not."""
+        """Whether the file's length is known: FLAC from a pipe does not state it."""
         known: bool = 0 < self.frames < UNKNOWN_FRAMES
         return known
 
     def seekable(self) -> bool:
-        # soundfile sets a file that can be to where it has read to, and for libsndfile there is no such place then.
+        # soundfile seeks in seekable files after each read, which libsndfile cannot do without a known length.
         return self.known and bool(super().seekable())
 
 
 class _Mix:
-    """One channel out of many: the mean, or the one that is named."""
+    """Mixes channels down to one: their mean, or the given channel."""
 
     def __init__(self, channel: int | None = None) -> None:
         self._channel = channel
@@ -184,7 +188,7 @@ class _Mix:
         self._of_mean = 0.0
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """Shape (n, channels) to (n,)."""
+        """Mix samples of shape (n, channels) to (n,)."""
         if samples.shape[1] == 1:
             return samples[:, 0]
         if self._channel is not None:
@@ -200,19 +204,19 @@ class _Mix:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the mean is what is left of opposite phases. A voice on one side alone has a quarter of its energy in
-        it."""
+        """Whether the channels cancel each other in the mean. A voice on one of two channels keeps a quarter of its
+        energy."""
         return self._of_mean < CANCELLED * float(self._energies[self.loudest])
 
 
 def _read(audio: bytes | Path, recording: Recording, rules: Rules, mix: _Mix) -> tuple[np.ndarray, int]:
-    """What _decode returns, n >= 0: a block after the other, as an hour in float32 is a gigabyte."""
+    """Decode like `_decode`, n >= 0, block by block: several channels of an hour in float32 would take a gigabyte."""
     with _open(audio) as file:
         rate = file.samplerate
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise Skipped("undecodable")
         frames = _frames(file, recording, rules)
-        # 16-bit mono is taken as it is, to its place: the copies would cost a tenth of the decoding.
+        # Read 16-bit mono directly into its place: copies would cost a tenth of the decoding time.
         if file.subtype == "PCM_16" and file.channels == 1 and rules.sample_rate in (None, rate) and file.known:
             wav = np.empty(HEADER_WORDS + frames, dtype="<i2")
             return wav[: HEADER_WORDS + len(file.read(frames, out=wav[HEADER_WORDS:]))], rate
@@ -221,12 +225,12 @@ def _read(audio: bytes | Path, recording: Recording, rules: Rules, mix: _Mix) ->
         parts = [np.zeros(HEADER_WORDS, dtype="<i2")]
         last = False
         while not last:
-            # All else goes through float32, which holds 24 bits exactly.
+            # Everything else goes through float32, which represents 24 bits exactly.
             block = file.read(min(BLOCK_FRAMES, frames), dtype="float32", always_2d=True)
             if not np.isfinite(block).all():
                 raise Skipped("undecodable")
             frames -= len(block)
-            # A file that does not know its length has its end where it gives no more.
+            # A file of unknown length ends with an empty read.
             last = not frames or not len(block)
             samples = mix(block)
             if resample is not None:
@@ -236,7 +240,7 @@ def _read(audio: bytes | Path, recording: Recording, rules: Rules, mix: _Mix) ->
 
 
 def _frames(file: _File, recording: Recording, rules: Rules) -> int:
-    """How many frames to read at most, from where the file is set to. Raises Skipped."""
+    """Seek to the recording and return the maximum number of frames to read. Raises Skipped."""
     rate = file.samplerate
     if file.known and _is_segment(file.frames / rate, recording):
         recording = replace(recording, offset_s=0.0, length_s=None)
@@ -248,7 +252,7 @@ def _frames(file: _File, recording: Recording, rules: Rules) -> int:
     elif first:
         while first and (passed := len(file.read(min(BLOCK_FRAMES, first), dtype="float32"))):
             first -= passed
-    # One second past the limit is enough to know that it is too long: a day of audio must not fill memory.
+    # Reading one second past the limit shows that a file is too long, without holding a day of audio in memory.
     longest_s = LONGEST_FRAMES / (rules.sample_rate or rate)
     limits = [int((min(longest_s, rules.max_duration or longest_s) + 1) * rate)]
     if recording.length_s is not None:
@@ -259,8 +263,8 @@ def _frames(file: _File, recording: Recording, rules: Rules) -> int:
 
 
 def _is_segment(file_s: float, recording: Recording) -> bool:
-    """Whether a file of so many seconds is the recording's part already, and not what the part is to be cut out of: it
-    is as long as the part, which would end behind the file's end. Tables keep the times of the original so."""
+    """Whether the file is already cut to the recording's segment: it has the segment's length, and the segment would
+    end after the file's end. Some tables of cut files keep the times in the original."""
     length_s = recording.length_s
     return length_s is not None and abs(file_s - length_s) <= CUT_S and recording.offset_s + length_s > file_s + CUT_S
 
@@ -276,7 +280,7 @@ def _open(audio: bytes | Path) -> _File:
 
 
 def _unsaid_size(audio: bytes | Path) -> int:
-    """Where a WAV says that it has no samples though it has some, as one from a pipe does; 0 where it does not."""
+    """The position of the size field of a WAV that states no samples but has some, such as one from a pipe; else 0."""
     with audio.open("rb") if isinstance(audio, Path) else io.BytesIO(audio) as file:
         end = file.seek(0, io.SEEK_END)
         at = file.seek(len("RIFF....WAVE"))
@@ -284,7 +288,7 @@ def _unsaid_size(audio: bytes | Path) -> int:
             size = int.from_bytes(head[4:], "little")
             if head[:4] == b"data":
                 behind = file.read(8)
-                # A LIST behind it is no sound.
+                # A LIST chunk after it is not sound.
                 is_chunk = behind[:4].isalnum() and at + 16 + int.from_bytes(behind[4:], "little") <= end
                 return 0 if size or not behind or is_chunk else at + 4
             at = file.seek(at + 8 + size + size % 2)
@@ -292,7 +296,7 @@ def _unsaid_size(audio: bytes | Path) -> int:
 
 
 class _Endless(io.RawIOBase):
-    """A WAV that says to have more samples than there are: libsndfile reads it to its end."""
+    """Presents a WAV with the largest size field, so that libsndfile reads it to its end."""
 
     def __init__(self, audio: bytes | Path, size_at: int) -> None:
         self._file = audio.open("rb") if isinstance(audio, Path) else io.BytesIO(audio)
@@ -323,7 +327,7 @@ class _Endless(io.RawIOBase):
 
 def _header(frames: int, sample_rate: int) -> bytes:
     header = io.BytesIO()
-    file = wave.open(header, "wb")  # noqa: SIM115 (closing it would mend the header for the frames that it lacks)
+    file = wave.open(header, "wb")  # noqa: SIM115 (closing it would correct the header for the missing frames)
     file.setnchannels(1)
     file.setsampwidth(2)
     file.setframerate(sample_rate)

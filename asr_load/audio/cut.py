@@ -1,4 +1,4 @@
-"""Long recordings in parts, cut where it is quiet."""
+"""Cut long recordings into parts at quiet places."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 import numpy as np
 
 QUIET_S = 0.2
-"""The stretch in whose middle a recording is cut: the quietest one of the last third before a part is too long."""
+"""Length of the quiet stretch, in seconds. A cut is in the middle of the quietest stretch in the last third of a part's
+maximum length."""
 
 _PART = re.compile(r"(.*)~(\d{4,})-of-(\d{4,})", re.DOTALL)
 
@@ -18,13 +19,14 @@ def part_id(parent: str, number: int, of: int) -> str:
 
 
 def parent_of(id: str) -> tuple[str, int, int]:
-    """The recording that a clip is part of, its number there, and how many parts there are; a whole one is its only."""
+    """A clip's recording, part number and number of parts; a whole recording is part 0 of 1."""
     match = _PART.fullmatch(id)
     return (match[1], int(match[2]), int(match[3])) if match else (id, 0, 1)
 
 
 def cuts(pcm: np.ndarray, sample_rate: int, longest_s: float) -> list[int]:
-    """Where 16-bit samples, shape (n,), are cut so that no part is longer: the ends of all parts, n the last."""
+    """The ends of all parts of 16-bit samples, shape (n,), cut so that none is longer than `longest_s`; the last is
+    n."""
     most, quiet = int(longest_s * sample_rate), max(int(QUIET_S * sample_rate), 1)
     ends: list[int] = []
     begin = 0

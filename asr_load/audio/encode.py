@@ -1,4 +1,4 @@
-"""Speech in the formats that people upload: FLAC, MP3, Opus."""
+"""Encode speech as FLAC, MP3 or Opus."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import soundfile
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
-"""Sample rates in Hz that Opus takes (RFC 6716)."""
+"""Sample rates in Hz that Opus supports (RFC 6716)."""
 
 _SUBTYPES = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
 
 
 def encode(pcm: np.ndarray, sample_rate: int, audio_format: str) -> bytes:
-    """16-bit mono samples, shape (n,), as a file of an audio format. The same samples give the same bytes."""
+    """Encode 16-bit mono samples, shape (n,), as a file. The same samples give the same bytes."""
     format, subtype = _SUBTYPES[audio_format]
     file = io.BytesIO()
     soundfile.write(file, pcm, sample_rate, format=format, subtype=subtype)
@@ -22,8 +22,8 @@ def encode(pcm: np.ndarray, sample_rate: int, audio_format: str) -> bytes:
 
 
 def _renumbered(ogg: bytes) -> bytes:
-    """An Ogg stream with the serial number 1, in place of libsndfile's random one (RFC 3533: at byte 14 of each page;
-    the checksum is at 22, the counts of bytes from 27 on)."""
+    """Replace the random serial number of libsndfile's Ogg stream with 1 (RFC 3533: the serial number is at byte 14 of
+    each page, the checksum at 22, the segment sizes from 27 on)."""
     stream, at = bytearray(ogg), 0
     while at < len(stream):
         segments = stream[at + 26]
@@ -49,7 +49,7 @@ _CHECKSUMS = _table()
 
 
 def _checksum(page: bytes | bytearray) -> int:
-    """Ogg's: a CRC of 32 bits, which zlib's is not (it goes through the bits the other way)."""
+    """Ogg's CRC-32, which processes bits in the opposite order to zlib's."""
     value = 0
     for byte in page:
         value = (value << 8 & 0xFFFFFFFF) ^ _CHECKSUMS[value >> 24 ^ byte]
