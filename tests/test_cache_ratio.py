@@ -79,7 +79,7 @@ def test_unique_option_determines_which_bytes_repeat(unique: str, kinds: int, of
         (["--audio-format", "flac"], "is flac, and --unique dither flips bits of WAV"),
         (
             ["--audio-format", "opus", "--unique", "none", "--api", "chat-input-audio"],
-            "--api chat-input-audio takes wav and mp3 only, and --data is opus",
+            "--api chat-input-audio supports only wav and mp3, but --data has opus",
         ),
     ],
 )

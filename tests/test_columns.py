@@ -88,7 +88,9 @@ def test_columns_used_for_cutting_are_reported(long: Path) -> None:
     for table in ("t.csv", "rows.parquet"):
         found = source(write_table(long.parent / table, rows))
         assert len(found.notes) == 1
-        assert found.notes[0].endswith("text from the column 'text', parts of files from the columns 'start' and 'end'")
+        assert found.notes[0].endswith(
+            "text from the column 'text', segments of files from the columns 'start' and 'end'"
+        )
         assert found.warnings == []
         assert found.origin["segment_columns"] == ["start", "end"]
 

@@ -102,8 +102,8 @@ def test_dither_requires_wav(tmp_path: Path) -> None:
 def test_unsupported_format_is_refused_before_users_start(tmp_path: Path) -> None:
     clips = prepared(tmp_path / "set", "opus")
     for api, said in (
-        ("chat-input-audio", "takes wav and mp3 only, and --data is opus"),
-        ("realtime", "sends samples"),
+        ("chat-input-audio", "supports only wav and mp3, but --data has opus"),
+        ("realtime", "needs WAV clips"),
     ):
         done = run("http://127.0.0.1:9", clips, tmp_path / api, "-u", "1", "--api", api, "--unique", "none")
         assert done.code == 2

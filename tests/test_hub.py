@@ -100,7 +100,7 @@ def test_loading_script_falls_back_to_the_hubs_parquet(there: Hub, tmp_path: Pat
     out = tmp_path / "out"
     done = prepare(there, out, "owner/scripted", "--split", "test")
     assert done.returncode == 0, done.stderr
-    assert "note: owner/scripted has a loading script: took the hub's parquet (refs/convert/parquet)" in done.stderr
+    assert "note: owner/scripted has a loading script; using the hub's refs/convert/parquet" in done.stderr
     source = manifest(out)["source"]
     assert (manifest(out)["clips"], source["subset"], source["split"]) == (3, "clean", "test")
     assert (source["revision"], source["commit"]) == (None, COMMITS["refs/convert/parquet"])
@@ -108,7 +108,7 @@ def test_loading_script_falls_back_to_the_hubs_parquet(there: Hub, tmp_path: Pat
     assert again.returncode == 0
     asked = len(there.asked)
     other = prepare(there, tmp_path / "other", "owner/scripted", "--subset", "other", "--split", "test")
-    assert "note: refs/convert/parquet has the first 5 GB of it" in other.stderr
+    assert "note: refs/convert/parquet contains only the first 5 GB of the data set" in other.stderr
     assert manifest(tmp_path / "other")["clips"] == 2
     assert len(there.asked) > asked
     wrong = prepare(there, tmp_path / "wrong", "owner/scripted", "--subset", "third")
@@ -204,8 +204,8 @@ def test_named_data_sets_resolve(name: str) -> None:
 
 
 def test_unknown_named_data_set_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="there are preset:fleurs:ar, preset:fleurs:de"):
+    with pytest.raises(InputError, match="unknown preset; use preset:fleurs:ar, preset:fleurs:de"):
         resolve(DatasetSpec("preset:fleurs:xx"))
-    with pytest.raises(InputError, match="there are preset:librispeech-clean, "):
+    with pytest.raises(InputError, match="unknown preset; use preset:librispeech-clean, "):
         resolve(DatasetSpec("preset:nothing"))
     assert resolve(DatasetSpec("owner/plain")) == (DatasetSpec("owner/plain"), "en")

@@ -102,17 +102,17 @@ def test_kaldi_commands_are_not_run(tmp_path: Path) -> None:
         ("touch was-run; cat {file} |", "sox {file} -r 8000 -t wav - |", "'{file} |", "|")
     ):
         data = kaldi(tmp_path / str(number), segments=False, scp=command)
-        assert "call is the output of a command, and none is run" in refusal(data)
+        assert "call is the output of a command, and prepare runs none" in refusal(data)
     assert not list(tmp_path.rglob("was-run"))
 
 
 @pytest.mark.parametrize(
     ("segment", "said"),
     [
-        ("call-1 call 1.5 0.5", "ends at 0.5 s and begins at 1.5 s"),
+        ("call-1 call 1.5 0.5", "begins at 1.5 s and ends at 0.5 s"),
         ("call-1 call nan 2", "begins at nan s"),
-        ("call-1 call", "takes RECORDING BEGIN END"),
-        ("call-1 other 0 1", "is of 'other', which wav.scp does not have"),
+        ("call-1 call", "must have the form RECORDING BEGIN END"),
+        ("call-1 other 0 1", "refers to 'other', which is not in wav.scp"),
     ],
 )
 def test_invalid_kaldi_segments_are_rejected(tmp_path: Path, segment: str, said: str) -> None:
@@ -145,7 +145,7 @@ def test_splits_of_audio_files_without_a_manifest(tmp_path: Path) -> None:
     write(tmp_path / "train" / "y.wav")
     source = open_source(DatasetSpec(str(tmp_path), split="test"))
     assert [(row.id, row.text) for row in source.rows(None)] == [("x", "its text")]
-    assert source.notes == ["no manifest: the text of 1 of 1 files is in a .txt beside them"]
+    assert source.notes == ["no manifest; read the text of 1 of 1 files from the .txt next to each"]
     assert texts(tmp_path) == {"x": "its text", "y": ""}
     assert texts(tmp_path / "test" / "a" / "x.wav") == {"x": "its text"}
     assert "no split 'dev'; it has: test, train" in refusal(tmp_path, split="dev")
@@ -370,12 +370,12 @@ def test_files_that_need_ffmpeg_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda top: (top / "readme.txt").write_text("x"), "it has no files of audio, a manifest"),
+        (lambda top: (top / "readme.txt").write_text("x"), "have no audio files, manifest"),
         (lambda top: (top / "test.tar.gz").write_bytes(b"x"), "unpack test.tar.gz first"),
         (lambda top: (top / "state.json").write_text("{}"), "cannot be read"),
         (lambda top: (top / "x.arrow").write_bytes(b"x"), "cannot be read"),
         (lambda top: (top / "x.tar").write_bytes(b"x" * 600), "cannot be read"),
-        (lambda top: (top / "x.tar").write_bytes(bytes(10240)), "no column of audio"),
+        (lambda top: (top / "x.tar").write_bytes(bytes(10240)), "no audio column"),
     ],
 )
 def test_folders_without_a_data_set_are_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
@@ -384,10 +384,10 @@ def test_folders_without_a_data_set_are_refused(tmp_path: Path, make: Callable[[
 
 
 def test_files_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
-    for name, said in (("a.zip", "unpack it"), ("a.doc", "is no data set"), ("a.parquet", "cannot be read")):
+    for name, said in (("a.zip", "unpack it"), ("a.doc", "is not a data set"), ("a.parquet", "cannot be read")):
         (tmp_path / name).write_bytes(b"x" * 100)
         assert said in refusal(tmp_path / name)
-    assert "--text-column x out" in refusal(write(tmp_path / "a.wav"), text_column="x")
+    assert "remove --text-column x" in refusal(write(tmp_path / "a.wav"), text_column="x")
 
 
 def test_parquet_rows_are_read_like_table_rows(tmp_path: Path) -> None:

@@ -83,16 +83,16 @@ def test_omitted_fields_are_not_sent() -> None:
     )
     assert b"stream_include_usage" not in plain
     assert b'name="stream"' in plain
-    with pytest.raises(InputError, match="'stream' cannot be left out: it is what is measured"):
+    with pytest.raises(InputError, match="'stream' cannot be removed: the measurement needs it"):
         make_builder(BodyOptions("chat", "m", "p", 1, {"stream": None}))
-    with pytest.raises(InputError, match="'top_k' cannot be left out: this --api sends model, "):
+    with pytest.raises(InputError, match="'top_k' cannot be removed: this --api only sends model, "):
         make_builder(BodyOptions("chat", "m", "p", 1, {"top_k": None}))
 
 
 @pytest.mark.parametrize("kind", ["flac", "opus"])
 def test_input_audio_takes_only_wav_and_mp3(kind: str) -> None:
     options = BodyOptions("chat-input-audio", "m", "p", 1)
-    with pytest.raises(InputError, match=f"--api chat-input-audio takes wav and mp3 only, and --data is {kind}"):
+    with pytest.raises(InputError, match=f"--api chat-input-audio supports only wav and mp3, but --data has {kind}"):
         make_builder(options, kind)
     assert [make_builder(options, known)[1] for known in ("wav", "mp3")] == ["application/json"] * 2
 
@@ -144,7 +144,7 @@ def test_temperature_is_sent() -> None:
 
 def test_n_other_than_1_is_refused() -> None:
     assert body("chat", n=1)["n"] == 1
-    with pytest.raises(InputError, match="a request is measured by its one answer"):
+    with pytest.raises(InputError, match="a request must have exactly one response"):
         make_builder(BodyOptions("chat", "m", "p", 1, {"n": 2}))
 
 

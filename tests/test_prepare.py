@@ -266,7 +266,7 @@ def test_skip_reasons_are_printed_with_their_options(tmp_path: Path) -> None:
     assert done.returncode == 0
     said = "skipped 1 too_short (under 0.1 s; --min-duration), 2 undecodable (convert with ffmpeg)"
     assert done.stdout.splitlines()[-1].endswith(said)
-    assert done.stderr == "note: no manifest, and no .txt beside the audio: no transcripts, no WER\n"
+    assert done.stderr == "note: no manifest and no .txt next to the audio: no transcripts, so no WER\n"
 
 
 def test_long_clips_are_written_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +294,8 @@ def test_unreachable_hub_is_reported_quickly(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     first, last = done.stderr.splitlines()
-    assert first == "no folder asr_dat/mistyped here: asking the Hugging Face hub"
-    assert "there is no such folder here, and the Hugging Face hub cannot be reached" in last
+    assert first == "no local folder asr_dat/mistyped: looking for it on the Hugging Face hub"
+    assert "there is no such local folder, and the Hugging Face hub cannot be reached" in last
 
 
 def test_limit_within_a_parquet_file_gives_no_warning(tmp_path: Path) -> None:

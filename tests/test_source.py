@@ -91,18 +91,18 @@ def test_invalid_data_set_gives_an_error_with_a_cure(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.1})
     assert "no such file" in error("../not/here")
     assert "no text column 'speech'; the columns are file, text" in error(folder, text_column="speech")
-    assert "leave --subset clean out" in error(folder, subset="clean")
+    assert "remove --subset clean" in error(folder, subset="clean")
     assert "no column 'split'" in error(folder, split="test")
     (folder / "manifest.jsonl").write_text('{"file": "a.wav"}\nnot json\n')
     assert "line 2" in error(folder)
     (folder / "manifest.jsonl").write_text('{"sound": "a.wav"}\n')
-    assert "names no audio file" in error(folder)
+    assert "has no column named audio, " in error(folder)
     (folder / "manifest.jsonl").write_text("")
     assert "has no rows" in error(folder)
     (folder / "manifest.jsonl").write_bytes(b'{"file": "\xff.wav"}\n')
     assert "line 1" in error(folder)
     (tmp_path / "notes.txt").touch()
-    assert "is no data set" in error(tmp_path / "notes.txt")
+    assert "is not a data set" in error(tmp_path / "notes.txt")
 
 
 def test_ids_are_made_unique() -> None:

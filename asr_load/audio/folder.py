@@ -1,4 +1,4 @@
-"""A folder of audio on this machine, in any layout that people who work on speech keep theirs."""
+"""Read local folders of audio in the layouts common for speech data."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
 from asr_load.errors import InputError
 
 DATASETS_SUFFIXES = (".parquet", ".arrow", tar.SUFFIX)
-"""Of files that Hugging Face `datasets` keeps rows in."""
+"""Suffixes of files that Hugging Face `datasets` stores rows in."""
 
 ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 TRANSCRIPTS = ".trans.txt"
 
 ROWS_LOOKED_AT = 100
-"""Of a table, for columns that look like times."""
+"""Rows of a table to search for columns that look like times."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A recording whose audio, if that is no file, is still to be made out of a table's cell."""
+    """A recording. If `cell` is set, its audio is still to be made from that table cell."""
 
     recording: Recording
     cell: Any = None
     beside: dict[str, Any] | None = None
-    """The table's other columns, where `cell` says something."""
+    """The whole table row, if `cell` is set."""
 
 
 @dataclass
@@ -55,18 +55,17 @@ class _Found:
     audio_column: str | None = None
     text_column: str | None = None
     segment_columns: list[str] = field(default_factory=list)
-    """Those that say which parts of their files the rows are."""
+    """Columns that define the rows' segments of their files."""
     warnings: list[str] = field(default_factory=list)
     roots: Sequence[Path] = ()
-    """Other folders that its audio may lie in than the one that was named."""
+    """Folders, in addition to the data set's, in which its audio may be."""
 
 
 def open_folder(path: Path, spec: DatasetSpec) -> Source | None:
-    """The recordings of a folder, a manifest or one file of audio; None where only `datasets` can read it. Raises
-    InputError.
+    """Open a folder, a manifest or one audio file; returns None if only `datasets` can read it. Raises InputError.
 
-    Looked for in this order, in the folder itself and then in all below it: Kaldi's wav.scp, a manifest (SPLIT.*, as
-    Common Voice's test.tsv; manifest.*; metadata.*; the only one there is), LibriSpeech's *.trans.txt, files of audio.
+    Searches the folder and then its subfolders, in this order, for Kaldi's wav.scp, a manifest (SPLIT.*, such as Common
+    Voice's test.tsv; manifest.*; metadata.*; the only one there), LibriSpeech's *.trans.txt, and audio files.
     """
     if is_saved(path):
         return None
@@ -85,16 +84,16 @@ def open_folder(path: Path, spec: DatasetSpec) -> Source | None:
     if found is None:
         return None
     if spec.subset is not None:
-        raise InputError(f"{path} is a folder of audio: it has no subsets, leave --subset {spec.subset} out")
+        raise InputError(f"{path} is a folder of audio and has no subsets; remove --subset {spec.subset}")
     for asked, option in ((spec.audio_column, "audio"), (spec.text_column, "text")):
         if asked is not None and found.audio_column is None:
-            raise InputError(f"{path} has no table with columns: leave --{option}-column {asked} out")
+            raise InputError(f"{path} has no table with columns; remove --{option}-column {asked}")
     return _source(where, found, spec)
 
 
 def _walk(top: Path) -> dict[Path, list[Path]]:
-    """The folders from `top` down and the files of each, in the order of their names. Hidden ones are left out: macOS
-    writes a ._NAME.wav beside each file. Links are followed, and no folder is taken twice."""
+    """List the folders from `top` down with their files, sorted by name. Skips hidden files, because macOS writes a
+    ._NAME.wav next to each file. Follows links, but lists no folder twice."""
     folders: dict[Path, list[Path]] = {}
     seen = set()
     for name, below, files in os.walk(top, followlinks=True):
@@ -118,28 +117,29 @@ def _one_file(path: Path, spec: DatasetSpec) -> _Found | None:
     if suffix in DATASETS_SUFFIXES:
         return None
     if suffix in ARCHIVES:
-        raise InputError(f"{path} is an archive: unpack it, and name the folder")
+        raise InputError(f"{path} is an archive: unpack it, and give the folder as --dataset")
     raise InputError(
-        f"{path} is no data set: a folder, a manifest (.jsonl, .json, .csv, .tsv), a .parquet or .tar file or audio is"
+        f"{path} is not a data set: give a folder, a manifest (.jsonl, .json, .csv, .tsv), a .parquet or .tar file, or"
+        " an audio file"
     )
 
 
 def _in_split(top: Path, folders: list[Path], spec: DatasetSpec, also: Callable[[Path], str | None]) -> list[Path]:
-    """Those of the folders that belong to the split: a folder on the way has its name, or `also` says that it does.
-    Raises InputError, with the splits that there are."""
+    """The folders that belong to the split: those with the split's name in their path, and those for which `also`
+    returns it. Raises InputError, listing the splits."""
     if spec.split is None:
         return folders
     kept = [folder for folder in folders if spec.split in folder.relative_to(top).parts or also(folder) == spec.split]
     if not kept:
         parts = {folder.relative_to(top).parts for folder in folders}
         first = sorted({each[0] for each in parts if each})
-        has = f"it has: {', '.join(first)}" if first else f"it has none, leave --split {spec.split} out"
+        has = f"it has: {', '.join(first)}" if first else f"it has no splits; remove --split {spec.split}"
         raise InputError(f"{top} has no split {spec.split!r}; {has}")
     return kept
 
 
 def _manifests(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Found | None:
-    """Manifests of the topmost folders that have one each: of the folder itself, or of splits below it."""
+    """Read the manifest of the folder, or the manifests of the topmost subfolders that have one, such as splits."""
     chosen: dict[Path, Path] = {}
     for folder, files in folders.items():
         if not any(above in chosen for above in folder.parents):
@@ -156,8 +156,8 @@ def _manifests(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) ->
     for other, folder in zip(tables, kept, strict=True):
         if (other.audio_column, other.text_column) != (first.audio_column, first.text_column):
             raise InputError(
-                f"{chosen[kept[0]]} and {chosen[folder]} have their text or audio in different columns: name one of the"
-                " two files with --dataset"
+                f"{chosen[kept[0]]} and {chosen[folder]} have their text or audio in different columns: give one of the"
+                " two files as --dataset"
             )
     names = ", ".join(str(chosen[folder].relative_to(top)) for folder in kept[:3])
     more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
@@ -172,9 +172,9 @@ def _manifests(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) ->
 
 
 def _choose(folder: Path, files: list[Path], spec: DatasetSpec) -> Path | None:
-    """The manifest of a folder. Raises InputError if it could be several."""
+    """The manifest of a folder, if it has one. Raises InputError if several files could be the manifest."""
     found = [file for file in files if file.suffix.lower() != ".json" and is_manifest(file)]
-    # A table of speakers beside others is no manifest; one alone is, so that its wrong columns are said.
+    # Ignore a table of speakers next to a manifest. Take a single table, so that its wrong columns are reported.
     for stem in (spec.split, "manifest", "metadata"):
         named = [file for file in found if file.stem == stem]
         if len(named) == 1:
@@ -187,25 +187,25 @@ def _choose(folder: Path, files: list[Path], spec: DatasetSpec) -> Path | None:
         found = [file for file in files if file.stem not in clips and is_manifest(file)]
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:5]) + (", …" if len(found) > 5 else "")
-        raise InputError(f"{folder} holds several manifests ({names}): name one of them with --dataset or --split")
+        raise InputError(f"{folder} holds several manifests ({names}): choose one with --dataset or --split")
     return found[0] if found else None
 
 
 def _table(manifest: Path, spec: DatasetSpec, is_split: str | None) -> _Found:
-    """Rows of a manifest. Raises InputError if it cannot be read, names no audio, or lacks a named column."""
+    """Read the rows of a manifest. Raises InputError if it is unreadable, or lacks an audio or wanted column."""
     rows = read_rows(manifest)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     audio_column = pick_column(spec.audio_column, AUDIO_COLUMNS, columns, "audio")
     if audio_column is None:
         raise InputError(
-            f"{manifest} names no audio file: no column {', '.join(AUDIO_COLUMNS)}, but {', '.join(columns)};"
-            " name the right one with --audio-column"
+            f"{manifest} has no column named {', '.join(AUDIO_COLUMNS)}, but {', '.join(columns)};"
+            " choose the audio column with --audio-column"
         )
     text_column = pick_column(spec.text_column, TEXT_COLUMNS, columns, "text")
     notes = [] if text_column else [no_text(columns)]
     if spec.split is not None and spec.split != is_split:
         if "split" not in columns:
-            raise InputError(f"{manifest} has no column 'split', so --split {spec.split} says nothing: leave it out")
+            raise InputError(f"{manifest} has no column 'split', so --split {spec.split} has no effect; remove it")
         splits = sorted({str(row.get("split")) for row in rows})
         rows = [row for row in rows if row.get("split") == spec.split]
         if not rows:
@@ -229,7 +229,7 @@ def _table(manifest: Path, spec: DatasetSpec, is_split: str | None) -> _Found:
 
 
 def _in_tars(rows: list[_Row], names: list[str | None], folder: Path) -> list[_Row]:
-    """Rows whose files are not there, with those that the folder's tar files have, as in NeMo's tarred sets."""
+    """Find missing audio files in the folder's tar files, as in NeMo's tarred data sets."""
 
     def is_missing(row: _Row) -> bool:
         audio = row.recording.audio
@@ -250,7 +250,7 @@ def _of_row(manifest: Path, number: int, row: dict[str, Any], audio_column: str,
     name = file_name(cell)
     try:
         text, (offset_s, length_s) = text_of(row, text_column), segment_of(row, cell)
-        # Audio in the table itself waits for its turn, which takes memory.
+        # Audio inside the table is read when its row is converted, because it takes memory.
         audio = None if is_inside(cell) else find_audio(cell, row, manifest.parent)
     except InputError as error:
         raise InputError(f"{manifest}, row {number + 1}: {error}") from None
@@ -269,15 +269,15 @@ def _kaldi(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Fo
         return None
     kept = _in_split(top, found, spec, lambda folder: top.name if folder == top else None)
     rows = [_Row(recording) for folder in kept for recording in kaldi.read_folder(folder)]
-    # A recipe names its files from where it lies: the folder above its data/.
+    # A recipe's file names are relative to the recipe, which is in the folder above its data/.
     absolute = top.absolute()
     roots = [place.parent for place in (absolute, absolute.parent) if place.name == "data"]
     text = any(row.recording.text for row in rows)
-    return _Found(rows, ["Kaldi's wav.scp" + ("" if text else "; no file 'text' beside it: no WER")], roots=roots)
+    return _Found(rows, ["Kaldi's wav.scp" + ("" if text else " without a file 'text', so no WER")], roots=roots)
 
 
 def _transcripts(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Found | None:
-    """LibriSpeech: a file of `UTTERANCE TEXT` for each chapter, with the audio beside it."""
+    """Read LibriSpeech: each chapter has a file of `UTTERANCE TEXT` lines next to its audio."""
     found = [folder for folder, files in folders.items() if any(file.name.endswith(TRANSCRIPTS) for file in files)]
     if not found:
         return None
@@ -293,13 +293,13 @@ def _transcripts(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) 
 
 
 def _bare(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Found | None:
-    """Every file of audio, by name, with the text of the .txt file beside it, if there is one."""
+    """Read every audio file, by name, with the text of the .txt file next to it, if there is one."""
     with_audio = [folder for folder, files in folders.items() if any(file.suffix.lower() in SUFFIXES for file in files)]
     if not with_audio:
-        what = "files of audio, a manifest (.jsonl, .json, .csv, .tsv), Kaldi's wav.scp, parquet or tar files"
+        what = "audio files, manifest (.jsonl, .json, .csv, .tsv), Kaldi wav.scp, parquet or tar files"
         archive = next((file for files in folders.values() for file in files if file.suffix.lower() in ARCHIVES), None)
         also = f"; unpack {archive.name} first" if archive else ""
-        raise InputError(f"{top} is no data set: it has no {what}, nor has a folder below it{also}")
+        raise InputError(f"{top} is not a data set: it and its subfolders have no {what}{also}")
     kept = _in_split(top, with_audio, spec, lambda _: None)
     return _of_files(
         top, [file for folder in kept for file in folders[folder] if file.suffix.lower() in SUFFIXES], spec
@@ -308,14 +308,14 @@ def _bare(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Fou
 
 def _of_files(top: Path, files: list[Path], spec: DatasetSpec) -> _Found:
     if spec.split is not None and top.is_file():
-        raise InputError(f"{top} is one file: it has no splits, leave --split {spec.split} out")
+        raise InputError(f"{top} is one file and has no splits; remove --split {spec.split}")
     rows = []
     for file in files:
         beside = file.with_suffix(".txt")
         rows.append(_Row(Recording(file.stem, read_text(beside).strip() if is_file(beside) else "", file)))
     texts = sum(bool(row.recording.text) for row in rows)
-    notes = [f"no manifest: the text of {texts} of {len(rows)} files is in a .txt beside them"]
-    return _Found(rows, notes if texts else ["no manifest, and no .txt beside the audio: no transcripts, no WER"])
+    notes = [f"no manifest; read the text of {texts} of {len(rows)} files from the .txt next to each"]
+    return _Found(rows, notes if texts else ["no manifest and no .txt next to the audio: no transcripts, so no WER"])
 
 
 class _Rows:
@@ -345,7 +345,7 @@ class _Rows:
 
 
 def _source(folder: Path, found: _Found, spec: DatasetSpec) -> Source:
-    # The same wherever the folder lies, and another when a row or a file of it changes.
+    # The hash depends on the rows and the files' content, not on the folder's location.
     state = hashlib.sha256()
     archive = cache(fingerprint)
     for row in found.rows:

@@ -1,4 +1,4 @@
-"""What Hugging Face `datasets` reads: ids on the hub (streamed), and folders of parquet, Arrow and tar files here."""
+"""Read data sets with Hugging Face `datasets`: from the hub (streamed), and local parquet, Arrow and tar files."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ from asr_load.errors import InputError
 from asr_load.text import striker
 
 ROWS_AT_ONCE = 16
-"""Of a parquet file. `datasets` would take a whole row group, which is gigabytes where recordings are long."""
+"""Rows to read at once from a parquet file. By default `datasets` reads a whole row group, which is gigabytes if
+recordings are long."""
 
 ANSWER_S, RETRY_AFTER_S = 10.0, 1.0
-"""How long the hub may take to say whether it has a data set, and after how long it is asked once more."""
+"""Timeout of a request to the hub, and the pause before the only retry, in seconds."""
 
 
 def open_dataset(path: Path | None, spec: DatasetSpec) -> Source:
-    """Rows of a data set on disk (`path`) or, where that is None, on the hub. Raises InputError.
+    """Open a data set on disk (`path`) or, if `path` is None, on the hub. Raises InputError.
 
-    Everything is streamed, so that a few clips of a large corpus cost a few clips' download, and nothing is copied
-    into a cache. Audio is taken undecoded: neither torchcodec nor FFmpeg is needed.
+    Streams everything, so that a few clips of a large corpus cost only their own download, and copies nothing into a
+    cache. Reads audio undecoded, so that neither torchcodec nor FFmpeg is needed.
     """
     datasets.disable_progress_bars()
     if path is not None and spec.revision is not None:
-        raise InputError(f"--revision {spec.revision} is for the hub, and {path} is a file or folder here")
+        raise InputError(f"--revision {spec.revision} applies only to the hub, but {path} is a local file or folder")
     try:
         if path is not None:
             return _open_files(path, spec) if path.is_file() or is_saved(path) else _open_configured(path, spec, None)
@@ -53,35 +54,37 @@ def open_dataset(path: Path | None, spec: DatasetSpec) -> Source:
         if spec.revision == CONVERTED:
             return _open_converted(spec, [])
         if info is not None and _has_script(info):
-            return _open_converted(spec, [f"{spec.dataset} has a loading script: took the hub's parquet ({CONVERTED})"])
+            return _open_converted(spec, [f"{spec.dataset} has a loading script; using the hub's {CONVERTED}"])
         return _open_configured(None, spec, info.sha if info is not None else None)
     except InputError:
         raise
-    except Exception as error:  # of pyarrow, fsspec, YAML, scripts that it refuses: each has its own
+    except Exception as error:  # pyarrow, fsspec, YAML and refused scripts each raise different ones
         raise _cannot_be_read(spec.dataset, error) from error
 
 
 def _ask(name: str, revision: str | None) -> huggingface_hub.DatasetInfo | None:
-    """The hub's description of a data set; None offline. `datasets` asks too, after half a minute of tries. Raises
-    InputError where there is none."""
+    """The hub's description of a data set; None offline. Raises InputError if there is none.
+
+    Fails faster than `datasets`, which retries for half a minute.
+    """
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return None  # what it has kept of it is read
+        return None  # `datasets` reads its cached files
     for last in (False, True):
         try:
             return huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=ANSWER_S)
         except huggingface_hub.errors.RevisionNotFoundError as error:
             raise InputError(f"--dataset {name} has no revision {revision!r}") from error
         except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError) as error:
-            # It hides what one may not see.
+            # The hub hides data sets without access, so "not found" may mean that.
             cure = f" ({CURE})" if is_refused(error) else ""
             raise InputError(
-                f"--dataset {name}: there is no such folder here, and the Hugging Face hub says:"
+                f"--dataset {name}: there is no such local folder, and the Hugging Face hub responded:"
                 f" {_first_line(error)}{cure}"
             ) from error
-        except Exception as error:  # the network's, by whatever library it goes
+        except Exception as error:  # any network error, from any library
             if last:
                 raise InputError(
-                    f"--dataset {name}: there is no such folder here, and the Hugging Face hub cannot be reached"
+                    f"--dataset {name}: there is no such local folder, and the Hugging Face hub cannot be reached"
                     f" ({_first_line(error)})"
                 ) from error
             time.sleep(RETRY_AFTER_S)
@@ -89,13 +92,13 @@ def _ask(name: str, revision: str | None) -> huggingface_hub.DatasetInfo | None:
 
 
 def _has_script(info: huggingface_hub.DatasetInfo) -> bool:
-    """Whether a data set is read by a script of its name. `datasets` runs none from its fourth version on."""
+    """Whether a data set has a loading script, which `datasets` 4 and later do not run."""
     script = f"{info.id.rpartition('/')[2]}.py"
     return any(file.rfilename == script for file in info.siblings or ())
 
 
 def _open_configured(path: Path | None, spec: DatasetSpec, commit: str | None) -> Source:
-    """`commit`: of a data set on the hub, which stays the same while it is read; None offline and for a folder."""
+    """Open a data set by its configurations. `commit` pins a data set on the hub; None offline and for a folder."""
     name = spec.dataset if path is None else str(path)
     revision = commit or spec.revision
     configs: list[str] = datasets.get_dataset_config_names(name, revision=revision)
@@ -105,7 +108,7 @@ def _open_configured(path: Path | None, spec: DatasetSpec, commit: str | None) -
         return [str(split) for split in datasets.get_dataset_split_names(name, config, revision=revision)]
 
     def splits_of_tars(config: str) -> list[str]:
-        # `datasets` would read samples to find them out, and refuse those that differ.
+        # To list them, `datasets` would read samples, and refuse data sets whose samples differ.
         return list(map(str, datasets.load_dataset_builder(name, config, revision=revision).config.data_files or {}))
 
     in_tars = isinstance(datasets.load_dataset_builder(name, default or configs[0], revision=revision), WebDataset)
@@ -121,7 +124,7 @@ def _open_configured(path: Path | None, spec: DatasetSpec, commit: str | None) -
         if in_tars
         else [datasets.load_dataset(name, config, split=split, **words) for split in splits]
     )
-    # A hub file's name carries the commit.
+    # The name of a file on the hub contains the commit.
     state = [
         str(file) if path is None else (Path(file).name, fingerprint(Path(file)))
         for split in splits
@@ -134,26 +137,26 @@ def _open_configured(path: Path | None, spec: DatasetSpec, commit: str | None) -
 
 
 CONVERTED = "refs/convert/parquet"
-"""The branch of every data set on which the hub keeps what it made of it, as CONFIG/SPLIT/NUMBER.parquet."""
+"""The branch with the hub's own conversion of each data set, as CONFIG/SPLIT/NUMBER.parquet."""
 
 
 def _open_converted(spec: DatasetSpec, notes: list[str]) -> Source:
-    """The hub's own parquet files of a data set. Raises InputError where there are none."""
+    """Open the hub's parquet conversion of a data set. Raises InputError if there is none."""
     api = huggingface_hub.HfApi()
     try:
         commit = api.dataset_info(spec.dataset, revision=CONVERTED, timeout=ANSWER_S).sha
         files = api.list_repo_files(spec.dataset, repo_type="dataset", revision=commit)
     except huggingface_hub.errors.HfHubHTTPError as error:
         raise InputError(
-            f"--dataset {spec.dataset} has a loading script, which `datasets` does not run, and the hub has no"
-            f" {CONVERTED} of it: {_first_line(error)}"
+            f"--dataset {spec.dataset} has a loading script, which `datasets` does not run, and no parquet conversion"
+            f" ({CONVERTED}) on the hub: {_first_line(error)}"
         ) from error
     found: dict[str, dict[str, list[str]]] = {}
     for file in sorted(files):
         config, _, rest = file.partition("/")
         split, _, name = rest.partition("/")
         if name.endswith(".parquet"):
-            # Of a large one it keeps the first 5 GB, under this name.
+            # The hub converts only the first 5 GB of a large split, under this name.
             found.setdefault(config, {}).setdefault(split.removeprefix("partial-"), []).append(file)
     if not found:
         raise InputError(f"--dataset {spec.dataset}: {CONVERTED} holds no parquet files")
@@ -169,7 +172,7 @@ def _open_converted(spec: DatasetSpec, notes: list[str]) -> Source:
         for split in splits
     ]
     if any(file.split("/")[1].startswith("partial-") for split in splits for file in found[config][split]):
-        said.append(f"{CONVERTED} has the first 5 GB of it")
+        said.append(f"{CONVERTED} contains only the first 5 GB of the data set")
     state = [commit, *(file for split in splits for file in found[config][split])]
     which: dict[str, Any] = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
     which |= {"revision": spec.revision, "commit": commit}
@@ -184,16 +187,16 @@ def _choose(
     *,
     local: bool,
 ) -> tuple[str, list[str], list[str]]:
-    """The config, its splits, and what to tell the person about the choice. Raises InputError."""
+    """Choose a configuration and its splits. Returns them with notes for the user. Raises InputError."""
     if spec.subset is not None and spec.subset not in configs:
         raise InputError(f"{spec.dataset} has no subset {spec.subset!r}; it has: {', '.join(configs)}")
     default = spec.subset or usual or configs[0]
-    # The default first: a split that it has is taken from it, else from the first config that has it.
+    # Prefer the default configuration; otherwise take the first one that has the split.
     candidates = [default] if spec.subset else [default, *(config for config in configs if config != default)]
     if spec.split is None:
         splits = splits_of(default)
         if len(splits) > 1 and not local:
-            raise InputError(f"{spec.dataset} ({default}) has several splits: name one of {', '.join(splits)}")
+            raise InputError(f"{spec.dataset} ({default}) has several splits: set --split to {', '.join(splits)}")
         return default, splits, []
     seen = {}
     for config in candidates:
@@ -201,7 +204,7 @@ def _choose(
         if spec.split not in seen[config]:
             continue
         others = [other for other in configs if other != config]
-        chosen = f"no --subset was given: took {config!r}, which has the split {spec.split!r}; there are also: "
+        chosen = f"no --subset given: using {config!r}, which has the split {spec.split!r}; other subsets: "
         notes = [chosen + ", ".join(others)] if others and spec.subset is None else []
         return config, [spec.split], notes
     possible = "; ".join(f"{config}: {', '.join(splits)}" for config, splits in seen.items())
@@ -209,9 +212,9 @@ def _choose(
 
 
 def _open_files(path: Path, spec: DatasetSpec) -> Source:
-    """A parquet, Arrow or tar file, or a folder that save_to_disk wrote."""
+    """Open a parquet, Arrow or tar file, or a folder that save_to_disk wrote."""
     if spec.subset is not None:
-        raise InputError(f"{path} has no subsets: leave --subset {spec.subset} out")
+        raise InputError(f"{path} has no subsets; remove --subset {spec.subset}")
     if path.is_dir():
         saved = datasets.load_from_disk(str(path))
         by_split = saved if isinstance(saved, datasets.DatasetDict) else {"all": saved}
@@ -222,7 +225,7 @@ def _open_files(path: Path, spec: DatasetSpec) -> Source:
         state: list[Any] = [by_split[split]._fingerprint for split in chosen]
     else:
         if spec.split is not None:
-            raise InputError(f"{path} is one file: it has no splits, leave --split {spec.split} out")
+            raise InputError(f"{path} is one file and has no splits; remove --split {spec.split}")
         parts = [_open_file(path)]
         state = [path.name, fingerprint(path)]
     base = path if path.is_dir() else path.parent
@@ -242,12 +245,12 @@ def _digest(state: list[Any]) -> str:
 
 
 def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[str, Any], notes: list[str]) -> Source:
-    # Undecoded first: to know the columns may take a row.
+    # Turn off decoding first: finding the columns may read a row.
     parts = [part.decode(False) for part in parts]
     columns = list(parts[0].column_names or next(iter(parts[0]), {}))
     audio_column = pick_column(spec.audio_column, AUDIO_COLUMNS, columns, "audio")
     if audio_column is None:
-        raise InputError(f"no column of audio among {', '.join(columns) or 'none'}: name it with --audio-column")
+        raise InputError(f"no audio column among {', '.join(columns) or 'none'}: choose one with --audio-column")
     text_column = pick_column(spec.text_column, TEXT_COLUMNS, columns, "text")
     if text_column is None:
         notes.append(no_text(columns))
@@ -257,11 +260,11 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
         cell = row.get(audio_column)
         audio, name = find_audio(cell, row, base), file_name(cell)
         if base is None and isinstance(audio, Path) and not audio.is_absolute() and ".." not in audio.parts:
-            # A file of the data set's own repository, as Earnings22-Cleaned has them.
+            # A file in the data set's repository, as in Earnings22-Cleaned.
             revision = which["commit"] or spec.revision or "main"
             audio = Url(f"hf://datasets/{spec.dataset}@{revision}/{audio.as_posix()}")
         if not spec.allow_outside:
-            # What `datasets` has fetched from the hub lies in its own folder.
+            # `datasets` downloads files from the hub to this folder.
             check_place(audio, [Path(datasets.config.HF_CACHE_HOME) if base is None else base])
         stem = Path(name).stem if name else row.get("id")
         return Recording(
@@ -283,8 +286,8 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
 
 
 def _times(part: Any, columns: list[str], audio_column: str) -> tuple[list[str], list[str]]:
-    """The columns that say which parts of files the rows are, and a warning of others that look like times: by the
-    first row, which is read where the names of columns ask for it."""
+    """The columns that define segments of files, and a warning about others that look like times. Reads the first row
+    if the names of the columns require it."""
     segments = segment_columns(tuple(columns))
     if segments is None and not unused_times(dict.fromkeys(columns, 0)):
         return [], []
@@ -295,7 +298,7 @@ def _times(part: Any, columns: list[str], audio_column: str) -> tuple[list[str],
 
 
 class _Rows:
-    """Rows of one data set after the other. Its state is that of `datasets`: files read before are not read again."""
+    """Rows of several data sets in turn. Uses the state of `datasets`, so that resuming does not read files again."""
 
     def __init__(
         self,
@@ -324,7 +327,7 @@ class _Rows:
     def _next(self, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         try:
             return next(rows, None)
-        except Exception as error:  # of pyarrow, fsspec, zstd, the network: each has its own
+        except Exception as error:  # pyarrow, fsspec, zstd and the network each raise different ones
             raise _cannot_be_read(f"{self._name}, row {self._number + 1}", error) from error
 
     def state(self) -> dict[str, Any]:
@@ -332,7 +335,7 @@ class _Rows:
 
 
 def _cannot_be_read(what: str, error: Exception) -> InputError:
-    # That a data set exists was asked before: `datasets` does not find what it may not read, and drops the cause.
+    # The data set is known to exist. `datasets` reports refused access as "not found" and drops the cause.
     refused = isinstance(error, datasets.exceptions.DatasetNotFoundError) or is_refused(error)
     said = _first_line(error) + (f" ({CURE})" if refused else "")
     return InputError(f"--dataset {what}: cannot be read: {said}")

@@ -1,6 +1,6 @@
-"""Kaldi's data folders: `wav.scp` names the recordings, `segments` cuts them, `text` has what is said.
+"""Read Kaldi data folders: `wav.scp` names the recordings, `segments` cuts them, `text` holds the transcripts.
 
-The format: https://kaldi-asr.org/doc/data_prep.html
+Format: https://kaldi-asr.org/doc/data_prep.html
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from asr_load.errors import InputError
 SCP, SEGMENTS, TEXT = "wav.scp", "segments", "text"
 
 READERS = ("flac", "cat")
-"""Commands of a wav.scp that change nothing: the file that they read can be read itself."""
+"""Commands in wav.scp that do not change the audio: prepare reads their input file directly."""
 
 
 def read_folder(folder: Path) -> Iterator[Recording]:
-    """The utterances of a folder that has a wav.scp. Raises InputError; no command that a wav.scp names is run."""
+    """Yield the utterances of a folder with a wav.scp. Runs no command from wav.scp. Raises InputError."""
     audio = {name: _file(folder, name, rest) for name, rest in _lines(folder / SCP)}
     text = dict(_lines(folder / TEXT)) if is_file(folder / TEXT) else {}
     if not is_file(folder / SEGMENTS):
@@ -34,12 +34,12 @@ def read_folder(folder: Path) -> Iterator[Recording]:
         try:
             recording, first, last = words[0], float(words[1]), float(words[2])
         except (IndexError, ValueError):
-            raise _bad(folder, name, "takes RECORDING BEGIN END, in seconds") from None
+            raise _bad(folder, name, "must have the form RECORDING BEGIN END, in seconds") from None
         to_end = last == -1
         if not (0 <= first < math.inf and (to_end or first + SHORTEST_S <= last < math.inf)):
-            raise _bad(folder, name, f"ends at {words[2]} s and begins at {words[1]} s")
+            raise _bad(folder, name, f"begins at {words[1]} s and ends at {words[2]} s")
         if recording not in audio:
-            raise _bad(folder, name, f"is of {recording!r}, which {SCP} does not have")
+            raise _bad(folder, name, f"refers to {recording!r}, which is not in {SCP}")
         yield Recording(name, text.get(name, ""), audio[recording], first, None if to_end else last - first)
 
 
@@ -65,11 +65,11 @@ def _file(folder: Path, name: str, entry: str) -> Path:
         files = [word for word in words[1:] if not word.startswith("-")]
         if not words or Path(words[0]).name not in READERS or len(files) != 1:
             raise InputError(
-                f"{folder / SCP}: {name} is the output of a command, and none is run (but {' and '.join(READERS)} are"
-                " understood): write it to a WAV file and name that"
+                f"{folder / SCP}: {name} is the output of a command, and prepare runs none (it reads the files of"
+                f" {' and '.join(READERS)}): write the output to a WAV file and name that"
             )
         entry = files[0]
-    # Recipes name files from where they are run, which is somewhere above the data.
+    # File names are relative to the folder where the recipe runs, somewhere above the data.
     return next(
         (base / entry for base in (folder, *folder.absolute().parents) if is_file(base / entry)), folder / entry
     )

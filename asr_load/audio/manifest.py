@@ -1,4 +1,4 @@
-"""Tables of recordings as people have them: JSON lines, a JSON array, csv and its kin, a parquet file of metadata."""
+"""Read tables of recordings: JSON lines, a JSON array, CSV and its variants, metadata.parquet."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from asr_load.errors import InputError
 
 LINES, TABLES, JSON = (".jsonl", ".ndjson"), (".csv", ".tsv"), ".json"
 SUFFIXES = (*LINES, *TABLES)
-"""Of files that are manifests by their name. A .json may be one (NeMo calls its JSON lines so): its content decides. So
-may a metadata.parquet beside audio, as `datasets` has it."""
+"""Suffixes of files that are always manifests. For .json files (NeMo uses it for JSON lines) the content decides. A
+metadata.parquet next to audio is also a manifest, as in `datasets`."""
 
 LONGEST_ROW = 1 << 20
-"""Bytes of a row that is looked at to find out whether a .json file is a manifest."""
+"""Bytes to read from a .json file to find out whether it is a manifest."""
 
 DELIMITERS = ",\t;|"
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 def is_manifest(file: Path) -> bool:
-    """Whether a file is a manifest by its name or, for one in .json, by its first row."""
+    """Whether a file is a manifest, by its name or, for .json, by its first row."""
     suffix = file.suffix.lower()
     if suffix == JSON:
         with file.open("rb") as data:
@@ -34,7 +34,7 @@ def is_manifest(file: Path) -> bool:
         try:
             first = decode(beginning.split(b"\n", 1)[0])
         except Malformed:
-            # An array over several lines: it is read as a whole, as it will be then.
+            # It may be an array over several lines: read all of it.
             if not beginning.startswith(b"["):
                 return False
             try:
@@ -47,7 +47,7 @@ def is_manifest(file: Path) -> bool:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a manifest. Raises InputError if the file is not a manifest or has no rows."""
+    """Read the rows of a manifest. Raises InputError if the file is malformed or has no rows."""
     try:
         if file.suffix.lower() == ".parquet":
             rows = _parquet(file)
@@ -63,14 +63,16 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def read_text(file: Path) -> str:
-    """A file of text in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets save it. Raises InputError."""
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets save it. Raises InputError."""
     data = file.read_bytes()
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file}, line {line}: not {encoding.upper()} ({error.reason}); iconv makes it so") from error
+        raise InputError(
+            f"{file}, line {line}: not {encoding.upper()} ({error.reason}); convert the file with iconv"
+        ) from error
 
 
 def _json(file: Path) -> Iterator[dict[str, Any]]:
@@ -81,7 +83,7 @@ def _json(file: Path) -> Iterator[dict[str, Any]]:
         except Malformed as error:
             raise InputError(f"{file}: not an array of JSON objects ({error})") from error
         return
-    # Not splitlines, which takes U+2028 within a string for an end of line.
+    # Not splitlines, which also splits at U+2028 within a string.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -94,7 +96,7 @@ def _table(file: Path) -> Iterator[dict[str, Any]]:
     text = read_text(file)
     first = text.partition("\n")[0].rstrip("\r")
     delimiter = _delimiter(first, "\t" if file.suffix.lower() == ".tsv" else ",")
-    # Quotes are text where a column ends at a tab, as in Common Voice's files, or at LJSpeech's bar.
+    # With tabs (Common Voice) or bars (LJSpeech) between columns, quotes are text.
     file_of_text = io.StringIO(text, newline="")
     if delimiter in "\t|":
         rows = csv.reader(file_of_text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
@@ -110,8 +112,8 @@ def _table(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _delimiter(header: str, usual: str) -> str:
-    """What parts the columns: what the file's name says, unless another one makes the name of a column of audio out of
-    the header."""
+    """The delimiter of the columns: the usual one for the file's suffix, unless only another one yields a known audio
+    column."""
 
     def names(delimiter: str) -> set[str]:
         return {name.strip().strip('"') for name in header.split(delimiter)}

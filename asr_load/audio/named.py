@@ -1,5 +1,5 @@
-"""Data sets that many test with, by a short name: `--dataset preset:fleurs:de`. Ids, configs and columns are those of
-the Open ASR Leaderboard and of the data sets' cards, read in November 2026."""
+"""Presets for common data sets, such as `--dataset preset:fleurs:de`. Their ids, configurations and columns come from
+the Open ASR Leaderboard and the data sets' cards (November 2026)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPEN_ASR = "hf-audio/open-asr-leaderboard"
 
 @dataclass(frozen=True)
 class Named:
-    """Where a data set is, and what of it. `language` is that of its references."""
+    """A data set's id, subset, split, text column, and the language of its references."""
 
     dataset: str
     subset: str | None
@@ -54,8 +54,8 @@ NAMED = {
 
 
 def resolve(spec: DatasetSpec) -> tuple[DatasetSpec, str]:
-    """A named data set's own words, where `spec` leaves them open, and the language of its references; any other as it
-    is, in English. Raises InputError on an unknown name."""
+    """Fill in the fields that `spec` leaves open from its preset. Returns the spec and the language of its references
+    (English without a preset). Raises InputError for an unknown preset."""
     if not spec.dataset.startswith(PREFIX):
         return spec, "en"
     name = _with_code(spec.dataset.removeprefix(PREFIX))
@@ -63,7 +63,7 @@ def resolve(spec: DatasetSpec) -> tuple[DatasetSpec, str]:
         near = [known for known in NAMED if known.partition(":")[0] == name.partition(":")[0]] or list(
             dict.fromkeys(known.partition(":")[0] for known in NAMED)
         )
-        raise InputError(f"--dataset {spec.dataset}: there are {', '.join(PREFIX + known for known in near)}")
+        raise InputError(f"--dataset {spec.dataset}: unknown preset; use {', '.join(PREFIX + known for known in near)}")
     known = NAMED[name]
     own = replace(
         spec,
@@ -76,7 +76,7 @@ def resolve(spec: DatasetSpec) -> tuple[DatasetSpec, str]:
 
 
 def _with_code(name: str) -> str:
-    """The name with its language as NAMED has it: fleurs:German and fleurs:de_de are fleurs:de."""
+    """The name with its language as a code: fleurs:German and fleurs:de_de become fleurs:de."""
     family, colon, word = name.partition(":")
     code = None if name in NAMED else find_language(word)
     return f"{family}{colon}{code}" if code else name

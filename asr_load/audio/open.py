@@ -1,4 +1,4 @@
-"""Which source a data set is: files of this machine, or an id on the Hugging Face hub."""
+"""Open a data set: local files, or an id on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def open_source(spec: DatasetSpec) -> Source:
-    """Find out what the data set is: a folder or file here, else an id on the Hugging Face hub. Raises InputError."""
+    """Open a local folder or file, else an id on the Hugging Face hub. Raises InputError."""
     path = Path(spec.dataset).expanduser()
     source = None
     try:
         here = path.exists()
         if here:
-            # Late, as the hub below: its readers of tables take a tenth of a second to import.
+            # Late: the table readers take 0.1 s to import.
             from asr_load.audio.folder import open_folder
 
             source = open_folder(path, spec)
-    except OSError as error:  # a file that may not be read, a name that is too long
+    except OSError as error:  # such as an unreadable file or a name that is too long
         raise InputError(f"--dataset {spec.dataset} cannot be read: {error.strerror or error}") from error
     if not here:
         if not HUB_ID.fullmatch(spec.dataset):
             raise InputError(f"--dataset {spec.dataset}: there is no such file or folder")
-        print(f"no folder {path} here: asking the Hugging Face hub", file=sys.stderr, flush=True)
+        print(f"no local folder {path}: looking for it on the Hugging Face hub", file=sys.stderr, flush=True)
     if source is None:
-        # Late: `datasets` takes a second to import, and a folder of audio has no need of it.
+        # Late: `datasets` takes a second to import, and folders of audio do not need it.
         from asr_load.audio.hub import open_dataset
 
         source = open_dataset(path if here else None, spec)
@@ -38,6 +38,6 @@ def open_source(spec: DatasetSpec) -> Source:
     if taken["audio"]:
         said = [f"{what} from the column {name!r}" for what, name in taken.items() if name]
         if segments := source.origin["segment_columns"]:
-            said.append(f"parts of files from the columns {' and '.join(map(repr, segments))}")
+            said.append(f"segments of files from the columns {' and '.join(map(repr, segments))}")
         source.notes.append(", ".join(said))
     return source

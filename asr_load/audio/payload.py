@@ -1,7 +1,7 @@
-"""From a clip to the bytes of a request body, spliced from ready pieces.
+"""Build the body of a request for a clip from prepared pieces.
 
-`json.dumps` of a 30 s clip holds the event loop for 3 ms and with it every stream of the process; joining bytes takes
-a fiftieth of that. So the JSON around the audio is made once, and the base64 of the shard goes in as it is.
+`json.dumps` of a 30 s clip blocks the event loop, and so every stream of the process, for 3 ms; joining bytes takes a
+fiftieth of that. So the JSON around the audio is built once, and the shard's base64 is inserted unchanged.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ sessions over a WebSocket."""
 REALTIME = "realtime"
 INPUT_AUDIO = "chat-input-audio"
 INPUT_AUDIO_FORMATS = ("wav", "mp3")
-"""What OpenAI's `input_audio.format` may be; engines refuse all else with their own type checks."""
+"""Values that OpenAI allows for `input_audio.format`; engines reject others."""
 
 Body = list[bytes | memoryview]
-"""A request's body in pieces: the audio's are views of the mapped shard."""
+"""A request's body in pieces; those of the audio are views of the mapped shard."""
 
 Build = Callable[[Clip, bytes], Body]
-"""A clip and eight bytes of dither (see `dithered`; all zero changes nothing) to the body of its request."""
+"""Builds the body for a clip and eight bytes of dither (see `dithered`; zeros leave the audio unchanged)."""
 
 DITHER_EVERY_S = 1.0
-"""Each second of a clip is dithered, so that any two seconds of it, wherever an engine cuts, hold a whole nonce."""
+"""Seconds between dithered places: any two seconds of a clip, wherever an engine cuts it, hold a whole nonce."""
 
 DITHERED = 64
-"""Samples in a row that a nonce has a bit for each of."""
+"""Number of consecutive samples that a nonce changes, one bit each."""
 
 DITHER_FIRST, DITHER_STEP = 2, 3
-"""Where they may begin: sample 2 and each third after it. base64 works on groups of 3 bytes, and a WAV's header has 44:
-these samples' low bytes are the first of a group."""
+"""Dither may begin at sample 2 and each third sample after it. base64 works on groups of 3 bytes, and a WAV header has
+44: the low bytes of these samples are the first of a group."""
 
 _HEADER, _GROUPS = 44, 43
 # 43 groups of base64 are 129 bytes, enough for 64 samples.
@@ -56,24 +56,24 @@ NO_DITHER = bytes(8)
 
 
 def new_dither() -> bytes:
-    """Eight random bytes. Random, not seeded: a server's cache may remember the audio of an earlier run."""
+    """Eight random bytes, not seeded: a server's cache may remember the audio of an earlier run."""
     return os.urandom(8)
 
 
 def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: Sequence[int]) -> Body:
-    """The clip's base64 in pieces, with the nonce's bits flipped into the lowest ones of the 64 samples from each of
-    the places `at` on, which rise and do not overlap.
+    """The clip's base64 in pieces, with the nonce's bits flipped in the lowest bits of the 64 samples from each of the
+    places `at`, which rise and do not overlap.
 
-    A flipped bit is 96 dB below full scale: nobody hears it, but the bytes differ, so that no cache knows the audio.
-    Engines that cut audio cache each piece by itself, so a clip has a place in each of its seconds. In the loudest
-    samples of a second the bits change the features too, which SGLang's cache goes by: Whisper's log-mel spectrogram
-    discards what is 80 dB below its maximum (Radford et al., 2022, and its code), and with it bits in a quiet passage.
-    A clip too short to hold all of the bits (below 5 ms at 16 kHz) takes what fits.
+    A flipped bit is 96 dB below full scale: inaudible, but the bytes differ, so that no cache recognizes the audio.
+    Engines that cut audio cache each piece, so a clip has a place in each of its seconds. The places are the loudest,
+    where the bits also change the features, which are the key of SGLang's cache: Whisper's log-mel spectrogram discards
+    everything 80 dB below its maximum (Radford et al., 2022, and its code), including bits in a quiet passage.
+    A clip too short for all of the bits (below 5 ms at 16 kHz) takes those that fit.
     """
     view = memoryview(audio_b64)
     if nonce == NO_DITHER:
         return [view]
-    # All places at once: one call each of what decodes, flips and encodes.
+    # Decode, flip and encode all places together, with one call each.
     firsts = [(_HEADER + 2 * place) // 3 * 4 for place in at]
     regions = pybase64.b64decode(b"".join([view[first : first + _GROUPS * 4] for first in firsts]))
     mask = (mask_of(nonce) + b"\0") * len(firsts)
@@ -87,39 +87,39 @@ def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: Sequence[int]) -> 
 
 
 def mask_of(nonce: bytes) -> bytes:
-    """The bits that a nonce flips in 64 samples of 16 bits: 128 bytes."""
+    """The mask, 128 bytes, of the bits that a nonce flips in 64 16-bit samples."""
     return b"".join([_SPREAD[byte] for byte in nonce])
 
 
 def flipped(samples: bytes, mask: bytes) -> bytes:
-    """Samples with the bits of a mask flipped, which is at least as long."""
+    """Flip the bits of `mask` in `samples`; the mask is at least as long."""
     mixed = int.from_bytes(samples, "little") ^ int.from_bytes(mask[: len(samples)], "little")
     return mixed.to_bytes(len(samples), "little")
 
 
 @dataclass(frozen=True)
 class BodyOptions:
-    """What requests ask for, beside their audio."""
+    """The fields of a request other than its audio."""
 
     api: str
     """One of APIS."""
     model: str
     prompt: str
-    """Empty: none is sent."""
+    """Instruction for the model; not sent if empty."""
     max_tokens: int
     extra: dict[str, Any] = field(default_factory=dict)
-    """Merged over the top level; what it has as None is left out."""
+    """Fields merged into the top level of the body; None removes a field."""
     system: str = ""
-    """A chat's system message; empty: none is sent."""
+    """System message of a chat; not sent if empty."""
     temperature: float = 0.0
     prompt_first: bool = False
-    """Whether a chat has its prompt before the audio."""
+    """Whether the prompt precedes the audio in a chat."""
     language: str = ""
-    """The field of that name in transcriptions; empty: none is sent."""
+    """The `language` field of transcriptions; not sent if empty."""
 
     @property
     def token_limit(self) -> int | None:
-        """The most tokens that a request asks for; None where it sets no limit."""
+        """The limit of a response's tokens that the request sets; None without one."""
         names = {"max_tokens", "max_completion_tokens"} if self.api not in LIMITS else {LIMITS[self.api]}
         own = LIMITS.get(self.api, "max_tokens")
         asked = [self.extra.get(name, self.max_tokens if name == own else None) for name in names]
@@ -127,30 +127,30 @@ class BodyOptions:
 
 
 def make_builder(options: BodyOptions, audio_format: str = "wav") -> tuple[Build, str]:
-    """The builder of bodies of clips in one of AUDIO_FORMATS, and their content type. Raises InputError where `extra`
-    clashes with what is measured."""
+    """Make the builder of request bodies, and their content type, for clips in one of AUDIO_FORMATS. Raises InputError
+    if `extra` sets fields that the measurement depends on."""
     if options.api == "transcriptions":
         return _transcription_body(options, audio_format)
     if options.api == REALTIME:
         if audio_format != "wav":
-            raise InputError(f"--api realtime sends samples, and --data is {audio_format}: prepare it as WAV")
+            raise InputError(f"--api realtime needs WAV clips, but --data has {audio_format}: prepare it as WAV")
         return _no_body, ""
     if options.api == INPUT_AUDIO and audio_format not in INPUT_AUDIO_FORMATS:
         known = " and ".join(INPUT_AUDIO_FORMATS)
         raise InputError(
-            f"--api {INPUT_AUDIO} takes {known} only, and --data is {audio_format}: prepare it with --audio-format"
-            f" {' or '.join(INPUT_AUDIO_FORMATS)}, or take another --api"
+            f"--api {INPUT_AUDIO} supports only {known}, but --data has {audio_format}: prepare it with --audio-format"
+            f" {' or '.join(INPUT_AUDIO_FORMATS)}, or use another --api"
         )
     return _chat_body(options, audio_format), "application/json"
 
 
 def _no_body(clip: Clip, nonce: bytes) -> Body:  # noqa: ARG001
-    """Of a realtime session, which sends its audio in packets."""
+    """Build nothing: a realtime session sends its audio in packets."""
     return []
 
 
 def _chat_body(options: BodyOptions, audio_format: str) -> Build:
-    # The audio's place in the JSON: a word that nothing else of the body can contain.
+    # A placeholder for the audio that nothing else in the body can contain.
     place = secrets.token_hex(16)
     if options.api == "chat":
         audio = {"type": "audio_url", "audio_url": {"url": f"data:{AUDIO_FORMATS[audio_format]};base64,{place}"}}
@@ -166,24 +166,24 @@ def _chat_body(options: BodyOptions, audio_format: str) -> Build:
         "max_tokens": options.max_tokens,
         "temperature": _number(options.temperature),
         "stream": True,
-        # Without it the usage never comes, and tokens must be guessed from chunks.
+        # Without this the server reports no usage, and token counts would be guesses from chunks.
         "stream_options": {"include_usage": True},
     }
-    body = _merged(body, options.extra, {"messages": "the audio's place", "stream": "what is measured"})
+    body = _merged(body, options.extra, {"messages": "it contains the audio", "stream": "the measurement needs it"})
     before, after = msgspec.json.encode(body).split(place.encode())
 
     def build(clip: Clip, nonce: bytes) -> Body:
-        # In pieces: what lies before the dither may be most of the audio, and is not copied.
+        # In pieces, because most of the audio may precede the dither and need not be copied.
         return [before, *dithered(clip.audio_b64, nonce, clip.dither_at), after]
 
     return build
 
 
 def _transcription_body(options: BodyOptions, audio_format: str) -> tuple[Build, str]:
-    """Of multipart bodies for /v1/audio/transcriptions."""
-    fixed = {"file": "the audio's place", "stream": "what is measured"}
+    """Make the builder of multipart bodies for /v1/audio/transcriptions, and their content type."""
+    fixed = {"file": "it contains the audio", "stream": "the measurement needs it"}
     boundary = f"asr-load-{secrets.token_hex(16)}"
-    # `stream_include_usage` is vLLM's field; SGLang and OpenAI pass over it.
+    # `stream_include_usage` is vLLM's field; SGLang and OpenAI ignore it.
     fields = {
         "model": options.model,
         "prompt": options.prompt,
@@ -210,8 +210,8 @@ def _transcription_body(options: BodyOptions, audio_format: str) -> tuple[Build,
 
 
 LIMITS = {"transcriptions": "max_completion_tokens"}
-"""The field that limits the answer's tokens, where it is not chat's `max_tokens`: vLLM's for transcriptions, which
-SGLang and OpenAI pass over."""
+"""The field that limits a response's tokens, for APIs where it is not `max_tokens`: vLLM's for transcriptions, which
+SGLang and OpenAI ignore."""
 
 
 def _number(value: float) -> float:
@@ -219,14 +219,14 @@ def _number(value: float) -> float:
 
 
 def _merged(body: dict[str, Any], extra: dict[str, Any], fixed: dict[str, str]) -> dict[str, Any]:
-    """A body with the fields of `extra`, without those that are None there."""
+    """Merge `extra` into a body; a value of None removes the field. Raises InputError for the `fixed` fields."""
     if extra.get("n") not in (None, 1):
-        raise InputError(f"--extra-body 'n': {extra['n']}: a request is measured by its one answer")
+        raise InputError(f"--extra-body 'n': {extra['n']}: a request must have exactly one response; remove 'n'")
     for name, value in extra.items():
         if name in fixed:
-            refusal = f"{name!r} cannot be left out" if value is None else f"--extra-body cannot set {name!r}"
-            raise InputError(f"{refusal}: it is {fixed[name]}")
+            refusal = f"{name!r} cannot be removed" if value is None else f"--extra-body cannot set {name!r}"
+            raise InputError(f"{refusal}: {fixed[name]}")
         if value is None and name not in body:
             names = ", ".join(known for known in body if known not in fixed)
-            raise InputError(f"{name!r} cannot be left out: this --api sends {names}")
+            raise InputError(f"{name!r} cannot be removed: this --api only sends {names}")
     return {name: value for name, value in (body | extra).items() if value is not None}
