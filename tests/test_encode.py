@@ -117,4 +117,4 @@ def test_opus_allows_only_its_sample_rates(tmp_path: Path) -> None:
         command = [sys.executable, "scripts/prepare.py", *words, rate]
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert "--audio-format opus has a rate of 8000, 12000, 16000, 24000, 48000 Hz" in done.stderr
+        assert "--audio-format opus supports only 8000, 12000, 16000, 24000, 48000 Hz" in done.stderr

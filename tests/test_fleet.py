@@ -230,8 +230,8 @@ def test_worker_that_joins_while_streams_drain_takes_no_part(clips: Path, tmp_pa
     ("file", "changed", "said"),
     [
         ("manifest.json", (b'"dataset": "set"', b'"dataset": "other"'), "worker 0 has other data in prepared"),
-        # The manifest is the same.
-        ("shard-*.arrow", (b"UklG", b"UklH"), "is not as it was prepared"),
+        # Its manifest is the same.
+        ("shard-*.arrow", (b"UklG", b"UklH"), "has changed since it was prepared"),
     ],
 )
 def test_worker_with_other_data_is_refused(

@@ -182,7 +182,7 @@ def test_segments_marked_as_not_scored_are_skipped(there: Hub, tmp_path: Path) -
     done = prepare(there, out, "owner/tagged", "--split", "test")
     assert done.returncode == 0, done.stderr
     assert (manifest(out)["clips"], manifest(out)["skipped"]["not_scored"]["count"]) == (1, 2)
-    assert "2 not_scored (by their own text)" in done.stdout
+    assert "2 not_scored (excluded by their text)" in done.stdout
     assert prepare(there, tmp_path / "plain", "owner/plain", "--split", "test").returncode == 0
     assert "not_scored" not in manifest(tmp_path / "plain")["skipped"]
 

@@ -68,7 +68,7 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "--goodput", "ttft:500", "tbt:40"], "use one of ttft, tpot, e2el"),
         (["-u", "1", "--data", "docs"], "prepare.py --dataset docs --out asr_data/docs"),
         (["-u", "1", "--data", "asr_data/none"], "prepare.py --dataset DATASET --out asr_data/none"),
-        (["-u", "1", "--data", "asr_data"], "--data asr_data is not a prepared folder, but holds some: asr_data/"),
+        (["-u", "1", "--data", "asr_data"], "--data asr_data is not a prepared folder, but contains some: asr_data/"),
         (["-u", "1", "--data", "README.md"], "is a file, not a prepared folder; prepare it: python scripts/prepare.py"),
         (["-u", "1", "--data", "openslr/librispeech_asr"], "--dataset openslr/librispeech_asr --out asr_data/librispe"),
         (["-u", "1", "--dataset", "preset:fleurs-de"], "--dataset preset:fleurs-de --out asr_data/fleurs-de"),

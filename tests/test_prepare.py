@@ -102,7 +102,7 @@ def test_every_skipped_clip_is_listed_under_its_reason(tmp_path: Path) -> None:
 def test_concurrent_prepare_of_the_same_folder_is_refused(tmp_path: Path) -> None:
     folder, out = write_folder(tmp_path / "set", {"a": 3.0}), tmp_path / "out"
     out.mkdir()
-    with alone_in(out), pytest.raises(InputError, match=r"another prepare is at work there"):
+    with alone_in(out), pytest.raises(InputError, match=r"another prepare is writing there"):
         run(folder, out)
     assert list(out.iterdir()) == []
     run(folder, out)
@@ -207,7 +207,7 @@ def test_prepare_command_prints_clips_and_skipped(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["--dataset", "../nowhere"], "there is no such file or folder"),
-        (["--dataset", ".", "--limit", "-1"], "-1 is below 0"),
+        (["--dataset", ".", "--limit", "-1"], "-1 is negative"),
         (["--dataset", ".", "--sample-rate", "fast"], "neither 'keep' nor a rate"),
         (["--dataset", ".", "--max-duration", "-3"], "not a number of seconds"),
         (["--dataset", ".", "--limit", "many"], "not a whole number"),
@@ -241,7 +241,7 @@ def test_another_data_set_needs_overwrite(tmp_path: Path) -> None:
     assert command("--dataset", one, "--out", out, "--sample-rate", "8000").returncode == 0
     done = command("--dataset", two, "--out", out)
     assert done.returncode == 2
-    assert done.stderr == f"error: --out {out} holds one, not two: name another folder, or add --overwrite\n"
+    assert done.stderr == f"error: --out {out} holds one, not two: choose another folder, or add --overwrite\n"
     assert Shards(out).manifest.source["dataset"] == "one"
     assert command("--dataset", two, "--out", out, "--overwrite").returncode == 0
     assert Shards(out).manifest.source["dataset"] == "two"

@@ -152,7 +152,7 @@ def test_changed_shard_is_refused(folder: Path) -> None:
     at = data.index(bytes(made[7].audio_b64))
     data[at + 1000] ^= 1
     file.write_bytes(data)
-    with pytest.raises(InputError, match=r"is not as it was prepared; prepare it again"):
+    with pytest.raises(InputError, match=r"has changed since it was prepared; prepare it again"):
         verify(folder, made.manifest)
     file.unlink()
     with pytest.raises(InputError, match="cannot be read"):
@@ -188,7 +188,7 @@ def test_manifest_may_only_name_shards_in_its_folder(folder: Path, name: str) ->
     found = json.loads(file.read_text())
     found["shards"][0]["file"] = name
     file.write_text(json.dumps(found))
-    with pytest.raises(InputError, match="which is no shard"):
+    with pytest.raises(InputError, match="which is not a shard"):
         Shards(folder)
 
 
@@ -197,20 +197,20 @@ def test_manifest_may_only_name_shards_in_its_folder(folder: Path, name: str) ->
     [
         ({"text": [None]}, "nulls"),
         ({"audio_b64": [None]}, "nulls"),
-        ({"duration_s": [float("nan")]}, "no length"),
-        ({"duration_s": [-1.0]}, "no length"),
-        ({"sample_rate": [0]}, "no length, or no rate"),
-        ({"dither_at": [[-1]]}, "dither lies elsewhere"),
-        ({"dither_at": [[3]]}, "dither lies elsewhere"),
-        ({"dither_at": [[2, 65]]}, "dither lies elsewhere"),
-        ({"dither_at": [[302, 2]]}, "dither lies elsewhere"),
-        ({"dither_at": [[]]}, "no place for dither"),
-        ({"dither_at": [[None]]}, "no place for dither"),
+        ({"duration_s": [float("nan")]}, "no duration"),
+        ({"duration_s": [-1.0]}, "no duration"),
+        ({"sample_rate": [0]}, "no duration or sample rate"),
+        ({"dither_at": [[-1]]}, "dither place is out of bounds"),
+        ({"dither_at": [[3]]}, "dither place is out of bounds"),
+        ({"dither_at": [[2, 65]]}, "dither place is out of bounds"),
+        ({"dither_at": [[302, 2]]}, "dither place is out of bounds"),
+        ({"dither_at": [[]]}, "no dither place"),
+        ({"dither_at": [[None]]}, "no dither place"),
         ({"dither_at": [None]}, "nulls"),
-        ({"speech_end_s": [1.5]}, "ends elsewhere"),
+        ({"speech_end_s": [1.5]}, "end of speech is outside"),
         ({"text": "bytes"}, "UTF8|utf8"),
         ({"audio_b64": "offsets"}, "File too short"),
-        ({"columns": "fewer"}, "other columns"),
+        ({"columns": "fewer"}, "unknown columns"),
     ],
 )
 def test_invalid_shard_content_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -261,7 +261,7 @@ def test_audio_offsets_outside_the_buffer_are_refused() -> None:
     columns = [pa.array(["a", "b"]), pa.array(["it", "it"]), pa.array([1.0, 1.0]), pa.array([1, 1], pa.int32())]
     columns += [pa.array(["0", "0"]), pa.array([[2, 302], [2]], pa.list_(pa.int32())), pa.array([1.0, 1.0])]
     columns.append(pa.StringArray.from_buffers(2, ends, pa.py_buffer(b"QUJDQUJD")))
-    with pytest.raises(ValueError, match="lies elsewhere"):
+    with pytest.raises(ValueError, match="is out of bounds"):
         shard._check_batch(pa.record_batch(columns, SCHEMA))
 
 
@@ -284,7 +284,7 @@ def test_run_with_a_changed_shard_does_not_start(clips: Path, tmp_path: Path) ->
     with serve(*FAST) as host:
         done = run(host, tmp_path / "data", tmp_path / "r", "-u", "1", "--requests", "1")
         assert done.code == 2
-        assert done.err.count("is not as it was prepared") == 1
+        assert done.err.count("has changed since it was prepared") == 1
         assert "Traceback" not in done.err
 
 

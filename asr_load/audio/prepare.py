@@ -1,7 +1,7 @@
-"""From a data set to a folder of shards: in parallel, in a fixed order, and resumable.
+"""Convert a data set to a folder of shards: in parallel, in a fixed order, and resumable.
 
-The rows are cut into blocks; a block is converted as a whole by one process and becomes one shard. Where the cuts are
-depends on the rows and the options alone, so that the same input gives the same bytes on any number of processes.
+The rows are divided into blocks. One process converts a block, which becomes one shard. The division depends only on
+the rows and the options, so that the same input gives the same bytes with any number of processes.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ from asr_load.languages import parse_language
 from asr_load.text import count_of, visible
 
 BLOCK_ROWS = 128
-"""Rows of a block: some 70 MB of shard for utterances of 12 s, and what is lost at most when it is interrupted."""
+"""Rows of a block: a shard of about 70 MB for utterances of 12 s. An interruption loses at most the running blocks."""
 
 LEAST_CHUNK_S = 1.0
-"""The shortest parts that long recordings are cut into."""
+"""Minimum of --chunk-long, in seconds."""
 
 LONGEST_S = 86400
-"""The largest limit of a clip's length that can be asked for; --no-skip-long has none."""
+"""Maximum of --max-duration, in seconds; --no-skip-long removes the limit."""
 
 
 class Block(msgspec.Struct):
-    """What became of a block of rows; kept as JSON beside its shard until the folder is whole."""
+    """The result of a block of rows, kept as JSON next to its shard until the folder is complete."""
 
     ids: list[str]
     clips: int
@@ -71,20 +71,20 @@ class Block(msgspec.Struct):
     audio_s: float
     sha256: str
     skipped: list[tuple[str, str]]
-    """(reason, id) of each row that was not kept."""
+    """(reason, id) of each skipped row."""
     notes: list[tuple[str, str]]
-    """(note, id) of each row of which something is to be said though it was kept."""
+    """(note, id) for each kept row with something to report."""
     resume: dict[str, Any]
     """The source's state after this block's rows."""
     recordings: int = 0
-    """Rows that were kept; more clips where long ones were cut."""
+    """Number of kept rows; `clips` is higher if long recordings were cut."""
 
 
 def prepare(source: Source, options: Options, out: Path, processes: int = 1, block_rows: int = BLOCK_ROWS) -> Manifest:
-    """Make `out` a whole prepared folder and return its manifest.
+    """Write a complete prepared folder to `out` and return its manifest.
 
-    What an interrupted call with the same source and options left is used again. Anything else that prepare made
-    there before is replaced, and stays valid until then. Raises InputError when nothing is left to send.
+    Continues an interrupted call with the same source and options. Replaces anything else that prepare wrote there,
+    which stays valid until then. Raises InputError if no clip is left to send.
     """
     whole = _already_whole(out, source, options)
     if whole is not None:
@@ -110,28 +110,30 @@ def _hold(out: Path) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             held.enter_context(alone_in(out))
         except BlockingIOError:
-            raise InputError(f"--out {out}: another prepare is at work there; let it end, or name another") from None
+            raise InputError(
+                f"--out {out}: another prepare is writing there; wait for it, or choose another folder"
+            ) from None
         except OSError as error:
             raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
         yield
 
 
 def refuse_another(out: Path, source: Source) -> None:
-    """Raise InputError where a folder holds another data set than `source`, or a manifest.json of another program."""
+    """Raise InputError if the folder holds a data set other than `source`, or a manifest.json of another program."""
     try:
         there = decode((out / MANIFEST).read_bytes(), _Kind)
     except OSError:
         return
     except Malformed:
-        raise InputError(f"--out {out} has a {MANIFEST} that prepare did not write: name another folder") from None
+        raise InputError(f"--out {out} has a {MANIFEST} that prepare did not write: choose another folder") from None
     named = [{key: of.get(key) for key in ("dataset", "subset", "split")} for of in (there.source, source.origin)]
     if named[0] != named[1]:
         has, wanted = (" ".join(filter(None, of.values())) for of in named)
-        raise InputError(f"--out {out} holds {has}, not {wanted}: name another folder, or add --overwrite")
+        raise InputError(f"--out {out} holds {has}, not {wanted}: choose another folder, or add --overwrite")
 
 
 class _Kind(msgspec.Struct):
-    """What tells one data set from another in a manifest of any format."""
+    """The part of a manifest, of any format, that identifies the data set."""
 
     source: dict[str, Any]
 
@@ -172,10 +174,10 @@ def _convert_all(
     block_rows: int,
     advance: Callable[[Block], None],
 ) -> list[Block]:
-    """Convert block after block until the rows or the limit are used up.
+    """Convert blocks until the rows are used up or the limit is reached.
 
-    With a limit this goes in rounds: a round takes as many rows as clips are still wanted. So no more is fetched than
-    is needed, and where the cuts are does not depend on which process was faster.
+    With a limit, each round takes as many rows as recordings are still missing. So it reads no more than necessary, and
+    the division into blocks does not depend on the speed of the processes.
     """
     done = _read_done(partial)
     unique = UniqueIds()
@@ -219,7 +221,7 @@ def _block_path(partial: Path, number: int) -> Path:
 
 
 def _read_done(partial: Path) -> list[Block]:
-    """The blocks that an interrupted call finished, up to the first that is missing."""
+    """The blocks that an interrupted call finished, up to the first missing one."""
     done: list[Block] = []
     while True:
         path = _block_path(partial, len(done))
@@ -237,7 +239,7 @@ def _note(block: Block, id: str, note: str) -> None:
 
 
 def convert_block(recordings: list[Recording], resume: dict[str, Any], rules: Rules, path: Path) -> Block:
-    """Convert a block's rows to a shard at `path`, with its description beside it, written last."""
+    """Convert a block's rows to a shard at `path`. Writes its description, as .json next to it, last."""
     block = Block([row.id for row in recordings], 0, 0, 0.0, "", [], [], resume)
 
     def clips() -> Iterator[Clip]:
@@ -252,7 +254,7 @@ def convert_block(recordings: list[Recording], resume: dict[str, Any], rules: Ru
             for clip in parts:
                 block.audio_s += clip.duration_s
                 yield clip
-                del clip  # an hour is 150 MB, and the next one is made now
+                del clip  # an hour takes 150 MB, and the next clip is about to be made
 
     block.clips, block.sha256 = write_shard(path, clips())
     write_atomically(path.with_suffix(".json"), msgspec.json.encode(block))
@@ -293,7 +295,7 @@ def _finish(out: Path, source: Source, options: Options, blocks: list[Block]) ->
         shards=shards,
     )
     if not skipped["not_scored"].count:
-        del skipped["not_scored"]  # a thing of few data sets
+        del skipped["not_scored"]  # occurs in few data sets
     write_atomically(out / MANIFEST, encode_json(manifest))
     shutil.rmtree(out / PARTIAL)
     return manifest
@@ -301,7 +303,7 @@ def _finish(out: Path, source: Source, options: Options, blocks: list[Block]) ->
 
 @contextlib.contextmanager
 def _workers(processes: int) -> Iterator[Submit]:
-    """Where blocks are converted: here for one process, else in a pool that finishes what it began on Ctrl-C."""
+    """Yield a function that converts blocks: in this process, or in a pool that finishes running blocks on Ctrl-C."""
     if processes <= 1:
 
         def at_once(*block: Any) -> Future[Block]:
@@ -311,23 +313,25 @@ def _workers(processes: int) -> Iterator[Submit]:
 
         yield at_once
         return
-    # Spawned, not forked: `datasets` runs threads, and a fork may copy a lock that one of them holds.
+    # Spawn instead of fork: `datasets` runs threads, and a fork may copy a lock that one of them holds.
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_worker)
     try:
         yield functools.partial(_submit, pool)
     except BrokenProcessPool as error:
-        raise InputError("a worker process died, perhaps for want of memory; run again to go on") from error
+        raise InputError(
+            "a worker process died, perhaps because memory ran out; rerun the command to continue"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _submit(pool: ProcessPoolExecutor, *block: Any) -> Future[Block]:
-    with signals.held():  # this may start a process, which begins with a second of imports
+    with signals.held():  # may start a process, which cannot handle signals during its first second of imports
         return pool.submit(convert_block, *block)
 
 
 def _begin_worker() -> None:
-    """Leave signals to the parent, which lets a block be finished; and end with a parent that was killed."""
+    """Ignore signals, so that the parent can let the block finish; exit if the parent is killed."""
     signals.ignore()
     parent = parent_process()
     assert parent is not None
@@ -365,7 +369,7 @@ def _progress(total: int | None) -> Iterator[Callable[[Block], None]]:
 
 
 def _skipped(skipped: dict[str, SkippedClips], rules: Rules) -> str:
-    """How many were skipped for which reason, and what would keep them; empty for none."""
+    """The number of skipped recordings by reason, with the option that would keep them; empty if none was skipped."""
     cures = {
         "too_long": f"over {rules.max_duration or 0:g} s; --max-duration, --no-skip-long",
         "too_short": f"under {max(rules.min_duration, SHORTEST_S):g} s"
@@ -373,7 +377,7 @@ def _skipped(skipped: dict[str, SkippedClips], rules: Rules) -> str:
         "silent": "below -60 dBFS",
         "undecodable": "convert with ffmpeg",
         "no_audio": "no such file",
-        "not_scored": "by their own text",
+        "not_scored": "excluded by their text",
     }
     if rules.max_duration is None:
         cures["too_long"] = "over 13 hours"
@@ -392,12 +396,13 @@ def describe(manifest: Manifest) -> str:
         kept += f", recordings over {manifest.options.rules.chunk_long:g} s in parts"
     lines = [f"{kept}; skipped {_skipped(manifest.skipped, manifest.options.rules) or 'none'}"]
     if cancel := manifest.noted.get(CHANNELS_CANCEL):
-        lines.append(f"note: the channels of {cancel.count} recordings cancel each other: the louder one was taken")
+        count = count_of(cancel.count, "recording")
+        lines.append(f"note: the channels of {count} cancel each other; used only the louder channel")
     return "\n".join(lines)
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which clips, shared by prepare.py and bench.py."""
+    """Add the options that select and convert clips, shared by prepare.py and bench.py."""
     parser.add_argument(
         "--dataset", required=True, help="Hugging Face id, preset:NAME, or a local folder, parquet file or manifest"
     )
@@ -470,7 +475,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = False) -> Manifest:
-    """Run prepare with the options of `add_source_arguments`, tell what was chosen. Raises InputError."""
+    """Run prepare with the options of `add_source_arguments`, and print notes about the source. Raises InputError."""
     language = parse_language(args.language) if args.language else ""
     spec, usual_language = resolve(
         DatasetSpec(
@@ -496,9 +501,9 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
     rules = Rules(longest, args.min_duration, args.sample_rate, args.audio_format, args.chunk_long)
     if rules.audio_format == "opus" and rules.sample_rate not in OPUS_RATES:
         rates = ", ".join(map(str, OPUS_RATES))
-        raise InputError(f"--audio-format opus has a rate of {rates} Hz: give --sample-rate one of them")
+        raise InputError(f"--audio-format opus supports only {rates} Hz: set --sample-rate to one of them")
     try:
-        with signals.raising():  # blocks that have begun are finished
+        with signals.raising():  # so that running blocks are finished
             return prepare(source, Options(rules, args.limit, language or usual_language), out, args.processes)
     except signals.Interrupted:
         signals.say(f"stopped: {out} is not complete; run the same command again to continue")
@@ -513,7 +518,7 @@ def _count(word: str) -> int:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number") from None
     if number < 0:
-        raise argparse.ArgumentTypeError(f"{word} is below 0")
+        raise argparse.ArgumentTypeError(f"{word} is negative")
     return number
 
 
@@ -531,7 +536,7 @@ def _rate(word: str) -> int | None:
     if word == "keep":
         return None
     if not word.isdigit() or not 4000 <= int(word) <= 192000:
-        raise argparse.ArgumentTypeError(f"{word} is neither 'keep' nor a rate from 4000 to 192000 Hz")
+        raise argparse.ArgumentTypeError(f"{word} is neither 'keep' nor a sample rate from 4000 to 192000 Hz")
     return int(word)
 
 

@@ -1,4 +1,4 @@
-"""Prepared folders: Arrow IPC shards and the manifest that makes them whole. The format: asr_data/README.md."""
+"""Read and write prepared folders: Arrow IPC shards and their manifest. Format: asr_data/README.md."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from asr_load.shipped import command
 
 FORMAT = 3
 READABLE = (2, FORMAT)
-"""Format 2 has one place for dither in a clip, where this one has a list."""
+"""Format 2 has one dither place per clip instead of a list."""
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
-"""Beside the manifest while a folder is being prepared."""
+"""Folder next to the manifest during preparation."""
 
 SCHEMA = pa.schema(
     [
@@ -46,23 +46,24 @@ SCHEMA = pa.schema(
 )
 _ONE_PLACE = SCHEMA.set(SCHEMA.get_field_index("dither_at"), pa.field("dither_at", pa.int32()))
 OLDER_SCHEMAS = (_ONE_PLACE, _ONE_PLACE.remove(SCHEMA.get_field_index("speech_end_s")))
-"""Of shards of format 2. The oldest do not say where speech ends."""
+"""Schemas of format 2. The oldest lacks the end of speech."""
 
 SHARD_NAME = re.compile(r"shard-[0-9]{5,}-of-[0-9]{5,}\.arrow")
 PAGE = 4096
 
 BATCH_ROWS = 16
 BATCH_BYTES = 32_000_000
-"""Clips, and base64 of their audio, in a record batch at most: what is held in memory while a shard is written. A batch
-of Arrow strings cannot hold more than 2 GB."""
+"""Maximum clips, and bytes of base64, in a record batch, which is held in memory while a shard is written. A batch of
+Arrow strings cannot hold more than 2 GB."""
 
 KNOWN_BATCHES = 256
-"""Record batches whose small columns are kept: to read one clip's from Arrow takes half as long as all of its batch."""
+"""Number of record batches whose small columns are cached: reading one clip's columns from Arrow takes half as long as
+reading those of its whole batch."""
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What a prepared folder was asked to hold; `limit` 0 is no limit. `language` tells how words are compared: a code
-    of languages.py, however an earlier version wrote it."""
+    """The options of a prepared folder. `limit` 0 sets no limit. `language` is a code of languages.py, also if an
+    earlier version wrote a name; it decides how words are compared."""
 
     rules: Rules
     limit: int
@@ -81,7 +82,7 @@ class ShardInfo(msgspec.Struct, frozen=True):
 
 
 class SkippedClips(msgspec.Struct):
-    """Clips that one reason kept out, or of which one thing is to be said."""
+    """Clips that share a reason for skipping them, or a note."""
 
     count: int = 0
     ids: list[str] = msgspec.field(default_factory=list)
@@ -92,7 +93,7 @@ class SkippedClips(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct):
-    """manifest.json. It exists only when the folder is whole, and holds no time of day."""
+    """manifest.json. It exists only in a complete folder and contains no times, so that it is reproducible."""
 
     format: int
     source: dict[str, Any]
@@ -103,14 +104,14 @@ class Manifest(msgspec.Struct):
     skipped: dict[str, SkippedClips]
     shards: list[ShardInfo]
     noted: dict[str, SkippedClips] = {}
-    """Clips that were kept, by the reason why prepare reports them."""
+    """Kept clips that prepare reports, by note."""
 
 
 class _HashingFile:
-    """A file that knows the SHA-256 of what was written to it."""
+    """A file that computes the SHA-256 of the data written to it."""
 
     def __init__(self, path: Path) -> None:
-        path.unlink(missing_ok=True)  # of a call that was ended, or a link of somebody's
+        path.unlink(missing_ok=True)  # left by an interrupted call, or a planted link
         self._file = path.open("xb")
         self._hash = hashlib.sha256()
         self.closed = False
@@ -131,7 +132,8 @@ class _HashingFile:
 
 
 def write_shard(path: Path, clips: Iterable[Clip]) -> tuple[int, str]:
-    """Write clips to an Arrow file, a few at a time. Returns the rows and the file's SHA-256; no file for no rows."""
+    """Write clips to an Arrow file, a few at a time. Returns the number of rows and the file's SHA-256. Writes no file
+    if there are no clips."""
     draft = path.with_name(path.name + ".tmp")
     file = _HashingFile(draft)
     rows = 0
@@ -144,7 +146,7 @@ def write_shard(path: Path, clips: Iterable[Clip]) -> tuple[int, str]:
                 if len(batch) == BATCH_ROWS or sum(len(each.audio_b64) for each in batch) >= BATCH_BYTES:
                     writer.write_batch(_record_batch(batch))
                     batch.clear()
-                del clip  # an hour is 150 MB, and the next one is made now
+                del clip  # an hour takes 150 MB, and the next clip is about to be made
             if batch:
                 writer.write_batch(_record_batch(batch))
     finally:
@@ -158,7 +160,7 @@ def write_shard(path: Path, clips: Iterable[Clip]) -> tuple[int, str]:
 
 def _record_batch(clips: list[Clip]) -> pa.RecordBatch:
     small = [pa.array([getattr(clip, name) for clip in clips], SCHEMA.field(name).type) for name in SCHEMA.names[:-1]]
-    # One long clip is not copied.
+    # Do not copy a single long clip.
     audio = clips[0].audio_b64 if len(clips) == 1 else b"".join(clip.audio_b64 for clip in clips)
     ends = np.cumsum([0, *(len(clip.audio_b64) for clip in clips)]).astype(np.int32)
     column = pa.StringArray.from_buffers(len(clips), pa.py_buffer(ends), pa.py_buffer(audio))
@@ -172,7 +174,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a whole prepared folder. Raises InputError on anything else."""
+    """Read the manifest of a complete prepared folder. Raises InputError for anything else."""
     path = folder / MANIFEST
     hint = _how_to_prepare(folder)
     if not folder.exists():
@@ -185,44 +187,44 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         if inner := sorted(str(first.parent) for first in folder.glob("*/shard-00000-of-*.arrow")):
             raise InputError(
-                f"--data {folder} is not a prepared folder, but holds some: {', '.join(inner[:5])}"
+                f"--data {folder} is not a prepared folder, but contains some: {', '.join(inner[:5])}"
             ) from None
-        raise InputError(f"--data {folder} is not a prepared folder (it has no whole {MANIFEST}); {hint}") from None
+        raise InputError(f"--data {folder} is not a prepared folder (it has no {MANIFEST}); {hint}") from None
     except OSError as error:
         raise InputError(f"--data {folder}: {MANIFEST} cannot be read ({error.strerror})") from None
     except Malformed as error:
-        raise InputError(f"--data {folder}: {MANIFEST} is not what prepare writes ({error}); {hint}") from None
+        raise InputError(f"--data {folder}: {MANIFEST} is not the output of prepare ({error}); {hint}") from None
     if manifest.format not in READABLE:
         known = " and ".join(map(str, READABLE))
-        raise InputError(f"--data {folder} has format {manifest.format}, this version reads {known}; {hint}")
+        raise InputError(f"--data {folder} has format {manifest.format}, but this version reads {known}; {hint}")
     for shard in manifest.shards:
         if not SHARD_NAME.fullmatch(shard.file):
-            raise InputError(f"--data {folder}: {MANIFEST} names {shard.file!r}, which is no shard; {hint}")
+            raise InputError(f"--data {folder}: {MANIFEST} names {shard.file!r}, which is not a shard; {hint}")
     return manifest
 
 
 def _how_to_prepare(folder: Path) -> str:
-    """The command that makes a prepared folder of what --data names, if that is a data set."""
+    """The command that prepares the folder, or the data set if --data names one."""
     named = str(folder)
     raw = folder.exists() and not ((folder / MANIFEST).exists() or (folder / PARTIAL).exists())
     on_hub = not folder.parent.exists() and not folder.is_absolute()
     if not (raw or on_hub or named.startswith("preset:")):
         return f"prepare it: {command('prepare')} --dataset DATASET --out {shlex.quote(named)}"
-    # Never a proposal to write into somebody's recordings.
+    # Never suggest writing into a folder of recordings.
     own = folder.resolve().stem if folder.is_file() else folder.resolve().name.removeprefix("preset:")
     name = re.sub(r"[^\w.-]+", "-", own) or "NAME"
     return f"prepare it: {command('prepare')} --dataset {shlex.quote(named)} --out asr_data/{name}"
 
 
 def open_shards(folder: Path | str) -> Shards:
-    """The clips of a prepared folder, memory-mapped. Raises InputError if it is not whole."""
+    """Open a prepared folder, memory-mapped. Raises InputError if it is incomplete."""
     return Shards(Path(folder))
 
 
 class Shards:
-    """Clips of a prepared folder by number, 0 to len - 1, memory-mapped: opening reads no audio.
+    """The clips of a prepared folder by number, 0 to len - 1, memory-mapped: opening it reads no audio.
 
-    Raises InputError if the folder is not whole.
+    Raises InputError if the folder is incomplete.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -256,29 +258,29 @@ class Shards:
             raise IndexError(number)
         at = bisect.bisect_right(self._first, number) - 1
         clip = self._clips(at)[number - self._first[at]]
-        # One byte of each page: what is not in memory is read now, and not while the request is being sent.
+        # Touch each page, so that audio is read from disk now and not while the request is being sent.
         memoryview(clip.audio_b64)[::PAGE].tobytes()
         return clip
 
     def ids(self) -> frozenset[str]:
-        """The ids of all clips: read once, when they are first asked for."""
+        """The ids of all clips, read on the first call."""
         if self._ids is None:
             self._ids = frozenset(id for batch in self._batches for id in batch.column("id").to_pylist())
         return self._ids
 
     @property
     def dithered_throughout(self) -> bool:
-        """Whether each second of a clip has a place for dither; an earlier version found one in a clip."""
+        """Whether each second of a clip has a dither place; earlier versions stored one place per clip."""
         return self.manifest.format == FORMAT
 
     @property
     def audio_format(self) -> str:
-        """One of AUDIO_FORMATS."""
+        """The format of the clips, one of AUDIO_FORMATS."""
         return self.manifest.options.rules.audio_format
 
     @property
     def lengths(self) -> np.ndarray:
-        """Of all clips, in seconds: shape (len,)."""
+        """The durations of all clips in seconds, shape (len,)."""
         return np.concatenate([batch.column("duration_s").to_numpy() for batch in self._batches])
 
     def _read(self, at: int) -> list[Clip]:
@@ -288,7 +290,7 @@ class Shards:
         if batch.schema in OLDER_SCHEMAS:
             at_column = SCHEMA.get_field_index("dither_at")
             small[at_column] = [[place] for place in small[at_column]]
-        # Views: Arrow's own value of a row would be a copy of up to a megabyte.
+        # Use views: Arrow would copy up to a megabyte for the value of a row.
         column = batch.column("audio_b64")
         _, offsets, audio = column.buffers()
         ends = memoryview(offsets).cast("i")[column.offset : column.offset + batch.num_rows + 1]
@@ -297,7 +299,7 @@ class Shards:
 
 
 def _check_batch(batch: pa.RecordBatch) -> None:
-    """Raise ValueError, or Arrow's error, where a batch holds what no batch of ours does. Reads no audio."""
+    """Raise ValueError, or Arrow's error, for a batch that prepare cannot have written. Reads no audio."""
     if not batch.num_rows:
         return
     for column in batch.columns:
@@ -309,19 +311,19 @@ def _check_batch(batch: pa.RecordBatch) -> None:
     _, offsets, data = audio.buffers()
     ends = np.frombuffer(offsets, np.int32)[audio.offset : audio.offset + batch.num_rows + 1]
     if len(ends) != batch.num_rows + 1 or ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > len(data or b""):
-        raise ValueError("its audio lies elsewhere")
+        raise ValueError("its audio is out of bounds")
     seconds, rates = (_numbers(batch.column(name)) for name in ("duration_s", "sample_rate"))
     if not (np.isfinite(seconds) & (seconds > 0) & (rates > 0)).all():
-        raise ValueError("a clip has no length, or no rate")
+        raise ValueError("a clip has no duration or sample rate")
     _check_places(batch.column("dither_at"))
     if "speech_end_s" in batch.schema.names:
         ends_s = _numbers(batch.column("speech_end_s"))
         if not ((ends_s > 0) & (ends_s <= seconds)).all():
-            raise ValueError("its speech ends elsewhere")
+            raise ValueError("the end of speech is outside of a clip")
 
 
 def _check_places(column: pa.Array) -> None:
-    """Raise ValueError where a clip's places for dither do not rise, overlap, or are none of those of base64."""
+    """Raise ValueError if a clip's dither places do not rise, overlap, or do not fit the groups of base64."""
     if column.type == pa.int32():  # of format 2
         fits = _numbers(column) >= 0
     else:
@@ -329,29 +331,29 @@ def _check_places(column: pa.Array) -> None:
         at = _numbers(column.values)[ends[0] : ends[-1]]
         counts, gaps = np.diff(ends), np.diff(at)
         if not counts.all() or column.values.null_count:
-            raise ValueError("a clip has no place for dither")
-        # From the last place of a clip to the first one of the next is no gap.
+            raise ValueError("a clip has no dither place")
+        # The distance from a clip's last place to the next clip's first one is not a gap.
         gaps[np.cumsum(counts)[:-1] - 1] = DITHERED
         fits = np.concatenate([(at >= 0) & (at % DITHER_STEP == DITHER_FIRST), gaps >= DITHERED])
     if not fits.all():
-        raise ValueError("its dither lies elsewhere")
+        raise ValueError("a dither place is out of bounds")
 
 
 def _numbers(column: pa.Array) -> np.ndarray:
-    """A column without nulls as a view, shape (n,). Arrow's own to_numpy imports pandas: a quarter of a second, and
-    35 MB for each worker."""
+    """A column without nulls as a view, shape (n,). Arrow's to_numpy imports pandas, which costs 0.25 s and 35 MB per
+    worker."""
     kind = "f" if pa.types.is_floating(column.type) else "i"
     values = np.frombuffer(column.buffers()[1], f"{kind}{column.type.bit_width // 8}")
     return values[column.offset : column.offset + len(column)]
 
 
 _verified: dict[tuple[Path, str], tuple[int, int, int]] = {}
-"""Shards whose bytes are those of their manifest, by their hash: inode, size and time of the file then."""
+"""Inode, size and modification time of each shard whose hash was verified, by its path and hash."""
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Raise InputError where a shard's bytes are not those that the manifest was written for: read once by a process,
-    and again when the file is another one."""
+    """Raise InputError if a shard's hash differs from the manifest's. Each process hashes a shard once, and again if
+    the file changes."""
     for shard in manifest.shards:
         path = folder / shard.file
         try:
@@ -364,7 +366,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
         except OSError as error:
             raise InputError(f"--data {folder}: {shard.file} cannot be read ({error.strerror})") from None
         if digest != shard.sha256:
-            raise InputError(f"--data {folder}: {shard.file} is not as it was prepared; prepare it again")
+            raise InputError(f"--data {folder}: {shard.file} has changed since it was prepared; prepare it again")
         _verified[key] = state
 
 
@@ -373,7 +375,7 @@ def _open_batches(folder: Path, name: str) -> list[pa.RecordBatch]:
         open_regular(folder / name).close()
         reader = pa.ipc.open_file(pa.memory_map(str(folder / name)))
         if reader.schema not in (SCHEMA, *OLDER_SCHEMAS):
-            raise InputError(f"--data {folder}: {name} has other columns than this version writes; prepare it again")
+            raise InputError(f"--data {folder}: {name} has unknown columns; prepare it again")
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         for batch in batches:
             _check_batch(batch)

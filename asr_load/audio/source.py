@@ -1,4 +1,4 @@
-"""What a person names with --dataset, as rows of still encoded recordings."""
+"""Types for data sets: which one to open, and its rows of encoded recordings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINGERPRINT_BYTES = 65536
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Which rows of which data set: the words of the command line. None is "not said"."""
+    """A data set and the rows to take from it, as given on the command line. None: not given."""
 
     dataset: str
     subset: str | None = None
@@ -24,26 +24,26 @@ class DatasetSpec:
     text_column: str | None = None
     audio_column: str | None = None
     allow_outside: bool = False
-    """Whether the data set may name files outside of its folder, and addresses."""
+    """Whether the data set may refer to files outside of its folder, and to URLs."""
     revision: str | None = None
-    """A branch, tag or commit of a data set on the hub."""
+    """Branch, tag or commit of a data set on the hub."""
 
 
 class Rows(Protocol):
-    """Recordings in their order, from a place that `state` named before. Ids may repeat: see UniqueIds."""
+    """Recordings in order, from the start or from an earlier `state`. Ids may repeat: see UniqueIds."""
 
     def __iter__(self) -> Iterator[Recording]: ...
 
     def state(self) -> dict[str, Any]:
-        """Where the iteration stands, as plain JSON: rows taken so far are behind it."""
+        """The position of the iteration after the rows taken so far, as plain JSON."""
         ...
 
 
 @dataclass
 class Source:
-    """Rows to convert. `origin` names them in the prepared manifest: the same rows give the same `origin`.
+    """The rows of a data set. `origin` identifies them in the manifest: the same rows give the same `origin`.
 
-    `rows(state)` starts after the rows that `state` (see Rows) has behind it, or at the first one for None.
+    `rows(state)` continues from a `state` of Rows, or starts at the first row for None.
     """
 
     origin: dict[str, Any]
@@ -59,7 +59,7 @@ def is_saved(path: Path) -> bool:
 
 
 def fingerprint(file: Path) -> str:
-    """What tells one content of a file from another without reading all of it: its size, beginning and end."""
+    """Identify a file's content without reading all of it, by its size, beginning and end."""
     digest = hashlib.sha256()
     with file.open("rb") as data:
         digest.update(data.read(FINGERPRINT_BYTES))
@@ -74,7 +74,7 @@ class UniqueIds:
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
-        """Each id that was given, and the last number that was tried behind it."""
+        """Each assigned id, and the last number tried as its suffix."""
 
     def __call__(self, wanted: str) -> str:
         name = wanted

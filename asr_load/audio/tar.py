@@ -1,4 +1,4 @@
-"""Recordings in tar files: WebDataset's samples, read as a stream, and the files that a NeMo manifest names."""
+"""Read recordings from tar files: streamed WebDataset samples, and files that a NeMo manifest names."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from asr_load.errors import InputError
 
 SUFFIX = ".tar"
 TEXTS = (".txt", ".text", ".transcript", ".transcription", ".lab", ".cls", ".id")
-"""Of files of a sample that are its columns as text."""
+"""Suffixes of a sample's files that become text columns."""
 
 SAMPLES_LOOKED_AT = 5
-"""For the names of columns."""
+"""Number of samples from which to take the names of columns."""
 
 PARTS = re.compile(r"-sub\d+(?=\.[^.]*$)")
-"""What NeMo adds to the names of all but the first part of a file, which is in the tar file once."""
+"""NeMo's suffix for all but the first segment of a file, which is in the tar file only once."""
 
 
 def in_order(files: Iterable[str]) -> list[str]:
-    """By name, in which 2 comes before 10: the same on each machine."""
+    """Sort by name, with 2 before 10, so that the order is the same on each machine."""
     return sorted(files, key=lambda file: [(rest, int(part or 0)) for rest, part in re.findall(r"(\D*)(\d*)", file)])
 
 
 def samples(file: str) -> Iterator[dict[str, Any]]:
-    """The samples of a tar file or of the address of one, as WebDataset has them: members in a row that have a name in
-    common, which become columns by what is behind it. `audio` is the recording; the fields of a JSON object are columns
-    too. Raises whatever tarfile, the file system or the network raise, and InputError."""
-    # Late: `datasets` takes a second to import. It knows the hub's addresses, and the person's token.
+    """Yield the WebDataset samples of a tar file or URL. Raises InputError, and any error of tarfile, files or network.
+
+    Consecutive members with the same base name form a sample; their suffixes are its columns. `audio` is the recording.
+    The fields of a JSON object become columns too.
+    """
+    # Late: `datasets` takes a second to import. It knows the hub's URLs and the user's token.
     from datasets.utils.file_utils import xopen
 
     key, row = "", dict[str, Any]()
@@ -71,19 +73,19 @@ def _add(row: dict[str, Any], name: str, column: str, archive: tarfile.TarFile, 
 
 
 class TarSamples:
-    """The samples of tar files, one file after the other. It goes on from a state as an IterableDataset does."""
+    """The samples of several tar files in turn, resumable like an IterableDataset."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = files
         self._begins = self._at = {"file": 0, "taken": 0}
 
     def decode(self, _enable: bool) -> TarSamples:
-        """Nothing is decoded here."""
+        """Do nothing: samples are never decoded here."""
         return self
 
     @property
     def column_names(self) -> list[str]:
-        """Of the first samples."""
+        """The columns of the first samples."""
         first = (row for file in self._files[:1] for row in samples(file))
         return list(dict.fromkeys(name for row in islice(first, SAMPLES_LOOKED_AT) for name in row))
 
@@ -97,30 +99,30 @@ class TarSamples:
                     yield row
 
     def state_dict(self) -> dict[str, int]:
-        """Where the last iteration stands."""
+        """The position of the last iteration."""
         return self._at
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
+        """Continue from a position of `state_dict`."""
         self._begins = self._at = state
 
 
 class Member(NamedTuple):
-    """A file in a tar file of this machine: where its bytes are."""
+    """A file within a local tar file, by the position of its bytes."""
 
     archive: Path
     at: int
     size: int
 
     def read(self) -> bytes:
-        """Its bytes."""
+        """Read the file's bytes."""
         with self.archive.open("rb") as data:
             data.seek(self.at)
             return data.read(self.size)
 
 
 class Members:
-    """The files in tar files of this machine, by the names that a NeMo manifest has for them. Raises InputError."""
+    """The files within local tar files, by the names that a NeMo manifest uses. Raises InputError."""
 
     def __init__(self, archives: Iterable[Path]) -> None:
         self._members: dict[str, Member] = {}
@@ -134,5 +136,5 @@ class Members:
                 raise InputError(f"{archive} cannot be read: {error}") from error
 
     def find(self, name: str) -> Member | None:
-        """The file of a row; None where no archive has it."""
+        """The file with this name; None if no archive contains it."""
         return self._members.get(name) or self._members.get(PARTS.sub("", name))

@@ -1,4 +1,4 @@
-"""A clip in bytes that no request of a test has."""
+"""Re-encode a clip for the trial request, so that the test's requests do not hit the server's cache."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from asr_load.audio.clip import Clip
 from asr_load.audio.encode import encode
 
 QUIETER = (0.90, 0.97)
-"""By how much: a quarter of a decibel at least, which any encoder keeps, and less than one, which nobody hears."""
+"""Range of the gain: at least 0.25 dB, which every encoder keeps, and less than 1 dB, which is inaudible."""
 
 LONGEST_S = 30.0
-"""Encoding takes time."""
+"""Maximum length to encode, in seconds, because encoding takes time."""
 
 
 def re_encoded(clip: Clip, audio_format: str) -> Clip:
-    """The first half a minute of a compressed clip, a little quieter by chance: the same speech in other bytes."""
+    """The first LONGEST_S seconds of a compressed clip with a random gain: the same speech in different bytes."""
     pcm, rate = soundfile.read(io.BytesIO(pybase64.b64decode(bytes(clip.audio_b64))), dtype="int16")
     pcm = pcm[: round(LONGEST_S * rate)]
     quieter = np.rint(pcm * random.uniform(*QUIETER)).astype(np.int16)
