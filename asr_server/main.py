@@ -196,7 +196,7 @@ def _serve(options: argparse.Namespace) -> None:
     from asr_server.transport import Protocol, Server, WebSocketProtocol, listen, over_tls
 
     if options.sender == "compiled" and not compiled:
-        _fail("--sender compiled: it is not compiled here; there are auto and python")
+        _fail("--sender compiled: not compiled on this machine; use auto or python")
     try:
         faults = FaultPlan(options.fault, options.seed)
         engine = _scripted(options) if options.engine == "scripted" else _moonshine(options)

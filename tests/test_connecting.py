@@ -107,7 +107,7 @@ def test_requests_before_a_test_have_a_limit_on_the_whole_response(
     head: bytes, piece: bytes, pause_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_info, "PATIENCE_S", LIMIT_S)
-    late = f"no complete answer within {LIMIT_S:g} s"
+    late = f"no complete response within {LIMIT_S:g} s"
     with never_ending(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % head, piece, pause_s) as place:
         assert server_info.unready(f"http://{place}", {}, Intake(), Transport()) == late
         with pytest.raises(InputError, match=late):

@@ -32,7 +32,7 @@ DEEP = b"[" * 200_000
 
 ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
     "interim answers": ("more than", CONTINUE * 40_000 + SOUND),
-    "interim answers, one too many": ("interim answers", CONTINUE * (MAX_INTERIM + 1) + SOUND),
+    "interim answers, one too many": ("interim responses", CONTINUE * (MAX_INTERIM + 1) + SOUND),
     "long interim answers": ("head of more than", (b"HTTP/1.1 103 x\r\nA: " + b"b" * 60_000 + b"\r\n\r\n") * 3 + SOUND),
     "a long head": ("head of more than", EVENTS + b"A: b\r\n" * 90 + (b"B: " + b"c" * 30_000 + b"\r\n") * 3 + CHUNKED),
     "a head of many lines": ("", EVENTS + b"A: b\r\n" * 100_000 + CHUNKED),

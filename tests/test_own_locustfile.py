@@ -84,7 +84,7 @@ def test_each_request_of_a_custom_locustfile_has_its_record(
     assert done.summary["wall_s"] < 600
     errors = {record["error"] for record in done.records if not record["ok"]}
     if "timeout" in outcomes:
-        assert errors == {"no end within the locustfile's own limit of 0.3 s"}
+        assert errors == {"not finished within the locustfile's limit of 0.3 s"}
     if "client" in outcomes:
         assert errors == {"never sent: the locustfile's own code raised before"}
 

@@ -245,7 +245,7 @@ def test_several_models_need_the_model_option(clips: Path, tmp_path: Path) -> No
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
         chosen = run(host, clips, tmp_path / "two", "-u", "1", "--requests", "3", "--model", "two", preflight=True)
     assert (done.code, chosen.code) == (2, 0)
-    assert "error: the server has several models: name one with --model: one, two" in done.err
+    assert "error: the server has several models; choose one with --model: one, two" in done.err
 
 
 def test_workers_request_the_model_that_the_master_found(clips: Path, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_flush_cache_follows_the_trial_request(clips: Path, tmp_path: Path, monk
     with answering((200, STREAM)) as host:
         refused = run(host, clips, tmp_path / "busy", *words)
     assert refused.code == 2
-    assert "--flush-cache: POST /flush_cache is answered 400 not now" in refused.err
+    assert "--flush-cache: POST /flush_cache returned 400 not now" in refused.err
     assert _Server.paths == ["/flush_cache"]
 
 

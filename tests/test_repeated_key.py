@@ -170,5 +170,5 @@ def test_key_repeated_by_the_server_is_in_no_message_before_a_test() -> None:
     with parrot() as host:
         with pytest.raises(InputError) as refused:
             flush_cache(host, {}, Intake([KEY]), Transport())
-        assert "is answered 400 ***" in str(refused.value)
+        assert "returned 400 ***" in str(refused.value)
         assert unready(host, {}, Intake([KEY]), Transport()) == "hTTP/1.1 ***"

@@ -124,14 +124,14 @@ def test_reset_and_stall_are_distinguished(maker: str) -> None:
     here, there = pair()
     with here:
         file = head_file(maker, here, STALL_S)
-        with pytest.raises(Failure, match="no byte within the stall timeout"):
+        with pytest.raises(Failure, match="no data within the stall timeout"):
             file.peek()
         there.sendall(b"x")
         settle(lambda: file.has_come)
         assert file.read(1) == b"x"
         file.begin_body(CHUNKED)
         began = time.perf_counter()
-        with pytest.raises(Failure, match="no byte within the stall timeout"):
+        with pytest.raises(Failure, match="no data within the stall timeout"):
             while not file.wait_for_end(0.01):
                 pass
         assert time.perf_counter() * 1e9 - file.reader.last >= STALL_S * 1e9
@@ -320,7 +320,7 @@ def test_best_reader_is_chosen_and_one_that_fails_its_check_is_not() -> None:
     done = subprocess.run([sys.executable, "-c", CHOICES], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["compiled compiled python plain", "python python", "plain", "plain", "plain 1"]
     first, second, third, fourth = done.stderr.splitlines()
-    assert first == "WARNING reader compiled: it is not compiled here"
+    assert first == "WARNING reader compiled: not compiled on this machine"
     assert second.startswith("WARNING reader python: its check failed 5 times: outcome 'cut' (")
     assert re.match(r"WARNING reader python: its check failed 5 times: event 1 is stamped .* after it was read", third)
     assert fourth == "WARNING reader python: its check failed: text 'Grüße owt!' instead of 'Grüße two!'"
@@ -361,7 +361,7 @@ except InputError as error:
 
 @pytest.mark.parametrize("how", ["late", "dropped"])
 @pytest.mark.parametrize(
-    ("attempts", "said"), [(1, "python"), (4, "python"), (5, "error: reader python: its check came to no result in 5")]
+    ("attempts", "said"), [(1, "python"), (4, "python"), (5, "error: reader python: its check was inconclusive in 5")]
 )
 def test_reader_check_disturbed_by_the_machine_is_repeated(how: str, attempts: int, said: str) -> None:
     command = [sys.executable, "-c", DISTURBED, how, str(attempts)]

@@ -83,7 +83,7 @@ def test_ttft_of_text_is_that_of_the_first_character_after_the_envelope(reader: 
 def test_envelope_without_text_is_empty(reader: str) -> None:
     with talk(stream("language None", "<asr_text>"), reader=reader) as (client, peer):
         record = client.send(peer.url)
-    assert (record.outcome, record.error, record.text) == ("empty", "no text but an envelope", "")
+    assert (record.outcome, record.error, record.text) == ("empty", "no text except an envelope", "")
     assert record.raw_text == "language None<asr_text>"
 
 

@@ -78,8 +78,8 @@ WRONG = {
     "expired": "the server's certificate has expired",
     "another name": "the server's certificate is for another name than --host",
     "unknown authority": NO_AUTHORITY,
-    "client certificate required": "the server asks for a certificate of the client (--cert FILE)",
-    "no TLS": "the server does not speak TLS on this port (http:// in place of https://?)",
+    "wants one of ours": "the server requires a client certificate (--cert FILE)",
+    "no TLS": "the server does not speak TLS on this port (use http:// instead of https://?)",
 }
 
 
@@ -124,15 +124,15 @@ def test_client_certificate_is_sent(clips: Path, tmp_path: Path, authority: trus
 
 def test_invalid_certificate_files_are_refused_at_start(tmp_path: Path, ca: str) -> None:
     (tmp_path / "text").write_text("no certificate")
-    with pytest.raises(InputError, match=r"--ca .*text holds no certificate \(PEM\)"):
+    with pytest.raises(InputError, match=r"--ca .*text contains no certificate \(PEM\)"):
         read_transport(HTTPS, str(tmp_path / "text"), "", insecure=False)
     with pytest.raises(InputError, match="--ca /nowhere cannot be read: No such file"):
         read_transport(HTTPS, "/nowhere", "", insecure=False)
-    with pytest.raises(InputError, match=r"--cert .* takes a certificate and its key"):
+    with pytest.raises(InputError, match=r"--cert .* must be a certificate and its key"):
         read_transport(HTTPS, "", ca, insecure=False)
     with pytest.raises(InputError, match="--cert /nowhere cannot be read"):
         read_transport(HTTPS, "", "/nowhere", insecure=False)
-    with pytest.raises(InputError, match="give one of the two"):
+    with pytest.raises(InputError, match="so --ca has no effect"):
         read_transport(HTTPS, ca, "", insecure=True)
     assert read_transport(HTTPS, "", "", insecure=False) == Transport()
 
@@ -153,7 +153,7 @@ def test_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path: Path, autho
     secret = serialization.BestAvailableEncryption(b"secret")
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
     (tmp_path / "own.pem").write_bytes(own.cert_chain_pems[0].bytes() + pem)
-    with pytest.raises(InputError, match="its key needs a passphrase"):
+    with pytest.raises(InputError, match="the key has a passphrase"):
         read_transport(HTTPS, "", str(tmp_path / "own.pem"), insecure=False)
 
 

@@ -1,1 +1,1 @@
-"""One request on one connection, with the moments at which its bytes came."""
+"""Send one request on one connection, and time stamp the bytes of its response."""

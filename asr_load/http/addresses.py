@@ -1,4 +1,4 @@
-"""Addresses of servers, each in its turn: behind one name may be several, and all of them are to be asked."""
+"""Resolve names and connect to their addresses in turn, so that all servers behind a name get requests."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from gevent import socket
 logger = logging.getLogger(__name__)
 
 FRESH_S = 10.0
-"""For how long an answer of the DNS is good: servers come and go behind a name."""
+"""Seconds until a name is resolved again, because servers behind a name come and go."""
 
 Address = tuple[socket.AddressFamily, Any]
-"""The family, and the address as a socket of it has it."""
+"""An address family, and an address as sockets of this family represent it."""
 
 Upstream = tuple[tuple[str, int], ...]
-"""Names or addresses, and ports."""
+"""Pairs of a name or address and a port."""
 
 
 class Addresses:
-    """What a process knows of names. Its turns begin at `first`: workers that begin at different ones load few users
-    evenly."""
+    """The addresses that a process has resolved, taken in turn from number `first` on. Workers start at different
+    addresses, so that even a few users are spread evenly."""
 
     def __init__(self, first: int = 0) -> None:
         self._first = first
         self._known: dict[Upstream, tuple[float, list[Address]]] = {}
         self._turns: dict[Upstream, int] = {}
         self._silent: dict[Address, float] = {}
-        """Those that could not be reached, and when: the others have their share for a while."""
+        """Unreachable addresses, and when they failed; the others take their share for a while."""
 
     def connect(self, upstream: Upstream, until: float) -> tuple[socket.socket, str]:
-        """A connection to the next address that answers, and that address, until a moment of perf_counter. The caller
-        limits the time that names take. Raises OSError."""
+        """Connect to the next address that accepts, at the latest at `until` (perf_counter). Returns the socket and the
+        address. The caller limits the time for name resolution. Raises OSError."""
         addresses = self._resolve(upstream)
         turn = self._turns.get(upstream, self._first)
         self._turns[upstream] = turn + 1
@@ -44,7 +44,7 @@ class Addresses:
         trouble: OSError | None = None
         left = [*good[first:], *good[:first], *silent]
         while left:
-            # One that never answers leaves time for the others.
+            # Divide the time, so that an unresponsive address leaves some for the others.
             limit = (until - time.perf_counter()) / len(left)
             address = left.pop(0)
             try:
@@ -62,7 +62,7 @@ class Addresses:
         if time.monotonic() - told > FRESH_S:
             found = [socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) for host, port in upstream]
             addresses = list(dict.fromkeys((family, address) for each in found for family, _, _, _, address in each))
-            # In an order of their own: each answer of the DNS has another one.
+            # Sort them, because each DNS response has a different order.
             addresses.sort(key=lambda address: address[1])
             self._known[upstream] = time.monotonic(), addresses
         return addresses

@@ -1,4 +1,4 @@
-"""What a reader of sockets collects of one answer, and what whoever waits for it asks of it."""
+"""The interface of socket readers, and the collector of one response in Python."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from asr_load.stream.chunked import Chunked
 from asr_load.stream.limits import MAX_BYTES, MAX_READS, MAX_WIRE_BYTES
 
 TAKE_BYTES = 65536
-"""That `take` gives at once, if there are as many, and the rest of a read: as in _socket_reader.c."""
+"""Bytes after which `take` returns, with the rest of the last read: as in _socket_reader.c."""
 
 CHUNKED, UNTIL_CLOSE = -1, -2
 """Framings of a body; any other is its length in bytes."""
 
 
 class Owner(Protocol):
-    """Who waits, as an Event."""
+    """The object that waits for a reader, such as an Event."""
 
     def set(self) -> None:
-        """What was waited for has come."""
+        """Called when the awaited data has arrived."""
 
 
 class SocketReader(Protocol):
-    """What comes on one socket, from a moment on. Stamps are `time.perf_counter_ns()`.
+    """Reads one response from a socket. Stamps are `time.perf_counter_ns()`.
 
-    It reads a head, to which all belongs until `begin_body` says where the body begins and how it ends; then a body.
-    It is running until an end has come, by its status: complete, with the end of the body; cut, closed before; broken:
-    not HTTP's chunks; too long; failed: see `failure`.
+    All bytes belong to the head until `begin_body` defines where the body begins and how it is framed. The status is
+    running until the end: complete (the body ended), cut (closed before that), broken (malformed chunks), too long, or
+    failed (see `failure`).
     """
 
     @property
@@ -34,7 +34,7 @@ class SocketReader(Protocol):
 
     @property
     def failure(self) -> OSError:
-        """Why, where the status is failed."""
+        """The error, if the status is failed."""
 
     @property
     def last(self) -> int:
@@ -42,43 +42,43 @@ class SocketReader(Protocol):
 
     @property
     def surplus(self) -> bool:
-        """Whether bytes came after the end: the connection cannot be used again."""
+        """Whether bytes arrived after the end, so that the connection cannot be reused."""
 
     def want(self, beyond: int) -> bool:
-        """Set the owner when the head has more than so many bytes (-1: when the answer has ended); True if that is so
-        already, and nothing will be set."""
+        """Set the owner when the head has more than `beyond` bytes (-1: when the response has ended). Returns True,
+        without setting the owner later, if that is already the case."""
 
     def head(self, start: int) -> bytes:
-        """The bytes from a position on, before `begin_body`."""
+        """The bytes from `start` on, before `begin_body`."""
 
     def stamp(self, position: int) -> int:
-        """The stamp of the read that brought the head up to a position."""
+        """The stamp of the read that completed the head up to `position`."""
 
     def begin_body(self, start: int, framing: int) -> None:
-        """Say where the body begins and how it is framed."""
+        """Set where the body begins and how it is framed."""
 
     def collected(self) -> tuple[bytes, list[int], list[int]]:
-        """The body so far without its framing, and for each read its stamp and where in the body it ended."""
+        """The body so far without its framing, and the stamp and the end position in the body of each read."""
 
     def take(self) -> tuple[bytes, list[int], list[int]]:
-        """In place of all the others, for a stream that is no HTTP: what has come and was not taken, or the most that
-        is taken at once. Sets the owner when more comes."""
+        """For streams other than HTTP, instead of the other methods: the bytes that arrived since the last call, up to
+        a limit. Sets the owner when more arrive."""
 
     def close(self) -> None:
-        """Read no more. The connection itself stays open."""
+        """Stop reading. The connection stays open."""
 
 
 class FedReader(SocketReader, Protocol):
-    """One that reads nothing by itself."""
+    """A reader that gets its bytes from a caller instead of a socket."""
 
     def feed(self, data: bytes, at: int) -> None:
-        """Take bytes that were read at a time."""
+        """Add bytes that were read at the time `at`."""
 
     def end(self) -> None:
-        """Take the other side's end."""
+        """Note that the other side has closed."""
 
     def fail(self, error: OSError) -> None:
-        """Take what ended it otherwise."""
+        """Note the error that ended the stream."""
 
 
 class Collector:
@@ -174,7 +174,7 @@ class Collector:
         self._stop()
 
     def _stop(self) -> None:
-        """Read no more: the end has come. May be called again."""
+        """Stop reading, because the end was reached. May be called more than once."""
 
     def _take_body(self, data: bytes, at: int) -> None:
         if self.status != "running":

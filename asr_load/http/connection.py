@@ -1,4 +1,4 @@
-"""A user's connection: opened, kept, opened again, and what happened to the request that is on it."""
+"""The connections of a user: opened, kept, reopened; and the stamps of the request on them."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from asr_load.http.turn import Turn
 from asr_load.stream.cause import Cause
 
 _poll = monkey.get_original("select", "poll")
-"""gevent's would let other greenlets run."""
+"""The original poll, because gevent's would let other greenlets run."""
 
 MOST_PIECES = 1024
-"""That the kernel takes in one call: IOV_MAX of Linux."""
+"""Maximum number of pieces in one call of the kernel: IOV_MAX of Linux."""
 
 MOST_READS = 16
-"""Of what comes on an idle connection: a ticket of TLS takes a few hundred bytes."""
+"""Maximum number of reads on an idle connection; a TLS ticket takes a few hundred bytes."""
 
 LOOK_S = 0.05
-"""How often a sender that waits for the network looks whether it was answered already."""
+"""Seconds between checks, during an upload that makes no progress, whether the server has already responded."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a URL leads."""
+    """Scheme, host and port of a URL."""
 
     scheme: str
     host: str
@@ -54,14 +54,14 @@ class Place:
 
     @property
     def name(self) -> str:
-        """As the Host field has it."""
+        """The value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 @lru_cache
 def place_of(url: str) -> Place:
-    """Of an address, whatever its path."""
+    """The place of a URL, whatever its path."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if not host.isascii():
@@ -70,19 +70,19 @@ def place_of(url: str) -> Place:
 
 
 class Connections:
-    """All that a process opens: how many, the seconds that it took to connect and to agree on TLS."""
+    """Counts the connections that a process opens, and the seconds for connecting and TLS handshakes."""
 
     def __init__(self, first: int = 0) -> None:
         self.addresses = Addresses(first)
         self.prepared: dict[tuple[object, ...], PreparedRequest] = {}
-        """What requests have in common, by what it was made of."""
+        """Prepared requests that users share, by their URL and headers."""
         self.count = 0
         self.total_s = 0.0
         self.longest_s = 0.0
         self.dropped = 0
-        """Closed because something came on them, or their end, while nothing was asked."""
+        """Idle connections closed because unexpected bytes or their end arrived."""
         self.server: str | None = None
-        """What the other end calls itself, by its header of that name; None before the first answer."""
+        """The Server header of the first response; None before that."""
 
     def add(self, took_s: float) -> None:
         self.count += 1
@@ -91,7 +91,8 @@ class Connections:
 
 
 class Connection:
-    """To one place, by way of a proxy or not. It is opened with the first request, and again where it was closed."""
+    """A connection to one place, possibly through a proxy. It is opened for the first request, and reopened if it was
+    closed."""
 
     def __init__(self, place: Place, transport: Transport, connections: Connections) -> None:
         self.place, self.transport = place, transport
@@ -100,27 +101,27 @@ class Connection:
         self.tls: Tls | None = None
         self._session: Any = None
         self.replica = ""
-        """The address that it was opened to, where no proxy is between."""
+        """The address of the server; empty behind a proxy."""
         self.unused = True
-        """Whether it has carried no request yet."""
+        """Whether it has not carried a request yet."""
         self.sent_all = True
-        """Whether the last request has left as a whole."""
+        """Whether the last request was sent completely."""
 
     @property
     def _tunnels(self) -> bool:
-        # A WebSocket goes through a proxy as TLS does (RFC 6455, 4.1).
+        # A WebSocket uses a tunnel, like TLS (RFC 6455, 4.1).
         return bool(self.transport.proxy) and self.place.scheme != "http"
 
     @property
     def target(self) -> str:
-        """What stands before the path in a request's first line: a proxy is told the whole address."""
+        """The prefix of the path in the request line: a proxy needs the whole URL."""
         if self.transport.proxy and not self._tunnels:
             return f"{self.place.scheme}://{self.place.name}"
         return ""
 
     def open(self, limit_s: float) -> float:
-        """Connect, and agree on TLS, within `limit_s` in all: for the name, the connection, the proxy, and TLS. Returns
-        the seconds that it took. Raises Failure."""
+        """Resolve the name, connect, pass the proxy and shake hands for TLS, within `limit_s` in all. Returns the
+        seconds it took. Raises Failure."""
         began = time.perf_counter()
         try:
             with gevent.Timeout(limit_s, TimeoutError()):
@@ -171,9 +172,9 @@ class Connection:
             raise Failure("connect", f"the proxy: {answer.status} {answer.reason}", Cause.PROXY)
 
     def close(self) -> None:
-        """Close it. A second time does no harm."""
+        """Close the connection. May be called more than once."""
         if self.tls is not None:
-            with contextlib.suppress(ValueError):  # one that is not to be resumed
+            with contextlib.suppress(ValueError):  # the session cannot be resumed
                 self._session = self.tls.session
             self.tls = None
         if self.sock is not None:
@@ -181,8 +182,8 @@ class Connection:
             self.sock = None
 
     def is_free(self) -> bool:
-        """Whether it may carry a request: it is open, and nothing has come since the last answer, nor its end. Else it
-        is closed."""
+        """Whether the connection can carry a request: it is open, and neither bytes nor its end have arrived since the
+        last response. Otherwise closes it."""
         if self.sock is None:
             return False
         if not self.is_readable() or (self.tls is not None and self._is_quiet(self.tls)):
@@ -191,14 +192,14 @@ class Connection:
         return False
 
     def is_readable(self) -> bool:
-        """Whether anything has come, or the end, and nobody has read it."""
+        """Whether unread bytes, or the end, have arrived."""
         assert self.sock is not None
         poll = _poll()
         poll.register(self.sock.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
     def _is_quiet(self, tls: Tls) -> bool:
-        """Whether what has come is TLS's own, as a ticket for the next handshake."""
+        """Whether the unread bytes are only TLS records without data, such as a session ticket."""
         assert self.sock is not None
         self.sock.settimeout(0)
         with contextlib.suppress(BlockingIOError):
@@ -210,12 +211,12 @@ class Connection:
         return True
 
     def drop(self) -> None:
-        """Close it because more came than was asked for, or its end."""
+        """Close and count a connection on which unexpected bytes or the end arrived."""
         self.close()
         self._connections.dropped += 1
 
     def reads(self, factory: ReaderFactory | None) -> Reads:
-        """What makes the reader of the next answer; None: one that reads when it is asked."""
+        """A function that makes the reader of the next response; `factory` None: a reader that reads on demand."""
         assert self.sock is not None
         descriptor, tls = self.sock.fileno(), self.tls
         if factory is None:
@@ -230,7 +231,7 @@ class Connection:
         return decrypting
 
     def receive(self) -> bytes:
-        """What has come, waiting for it; empty at its end. Raises OSError."""
+        """Wait for data and return it decrypted; empty at the end. Raises OSError."""
         assert self.sock is not None
         turn = Turn()
         while data := self.sock.recv(READ_BYTES):
@@ -242,13 +243,15 @@ class Connection:
                 raise self.tls.error
             if self.tls.ended:
                 break
-            turn.give()  # records of TLS may hold nothing, one after the other
+            turn.give()  # a server may send any number of TLS records without data
         return b""
 
     def send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> None:
-        """Send all of it, without a copy where nothing encrypts it. Where the server takes no more, it is asked for a
-        refusal that has come: then the rest is not sent, as it is not where the server has closed, which may have said
-        why. Raises Failure."""
+        """Send all pieces, without copying them unless TLS encrypts them. Raises Failure.
+
+        Stops early if the server has closed, since its response may say why, or if it accepts no more data and
+        `refused` reports that it has responded with an error.
+        """
         self.sent_all = False
         try:
             self.sent_all = self._send(pieces, stall, refused)
@@ -267,11 +270,11 @@ class Connection:
         return self._push(pieces, stall, refused)
 
     def _push(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> bool:
-        """Returns False where the server has refused it before it took all."""
+        """Send pieces. Returns False if the server refused the request before it accepted all of them."""
         assert self.sock is not None
         self.sock.settimeout(LOOK_S)
         left: deque[memoryview] = deque(memoryview(piece) for piece in pieces)
-        waited = 0.0  # not by a clock, which goes on while this process is stopped
+        waited = 0.0  # counted, because a clock would include time in which this process was stopped
         while left:
             try:
                 if taken := self.sock.sendmsg(list(islice(left, MOST_PIECES))):
@@ -290,7 +293,7 @@ class Connection:
 
 
 def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Any:
-    """Pieces of at most so many bytes, small ones together: each is a record of TLS, at the least."""
+    """Cut pieces to at most `size` bytes and join small ones, because each piece takes at least one TLS record."""
     small: list[bytes | memoryview] = []
     for piece in pieces:
         if len(piece) < size // 8:
@@ -307,7 +310,7 @@ def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Any:
 
 
 class _BlockingReader(Collector):
-    """Reads when it is asked, as any client does: each read has the time at which it returned."""
+    """Reads on demand, like most clients: the stamp of a read is the time at which it returned."""
 
     def __init__(self, owner: Owner, connection: Connection) -> None:
         super().__init__(owner)
@@ -318,7 +321,7 @@ class _BlockingReader(Collector):
             try:
                 data = self._connection.receive()
             except TimeoutError as error:
-                if self._connection.is_readable():  # it came while this process was stopped
+                if self._connection.is_readable():  # data arrived while this process was stopped
                     continue
                 raise failure(error) from error
             except OSError as error:
@@ -329,27 +332,27 @@ class _BlockingReader(Collector):
 
 
 class UserConnection:
-    """A user's way to each place that it speaks to, and stamps of the request that is on it, in perf_counter
-    nanoseconds; None where not reached. Call `reset` before each request."""
+    """A user's connections to all places, and the stamps of its current request in perf_counter nanoseconds (None: not
+    reached). Call `reset` before each request."""
 
     def __init__(self) -> None:
         self.connections = Connections()
-        """Of this user, or of whatever else they are to be counted for."""
+        """Counters, of this user or shared by all users of a process."""
         self.reader_factory: ReaderFactory | None = None
-        """What reads answers; None: the greenlet itself."""
+        """Makes the readers of responses; None: the greenlet reads."""
         self.connection: Connection | None = None
-        """The last request's."""
+        """The connection of the last request."""
         self._ways: dict[tuple[Place, Transport], Connection] = {}
         self.file: HeadFile | None = None
-        """What the last request's answer is read from."""
+        """The file of the last request's response."""
         self.prepared: PreparedRequest | None = None
-        """What the user's requests have in common."""
+        """The part that the user's requests share."""
         self.common: tuple[object, ...] = ()
-        """What it was made of."""
+        """The URL, headers and transport that `prepared` was made from."""
         self.head = ""
-        """It as text."""
+        """The head of `prepared` as text."""
         self.session: Any = None
-        """A realtime session that is kept for the next utterance; `close` closes it."""
+        """A realtime session kept for the next utterance; `close` closes it."""
         self.reset()
 
     def reset(self) -> None:
@@ -358,12 +361,12 @@ class UserConnection:
         self.uploaded: int | None = None
         self.headers: int | None = None
         self.connect_s: float | None = None
-        """What it took to open a connection for it."""
+        """Seconds to open a connection for the request."""
         self.reused = False
         self.pause_s = 0.0
-        """How long the server wants to be left alone."""
+        """Seconds to wait before the next request, because the server is busy."""
         self.may_retry = False
-        """Whether it has said for how long."""
+        """Whether the server sent Retry-After."""
 
     @property
     def replica(self) -> str:
@@ -371,7 +374,7 @@ class UserConnection:
 
     @property
     def last_read(self) -> int | None:
-        """The stamp of the last bytes of an answer."""
+        """The stamp of the last bytes of the response."""
         return None if self.file is None else self.file.reader.last or None
 
     def way(self, place: Place, transport: Transport) -> Connection:
@@ -380,25 +383,25 @@ class UserConnection:
         way = self._ways.get((place, transport))
         if way is None:
             way = self._ways[place, transport] = Connection(place, transport, self.connections)
-        self.connection = way  # the record of one that cannot be opened names no other's address
+        self.connection = way  # so that the record of a failed connection does not name another's address
         return way
 
     def connect(self, place: Place, transport: Transport, limit_s: float) -> Connection:
-        """An open connection that waits for a request. Raises Failure."""
+        """Return an open, idle connection to a place. Raises Failure."""
         way = self.way(place, transport)
         if not way.is_free():
             self.connect_s = way.open(limit_s)
         return way
 
     def begin(self, connection: Connection, stall: float) -> HeadFile:
-        """Begin to read the answer on a connection, and start the clock: its request is sent next."""
+        """Start reading the response and start the clock. Send the request immediately afterwards."""
         self.file = file = HeadFile(connection.reads(self.reader_factory), stall)
         self.reused, connection.unused = not connection.unused, False
         self.started = time.perf_counter_ns()
         return file
 
     def drop(self) -> None:
-        """Stop to read the last answer. Where more came than it, its connection is closed."""
+        """Stop reading the last response. Closes its connection if more bytes arrived than the response."""
         if self.file is not None:
             self.file.close()
             if self.file.surplus and self.connection is not None and self.connection.sock is not None:
@@ -406,7 +409,7 @@ class UserConnection:
             self.file = None
 
     def close(self) -> None:
-        """Close all."""
+        """Close all connections and the session."""
         self.drop()
         if self.session is not None:
             self.session.close()

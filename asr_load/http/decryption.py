@@ -1,4 +1,4 @@
-"""Reading what is encrypted: ciphertext is read and stamped as ever, and decrypted when gevent's loop comes to it."""
+"""Read TLS connections: a reader stamps the ciphertext as usual, and gevent's loop decrypts it later."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from asr_load.http.turn import call_in_next_round
 
 
 class Decryption:
-    """Between a reader of ciphertext, whose owner it is, and one of plaintext, which it feeds: with the stamps of those
-    reads that completed its records of TLS."""
+    """Owns a reader of ciphertext and feeds a reader of plaintext. Plaintext gets the stamp of the read that completed
+    its TLS record."""
 
     def __init__(self, source: ReaderFactory, descriptor: int, owner: Owner, tls: Tls) -> None:
         self.plaintext = source.collector(owner)
@@ -22,14 +22,14 @@ class Decryption:
         self.set()
 
     def set(self) -> None:
-        """Take what has come, and wait for more."""
+        """Decrypt the data that has arrived, and wait for more."""
         if self._ciphertext is not None and self._take_some(self._ciphertext):
             call_in_next_round(self.set)
 
     def _take_some(self, source: SocketReader) -> bool:
-        """Decrypt what has come, or a part of it. Returns whether there is more."""
+        """Decrypt some of the data that has arrived. Returns whether there is more."""
         tls, plaintext = self._tls, self.plaintext
-        status = source.status  # before what has come: more may come before the end
+        status = source.status  # read it before the data: more data may arrive before the end
         data, stamps, ends = source.take()
         start = 0
         for at, end in zip(stamps, ends, strict=True):
@@ -53,13 +53,13 @@ class Decryption:
         return len(data) >= TAKE_BYTES or (bool(data) and source.status != "running")
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         source, plaintext = self._ciphertext, self.plaintext
         if source is None:
             return
-        self._ciphertext = None  # each holds the other
+        self._ciphertext = None  # break the reference cycle
         source.close()
-        # What was read of a connection that is kept would be missing when the next answer comes.
+        # Decrypt everything that was read: on a kept connection, it would be missing from the next response.
         while plaintext.status == "complete" and not plaintext.surplus and self._take_some(source):
             pass
         plaintext.close()

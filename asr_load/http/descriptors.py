@@ -1,4 +1,4 @@
-"""File descriptors: a user's connection takes two, and a process may have few."""
+"""Raise the limit of file descriptors, because each user's connection takes two."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import resource
 logger = logging.getLogger(__name__)
 
 OF_A_USER = 2
-"""The connection, and the reader's own copy of it."""
+"""Descriptors of a user: the connection, and the reader's duplicate of it."""
 
 OF_THE_PROCESS = 64
-"""Files, libraries, Locust's own connections, and what is open for a moment."""
+"""Descriptors of the process: files, libraries, Locust's connections, and short-lived ones."""
 
 
 def allow(users: int) -> None:
-    """Let this process have as many descriptors as so many users take, as far as it may; say so where it may not."""
+    """Raise this process's limit of file descriptors for `users`, and log a warning if the hard limit is too low."""
     needed = OF_A_USER * users + OF_THE_PROCESS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = hard == resource.RLIM_INFINITY
@@ -24,8 +24,8 @@ def allow(users: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft != resource.RLIM_INFINITY and soft < needed:
         logger.warning(
-            "%d users take up to %d file descriptors, and this process may have %d: raise ulimit -n, or lower -u; what "
-            "cannot be sent fails as `client`",
+            "%d users need up to %d file descriptors, but this process may open only %d: raise ulimit -n, or lower -u. "
+            "Requests that cannot be sent will fail with the outcome `client`",
             users,
             needed,
             soft,

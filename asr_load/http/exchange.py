@@ -1,4 +1,4 @@
-"""One request and its answer, from a connection to a record. Whatever happens, there is one record."""
+"""Send one request, read its response, and make a record of them. Every request has exactly one record."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ from asr_load.text import Intake
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
-"""Of an answer, taken at once; of an error, read at most."""
+"""Bytes of a response to read at once, and maximum bytes to read of an error's body."""
 
 SERVER_CHARS = 200
-"""Of the header in which a server names itself."""
+"""Maximum length of the Server header."""
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
 PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
-"""Before a user asks again where there is no connection, or a server is busy; the longest that a server may ask for."""
+"""Minimum and maximum pause of a user, in seconds, after a failed connection or a busy server's response."""
 
 MOST_KINDS = 1000
-"""Of requests that are prepared for all users: a locustfile may make up addresses without end."""
+"""Maximum number of prepared requests to share: a locustfile may generate any number of URLs."""
 
 SLICE_S = 2.0
-"""How often an answer that is collected is looked at before its body has ended."""
+"""Seconds between looks at a response before its body has ended."""
 
 
 @dataclass(frozen=True)
 class TranscriptionRequest:
-    """A request that is ready to be sent: nothing is built after the clock has started."""
+    """A request that is ready to send, so that nothing is built after the clock has started."""
 
     url: str
     body: list[bytes | memoryview]
-    """In pieces, as they are sent: the audio is never copied."""
+    """The body in pieces, so that the audio is never copied."""
     headers: dict[str, str]
-    """Those that a user's requests have in common; others are `own_headers`."""
+    """Headers that all requests of a user share; see also `own_headers`."""
     clip: str
     reference: str
     audio_s: float
@@ -71,34 +71,35 @@ class TranscriptionRequest:
     user_class: str = ""
     warmup: bool = False
     due: int | None = None
-    """When it should have been sent (open loop), in perf_counter nanoseconds."""
+    """Scheduled time in an open loop, in perf_counter nanoseconds."""
     queued: bool = False
-    """Whether it was due before any user was free."""
+    """Whether it was due before a user was free."""
     own_headers: dict[str, str] = field(default_factory=dict)
+    """Headers of this request only."""
     text_format: str = "auto"
-    """The envelope that is taken off its transcript: one of TEXT_FORMATS."""
+    """Envelope to remove from the transcript: one of TEXT_FORMATS."""
     retry_of: int | None = None
-    """The number of the request that this one is sent again for."""
+    """Number of the request that this one retries."""
     live: Any = None
-    """Of a realtime session: its LiveRequest."""
+    """The LiveRequest of a realtime session."""
 
 
 @dataclass(frozen=True)
 class ExchangeConfig:
-    """What all exchanges of a test share."""
+    """The settings that all exchanges of a test share."""
 
     limits: Timeouts
     epoch_ns: int
-    """What turns a perf_counter stamp into nanoseconds since the epoch."""
+    """Offset that converts a perf_counter stamp to nanoseconds since the epoch."""
     intake: Intake = field(default_factory=Intake)
     transport: Transport = field(default_factory=Transport)
     keep: bool = True
-    """Whether a connection is kept for the next request."""
+    """Whether to keep connections for the next request."""
 
 
 @dataclass
 class _Result:
-    """How a request went, as far as it went."""
+    """The progress and result of a request."""
 
     answer: Answer = field(default_factory=Answer)
     outcome: str = "protocol"
@@ -107,18 +108,19 @@ class _Result:
     status: int | None = None
     ended: int | None = None
     first: int | None = None
-    """When the first try began, where there was another one."""
+    """Start of the first attempt, if there was a second one."""
     first_error: str | None = None
 
 
 class _HttpError(Exception):
-    """An answer with another status than 200."""
+    """The response had a status other than 200."""
 
 
 def exchange(
     client: Session, user_connection: UserConnection, request: TranscriptionRequest, config: ExchangeConfig
 ) -> tuple[Record, BaseException | None]:
-    """Send a request and read its answer. Returns its record and what the caller must raise on, if anything."""
+    """Send a request and read its response. Returns its record and the exception that the caller must reraise, or
+    None."""
     result = _Result()
     user_connection.reset()
     before = time.perf_counter_ns()
@@ -129,10 +131,10 @@ def exchange(
         _send_and_read(client, user_connection, request, config, result)
     except gevent.Timeout as error:
         if error is time_limit:
-            _fail(result, user_connection, "timeout", f"no end after {config.limits.total:g} s")
+            _fail(result, user_connection, "timeout", f"not finished after {config.limits.total:g} s")
         else:
             limit = "" if error.seconds is None else f" of {error.seconds:g} s"
-            _fail(result, user_connection, "timeout", f"no end within the locustfile's own limit{limit}")
+            _fail(result, user_connection, "timeout", f"not finished within the locustfile's limit{limit}")
             reraise = error
     except Exception as error:
         if want := client_want(error):
@@ -140,7 +142,7 @@ def exchange(
         else:
             _fail(result, user_connection, "protocol", f"{type(error).__name__}: {error}")
             reraise = error
-    except BaseException as error:  # GreenletExit, as a rule: Locust ends its users so
+    except BaseException as error:  # usually GreenletExit, with which Locust ends its users
         _fail(result, user_connection, "unfinished", "cut off by the end of the test")
         reraise = error
     finally:
@@ -150,7 +152,7 @@ def exchange(
 
 
 def never_sent(request: TranscriptionRequest, config: ExchangeConfig, outcome: str, why: str) -> Record:
-    """The record of a request that was taken and never sent."""
+    """The record of a request that was taken from the schedule but never sent."""
     result = _Result(outcome=outcome, error=why)
     record = _record(request, UserConnection(), result, time.perf_counter_ns(), config)
     return record if request.live is None else LiveRecord(**msgspec.structs.asdict(record))
@@ -169,7 +171,7 @@ def _send_and_read(
         except (_HttpError, Failure) as error:
             if not _was_dead(error, user_connection, result):
                 raise
-            # Nothing of an answer came, so it is no answer's failure; on a new connection it would be.
+            # No byte of a response arrived, so retry on a new connection, where a failure would count.
             result.first, result.first_error, result.status = user_connection.started, str(error), None
             user_connection.reset()
             _attempt(client, user_connection, request, config, result)
@@ -186,15 +188,15 @@ def _send_and_read(
 
 
 def _was_dead(error: _HttpError | Failure, user_connection: UserConnection, result: _Result) -> bool:
-    """Whether it was a connection that was kept, and that the server had closed: while it was idle, which is only
-    noticed now, or with a 408, which says so (RFC 9110, 15.5.9)."""
+    """Whether the server had closed a kept connection: silently while it was idle, or with a 408 (RFC 9110,
+    15.5.9)."""
     if isinstance(error, _HttpError):
         return user_connection.reused and result.status == HTTPStatus.REQUEST_TIMEOUT
     return user_connection.reused and user_connection.headers is None and error.outcome == "cut"
 
 
 def _conclude(result: _Result) -> None:
-    """Take the outcome from an answer that said all that it will."""
+    """Derive the outcome from a finished response."""
     answer = result.answer
     result.outcome = answer.outcome()
     otherwise = {
@@ -206,7 +208,7 @@ def _conclude(result: _Result) -> None:
 
 
 def _fail(result: _Result, user_connection: UserConnection, outcome: str, error: str) -> None:
-    """Note what ended the exchange, unless the answer was complete before."""
+    """Set the outcome and error, unless the response was already complete."""
     answer = result.answer
     if answer.said_its_end or answer.error is not None:
         _conclude(result)
@@ -276,7 +278,7 @@ def _ask(
     *,
     plain: bool,
 ) -> FinalHead | StreamHead:
-    """Send a request, with headers of its own, and read the head of its answer."""
+    """Send a request, with the headers of this request only in `own`, and read the head of its response."""
     connection, stall = user_connection.connection, config.limits.stall
     assert connection is not None
     if not user_connection.head:
@@ -295,7 +297,7 @@ def _ask(
 
 
 def _head(connection: Connection, prepared: PreparedRequest, own: dict[str, str]) -> str:
-    """The part of a request's head that the next one has too."""
+    """The part of a request's head that the user's next request shares."""
     fields: dict[str, Any] = {"Host": connection.place.name, **prepared.headers}
     if connection.target:
         fields |= connection.transport.proxy_headers
@@ -306,13 +308,13 @@ def _head(connection: Connection, prepared: PreparedRequest, own: dict[str, str]
 
 
 def _has_refused(file: HeadFile) -> bool:
-    """Whether an answer has come that is none to a request that was read to its end."""
+    """Whether a response has arrived that refuses the request before it was read completely."""
     status = re.match(rb"HTTP/1\.\d (\d)", file.peek()) if file.has_come else None
     return status is not None and status[1] >= b"3"
 
 
 def _of_handshake(error: Failure, user_connection: UserConnection, connection: Connection) -> Failure | None:
-    """What a server says of our certificate, or that it wants one, where TLS 1.3 lets it: behind the handshake."""
+    """The server's complaint about the client certificate, which TLS 1.3 allows only after the handshake; else None."""
     tls = connection.tls
     if tls is None or error.outcome != "cut" or user_connection.reused or user_connection.headers is not None:
         return None
@@ -322,7 +324,7 @@ def _of_handshake(error: Failure, user_connection: UserConnection, connection: C
 
 
 def _read(head: FinalHead | StreamHead, user_connection: UserConnection, result: _Result) -> None:
-    """Read the body of an answer."""
+    """Read the body of a response."""
     file = user_connection.file
     assert file is not None
     if user_connection.reader_factory is not None:
@@ -336,19 +338,19 @@ def _read(head: FinalHead | StreamHead, user_connection: UserConnection, result:
 
 
 def _refuse(head: FinalHead, user_connection: UserConnection) -> None:
-    """Raise what an answer with another status than 200 says."""
+    """Raise the error of a response with a status other than 200."""
     if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
-        raise ProtocolError("the server switched protocols (101), which nobody asked for")
+        raise ProtocolError("the server switched protocols (101) although the request did not ask for it")
     if head.status in BUSY_CODES:
         retry_after = head.headers.get("retry-after", "")
         user_connection.pause_s, user_connection.may_retry = pause_s(retry_after), bool(retry_after)
     if head.status in REDIRECTS and (to := head.headers.get("location")):
-        raise _HttpError(f"redirected to {to}: give the server's own address as --host")
+        raise _HttpError(f"redirected to {to}: set --host to the address of the server itself")
     raise _HttpError(_said_by(head) or head.reason or "no message")
 
 
 def _said_by(head: FinalHead) -> str:
-    """The words of an answer, as far as it comes."""
+    """The error message in a response's body, as far as it arrives."""
     body, turn = bytearray(), Turn()
     with contextlib.suppress(Failure, HTTPException, ProtocolError):
         coding = Decoded.of(head.headers.get("content-encoding"))
@@ -361,7 +363,7 @@ def _said_by(head: FinalHead) -> str:
 
 
 def pause_s(retry_after: str) -> float:
-    """Seconds to wait after a refusal, within bounds: of its Retry-After (seconds, or a date: RFC 9110, 10.2.3)."""
+    """Seconds to wait after a refusal, by its Retry-After (seconds or a date: RFC 9110, 10.2.3), within bounds."""
     try:
         seconds = float(retry_after)
     except ValueError:
@@ -369,19 +371,20 @@ def pause_s(retry_after: str) -> float:
             seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
         except (ValueError, OverflowError):
             seconds = 0.0
-    return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: what is no number is the least
+    return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: NaN becomes PAUSE_S
 
 
 def over_http(url: str) -> str:
-    """The address of the same place over HTTP, where it is a WebSocket's: ws is http, and wss https."""
+    """Replace the scheme of a WebSocket URL: ws with http, wss with https."""
     return f"http{url[2:]}" if url.startswith("ws") else url
 
 
 def prepare(
     client: Session, user_connection: UserConnection, request: TranscriptionRequest, transport: Transport
 ) -> PreparedRequest:
-    """The request: what all of a user's have in common is prepared once, where it can be, and for all users whose
-    sessions have nothing but headers. A realtime session's is that of the same place over HTTP, whose headers it has.
+    """Prepare the part that a user's requests share, once if possible; users whose sessions have only headers share it.
+
+    For a realtime session, prepare the request over HTTP, whose headers the WebSocket uses.
     """
     prepared = user_connection.prepared
     common = (request.url, request.headers, transport)
@@ -391,9 +394,9 @@ def prepare(
         plain = not (client.cookies or client.auth or client.params or hooks.has_hooks(client))
         prepared = shared.get(same) if plain else None
         if prepared is None:
-            # requests' own: Locust's expects that its way of sending was taken.
+            # Use the method of requests: Locust's override expects that its own session sends the request.
             prepared = Session.prepare_request(client, Request("POST", over_http(request.url)))
-            prepared.headers.pop("Content-Length")  # of no body
+            prepared.headers.pop("Content-Length")  # that of an empty body
             prepared.headers.update(request.headers)
             if plain and len(shared) < MOST_KINDS:
                 shared[same] = prepared
@@ -402,13 +405,12 @@ def prepare(
 
 
 def _is_its_own(client: Session, prepared: PreparedRequest) -> bool:
-    """Whether each request is another one: where it has cookies, or had before the server took them back, and where
-    hooks are waiting for its answer."""
+    """Whether each request must be prepared anew: it has or had cookies, or hooks wait for its response."""
     return bool(client.cookies) or "Cookie" in prepared.headers or hooks.has_hooks(client, prepared)
 
 
 def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> None:
-    """Let the reader read the body to its end, then parse it. The head is closed when the connection is free again."""
+    """Let the reader read the body to its end, then parse it. Closes the head if the connection can be reused."""
     file.begin_body(CHUNKED if head.chunked else UNTIL_CLOSE if head.length is None else head.length)
     answer.framed = head.chunked or head.length is not None
     until = float("inf")
@@ -424,20 +426,20 @@ def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> No
     try:
         while not file.wait_for_end(min(SLICE_S, max(until - time.perf_counter(), 0.0))):
             parse(ended=False)
-            # While more content may come there is no limit, and what was one is none any more.
+            # While more content may arrive there is no limit, and an earlier limit no longer applies.
             grace_s = answer.grace_s
             until = min(until, file.reader.last / 1e9 + grace_s) if grace_s < float("inf") else grace_s
             if time.perf_counter() >= until:
                 return
     except Exception:
         parse(ended=False)
-        # The answer is complete: however its body ended, it stays a success.
+        # A complete response remains a success, however its body ended.
         if not answer.said_its_end:
             raise
         return
     except BaseException:
         with contextlib.suppress(ProtocolError):
-            parse(ended=False, whole=True)  # whoever ends this does not wait
+            parse(ended=False, whole=True)  # without giving turns: the greenlet is being killed
         raise
     head.close()
     parse(ended=True)
@@ -450,7 +452,7 @@ def _reads(head: FinalHead, answer: Answer) -> Iterator[bytes]:
         turn.give()
         data: bytes | None
         if answer.said_its_end:
-            # The answer is complete: however its body ends now, it stays a success.
+            # A complete response remains a success, however its body ends.
             now, grace_s = time.perf_counter(), answer.grace_s
             until = min(until, now + grace_s) if grace_s < float("inf") else grace_s
             try:
@@ -476,15 +478,15 @@ def _record(
     raw = answer.text
     unwrapped = unwrap(raw, request.text_format)
     if result.outcome == "ok" and not unwrapped.text.strip():
-        result.outcome, result.error = "empty", "no text but an envelope"
-    # Where another try found no connection, only the first one was ever sent.
+        result.outcome, result.error = "empty", "no text except an envelope"
+    # If the second attempt found no connection, only the first one was sent.
     start = next(at for at in (user_connection.started, result.first, before) if at is not None)
     retry_s = 0.0 if result.first is None else (start - result.first) / 1e9
     timing = latencies(start, answer.times)
     tokens: int | None = answer.output_tokens
     source: str | None = "usage"
     if tokens is None:
-        # A chunk may hold several tokens, a body that was not streamed tells nothing.
+        # A chunk may hold several tokens; a body that was not streamed says nothing about tokens.
         tokens, source = (len(answer.times), "chunks") if answer.streamed and answer.times else (None, None)
     return Record(
         **of_request(request, config, start),
@@ -494,7 +496,7 @@ def _record(
         http_status=result.status,
         error=config.intake.line(result.error or "") if result.outcome != "ok" else None,
         cause=_cause(result),
-        # What is answered has been sent, though the kernel's stamp of it may be older than our look at the clock.
+        # The upload ended before the response: the kernel's stamp of it may be earlier than our reading of the clock.
         upload=seconds(
             start,
             user_connection.uploaded
@@ -531,8 +533,8 @@ def _cause(result: _Result) -> str:
 
 
 def of_request(request: TranscriptionRequest, config: ExchangeConfig, start: int) -> dict[str, Any]:
-    """What a record has of its request, whatever came of it: one that started then, in perf_counter nanoseconds, and is
-    over now."""
+    """The fields of a record that come from its request, which started at `start` (perf_counter nanoseconds) and ends
+    now."""
     return {
         "clip": request.clip,
         "seq": request.seq,
@@ -550,5 +552,5 @@ def of_request(request: TranscriptionRequest, config: ExchangeConfig, start: int
 
 
 def request_headers(run: str, worker: int, seq: int, clip: str) -> dict[str, str]:
-    """Headers that name a request, so that a server's log can be held against the records."""
+    """Headers that identify a request, so that the server's log can be matched with the records."""
     return {"X-Request-Id": f"{run}-{worker}-{seq}", "X-Clip-Id": quote(clip)}

@@ -1,5 +1,4 @@
-"""What ends a request before its answer does: the outcome of its record, and a line that is the same for the same
-cause."""
+"""Failures that end a request: the outcome of its record, and a message that is the same for the same cause."""
 
 from __future__ import annotations
 
@@ -13,22 +12,22 @@ from asr_load.stream.cause import Cause
 
 _WANTS = {
     errno.EMFILE: ": raise ulimit -n, or lower -u",
-    errno.ENFILE: ": the whole machine has no more, lower -u",
+    errno.ENFILE: ": this is the limit of the whole machine, so lower -u",
     errno.ENOMEM: "",
     errno.ENOBUFS: "",
-    errno.EADDRNOTAVAIL: ": no local port is left, lower -u or add workers on other machines",
+    errno.EADDRNOTAVAIL: ": no local port is left; lower -u, or add workers on other machines",
 }
-"""What a machine may run out of, and what helps."""
+"""Resources of this machine that may run out, with the cure."""
 
-STALLED = "no byte within the stall timeout"
+STALLED = "no data within the stall timeout"
 
 LAST_LOOK_S = 0.25
-"""How long to look again before an answer is called stalled: where this process was stopped, what has come meanwhile is
-still to be read."""
+"""Extra seconds to wait for data before a response counts as stalled: if this process was stopped, data that arrived
+meanwhile has not been read yet."""
 
 
 class Failure(Exception):
-    """A request came to an end by this."""
+    """An error that ended a request, with the outcome of its record."""
 
     def __init__(self, outcome: str, why: str, cause: str = "") -> None:
         super().__init__(why)
@@ -36,7 +35,7 @@ class Failure(Exception):
 
 
 def failure(error: Exception, *, while_sending: bool = False) -> Failure:
-    """For what a socket, TLS or http.client raised on a connection that is open."""
+    """Convert an error of a socket, TLS or http.client on an open connection."""
     if want := client_want(error):
         return Failure("client", want)
     match error:
@@ -50,7 +49,7 @@ def failure(error: Exception, *, while_sending: bool = False) -> Failure:
 
 
 def connect_failure(error: OSError, *, proxy: bool = False) -> Failure:
-    """For what was raised while a connection was opened, to the server or to a `proxy`."""
+    """Convert an error raised while opening a connection to the server or to a `proxy`."""
     if want := client_want(error):
         return Failure("client", want)
     cause = Cause.PROXY if proxy else _connect_cause(error)
@@ -73,7 +72,7 @@ def _connect_cause(error: OSError) -> str:
 
 
 def client_want(error: BaseException) -> str | None:
-    """In words, what this machine did not have for a request; None where that was not the reason."""
+    """The resource of this machine that ran out, in words; None if the error has another reason."""
     if isinstance(error, MemoryError):
         return "out of memory"
     if not isinstance(error, OSError) or error.errno not in _WANTS:
@@ -82,7 +81,7 @@ def client_want(error: BaseException) -> str | None:
 
 
 def words(error: Exception) -> str:
-    """What an error says, the same for the same cause."""
+    """The message of an error, the same for the same cause."""
     if isinstance(error, ssl.SSLError):
         return tls_words(error)
     if isinstance(error, OSError) and error.strerror:
@@ -90,31 +89,31 @@ def words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-NO_AUTHORITY = "the server's certificate is of no authority that is trusted here (--ca FILE names one)"
+NO_AUTHORITY = "the server's certificate is from an authority that is not trusted here (trust it with --ca FILE)"
 CERTIFICATES = {
     9: "the server's certificate is not valid yet",
     10: "the server's certificate has expired",
     **dict.fromkeys((18, 19, 20, 21), NO_AUTHORITY),
     **dict.fromkeys((62, 64), "the server's certificate is for another name than --host"),
 }
-"""By OpenSSL's number of what is wrong (x509_vfy.h)."""
+"""Messages by OpenSSL's error number (x509_vfy.h)."""
 
 REASONS = {
     **dict.fromkeys(
         ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"),
-        "the server does not speak TLS on this port (http:// in place of https://?)",
+        "the server does not speak TLS on this port (use http:// instead of https://?)",
     ),
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server asks for a certificate of the client (--cert FILE)",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate (--cert FILE)",
 }
-ENDED = "the server ended TLS: it may want a certificate of the client (--cert FILE)"
-"""Where it closed before its alert was read, as TLS 1.3 lets it."""
+ENDED = "the server ended TLS: it may require a client certificate (--cert FILE)"
+"""The message if the server closed before its alert was read, which TLS 1.3 allows."""
 
 
 def tls_words(error: ssl.SSLError) -> str:
-    """What is wrong with TLS."""
+    """The message of an error of TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         said = CERTIFICATES.get(error.verify_code)
-        return said or f"the server's certificate is not accepted: {error.verify_message}"
+        return said or f"the server's certificate was rejected: {error.verify_message}"
     if isinstance(error, ssl.SSLEOFError):
         return ENDED
     reason = error.reason or "failed"

@@ -1,4 +1,4 @@
-"""The file that http.client reads an answer from, whatever reads the socket."""
+"""The file from which http.client reads a response, for every kind of socket reader."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from asr_load.stream.limits import MAX_BYTES, MAX_READS
 READ_BYTES = 65536
 
 PEEK_BYTES = 8192
-"""That are looked at together: a line of a head, or as much as a plain body's read takes at once."""
+"""Maximum length of a peek: enough for a line of a head, or for one read of a body."""
 
 
 Reads = Callable[[Event], tuple[SocketReader, Callable[[], None]]]
-"""Makes a reader, with the event that it sets, and what closes it."""
+"""Makes a reader that sets the event, and the function that closes it."""
 
 
 def closable(reader: SocketReader) -> tuple[SocketReader, Callable[[], None]]:
@@ -29,9 +29,9 @@ def closable(reader: SocketReader) -> tuple[SocketReader, Callable[[], None]]:
 
 
 class HeadFile(io.RawIOBase):
-    """An answer's head, and any body that is not collected.
+    """The head of a response, and its body unless a reader collects it.
 
-    Raises Failure when nothing comes for `stall` seconds, and where the connection breaks.
+    Raises Failure if no data arrives for `stall` seconds or the connection breaks.
     """
 
     def __init__(self, reads: Reads, stall: float) -> None:
@@ -40,19 +40,19 @@ class HeadFile(io.RawIOBase):
         self._position = 0
         self._in_body = False
         self._ahead, self._ahead_at = b"", 0
-        """What was last taken from the reader, and where in the answer it begins: each byte is taken once."""
+        """The bytes last taken from the reader, and their position in the response, so that each is taken once."""
         self._stall = stall
         self._began = time.perf_counter_ns()
 
     def makefile(self, _: str) -> HeadFile:
-        """Itself: http.client asks a socket for its file."""
+        """Return itself: http.client calls this on a socket."""
         return self
 
     def readable(self) -> bool:
         return True
 
     def peek(self, _: int = 0) -> bytes:
-        """What is there from here on, PEEK_BYTES at most; waits until there is something, or the end."""
+        """The next bytes, at most PEEK_BYTES, without consuming them; waits for data or the end."""
         at = self._position - self._ahead_at
         if at < len(self._ahead):
             return self._ahead[at : at + PEEK_BYTES]
@@ -73,18 +73,18 @@ class HeadFile(io.RawIOBase):
 
     @property
     def has_come(self) -> bool:
-        """Whether anything is there to be read, or the end."""
+        """Whether data or the end has arrived."""
         with contextlib.suppress(Failure):
             return self.reader.want(self._position)
         return False
 
     def read1(self, size: int = -1) -> bytes:
-        """As much as is there, `size` bytes at most."""
+        """Read the bytes that have arrived, at most `size`."""
         return super().read(READ_BYTES if size < 0 else size) or b""
 
     def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer only at the end. http.client takes fewer for the end, though they may come in two
-        packets, as the line end behind a chunk may."""
+        """Read `size` bytes, fewer only at the end. http.client takes a short read for the end, but even the line end
+        after a chunk may arrive in two packets."""
         if size < 0:
             return self.readall()
         pieces = []
@@ -100,27 +100,27 @@ class HeadFile(io.RawIOBase):
         return len(data)
 
     def skip(self, size: int) -> None:
-        """Take so many bytes that were seen."""
+        """Consume `size` bytes that were peeked."""
         self._position += size
 
     @property
     def read_at(self) -> int:
-        """The stamp of the read that brought the last byte that was taken."""
+        """The stamp of the read that brought the last consumed byte."""
         return self.reader.stamp(self._position)
 
     @property
     def surplus(self) -> bool:
-        """Whether more came than was taken, or than the body."""
+        """Whether more bytes arrived than were consumed, or than the body has."""
         return self.reader.surplus or (not self._in_body and bool(self.reader.head(self._position)))
 
     def begin_body(self, framing: int) -> None:
-        """Collect what follows as a body."""
+        """Let the reader collect the following bytes as the body."""
         self._in_body = True
         self.reader.begin_body(self._position, framing)
 
     def wait_for_end(self, at_most: float) -> bool:
-        """Wait for the end of the body, so many seconds at most, and return whether it has come. Raises Failure where
-        the body ends otherwise or stalls."""
+        """Wait up to `at_most` seconds for the end of the body. Returns whether it was reached. Raises Failure if the
+        body is cut off, malformed, too long or stalled."""
         reader = self.reader
         self._come.clear()
         if not reader.want(-1):
@@ -134,9 +134,9 @@ class HeadFile(io.RawIOBase):
             case "cut":
                 raise Failure("cut", "the body ended early")
             case "broken":
-                raise Failure("protocol", "the body is not chunked as HTTP is")
+                raise Failure("protocol", "the body has malformed chunks")
             case "too long":
-                too_long = f"an answer of more than {MAX_BYTES} bytes, or in more than {MAX_READS} reads"
+                too_long = f"a response of more than {MAX_BYTES} bytes, or in more than {MAX_READS} reads"
                 raise Failure("protocol", too_long)
             case "failed":
                 raise failure(reader.failure)

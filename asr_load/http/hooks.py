@@ -1,5 +1,5 @@
-"""What requests does beside sending, for users whose session has more than headers: cookies, and hooks, as digest
-authentication has one."""
+"""Features of requests for users whose session has more than headers: cookies, and hooks such as that of digest
+authentication."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def has_hooks(client: Session, prepared: PreparedRequest | None = None) -> bool:
 
 
 def keep_cookies(client: Session, prepared: PreparedRequest, head: FinalHead) -> None:
-    """Put what the server sets into the session's jar."""
+    """Store the response's cookies in the session's jar."""
     if "set-cookie" in head.headers:
         cookies: Any = client.cookies
         cookies.extract_cookies(MockResponse(head.headers), MockRequest(prepared))
 
 
 def call_hooks(prepared: PreparedRequest, head: FinalHead, send: Send) -> Response:
-    """Hand an answer to the hooks. Returns it, or the answer to what a hook has sent in its place: as long as it is
-    kept, its head can be read on."""
+    """Pass a response to the hooks. Returns it, or the response to a request that a hook sent instead. Keep the
+    returned object while reading its head."""
     response: Response = dispatch_hook("response", prepared.hooks, _Adapter(send).respond(prepared, head))
     return response
 
 
 class _Adapter(BaseAdapter):
-    """What a hook sends another request with: in the way of all others."""
+    """Lets a hook send another request in the same way as all others."""
 
     def __init__(self, send: Send) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class _Adapter(BaseAdapter):
         return self.respond(request, self._send(request))
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Do nothing: there is nothing to close."""
 
     def respond(self, prepared: PreparedRequest, head: FinalHead) -> Response:
-        """An answer as requests give it."""
+        """Make a Response of requests from a head."""
         raw = HTTPResponse(
             head,
             headers=dict(head.headers),

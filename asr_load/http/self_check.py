@@ -1,11 +1,11 @@
-"""Which way answers are read: the choice, and the check that the chosen way gives what the plain one gives.
+"""Choose how to read responses, and check that the chosen reader gives the same results as the plain one.
 
-A reader goes by what the kernel and gevent's loop do here. So before it is trusted, an answer with everything in it
-that is hard to read is sent over this machine's loopback, and read both ways.
+A reader depends on the kernel and gevent's loop. So before a test, a response with everything that is hard to read is
+sent over this machine's loopback, and read both ways.
 
-How fast this machine is does not matter. The server sends the next piece of an answer when the last one was read, so a
-stamp must lie between two moments that it noted, however far apart they are. An attempt in which something took too
-long shows nothing, and is repeated.
+The speed of this machine does not matter. The server sends each piece of a response after the previous one was read, so
+that a stamp must lie between two moments that the server noted. An attempt in which something took too long is
+inconclusive and is repeated.
 """
 
 from __future__ import annotations
@@ -44,32 +44,31 @@ _EVENTS = (
     b"data: [DONE]\n\n",
 )
 _FIRST_CONTENT, _SECOND_CONTENT, _END = 1, 3, len(_EVENTS) - 1
-"""Numbers of the events that bring content, and of the one that comes with the end."""
+"""Numbers of the events with content, and of the event at the end."""
 
 _BYTES = ("text", "chunks", "output_tokens", "prompt_tokens", "finish_reason")
-"""Fields of a record that are the same whenever its bytes came."""
+"""Fields of a record that depend only on the bytes, not on their timing."""
 
 _PAUSE_S, _CLOCKS_S = 0.002, 0.001
-"""How far apart events are at least, and by how much a stamp may miss the moments that it must lie between: it is the
-kernel's, of another clock."""
+"""Minimum distance of events, and tolerance of stamps, which come from another clock of the kernel; in seconds."""
 
 _LIMITS = Timeouts(connect=10, stall=10, total=10)
 _LOOK_S = 0.0005
 _ATTEMPTS = 5
 
 Reader = tuple[str, ReaderFactory | None]
-"""A way of reading: its name, and what makes its readers (None: plain)."""
+"""The name of a reader, and its factory (None: plain)."""
 
 
 class _Sent(NamedTuple):
-    """When an event was sent, and a moment when it had been read, in perf_counter nanoseconds."""
+    """When an event was sent, and by when it had been read, in perf_counter nanoseconds."""
 
     at: int
     read_by: int
 
 
 class _Answers(NamedTuple):
-    """Two answers that were read over one connection. The server noted when it sent the events of the first."""
+    """Two responses read over one connection, and when the server sent the events of the first."""
 
     records: list[Record]
     began: int
@@ -77,7 +76,7 @@ class _Answers(NamedTuple):
 
 
 class _UnsettledError(Exception):
-    """An attempt that shows nothing. `by_reader`: it is the reader's, where it comes each time."""
+    """An attempt was inconclusive. `by_reader`: the reader is faulty if this happens in every attempt."""
 
     def __init__(self, why: str, *, by_reader: bool) -> None:
         super().__init__(why)
@@ -85,26 +84,27 @@ class _UnsettledError(Exception):
 
 
 def choose(reader: str) -> Reader:
-    """The way that is taken for one of options.READERS. Logs a word where it is not the one that was asked for, because
-    that one is not there or reads wrong. Raises InputError where a check shows nothing: figures by another reader would
-    not be comparable."""
+    """Choose the reader for one of options.READERS. Logs why, if the requested one is missing or faulty.
+
+    Raises InputError if a check is inconclusive, because results of another reader would not be comparable.
+    """
     sources: dict[str, ReaderFactory | None] = {"compiled": socket_reader.compiled, "python": socket_reader.python}
     for name in {"auto": ["compiled", "python"], "compiled": ["compiled", "python"]}.get(reader, [reader]):
         if name == "plain":
             break
         source = sources[name]
-        trouble = "it is not compiled here" if source is None else _fault(name, source)
+        trouble = "not compiled on this machine" if source is None else _fault(name, source)
         if source is not None and not trouble:
             if isinstance(source, socket_reader.CompiledReaders) and source.nice < os.nice(0):
-                logger.info("the reading thread has rank %d (ASR_LOAD_NICE=0 leaves it at %d)", source.nice, os.nice(0))
+                logger.info("the reading thread has nice value %d (ASR_LOAD_NICE=0 keeps %d)", source.nice, os.nice(0))
             return name, source
         (logger.info if reader == "auto" and source is None else logger.warning)("reader %s: %s", name, trouble)
     return "plain", None
 
 
 def _fault(name: str, source: ReaderFactory) -> str:
-    """What is wrong with a way of reading; empty if it gives what the plain one gives. Raises InputError where that is
-    not known after several attempts."""
+    """The fault of a reader; empty if its results equal those of the plain one. Raises InputError if all attempts are
+    inconclusive."""
     unsettled = []
     for _ in range(_ATTEMPTS):
         try:
@@ -116,14 +116,14 @@ def _fault(name: str, source: ReaderFactory) -> str:
     if all(error.by_reader for error in unsettled):
         return f"its check failed {_ATTEMPTS} times: {unsettled[-1]}"
     raise InputError(
-        f"reader {name}: its check came to no result in {_ATTEMPTS} attempts ({unsettled[-1]}): end other work on this"
-        " machine and try again, or choose --reader plain"
+        f"reader {name}: its check was inconclusive in {_ATTEMPTS} attempts ({unsettled[-1]}): stop other work on this"
+        " machine and try again, or use --reader plain"
     )
 
 
 def _differs(source: ReaderFactory) -> str:
-    """In what a way of reading gives other bytes than the plain one; empty if in nothing. Raises _UnsettledError where
-    an attempt shows nothing, and where stamps are wrong, which a change of the clock does too."""
+    """The difference between the bytes of a reader and the plain one; empty if there is no difference. Raises
+    _UnsettledError if the attempt is inconclusive or stamps are wrong, which a change of the clock can also cause."""
     both = [gevent.spawn(_read, reader_factory) for reader_factory in (None, source)]
     gevent.joinall(both, timeout=3 * _LIMITS.total)
     gevent.killall(both)
@@ -164,8 +164,8 @@ def _check_stamps(answers: _Answers) -> None:
 
 
 def _pieces() -> list[tuple[bytes, bytes]]:
-    """The events framed as chunks, each in two parts, cut where it hurts. The end comes with the last one: a body that
-    does not end soon after it would cost the connection."""
+    """The events as chunks, each in two parts, cut at awkward places. The body ends with the last event, because a late
+    end would close the connection."""
     chunks = [b"%X;ext=1\r\n%b\r\n" % (len(event), event) for event in (*_EVENTS, b"")]
     last = chunks[-2] + chunks[-1]
     middle = last.index(b"DONE")
@@ -173,9 +173,9 @@ def _pieces() -> list[tuple[bytes, bytes]]:
 
 
 def _serve(user_connection: UserConnection, sent: list[_Sent], connection: gevent.socket.socket, _: object) -> None:
-    """Answer each request on a connection. Each piece of the first answer is sent when the one before was read."""
+    """Respond to each request on a connection. Sends each piece of the first response after the previous was read."""
     data, in_steps = b"", True
-    with contextlib.suppress(OSError):  # a client that has all it wants goes
+    with contextlib.suppress(OSError):  # a client that is done disconnects
         connection.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
         while received := connection.recv(65536):
             data += received
@@ -195,7 +195,7 @@ def _serve(user_connection: UserConnection, sent: list[_Sent], connection: geven
 
 
 def _send(connection: gevent.socket.socket, piece: bytes, reader: SocketReader | None) -> None:
-    """Send a piece, and wait until this reader has read it; None: let others run."""
+    """Send a piece and wait until the reader has read it; without a reader, only let others run."""
     before = reader.last if reader else 0
     connection.sendall(piece)
     gevent.sleep(0)
@@ -204,14 +204,14 @@ def _send(connection: gevent.socket.socket, piece: bytes, reader: SocketReader |
 
 
 def _read(reader_factory: ReaderFactory | None) -> _Answers | Exception:
-    """Two answers over one connection, or what went wrong."""
+    """Read two responses over one connection. Returns them, or the error."""
     user_connection, sent = UserConnection(), list[_Sent]()
     user_connection.reader_factory = reader_factory
     server = StreamServer(("127.0.0.1", 0), partial(_serve, user_connection, sent))
     try:
         server.start()
         return _read_two(f"http://127.0.0.1:{server.server_port}/", user_connection, sent)
-    except Exception as error:  # raised in a greenlet, it would be printed with all its frames
+    except Exception as error:  # gevent would print the traceback of an exception raised in a greenlet
         return error
     finally:
         user_connection.close()

@@ -1,4 +1,4 @@
-"""What a server says of itself: its models, its version, how it was started."""
+"""Ask a server for its models, version, start options and health."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from asr_load.text import MAX_CHARS, STRUCK, Intake
 
 MODELS, FLUSH = "/v1/models", "/flush_cache"
 PATHS = (MODELS, "/get_server_info", "/version")
-"""OpenAI's; SGLang's; vLLM's."""
+"""Paths of OpenAI, SGLang and vLLM."""
 
 PATIENCE_S = 2.0
-"""For a whole answer: the server may be busy, or not there."""
+"""Seconds to wait for a complete response: the server may be busy or down."""
 
 LONGEST = 1 << 20
-"""Bytes of an answer."""
+"""Maximum bytes of a response."""
 
 SERVER_DEPTH = 50
-"""Levels of an answer's JSON: run.json, which holds it, has more."""
+"""Maximum nesting of a response's JSON, less than that of run.json, which contains it."""
 
 LARGEST = 1e18
-"""Of a number, which may be one of bytes or a time in nanoseconds. What is beyond is no number that can be shown."""
+"""Numbers from here on are dropped. Plausible numbers, such as bytes or times in nanoseconds, are smaller."""
 
 NAME_CHARS = 200
-"""Of a model's name. A longer one is none that can be asked for, and none that is shown."""
+"""Maximum length of a model's name; longer ones are ignored."""
 
 NO_ANSWER = (OSError, HTTPException, Failure, ProtocolError)
-"""What is raised where an answer does not come, or cannot be read."""
+"""Errors for a missing or unreadable response."""
 
 SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
 
 
 def ask_server(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> dict[str, Any]:
-    """The JSON that a server answers with, by path, for those of PATHS that it has; without what may be secret."""
+    """The server's JSON responses by path, for those of PATHS that it has, without secrets."""
     greenlets = {path: gevent.spawn(_get, host + path, headers, transport) for path in PATHS}
     gevent.joinall(list(greenlets.values()), timeout=PATIENCE_S)
     gevent.killall(list(greenlets.values()))
@@ -59,34 +59,34 @@ def ask_server(host: str, headers: Mapping[str, str], intake: Intake, transport:
 
 
 def unlisted(model: str, said: Mapping[str, Any]) -> str:
-    """What a server lists in the place of `model`, as a sentence; empty where it lists it, or no model at all.
+    """A sentence with the listed models, if the server lists models but not `model`; else empty.
 
-    It shows no more than that: a server may well have a model that it does not list, as a gateway has aliases.
+    The model may still exist: a gateway, for example, does not list its aliases.
     """
     listed = _listed(said)
-    # The embedded server, which lists `default`, takes any.
+    # The embedded server lists `default` and accepts any model.
     if not listed or "default" in listed or any(_names_it(each, model) for each in listed):
         return ""
     return f"the server does not list --model {model}, but {_names(listed)}"
 
 
 def _names_it(listed: str, model: str) -> bool:
-    """Whether an entry of a list stands for a model: itself, as a pattern, or with a tag or an adapter on either side,
-    as Ollama lists MODEL:latest and SGLang takes BASE:ADAPTER."""
+    """Whether a listed name matches a model: exactly, as a pattern, or apart from a tag or adapter (Ollama lists
+    MODEL:latest, SGLang accepts BASE:ADAPTER)."""
     return fnmatchcase(model, _pattern(listed)) or listed.partition(":")[0] == model.partition(":")[0]
 
 
 def _pattern(listed: str) -> str:
-    """With * as the only wildcard."""
+    """A pattern for fnmatch in which * is the only wildcard."""
     return listed.replace("[", "[[]").replace("?", "[?]")
 
 
 def only_model(said: Mapping[str, Any]) -> str:
-    """The one model that a server has; empty where it lists none. Raises InputError where it has several."""
-    # Adapters name the model that they belong to, and a gateway's pattern is no model's name.
+    """The server's only model; empty if it lists no model. Raises InputError if it lists several."""
+    # Skip adapters, which name the model that they belong to, and the patterns of a gateway.
     listed = _listed(said, lambda each: not each.get("parent") and "*" not in str(each["id"]))
     if len(listed) > 1 and "default" not in listed:
-        raise InputError(f"the server has several models: name one with --model: {_names(listed)}")
+        raise InputError(f"the server has several models; choose one with --model: {_names(listed)}")
     return listed[0] if len(listed) == 1 else ""
 
 
@@ -104,8 +104,8 @@ def _names(listed: list[str]) -> str:
 
 
 def unready(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> str:
-    """Why a server cannot be asked for transcripts yet, in words; empty when it says that it can: by /health, and where
-    it has none by answering /v1/models at all."""
+    """Why the server is not ready, in words; empty if it is ready: by /health or, without that, by any response to
+    /v1/models."""
     for path in ("/health", MODELS):
         try:
             status, _ = _ask(host + path, headers, transport)
@@ -115,31 +115,33 @@ def unready(host: str, headers: Mapping[str, str], intake: Intake, transport: Tr
         if status == HTTPStatus.OK:
             return ""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return f"{path} is answered {status}"
+            return f"{path} returned {status}"
     return ""
 
 
 def flush_cache(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> None:
-    """Let SGLang forget what it has in its cache. Raises InputError where that cannot be."""
+    """Flush SGLang's cache. Raises InputError if the server cannot do that."""
     try:
         status, body = _ask(host + FLUSH, headers, transport, method="POST")
     except NO_ANSWER as error:
         raise InputError(f"--flush-cache: POST {FLUSH}: {intake.line(words(error))}") from None
     if status != HTTPStatus.OK:
         said = intake.line(body.decode(errors="replace"), 200)
-        raise InputError(f"--flush-cache: POST {FLUSH} is answered {status} {said}: it is SGLang's, for an idle server")
+        raise InputError(
+            f"--flush-cache: POST {FLUSH} returned {status} {said}: only SGLang supports this, while it is idle"
+        )
 
 
 def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
     try:
         status, body = _ask(url, headers, transport)
         return decode(body, depth=SERVER_DEPTH) if status == HTTPStatus.OK else None
-    except Exception:  # it says nothing, in one of the many ways
+    except Exception:  # whatever the reason, the server gave no usable response
         return None
 
 
 def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str = "GET") -> tuple[int, bytes]:
-    """The status and the body of what is there, within PATIENCE_S in all."""
+    """Send a request without a body. Returns the response's status and body, within PATIENCE_S in all."""
     place = place_of(url)
     connection = Connection(place, transport, Connections())
     fields = {"Host": place.name, **(transport.proxy_headers if connection.target else {}), **headers}
@@ -160,7 +162,7 @@ def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str
     finally:
         connection.close()
     if answer is None:
-        raise TimeoutError(f"no complete answer within {PATIENCE_S:g} s")
+        raise TimeoutError(f"no complete response within {PATIENCE_S:g} s")
     return answer
 
 

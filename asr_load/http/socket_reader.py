@@ -1,18 +1,18 @@
-"""Reading an answer below requests: every read is stamped by the kernel, and the stream is parsed afterwards.
+"""Read responses from sockets with the kernel's time stamps, and let Python parse the stream afterwards.
 
-A greenlet that reads its own stream is woken for every chunk, through four layers of library code, and stamps the chunk
-when its turn has come. A reader stands on the connection's socket from before the request is sent, and collects what
-comes with its stamps; the greenlet is woken for the head of the answer and for its end. There are two kinds:
+A greenlet that reads its own stream wakes for every chunk, through four layers of library code, and stamps the chunk
+only when its turn comes. Instead, a reader watches the connection's socket from before the request is sent, and
+collects data with its stamps. The greenlet wakes for the head of the response and for its end. There are two readers:
 
-- compiled: a thread outside of the interpreter (_socket_reader.c) reads.
-- python: gevent's loop reads. Where there is no compiler, or no Linux.
+- compiled: a thread outside of the interpreter (_socket_reader.c).
+- python: gevent's loop, without a compiler or on other systems than Linux.
 
-Linux stamps what it receives (SO_TIMESTAMPNS), so a read need not follow at once: both look at all sockets together,
-and rest a moment before they look again. Chunks of one stream that come within a rest have the stamp of the last of
-them. Elsewhere a read is stamped as it returns, and there is no rest.
+Linux stamps received data (SO_TIMESTAMPNS), so a read need not follow immediately: both readers look at all sockets
+together, and rest a moment before the next look. Chunks of one stream that arrive within a rest get the stamp of the
+last one. Other systems give no stamps: there, a read is stamped when it returns, and readers do not rest.
 
-Where there is TLS, what is read is decrypted afterwards: decryption.py. `plain` is the third way: the greenlet reads
-by itself, and http.client and sseclient take apart what it reads. It is the oracle of the tests.
+With TLS, data is decrypted after it is read: see decryption.py. The third reader, `plain`, is the greenlet itself, with
+http.client and sseclient to parse the data. The tests use it as the reference.
 """
 
 from __future__ import annotations
@@ -39,53 +39,53 @@ except ImportError:  # not compiled: see the extension in pyproject.toml
     _socket_reader = None  # type: ignore[assignment]
 
 try:
-    _epoll = monkey.get_original("select", "epoll")  # gevent takes it away there
+    _epoll = monkey.get_original("select", "epoll")  # gevent removes it from `select`
     _EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
-    """The kernel tells of a socket once, and of the other side's end, or of urgent data, with the bytes before it."""
-except AttributeError:  # no Linux
+    """Edge-triggered: the kernel reports data once, together with the end or urgent data that follows it."""
+except AttributeError:  # not Linux
     _epoll, _EVENTS = None, 0
 
 READ_BYTES = 32768
-"""At once: taken apart in a few milliseconds, in whatever small chunks they are."""
+"""Bytes to read at once: few enough to parse in a few milliseconds, even in tiny chunks."""
 
 BATCH = 1024
-"""Sockets that one look reads, at the most."""
+"""Maximum number of sockets that one look reads."""
 
 REST_S = 0.001
 """As in _socket_reader.c."""
 
 SO_TIMESTAMPNS = SCM_TIMESTAMPNS = 35
-"""Linux's, which Python has no name for."""
+"""Constants of Linux that Python does not define."""
 
 _buffer = memoryview(bytearray(READ_BYTES))
 _into = [_buffer]
-"""What the loop reads into, one answer's bytes after the other's."""
+"""The buffer for all reads of the loop."""
 
 _timespec = struct.Struct("ll")
 _CONTROL_BYTES = 64
-"""For one timespec with its head."""
+"""Size of the ancillary data: one timespec with its header."""
 
 _TCP_INFO = 11
 _OUT_OF_ORDER = struct.Struct("224xI")
-"""Of Linux's struct tcp_info: the packets that did not follow what a connection had (tcpi_rcv_ooopack, since 5.4)."""
+"""The number of packets received out of order, in Linux's struct tcp_info (tcpi_rcv_ooopack, since 5.4)."""
 
 
 class ReaderFactory(Protocol):
-    """One way of reading. Its readers set their owner."""
+    """Makes readers of one kind, which set their owner."""
 
     def __call__(self, descriptor: int, owner: Owner) -> SocketReader:
-        """A reader of a socket."""
+        """Make a reader of a socket."""
 
     def collector(self, owner: Owner) -> FedReader:
-        """A reader of none."""
+        """Make a reader without a socket, to be fed."""
 
 
 class PythonReader(Collector):
-    """A reader that gevent's loop reads, when `PythonReaders` says so."""
+    """A reader whose socket `PythonReaders` reads in gevent's loop."""
 
     def __init__(self, readers: PythonReaders, descriptor: int, owner: Owner) -> None:
         super().__init__(owner)
-        # A duplicate of our own: whoever closes the connection cannot pull the descriptor from under the loop.
+        # Duplicate the descriptor, so that closing the connection does not close it while the loop uses it.
         self.socket = _socket.socket(fileno=os.dup(descriptor))
         self.socket.setblocking(False)
         self._readers = readers
@@ -100,14 +100,14 @@ class PythonReader(Collector):
         self.socket.close()
 
     def ask_for_stamps(self) -> None:
-        """Have the kernel say when it got what is read. Linux only."""
+        """Let the kernel stamp received data. Linux only."""
         with contextlib.suppress(OSError):
             self.socket.setsockopt(_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._out_of_order = self._count_out_of_order()
 
     def read(self, to_the_end: bool = False) -> bool:
-        """Read what is there, which ends with a read that brings less than it could; or until the other side's end.
-        Returns whether there may be more: others have their turn first."""
+        """Read until a read returns less than it could or, with `to_the_end`, until the other side's end. Returns
+        whether there may be more, because others must have a turn first."""
         until = time.perf_counter() + TURN_S
         while self._read_once() >= (1 if to_the_end else READ_BYTES) and self.status == "running":
             if time.perf_counter() > until:
@@ -129,7 +129,7 @@ class PythonReader(Collector):
         return size
 
     def came_out_of_order(self) -> bool:
-        """Whether any packet did, or that is not known."""
+        """Whether a packet arrived out of order, or this is unknown."""
         count = self._count_out_of_order()
         return count is None or count != self._out_of_order
 
@@ -139,8 +139,8 @@ class PythonReader(Collector):
 
 
 class PythonReaders:
-    """What reads all sockets of a process: one look at every socket that is ready, and a rest, in turns. Where there is
-    no epoll, the loop watches each socket by itself."""
+    """Reads all sockets of a process: looks at all ready sockets, rests, and looks again. Without epoll, the loop
+    watches each socket separately."""
 
     def __init__(self, epoll: Any) -> None:
         self._epoll = epoll
@@ -157,7 +157,7 @@ class PythonReaders:
 
     @cached_property
     def _poll(self) -> Any:
-        # At the first reader, not at import: Locust forks into workers.
+        # Create it for the first reader, not on import, because Locust forks into workers.
         poll = self._epoll()
         loop = gevent.get_hub().loop
         self._readable, self._rest = loop.io(poll.fileno(), 1, ref=False), loop.timer(REST_S, REST_S, ref=False)
@@ -165,7 +165,7 @@ class PythonReaders:
         return poll
 
     def add(self, reader: PythonReader) -> None:
-        """Read a reader from now on, until it is removed."""
+        """Read the reader's socket until it is removed."""
         descriptor = reader.socket.fileno()
         self._reading[descriptor] = reader
         if self._epoll is None:
@@ -176,7 +176,7 @@ class PythonReaders:
         self._poll.register(descriptor, _EVENTS)
 
     def remove(self, reader: PythonReader) -> None:
-        """Read it no more. A second time does no harm."""
+        """Stop reading the reader's socket. May be called more than once."""
         descriptor = reader.socket.fileno()
         if self._reading.pop(descriptor, None) is None:
             return
@@ -188,8 +188,8 @@ class PythonReaders:
             self._poll.unregister(descriptor)
 
     def stamp(self, reader: PythonReader, control: list[tuple[int, int, bytes]]) -> int:
-        """When what has just been read could be read: when the kernel got it, as it says beside it. _socket_reader.c
-        tells what else is looked at, and why."""
+        """The time at which the kernel received the data just read, from the ancillary data. _socket_reader.c explains
+        the checks."""
         now = time.perf_counter_ns()
         self._stamped = bool(control) and control[0][1] == SCM_TIMESTAMPNS
         if not self._stamped:
@@ -199,14 +199,14 @@ class PythonReaders:
         return now if at > now or (at < now - 2 * REST_S * 1e9 and reader.came_out_of_order()) else at
 
     def _look(self) -> bool:
-        """Read all that is there. Returns whether so much comes that a rest is worth it."""
+        """Read all data that is ready. Returns whether so much arrives that a rest is worthwhile."""
         looked = time.perf_counter_ns()
         self._epoch = time.time_ns() - time.perf_counter_ns()  # in this order: see _socket_reader.c
         ready = self._poll.poll(0, BATCH)
         for descriptor, events in ready:
             reader = self._reading.get(descriptor)
             if reader is not None and reader.read(to_the_end=events != select.EPOLLIN):
-                self._poll.modify(descriptor, _EVENTS)  # the kernel tells of it again
+                self._poll.modify(descriptor, _EVENTS)  # so that the kernel reports the socket again
         if len(ready) < BATCH:
             self._since = looked
         if not ready:
@@ -230,13 +230,13 @@ python = PythonReaders(_epoll)
 
 
 class CompiledReaders:
-    """One reading thread for a process, and its wakings in gevent's loop."""
+    """One reading thread per process, which wakes gevent's loop."""
 
     def __init__(self) -> None:
         os.register_at_fork(after_in_child=self._begin_anew)
 
     def _begin_anew(self) -> None:
-        # A thread does not survive a fork, as Locust's into workers.
+        # Threads do not survive a fork, such as that of Locust's workers.
         if vars(self).pop("_reader", None) is not None:
             self._watcher.stop()
 
@@ -254,19 +254,18 @@ class CompiledReaders:
         until = time.perf_counter() + TURN_S
         for number, owner in enumerate(owners, 1):
             owner.set()
-            if time.perf_counter() > until:  # they decrypt
+            if time.perf_counter() > until:  # owners may decrypt, which takes time
                 call_in_next_round(partial(self._set, owners[number:]))
                 return
 
     @property
     def nice(self) -> int:
-        """The thread's rank with Linux's scheduler: -15 where this process has the right to it, unless ASR_LOAD_NICE is
-        0."""
+        """The thread's nice value: -15 if this process may set it and ASR_LOAD_NICE is not 0."""
         nice: int = self._reader.nice
         return nice
 
     def lags(self) -> list[float]:
-        """How late the thread ran, in seconds, each 20 ms since the last call (20 s at most)."""
+        """How late the thread ran at each 20 ms tick since the last call, in seconds; at most 1024 ticks."""
         return [lag / 1e9 for lag in self._reader.lags()]
 
     def __call__(self, descriptor: int, owner: Owner) -> SocketReader:

@@ -1,4 +1,4 @@
-"""How long a request may take."""
+"""Timeouts of a request."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Of one request, in seconds: to connect, names, proxies and handshakes included; without a byte of the answer; and
-    in all."""
+    """Limits in seconds: to connect (including name, proxy and handshakes), without data of the response, and in
+    total."""
 
     connect: float
     stall: float

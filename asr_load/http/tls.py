@@ -1,4 +1,4 @@
-"""TLS apart from its socket: what is sent is encrypted before, what was read is decrypted after it was stamped."""
+"""TLS without a socket: encrypt data before sending it, and decrypt data after a reader has stamped it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from asr_load.http.turn import Turn
 
 RECORD_BYTES = 16384
-"""Of plaintext, the most that one record of TLS holds (RFC 8446, section 5.1)."""
+"""Maximum plaintext of a TLS record (RFC 8446, section 5.1)."""
 
 PIECE_BYTES = 8 * RECORD_BYTES
-"""That are encrypted before they are sent."""
+"""Bytes to encrypt at once."""
 
 READ_BYTES = 65536
 
 
 @functools.cache
 def context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
-    """What connections of one kind share, as Transport has it. Raises OSError for a file that cannot be read."""
+    """The SSL context for these settings of Transport, shared by connections. Raises OSError for an unreadable file."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.set_alpn_protocols(["http/1.1"])
     if verify is False:
@@ -36,22 +36,24 @@ def context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLCo
 
 
 class Tls:
-    """One connection's side of TLS."""
+    """The TLS state of one connection."""
 
     def __init__(self, made: ssl.SSLContext, host: str, session: ssl.SSLSession | None) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = made.wrap_bio(self._incoming, self._outgoing, server_hostname=host, session=session)
         self.ended = False
-        """Whether the server has said that nothing more will come."""
+        """Whether the server has closed TLS."""
         self.error: ssl.SSLError | None = None
         self.answered = False
-        """Whether anything came after the handshake: in TLS 1.3 the client's is over before the server has seen it."""
+        """Whether data arrived after the handshake. In TLS 1.3, the client finishes it before the server has verified
+        the client."""
 
     def shake_hands(self, sock: socket.socket) -> None:
-        """Agree on keys, over a socket that waits. The caller limits the time. Raises OSError, also as ssl.SSLError."""
+        """Do the handshake over a blocking socket. The caller limits the time. Raises OSError, including
+        ssl.SSLError."""
         turn = Turn()
         while True:
-            turn.give()  # a server may send records that say nothing for ever
+            turn.give()  # a server may send empty records forever
             try:
                 self._object.do_handshake()
                 break
@@ -59,7 +61,7 @@ class Tls:
                 self._flush(sock)
                 self._incoming.write(data) if (data := sock.recv(READ_BYTES)) else self._incoming.write_eof()
             except ssl.SSLError:
-                self._flush(sock)  # the alert, which tells the server why
+                self._flush(sock)  # send the alert, which tells the server the reason
                 raise
         self._flush(sock)
 
@@ -69,17 +71,16 @@ class Tls:
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """What the next connection of this user may begin with, in place of a whole handshake."""
+        """The session that the user's next connection can resume instead of a full handshake."""
         return self._object.session
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """Data as it is sent."""
+        """Encrypt data for sending."""
         self._object.write(data)
         return self._outgoing.read()
 
     def decrypt(self, data: bytes) -> list[bytes]:
-        """What is complete with the data that came, record by record; `error` or `ended` say why there will be no
-        more."""
+        """Decrypt received data. Returns the plaintext of each complete record. Sets `error` or `ended` at the end."""
         self.answered = True
         incoming, read = self._incoming, self._object.read
         incoming.write(data)
@@ -92,7 +93,7 @@ class Tls:
                     self.ended = True
                     break
         except ssl.SSLWantReadError:
-            pass  # the rest of a record is still to come, or it was none of data
+            pass  # the record is incomplete, or contained no data
         except ssl.SSLError as error:
             self.error = error
         return plain

@@ -1,4 +1,4 @@
-"""How a server is reached: through which proxy, whose certificates are believed, which one is shown."""
+"""How to reach a server: the proxy, the trusted authorities, and the client certificate."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from asr_load.errors import InputError
 PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-"""The environment's names for a file of authorities."""
+"""Environment variables that name a file of trusted authorities."""
 
 
 @dataclass(frozen=True)
 class Transport:
-    """As requests take it: `verify` is a file or folder of authorities, True for those that requests bring along, False
-    for any certificate; `cert` is this side's own certificate and its key; `proxy` an address, empty without one."""
+    """Settings as in requests: `verify` is a file or folder of authorities, True for those of requests, or False to
+    accept any certificate; `cert` is the client certificate and key; `proxy` is a URL, or empty."""
 
     verify: bool | str = True
     cert: str | tuple[str, str] | None = None
     proxy: str = ""
     proxy_basic: str = field(default="", repr=False)
-    """The proxy's user and password, as basic authentication has them."""
+    """The proxy's user and password, encoded for basic authentication."""
     upstream: tuple[tuple[str, int], ...] = ()
-    """What connections are opened to, in turn; empty: the server's own address."""
+    """Addresses to connect to in turn; empty: the server's address."""
 
     def of_client(self, client: Session, url: str) -> Transport:
-        """It with what a locustfile says of its own client, which stands."""
+        """This transport, overridden by the settings of a locustfile's client."""
         if client.verify is True and client.cert is None and not client.proxies:
             return self
         verify = self.verify if client.verify is True or client.verify is None else client.verify
@@ -61,12 +61,11 @@ def read_transport(
     proxy_basic: str = "",
     upstream: tuple[tuple[str, int], ...] = (),
 ) -> Transport:
-    """What --ca, --cert and --insecure, or the environment, ask for, through a proxy that was found. Raises
-    InputError."""
+    """Make the transport from --ca, --cert, --insecure and the environment. Raises InputError."""
     if insecure and ca:
-        raise InputError("--insecure trusts any certificate, --ca those of an authority: give one of the two")
+        raise InputError("--insecure accepts any certificate, so --ca has no effect; remove one of them")
     verify: bool | str = not insecure
-    # What the environment names is nothing to those who do not need it.
+    # Ignore the environment's files unless the server uses TLS: they may be missing.
     environment = [(name, os.environ.get(name, "")) for name in BUNDLES if host.startswith("https:")]
     for what, file in (("--ca", ca), *environment):
         if file and verify is True:
@@ -75,8 +74,7 @@ def read_transport(
 
 
 def proxy_of_environment(host: str) -> str:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name for a server; empty where it is this machine,
-    whatever they say."""
+    """The proxy for a server by HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; always empty for this machine."""
     name = urlsplit(host).hostname or ""
     if name == "localhost" or _is_loopback(name) or proxy_bypass(name):
         return ""
@@ -95,27 +93,27 @@ def _authorities(what: str, file: str) -> str:
     path = Path(file).expanduser()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        if not path.is_dir():  # one is looked into with the first connection
+        if not path.is_dir():  # a folder is read by the first connection
             context.load_verify_locations(cafile=path)
     except ssl.SSLError:
-        raise InputError(f"{what} {file} holds no certificate (PEM)") from None
+        raise InputError(f"{what} {file} contains no certificate (PEM)") from None
     except OSError as error:
         raise InputError(f"{what} {file} cannot be read: {error.strerror}") from None
     return str(path)
 
 
 def _own(word: str) -> str | tuple[str, str]:
-    """A file with both, or two with a comma between."""
+    """Parse --cert: one file with the certificate and key, or two files separated by a comma."""
     cert, comma, key = word.partition(",")
     files = [str(Path(file.strip()).expanduser()) for file in (cert, key) if file.strip()]
 
     def passphrase() -> str:
-        raise InputError(f"--cert {word}: its key needs a passphrase: give one that does not")
+        raise InputError(f"--cert {word}: the key has a passphrase; use a key without one")
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(files[0], files[1] if comma else None, passphrase)
     except ssl.SSLError:
-        raise InputError(f"--cert {word} takes a certificate and its key (PEM), as FILE or CERT,KEY") from None
+        raise InputError(f"--cert {word} must be a certificate and its key (PEM), as FILE or CERT,KEY") from None
     except OSError as error:
         raise InputError(f"--cert {word} cannot be read: {error.strerror}") from None
     return (files[0], files[1]) if comma else files[0]

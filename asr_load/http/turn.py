@@ -1,4 +1,4 @@
-"""Turns on the event loop: whoever has much to do lets others run in between."""
+"""Share the event loop: long work lets other greenlets run in between."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import gevent
 from asr_load.stream.limits import TURN_S
 
 NEXT_ROUND_S = 1e-9
-"""0 would not do: gevent runs 50 callbacks that are ready, those that are ready again among them, before it looks at
-sockets and timers."""
+"""Not 0, because gevent runs up to 50 ready callbacks, including repeated ones, before it looks at sockets and
+timers."""
 
 
 def let_others_run() -> None:
-    """Wait for a round of the loop, in which everybody has a turn: greenlets, sockets, timers."""
+    """Wait for one round of the loop, in which greenlets, sockets and timers have a turn."""
     gevent.sleep(NEXT_ROUND_S)
 
 
 def call_in_next_round(function: Callable[[], object]) -> None:
-    """Have the loop call a function after such a round."""
+    """Let the loop call a function after one round."""
     timer = gevent.get_hub().loop.timer(NEXT_ROUND_S)
 
     def call() -> None:
@@ -31,13 +31,13 @@ def call_in_next_round(function: Callable[[], object]) -> None:
 
 
 class Turn:
-    """Gives the event loop to others when a greenlet has had it for long: what is there to be read never waits."""
+    """Lets others run when a greenlet has used the event loop for TURN_S, so that data does not wait to be read."""
 
     def __init__(self) -> None:
         self._until = time.perf_counter() + TURN_S
 
     def give(self) -> None:
-        """Let others run, where it is time."""
+        """Let others run if the turn is over."""
         if time.perf_counter() > self._until:
             let_others_run()
             self._until = time.perf_counter() + TURN_S

@@ -165,10 +165,10 @@ class _Utterance:
                 self._fail("protocol", str(error))
                 return None
             case gevent.Timeout() if error is limit:
-                self._fail("timeout", f"no end after {self.config.limits.total:g} s")
+                self._fail("timeout", f"not finished after {self.config.limits.total:g} s")
                 return None
             case gevent.Timeout():
-                self._fail("timeout", "no end within the locustfile's own limit")
+                self._fail("timeout", "not finished within the locustfile's limit")
             case Exception() if want := client_want(error):
                 self._fail("client", want)
                 return None
@@ -455,7 +455,7 @@ class _Utterance:
         raw = heard.text
         unwrapped = unwrap(raw, request.text_format)
         if self.outcome == "ok" and not unwrapped.text.strip():
-            self.outcome, self.error = "empty", "no text but an envelope"
+            self.outcome, self.error = "empty", "no text except an envelope"
         timing = latencies(start, heard.times)
         final = heard.final_at
         tokens, ended = heard.tokens, self.audio_ended
