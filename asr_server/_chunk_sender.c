@@ -1,13 +1,13 @@
-/* Sends texts at their times, in a thread of its own: the compiled half of chunk_sender.py, which says what for.
+/* Sends texts on schedule in a separate thread: the compiled part of chunk_sender.py, which explains why.
  *
  * The thread never takes the interpreter's lock. It keeps the streams in a heap by the time of their next chunk, sleeps
- * until the first is due, and then composes that chunk, stamps it with CLOCK_MONOTONIC (what time.perf_counter() reads
- * on Linux) and sends it. A socket that takes no more is watched with epoll, and its stream goes on where it stopped.
+ * until the first is due, and then composes that chunk, stamps it with CLOCK_MONOTONIC (time.perf_counter() on Linux)
+ * and sends it. If a socket accepts no more data, epoll watches it, and its stream continues later.
  *
- * What a stream sends lies in Python's own immutable objects: nothing is copied before it is due, and what streams have
- * in common exists once. The thread reads them without a count of its own, so a stream can be freed only while the
- * thread is not at it. One lock guards all streams. It is never held while a system call sends or waits, so Python waits
- * for it no longer than for a few instructions, and for a stream's end no longer than for one send.
+ * The data of a stream is in immutable Python objects: nothing is copied before it is due, and streams share objects.
+ * The thread uses them without a reference of its own, so a stream can only be freed while the thread is not sending
+ * it. One lock protects all streams. It is never held during a system call that sends or waits, so Python waits for it
+ * only for a few instructions, and for the end of a stream only for one send.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -31,11 +31,11 @@
 #include "short_turns.h"
 
 #define SECOND 1000000000
-#define BATCH 256        /* chunks between two looks at the sockets that took no more */
-#define SLACK_NS 100000  /* a wake-up costs as much as a send or two, so what is due this close together leaves together */
-#define MAX_LINE 96      /* of a chunk's size and its stamp */
+#define BATCH 256        /* chunks to send between two looks at blocked sockets */
+#define SLACK_NS 100000  /* chunks due this close together are sent together: a wake-up costs as much as a send */
+#define MAX_LINE 96      /* maximum length of a chunk's size and its stamp */
 
-enum { STOP = 0, TIMER = 1, FIRST_SERIAL = 2 }; /* what an event of epoll names */
+enum { STOP = 0, TIMER = 1, FIRST_SERIAL = 2 }; /* data of an epoll event */
 enum place { NOWHERE, DUE, BLOCKED, FINISHED };
 
 typedef struct ChunkSender ChunkSender;
@@ -44,18 +44,18 @@ typedef struct {
     PyObject_HEAD
     ChunkSender *sender;
     PyObject *owner;
-    PyObject *head, *opening, *before, *texts, *after, *offsets; /* bytes, but for `texts`: a tuple of bytes */
-    int fd; /* a duplicate of our own: nobody else can close it, or give its number to another socket */
+    PyObject *head, *opening, *before, *texts, *after, *offsets; /* bytes; `texts`: a tuple of bytes */
+    int fd; /* a duplicate, so that nobody else can close it or reuse its number for another socket */
     uint64_t serial;
     int64_t start;
     size_t n;
     int64_t *stamps;
-    /* What follows belongs to whoever holds the lock, or to the thread while it sends this stream. */
+    /* The lock protects the following fields, except while the thread sends this stream. */
     enum place place;
     size_t index;   /* in the list of that place */
-    int64_t due;    /* of chunk `next` */
-    size_t next;    /* chunk to send, or that is partly sent */
-    size_t partial; /* bytes of it that have left */
+    int64_t due;    /* when chunk `next` is due */
+    size_t next;    /* the chunk to send, possibly sent in part */
+    size_t partial; /* bytes of it already sent */
     int error;
 } Stream;
 
@@ -71,14 +71,14 @@ struct ChunkSender {
     pthread_cond_t sent;
     int epoll, timer, news, stop;
     bool running;
-    unsigned forks; /* as many as there were when it was made */
+    unsigned forks; /* value of the global counter when the sender was made */
     uint64_t serials;
     List due, blocked, finished; /* `due` is a heap; each has room for all streams */
     size_t n_streams, room;
-    Stream *current; /* that the thread sends, without the lock */
-    int waiting;     /* for it to be done with it */
-    int64_t armed;   /* when the thread wakes: 0 while it is awake */
-    char *line;      /* the thread's own, to compose chunks in */
+    Stream *current; /* the stream that the thread is sending without the lock */
+    int waiting;     /* number of threads that wait for it to finish that */
+    int64_t armed;   /* when the thread wakes; 0 while it is awake */
+    char *line;      /* the thread's buffer for composing chunks */
     size_t line_room;
 };
 
@@ -88,14 +88,14 @@ static int64_t now_ns(void) {
     return (int64_t)now.tv_sec * SECOND + now.tv_nsec;
 }
 
-/* ---- Lists, with the lock ---- */
+/* ---- Lists; call these with the lock ---- */
 
 static void put(List *list, size_t index, Stream *stream) {
     list->streams[index] = stream;
     stream->index = index;
 }
 
-/* Move the stream at an index of the heap to where it belongs. */
+/* Restore the heap's order for the stream at an index. */
 static void settle(List *heap, size_t index) {
     Stream *stream = heap->streams[index];
     for (; index > 0 && heap->streams[(index - 1) / 2]->due > stream->due; index = (index - 1) / 2)
@@ -137,7 +137,7 @@ static char *add(char *to, PyObject *bytes) {
     return to + n;
 }
 
-/* A number with at least so many digits: printf's take a tenth of a chunk's time. */
+/* Append a number with at least `least` digits. printf would take a tenth of the time of a chunk. */
 static char *add_number(char *to, uint64_t number, unsigned base, int least) {
     char digits[20];
     int n = 0;
@@ -162,8 +162,8 @@ static bool has_room(ChunkSender *sender, size_t size) {
     return true;
 }
 
-/* Compose chunk `next` in the sender's line, in HTTP's framing (RFC 9112, section 7.1), or as it is where it is ready;
- * its length, 0 without memory. */
+/* Compose chunk `next` in the sender's buffer: with HTTP's framing (RFC 9112, section 7.1), or unchanged if it is ready
+ * to send. Returns its length; 0 if memory runs out. */
 static size_t compose(ChunkSender *sender, const Stream *stream, int64_t stamp) {
     PyObject *text = PyTuple_GET_ITEM(stream->texts, (Py_ssize_t)stream->next);
     if (stream->before == Py_None) {
@@ -190,8 +190,8 @@ static size_t compose(ChunkSender *sender, const Stream *stream, int64_t stamp) 
     return (size_t)(end - sender->line);
 }
 
-/* Send what the socket takes of one chunk, without the lock; errno, or 0. A chunk of which nothing has left is composed
- * and stamped anew when it is tried again; one that has left in part keeps its stamp, which its own bytes tell. */
+/* Send as much of a chunk as the socket accepts, without the lock. Returns errno, or 0. If no byte was sent, the next try
+ * composes and stamps the chunk anew; a chunk sent in part keeps its stamp, because the sent bytes contain it. */
 static int send_chunk(ChunkSender *sender, Stream *stream, int64_t *now) {
     *now = now_ns();
     if (stream->partial == 0) stream->stamps[stream->next] = *now;
@@ -202,7 +202,7 @@ static int send_chunk(ChunkSender *sender, Stream *stream, int64_t *now) {
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return errno;
         stream->partial += (size_t)n;
-        if (stream->partial < size) continue; /* what is left is refused with EAGAIN */
+        if (stream->partial < size) continue; /* the next send fails with EAGAIN */
         stream->partial = 0;
         return 0;
     }
@@ -214,7 +214,7 @@ static int64_t due_of(const Stream *stream, size_t chunk) {
     return stream->start + offset;
 }
 
-/* Send the chunk that is due first; its stamp. Called with the lock, which it gives up meanwhile. */
+/* Send the chunk that is due first. Returns its stamp. Called with the lock, which it releases meanwhile. */
 static int64_t send_first(ChunkSender *sender) {
     Stream *stream = sender->current = sender->due.streams[0];
     pthread_mutex_unlock(&sender->lock);
@@ -240,7 +240,7 @@ static int64_t send_first(ChunkSender *sender) {
     return now;
 }
 
-/* A socket takes bytes again, or is broken: the next send will tell. With the lock. */
+/* Schedule a blocked stream whose socket is writable again or broken, as the next send shows. Called with the lock. */
 static void unblock(ChunkSender *sender, uint64_t serial) {
     for (size_t i = 0; i < sender->blocked.used; i++) {
         Stream *stream = sender->blocked.streams[i];
@@ -251,7 +251,7 @@ static void unblock(ChunkSender *sender, uint64_t serial) {
     }
 }
 
-/* Wake the thread at a time. With the lock. */
+/* Set the timer that wakes the thread. Called with the lock. */
 static void arm(ChunkSender *sender, int64_t at) {
     struct itimerspec spec = {.it_value = {at / SECOND, at % SECOND}};
     sender->armed = at;
@@ -279,7 +279,7 @@ static void *send_all(void *given) {
         int n = epoll_wait(sender->epoll, ready, BATCH, more ? 0 : -1), error = errno;
         pthread_mutex_lock(&sender->lock);
         sender->armed = 0;
-        if (n < 0 && error != EINTR) { /* no stream is heard of any more */
+        if (n < 0 && error != EINTR) { /* the thread can no longer watch sockets */
             while (sender->due.used + sender->blocked.used) {
                 Stream *stream = sender->due.used ? sender->due.streams[0] : sender->blocked.streams[0];
                 stream->error = error;
@@ -301,17 +301,17 @@ static void *send_all(void *given) {
 
 /* ---- Stream ---- */
 
-/* Take the lock; false, with an exception, in a process that was forked off. */
+/* Take the lock. Returns false, with an exception, in a forked process. */
 static bool lock(ChunkSender *sender) {
     if (sender->forks != forks) {
-        PyErr_SetString(PyExc_RuntimeError, "a sender sends in the process that made it");
+        PyErr_SetString(PyExc_RuntimeError, "a sender works only in the process that made it");
         return false;
     }
     pthread_mutex_lock(&sender->lock);
     return true;
 }
 
-/* The same, at a moment when the thread is not at this stream. */
+/* Take the lock while the thread is not sending this stream. */
 static bool lock_for(Stream *stream) {
     ChunkSender *sender = stream->sender;
     if (!lock(sender)) return false;
@@ -326,13 +326,13 @@ static bool lock_for(Stream *stream) {
 static void release(Stream *stream) {
     ChunkSender *sender = stream->sender;
     if (stream->fd < 0) return;
-    if (sender->forks != forks) { /* the parent sends on: only what is this process's own goes */
+    if (sender->forks != forks) { /* the parent continues to send: close only this process's descriptor */
         close(stream->fd);
         stream->fd = -1;
         return;
     }
     lock_for(stream);
-    /* While another descriptor of the socket is open, closing ours does not take it out. */
+    /* Closing our descriptor does not remove the socket from epoll while another descriptor is open. */
     if (stream->place == BLOCKED) epoll_ctl(sender->epoll, EPOLL_CTL_DEL, stream->fd, NULL);
     take_out(sender, stream);
     sender->n_streams--;
@@ -363,7 +363,7 @@ static PyObject *stream_close(Stream *stream, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *stream_sent_at(Stream *stream, void *Py_UNUSED(closure)) {
-    /* Stamps of chunks that have left stay as they are, so only their number needs the lock. */
+    /* Stamps of sent chunks do not change, so only their number needs the lock. */
     if (!lock_for(stream)) return NULL;
     size_t n = stream->next + (stream->partial > 0);
     pthread_mutex_unlock(&stream->sender->lock);
@@ -384,13 +384,13 @@ static PyObject *stream_error(Stream *stream, void *Py_UNUSED(closure)) {
 }
 
 static PyMethodDef stream_methods[] = {
-    {"close", (PyCFunction)stream_close, METH_NOARGS, "Send no more."},
+    {"close", (PyCFunction)stream_close, METH_NOARGS, "Stop sending."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef stream_values[] = {
-    {"sent_at", (getter)stream_sent_at, NULL, "when each chunk so far began to leave, in seconds", NULL},
-    {"error", (getter)stream_error, NULL, "errno of the send that failed; 0: none did", NULL},
+    {"sent_at", (getter)stream_sent_at, NULL, "when sending of each chunk so far began, in seconds", NULL},
+    {"error", (getter)stream_error, NULL, "errno of the failed send; 0 if none failed", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -398,7 +398,7 @@ static PyType_Slot stream_slots[] = {
     {Py_tp_dealloc, stream_dealloc},
     {Py_tp_methods, stream_methods},
     {Py_tp_getset, stream_values},
-    {Py_tp_doc, "Chunks that are sent on one socket."},
+    {Py_tp_doc, "Chunks to send on one socket."},
     {0, NULL},
 };
 
@@ -425,7 +425,7 @@ static PyObject *sender_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     sender->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     sender->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     sender->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    /* Edges of the timer: so it need not be read. */
+    /* The timer is edge-triggered, so that it need not be read. */
     struct epoll_event stop = {.events = EPOLLIN, .data.u64 = STOP}, timer = {.events = EPOLLIN | EPOLLET, .data.u64 = TIMER};
     if (sender->epoll < 0 || sender->timer < 0 || sender->news < 0 || sender->stop < 0 ||
         epoll_ctl(sender->epoll, EPOLL_CTL_ADD, sender->stop, &stop) < 0 ||
@@ -434,7 +434,7 @@ static PyObject *sender_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         Py_DECREF(sender);
         return NULL;
     }
-    /* Signals are for the interpreter's thread. */
+    /* Leave signals to the interpreter's thread. */
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -451,7 +451,7 @@ static PyObject *sender_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 }
 
 static PyObject *sender_close(ChunkSender *sender, PyObject *Py_UNUSED(ignored)) {
-    if (sender->running && sender->forks == forks) { /* a child has no thread to end, and is not to end its parent's */
+    if (sender->running && sender->forks == forks) { /* a forked child has no thread, and must not stop its parent's */
         sender->running = false;
         eventfd_write(sender->stop, 1);
         Py_BEGIN_ALLOW_THREADS
@@ -480,7 +480,7 @@ static void sender_dealloc(ChunkSender *sender) {
 
 static PyObject *sender_fileno(ChunkSender *sender, PyObject *Py_UNUSED(ignored)) { return PyLong_FromLong(sender->news); }
 
-/* Room in all lists for one stream more, with the lock; false without memory. */
+/* Make room in all lists for one more stream. Returns false if memory runs out. Called with the lock. */
 static bool make_room(ChunkSender *sender) {
     if (sender->n_streams < sender->room) return true;
     size_t room = sender->room ? 2 * sender->room : 64;
@@ -497,7 +497,7 @@ static bool make_room(ChunkSender *sender) {
 static bool check_chunks(PyObject *texts, PyObject *offsets) {
     Py_ssize_t n = PyTuple_GET_SIZE(texts);
     if (n == 0 || PyBytes_GET_SIZE(offsets) != n * (Py_ssize_t)sizeof(int64_t)) {
-        PyErr_SetString(PyExc_ValueError, "at least one text, and for each an offset of eight bytes");
+        PyErr_SetString(PyExc_ValueError, "expected at least one text, and an offset of eight bytes for each");
         return false;
     }
     for (Py_ssize_t i = 0; i < n; i++)
@@ -517,7 +517,7 @@ static PyObject *sender_send(ChunkSender *sender, PyObject *args) {
         !check_chunks(texts, offsets))
         return NULL;
     if (before != Py_None && !PyBytes_Check(before)) {
-        PyErr_SetString(PyExc_TypeError, "what stands before a text is bytes; None: texts are ready to be sent");
+        PyErr_SetString(PyExc_TypeError, "`before` must be bytes, or None if the texts are ready to send");
         return NULL;
     }
     if (!sender->running) {
@@ -594,10 +594,10 @@ static PyObject *sender_finished(ChunkSender *sender, PyObject *Py_UNUSED(ignore
 }
 
 static PyMethodDef sender_methods[] = {
-    {"fileno", (PyCFunction)sender_fileno, METH_NOARGS, "Readable when streams have ended."},
-    {"send", (PyCFunction)sender_send, METH_VARARGS, "Send texts on a socket, by its descriptor; see the .pyi."},
+    {"fileno", (PyCFunction)sender_fileno, METH_NOARGS, "A descriptor that is readable when streams have ended."},
+    {"send", (PyCFunction)sender_send, METH_VARARGS, "Send texts on a socket, by its descriptor; see _chunk_sender.pyi."},
     {"finished", (PyCFunction)sender_finished, METH_NOARGS, "The owners of streams that have ended since the last call."},
-    {"close", (PyCFunction)sender_close, METH_NOARGS, "End the thread."},
+    {"close", (PyCFunction)sender_close, METH_NOARGS, "Stop the thread."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -605,7 +605,7 @@ static PyType_Slot sender_slots[] = {
     {Py_tp_new, sender_new},
     {Py_tp_dealloc, sender_dealloc},
     {Py_tp_methods, sender_methods},
-    {Py_tp_doc, "A thread that sends on time."},
+    {Py_tp_doc, "A thread that sends chunks on schedule."},
     {0, NULL},
 };
 

@@ -18,11 +18,11 @@ class ChunkSender:
         start: int,
         /,
     ) -> Stream:
-        """Send a chunk of HTTP per text, each when its offset (int64, ns, native order) has passed since `start` (ns).
+        """Send an HTTP chunk per text, each when its offset (int64, ns, native order) has passed since `start` (ns).
 
-        A chunk holds the line `: sent_at=SECONDS`, `before`, its text and `after`; the first is preceded by `head`, and
-        `opening` is its beginning. Without `before`, a text is ready to be sent. `finished` gives the owner back when
-        all have left or the socket failed. The socket is duplicated until the stream is closed.
+        A chunk contains the line `: sent_at=SECONDS`, `before`, its text and `after`. `head` precedes the first chunk,
+        and `opening` is its beginning. If `before` is None, the texts are ready to send. `finished` returns the owner
+        when all chunks are sent or the socket fails. The socket is duplicated until the stream is closed.
         """
     def finished(self) -> list[object]: ...
     def close(self) -> None: ...

@@ -1,9 +1,9 @@
-/* Whether this process was forked off the one that a thing with a thread was made in. Its thread is not here, its lock
- * may be held for ever, and its epoll and its eventfds are the parent's too. */
+/* Detects forks: in a child, an object that owns a thread has none, its lock may be held forever, and it shares its
+ * epoll and eventfds with the parent. */
 #include <pthread.h>
 #include <stdbool.h>
 
-static unsigned forks; /* that lie between this process and the one that loaded the module */
+static unsigned forks; /* number of forks between this process and the one that loaded the module */
 
 static void count_fork(void) { forks++; }
 

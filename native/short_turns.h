@@ -1,4 +1,4 @@
-/* What the two compiled threads, which must be on time, ask of Linux's scheduler. */
+/* Scheduling of the two compiled threads, which must run on time. */
 #ifndef SHORT_TURNS_H
 #define SHORT_TURNS_H
 
@@ -10,13 +10,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define TURN_NS 100000 /* the shortest that the scheduler allows */
+#define TURN_NS 100000 /* the shortest slice that the scheduler allows */
 #define NICE -15
-#define NICE_OFF "ASR_LOAD_NICE" /* set to 0 in the environment, it leaves the rank as it is */
+#define NICE_OFF "ASR_LOAD_NICE" /* the value 0 in the environment keeps the nice value */
 
-/* Ask the scheduler to run this thread as soon as it wakes: else whatever is busy on its processor, such as the
- * interpreter, goes on for milliseconds. Short turns (Linux 6.12) need no right, the better rank does. Where both are
- * refused the thread is later, and says so where it is asked how late it is. Returns the rank that it got. */
+/* Ask the scheduler to run this thread as soon as it wakes; otherwise a busy thread on its processor, such as the
+ * interpreter, keeps running for milliseconds. A short slice (Linux 6.12) needs no privilege, a lower nice value does.
+ * If both are refused, the thread runs later, which its lags show. Returns the nice value. */
 static inline int ask_for_the_processor(void) {
     const char *off = getenv(NICE_OFF);
     int before = getpriority(PRIO_PROCESS, 0), wish = off != NULL && strcmp(off, "0") == 0 ? before : NICE;

@@ -1,18 +1,17 @@
-/* Reads sockets in a thread of its own, and stamps every read: the compiled half of socket_reader.py, which says what for.
+/* Reads sockets in a separate thread and stamps every read: the compiled part of socket_reader.py, which explains why.
  *
- * The thread never takes the interpreter's lock, so a busy Python process does not keep it. It waits for all sockets
- * with one epoll, takes HTTP's chunks apart, and wakes Python only for what somebody waits for: an answer's head, and
- * its end. Stamps are of CLOCK_MONOTONIC (what time.perf_counter_ns() reads on Linux), and of the moment when the kernel
- * got the bytes. So the thread may rest after a look at the sockets, and read what has come meanwhile in one go: waking
- * it for each chunk would cost four times what reading it does. Where nothing comes for as long it does not rest: nobody
- * waits for an answer's end longer than need be.
+ * The thread never takes the interpreter's lock, so a busy Python process does not delay it. It waits for all sockets
+ * with one epoll, decodes HTTP's chunks, and wakes Python only for the head of a response and for its end. Stamps are
+ * of CLOCK_MONOTONIC (time.perf_counter_ns() on Linux) and say when the kernel received the bytes. So the thread can
+ * rest after a look at the sockets, and then read everything that arrived meanwhile: waking it for each chunk would
+ * cost four times as much as reading the chunk. If nothing arrives for as long as a rest, it does not rest, so that the
+ * end of a response is not delayed.
  *
- * What is encrypted is `take`n by Python piece by piece, and only then is it known whether an answer has ended. So that
- * not each piece wakes it, it is woken for all of them together, every now and then; and at once for an answer's first
- * piece, which may be all of it, and for a short record, which may be its end.
+ * Python takes encrypted data piece by piece, and only then knows whether a response has ended. To avoid a wake-up for
+ * each piece, the thread wakes Python for all of them together at intervals, but at once for a response's first piece,
+ * which may be all of it, and for a short record, which may be its end.
  *
- * One lock guards all readers. It is held for one read of one socket, or for a copy, never while waiting.
- */
+ * One lock protects all readers. It is held for one read of one socket or for a copy, never while waiting. */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -38,24 +37,24 @@
 
 #define READ_BYTES 65536
 #define BATCH 256
-/* Of one answer: see limits.py. */
+/* Limits of one response: see limits.py. */
 #define MAX_BYTES ((size_t)16 << 20)
 #define MAX_WIRE_BYTES ((size_t)64 << 20)
 #define MAX_READS 100000
 #define MAX_HEAD_BYTES ((size_t)64 << 10)
-#define READS_AT_ONCE 64             /* of one socket, before the others have their turn */
-#define TICK_NS 20000000             /* how often the thread looks how late it is */
-#define REST_NS 1000000              /* chunks of one stream that come closer together are read, and stamped, as one */
+#define READS_AT_ONCE 64             /* of one socket, before the others have a turn */
+#define TICK_NS 20000000             /* interval at which the thread measures how late it is */
+#define REST_NS 1000000              /* chunks of a stream that arrive closer together are read and stamped as one */
 #define LAGS 1024
-#define OUT_OF_ORDER 224             /* where struct tcp_info has tcpi_rcv_ooopack: Linux 5.4 has it, older headers not */
-#define MAX_SIZE_LINE 4096           /* of the line with a chunk's size */
+#define OUT_OF_ORDER 224             /* offset of tcpi_rcv_ooopack in tcp_info: Linux 5.4, not in older headers */
+#define MAX_SIZE_LINE 4096           /* maximum length of the line with a chunk's size */
 #define TLS_HEAD 5                   /* bytes of a record's type, version and length: RFC 8446, section 5.1 */
-#define SHORT_RECORD 96              /* bytes that the end of a stream comes in, as a rule, and few tokens do */
-#define TAKEN_EVERY_NS 40000000      /* how often Python is woken for what is no end, as far as can be seen */
+#define SHORT_RECORD 96              /* maximum size of a record that may end a stream; few tokens fit in */
+#define TAKEN_EVERY_NS 40000000      /* minimum interval of wake-ups for pieces that do not seem to be the end */
 
 #define WANTED (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
-enum { STOP = UINT32_MAX, TICK = UINT32_MAX - 1 }; /* in place of a slot */
+enum { STOP = UINT32_MAX, TICK = UINT32_MAX - 1 }; /* instead of a slot */
 enum { CHUNKED = -1, UNTIL_CLOSE = -2 };
 enum status { RUNNING, COMPLETE, CUT, BROKEN, TOO_LONG, FAILED };
 enum chunk_state { SIZE, EXTENSION, DATA, AFTER_DATA, TRAILER };
@@ -67,7 +66,7 @@ typedef struct {
 
 typedef struct {
     int64_t at;  /* nanoseconds */
-    size_t end;  /* bytes that had come by then */
+    size_t end;  /* bytes that had arrived by then */
 } Mark;
 
 typedef struct {
@@ -82,28 +81,28 @@ typedef struct {
     ReadingThread *reading;
     PyObject *owner;
     uint32_t slot;
-    int fd; /* a duplicate of our own: nobody else can close it, or give its number to another socket */
-    /* What follows belongs to whoever holds the lock. */
+    int fd; /* a duplicate, so that nobody else can close it or reuse its number for another socket */
+    /* The lock protects the following fields. */
     Buffer raw, body;
     Marks raw_marks, body_marks;
     bool in_body;
-    int64_t framing; /* CHUNKED, UNTIL_CLOSE, or the bytes of a body of known length that are still to come */
+    int64_t framing; /* CHUNKED, UNTIL_CLOSE, or the missing bytes of a body of known length */
     enum chunk_state chunk;
-    size_t left;     /* of a chunk's size, or of its data */
-    size_t line;     /* bytes of the line that is being read */
-    size_t trailers; /* bytes of the lines behind the body */
-    size_t wire;     /* bytes that came, framing included */
-    enum { DIGITS, BLANKS, RETURN } behind; /* what the last byte of a chunk's size was */
-    bool surplus;    /* bytes came after the end */
+    size_t left;     /* the size of a chunk, then its missing bytes */
+    size_t line;     /* bytes of the current line */
+    size_t trailers; /* bytes of the lines after the body */
+    size_t wire;     /* bytes received, including framing */
+    enum { DIGITS, BLANKS, RETURN } behind; /* kind of the last byte of a chunk's size */
+    bool surplus;    /* bytes arrived after the end */
     enum status status;
     int error;
-    PyObject *failure; /* in place of an errno, where Python has fed it */
+    PyObject *failure; /* instead of an errno, if Python feeds the reader */
     int64_t last;
-    uint32_t out_of_order; /* packets, at the beginning */
-    bool taken;              /* piece by piece: it is TLS */
-    uint8_t record[TLS_HEAD]; /* the head of the record of TLS that is being read */
+    uint32_t out_of_order; /* number of such packets at the beginning */
+    bool taken;              /* Python takes it piece by piece, because it is TLS */
+    uint8_t record[TLS_HEAD]; /* the head of the current TLS record */
     size_t in_head, in_record, record_size;
-    bool may_be_end;         /* that record, or what came with it: it is short, or the first */
+    bool may_be_end;         /* that record may end the response: it is short or the first */
     bool waits, for_end, queued;
     size_t beyond;
 } SocketReader;
@@ -113,18 +112,18 @@ struct ReadingThread {
     pthread_t thread;
     pthread_mutex_t lock;
     int epoll, wake, stop, tick;
-    int64_t due;         /* of the next tick */
-    int64_t rests_until; /* when the thread meant to look next */
-    int64_t since;       /* what is found ready now was not so then */
-    int64_t epoch;       /* CLOCK_REALTIME, which the kernel's stamps are of, less CLOCK_MONOTONIC */
-    bool stamped;        /* whether the kernel stamped what was read last */
+    int64_t due;         /* when the next tick is due */
+    int64_t rests_until; /* when the thread planned to look next */
+    int64_t since;       /* data that is ready now was not ready then */
+    int64_t epoch;       /* CLOCK_REALTIME, the clock of the kernel's stamps, minus CLOCK_MONOTONIC */
+    bool stamped;        /* whether the kernel stamped the last read */
     int64_t woken_at;    /* when Python was last woken for pieces */
-    bool holds;          /* pieces, for which it is still to be woken */
+    bool holds;          /* whether there are pieces for which Python was not woken yet */
     int64_t lags[LAGS];
     size_t n_lags;
     bool running;
-    int nice;       /* the thread's rank */
-    unsigned forks; /* as many as there were when it was made */
+    int nice;       /* the thread's nice value */
+    unsigned forks; /* value of the global counter when the thread was made */
     struct {
         SocketReader *reader;
         uint32_t generation;
@@ -144,13 +143,13 @@ static int64_t clock_ns(clockid_t clock) {
 
 static int64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
-/* End an answer for want of memory, which is no fault of the answer. */
+/* Fail a response because memory ran out, which is not the server's fault. */
 static void out_of_memory(SocketReader *reader) {
     reader->status = FAILED;
     reader->error = ENOMEM;
 }
 
-/* Append to a reader's buffer; otherwise false, and the reader has its status. */
+/* Append to a reader's buffer. Returns false, and sets the reader's status, if it is too long or memory runs out. */
 static bool append(SocketReader *reader, Buffer *buffer, const char *bytes, size_t n) {
     if (buffer->used + n > (reader->taken ? MAX_WIRE_BYTES : MAX_BYTES)) {
         reader->status = TOO_LONG;
@@ -190,7 +189,7 @@ static void mark(SocketReader *reader, Marks *marks, int64_t at, size_t end) {
     marks->marks[marks->used++] = (Mark){at, end};
 }
 
-/* Take a chunked body's framing off (RFC 9112, section 7.1). Returns how many bytes were used. */
+/* Remove the framing of a chunked body (RFC 9112, section 7.1). Returns the number of bytes used. */
 static size_t take_chunked(SocketReader *reader, const char *bytes, size_t n) {
     size_t i = 0;
     while (i < n && reader->status == RUNNING) {
@@ -254,7 +253,7 @@ static size_t take_chunked(SocketReader *reader, const char *bytes, size_t n) {
     return i;
 }
 
-/* Take bytes of the body that came at a time. */
+/* Add bytes of the body that arrived at a time. */
 static void take_body(SocketReader *reader, const char *bytes, size_t n, int64_t at) {
     size_t before = reader->body.used, used = n;
     if (reader->framing == CHUNKED) {
@@ -275,7 +274,7 @@ static bool has_come(const SocketReader *reader) {
     return reader->status != RUNNING || (!reader->for_end && reader->raw.used > reader->beyond);
 }
 
-/* The packets that a connection got and that did not follow what it had; UINT32_MAX where the kernel counts none. */
+/* The number of packets that a connection received out of order; UINT32_MAX if the kernel does not count them. */
 static uint32_t out_of_order(int fd) {
     uint32_t count;
     char info[OUT_OF_ORDER + sizeof count];
@@ -289,12 +288,12 @@ static bool came_out_of_order(const SocketReader *reader) {
     return reader->out_of_order == UINT32_MAX || out_of_order(reader->fd) != reader->out_of_order;
 }
 
-/* When the last of the bytes of a message could be read: when the kernel got them, as it says. Now, if it does not say.
+/* When the last byte of a message became readable: when the kernel received it, by its stamp, or now without a stamp.
  *
- * What follows a lost packet has an early stamp, and waits in the kernel until that packet was sent again. So where any
- * came out of order, a stamp is only believed if it is no older than a rest and a look make it. CLOCK_REALTIME can be
- * set: no stamp is before the last look at the sockets, which did not find these bytes, nor before the one that it
- * follows. */
+ * A packet after a lost one has an early stamp, but waits in the kernel until the lost one is sent again. So if a
+ * packet arrived out of order, a stamp must be no older than a rest and a look explain. Because CLOCK_REALTIME can be
+ * set, a stamp is never before the last look at the sockets, which did not find these bytes, nor before the previous
+ * stamp. */
 static int64_t stamp(ReadingThread *reading, const SocketReader *reader, struct msghdr *message, int64_t now) {
     struct cmsghdr *control = CMSG_FIRSTHDR(message);
     reading->stamped = control != NULL && control->cmsg_level == SOL_SOCKET && control->cmsg_type == SCM_TIMESTAMPNS;
@@ -308,7 +307,7 @@ static int64_t stamp(ReadingThread *reading, const SocketReader *reader, struct 
     return at;
 }
 
-/* Follow the records of TLS, to know how long the last one is. */
+/* Track TLS records to know the length of the last one. */
 static void follow_records(SocketReader *reader, const char *bytes, size_t n) {
     for (size_t i = 0; i < n;) {
         if (reader->in_head < TLS_HEAD) {
@@ -325,7 +324,7 @@ static void follow_records(SocketReader *reader, const char *bytes, size_t n) {
     }
 }
 
-/* Take what one read brought. */
+/* Add the bytes of one read. */
 static void take_read(SocketReader *reader, const char *bytes, size_t n, int64_t at) {
     reader->last = at;
     reader->wire += n;
@@ -343,7 +342,7 @@ static void take_end(SocketReader *reader) {
     reader->status = reader->in_body && reader->framing == UNTIL_CLOSE ? COMPLETE : CUT;
 }
 
-/* One read of a reader whose socket is ready. Returns how many bytes came; fewer than asked for were all that was there.
+/* Read once from a ready socket. Returns the number of bytes; fewer than requested means that no more were there.
  * Called with the lock. */
 static ssize_t read_once(ReadingThread *reading, SocketReader *reader, char *scratch) {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(struct timespec))];
@@ -371,27 +370,27 @@ static ssize_t read_once(ReadingThread *reading, SocketReader *reader, char *scr
     return n;
 }
 
-/* How late this thread runs: chunks of one stream that come meanwhile are seen as one. A tick that was missed counts,
- * with the wait that it had. */
+/* Record how late this thread runs, because chunks of a stream that arrive meanwhile are seen as one. A missed tick
+ * counts with its own delay. */
 static void note_lag(ReadingThread *reading) {
     uint64_t ticks;
     if (read(reading->tick, &ticks, sizeof ticks) != sizeof ticks) return;
     for (int64_t now = now_ns(); ticks > 0; ticks--, reading->due += TICK_NS) {
-        /* A rest is not late: what fell due in it was meant for its end, what fell due before it could not wait less. */
+        /* A rest is not a delay: a tick due within it was planned for its end, and one due before it includes it. */
         int64_t began = reading->rests_until - REST_NS, meant = reading->due;
         if (meant < reading->rests_until) meant = meant < began ? meant + REST_NS : reading->rests_until;
         if (reading->n_lags < LAGS) reading->lags[reading->n_lags++] = now - meant;
     }
 }
 
-/* Let chunks come, so that they are read together. */
+/* Wait for more chunks, so that they are read together. */
 static void rest(ReadingThread *reading) {
     int64_t until = reading->rests_until = now_ns() + REST_NS;
     struct timespec end = {until / 1000000000, until % 1000000000};
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &end, NULL);
 }
 
-/* Note that a reader may have what is waited for; whether Python is to be woken. With the lock. */
+/* Queue a reader's owner if the awaited data is there. Returns whether to wake Python. Called with the lock. */
 static bool wakes(ReadingThread *reading, SocketReader *reader) {
     if (!reader->waits || !has_come(reader)) return false;
     if (reader->taken && reader->status == RUNNING && !reader->may_be_end &&
@@ -404,7 +403,7 @@ static bool wakes(ReadingThread *reading, SocketReader *reader) {
     return reader->queued = true;
 }
 
-/* One read for a slot. Returns whether to read on, and says by `wake` whether Python is to be woken. */
+/* Read once for a slot. Returns whether to continue, and sets `wake` if Python must be woken. */
 static bool read_slot(ReadingThread *reading, uint32_t slot, uint32_t generation, bool to_the_end, char *scratch, bool *wake) {
     bool more = false;
     pthread_mutex_lock(&reading->lock);
@@ -419,7 +418,7 @@ static bool read_slot(ReadingThread *reading, uint32_t slot, uint32_t generation
     return more;
 }
 
-/* Have the kernel tell again of a socket that has more. */
+/* Let the kernel report a socket again that has more data. */
 static void hear_again(ReadingThread *reading, uint32_t slot, uint32_t generation) {
     pthread_mutex_lock(&reading->lock);
     SocketReader *reader = reading->slots[slot].reader;
@@ -430,7 +429,7 @@ static void hear_again(ReadingThread *reading, uint32_t slot, uint32_t generatio
     pthread_mutex_unlock(&reading->lock);
 }
 
-/* Wake Python, for the pieces that were held too. */
+/* Wake Python, also for held pieces. */
 static void wake_python(ReadingThread *reading) {
     if (reading->holds) {
         reading->woken_at = INT64_MIN / 2;
@@ -444,8 +443,7 @@ static void wake_python(ReadingThread *reading) {
     eventfd_write(reading->wake, 1);
 }
 
-/* Wake it for pieces, where it is time. Returns for how many milliseconds the thread may wait for sockets: -1, any
- * number. */
+/* Wake Python for held pieces if they are due. Returns the maximum milliseconds to wait for sockets; -1: no limit. */
 static int wake_for_pieces(ReadingThread *reading) {
     if (!reading->holds) return -1;
     int64_t left = reading->woken_at + TAKEN_EVERY_NS - now_ns();
@@ -454,7 +452,7 @@ static int wake_for_pieces(ReadingThread *reading) {
     return -1;
 }
 
-/* End all answers: nothing is heard of their sockets any more. */
+/* Fail all responses, because the thread can no longer watch their sockets. */
 static void fail_all(ReadingThread *reading, int error) {
     pthread_mutex_lock(&reading->lock);
     for (size_t i = 0; i < reading->n_slots; i++) {
@@ -476,7 +474,7 @@ static void *read_all(void *given) {
     pthread_mutex_unlock(&reading->lock);
     static _Thread_local char scratch[READ_BYTES];
     struct epoll_event ready[BATCH];
-    int64_t free_since = 0; /* of the last find and its rest */
+    int64_t free_since = 0; /* end of the last read and its rest */
     for (;;) {
         int64_t looked = now_ns();
         int n = epoll_wait(reading->epoll, ready, BATCH, wake_for_pieces(reading));
@@ -484,7 +482,7 @@ static void *read_all(void *given) {
             fail_all(reading, errno);
             return NULL;
         }
-        /* In this order: if the thread is stopped between the two, stamps are late, and none is before its time. */
+        /* In this order: if the thread is preempted between the two, stamps are late, but never too early. */
         int64_t real = clock_ns(CLOCK_REALTIME);
         int64_t found = now_ns();
         reading->epoch = real - found;
@@ -498,8 +496,8 @@ static void *read_all(void *given) {
                 pthread_mutex_unlock(&reading->lock);
                 continue;
             }
-            /* The kernel tells of a socket once, and of the other side's end, or of urgent data, at which a read stops
-             * short, with the bytes before it. */
+            /* The kernel reports data once, together with a following end or urgent data, at which a read stops
+             * short. */
             bool to_the_end = ready[i].events & ~(uint32_t)EPOLLIN;
             int reads = 0;
             while (read_slot(reading, slot, generation, to_the_end, scratch, &wake))
@@ -524,10 +522,10 @@ static void *read_all(void *given) {
 
 /* ---- SocketReader ---- */
 
-/* Take the lock; false, with an exception, in a process that was forked off. */
+/* Take the lock. Returns false, with an exception, in a forked process. */
 static bool lock(ReadingThread *reading) {
     if (reading->forks != forks) {
-        PyErr_SetString(PyExc_RuntimeError, "a reading reads in the process that made it");
+        PyErr_SetString(PyExc_RuntimeError, "a reading thread works only in the process that made it");
         return false;
     }
     pthread_mutex_lock(&reading->lock);
@@ -537,13 +535,13 @@ static bool lock(ReadingThread *reading) {
 static void release(SocketReader *reader) {
     ReadingThread *reading = reader->reading;
     if (reader->fd < 0) return;
-    if (reading->forks != forks) { /* the parent reads on: only what is this process's own goes */
+    if (reading->forks != forks) { /* the parent continues to read: close only this process's descriptor */
         close(reader->fd);
         reader->fd = -1;
         return;
     }
     pthread_mutex_lock(&reading->lock);
-    /* The thread has taken itself out when the answer ended; a second time does no harm. */
+    /* The thread removed the socket if the response ended; removing it again does no harm. */
     epoll_ctl(reading->epoll, EPOLL_CTL_DEL, reader->fd, NULL);
     close(reader->fd);
     reader->fd = -1;
@@ -608,7 +606,7 @@ static PyObject *reader_begin_body(SocketReader *reader, PyObject *args) {
     long long framing;
     if (!PyArg_ParseTuple(args, "nL", &from, &framing)) return NULL;
     if (from < 0 || framing < UNTIL_CLOSE) {
-        PyErr_SetString(PyExc_ValueError, "no position of the head, or no framing");
+        PyErr_SetString(PyExc_ValueError, "invalid position or framing");
         return NULL;
     }
     if (!lock(reader->reading)) return NULL;
@@ -626,7 +624,7 @@ static PyObject *reader_begin_body(SocketReader *reader, PyObject *args) {
             reader->surplus = true;
         start = at.end;
     }
-    /* What had ended before Python knew how the body is framed. */
+    /* The response may have ended before Python knew how its body is framed. */
     if (reader->status == RUNNING && before != RUNNING)
         reader->status = before == CUT && framing == UNTIL_CLOSE ? COMPLETE : before;
     if (reader->status != RUNNING && reader->fd >= 0) epoll_ctl(reader->reading->epoll, EPOLL_CTL_DEL, reader->fd, NULL);
@@ -634,7 +632,7 @@ static PyObject *reader_begin_body(SocketReader *reader, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* After something was fed: give the lock up, and set the owner where it waits for what has come. */
+/* After feeding data, release the lock and set the owner if the awaited data is there. */
 static PyObject *tell_owner(SocketReader *reader) {
     bool come = reader->waits && has_come(reader);
     if (come) reader->waits = false;
@@ -667,7 +665,8 @@ static PyObject *reader_fail(SocketReader *reader, PyObject *error) {
     return tell_owner(reader);
 }
 
-/* Bytes and the first n of their marks, as Python has them. Takes the marks, and the reference to the bytes. */
+/* Make a tuple of the bytes and the stamps and ends of the first n marks. Takes ownership of the bytes and the marks.
+ */
 static PyObject *with_marks(PyObject *bytes, Mark *marks, size_t n) {
     PyObject *stamps = PyList_New((Py_ssize_t)n), *ends = PyList_New((Py_ssize_t)n);
     if (bytes == NULL || marks == NULL || stamps == NULL || ends == NULL) {
@@ -679,7 +678,7 @@ static PyObject *with_marks(PyObject *bytes, Mark *marks, size_t n) {
     }
     for (size_t i = 0; i < n; i++) {
         PyObject *at = PyLong_FromLongLong(marks[i].at), *end = PyLong_FromSize_t(marks[i].end);
-        /* A list of which a place is empty can be thrown away; one with an exception is. */
+        /* A list may contain NULL if it is only discarded, as it is after an exception. */
         PyList_SET_ITEM(stamps, (Py_ssize_t)i, at);
         PyList_SET_ITEM(ends, (Py_ssize_t)i, end);
     }
@@ -700,9 +699,9 @@ static Mark *copied(const Marks *marks, size_t n) {
 }
 
 static PyObject *reader_collected(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
-    /* The lists are made without the lock: until then nothing that they need can move but by growing. */
+    /* Copy with the lock, because the thread may reallocate the buffers; make the lists without it. */
     if (!lock(reader->reading)) return NULL;
-    bool ended = reader->status != RUNNING; /* then nothing moves any more, and the thread need not wait for the copy */
+    bool ended = reader->status != RUNNING; /* then the buffers are final, and the thread need not wait for the copy */
     if (ended) pthread_mutex_unlock(&reader->reading->lock);
     size_t n = reader->body_marks.used;
     PyObject *body = PyBytes_FromStringAndSize(reader->body.bytes, (Py_ssize_t)reader->body.used);
@@ -713,7 +712,7 @@ static PyObject *reader_collected(SocketReader *reader, PyObject *Py_UNUSED(igno
 
 static PyObject *reader_take(SocketReader *reader, PyObject *Py_UNUSED(ignored)) {
     if (!lock(reader->reading)) return NULL;
-    if (!reader->taken) follow_records(reader, reader->raw.bytes, reader->raw.used); /* what came before the first time */
+    if (!reader->taken) follow_records(reader, reader->raw.bytes, reader->raw.used); /* data from before the call */
     reader->taken = true;
     size_t n = 0, size = 0;
     while (n < reader->raw_marks.used && size < READ_BYTES) size = reader->raw_marks.marks[n++].end;
@@ -771,24 +770,26 @@ static PyObject *reader_surplus(SocketReader *reader, void *Py_UNUSED(closure)) 
 }
 
 static PyMethodDef reader_methods[] = {
-    {"want", (PyCFunction)reader_want, METH_VARARGS, "Wait for more head than so many bytes (-1: for the end); True if it is there."},
-    {"head", (PyCFunction)reader_head, METH_VARARGS, "The bytes from a position on, while the head is read."},
-    {"stamp", (PyCFunction)reader_stamp, METH_VARARGS, "When the read came that brought the head up to a position."},
-    {"begin_body", (PyCFunction)reader_begin_body, METH_VARARGS, "Say where the body begins, and its framing."},
-    {"collected", (PyCFunction)reader_collected, METH_NOARGS, "The body so far, and for each read its stamp and its end."},
-    {"take", (PyCFunction)reader_take, METH_NOARGS, "What has come and was not taken, not much more than 64 KiB, like `collected`; wait for more."},
-    {"feed", (PyCFunction)reader_feed, METH_VARARGS, "Take bytes, with the stamp of their read."},
-    {"end", (PyCFunction)reader_end, METH_NOARGS, "Take the other side's end."},
-    {"fail", (PyCFunction)reader_fail, METH_O, "Take an OSError."},
-    {"close", (PyCFunction)reader_close, METH_NOARGS, "Read no more."},
+    {"want", (PyCFunction)reader_want, METH_VARARGS, 
+     "Wait for more than so many bytes of the head (-1: for the end). Returns True if they are there."},
+    {"head", (PyCFunction)reader_head, METH_VARARGS, "The bytes from a position on, before begin_body."},
+    {"stamp", (PyCFunction)reader_stamp, METH_VARARGS, "The stamp of the read that brought the head to a position."},
+    {"begin_body", (PyCFunction)reader_begin_body, METH_VARARGS, "Set where the body begins, and its framing."},
+    {"collected", (PyCFunction)reader_collected, METH_NOARGS, "The body so far, and the stamp and end of each read."},
+    {"take", (PyCFunction)reader_take, METH_NOARGS, 
+     "Take the bytes that arrived since the last call, about 64 KiB at most, like `collected`; wait for more."},
+    {"feed", (PyCFunction)reader_feed, METH_VARARGS, "Add bytes with the stamp of their read."},
+    {"end", (PyCFunction)reader_end, METH_NOARGS, "Note that the other side has closed."},
+    {"fail", (PyCFunction)reader_fail, METH_O, "Note the OSError that ended the stream."},
+    {"close", (PyCFunction)reader_close, METH_NOARGS, "Stop reading."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef reader_values[] = {
     {"status", (getter)reader_status, NULL, "running, complete, cut, broken, too long or failed", NULL},
-    {"failure", (getter)reader_failure, NULL, "the OSError, where failed", NULL},
+    {"failure", (getter)reader_failure, NULL, "the OSError, if the status is failed", NULL},
     {"last", (getter)reader_last, NULL, "stamp of the last read, 0 before the first", NULL},
-    {"surplus", (getter)reader_surplus, NULL, "whether bytes came after the end", NULL},
+    {"surplus", (getter)reader_surplus, NULL, "whether bytes arrived after the end", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -796,7 +797,7 @@ static PyType_Slot reader_slots[] = {
     {Py_tp_dealloc, reader_dealloc},
     {Py_tp_methods, reader_methods},
     {Py_tp_getset, reader_values},
-    {Py_tp_doc, "What comes on one socket, from a moment on."},
+    {Py_tp_doc, "Reads one response from a socket."},
     {0, NULL},
 };
 
@@ -834,7 +835,7 @@ static PyObject *thread_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         Py_DECREF(reading);
         return NULL;
     }
-    /* Signals are for the interpreter's thread. */
+    /* Leave signals to the interpreter's thread. */
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -851,7 +852,7 @@ static PyObject *thread_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 }
 
 static PyObject *thread_close(ReadingThread *reading, PyObject *Py_UNUSED(ignored)) {
-    if (reading->running && reading->forks == forks) { /* a child has no thread to end, and is not to end its parent's */
+    if (reading->running && reading->forks == forks) { /* a child has no thread, and must not stop its parent's */
         reading->running = false;
         eventfd_write(reading->stop, 1);
         Py_BEGIN_ALLOW_THREADS
@@ -877,7 +878,7 @@ static void thread_dealloc(ReadingThread *reading) {
 
 static PyObject *thread_fileno(ReadingThread *reading, PyObject *Py_UNUSED(ignored)) { return PyLong_FromLong(reading->wake); }
 
-/* A free slot, with the lock; -1 without memory. */
+/* A free slot, or -1 if memory runs out. Called with the lock. */
 static long free_slot(ReadingThread *reading) {
     for (size_t i = 0; i < reading->n_slots; i++)
         if (reading->slots[i].reader == NULL) return (long)i;
@@ -917,7 +918,7 @@ static PyObject *thread_read_from(ReadingThread *reading, PyObject *args) {
         Py_DECREF(reader);
         return NULL;
     }
-    int on = 1; /* where it is refused, stamps are made at the read */
+    int on = 1; /* if this fails, reads are stamped when they return */
     setsockopt(own, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
     if (!lock(reading)) {
         close(own);
@@ -937,7 +938,7 @@ static PyObject *thread_read_from(ReadingThread *reading, PyObject *args) {
     }
     pthread_mutex_unlock(&reading->lock);
     if (error) {
-        if (slot < 0) close(own); /* otherwise it is the reader's, and goes with it */
+        if (slot < 0) close(own); /* otherwise the reader owns it and closes it */
         errno = error;
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(reader);
@@ -990,17 +991,19 @@ static PyObject *thread_nice(ReadingThread *reading, void *Py_UNUSED(closure)) {
 }
 
 static PyGetSetDef thread_values[] = {
-    {"nice", (getter)thread_nice, NULL, "the thread's rank with the scheduler: -15 with the right to it, and less is more", NULL},
+    {"nice", (getter)thread_nice, NULL, "the thread's nice value: -15 if the process may set it", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMethodDef thread_methods[] = {
-    {"fileno", (PyCFunction)thread_fileno, METH_NOARGS, "Readable when somebody is to be woken."},
-    {"read_from", (PyCFunction)thread_read_from, METH_VARARGS, "Read a socket, by its descriptor, from now on; `woken` gives the owner back."},
-    {"collector", (PyCFunction)thread_collector, METH_O, "A reader of no socket, which is fed."},
-    {"woken", (PyCFunction)thread_woken, METH_NOARGS, "The owners of readers that have what they waited for."},
-    {"lags", (PyCFunction)thread_lags, METH_NOARGS, "How late the thread ran at each tick of 20 ms since the last call, in ns; at most 1024."},
-    {"close", (PyCFunction)thread_close, METH_NOARGS, "End the thread."},
+    {"fileno", (PyCFunction)thread_fileno, METH_NOARGS, "A descriptor that is readable when `woken` has owners."},
+    {"read_from", (PyCFunction)thread_read_from, METH_VARARGS, 
+     "Read a socket, by its descriptor, from now on; `woken` returns its owner."},
+    {"collector", (PyCFunction)thread_collector, METH_O, "Make a reader without a socket, to be fed."},
+    {"woken", (PyCFunction)thread_woken, METH_NOARGS, "The owners whose awaited data has arrived."},
+    {"lags", (PyCFunction)thread_lags, METH_NOARGS, 
+     "How late the thread ran at each 20 ms tick since the last call, in ns; at most 1024 ticks."},
+    {"close", (PyCFunction)thread_close, METH_NOARGS, "Stop the thread."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1009,7 +1012,7 @@ static PyType_Slot thread_slots[] = {
     {Py_tp_dealloc, thread_dealloc},
     {Py_tp_methods, thread_methods},
     {Py_tp_getset, thread_values},
-    {Py_tp_doc, "A thread that reads and stamps."},
+    {Py_tp_doc, "A thread that reads and stamps sockets."},
     {0, NULL},
 };
 

@@ -1,4 +1,4 @@
-/* Finds the events of a body of server-sent events: the compiled half of events.py, which says what for. */
+/* Finds the events in a body of server-sent events: the compiled part of events.py, which explains why. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -8,7 +8,7 @@
 static const char DATA[] = "data: ", DONE[] = "[DONE]";
 enum { DATA_LENGTH = sizeof DATA - 1, DONE_LENGTH = sizeof DONE - 1 };
 
-/* Just behind the last two line ends that follow each other from a position on; the position if there are none. */
+/* The position after the last two consecutive line ends from `start` on; `start` without any. */
 static Py_ssize_t last_gap(const char *body, Py_ssize_t start, Py_ssize_t length) {
     for (Py_ssize_t end = length; end >= start + 2; end--)
         if (body[end - 1] == '\n' && body[end - 2] == '\n') return end;
@@ -16,29 +16,30 @@ static Py_ssize_t last_gap(const char *body, Py_ssize_t start, Py_ssize_t length
 }
 
 typedef struct {
-    char *objects; /* one behind the other, a line end after each */
+    char *objects; /* JSON objects, each followed by a line end */
     Py_ssize_t used;
     PyObject *stamps;
     bool done;
 } Found;
 
-/* Whether all from `at` to `end` is plain; what is found goes to `found`. On an error, false with an exception. */
+/* Put the events from `at` to `end` into `found`. Returns false if they are not all plain or, with an exception, on an
+ * error. */
 static bool find_plain(const char *body, Py_ssize_t at, Py_ssize_t end, PyObject *stamps, PyObject *ends, Found *found) {
     Py_ssize_t read = 0, reads = PySequence_Fast_GET_SIZE(ends);
     bool in_event = false;
     if (memchr(body + at, '\r', (size_t)(end - at)) != NULL) return false;
     while (at < end) {
         const char *line = body + at, *line_end = memchr(line, '\n', (size_t)(end - at));
-        Py_ssize_t length = line_end - line; /* there is one: the last byte is */
+        Py_ssize_t length = line_end - line; /* a line end exists, because it is the last byte */
         at += length + 1;
         if (length == 0) {
             if (!in_event) continue;
             in_event = false;
-            if (found->done) continue; /* no chunk: nobody asks when it came */
+            if (found->done) continue; /* not a chunk, so it needs no stamp */
             while (read < reads && PyLong_AsSsize_t(PySequence_Fast_GET_ITEM(ends, read)) < at) read++;
             if (PyErr_Occurred()) return false;
             if (read == reads || read >= PySequence_Fast_GET_SIZE(stamps)) {
-                PyErr_SetString(PyExc_IndexError, "no read that brought an event's end");
+                PyErr_SetString(PyExc_IndexError, "no read covers the end of an event");
                 return false;
             }
             if (PyList_Append(found->stamps, PySequence_Fast_GET_ITEM(stamps, read)) < 0) return false;
@@ -70,7 +71,7 @@ static PyObject *find(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *bytes = PyBytes_AS_STRING(body);
     if (limit == PY_SSIZE_T_MAX) limit = PyBytes_GET_SIZE(body);
     if (start < 0 || start > limit || limit > PyBytes_GET_SIZE(body))
-        return PyErr_Format(PyExc_ValueError, "no positions of the body: %zd, %zd", start, limit);
+        return PyErr_Format(PyExc_ValueError, "positions outside of the body: %zd, %zd", start, limit);
     Py_ssize_t end = last_gap(bytes, start, limit);
     PyObject *stamps = PySequence_Fast(given_stamps, "stamps"), *ends = PySequence_Fast(given_ends, "ends");
     PyObject *objects = PyBytes_FromStringAndSize(NULL, end - start);
