@@ -116,6 +116,6 @@ def test_requests_before_a_test_have_a_limit_on_the_whole_response(
 
 
 def test_undecodable_response_before_a_test_is_reported() -> None:
-    unread = "content-encoding br, which nobody asked for"
+    unread = "unsupported content-encoding: br"
     with never_ending(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n", b"a") as place:
         assert server_info.unready(f"http://{place}", {}, Intake(), Transport()) == unread

@@ -105,7 +105,7 @@ def test_error_in_place_of_a_stream_is_a_stream_error(event: Any, words: str) ->
         (b"event: error\ndata: out of memory\n\n", "out of memory"),
         (b'data: "out of memory"\nevent: error\n\n', "out of memory"),
         (b'event: response.error\ndata: {"detail": "out of memory"}\n\n', "out of memory"),
-        (b"event: error\n\n", "without a word"),
+        (b"event: error\n\n", "without a message"),
         (b'error: {"code": 500, "message": "out of memory"}\n\n', "out of memory"),
         (b"error:out of memory\r\n\r\n", "out of memory"),
         (b"id: 3\nerror: out of memory\n\n", "out of memory"),
@@ -355,7 +355,7 @@ def test_unknown_content_encoding_is_named(coding: str) -> None:
 
 
 def test_wrong_encoding_and_decompression_bombs_are_errors() -> None:
-    with pytest.raises(ProtocolError, match="not gzip, though"):
+    with pytest.raises(ProtocolError, match="the body is not gzip, although"):
         list(decoded([b"data: plain\n\n"], "gzip"))
-    with pytest.raises(ProtocolError, match="an answer of more than"):
+    with pytest.raises(ProtocolError, match="a response of more than"):
         list(decoded([gzip.compress(bytes(MAX_BYTES + 1))], "gzip"))

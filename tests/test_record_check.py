@@ -93,7 +93,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
 def test_each_field_of_a_record_is_checked(name: str) -> None:
     """Once, a `send_lag: {}` or `ttfs: 1e308` from one worker cost the whole fleet its summary."""
     for value in FIELDS[name]:
-        with pytest.raises(ValueError, match=rf"its {name} |it cannot be read"):
+        with pytest.raises(ValueError, match=rf"its {name} |it is malformed"):
             decode_record(line_of(LIVE | {name: value}))
 
 
@@ -142,9 +142,9 @@ def test_record_is_accepted_once_from_its_worker_with_a_known_clip_and_time() ->
         "began outside of the test",
         "another worker's",
         "came twice",
-        "its connect is wrong: Expected `float` >= 0.0",
+        "its connect is invalid: Expected `float` >= 0.0",
     ]
-    reasons += ["none of the data's", "it cannot be read", "its clip is wrong"]
+    reasons += ["none of the data's", "it is malformed", "its clip is invalid"]
     assert sum(each.count for each in border.refused) == 10
     assert all(any(reason in each.reason for each in border.refused) for reason in reasons)
     # A difference of clocks that is known is no reason to reject.

@@ -109,8 +109,8 @@ def test_unreadable_line_is_skipped_and_counted(tmp_path: Path) -> None:
     finished = read_finished(tmp_path)
     assert [each.seq for each in finished.records] == [0, 1, 2]
     assert finished.info.refused == [
-        Refused(None, "it cannot be read", 3),
-        Refused(None, "its seq is wrong: Expected `int`, got `bool`", 1),
+        Refused(None, "it is malformed", 3),
+        Refused(None, "its seq is invalid: Expected `int`, got `bool`", 1),
     ]
     assert finished.summary.refused == 4
     assert any("skipped 3 lines of records.jsonl" in reason for reason in finished.summary.validity.reasons)

@@ -1,1 +1,1 @@
-"""From the bytes of an answer to a record."""
+"""Parse the bytes of a response into a record."""

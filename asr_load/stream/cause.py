@@ -1,4 +1,4 @@
-"""Why a request failed, where more is known than its outcome says: by codes, kinds of errors, or a server's words."""
+"""The cause of a failure, in addition to its outcome: by status codes, types of errors, or the server's message."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from http import HTTPStatus
 
 
 class Cause(StrEnum):
-    """As records have it."""
+    """Values of a record's `cause`."""
 
     REFUSED = "refused"
     """Nothing listens at the address."""
     UNREACHABLE = "unreachable"
-    """No answer from the address, or no way to it."""
+    """The address does not respond, or there is no route to it."""
     NAME = "name"
     """The host's name has no address."""
     TLS = "tls"
-    """The handshake of TLS failed, or a certificate was not accepted."""
+    """The TLS handshake failed, or a certificate was rejected."""
     PLAIN = "plain"
-    """The server speaks TLS and was sent plain HTTP."""
+    """The server expects TLS, but the request was plain HTTP."""
     PROXY = "proxy"
-    """The proxy refused, or cannot be reached."""
+    """The proxy refused the connection, or cannot be reached."""
     BUSY = "busy"
     """The server had no room for the request: 429, 503, or a full queue."""
     CONTEXT = "context"
@@ -43,12 +43,11 @@ _WORDS = {
         re.IGNORECASE,
     ),
 }
-"""What servers write where they send no code for it."""
+"""Messages of servers that send no code for the cause."""
 
 
 def cause_of(status: int | None, code: int | None, message: str) -> str:
-    """The cause of a failure by the answer's status, the code of its error, and its words; empty where none is
-    known."""
+    """The cause of a failure, by the response's status, its error's code, and its message; empty if unknown."""
     if status in BUSY_CODES or code in BUSY_CODES:
         return Cause.BUSY
     return next((cause for cause, pattern in _WORDS.items() if pattern.search(message)), "")

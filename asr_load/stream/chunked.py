@@ -1,4 +1,4 @@
-"""HTTP's chunked framing taken off a body as it comes (RFC 9112, section 7.1). Nothing here does I/O."""
+"""Decode HTTP's chunked framing incrementally (RFC 9112, section 7.1), without I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from asr_load.stream.limits import MAX_HEAD_BYTES, MAX_LENGTH_DIGITS
 
 MAX_LINE = 4096
-"""Bytes of a line that holds a chunk's size, or of a trailer."""
+"""Maximum bytes of a line with a chunk's size, or of a trailer."""
 
 HEX_DIGITS = b"0123456789abcdefABCDEF"
 _END = b"\r\n"
@@ -15,27 +15,27 @@ _size_line = re.compile(rb"([0-9a-fA-F]{1,15})\r\n").match
 
 
 class Chunked:
-    """Takes the bytes of a chunked body in any pieces."""
+    """Decodes a chunked body that arrives in arbitrary pieces."""
 
     def __init__(self) -> None:
         self.ended = False
         self.broken = False
-        """Whether it turned out not to be framed in chunks."""
+        """Whether the framing is malformed."""
         self.surplus = False
-        """Whether bytes came after the end."""
+        """Whether bytes arrived after the end."""
         self._rest = b""
         self._left = 0
-        """Bytes of the chunk that are still to come, its line end included."""
+        """Missing bytes of the chunk, including its line end."""
         self._trailer = False
         self._trailers = 0
-        """Bytes of the lines behind the body."""
+        """Bytes of the trailer lines."""
         self._within = False
-        """Whether anything else than a new chunk comes next."""
+        """Whether the next byte does not start a new chunk."""
 
     def take(self, data: bytes) -> bytes:
-        """The payload in a piece."""
+        """The payload in a piece of the body."""
         if not self._within and (whole := _size_line(data)):
-            # As a rule, a piece is one chunk: in a third of the time.
+            # Usually a piece is one chunk: this takes a third of the time.
             begin, end = whole.end(), whole.end() + int(whole[1], 16)
             if begin < end == len(data) - len(_END) and data.endswith(_END):
                 return data[begin:end]

@@ -1,6 +1,6 @@
-"""Where the events of a body are, if all of them are as engines send them: found together, and not one by one.
+"""Find all events of a body at once, if they have the simple form that engines send.
 
-Compiled (_events.c) where there is a C compiler, else in Python: both give the same.
+In C (_events.c) if it was compiled, else in Python, with the same results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ except ImportError:  # not compiled: see the extension in pyproject.toml
     _events = None  # type: ignore[assignment]
 
 Found = tuple[bytes, list[int], bool, int]
-"""The events' JSON objects, a line each; the stamp of each; whether `[DONE]` came after them; and where they end."""
+"""The events' JSON objects, one per line; their stamps; whether `[DONE]` follows them; and their end in the body."""
 
 _GAP, _DATA, _DONE = b"\n\n", b"data: ", b"[DONE]"
 
@@ -21,10 +21,10 @@ _GAP, _DATA, _DONE = b"\n\n", b"data: ", b"[DONE]"
 def find_in_python(
     body: bytes, start: int, stamps: Sequence[int], ends: Sequence[int], limit: int | None = None
 ) -> Found | None:
-    """The whole events of a body from a position on, up to `limit` (its end); None unless each is one `data:` line that
-    holds a JSON object, the last one perhaps `[DONE]`, with or without comments.
+    """Find the complete events of a body from `start` up to `limit` (default: its end).
 
-    `stamps` and `ends` are of the body's reads, shape (n,): when each came, and where in the body it ended.
+    Returns None unless each event is one `data:` line with a JSON object or, for the last one, `[DONE]`. Comments are
+    allowed. `stamps` and `ends`, shape (n,), are the times of the body's reads and their ends in the body.
     """
     gap = body.rfind(_GAP, start, len(body) if limit is None else limit)
     end = start if gap < 0 else gap + len(_GAP)
@@ -49,7 +49,7 @@ def find_in_python(
     if done:
         lines.pop()
         found_at.pop()
-    # The decoder would take two objects in a line, and none, for one in each.
+    # Check this, because the decoder would accept two objects in one line and none in the next.
     if not all(line.startswith(b"{") and line.endswith(b"}") for line in lines):
         return None
     return b"".join([line + b"\n" for line in lines]), found_at, done, end

@@ -1,9 +1,8 @@
-"""From socket reads to timed events, whatever the engine's dialect, and to a stream's outcome. Nothing here does I/O.
+"""Parse socket reads into timed events and an outcome, for all dialects of engines. No I/O.
 
-Dialects that are read: chat.completion.chunk and transcription.chunk of SGLang and vLLM, OpenAI's transcript.text.*,
-faster-whisper-server's segments, whole chat.completion and transcription bodies where a server answers without
-streaming, and errors in all the shapes that servers and gateways give them. What a body is, its first bytes say, and
-not its content type.
+Supported are chat.completion.chunk and transcription.chunk of SGLang and vLLM, OpenAI's transcript.text.*,
+faster-whisper-server's segments, whole chat.completion and transcription bodies of servers that do not stream, and the
+various forms of errors of servers and gateways. The first bytes of a body, not its content type, decide what it is.
 """
 
 from __future__ import annotations
@@ -31,40 +30,40 @@ GOOD_ENDS = frozenset(
         *("eos_token", "stop_sequence"),
         "eos",  # Together
         "model_length",  # Mistral
-        # Anthropic's stop_reason, and Gemini's and Cohere's words (in capitals), as gateways hand them on
+        # Anthropic's stop_reason, and Gemini's and Cohere's (in capitals), as gateways forward them
         *("end_turn", "max_tokens", "tool_use", "complete"),
     )
 )
-"""Words of a finish_reason, in small letters, that say that the model came to an end. Any other is a failure."""
+"""Values of finish_reason, in lower case, with which the model finished. Any other is a failure."""
 
 GRACE_S = {True: 1.0, False: 5.0}
-"""Seconds in which a body must end once its answer is complete: after its terminator, or after a finish_reason alone.
+"""Seconds for the body to end after its terminator (True), or after only a finish_reason (False).
 
-Reading on to the end is what keeps the connection; a server that never ends it must not hold the user."""
+Reading to the end keeps the connection usable, but a body that never ends must not hold the user."""
 
 BOM = b"\xef\xbb\xbf"
 
 STEP_BYTES = 64 << 10
-"""How much of a body is parsed before others may have their turn: in a few milliseconds."""
+"""Bytes to parse before other greenlets may have a turn, which take a few milliseconds."""
 
 MAX_BLANKS = 4096
-"""Bytes at the beginning of a body, of which the first that is not blank says what it is."""
+"""Bytes to search at the beginning of a body for the first non-blank one, which decides what the body is."""
 
 _ALIVE = frozenset(("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat", "status", "progress", "info"))
-"""Names and types of events that say that a server is still there, and nothing else."""
+"""Names and types of events that only keep the connection alive."""
 
 _FINE = (0, 200, "0", "200", "ok", "OK", "success", None)
-"""What a `code` says where a message beside it is no complaint."""
+"""Values of `code` with which a message is not an error."""
 
 _event_ends = re.compile(rb"\n\n|\r\n\r\n|\r\r").finditer
 _DONE = b"[DONE]"
 
 
 class ProtocolError(Exception):
-    """The server sent something that is no event stream of any known dialect."""
+    """The server sent something other than an event stream of a known dialect."""
 
 
-# gc=False: none of them refers to another that refers back to it, and there are thousands a second.
+# gc=False: these have no reference cycles, and thousands are made per second.
 class _Message(msgspec.Struct, gc=False):
     content: str | list[Any] | None = None
     reasoning_content: str | None = None
@@ -86,7 +85,7 @@ class _Event(msgspec.Struct, gc=False):
     type: Any = None
     delta: Any = None
     text: Any = None
-    # Where there are no choices, what a server may complain in.
+    # Without choices, these fields may contain an error.
     message: Any = None
     detail: Any = None
     errors: Any = None
@@ -100,7 +99,7 @@ _decoder = msgspec.json.Decoder(_Event)
 
 
 def _complaint(event: _Event) -> Any:
-    """What an event complains of: the server's words, or what holds them; something false if it does not."""
+    """The error in an event: the server's message, or an object that contains it; a false value without an error."""
     if event.error:
         return event.message or True if event.error is True else event.error
     if event.choices:
@@ -117,52 +116,52 @@ def _complaint(event: _Event) -> Any:
 
 
 class Answer:
-    """What one answer said: content chunks with the time of their reads, usage, and how it ended.
+    """The content of one response: chunks with the times of their reads, usage, and how it ended.
 
-    Times are whatever `clock` gives; the harness uses `time.perf_counter_ns`, in nanoseconds.
+    Times have the unit of the reads' stamps: nanoseconds of `time.perf_counter_ns`.
     """
 
     def __init__(self) -> None:
         self.times: list[int] = []
-        """When each non-empty content or reasoning chunk came."""
+        """Arrival times of the non-empty content and reasoning chunks."""
         self.parts: list[str] = []
-        """The text of each content chunk; reasoning is counted and timed, but is not part of the transcript."""
+        """Texts of the content chunks. Reasoning is counted and timed, but is not part of the transcript."""
         self.part_times: list[int] = []
-        """When each of them came."""
+        """Arrival times of `parts`."""
         self.finish_reason: str | None = None
         self.done = False
-        """The terminator came: `[DONE]`, OpenAI's transcript.text.done, or the end of a whole body."""
+        """Whether the terminator arrived: `[DONE]`, OpenAI's transcript.text.done, or the end of a whole body."""
         self.error: str | None = None
-        """The server's own words for an error that it sent as an event."""
+        """The server's message for an error that it sent as an event."""
         self.error_code: int | None = None
-        """The status that came with them, as of HTTP."""
+        """The code of that error, like a status of HTTP."""
         self.streamed = True
         self.framed = False
-        """Whether a body's end can be told from a connection that broke: it came in chunks, or with its length."""
+        """Whether the end of the body is distinguishable from a broken connection: it has chunks or a length."""
         self._parsed = 0
         self._events = 0
         self._segments = False
-        """Whether the text comes in segments: that dialect has no terminator."""
+        """Whether the text arrives in segments, a dialect without a terminator."""
         self._message_pieces = 0
-        """How many of the parts came in messages, if all of them did; -1 once a message had the whole text."""
+        """Number of parts that arrived in messages, if all of them did; -1 once a message had the whole text."""
         self._spaced = False
-        """Whether the parts have the spaces that are between them, as of a whole text."""
+        """Whether the parts include the spaces between them, as parts of a whole text do."""
         self._finished = False
-        """Whether a finish_reason came, and no content after it."""
+        """Whether a finish_reason arrived, and no content after it."""
         self._went_on = False
-        """Whether content ever came after a finish_reason, which so was none."""
+        """Whether content ever arrived after a finish_reason, which was therefore not the end."""
         self.output_tokens: int | None = None
         self.prompt_tokens: int | None = None
         self.cached_tokens: int | None = None
 
     @property
     def text(self) -> str:
-        """The transcript: content as it came. Segments that came without a space between them are set apart by one."""
+        """The transcript: all content. Joins segments with spaces if they have none themselves."""
         stripped = self._segments and not self._spaced and all(part == part.strip() for part in self.parts)
         return whole_characters((" " if stripped else "").join(self.parts))
 
     def came(self, position: int) -> int | None:
-        """When the first character of the text from a position on came that is no space; None if there is none."""
+        """When the first non-space character of the text from `position` on arrived; None without one."""
         for part, at in zip(self.parts, self.part_times, strict=True):
             if part[max(position, 0) :].strip():
                 return at
@@ -171,17 +170,17 @@ class Answer:
 
     @property
     def said_its_end(self) -> bool:
-        """Whether the answer is complete, however its connection went on."""
+        """Whether the response is complete, whatever happened to its connection afterwards."""
         return self.done or self._finished
 
     @property
     def grace_s(self) -> float:
-        """Seconds that the body may take to end; no limit while more content may come."""
+        """Seconds in which the body must end; infinite while more content may arrive."""
         complete = self.done or (self._finished and not self._went_on)
         return GRACE_S[self.done] if complete else float("inf")
 
     def outcome(self) -> str:
-        """The outcome of an answer whose body ended, or that had said its end before its connection broke."""
+        """The outcome of a response whose body ended, or that was complete before its connection broke."""
         if self.error is not None:
             return "stream_error"
         if self.finish_reason is not None and not _is_good(self.finish_reason):
@@ -191,9 +190,9 @@ class Answer:
         return "ok" if self.text.strip() else "empty"
 
     def read_events(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
-        """Read a body of server-sent events to its end. Raises ProtocolError, and what `reads` raises.
+        """Read a body of server-sent events to its end. Raises ProtocolError, and any error of `reads`.
 
-        Each event gets the time at which the read that completed it returned.
+        The time of an event is that at which the read that completed it returned.
         """
         stamped = _StampedReads(reads, clock)
         try:
@@ -208,20 +207,20 @@ class Answer:
             raise ProtocolError(f"not a stream of events: {shorten(stamped.beginning)}")
 
     def read_collected(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> None:
-        """Read a body of server-sent events that was collected before, as far as it has come; call it again with more.
+        """Read the part of a body of server-sent events that was collected so far; call it again with more.
 
-        `stamps` and `ends` are of its reads, shape (n,): when each came, and where in `body` it ended. Gives what
-        `read_events` gives for the same reads; its speed is why there are two. Raises ProtocolError.
+        `stamps` and `ends`, shape (n,), are the times of its reads and their ends in `body`. Gives the same result as
+        `read_events`, but faster. Raises ProtocolError.
         """
         for _ in self.steps(body, stamps, ends, ended):
             pass
 
     def steps(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> Iterator[None]:
-        """What `read_collected` does, in steps of a few milliseconds."""
+        """Do the work of `read_collected` in steps of a few milliseconds."""
         at = self._parsed or (len(BOM) if body.startswith(BOM) else 0)
         if _is_whole(body[:MAX_BLANKS]):
             if len(body) > MAX_BYTES:
-                raise ProtocolError(f"an answer of more than {MAX_BYTES} bytes that is not streamed")
+                raise ProtocolError(f"a response of more than {MAX_BYTES} bytes that is not streamed")
             if ended:
                 self.read_whole(body[at:], stamps[-1])
             return
@@ -245,7 +244,7 @@ class Answer:
             raise ProtocolError(f"not a stream of events: {shorten(body)}")
 
     def _take_events(self, body: bytes, at: int, limit: int, stamps: Sequence[int], ends: Sequence[int]) -> int:
-        """Take events one by one: the next one, and those that end before a limit. Returns where they end."""
+        """Parse events one by one: the next one, and those that end before `limit`. Returns where they end."""
         read = bisect.bisect_left(ends, at + 1)
         for match in _event_ends(body, at, MAX_STREAM_BYTES):
             start, end = match.span()
@@ -261,8 +260,8 @@ class Answer:
     def _take_plain_events(
         self, body: bytes, start: int, limit: int, stamps: Sequence[int], ends: Sequence[int]
     ) -> int:
-        """Take all whole events up to a limit at once, in a third of the time, if each is as engines send it. Returns
-        where they end; `start`, with none of them taken, if any is of another kind, or an error."""
+        """Parse all complete events up to `limit` at once, in a third of the time, if all have a simple form. Returns
+        where they end; if any is an error or has another form, takes none and returns `start`."""
         first, last = bisect.bisect_left(ends, start + 1), bisect.bisect_left(ends, limit) + 1
         found = events.find(body, start, stamps[first:last], ends[first:last], limit)
         if found is None:
@@ -296,7 +295,7 @@ class Answer:
                 block.decode()
             except UnicodeDecodeError as error:
                 raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
-        if block.startswith(b":") and b"\r" not in block:  # a comment, which keeps a connection alive
+        if block.startswith(b":") and b"\r" not in block:  # a comment that keeps the connection alive
             block = block.partition(b"\n")[2]
         name = b""
         if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
@@ -315,18 +314,18 @@ class Answer:
             self._take(name.decode(), b"\n".join(values), at)
 
     def read_whole(self, body: bytes, at: int) -> None:
-        """Take a body that is not streamed, complete at the time `at`. Raises ProtocolError."""
+        """Parse a body that is not streamed and was complete at the time `at`. Raises ProtocolError."""
         self.streamed = False
         event = _decode(body)
         self._apply(event, body, at)
         if self.error is None and event.choices is None and event.text is None:
-            self.error = http_error_message(body)  # it is no answer, so it says why there is none
+            self.error = http_error_message(body)  # without a transcript, the body is an error
         self.done = True
 
     def _take(self, name: str, data: bytes, at: int) -> None:
         data = data.strip()
         if name.endswith("error"):
-            self._complain(http_error_message(data), "an event named error, without a word")
+            self._complain(http_error_message(data), "an event named error, without a message")
         elif data == _DONE:
             self.done = True
         elif name in _ALIVE or data in (b"", b"null"):
@@ -335,7 +334,7 @@ class Answer:
             self._apply(_decode(data), data, at)
 
     def _complain(self, words: str, otherwise: str | bytes) -> None:
-        """Keep the first of what the server complained of."""
+        """Keep the server's first error."""
         if self.error is None:
             self.error = words or shorten(otherwise)
 
@@ -347,7 +346,7 @@ class Answer:
             self._accept(event, at)
 
     def _accept(self, event: _Event, at: int) -> None:
-        """Take an event that complains of nothing."""
+        """Process an event that is not an error."""
         if event.usage is not None:
             self._count(event.usage)
         if event.choices:
@@ -367,12 +366,12 @@ class Answer:
             self._take_segment(event, at)
 
     def _take_message(self, choice: _Choice, message: _Message, at: int) -> None:
-        """Take a message, which has the whole text so far. Beside a delta with text it says nothing new, unless it is
-        the last one and differs from that."""
+        """Process a message, which contains the whole text so far. Together with a delta it adds nothing, unless it is
+        the last one and differs from the delta."""
         delta, text = choice.delta, _content(message.content)
         piece = "" if delta is None else _content(delta.content)
         if piece and choice.finish_reason and text not in ("", piece):
-            self._take_whole(text, at)  # which has the last piece too
+            self._take_whole(text, at)  # includes the last piece
             return
         if delta is not None:
             self._add(piece, delta.reasoning_content or delta.reasoning, at)
@@ -382,7 +381,7 @@ class Answer:
             self._add(None, message.reasoning_content or message.reasoning, at)
 
     def _take_message_text(self, text: str, at: int) -> None:
-        """Take the whole text so far; or a piece of it, which some servers send in a message and not in a delta."""
+        """Process a message's text: the whole text so far or, from some servers, a piece that belongs in a delta."""
         if not self.parts or (self._message_pieces == len(self.parts) and not text.startswith(self.text)):
             self._add(text, None, at)
             self._message_pieces = len(self.parts)
@@ -391,10 +390,10 @@ class Answer:
             self._message_pieces = -1
 
     def _take_segment(self, event: _Event, at: int) -> None:
-        """Take text that is a segment's, if it is not the whole text after its deltas or segments."""
+        """Process the text of a segment, or the whole text that follows its deltas or segments."""
         text = _content(event.text)
         if self.parts and not self._segments:
-            if event.type != "transcript.text.segment":  # OpenAI's repeat the deltas of one speaker
+            if event.type != "transcript.text.segment":  # OpenAI's segments repeat the deltas of one speaker
                 self._take_whole(text, at)
         elif len(self.parts) > 1 and "".join(text.split()) == "".join(self.text.split()):
             self._take_whole(text, at)
@@ -403,8 +402,8 @@ class Answer:
             self._add(text, None, at)
 
     def _take_whole(self, text: str, at: int) -> None:
-        """Put the whole text, if there is any, in place of the parts that came. Parts that agree with it in more than
-        their spaces keep their times; the rest of it came now."""
+        """Replace the parts with the whole text, unless it is empty. Parts that agree with it except for spaces keep
+        their times; the rest of the text gets the time `at`."""
         if text == self.text or (self.parts and not text.strip()):
             return
         kept, end = self.parts, len(before := whole_characters("".join(self.parts)))
@@ -447,34 +446,34 @@ def _is_good(finish_reason: str) -> bool:
 
 
 def _is_whole(body: bytes) -> bool:
-    """Whether a body that begins so is one JSON, and no stream: no line of a stream begins with a bracket."""
+    """Whether a body with this beginning is JSON and not a stream: no line of a stream begins with a bracket."""
     return body[:MAX_BLANKS].removeprefix(BOM).lstrip()[:1] in (b"{", b"[")
 
 
 def _decode(data: bytes) -> _Event:
     try:
-        # As deep as those that are taken together.
+        # The same nesting limit as for events that are decoded together.
         return decode(data, _Event, lenient=True, depth=None)
     except Malformed as error:
         raise ProtocolError(f"not an event of a transcript ({error}): {shorten(data)}") from error
 
 
 def _joined(parts: Any) -> str:
-    """The text of content that comes as a list of parts: text as it is, or in a field."""
+    """The text of content in the form of a list of parts: strings, or objects with a text."""
     if not isinstance(parts, list):
-        raise ProtocolError(f"content that is no text: {_shown(parts)}")
+        raise ProtocolError(f"the content is not text: {_shown(parts)}")
     texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
     return "".join(text for text in texts if isinstance(text, str))
 
 
 def _content(content: Any) -> str:
-    """The text of a message's content, however it comes."""
+    """The text of a message's content, as a string or a list of parts."""
     return content if isinstance(content, str) else _joined(content) if content else ""
 
 
 def _respaced(parts: Sequence[str], text: str) -> tuple[list[str], int]:
-    """The first of the parts, as many as a text begins with but for its spaces, with the spaces that they have there;
-    and where in the text they end."""
+    """The leading parts with which `text` begins, ignoring spaces. Returns them with the text's spaces, and where they
+    end in the text."""
     kept, end = list[str](), 0
     for part in parts:
         start = end
@@ -492,15 +491,15 @@ _error_line = re.compile(rb"(?:^|(?<=[\r\n]))(?:error:|event: ?[^\r\n]*error(?=[
 
 
 def _name_errors(block: bytes) -> bytes:
-    """An event whose field is called error (llama.cpp's) as one that is named so; and one that is has data."""
+    """Convert an event with a field `error` (llama.cpp) to an event named error; give events named error data."""
     if b"error" not in block:
         return block
     return _error_line(lambda line: b"event: error\ndata:" if line[0] == b"error:" else line[0] + b"\ndata:", block)
 
 
 class _Events(SSEClient):
-    """sseclient's, with errors in fields of their own, which it would pass over, and with bounds: it joins what has
-    come of an event anew for each of its lines."""
+    """sseclient with two additions: errors in separate fields, which it ignores, and limits, because its time is
+    quadratic in an event's number of lines."""
 
     def __init__(self, reads: Iterator[bytes]) -> None:
         super().__init__(reads)
@@ -512,7 +511,7 @@ class _Events(SSEClient):
         for piece in self._pieces:
             pending += piece
             at = 0
-            # All first: a match would keep the bytes from being taken out.
+            # Collect all matches first, because a match object prevents resizing the bytearray.
             for end in [match.end() for match in _event_ends(pending, max(0, searched - 3))]:
                 yield self._whole(bytes(pending[at:end]))
                 at = end
@@ -530,13 +529,13 @@ class _Events(SSEClient):
 
 
 class _StampedReads:
-    """Hands reads on and remembers when the last one returned. Takes a whole answer, which is no stream, apart."""
+    """Forwards reads and keeps the time at which the last one returned. Keeps back a body that is not a stream."""
 
     def __init__(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
         self.at = 0
         self.beginning = b""
         self.whole: bytearray | None = None
-        """The body, where it is no stream."""
+        """The body, if it is not a stream."""
         self._reads, self._clock = reads, clock
 
     def __iter__(self) -> Iterator[bytes]:
@@ -549,14 +548,14 @@ class _StampedReads:
             if is_open and len(self.beginning) < MAX_BLANKS:
                 before, self.beginning = self.beginning, self.beginning + read
                 if BOM.startswith(self.beginning):
-                    continue  # the rest of a byte order mark is still to come
+                    continue  # the byte order mark is incomplete
                 data = self.beginning.removeprefix(BOM) if BOM.startswith(before) else read
                 if _is_whole(self.beginning):
                     self.whole = bytearray()
             if self.whole is not None:
                 self.whole += data
                 if size > MAX_BYTES:
-                    raise ProtocolError(f"an answer of more than {MAX_BYTES} bytes that is not streamed")
+                    raise ProtocolError(f"a response of more than {MAX_BYTES} bytes that is not streamed")
                 continue
             if size > MAX_STREAM_BYTES:
                 raise ProtocolError(f"a stream of more than {MAX_STREAM_BYTES} bytes")
@@ -564,11 +563,11 @@ class _StampedReads:
 
 
 _WORDS = ("message", "error", "detail", "msg", "status_msg", "base_resp", "errors", "code")
-"""Fields that servers put their words in, the plainest first."""
+"""Fields in which servers put an error's message, in order of preference."""
 
 
 def error_message(error: Any) -> str:
-    """The server's words in an error, nested or flat, as one line."""
+    """The server's message in an error, nested or flat, as one line."""
     while isinstance(error, dict):
         error = next((error[name] for name in _WORDS if error.get(name)), None)
     if isinstance(error, list) and len(error) == 1 and (isinstance(error[0], str) or _has_message(error[0])):
@@ -580,7 +579,7 @@ def _shown(value: Any) -> str:
     try:
         return shorten(str(value))
     except RecursionError:
-        return "a value that is nested too deep to be shown"
+        return "a value nested too deeply to print"
 
 
 def _has_message(error: Any) -> bool:
@@ -588,7 +587,7 @@ def _has_message(error: Any) -> bool:
 
 
 def http_error_message(body: bytes) -> str:
-    """The server's words in the body of an HTTP error: JSON, flat or nested, plain text, or the text of a web page."""
+    """The server's message in the body of an HTTP error: flat or nested JSON, plain text, or the text of a web page."""
     try:
         return error_message(decode(body)) or shorten(body)
     except Malformed:
@@ -596,12 +595,12 @@ def http_error_message(body: bytes) -> str:
 
 
 MAX_PAGE_BYTES = 4096
-"""Of a page that is searched for its words: one with thousands of open tags takes the square of its length."""
+"""Maximum bytes of an HTML page to search for text: thousands of open tags would take quadratic time."""
 
 _UNSEEN = re.compile(r"<(head|script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
 def _text_of_page(body: bytes) -> str:
-    """The words of a page in HTML, as proxies and other servers answer with; empty for anything else."""
+    """The text of an HTML page, such as a proxy's error; empty for anything else."""
     text = body[:MAX_PAGE_BYTES].decode(errors="replace").lstrip()
     return html.unescape(_UNSEEN.sub(" ", text)).strip() if text[:9].lower().startswith(("<html", "<!doctype")) else ""

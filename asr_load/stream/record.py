@@ -1,4 +1,4 @@
-"""The record: one per request, written once, at the end of its stream. Everything that is reported derives from it."""
+"""The record of a request, written once, at the end of its stream. Everything that is reported derives from records."""
 
 from __future__ import annotations
 
@@ -23,40 +23,41 @@ from asr_load.text import visible
 
 RECORDS = "records.jsonl"
 WORKER_RECORDS = "worker-{:03d}.jsonl"
-"""What a worker of a fleet keeps of its own beside the master's file, in case one of the two dies."""
+"""A worker's own file of records, in addition to the master's, in case one of the two dies."""
 
 SUM_S = 0.001
-"""By how much a TTFT and its gaps may differ from the latency that they add up to."""
+"""Maximum difference, in seconds, between TTFT plus gaps and the end-to-end latency."""
 
 YEAR_S = 366 * 86400.0
 
 Seconds = Annotated[float, Meta(ge=0, le=YEAR_S)]
 Lag = Annotated[float, Meta(ge=-YEAR_S, le=YEAR_S)]
-"""Seconds, below 0 for what came early."""
+"""Seconds; negative means early."""
 Moment = Annotated[float, Meta(ge=0, le=1e11)]
-"""A time of day, in seconds since the epoch."""
+"""A time in seconds since the epoch."""
 Count = Annotated[int, Meta(ge=0, lt=LIMIT)]
 Number = Annotated[int, Meta(gt=-1 << 53, lt=1 << 53)]
 Amount = Annotated[float, Meta(ge=0, le=1e12)]
-"""A rate, a share, or a number that a person gave."""
+"""A rate, a share, or a number from an option."""
 Status = Annotated[int, Meta(ge=100, le=999)]
 CloseCode = Annotated[int, Meta(ge=0, lt=1 << 16)]
-"""What a field may hold. Decoding checks it, so that no figure is made of anything else."""
+"""A close code of a WebSocket."""
 
 LEAST_AUDIO_S = 0.001
-"""The shortest clip: lengths are rounded to it."""
+"""Length of the shortest clip, and rounding unit of lengths, in seconds."""
 
 MOST_CHARS = 2000
-"""Of a word or a line that a record holds; texts of speech have no limit but that of an answer."""
+"""Maximum length of a record's words and lines. Transcripts have only the limit of a response."""
 
 LONGEST_LINE = 256 << 20
-"""Bytes of a record's line: more than its texts come to, all in escapes."""
+"""Maximum bytes of a record's line: more than the longest texts take, fully escaped."""
 
 
-class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
+class Record(msgspec.Struct, kw_only=True, gc=False):  # has no reference cycles
     """One request. Times are in seconds; `started_at` and `due_at` are seconds since the epoch on one clock.
 
-    A latency is None where it was never reached. A failure keeps what was measured until then; no figure is made of it.
+    A latency is None if the request did not get that far. A failure keeps the values measured before it, which no
+    metric includes.
     """
 
     clip: str
@@ -84,47 +85,47 @@ class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
     cached_tokens: Count | None
     finish_reason: str | None
     streamed: bool
-    """False for one plain JSON answer: its TTFT is its latency."""
+    """False for a plain JSON response: its TTFT equals its latency."""
     audio_s: Seconds
     text: str
     reference: str
     retries: Count = 0
-    """Tries before the one that was answered, on connections that turned out dead."""
+    """Attempts before the last one, on kept connections that the server had closed."""
     retry_s: Seconds = 0.0
-    """The time that they took: in no latency."""
+    """Time of these attempts; no latency includes it."""
     user_class: str = ""
-    """Of the locustfile: the name of the class whose user sent it."""
+    """Name of the locustfile's user class that sent the request."""
     raw_text: str | None = None
-    """What the server sent, where `text` is that without its envelope."""
+    """The server's text, if `text` is the same without its envelope."""
     text_format: str = "raw"
-    """The envelope that was taken off; raw: none."""
+    """The removed envelope; raw: none."""
     ttft_text: Seconds | None = None
-    """To the first character behind the envelope, where there was one."""
+    """Time to the first character after the envelope, if there was one."""
     connect: Seconds | None = None
-    """What it took to open a connection for it, TLS included: in no latency. None on one that was kept."""
+    """Time to open a connection, including TLS; no latency includes it. None on a kept connection."""
     replica: str = ""
-    """The address that its connection was opened to; empty where a proxy is between."""
+    """Address of the server; empty behind a proxy."""
     first_error: str | None = None
-    """Why the first of its tries came to nothing, where there were several."""
+    """Error of the first attempt, if there were several."""
     retry_of: Number | None = None
-    """The `seq` of the request that this one is sent again for (--retries)."""
+    """The `seq` of the request that this one retries (--retries)."""
     cause: str = ""
-    """Of a failure: what kind it is, where more is known than its outcome says (Cause)."""
+    """Cause of a failure, if more is known than its outcome (Cause)."""
     ended_at: Moment | None = None
-    """When it was over, for a success as for a failure, on the clock of `started_at`."""
+    """When the request ended, successfully or not, on the clock of `started_at`."""
 
     @property
     def begins(self) -> float:
-        """When it was sent or, in an open loop, due."""
+        """When the request was sent or, in an open loop, due."""
         return self.started_at if self.due_at is None else self.due_at
 
     @property
     def end(self) -> float:
-        """When it was over, as well as its record knows."""
+        """When the request ended, estimated if the record lacks `ended_at`."""
         return self.started_at + (self.stream_end or self.e2el or 0.0) if self.ended_at is None else self.ended_at
 
     def moved(self, seconds: float) -> Record:
-        """The record on another clock, which shows so many seconds more."""
+        """The record on another clock that is ahead by `seconds`."""
         moved = {
             name: None if value is None else value + seconds
             for name in ("started_at", "due_at", "ended_at")
@@ -134,17 +135,17 @@ class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
 
     @property
     def unfinished(self) -> bool:
-        """Whether the test's own end cut it off: neither a success nor a failure of the server."""
+        """Whether the end of the test cut the request off: neither a success nor a failure."""
         return self.outcome == "unfinished"
 
     @property
     def failed(self) -> bool:
-        """Whether it is a failure: of the server, of the way to it, or of the client (outcome `client`)."""
+        """Whether the server, the network or the load generator (outcome `client`) failed."""
         return not self.ok and not self.unfinished
 
     @property
     def known_tokens(self) -> int | None:
-        """Output tokens as the server counted them. Chunks are no measure of them: one may hold several."""
+        """Output tokens as counted by the server. Chunks are not a substitute: one may hold several tokens."""
         return self.output_tokens if self.output_tokens_source == "usage" else None
 
     @property
@@ -158,7 +159,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):  # none refers to itself
 
 
 class SendLag(TypedDict):
-    """How late a session's packets were, in seconds."""
+    """Delays of a session's packets, in seconds."""
 
     p50: Seconds
     p99: Seconds
@@ -170,49 +171,49 @@ class LiveRecord(Record, kw_only=True, gc=False):
 
     api: str = "realtime"
     dialect: str = ""
-    """vllm, sglang, omni or openai; empty where it did not come so far."""
+    """vllm, sglang, omni or openai; empty if the session did not get that far."""
     session: str = ""
-    """As the server calls it."""
+    """The server's id of the session."""
     setup: Seconds | None = None
-    """From the first step of connecting until audio could be sent: in no latency. None on a session that was kept."""
+    """Time from connecting until audio could be sent; no latency includes it. None on a kept session."""
     ttfs: Seconds | None = None
-    """From the end of speech to the final text."""
+    """Time from the end of speech to the final text."""
     done_latency: Seconds | None = None
-    """From the message that ended the audio to the final text."""
+    """Time from the message that ended the audio to the final text."""
     rtf_live: Seconds | None = None
-    """From the first packet to the final text, over the seconds of audio that were sent."""
+    """Time from the first packet to the final text, divided by the seconds of audio sent."""
     send_lag: SendLag | None = None
-    """How late packets were given to the socket. The client's own."""
+    """Delays in giving packets to the socket, caused by the load generator."""
     backpressure: Seconds = 0.0
-    """Seconds in which the socket took nothing: the server's, or the network's."""
+    """Seconds in which the socket accepted no data, because of the server or the network."""
     packets: Count = 0
-    """That were sent."""
+    """Number of packets sent."""
     close_code: CloseCode | None = None
-    """Of the server, where it closed the session: 1006 without a word."""
+    """The server's close code, if it closed the session; 1006 without a close frame."""
     events: dict[str, Count] = {}
-    """What it said, by type."""
+    """Number of the server's events by type."""
     partial_lag: list[Lag] = []
-    """For each text whose place in the audio is known: its time, less that at which the audio up to there was sent."""
+    """For each text with a known position in the audio: seconds since the audio up to that position was sent."""
     revised: Count = 0
-    """Words that were withdrawn."""
+    """Number of withdrawn words."""
     backlog: Seconds | None = None
-    """Seconds of audio that were sent and not yet in a text when the audio ended, where that is known."""
+    """Seconds of audio not yet covered by a text when the audio ended, if known."""
 
 
 def untrue(record: Record) -> str:
-    """Why a record cannot be true, whose fields are each in their bounds; empty where it can."""
+    """Why a record is implausible although each field is within its bounds; empty if it is plausible."""
     if odd := _odd_word(record):
-        return f"its {odd} is too long, or has control characters"
+        return f"its {odd} is too long or has control characters"
     way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
     reached = [value for value in way if value is not None]
     if reached != sorted(reached) or (record.ended_at is not None and record.ended_at < record.started_at):
         return "its times are not in order"
     if record.ok != (record.outcome == "ok"):
-        return "its outcome and its success differ"
+        return "its outcome contradicts its success"
     if record.ok and (record.ttft is None or record.e2el is None or record.audio_s < LEAST_AUDIO_S):
-        return "it is a success without latencies or audio"
+        return "it succeeded without latencies or audio"
     if record.ok and abs((record.ttft or 0.0) + sum(record.itl) - (record.e2el or 0.0)) > SUM_S:
-        return "its gaps do not add up"
+        return "its gaps do not add up to its latency"
     return ""
 
 
@@ -221,13 +222,13 @@ _WORDS = (
     "replica",
 )  # fmt: skip
 _LIVE_WORDS = (*_WORDS, "api", "dialect", "session")
-"""Fields whose text the harness has made visible, or wrote itself."""
+"""Fields with text that the load generator wrote itself or escaped."""
 
 _words, _live_words = attrgetter(*_WORDS), attrgetter(*_LIVE_WORDS)
 
 
 def _odd_word(record: Record) -> str:
-    """The name of a field whose text is too long, or would not be shown as it is; empty where there is none."""
+    """The name of a field whose text is too long or contains control characters; empty without one."""
     if isinstance(record, LiveRecord):
         names, words = _LIVE_WORDS + ("events",) * len(record.events), (*_live_words(record), *record.events)
     else:
@@ -241,22 +242,22 @@ def _odd_word(record: Record) -> str:
 
 encode_record = msgspec.json.Encoder().encode
 LIVE = b'"api":"realtime"'
-"""Which no text in JSON can hold: its quotes have a backslash."""
+"""Identifies a LiveRecord's line. It cannot occur within a text, where JSON escapes quotes."""
 
 _FIELD = re.compile(r"(.*) - at `\$\.(\w+)")
-"""What msgspec says of a field's value, and which field that is."""
+"""Splits an error of msgspec into its message and the field's name."""
 
 
 def record_decoder(kind: type[Record], live: type[LiveRecord]) -> Callable[[bytes], Record]:
-    """A function that reads a record's line as one of two types, and raises ValueError, which names the field, where
-    any field is not as it can be."""
+    """Make a function that decodes a record's line as one of two types. It raises ValueError, naming the field, if the
+    record is malformed or implausible."""
 
     def read(line: bytes) -> Record:
         try:
             record = decode(line, live if LIVE in line else kind)
         except Malformed as error:
             found = _FIELD.match(str(error))
-            raise ValueError(f"its {found[2]} is wrong: {found[1]}" if found else "it cannot be read") from error
+            raise ValueError(f"its {found[2]} is invalid: {found[1]}" if found else "it is malformed") from error
         if why := untrue(record):
             raise ValueError(why)
         return record
@@ -268,8 +269,8 @@ decode_record = record_decoder(Record, LiveRecord)
 
 
 class RecordFile:
-    """A line per record, on disk as soon as `write` returns; but for a disk that is full, where the lines are kept, and
-    tried again with the next one and at the end. What is there then ends with a whole line."""
+    """A file with one line per record, on disk as soon as `write` returns. If the disk is full, lines are kept and
+    retried with the next one and at the end, when the file is cut to complete lines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -277,18 +278,18 @@ class RecordFile:
         _lock(self._file.fileno())
         self._left = b""
         self._written = self._whole = 0
-        """Bytes in the file, and those of them that are whole lines."""
+        """Bytes in the file, and bytes of its complete lines."""
         self.trouble = ""
-        """Why lines could not be written, once they could not."""
+        """The error, if a line could not be written."""
 
     def write(self, record: Record) -> bytes:
-        """Write a record. Returns its line, as others may forward it."""
+        """Write a record. Returns its line, so that the caller can forward it."""
         line = encode_record(record)
         self.write_line(line)
         return line
 
     def write_line(self, line: bytes) -> None:
-        """Write a record that is encoded."""
+        """Write an encoded record."""
         self._put(line + b"\n")
 
     def _put(self, line: bytes) -> None:
@@ -305,11 +306,11 @@ class RecordFile:
 
     @property
     def unwritten(self) -> int:
-        """Lines that are not on disk."""
+        """Number of lines that are not on disk."""
         return self._left.count(b"\n")
 
     def close(self) -> None:
-        """Write what is left, if it can be, and close."""
+        """Try to write the remaining lines, and close the file."""
         self._put(b"")
         if self._left:
             self._file.truncate(self._whole)
@@ -321,12 +322,11 @@ def read_records(
     refused: Counter[tuple[int | None, str]] | None = None,
     unreported: dict[int, list[bytes]] | None = None,
 ) -> Iterator[Record]:
-    """The records of a run, each once: the master's file, and what workers kept that never reached it, whose lines go
-    into `unreported` too, by the worker.
+    """Yield the records of a run, each once: the master's, and those in workers' files that never reached the master.
 
-    A last line that was cut off is left out. So are a line that cannot be read, and what lies in a worker's file and
-    cannot be true, as the master would not have taken it: both are counted in `refused`, by the worker and the reason.
-    Raises InputError, also if the master's file has lines and none of them is a record.
+    The lines of the latter are also added to `unreported`, by worker. Skips an incomplete last line. Skips malformed
+    lines and implausible records, and counts them in `refused`, by worker (None: the master) and reason. Raises
+    InputError, also if the master's file has lines but no record.
     """
     refused = Counter() if refused is None else refused
     own = {int(found[1]): path for path in folder.glob("*") if (found := _WORKERS_FILE.fullmatch(path.name))}
@@ -355,7 +355,7 @@ def read_records(
             try:
                 record = decode_record(line)
                 if record.worker != worker:
-                    raise ValueError("it is another worker's")
+                    raise ValueError("it belongs to another worker")
             except ValueError as error:
                 refused[worker, str(error)] += 1
                 continue
@@ -366,7 +366,7 @@ def read_records(
 
 
 _WORKERS_FILE = re.compile(r"worker-([0-9]{3,9})\.jsonl")
-"""The names that WORKER_RECORDS makes."""
+"""Matches the names made by WORKER_RECORDS."""
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -377,12 +377,12 @@ def _lines(path: Path) -> Iterator[bytes]:
     except OSError as error:
         raise InputError(f"{path.parent} holds no run: {path.name} cannot be read ({error.strerror})") from error
     if len(line) == LONGEST_LINE:
-        raise InputError(f"{path} has a line of more than {LONGEST_LINE >> 20} MiB, which is no record")
+        raise InputError(f"{path} has a line of more than {LONGEST_LINE >> 20} MiB, which is not a record")
 
 
 def append_lines(path: Path, lines: Iterable[bytes]) -> bool:
-    """Append records' lines to a file, behind its last whole one. Returns False, and appends nothing, while a test
-    writes to it. Raises OSError."""
+    """Append lines of records after the last complete line of a file. Returns False, without appending, while a test
+    writes to the file. Raises OSError."""
     with open_regular(path, writable=True) as file:
         if not _lock(file.fileno()):
             return False
@@ -401,7 +401,7 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> bool:
 
 
 def _lock(descriptor: int) -> bool:
-    """Make an open file this process's until it is closed, if all others ask too. Returns whether it is."""
+    """Take an advisory lock on an open file until it is closed. Returns whether that succeeded."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -1,13 +1,13 @@
-"""What some models put around a transcript, taken off for what is scored. Nothing here does I/O.
+"""Remove the envelope that some models put around a transcript, before scoring. No I/O.
 
-An envelope is only taken off where the text begins with it; one that a model repeats with each segment, wherever it
-stands. The forms are those of the models' cards and engines:
+An envelope is removed only if the text begins with it. One that a model repeats for each segment is then removed
+everywhere. The formats are those of the models' cards and engines:
 
-- qwen-asr: `language English<asr_text>Hello`, for each segment; `language None` where there is no speech (Qwen3-ASR).
+- qwen-asr: `language English<asr_text>Hello`, for each segment; `language None` without speech (Qwen3-ASR).
 - glm: `The transcription of the audio is 'Hello'.` (GLM-ASR).
 - moss: `[0.00][S01]Hello[1.20]` (MOSS-Transcribe-Diarize).
-- think: `<think>The user wants …</think>Hello`, of models that reason in their text; without an end, all is reasoning.
-- tags: `<|en|><|NEUTRAL|>Hello<|2.40|>`, special tokens that an engine leaves in (SenseVoice, Whisper).
+- think: `<think>The user wants …</think>Hello`, from reasoning models; without an end tag, everything is reasoning.
+- tags: `<|en|><|NEUTRAL|>Hello<|2.40|>`, special tokens that an engine does not remove (SenseVoice, Whisper).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Unwrapped(NamedTuple):
 
     text: str
     format: str
-    """The envelope's name; raw where there was none."""
+    """The envelope's name; raw without one."""
     start: int
-    """Where in the raw text its first character stands."""
+    """Position of its first character in the raw text."""
 
 
 def unwrap(raw: str, text_format: str = "auto") -> Unwrapped:
-    """Take off the envelope that one of TEXT_FORMATS names; auto: whichever the text begins with."""
+    """Remove the envelope that `text_format` (one of TEXT_FORMATS) names; auto: the one with which the text begins."""
     for name, take in _TAKE.items():
         if text_format in ("auto", name) and (taken := take(raw)) is not None:
             return Unwrapped(*taken)
@@ -49,7 +49,7 @@ def _qwen(raw: str) -> tuple[str, str, int] | None:
     if first is None:
         return None
     start = first.end()
-    parts = _QWEN.split(raw)  # what is before the first, then each language and what follows it
+    parts = _QWEN.split(raw)  # the text before the first, then each language and the text after it
     spoken = [text.strip() for language, text in zip(parts[1::2], parts[2::2], strict=True) if language != "None"]
     return " ".join(filter(None, spoken)), "qwen-asr", start
 

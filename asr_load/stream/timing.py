@@ -1,6 +1,6 @@
-"""From the times of a stream's chunks, in integer nanoseconds, to its latencies, in seconds.
+"""Compute latencies, in seconds, from the times of a stream's chunks, in integer nanoseconds.
 
-The definitions are those of docs/metrics.md. Integers keep `ttft + sum(itl) == e2el` to the nanosecond.
+docs/metrics.md has the definitions. Integers keep `ttft + sum(itl) == e2el` to the nanosecond.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NS = 1_000_000_000
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Latencies of one answer, in seconds. Without a chunk, `ttft` and `e2el` are None."""
+    """Latencies of one response, in seconds. Without a chunk, `ttft` and `e2el` are None."""
 
     ttft: float | None
     itl: list[float]
@@ -22,12 +22,12 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 def seconds(start: int, end: int | None) -> float | None:
-    """The time from one stamp to another; None if the second never came."""
+    """The seconds from one stamp to another; None without a second stamp."""
     return None if end is None else (end - start) / NS
 
 
 def latencies(start: int, chunks: Sequence[int]) -> Timing:
-    """TTFT, inter-token gaps and end-to-end latency of chunks that came at `chunks`, shape (n,)."""
+    """TTFT, inter-token gaps and end-to-end latency of chunks that arrived at the times `chunks`, shape (n,)."""
     if not chunks:
         return Timing(None, [], None)
     gaps = [(later - earlier) / NS for earlier, later in pairwise(chunks)]
