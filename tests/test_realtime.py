@@ -121,7 +121,7 @@ def test_server_refusing_both_dialects_is_reported_with_or_without_a_trial(spoke
     assert tried.err.count("running a trial session") == 2, "one line for each dialect, however often it is tried"
     for record in untried.records:
         assert record["outcome"] == "rejected"
-        assert "if it speaks OpenAI's, add --realtime-dialect openai" in record["error"]
+        assert "if the server speaks OpenAI's, add --realtime-dialect openai" in record["error"]
 
 
 def test_trial_session_sends_a_short_piece_of_a_long_clip(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_each_realtime_fault_has_its_outcome(dialect: str, tmp_path: Path) -> No
     done = speak(clips, tmp_path / "run", dialect, *words, server=faults)
     found = {record["clip"]: record for record in done.records}
     assert {fault: record["outcome"] for fault, record in found.items()} == outcomes
-    assert "no realtime route" in found["ws-403"]["error"]
+    assert "no realtime endpoint" in found["ws-403"]["error"]
     assert "as was asked for" in found["ws-error"]["error"]
     assert found["ws-close-1011"]["close_code"] == 1011
     assert found["ws-double-final"]["text"] == "the quick brown fox jumps over"
@@ -224,18 +224,18 @@ def test_wrong_dialect_gives_a_one_line_error_before_the_run(clips: Path, tmp_pa
         words = ("--api", "realtime", "--realtime-dialect", "omni", "--requests", "1", "-u", "1")
         done = run(url, clips, tmp_path / "run", *words, preflight=True)
         assert done.code == 2
-        assert "the server speaks vllm, not omni: --realtime-dialect vllm, or auto" in done.err
+        assert "the server speaks vllm, not omni: use --realtime-dialect vllm or auto" in done.err
     with serve(*FAST) as url:
         done = run(url, clips, tmp_path / "none", "--api", "realtime", "--requests", "1", "-u", "1", preflight=True)
         assert done.code == 2
-        assert "this server has no realtime route, or its model cannot" in done.err
+        assert "the server has no realtime endpoint, or its model does not support it" in done.err
 
 
 def test_unknown_first_event_names_the_dialect_option(clips: Path, tmp_path: Path) -> None:
     with saying({"type": "hello"}) as url:
         done = run(url, clips, tmp_path / "run", "--api", "realtime", "--requests", "1", "-u", "1")
     assert done.records[0]["outcome"] == "protocol"
-    assert "name it: --realtime-dialect" in done.records[0]["error"]
+    assert "choose one with --realtime-dialect" in done.records[0]["error"]
 
 
 @pytest.mark.long
@@ -346,10 +346,13 @@ def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> N
         (("--pace", "-1"), "--pace must be from 0"),
         (("--turn-detection", "server_vad"), "add --trailing-silence"),
         (("--realtime-dialect", "omni", "--utterances-per-session", "2"), "a session of omni has one transcript"),
-        (("--realtime-dialect", "vllm", "--turn-detection", "server_vad", "--trailing-silence", "1"), "finds no turns"),
-        (("--reader", "plain"), "--reader plain only reads HTTP responses"),
-        (("--extra-body", '{"a":1}'), "--omit have no effect in realtime sessions"),
-        (("--prompt", "Listen."), "--prompt has no effect in realtime sessions"),
+        (
+            ("--realtime-dialect", "vllm", "--turn-detection", "server_vad", "--trailing-silence", "1"),
+            "cannot detect turns",
+        ),
+        (("--reader", "plain"), "--api realtime takes compiled or python"),
+        (("--extra-body", '{"a":1}'), "a realtime session has none"),
+        (("--prompt", "Listen."), "a realtime session takes none"),
     ],
 )
 def test_invalid_realtime_options_give_a_one_line_error(

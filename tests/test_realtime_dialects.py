@@ -377,7 +377,7 @@ def test_masked_frame_is_a_protocol_error() -> None:
         connection = Connection(place_of(url), Transport(), Connections())
         connection.open(5)
         client = Socket(connection, python, url)
-        with pytest.raises(ProtocolError, match="not a WebSocket's frames"):
+        with pytest.raises(ProtocolError, match="malformed WebSocket frames"):
             client.shake_hands({}, time.perf_counter() + 5)
             client.listen(time.perf_counter() + 30)
         client.drop()

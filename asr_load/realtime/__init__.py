@@ -1,1 +1,1 @@
-"""One session on one WebSocket: speech sent as it is spoken, and what the server makes of it."""
+"""A realtime session on a WebSocket: send speech at the pace of speaking, and receive the transcript."""

@@ -1,7 +1,7 @@
-"""The four dialects of /v1/realtime: a client's messages in each, and the meaning of events. Nothing here does I/O.
+"""The four dialects of /v1/realtime: the client's messages and the meaning of the server's events. No I/O.
 
-Read from the sources of vLLM 0.32 and 0.33, SGLang 0.5.23, sglang-omni and the `openai` package 3.57 (November 2026).
-Fields and events that are not known are passed over, as servers add some with each release.
+From the sources of vLLM 0.32 and 0.33, SGLang 0.5.23, sglang-omni and the `openai` package 3.57 (November 2026).
+Unknown fields and events are ignored, because servers add some with each release.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
 
 RATE = 16000
-"""Samples per second that all dialects but OpenAI's take."""
+"""Sample rate in Hz of all dialects except OpenAI's."""
 
 OPENAI_HOST = "openai.com"
 
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """How speech is sent, and what is asked for."""
+    """Options of realtime sessions."""
 
     dialect: str
     """One of DIALECTS, or auto."""
     packet_s: float
     pace: float
-    """1 is as spoken, 2 twice as fast, 0 as fast as the socket takes it."""
+    """1: real time, 2: twice as fast, 0: as fast as the socket accepts data."""
     silence_s: float
-    """After the speech."""
+    """Seconds of silence after the speech."""
     server_vad: bool
-    """Whether the server is to find the ends of turns."""
+    """Whether the server detects the ends of turns."""
     utterances: int
-    """On one connection."""
+    """Utterances per connection."""
     model: str
-    """Empty: whatever the server has."""
+    """Empty: the server's default."""
     language: str
     found: str = ""
-    """The one of ALIKE that a trial session was accepted in, for the dialect auto; empty where none was needed."""
+    """With dialect auto, the one of ALIKE that the server accepted in a trial session; empty if there was no need."""
 
     def is_guess(self, dialect: Dialect) -> bool:
-        """Whether a session may speak another dialect than this one, which it was taken for by its first event."""
+        """Whether this dialect is only a guess by the first event of a session."""
         return self.dialect == "auto" and not self.found and dialect.name == "sglang"
 
     @property
     def told(self) -> dict[str, Any]:
-        """What run.json says of it, beside the model and the language."""
+        """The fields for run.json, which has the model and the language separately."""
         names = ("dialect", "packet_s", "pace", "silence_s", "server_vad", "utterances")
         return {name: getattr(self, name) for name in names}
 
@@ -57,53 +57,54 @@ _encode = msgspec.json.encode
 
 
 class Dialect:
-    """A dialect: what it is known by, and what is sent."""
+    """A dialect: its properties, the client's messages, and the handling of events."""
 
     name: ClassVar[str]
     rates: ClassVar[tuple[int, ...]] = (RATE,)
-    """Samples per second that it takes; the first is what other clips are resampled to."""
+    """Supported sample rates in Hz; clips of other rates are resampled to the first."""
     acknowledges: ClassVar[bool] = True
-    """Whether `session.updated` answers the configuration."""
+    """Whether the server acknowledges the configuration with `session.updated`."""
     has_vad: ClassVar[bool] = False
+    """Whether the server can detect the ends of turns."""
     alone: ClassVar[bool] = False
-    """Whether a session has one transcript and no more."""
+    """Whether a session has only one transcript."""
     longest_s: ClassVar[float | None] = None
-    """Of audio between two commits."""
+    """Maximum seconds of audio between two commits."""
 
     def configure(self, options: LiveOptions, rate: int) -> list[bytes]:
         raise NotImplementedError
 
     def begin(self) -> list[bytes]:
-        """Before the first packet."""
+        """Messages before the first packet."""
         return []
 
     def append(self, audio_b64: bytes) -> bytes:
-        """A packet."""
+        """The message of a packet."""
         return b'{"type":"input_audio_buffer.append","audio":"%b"}' % audio_b64
 
     def commit(self) -> bytes:
-        """What ends a part of the audio."""
+        """The message that ends a part of the audio."""
         return b'{"type":"input_audio_buffer.commit"}'
 
     def end(self) -> bytes:
-        """What ends all of it."""
+        """The message that ends the audio."""
         return self.commit()
 
     def hear(self, event: Event, heard: Heard, at: int) -> None:
-        """Take what an event says of the utterance. Raises ProtocolError."""
+        """Apply an event to the utterance. Raises ProtocolError."""
         raise NotImplementedError
 
     def is_final(self, heard: Heard) -> bool:
-        """Whether nothing more is to come."""
+        """Whether the transcript is final."""
         return heard.is_concluded
 
     def refuses_end(self, event: Event) -> bool:  # noqa: ARG002
-        """Whether an error only says that no audio was left to commit."""
+        """Whether an error only reports that no audio was left to commit."""
         return False
 
 
 class Vllm(Dialect):
-    """vLLM's: the first commit starts the generation, the final one ends it."""
+    """vLLM's dialect: the first commit starts the generation, the final one ends it."""
 
     name = "vllm"
     acknowledges = False
@@ -125,8 +126,8 @@ class Vllm(Dialect):
 
 
 def _conclude(event: Event, heard: Heard, at: int) -> None:
-    """Take the transcript of a whole utterance. One that comes before the audio has ended is that of the utterance
-    before, once more: nothing but its time tells the two apart."""
+    """Apply the transcript of a whole utterance. If it arrives before the audio has ended, it repeats the previous
+    utterance, which only its time shows."""
     if heard.ends:
         heard.conclude(text_in(event.text), at, tokens_in(event.usage))
     else:
@@ -138,7 +139,7 @@ _EMPTY = "input_audio_buffer_commit_empty"
 
 
 class OpenAi(Dialect):
-    """OpenAI's: items, of which each has deltas and is completed."""
+    """OpenAI's dialect: each item has deltas and is completed."""
 
     name = "openai"
     rates: ClassVar[tuple[int, ...]] = (24000,)
@@ -160,7 +161,7 @@ class OpenAi(Dialect):
         named = text_in(event.item_id)
         if named in heard.earlier:
             return
-        id = named or f"#{heard.done}"  # without an id, an item is known by how many are done before it
+        id = named or f"#{heard.done}"  # without an id, number an item by those done before it
         if event.type.startswith(_TEXT):
             self._hear_text(event, heard, id, at)
             return
@@ -199,16 +200,16 @@ class OpenAi(Dialect):
 
 
 class Sglang(OpenAi):
-    """SGLang's, which is OpenAI's without turns of its own, and with a buffer of 60 s."""
+    """SGLang's dialect: OpenAI's, but without turn detection, and with a buffer of 60 s."""
 
     name = "sglang"
     rates = (16000, 24000, 48000)
     has_vad = False
-    longest_s = 50.0  # of the 60 that it holds
+    longest_s = 50.0  # less than its buffer of 60 s
 
 
 class Omni(Dialect):
-    """sglang-omni's: segments whose text is replaced, and one transcript for a session."""
+    """sglang-omni's dialect: texts of segments replace earlier ones, and a session has one transcript."""
 
     name = "omni"
     has_vad = True
@@ -243,7 +244,7 @@ DIALECTS: dict[str, Dialect] = {each.name: each for each in (Vllm(), Sglang(), O
 
 
 def told_by(created: Event, host: str) -> str:
-    """The dialect of a server, by its first event; empty where it is none that is known."""
+    """The dialect of a server, by its first event; empty if unknown."""
     session = created.session if isinstance(created.session, dict) else {}
     if created.type != "session.created":
         return ""
@@ -257,17 +258,19 @@ def told_by(created: Event, host: str) -> str:
 
 
 ALIKE = frozenset(("sglang", "openai"))
-"""Dialects with the same first event: only the answer to the configuration tells them apart."""
+"""Dialects with the same first event, which only the response to the configuration distinguishes."""
 
 
 def choose(named: str, created: Event, host: str, found: str = "") -> Dialect:
-    """The dialect of a session. `named` is that of the options; `found`, the one of ALIKE that a trial session was
-    accepted in. Raises ProtocolError where the server speaks another dialect than the one that was named."""
+    """Choose the dialect of a session. `named` is the option; `found` is the one of ALIKE that the server accepted in a
+    trial session. Raises ProtocolError if the server speaks another dialect than the named one."""
     told = told_by(created, host)
     if named == "auto":
         if not told:
-            raise ProtocolError(f"its first event, {created.type}, is of no known dialect: name it: --realtime-dialect")
+            raise ProtocolError(
+                f"unknown dialect: the first event is {created.type}; choose one with --realtime-dialect"
+            )
         return DIALECTS[found if found and told == "sglang" else told]
     if told and told != named and not {told, named} <= ALIKE:
-        raise ProtocolError(f"the server speaks {told}, not {named}: --realtime-dialect {told}, or auto")
+        raise ProtocolError(f"the server speaks {told}, not {named}: use --realtime-dialect {told} or auto")
     return DIALECTS[named]

@@ -1,4 +1,4 @@
-"""What a server says of one utterance: its events, the items that they belong to, and the texts of these. No I/O."""
+"""The server's events, items and texts for one utterance. No I/O."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from asr_load.stream.reader import ProtocolError, error_message
 from asr_load.text import shorten, whole_characters
 
 MOST_KINDS, KIND_CHARS = 100, 100
-"""Types of events that are counted one by one, and the longest name of one; the rest is counted as OTHER."""
+"""Maximum number of event types to count separately, and maximum length of a type; others are counted as OTHER."""
 
 OTHER = "other"
 
 MOST_ITEMS = 5000
-"""Of an utterance: one for each 0.7 s of an hour. All of them are put in order at its end."""
+"""Maximum items of an utterance, which are sorted at its end: one per 0.7 s of an hour."""
 
 
 class Event(msgspec.Struct, gc=False):
-    """An event, as far as it is read. Only its type is checked: any other field may hold any JSON, as servers add
-    events with each release. `text_in`, `number_in` and `count_in` read a field."""
+    """The fields of an event that are used. Only the type is checked: other fields may hold any JSON, because servers
+    add events with each release. Read them with `text_in`, `number_in` and `count_in`."""
 
     type: Any
     id: Any = None
@@ -60,12 +60,12 @@ def read_event(data: bytes) -> Event:
 
 
 def text_in(value: Any) -> str | None:
-    """The text in a field; None where it holds none."""
+    """The text in a field; None if it does not hold text."""
     return value if isinstance(value, str) else None
 
 
 def tokens_in(usage: Any) -> int | None:
-    """The output tokens that a usage counts; None where it counts none, for example seconds."""
+    """The output tokens of a usage; None if it counts something else, such as seconds."""
     if not isinstance(usage, dict):
         return None
     return count_in(usage.get("completion_tokens", usage.get("output_tokens")))
@@ -73,17 +73,17 @@ def tokens_in(usage: Any) -> int | None:
 
 @dataclass
 class Item:
-    """A stretch of speech that the server transcribes by itself: a turn, or a segment."""
+    """A stretch of speech that the server transcribes separately: a turn or a segment."""
 
     parts: list[str] = field(default_factory=list)
-    """Of its text, in order; none is empty."""
+    """Non-empty parts of the text, in order."""
     previous: str | None = None
-    """The item before it, where the server names one."""
+    """The preceding item, if the server names it."""
     start_ms: float = 0.0
-    """Where in the audio it begins, where the server says so."""
+    """Start within the audio, if the server states it."""
     is_committed: bool = False
     is_done: bool = False
-    """Whether it has its final text, or failed."""
+    """Whether its text is final, or it failed."""
     tokens: int | None = None
 
     @property
@@ -92,61 +92,62 @@ class Item:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has a text, and its audio is not committed yet."""
+        """Whether it has a text but its audio is not committed yet."""
         return bool(self.parts) and not self.is_committed and not self.is_done
 
 
 class Heard:
-    """What a server has said of one utterance. Times are perf_counter nanoseconds. `earlier` has the items of earlier
-    utterances of the session: whatever comes of them is not of this one."""
+    """The state of one utterance according to the server's events. Times are perf_counter nanoseconds. `earlier` holds
+    the items of earlier utterances of the session, whose events are ignored."""
 
     def __init__(self, earlier: Set[str] = frozenset()) -> None:
         self.earlier = earlier
         self.times: list[int] = []
-        """When each new text came."""
+        """Arrival times of new texts."""
         self.final_at: int | None = None
         self.events: Counter[str] = Counter()
         self.error: str | None = None
-        """The server's words, the code before them."""
+        """The server's error: code and message."""
         self.failed: str | None = None
+        """The error of the first failed item."""
         self.revised = 0
-        """Words that were withdrawn."""
+        """Number of withdrawn words."""
         self.positions: list[tuple[int, float]] = []
-        """When a text came, and up to which second of the audio it reaches, where the server says so."""
+        """Arrival time of each text, and the second of the audio that it reaches, if the server states it."""
         self.speaking = False
-        """Whether the server hears a turn that has not ended."""
+        """Whether the server has detected a turn that has not ended."""
         self.turns = 0
-        """Turns that the server ended by itself."""
+        """Number of turns that the server ended itself."""
         self.ends = 0
-        """Messages of ours that ended a part of the audio, or all of it."""
+        """Number of the client's messages that ended a part of the audio, or all of it."""
         self.refused = 0
-        """Those of them that the server refused, as there was no audio left."""
+        """Number of those that the server refused because no audio was left."""
         self.is_early = False
-        """Whether a final text came before any part of the audio had ended: it is not of this utterance."""
+        """Whether a final text arrived before any part of the audio had ended, and so belongs to another utterance."""
         self.done = 0
-        """Items that are done."""
+        """Number of items that are done."""
         self._pending = 0
-        """Items that are committed and not done."""
+        """Number of items that are committed but not done."""
         self.done_at = 0
-        """When the last item was done."""
+        """When the last item became done."""
         self.index: float = -1
-        """The last event_index."""
+        """The event_index of the last event."""
         self.items: dict[str, Item] = {}
         self.is_concluded = False
-        """Whether the transcript of the whole utterance has come."""
+        """Whether the transcript of the whole utterance has arrived."""
         self._whole: str | None = None
         self._tokens: int | None = None
 
     @property
     def text(self) -> str:
-        """The transcript of the whole utterance or, before that comes, the texts of the items in their order."""
+        """The transcript of the whole utterance; until it arrives, the texts of the items in order."""
         texts = [self.items[id].text for id in self._in_order()]
         found = self._whole if self._whole is not None else texts[0] if len(texts) == 1 else joined(texts)
         return whole_characters(found)
 
     @property
     def tokens(self) -> int | None:
-        """Output tokens of all items; None where the server did not count those of each."""
+        """Output tokens of all items; None unless the server counted them for each."""
         if self.is_concluded:
             return self._tokens
         counts = [item.tokens for item in self.items.values() if item.is_done]
@@ -155,21 +156,21 @@ class Heard:
 
     @property
     def expected(self) -> int:
-        """How many items there are to be, by the ends of turns and of the audio so far."""
+        """The number of items to expect, by the ends of turns and of the audio so far."""
         return self.turns + self.ends - self.refused
 
     @property
     def is_settled(self) -> bool:
-        """Whether all that the server has said it would transcribe is done."""
+        """Whether everything that the server has announced is done."""
         return bool(self.done) and not self.speaking and not self._pending
 
     @property
     def needs_end(self) -> bool:
-        """Whether a message of ours must end the audio: the server has not found the end of each turn by itself."""
+        """Whether the client must end the audio, because the server has not detected the end of each turn."""
         return not self.turns or self.speaking or any(item.is_open for item in self.items.values())
 
     def _in_order(self) -> list[str]:
-        """Items as they were spoken: each behind the one that it names, else in the order of their commits."""
+        """Ids of the items in spoken order: each after the one that it names, else in the order of their commits."""
         ids = sorted(self.items, key=lambda id: self.items[id].start_ms)  # stable
         followers: dict[str | None, list[str]] = {}
         for id in ids:
@@ -180,7 +181,7 @@ class Heard:
         while waiting:
             order[id := waiting.pop()] = None
             waiting += followers.get(id, [])[::-1]
-        return [*order, *(id for id in ids if id not in order)]  # the rest names each other in a circle
+        return [*order, *(id for id in ids if id not in order)]  # the rest refer to each other in a cycle
 
     def note(self, event: Event) -> None:
         """Count an event."""
@@ -188,7 +189,7 @@ class Heard:
         self.events[kind if kind in self.events or len(self.events) < MOST_KINDS else OTHER] += 1
 
     def item(self, id: str) -> Item:
-        """The item of that id, from its first event on. Raises ProtocolError where there are too many."""
+        """The item with this id, created if necessary. Raises ProtocolError if there are too many."""
         if id not in self.items:
             if len(self.items) == MOST_ITEMS:
                 raise ProtocolError(f"more than {MOST_ITEMS} items for one utterance")
@@ -196,27 +197,27 @@ class Heard:
         return self.items[id]
 
     def commit(self, id: str) -> None:
-        """The server has taken the item's audio: items come in this order."""
+        """Note that the server has committed the item's audio. Commits define the order of items."""
         if not (item := self.item(id)).is_committed:
             item.is_committed = True
             self._pending += not item.is_done
             self.items[id] = self.items.pop(id)
 
     def append(self, id: str, delta: str, at: int) -> None:
-        """Take a text that follows the item's text so far."""
+        """Append to the item's text."""
         item = self.item(id)
         if delta and not item.is_done:
             item.parts.append(delta)
             self.times.append(at)
 
     def replace(self, id: str, text: str, at: int) -> None:
-        """Take a text in place of the item's text so far."""
+        """Replace the item's text."""
         item = self.item(id)
         before, item.parts = item.text, [text] if text else []
         self._compare(before, text, at)
 
     def finish(self, id: str, text: str | None, at: int, tokens: int | None = None) -> None:
-        """Take the item's final text, once; None: what it has is final."""
+        """Set the item's final text, once; None: its current text is final."""
         if not (item := self.item(id)).is_done:
             if text is not None:
                 self.replace(id, text, at)
@@ -225,7 +226,7 @@ class Heard:
             self._pending -= item.is_committed
 
     def conclude(self, text: str | None, at: int, tokens: int | None = None) -> None:
-        """Take the transcript of the whole utterance, once; None: it is that of the items."""
+        """Set the transcript of the whole utterance, once; None: use that of the items."""
         if not self.is_concluded:
             before = self.text if self.items else ""
             self._whole = before if text is None else text
@@ -233,18 +234,18 @@ class Heard:
             self.is_concluded, self._tokens, self.done_at = True, tokens, at
 
     def _compare(self, before: str, text: str, at: int) -> None:
-        """Note what is new in a text, and what it has withdrawn; white space is neither."""
+        """Note the time of a changed text, and count withdrawn words. Ignores white space."""
         old, new = before.split(), text.split()
         if "".join(old) == "".join(new):
             return
-        kept = [*map(eq, old, new), False].index(False)  # without a step of Python for each word
+        kept = [*map(eq, old, new), False].index(False)  # faster than a loop over words
         self.revised += len(old) - kept
         if new:
             self.times.append(at)
 
 
 def error_words(event: Event) -> str:
-    """What an error says, its code first."""
+    """An error's code and message."""
     error, code = event.error, event.code
     if not isinstance(error, dict):
         return ": ".join(filter(None, map(error_message, (code, error))))

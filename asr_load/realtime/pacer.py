@@ -1,5 +1,5 @@
-"""Packets of all sessions of a process, given to their sockets when they are due. One tick looks at all of them: to
-wake a greenlet for each packet costs more than to make and send it."""
+"""Send the packets of all sessions of a process when they are due. One timer serves all sessions, because waking a
+greenlet for each packet would cost more than making and sending it."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ TICK_S = 0.001
 
 
 class Packets:
-    """Those of an utterance, from `begins` on, in perf_counter seconds. `socket` is woken when the last was sent."""
+    """The packets of an utterance that begins at `begins`, in perf_counter seconds. Wakes `socket` after the last."""
 
     def __init__(
         self, socket: Socket, dialect: Dialect, speech: Speech, *, packet_s: float, pace: float, begins: float
     ) -> None:
         self.lags: list[float] = []
-        """How late each was given to the socket, in seconds."""
+        """Delay of each sent packet, in seconds."""
         self.sent: list[tuple[float, float]] = []
-        """For each: when that was, in perf_counter seconds, and the second of the audio with which it ends."""
+        """For each sent packet, its time in perf_counter seconds and its end in the audio in seconds."""
         self.commits = 0
-        """Sent between packets."""
+        """Number of commits sent between packets."""
         self.uncommitted_s = 0.0
-        """Of audio, since the last of these."""
+        """Seconds of audio since the last commit."""
         self.ended = False
-        """Whether all were sent, or the rest is not to be."""
+        """Whether all packets were sent, or sending was stopped."""
         self.error: Exception | None = None
-        """Why the rest is not."""
+        """Why sending was stopped, if by an error."""
         self._socket, self._dialect, self._pace, self._begins = socket, dialect, pace, begins
         self._speech_s = speech.end_s
         self._rest = speech.packets(packet_s)
@@ -51,20 +51,20 @@ class Packets:
         else:
             self._next = following
             self.due = self._begins + following[1] / self._pace if self._pace else 0.0
-            """When the next is due, in perf_counter seconds; without a pace it is at once."""
+            """When the next packet is due, in perf_counter seconds; immediately without a pace."""
 
     @property
     def speech_ends(self) -> float | None:
-        """When the speech ends, in perf_counter seconds; None without a pace, which gives it no time."""
+        """When the speech ends, in perf_counter seconds; None without a pace."""
         return self._begins + self._speech_s / self._pace if self._pace else None
 
     @property
     def has_spoken(self) -> bool:
-        """Whether all of the speech was sent: what is left, if anything, is silence."""
+        """Whether all of the speech was sent, so that only silence may be left."""
         return bool(self.sent) and self.sent[-1][1] >= self._speech_s
 
     def send(self, now: float) -> None:
-        """Send the next."""
+        """Send the next packet."""
         pcm, end_s = self._next
         self.lags.append(max(now - self.due, 0.0) if self._pace else 0.0)
         self.uncommitted_s += end_s - (self.sent[-1][1] if self.sent else 0.0)
@@ -77,13 +77,13 @@ class Packets:
         self._go_on()
 
     def end(self, error: Exception | None = None) -> None:
-        """Send no more."""
+        """Stop sending."""
         self.ended, self.error = True, error
         self._socket.wake()
 
 
 class Pacer:
-    """One for a process. `clock` gives seconds, as those in which packets are due."""
+    """Sends the due packets of all sessions of a process. `clock` returns seconds, like the packets' due times."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -92,17 +92,17 @@ class Pacer:
 
     @cached_property
     def _tick(self) -> Any:
-        # At the first packet, not at import: Locust forks into workers.
+        # Create it for the first packet, not on import, because Locust forks into workers.
         return gevent.get_hub().loop.timer(TICK_S, TICK_S)
 
     def add(self, packets: Packets) -> None:
-        """Send them as they become due, until they have ended."""
+        """Send an utterance's packets as they become due, until they have ended."""
         if not self._due:
             self._tick.start(self.send_due, update=True)
         heapq.heappush(self._due, (packets.due, next(self._number), packets))
 
     def send_due(self) -> None:
-        """Send what is due now. Whoever keeps the loop busy calls it between two steps of its own."""
+        """Send all packets that are due. Code that keeps the loop busy calls this between its steps."""
         due, now = self._due, self._clock()
         until = now + TURN_S
         while due and due[0][0] <= now < until:
@@ -110,7 +110,7 @@ class Pacer:
             if not packets.ended:
                 try:
                     packets.send(now)
-                except Exception as error:  # one session's: the others go on
+                except Exception as error:  # end only this session
                     packets.end(error)
             if packets.ended:
                 heapq.heappop(due)

@@ -1,7 +1,7 @@
-"""An utterance on a realtime session, from a connection to a record. Whatever happens, there is one record.
+"""Send one utterance on a realtime session, and make a record of it. Every utterance has exactly one record.
 
-Packet i is due when a microphone would have filled it: at the beginning + (i + 1) x packet / pace, on an
-absolute clock. The audio is at the dialect's rate before that clock starts.
+Packet i is due when a microphone would have filled it: at the beginning + (i + 1) x packet / pace, on an absolute
+clock. The audio is resampled to the dialect's rate before the clock starts.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import NS, latencies, seconds
 
 SESSION_CHARS = 100
-"""The most of a server's name of a session that a record keeps."""
+"""Maximum length of a session's id in a record."""
 
-GUESS = "taken for SGLang's dialect, by its first event: if it speaks OpenAI's, add --realtime-dialect openai"
+GUESS = "assumed SGLang's dialect by the first event; if the server speaks OpenAI's, add --realtime-dialect openai"
 
-EARLY = "the server sent its final text before the audio had ended, and none after it"
+EARLY = "the server sent its final text before the audio had ended, and no other after it"
 
 LINGER_S = 2.0
-"""How long to wait for a server that has probably sent everything: after an error, whose close or final text says more;
-after the last of the turns that it found; and after a final text that came too early."""
+"""Seconds to wait for a server that has probably sent everything: after an error, because its close or final text may
+explain it; after the last turn that it detected; and after a final text that was too early."""
 
 OF_A_CONNECTION = ("accept", "accept-encoding", "connection", "content-length", "content-type")
-"""Headers of requests that a handshake does not have, or has of its own."""
+"""Headers of requests that a handshake omits or sets itself."""
 
 
 def transmit(
     client: Session, user_connection: UserConnection, request: TranscriptionRequest, config: ExchangeConfig
 ) -> tuple[Record, BaseException | None]:
-    """Send a request, over HTTP or a realtime session, and read its answer. Returns its record and what the caller must
-    raise on, if anything."""
+    """Send a request over HTTP or a realtime session. Returns its record and the exception that the caller must
+    reraise, or None."""
     if request.live is None:
         return exchange(client, user_connection, request, config)
     return _Utterance(client, user_connection, request, config).speak()
@@ -80,11 +80,10 @@ class LiveSession:
     url: str
     utterances: int = 0
     items: set[str] = field(default_factory=set)
-    """The server's names of what earlier utterances were."""
+    """Ids of the items of earlier utterances."""
 
     def can_go_on(self) -> bool:
-        """Whether it is fit for another utterance. Whatever the server has sent since the last one is of no use to the
-        next."""
+        """Whether the session can take another utterance. Discards everything received since the last one."""
         try:
             self.socket.listen(0.0)
             events = [read_event(data) for data, _ in self.socket.messages]
@@ -101,7 +100,7 @@ class LiveSession:
 
 @dataclass
 class _Utterance:
-    """One clip on its way. Times are perf_counter nanoseconds."""
+    """The progress of one clip. Times are perf_counter nanoseconds."""
 
     client: Session
     user_connection: UserConnection
@@ -117,7 +116,7 @@ class _Utterance:
     speech_ended: int | None = None
     audio_ended: int | None = None
     over: int | None = None
-    """When the last event came."""
+    """When the last event arrived."""
     is_ended: bool = False
     """Whether the message that ends the audio was sent."""
     packets: Packets | None = None
@@ -147,7 +146,7 @@ class _Utterance:
         record = self._record()
         try:
             self._leave(keep=record.ok)
-        except BaseException as error:  # the record is there: the end of the test, or of its connection, keeps it
+        except BaseException as error:  # keep the record, whatever ends the test or the connection now
             if self.socket is not None:
                 self.socket.drop()
             self.user_connection.session = None
@@ -155,7 +154,7 @@ class _Utterance:
         return record, reraise
 
     def _ended_by(self, error: BaseException, limit: gevent.Timeout) -> BaseException | None:
-        """Note what was raised. Returns it where the caller must raise it again."""
+        """Note an exception. Returns it if the caller must reraise it."""
         match error:
             case Failure():
                 self._fail(error.outcome, str(error))
@@ -174,17 +173,17 @@ class _Utterance:
                 return None
             case Exception():
                 self._fail("protocol", f"{type(error).__name__}: {error}")
-            case _:  # GreenletExit, as a rule: Locust ends its users so
+            case _:  # usually GreenletExit, with which Locust ends its users
                 self._fail("unfinished", "cut off by the end of the test")
         return error
 
     def _fail(self, outcome: str, error: str) -> None:
-        """Note what ended the utterance, unless the server had ended it before: with its final text, or an error."""
+        """Set the outcome and error, unless the server had already sent its final text or an error."""
         heard = self.heard
         if self.socket is not None and self.packets is not None:
-            # Without waiting: the final text may have come, and nobody has looked at it yet.
+            # The final text may have arrived unread. Look without waiting.
             with contextlib.suppress(Failure, ProtocolError):
-                if outcome != "protocol":  # what follows a breach of the protocol does not count
+                if outcome != "protocol":  # ignore everything after a protocol error
                     self.socket.listen(0.0)
             with contextlib.suppress(ProtocolError):
                 self._hear(self.socket, DIALECTS[self.dialect])
@@ -195,13 +194,13 @@ class _Utterance:
             self.outcome, self.error = outcome, error
 
     def _do_without_silence(self, packets: Packets) -> None:
-        """Take the text as final where the server has ended the turn by itself, and only silence was left to send."""
+        """Treat the text as final if the server has ended the turn and only silence was left to send."""
         if self.heard.final_at is None and packets.has_spoken and DIALECTS[self.dialect].is_final(self.heard):
             self._end_of_speech(packets)
             self._finalise()
 
     def _pause_if_refused(self) -> None:
-        """Let the user pause where the server refused the session, as after a 429 over HTTP."""
+        """Let the user pause if the server refused the session, as after a 429 over HTTP."""
         if self.outcome == "rejected" or self.outcome.startswith("ws_"):
             retry_after = "" if self.socket is None else self.socket.retry_after
             self.user_connection.pause_s = pause_s(retry_after)
@@ -229,7 +228,7 @@ class _Utterance:
         if session is None or session.url != self.request.url or not session.can_go_on():
             self._leave_old(session)
             session = self.user_connection.session = self._open(live)
-            # All that is slow comes before the clock.
+            # Do everything slow before the clock starts.
             speech = speech_of(self.request.live, session.dialect.rates)
             self._configure(session, speech, live)
             self.setup = time.perf_counter_ns() - self.began
@@ -247,7 +246,7 @@ class _Utterance:
             session.close()
 
     def _open(self, live: LiveOptions) -> LiveSession:
-        """Connect, shake hands, and hear which dialect is spoken. Raises Failure and ProtocolError."""
+        """Connect, shake hands, and detect the dialect. Raises Failure and ProtocolError."""
         request, limits = self.request, self.config.limits
         transport = self.config.transport.of_client(self.client, over_http(request.url))
         place = place_of(request.url)
@@ -269,11 +268,11 @@ class _Utterance:
         self.session_id = self.config.intake.line(text_in(named) or "", SESSION_CHARS)
         if live.server_vad and not dialect.has_vad:
             hint = f" ({GUESS})" if live.is_guess(dialect) else ""
-            raise Failure("rejected", f"{dialect.name} finds no turns by itself: --turn-detection none{hint}")
+            raise Failure("rejected", f"{dialect.name} cannot detect turns: use --turn-detection none{hint}")
         return LiveSession(self.socket, dialect, self.session_id, request.url)
 
     def _headers(self, transport: Transport) -> dict[str, str]:
-        prepared = prepare(self.client, self.user_connection, self.request, transport)  # with the locustfile's own
+        prepared = prepare(self.client, self.user_connection, self.request, transport)  # and the locustfile's headers
         common = {name: str(value) for name, value in prepared.headers.items() if name.lower() not in OF_A_CONNECTION}
         return {**common, **self.request.own_headers}
 
@@ -294,13 +293,13 @@ class _Utterance:
                 break
 
     def _next_event(self, patience_s: float) -> Event:
-        """The next event before the audio. Raises Failure and ProtocolError."""
+        """Wait for the next event before the audio. Raises Failure and ProtocolError."""
         socket = self.socket
         assert socket is not None
         until = time.perf_counter() + patience_s
         while not socket.messages:
             if not socket.is_open:
-                why = f"closed with {socket.close_code} before the session was ready: {socket.close_reason}"
+                why = f"closed with code {socket.close_code} before the session was ready: {socket.close_reason}"
                 raise Failure("rejected", why.rstrip(": "))
             if time.perf_counter() < until:
                 socket.listen(until)
@@ -315,7 +314,7 @@ class _Utterance:
 
     @staticmethod
     def _look_again(socket: Socket) -> bool:
-        """Whether an event had come, or the end, and nobody had read it."""
+        """Whether an unread event, or the end, had arrived."""
         until = time.perf_counter() + LAST_LOOK_S
         while socket.is_open and not socket.messages and time.perf_counter() < until:
             socket.listen(until)
@@ -325,7 +324,7 @@ class _Utterance:
         socket, dialect, pace = session.socket, session.dialect, live.pace
         for message in dialect.begin():
             socket.send(message)
-        # Microphones are not in step, and users begin together.
+        # A random phase, because users begin together but microphones are not synchronized.
         begins = time.perf_counter() + (random.random() * live.packet_s / pace if pace else 0.0)
         self.packets = packets = Packets(socket, dialect, speech, packet_s=live.packet_s, pace=pace, begins=begins)
         try:
@@ -347,12 +346,12 @@ class _Utterance:
             socket.send(dialect.end())
 
     def _end_of_speech(self, packets: Packets) -> None:
-        """Note when the speech ended, of which all was sent, and how much audio was."""
+        """Note when the speech ended, all of which was sent, and the seconds of audio sent."""
         self.sent_s = packets.sent[-1][1]
         self.speech_ended = round(packets.speech_ends * NS) if packets.speech_ends else time.perf_counter_ns()
 
     def _while_speaking(self, packets: Packets, socket: Socket, dialect: Dialect) -> None:
-        """Hear what is said until all packets are sent, or the rest need not be."""
+        """Process events until all packets are sent, or the rest need not be sent."""
         pace, turn = self.request.live.options.pace, Turn()
         if pace:
             PACER.add(packets)
@@ -364,7 +363,7 @@ class _Utterance:
             self._hear(socket, dialect)
 
     def _hear(self, socket: Socket, dialect: Dialect) -> None:
-        """Take the events that have come."""
+        """Process the events that have arrived."""
         if self.packets is not None:
             self.heard.ends = self.packets.commits + self.is_ended
         self._look_for_end(dialect)
@@ -378,18 +377,18 @@ class _Utterance:
             self._look_for_end(dialect)
 
     def _look_for_end(self, dialect: Dialect) -> None:
-        # A turn that the server ends by itself may have its text before the silence behind it is sent.
+        # If the server detects the end of a turn, its text may arrive before the following silence is sent.
         if self.heard.final_at is None and self.audio_ended is not None and dialect.is_final(self.heard):
             self._finalise()
 
     def _take(self, event: Event, dialect: Dialect, at: int) -> None:
-        """Take an event. Raises ProtocolError."""
+        """Process an event. Raises ProtocolError."""
         heard, self.over = self.heard, at
         heard.note(event)
         if heard.final_at is not None:
             return
         if event.type != "error":
-            # What comes before any audio is of no utterance, or of an earlier one.
+            # Events before any audio do not belong to this utterance.
             if self.packets is not None and self.packets.sent:
                 dialect.hear(event, heard, at)
         elif dialect.refuses_end(event) and (heard.turns or heard.items):
@@ -398,7 +397,7 @@ class _Utterance:
             heard.error = heard.error or error_words(event)
 
     def _finalise(self) -> None:
-        """The text is final. A turn that the server ended before the speech did is none that anybody waited for."""
+        """Note when the text became final, at the earliest at the end of speech: before that, nobody waits for it."""
         self.heard.final_at = max(self.heard.done_at, self.speech_ended or 0)
 
     def _await_final(self, session: LiveSession) -> None:
@@ -406,7 +405,7 @@ class _Utterance:
         stall = self.config.limits.stall
         self._hear(socket, session.dialect)
         while heard.final_at is None and socket.is_open:
-            # Of turns that the server finds, only the server knows how many there are.
+            # Only the server knows how many turns it will detect.
             is_over = heard.turns > 0 and heard.is_settled
             is_early = heard.is_early and not session.utterances
             since = max(self.over or 0, self.audio_ended or self.began) / NS
@@ -431,7 +430,7 @@ class _Utterance:
         code = None if socket is None else socket.close_code
         reason = "" if socket is None else socket.close_reason
         if heard.final_at is None and code not in (None, 1000, 1001):
-            what = "without a close frame" if code == 1006 else f"with {code}"
+            what = "without a close frame" if code == 1006 else f"with code {code}"
             self.outcome = f"closed_{code}"
             self.error = ": ".join(filter(None, (heard.error, f"the server closed the session {what}", reason)))
         elif heard.error is not None:
@@ -439,7 +438,7 @@ class _Utterance:
         elif heard.failed is not None:
             self.outcome, self.error = "failed", heard.failed
         elif heard.final_at is None:
-            self.outcome, self.error = "no_final", ": ".join(filter(None, ("closed before a final text", reason)))
+            self.outcome, self.error = "no_final", ": ".join(filter(None, ("closed before the final text", reason)))
         elif not heard.text.strip():
             self.outcome, self.error = "empty", "no text"
         else:
@@ -461,7 +460,7 @@ class _Utterance:
         tokens, ended = heard.tokens, self.audio_ended
         events = Counter[str]()
         for name, count in heard.events.items():
-            events[config.intake.line(name)] += count  # names that differ in a secret only are one
+            events[config.intake.line(name)] += count  # types that differ only in a secret become one
         live: dict[str, Any] = {
             "dialect": self.dialect,
             "session": self.session_id,
@@ -510,7 +509,7 @@ class _Utterance:
 
 
 def _partial_lags(positions: list[tuple[int, float]], sent: list[tuple[float, float]]) -> list[float]:
-    """For each text, in nanoseconds, and the second of the audio that it reaches: how long ago that was sent."""
+    """For each text, by its time in nanoseconds and its end in the audio: seconds since that audio was sent."""
     ends = [end_s for _, end_s in sent]
     places = [(at, bisect_left(ends, position - 1e-6)) for at, position in positions]
     return [at / NS - sent[place][0] for at, place in places if place < len(sent)]
@@ -523,7 +522,7 @@ def _spread(lags: list[float]) -> SendLag:
 
 
 def session_url(host: str, endpoint: str, dialect: str) -> str:
-    """The address of the sessions of a server whose address is HTTP's. All but vLLM's and SGLang's want an intent."""
+    """The WebSocket URL of sessions, by the server's HTTP URL. Dialects except vLLM's and SGLang's need an intent."""
     scheme, _, place = host.partition("://")
     query = "" if dialect in ("vllm", "sglang") or urlsplit(endpoint).query else "?intent=transcription"
     return f"{'wss' if scheme == 'https' else 'ws'}://{place}{endpoint}{query}"

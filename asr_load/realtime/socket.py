@@ -1,4 +1,4 @@
-"""A WebSocket whose frames have the stamps of the reads that brought them: websockets' protocol, without its I/O."""
+"""A WebSocket whose frames have the stamps of their reads: the protocol of `websockets` without its I/O."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from asr_load.stream.reader import ProtocolError, http_error_message
 from asr_load.text import SILENT
 
 SLICE_BYTES = 512
-"""That the protocol takes at once: 256 empty frames, at the most."""
+"""Bytes to pass to the protocol at once: at most 256 empty frames."""
 
 TURN_STEPS = 1024
-"""Frames and slices that one call of `listen` takes, and a slice's frames more: a few milliseconds."""
+"""Frames and slices after which a call of `listen` returns, which take a few milliseconds."""
 
 CLOSE_S = 0.5
-"""How long the server's word on a close is waited for."""
+"""Seconds to wait for the server's close frame."""
 
-NO_ROUTE = "this server has no realtime route, or its model cannot: it answered the handshake with"
+NO_ROUTE = "the server has no realtime endpoint, or its model does not support it: the handshake returned"
 NO_FRAME = 1006
-"""What a close without a close frame is called (RFC 6455, 7.1.5)."""
+"""The code of a close without a close frame (RFC 6455, 7.1.5)."""
 
 
 class Socket:
-    """One connection, from its handshake to its end. `messages` holds texts that came whole, each with its stamp, in
+    """A WebSocket connection, from its handshake to its end. `messages` holds complete texts with their stamps in
     perf_counter nanoseconds."""
 
     def __init__(self, connection: Connection, factory: ReaderFactory, url: str) -> None:
         parts = urlsplit(url)
         self.messages: deque[tuple[bytes, int]] = deque()
         self.close_code: int | None = None
-        """The server's, once it has closed."""
+        """The server's close code; None while open."""
         self.close_reason = ""
         self.retry_after = ""
-        """The header of that name, where the handshake was refused because the server was busy."""
+        """The Retry-After header, if a busy server refused the handshake."""
         self._connection = connection
         uri = WebSocketURI(
             secure=parts.scheme == "wss",
@@ -67,12 +67,12 @@ class Socket:
         self._response: Response | None = None
         self._parts: list[bytes] = []
         self._frames = self._bytes = 0
-        """That came for this utterance: control frames count, and the handshake."""
+        """Frames and bytes received for this utterance, including control frames and the handshake."""
         self._slices = self._come()
         self.has_more = False
-        """Whether the last call of `listen` left a part of what had come."""
+        """Whether the last call of `listen` left data unparsed."""
         self._took_turn = False
-        """Whether others are to run before more is parsed."""
+        """Whether others must run before the next parsing."""
         self._wake = Wake()
         self._reader, self._close_reader = connection.reads(factory)(self._wake)
         self._pending: deque[bytes | memoryview] = deque()
@@ -84,8 +84,8 @@ class Socket:
         self._is_closed = False
 
     def shake_hands(self, headers: Mapping[str, str], until: float) -> None:
-        """Ask for the upgrade, and wait for it until a time, in perf_counter seconds. Raises Failure, of outcome ws_403
-        and the like where it is refused."""
+        """Request the upgrade, and wait for it until a time in perf_counter seconds. Raises Failure, whose outcome is
+        ws_403 or similar if the server refuses."""
         request = self._protocol.connect()
         for name, value in headers.items():
             request.headers[name] = value
@@ -95,9 +95,9 @@ class Socket:
             if self._protocol.handshake_exc is not None:
                 break
             if self.close_code is not None:
-                raise Failure("cut", "the connection ended before the handshake's answer")
+                raise Failure("cut", "the connection ended before the handshake's response")
             if time.perf_counter() > until:
-                raise Failure("connect", "the server did not answer the WebSocket handshake", Cause.UNREACHABLE)
+                raise Failure("connect", "the server did not respond to the WebSocket handshake", Cause.UNREACHABLE)
             self.listen(until)
         refused = self._protocol.handshake_exc
         if isinstance(refused, InvalidStatus):
@@ -110,19 +110,19 @@ class Socket:
                 said = f"{NO_ROUTE} {status} ({said})" if said else f"{NO_ROUTE} {status}"
             raise Failure(f"ws_{status}", said or "no message", cause_of(status, None, said))
         if isinstance(refused, InvalidMessage):
-            raise Failure("protocol", "the handshake's answer is not HTTP")
+            raise Failure("protocol", "the handshake's response is not HTTP")
         if refused is not None:
-            raise Failure("protocol", f"the handshake's answer is no upgrade: {refused}")
+            raise Failure("protocol", f"the handshake's response is not an upgrade: {refused}")
 
     def send(self, text: bytes) -> None:
-        """Send a text, as far as the socket takes it now; `listen` sends the rest."""
-        if self._protocol.state is State.OPEN:  # else its end is still to be read
+        """Send a text as far as the socket accepts it now; `listen` sends the rest."""
+        if self._protocol.state is State.OPEN:  # otherwise the end has not been read yet
             self._protocol.send_text(text)
             self._flush_protocol()
 
     @property
     def blocked_s(self) -> float:
-        """For how many seconds the socket took nothing, until now."""
+        """Seconds in which the socket accepted no data, until now."""
         return self._blocked_s + (time.perf_counter() - self._blocked_at if self._blocked_at else 0.0)
 
     @property
@@ -130,20 +130,22 @@ class Socket:
         return self.close_code is None
 
     def wake(self) -> None:
-        """Have `listen` return."""
+        """Let `listen` return."""
         self._wake.set()
 
     def begin_utterance(self) -> None:
-        """Count frames and bytes anew: their limits are those of one utterance."""
+        """Reset the counts of frames and bytes, which are limited per utterance."""
         self._frames = self._bytes = 0
 
     def listen(self, until: float | None) -> None:
-        """Take what has come, or a part of it where that is much. Where nothing has, wait for something, or for `wake`,
-        until a time, in perf_counter seconds; None: without an end; 0: neither wait nor let others run. Raises Failure
-        and ProtocolError."""
+        """Parse the data that has arrived, or a part of it if there is much. Raises Failure and ProtocolError.
+
+        Without data, waits for some, or for `wake`, until a time in perf_counter seconds. None: no limit; 0: neither
+        wait nor let others run.
+        """
         self._wake.clear()
         if self._took_turn and until != 0.0:
-            let_others_run()  # a server that always has more must not keep the loop
+            let_others_run()  # a server that always has more data must not block the loop
         self._took_turn = self._take_in()
         if self._took_turn or not self.is_open:
             return
@@ -155,8 +157,8 @@ class Socket:
             self._took_turn = self.has_more
 
     def _take_in(self) -> bool:
-        """Parse what has come, TURN_STEPS at the most. Returns whether anything had."""
-        ended, steps = self._reader.status != "running", 0  # its status first: before it ended, more may have come
+        """Parse data that has arrived, at most TURN_STEPS. Returns whether there was any."""
+        ended, steps = self._reader.status != "running", 0  # read it before the data: more may arrive before the end
         for data, at in self._slices:
             steps += 1 + self._receive(data, at)
             if steps >= TURN_STEPS:
@@ -168,7 +170,7 @@ class Socket:
         return steps > 0
 
     def _come(self) -> Iterator[tuple[bytes, int]]:
-        """All that has come, in slices, each with the stamp of its read."""
+        """Yield the data that has arrived, in slices with the stamps of their reads."""
         while (taken := self._reader.take())[0]:
             (data, stamps, ends), start = taken, 0
             for at, end in zip(stamps, ends, strict=True):
@@ -177,14 +179,14 @@ class Socket:
                 start = end
 
     def _receive(self, data: bytes, at: int) -> int:
-        """Parse a slice. Returns the number of frames that it completed."""
+        """Parse a slice. Returns the number of completed frames."""
         self._protocol.receive_data(data)
         events = self._protocol.events_received()
         for event in events:
             self._take(event, at)
         self._flush_protocol()
         if self._protocol.parser_exc is not None and self.is_open:
-            raise ProtocolError(f"not a WebSocket's frames: {self._protocol.parser_exc}")
+            raise ProtocolError(f"malformed WebSocket frames: {self._protocol.parser_exc}")
         self._frames += len(events)
         self._bytes += len(data)
         if self._frames > MAX_EVENTS or self._bytes > MAX_STREAM_BYTES:
@@ -202,7 +204,7 @@ class Socket:
                         self.messages.append((b"".join(self._parts), at))
                         self._parts.clear()
                 case Opcode.BINARY:
-                    raise ProtocolError("a binary frame: events are text")
+                    raise ProtocolError("the server sent a binary frame, but events are text")
                 case Opcode.CLOSE:
                     received = self._protocol.close_rcvd
                     self.close_code = int(received.code) if received is not None else NO_FRAME
@@ -214,7 +216,7 @@ class Socket:
             if lost.outcome == "client":
                 raise lost
         if self._reader.status == "too long":
-            raise ProtocolError("more than a session may send")
+            raise ProtocolError("the server sent too much data for a session")
         self.close_code = NO_FRAME
 
     def _flush_protocol(self) -> None:
@@ -239,13 +241,14 @@ class Socket:
                 self._writable.start(self._wake.set)
             return
         except OSError:
-            self._pending.clear()  # the other side has gone: what it said before is still read
+            self._pending.clear()  # the other side has closed; read what it sent before
         if self._blocked_at:
             self._blocked_s, self._blocked_at = self.blocked_s, 0.0
             self._writable.stop()
 
     def close(self) -> None:
-        """Say goodbye, wait a moment for the server's, and close the connection. A second time does no harm."""
+        """Send a close frame, wait a moment for the server's, and close the connection. May be called more than
+        once."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -261,9 +264,9 @@ class Socket:
                 self.drop()
 
     def drop(self) -> None:
-        """Close the connection without a word."""
+        """Close the connection without a close frame."""
         self._is_closed = True
-        self._slices = iter(())  # it refers to this object, which would outlive its session
+        self._slices = iter(())  # break the reference cycle, so that this object does not outlive its session
         self._writable.stop()
         self._writable.close()
         self._close_reader()
@@ -273,6 +276,6 @@ class Socket:
 def connect(
     user_connection: UserConnection, connection: Connection, factory: ReaderFactory, url: str, limit_s: float
 ) -> Socket:
-    """A new connection, before its handshake. Raises Failure."""
+    """Open a new connection, without the handshake. Raises Failure."""
     user_connection.connect_s = connection.open(limit_s)
     return Socket(connection, factory, url)

@@ -1,4 +1,4 @@
-"""A clip as the packets that a microphone would give."""
+"""Divide a clip into the packets that a microphone would produce."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from asr_load.realtime.dialects import LiveOptions
 from asr_load.threads import in_thread
 
 NOISE = 8
-"""The loudest sample of what is sent as silence, -72 dB below full scale: zeros alone break models."""
+"""Amplitude of the noise that is sent as silence, 72 dB below full scale, because some models fail on zeros."""
 
 FRAMES_PER_S = 100
-"""In which loudness is looked at."""
+"""Frames per second for measuring loudness."""
 
 KEPT_BYTES = 256 << 20
-"""Of resampled clips."""
+"""Maximum bytes of resampled clips in the cache."""
 
 
 class LiveRequest(NamedTuple):
-    """A clip that is to be spoken."""
+    """A clip to send in a realtime session."""
 
     options: LiveOptions
     clip: Clip | None
-    """None where it cannot be read."""
+    """None if it cannot be read."""
     nonce: bytes
-    """Of dither: see `flipped`."""
+    """Nonce of the dither: see `flipped`."""
 
 
 class Speech(NamedTuple):
-    """16-bit mono samples at a rate, with silence behind them, and where in them the speech ends, in seconds."""
+    """16-bit mono samples, followed by silence; `end_s` is the end of speech in seconds."""
 
     read: Callable[[int, int], bytes]
-    """Of the samples, the bytes from one place to another."""
+    """Reads the bytes of the samples from one position to another."""
     size: int
-    """Their bytes."""
+    """Bytes of the samples."""
     silence: bytes
     mask: bytes
-    """Bits that are flipped in the samples from each of `dither_at` on; empty for none."""
+    """Bits to flip in the samples from each of `dither_at` on; empty for none."""
     dither_at: list[int]
-    """Places in the samples, in bytes, that rise."""
+    """Rising positions in the samples, in bytes."""
     rate: int
     end_s: float
 
@@ -60,7 +60,7 @@ class Speech(NamedTuple):
         return (self.size + len(self.silence)) / 2 / self.rate
 
     def packets(self, packet_s: float) -> Iterator[tuple[bytes, float]]:
-        """Packets in turn, each with the second at which the microphone has filled it."""
+        """Yield the packets, each with the second at which a microphone would have filled it."""
         step, whole = max(round(packet_s * self.rate), 1) * 2, self.size + len(self.silence)
         for first in range(0, whole, step):
             last = min(first + step, whole)
@@ -81,8 +81,8 @@ class Speech(NamedTuple):
 
 
 def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
-    """A clip at a rate that is taken, with the silence that is asked for. A clip that is at another rate is resampled
-    in a thread, once: call it before the clock starts."""
+    """The speech of a clip at one of `rates`, with the silence of its options. Resamples a clip of another rate once,
+    in a thread, so call this before the clock starts."""
     clip, silence_s = request.clip, request.options.silence_s
     assert clip is not None
     rate = clip.sample_rate
@@ -93,7 +93,7 @@ def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
         size, read = _resampled(clip, rate)
     silence = _silence(silence_s, rate)
     places = [round(place * rate / clip.sample_rate) * 2 for place in clip.dither_at]
-    # The silence too: an engine that cuts what it hears by time caches a piece of it by itself.
+    # Dither the silence too: an engine that cuts audio by time caches pieces of it separately.
     places += range(size, size + len(silence), 2 * round(DITHER_EVERY_S * rate))
     mask = b"" if request.nonce == NO_DITHER else mask_of(request.nonce)
     end_s = size / 2 / rate
@@ -103,7 +103,7 @@ def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
 
 
 def piece_of(clip: Clip, seconds: float) -> Clip:
-    """A clip of the loudest stretch of a clip, of so many seconds; the whole of one that is no longer."""
+    """Cut the loudest stretch of `seconds` out of a clip; returns a shorter clip unchanged."""
     return clip if clip.duration_s <= seconds else in_thread(_piece, clip, seconds)
 
 
@@ -121,12 +121,12 @@ def _piece(clip: Clip, seconds: float) -> Clip:
 
 
 def _in_shard(clip: Clip) -> tuple[int, Callable[[int, int], bytes]]:
-    """The bytes of a clip's samples, and what reads them from the shard as they are needed: nothing is held of it."""
+    """The size of a clip's samples in bytes, and a function that reads them from the shard on demand."""
     view = memoryview(clip.audio_b64)
     header = 2 * HEADER_WORDS
 
     def read(first: int, last: int) -> bytes:
-        # base64 goes by groups of 3 bytes, in 4.
+        # base64 encodes groups of 3 bytes as 4.
         group = (header + first) // 3
         skip = header + first - 3 * group
         return pybase64.b64decode(view[4 * group : -(-(header + last) // 3) * 4])[skip : skip + last - first]
@@ -135,7 +135,7 @@ def _in_shard(clip: Clip) -> tuple[int, Callable[[int, int], bytes]]:
 
 
 _kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-"""Clips at another rate than their own, by their hashes: the last used last."""
+"""Resampled clips by hash and rate, the most recently used last."""
 
 
 def _resampled(clip: Clip, rate: int) -> tuple[int, Callable[[int, int], bytes]]:
