@@ -96,7 +96,7 @@ def test_dither_requires_wav(tmp_path: Path) -> None:
     clips = prepared(tmp_path / "set", "flac")
     done = run("http://127.0.0.1:9", clips, tmp_path / "r", "-u", "1", "--requests", "3")
     assert done.code == 2
-    assert "is flac, and --unique dither flips bits of WAV: prepare it as WAV, or add --unique none" in done.err
+    assert "is flac, but --unique dither needs WAV: prepare it as WAV, or add --unique none" in done.err
 
 
 def test_unsupported_format_is_refused_before_users_start(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_requests_option_needs_a_user_for_each_worker(clips: Path, tmp_path: Pat
     with serve(*FAST) as host:
         done = run(host, clips, tmp_path / "r", *processes(2), "-u", "1", "--requests", "4")
     assert done.code == 2
-    assert "--requests needs a user for each worker: 2 workers, 1 user" in done.err
+    assert "--requests needs at least one user per worker, but there are 2 workers and 1 user" in done.err
 
 
 @pytest.mark.long

@@ -219,7 +219,7 @@ def test_worker_writes_only_below_its_own_results(tmp_path: Path, monkeypatch: p
     ):
         assert own_folder(asked, own, "id").parent == own
     for asked in ("/", "/tmp/a\x1bb", "/tmp/.ssh"):
-        with pytest.raises(InputError, match="the master names a folder that is none"):
+        with pytest.raises(InputError, match="the master sent an invalid results folder"):
             own_folder(asked, own, "id")
     # A link that leads out of the folder is not followed.
     (tmp_path / "results").mkdir()
@@ -348,8 +348,8 @@ def test_stranger_cannot_end_a_test_with_any_message(clips: Path, tmp_path: Path
     assert len(real) == 2
     assert sum(worker["recorded"] for worker in real) == len(done.records) == done.summary["requests"]["success"] > 20
     assert "Traceback" not in done.err
-    assert "bytes0 is dropped: it sent what is no message" in done.err
-    assert "liar is dropped: it sent a 'quit' message in the name of another" in done.err
+    assert "dropped worker bytes0: it sent a malformed message" in done.err
+    assert "dropped worker liar: it sent a 'quit' message in the name of another" in done.err
 
 
 def reporting(ids: list[str], absurd_info: bool) -> Callable[[Rogue, dict[str, Any]], None]:
@@ -418,7 +418,7 @@ def test_rogue_worker_cannot_distort_the_summary(clips: Path, tmp_path: Path, ab
     own = [one for one in done.records if one["worker"] == number]
     if absurd_info:
         assert not own
-        assert "rogue is dropped: its report cannot be read (Expected `int` >= 0 - at `$.users`)" in done.err
+        assert "dropped worker rogue: its report is malformed (Expected `int` >= 0 - at `$.users`)" in done.err
     else:
         assert [one["seq"] for one in own] == [1]
         assert done.summary["refused"] == 6
@@ -462,12 +462,12 @@ def test_only_workers_with_the_token_can_join(clips: Path, tmp_path: Path) -> No
             workers = [fleet.worker(ASR_LOAD_FLEET_TOKEN=TOKEN) for _ in range(2)]
             done = Run(fleet.master, fleet.results)
             assert stranger.stderr is not None
-            said = next(line for line in stranger.stderr if "does not answer" in line)
+            said = next(line for line in stranger.stderr if "does not respond" in line)
         finally:
             end(fleet.master, *([stranger] if stranger else []), *workers)
             if stranger and stranger.stderr:
                 stranger.stderr.close()
-    assert "has it the same fleet token? This worker has one" in said
+    assert "does it have the same fleet token? This worker has one" in said
     assert done.code == 0, done.err
     assert len(done.records) == 20
     assert TOKEN not in done.err + done.out + "".join(file.read_text() for file in results.glob("*.json*"))

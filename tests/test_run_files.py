@@ -115,6 +115,6 @@ def test_worker_without_the_secrets_takes_no_part(clips: Path, tmp_path: Path) -
         said = page.post("/swarm", user_count=2, spawn_rate=2, host=host, api_key="sk-of-the-form")
         assert "a fleet's workers have keys of their own" in said["message"]
         log = page.said
-    assert "has no Authorization header, which the master's requests have" in log
+    assert "lacks the header Authorization of the master's requests" in log
     assert PASSWORD not in log
     assert not (page.results / "records.jsonl").read_bytes()

@@ -271,7 +271,7 @@ def test_signal_at_any_moment_of_any_command(
         nothing_is_lost(life, server)
     assert fits, (code, said)
     if code == 128 + stop:
-        (line,) = [line for line in said.splitlines() if re.search("stopped|: the test ends|: stopping", line)]
+        (line,) = [line for line in said.splitlines() if re.search("stopped|: stopping", line)]
         # What becomes another process passes its signal on as SIGTERM.
         assert stop.name in line or "is not complete" in line or command == "repeats"
 
@@ -346,7 +346,7 @@ def test_ctrl_c_in_a_terminal_ends_a_fleet_in_order(server: Server, clips: Path,
     life = Life(words, tmp_path / "r", tmp_path / "log")
     code, left = ended(life, has_records, lambda: os.killpg(life.process.pid, signal.SIGINT))
     assert (code, left) == (0, []), life.said
-    assert life.said.count(": the test ends") == 1
+    assert life.said.count(": stopping the test") == 1
     assert "Traceback" not in life.said
     nothing_is_lost(life, server)
     assert "unfinished" not in (life.results / "records.jsonl").read_text()
@@ -429,7 +429,7 @@ def test_worker_ends_when_its_master_dies_before_its_first_heartbeat(tmp_path: P
         finally:
             life.kill()
             context.destroy(linger=0)
-    assert "the master is gone: this worker ends" in life.said
+    assert "the master is gone: stopping this worker" in life.said
     assert "Traceback" not in life.said
 
 

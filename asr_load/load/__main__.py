@@ -1,4 +1,4 @@
-"""Locust with signals caught from its first line on: the verbs of asr-load become `python -m asr_load.load`."""
+"""Run Locust with signals caught from the first line on. Verbs of asr-load become `python -m asr_load.load`."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ from asr_load.load import BEFORE_TEST
 
 
 def main() -> None:
-    """Run Locust by this process's command line. A locustfile that is not there is one line and exit code 2."""
+    """Run Locust with this process's command line. A missing locustfile prints one line and exits with code 2."""
     signals.catch()
     signals.on_signal(signals.leave, BEFORE_TEST)
     # Late: importing Locust takes most of a second.
@@ -19,7 +19,7 @@ def main() -> None:
     from asr_load.options.commandline import check_locustfiles
 
     sys.argv[0] = "locust"
-    asked: Any = parse_locustfile_option()  # whose type Locust has wrong
+    asked: Any = parse_locustfile_option()  # Locust annotates the wrong type
     try:
         check_locustfiles(asked.locustfile)
     except InputError as error:

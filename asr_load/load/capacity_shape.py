@@ -1,9 +1,10 @@
-"""The highest number of streams, or the highest request rate, at which all SLOs hold.
+"""Search for the highest number of streams, or the highest request rate, at which all SLOs hold.
 
     locust -f locustfiles/capacity.py --headless -u 64 --slo ttft:p95:500 --slo errors:rate:0.01
     locust -f locustfiles/capacity.py --headless -u 200 --request-rate 50 --slo ttft:p95:500
 
--u is the most streams that are tried; with --request-rate, that is the highest rate, and -u the most in flight.
+-u is the maximum number of streams to try. With --request-rate, that is the maximum rate, and -u limits the requests in
+flight.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from asr_load.options.parser import option_group
 
 
 class CapacityShape(LoadTestShape):
-    """Goes where the search goes."""
+    """Lets a search control the load."""
 
-    use_common_options: ClassVar[bool] = True  # the form keeps its field for users: it is the most
+    use_common_options: ClassVar[bool] = True  # keep the form's field for users, which is the maximum
     searches_capacity: ClassVar[bool] = True
 
     def tick(self) -> tuple[int, float] | None:
-        """Locust asks once a second: users, and users to start a second; None ends the test."""
+        """Called by Locust once a second. Returns users and users to start per second; None ends the test."""
         assert self.runner is not None
         return plugin_of(self.runner.environment).search_tick(self.runner.user_count)
 
     @staticmethod
     def validate_options(options: Namespace) -> str | None:
-        """What is wrong with the search's options, in one line."""
+        """The error in the search's options, in one line; None if there is no error."""
         if not 0 < options.step_time < float("inf"):
             return f"--step-time must be above 0 seconds, not {options.step_time}"
         return None
@@ -39,7 +40,7 @@ class CapacityShape(LoadTestShape):
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add the search's options, which the web form shows too."""
+    """Add the options of a search, which the web form also shows."""
     add = option_group(parser, "Load", in_form=True)
     add("--step-time", type=float, default=60.0, metavar="S", help="Longest time to measure one load, in seconds")
     add("--resume", default="", metavar="DIR", help="Continue the unfinished search in this results folder")

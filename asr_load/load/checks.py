@@ -1,4 +1,4 @@
-"""Is the test that is asked for one that can be sent? Judged before anything is."""
+"""Check the options and data of a test before sending anything."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from asr_load.threads import in_thread
 
 
 def check_format(settings: Settings, audio_format: str) -> None:
-    """Raise InputError where clips in one of AUDIO_FORMATS cannot be sent as the settings say."""
+    """Raise InputError if clips of this format (one of AUDIO_FORMATS) cannot be sent with these settings."""
     make_builder(settings.body, audio_format)
     if settings.unique != "none" and audio_format != "wav":
         raise InputError(
-            f"--data {settings.data} is {audio_format}, and --unique {settings.unique} flips bits of WAV:"
-            " prepare it as WAV, or add --unique none, with which a server's cache may answer"
+            f"--data {settings.data} is {audio_format}, but --unique {settings.unique} needs WAV: prepare it as WAV, or"
+            " add --unique none, with which responses may come from the server's cache"
         )
 
 
 def check_new(results: Path) -> None:
-    """Raise InputError where a folder holds a run already."""
+    """Raise InputError if a results folder already holds a run."""
     if (results / RECORDS).exists():
-        raise InputError(f"--results {results} already holds a run: name another folder, or remove it")
+        raise InputError(f"--results {results} already holds a run: choose another folder, or delete this one")
 
 
 class Checks:
-    """Of the tests of an environment, whose requests carry these credentials."""
+    """Checks the tests of an environment whose requests have these credentials."""
 
     def __init__(self, environment: Environment, credentials: Credentials) -> None:
         self._environment, self._credentials = environment, credentials
         self._shape = environment.shape_class
         self._is_worker = isinstance(environment.runner, WorkerRunner)
         self.models: dict[str, str] = {}
-        """The only model of a server, by its host, for options that name none."""
+        """Each host's only model, for options that name none."""
         self.dialects: dict[str, str] = {}
-        """The realtime dialect that a server accepted in a trial session, by its host."""
+        """The realtime dialect that each host accepted in a trial session."""
 
     def check(
         self, options: Namespace, host: str | None, form_key: str = "", chosen: Sequence[str] = ()
     ) -> tuple[Settings, Targets]:
-        """The settings of a test, and what its users send. `form_key` is the API key of a web form, `chosen` the user
-        classes that it picks; none: those that Locust has. Raises InputError."""
+        """The settings and targets of a test. `form_key` is the API key of the web form, `chosen` its user classes
+        (empty: Locust's). Raises InputError."""
         settings, secrets = self.settings(options, host, form_key)
         host = self._credentials.without_credentials(host)
         targets = self._targets(options, host, secrets, chosen)
@@ -66,15 +66,14 @@ class Checks:
         return settings, targets
 
     def settings(self, options: Namespace, host: str | None, form_key: str = "") -> tuple[Settings, Secrets]:
-        """The settings of a test, and what authenticates it: all that can be checked without its data. Raises
-        InputError."""
+        """The settings and secrets of a test, checked as far as possible without its data. Raises InputError."""
         host = self._credentials.without_credentials(host)
         secrets = self._credentials.of(host, form_key)
         if self._is_worker:
             self._credentials.check_route(options, secrets)
         settings = read_settings(options, host, secrets, *self._found(options, host))
         if settings.loop.open and options.headless and options.num_users is None:
-            raise InputError("an open loop needs -u: the most requests that may be in flight")
+            raise InputError("an open loop needs -u, the maximum number of requests in flight")
         if not self._is_worker:
             check_writable(settings.results or RESULTS)
         if line := getattr(self._shape, "validate_options", lambda _: None)(options):
@@ -82,7 +81,7 @@ class Checks:
         return settings, secrets
 
     def _targets(self, options: Namespace, host: str | None, secrets: Secrets, chosen: Sequence[str]) -> Targets:
-        """What each user class sends. Raises InputError."""
+        """The target of each user class. Raises InputError."""
         targets: dict[str, Target] = {}
         opened: dict[Path, Shards] = {}
         for name, own in self._user_classes(options, chosen).items():
@@ -92,7 +91,7 @@ class Checks:
                 make_builder(settings.body)
                 if settings.data not in opened:
                     opened[settings.data] = shards = Shards(settings.data)
-                    # In a thread: whoever waits for this process, as a master's workers do, is answered meanwhile.
+                    # In a thread, so that this process can respond meanwhile, such as a master to its workers.
                     in_thread(verify, shards.folder, shards.manifest)
                 check_format(settings, opened[settings.data].audio_format)
                 targets[name] = Target(settings, opened[settings.data])
@@ -104,16 +103,15 @@ class Checks:
         return Targets(targets)
 
     def _found(self, options: Namespace, host: str | None) -> tuple[str, str]:
-        """The server's model and its realtime dialect, as far as it was asked: by the master, which tells its
-        workers."""
+        """The server's model and realtime dialect, if known. A worker gets them from its master."""
         if self._is_worker:
             told = getattr(options, OPTION, None) or {}
             return str(told.get("model", "")), str(told.get("dialect", ""))
         return self.models.get(check_host(host), ""), self.dialects.get(check_host(host), "")
 
     def _user_classes(self, options: Namespace, chosen: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        """The classes of users that send speech, and the options that each has of its own; where none does, as in a
-        program of one's own, one that has none."""
+        """The user classes that send speech, with their own options. Without any, as in a program that uses the
+        library, a nameless class without options."""
         classes: dict[str, Any] = {user_class.__name__: user_class for user_class in self._environment.user_classes}
         if chosen or self._is_worker:
             classes |= self._environment.available_user_classes or {}
@@ -121,7 +119,7 @@ class Checks:
         if self._is_worker and test is not None:
             chosen = list(test["manifests"])
         if missing := [name for name in chosen if name and name not in classes]:
-            raise InputError(f"there is no user class {missing[0]} here: take the master's locustfile")
+            raise InputError(f"there is no user class {missing[0]} here: use the master's locustfile")
         speaking = {
             name: user_class.options for name, user_class in classes.items() if issubclass(user_class, OwnOptions)
         }

@@ -1,4 +1,4 @@
-"""What a process leaves when its tests are over: its exit code and Locust's report."""
+"""The exit code of a process after its tests, and Locust's report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from asr_load.web.report import add_section
 
 
 def exit_code(summary: Summary, runner: Runner, stopped_by: int = 0) -> int | None:
-    """The exit code of a process whose last test had this summary: that of its verdict or, where the signal with the
-    number `stopped_by` ended the test before any request, that of the signal. None where Locust decides: it knows of
-    failures outside of tests, such as a crashed listener of its events."""
+    """The exit code of a process whose last test had this summary.
+
+    That is the verdict's, or that of the signal `stopped_by` if it ended the test before any request. None lets Locust
+    decide, which knows of failures outside of tests, such as a crashed event listener.
+    """
     assert summary.verdict is not None
     decided = summary.verdict.has(Kind.UNWRITTEN, *IN_THE_ANSWER)
     if stopped_by and not summary.requests.total and not decided:
         return signals.exit_code(stopped_by)
-    # Its own rows may count failures that the verdict does not, as of warm-up.
+    # Locust's rows may count failures that the verdict does not, such as those during warm-up.
     judged = summary.verdict.exit_code or runner.errors or runner.exceptions
     return summary.verdict.exit_code if judged else None
 
@@ -33,8 +35,8 @@ def exit_code(summary: Summary, runner: Runner, stopped_by: int = 0) -> int | No
 def write_locust_report(
     environment: Environment, options: Namespace, store: RunStore | None, summary: Summary | None
 ) -> None:
-    """Locust's HTML report with a section on streaming. Locust writes its own before a test has come to rest, and
-    on SIGTERM not at all."""
+    """Write Locust's HTML report with a section on streaming. Locust itself writes it before the streams have finished,
+    and not at all on SIGTERM."""
     process_html_filename(options)
     report = get_html_report(environment, show_download_link=False)
     if store is not None and summary is not None:

@@ -1,14 +1,14 @@
-"""A test's parts: a process by itself, the master of a fleet, and a worker of one.
+"""The roles of a process in a test: alone, or as the master or a worker of a fleet.
 
-What Locust loses at the end of a distributed test is kept by a conversation of our own, over Locust's connection:
+Locust loses data at the end of a distributed test. These messages, over Locust's connection, prevent that:
 
     master                                          worker
     Locust's spawn message, with the   ──────────▶  starts the test with its share
-    test and everyone's share in it
-                                       ◀──────────  with each of Locust's reports: records, and how it is
-                                       ◀──────────  asr_share_done, where the number of requests is limited
-                                       ◀──────────  asr_clock, answered with the master's time, and asr_assignment again
-    asr_assignment, in an open loop          ──────────▶  sends the arrivals that are its own from now on, at this rate
+    test and the shares of all workers
+                                       ◀──────────  with each of Locust's reports: records, and its health
+                                       ◀──────────  asr_share_done, if the number of requests is limited
+                                       ◀──────────  asr_clock; the answer has the master's time and the assignment
+    asr_assignment, in an open loop    ──────────▶  sends its own arrivals from now on, at this rate
     asr_stop                           ──────────▶  stops its users, and drains
                                        ◀──────────  last report, then asr_done
     waits for all of that before Locust's own stop, which would not wait
@@ -53,22 +53,22 @@ from asr_load.text import count_of, visible
 logger = logging.getLogger(__name__)
 
 KEY = "asr_load"
-"""The key of our data in Locust's reports."""
+"""The key of this package's data in Locust's reports."""
 
 OPTION = "asr_fleet"
-"""The option that carries a test and its shares; it is in no command line."""
+"""The internal option that carries a test and its shares to workers."""
 
 FINAL_REPORT_S = 10.0
-"""What a worker has beyond the stop timeout to send what is left."""
+"""Seconds after the stop timeout for a worker's final report."""
 
 FIRST_USERS_S, BEGIN_S = 0.5, 2.0
-"""After so long arrivals begin: there are users by then, and in a fleet the workers have compared their clocks."""
+"""Seconds until arrivals begin, alone and in a fleet: users exist by then, and workers have compared their clocks."""
 
 NOTICE_S, JOIN_S = 1.0, 3.0
-"""How far ahead of its first arrival a change of the fleet is announced; a worker that joins must be ready by then."""
+"""Seconds between the announcement of a change and its first arrival; longer if a worker joins, which needs time."""
 
 CLOCK_ROUNDS, CLOCK_FIRST_S, CLOCK_EVERY_S = 8, 0.1, 2.0
-"""A worker asks for the master's time so many times in quick succession, then now and then."""
+"""A worker asks for the master's time CLOCK_ROUNDS times every CLOCK_FIRST_S, and then every CLOCK_EVERY_S."""
 
 
 class Solo:
@@ -107,7 +107,7 @@ class Solo:
         )
         run = self.run
         run.start()
-        run.clock.add(0, 0, 0)  # nobody else's clock is in the records
+        run.clock.add(0, 0, 0)  # all records use this process's clock
         if settings.loop.open:
             run.begin(time.perf_counter_ns() + round(FIRST_USERS_S * 1e9))
 
@@ -125,19 +125,19 @@ class Solo:
         return self.run.elapsed
 
     def schedule(self, stages: Sequence[Stage]) -> None:
-        """Announce the rate of an open loop: its stages from the beginning on."""
+        """Set the rate of an open loop, as stages from the beginning on."""
         assert self.run is not None
         self.run.reschedule(stages)
 
     def stopping(self) -> None:
-        """The test is about to stop."""
+        """Prepare for the end of the test."""
         if self.run is not None:
             self.run.stopping()
             if not self._drains:
                 self.run.end_watch()
 
     def stop(self) -> Summary | None:
-        """End the test's part here. Returns the summary where it is made."""
+        """End the test in this process. Returns the summary."""
         assert self.run is not None
         assert self.store is not None
         self.store.update_worker(self.run.close())
@@ -145,9 +145,9 @@ class Solo:
 
 
 class Master:
-    """The master of a fleet: shares the work out, collects the records, and waits for every worker's final report.
+    """The master of a fleet: distributes the work, collects the records, and waits for all workers' final reports.
 
-    Raises InputError where a limited number of requests could not be sent by the users that were asked for.
+    Raises InputError if there are fewer users than workers, and each worker needs one to send its share.
     """
 
     run: Run | None = None
@@ -167,10 +167,10 @@ class Master:
         workers = self._alive()
         users = environment.parsed_options.num_users if environment.parsed_options else None
         if (settings.requests or settings.loop.open) and (users or 1) < len(workers):
-            # A worker without a user would never send its share, and the test would wait for it for ever.
+            # A worker without a user would never send its share, and the test would never end.
             which = "--requests" if settings.requests else "an open loop"
-            there = f"{count_of(len(workers), 'worker')}, {count_of(users or 1, 'user')}"
-            raise InputError(f"{which} needs a user for each worker: {there}")
+            there = f"{count_of(len(workers), 'worker')} and {count_of(users or 1, 'user')}"
+            raise InputError(f"{which} needs at least one user per worker, but there are {there}: raise -u")
         id = secrets.token_hex(6)
         self.store: RunStore | None = RunStore(
             id, settings, targets, folder=folder, invocation=invocation, users=lambda: _user_count(environment)
@@ -180,7 +180,7 @@ class Master:
         self.store.other_failures = partial(other_failures, environment, targets)
         self._limited, self._loop = bool(settings.requests), settings.loop
         self._numbers: dict[str, int] = {}
-        # Locust sends all options along when it asks a worker for users; so a share is always there before them.
+        # Locust sends all options when it asks a worker for users, so a worker has its share before its users.
         self._arrivals, self._assignment = settings.loop.make(), ArrivalAssignment([(0, [])])
         self._begins = time.time_ns() + round(BEGIN_S * 1e9)
         self._test = {
@@ -208,40 +208,40 @@ class Master:
             self.add_worker(worker)
 
     def add_worker(self, worker: str) -> None:
-        """Give a worker its share: the first ones a part of every pass, one that joins late what it likes."""
+        """Give a worker a number, and in an open loop its share of the arrivals."""
         assert self.store is not None
         if (
             worker not in self._numbers and not self._ending
-        ):  # a worker announces itself again when an answer took too long
+        ):  # a worker announces itself again if a response takes too long
             self._numbers[worker] = len(self._numbers)
-            self.store.update_worker(expected(self._numbers[worker], worker.rpartition("_")[0]))  # Locust's name of it
+            self.store.update_worker(expected(self._numbers[worker], worker.rpartition("_")[0]))  # HOST_ID
             self._share_arrivals(worker)
 
     def hear(self, worker: str, data: dict[str, Any]) -> None:
-        """Take a worker's report; a worker whose report cannot be one is dropped."""
+        """Process a worker's report. Drops a worker with a malformed or implausible report."""
         assert self.store is not None
         try:
             info = msgspec.convert(data["worker"], WorkerInfo)
             lines = msgspec.convert(data["records"], list[bytes])
         except (msgspec.MsgspecError, KeyError, TypeError) as error:
-            drop(self._runner, worker, f"its report cannot be read ({error})")
+            drop(self._runner, worker, f"its report is malformed ({error})")
             return
         if info.worker != self._numbers.get(worker):
             drop(self._runner, worker, f"it reports as worker {info.worker}")
         elif why := absurd(info):
-            drop(self._runner, worker, f"it reports what cannot be: {why}")
+            drop(self._runner, worker, f"its report is implausible: {why}")
         else:
-            # First the word on its clock, by which the records' times are read.
+            # First update its clock offset, which applies to the records' times.
             self.store.update_worker(info)
             self.store.add_records(lines, info)
 
     def share_done(self, worker: str) -> None:
-        """A worker has records of all requests of its share."""
+        """Note that a worker has records of all requests of its share."""
         self._shared_out.add(worker)
         self._end_if_done()
 
     def done(self, worker: str) -> None:
-        """A worker has said its final report; one that was never asked for anything has said no other."""
+        """Note a worker's final report. Forgets a worker that never had a part in the test."""
         assert self.store is not None
         if worker in self._silent:
             self.store.drop_worker(self._numbers[worker])
@@ -250,14 +250,14 @@ class Master:
             self._all_said.set()
 
     def answer_time(self, worker: str, data: dict[str, int]) -> None:
-        """Answer a worker's question for the time, at once."""
+        """Answer a worker's question for the time immediately."""
         answer = {"sent": data["sent"], "answered": time.time_ns(), **self._announcement}
         self._runner.send_message("asr_clock", answer, client_id=worker)
 
     def refuse(self, reason: str) -> None:
-        """A worker cannot take part: a test without it would not be the one that was asked for."""
+        """End the test because a worker cannot take part in it."""
         line = visible(reason[:500])
-        if line not in self._refusals:  # a large fleet may have one reason
+        if line not in self._refusals:  # many workers may have the same reason
             self._refusals.add(line)
             logger.error("%s", line)
         self._environment.process_exit_code = 2
@@ -269,30 +269,30 @@ class Master:
         return (time.time_ns() - self._begins) / 1e9
 
     def schedule(self, stages: Sequence[Stage]) -> None:
-        """Announce the rate of an open loop: its stages from the beginning on."""
+        """Announce the rate of an open loop, as stages from the beginning on."""
         self._arrivals = self._loop.make(stages)
         self._test["stages"] = [list(stage) for stage in stages]
         self._announce()
 
     @property
     def members(self) -> set[str]:
-        """Locust's names of the workers that take part and are there."""
+        """Locust's ids of the connected workers that take part."""
         return self._alive() & set(self._numbers)
 
     def stopping(self) -> None:
-        """Let the workers end their streams and report them, before Locust stops them without waiting."""
+        """Let the workers drain and report, before Locust stops them without waiting."""
         locust_internals.take_no_workers(self._runner)
         self._ending = True
-        # All of them: a worker that is still beginning says "ready" to Locust for so long.
+        # Include workers in the state "ready", which may still be starting the test.
         self._silent = self.members
         if not self._silent:
             return
-        self._all_said.clear()  # a worker that was told to end before the others has set it
+        self._all_said.clear()  # a worker that ended before the others may have set it
         for worker in self._silent:
             self._runner.send_message("asr_stop", None, client_id=worker)
         self._wait_until = time.monotonic() + self._environment.stop_timeout + FINAL_REPORT_S
         while not self._all_said.wait(0.5):
-            # Who has gone missing says no more.
+            # Do not wait for missing workers.
             self._silent &= self._alive()
             self.done("")
             if time.monotonic() > self._wait_until:
@@ -301,12 +301,12 @@ class Master:
                 break
 
     def cut(self) -> None:
-        """Have the workers cut off what is in flight, and wait for no more than their final reports."""
+        """Let the workers cut off requests in flight, and wait only for their final reports."""
         self._runner.send_message("asr_cut")
         self._wait_until = min(self._wait_until, time.monotonic() + FINAL_REPORT_S)
 
     def stop(self) -> Summary | None:
-        """End the test's part here."""
+        """End the test. Returns the summary."""
         assert self.store is not None
         self._miss_who_is_gone()
         return self.store.close()
@@ -319,8 +319,8 @@ class Master:
                 self.store.mark_lost(number)
 
     def _share_arrivals(self, joining: str | None = None) -> None:
-        """Give the arrivals that lie ahead to those who are there: once a second, and when a worker joins, which Locust
-        tells of before it counts it among them, and asks it for users right after."""
+        """Assign future arrivals to the connected workers: once a second, and when one joins. Locust announces a
+        joining worker before it lists it, and asks it for users immediately after."""
         alive, notice = self._alive(), NOTICE_S
         if joining is not None and joining not in alive:
             alive, notice = alive | {joining}, JOIN_S
@@ -357,12 +357,13 @@ class Master:
 
 
 class Worker:
-    """A worker of a fleet: sends its share, keeps a file of its own, and reports to the master."""
+    """A worker of a fleet: sends its share, keeps its own file of records, and reports to the master."""
 
     store: RunStore | None = None
 
     def __init__(self, environment: Environment, settings: Settings, targets: Targets, reader: Reader) -> None:
-        """Take up the share that the master has sent. Raises InputError where the data is not the master's."""
+        """Start with the share that the master sent. Raises InputError if this worker differs from the master in its
+        data, trace or headers."""
         assert isinstance(environment.runner, WorkerRunner)
         self._runner = environment.runner
         test = getattr(environment.parsed_options, OPTION)
@@ -374,19 +375,19 @@ class Worker:
         if settings.loop.trace_sha256 != test["trace"]:
             raise InputError(f"worker {number} has another {settings.loop.trace} than the master: copy it there")
         if lacking := sorted(set(test["headers"]) - set(settings.headers)):
-            # Secrets are sent to nobody: a worker without its own would be answered 401, and that be measured.
+            # The master does not send its secrets. A worker without them would measure responses with status 401.
             raise InputError(
-                f"worker {number} has no {lacking[0]} header, which the master's requests have: start it with the same"
+                f"worker {number} lacks the header {lacking[0]} of the master's requests: start it with the same"
                 " OPENAI_API_KEY or --api-key, --header and --host"
             )
         self.fleet: int = test["of"]
-        """How many workers there were at the start."""
+        """Number of workers at the start."""
         self._drains = bool(environment.stop_timeout)
         self._begins: int | None = test["begins"] if settings.loop.open else None
         self._assignment = ArrivalAssignment(test["assignment"])
         self._heard = test["assignment"], test["stages"]
         share = Share(number, test["of"])
-        # The ones that were there from the start have shared a limited number of requests among them.
+        # A limited number of requests is shared only by the workers that were there from the start.
         closed: Turn = (lambda _: None) if share.late and settings.requests else share.next
         folder = own_folder(test["folder"], settings.results or RESULTS, test["id"])
         folder.mkdir(parents=True, exist_ok=True)
@@ -419,21 +420,21 @@ class Worker:
             self._runner.send_message("asr_clock", {"sent": self.run.now_ns()})
 
     def tell_time(self, data: dict[str, Any]) -> None:
-        """Take the master's answer to a question for its time."""
+        """Process the master's answer to a question for its time."""
         assert self.run is not None
         self.run.clock.add(data["sent"], data["answered"], self.run.now_ns())
-        # A change that was announced while this process was still beginning was not heard.
+        # The answer repeats the assignment, because this process may have missed an announcement while it started.
         self.share_arrivals(data)
         self._rounds += 1
         best = self.run.clock.best
         if self._begins is not None and best is not None and self._rounds >= CLOCK_ROUNDS:
-            # The master's moment, by this clock.
+            # Convert the master's start time to this process's clock.
             until_then = self._begins - round(best.seconds * 1e9) - self.run.now_ns()
             self.run.begin(time.perf_counter_ns() + until_then)
             self._begins = None
 
     def share_arrivals(self, data: dict[str, Any]) -> None:
-        """Take a change of whose the arrivals are, or of their rate."""
+        """Process a change of the assignment of arrivals, or of their rate."""
         assert self.run is not None
         said = data["assignment"], data["stages"]
         if said != self._heard:
@@ -447,20 +448,20 @@ class Worker:
         self.run.reschedule([Stage(*stage) for stage in stages])
 
     def report(self, data: dict[str, Any]) -> None:
-        """Put what is new into a report to the master."""
+        """Add new records and this worker's health to a report to the master."""
         assert self.run is not None
         records, self._unsent = self._unsent, []
         data[KEY] = {"records": records, "worker": msgspec.to_builtins(self._final_report or self.run.report())}
 
     def stopping(self) -> None:
-        """The test is about to stop."""
+        """Prepare for the end of the test."""
         if self.run is not None:
             self.run.stopping()
             if not self._drains:
                 self.run.end_watch()
 
     def stop(self) -> Summary | None:
-        """End the test's part here, and send what is left."""
+        """End the test in this process, and send the final report."""
         assert self.run is not None
         self._clock.kill()
         self._final_report = self.run.close()
@@ -471,12 +472,14 @@ class Worker:
 
 
 def own_folder(asked: str, own: Path, id: str) -> Path:
-    """Where a worker keeps its records of a test, whatever folder its master names: there, if that is below the
-    worker's own --results, or holds the test already, as the master's own does on the same machine; else in a folder
-    of that name below its own. Raises InputError."""
+    """The folder for a worker's own records, given the folder that its master named. Raises InputError.
+
+    That is the master's folder if it is below the worker's --results, or already holds the test, as on the same
+    machine; else a folder of the same name below the worker's --results.
+    """
     folder = Path(asked)
     place, home = folder.resolve(), own.resolve()
-    further = re.fullmatch(re.escape(home.name) + r"-\d+", place.name)  # NAME-2, of the next test
+    further = re.fullmatch(re.escape(home.name) + r"-\d+", place.name)  # NAME-2, the folder of a second test
     if place == home or home in place.parents or (further and place.parent == home.parent):
         return folder
     try:
@@ -485,12 +488,12 @@ def own_folder(asked: str, own: Path, id: str) -> Path:
     except InputError:
         pass
     if not re.fullmatch(r"[\w][\w .+=@-]{0,200}", place.name):
-        raise InputError(f"the master names a folder that is none: {visible(asked)[:200]!r}")
+        raise InputError(f"the master sent an invalid results folder: {visible(asked)[:200]!r}")
     return own / place.name
 
 
 def expected(worker: int, host: str) -> WorkerInfo:
-    """What is known of a worker that has not said a word: should it never do so, it was lost."""
+    """The info of a worker that has not reported yet. If it never does, it counts as lost."""
     return WorkerInfo(
         worker=worker,
         host=visible(host)[:MAX_WORD],

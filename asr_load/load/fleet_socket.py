@@ -1,8 +1,8 @@
-"""The connection between a master and its workers, closed to strangers and proof against what is sent on it.
+"""Secure the connection between a master and its workers against strangers and malformed messages.
 
-Locust lets anyone join who reaches the master's port, and a message that is none ends the greenlet that listens to all
-workers. With a token, what master and workers say is encrypted, and whoever does not have it is not heard (CurveZMQ,
-with keys made of the token: https://rfc.zeromq.org/spec/26/). A worker that sends what no worker sends is dropped.
+Locust lets anyone join who reaches the master's port, and a malformed message ends the greenlet that listens to all
+workers. With a token, messages are encrypted, and those of a sender without the token are ignored (CurveZMQ, with keys
+derived from the token: https://rfc.zeromq.org/spec/26/). A worker that sends an invalid message is dropped.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from asr_load.text import visible
 logger = logging.getLogger(__name__)
 
 BROKEN = "asr_broken"
-"""The type of a message that stands for one that could not be read."""
+"""The type of a message that replaces an unreadable one."""
 
 STATES = frozenset(("ready", "spawning", "running", "cleanup", "stopping", "stopped", "missing"))
 DAY_S = 86400.0
-"""Clocks may be apart, but not by more."""
+"""Maximum difference of clocks, in seconds."""
 
 WORD_AFTER_S = 10.0
-"""How long a worker waits for its master's answer before it says so, and then says it again."""
+"""Seconds between warnings of a worker that its master does not respond."""
 
 SILENT_S = 45.0
-"""Without a word from its master for so long, a worker ends."""
+"""Seconds without a message from its master after which a worker exits."""
 
 Keys = tuple[bytes, bytes]
 
 _server: Keys | None = None
-"""Public and secret key of the master; None without a token. Its public one is known to those who know the token."""
+"""Public and secret key of the master; None without a token. Processes with the token can derive the public key."""
 
 
 def use_token(token: str) -> None:
-    """Let connections that are made from now on be those of a fleet with this token; of one without, where empty."""
-    global _server  # noqa: PLW0603 (a process is in one fleet, and Locust makes its socket before anything of ours)
+    """Encrypt connections made from now on with this token; do not encrypt them if it is empty."""
+    global _server  # noqa: PLW0603 (a process is in one fleet, and Locust makes its socket before our code runs)
     if not token:
         _server = None
         return
-    # As slow as a guess shall be for somebody who has heard the fleet talk.
+    # scrypt makes guesses slow for somebody who has recorded the fleet's traffic.
     secret = z85.encode(hashlib.scrypt(token.encode(), salt=b"asr-load fleet", n=2**14, r=8, p=1, dklen=32))
     _server = zmq.curve_public(secret), secret
 
 
 def install() -> None:
-    """Put this into Locust's own connection, once."""
+    """Install these functions in Locust, once."""
     if Message.unserialize.__func__ is _unserialize:  # type: ignore[attr-defined]
         return
     locust_internals.replace(Message, "unserialize", lambda _: classmethod(_unserialize))
@@ -104,7 +104,7 @@ def _unserialize(cls: type[Message], data: bytes) -> Message:
 
 
 def _receive(self: Any) -> tuple[str, Message]:
-    """The next message, and who sent it; one that cannot be read as a message of type BROKEN."""
+    """Receive the next message and its sender. An unreadable message becomes one of type BROKEN."""
     try:
         frames = self.socket.recv_multipart()
     except zmq.ZMQError as error:
@@ -121,13 +121,13 @@ _dropped: WeakKeyDictionary[MasterRunner, set[str]] = WeakKeyDictionary()
 
 
 def drop(runner: MasterRunner, sender: str, why: str) -> None:
-    """Hear a sender no more: it is lost to the test, and told to end."""
+    """Ignore a sender from now on, remove it from the fleet, and tell it to quit."""
     if sender in _dropped.setdefault(runner, set()):
         return
     _dropped[runner].add(sender)
-    logger.error("%s is dropped: %s", visible(sender)[:80], visible(why)[:200])
+    logger.error("dropped worker %s: %s", visible(sender)[:80], visible(why)[:200])
     if sender in runner.clients:
-        # Takes it out of the fleet, as its own word would.
+        # Remove it as if it had quit.
         _handle(runner, sender, Message("quit", None, sender))
         runner.server.send_to_client(Message("quit", None, sender))
 
@@ -146,7 +146,7 @@ def _checked(handle: Callable[..., None]) -> Callable[..., None]:
             else:
                 handle(self, client_id, msg)
         except Exception as error:
-            drop(self, client_id, f"its {msg.type!r} message cannot be taken ({type(error).__name__}: {error})")
+            drop(self, client_id, f"its {msg.type!r} message is invalid ({type(error).__name__}: {error})")
 
     return handle_checked
 
@@ -222,13 +222,13 @@ SHAPES: dict[str, Any] = {
     "asr_clock": _Clock,
     "asr_refuse": _Refusal,
 }
-"""What workers send, by type: Locust takes it as it comes."""
+"""The content of workers' messages by type, which Locust does not check."""
 
 
 def _wrong(client_id: str, msg: Message) -> str:
-    """Why a message is none that this worker sends; empty where it may be."""
+    """Why a message cannot come from this worker; empty if it can."""
     if msg.type == BROKEN:
-        return "it sent what is no message"
+        return "it sent a malformed message"
     if msg.node_id != client_id:
         return f"it sent a {msg.type!r} message in the name of {msg.node_id}"
     shape = SHAPES.get(msg.type)
@@ -236,7 +236,7 @@ def _wrong(client_id: str, msg: Message) -> str:
     match content:
         case _Heartbeat():
             numbers = math.isfinite(content.current_cpu_usage) and math.isfinite(content.current_memory_usage)
-            return "" if numbers and content.state in STATES else f"its heartbeat says {content}"
+            return "" if numbers and content.state in STATES else f"its heartbeat is invalid: {content}"
         case _Logs():
             return "" if content.worker_id == client_id else f"it sent the log of {content.worker_id}"
         case _Stats():
@@ -261,7 +261,7 @@ def _wrong_stats(stats: _Stats) -> str:
             *entry.num_fail_per_sec.values(),
         ]
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            return "its statistics hold a number that is none, or below 0"
+            return "its statistics contain a negative or infinite number"
         times = [
             entry.start_time,
             entry.last_request_timestamp or now,
@@ -269,16 +269,16 @@ def _wrong_stats(stats: _Stats) -> str:
             *entry.num_fail_per_sec,
         ]
         if not all(math.isfinite(at) and at < now + DAY_S for at in times):
-            return "its statistics are of a time to come"
+            return "its statistics contain a time in the future"
     return ""
 
 
 def _telling(connect: Callable[..., None]) -> Callable[..., None]:
-    """Locust tries to reach a master for five minutes in silence, though it be gone."""
+    """Report while a worker waits for its master. Locust waits silently for five minutes, even for a dead master."""
 
     @functools.wraps(connect)
     def connect_and_tell(self: Any) -> None:
-        if self.retry:  # it calls itself again
+        if self.retry:  # the function calls itself
             connect(self)
             return
 
@@ -289,9 +289,9 @@ def _telling(connect: Callable[..., None]) -> Callable[..., None]:
                 gevent.sleep(WORD_AFTER_S)
                 if _listens(self.master_host, self.master_port):
                     listened = time.monotonic()
-                line = "the master on %s does not answer: has it the same fleet token? This worker has %s (%s)"
+                line = "the master on %s does not respond: does it have the same fleet token? This worker has %s (%s)"
                 logger.warning(line, where, have, TOKEN)
-            gone = ConnectionError(f"nothing listens on {where} any more")
+            gone = ConnectionError(f"the master is gone: nothing listens on {where}")
             gevent.get_hub().handle_system_error(ConnectionError, gone)
 
         telling = gevent.spawn(tell)

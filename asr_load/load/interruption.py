@@ -1,9 +1,9 @@
-"""What SIGINT (Ctrl-C) and SIGTERM do to a process of Locust. docs/files.md has the table.
+"""Handle SIGINT (Ctrl-C) and SIGTERM in a process of Locust. docs/files.md has the table.
 
-Until its environment is initialised, `signals.leave` ends the process: nothing has been measured. From then on a signal
-is answered in a greenlet, so nothing is interrupted halfway, and Locust's main greenlet is told to end, once. Locust's
-own handlers are not used: the one for SIGTERM comes after the start of a test, or after the end of a search, and takes
-the process down a second time beside SIGINT.
+Until the environment is initialised, `signals.leave` ends the process, because nothing has been measured. From then on
+a greenlet handles signals, so that nothing is interrupted halfway, and tells Locust's main greenlet to end, once.
+Locust's handlers are not used: the one for SIGTERM is set after the start of a test, or after the end of a search, and
+shuts the process down a second time after SIGINT.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from asr_load.options.commandline import given_options
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.02
-"""How often a test that is just beginning is looked at."""
+"""Seconds between checks whether a test has started."""
 
 GOODBYE_S = 5.0
-"""How long a master without a test tries to tell its workers that it leaves."""
+"""Seconds for a master without a test to tell its workers to quit."""
 
 LOOK_FOR_MASTER_S = 1.0
-"""How often a worker looks whether its master is still there, or the process that forked it."""
+"""Seconds between a worker's checks of its master and its parent process."""
 
 DRAIN_S, END_S = 10.0, 15.0
-"""Seconds in which requests in flight may finish in a worker whose master is gone, and after which its process ends,
-whatever it does: a minute after the master's last word."""
+"""Seconds for requests in flight to finish in a worker without a master, and until its process exits in any case: one
+minute after the master's last message."""
 
 
 def after_fork(*, in_child: bool) -> None:
-    """Answer signals for the workers of --processes, and in them. Called after each fork, on both sides."""
+    """Handle signals for the workers of --processes. Called in both processes after each fork."""
     gevent.spawn(_follow_parent if in_child else _take_back)
 
 
@@ -51,7 +51,7 @@ def _follow_parent() -> None:
 
 
 def _leave_with_master(plugin: Plugin) -> None:
-    """End this worker's process when its master is gone: its test in order, if that does not take long."""
+    """End this worker when its master is gone, after a short time for its test to finish."""
     environment, runner, silent = plugin.environment, plugin.environment.runner, 0
     assert runner is not None
 
@@ -60,11 +60,11 @@ def _leave_with_master(plugin: Plugin) -> None:
         silent = 0
 
     environment.events.heartbeat_received.add_listener(heard)
-    # Time itself says less: a worker that was stopped, or was busy, has not listened.
+    # Count checks instead of time: a worker that was stopped or busy did not listen.
     while silent < SILENT_S / LOOK_FOR_MASTER_S and not signals.is_orphan():
         gevent.sleep(LOOK_FOR_MASTER_S)
         silent += not plugin.starting  # a worker that starts a test does not listen
-    logger.error("the master is gone: this worker ends; requests in flight may finish within %g s", DRAIN_S)
+    logger.error("the master is gone: stopping this worker; requests in flight may finish within %g s", DRAIN_S)
     environment.process_exit_code = 1
     environment.stop_timeout = min(environment.stop_timeout, DRAIN_S)
     began = time.monotonic()
@@ -78,9 +78,9 @@ def _leave_with_master(plugin: Plugin) -> None:
 
 
 def _take_back() -> None:
-    if signals.is_child():  # a later child has the greenlets that its parent had spawned
+    if signals.is_child():  # a later child inherits the greenlets of its parent
         return
-    # Of a process whose workers are all in others: Locust lets it ignore one SIGINT, and kills them with the next.
+    # In a process that only forked workers, Locust ignores one SIGINT and kills the workers on the next.
     signals.catch()
     given = given_options()
     if given is not None and given.worker:
@@ -88,7 +88,7 @@ def _take_back() -> None:
 
 
 def answer_signals(plugin: Plugin) -> None:
-    """Answer signals for a process of Locust that is initialised."""
+    """Handle signals in an initialised process of Locust."""
 
     def hear(number: int) -> None:
         gevent.get_hub().loop.run_callback_threadsafe(gevent.spawn, _answer, plugin, number)
@@ -96,7 +96,7 @@ def answer_signals(plugin: Plugin) -> None:
     def quitting(**_: object) -> None:
         plugin.quitting = True
 
-    # The last listener is the first to be called.
+    # Locust calls the last listener first.
     plugin.environment.events.quitting.add_listener(quitting)
     signals.catch()
     signals.on_signal(hear)
@@ -105,7 +105,7 @@ def answer_signals(plugin: Plugin) -> None:
 
 
 def ignore_signals() -> None:
-    """Let a process of Locust whose results are printed end as it would."""
+    """Ignore signals in a process of Locust that has printed its results and is about to end."""
     if signals.caught():
         signals.ignore()
 
@@ -114,7 +114,7 @@ def _answer(plugin: Plugin, number: int) -> None:
     runner, environment = plugin.environment.runner, plugin.environment
     assert runner is not None
     if signals.is_child() and number == signal.SIGINT and not plugin.stopped_by:
-        # The terminal gives Ctrl-C to the parent too, which ends the test in order and then this process.
+        # A terminal sends Ctrl-C to the parent too, which ends the test in order and then this process.
         gevent.sleep(environment.stop_timeout + 2 * FINAL_REPORT_S)
     while plugin.starting:
         gevent.sleep(LOOK_S)
@@ -127,19 +127,19 @@ def _answer(plugin: Plugin, number: int) -> None:
         if plugin.role is not None:
             patience = environment.stop_timeout
             how = f"may finish within {patience:g} s (Ctrl-C cuts them off)" if patience else "are cut off"
-            signals.say(f"{name}: the test ends; requests in flight {how}")
+            signals.say(f"{name}: stopping the test; requests in flight {how}")
         _end_process(plugin, number)
         return
     plugin.stopped_by = number
     signals.say(f"stopped{BEFORE_TEST} ({name})")
     gevent.with_timeout(GOODBYE_S, runner.quit, timeout_value=None)
     code = signals.exit_code(number)
-    # Locust waits for its workers where nothing catches KeyboardInterrupt.
+    # While Locust waits for its workers, nothing catches KeyboardInterrupt.
     gevent.get_hub().handle_system_error(SystemExit, SystemExit(code))
 
 
 def _end_process(plugin: Plugin, number: int) -> None:
-    """Have Locust's main greenlet end the test, and then this process."""
+    """Let Locust's main greenlet end the test and then this process."""
     plugin.stopped_by = number
     gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
 
@@ -147,7 +147,7 @@ def _end_process(plugin: Plugin, number: int) -> None:
 def _cut(plugin: Plugin) -> None:
     runner = plugin.environment.runner
     assert runner is not None
-    signals.say("Ctrl-C: requests in flight are cut off")
+    signals.say("Ctrl-C: cutting off requests in flight")
     locust_internals.cut_streams(runner)
     if isinstance(plugin.role, Master):
         plugin.role.cut()
