@@ -43,7 +43,7 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "--headless needs -u: how many streams are sent at once"),
+        ([], "--headless needs -u, the number of concurrent streams"),
         (["--concurrency", "4"], "there is no option --concurrency: -u N sets the number of concurrent streams"),
         (["--vus", "4"], "there is no option --vus: -u N sets"),
         (["--num-clients=4"], "there is no option --num-clients: -u N sets"),
@@ -225,7 +225,7 @@ def test_master_reports_how_many_workers_it_waits_for() -> None:
     assert master.stderr is not None
     lines = iter(master.stderr.readline, "")
     line = next(line for line in lines if line.startswith("waiting"))
-    assert line.startswith("waiting for workers: 0 of 2 are here (locust --worker --master-host ADDRESS --master-port")
+    assert line.startswith("waiting for workers: 0 of 2 joined (locust --worker --master-host ADDRESS --master-port")
     master.send_signal(signal.SIGINT)
     _, err = master.communicate(timeout=PATIENCE_S)
     assert master.returncode == 130
@@ -295,7 +295,7 @@ def test_model_that_is_served_but_not_listed_is_tested(models: str, clips: Path,
     done = run(models, clips, tmp_path / "r", *words, preflight=True)
     assert (done.code, len(done.records)) == (0, 2), done.err
     assert (
-        "the server does not list --model google/gemma-3n, but google/gemma-3n-E4B-it: the trial request was answered"
+        "the server does not list --model google/gemma-3n, but google/gemma-3n-E4B-it; the trial request succeeded"
         in done.err
     )
 
@@ -405,7 +405,7 @@ def test_results_removed_during_the_test_give_one_error(clips: Path, tmp_path: P
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert "Traceback" not in err
-    assert err.count(f"the run cannot be kept in {tmp_path}/r") == 1
+    assert err.count(f"the run cannot be written to {tmp_path}/r") == 1
 
 
 @pytest.mark.long

@@ -42,7 +42,7 @@ def test_three_tests_in_a_row(clips: Path, tmp_path: Path, kind: str) -> None:
         page.start(user_count=6)
         wait_until(lambda: running_streams(host) == 6, "six streams")
         refused = page.post("/swarm", user_count=6, spawn_rate=9, model="x")
-        assert "model cannot change while a test is running" in refused["message"]
+        assert "model cannot change during a test" in refused["message"]
         page.post("/stats/reset")
         before = page.lines(3)
         wait_until(lambda: page.lines(3) > before, "records after the reset")
@@ -89,7 +89,7 @@ def test_second_start_or_stop_while_a_test_ends(clips: Path, tmp_path: Path, kin
     with serve(*LONG) as host, ui(kind, host, clips, tmp_path, *PATIENCE) as page:
         page.start(run_time="2s")
         wait_until(lambda: "the run time is over" in page.said, "the time limit")
-        assert "is still ending" in page.post("/swarm", user_count=4, spawn_rate=100)["message"]
+        assert "is still finishing" in page.post("/swarm", user_count=4, spawn_rate=100)["message"]
         assert page.post("/stop")["success"]
         assert page.ended(1)
         assert page.summary(1)["requests"]["by_outcome"] == {"ok": 4}
@@ -163,7 +163,7 @@ def test_second_test_with_an_open_loop_shape_or_search(
             wait_until(lambda: running_streams(host) > 0, f"streams of test {number}")
             if files:
                 answer = page.post("/swarm", user_count=3, spawn_rate=1)
-                assert "a shape decides the load" in answer["message"]
+                assert "a shape controls the load" in answer["message"]
             wait_until(partial(page.ended, number), f"the end of test {number}")
             assert page.summary(number)["requests"]["success"] >= 2
             assert page.summary(number)["requests"]["fail"] == 0

@@ -1,4 +1,4 @@
-"""The harness as a Locust plugin: its options, and a Run for each test between Locust's start and stop."""
+"""Attach asr-load to Locust: its options, event listeners and messages, and a Run for each test."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from asr_load.web import webui
 logger = logging.getLogger(__name__)
 
 WAITING_WORD_S = 10.0
-"""How often it is said which workers are waited for."""
+"""Seconds between messages about missing workers."""
 
 CUT_S, CUT_EVERY_S = 1.0, 0.05
-"""For how long at least, and how often, a worker whose streams are cut off ends users that begin."""
+"""Minimum duration and interval, in seconds, at which a worker kills starting users after its streams were cut off."""
 
 SPAWN_RATE = 100
-"""Users per second that begin in an open loop, where no other number is asked for. Beyond it Locust warns."""
+"""Default number of users to start per second in an open loop. Locust warns about higher rates."""
 
 
 def _prepare_for_the_end() -> None:
-    """Import what a summary needs before any test: when that ends, the process may have no descriptors left."""
+    """Import everything that a summary needs before the test, which may use up all file descriptors."""
     import asr_load.results.capacity_report
     import asr_load.results.summary_report  # noqa: F401
 
     accuracy.prepare()
-    figures([0.0, 1.0])  # numpy imports more of itself as it is used
+    figures([0.0, 1.0])  # numpy imports parts of itself on first use
 
 
 def _install() -> None:
-    """Put what must be there before any environment into Locust. Raises InputError where this Locust is not known."""
+    """Change Locust as necessary before any environment exists. Raises InputError if its version is not supported."""
     locust_internals.check()
     locust_internals.remember_defaults()
     locust_internals.wait_longer_for_heartbeats()
@@ -74,26 +74,26 @@ def _on_parser(parser: LocustArgumentParser) -> None:
 
 @events.init.add_listener
 def _on_init(environment: Environment, **_: Any) -> None:
-    """Bad input ends the process here, with one line and exit code 2."""
+    """Attach to an environment. On bad input, ends the process with one line and exit code 2."""
     try:
         plugin = attach(environment)
     except InputError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)  # it may be in the server's words
+        print(f"error: {visible(str(error))}", file=sys.stderr)  # the message may quote the server
         sys.exit(2)
     interruption.answer_signals(plugin)
-    # Locust looks at its stack as it stops a test. The first look reads sources and holds the loop for 80 ms, in which
-    # streams still come; others know them.
+    # Locust inspects its stack when it stops a test. The first inspection reads source files, which would block the
+    # loop for 80 ms while streams still arrive; later ones use a cache.
     inspect.stack()
-    # Timers count from the loop's own time, which has stood still over the imports: -t would end by so much early.
+    # Timers start from the loop's time, which did not advance during the imports: -t would end too early.
     gevent.get_hub().loop.update_now()
 
 
 def attach(environment: Environment) -> Plugin:
-    """Let the harness serve an environment whose options are parsed and whose runner is there. Raises InputError."""
+    """Make a Plugin for an environment that has its options and runner. Raises InputError."""
     _install()
     locust_internals.check_environment(environment)
     plugin = Plugin(environment)
-    # A worker has its host and its options from the master, with the first test.
+    # A worker gets its host and options from the master with the first test.
     if not isinstance(environment.runner, WorkerRunner):
         _check_first_test(plugin)
         _prepare_for_the_end()
@@ -107,44 +107,44 @@ def attach(environment: Environment) -> Plugin:
         logging.getLogger().addFilter(_told_every_second)
         gevent.spawn(_tell_what_is_waited_for, environment.runner, plugin)
     if isinstance(environment.runner, WorkerRunner) and hasattr(environment.parsed_options, fleet.OPTION):
-        # A worker listens to its master from its first moment on: a test may have begun before this line.
+        # A worker listens to its master from the beginning, so a test may already have begun.
         plugin.start()
     plugin.ready.set()
     return plugin
 
 
 def _check_first_test(plugin: Plugin) -> None:
-    """Check what the command line asks for, and fill in what it leaves open. Raises InputError."""
+    """Check the test of the command line, and fill in defaults. Raises InputError."""
     environment, given = plugin.environment, plugin.environment.parsed_options
     settings = plugin.check()[0]
     assert given is not None
     if given.headless and given.num_users is None:
-        raise InputError("--headless needs -u: how many streams are sent at once")
+        raise InputError("--headless needs -u, the number of concurrent streams")
     plugin.ask_server()
     if plugin.searching:
-        # Streams that are in flight at the end of a step are let finish.
+        # Let streams that are in flight at the end of a step finish.
         given.stop_timeout = environment.stop_timeout = max(environment.stop_timeout, settings.timeouts.total)
     if given.autostart and not given.headless:
-        # Locust's own timer would end whatever test is running by then.
+        # Locust's timer would end any test that is running by then.
         plugin.first_limit, given.run_time = given.run_time, None
     if given.spawn_rate is None and given.num_users and settings.loop.open:
-        given.spawn_rate = min(given.num_users, SPAWN_RATE)  # arrivals wait for nobody
+        given.spawn_rate = min(given.num_users, SPAWN_RATE)  # arrivals do not wait for users
 
 
 def _stop_once(plugin: Plugin) -> None:
-    """Let one call at a time end a test: whoever comes second, as a time limit while STOP drains, waits for the first.
-    Locust would tell its workers twice, and the second word would take them out of the next test."""
+    """Let one call at a time end a test. A second one, such as a time limit while STOP drains, waits for the first.
+    Otherwise Locust would stop its workers twice, and the second message would end their next test."""
 
     def once(stop: Callable[..., None]) -> Callable[..., None]:
         def stop_once(*args: Any, **kwargs: Any) -> None:
-            while plugin.starting:  # a time limit may be shorter than what a busy machine takes to start a test
+            while plugin.starting:  # a time limit may be shorter than a slow start
                 gevent.sleep(0.01)
             if not plugin.at_rest.is_set():
                 plugin.at_rest.wait()
                 return
             plugin.at_rest.clear()
             if plugin.role is not None and plugin.role.run is not None:
-                plugin.role.run.stopping()  # Locust first looks at its own stack, and what is due meanwhile has no user
+                plugin.role.run.stopping()  # now, because Locust first inspects its stack, which takes time
             try:
                 stop(*args, **kwargs)
             finally:
@@ -156,7 +156,7 @@ def _stop_once(plugin: Plugin) -> None:
 
 
 def _register_messages(environment: Environment, plugin: Plugin) -> None:
-    """What the master and the workers of a fleet say to each other: see fleet.py."""
+    """Register the messages between master and workers, which fleet.py describes."""
     runner = environment.runner
     if isinstance(runner, MasterRunner):
 
@@ -176,7 +176,7 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
 
         def but_late_spawns(handle_message: Callable[[Message], None]) -> Callable[[Message], None]:
             def handle(msg: Message) -> None:
-                # A master that ramps up, or spreads its users anew, may ask for some after it has ended the test.
+                # A master that ramps up or rebalances users may ask for some after it has ended the test.
                 test = msg.data["parsed_options"].get(fleet.OPTION) if msg.type == "spawn" else None
                 if test is None or test["id"] not in over:
                     handle_message(msg)
@@ -188,7 +188,7 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
                 over.add(test["id"])
             with one_at_a_time:
                 runner.stop()
-                if plugin.role is None:  # it has said its final report before, or never had one to say
+                if plugin.role is None:  # it has already sent its final report, or never had one
                     runner.send_message("asr_done", None)
                 plugin.stop()
 
@@ -197,7 +197,7 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
             return None if test is None else str(test["id"])
 
         def cut(**_: Any) -> None:
-            # Users that were asked for before may begin a moment after this word.
+            # Users requested earlier may still start a moment after this message.
             test, until = test_id(), time.monotonic() + CUT_S
             while test_id() == test and (plugin.starting or plugin.role is not None or time.monotonic() < until):
                 locust_internals.cut_streams(runner)
@@ -214,15 +214,15 @@ def _register_messages(environment: Environment, plugin: Plugin) -> None:
         locust_internals.replace(runner, "handle_message", but_late_spawns)
         runner.register_message("asr_stop", stop, concurrent=True)
         runner.register_message("asr_assignment", assignment)
-        # Locust's runner takes its leave of the master when this event fires, and nobody hears a worker after that. The
-        # last listener is the first to be called: a worker that is told to end, alone or with its master, drains first.
+        # Locust's runner disconnects from the master on this event. Locust calls the last listener first, so this one
+        # lets a worker drain before it disconnects.
         environment.events.quitting.add_listener(stop)
         runner.register_message("asr_clock", clock)
         runner.register_message("asr_cut", cut, concurrent=True)
 
 
 def _told_every_second(line: logging.LogRecord) -> bool:
-    """Whether to let a line of Locust's log through: not what _tell_what_is_waited_for says."""
+    """Whether to log a line of Locust: not the ones that _tell_what_is_waited_for replaces."""
     return not str(line.msg).startswith("Waiting for workers to be ready")
 
 
@@ -232,12 +232,12 @@ def _tell_what_is_waited_for(runner: MasterRunner, plugin: Plugin) -> None:
     worker = f"{locust_command(options.locustfile)} --worker --master-host ADDRESS"
     while not plugin.folders and (ready := len(runner.clients.ready)) < options.expect_workers:
         how = f"{worker} --master-port {options.master_bind_port}"
-        print(f"waiting for workers: {ready} of {options.expect_workers} are here ({how})", file=sys.stderr, flush=True)
+        print(f"waiting for workers: {ready} of {options.expect_workers} joined ({how})", file=sys.stderr, flush=True)
         gevent.sleep(WAITING_WORD_S)
 
 
 def _listen(plugin: Plugin) -> None:
-    """What the plugin does at Locust's events of its environment."""
+    """Add the plugin's listeners to Locust's events."""
 
     def worker_connect(client_id: str, **_: Any) -> None:
         if isinstance(plugin.role, Master):
@@ -263,6 +263,6 @@ def _listen(plugin: Plugin) -> None:
     on.test_stopping.add_listener(test_stopping)
     on.test_stop.add_listener(lambda **_: plugin.stop())
     on.quitting.add_listener(lambda **_: plugin.complete_files())
-    # After Locust's own tables, so that the summary is what a person reads last.
+    # After Locust's tables, so that the summary comes last.
     on.quit.add_listener(lambda **_: plugin.print_summary())
     on.quit.add_listener(lambda **_: interruption.ignore_signals())

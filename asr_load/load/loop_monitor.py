@@ -1,8 +1,8 @@
-"""Is this process fit to measure? The event loop's lag, CPU and garbage collection, watched all the time of a test.
+"""Monitor this process during a test: the event loop's lag, CPU and garbage collection.
 
-A late loop sends late and, where Linux does not stamp what comes, stamps late: what it adds ends up in the server's
-figures. So it is measured, and kept small: CPython's full collections hold a busy process for tens of ms, so they are
-not left to chance.
+A late loop sends late and, without Linux's stamps, also stamps late, which adds to the server's latencies. So the lag
+is measured and kept small: CPython's full collections would block a busy process for tens of ms, so they run at chosen
+times.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from asr_load.results.sound import LATE_S
 
 TICK_S = 0.02
 RECENT = int(10 / TICK_S)
-"""Samples of the last ten seconds."""
+"""Number of samples in ten seconds."""
 COLLECT_EVERY_S = 30.0
 PATIENCE_S = 0.005
 
 
 def yield_to_io() -> None:
-    """Wait until no socket has anything to read, or for 5 ms in a process that is always busy."""
+    """Wait until no socket has data, but at most 5 ms."""
     try:
         with gevent.Timeout(PATIENCE_S) as patience:
             gevent.idle()
@@ -39,14 +39,14 @@ def yield_to_io() -> None:
 
 
 class Lags:
-    """How late something was, sample by sample: memory does not grow with their number."""
+    """Statistics of lag samples, in constant memory."""
 
     def __init__(self) -> None:
         self.all, self.sound = Histogram(), Histogram()
         self.recent: deque[float] = deque(maxlen=RECENT)
 
     def add(self, lags: list[float]) -> None:
-        """Take the samples of about a second; it is sound where none is late."""
+        """Add the samples of about a second, which is sound if none of them is late."""
         values = np.array(lags)
         self.all.add(values)
         if values.max(initial=0.0) <= LATE_S:
@@ -55,20 +55,20 @@ class Lags:
 
     @property
     def sound_p99(self) -> float:
-        """p99 over the seconds that are sound."""
+        """The p99 of the sound seconds."""
         return self.sound.percentiles([99])[0] or 0.0
 
     def figures(self, recent: bool) -> tuple[float, float, float, int]:
-        """p50, p99, maximum and number: of the last ten seconds, exact, or of all, within 0.25 %."""
+        """p50, p99, maximum and number of samples: exact for the last ten seconds, else of all within 0.25 %."""
         if recent and self.recent:
-            p50, p99 = np.percentile(list(self.recent), [50, 99]).tolist()  # numpy takes a deque apart slowly
+            p50, p99 = np.percentile(list(self.recent), [50, 99]).tolist()  # numpy converts a deque slowly
             return p50, p99, max(self.recent), len(self.recent)
         p50, p99 = (value or 0.0 for value in self.all.percentiles([50, 99]))
         return p50, p99, self.all.max, self.all.n
 
 
 class _Stall(NamedTuple):
-    """A wait of the loop or of the reading thread, in seconds of time.perf_counter: how late it was at its end."""
+    """A stall of the loop or the reading thread, in seconds of time.perf_counter; `lag` is the delay at its end."""
 
     begin: float
     end: float
@@ -76,16 +76,16 @@ class _Stall(NamedTuple):
 
 
 class LateSeconds:
-    """The seconds in which a process was late. Those that follow each other are one stretch; where there are more than
-    1,000 stretches, those that are near each other become one, with what lies between them."""
+    """The seconds in which a process was late, merged into stretches of consecutive seconds. If there are more than
+    MOST_LATE stretches, near ones are merged, including the seconds between them."""
 
     def __init__(self) -> None:
         self.stretches: list[Late] = []
         self._apart = 0.0
-        """Seconds that two stretches lie apart at least."""
+        """Minimum distance of two stretches, in seconds."""
 
     def add(self, begin: float, end: float, lag: float, cpu: float) -> None:
-        """Take a stall by its times of day: every second that it touches is late."""
+        """Add a stall, with times since the epoch. Every second that it touches is late."""
         self._put(Late(float(math.floor(begin)), math.floor(end) + 1.0, lag, cpu))
         while len(self.stretches) > MOST_LATE:
             self._apart += 1
@@ -103,8 +103,8 @@ class LateSeconds:
 
 
 class LoopMonitor:
-    """Watches from `start` to `stop`. `stamp_lags` tells how late answers were read since it was last asked, where
-    something else than the loop reads them; `epoch_s`, added to time.perf_counter, gives the time of day."""
+    """Monitors from `start` to `stop`. `stamp_lags` returns the lags of the reading thread since its last call; None if
+    the loop reads. `epoch_s` plus time.perf_counter is the time since the epoch."""
 
     def __init__(self, stamp_lags: Callable[[], list[float]] | None = None, epoch_s: float = 0.0) -> None:
         self._stamp_lags_since, self._epoch_s = stamp_lags, epoch_s
@@ -120,11 +120,11 @@ class LoopMonitor:
         self._cpu_max = 0.0
         self._late = LateSeconds()
         self._stalls: list[_Stall] = []
-        """Of the second that is not over."""
+        """Stalls of the current second."""
         self._longest_pause = self._paused = 0.0
         self._pause_began = 0
-        gc.freeze()  # with what is garbage among it, until the end: a collection would keep the first request waiting
-        # Young objects are still collected, which is quick; the full collections are `_watch`'s.
+        gc.freeze()  # including garbage, because a collection now would delay the first request
+        # Collections of young objects, which are fast, continue; `_watch` runs the full ones.
         self._thresholds = gc.get_threshold()
         gc.set_threshold(20_000, 20, 1_000_000)
         gc.callbacks.append(self._on_gc)
@@ -132,17 +132,17 @@ class LoopMonitor:
         self._noted = self._began[0]
         self._second_began = self._began[:2]
         self._watcher = gevent.spawn(self._watch)
-        # A timer of the loop itself, not a greenlet that sleeps: fifty wakings a second would cost all streams.
+        # Use a timer of the loop: waking a greenlet fifty times a second would slow all streams.
         self._timer = gevent.get_hub().loop.timer(TICK_S, TICK_S)
         self._ticks: list[float] = []
         self._due = time.perf_counter() + TICK_S
         self._timer.again(self._tick)
 
     def stop(self) -> None:
-        """End, once: whoever says so again changes nothing."""
+        """Stop monitoring. May be called more than once."""
         if self._stopping:
             return
-        self._stopping = True  # before others run
+        self._stopping = True  # before other greenlets run
         self._watcher.kill()
         if time.perf_counter() > self._due:
             self._tick()  # the loop stood still until now
@@ -157,7 +157,7 @@ class LoopMonitor:
         gc.collect()
 
     def health(self) -> ClientHealth:
-        """Of the last ten seconds while it watches, for a page that asks; then over the whole test."""
+        """The health over the last ten seconds while monitoring, for the web page; after that, over the whole test."""
         if self._final is not None:
             return self._final
         self._note_lags()
@@ -197,7 +197,7 @@ class LoopMonitor:
             self._stalls.append(_Stall(self._due, now, lag))
         self._due += TICK_S
         if lag >= TICK_S:
-            # A stall of 100 ms hides the ticks it swallowed: each counts, with the wait it would have had.
+            # A stall swallows ticks: count each of them with the delay that it would have had.
             self._ticks += np.arange(lag - TICK_S, 0.0, -TICK_S).tolist()
             self._due = now + TICK_S
             self._timer.again(self._tick)
@@ -209,12 +209,12 @@ class LoopMonitor:
         if self._stamp_lags_since is not None:
             lags = self._stamp_lags_since()
             self._stamp_lags.add(lags)
-            # One for each tick since then.
+            # There is one lag for each tick since then.
             late = ((since + number * TICK_S, lag) for number, lag in enumerate(lags) if lag > LATE_S)
             self._stalls += [_Stall(due, min(due + lag, self._noted), lag) for due, lag in late]
 
     def _note_second(self) -> float:
-        """Note what the second that ends now was like, and return the loop's CPU in it."""
+        """Evaluate the second that ends now. Returns the loop's share of a core in it."""
         self._note_lags()
         (wall, cpu), self._second_began = self._second_began, (time.perf_counter(), time.thread_time())
         share = (self._second_began[1] - cpu) / max(self._second_began[0] - wall, 1e-9)
@@ -231,7 +231,7 @@ class LoopMonitor:
             self._cpu_max = max(self._cpu_max, self._cpu[-1])
             now = time.perf_counter()
             if now - collected > COLLECT_EVERY_S:
-                # Only what was made since the start is looked at (the rest is frozen): a few ms, counted as lag.
+                # Objects from before the start are frozen, so this takes only a few ms, which count as lag.
                 yield_to_io()
                 gc.collect()
                 collected = time.perf_counter()

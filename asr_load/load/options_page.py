@@ -1,4 +1,4 @@
-"""The harness's options, as a page: `locust --help` ends before it has read a locustfile."""
+"""List asr-load's options: `locust --help` does not show them, because it exits before reading a locustfile."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from asr_load.options.explanations import EXPLANATIONS
 from asr_load.options.parser import GROUPS
 
 HOMES = ("lifecycle", "shapes", "capacity_shape")
-"""The modules that add options as they are imported, in the order of the page."""
+"""The modules that add options on import, in the order of the page."""
 
 INTRODUCTION = """The harness adds these options to Locust's own (`locust --help`). `asr-load options` lists them in a
     terminal, and `asr-load options --markdown` makes this page. Each option can also stand in `locust.conf`, without
     its dashes."""
 
 LONGEST_VALUE = 80
-"""The page lists choices of more characters than this after the help text, not after the option's name."""
+"""The page lists choices longer than this after the help text instead of after the option's name."""
 
 
 def make_parser() -> LocustArgumentParser:
-    """A parser with the harness's options alone, those of its locustfiles too."""
+    """A parser with only asr-load's options, including those of its locustfiles."""
     for module in HOMES:
         importlib.import_module(f"asr_load.load.{module}")
     parser = LocustArgumentParser(add_help=False, prog="locust", usage=SUPPRESS)
@@ -42,13 +42,13 @@ def options_by_group(parser: LocustArgumentParser) -> dict[str, list[Action]]:
 
 
 def default_of(action: Action) -> str:
-    """An option's default as a person would type it; empty where it has none."""
+    """An option's default as typed on the command line; empty without one."""
     empty = action.default in (None, "", [], False) or action.default == SUPPRESS
     return "" if empty else str(action.default)
 
 
 def markdown(parser: LocustArgumentParser) -> str:
-    """The page docs/options.md."""
+    """The text of docs/options.md."""
     return "\n".join(_lines(parser)) + "\n"
 
 
@@ -90,7 +90,7 @@ def main() -> int:
     """Command line of asr-load options."""
     arguments = OneLineParser("List the options that the harness adds to Locust's.")
     arguments.add_argument("--markdown", action="store_true", help="print the page docs/options.md")
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` is not an error
     as_page = arguments.parse_args().markdown
     parser = make_parser()
     if as_page:

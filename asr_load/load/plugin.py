@@ -1,5 +1,4 @@
-"""The harness in one of Locust's environments: it checks what is asked for, starts and ends tests, and tells how they
-were."""
+"""The state of asr-load in one of Locust's environments: checks, starts and ends tests, and reports their results."""
 
 from __future__ import annotations
 
@@ -53,11 +52,11 @@ from asr_load.web.report import write_report
 logger = logging.getLogger(__name__)
 
 WORKERS_S, ENDING_S = 5.0, 2.0
-"""How long a test that is started from the web UI waits for its workers, and for the last one to end."""
+"""Seconds that a start from the web UI waits for workers, and for the previous test to end."""
 
 
 class Plugin:
-    """What the harness keeps for one of Locust's environments, from its `init` event on."""
+    """The state of asr-load for one of Locust's environments, from its `init` event on."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
@@ -67,49 +66,49 @@ class Plugin:
             environment.host = given.host = environment.parsed_options.host = self._host_of_classes()
         self._credentials, self._results = Credentials(given), given.results
         self._checks = Checks(environment, self._credentials)
-        # Locust shows its options in pages, and sends them to workers.
+        # Remove secrets, because Locust shows its options in pages and sends them to workers.
         vars(environment.parsed_options).update(api_key="", header=[], proxy=self._credentials.proxy)
         self.role: Solo | Master | Worker | None = None
-        """This process's part of the test that is running."""
+        """This process's role in the running test; None without one."""
         self.last_store: RunStore | None = None
-        """The records of the test that is running or, when none is, of the one that ran last."""
+        """The records of the running test, else of the last one."""
         self.summary: Summary | None = None
-        """What is still to be printed."""
+        """The summary that is still to be printed."""
         self.last_summary: Summary | None = None
         self.stage: str | None = None
         self.stepper: Stepper | None = None
-        """Where a search for capacity says how much load there shall be, while its test runs."""
+        """Controls the load while a search for capacity runs."""
         self.capacity: Capacity | None = None
-        """What the search found that ran last."""
+        """The result of the last search."""
         self.folders: list[Path] = []
         self.stopped_by = 0
-        """The number of the signal that ended this process's tests; 0 before."""
+        """The number of the signal that ended this process's tests; 0 before that."""
         self.took_part = False
-        """Whether any test has begun here."""
+        """Whether a test has begun in this process."""
         self.starting = False
-        """Whether a test is just beginning."""
+        """Whether a test is starting."""
         self.quitting = False
-        """Whether Locust takes this process down: nothing can keep it from doing so."""
+        """Whether Locust is shutting this process down."""
         self.at_rest = Event()
-        """Set while no test is about to end."""
+        """Set unless a test is ending."""
         self.at_rest.set()
         self.first_limit: float | None = None
-        """The run time of a test that the web UI's process starts by itself."""
+        """The run time of a test that starts automatically in a process with a web UI."""
         self._said: dict[str, Any] = {}
-        """What the server said of itself before the test that starts next."""
+        """What the server reported about itself before the next test."""
         self._shape = environment.shape_class
         self.searching = bool(getattr(self._shape, "searches_capacity", False))
-        """Whether its tests are searches for capacity."""
+        """Whether tests are searches for capacity."""
         self.ready = Event()
-        """Set when users may ask for the test that is running."""
+        """Set when users can get the running test."""
         self._limit: gevent.Greenlet[..., Any] | None = None
-        """What ends a test of the web UI after its run time."""
+        """Ends a test of the web UI after its run time."""
         self._coming_back: tuple[set[str], float] = set(), 0.0
-        """The workers of the last test, which leave the master for a moment, and until when they are waited for."""
+        """The last test's workers, which disconnect for a moment, and until when to wait for them."""
 
     def _host_of_classes(self) -> str | None:
-        """What the user classes name in place of --host. Raises InputError if they name several, except in a worker,
-        whose master may have a --host."""
+        """The host of the user classes, for a test without --host. Raises InputError if they name several, except in a
+        worker, whose master may have a --host."""
         try:
             return host_of_classes(self.environment.user_classes)
         except InputError:
@@ -118,16 +117,16 @@ class Plugin:
             raise
 
     def _choose_shape(self, options: Namespace) -> None:
-        """Let Locust follow the shape of its locustfiles where the options name one: it follows any that it finds."""
+        """Let Locust use the locustfile's shape only if the options choose one. By default, it uses any it finds."""
         if option := getattr(self._shape, "option", ""):
             self.environment.shape_class = None if getattr(options, option) == NO_SHAPE else self._shape
 
     def check(self) -> tuple[Settings, Targets]:
-        """The test that the options ask for. Raises InputError before anything is sent."""
+        """Check the options. Returns the test's settings and targets. Raises InputError before anything is sent."""
         options = self.environment.parsed_options
         assert options is not None
         settings, targets = self._checks.check(options, self.environment.host)
-        # As checked: without the trailing slash that would double the one of the API's path, and without a password.
+        # Use the checked host, which has no trailing slash and no password.
         self.environment.host = options.host = settings.host
         self._choose_shape(options)
         if settings.results is not None and not self.folders:
@@ -135,20 +134,20 @@ class Plugin:
         return settings, targets
 
     def take_form(self, form: Form) -> Form:
-        """Take the web form's values as options, and return the fields that Locust is to see. Raises InputError in the
-        place of a test that would not start, or not be the one that was asked for; no option has changed then."""
+        """Apply the web form's values to the options, and return Locust's fields. Raises InputError, and changes no
+        option, if the test could not start as requested."""
         options = self.environment.parsed_options
         assert options is not None
         if not self.at_rest.wait(ENDING_S):
-            raise InputError("the last test is still ending: start this one when its streams are in")
+            raise InputError("the previous test is still finishing; try again in a moment")
         wanted = read_form(form, options)
         if self.role is None:
-            key, wanted.api_key = wanted.api_key, ""  # the options are shown, and go to the workers
+            key, wanted.api_key = wanted.api_key, ""  # the options are visible in pages and to workers
             host = form.get("host") or self.environment.host
             check = partial(self._checks.check, wanted, host, key, form.getlist("user_classes"))
             settings = check()[0]
             if key and isinstance(self.environment.runner, MasterRunner):
-                raise InputError("a fleet's workers have keys of their own: start them with OPENAI_API_KEY and --host")
+                raise InputError("in a fleet, each worker needs the API key: start them with OPENAI_API_KEY and --host")
             self._said = ask_before_test(
                 check,
                 self._checks.models,
@@ -176,15 +175,15 @@ class Plugin:
         options, host = self.environment.parsed_options, self.environment.host
         assert options is not None
         if self.environment.shape_class is not None:
-            raise InputError("a shape decides the load of the test that is running: stop it first")
+            raise InputError("a shape controls the load of the running test: stop the test first")
         if others := changed(wanted, options):
-            raise InputError(f"{others[0].replace('_', ' ')} cannot change while a test is running: stop it first")
+            raise InputError(f"{others[0].replace('_', ' ')} cannot change during a test: stop the test first")
         if form.get("host") and check_host(split_host(form["host"])[0]) != host:
-            raise InputError("the host cannot change while a test is running: stop it first")
+            raise InputError("the host cannot change during a test: stop the test first")
 
     def _wait_for_workers(self) -> None:
-        """Wait until those of the last test are ready again, and in a fleet that has just begun for all that are
-        expected. Raises InputError where there are none: Locust would say that a test has started, and send nothing."""
+        """Wait until the last test's workers are ready again or, before the first test, until all expected workers are.
+        Raises InputError if there are no workers: Locust would report a started test but send nothing."""
         runner, options = self.environment.runner, self.environment.parsed_options
         if not isinstance(runner, MasterRunner):
             return
@@ -202,18 +201,18 @@ class Plugin:
             raise InputError(f"no worker is connected: start one with {worker}")
 
     def limit(self, seconds: float | None) -> None:
-        """End the test that runs, or starts now, after so many seconds from now; None: not by itself."""
+        """End the running or starting test `seconds` from now; None: never."""
         if self._limit is not None:
             self._limit.kill(block=False)
         self._limit = None if seconds is None else gevent.spawn_later(seconds, self._end_in_time)
 
     def _end_in_time(self) -> None:
-        self._limit = None  # before the end of the test kills it
-        logger.info("the run time is over")
+        self._limit = None  # otherwise the end of the test would kill this greenlet
+        logger.info("the run time is over: stopping the test")
         self._end_test()
 
     def ask_server(self) -> None:
-        """Ask the server whether it is fit for the test of the command line. Raises InputError where it is not."""
+        """Check that the server can serve the test of the command line. Raises InputError if it cannot."""
         options = self.environment.parsed_options
         assert options is not None
         at_once = options.headless or options.autostart
@@ -228,7 +227,7 @@ class Plugin:
 
     def start(self) -> None:
         if self.stopped_by:
-            return  # a signal came first
+            return  # a signal arrived first
         self.starting = True
         try:
             if isinstance(self.environment.runner, WorkerRunner):
@@ -237,7 +236,7 @@ class Plugin:
                 self._start()
             self.took_part = self.took_part or self.role is not None
         except (InputError, OSError) as error:
-            # The form's values are checked before; a disk may still be full. Users find no test and stop at once.
+            # The form was checked before, but the disk may be full, for example. Users find no test and stop.
             logger.error("the test cannot start: %s", error)
             self.environment.process_exit_code = 2
             gevent.spawn(self._end_test)
@@ -298,7 +297,7 @@ class Plugin:
         options = self.environment.parsed_options
         assert options is not None
         try:
-            # Its own, whatever the master's options say.
+            # Use this worker's --results instead of the master's.
             options.results = self._results
             settings, targets = self._checks.check(options, self.environment.host)
             if self.searching:
@@ -306,7 +305,7 @@ class Plugin:
             self.role = Worker(self.environment, settings, targets, choose(settings.reader))
             self._allow_descriptors(self.role.fleet)
         except (InputError, OSError) as error:
-            # Its users find no test and stop at once; the master ends the test.
+            # Users find no test and stop; the master ends the test.
             logger.error("%s", error)
             runner.send_message("asr_refuse", {"reason": str(error)})
 
@@ -318,22 +317,22 @@ class Plugin:
         self.stage = None
         self.limit(None)
         if isinstance(self.environment.runner, WorkerRunner):
-            # All streams are in. Locust would let a worker sleep for this long before it is ready for the next test,
-            # which brings it again; it hears no heartbeat meanwhile, and after a minute it would end itself.
+            # All streams have finished. Locust would let a worker sleep for the stop timeout before it is ready for the
+            # next test, which sets it again. Asleep, the worker receives no heartbeat and would exit after a minute.
             self.environment.stop_timeout = 0.0
         if self.role is None:
             return
         if isinstance(self.role, Master):
             self._coming_back = self.role.members, time.monotonic() + WORKERS_S
             if not self.role.members and self.environment.web_ui is None:
-                gevent.spawn(self._end_test)  # with its last worker gone, Locust ends the test and not the process
+                gevent.spawn(self._end_test)  # after the last worker is gone, Locust ends the test but not the process
         try:
             self.summary = self.role.stop()
         except (OSError, InputError) as error:
-            logger.error("the run cannot be kept in %s: %s", self.folders[-1], error)
+            logger.error("the run cannot be written to %s: %s", self.folders[-1], error)
             self.environment.process_exit_code = 2
             if self.role.store is not None and self.role.store.finished is not None:
-                self.summary = self.role.store.finished.summary  # what cannot be written can be printed
+                self.summary = self.role.store.finished.summary  # it can still be printed
         self.role = None
         if self.stepper is not None:
             self.capacity, self.stepper = self.stepper.capacity, None
@@ -345,7 +344,7 @@ class Plugin:
                 self.print_summary()
 
     def _write_page(self) -> None:
-        """Write report.html. The figures are there without it: what goes wrong here costs the page alone."""
+        """Write report.html. An error here is logged; the other files are already complete."""
         assert self.last_store is not None
         finished, self.last_store.finished = self.last_store.finished, None
         try:
@@ -355,7 +354,7 @@ class Plugin:
             logger.error("report.html was not written: %s", error)
             self.environment.process_exit_code = 2
         except Exception:
-            logger.exception("report.html was not written; %s %s tries again", command("report"), self.folders[-1])
+            logger.exception("report.html was not written; to try again: %s %s", command("report"), self.folders[-1])
             self.environment.process_exit_code = 2
 
     def print_summary(self) -> None:
@@ -364,7 +363,7 @@ class Plugin:
 
         if self.summary is not None:
             options = self.environment.parsed_options
-            # With --json, standard output is Locust's JSON and nothing else.
+            # With --json, standard output must contain only Locust's JSON.
             file, folder = sys.stderr if options and options.json else sys.stdout, self.folders[-1]
             if self.capacity is not None:
                 print_search(folder, self.capacity, file, self.summary.verdict)
@@ -373,7 +372,7 @@ class Plugin:
             self.summary = None
 
     def complete_files(self) -> None:
-        """Before Locust writes its final reports: end the test, so that they hold what was cut off too."""
+        """End the test before Locust writes its final reports, so that they include requests that were cut off."""
         runner, options = self.environment.runner, self.environment.parsed_options
         assert runner is not None
         assert options is not None
@@ -387,14 +386,14 @@ class Plugin:
             self.environment.process_exit_code = exit_code(self.last_summary, runner, self.stopped_by)
         stats.keep_entries_when_serialised(self.environment)
         if options.csv_prefix:
-            # Locust writes its CSV files once a second, and never after the last request.
+            # Locust writes its CSV files once a second, but not after the last request: wait for that.
             gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1)
         if options.html_file:
             write_locust_report(self.environment, options, self.last_store, self.summary)
 
     def _new_folder(self, named: Path | None) -> Path:
-        """A new folder for a test: the one that was named, then NAME-2, NAME-3 for further tests of a web UI, and for
-        others that begin in the same second."""
+        """Create a folder for a test: the named one, then NAME-2, NAME-3, for further tests of the web UI and for tests
+        that begin in the same second."""
         base = named or RESULTS / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         others = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
         for folder in itertools.chain([base], others):
@@ -420,19 +419,19 @@ class Plugin:
             web_ui.stop()
 
     def enter_stage(self, name: str) -> None:
-        """Note that a shape is in this stage from now on; its first one comes before the test that it starts."""
+        """Note that a shape enters a stage. The first stage precedes the start of the test."""
         self.stage = name
         if self.role is not None and self.role.store is not None:
             self.role.store.enter_stage(name)
 
     def search_tick(self, users: int) -> tuple[int, float] | None:
-        """What a shape's tick returns where a search shapes the load, given how many users there are."""
+        """The return value of a shape's tick during a search, for the current number of users."""
         if self.stepper is None:
             self.stepper = self._new_search()
         return self.stepper.tick(users)
 
     def _new_search(self) -> Stepper:
-        """The search that the options ask for; the test that starts next is its own. Raises InputError."""
+        """Make the search of the options; the next test belongs to it. Raises InputError."""
         settings, targets = self.check()
         options = self.environment.parsed_options
         assert options is not None
@@ -441,32 +440,32 @@ class Plugin:
 
     @property
     def run(self) -> Run:
-        """The test that is running. Raises GreenletExit where there is none: it could not start, which was said."""
+        """The running test. Raises GreenletExit without one: it could not start, and the error was logged."""
         run = None if self.role is None else self.role.run
         if run is None:
-            raise gevent.GreenletExit  # what Locust itself ends a user by; a StopUser here would be logged as an error
+            raise gevent.GreenletExit  # ends a user; Locust would log a StopUser here as an error
         return run
 
 
 NO_SHAPE = "none"
-"""What a shape's option says where no shape is to be followed."""
+"""Value of a shape's option for no shape."""
 
 _plugins: WeakKeyDictionary[Environment, Plugin] = WeakKeyDictionary()
 
 
 def keep_plugin(plugin: Plugin) -> None:
-    """Let plugin_of find it."""
+    """Register a plugin for `plugin_of`."""
     _plugins[plugin.environment] = plugin
 
 
 def plugin_of(environment: Environment) -> Plugin:
-    """What the harness keeps for an environment. Raises KeyError before that is initialised."""
+    """The plugin of an environment. Raises KeyError before the environment is initialised."""
     return _plugins[environment]
 
 
 def current_run(environment: Environment) -> Run:
-    """The test that is running. Raises GreenletExit where there is none. A worker's users may begin before its
-    environment is initialised: they wait for that."""
+    """The running test. Raises GreenletExit without one. Waits until the environment is initialised, because a worker's
+    users may start before that."""
     while (plugin := _plugins.get(environment)) is None:
         gevent.sleep(0.01)
     plugin.ready.wait()

@@ -1,5 +1,5 @@
-"""Before a test: is the server ready, which model has it, and does it answer one request? What would fail a thousand
-times is said once, in the server's words."""
+"""Check the server before a test: is it ready, which model does it have, and does it respond to one request? An error
+that would fail every request is reported once, in the server's words."""
 
 from __future__ import annotations
 
@@ -29,22 +29,21 @@ from asr_load.stream.record import LiveRecord, Record
 from asr_load.text import visible
 
 WORD_EVERY_S, LOOK_EVERY_S = 10.0, 0.5
-"""How often it is said what is waited for, and looked."""
+"""Seconds between messages, and between checks, while waiting for the server."""
 
 GOES_ON = ("ok", "empty", "http_429", "ws_429")
-"""Outcomes of a trial that do not stand against a test: a clip may have no speech, and a limit of requests is what some
-tests are about."""
+"""Outcomes of a trial that allow a test: a clip may have no speech, and some tests are about rate limits."""
 
 OF_THE_MODEL = ("http_400", "http_404", "http_422", "ws_403", "ws_404", "stream_error", "rejected")
-"""Outcomes that a model which the server does not have may be the reason of."""
+"""Outcomes that a missing model may cause."""
 
 TRIALS = 2
-"""One failure may be chance."""
+"""Maximum number of trials, because one failure may be chance."""
 
 TRIAL_S = 3.0
-"""Seconds of speech in a trial session, which takes as long as its speech."""
+"""Seconds of speech in a trial session, which takes as long as the speech."""
 
-HINT = "(--no-preflight starts without a trial request)"
+HINT = "(to start without a trial request, add --no-preflight)"
 
 Check = Callable[[], tuple[Settings, Targets]]
 
@@ -52,9 +51,12 @@ Check = Callable[[], tuple[Settings, Targets]]
 def ask_before_test(
     check: Check, models: dict[str, str], dialects: dict[str, str], *, ready_s: float, trial: bool, flush: bool
 ) -> dict[str, Any]:
-    """What the server says of itself, when it is found fit for the test that `check` gives. Raises InputError where it
-    is not. Where the options name no model, its only one is put into `models`, by host, which `check` goes by; the
-    realtime dialect that it accepts, into `dialects`. Without a trial nothing is sent, and nothing found out."""
+    """Check that the server can serve the test that `check` returns. Returns what the server reports about itself.
+
+    If the options name no model, puts the server's only one into `models`, and the realtime dialect that it accepts
+    into `dialects`, by host; `check` uses both. Without `trial`, sends no request and asks for nothing. Raises
+    InputError if the server cannot serve the test.
+    """
     settings = check()[0]
     models.pop(settings.host, None)
     dialects.pop(settings.host, None)
@@ -66,7 +68,7 @@ def ask_before_test(
         said = ask_server(settings.host, settings.headers, settings.intake, settings.transport)
         if DEFAULT_MODEL in {target.settings.body.model for target in targets.values()} and (model := only_model(said)):
             models[settings.host] = model
-            _say(f"model {model}: the one that {settings.host} lists")
+            _say(f"using model {model}, the only one that {settings.host} lists")
             targets = check()[1]
         for line in dict.fromkeys(target.settings.asked.line for target in targets.values()):
             _say(line)
@@ -81,13 +83,15 @@ def ask_before_test(
 
 
 def wait_until_ready(settings: Settings, patience_s: float) -> None:
-    """Wait until a server says that it is ready, and say so. Raises InputError after so many seconds."""
+    """Wait until the server is ready, and print messages meanwhile. Raises InputError after `patience_s` seconds."""
     began = time.monotonic()
     said = began - WORD_EVERY_S
     while why := unready(settings.host, settings.headers, settings.intake, settings.transport):
         now = time.monotonic()
         if now - began >= patience_s:
-            raise InputError(f"{settings.host} is not ready after {patience_s:g} s: {why} (--ready-timeout)")
+            raise InputError(
+                f"{settings.host} is not ready after {patience_s:g} s: {why} (to wait longer, raise --ready-timeout)"
+            )
         if now - said >= WORD_EVERY_S:
             said = now
             _say(f"waiting for {settings.host}: {why} ({now - began:.0f} of up to {patience_s:g} s)")
@@ -98,22 +102,22 @@ def _warn_of_long_clips(target: Target) -> None:
     asked, longest = target.settings.asked, float(target.lengths.max())
     if asked.longest_s is not None and longest > asked.longest_s:
         _say(
-            f"{asked.body.model} takes clips of up to {asked.longest_s:g} s, and the longest of --data has"
-            f" {longest:.1f} s: prepare it with --max-duration {asked.longest_s:g}, or --chunk-long"
+            f"{asked.body.model} accepts clips of up to {asked.longest_s:g} s, but the longest of --data has"
+            f" {longest:.1f} s: prepare it with --max-duration {asked.longest_s:g} or --chunk-long"
         )
 
 
 def _warn_of_old_data(target: Target) -> None:
     if target.settings.unique != "none" and not target.shards.dithered_throughout:
         _say(
-            f"--data {target.shards.folder} was prepared by an earlier version, and requests differ in one place of a"
-            " clip only: an engine that cuts audio may answer other pieces from its cache; run prepare again"
+            f"--data {target.shards.folder} was prepared by an earlier version, so each clip is dithered in one place:"
+            " an engine that cuts audio may use its cache for other pieces; run prepare again"
         )
 
 
 def _try(name: str, target: Target, said: Mapping[str, Any]) -> str:
-    """Send a trial request. Returns the realtime dialect that the server accepted, where its first event left that
-    open, else nothing. Raises InputError where the server is not fit for the test."""
+    """Send a trial request. Returns the realtime dialect that the server accepted, if its first event left that open,
+    else an empty string. Raises InputError if the server cannot serve the test."""
     live = target.settings.live
     if live is None or live.dialect != "auto":
         _judge(_trial(name, target), target, said)
@@ -134,7 +138,7 @@ def _try(name: str, target: Target, said: Mapping[str, Any]) -> str:
 
 
 def _speaking(target: Target, dialect: str) -> Target:
-    """The target with the dialect that a session has whose first event leaves it open."""
+    """The target with this dialect for sessions whose first event leaves it open."""
     assert target.settings.live is not None
     live = replace(target.settings.live, found=dialect)
     return replace(target, settings=replace(target.settings, live=live))
@@ -145,31 +149,31 @@ def _dialect(record: Record) -> str:
 
 
 def _trial(name: str, target: Target) -> Record:
-    """The record of a trial request: the first that does not stand against the test, or the last."""
+    """Send up to TRIALS trial requests. Returns the first record that allows the test, else the last."""
     source = RequestSource(name, target, id=f"preflight-{secrets.token_hex(4)}", worker=0, of=1, alone=True)
     for number in range(TRIALS):
         record = _send(source, target, number)
-        # After a time limit, a second one would take as long.
+        # After a timeout, a second trial would take as long.
         if record.outcome in (*GOES_ON, "stalled", "timeout"):
             break
     return record
 
 
 def _judge(record: Record, target: Target, said: Mapping[str, Any]) -> None:
-    """Raise InputError where a trial stands against the test. It decides whether the server has the model; what the
-    server lists only helps with the words."""
+    """Raise InputError if a trial does not allow the test. The trial, not the server's list, decides whether the server
+    has the model; the list only improves the message."""
     model = target.settings.body.model
     other = "" if model == DEFAULT_MODEL else unlisted(model, said)
     if record.outcome not in GOES_ON:
         raise InputError(_line(record, target.settings, other if record.outcome in OF_THE_MODEL else ""))
     if record.outcome == "ok" and other:
-        _say(f"{other}: the trial request was answered all the same")
+        _say(f"{other}; the trial request succeeded nevertheless")
     if record.outcome != "ok":
         _say(f"a trial request: {_what_failed(record, target.settings)}")
     elif not record.streamed:
         raise InputError(
-            "the answer to a trial request was not streamed, and has no TTFT but its latency: is it a proxy, or an"
-            f" engine that streams no answers of --api {target.settings.body.api}? {HINT}"
+            "the response to a trial request was not streamed, so TTFT cannot be measured: does a proxy buffer it, or"
+            f" does the engine not stream responses of --api {target.settings.body.api}? {HINT}"
         )
 
 
