@@ -236,10 +236,10 @@ def test_search_answer_is_printed_in_words() -> None:
 
 
 def test_interrupted_search_gives_a_lower_bound() -> None:
-    stalled = {"limited_by": "at 1 stream the client was held up (the event loop was late)", "answer": 1.0}
+    stalled = {"limited_by": "the load generator stalled at 1 stream (the event loop was late)", "answer": 1.0}
     lines = answer_lines(search_of({1: 2}, **stalled, stalled_at=2.0))
     assert lines[-1] == "maximum effective streams: at least 1 (the load generator stalled at 2 streams)"
-    assert lines[-2].startswith("The true maximum may be higher: at 1 stream")
+    assert lines[-2].startswith("It may be higher: the load generator stalled at 1 stream")
     rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client", stalled_at=16.0)
     assert answer_lines(rate)[-1] == (
         "maximum effective request rate: at least 12.3 requests/s (the load generator stalled at 16 requests/s)"
@@ -250,8 +250,8 @@ def test_interrupted_search_gives_a_lower_bound() -> None:
         f"The true maximum may be higher: {why}",
         "maximum effective streams: at least 8 (the server is gone: no request succeeded at 12 streams)",
     ]
-    # -u was the upper bound asked for.
-    bound = search_of({4: 8, 8: 16}, most=8.0, limited_by="8 streams is the most that was allowed (-u)")
+    # The most that was allowed is what was asked about.
+    bound = search_of({4: 8, 8: 16}, most=8.0, limited_by="the search was limited to 8 streams (-u)")
     assert answer_lines(bound)[-1] == "maximum effective streams: 8"
 
 

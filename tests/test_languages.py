@@ -186,7 +186,7 @@ def test_search_is_resumed_with_another_spelling(tmp_path: Path, then: str, now:
     if same:
         assert resumed(tmp_path, settings(*words, now), "0")
     else:
-        with pytest.raises(InputError, match="--language is not what it was there: de then, en now"):
+        with pytest.raises(InputError, match="--language differs from that search: de then, en now"):
             resumed(tmp_path, settings(*words, now), "0")
 
 

@@ -86,7 +86,7 @@ def test_each_request_of_a_custom_locustfile_has_its_record(
     if "timeout" in outcomes:
         assert errors == {"not finished within the locustfile's limit of 0.3 s"}
     if "client" in outcomes:
-        assert errors == {"never sent: the locustfile's own code raised before"}
+        assert errors == {"never sent, because the locustfile raised an exception before that"}
 
 
 FAILS_ELSEWHERE = """
@@ -131,7 +131,7 @@ def test_unreadable_clip_makes_the_run_client_bound(clips: Path, tmp_path: Path,
     failed = [record for record in done.records if not record["ok"]]
     assert failed
     assert {(record["outcome"], record["error"]) for record in failed} == {
-        ("client", "its clip cannot be read from --data: [Errno 5] Input/output error")
+        ("client", "the clip cannot be read from --data: [Errno 5] Input/output error")
     }
     assert done.summary["validity"]["verdict"] == "client-bound"
     assert done.summary["validity"]["client"] == "too slow"
@@ -196,7 +196,7 @@ def test_host_of_the_master_applies_to_classes_with_other_hosts(clips: Path, tmp
         (("", ""), "--host is missing: give the address of the server, for example --host http://127.0.0.1:30000"),
         (
             ("http://a:1", "http://me:hush@b:1"),
-            "the user classes have the hosts http://***@b:1 and http://a:1, but a test has one server: give --host",
+            "the user classes have the hosts http://***@b:1 and http://a:1, but a test has one server: set --host",
         ),
     ],
 )

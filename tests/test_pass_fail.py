@@ -231,8 +231,16 @@ def test_cause_comes_first_if_nothing_succeeded(tmp_path: Path) -> None:
 SEARCHES = {
     "answered": (search_of({4: 8, 8: 15, 16: 16}), 0, "good"),
     "nothing held": (search_of({16: 16}, answer=0.0), 1, "bad"),
-    "at least": (search_of({4: 8, 8: 15}, limited_by="at 9 streams the client was held up", stalled_at=9.0), 2, "bad"),
-    "unknown": (search_of({}, answer=None, limited_by="at 1 stream the client was held up", stalled_at=1.0), 2, "bad"),
+    "at least": (
+        search_of({4: 8, 8: 15}, limited_by="the load generator stalled at 9 streams", stalled_at=9.0),
+        2,
+        "bad",
+    ),
+    "unknown": (
+        search_of({}, answer=None, limited_by="the load generator stalled at 1 stream", stalled_at=1.0),
+        2,
+        "bad",
+    ),
     "ended": (search_of({4: 8}, answer=None), 1, "bad"),
     "gone": (search_of({}, answer=None, limited_by="the server is gone: no request succeeded", gone_at=1.0), 1, "bad"),
     "gone later": (search_of({4: 8, 8: 15}, limited_by="the server is gone", gone_at=12.0), 1, "bad"),

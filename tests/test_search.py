@@ -157,7 +157,7 @@ def test_bound_below_the_capacity_is_reported(clips: Path, tmp_path: Path) -> No
         done = search(host, clips, tmp_path / "r", "-u", "2")
     assert done.code == 0, done.err
     assert last_line(done) == "maximum effective streams: 2"
-    assert "The true maximum may be higher: 2 streams is the most that was allowed (-u)" in done.out
+    assert "It may be higher: the search was limited to 2 streams (-u)" in done.out
     page = (done.results / "report.html").read_bytes()
     assert b"Throughput against load" in page
     assert b"maximum effective streams: 2" in page
@@ -207,9 +207,9 @@ def answers(page: str) -> bool:
     ("words", "line"),
     [
         ((), "error: a search for capacity needs at least one --slo, such as --slo ttft:p95:500"),
-        (("--slo", SLO), "error: a search for capacity needs -u: the most streams"),
-        (("--slo", SLO, "-u", "9", "--requests", "5"), "error: --requests is not for a search: it chooses its load"),
-        (("--slo", SLO, "-u", "9", "--warmup-time", "5"), "error: --warmup-time is not for a search"),
+        (("--slo", SLO), "error: a search for capacity needs -u: the maximum of streams"),
+        (("--slo", SLO, "-u", "9", "--requests", "5"), "error: remove --requests: a search chooses its load"),
+        (("--slo", SLO, "-u", "9", "--warmup-time", "5"), "error: remove --warmup-time: a search"),
         (("--slo", SLO, "-u", "9", "--step-time", "0"), "error: --step-time must be above 0 seconds, not 0.0"),
         (("--slo", SLO, "-u", "9", "--resume", "nowhere"), "error: nowhere holds no search: capacity.json"),
     ],
@@ -229,20 +229,20 @@ def test_search_with_another_slo_is_not_resumed(clips: Path, tmp_path: Path) -> 
     words = ("-u", "9", "--slo", "ttft:p95:400", "--resume", tmp_path)
     done = Run(locust("-f", FILE, "--data", clips, "--results", tmp_path / "r", *words), tmp_path / "r")
     assert done.code == 2
-    assert "--slo is not what it was there: ['ttft:p95:500.0'] then, ['ttft:p95:400.0'] now" in done.err
+    assert "--slo differs from that search: ['ttft:p95:500.0'] then, ['ttft:p95:400.0'] now" in done.err
 
 
 @pytest.mark.parametrize(
     ("then", "words", "said"),
     [
-        ({}, ("--api", "realtime"), "--api is not what it was there: chat then, realtime now"),
-        ({}, ("--normalizer", "basic"), "--normalizer is not what it was there: whisper then, basic now"),
-        ({}, ("--mix", "0-5:1"), "--mix is not what it was there:  then, 0-5:1 now"),
-        ({}, ("--connections", "new"), "--connections is not what it was there: keep then, new now"),
+        ({}, ("--api", "realtime"), "--api differs from that search: chat then, realtime now"),
+        ({}, ("--normalizer", "basic"), "--normalizer differs from that search: whisper then, basic now"),
+        ({}, ("--mix", "0-5:1"), "--mix differs from that search:  then, 0-5:1 now"),
+        ({}, ("--connections", "new"), "--connections differs from that search: keep then, new now"),
         (
             {"--api": "realtime"},
             ("--api", "realtime", "--pace", "2"),
-            "how sessions go is not what it was there: {'dialect': 'auto', 'packet_s': 0.1, 'pace': 1.0",
+            "how sessions go differs from that search: {'dialect': 'auto', 'packet_s': 0.1, 'pace': 1.0",
         ),
     ],
 )
@@ -280,7 +280,7 @@ def test_load_generator_that_stalls_gives_no_answer(clips: Path, tmp_path: Path)
             ended.set()
             holding.join()
     assert done.code == 2, done.err
-    assert last_line(done).startswith("maximum effective streams: unknown (at ")
-    assert "the client was held up (the event loop was " in last_line(done)
+    assert last_line(done).startswith("maximum effective streams: unknown (the load generator stalled at ")
+    assert "(the event loop was late" in last_line(done)
     found = read_capacity(results)
     assert (found.answer, found.steps) == (None, [])

@@ -55,7 +55,7 @@ def test_errors_that_differ_by_an_id_share_a_row_and_rows_are_bounded(environmen
     rows.add([failure(n, "http_500", error=f"error of kind {n}") for n in range(stats.ERROR_ROWS + 9)])
     counts = {str(error.error): error.occurrences for error in environment.stats.errors.values()}
     assert len(counts) == 1 + stats.ERROR_ROWS + 1
-    assert counts["http_500: other words: see records.jsonl"] == 9
+    assert counts["http_500: other messages: see records.jsonl"] == 9
     assert counts["http_500: error of kind 3"] == 1
 
 

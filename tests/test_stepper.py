@@ -177,7 +177,7 @@ def test_step_during_which_the_client_stalled_ends_the_search(clock: Clock, tmp_
         found = play.to_its_end()
         assert found.answer == (8 if allowed else 2)
         assert (found.stalled_at, found.at_least) == ((None, False) if allowed else (4, True))
-        assert ("at 4 streams the client was held up (the event loop was " in found.limited_by) != allowed
+        assert ("the load generator stalled at 4 streams (the event loop was late" in found.limited_by) != allowed
         if not allowed:  # the search goes on from there
             again = Play(clock, tmp_path, 100, asked, most=8)
             again.stepper = Stepper(asked, 8, 10, resumed(tmp_path, asked, "0"))
@@ -209,7 +209,9 @@ def test_search_without_a_judged_step_has_no_answer(clock: Clock, tmp_path: Path
     assert (found.answer, found.steps) == (None, [])
     assert read_capacity(tmp_path).answer is None
     last = answer_lines(found)[-1]
-    assert last.startswith("maximum effective streams: unknown (at 1 stream the client was held up (the event loop was")
+    assert last.startswith(
+        "maximum effective streams: unknown (the load generator stalled at 1 stream (the event loop was"
+    )
 
 
 @pytest.mark.parametrize("slos", [(), ("--slo", "errors:rate:0.01")], ids=["passing", "failing"])
@@ -258,7 +260,7 @@ def test_step_at_the_clients_limit_is_not_repeated(clock: Clock, tmp_path: Path)
     found = play.to_its_end()
     assert play.asked == [1, 0]
     assert found.answer is None
-    assert "the client was the bottleneck" in found.limited_by
+    assert "the load generator was the bottleneck" in found.limited_by
 
 
 @pytest.mark.parametrize("cpu", [0.05, 0.99], ids=["stalled", "CPU-bound"])

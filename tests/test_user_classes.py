@@ -116,7 +116,7 @@ def test_user_classes_with_different_languages_are_refused(clips: Path, tmp_path
     german = prepare_clips(tmp_path / "others", {"lang": 0.4}, language="de")
     done = two("http://127.0.0.1:9", clips, german, tmp_path, "-u", "2", "--requests", "2")
     assert done.code == 2
-    assert "must be of one language, not en of Short, de of Long" in done.err
+    assert "must be in the same language, not en of Short, de of Long" in done.err
 
 
 def test_class_options_override_the_command_line() -> None:

@@ -52,8 +52,8 @@ def test_full_disk_ends_the_run_and_truncates_no_line(clips: Path, tmp_path: Pat
     assert done.code == 2
     assert done.summary["wall_s"] < 600
     assert "=== ASR Benchmark Summary ===" in done.out
-    assert "records.jsonl cannot be written (File too large): the test ends here" in done.err
-    assert "records are lost: File too large" in done.err
+    assert "records.jsonl cannot be written (File too large): stopping the test" in done.err
+    assert "could not be written: File too large" in done.err
     assert "Traceback" not in done.err
     lines = (tmp_path / "r" / "records.jsonl").read_bytes().splitlines()
     assert len(lines) > 3

@@ -1,4 +1,4 @@
-"""Shows records a moment after they are written, when the streams leave time for it."""
+"""Publish records to Locust and the live view shortly after they are written, when the streams leave time for it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from asr_load.load.target import Targets
 from asr_load.stream.record import Record
 
 EVERY_S, CHUNKS = 0.25, 1000
-"""How often, and how many chunks at once: as many as hold the loop for half a millisecond."""
+"""Seconds between publications, and chunks to publish at once, which take half a millisecond."""
 
 
 class Publisher:
-    """From `start` to `close`: in Locust's rows, each user class in its own, and to `show`, with their lines."""
+    """Publishes records, from `start` to `close`, in Locust's rows (separate for each user class) and to `show`."""
 
     def __init__(
         self, environment: Environment, targets: Targets, show: Callable[[list[Record], list[bytes]], None]
@@ -38,11 +38,11 @@ class Publisher:
 
     @property
     def oldest(self) -> Record | None:
-        """The first one that is still to be shown."""
+        """The first unpublished record."""
         return self._waiting[0][0] if self._waiting else None
 
     def close(self) -> None:
-        """Show what is left."""
+        """Publish the remaining records."""
         self._greenlet.kill()
         while self._waiting:
             self._publish()
@@ -55,8 +55,8 @@ class Publisher:
                 yield_to_io()
 
     def _publish(self) -> None:
-        """Show some together: that takes a third of what each by itself would, unless others than Locust listen to
-        every gap."""
+        """Publish several records together, which takes a third of the time, unless there are other listeners to
+        events."""
         records, lines, chunks = [], [], 0
         most = CHUNKS if locust_internals.listens_alone(self._environment) else 1
         while self._waiting and chunks < most:

@@ -1,4 +1,4 @@
-"""What a master takes from its workers: records that can be true, each once; of the rest it keeps the count."""
+"""Check the records that a master gets from its workers: accept plausible ones once, and count the rejected ones."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from asr_load.results.runfile import Refused, WorkerInfo
 from asr_load.stream.record import LiveRecord, Record, record_decoder
 
 SLACK_S = 5.0
-"""By how much a record may lie outside of its test, for what is not known of two clocks."""
+"""Tolerance, in seconds, of a record's time, because clocks differ."""
 
 UNKNOWN_S = 86400.0
-"""The same for a worker whose clock has not been compared yet."""
+"""The tolerance for a worker whose clock offset is unknown."""
 
 PAGE_BITS = 1 << 15
 
 
 class _Sent(Record, forbid_unknown_fields=True):
-    """A record whose line is written as it came: there is nothing else in it."""
+    """A record without unknown fields, because the master writes its line unchanged."""
 
 
 class _SentLive(LiveRecord, forbid_unknown_fields=True):
-    """The same of a realtime session."""
+    """The same for a realtime session."""
 
 
 _decode = record_decoder(_Sent, _SentLive)
 
 
 class Numbers:
-    """Which numbers have come, in a bit each."""
+    """A set of numbers that takes one bit for each."""
 
     def __init__(self) -> None:
         self._pages: dict[int, bytearray] = {}
 
     def add(self, number: int) -> bool:
-        """Note a number. Returns whether it is new."""
+        """Add a number. Returns whether it is new."""
         page, at = divmod(number, PAGE_BITS)
         bits = self._pages.get(page)
         if bits is None:
@@ -47,7 +47,7 @@ class Numbers:
 
 
 class RecordCheck:
-    """Of one test: `clips` are the ids of its clips, `began_at` is its beginning on the master's clock."""
+    """Checks the records of one test. `clips` are the ids of its clips, `began_at` its start on the master's clock."""
 
     def __init__(self, clips: Collection[str], began_at: float) -> None:
         self._clips, self._began_at = clips, began_at
@@ -56,27 +56,27 @@ class RecordCheck:
 
     @property
     def refused(self) -> list[Refused]:
-        """What was not taken, by the worker and the reason."""
+        """The rejected records, by worker and reason."""
         return [Refused(worker, why, count) for (worker, why), count in sorted(self._refused.items())]
 
     def read(self, line: bytes, worker: WorkerInfo, now: float) -> Record | None:
-        """A record that a worker has sent, whose line is one; None where it is refused."""
+        """Decode the line of a worker's record; None if it is rejected."""
         try:
             record = _decode(line)
-            why = "it is no line" if b"\n" in line else self._foreign(record, worker, now)
+            why = "it has several lines" if b"\n" in line else self._foreign(record, worker, now)
         except ValueError as error:
             why = str(error)
         else:
             if not why and self._seen.setdefault(record.worker, Numbers()).add(record.seq):
                 return record
-        self._refused[worker.worker, why or "it came twice"] += 1
+        self._refused[worker.worker, why or "it is a duplicate"] += 1
         return None
 
     def _foreign(self, record: Record, worker: WorkerInfo, now: float) -> str:
         if record.worker != worker.worker:
-            return "it is another worker's"
+            return "it belongs to another worker"
         if record.clip not in self._clips and not (record.clip == "" and record.outcome == "client"):
-            return "its clip is none of the data's"
+            return "its clip is not in the data"
         error = worker.master_offset_error_s
         slack = UNKNOWN_S if error is None else SLACK_S + error
         if not self._began_at - slack <= record.started_at + worker.master_offset_s <= now + slack:

@@ -1,4 +1,4 @@
-"""One process's part of a test: hands out requests, sends them, writes a record of each."""
+"""The part of a test in one process: hands out requests, sends them, and writes a record of each."""
 
 from __future__ import annotations
 
@@ -46,11 +46,10 @@ logger = logging.getLogger(__name__)
 
 
 class Run:
-    """A test in this process, made at its start, when its settings and its data are checked.
+    """A test in this process, made after its settings and data are checked.
 
-    Each record is in `file` as soon as its stream is over; `show` gets it, and its line, a moment later, with others,
-    when the streams leave time for it. `on_done` is called once, when all requests of this process's share have their
-    records.
+    Each record is in `file` as soon as its stream ends. A moment later, when the streams leave time for it, `show` gets
+    it with others and their lines. `on_done` is called once, when all requests of this process's share have records.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Run:
             for name, target in targets.items()
         }
         self._source_of: list[RequestSource] = []
-        """By the number of the user."""
+        """The source of each user's requests, by the user's number."""
         self._reader, self._reader_factory = reader
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
         self._calibration = read_calibration(self._cores, self._reader)
@@ -104,36 +103,35 @@ class Run:
             settings.keep_connections,
         )
         self.clock = ClockOffset()
-        """This process's clock against the master's."""
+        """The offset of this process's clock from the master's."""
         self._turn = BoundedSemaphore(1)
         self._publisher = Publisher(environment, targets, show)
         self._done = False
         self._unbuilt: set[int] = set()
         """Numbers of requests that this machine could not build."""
         self._unsent: dict[int, dict[int, TranscriptionRequest]] = {}
-        """By user and number: requests that users took and have not begun to send."""
+        """Requests that users took but have not started to send, by user and number."""
         self._resent = 0
         self._settled = 0
-        """Requests that were sent, once or again, or given up."""
+        """Number of requests that were sent, including their retries, or given up."""
         self._finished = self._alive = 0
         self._connections = Connections(worker)
         self._ended_at: float | None = None
 
     def start(self) -> None:
-        """Watch this process from now on, and show records."""
+        """Start monitoring this process and publishing records."""
         self._monitor.start()
         self._publisher.start()
 
     def now_ns(self) -> int:
-        """This moment on the clock of the records' times, in nanoseconds since the epoch."""
+        """The current time on the clock of the records, in nanoseconds since the epoch."""
         return time.perf_counter_ns() + self._config.epoch_ns
 
     def add_user(self, user_class: str, connection: UserConnection | None = None) -> int:
-        """A number for a new user of a class, unique in this process. A realtime session that is kept on its connection
-        is closed when it ends.
+        """Register a user of a class. Returns its number, which is unique in this process.
 
-        Call it in the user's own greenlet: when that ends, each request that the user took and did not send, because
-        its code raised in between, gets its record.
+        Call it in the user's greenlet. When that ends, requests that the user took but did not send get their records,
+        and a realtime session kept on its connection is closed.
         """
         user = len(self._source_of)
         self._source_of.append(self._sources[user_class])
@@ -150,22 +148,22 @@ class Run:
         self._alive -= 1
         runner = self._environment.runner
         if ended.exception is not None and not self._alive and runner is not None and runner.state == STATE_RUNNING:
-            # Locust goes on after an Exception of a task; a gevent.Timeout, for one, is none, and ends the user.
-            logger.error("no user is left: what the locustfile's own code raised has ended them all")
+            # Locust continues after an Exception of a task. But a gevent.Timeout, for example, ends the user.
+            logger.error("no user is left: exceptions in the locustfile have ended all of them")
             self._tell_when_done(nobody_left=True)
 
     def begin(self, at: int) -> None:
-        """Let an open loop's arrivals begin at a moment, in perf_counter nanoseconds."""
+        """Start an open loop's arrivals at a time in perf_counter nanoseconds."""
         self._began, self._has_begun = at, True
         self._may_begin.set()
 
     def reconsider(self) -> None:
-        """What this process's next request is may have changed."""
+        """Look again for the next request, which may have changed."""
         self._done = False
         self._changed.set()
 
     def reschedule(self, stages: Sequence[Stage]) -> None:
-        """Take up a rate that has been announced: its stages from the beginning on."""
+        """Apply an announced rate, as stages from the beginning on."""
         self._work.reschedule(self._settings.loop.make(stages))
         self.reconsider()
 
@@ -175,19 +173,18 @@ class Run:
         return (time.perf_counter_ns() - self._began) / 1e9
 
     def next_request(self, user: int) -> TranscriptionRequest:
-        """The next request, its body built; in an open loop, when it is due. Raises StopUser when all that was asked
-        for is handed out."""
+        """The next request, with its body; an open loop waits until it is due. Raises StopUser after the last one."""
         request = self._next_due(user) if self._open else self._next_free(user)
         if request is None:
             self._give_up(user)
-            self._tell_when_done()  # a share can be empty from the start
+            self._tell_when_done()  # a share can be empty
             raise StopUser
         self._unsent.setdefault(user, {})[request.seq] = request
         return request
 
     def _next_free(self, user: int) -> TranscriptionRequest | None:
-        # Users that end together would also build and send together, and hold up the reads of all others for the
-        # sum of it. One at a time, each after the reads that are ready.
+        # Users whose streams end together would build requests together, and block the reads of all others for that
+        # time. So build one at a time, each after the pending reads.
         with self._turn:
             yield_to_io()
         while (job := self._work.peek()) is not None:
@@ -202,8 +199,8 @@ class Run:
         self._source_of[user].take_clip()
 
     def _next_due(self, user: int) -> TranscriptionRequest | None:
-        # Of the users that are free, one waits for the next arrival and the others for it: so an arrival belongs to
-        # nobody until it is due, and a change of the fleet can still give it to another worker.
+        # One free user waits for the next arrival, and the others wait for that user. So an arrival has no user until
+        # it is due, and a change of the fleet can still assign it to another worker.
         queued = not self._turn.locked()
         with self._turn:
             self._may_begin.wait()
@@ -212,10 +209,10 @@ class Run:
                 job = self._work.peek()
                 if job is None and not self._settings.searching:
                     break
-                if job is None:  # what comes is still to be announced
+                if job is None:  # the next stage is not announced yet
                     self._changed.wait()
                     continue
-                # Built before it is due, so that it can be sent when it is.
+                # Build it before it is due, so that it can be sent on time.
                 request = self._built(job, self._source_of[user].next_clip(job), user)
                 due = self._due(job)
                 assert due is not None
@@ -232,17 +229,17 @@ class Run:
             return None
 
     def _built(self, job: Job, clip: int, user: int) -> TranscriptionRequest | None:
-        """A request with its body; None, and a record of it, where this machine cannot build it."""
+        """Build a request. If this machine cannot build it, notes a record and returns None."""
         source, due = self._source_of[user], self._due(job)
         since = (due if due is not None else time.perf_counter_ns()) - self._began
         warmup = job.seq < self._settings.warmup_requests or since < self._settings.warmup_time * 1e9
         try:
             return source.request(job, clip, user=user, due=due, warmup=warmup)
         except (OSError, MemoryError, ValueError, InputError) as error:
-            # Each request once: an open loop looks at the same one again when its rate changes.
+            # Note each request once, because an open loop may look at the same one again when its rate changes.
             if job.seq not in self._unbuilt:
                 self._unbuilt.add(job.seq)
-                why = client_want(error) or f"its clip cannot be read from --data: {error}"
+                why = client_want(error) or f"the clip cannot be read from --data: {error}"
                 unbuilt = source.without_body(job, user=user, due=due, warmup=warmup)
                 self._note(never_sent(unbuilt, self._config, "client", why))
                 self._settled += 1
@@ -253,8 +250,8 @@ class Run:
         return None if job.due is None else self._began + round(job.due * 1e9)
 
     def send(self, client: Session, user_connection: UserConnection, request: TranscriptionRequest) -> Record:
-        """Send a request, read its answer, write its record and fire its events. What the user's own code raises
-        meanwhile, a gevent.Timeout for one, is raised again when that is done."""
+        """Send a request, read its response, write its record and fire its events. An exception of the user's code
+        meanwhile, such as a gevent.Timeout, is reraised after that."""
         user_connection.reader_factory, user_connection.connections = self._reader_factory, self._connections
         is_first = self._unsent.get(request.user, {}).pop(request.seq, None) is not None
         if not is_first:
@@ -265,7 +262,7 @@ class Run:
                 record, reraise = transmit(client, user_connection, request, self._config)
                 if record.lag is not None and record.lag - record.retry_s > PUNCTUAL_S and not request.queued:
                     self._late += 1
-                # Before the wait, in which the user may be ended.
+                # Before the wait, during which the user may be killed.
                 self._note(record)
                 if not (left and user_connection.may_retry) or self._stopping.wait(user_connection.pause_s):
                     break
@@ -276,13 +273,13 @@ class Run:
             self._tell_when_done()
         if reraise is not None:
             raise reraise
-        # A server that is down or busy is not to be asked a thousand times a second; the test's end waits for nobody.
+        # Pause, so that a server that is down or busy does not get thousands of requests a second.
         if pause_s := PAUSE_S if record.outcome in ("connect", "client") else user_connection.pause_s:
             self._stopping.wait(pause_s)
         return record
 
     def _resend(self, request: TranscriptionRequest) -> TranscriptionRequest:
-        """What is sent once more, as a request of its own: numbers below 0 are nobody's share."""
+        """Copy a request to send it again, with a negative number, which is in no worker's share."""
         self._resent += 1
         headers = request_headers(self._id, self._worker, -self._resent, request.clip)
         return replace(request, seq=-self._resent, own_headers=headers)
@@ -295,13 +292,13 @@ class Run:
         self._tell_when_done()
 
     def _give_up(self, user: int) -> None:
-        """Record what a user took and will not send."""
+        """Note records of requests that a user took and will not send."""
         for request in self._unsent.pop(user, {}).values():
             self._settled += 1
             if self._stopped_at is None:
-                outcome, why = "client", "never sent: the locustfile's own code raised before"
+                outcome, why = "client", "never sent, because the locustfile raised an exception before that"
             else:
-                outcome, why = "unfinished", "cut off by the end of the test, before it was sent"
+                outcome, why = "unfinished", "cut off by the end of the test before it was sent"
             self._note(never_sent(request, self._config, outcome, why))
 
     def _tell_when_done(self, *, nobody_left: bool = False) -> None:
@@ -316,7 +313,7 @@ class Run:
             gevent.spawn(self._on_done)
 
     def report(self, ended: bool = False) -> WorkerInfo:
-        """How this process is: over its last ten seconds while the test runs, else over all of it."""
+        """The state of this process. Its health covers the last ten seconds while the test runs, then all of it."""
         offset, unshown = self.clock.best, self._publisher.oldest
         return WorkerInfo(
             calibration=self._calibration,
@@ -337,7 +334,7 @@ class Run:
             unsent=self._missed() if ended else 0,
             recorded=self._finished,
             ended_at=self._ended_at,
-            # What ended before the first record that waits to be shown has been shown.
+            # All records that ended before the first unpublished one are published.
             reported_until=unshown.end if unshown else self.now_ns() / 1e9,
             arrivals=self._work.arrivals_until(self._arrivals_s()) if ended and self._has_begun else None,
             clock_offset_s=self._config.epoch_ns / 1e9,
@@ -348,7 +345,7 @@ class Run:
         )
 
     def stopping(self) -> None:
-        """The test is about to stop: what is due from now on is not asked for."""
+        """Note that the test is stopping: arrivals from now on do not count."""
         if self._stopped_at is None:
             self._stopped_at = time.perf_counter_ns()
             self._may_begin.set()
@@ -358,7 +355,7 @@ class Run:
     def _missed(self) -> int:
         if not self._has_begun:
             return 0
-        # What was due this little before the end had its user, who was on the way.
+        # Ignore arrivals due just before the end, which a user was about to take.
         return self._work.waiting(self._arrivals_s() - PUNCTUAL_S)
 
     def _arrivals_s(self) -> float:
@@ -366,12 +363,12 @@ class Run:
         return (until - self._began) / 1e9
 
     def end_watch(self) -> None:
-        """End the watch over the client: taking a test down holds the loop for tens of ms, and when no stream is left
-        to be timed that says nothing about the figures."""
+        """Stop monitoring. Ending a test blocks the loop for tens of ms, which affects no measurement because no stream
+        is left."""
         self._monitor.stop()
 
     def close(self) -> WorkerInfo:
-        """Show what is left to show, and return this process's final report."""
+        """Publish the remaining records, and return this process's final report."""
         self.end_watch()
         for user in list(self._unsent):
             self._give_up(user)

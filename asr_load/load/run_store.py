@@ -1,4 +1,4 @@
-"""A test's records where they come together: in the one process that sends load, or in the master of a fleet."""
+"""Collect a test's records: in the only process of a test, or in the master of a fleet."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ from asr_load.results.slo import Goodput, Slo
 from asr_load.results.summary import Finished, Summary, read_finished, write_summary
 from asr_load.results.verdict import Validity, judge_clients, lost_line
 from asr_load.stream.record import RECORDS, Record, RecordFile
+from asr_load.text import count_of
 
 logger = logging.getLogger(__name__)
 
 SILENT_S = 15.0
-"""A worker that says nothing for so long, though it reports every three seconds, is taken to be lost."""
+"""Seconds without a report, which normally arrives every three seconds, after which a worker is not waited for."""
 
 
 class RunStore:
-    """The files of a test, and its live view. `users` tells the number of users at the moment; `refresh` is called
-    once a second, before the live view closes one."""
+    """The files of a test and its live view. `users` returns the current number of users; `refresh` is called once a
+    second, before the live view completes a second."""
 
     def __init__(
         self,
@@ -65,9 +66,9 @@ class RunStore:
         self._border = RecordCheck(targets.ids(), self._began)
         self.reset_live()
         self.stages: list[tuple[float, str]] = []
-        """When the load changed, in seconds since the epoch, and what it was from then on."""
+        """Time of each change of the load, in seconds since the epoch, and the stage from then on."""
         self.finished: Finished | None = None
-        """What the files hold, once the test is over."""
+        """The content of the files, after the test."""
         self._workers: dict[int, WorkerInfo] = {}
         self._heard: dict[int, float] = {}
         self._taken: Counter[int] = Counter()
@@ -75,29 +76,29 @@ class RunStore:
         """Called with each record."""
         self.refresh: Callable[[], None] = lambda: None
         self.other_failures: Callable[[], int] = lambda: 0
-        """Failures that Locust counts of requests that are not the harness's, and exceptions of users."""
+        """Returns the failures of the locustfile's other requests that Locust counts, plus exceptions of users."""
         self.on_trouble: Callable[[], object] = lambda: None
-        """Called once, when records cannot be written."""
+        """Called once if records cannot be written."""
         self._told = False
         self._user_changes: list[tuple[float, int]] = []
-        # Whoever kills the process from here on leaves a run that can be read.
+        # From here on, even a killed process leaves a readable run.
         self._write(ended=False)
         self._ticker = gevent.spawn(self._tick)
 
     def show(self, records: Sequence[Record]) -> None:
-        """Put records that are written into the live view, all but warm-ups."""
+        """Add written records, except those of the warm-up, to the live view."""
         for record in records:
             self._taken[record.worker] += 1
             self.watch(record)
         if self.file.trouble and not self._told:
             self._told = True
-            logger.error("%s cannot be written (%s): the test ends here", self.file.path, self.file.trouble)
+            logger.error("%s cannot be written (%s): stopping the test", self.file.path, self.file.trouble)
             gevent.spawn(self.on_trouble)
         shown = [record for record in records if not record.warmup]
         self.live.add(shown, [record.end + self.offset(record.worker) for record in shown])
 
     def add_records(self, lines: Sequence[bytes], worker: WorkerInfo) -> None:
-        """Write and show those of a worker's records that can be true."""
+        """Write and show a worker's plausible records."""
         now, taken = time.time(), []
         for line in lines:
             record = self._border.read(line, worker, now)
@@ -109,13 +110,13 @@ class RunStore:
         self.show(taken)
 
     def update_worker(self, worker: WorkerInfo) -> None:
-        """Note how a worker is, by its latest word."""
+        """Store a worker's latest report."""
         self._workers[worker.worker] = worker
         self._heard[worker.worker] = time.monotonic()
 
     def quiet_since(self, moment: float) -> bool:
-        """Whether every process has said after a moment (of time.monotonic) that it has nothing in flight, and its
-        records are here. One that has not been heard for long is not waited for, nor one that never had a part."""
+        """Whether every process has reported, after a time of time.monotonic, that it has nothing in flight, and all
+        its records have arrived. Ignores silent processes, and those that never took part."""
         now = time.monotonic()
         waited_for = (info for info in self.workers if info.health and now - self._heard[info.worker] < SILENT_S)
         return all(
@@ -124,7 +125,7 @@ class RunStore:
         )
 
     def offset(self, worker: int) -> float:
-        """What is added to the times of a worker's records to give the master's."""
+        """Seconds to add to the times of a worker's records to get the master's."""
         info = self._workers.get(worker)
         return 0.0 if info is None else info.master_offset_s
 
@@ -141,28 +142,28 @@ class RunStore:
         return Scoring(self._targets.language, self._settings.normalizer, self._targets.in_parts)
 
     def drop_worker(self, worker: int) -> None:
-        """Expect nothing of a worker that has not said a word."""
+        """Forget a worker that has never reported."""
         if worker in self._workers and self._workers[worker].health is None:
             del self._workers[worker]
 
     def mark_lost(self, worker: int) -> None:
-        """Note that a worker is not there any more. It is lost unless it has sent its final report, or comes back."""
+        """Note that a worker has disconnected. It is lost unless it has sent its final report, or reconnects."""
         info = self._workers.get(worker)
         if info is not None and info.lost_at is None and not info.ended:
             self._workers[worker] = msgspec.structs.replace(info, lost_at=time.time())
 
     def enter_stage(self, name: str) -> None:
-        """Note that the load is in this stage from now on; said again while it lasts, it changes nothing."""
+        """Note that the load enters a stage. Repeating the current stage changes nothing."""
         if not self.stages or self.stages[-1][1] != name:
             self.stages.append((time.time(), name))
 
     @property
     def workers(self) -> list[WorkerInfo]:
-        """The processes that send load, by their latest word."""
+        """The latest reports of the processes that send load."""
         return [worker for _, worker in sorted(self._workers.items())]
 
     def validity(self) -> Validity:
-        """The verdict on the clients by their latest word; a worker that was lost makes it suspect at once."""
+        """The verdict on the load generator by the latest reports. A lost worker makes it suspect immediately."""
         validity, lost = judge_clients(self.workers), self.lost()
         if lost and validity.verdict == "valid":
             validity.verdict = "suspect"
@@ -170,11 +171,11 @@ class RunStore:
         return validity
 
     def lost(self) -> list[str]:
-        """A line for each worker that was lost."""
+        """A line for each lost worker."""
         return [lost_line(worker, self._began) for worker in self.workers if worker.lost_at is not None]
 
     def verdict(self) -> Verdict | None:
-        """The verdict on the test so far; None in a search, which has none before its answer."""
+        """The verdict on the test so far; None during a search."""
         settings, live = self._settings, self.live
         if settings.searching:
             return None
@@ -191,14 +192,14 @@ class RunStore:
         )
 
     def close(self) -> Summary:
-        """Write what is left to write: run.json, then summary.json from it and the records."""
+        """Write run.json, then summary.json from it and the records."""
         self._ticker.kill()
         self.live.close(time.time())
         self.file.close()
         if self.file.unwritten:
-            logger.error("%d records are lost: %s", self.file.unwritten, self.file.trouble)
+            logger.error("%s could not be written: %s", count_of(self.file.unwritten, "record"), self.file.trouble)
         if not self._invocation.server and any(worker.server for worker in self.workers):
-            # After the last stream, and not of one that does not say what it is: mocks count their requests.
+            # Ask after the last stream, and only a server that names itself, because mocks may count requests.
             self._invocation.server = ask_server(
                 self._settings.host, self._settings.headers, self._settings.intake, self._settings.transport
             )
@@ -208,10 +209,10 @@ class RunStore:
         return self.finished.summary
 
     def reset_live(self) -> None:
-        """Begin the live view afresh."""
+        """Start a new live view."""
         asked = self._settings
         goodput = Goodput(asked.goodput) if asked.goodput else None
-        accuracy = None if self.scoring.in_parts else Sample(self.scoring)  # parts are scored as wholes
+        accuracy = None if self.scoring.in_parts else Sample(self.scoring)  # parts are scored together after the test
         self.live = Live(time.time(), DRAWN if asked.live is None else LIVE_DRAWN, goodput, accuracy, asked.slos)
 
     def _tick(self) -> None:
@@ -225,7 +226,7 @@ class RunStore:
             self.live.tick(now, users, in_flight, self._complete_until(now))
 
     def _complete_until(self, now: float) -> float:
-        """Up to when all records are here, on this clock: those that are silent for long are not waited for."""
+        """The time, on this process's clock, until which all records have arrived. Ignores silent workers."""
         waited_for = (
             info
             for info in self.workers

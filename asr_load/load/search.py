@@ -1,4 +1,4 @@
-"""A search for capacity as the load of one Locust test: a load is begun, measured until it is settled, and drained."""
+"""Run a search for capacity within one Locust test: start a load, measure it until it is settled, drain, repeat."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from asr_load.stream.record import Record
 
 IDLE_TEXT = "1s:0"
 (IDLE,) = parse_stages(IDLE_TEXT)
-"""The rate of an open loop between two steps, and before the first."""
+"""The rate of an open loop before the first step and between steps."""
 
 OPEN_RAMP_S = 2.0
-"""Requests that are due so soon after a rate begins are not measured: the server is still empty."""
+"""Seconds after the start of a rate in which requests are not measured, because the server is still empty."""
 
 SPAWN_RATE = 100
-"""Users per second that begin a step; beyond it Locust warns."""
+"""Users to start per second in a step. Locust warns about higher rates."""
 
 DRAIN_S = 15.0
-"""What the fleet has beyond the longest that an answer may take to report that nothing is in flight."""
+"""Seconds, in addition to the total timeout, for the fleet to report that nothing is in flight."""
 
 
 REPEATS = 2
-"""How often a step is taken again in which the client was held up by something else than its own work, or whose last
-request found no server: it may have gone while the step was measured."""
+"""Maximum repetitions of a step in which the load generator stalled for a reason other than its load, or whose last
+request found no server, which may have died during the step."""
 
 REST_S = 11.0
-"""Before a step is taken again: by then the client's health, which is that of its last ten seconds, has forgotten."""
+"""Seconds before a step is repeated, so that the load generator's health, which covers ten seconds, has recovered."""
 
 
 class Phase(Enum):
@@ -60,11 +60,11 @@ class Phase(Enum):
 
 
 class Stepper:
-    """Tells how many users there shall be, second by second, from what the store hears. Made before the test starts;
-    `attach` gives it the test."""
+    """Decides the number of users, second by second, from the store's records. Made before the test starts; `attach`
+    connects it to the test."""
 
     def __init__(self, settings: Settings, most: int, step_time: float, resumed: Sequence[Step] = ()) -> None:
-        """`settings` as they were asked for, and `-u`. Raises InputError."""
+        """Make a stepper from the settings of the command line, and -u as `most`. Raises InputError."""
         self._settings, self._users, self._step_time = settings, most, step_time
         rate = settings.loop.rate
         self._open = rate is not None
@@ -76,17 +76,17 @@ class Stepper:
         self._gone_at: float | None = None
         self._client_bound_by = ""
         self._held_up = False
-        """Whether the client was held up by something else than its own work."""
+        """Whether the load generator stalled for a reason other than its load."""
         self._repeats = 0
         self._judged: tuple[list[Record], Judgement] | None = None
-        """Of a step that has settled: the records that it was judged by, once."""
+        """The records and judgement of a settled step."""
         self._rest_until = 0.0
         self._phase = Phase.BEGIN
         self._began = self._ended = self._drain_from = self._drain_until = 0.0
         self._look_at = LEAST
         self._schedule: list[tuple[float, float]] = []
         self._records: list[Record] = []
-        """On the master's clock."""
+        """Records of the current step, with times on the master's clock."""
         self._role: Solo | Master | None = None
         self.finished = False
 
@@ -97,10 +97,10 @@ class Stepper:
                 search.take(taken.load, taken.ok)
             if search.next() is not None:
                 return search
-            self.steps.pop()  # it was ended between its last step and its answer: that step is taken again
+            self.steps.pop()  # the search was ended between its last step and its answer: repeat that step
 
     def attach(self, role: Solo | Master) -> None:
-        """Take the test that has started."""
+        """Connect to the test that has started."""
         assert role.store is not None
         self._role, self._store = role, role.store
         role.store.watch = self._take
@@ -108,7 +108,7 @@ class Stepper:
 
     @property
     def capacity(self) -> Capacity:
-        """The search as it stands."""
+        """The current state of the search."""
         settings = self._settings
         return Capacity(
             kind="request rate" if self._open else "streams",
@@ -121,7 +121,7 @@ class Stepper:
             steps=self.steps,
             asked=_asked(settings),
             metadata=settings.metadata,
-            # Where something else than an SLO ended it before any load held, nothing is known of the server.
+            # If something other than an SLO ended the search before any load held, the capacity is unknown.
             answer=self._search.good if self.finished and (self._search.good or not self.limited_by) else None,
             limited_by=self.limited_by,
             stalled_at=self._stalled_at,
@@ -129,12 +129,12 @@ class Stepper:
         )
 
     def tick(self, users: int) -> tuple[int, float] | None:
-        """Users that there shall be and how fast they begin, given how many there are; None at the end."""
+        """The number of users to have and to start per second, given the current number; None at the end."""
         if self.load is None:
             if not self.finished:
                 self._finish()
             return None
-        if self._role is None:  # Locust asks once before it starts the test
+        if self._role is None:  # Locust calls this once before it starts the test
             return self._shall_be()
         self._store.refresh()
         match self._phase:
@@ -166,7 +166,7 @@ class Stepper:
             return
         self._began = time.time()
         if self._open:
-            # In a fleet, arrivals begin some time after the test.
+            # In a fleet, arrivals begin some time after the start of the test.
             planned, ahead = sum(seconds for seconds, _ in self._schedule), self._role.elapsed + NOTICE_S
             if ahead > planned:
                 self._schedule.append((ahead - planned, 0.0))
@@ -181,7 +181,7 @@ class Stepper:
         seconds = now - self._began
         if seconds < 0:
             return
-        # The client first: what it bent says nothing of the server, however sure it looks.
+        # Check the load generator first: if it was too slow, the result says nothing about the server.
         if self._client_bound() or self._is_settled(now) or seconds >= self._step_time:
             self._ended = now
             self._drain_until = now + self._settings.timeouts.total + DRAIN_S
@@ -191,7 +191,7 @@ class Stepper:
             self._phase = Phase.DRAIN
 
     def _is_settled(self, now: float) -> bool:
-        # At some moments alone: each look is a chance to be wrong, and takes the time of the streams.
+        # Look only at some points: each look is a chance of error, and takes time from the streams.
         records = self._measured(now)
         if len(records) < self._look_at:
             return False
@@ -234,9 +234,10 @@ class Stepper:
             self._rest_until = time.time() + REST_S
             self._phase = Phase.REST
         else:
-            # The step says nothing of the server, and neither would a higher one.
-            how = "was held up" if self._held_up else "was the bottleneck"
-            self.limited_by = f"at {format_load(self.capacity, self.load)} the client {how} ({self._client_bound_by})"
+            # The step says nothing about the server, and neither would a higher one.
+            how = "stalled" if self._held_up else "was the bottleneck"
+            load = format_load(self.capacity, self.load)
+            self.limited_by = f"the load generator {how} at {load} ({self._client_bound_by})"
             self._stalled_at, self.load = self.load, None
         self._records.clear()
         self._judged = None
@@ -267,19 +268,19 @@ class Stepper:
         validity = judge_clients(self._store.workers)
         if validity.verdict == "client-bound" and not self._settings.allow_client_bound:
             self._client_bound_by = validity.reasons[0]
-            # Its CPU tells a hiccup from a limit: more workers would help against the second alone.
+            # Only a limit, which shows in the CPU, would be fixed by more workers; a stall would not.
             self._held_up = not validity.more_workers
         return bool(self._client_bound_by)
 
     def _finish(self) -> None:
         self.finished = True
         if self._search.at_the_bound:
-            self.limited_by = f"{format_load(self.capacity, self._search.good)} is the most that was allowed"
+            self.limited_by = f"the search was limited to {format_load(self.capacity, self._search.good)}"
             self.limited_by += " (--request-rate)" if self._open else " (-u)"
         self._write()
 
     def _least(self) -> int:
-        """Requests that a step must have at least."""
+        """Minimum number of requests of a step."""
         assert self.load is not None
         return 0 if self._open else PER_STREAM * int(self.load)
 
@@ -298,17 +299,19 @@ class Stepper:
 
 
 def for_search(settings: Settings) -> Settings:
-    """The settings of the test that a search is: its SLOs are the search's, of each step, and its rate too."""
+    """The settings of a search's test: without SLOs and rate, which belong to the search's steps."""
     loop = replace(settings.loop, rate=None, stages=IDLE_TEXT) if settings.loop.rate is not None else settings.loop
     return replace(settings, slos=[], loop=loop, searching=True)
 
 
 def check_search(settings: Settings, users: int | None, *, headless: bool) -> None:
-    """Raise InputError where the options ask for no search."""
+    """Raise InputError if the options do not allow a search."""
     if not settings.slos:
         raise InputError("a search for capacity needs at least one --slo, such as --slo ttft:p95:500")
     if headless and users is None:
-        raise InputError("a search for capacity needs -u: the most streams, or with --request-rate, the most in flight")
+        raise InputError(
+            "a search for capacity needs -u: the maximum of streams or, with --request-rate, of requests in flight"
+        )
     others = {
         "--requests": settings.requests,
         "--rate-stages": settings.loop.stages,
@@ -320,7 +323,7 @@ def check_search(settings: Settings, users: int | None, *, headless: bool) -> No
     }
     for name, given in others.items():
         if given:
-            raise InputError(f"{name} is not for a search: it chooses its load, and leaves each step's start out")
+            raise InputError(f"remove {name}: a search chooses its load, and excludes the start of each step")
 
 
 def _asked(settings: Settings) -> dict[str, Any]:
@@ -349,7 +352,7 @@ def _asked(settings: Settings) -> dict[str, Any]:
 
 
 def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
-    """The steps of a search that was ended before its answer. Raises InputError where it asked for something else."""
+    """The steps of an unfinished search. Raises InputError if its options were different."""
     earlier = read_capacity(folder)
     now_asked = _asked(settings)
     asked: dict[str, tuple[Any, Any]] = {
@@ -362,7 +365,7 @@ def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
     asked |= {name: (then, now_asked.get(name)) for name, then in earlier.asked.items()}
     for name, (then, now) in asked.items():
         if then != now:
-            raise InputError(f"--resume {folder}: {name} is not what it was there: {then} then, {now} now")
+            raise InputError(f"--resume {folder}: {name} differs from that search: {then} then, {now} now")
     if earlier.answer is not None and not earlier.at_least:
-        raise InputError(f"--resume {folder}: that search has its answer already")
+        raise InputError(f"--resume {folder}: that search is already finished")
     return earlier.steps

@@ -1,8 +1,8 @@
-"""Loads that change while the test runs: ramp, steps and spike, chosen with --shape or in the web form.
+"""Loads that change during the test: ramp, steps and spike, chosen with --shape or in the web form.
 
     locust -f locustfiles/transcribe.py,locustfiles/shapes.py --headless --shape steps -u 40 --stages 4 --stage-time 30
 
-The number of users (-u) is the peak. A file of its own, because Locust follows any shape that it finds.
+The number of users (-u) is the peak. This is a separate file, because Locust uses any shape that it finds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHAPES = ("ramp", "steps", "spike")
 
 
 class Stage(NamedTuple):
-    """A part of the test: users go from `first` to `last` in a line between two times, in seconds from the start."""
+    """A part of the test, in seconds from its start, in which users change linearly from `first` to `last`."""
 
     name: str
     begins: float
@@ -33,8 +33,8 @@ class Stage(NamedTuple):
 def plan(shape: str, peak: int, stages: int, stage_time: float) -> list[Stage]:
     """The stages of a shape, each of `stage_time` seconds.
 
-    ramp: in a line to the peak over `stages` times, and one more at the peak. steps: `stages` equal steps up to the
-    peak. spike: a tenth of the peak, the peak, and a tenth again; it has three stages, whatever `stages` says.
+    ramp: linearly to the peak within `stages` stages, and one stage at the peak. steps: `stages` equal steps up to the
+    peak. spike: a tenth of the peak, the peak, and a tenth again; always three stages.
     """
     if shape == "ramp":
         top = stages * stage_time
@@ -61,14 +61,14 @@ def stage_at(stages: list[Stage], time: float) -> tuple[Stage, int] | None:
 
 
 class Shape(LoadTestShape):
-    """Follows the plan that the options name."""
+    """Follows the plan of the options."""
 
-    use_common_options: ClassVar[bool] = True  # the form keeps its field for users: it is the peak
+    use_common_options: ClassVar[bool] = True  # keep the form's field for users, which is the peak
     option: ClassVar[str] = "shape"
-    """Which option chooses it, and may choose none."""
+    """The option that chooses this shape, or none."""
 
     def tick(self) -> tuple[int, float] | None:
-        """Locust asks once a second: users, and users to start a second; None ends the test."""
+        """Called by Locust once a second. Returns users and users to start per second; None ends the test."""
         assert self.runner is not None
         options = self.runner.environment.parsed_options
         assert options is not None
@@ -78,14 +78,14 @@ class Shape(LoadTestShape):
             return None
         stage, users = now
         plugin_of(self.runner.environment).enter_stage(stage.name)
-        # As fast as Locust can: how fast the load grows is the plan's to say.
+        # Start users as fast as Locust can, because the plan defines how fast the load grows.
         return users, float(max(users, 1))
 
     @staticmethod
     def validate_options(options: Namespace) -> str | None:
-        """What is wrong with the shape's options, in one line."""
+        """The error in the shape's options, in one line; None if there is no error."""
         if options.shape not in (NO_SHAPE, *SHAPES):
-            return f"--shape {options.shape!r} is none of {NO_SHAPE}, {', '.join(SHAPES)}"
+            return f"--shape {options.shape!r} must be one of {NO_SHAPE}, {', '.join(SHAPES)}"
         if options.stages < 1:
             return f"--stages must be 1 or more, not {options.stages}"
         if not 0 < options.stage_time < float("inf"):
@@ -95,7 +95,7 @@ class Shape(LoadTestShape):
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add the shape's options, which the web form shows too."""
+    """Add the options of shapes, which the web form also shows."""
     add = option_group(parser, "Load", in_form=True)
     add(
         "--shape",

@@ -1,4 +1,4 @@
-"""A record as rows of Locust's statistics: the request itself, and TTFT, ITL, TPOT and a session's TTFS beside it."""
+"""Add records to Locust's statistics: a row for requests, and rows for TTFT, ITL, TPOT and the TTFS of sessions."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from asr_load.stream.record import LiveRecord, Record
 STREAM_TYPES = ("TTFT", "ITL", "TPOT", "TTFS")
 
 VARYING = re.compile(r"[0-9a-fA-F-]{16,}|\d{9,}")
-"""What servers put into their errors that is another one each time: ids and times."""
+"""Ids and times, which make a server's error messages unique."""
 
 ERROR_ROWS = 50
-"""Rows of failures for an outcome: Locust keeps each of them until the test ends, and a person reads a few."""
+"""Maximum rows of failures for an outcome, because Locust keeps all of them until the test ends."""
 
 
 def bucket(response_time: float) -> float:
     """Round to three significant digits, in ms, and to 0.01 below 1 ms: at most 0.5 % off.
 
-    Locust's own buckets (whole ms, two digits above 100) are up to 9 % off for gaps of a few ms.
+    Locust's buckets (whole ms, two digits above 100) are up to 9 % off for gaps of a few ms.
     """
     if response_time < 1:
         return round(response_time, 2)
@@ -40,14 +40,14 @@ def bucket(response_time: float) -> float:
 def buckets(response_times: np.ndarray) -> np.ndarray:
     """The `bucket` of each of several values, shape (n,)."""
     decades = np.floor(np.log10(np.maximum(response_times, 1)))
-    # A step of 10 ** (decade - 2), with whole numbers alone: so both ways give the same float, but for ties.
+    # Use only whole powers of 10, so that the results equal those of `bucket`, except for ties.
     finer, coarser = 10.0 ** np.maximum(2 - decades, 0), 10.0 ** np.maximum(decades - 2, 0)
     rounded: np.ndarray = np.rint(response_times * finer / coarser) / finer * coarser
     return rounded
 
 
 def set_up(environment: Environment) -> None:
-    """Install the finer buckets, and keep the stream's rows out of Aggregated, which counts requests alone."""
+    """Install the finer buckets, and exclude the rows of streams from Aggregated, which counts only requests."""
     locust_internals.replace(locust.stats, "bucket_response_time", lambda _: bucket)
     stats: Any = environment.stats
 
@@ -64,7 +64,7 @@ def set_up(environment: Environment) -> None:
 
 
 def keep_entries_when_serialised(environment: Environment) -> None:
-    """Let `--json` print the entries without emptying them: the console's rows after it would all be zero."""
+    """Let `--json` print the entries without emptying them, because the console prints them afterwards."""
     stats: Any = environment.stats
 
     def serialize() -> list[Any]:
@@ -74,7 +74,7 @@ def keep_entries_when_serialised(environment: Environment) -> None:
 
 
 def row_names(targets: Targets) -> dict[str, str]:
-    """The name of the row of each user class: the path of its requests and, where there are several, its own name."""
+    """The row name of each user class: the path of its requests and, if there are several classes, the class's name."""
     return {
         name: target.settings.endpoint.partition("?")[0] + (f" ({name})" if targets.several else "")
         for name, target in targets.items()
@@ -82,7 +82,7 @@ def row_names(targets: Targets) -> dict[str, str]:
 
 
 def other_failures(environment: Environment, targets: Targets) -> int:
-    """How many failures Locust counts of requests that are not the harness's, and exceptions of users."""
+    """The number of failures of the locustfile's other requests that Locust counts, plus exceptions of users."""
     runner, own = environment.runner, set(row_names(targets).values())
     assert runner is not None
     failed = sum(error.occurrences for error in runner.errors.values() if error.name not in own)
@@ -95,14 +95,13 @@ class Rows:
     def __init__(self, environment: Environment, path: str) -> None:
         self._environment, self._path = environment, path
         self._errors: dict[str, set[str]] = {}
-        """What was said of failures, by their outcome."""
+        """The messages of failures, by outcome."""
 
     def add(self, records: Sequence[Record]) -> None:
-        """Fire the events of records: one request each, and for a success its TTFT, each of its gaps, and its TPOT, in
-        ms.
+        """Fire the events of records: one for each request, and for a success its TTFT, each gap, and its TPOT, in ms.
 
-        A failure has no latency: its row counts it and nothing else. One that the test's own end cut off is counted,
-        and is no failure.
+        A failure has no latency: its row only counts it. A request cut off by the end of the test is counted, but not
+        as a failure.
         """
         environment, path = self._environment, self._path
         at_once = locust_internals.listens_alone(environment)
@@ -130,11 +129,11 @@ class Rows:
                 locust_internals.log_all(environment.stats.get(name, kind), np.array(values) * 1000, buckets)
 
     def _error(self, record: Record) -> str:
-        """The outcome and the server's words, without what differs from answer to answer: the record has it all."""
+        """The outcome and the server's message, without the parts that differ each time. The record has the whole."""
         words = VARYING.sub("…", record.error or "")
         texts = self._errors.setdefault(record.outcome, set())
         if words not in texts and len(texts) == ERROR_ROWS:
-            words = "other words: see records.jsonl"
+            words = "other messages: see records.jsonl"
         else:
             texts.add(words)
         return f"{record.outcome}: {words}"
@@ -162,7 +161,7 @@ def _event(
 
 
 class RequestFailed(Exception):
-    """What Locust shows for a failed request: the outcome and the server's words."""
+    """The error that Locust shows for a failed request: the outcome and the server's message."""
 
     def __repr__(self) -> str:
-        return str(self)  # Locust would show the class's name around it
+        return str(self)  # without the class's name, which Locust would show

@@ -1,4 +1,4 @@
-"""What the users of each class send: by the test's options or, where a class has options of its own, by those."""
+"""The requests of each user class, by the test's options and the class's own."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ from asr_load.schedule.work import ClipOrder, Job
 
 
 class OwnOptions:
-    """A class of users that may have options of its own."""
+    """A user class that may override the test's options."""
 
     options: ClassVar[Mapping[str, Any]] = {}
-    """What this class sends otherwise than the test's options say, as {"data": "long-clips", "api": "transcriptions"};
-    options/user_class.py has the names."""
+    """Options that differ for this class, such as {"data": "long-clips", "api": "transcriptions"};
+    options/user_class.py lists the names."""
 
 
 def host_of_classes(classes: Iterable[type]) -> str | None:
-    """The `host` that classes of users have as Locust's own do, for a test without --host; None if no class has one.
-    Raises InputError if they have several: a test has one server."""
+    """The `host` attribute of user classes, for a test without --host; None if no class has one. Raises InputError for
+    different hosts, because a test has one server."""
     named = {getattr(each, "host", None) for each in classes if issubclass(each, OwnOptions)}
     hosts = [str(host) for host in named if host]
     if len(hosts) > 1:
         shown = " and ".join(sorted(map(without_credentials, hosts)))
-        raise InputError(f"the user classes have the hosts {shown}, but a test has one server: give --host")
+        raise InputError(f"the user classes have the hosts {shown}, but a test has one server: set --host")
     return hosts[0] if hosts else None
 
 
 @dataclass(frozen=True)
 class Target:
-    """Of one class of users: the settings, with what the class has of its own, and the clips."""
+    """The settings, including the class's own options, and the clips of a user class."""
 
     settings: Settings
     shards: Shards
 
     @cached_property
     def chosen(self) -> np.ndarray:
-        """The numbers of the clips that are sent, by --sample."""
+        """The numbers of the clips to send, selected by --sample."""
         return sample_of(len(self.shards), self.settings.sample, self.settings.seed)
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Of these, in seconds."""
+        """The durations of the chosen clips, in seconds."""
         chosen: np.ndarray = self.shards.lengths[self.chosen]
         return chosen
 
     def order(self) -> ClipOrder | MixedOrder:
-        """Of these, by their places among them. Raises InputError where --mix asks for lengths that there are not."""
+        """The order of the chosen clips, as positions in `chosen`. Raises InputError if --mix needs missing lengths."""
         words: dict[str, Any] = {"shuffle": self.settings.shuffle, "seed": self.settings.seed}
         if self.settings.mix:
             return MixedOrder(self.lengths, parse_mix(self.settings.mix), **words)
@@ -71,9 +71,9 @@ class Target:
 
 
 class Targets(Mapping[str, Target]):
-    """By the name of the user class; the first one's is the run's where a run has only one.
+    """The targets of a test by user class. Values that a run has only once are those of the first class.
 
-    Raises InputError where their data is of several languages: a run has one word error rate.
+    Raises InputError if their data is in several languages, because a run has one word error rate.
     """
 
     def __init__(self, targets: dict[str, Target]) -> None:
@@ -83,7 +83,7 @@ class Targets(Mapping[str, Target]):
         languages = {name: target.shards.manifest.options.language for name, target in targets.items()}
         if len(set(languages.values())) > 1:
             said = ", ".join(f"{language} of {name}" for name, language in languages.items())
-            raise InputError(f"the data of all user classes of a run must be of one language, not {said}")
+            raise InputError(f"the data of all user classes must be in the same language, not {said}")
 
     def __getitem__(self, user_class: str) -> Target:
         return self._targets[user_class]
@@ -100,7 +100,7 @@ class Targets(Mapping[str, Target]):
 
     @property
     def in_parts(self) -> bool:
-        """Whether any of the data has long recordings in parts."""
+        """Whether any data has long recordings cut into parts."""
         return any(target.shards.manifest.options.rules.chunk_long is not None for target in self.values())
 
     @property
@@ -110,17 +110,17 @@ class Targets(Mapping[str, Target]):
 
     @property
     def data_sha256(self) -> str:
-        """Of the one manifest, or of all."""
+        """The hash of the only manifest, or a combined hash of all."""
         if not self.several:
             return self.first.shards.manifest_sha256
         return hashlib.sha256(repr(sorted(self.manifests.items())).encode()).hexdigest()
 
     def ids(self) -> set[str]:
-        """Of the clips of all."""
+        """The ids of all clips."""
         return set().union(*(target.shards.ids() for target in self.values()))
 
     def info(self) -> list[UserClassInfo]:
-        """What run.json says of each, where there are several."""
+        """The entries of run.json, if there are several classes."""
         if not self.several:
             return []
         return [
@@ -143,15 +143,15 @@ class Targets(Mapping[str, Target]):
 
 
 class RequestSource:
-    """Builds the requests of one user class. `id` is the test's; `worker` and `of`, this process and how many began it;
-    `alone`: no other class takes numbers between its own."""
+    """Builds the requests of one user class. `id` is the test's; this process is number `worker` of `of` at the start;
+    `alone` means that there are no other classes."""
 
     def __init__(self, name: str, target: Target, *, id: str, worker: int, of: int, alone: bool) -> None:
         settings = target.settings
         self._name, self._id, self._worker, self._of, self._alone = name, id, worker, of, alone
         self._shards, self._unique = target.shards, settings.unique
         self._nonces: dict[int, bytes] = {}
-        """Of clips that have the same bytes all the test."""
+        """Nonces of clips that keep the same bytes during the test."""
         self._order, self._chosen = target.order(), target.chosen
         self._taken = 0
         self._build, content_type = make_builder(settings.body, target.shards.audio_format)
@@ -164,30 +164,29 @@ class RequestSource:
             return
         self._headers = {
             "Accept": "text/event-stream",
-            # A compressed stream would reach us in blocks, not in tokens.
+            # A compressed stream would arrive in blocks instead of tokens.
             "Accept-Encoding": "identity",
             "Content-Type": content_type,
             **settings.headers,
         }
 
     def next_clip(self, job: Job) -> int:
-        """Which clip is next: it stays the next one until it is taken."""
-        # Among several classes, each goes through its clips with the requests that its own users take.
+        """The number of the next clip, until `take_clip` is called."""
+        # With several classes, each advances through its clips only with its users' requests.
         place = self._order.clip(job.seq if self._alone else self._worker + self._taken * self._of)
         return int(self._chosen[place])
 
     def take_clip(self) -> None:
-        """Hand out what `next_clip` gave."""
+        """Advance to the next clip."""
         self._taken += 1
 
     def request(self, job: Job, number: int, **more: Any) -> TranscriptionRequest:
-        """A request with its body, of a clip. Raises OSError, MemoryError, ValueError or InputError where it cannot be
-        built."""
+        """Build the request of a clip. Raises OSError, MemoryError, ValueError or InputError if that fails."""
         return self._request(job, self._shards[number], self._nonce(number), **more)
 
     def trial(self, job: Job, number: int, **more: Any) -> TranscriptionRequest:
-        """A request of a clip in bytes that no other request has, so that the server's caches know none of the test's
-        clips before it begins. Raises what `request` raises."""
+        """Build a request with different bytes from those of all other requests, so that the server's caches do not
+        contain the test's clips. Raises the same errors as `request`."""
         clip, audio_format = self._shards[number], self._shards.audio_format
         if audio_format == "wav":
             return self._request(job, clip, new_dither(), **more)
@@ -204,7 +203,7 @@ class RequestSource:
         return new_dither() if self._unique == "dither" else self._nonces.setdefault(number, new_dither())
 
     def without_body(self, job: Job, **more: Any) -> TranscriptionRequest:
-        """A request that cannot be built, for its record."""
+        """A request without a body, for the record of one that cannot be built."""
         return self._of_clip(job, [], "", reference="", audio_s=0.0, live=self._live, **more)
 
     def _of_clip(self, job: Job, body: list[bytes | memoryview], clip: str, **more: Any) -> TranscriptionRequest:

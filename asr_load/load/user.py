@@ -1,4 +1,4 @@
-"""The user that every locustfile is made of."""
+"""The base class of users in locustfiles."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from asr_load.stream.record import Record
 
 
 class SpeechUser(OwnOptions, HttpUser):
-    """A person who sends one recording after the other, over one connection.
+    """A user that sends one recording after another, over one connection.
 
-    Derive from it: a `wait_time`, tasks, `options`, `on_record`. A class that has tasks of its own has those alone,
-    else `transcribe`.
+    Subclasses can set `wait_time` and `options`, and define tasks and `on_record`. A subclass with tasks runs only
+    those, otherwise `transcribe`.
     """
 
     abstract = True
     wait_time = constant(0)
 
     def __init_subclass__(cls) -> None:
-        # Locust adds the tasks of base classes to a class's own.
+        # Locust adds the tasks of base classes: remove `transcribe` if the class has others.
         cls.tasks = [own for own in cls.tasks if own is not SpeechUser.transcribe] or cls.tasks
 
     def __init__(self, environment: Environment) -> None:
-        PACER.send_due()  # Locust makes many users in one go
+        PACER.send_due()  # because Locust makes many users at once
         super().__init__(environment)
         self.connection = UserConnection()
 
     def on_start(self) -> None:
-        """Take a number in the test that is running. Call it where a class of one's own has an `on_start` too."""
+        """Register this user in the running test. A subclass's `on_start` must call this."""
         self.test = current_run(self.environment)
         self.number = self.test.add_user(type(self).__name__, self.connection)
 
@@ -44,16 +44,18 @@ class SpeechUser(OwnOptions, HttpUser):
         self.send(self.next_request())
 
     def next_request(self) -> TranscriptionRequest:
-        """The next request, its body built; in an open loop, when it is due. Raises StopUser when all that was asked
-        for is handed out."""
+        """The next request, with its body; an open loop waits until it is due. Raises StopUser after the last one."""
         return self.test.next_request(self.number)
 
     def send(self, request: TranscriptionRequest) -> Record:
-        """Send a request, read its answer, and write its record, which `on_record` gets too. A failure is a record;
-        what is raised is the locustfile's own, as a gevent.Timeout around the call."""
+        """Send a request, read its response, and write its record, which `on_record` also gets.
+
+        A failure returns a record too. Only exceptions of the locustfile are raised, such as those of a gevent.Timeout
+        around the call.
+        """
         record = self.test.send(self.client, self.connection, request)
         self.on_record(record)
         return record
 
     def on_record(self, record: Record) -> None:
-        """Called with each record of this user, when it is written: for a class of one's own."""
+        """Called with each record of this user after it is written. Subclasses can override this."""
