@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 log=$(mktemp)
-tables=$(mktemp -d)
+work=$(mktemp -d)
 echo "Starting a speech server on this machine (a small speech recognizer on the CPU) …"
 python scripts/serve.py --port 0 >"$log" 2>&1 &
 server=$!
@@ -21,7 +21,13 @@ done
 
 echo "Sending the sample's 15 clips four times to $host, with 4 requests in flight …"
 # Four passes give the verdict enough requests to judge. Write Locust's tables to a file instead of the terminal.
-locust --headless -u 4 -r 4 --requests 60 --host "$host" --only-summary --loglevel WARNING --json-file "$tables/locust"
+locust --headless -u 4 -r 4 --requests 60 --host "$host" --only-summary --loglevel WARNING --json-file "$work/locust" |
+  tee "$work/summary"
+
+if grep -q '^Figures:' "$work/summary"; then
+  echo
+  echo "This machine runs the server too and was busy, so these figures are not exact. For a demo this does not matter."
+fi
 
 cat <<END
 
