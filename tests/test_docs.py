@@ -24,7 +24,8 @@ from asr_load.stream.record import RECORDS, LiveRecord, RecordFile
 from conftest import CHECKOUT
 from harness.records import failure, record, run_info
 
-PAGES = [CHECKOUT / "README.md", CHECKOUT / "SECURITY.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+FRONT = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = [*(CHECKOUT / name for name in FRONT), *sorted((CHECKOUT / "docs").rglob("*.md"))]
 ROOMS = ("audio", "stream", "schedule", "http", "realtime", "results", "options", "web", "load", "selftest")
 
 
