@@ -5,6 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard asr_load/*/*.c asr_server/*.c native/*.h)
 READY := $(VENV)/.ready
+RECOGNIZER := $(VENV)/.ready-recognizer
+LONG := $(VENV)/.ready-long
+# Python compiles what is imported. Compiling all modules of all packages would take 130 MB more.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 PINNED := -r requirements.txt -r requirements-server.txt -r requirements-dev.txt
 
 .PHONY: setup demo test test-long test-all test-latest check check-deps lock bench bench-compare calibrate load-models clean
@@ -13,14 +17,19 @@ setup: $(READY) asr_data/sample/manifest.json
 
 $(READY): requirements.txt requirements-server.txt requirements-dev.txt pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "asr-load needs Python 3.11 or newer: name one with 'make PYTHON=/path/to/python3.12 ...'"; exit 2; }
-	@echo "Installing the packages of requirements*.txt into $(VENV): a minute or two …"
+	  { echo "Python 3.11 or newer is needed: name one with 'make PYTHON=/path/to/python3.12 ...'"; exit 2; }
+	@echo "Installing the packages of requirements.txt, -server.txt and -dev.txt into $(VENV): a minute or two …"
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "No virtual environment could be made: install Python's venv (on Debian: apt-get install python3-venv)"; exit 2; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check $(PINNED) && \
-	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable . || \
+	@$(INSTALL) $(PINNED) && $(INSTALL) --no-deps --editable . || \
 	  { echo "pip could not install the packages named in requirements*.txt: see its message above"; exit 2; }
 	@$(BIN)/python -m compileall -q asr_load asr_server locustfiles # pip does so for what is not editable
+	@touch $@
+
+# A purpose that needs more packages has a file of its own: requirements-recognizer.txt, requirements-long.txt.
+$(VENV)/.ready-%: requirements-%.txt | $(READY)
+	@echo "Installing the packages of $< into $(VENV) …"
+	@$(INSTALL) -r $< || { echo "pip could not install the packages named in $<: see its message above"; exit 2; }
 	@touch $@
 
 asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl asr_load/audio/shard.py
@@ -28,20 +37,20 @@ asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl asr_load/
 	@$(BIN)/python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample
 	@touch $@
 
-demo: setup
+demo: setup $(RECOGNIZER)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 # The tests that take less than five seconds each. Four at once: many of them mostly wait.
 test: setup
 	@$(BIN)/python -m pytest -n 4 -m "not long" --durations 25
 
-# The others: fleets, searches, the web UI in a browser, sanitizers, an installed wheel.
-test-long: setup
+# The others: fleets, searches, the web UI in a browser, gateways, sanitizers, the recognizer, an installed wheel.
+test-long: setup $(RECOGNIZER) $(LONG)
 	@$(BIN)/python -m pytest -n 3 -m long --durations 25
 
 # All of them, with five minutes of fuzz under each sanitizer, signals at more moments of each command (SIGNALS=60: at
 # each tenth of a second), and the containers, with Docker or ENGINE=podman.
-test-all: setup
+test-all: setup $(RECOGNIZER) $(LONG)
 	@FUZZ_S=300 SIGNALS=6 $(BIN)/python -m pytest -n 2 --durations 25
 	@scripts/container-test.sh
 
@@ -49,7 +58,7 @@ test-all: setup
 test-latest:
 	@$(PYTHON) -m venv .venv-latest
 	@.venv-latest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
-	  --editable '.[server]' $$(sed -E 's/ *(==|#).*//' requirements-dev.txt)
+	  --editable '.[server]' $$(sed -E 's/ *(==|#).*//' requirements-dev.txt requirements-long.txt)
 	@.venv-latest/bin/python scripts/prepare.py --dataset asr_data/sample --out asr_data/sample
 	@.venv-latest/bin/python -m pytest -n 2 --durations 25
 
@@ -62,12 +71,12 @@ check: $(READY)
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --custom-compile-command "make lock"
 
-lock: $(READY)
-	@$(LOCK) requirements.txt requirements-server.txt --output-file requirements-server.lock
+lock: $(LONG)
+	@$(LOCK) requirements.txt requirements-server.txt requirements-recognizer.txt --output-file requirements-server.lock
 	@$(LOCK) requirements.txt --constraint requirements-server.lock --output-file requirements.lock
 
 # Whether any of them has a known vulnerability.
-check-deps: $(READY)
+check-deps: $(LONG)
 	@$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements-server.lock
 
 bench: setup
@@ -78,7 +87,7 @@ bench-compare: setup
 	@$(BIN)/python -m benchmarks.compare $(A) $(B)
 
 # The pictures of docs/load-models.md: one server under closed and open loop.
-load-models: setup
+load-models: setup $(LONG)
 	@$(BIN)/python scripts/load_models.py
 
 calibrate: setup

@@ -172,8 +172,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         _serve(options)
     except ModuleNotFoundError as error:
-        install = "pip install 'asr-load[server]' (in the checkout: pip install -r requirements-server.txt)"
-        _fail(f"{error.name} is missing: {install}")
+        files = "-r requirements-server.txt -r requirements-recognizer.txt"
+        _fail(f"{error.name} is missing: pip install 'asr-load[server]' (in the checkout: pip install {files})")
 
 
 def _leave(number: int, _: object) -> NoReturn:

@@ -83,7 +83,7 @@ def pause(server: Server) -> None:
 
 
 def draw(plots: list[Plot]) -> None:
-    """Write the pictures in light and dark. Needs Chromium and the packages in requirements-dev.txt."""
+    """Write the pictures, light and dark. Needs Chromium and the packages of requirements-long.txt."""
     sys.path.insert(0, str(ROOT / "tests"))
     from harness.browser import browser
 

@@ -3,7 +3,7 @@ versions, and the tab during realtime sessions.
 
     python scripts/screenshots.py
 
-Needs Chromium and the packages in requirements-dev.txt.
+Needs Chromium and the packages of requirements-long.txt.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-
-from playwright.sync_api import Browser, Page  # noqa: E402
 
 from asr_load.audio.clip import Rules  # noqa: E402
 from asr_load.audio.open import open_source  # noqa: E402
@@ -32,6 +31,9 @@ from asr_load.errors import OneLineParser  # noqa: E402
 from asr_load.web.report import REPORT  # noqa: E402
 from harness.browser import browser, locust, start_test  # noqa: E402
 from harness.serving import serve  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 IMAGES = ROOT / "docs" / "images"
 SERVER = ["--engine", "scripted", "--tokens", "24", "--ttft-ms", "160", "--itl-ms", "18", "--slots", "6"]

@@ -42,6 +42,7 @@ def succeeds(command: list[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.long
 def test_compose_file_matches_the_schema() -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
@@ -105,7 +106,7 @@ def test_master_creates_the_fleet_token_that_workers_read(tmp_path: Path) -> Non
 
 def test_images_install_locked_versions_with_hashes() -> None:
     files = {"requirements.lock": ["requirements.txt"]}
-    files["requirements-server.lock"] = ["requirements.txt", "requirements-server.txt"]
+    files["requirements-server.lock"] = ["requirements.txt", "requirements-server.txt", "requirements-recognizer.txt"]
     versions: dict[str, dict[str, str]] = {}
     for lock, names in files.items():
         text = (CHECKOUT / lock).read_text()

@@ -434,6 +434,7 @@ def test_locusts_own_files_are_complete(clips: Path, tmp_path: Path) -> None:
             assert float(rows[at][column]) == pytest.approx(exact, abs=1.01 + exact * 0.005)
 
 
+@pytest.mark.long
 def test_opentelemetry_separates_the_metrics_by_name(clips: Path, tmp_path: Path) -> None:
     exporters: dict[str, Any] = {f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "LOGS")}
     exporters["OTEL_METRICS_EXPORTER"] = "console"

@@ -12,11 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
-from openai.types.audio.transcription_create_params import TranscriptionCreateParamsStreaming
-from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
-from pydantic import TypeAdapter
 
 from asr_load.audio.payload import NO_DITHER, BodyOptions, make_builder
 from asr_load.audio.shard import Shards
@@ -25,6 +21,8 @@ from asr_load.options.request import read_request
 from conftest import CHECKOUT
 from harness.options import parse
 from harness.serving import serve
+
+pytestmark = pytest.mark.long
 
 SAMPLE = CHECKOUT / "asr_data" / "sample"
 SGLANG = "sglang==0.5.23"
@@ -59,7 +57,6 @@ def sglang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield protocol
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("api", ["chat", "chat-input-audio"])
 @pytest.mark.parametrize("preset", CHATS)
 def test_sglang_accepts_the_chats_of_all_presets(sglang: Any, preset: str, api: str) -> None:
@@ -79,10 +76,15 @@ def test_sglang_accepts_the_chats_of_all_presets(sglang: Any, preset: str, api: 
 
 @pytest.mark.parametrize("preset", CHATS)
 def test_openai_accepts_the_chats_of_all_presets(preset: str) -> None:
+    from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+    from pydantic import TypeAdapter
+
     TypeAdapter(CompletionCreateParamsStreaming).validate_python(chat_of(preset, "chat-input-audio"))
 
 
 def test_openai_accepts_transcription_requests() -> None:
+    from openai.types.audio.transcription_create_params import TranscriptionCreateParamsStreaming
+
     options = BodyOptions("transcriptions", "m", "p", 9, language="de")
     body = b"".join(make_builder(options)[0](Shards(SAMPLE)[0], NO_DITHER))
     known = set(typing.get_type_hints(TranscriptionCreateParamsStreaming))
@@ -93,17 +95,19 @@ def test_openai_accepts_transcription_requests() -> None:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[openai.OpenAI]:
+def client() -> Iterator[Any]:
+    import openai  # late, as above: make test collects this file without it
+
     with serve("--engine", "scripted", "--tokens", "5", "--ttft-ms", "5", "--itl-ms", "1") as host:
         yield openai.OpenAI(base_url=f"{host}/v1", api_key="EMPTY", max_retries=0)
 
 
 @pytest.mark.parametrize("kind", ["chat", "chat-input-audio"])
-def test_openai_client_reads_chats_of_the_embedded_server(client: openai.OpenAI, kind: str) -> None:
+def test_openai_client_reads_chats_of_the_embedded_server(client: Any, kind: str) -> None:
     messages = chat_of("gemma-3n", kind)["messages"]
     options = {"include_usage": True}
-    stream: Any = client.chat.completions.create(
-        model="default", messages=messages, stream=True, stream_options=options, max_tokens=5  # type: ignore[call-overload]
+    stream = client.chat.completions.create(
+        model="default", messages=messages, stream=True, stream_options=options, max_tokens=5
     )  # fmt: skip
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -114,7 +118,7 @@ def test_openai_client_reads_chats_of_the_embedded_server(client: openai.OpenAI,
     assert whole.choices[0].finish_reason
 
 
-def test_openai_client_reads_transcriptions_of_the_embedded_server(client: openai.OpenAI, tmp_path: Path) -> None:
+def test_openai_client_reads_transcriptions_of_the_embedded_server(client: Any, tmp_path: Path) -> None:
     wav = tmp_path / "clip.wav"
     body = make_builder(BodyOptions("transcriptions", "m", "", 9))[0](Shards(SAMPLE)[0], NO_DITHER)
     wav.write_bytes(bytes(body[1]))

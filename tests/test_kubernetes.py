@@ -71,6 +71,7 @@ def validate(file: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_kubernetes_file_matches_the_schemas(tmp_path: Path) -> None:
     code, said = validate(FILE)
     assert code == 0, said

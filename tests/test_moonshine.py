@@ -14,10 +14,11 @@ import soundfile
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from asr_server.audio import RATE, cut_at_pauses
-from asr_server.moonshine import read_vocabulary
 from harness.audio import FORMATS, sample_in, sample_text
 from harness.patience import PATIENCE_S
 from harness.serving import chat_body, connect, events, gauges, post, serve, text_of, wait_until
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,8 @@ def test_disconnected_client_frees_its_slot(url: str) -> None:
 
 
 def test_vocabulary_lengths_of_one_and_two_bytes() -> None:
+    from asr_server.moonshine import read_vocabulary  # late: make setup does not install ONNX Runtime
+
     long = "▁".encode() * 50
     data = b"\x01a" + bytes([len(long) % 128 + 128, len(long) // 128]) + long
     assert read_vocabulary(data) == [b"a", b" " * 50]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import trustme
-from openai import OpenAI
 
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, never_sent
 from asr_load.http.timeouts import Timeouts
@@ -411,13 +411,15 @@ def test_recognizer_transcribes_while_audio_is_sent(dialect: str, tmp_path: Path
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # from `openai`
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # by `openai`
 def test_openai_client_works_with_the_embedded_server() -> None:
+    from openai import OpenAI  # late: short tests import this module without it
+
     with serve(*FAST, "--realtime", "openai") as url:
-        client = OpenAI(base_url=f"{url}/v1", api_key="none")
+        client: Any = OpenAI(base_url=f"{url}/v1", api_key="none")
         with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
             audio = {"input": {"format": {"type": "audio/pcm", "rate": 24000}, "transcription": {"model": "gpt"}}}
-            connection.session.update(session={"type": "transcription", "audio": audio})  # type: ignore[misc, arg-type]
+            connection.session.update(session={"type": "transcription", "audio": audio})
             connection.input_audio_buffer.append(audio="AAAA" * 800)
             connection.input_audio_buffer.commit()
             texts = (

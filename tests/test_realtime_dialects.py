@@ -10,7 +10,6 @@ from collections import deque
 from typing import Any
 
 import pytest
-from openai.types.realtime import InputAudioBufferAppendEvent, InputAudioBufferCommitEvent, SessionUpdateEvent
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
@@ -40,7 +39,11 @@ def hear(dialect: str, *events: dict[str, Any], ends: int = 1, earlier: tuple[st
     return heard
 
 
+@pytest.mark.long
 def test_openai_types_accept_the_messages() -> None:
+    # Late: short tests import this module without it.
+    from openai.types.realtime import InputAudioBufferAppendEvent, InputAudioBufferCommitEvent, SessionUpdateEvent
+
     for name in ("openai", "sglang"):
         dialect = DIALECTS[name]
         (update,) = dialect.configure(OPTIONS, dialect.rates[0])

@@ -428,7 +428,7 @@ def test_missing_package_gives_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('gone', name='uvicorn')")
     ended = run_to_end(*FAST, **os.environ | {"PYTHONPATH": str(tmp_path)})
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert "pip install -r requirements-server.txt" in ended.stderr
+    assert "pip install -r requirements-server.txt -r requirements-recognizer.txt" in ended.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -9,14 +9,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-
-from playwright.sync_api import Browser, Page
 
 from asr_load.results import compare as comparing
 from asr_load.results.live import Live
@@ -29,10 +25,10 @@ from harness.patience import PATIENCE_S
 from harness.records import failure, record, run_folder, run_info
 from harness.serving import serve, wait_until
 
-pytestmark = pytest.mark.long
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
-if chromium() is None:
-    pytest.skip("Chromium is not installed", allow_module_level=True)
+pytestmark = [pytest.mark.long, pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")]
 
 SERVER = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "30", "--itl-ms", "5", "--fault", "503=0.1")
 WEB = ROOT / "asr_load" / "web"

@@ -11,13 +11,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
-
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from harness.patience import PATIENCE_S
 from harness.ports import free_port
 from harness.serving import wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUIET = ("background-networking", "component-update", "sync", "quic", "gpu")
@@ -32,7 +34,9 @@ def chromium() -> str | None:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A headless browser."""
+    """A browser without a window."""
+    from playwright.sync_api import sync_playwright  # late: short tests import this module without Playwright
+
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         try:
