@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: an installed package has the locustfiles and the sample inside of it."""
+"""Copy the locustfiles and the sample into the package when it is built, which pyproject.toml cannot express."""
 
 import shutil
 from pathlib import Path
@@ -11,14 +11,17 @@ SHIPPED = ("locust.conf", "locustfiles/*.py", "asr_data/sample/*.flac", "asr_dat
 
 
 class BuildWithShipped(build_py):
-    """Copies them beside the modules, where asr_load/shipped.py looks for them."""
+    """Copies the shipped files to where asr_load/shipped.py looks for them."""
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
             return
         for pattern in SHIPPED:
-            for file in CHECKOUT.glob(pattern):
+            files = list(CHECKOUT.glob(pattern))
+            if not files:  # the sdist lacks them: see MANIFEST.in
+                raise FileNotFoundError(f"{CHECKOUT / pattern}: no such file, and the package would lack it")
+            for file in files:
                 target = Path(self.build_lib) / "asr_load" / "shipped" / file.relative_to(CHECKOUT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)

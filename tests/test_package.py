@@ -1,14 +1,15 @@
-"""The package without a checkout: what it exports, and a wheel that works alone."""
+"""The package: its public names, and the sdist and the wheel, installed where there is no checkout."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,9 @@ def test_reading_records_imports_no_locust() -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the wheel's files, as in site-packages."""
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist of this checkout and the wheel that is built from this sdist."""
+    folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
     # Build a copy, as setuptools leaves folders where it builds.
     tracked = subprocess.run(
@@ -54,24 +55,80 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         if (CHECKOUT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((CHECKOUT / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
-    subprocess.run([*pip, "--target", folder / "site", source], check=True, timeout=300)
-    yield folder / "site"
+    build = [sys.executable, "-m", "build", "--outdir", folder / "dist", source]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "dist"
 
 
-def run_installed(site: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run `asr-load WORDS` from the wheel, in a folder that is not a checkout."""
-    env = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONSAFEPATH": "1"}
-    env["LOCUST_SKIP_MONKEY_PATCH"] = ""
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment with the wheel. Other packages come from the environment of the tests."""
+    place = tmp_path_factory.mktemp("installed")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    (wheel,) = built.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", place / "bin" / "python"]
+    subprocess.run([*pip, "install", "--no-deps", wheel], check=True, timeout=300)
+    # A line in a .pth file adds a folder without its own .pth files, and so without the checkout.
+    (site_packages(place) / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return place
+
+
+def site_packages(place: Path) -> Path:
+    (found,) = place.glob("lib/python*/site-packages")
+    return found
+
+
+def away(folder: Path) -> dict[str, str]:
+    """Environment variables for a program outside of the checkout, with its cache below a folder."""
+    env = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONSAFEPATH": "1", "LOCUST_SKIP_MONKEY_PATCH": ""}
+    env.pop("PYTHONPATH", None)
+    return env
+
+
+def run_installed(place: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the installed `asr-load` with these words in a folder that is not a checkout."""
     where = "import asr_load; print(asr_load.__file__)"
     found = subprocess.run(
-        [sys.executable, "-c", where], cwd=folder, env=env, capture_output=True, text=True, check=True
-    )
-    assert Path(found.stdout.strip()).is_relative_to(site)
-    return subprocess.run(
-        [sys.executable, "-m", "asr_load.main", *map(str, words)],
-        cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        [place / "bin" / "python", "-c", where],
+        cwd=folder, env=away(folder), capture_output=True, text=True, check=True,
     )  # fmt: skip
+    assert Path(found.stdout.strip()).is_relative_to(place)
+    return subprocess.run(
+        [place / "bin" / "asr-load", *map(str, words)],
+        cwd=folder, env=away(folder), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.long
+def test_pypi_accepts_the_sdist_and_the_wheel(built: Path) -> None:
+    files = sorted(built.iterdir())
+    assert [file.suffix for file in files] == [".whl", ".gz"]
+    check = [sys.executable, "-m", "twine", "check", "--strict", *map(str, files)]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_the_wheel_of_the_sdist_runs_the_demo(installed: Path, tmp_path: Path) -> None:
+    """The steps of scripts/demo.sh with the installed command: the recognizer, and the 15 clips of the sample."""
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    assert run_installed(installed, tmp_path, "--version").stdout.startswith(f"asr-load {version} (Locust ")
+    if shutil.which("cc"):
+        compiled = "import asr_load.http._socket_reader, asr_load.stream._events, asr_server._chunk_sender"
+        subprocess.run([installed / "bin" / "python", "-c", compiled], cwd=tmp_path, env=away(tmp_path), check=True)
+    command = [installed / "bin" / "asr-load", "serve", "--port", "0", "--threads", "1"]
+    with subprocess.Popen(command, cwd=tmp_path, env=away(tmp_path), stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            host = server.stdout.readline().rpartition(" ")[2].strip()
+            words = ("run", "--headless", "-u", "4", "-r", "4", "--requests", "15", "--host", host, "--results", "demo")
+            done = run_installed(installed, tmp_path, *words)
+        finally:
+            server.terminate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Total: 15, Success: 15, Fail: 0" in done.stdout
+    assert json.loads((tmp_path / "demo" / "summary.json").read_text())["wer"] < 0.2
 
 
 @pytest.mark.long
@@ -87,7 +144,7 @@ def test_wheel_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
         done = run_installed(installed, tmp_path, "capacity", *words[:5], "--slo", "ttft:p95:9000", "--step-time", "2")
         assert "maximum effective streams: 2" in done.stdout, done.stderr
         port = host.rpartition(":")[2]
-        sample = installed / "asr_load" / "shipped" / "asr_data" / "sample"
+        sample = site_packages(installed) / "asr_load" / "shipped" / "asr_data" / "sample"
         done = run_installed(installed, tmp_path, "bench", "--port", port, "--dataset", sample, "--limit", "3")
         assert "Total: 3, Success: 3, Fail: 0" in done.stdout, done.stderr
         assert list((tmp_path / "asr_data").iterdir())
