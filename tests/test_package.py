@@ -55,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (CHECKOUT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((CHECKOUT / name).read_bytes())
-    build = [sys.executable, "-m", "build", "--outdir", folder / "dist", source]
+    build = [sys.executable, "-m", "build", "--outdir", str(folder / "dist"), str(source)]
     done = subprocess.run(build, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "dist"
@@ -67,7 +67,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("installed")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     (wheel,) = built.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", place / "bin" / "python"]
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(place / "bin" / "python")]
     subprocess.run([*pip, "install", "--no-deps", wheel], check=True, timeout=300)
     # A line in a .pth file adds a folder without its own .pth files, and so without the checkout.
     (site_packages(place) / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -117,7 +117,7 @@ def test_the_wheel_of_the_sdist_runs_the_demo(installed: Path, tmp_path: Path) -
     if shutil.which("cc"):
         compiled = "import asr_load.http._socket_reader, asr_load.stream._events, asr_server._chunk_sender"
         subprocess.run([installed / "bin" / "python", "-c", compiled], cwd=tmp_path, env=away(tmp_path), check=True)
-    command = [installed / "bin" / "asr-load", "serve", "--port", "0", "--threads", "1"]
+    command = [str(installed / "bin" / "asr-load"), "serve", "--port", "0", "--threads", "1"]
     with subprocess.Popen(command, cwd=tmp_path, env=away(tmp_path), stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
