@@ -1,5 +1,7 @@
 # demo · test · test-long · test-all · test-latest · check · check-deps · lock · bench · bench-compare · calibrate · load-models: each sets up what it needs.
 # With another Python: make test PYTHON=python3.13 VENV=.venv-3.13
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +10,8 @@ READY := $(VENV)/.ready
 RECOGNIZER := $(VENV)/.ready-recognizer
 LONG := $(VENV)/.ready-long
 # Python compiles what is imported. Compiling all modules of all packages would take 130 MB more.
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+INSTALL := PYTHONUNBUFFERED=1 $(BIN)/pip install --disable-pip-version-check --no-compile --log $(VENV)/pip.log
+PROGRESS := 2>&1 | $(BIN)/python scripts/pip_progress.py
 PINNED := -r requirements.txt -r requirements-server.txt -r requirements-dev.txt
 
 .PHONY: setup demo test test-long test-all test-latest check check-deps lock bench bench-compare calibrate load-models clean
@@ -21,15 +24,15 @@ $(READY): requirements.txt requirements-server.txt requirements-dev.txt pyprojec
 	@echo "Installing the packages of requirements.txt, -server.txt and -dev.txt into $(VENV): a minute or two …"
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "No virtual environment could be made: install Python's venv (on Debian: apt-get install python3-venv)"; exit 2; }
-	@$(INSTALL) $(PINNED) && $(INSTALL) --no-deps --editable . || \
-	  { echo "pip could not install the packages named in requirements*.txt: see its message above"; exit 2; }
+	@$(INSTALL) $(PINNED) $(PROGRESS) && $(INSTALL) --no-deps --editable . $(PROGRESS) || \
+	  { echo "pip could not install the packages: see $(VENV)/pip.log"; exit 2; }
 	@$(BIN)/python -m compileall -q asr_load asr_server locustfiles # pip does so for what is not editable
 	@touch $@
 
-# A purpose that needs more packages has a file of its own: requirements-recognizer.txt, requirements-long.txt.
+# Packages that only some targets need: requirements-recognizer.txt, requirements-long.txt.
 $(VENV)/.ready-%: requirements-%.txt | $(READY)
 	@echo "Installing the packages of $< into $(VENV) …"
-	@$(INSTALL) -r $< || { echo "pip could not install the packages named in $<: see its message above"; exit 2; }
+	@$(INSTALL) -r $< $(PROGRESS) || { echo "pip could not install the packages of $<: see $(VENV)/pip.log"; exit 2; }
 	@touch $@
 
 asr_data/sample/manifest.json: $(READY) asr_data/sample/manifest.jsonl asr_load/audio/shard.py
@@ -54,7 +57,7 @@ test-all: setup $(RECOGNIZER) $(LONG)
 	@FUZZ_S=300 SIGNALS=6 $(BIN)/python -m pytest -n 2 --durations 25
 	@scripts/container-test.sh
 
-# With the newest releases of what pyproject.toml allows, in an environment of its own.
+# With the newest releases that pyproject.toml allows, in a separate environment.
 test-latest:
 	@$(PYTHON) -m venv .venv-latest
 	@.venv-latest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
