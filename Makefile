@@ -20,8 +20,8 @@ setup: $(READY) asr_data/sample/manifest.json
 
 $(READY): requirements.txt requirements-server.txt requirements-dev.txt pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "Python 3.11 or newer is needed: name one with 'make PYTHON=/path/to/python3.12 ...'"; exit 2; }
-	@echo "Installing the packages of requirements.txt, -server.txt and -dev.txt into $(VENV): a minute or two …"
+	  { echo "asr-load needs Python 3.11 or newer: name one with 'make PYTHON=/path/to/python3.12 ...'"; exit 2; }
+	@echo "Installing the packages of requirements*.txt into $(VENV): a minute or two …"
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "No virtual environment could be made: install Python's venv (on Debian: apt-get install python3-venv)"; exit 2; }
 	@$(INSTALL) $(PINNED) $(PROGRESS) && $(INSTALL) --no-deps --editable . $(PROGRESS) || \
