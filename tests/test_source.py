@@ -91,7 +91,7 @@ def test_invalid_data_set_gives_an_error_with_a_cure(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.1})
     assert "no such file" in error("../not/here")
     assert "no text column 'speech'; the columns are file, text" in error(folder, text_column="speech")
-    assert "leave --subset clean out" in error(folder, subset="clean")
+    assert "remove --subset clean" in error(folder, subset="clean")
     assert "no column 'split'" in error(folder, split="test")
     (folder / "manifest.jsonl").write_text('{"file": "a.wav"}\nnot json\n')
     assert "line 2" in error(folder)

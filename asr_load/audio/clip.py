@@ -25,8 +25,8 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording as it is sent. `audio_b64` is base64 of a WAV (16-bit PCM, mono, `sample_rate` Hz), or of the same audio
-    in another of AUDIO_FORMATS."""
+    """A recording as it is sent. `audio_b64` is the base64 of a WAV (16-bit PCM, mono, `sample_rate` Hz), or of the
+    same audio in another of AUDIO_FORMATS."""
 
     id: str
     text: str

@@ -160,7 +160,7 @@ def unused_times(row: Mapping[str, Any]) -> list[str]:
 
 
 def warning_of(unused: Iterable[str]) -> list[str]:
-    """The warning about these unused columns; empty if there are none."""
+    """The warning about unused time columns, as a list of none or one."""
     names = ", ".join(map(repr, dict.fromkeys(unused)))
     if not names:
         return []
