@@ -63,7 +63,7 @@ def open_dataset(path: Path | None, spec: DatasetSpec) -> Source:
 
 
 def _ask(name: str, revision: str | None) -> huggingface_hub.DatasetInfo | None:
-    """The hub's description of a data set; None offline. Raises InputError if there is none.
+    """The hub's description of a data set; None offline. Raises InputError if it does not exist.
 
     Fails faster than `datasets`, which retries for half a minute.
     """
@@ -141,7 +141,7 @@ CONVERTED = "refs/convert/parquet"
 
 
 def _open_converted(spec: DatasetSpec, notes: list[str]) -> Source:
-    """Open the hub's parquet conversion of a data set. Raises InputError if there is none."""
+    """Open the hub's parquet conversion of a data set. Raises InputError if the hub has not converted it."""
     api = huggingface_hub.HfApi()
     try:
         commit = api.dataset_info(spec.dataset, revision=CONVERTED, timeout=ANSWER_S).sha
