@@ -208,7 +208,7 @@ def test_prepare_command_prints_clips_and_skipped(tmp_path: Path) -> None:
     [
         (["--dataset", "../nowhere"], "there is no such file or folder"),
         (["--dataset", ".", "--limit", "-1"], "-1 is negative"),
-        (["--dataset", ".", "--sample-rate", "fast"], "neither 'keep' nor a rate"),
+        (["--dataset", ".", "--sample-rate", "fast"], "neither 'keep' nor a sample rate"),
         (["--dataset", ".", "--max-duration", "-3"], "not a number of seconds"),
         (["--dataset", ".", "--limit", "many"], "not a whole number"),
     ],
