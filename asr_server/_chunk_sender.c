@@ -190,8 +190,8 @@ static size_t compose(ChunkSender *sender, const Stream *stream, int64_t stamp) 
     return (size_t)(end - sender->line);
 }
 
-/* Send as much of a chunk as the socket accepts, without the lock. Returns errno, or 0. If no byte was sent, the next try
- * composes and stamps the chunk anew; a chunk sent in part keeps its stamp, because the sent bytes contain it. */
+/* Send as much of a chunk as the socket accepts, without the lock. Returns errno, or 0. If no byte was sent, the next
+ * try composes and stamps the chunk anew; a chunk sent in part keeps its stamp, because the sent bytes contain it. */
 static int send_chunk(ChunkSender *sender, Stream *stream, int64_t *now) {
     *now = now_ns();
     if (stream->partial == 0) stream->stamps[stream->next] = *now;
