@@ -76,7 +76,7 @@ def test_unique_option_determines_which_bytes_repeat(unique: str, kinds: int, of
         (["--no-such-option", "3"], "there is no option --no-such-option"),
         (["--results", "old"], "--results old already holds a run"),
         (["--repeats", "0"], "--repeats must be a whole number from 1 to 100"),
-        (["--audio-format", "flac"], "is flac, and --unique dither flips bits of WAV"),
+        (["--audio-format", "flac"], "is flac, but --unique dither needs WAV"),
         (
             ["--audio-format", "opus", "--unique", "none", "--api", "chat-input-audio"],
             "--api chat-input-audio supports only wav and mp3, but --data has opus",
