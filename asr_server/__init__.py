@@ -1,7 +1,7 @@
 """The embedded server: an OpenAI-compatible speech endpoint to test against.
 
-It stands on its own (nothing here imports the harness) and answers in SGLang's wire format with one of two engines: a
-real recogniser (`moonshine`) or text on a fixed schedule (`scripted`). Either can be told to misbehave (`faults`).
+It is independent of asr_load and uses SGLang's wire format. It has two engines: a real recogniser (`moonshine`) and
+text on a fixed schedule (`scripted`). Both can simulate faults (`faults`).
 """
 
 import sys

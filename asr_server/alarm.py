@@ -1,7 +1,7 @@
-"""Waiting until a point in time, to a fraction of a millisecond.
+"""Wait until a point in time, to a fraction of a millisecond.
 
-An event loop's timers count whole milliseconds: with them a chunk leaves up to 2.5 ms late even when nothing else is
-to do. Linux has timers that are files, which any loop can watch; elsewhere the loop's own must do.
+An event loop's timers count whole milliseconds, so a chunk would leave up to 2.5 ms late even on an idle loop. Linux
+has timers with file descriptors, which any loop can watch; other systems use the loop's timers.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import time
 
 _CLOCK_MONOTONIC = 1  # what time.perf_counter() reads on Linux
 _ABSOLUTE = 1  # TFD_TIMER_ABSTIME
-_SLACK = 0.0002  # seconds; setting the timer costs 20 µs, so what is due this close together leaves together
+_SLACK = 0.0002  # seconds; setting the timer costs 20 µs, so chunks due this close together leave together
 
 
 class _TimerSpec(ctypes.Structure):
@@ -24,7 +24,7 @@ class _TimerSpec(ctypes.Structure):
 
 
 class Alarm:
-    """One timer for all who wait on one event loop. It must be made on that loop."""
+    """One timer for all waiters of an event loop. It must be made on that loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -38,7 +38,7 @@ class Alarm:
             self._loop.add_reader(self._file, self._ring)
 
     async def wait_until(self, due: float) -> None:
-        """Return at `due` (`time.perf_counter()` seconds), never before; at once if it is past."""
+        """Return at `due` (`time.perf_counter()` seconds), never before; immediately if it has passed."""
         if self._file < 0:
             while (delay := due - time.perf_counter()) > 0:
                 await asyncio.sleep(max(delay, 0.001))
@@ -59,7 +59,7 @@ class Alarm:
         now = time.perf_counter()
         while self._waiting and self._waiting[0][0] <= now:
             future = heapq.heappop(self._waiting)[2]
-            if not future.done():  # those who went away were cancelled
+            if not future.done():  # futures of disconnected clients were cancelled
                 future.set_result(None)
         if self._waiting:
             self._set(max(self._waiting[0][0], now + _SLACK))

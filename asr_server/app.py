@@ -1,4 +1,4 @@
-"""The routes."""
+"""The ASGI application and its routes."""
 
 import hmac
 import time
@@ -28,8 +28,8 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def build_app(
     service: Service, model: str, faults: FaultPlan, api_key: str | None, realtime: Dialect | None = None
 ) -> ASGIApp:
-    """The ASGI application. With an `api_key`, all but health and metrics wants it as a bearer token. `realtime`: the
-    dialect of its sessions; None: it has none."""
+    """Build the ASGI application. With an `api_key`, all paths except health and metrics require it as a bearer token.
+    `realtime` is the dialect of sessions; None: no sessions."""
 
     async def models(_: Request) -> Response:
         entry = {"id": model, "object": "model", "created": int(time.time()), "owned_by": "asr_server", "root": model}
@@ -57,7 +57,7 @@ def build_app(
 
 
 class _Authorised:
-    """Lets through what carries the key; the answer to all else is SGLang's."""
+    """Accepts requests with the key; responds to all others like SGLang."""
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app = app
@@ -75,7 +75,7 @@ class _Authorised:
 
 
 class _SpeechEndpoint:
-    """An ASGI application rather than a function: its answers write to the connection themselves."""
+    """An ASGI application instead of a function, because responses write to the connection themselves."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class _SpeechEndpoint:
             await exchange.run()
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
-        """A function of its own, so that only the exchange holds the audio, which it lets go."""
+        """Parse a request. A separate function, so that only the exchange holds the audio, which it releases."""
         http = Request(scope, _limited(scope, receive))
         fault = self._faults.choose(http.headers) if self._faults else None
         request, received_at = await self._parse(http)
@@ -119,8 +119,8 @@ class _SpeechEndpoint:
 
 
 def _limited(scope: Scope, receive: Receive) -> Receive:
-    """What receives a body of up to MAX_BODY_BYTES. Raises RequestError for a longer one: at once where its head tells
-    its length."""
+    """Limit a body to MAX_BODY_BYTES. Raises RequestError for a longer one, immediately if its Content-Length says
+    so."""
     too_long = RequestError(f"The body has more than {MAX_BODY_BYTES} bytes.", 413)
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     if int(length) > MAX_BODY_BYTES:
@@ -146,7 +146,7 @@ async def _read_chat(http: Request) -> tuple[SpeechRequest, float]:
 
 async def _read_form(http: Request) -> tuple[SpeechRequest, float]:
     if not http.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise RequestError("A transcription is asked for with multipart/form-data.")
+        raise RequestError("A transcription request must be multipart/form-data.")
     try:
         form = await http.form()
     except HTTPException as error:
@@ -161,7 +161,7 @@ async def _read_form(http: Request) -> tuple[SpeechRequest, float]:
         return value if isinstance(value, str) and value else default
 
     if (wanted := text("response_format", "json")) != "json":
-        raise RequestError(f"response_format {wanted!r} is not served; there is json.")
+        raise RequestError(f"response_format {wanted!r} is not supported; use json.")
     limit = text("max_completion_tokens", "") or text("max_tokens", "")
     try:
         max_tokens = check_max_tokens(int(limit) if limit else None)

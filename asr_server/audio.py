@@ -1,4 +1,4 @@
-"""From a request's audio to samples a recogniser takes, cut where nobody speaks."""
+"""Decode a request's audio to samples, and cut them at pauses."""
 
 import io
 import re
@@ -20,7 +20,7 @@ def decode(audio: Audio) -> Samples:
     """Read anything libsndfile reads (WAV, FLAC, mp3, ogg; any rate, any channels) as mono samples at 16 kHz.
 
     Raises:
-        RequestError: the bytes are no audio; the message is SGLang's.
+        RequestError: the bytes are not audio; the message is SGLang's.
     """
     try:
         data = pybase64.b64decode(audio.data, validate=True) if audio.base64 else audio.data
@@ -37,7 +37,7 @@ def decode(audio: Audio) -> Samples:
 
 
 def cut_at_pauses(samples: Samples, longest: int) -> Iterator[Samples]:
-    """Cut into pieces below `longest` samples, each cut at the quietest place of the second half of what is allowed."""
+    """Cut into pieces of fewer than `longest` samples, at the quietest place in the second half of that length."""
     while len(samples) >= longest:
         window = samples[longest // 2 : longest - 1]
         hops = len(window) // _HOP

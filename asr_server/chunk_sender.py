@@ -1,8 +1,8 @@
-"""Sending an answer that is known beforehand: each chunk at its time, whatever else the server does.
+"""Send a response that is known in advance: each chunk on time, whatever else the server does.
 
-A chunk that Python sends costs tenths of a millisecond and waits for all that the event loop does: beyond some hundred
-streams chunks leave late. Here a thread outside of the interpreter (_chunk_sender.c) sends and stamps the chunks.
-Python hands it a whole answer, and hears of its end.
+In Python, a chunk costs tenths of a millisecond and waits for other work of the event loop, so that chunks are late
+from some hundred streams on. Here, a thread outside of the interpreter (_chunk_sender.c) sends and stamps the chunks.
+Python gives it a whole response, and is notified of its end.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ compiled = _chunk_sender is not None
 
 
 class ChunkSender:
-    """One sending thread for a process, and its news in the event loop that sends first."""
+    """One sending thread per process, which notifies the event loop that first uses it."""
 
     @cached_property
     def _thread(self) -> Any:
@@ -32,7 +32,7 @@ class ChunkSender:
 
     def _wake(self) -> None:
         for done in self._thread.finished():
-            if not done.done():  # those who went away were cancelled
+            if not done.done():  # futures of disconnected clients were cancelled
                 done.set_result(None)
 
     async def send(
@@ -48,12 +48,12 @@ class ChunkSender:
         sent_at: list[float],
         encrypt: Callable[[bytes], bytes] | None,
     ) -> None:
-        """Send `head`, then each text as a chunk of HTTP when it is due, counted from `start` (seconds).
+        """Send `head`, then each text as an HTTP chunk when it is due, counted from `start` (seconds).
 
-        A chunk holds a comment line with its stamp and the text between the two parts of the frame; the first begins
-        with `opening`. However this ends, `sent_at` gets the stamp of each chunk that began to leave:
-        `time.perf_counter()` seconds, taken just before it was given to the system, and never before it was due. What
-        is encrypted is so before, and tells no stamp.
+        A chunk contains a comment line with its stamp, and the text between the two parts of the frame; the first
+        begins with `opening`. In any case, `sent_at` gets the stamp of each chunk whose sending began, in
+        `time.perf_counter()` seconds: taken immediately before the system call, and never before it was due. Encrypted
+        chunks are prepared in advance, and contain no stamp.
 
         Raises:
             OSError: the connection is broken or closed.
@@ -77,6 +77,6 @@ class ChunkSender:
             raise OSError(stream.error, os.strerror(stream.error))
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         if "_thread" in self.__dict__:
             self._thread.close()

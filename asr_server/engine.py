@@ -1,4 +1,4 @@
-"""What an engine is: it takes one clip and yields its text piece by piece."""
+"""The interface of engines, which take a clip and yield its text piece by piece."""
 
 from array import array
 from collections.abc import AsyncGenerator, Sequence
@@ -13,7 +13,7 @@ Samples = npt.NDArray[np.float32]
 
 
 class RequestError(Exception):
-    """A request that cannot be served; its message goes to the client under HTTP `status`."""
+    """A request cannot be served. The client gets the message with HTTP `status`."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -21,28 +21,28 @@ class RequestError(Exception):
 
 
 class Audio(NamedTuple):
-    """Audio as a request carried it."""
+    """The audio of a request."""
 
     data: bytes | memoryview
-    """The file's bytes, as they are (transcriptions) or in base64 (chat)."""
+    """The file's bytes (transcriptions), or their base64 (chat)."""
     name: str
-    """How an error message refers to it."""
+    """The audio's name in error messages."""
     base64: bool
 
 
 @dataclass(slots=True)
 class Clip:
-    """Audio made ready by the engine that will transcribe it."""
+    """Audio that the engine has prepared for transcription."""
 
     seconds: float
     prompt_tokens: int
-    """Known at the latest when the first piece comes."""
+    """Final when the first piece arrives, at the latest."""
     samples: Samples | None = None
-    """Mono, 16 kHz, -1 to 1; None where the engine does not listen."""
+    """Mono, 16 kHz, -1 to 1; None if the engine does not use the audio."""
 
 
 class Piece(NamedTuple):
-    """One step of the engine. The text may be empty; `finish` is set on the last piece only, which adds no text."""
+    """One step of the engine. The text may be empty; only the last piece has `finish`, and it adds no text."""
 
     text: str
     tokens: int
@@ -51,13 +51,13 @@ class Piece(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class Script:
-    """A whole text that is known beforehand, and when each of its chunks is due."""
+    """A text that is known in advance, and the times at which its chunks are due."""
 
     texts: tuple[str, ...]
-    """At least one; none is empty."""
+    """One or more non-empty texts."""
     json_texts: tuple[bytes, ...]
     offsets: bytes
-    """When each is due: nanoseconds after the request came into service, as int64 in native order."""
+    """When each is due: nanoseconds after the start of service, as int64 in native order."""
     tokens: int
     tokens_per_chunk: int
     """The last chunk may have fewer."""
@@ -65,13 +65,13 @@ class Script:
 
     @classmethod
     def of(cls, texts: Sequence[str], due: Sequence[float], tokens: int, tokens_per_chunk: int, finish: str) -> Self:
-        """`due`: seconds after the request came into service."""
+        """Make a script. `due` are seconds after the start of service."""
         offsets = array("q", [round(seconds * 1e9) for seconds in due])
         json_texts = tuple(map(msgspec.json.encode, texts))
         return cls(tuple(texts), json_texts, offsets.tobytes(), tokens, tokens_per_chunk, finish)
 
     def cut(self, chunks: int, last: str | None, tokens: int) -> Self:
-        """The first chunks and, if there is one, a shorter `last`, as a token limit leaves them."""
+        """The script cut by a token limit: the first chunks, and a shorter `last` one if given."""
         texts, json_texts = self.texts[:chunks], self.json_texts[:chunks]
         if last is not None:
             texts, json_texts = (*texts, last), (*json_texts, msgspec.json.encode(last))
@@ -79,7 +79,7 @@ class Script:
         return type(self)(texts, json_texts, offsets, tokens, self.tokens_per_chunk, "length")
 
     def tokens_in(self, chunks: int) -> int:
-        """How many tokens the first chunks have."""
+        """The number of tokens in the first chunks."""
         return min(chunks * self.tokens_per_chunk, self.tokens)
 
 
@@ -91,18 +91,18 @@ class Engine(Protocol):
     """Requests served at the same time; 0: no limit."""
 
     async def prepare(self, audio: Audio) -> Clip:
-        """Make the audio ready, before the request queues for a slot.
+        """Prepare the audio, before the request queues for a slot.
 
         Raises:
             RequestError: the audio cannot be read.
         """
 
     def script(self, max_tokens: int | None) -> Script | None:
-        """The text that `generate` would yield and its schedule, where both are known beforehand; else None."""
+        """The text that `generate` would yield and its schedule, if both are known in advance; else None."""
 
     def generate(self, clip: Clip, max_tokens: int | None, start: float) -> AsyncGenerator[Piece, None]:
         """Yield the text, the last piece with the finish reason `stop` or `length`.
 
-        Closing the generator early frees what it uses. `start` (`time.perf_counter()` seconds) is when the request
-        came into service.
+        Closing the generator early frees its resources. `start` (`time.perf_counter()` seconds) is the start of
+        service.
         """

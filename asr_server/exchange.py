@@ -1,6 +1,6 @@
-"""One request, from its parsed body to the last byte of its answer.
+"""Serve one request, from its parsed body to the last byte of its response.
 
-Answers go to uvicorn as ready bytes and not through a streaming response: at thousands of streams every layer counts.
+Responses go to uvicorn as bytes, without a streaming response: with thousands of streams, every layer counts.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from asr_server.slots import QueueFullError, Slots
 from asr_server.transport import Server, begin_unwritten, descriptor_of, encryption_of, reset, transport_of
 
 REDIRECTED = "/redirected"
-"""Prefix of the paths that the fault `redirect` points to; they have no faults."""
+"""Prefix of the paths to which the fault `redirect` points; they have no faults."""
 _NO_AUDIO = Audio(b"", "", base64=False)
 _REFUSE_S = 1.0
 _GIANT = 4 * 1024 * 1024
@@ -61,7 +61,7 @@ _EVENT_STREAM = {
 
 
 class Stamps:
-    """A file with one JSON line per request: when each of its chunks was given away to be sent."""
+    """A file with one JSON line per request: when each of its chunks was sent."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
@@ -72,29 +72,29 @@ class Stamps:
 
 @dataclass(slots=True)
 class Service:
-    """What all requests share."""
+    """The objects that all requests share."""
 
     engine: Engine
     slots: Slots
     metrics: Metrics
     stamps: Stamps | None
     stamp_events: bool
-    """Whether each chunk carries its time of sending, as a comment line of its event."""
+    """Whether each chunk contains its time of sending, as a comment line of its event."""
     slow_s: float
     chunk_sender: ChunkSender | None = None
-    """Sends the streams whose text is known beforehand; without one the event loop does."""
+    """Sends streams whose text is known in advance; None: the event loop sends them."""
     server: Server | None = None
 
 
 def flat_error(message: str, status: int) -> JSONResponse:
-    """An HTTP error in SGLang's form."""
+    """An HTTP error in SGLang's format."""
     headers = {413: {"Connection": "close"}, 429: {"Retry-After": "1"}}  # the rest of a long body is not read
     return JSONResponse(error_body(message, status), status, headers.get(status))
 
 
 @dataclass(slots=True)
 class Exchange:
-    """A request and its answer. Times are `time.perf_counter()` seconds."""
+    """A request and its response. Times are `time.perf_counter()` seconds."""
 
     service: Service
     request: SpeechRequest
@@ -108,15 +108,15 @@ class Exchange:
     receive: Receive
     send: Send
     started_at: float | None = None
-    """When it came into service; None while it waits, and when it never did."""
+    """The start of service; None before that."""
     sent_at: list[float] = field(default_factory=list)
-    """Per chunk with text."""
+    """The stamp of each chunk with text."""
     tokens: int = 0
     reasoning_tokens: int = 0
     audio_tokens: int = 0
 
     async def run(self) -> None:
-        """Answer, or stop as soon as the client goes."""
+        """Respond, or stop as soon as the client disconnects."""
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(self._cancel_when_gone(task))
@@ -152,7 +152,7 @@ class Exchange:
 
     async def _answer(self) -> None:
         if self.fault in HTTP_FAULTS:
-            await self._respond(flat_error("This error was asked for.", HTTP_FAULTS[self.fault]))
+            await self._respond(flat_error("This error was requested.", HTTP_FAULTS[self.fault]))
         elif self.fault == "redirect":
             await self._respond(Response(status_code=307, headers={"Location": REDIRECTED + self.scope["path"]}))
         elif self.fault == "refuse":
@@ -174,9 +174,9 @@ class Exchange:
         stream = self.request.stream and self.fault != "json"
         try:
             clip = await self.service.engine.prepare(self.request.audio)
-            self.request = self.request._replace(audio=_NO_AUDIO)  # that of a thousand streams is gigabytes
+            self.request = self.request._replace(audio=_NO_AUDIO)  # the audio of a thousand streams takes gigabytes
             if stream and self.fault == "error":
-                await self._fail_stream("The scheduler failed, as was asked for.")
+                await self._fail_stream("The scheduler failed, as requested.")
                 return
             async with self.service.slots.take() as waited:
                 late = waited or self.fault == "slow-headers"
@@ -223,14 +223,14 @@ class Exchange:
         return self.started_at
 
     def _script(self) -> Script | None:
-        """What the chunk sender is to send, if it can send this stream: it knows only stamped chunks without faults."""
+        """The script for the chunk sender; None if it cannot send this stream, because of faults or missing stamps."""
         service = self.service
         if service.chunk_sender is None or not service.stamp_events or self.fault in _CHUNK_FAULTS:
             return None
         return service.engine.script(self.request.max_tokens)
 
     async def _pace(self, clip: Clip, script: Script) -> None:
-        """Have the chunk sender write the head and all chunks with text to the connection; the stream ends as ever."""
+        """Let the chunk sender send the head and all chunks with text; the stream then ends as usual."""
         assert self.service.chunk_sender is not None
         events = self._events()
         frame, texts = events.content_frame(), script.json_texts
@@ -250,7 +250,7 @@ class Exchange:
                 sent_at=self.sent_at,
                 encrypt=encryption_of(transport),
             )
-        except OSError:  # the connection is broken: uvicorn may not have seen it, and then ends this request
+        except OSError:  # the connection is broken, but uvicorn may not know it; abort lets it end this request
             transport.abort()
             await anyio.sleep_forever()
         finally:
@@ -283,7 +283,7 @@ class Exchange:
                 self.audio_tokens = clip.prompt_tokens
                 text += piece_text
                 held += tokens
-                if thoughts and piece_text:  # the text is held back meanwhile, so the schedule is kept
+                if thoughts and piece_text:  # hold the text back meanwhile, to keep the schedule
                     self.tokens += 1
                     self.reasoning_tokens += 1
                     await stream.send_chunk(events.reasoning(thoughts.pop(0)))
@@ -309,7 +309,7 @@ class Exchange:
         await stream.end(tail if self.fault == "no-done" else tail + DONE)
 
     async def _break(self, stream: "_EventStream", fault: str) -> bool:
-        """Misbehave in the middle of the stream; true when that was its end."""
+        """Simulate a fault in the middle of the stream. Returns whether it ended the stream."""
         events = stream.events
         match fault:
             case "bad-utf8":
@@ -323,17 +323,17 @@ class Exchange:
                 await stream.send_chunk(events.content(" " + "a" * (_GIANT - 1)))
                 return False
             case "error-midstream":
-                await stream.end(self._error("The scheduler failed, as was asked for.", events))
+                await stream.end(self._error("The scheduler failed, as requested.", events))
             case "half-event":
                 event = events.content(" half")
                 await stream.end(event[: len(event) // 2])
             case "abort":
                 await self._finish(stream, "abort")
             case "early-end":
-                transport_of(self.scope).close()  # what is written is still sent; the last chunk of the body is not
+                transport_of(self.scope).close()  # sends everything written so far, but not the last chunk of the body
                 await anyio.sleep_forever()
             case "reset":
-                await anyio.sleep(0.05)  # lets the chunks arrive: a reset may overtake them
+                await anyio.sleep(0.05)  # let the chunks arrive, because a reset may overtake them
                 reset(transport_of(self.scope))
                 await anyio.sleep_forever()
             case _:  # stall
@@ -343,7 +343,7 @@ class Exchange:
     async def _fail_stream(self, message: str) -> None:
         events = self._events()
         stream = _EventStream(self, events)
-        stream.opened = True  # no role chunk comes before an error
+        stream.opened = True  # an error has no role chunk before it
         await stream.start()
         await stream.end(self._error(message, events))
 
@@ -353,7 +353,7 @@ class Exchange:
 
 
 class _EventStream:
-    """The body of a streamed answer. The headers and the opening event wait for the first text, as SGLang's do."""
+    """The body of a streamed response. Like SGLang, it sends the headers and the opening event with the first text."""
 
     def __init__(self, exchange: Exchange, events: Events) -> None:
         self.events = events
@@ -368,7 +368,7 @@ class _EventStream:
         await self._send(_EVENT_STREAM)
 
     async def send_chunk(self, event: bytes) -> None:
-        """Send an event with text and note when."""
+        """Send an event with text, and note the time."""
         opening = b"" if self.opened else await self._open()
         now = time.perf_counter()
         if self._stamped:

@@ -1,4 +1,4 @@
-"""The ways to misbehave on demand, and which request gets which."""
+"""The faults that the server can simulate, and the choice of a request's fault."""
 
 import random
 import re
@@ -14,15 +14,15 @@ FAULTS = {
     "429": "HTTP error with Retry-After: 1",
     "500": "HTTP error",
     "503": "HTTP error",
-    "redirect": "307 to a path that answers well",
+    "redirect": "307 to a path that works",
     "refuse": "this connection is reset and new ones are refused for 1 s",
-    "hang": "no answer at all",
-    "slow-headers": "everything --slow-s later",
+    "hang": "no response at all",
+    "slow-headers": "the response is --slow-s late",
     "error": "an error under HTTP 200, before any text",
     "error-midstream": "an error under HTTP 200, after some text",
     "early-end": "the connection is closed (FIN) in the middle of the chunked body",
     "reset": "the connection is reset (RST) in the middle of the body",
-    "stall": "a few chunks, then nothing for ever",
+    "stall": "a few chunks, then nothing",
     "no-done": "no [DONE]",
     "no-end": "neither finish_reason nor [DONE]",
     "half-event": "the body ends properly in the middle of an event's JSON",
@@ -31,38 +31,37 @@ FAULTS = {
     "giant-event": "an event of 4 MiB",
     "empty": "ends properly without any text",
     "abort": "finish_reason abort after a few chunks",
-    "no-usage": "no usage chunk although one was asked for",
+    "no-usage": "no usage chunk although it was requested",
     "multi": "four tokens in a chunk",
     "reasoning": "the first deltas are reasoning_content",
-    "json": "one plain JSON answer although a stream was asked for",
+    "json": "a plain JSON response although a stream was requested",
     "ws-403": "realtime: the handshake is refused",
     "ws-404": "realtime: the handshake is refused",
     "ws-close-1009": "realtime: closed after some text",
     "ws-close-1011": "realtime: closed after some text",
     "ws-cut": "realtime: the connection is reset after some text",
     "ws-error": "realtime: an error after some text, then nothing",
-    "ws-failed": "realtime: an item that failed, then nothing",
-    "ws-stall": "realtime: nothing more after some text",
-    "ws-no-final": "realtime: closed in place of a final text",
+    "ws-failed": "realtime: a failed item, then nothing",
+    "ws-stall": "realtime: nothing after some text",
+    "ws-no-final": "realtime: closed instead of a final text",
     "ws-late-final": "realtime: the final text is 2 s late",
-    "ws-double-final": "realtime: the final event comes twice",
-    "ws-late-repeat": "realtime: the final event comes again 150 ms later",
-    "ws-spaced-final": "realtime: the final text has other white space than the texts before it",
+    "ws-double-final": "realtime: the final event is sent twice",
+    "ws-late-repeat": "realtime: the final event is repeated after 150 ms",
+    "ws-spaced-final": "realtime: the final text has different white space than the texts before it",
     "ws-reordered": "realtime: the first item is completed after the second (sglang, openai)",
-    "ws-own-commit": "realtime: the client's commit is empty, as the server has just committed (sglang, openai)",
+    "ws-own-commit": "realtime: the client's commit is empty, because the server has just committed (sglang, openai)",
     "ws-empty": "realtime: ends properly without any text",
-    "ws-empty-deltas": "realtime: an empty text before each other",
-    "ws-replaced": "realtime: each text has a word that the next takes back (omni)",
-    "ws-unknown-events": "realtime: events that nobody knows, with fields of any type",
-    "ws-no-updated": "realtime: the configuration is not answered",
-    "ws-slow-reader": "realtime: half a second passes before a message is read",
-    "ws-impatient": "realtime: pings each 50 ms, closed with 1011 where the pong takes 200 ms",
+    "ws-empty-deltas": "realtime: an empty text before each other text",
+    "ws-replaced": "realtime: each text has a word that the next one withdraws (omni)",
+    "ws-unknown-events": "realtime: unknown events, with fields of any type",
+    "ws-no-updated": "realtime: no response to the configuration",
+    "ws-slow-reader": "realtime: reads a message only every half a second",
+    "ws-impatient": "realtime: a ping every 50 ms, closed with 1011 if a pong takes 200 ms",
     "ws-bad-json": "realtime: an event that is not JSON",
     "ws-binary": "realtime: a binary frame",
     "ws-giant": "realtime: an event of 2 MiB",
 }
-"""Name → what it does. Those from `error` on change a stream; a plain answer is given as if they were not there, and so
-is any over HTTP with those from `ws-403` on."""
+"""Faults by name. Those from `error` on only affect streams, and those from `ws-403` on only realtime sessions."""
 
 HTTP_FAULTS = {name: int(name) for name in FAULTS if name.isdigit()}
 FEW = 3
@@ -72,24 +71,24 @@ _SPEC = re.compile(r"(?P<name>[^=@]+)(?:=(?P<rate>.*)|@(?P<clip>.+))?", re.DOTAL
 
 
 def check_name(name: str) -> str:
-    """Give the name back.
+    """Return the name of a known fault.
 
     Raises:
-        ValueError: there is no such fault; the message lists them.
+        ValueError: there is no such fault; the message lists all.
     """
     if name not in FAULTS:
-        raise ValueError(f"unknown fault {name!r}; there are: {', '.join(FAULTS)}")
+        raise ValueError(f"unknown fault {name!r}; use one of {', '.join(FAULTS)}")
     return name
 
 
 class FaultPlan:
-    """Says which fault a request gets: by its X-Fault header, else by its clip, else by chance (seeded)."""
+    """Chooses the fault of a request: by its X-Fault header, else by its clip, else at random (seeded)."""
 
     def __init__(self, specs: list[str], seed: int) -> None:
-        """`specs`: NAME (every request), NAME=SHARE or NAME@CLIP-ID.
+        """Make a plan from specs: NAME (every request), NAME=SHARE or NAME@CLIP-ID.
 
         Raises:
-            ValueError: an unknown name, or shares that are no numbers from 0 to 1 or add up to more than 1.
+            ValueError: an unknown name, or shares that are not from 0 to 1 or add up to more than 1.
         """
         self._by_clip: dict[str, str] = {}
         self._shares: list[tuple[str, float]] = []
@@ -108,9 +107,9 @@ class FaultPlan:
         """The fault of the next request.
 
         Raises:
-            RequestError: its header names an unknown one.
+            RequestError: its header names an unknown fault.
         """
-        dice = self._random.random()  # drawn for every request, so that other requests' headers change nothing
+        dice = self._random.random()  # drawn for every request, so that headers of requests do not affect others
         if named := headers.get("x-fault"):
             try:
                 return check_name(named)

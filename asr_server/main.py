@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from asr_server.engine import Engine
 
-# What belongs to the server's own requirements is imported late, so that a missing package is told in one line.
+# Packages that only the server requires are imported late, so that a missing one is reported in one line.
 
 _SCRIPTED = {
     "tokens": 64,
@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _fail(message: str) -> NoReturn:
-    """One line and exit code 2."""
+    """Print one line and exit with code 2."""
     print(f"asr_server: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
@@ -149,23 +149,23 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     fitting, others = (_SCRIPTED, _MOONSHINE) if options.engine == "scripted" else (_MOONSHINE, _SCRIPTED)
     for name in others:
         if getattr(options, name) is not None:
-            _fail(f"--{name.replace('_', '-')} does not fit --engine {options.engine}")
+            _fail(f"--{name.replace('_', '-')} cannot be used with --engine {options.engine}")
     for name, default in fitting.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
     if "://" in options.host:
-        _fail(f"--host {options.host} is a URL: give a name or an IP address to listen on, for example 127.0.0.1")
+        _fail(f"--host {options.host} is a URL: use a name or an IP address to listen on, for example 127.0.0.1")
     if options.ssl_keyfile and not options.ssl_certfile:
         _fail("--ssl-keyfile needs --ssl-certfile")
     if options.engine == "scripted" and options.max_queued_requests is not None and not options.slots:
-        _fail("--max-queued-requests needs --slots: without it nothing ever queues")
+        _fail("--max-queued-requests needs --slots, because otherwise no request waits")
     options.api_key = options.api_key or os.environ.get(_KEY_VARIABLE)
     return options
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, then exit with 128 + the signal's number; 2 when the options or the machine do not
-    allow it."""
+    """Serve until SIGINT or SIGTERM, then exit with 128 + the signal's number; exit with 2 if the server cannot
+    start."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     options = _options(argv)
@@ -177,8 +177,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _leave(number: int, _: object) -> NoReturn:
-    """End the process at once: before it serves there is nothing to clean up, and uvicorn hands a signal on when it has
-    stopped."""
+    """End the process immediately: before it serves there is nothing to clean up, and uvicorn reraises a signal after
+    it has stopped."""
     with contextlib.suppress(OSError):
         os.write(2, f"asr_server: stopped ({signal.Signals(number).name})\n".encode())
     os._exit(128 + number)
@@ -220,12 +220,12 @@ def _serve(options: argparse.Namespace) -> None:
         lifespan="off",
         log_level="critical",
         access_log=False,
-        proxy_headers=False,  # a layer around each request, for addresses that nobody reads
+        proxy_headers=False,  # otherwise each request has an extra layer, for addresses that are not used
         timeout_graceful_shutdown=1,
     )
     service.server = Server(config, on_ready=lambda: print(_ready_lines(options, sock), flush=True))
     _allow_many_files()
-    gc.freeze()  # what was imported stays: without it each full collection would look at it, and streams would wait
+    gc.freeze()  # imported objects stay: without this, streams would wait while full collections traverse them
     try:
         service.server.run([sock])
     finally:
@@ -240,16 +240,16 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, password=lambda: "")
     except (OSError, ValueError) as error:
-        _fail(f"--ssl-certfile {options.ssl_certfile} is no certificate with its key (PEM): {error}")
+        _fail(f"--ssl-certfile {options.ssl_certfile} is not a certificate with its key (PEM): {error}")
     return context
 
 
 def _allow_many_files() -> None:
-    """As many open files as the system lets us have: a stream takes two, and often no more than 1,024 are preset."""
+    """Raise the limit of open files to the maximum: a stream takes two, and the default is often only 1,024."""
     import resource  # not on every system
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS has a limit that it does not tell
+    with contextlib.suppress(ValueError, OSError):  # macOS has another limit that it does not report
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -257,7 +257,7 @@ def _ready_lines(options: argparse.Namespace, sock: socket.socket) -> str:
     host = f"[{options.host}]" if ":" in options.host else options.host
     line = f"asr_server: {options.engine} on http{'s' * bool(options.ssl_certfile)}://{host}:{sock.getsockname()[1]}"
     if options.engine == "scripted":
-        line += "\nIts text is written before, whatever it hears: WER means nothing."
+        line += "\nIt sends a fixed text and ignores the audio, so WER has no meaning."
     return line
 
 

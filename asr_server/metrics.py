@@ -1,4 +1,4 @@
-"""`/metrics` under SGLang's names, in seconds. All is observed once, at the end of a request."""
+"""`/metrics` with SGLang's names, in seconds, updated at the end of each request."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _BOUNDS = np.array(_ITL_SECONDS)
 
 
 class _Gaps:
-    """A histogram that takes many values at once: the library's own takes 2 µs for each, 0.1 ms of a stream's end."""
+    """A histogram that takes many values at once. The library's needs 2 µs per value, 0.1 ms at a stream's end."""
 
     def __init__(self, name: str, text: str, model: str) -> None:
         self._name, self._text, self._model = name, text, model
@@ -35,7 +35,7 @@ class _Gaps:
 
 
 class Metrics:
-    """The figures of one server."""
+    """The metrics of one server."""
 
     def __init__(self, model: str, slots: Slots) -> None:
         self._registry = CollectorRegistry()
@@ -48,7 +48,7 @@ class Metrics:
             return Counter(name, text, ["model_name"], registry=self._registry).labels(model)
 
         self._ttft = histogram("sglang:time_to_first_token_seconds", "From arrival to the first text")
-        self._e2e = histogram("sglang:e2e_request_latency_seconds", "From arrival to the end of the answer")
+        self._e2e = histogram("sglang:e2e_request_latency_seconds", "From arrival to the end of the response")
         self._queue = histogram("sglang:queue_time_seconds", "From arrival to a slot")
         self._itl = _Gaps("sglang:inter_token_latency_seconds", "Between two chunks, each divided by its tokens", model)
         self._registry.register(self._itl)
@@ -62,7 +62,7 @@ class Metrics:
     def observe(
         self, *, received: float, started: float, ended: float, sent_at: list[float], prompt_tokens: int, tokens: int
     ) -> None:
-        """Count one request that came into service. Times are on one clock, in seconds."""
+        """Count one served request. Times are on one clock, in seconds."""
         self._queue.observe(started - received)
         self._e2e.observe(ended - received)
         self._prompt.inc(prompt_tokens)
@@ -74,5 +74,5 @@ class Metrics:
             self._itl.observe(np.diff(sent_at) / per_chunk)
 
     def text(self) -> bytes:
-        """The page Prometheus reads."""
+        """The page for Prometheus."""
         return generate_latest(self._registry)

@@ -1,7 +1,7 @@
 """A real recogniser: Moonshine tiny-en, run with ONNX Runtime on CPU threads, one token at a time.
 
-The weights and the tokenizer come from the moonshine-voice wheel. Its own library is not used: it gives whole lines,
-and a stream needs each token when it is decoded.
+The weights and the tokenizer come from the moonshine-voice wheel. Its library is not used, because it returns whole
+lines, but a stream needs each token when it is decoded.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ import numpy.typing as npt
 from asr_server.audio import RATE, cut_at_pauses, decode
 from asr_server.engine import Audio, Clip, Piece, Samples
 
-# ONNX Runtime reads it when it is loaded: else it writes a device ID below ~/.cache and looks up its maker's host.
+# ONNX Runtime reads this when it is loaded. Otherwise it writes a device ID below ~/.cache and contacts a host.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 LONGEST = 25 * RATE
-"""The model loses its thread beyond about 30 s."""
+"""Maximum samples of a segment. The model fails beyond about 30 s."""
 SHORTEST = RATE // 4
-"""The encoder's convolutions need a few thousand samples; shorter audio is padded."""
+"""Minimum samples of a segment, to which shorter audio is padded, because the encoder's convolutions need them."""
 TOKENS_PER_SECOND = 6.5
-"""More than anyone says: beyond it (and `SPARE_TOKENS`) the model repeats itself, and the segment ends."""
+"""Faster than any speech: a segment with more tokens (plus SPARE_TOKENS) is a repetition loop and is ended."""
 SPARE_TOKENS = 10
 _START, _END = 1, 2
 _FIRST_PLAIN = 3  # ids below are <unk>, <s>, </s>
@@ -36,14 +36,14 @@ _HEADS, _HEAD_WIDTH = 8, 36
 
 
 class ModelMissingError(Exception):
-    """The wheel with the weights is not installed, or is another release."""
+    """The wheel with the weights is not installed, or has another release."""
 
 
 def model_folder() -> Path:
-    """Where moonshine-voice keeps the model. The package is only located: importing it loads sound devices.
+    """The folder of moonshine-voice's model. Only locates the package, because importing it loads sound devices.
 
     Raises:
-        ModelMissingError: there is none.
+        ModelMissingError: the model is not installed.
     """
     spec = find_spec("moonshine_voice")
     for place in (spec.submodule_search_locations or []) if spec else []:
@@ -73,7 +73,7 @@ class Recogniser:
 
     def __init__(self, folder: Path) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # a request runs on its own slot's thread and no other
+        options.intra_op_num_threads = 1  # a request runs only on the thread of its slot
         options.inter_op_num_threads = 1
         providers = ["CPUExecutionProvider"]
         self._encoder = onnxruntime.InferenceSession(folder / "encoder_model.ort", options, providers=providers)
@@ -85,7 +85,7 @@ class Recogniser:
         self._past = [entry.name for entry in self._decoder.get_inputs() if entry.name.startswith("past")]
 
     def encode(self, samples: Samples) -> npt.NDArray[np.float32]:
-        """Samples to hidden states, shape (1, frames, 288), about 41.7 frames a second."""
+        """Encode samples to hidden states, shape (1, frames, 288), about 41.7 frames a second."""
         audio = samples[None]
         hidden: npt.NDArray[np.float32] = self._encoder.run(
             None, {"input_values": audio, "attention_mask": np.ones(audio.shape, np.int64)}
@@ -125,7 +125,7 @@ class MoonshineEngine:
         samples = await asyncio.to_thread(decode, audio)
         return Clip(seconds=len(samples) / RATE, prompt_tokens=0, samples=samples)
 
-    def script(self, max_tokens: int | None) -> None:  # noqa: ARG002 - nothing is known before it is heard
+    def script(self, max_tokens: int | None) -> None:  # noqa: ARG002 - the text is not known in advance
         return None
 
     async def generate(self, clip: Clip, max_tokens: int | None, start: float) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
@@ -134,20 +134,20 @@ class MoonshineEngine:
         gone = threading.Event()
 
         def emit(piece: Piece) -> bool:
-            """From the slot's thread to the loop; false when nobody listens any more."""
+            """Pass a piece from the slot's thread to the loop. Returns False if the client has disconnected."""
             if not gone.is_set():
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
             return not gone.is_set()
 
         work = loop.run_in_executor(self._threads, self._transcribe, clip, max_tokens, emit)
-        work.add_done_callback(lambda _: pieces.put_nowait(None))  # wakes the reader also when the work failed
+        work.add_done_callback(lambda _: pieces.put_nowait(None))  # wake the reader even if the work failed
         try:
             while piece := await pieces.get():
                 yield piece
             work.result()
         finally:
             gone.set()
-            work.cancel()  # work that has not begun never does
+            work.cancel()  # if it has not started
 
     def _transcribe(self, clip: Clip, max_tokens: int | None, emit: Callable[[Piece], bool]) -> None:
         assert clip.samples is not None
@@ -156,7 +156,7 @@ class MoonshineEngine:
         for segment in cut_at_pauses(clip.samples, LONGEST):
             if left == 0 or not emit(Piece("", 0)):
                 break
-            if not segment.any():  # nothing but zeros: there is no text, and the model would make one up
+            if not segment.any():  # for zeros, the model would hallucinate a text
                 continue
             audio = np.pad(segment, (0, max(0, SHORTEST - len(segment))))
             hidden = self._model.encode(audio)
@@ -177,7 +177,7 @@ class MoonshineEngine:
 
 
 class _SegmentText:
-    """Token bytes to text: whole characters only, a single space to what was said before."""
+    """Converts tokens to text: whole characters only, with a single space after an earlier segment."""
 
     def __init__(self, *, joined: bool) -> None:
         self.started = False

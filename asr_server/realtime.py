@@ -1,8 +1,8 @@
-"""Realtime sessions under /v1/realtime, in one of four dialects that share the path and little else.
+"""Serve realtime sessions at /v1/realtime, in one of four dialects that share little but the path.
 
-With the scripted engine, word i is due at the first packet + ttft + i * itl; what is left when the audio ends comes
-with the final text, `final` seconds after the message that ended it. A real recogniser hears again what is there after
-each second of new audio, and what it says first it cannot take back in the dialects that append.
+With the scripted engine, word i is due at the first packet + ttft + i * itl. The words that are left when the audio
+ends are in the final text, `final` seconds after the message that ended the audio. A real recogniser transcribes all
+audio again after each new second. In dialects that only append, it cannot withdraw words that were sent.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ from asr_server.transport import ping_often, reset, transport_of
 Dialect = Literal["vllm", "sglang", "omni", "openai"]
 DIALECTS = ("vllm", "sglang", "omni", "openai")
 
-_AGAIN_S = 1.0  # of new audio, after which a recogniser hears all of it again
-_BUFFER_S = 60.0  # SGLang's, without a commit
-_LOUD, _PAUSE_S = 300.0, 0.5  # of the detector of turns: root mean square of 16-bit samples, seconds
+_AGAIN_S = 1.0  # seconds of new audio after which a recogniser transcribes all audio again
+_BUFFER_S = 60.0  # SGLang's limit without a commit
+_LOUD, _PAUSE_S = 300.0, 0.5  # turn detection: root mean square of 16-bit samples, seconds of silence
 _FEW = 3
 _LATE_S, _REPEAT_S = 2.0, 0.15
 _ITEM = "conversation.item.input_audio_transcription."
@@ -51,7 +51,7 @@ _EMPTY = {
     "sglang": ("invalid_state", "Cannot commit an empty audio buffer"),
     "openai": ("input_audio_buffer_commit_empty", "Error committing input audio buffer: buffer too small."),
 }
-"""Code and words of the error that answers an empty commit."""
+"""Code and message of the error for an empty commit."""
 
 
 def _item(number: int) -> str:
@@ -59,7 +59,7 @@ def _item(number: int) -> str:
 
 
 class _Refused(Exception):
-    """What a client said cannot be taken; the session goes on."""
+    """A client's message is invalid; the session continues."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -87,8 +87,8 @@ class RealtimeEndpoint:
 
     @cached_property
     def alarm(self) -> Alarm:
-        """Of all sessions: each alarm takes a descriptor."""
-        return Alarm()  # at the first session: it belongs to the running loop
+        """The alarm of all sessions, because each alarm takes a descriptor."""
+        return Alarm()  # made for the first session, because it belongs to the running loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket = WebSocket(scope, receive, send)
@@ -110,7 +110,7 @@ class RealtimeEndpoint:
 
 
 async def _unless_gone(work: Coroutine[Any, Any, None]) -> None:
-    """Do a session's work until the client has gone, or we have closed."""
+    """Do a session's work until either side has closed the connection."""
     with suppress(WebSocketDisconnect, RuntimeError):
         await work
 
@@ -126,9 +126,9 @@ class _Session:
         self._heard_speech, self._quiet_s = False, 0.0
         self._index = self._items = self._texts = 0
         self._broken = False
-        """Whether the fault in the middle has happened."""
+        """Whether a fault in the middle of the text has happened."""
         self._last: str | None = None
-        """The item that was committed last."""
+        """The last committed item."""
         self._second_is_done = asyncio.Event()
         self._current: _Utterance | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,7 +150,7 @@ class _Session:
 
     async def _run(self) -> None:
         engine = self._service.engine
-        limit = engine.slots if isinstance(engine, ScriptedEngine) else 0  # a recogniser's are its threads
+        limit = engine.slots if isinstance(engine, ScriptedEngine) else 0  # the slots of a recogniser are its threads
         if limit and self._endpoint.open > limit:
             await self._error("too_many_sessions", "Too many concurrent sessions.", "rate_limit_exceeded")
             await self._websocket.close(1000)
@@ -175,7 +175,7 @@ class _Session:
             if self._fault == "ws-slow-reader":
                 await asyncio.sleep(0.5)
 
-    # What a client says.
+    # Messages of the client
 
     async def _take(self, text: str, at: float) -> None:
         try:
@@ -244,7 +244,7 @@ class _Session:
         current = self._current
         if current is None or (self._dialect == "vllm" and current.ended_at is not None):
             if self._dialect == "vllm":
-                return  # audio before the first commit waits in a queue: none of ours sends any
+                return  # vLLM queues audio before the first commit, but asr-load never sends any
             current = self._begin(at)
         if not current.audio and not self._vad:
             self._start(current, at)
@@ -292,7 +292,7 @@ class _Session:
             raise _Refused(*_EMPTY["openai"])
 
     async def _take_turn(self, current: _Utterance, at: float) -> None:
-        """Commit an item, which follows the one before it, and transcribe it."""
+        """Commit an item after the previous one, and transcribe it."""
         named = {"item_id": current.item, "previous_item_id": self._last}
         await self._send({"type": "input_audio_buffer.committed", **named})
         item = {"id": current.item, "type": "message"}
@@ -300,7 +300,7 @@ class _Session:
         self._last, self._current = current.item, None
         await self._end(current, at)
 
-    # What is said.
+    # Transcription
 
     def _begin(self, at: float) -> _Utterance:
         self._items += 1
@@ -310,7 +310,7 @@ class _Session:
     def _start(self, utterance: _Utterance, at: float) -> None:
         utterance.began_at = at
         if self._fault == "ws-reordered":
-            return  # no text tells the order of the items before they are completed
+            return  # send no texts, which would reveal the order of the items before they are completed
         utterance.task = self._spawn(self._talk(utterance))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -332,7 +332,7 @@ class _Session:
                 return
 
     async def _partials(self, utterance: _Utterance) -> AsyncIterator[str]:
-        """The whole text so far, each time that there is more of it."""
+        """Yield the whole text so far, each time that it grows."""
         engine = self._service.engine
         if isinstance(engine, ScriptedEngine):
             for number in range(engine.tokens):
@@ -346,7 +346,7 @@ class _Session:
                 heard = len(utterance.audio)
                 last, words = words, (await self._recognise(bytes(utterance.audio))).split()
                 shown = words
-                if self._dialect != "omni":  # nothing can be taken back: what was not heard twice waits
+                if self._dialect != "omni":  # words cannot be withdrawn: send only those recognized twice
                     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, words, strict=False)))
                     before = utterance.said.split()
                     shown = before + words[len(before) : alike]
@@ -362,7 +362,7 @@ class _Session:
             return "".join([piece.text async for piece in pieces]).strip()
 
     async def _finish(self, utterance: _Utterance) -> None:
-        # On a busy machine the audio may end before the middle of the text.
+        # On a busy machine, the audio may end before the middle of the text.
         if not self._broken and await self._break():
             return
         if self._fault in ("ws-stall", "ws-error", "ws-failed"):
@@ -383,7 +383,7 @@ class _Session:
             self._second_is_done.set()
 
     async def _final_text(self, utterance: _Utterance) -> str:
-        """The text of an utterance that has ended, when it is due."""
+        """Wait until the final text of an ended utterance is due, and return it."""
         assert utterance.ended_at is not None
         engine = self._service.engine
         if isinstance(engine, ScriptedEngine):
@@ -408,7 +408,7 @@ class _Session:
         await self._send(self._completed(utterance))
 
     async def _say(self, utterance: _Utterance, text: str, *, final: bool = False) -> None:
-        """Send what is new of a text."""
+        """Send the new part of a text."""
         before, utterance.said = utterance.said, text
         if self._fault == "ws-empty":
             return
@@ -425,18 +425,18 @@ class _Session:
         await self._send(self._partial(utterance, delta, final=final))
 
     async def _break(self) -> bool:
-        """Misbehave in the middle; true where that ends the session."""
+        """Simulate a fault in the middle of the text. Returns whether it ends the session."""
         self._broken = True
         match self._fault:
             case "ws-close-1009" | "ws-close-1011":
-                await self._close(int(self._fault[-4:]), "as was asked for")
+                await self._close(int(self._fault[-4:]), "as requested")
             case "ws-cut":
                 self._cut()
             case "ws-error":
-                await self._error("processing_error", "The engine failed, as was asked for.")
+                await self._error("processing_error", "The engine failed, as requested.")
                 await asyncio.Event().wait()
             case "ws-failed" if self._dialect in ("sglang", "openai") and self._current is not None:
-                error = {"type": "server_error", "code": "inference_failed", "message": "as was asked for"}
+                error = {"type": "server_error", "code": "inference_failed", "message": "as requested"}
                 await self._send({"type": f"{_ITEM}failed", "item_id": self._current.item, "error": error})
                 await asyncio.Event().wait()
             case "ws-bad-json":
@@ -451,7 +451,7 @@ class _Session:
                 return False
         return True
 
-    # How it is said.
+    # Messages of the server
 
     def _created(self) -> dict[str, Any]:
         if self._dialect == "vllm":

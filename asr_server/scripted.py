@@ -1,4 +1,4 @@
-"""Text on a fixed schedule: a server whose TTFT and ITL are known, to measure a client against."""
+"""Send text on a fixed schedule: a server with known TTFT and ITL, for checking a client's measurements."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ DEFAULT_TEXT = (
     "somewhere behind the hill an old clock counts the hours that nobody will ask for again"
 )
 _BYTES_PER_SECOND = 32_000  # 16-bit mono at 16 kHz
-_BYTES_PER_TOKEN = 1_280  # 40 ms of it
-_MAX_CHUNKS = 100_000  # of a script, which is held in memory: half an hour at 50 a second
+_BYTES_PER_TOKEN = 1_280  # 40 ms of audio
+_MAX_CHUNKS = 100_000  # of a script, which is held in memory: half an hour at 50 chunks a second
 
 
 @dataclass
 class ScriptedEngine:
     """Sends `tokens` words; token i is due at start + ttft + i * itl (seconds).
 
-    The schedule is absolute: what is late is sent at once and what follows keeps its time. A chunk of several tokens
-    is due with its first. The audio is not decoded: its length and `prompt_tokens` are reckoned from its bytes, as if
-    it were 16-bit mono at 16 kHz.
+    The schedule is absolute: a late chunk is sent immediately, and the following ones keep their times. A chunk of
+    several tokens is due with its first. The audio is not decoded: its length and `prompt_tokens` are computed from its
+    size, as if it were 16-bit mono at 16 kHz.
     """
 
     tokens: int
@@ -32,16 +32,16 @@ class ScriptedEngine:
     words: list[str]
     slots: int
     final: float = 0.1
-    """Of a realtime session: from the end of the audio to the final text, in seconds."""
+    """Seconds from the end of the audio to the final text of a realtime session."""
     name: str = "scripted"
 
     def word(self, number: int) -> str:
-        """A word of the text."""
+        """A word of the text, by number."""
         return self.words[number % len(self.words)]
 
     @cached_property
     def _alarm(self) -> Alarm:
-        return Alarm()  # at the first request: it belongs to the running loop
+        return Alarm()  # made for the first request, because it belongs to the running loop
 
     @cached_property
     def _whole(self) -> Script:

@@ -1,7 +1,7 @@
-"""SGLang's wire format: its requests, the exact JSON of its chunks, and its errors.
+"""SGLang's wire format: requests, the exact JSON of chunks, and errors.
 
-Checked against bytes captured from SGLang 0.5. Only the content differs from chunk to chunk of a stream, so all that
-stands before and after it is encoded once per stream.
+Checked against bytes captured from SGLang 0.5. Only the content differs between the chunks of a stream, so everything
+before and after it is encoded once per stream.
 """
 
 import time
@@ -25,7 +25,7 @@ _json = msgspec.json.Encoder().encode
 
 
 class _AudioUrl(msgspec.Struct):
-    url: msgspec.Raw  # megabytes of a string, which two copies would take longer than all the rest of a request
+    url: msgspec.Raw  # a string of megabytes: copying it twice would take longer than the rest of the request
 
 
 class _InputAudio(msgspec.Struct):
@@ -62,7 +62,7 @@ _decoder = msgspec.json.Decoder(_ChatBody)
 
 
 class SpeechRequest(NamedTuple):
-    """What either API asks for."""
+    """A request of either API."""
 
     audio: Audio
     model: str
@@ -76,7 +76,7 @@ def parse_chat(body: bytes) -> SpeechRequest:
     """Read the body of a chat completion.
 
     Raises:
-        RequestError: malformed JSON, a negative token limit, not exactly one audio, or one that is not in the body.
+        RequestError: malformed JSON, a negative token limit, not exactly one audio, or audio outside of the body.
     """
     try:
         chat = _decoder.decode(body)
@@ -95,10 +95,10 @@ def parse_chat(body: bytes) -> SpeechRequest:
 
 
 def check_max_tokens(limit: int | None) -> int | None:
-    """Give the limit back.
+    """Return a valid token limit.
 
     Raises:
-        RequestError: it is negative.
+        RequestError: the limit is negative.
     """
     if limit is not None and limit < 0:
         raise RequestError(f"max_new_tokens must be at least 0, got {limit}.")
@@ -117,12 +117,12 @@ def _only_audio(messages: list[_Message], *, escapes: bool) -> Audio:
                 _from_data_url(data) if bytes(data[:5]) == b"data:" else Audio(data, _short(data), base64=True)
             )
     if len(found) != 1:
-        raise RequestError(f"A request carries exactly one audio_url or input_audio; this one has {len(found)}.")
+        raise RequestError(f"A request must have exactly one audio_url or input_audio; this one has {len(found)}.")
     return found[0]
 
 
 def _string(raw: msgspec.Raw, *, escapes: bool) -> memoryview:
-    """What stands in a JSON string; copied only where the body has escapes."""
+    """The content of a JSON string, copied only if the body has escapes."""
     inside = memoryview(raw)
     if escapes or bytes(inside[:1]) != b'"':
         return memoryview(msgspec.json.decode(raw, type=str).encode())
@@ -133,10 +133,10 @@ def _from_data_url(url: memoryview) -> Audio:
     head = bytes(url[:256])
     scheme = head[:64].partition(b":")[0].decode(errors="replace")
     if scheme != "data":
-        raise RequestError(f"Only data: URLs are served, never {scheme[:16]!r}: this server fetches nothing.")
+        raise RequestError(f"Only data: URLs are supported, not {scheme[:16]!r}: this server downloads nothing.")
     comma = head.find(b",")
     if comma < 0 or not head[:comma].endswith(b";base64"):
-        raise RequestError("The data URL of the audio is not of the form data:audio/...;base64,...")
+        raise RequestError("The data URL of the audio must have the form data:audio/...;base64,...")
     return Audio(url[comma + 1 :], _short(url), base64=True)
 
 
@@ -164,13 +164,13 @@ class Usage(NamedTuple):
 
 
 class Events(Protocol):
-    """The server-sent events of one stream, each as bytes with its closing blank line."""
+    """Encodes the server-sent events of one stream, each as bytes with its closing blank line."""
 
     id: str
 
     def opening(self) -> bytes: ...
     def content_frame(self) -> tuple[bytes, bytes]:
-        """What stands before and after the text, which is JSON, in an event of content without usage."""
+        """The bytes before and after the JSON text in an event with content and without usage."""
 
     def content(self, text: str, usage: Usage | None = None) -> bytes: ...
     def reasoning(self, text: str) -> bytes: ...
@@ -179,7 +179,7 @@ class Events(Protocol):
 
 
 class ChatEvents:
-    """`chat.completion.chunk`."""
+    """Events of `chat.completion.chunk`."""
 
     def __init__(self, request_id: str, model: str) -> None:
         self.id = request_id
@@ -213,7 +213,7 @@ class ChatEvents:
 
 
 class TranscriptionEvents:
-    """`transcription.chunk`: it has no role chunk, no index and no usage."""
+    """Events of `transcription.chunk`, which has no role chunk, index or usage."""
 
     def __init__(self, request_id: str, model: str) -> None:
         self.id = "trsc-" + request_id
@@ -250,12 +250,12 @@ def error_body(message: str, status: int) -> dict[str, Any]:
 
 
 def error_event(message: str, status: int) -> bytes:
-    """An error inside a stream, which has HTTP status 200."""
+    """An error within a stream with HTTP status 200."""
     return b"data: " + _json({"error": error_body(message, status)}) + b"\n\n"
 
 
 def chat_completion(request_id: str, model: str, text: str, finish: str, usage: Usage) -> dict[str, Any]:
-    """The plain answer of the chat API."""
+    """The plain response of the chat API."""
     message = {"role": "assistant", "content": text, "reasoning_content": None, "tool_calls": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish, "matched_stop": None}
     return {
@@ -270,5 +270,5 @@ def chat_completion(request_id: str, model: str, text: str, finish: str, usage: 
 
 
 def transcription(text: str, seconds: float) -> dict[str, Any]:
-    """The plain answer of the transcription API; its usage is the audio's length in whole seconds, rounded up."""
+    """The plain response of the transcription API; its usage is the audio's length in seconds, rounded up."""
     return {"text": text, "usage": {"type": "duration", "seconds": -int(-seconds // 1)}}

@@ -1,4 +1,4 @@
-"""Who is served now and who waits: first come, first served."""
+"""Limit the requests served at once; others wait in order of arrival."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may."""
+    """The queue of waiting requests is full."""
 
     def __init__(self) -> None:
         super().__init__("The request queue is full.")
@@ -19,14 +19,14 @@ class Slots:
         self.running = 0
         self.queued = 0
         self._max_queued = max_queued
-        self._free = asyncio.Semaphore(limit) if limit else None  # wakes its waiters in the order they came
+        self._free = asyncio.Semaphore(limit) if limit else None  # wakes its waiters in order of arrival
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[bool]:
-        """Wait for a slot and hold it; gives whether there was a wait.
+        """Wait for a slot and hold it. Yields whether there was a wait.
 
         Raises:
-            QueueFullError: at once, when the queue has no room.
+            QueueFullError: immediately, if the queue is full.
         """
         waited = self._free is not None and self._free.locked()
         if waited and self._max_queued is not None and self.queued >= self._max_queued:

@@ -1,8 +1,7 @@
-"""Below HTTP: what only the connection or the listening socket can do.
+"""Access to connections and the listening socket, below HTTP.
 
-uvicorn hands an application no way to its connection, and a broken server is more than HTTP can say. Its protocol
-class is public configuration, so a subclass puts the connection's transport into the request's scope, the place
-ASGI has for a server's extras.
+uvicorn gives an application no access to its connection, which some faults need. Its protocol class is public
+configuration, so a subclass puts the connection's transport into the extensions of the request's ASGI scope.
 """
 
 import asyncio
@@ -25,13 +24,13 @@ _BACKLOG = 2048
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with the transport in the scope."""
+    """uvicorn's HTTP/1.1 protocol, with the transport in the scope."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # uvloop keeps small writes until the end of its loop's turn, so chunks would leave later than they are
-        # stamped. Without a buffer to fill it writes at once. (asyncio's TLS takes a buffer that holds as much as its
-        # limit for a full one.)
+        # uvloop delays small writes until the end of the loop's iteration, so chunks would leave later than their
+        # stamps. Without a buffer it writes immediately. (For asyncio's TLS, a buffer is full when it reaches its
+        # limit, so the limit must be 1.)
         transport.set_write_buffer_limits(high=0 if encryption_of(transport) is None else 1, low=0)
 
     def on_message_begin(self) -> None:
@@ -44,13 +43,13 @@ class Protocol(HttpToolsProtocol):
 
 
 def transport_of(scope: Scope) -> asyncio.Transport:
-    """The connection a request came on."""
+    """The transport of a request's connection."""
     transport: asyncio.Transport = scope["extensions"][_EXTENSION]["transport"]
     return transport
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, with itself and its transport in the scope."""
+    """uvicorn's WebSocket protocol, with itself and its transport in the scope."""
 
     async def run_asgi(self) -> None:
         extensions: Any = self.scope["extensions"]
@@ -59,7 +58,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 def ping_often(scope: Scope, interval_s: float, patience_s: float) -> None:
-    """Ping a client that often from now on, and close its session where it is slower to answer than that."""
+    """Ping a client every `interval_s` from now on, and close its session if a pong takes longer than `patience_s`."""
     protocol: WebSocketProtocol = scope["extensions"][_EXTENSION]["protocol"]
     protocol.stop_keepalive()
     protocol.ping_interval, protocol.ping_timeout = interval_s, patience_s
@@ -67,7 +66,7 @@ def ping_often(scope: Scope, interval_s: float, patience_s: float) -> None:
 
 
 class _Notepad:
-    """A transport as far as the head of an answer needs one."""
+    """A minimal transport that collects the head of a response."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -77,22 +76,23 @@ class _Notepad:
 
 
 async def begin_unwritten(scope: Scope, send: Send, start: Message) -> bytes:
-    """Let uvicorn begin an answer without writing its head.
+    """Let uvicorn begin a response without writing its head.
 
-    Gives the head, or nothing if the client has gone. All that uvicorn wrote to the connection before has left it.
+    Returns the head; empty if the client has disconnected. Everything that uvicorn wrote to the connection before has
+    been sent by then.
     """
     cycle = scope["extensions"][_EXTENSION]["cycle"]
     notepad = _Notepad()
     transport, cycle.transport = cycle.transport, notepad
     try:
-        await send(start)  # waits until the transport's buffer is empty: Protocol gives it no room
+        await send(start)  # waits until the transport's buffer is empty, because Protocol limits it to 0
     finally:
         cycle.transport = transport
     return notepad.written
 
 
 class TlsProtocol(SSLProtocol):
-    """TLS below a Protocol: asyncio's own, for uvloop's does not let the chunk sender encrypt."""
+    """TLS below a Protocol. Uses asyncio's, because uvloop's does not let the chunk sender encrypt."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.set_write_buffer_limits(high=0)  # see Protocol
@@ -100,7 +100,7 @@ class TlsProtocol(SSLProtocol):
 
 
 def over_tls(context: ssl.SSLContext) -> Callable[..., asyncio.BaseProtocol]:
-    """What makes uvicorn's protocols, each below TLS."""
+    """A factory of uvicorn's protocols over TLS."""
 
     def protocol(**words: Any) -> asyncio.BaseProtocol:
         loop = asyncio.get_running_loop()
@@ -110,7 +110,7 @@ def over_tls(context: ssl.SSLContext) -> Callable[..., asyncio.BaseProtocol]:
 
 
 def encryption_of(transport: asyncio.Transport) -> Callable[[bytes], bytes] | None:
-    """What encrypts what is written beside a connection's transport, in the order in which it is sent; None without
+    """A function that encrypts data to be sent without the connection's transport, in order of sending; None without
     TLS."""
     tls = getattr(transport, "_ssl_protocol", None)
     if tls is None:
@@ -125,30 +125,30 @@ def encryption_of(transport: asyncio.Transport) -> Callable[[bytes], bytes] | No
 
 
 def descriptor_of(transport: asyncio.Transport) -> int:
-    """The connection's file descriptor; -1 when it is closed."""
+    """The connection's file descriptor; -1 if it is closed."""
     return -1 if transport.is_closing() else int(transport.get_extra_info("socket").fileno())
 
 
 def reset(transport: asyncio.Transport) -> None:
     """Close with RST instead of FIN: the peer sees "connection reset"."""
     handle = transport.get_extra_info("socket")
-    with socket.socket(fileno=os.dup(handle.fileno())) as raw:  # uvloop's own handle takes no options
+    with socket.socket(fileno=os.dup(handle.fileno())) as raw:  # uvloop's handle does not support options
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Create a listening socket.
 
     Raises:
-        OSError: the address is in use or not ours.
+        OSError: the address is in use, or not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that says when it is ready and can refuse connections for a while."""
+    """A uvicorn server that reports when it is ready and can refuse connections for some time."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -164,7 +164,7 @@ class Server(uvicorn.Server):
         self._on_ready()
 
     def refuse(self, seconds: float) -> None:
-        """Stop listening for so long: new connections are refused by the system. Open ones live on."""
+        """Stop listening for `seconds`, so that the system refuses new connections. Open ones stay."""
         if self._reopening is not None:
             self._reopening.cancel()
         for listener in self.servers:
@@ -180,7 +180,7 @@ class Server(uvicorn.Server):
 
     async def _reopen(self) -> None:
         while not self.should_exit:
-            with contextlib.suppress(OSError):  # somebody took the port in that second: wait for it
+            with contextlib.suppress(OSError):  # another process took the port meanwhile: wait for it
                 sock = listen(*self._address)
                 break
             await asyncio.sleep(0.1)

@@ -1,1 +1,1 @@
-"""What Locust is given with -f."""
+"""Locustfiles for Locust's option -f."""

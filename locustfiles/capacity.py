@@ -1,9 +1,10 @@
-"""The highest number of streams, or the highest request rate, at which all SLOs hold.
+"""Search for the highest number of streams, or the highest request rate, at which all SLOs hold.
 
     locust -f locustfiles/capacity.py --headless -u 64 --slo ttft:p95:500 --slo errors:rate:0.01
     locust -f locustfiles/capacity.py --headless -u 200 --request-rate 50 --slo ttft:p95:500
 
--u is the most streams that are tried; with --request-rate, that is the highest rate, and -u the most in flight.
+-u is the maximum number of streams to try. With --request-rate, that is the maximum rate, and -u limits the requests in
+flight.
 """
 
 import asr_load
@@ -13,4 +14,4 @@ __all__ = ["CapacityShape", "SpeechUser"]
 
 
 class SpeechUser(asr_load.SpeechUser):
-    """A person who sends one recording after the other."""
+    """A user that sends one recording after another."""

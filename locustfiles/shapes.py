@@ -1,8 +1,8 @@
-"""Loads that change while the test runs: ramp, steps and spike, chosen with --shape or in the web form.
+"""Loads that change during the test: ramp, steps and spike, chosen with --shape or in the web form.
 
     locust -f locustfiles/transcribe.py,locustfiles/shapes.py --headless --shape steps -u 40 --stages 4 --stage-time 30
 
-The number of users (-u) is the peak. A file of its own, because Locust follows any shape that it finds.
+The number of users (-u) is the peak. This is a separate file, because Locust uses any shape that it finds.
 """
 
 from asr_load.load.shapes import Shape

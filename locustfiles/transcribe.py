@@ -1,8 +1,8 @@
-"""Streamed transcription as a Locust load: each user takes the next clip, posts it, reads the stream, leaves a record.
+"""The standard load test: each user sends the next clip, reads the streamed transcript, and writes a record.
 
     locust --headless -u 4 --requests 15      in the checkout: the sample, against http://127.0.0.1:30000
 
-Copy this file and change it as you like: docs/locustfile.md.
+To make your own, copy this file and change it: see docs/locustfile.md.
 """
 
 from locust import constant
@@ -11,6 +11,6 @@ import asr_load
 
 
 class SpeechUser(asr_load.SpeechUser):
-    """A person who sends one recording after the other."""
+    """A user that sends one recording after another."""
 
     wait_time = constant(0)

@@ -118,7 +118,7 @@ def test_malformed_rate_stages_are_rejected(text: str) -> None:
         ({"rate": -1.0}, "--request-rate must be above 0"),
         ({"rate": float("nan")}, "--request-rate must be above 0"),
         ({"rate": 1.0, "stages": "1s:1"}, "exclude each other"),
-        ({"rate": 1.0, "kind": "uniform"}, "is none of poisson, constant, gamma"),
+        ({"rate": 1.0, "kind": "uniform"}, "must be one of poisson, constant, gamma"),
         ({"rate": 1.0, "burstiness": 2.0}, "add --arrivals gamma"),
         ({"rate": 1.0, "kind": "gamma", "burstiness": 0.0}, "--burstiness must be above 0"),
         ({"rate": 1.0, "speed": 2.0}, "add --arrival-trace"),
@@ -153,15 +153,15 @@ def test_trace_is_replayed_from_its_first_arrival(tmp_path: Path, name: str, tex
     ("name", "text", "said"),
     [
         ("t.jsonl", "1\n3\n2\n", "line 3: 2 comes after 3"),
-        ("t.jsonl", "1\n-2\n", "line 2: -2 is no time"),
+        ("t.jsonl", "1\n-2\n", "line 2: -2 is not a time"),
         ("t.jsonl", "1\nnull\n", "line 2: no time"),
         ("t.jsonl", '{"when": 1}\n', "line 1: no time"),
         ("t.jsonl", "NaN\n", "line 1"),
         ("t.jsonl", "true\n", "line 1"),
         ("t.jsonl", "one\n", "line 1: no time"),
-        ("t.jsonl", "", "holds no arrivals"),
+        ("t.jsonl", "", "contains no arrivals"),
         ("t.csv", "a,b\n1,2\n", "line 2: no time"),
-        ("t.csv", "at\n", "holds no arrivals"),
+        ("t.csv", "at\n", "contains no arrivals"),
     ],
 )
 def test_malformed_trace_is_rejected_with_its_line(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -205,7 +205,7 @@ def test_changed_assignment_keeps_earlier_arrivals() -> None:
     assert ArrivalAssignment([(first, list(members)) for first, members in after.plan]).plan == after.plan
     assert ArrivalAssignment([(0, [1])]).next(0, -1) is None
     assert ArrivalAssignment([(0, [0]), (7, [1])]).next(0, 6) is None
-    with pytest.raises(ValueError, match="begins at 0"):
+    with pytest.raises(ValueError, match="begin at 0"):
         ArrivalAssignment([(5, [0])])
 
 

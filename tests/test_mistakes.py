@@ -385,7 +385,7 @@ def test_scripted_server_says_that_its_wer_means_nothing(clips: Path, tmp_path: 
     )
     assert process.stdout is not None
     host = process.stdout.readline().rpartition(" ")[2].strip()
-    assert process.stdout.readline() == "Its text is written before, whatever it hears: WER means nothing.\n"
+    assert process.stdout.readline() == "It sends a fixed text and ignores the audio, so WER has no meaning.\n"
     done = run(host, clips, tmp_path / "r", "-u", "2", "--requests", "6")
     process.terminate()
     process.wait(PATIENCE_S)

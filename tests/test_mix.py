@@ -59,12 +59,12 @@ def test_sample_is_random_sorted_and_reproducible() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("0-5", "--mix takes seconds and weights, like 0-5:70,5-15:25,15-:5, not '0-5'"),
+        ("0-5", "--mix must be seconds and weights, such as 0-5:70,5-15:25,15-:5, not '0-5'"),
         ("5-5:1", "not '5-5:1'"),
         ("0-5:0", "not '0-5:0'"),
         ("0-5:1,x", "not 'x'"),
-        ("0-5:1,4-:2", "--mix: 0-5 and 4- have lengths in common"),
-        ("0-5:9000,5-:9000", "all weights together are at most 10000"),
+        ("0-5:1,4-:2", "--mix: 0-5 and 4- overlap"),
+        ("0-5:9000,5-:9000", "the sum of the weights must be at most 10000"),
     ],
 )
 def test_malformed_mix_is_rejected(text: str, said: str) -> None:
@@ -97,7 +97,7 @@ def test_mix_and_sample_end_to_end(tmp_path: Path) -> None:
     refused = run("http://127.0.0.1:9", clips, tmp_path / "none", "-u", "1", "-t", "1", "--mix", "5-:1")
     assert (refused.code, "--mix: no clip of --data is 5- seconds long" in refused.err) == (2, True)
     refused = run("http://127.0.0.1:9", clips, tmp_path / "none", "-u", "1", "-t", "1", "--sample", "10")
-    assert (refused.code, "--sample 10: --data holds 9 clips" in refused.err) == (2, True)
+    assert (refused.code, "--sample 10: --data has only 9 clips" in refused.err) == (2, True)
 
 
 def test_mix_makes_uneven_coverage_of_user_classes_intended() -> None:

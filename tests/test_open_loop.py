@@ -263,7 +263,7 @@ def test_stop_while_users_wait_for_due_times(clips: Path, tmp_path: Path) -> Non
     [
         (["-u", "4", "--request-rate", "0"], "--request-rate must be above 0"),
         (["--request-rate", "5"], "an open loop needs -u"),
-        (["-u", "4", "--rate-stages", "10s-20s:5"], "is no stage; allowed is"),
+        (["-u", "4", "--rate-stages", "10s-20s:5"], "is not a stage; use"),
         (["-u", "4", "--slo", "ttft:p101:5"], "not 'p101'"),
         (["-u", "4", "--goodput", "itl:5"], "not 'itl' (ttft:500"),
     ],

@@ -61,7 +61,7 @@ from harness.options import HOST, parse, settings
         (["--request-rate", "-3"], HOST, "--request-rate must be above 0"),
         (["--request-rate", "fast"], HOST, "--request-rate must be a number of requests per second, not 'fast'"),
         (["--request-rate", "1", "--rate-stages", "1s:1"], HOST, "exclude each other"),
-        (["--rate-stages", "60s"], HOST, "is no stage; allowed is"),
+        (["--rate-stages", "60s"], HOST, "is not a stage; use"),
         (["--arrivals", "constant"], HOST, "needs a rate: add --request-rate or --rate-stages"),
         (["--arrival-trace", "/no/where.csv"], HOST, "cannot be read"),
         (["--warmup-requests", "-1"], HOST, "--warmup-requests must be 0 or more"),

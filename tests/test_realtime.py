@@ -191,7 +191,7 @@ def test_each_realtime_fault_has_its_outcome(dialect: str, tmp_path: Path) -> No
     found = {record["clip"]: record for record in done.records}
     assert {fault: record["outcome"] for fault, record in found.items()} == outcomes
     assert "no realtime endpoint" in found["ws-403"]["error"]
-    assert "as was asked for" in found["ws-error"]["error"]
+    assert "as requested" in found["ws-error"]["error"]
     assert found["ws-close-1011"]["close_code"] == 1011
     assert found["ws-double-final"]["text"] == "the quick brown fox jumps over"
     assert found["ws-late-final"]["ttfs"] > 2

@@ -158,8 +158,8 @@ def test_input_audio_models_and_health(url: str) -> None:
         *(
             (chat_body(messages=[{"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": u}}]}]), words)
             for u, words in [
-                ("http://h/a.wav", "fetches nothing"),
-                ("file:///etc/passwd", "fetches"),
+                ("http://h/a.wav", "downloads nothing"),
+                ("file:///etc/passwd", "downloads"),
                 ("data:a", "form"),
             ]
         ),
@@ -395,13 +395,13 @@ def test_text_of_a_file_is_sent(tmp_path: Path) -> None:
         (["--fault", "nonsense"], "early-end"),
         (["--fault", "500=2"], "from 0 to 1"),
         (["--fault", "500=0.6", "--fault", "400=0.6"], "more than 1"),
-        (["--engine", "moonshine", "--ttft-ms", "5"], "--ttft-ms does not fit --engine moonshine"),
-        (["--engine", "moonshine", "--sender", "python"], "--sender does not fit --engine moonshine"),
+        (["--engine", "moonshine", "--ttft-ms", "5"], "--ttft-ms cannot be used with --engine moonshine"),
+        (["--engine", "moonshine", "--sender", "python"], "--sender cannot be used with --engine moonshine"),
         (
             ["--host", "http://127.0.0.1:1"],
-            "--host http://127.0.0.1:1 is a URL: give a name or an IP address to listen",
+            "--host http://127.0.0.1:1 is a URL: use a name or an IP address to listen",
         ),
-        (["--engine", "scripted", "--threads", "2"], "--threads does not fit --engine scripted"),
+        (["--engine", "scripted", "--threads", "2"], "--threads cannot be used with --engine scripted"),
         (["--engine", "scripted", "--itl-ms", "-1"], "at least 0"),
         (["--engine", "scripted", "--itl-ms", "nan"], "at least 0"),
         (["--engine", "scripted", "--tokens", "-5"], "at least 0"),

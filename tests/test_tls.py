@@ -183,8 +183,8 @@ def test_latencies_over_https_are_those_of_the_server(clips: Path, tmp_path: Pat
     ("words", "said"),
     [
         (["--ssl-keyfile", "key.pem"], "--ssl-keyfile needs --ssl-certfile"),
-        (["--ssl-certfile", "/nowhere"], "--ssl-certfile /nowhere is no certificate with its key (PEM)"),
-        (["--ssl-certfile", __file__], f"--ssl-certfile {__file__} is no certificate with its key (PEM)"),
+        (["--ssl-certfile", "/nowhere"], "--ssl-certfile /nowhere is not a certificate with its key (PEM)"),
+        (["--ssl-certfile", __file__], f"--ssl-certfile {__file__} is not a certificate with its key (PEM)"),
     ],
 )
 def test_embedded_server_without_a_valid_certificate_does_not_start(words: list[str], said: str) -> None:

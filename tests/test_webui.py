@@ -153,7 +153,7 @@ def watch(page: Page) -> None:
     tip = until(page.locator(".asr-tab .plot").first.inner_text, "the values that are pointed at")
     assert all(share in tip for share in ("p50", "p95", "p99")), tip
     open_tab(page, "Failures")
-    page.get_by_text("http_503: This error was asked for.", exact=True).wait_for()
+    page.get_by_text("http_503: This error was requested.", exact=True).wait_for()
     open_tab(page)
     until(lambda: page.locator(".asr-tab .plot svg").count() == 8, "the charts again")
 

@@ -1,1 +1,1 @@
-"""When and what to send next: pure, without a clock, Locust or a socket."""
+"""Decide what to send next and when, without a clock, Locust or sockets."""

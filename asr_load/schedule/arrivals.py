@@ -1,8 +1,8 @@
-"""When requests arrive in an open loop: absolute times that no server can slow down. Pure: no Locust, no clock.
+"""Arrival times of requests in an open loop: absolute, so that a slow server does not delay them. No Locust, no clock.
 
-All workers of a fleet compute the same arrivals, of the whole fleet, and each sends its own (assignment.py): so the sum
-over the workers is the rate that was asked for, whatever the process is. (A sum of Poisson processes is one again; the
-sum of others is not what was asked for.)
+All workers of a fleet compute the same arrivals of the whole fleet, and each sends its own (assignment.py), so that the
+sum has the requested rate and distribution. (Separate processes would only work for Poisson arrivals, whose sum is a
+Poisson process again.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 class Stage(NamedTuple):
-    """A rate in requests per second that holds, or moves in a line, for so many seconds."""
+    """A rate in requests per second that changes linearly from `first` to `last` within `seconds`."""
 
     seconds: float
     first: float
@@ -34,10 +34,10 @@ class Stage(NamedTuple):
 
 
 class Profile:
-    """A rate over time: stages, and the last one's rate for ever after.
+    """A rate over time: stages, after which the last rate stays.
 
-    Arrivals at a rate that changes are those at rate 1 with their times rescaled: the n-th comes when the area under
-    the rate reaches the n-th time of the process at rate 1 (Çinlar's method).
+    Arrivals at a changing rate are those at rate 1 with rescaled times: the n-th arrives when the area under the rate
+    reaches the n-th time of the process at rate 1 (Çinlar's method).
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -48,11 +48,11 @@ class Profile:
         self._slopes = np.array([*((stage.last - stage.first) / stage.seconds for stage in stages), 0.0])
 
     def times(self, areas: np.ndarray) -> np.ndarray:
-        """When the area under the rate reaches each of these, in seconds; infinity where it never does."""
+        """When the area under the rate reaches each of `areas`, in seconds; infinity if it never does."""
         at = np.searchsorted(self._areas, areas, side="left") - 1
         at = np.clip(at, 0, None)
         rate, slope, left = self._rates[at], self._slopes[at], areas - self._areas[at]
-        # The root of slope/2 t² + rate t = left that stays exact where the slope is small or none.
+        # Solve slope/2 t² + rate t = left with a formula that is exact for a small or zero slope.
         root = np.sqrt(np.maximum(rate * rate + 2 * slope * left, 0.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             inside = np.where(left > 0, 2 * left / (rate + root), 0.0)
@@ -60,16 +60,16 @@ class Profile:
         return times
 
     def area(self, seconds: float) -> float:
-        """Under the rate from the start on: how many arrivals there are by then on average."""
+        """The area under the rate from the start on, which is the average number of arrivals by then."""
         at = int(np.searchsorted(self._starts, seconds, side="right")) - 1
         passed = seconds - float(self._starts[at])
         return float(self._areas[at] + self._rates[at] * passed + self._slopes[at] * passed**2 / 2)
 
 
 class Arrivals:
-    """The arrivals of a fleet, by number from 0. Cheap in their order; a jump far ahead makes all that it passes.
+    """The arrivals of a fleet, by number from 0. Sequential access is cheap; a jump computes all arrivals before it.
 
-    `shape` is that of the gamma distribution of the gaps at rate 1 (1: Poisson); infinity is for equal gaps.
+    `shape` is that of the gamma distribution of the gaps at rate 1 (1: Poisson); infinity makes equal gaps.
     """
 
     def __init__(self, profile: Profile, shape: float, seed: int) -> None:
@@ -78,7 +78,7 @@ class Arrivals:
         self._due = np.empty(0)
 
     def due(self, number: int) -> float | None:
-        """When an arrival is due, in seconds after the start of all; None when there are no more."""
+        """When an arrival is due, in seconds after the start; None if there are no more."""
         block, place = divmod(number, BLOCK)
         self._go_to(block)
         if place >= len(self._due) or math.isinf(due := float(self._due[place])):
@@ -86,7 +86,7 @@ class Arrivals:
         return due
 
     def number_at(self, seconds: float) -> int:
-        """The number of the first arrival that is due at or after a time; beyond the last one, how many there are."""
+        """The number of the first arrival due at or after a time; after the last one, the number of arrivals."""
         block = max(self._block, 0)
         self._go_to(block)
         if block and self._due[0] > seconds:
@@ -99,7 +99,7 @@ class Arrivals:
             block += 1
 
     def expected(self, seconds: float) -> tuple[float, float]:
-        """How many are due by then on average over all seeds, and the standard deviation of that."""
+        """The mean and standard deviation, over all seeds, of the number of arrivals due by then."""
         mean = self._profile.area(seconds)
         return mean, math.sqrt(mean / self._shape)
 
@@ -115,17 +115,17 @@ class Arrivals:
         self._due = self._profile.times(areas)
 
     def _unit(self, block: int) -> np.ndarray:
-        """Times of a block's arrivals at rate 1, after the last one of the block before."""
+        """Times of a block's arrivals at rate 1, relative to the last one of the previous block."""
         if math.isinf(self._shape):
             return np.arange(BLOCK) + (1.0 if block else 0.0)
-        # A generator for each block: any one of them can be made by itself.
+        # A separate generator for each block, so that each can be computed independently.
         gaps = np.random.default_rng([self._seed, block]).gamma(self._shape, 1 / self._shape, BLOCK)
         times: np.ndarray = np.cumsum(gaps)
         return times
 
 
 class Replay(Arrivals):
-    """Arrivals at recorded times, in seconds, so many times as fast."""
+    """Arrivals at recorded times, in seconds, sped up by a factor."""
 
     def __init__(self, times: np.ndarray, speed: float) -> None:
         self._block = 0
@@ -151,25 +151,25 @@ def make_arrivals(
     speed: float = 1.0,
     seed: int = 0,
 ) -> Arrivals | None:
-    """The arrivals that the options ask for; None for a closed loop, where there is neither rate nor trace.
+    """Make the arrivals of the options; None for a closed loop, without a rate or trace. Raises InputError.
 
-    `burstiness` is vLLM's: gaps follow a gamma distribution of that shape and the rate's mean; 1 is Poisson, less comes
-    in bursts, more is more even. `stages` may be as parse_stages reads them. Raises InputError.
+    `burstiness` is vLLM's: gaps follow a gamma distribution with this shape and the rate's mean; 1 is Poisson, smaller
+    values are burstier, larger ones more even. `stages` can be text for `parse_stages`.
     """
     asked = {"--request-rate": rate is not None, "--rate-stages": bool(stages), "--arrival-trace": bool(trace)}
     named = [name for name, given in asked.items() if given]
     if len(named) > 1:
-        raise InputError(f"{' and '.join(named)} exclude each other: give one of them")
+        raise InputError(f"{' and '.join(named)} exclude each other: use only one of them")
     if kind not in KINDS:
-        raise InputError(f"--arrivals {kind!r} is none of {', '.join(KINDS)}")
+        raise InputError(f"--arrivals {kind!r} must be one of {', '.join(KINDS)}")
     if not _positive(burstiness):
         raise InputError(f"--burstiness must be above 0 (1 is Poisson), not {burstiness:g}")
     if burstiness != 1 and kind != "gamma":
-        raise InputError(f"--burstiness {burstiness:g} is of gamma arrivals alone: add --arrivals gamma")
+        raise InputError(f"--burstiness {burstiness:g} applies only to gamma arrivals: add --arrivals gamma")
     if not _positive(speed):
         raise InputError(f"--trace-speed must be above 0 (2 is twice as fast), not {speed:g}")
     if speed != 1 and not trace:
-        raise InputError("--trace-speed is of a trace: add --arrival-trace FILE")
+        raise InputError("--trace-speed applies only to a trace: add --arrival-trace FILE")
     if trace:
         return Replay(read_trace(Path(trace).expanduser()), speed)
     if stages:
@@ -177,7 +177,9 @@ def make_arrivals(
     elif rate is None:
         return None
     elif not _positive(rate):
-        raise InputError(f"--request-rate must be above 0 requests per second, not {rate:g}; without it, users loop")
+        raise InputError(
+            f"--request-rate must be above 0 requests per second, not {rate:g}; for a closed loop, remove it"
+        )
     else:
         profile = Profile([Stage(1.0, rate, rate)])
     shape = {"poisson": 1.0, "constant": math.inf, "gamma": burstiness}[kind]
@@ -185,8 +187,8 @@ def make_arrivals(
 
 
 def parse_stages(text: str) -> list[Stage]:
-    """`60s:5,30s:5-20,2m:20`: five a second for a minute, a ramp to twenty over half a minute, then twenty. They follow
-    one another, and the last rate stays. Raises InputError."""
+    """Parse stages such as `60s:5,30s:5-20,2m:20`: 5 requests/s for a minute, a ramp to 20 within half a minute, then
+    20. Raises InputError."""
     stages = []
     for item in text.split(","):
         match = _STAGE.fullmatch(item.strip())
@@ -197,8 +199,8 @@ def parse_stages(text: str) -> list[Stage]:
             first = float(match["first"])
             last = first if match["last"] is None else float(match["last"])
         except ValueError:
-            allowed = "DURATION:RATE or DURATION:RATE-RATE like 60s:5 or 2m:5-20, one after the other"
-            raise InputError(f"--rate-stages: {item.strip()!r} is no stage; allowed is {allowed}") from None
+            allowed = "DURATION:RATE or DURATION:RATE-RATE, such as 60s:5 or 2m:5-20, separated by commas"
+            raise InputError(f"--rate-stages: {item.strip()!r} is not a stage; use {allowed}") from None
         if not _positive(seconds):
             raise InputError(f"--rate-stages: {item.strip()!r} must last longer than 0 s")
         stages.append(Stage(seconds, first, last))

@@ -1,4 +1,4 @@
-"""Which clips are sent how often: a sample of a set, and lengths by weight, so that a load looks like production."""
+"""Select clips: a sample of a set, and a mix of lengths by weight, so that a load resembles production."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import numpy as np
 
 from asr_load.errors import InputError
 from asr_load.schedule.work import ClipOrder
+from asr_load.text import count_of
 
 _CLASS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)?\s*:\s*(\d+)\s*")
 
 MOST_WEIGHT = 10_000
-"""Of all classes together: after so many requests the pattern begins again."""
+"""Maximum sum of all weights, after which the pattern repeats."""
 
 
 @dataclass(frozen=True)
 class LengthClass:
-    """Clips from `low` up to, not including, `high` seconds, and how many requests of all weights together they get."""
+    """Clips from `low` up to, but excluding, `high` seconds, and their weight."""
 
     low: float
     high: float
@@ -32,36 +33,35 @@ class LengthClass:
 
 
 def parse_mix(text: str) -> list[LengthClass]:
-    """`0-5:70,5-15:25,15-:5`: seconds and weights. Raises InputError."""
+    """Parse a mix such as `0-5:70,5-15:25,15-:5`: seconds and weights. Raises InputError."""
     classes = []
     for word in text.split(","):
         match = _CLASS.fullmatch(word)
         low, high = (float(match[1]), float(match[2] or "inf")) if match else (0.0, 0.0)
         if match is None or low >= high or int(match[3]) == 0:
-            raise InputError(f"--mix takes seconds and weights, like 0-5:70,5-15:25,15-:5, not {word.strip()!r}")
+            raise InputError(f"--mix must be seconds and weights, such as 0-5:70,5-15:25,15-:5, not {word.strip()!r}")
         classes.append(LengthClass(low, high, int(match[3])))
     classes.sort(key=lambda each: each.low)
     for one, other in pairwise(classes):
         if one.high > other.low:
-            raise InputError(f"--mix: {one} and {other} have lengths in common")
+            raise InputError(f"--mix: {one} and {other} overlap")
     if sum(each.weight for each in classes) > MOST_WEIGHT:
-        raise InputError(f"--mix: all weights together are at most {MOST_WEIGHT}")
+        raise InputError(f"--mix: the sum of the weights must be at most {MOST_WEIGHT}")
     return classes
 
 
 def sample_of(clips: int, sample: int, seed: int) -> np.ndarray:
-    """The numbers of `sample` clips out of so many, in order; all for 0. Raises InputError where there are fewer."""
+    """The numbers of `sample` random clips, in order; all clips for 0. Raises InputError if there are fewer."""
     if sample > clips:
-        raise InputError(f"--sample {sample}: --data holds {clips} clips")
+        raise InputError(f"--sample {sample}: --data has only {count_of(clips, 'clip')}")
     if not sample:
         return np.arange(clips)
     return np.sort(np.random.default_rng([seed, clips]).choice(clips, sample, replace=False))
 
 
 class MixedOrder:
-    """Clips by number, each class of lengths with its share of every stretch of requests, spread evenly over it (smooth
-    weighted round robin); within a class as in ClipOrder. `lengths` are those of all clips, in seconds. Raises
-    InputError where a class has no clip."""
+    """An order of clips with classes of lengths by weight, spread evenly (smooth weighted round robin), and as in
+    ClipOrder within a class. `lengths` are those of all clips, in seconds. Raises InputError if a class has no clip."""
 
     def __init__(
         self, lengths: Sequence[float] | np.ndarray, classes: Sequence[LengthClass], *, shuffle: bool, seed: int
@@ -70,13 +70,13 @@ class MixedOrder:
         self._members = [np.flatnonzero((seconds >= each.low) & (seconds < each.high)) for each in classes]
         for each, members in zip(classes, self._members, strict=True):
             if not len(members):
-                raise InputError(f"--mix: no clip of --data is {each} seconds long")
+                raise InputError(f"--mix: no clip of --data is {each} seconds long; change the mix or the data")
         self._orders = [ClipOrder(len(members), shuffle=shuffle, seed=seed) for members in self._members]
         self._pattern = _spread([each.weight for each in classes])
         self._weights = [each.weight for each in classes]
         taken = [0] * len(classes)
         self._before: list[int] = []
-        """For each place of the pattern: how many of its class are before it there."""
+        """For each place of the pattern, the number of earlier places of its class."""
         for kind in self._pattern:
             self._before.append(taken[kind])
             taken[kind] += 1
@@ -89,7 +89,7 @@ class MixedOrder:
 
 
 def _spread(weights: Sequence[int]) -> list[int]:
-    """A class for each place, each as often as its weight says and as evenly as can be."""
+    """A pattern in which each class occurs as often as its weight, as evenly as possible."""
     total, credit, pattern = sum(weights), [0] * len(weights), []
     for _ in range(total):
         credit = [one + weight for one, weight in zip(credit, weights, strict=True)]

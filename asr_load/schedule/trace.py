@@ -1,4 +1,4 @@
-"""A file of arrival times, to be replayed."""
+"""Read a file of arrival times to replay."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def read_trace(path: Path) -> np.ndarray:
     """The times of a trace in seconds, in order: shape (n,), n > 0. Raises InputError."""
     times: list[float] = []
     if path.exists() and not path.is_file():
-        raise InputError(f"--arrival-trace {path} is no file; allowed is {ALLOWED}")  # as /dev/zero, which never ends
+        raise InputError(f"--arrival-trace {path} is not a file; use {ALLOWED}")  # /dev/zero would never end
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for number, value in _csv(file) if path.suffix == ".csv" else _jsonl(file):
                 try:
                     time = float(value)  # type: ignore[arg-type]
                 except (TypeError, ValueError):
-                    raise InputError(f"--arrival-trace {path}, line {number}: no time; allowed is {ALLOWED}") from None
+                    raise InputError(f"--arrival-trace {path}, line {number}: no time; use {ALLOWED}") from None
                 if isinstance(value, bool) or not math.isfinite(time) or time < 0:
-                    raise InputError(f"--arrival-trace {path}, line {number}: {value} is no time in seconds")
+                    raise InputError(f"--arrival-trace {path}, line {number}: {value} is not a time in seconds")
                 if times and time < times[-1]:
                     order = f"{time:g} comes after {times[-1]:g}; times must be in order"
                     raise InputError(f"--arrival-trace {path}, line {number}: {order}")
@@ -37,9 +37,9 @@ def read_trace(path: Path) -> np.ndarray:
     except OSError as error:
         raise InputError(f"--arrival-trace {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--arrival-trace {path} is no text; allowed is {ALLOWED}") from error
+        raise InputError(f"--arrival-trace {path} is not text; use {ALLOWED}") from error
     if not times:
-        raise InputError(f"--arrival-trace {path} holds no arrivals; allowed is {ALLOWED}")
+        raise InputError(f"--arrival-trace {path} contains no arrivals; use {ALLOWED}")
     return np.array(times)
 
 
