@@ -5,9 +5,9 @@
  * and sends it. If a socket accepts no more data, epoll watches it, and its stream continues later.
  *
  * The data of a stream is in immutable Python objects: nothing is copied before it is due, and streams share objects.
- * The thread uses them without a reference of its own, so a stream can only be freed while the thread is not sending
- * it. One lock protects all streams. It is never held during a system call that sends or waits, so Python waits for it
- * only for a few instructions, and for the end of a stream only for one send.
+ * The thread holds no references to them, so a stream can only be freed while the thread is not sending it. One lock
+ * protects all streams. It is never held during a system call that sends or waits, so Python waits for it only for a few
+ * instructions, and for the end of a stream only for one send.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN

@@ -18,9 +18,8 @@ from asr_load.options.parser import GROUPS
 HOMES = ("lifecycle", "shapes", "capacity_shape")
 """The modules that add options on import, in the order of the page."""
 
-INTRODUCTION = """The harness adds these options to Locust's own (`locust --help`). `asr-load options` lists them in a
-    terminal, and `asr-load options --markdown` makes this page. Each option can also stand in `locust.conf`, without
-    its dashes."""
+INTRODUCTION = """asr-load adds these options to Locust's (`locust --help`). `asr-load options` prints them, and
+    `asr-load options --markdown` prints this page. You can also set them in `locust.conf`, without the dashes."""
 
 LONGEST_VALUE = 80
 """The page lists choices longer than this after the help text instead of after the option's name."""
@@ -88,7 +87,7 @@ def _value(action: Action) -> str:
 
 def main() -> int:
     """Command line of asr-load options."""
-    arguments = OneLineParser("List the options that the harness adds to Locust's.")
+    arguments = OneLineParser("List the options that asr-load adds to Locust's.")
     arguments.add_argument("--markdown", action="store_true", help="print the page docs/options.md")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` is not an error
     as_page = arguments.parse_args().markdown

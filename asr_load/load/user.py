@@ -7,7 +7,7 @@ from locust.env import Environment
 
 from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import TranscriptionRequest
-from asr_load.load import lifecycle  # noqa: F401 (adds the harness to Locust)
+from asr_load.load import lifecycle  # noqa: F401 (attaches asr-load to Locust)
 from asr_load.load.plugin import current_run
 from asr_load.load.target import OwnOptions
 from asr_load.realtime.pacer import PACER
