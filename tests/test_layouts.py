@@ -102,7 +102,7 @@ def test_kaldi_commands_are_not_run(tmp_path: Path) -> None:
         ("touch was-run; cat {file} |", "sox {file} -r 8000 -t wav - |", "'{file} |", "|")
     ):
         data = kaldi(tmp_path / str(number), segments=False, scp=command)
-        assert "call is the output of a command, and prepare runs none" in refusal(data)
+        assert "call is the output of a command, which prepare does not run" in refusal(data)
     assert not list(tmp_path.rglob("was-run"))
 
 

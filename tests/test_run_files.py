@@ -113,7 +113,7 @@ def test_worker_without_the_secrets_takes_no_part(clips: Path, tmp_path: Path) -
             page.start(run_time="5s")
             wait_until(partial(page.ended, number), f"test {number}")
         said = page.post("/swarm", user_count=2, spawn_rate=2, host=host, api_key="sk-of-the-form")
-        assert "in a fleet, each worker needs the API key" in said["message"]
+        assert "a fleet's workers need the API key themselves" in said["message"]
         log = page.said
     assert "lacks the header Authorization of the master's requests" in log
     assert PASSWORD not in log

@@ -207,7 +207,7 @@ def answers(page: str) -> bool:
     ("words", "line"),
     [
         ((), "error: a search for capacity needs at least one --slo, such as --slo ttft:p95:500"),
-        (("--slo", SLO), "error: a search for capacity needs -u: the maximum of streams"),
+        (("--slo", SLO), "error: a search for capacity needs -u, the maximum number of streams"),
         (("--slo", SLO, "-u", "9", "--requests", "5"), "error: remove --requests: a search chooses its load"),
         (("--slo", SLO, "-u", "9", "--warmup-time", "5"), "error: remove --warmup-time: a search"),
         (("--slo", SLO, "-u", "9", "--step-time", "0"), "error: --step-time must be above 0 seconds, not 0.0"),

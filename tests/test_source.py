@@ -96,7 +96,7 @@ def test_invalid_data_set_gives_an_error_with_a_cure(tmp_path: Path) -> None:
     (folder / "manifest.jsonl").write_text('{"file": "a.wav"}\nnot json\n')
     assert "line 2" in error(folder)
     (folder / "manifest.jsonl").write_text('{"sound": "a.wav"}\n')
-    assert "has no column named audio, " in error(folder)
+    assert "has no audio column among sound" in error(folder)
     (folder / "manifest.jsonl").write_text("")
     assert "has no rows" in error(folder)
     (folder / "manifest.jsonl").write_bytes(b'{"file": "\xff.wav"}\n')

@@ -198,8 +198,8 @@ def _table(manifest: Path, spec: DatasetSpec, is_split: str | None) -> _Found:
     audio_column = pick_column(spec.audio_column, AUDIO_COLUMNS, columns, "audio")
     if audio_column is None:
         raise InputError(
-            f"{manifest} has no column named {', '.join(AUDIO_COLUMNS)}, but {', '.join(columns)};"
-            " choose the audio column with --audio-column"
+            f"{manifest} has no audio column among {', '.join(columns)}: choose one with --audio-column"
+            f" (known names: {', '.join(AUDIO_COLUMNS)})"
         )
     text_column = pick_column(spec.text_column, TEXT_COLUMNS, columns, "text")
     notes = [] if text_column else [no_text(columns)]

@@ -65,8 +65,8 @@ def _file(folder: Path, name: str, entry: str) -> Path:
         files = [word for word in words[1:] if not word.startswith("-")]
         if not words or Path(words[0]).name not in READERS or len(files) != 1:
             raise InputError(
-                f"{folder / SCP}: {name} is the output of a command, and prepare runs none (it reads the files of"
-                f" {' and '.join(READERS)}): write the output to a WAV file and name that"
+                f"{folder / SCP}: {name} is the output of a command, which prepare does not run (it only reads the"
+                f" files of {' and '.join(READERS)}): write the output to a WAV file and name that"
             )
         entry = files[0]
     # File names are relative to the folder where the recipe runs, somewhere above the data.

@@ -373,7 +373,9 @@ class Worker:
                 folder = targets[user_class].shards.folder
                 raise InputError(f"worker {number} has other data in {folder} than the master: prepare it again there")
         if settings.loop.trace_sha256 != test["trace"]:
-            raise InputError(f"worker {number} has another {settings.loop.trace} than the master: copy it there")
+            raise InputError(
+                f"worker {number} has a different {settings.loop.trace} than the master: copy the master's file there"
+            )
         if lacking := sorted(set(test["headers"]) - set(settings.headers)):
             # The master does not send its secrets. A worker without them would measure responses with status 401.
             raise InputError(

@@ -147,7 +147,9 @@ class Plugin:
             check = partial(self._checks.check, wanted, host, key, form.getlist("user_classes"))
             settings = check()[0]
             if key and isinstance(self.environment.runner, MasterRunner):
-                raise InputError("in a fleet, each worker needs the API key: start them with OPENAI_API_KEY and --host")
+                raise InputError(
+                    "a fleet's workers need the API key themselves: start them with OPENAI_API_KEY and --host"
+                )
             self._said = ask_before_test(
                 check,
                 self._checks.models,

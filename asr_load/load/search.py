@@ -310,7 +310,7 @@ def check_search(settings: Settings, users: int | None, *, headless: bool) -> No
         raise InputError("a search for capacity needs at least one --slo, such as --slo ttft:p95:500")
     if headless and users is None:
         raise InputError(
-            "a search for capacity needs -u: the maximum of streams or, with --request-rate, of requests in flight"
+            "a search for capacity needs -u, the maximum number of streams (with --request-rate: of requests in flight)"
         )
     others = {
         "--requests": settings.requests,
