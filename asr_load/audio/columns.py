@@ -160,7 +160,7 @@ def unused_times(row: Mapping[str, Any]) -> list[str]:
 
 
 def warning_of(unused: Iterable[str]) -> list[str]:
-    """The warning about unused time columns, as a list of none or one."""
+    """The warning about unused time columns, if there are any, as a list."""
     names = ", ".join(map(repr, dict.fromkeys(unused)))
     if not names:
         return []

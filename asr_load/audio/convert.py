@@ -82,7 +82,7 @@ def _parts(recording: Recording, pcm: np.ndarray, sample_rate: int, rules: Rules
     spoken = [
         (first, last)
         for first, last in pairwise([0, *cuts(pcm, sample_rate, rules.chunk_long)])
-        # Do not send silence between speeches.
+        # Do not send silence between utterances.
         if last - first >= SHORTEST_S * sample_rate and not _is_silent(pcm[first:last])
     ]
     for number, (first, last) in enumerate(spoken):
@@ -210,7 +210,7 @@ class _Mix:
 
 
 def _read(audio: bytes | Path, recording: Recording, rules: Rules, mix: _Mix) -> tuple[np.ndarray, int]:
-    """Decode like `_decode`, n >= 0, block by block: several channels of an hour in float32 would take a gigabyte."""
+    """Decode like `_decode`, n >= 0, block by block: an hour of stereo in float32 would take a gigabyte."""
     with _open(audio) as file:
         rate = file.samplerate
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
