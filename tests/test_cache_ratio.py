@@ -38,8 +38,8 @@ def test_cache_ratio_compares_repeated_clips_with_their_first_request() -> None:
 
 def test_cache_ratio_needs_runs_that_repeat_bytes() -> None:
     records = [record(n, clip=f"c{n % 4}", started_at=1000.0 + n) for n in range(8)]
-    for unique, said in (("dither", False), ("once", True), ("none", True)):
-        assert (summarise(records, run_info(unique=unique)).cache_ratio is not None) is said
+    for unique, expected in (("dither", False), ("once", True), ("none", True)):
+        assert (summarise(records, run_info(unique=unique)).cache_ratio is not None) is expected
 
 
 @pytest.mark.parametrize("away", [{"warmup": True}, {"started_at": 900.0}], ids=["warm-up", "late"])

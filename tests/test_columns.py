@@ -67,7 +67,7 @@ def long(tmp_path: Path) -> Path:
         {"offset": 1.5, "dur": 2},
         {"offset": 1.5, "duration": 2.0, "end": 9},
         {"start_ms": 1500, "end_ms": 3500},
-        {"Start Time (ms)": 1500, "Duration (s)": 2},
+        {"Start Time (ms)": 1500, "Duration (S)": 2},
         {"startTime": "00:00:01.500", "endTime": "0:03,5"},
         {"segment_start": 1.5, "segment_stop": 3.5, "duration": 6},
         {"xmin": 1.5, "xmax": 3.5},

@@ -68,15 +68,15 @@ def test_trial_audio_differs_from_its_clip_throughout(
 
 
 @pytest.mark.parametrize(
-    ("format", "unique", "said"), [(2, "dither", True), (2, "none", False), (FORMAT, "once", False)]
+    ("format", "unique", "warns"), [(2, "dither", True), (2, "none", False), (FORMAT, "once", False)]
 )
 def test_data_of_an_earlier_format_are_reported(
-    format: int, unique: str, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    format: int, unique: str, warns: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = Shards(prepared(tmp_path, "wav"))
     shards.manifest.format = format
     preflight._warn_of_old_data(SimpleNamespace(shards=shards, settings=SimpleNamespace(unique=unique)))  # type: ignore[arg-type]
-    assert ("was prepared by an earlier version" in capsys.readouterr().err) is said
+    assert ("was prepared by an earlier version" in capsys.readouterr().err) is warns
 
 
 def write(folder: Path, records: bytes = b"{}\n", **changes: Any) -> None:

@@ -67,7 +67,15 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("installed")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     (wheel,) = built.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(place / "bin" / "python")]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--python",
+        str(place / "bin" / "python"),
+    ]
     subprocess.run([*pip, "install", "--no-deps", wheel], check=True, timeout=300)
     # A line in a .pth file adds a folder without its own .pth files, and so without the checkout.
     (site_packages(place) / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -243,14 +243,14 @@ def test_proxy_before_a_transcription_api_is_detected() -> None:
     assert held_back(buffered, api="transcriptions")
 
 
-@pytest.mark.parametrize(("first", "said"), [(32.0, True), (1.9, False), (0.5, False)])
-def test_slow_first_request_is_reported_with_a_cure(first: float, said: bool) -> None:
+@pytest.mark.parametrize(("first", "reported"), [(32.0, True), (1.9, False), (0.5, False)])
+def test_slow_first_request_is_reported_with_a_cure(first: float, reported: bool) -> None:
     records = [record(n, started_at=1000.0 + n, ttft=first if n == 3 else 0.2, itl=[]) for n in range(3, 33)]
     validity = judge(records, run_info())
     line = (
         "the first request took 32.0 s to its first token, 160 times the median: exclude it with --warmup-requests 10"
     )
-    assert (line in validity.reasons) is said
+    assert (line in validity.reasons) is reported
     late = [record(n, started_at=1000.0 + n, ttft=first if n == 9 else 0.2, itl=[]) for n in range(3, 33)]
     assert line not in judge(late, run_info()).reasons  # not the first request
 
