@@ -133,7 +133,7 @@ def check_options() -> int:
     from locust.main import merge_locustfiles_content
 
     from asr_load.load.checks import Checks, check_format, check_new
-    from asr_load.options.credentials import Credentials
+    from asr_load.settings.credentials import Credentials
 
     merge_locustfiles_content(get_locustfiles_locally(parse_locustfile_option()))
     options = get_parser().parse_args()

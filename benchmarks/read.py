@@ -13,7 +13,7 @@ from pathlib import Path
 
 from asr_load.audio.payload import NO_DITHER, BodyOptions, make_builder
 from asr_load.audio.shard import Shards
-from asr_load.options.parser import DEFAULT_PROMPT
+from asr_load.options.table import DEFAULT_PROMPT
 from asr_load.selftest.ground_truth import TOKENS, GroundTruthError, load, run_on, scripted_server, share_cores
 from benchmarks import CHECKOUT, Row, ratio
 from benchmarks.clips import write_clips

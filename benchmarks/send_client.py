@@ -29,7 +29,7 @@ from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchang
 from asr_load.http.self_check import choose
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
-from asr_load.options.parser import DEFAULT_PROMPT
+from asr_load.options.table import DEFAULT_PROMPT
 from benchmarks.sink import ANSWER
 
 USERS, TENTH = 40, 10

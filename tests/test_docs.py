@@ -16,17 +16,19 @@ from locust.argument_parser import get_empty_argument_parser, setup_parser_argum
 
 from asr_load.load import capacity_shape, shapes
 from asr_load.options.parser import add_options
-from asr_load.options.request import read_request
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo, write_run
 from asr_load.results.summary import Summary, summarise_folder
+from asr_load.settings.request import read_request
 from asr_load.stream.record import RECORDS, LiveRecord, RecordFile
 from conftest import CHECKOUT
 from harness.records import failure, record, run_info
 
 FRONT = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = [*(CHECKOUT / name for name in FRONT), *sorted((CHECKOUT / "docs").rglob("*.md"))]
-ROOMS = ("audio", "stream", "schedule", "http", "realtime", "results", "options", "web", "load", "selftest")
+ROOMS = (
+    "audio", "stream", "schedule", "options", "http", "realtime", "results", "settings", "web", "load", "selftest",
+)  # fmt: skip
 
 
 def anchor(heading: str) -> str:

@@ -95,8 +95,8 @@ def test_earlier_runs_with_the_same_bytes_and_server_are_found(tmp_path: Path) -
     write(tmp_path / "nothing-sent", b"")
     own = {"endpoint": "/x", "api": "chat", "model": "m", "prompt": "", "max_tokens": 1, "data": "d", "data_clips": 1}
     classes = [
-        UserClassInfo(name="a", unique="dither", data_sha256="e", **own),  # type: ignore[arg-type]
-        UserClassInfo(name="b", unique="none", data_sha256="d", **own),  # type: ignore[arg-type]
+        UserClassInfo(name="a", unique="dither", data_sha256="e", **own),
+        UserClassInfo(name="b", unique="none", data_sha256="d", **own),
     ]
     write(tmp_path / "classes", unique="dither", data_sha256="e", user_classes=classes)
     (tmp_path / "broken").mkdir()
@@ -119,7 +119,7 @@ def test_verdict_names_earlier_runs_with_the_same_bytes() -> None:
 def test_repeated_bytes_are_counted_per_user_class_and_data_set() -> None:
     own = {"endpoint": "/x", "api": "chat", "model": "m", "prompt": "", "max_tokens": 1, "data": "d", "data_clips": 1}
     classes = [
-        UserClassInfo(name=name, unique=unique, data_sha256=name, **own)  # type: ignore[arg-type]
+        UserClassInfo(name=name, unique=unique, data_sha256=name, **own)
         for name, unique in (("first", "dither"), ("second", "none"))
     ]
     records = [record(n, clip="a", user_class="first" if n < 3 else "second") for n in range(5)]

@@ -17,7 +17,7 @@ import pytest
 from asr_load.audio.payload import NO_DITHER, BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.options.presets import PRESETS
-from asr_load.options.request import read_request
+from asr_load.settings.request import read_request
 from conftest import CHECKOUT
 from harness.options import parse
 from harness.serving import serve

@@ -13,8 +13,8 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.options.credentials import ROUTE, Credentials
 from asr_load.options.form import Form, read_form
+from asr_load.settings.credentials import ROUTE, Credentials
 from asr_load.web.guard import guarded
 from harness.options import parse
 from harness.patience import PATIENCE_S

@@ -21,7 +21,7 @@ from harness.serving import serve
 
 def user_class(name: str, clips: int) -> UserClassInfo:
     asked = {"endpoint": "/", "api": "chat", "model": "m", "prompt": "", "max_tokens": 9, "unique": "dither"}
-    return UserClassInfo(name=name, **asked, data=name, data_sha256="0", data_clips=clips)  # type: ignore[arg-type]
+    return UserClassInfo(name=name, **asked, data=name, data_sha256="0", data_clips=clips)
 
 
 def test_mix_gives_each_length_its_share_of_every_ten_requests() -> None:

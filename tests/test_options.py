@@ -13,9 +13,9 @@ import asr_load.load.lifecycle
 import asr_load.load.shapes  # noqa: F401 (adds our options to Locust's parser)
 from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
-from asr_load.options.commandline import shown_command
-from asr_load.options.other_tools import ADVICE
-from asr_load.options.settings import Secrets, check_host, read_settings, split_host
+from asr_load.settings.commandline import shown_command
+from asr_load.settings.other_tools import ADVICE
+from asr_load.settings.settings import Secrets, check_host, read_settings, split_host
 from harness.options import HOST, parse, settings
 
 
@@ -44,6 +44,8 @@ from harness.options import HOST, parse, settings
         (["--seed", "-1"], HOST, "--seed must be 0 or more"),
         (["--seed", "7", "--order", "sequential"], HOST, "--seed has no effect with --order sequential"),
         (["--requests", "-1"], HOST, "--requests must be 0"),
+        (["--temperature", "-1"], HOST, "--temperature must be from 0 to 2, not -1.0"),
+        (["--temperature", "nan"], HOST, "--temperature must be from 0 to 2, not nan"),
         (["--max-tokens", "0"], HOST, "--max-tokens must be 1 or more"),
         (["--stall-timeout", "0"], HOST, "--stall-timeout must be above 0"),
         (["--total-timeout", "inf"], HOST, "--total-timeout must be above 0"),

@@ -9,9 +9,10 @@ import sys
 import pytest
 from locust.argument_parser import LocustArgumentParser
 
+from asr_load.load.options_page import explanation, groups
 from asr_load.main import VERBS
-from asr_load.options.explanations import EXPLANATIONS
-from asr_load.options.parser import GROUPS, add_options
+from asr_load.options.parser import add_options
+from asr_load.options.table import GROUPS
 from conftest import CHECKOUT
 from harness.patience import PATIENCE_S
 
@@ -39,8 +40,8 @@ def test_options_page_is_up_to_date() -> None:
 def test_every_option_is_in_a_group_with_its_default() -> None:
     done = asr_load("options")
     assert done.returncode == 0, done.stderr
-    for title, what in GROUPS.items():
-        assert f"\n{title}: {what}\n" in done.stdout
+    for heading, _ in groups():
+        assert f"\n{heading}\n" in done.stdout
     for line in (
         "--requests, --num-prompts N",
         "--data, --dataset-path DIR",
@@ -60,15 +61,16 @@ def test_every_option_is_in_a_group_with_its_default() -> None:
 
 def test_each_explanation_is_in_the_entry_of_its_option() -> None:
     page = " ".join((CHECKOUT / "docs" / "options.md").read_text().split())
-    for option, text in EXPLANATIONS.items():
-        entry = page.partition(f"- **`{option}")[2].partition(" - **`")[0]
-        assert " ".join(text.split()) in entry, option
+    for option in (option for _, options in groups() for option in options):
+        entry = page.partition(f"- **`{option.name}")[2].partition(" - **`")[0]
+        assert " ".join(explanation(option).split()) in entry, option.name
 
 
 def test_form_shows_options_in_the_order_of_the_groups() -> None:
     parser = LocustArgumentParser()
     add_options(parser)
-    order = [action for group in parser._action_groups if group.title in GROUPS for action in group._group_actions]
+    titles = [group.title for group in GROUPS]
+    order = [action for group in parser._action_groups if group.title in titles for action in group._group_actions]
     shown = [name for name in parser.args_included_in_web_ui if name != "help"]
     assert shown == [action.dest for action in order if action.dest in shown]
 

@@ -27,8 +27,8 @@ from asr_load.errors import InputError
 from asr_load.load import fleet_socket
 from asr_load.load.fleet import own_folder
 from asr_load.load.record_check import Numbers, RecordCheck
-from asr_load.options import credentials
 from asr_load.results.runfile import Late, Refused, RunInfo, WorkerInfo, absurd, write_run
+from asr_load.settings import credentials
 from asr_load.stream.record import LiveRecord, Record, decode_record, encode_record, read_records
 from conftest import CHECKOUT
 from harness.fleets import TRANSCRIBE, Fleet, end

@@ -141,7 +141,6 @@ def test_429_is_not_retried_without_the_option_or_retry_after(
         ),
         (["-Hhttp://b:1"], "--host is given twice: it takes one server"),
         (["--retries", "-1"], "--retries must be 0 or more, not -1"),
-        (["--http-version", "2"], "argument --http-version: invalid choice: '2'"),
     ],
 )
 def test_invalid_upstream_and_retries_give_a_one_line_error(

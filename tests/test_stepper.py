@@ -13,11 +13,11 @@ import pytest
 
 from asr_load.load.fleet import Solo
 from asr_load.load.search import IDLE, REPEATS, Stepper, for_search, resumed
-from asr_load.options.settings import Settings
 from asr_load.results.capacity import Capacity, answer_lines, read_capacity
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import WorkerInfo
 from asr_load.schedule.arrivals import Stage
+from asr_load.settings.settings import Settings
 from asr_load.stream.record import Record
 from harness.options import settings as asked_for
 from harness.records import failure, health, record, worker_info

@@ -16,7 +16,7 @@ def main() -> None:
     from locust.argument_parser import parse_locustfile_option
 
     from asr_load.errors import InputError
-    from asr_load.options.commandline import check_locustfiles
+    from asr_load.settings.commandline import check_locustfiles
 
     sys.argv[0] = "locust"
     asked: Any = parse_locustfile_option()  # Locust annotates the wrong type

@@ -9,14 +9,14 @@ flight.
 
 from __future__ import annotations
 
-from argparse import Namespace
 from typing import ClassVar
 
 from locust import LoadTestShape, events
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.load.plugin import plugin_of
-from asr_load.options.parser import option_group
+from asr_load.options.parser import LOAD, add_to_group
+from asr_load.options.table import SEARCH_OPTIONS
 
 
 class CapacityShape(LoadTestShape):
@@ -30,17 +30,8 @@ class CapacityShape(LoadTestShape):
         assert self.runner is not None
         return plugin_of(self.runner.environment).search_tick(self.runner.user_count)
 
-    @staticmethod
-    def validate_options(options: Namespace) -> str | None:
-        """The error in the search's options, in one line; None if there is no error."""
-        if not 0 < options.step_time < float("inf"):
-            return f"--step-time must be above 0 seconds, not {options.step_time}"
-        return None
-
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add the options of a search, which the web form also shows."""
-    add = option_group(parser, "Load", in_form=True)
-    add("--step-time", type=float, default=60.0, metavar="S", help="Longest time to measure one load, in seconds")
-    add("--resume", default="", metavar="DIR", help="Continue the unfinished search in this results folder")
+    """Add the options of the search, which the web form also shows."""
+    add_to_group(parser, LOAD, SEARCH_OPTIONS)

@@ -16,9 +16,9 @@ from asr_load.errors import InputError
 from asr_load.load.fleet import OPTION
 from asr_load.load.search import check_search, resumed
 from asr_load.load.target import OwnOptions, Target, Targets
-from asr_load.options.credentials import Credentials
-from asr_load.options.settings import RESULTS, Secrets, Settings, check_host, check_writable, read_settings
-from asr_load.options.user_class import for_class
+from asr_load.settings.credentials import Credentials
+from asr_load.settings.settings import RESULTS, Secrets, Settings, check_host, check_writable, read_settings
+from asr_load.settings.user_class import for_class
 from asr_load.stream.record import RECORDS
 from asr_load.threads import in_thread
 
@@ -76,8 +76,6 @@ class Checks:
             raise InputError("an open loop needs -u, the maximum number of requests in flight")
         if not self._is_worker:
             check_writable(settings.results or RESULTS)
-        if line := getattr(self._shape, "validate_options", lambda _: None)(options):
-            raise InputError(line)
         return settings, secrets
 
     def _targets(self, options: Namespace, host: str | None, secrets: Secrets, chosen: Sequence[str]) -> Targets:

@@ -41,12 +41,12 @@ from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
 from asr_load.load.stats import other_failures
 from asr_load.load.target import Targets
-from asr_load.options.settings import RESULTS, Settings
 from asr_load.results.runfile import MAX_WORD, Invocation, WorkerInfo, absurd, read_run
 from asr_load.results.summary import Summary
 from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.assignment import ArrivalAssignment
 from asr_load.schedule.work import SOLE, Share, Turn
+from asr_load.settings.settings import RESULTS, Settings
 from asr_load.stream.record import WORKER_RECORDS, RecordFile
 from asr_load.text import count_of, visible
 

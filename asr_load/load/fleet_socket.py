@@ -27,7 +27,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from zmq.utils import z85
 
 from asr_load import locust_internals
-from asr_load.options.credentials import TOKEN
+from asr_load.settings.credentials import TOKEN
 from asr_load.text import visible
 
 logger = logging.getLogger(__name__)

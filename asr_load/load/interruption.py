@@ -21,7 +21,7 @@ from asr_load.load import BEFORE_TEST
 from asr_load.load.fleet import FINAL_REPORT_S, Master
 from asr_load.load.fleet_socket import SILENT_S
 from asr_load.load.plugin import Plugin
-from asr_load.options.commandline import given_options
+from asr_load.settings.commandline import given_options
 
 logger = logging.getLogger(__name__)
 

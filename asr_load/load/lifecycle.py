@@ -22,10 +22,10 @@ from asr_load.errors import InputError
 from asr_load.load import fleet, fleet_socket, interruption, stats
 from asr_load.load.fleet import Master, Worker
 from asr_load.load.plugin import Plugin, keep_plugin
-from asr_load.options.commandline import judge_command_line
 from asr_load.options.parser import add_options
 from asr_load.results import accuracy
 from asr_load.results.figures import figures
+from asr_load.settings.commandline import judge_command_line
 from asr_load.shipped import locust_command
 from asr_load.text import visible
 from asr_load.web import webui

@@ -33,18 +33,18 @@ from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
 from asr_load.load.search import Stepper, for_search, resumed
 from asr_load.load.target import Targets, host_of_classes
-from asr_load.options.commandline import given_options, shown_command
-from asr_load.options.credentials import Credentials
 from asr_load.options.form import LOCUSTS, Form, changed, read_form
-from asr_load.options.settings import (
+from asr_load.results.capacity import Capacity
+from asr_load.results.runfile import Invocation
+from asr_load.results.summary import Summary
+from asr_load.settings.commandline import given_options, shown_command
+from asr_load.settings.credentials import Credentials
+from asr_load.settings.settings import (
     RESULTS,
     Settings,
     check_host,
     split_host,
 )
-from asr_load.results.capacity import Capacity
-from asr_load.results.runfile import Invocation
-from asr_load.results.summary import Summary
 from asr_load.shipped import command, locust_command
 from asr_load.stream.record import RECORDS, read_records
 from asr_load.web.report import write_report

@@ -18,13 +18,13 @@ from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.server_info import ask_server, flush_cache, only_model, unlisted, unready
 from asr_load.load.target import RequestSource, Target, Targets
-from asr_load.options.parser import DEFAULT_MODEL
-from asr_load.options.settings import Settings
+from asr_load.options.table import DEFAULT_MODEL
 from asr_load.realtime.dialects import ALIKE
 from asr_load.realtime.session import transmit
 from asr_load.realtime.speech import piece_of
 from asr_load.results.verdict import what_failed
 from asr_load.schedule.work import Job
+from asr_load.settings.settings import Settings
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.text import visible
 

@@ -34,12 +34,12 @@ from asr_load.load.clock import ClockOffset
 from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
 from asr_load.load.publisher import Publisher
 from asr_load.load.target import RequestSource, Targets
-from asr_load.options.settings import Settings
 from asr_load.realtime.session import transmit
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import PUNCTUAL_S, WorkerInfo
 from asr_load.schedule.arrivals import Stage
 from asr_load.schedule.work import Job, Turn, Work
+from asr_load.settings.settings import Settings
 from asr_load.stream.record import Record, RecordFile
 
 logger = logging.getLogger(__name__)

@@ -21,16 +21,17 @@ from asr_load import __version__
 from asr_load.http.server_info import ask_server
 from asr_load.load.record_check import RecordCheck
 from asr_load.load.target import Targets
-from asr_load.options.settings import RESULTS, Settings
+from asr_load.options.table import OPTIONS
 from asr_load.results.accuracy import Sample
 from asr_load.results.earlier import earlier_runs
 from asr_load.results.live import DRAWN, LIVE_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Rules, Verdict, conclude
-from asr_load.results.runfile import Invocation, OpenLoop, RunInfo, Speaking, WorkerInfo, write_run
+from asr_load.results.runfile import Invocation, OpenLoop, RunInfo, Speaking, WorkerInfo, option_fields, write_run
 from asr_load.results.slo import Goodput, Slo
 from asr_load.results.summary import Finished, Summary, read_finished, write_summary
 from asr_load.results.verdict import Validity, judge_clients, lost_line
+from asr_load.settings.settings import RESULTS, Settings
 from asr_load.stream.record import RECORDS, Record, RecordFile
 from asr_load.text import count_of
 
@@ -247,51 +248,16 @@ class RunStore:
             began_at=self._began,
             ended=ended,
             host=settings.host,
-            endpoint=first.shown_endpoint,
-            api=first.body.api,
-            model=first.body.model,
-            preset=first.asked.preset,
-            prompt=first.body.prompt,
-            prompt_position="before" if first.body.prompt_first else "after",
-            system=first.body.system,
-            asked_language=first.asked.language,
+            **option_fields(first.in_effect, OPTIONS),
             realtime=msgspec.convert(first.live.told if first.live else {}, Speaking),
-            temperature=first.body.temperature,
-            text_format=first.asked.text_format,
-            max_tokens=first.body.token_limit,
-            requests=settings.requests,
-            order="shuffle" if settings.shuffle else "sequential",
-            seed=settings.seed,
-            unique=first.unique,
             sent_before=self._sent_before,
             timeouts={name: getattr(settings.timeouts, name) for name in ("connect", "stall", "total")},
-            insecure=settings.transport.verify is False,
-            proxy=settings.transport.proxy,
-            upstream=[f"{host}:{port}" for host, port in settings.transport.upstream],
-            connections="keep" if settings.keep_connections else "new",
-            retries=settings.retries,
-            header_names=sorted(settings.headers),
-            extra_body_names=sorted(name for name, value in first.body.extra.items() if value is not None),
-            omit=sorted(name for name, value in first.body.extra.items() if value is None),
-            data=str(shards.folder),
             data_sha256=shards.manifest_sha256,
             data_clips=len(self._targets.first.chosen),
-            sample=settings.sample,
-            mix=settings.mix,
             language=self._targets.language,
-            normalizer=settings.normalizer,
             in_parts=self._targets.in_parts,
             user_classes=self._targets.info(),
             loop=msgspec.convert(asdict(settings.loop) if settings.loop.open else {}, OpenLoop),
-            warmup_requests=settings.warmup_requests,
-            warmup_time=settings.warmup_time,
-            trim_start=settings.trim_start,
-            trim_end=settings.trim_end,
-            slos=[slo.text for slo in settings.slos],
-            goodput=settings.goodput,
-            metadata=settings.metadata,
-            allow_client_bound=settings.allow_client_bound,
-            allow_lost_workers=settings.allow_lost_workers,
             other_failures=self.other_failures() if ended else 0,
             unwritten=self.file.trouble,
             stages=self.stages,

@@ -13,7 +13,7 @@ from typing import Any
 
 from asr_load.errors import InputError
 from asr_load.load.fleet import NOTICE_S, Master, Solo
-from asr_load.options.settings import Settings
+from asr_load.options.table import OPTIONS
 from asr_load.results.capacity import (
     PER_STREAM,
     Capacity,
@@ -31,6 +31,7 @@ from asr_load.results.capacity import (
 from asr_load.results.decide import LEAST, LOOKS
 from asr_load.results.verdict import judge_clients
 from asr_load.schedule.arrivals import Stage, parse_stages
+from asr_load.settings.settings import Settings
 from asr_load.stream.record import Record
 
 IDLE_TEXT = "1s:0"
@@ -326,29 +327,15 @@ def check_search(settings: Settings, users: int | None, *, headless: bool) -> No
             raise InputError(f"remove {name}: a search chooses its load, and excludes the start of each step")
 
 
+SERVER = ("endpoint", "upstream")
+"""Options that say which server a search is of, besides --host."""
+
+
 def _asked(settings: Settings) -> dict[str, Any]:
-    body, transport = settings.body, settings.transport
-    return {
-        "--api": body.api,
-        "--endpoint": settings.shown_endpoint,
-        "--preset": settings.asked.preset,
-        "--prompt": body.prompt,
-        "--prompt-position": "before" if body.prompt_first else "after",
-        "--system": body.system,
-        "--language": settings.asked.language,
-        "--temperature": body.temperature,
-        "--max-tokens": body.token_limit,
-        "--text-format": settings.asked.text_format,
-        "--extra-body and --omit": sorted(body.extra),
-        "--normalizer": settings.normalizer,
-        "--unique": settings.unique,
-        "--mix": settings.mix,
-        "--sample": settings.sample,
-        "--retries": settings.retries,
-        "--connections": "keep" if settings.keep_connections else "new",
-        "--upstream": [f"{host}:{port}" for host, port in transport.upstream],
-        "how sessions go": settings.live.told if settings.live else {},
-    }
+    """The options that must not differ between a search and the one that it resumes, by their names."""
+    values = settings.in_effect
+    same = (option for option in OPTIONS if option.comparable or option.dest in SERVER)
+    return {option.name: values[option.dest] for option in same}
 
 
 def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:

@@ -7,17 +7,15 @@ The number of users (-u) is the peak. This is a separate file, because Locust us
 
 from __future__ import annotations
 
-from argparse import Namespace
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 from locust import LoadTestShape, events
 from locust.argument_parser import LocustArgumentParser
 
-from asr_load.load.plugin import NO_SHAPE, plugin_of
-from asr_load.options.parser import option_group
-
-SHAPES = ("ramp", "steps", "spike")
+from asr_load.load.plugin import plugin_of
+from asr_load.options.parser import LOAD, add_to_group
+from asr_load.options.table import SHAPE_OPTIONS
 
 
 class Stage(NamedTuple):
@@ -81,27 +79,8 @@ class Shape(LoadTestShape):
         # Start users as fast as Locust can, because the plan defines how fast the load grows.
         return users, float(max(users, 1))
 
-    @staticmethod
-    def validate_options(options: Namespace) -> str | None:
-        """The error in the shape's options, in one line; None if there is no error."""
-        if options.shape not in (NO_SHAPE, *SHAPES):
-            return f"--shape {options.shape!r} must be one of {NO_SHAPE}, {', '.join(SHAPES)}"
-        if options.stages < 1:
-            return f"--stages must be 1 or more, not {options.stages}"
-        if not 0 < options.stage_time < float("inf"):
-            return f"--stage-time must be above 0 seconds, not {options.stage_time}"
-        return None
-
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
     """Add the options of shapes, which the web form also shows."""
-    add = option_group(parser, "Load", in_form=True)
-    add(
-        "--shape",
-        choices=[NO_SHAPE, *SHAPES],
-        default=NO_SHAPE,
-        help="How the number of users changes over time; -u is the peak",
-    )
-    add("--stages", type=int, default=5, metavar="N", help="Number of steps, or length of a ramp in stages")
-    add("--stage-time", type=float, default=30.0, metavar="S", help="Length of a stage, in seconds")
+    add_to_group(parser, LOAD, SHAPE_OPTIONS)

@@ -17,20 +17,21 @@ from asr_load.audio.shard import Shards
 from asr_load.audio.trial import re_encoded
 from asr_load.errors import InputError
 from asr_load.http.exchange import TranscriptionRequest, request_headers
-from asr_load.options.settings import Settings, without_credentials
+from asr_load.options.table import PER_USER_CLASS
 from asr_load.realtime.session import session_url
 from asr_load.realtime.speech import LiveRequest
-from asr_load.results.runfile import Speaking, UserClassInfo
+from asr_load.results.runfile import Speaking, UserClassInfo, option_fields
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from asr_load.schedule.work import ClipOrder, Job
+from asr_load.settings.settings import Settings, without_credentials
 
 
 class OwnOptions:
     """A user class that may override the test's options."""
 
     options: ClassVar[Mapping[str, Any]] = {}
-    """Options that differ for this class, such as {"data": "long-clips", "api": "transcriptions"};
-    options/user_class.py lists the names."""
+    """Options that differ for this class, such as {"data": "long-clips", "api": "transcriptions"}: any that
+    options/table.py marks `per_user_class`."""
 
 
 def host_of_classes(classes: Iterable[type]) -> str | None:
@@ -126,13 +127,7 @@ class Targets(Mapping[str, Target]):
         return [
             UserClassInfo(
                 name=name,
-                endpoint=settings.shown_endpoint,
-                api=settings.body.api,
-                model=settings.body.model,
-                prompt=settings.body.prompt,
-                max_tokens=settings.body.token_limit,
-                unique=settings.unique,
-                data=str(shards.folder),
+                **option_fields(settings.in_effect, PER_USER_CLASS),
                 data_sha256=shards.manifest_sha256,
                 data_clips=len(target.chosen),
                 realtime=msgspec.convert(settings.live.told if settings.live else {}, Speaking),

@@ -12,8 +12,8 @@ import functools
 import math
 import re
 from argparse import SUPPRESS, Action, Namespace
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from locust.argument_parser import default_args_dict, get_parser
@@ -22,7 +22,7 @@ from werkzeug.datastructures import MultiDict
 
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
-from asr_load.options.parser import GROUPS
+from asr_load.options.table import GROUPS
 
 Form = MultiDict[str, str]
 
@@ -63,8 +63,8 @@ def form_groups() -> dict[str, list[str]]:
     """The groups that the web form shows, in order, with their fields."""
     actions = {group.title: group._group_actions for group in get_parser()._action_groups}
     shown = {
-        title: [action.dest for action in actions.get(title, []) if vars(action)["include_in_web_ui"]]
-        for title in GROUPS
+        group.title: [action.dest for action in actions.get(group.title, []) if vars(action)["include_in_web_ui"]]
+        for group in GROUPS
     }
     return {title: fields for title, fields in shown.items() if fields}
 
@@ -115,33 +115,31 @@ def _option(name: str, words: list[str]) -> Any:
     action = _shown().get(name)
     if action is None:
         raise InputError(f"the form has no field {name[:40]!r}: set it on the command line")
-    return convert_words(action, words)
+    return parse_value(action, words)
 
 
-def convert_words(action: Action, words: list[str]) -> Any:
-    """Convert the words given for an option as argparse would. Raises InputError."""
+def parse_value(action: Action, words: list[str]) -> Any:
+    """Parse the words given for an option, as argparse does on the command line. Raises InputError."""
     if action.nargs == 0:  # a checkbox
         return words[-1] == "true"
-    convert: Callable[[str], Any] = action.type if callable(action.type) else str
-    if action.nargs is not None or isinstance(action, argparse._AppendAction):
-        # Spaces or commas separate the words of one option, but only commas separate repeated ones: headers have
-        # spaces.
-        parts = (part for text in words for part in (re.split(r"[,\s]+", text) if action.nargs else text.split(",")))
-        return [_converted(action, convert, word.strip()) for word in parts if word.strip()]
-    return _converted(action, convert, words[-1])
+    flag = action.option_strings[-1]
+    if action.nargs is not None:
+        values = re.split(r"[,\s]+", ",".join(words))
+        arguments = [flag, *filter(None, values)]
+    elif isinstance(action, argparse._AppendAction):
+        # Only commas separate repeated values, because headers have spaces.
+        values = [word.strip() for word in ",".join(words).split(",")]
+        arguments = [f"{flag}={value}" for value in values if value]
+    else:
+        arguments = [f"{flag}={words[-1].strip()}"]
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser._add_action(copy.copy(action))
+    return getattr(parser.parse_args(arguments if arguments != [flag] else []), action.dest)
 
 
-def _converted(action: Action, convert: Callable[[str], Any], word: str) -> Any:
-    name = action.dest.replace("_", " ")
-    try:
-        value = convert(word)
-    except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):
-        kind = {int: "a whole number", float: "a number"}.get(convert, "a valid value")  # type: ignore[call-overload]
-        raise InputError(f"{name}: {word[:40]!r} is not {kind}") from None
-    if action.choices is not None and value not in action.choices:
-        known = ", ".join(map(str, action.choices))
-        raise InputError(f"{name}: unknown value {word[:40]!r}; use one of {known}")
-    return value
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
 
 
 def _users(word: str) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from asr_load.audio.cut import parent_of
 from asr_load.errors import InputError
 from asr_load.files import encode_json, write_atomically
+from asr_load.options.table import OPTIONS
 from asr_load.results import sound
 from asr_load.results.accuracy import counted, spoken, total
 from asr_load.results.figures import Figures
@@ -528,22 +529,11 @@ def _interval(differences: Draws) -> _Interval | None:
 FIELDS = {
     "data_sha256": "data (manifest)",
     "data_clips": "number of clips",
-    "model": "model",
-    "api": "API",
-    "preset": "preset",
-    "prompt": "prompt",
-    "max_tokens": "--max-tokens",
-    "temperature": "--temperature",
+    **{option.in_run_json: option.name for option in OPTIONS if option.comparable and option.in_run_json},
+    "realtime": "realtime options",
     "language": "language of the references",
-    "asked_language": "--language",
-    "unique": "--unique",
-    "order": "--order",
-    "mix": "--mix",
-    "normalizer": "--normalizer",
     "num_users": "number of users",
     "shape": "shape",
-    "connections": "--connections",
-    "http_version": "--http-version",
     "platform": "client system",
 }
 """Fields of run.json that must be equal if a difference is to be the server's."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import msgspec
+from msgspec import Meta
 
 from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.languages import language_code
+from asr_load.options.option import Option
+from asr_load.options.table import OPTIONS, PER_USER_CLASS
 from asr_load.results.calibration import Calibration
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Rules
@@ -183,24 +187,36 @@ class Invocation(msgspec.Struct, kw_only=True):
     """The server's description of itself, by the path that it was read from."""
 
 
-class UserClassInfo(msgspec.Struct, kw_only=True):
-    """Options of one user class; the fields have the same meaning as in the run."""
+def _fields(options: Iterable[Option]) -> list[tuple[str, Any, Any]]:
+    """The fields of run.json that hold options, as msgspec.defstruct takes them: name, type, default."""
+    fields = []
+    for option in filter(attrgetter("in_run_json"), options):
+        default = option.default if option.json_default is None else option.json_default
+        described: Any = Annotated[option.json_type, Meta(description=option.help)]
+        fields.append((option.in_run_json, described, default))
+    return fields
+
+
+def option_fields(values: Mapping[str, Any], options: Iterable[Option]) -> dict[str, Any]:
+    """The values of options, by their `dest`, as the fields of run.json."""
+    return {option.in_run_json: values[option.dest] for option in options if option.in_run_json}
+
+
+_UserClassOptions: Any = msgspec.defstruct("UserClassOptions", _fields(PER_USER_CLASS), kw_only=True)
+_RunOptions: Any = msgspec.defstruct("RunOptions", _fields(OPTIONS), bases=(Invocation,), kw_only=True)
+
+
+class UserClassInfo(_UserClassOptions, kw_only=True):  # type: ignore[call-arg, misc]
+    """The requests of one user class: the options that a class may set, and its data."""
 
     name: str
-    endpoint: str
-    api: str
-    model: str
-    prompt: str
-    max_tokens: Number | None
-    unique: str
-    data: str
     data_sha256: str
     data_clips: Clips
-    realtime: Speaking = {}
+    realtime: Speaking = msgspec.field(default_factory=Speaking)
 
 
-class RunInfo(Invocation, kw_only=True):
-    """A run. Times of day are in seconds since the epoch, time limits in seconds."""
+class RunInfo(_RunOptions, kw_only=True):  # type: ignore[call-arg, misc]
+    """A run: its options (see options/table.py), and the facts below. Times of day are seconds since the epoch."""
 
     format: int = FORMAT
     id: str
@@ -209,88 +225,43 @@ class RunInfo(Invocation, kw_only=True):
     ended: bool
     """False until the end, and for a run whose process was killed."""
     host: str
-    endpoint: str = ""
-    api: str
-    model: str
-    preset: str = ""
-    """Preset of the model family; empty for none."""
-    prompt: str
-    prompt_position: str = "after"
-    """Position of the prompt relative to the audio."""
-    system: str = ""
-    asked_language: str = ""
-    """Language code sent to the server (--language); empty without it."""
-    temperature: Amount = 0.0
-    text_format: str = "raw"
-    max_tokens: Number | None
-    """Limit that requests contained; None without one."""
-    requests: Number
-    order: str
-    seed: int
-    unique: str
-    sent_before: list[str] = []
+    sent_before: list[str] = msgspec.field(default_factory=list)
     """Folders of earlier runs, next to this one's or in results/, that sent the same bytes to the same server with
     --unique none."""
     timeouts: dict[str, Amount]
-    insecure: bool = False
-    """Whether any certificate was accepted."""
-    proxy: str = ""
-    upstream: list[str] = []
-    """Named replicas that the test connected to in turn."""
-    connections: str = "keep"
-    """keep to reuse connections, new to open one for each request."""
+    """Seconds, by connect, stall and total."""
     http_version: str = "1.1"
-    retries: Number = 0
-    """Maximum number of retries of a request that a busy server refused."""
-    header_names: list[str]
-    """Only names, because values may be secrets."""
-    extra_body_names: list[str]
-    omit: list[str] = []
-    """Fields omitted from request bodies."""
-    data: str
     data_sha256: str
     """Hash of the prepared folder's manifest."""
     data_clips: Clips
-    sample: Number = 0
-    """Number of clips chosen by --sample; 0 for all."""
-    mix: str = ""
-    """Lengths and weights in the form of --mix."""
     language: str
-    normalizer: str = "whisper"
-    realtime: Speaking = {}
+    """Of the references; the code that `prepare.py --language` wrote into the manifest."""
+    realtime: Speaking = msgspec.field(default_factory=Speaking)
     """Empty without realtime sessions."""
     in_parts: bool = False
     """Whether long recordings were cut into parts, which are scored as wholes."""
-    user_classes: list[UserClassInfo] = []
-    """User classes, if there are several; the run's own endpoint and data are then those of the first."""
-    loop: OpenLoop = {}
+    user_classes: list[UserClassInfo] = msgspec.field(default_factory=list)
+    """User classes, if there are several; the run's own options and data are then those of the first."""
+    loop: OpenLoop = msgspec.field(default_factory=OpenLoop)
     """Empty for a closed loop."""
-    warmup_requests: Number = 0
-    warmup_time: Amount = 0.0
-    trim_start: Amount = 0.0
-    trim_end: Amount = 0.0
-    slos: list[str] = []
-    goodput: str = ""
-    metadata: dict[str, str] = {}
-    allow_client_bound: bool = False
-    allow_lost_workers: bool = False
     other_failures: Count = 0
     """Failures that Locust counted in the locustfile's own requests, and exceptions of users."""
     unwritten: str = ""
     """Why records could not be written, which ended the test; else empty."""
-    stages: list[tuple[Moment, str]] = []
+    stages: list[tuple[Moment, str]] = msgspec.field(default_factory=list)
     """When a shape or a search changed the load, and what to."""
-    users: list[tuple[Moment, Count]] = []
+    users: list[tuple[Moment, Count]] = msgspec.field(default_factory=list)
     """When the number of users changed, by the master's clock, and to what; sampled once a second."""
     workers: list[WorkerInfo]
-    refused: list[Refused] = []
+    refused: list[Refused] = msgspec.field(default_factory=list)
     python: str
     platform: str
     packages: dict[str, str]
 
     def __post_init__(self) -> None:
         # Files of earlier versions have languages as typed.
-        self.language, self.asked_language = language_code(self.language), language_code(self.asked_language)
+        for name in ("language", "asked_language"):
+            setattr(self, name, language_code(getattr(self, name)))
 
     @property
     def scoring(self) -> Scoring:

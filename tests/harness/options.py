@@ -6,9 +6,9 @@ from argparse import Namespace
 
 from locust.argument_parser import LocustArgumentParser
 
-from asr_load.options.credentials import Credentials
 from asr_load.options.parser import add_options
-from asr_load.options.settings import Secrets, Settings, read_settings
+from asr_load.settings.credentials import Credentials
+from asr_load.settings.settings import Secrets, Settings, read_settings
 
 HOST = "http://127.0.0.1:30000"
 

@@ -9,9 +9,9 @@ from typing import Any
 from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
 from asr_load.languages import language_name, parse_language
-from asr_load.options.host_path import api_of_path
-from asr_load.options.parser import DEFAULT_PROMPT
-from asr_load.options.presets import LANGUAGE, PRESET_NAMES, Preset, preset_for
+from asr_load.options.presets import LANGUAGE, Preset, preset_for
+from asr_load.options.table import DEFAULT_PROMPT
+from asr_load.settings.host_path import api_of_path
 
 TRANSCRIPTIONS = "transcriptions"
 
@@ -43,8 +43,6 @@ class Asked:
 
 def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked:
     """Read the content of requests to a model. `extra`: the parsed --extra-body and --omit. Raises InputError."""
-    if options.preset not in PRESET_NAMES:
-        raise InputError(f"--preset {options.preset!r} is unknown; use one of {', '.join(PRESET_NAMES)}")
     name, preset = preset_for(options.preset, model) or ("", Preset(""))
     api = options.api
     if api == "auto":
@@ -73,8 +71,6 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
     position = options.prompt_position or preset.prompt_position
     if options.prompt_position and not is_chat:
         raise InputError(f"--prompt-position only works in chat requests, not with --api {api}")
-    if not 0 <= options.temperature <= MOST_TEMPERATURE:
-        raise InputError(f"--temperature must be from 0 to {MOST_TEMPERATURE}, not {options.temperature}")
     body = BodyOptions(
         api=api,
         model=model,
@@ -88,7 +84,3 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
     )
     text_format = options.text_format if options.text_format != "auto" else preset.text_format
     return Asked(body, text_format, language, name, preset.longest_s)
-
-
-MOST_TEMPERATURE = 2.0
-"""OpenAI's limit, which engines share."""

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from asr_load.errors import InputError
-from asr_load.options.settings import Secrets, check_host, split_host, split_proxy
+from asr_load.settings.settings import Secrets, check_host, split_host, split_proxy
 
 KEY = "OPENAI_API_KEY"
 

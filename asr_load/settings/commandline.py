@@ -20,9 +20,9 @@ from locust.argument_parser import LocustArgumentParser
 from locust.util.url import is_url
 
 from asr_load.errors import InputError
-from asr_load.options.credentials import TOKEN, read_token
-from asr_load.options.other_tools import ADVICE
-from asr_load.options.settings import REPLICAS, check_paths, without_credentials
+from asr_load.settings.credentials import TOKEN, read_token
+from asr_load.settings.other_tools import ADVICE
+from asr_load.settings.settings import REPLICAS, check_paths, without_credentials
 from asr_load.shipped import locust_command
 from asr_load.text import striker, visible
 

@@ -19,24 +19,14 @@ from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
-from asr_load.options.host_path import check_endpoint, check_host_path, secrets_in, without_secrets
-from asr_load.options.parser import (
-    APIS_OR_AUTO,
-    DEFAULT_MODEL,
-    ORDERS,
-    POSITIONS,
-    REALTIME_DIALECTS,
-    TURN_DETECTION,
-    UNIQUE,
-)
-from asr_load.options.request import Asked, read_request
+from asr_load.options.table import DEFAULT_MODEL, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
 from asr_load.realtime.dialects import DIALECTS, LiveOptions
-from asr_load.results.normalizers import NORMALIZERS
 from asr_load.results.slo import Goodput, Slo, check_unit, parse_slos
-from asr_load.schedule.arrivals import KINDS, Arrivals, Stage, make_arrivals, parse_stages
+from asr_load.schedule.arrivals import Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.schedule.mix import parse_mix
+from asr_load.settings.host_path import check_endpoint, check_host_path, secrets_in, without_secrets
+from asr_load.settings.request import Asked, read_request
 from asr_load.shipped import SAMPLE, sample
-from asr_load.stream.text_format import TEXT_FORMATS
 from asr_load.text import MIN_SECRET, Intake
 
 REPLICAS = "it takes one server; name its replicas with --upstream HOST:PORT,HOST:PORT"
@@ -120,6 +110,9 @@ class Settings:
     """Whether a capacity search sets the load, step by step."""
     results: Path | None
     metadata: dict[str, str]
+    given: dict[str, Any] = field(compare=False, repr=False)
+    """The values of options that run.json holds or that a resumed search compares, as they were given, by their `dest`;
+    without secrets."""
     headers: dict[str, str] = field(repr=False)
     """May contain secrets, so they are never written anywhere."""
     secrets: tuple[str, ...] = field(repr=False)
@@ -133,6 +126,36 @@ class Settings:
     def intake(self) -> Intake:
         """The filter for text from this server and its proxy."""
         return Intake(self.secrets)
+
+    @property
+    def in_effect(self) -> dict[str, Any]:
+        """The same with the values that the test uses, where a preset or another option decides them, and without
+        what could hold a secret."""
+        body, transport = self.body, self.transport
+        return {
+            **self.given,
+            "api": body.api,
+            "endpoint": self.shown_endpoint,
+            "model": body.model,
+            "data": str(self.data),
+            "preset": self.asked.preset,
+            "prompt": body.prompt,
+            "prompt_position": "before" if body.prompt_first else "after",
+            "system": body.system,
+            "language": self.asked.language,
+            "text_format": self.asked.text_format,
+            "max_tokens": body.token_limit,
+            "header": sorted(self.headers),
+            "extra_body": sorted(name for name, value in body.extra.items() if value is not None),
+            "omit": sorted(name for name, value in body.extra.items() if value is None),
+            "proxy": transport.proxy,
+            "upstream": [f"{host}:{port}" for host, port in transport.upstream],
+            "order": "shuffle" if self.shuffle else "sequential",
+            "mix": self.mix,
+            "slo": [slo.text for slo in self.slos],
+            "goodput": self.goodput,
+            "metadata": self.metadata,
+        }
 
     @property
     def shown_endpoint(self) -> str:
@@ -173,7 +196,7 @@ def read_settings(
         headers["Authorization"] = f"Basic {basic}"
     if key:
         headers["Authorization"] = f"Bearer {_printable('the API key', key)}"
-    _check_words_and_numbers(options)
+    _check(options)
     named = options.model if options.model != DEFAULT_MODEL or not model else model
     asked = read_request(options, named, _extra_body(options.extra_body, options.omit))
     loop = _loop(options)
@@ -220,6 +243,7 @@ def read_settings(
         searching=False,
         results=Path(options.results).expanduser() if options.results else None,
         metadata=_metadata(options.metadata),
+        given={o.dest: getattr(options, o.dest) for o in OPTIONS if (o.in_run_json or o.comparable) and not o.secret},
         headers=headers,
         # Split into words, because a server may repeat a token without the "Bearer" before it.
         secrets=(
@@ -234,14 +258,6 @@ def read_settings(
 def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> LiveOptions:
     """Read the options of realtime sessions. `server_model`: the server's only model; `found`: the dialect of a trial
     session; both empty if unknown. Raises InputError."""
-    if not 5 <= options.packet_ms <= MOST_PACKET_MS:
-        raise InputError(f"--packet-ms must be from 5 to {MOST_PACKET_MS}, not {options.packet_ms:g}")
-    if not 0 <= options.pace <= MOST_PACE:
-        raise InputError(f"--pace must be from 0 (as fast as possible) to {MOST_PACE}, not {options.pace:g}")
-    if not 0 <= options.trailing_silence <= MOST_SILENCE_S:
-        raise InputError(f"--trailing-silence must be from 0 to {MOST_SILENCE_S} seconds")
-    if options.utterances_per_session < 1:
-        raise InputError(f"--utterances-per-session must be 1 or more, not {options.utterances_per_session}")
     server_vad = options.turn_detection == "server_vad"
     if server_vad and not options.trailing_silence:
         raise InputError(
@@ -268,9 +284,6 @@ def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> Li
         language=asked.body.language,
         found=found,
     )
-
-
-MOST_PACKET_MS, MOST_PACE, MOST_SILENCE_S = 10_000, 100, 60
 
 
 def _transport(options: Namespace, host: str | None, secrets: Secrets) -> Transport:
@@ -338,44 +351,13 @@ PATH_CHARS = 200
 """Maximum length of an invalid path in a message."""
 
 
-def _check_words_and_numbers(options: Namespace) -> None:
+def _check(options: Namespace) -> None:
     check_paths({"--data": options.data, "--results": options.results, "--arrival-trace": options.arrival_trace})
-    for name in ("connect_timeout", "stall_timeout", "total_timeout"):
-        if not 0 < getattr(options, name) < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} must be above 0 seconds, not {getattr(options, name)}")
-    # The command line has already checked these, but the web form accepts any word.
-    words = {
-        "api": APIS_OR_AUTO,
-        "prompt_position": POSITIONS,
-        "text_format": TEXT_FORMATS,
-        "normalizer": NORMALIZERS,
-        "unique": UNIQUE,
-        "order": ORDERS,
-        "arrivals": KINDS,
-        "realtime_dialect": REALTIME_DIALECTS,
-        "turn_detection": TURN_DETECTION,
-    }
-    for name, allowed in words.items():
-        if getattr(options, name) not in (*allowed, None):  # None means the default
-            known = ", ".join(allowed)
-            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)!r} is unknown; use one of {known}")
-    least = {
-        "requests": "0 (until stopped)",
-        "sample": "0 (all clips)",
-        "retries": "0",
-        "seed": "0",
-        "warmup_requests": "0",
-    }
-    for name, word in least.items():
-        if getattr(options, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} must be {word} or more, not {getattr(options, name)}")
+    for option in (*OPTIONS, *SHAPE_OPTIONS, *SEARCH_OPTIONS):
+        if hasattr(options, option.dest):  # those of a load shape are there if its locustfile is
+            option.verify(getattr(options, option.dest))
     if options.mix.strip():
         parse_mix(options.mix)
-    for name in ("warmup_time", "trim_start", "trim_end", "ready_timeout"):
-        if not 0 <= getattr(options, name) < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} must be 0 seconds or more, not {getattr(options, name)}")
-    if options.max_tokens < 1:
-        raise InputError(f"--max-tokens must be 1 or more, not {options.max_tokens}")
 
 
 def _loop(options: Namespace) -> Loop:

@@ -1,0 +1,1 @@
+"""What is asked for: the command line and the web form, checked, as the settings of a test."""
