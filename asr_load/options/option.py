@@ -49,7 +49,7 @@ class Option:
     per_user_class: bool = False
     """Whether a user class may set it for its own requests."""
     in_run_json: str = ""
-    """The field of run.json that holds its value; empty if there is none, or if one field holds several options, as
+    """The field of run.json that holds its value; empty without one, or if one field holds several options, as
     `timeouts`, `loop` and `realtime` do."""
     json_type: Any = str
     """The type of that field, with the bounds that a reader checks."""

@@ -1,4 +1,4 @@
-"""The harness's options. Each is declared here, and nowhere else."""
+"""The options that asr-load adds to Locust. Each is declared here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -740,7 +740,7 @@ SHAPE_OPTIONS: tuple[Option, ...] = (
         in_form=True,
     ),
 )
-"""Of locustfiles/shapes.py, in the group Load."""
+"""The options that locustfiles/shapes.py adds to the group Load."""
 
 SEARCH_OPTIONS: tuple[Option, ...] = (
     Option(
@@ -761,7 +761,7 @@ SEARCH_OPTIONS: tuple[Option, ...] = (
         in_form=True,
     ),
 )
-"""Of locustfiles/capacity.py, in the group Load."""
+"""The options that locustfiles/capacity.py adds to the group Load."""
 
 OPTIONS = tuple(option for group in GROUPS for option in group.options)
 """The options of every test."""
