@@ -27,7 +27,7 @@ VERBS = {
 
 
 def main() -> int:
-    """Command line of asr-load. Each verb has its options: asr-load VERB --help."""
+    """Command line of asr-load. Each verb has its options: asr-load COMMAND --help."""
     signals.catch()
     from asr_load.errors import exits_on_bad_input
 
@@ -49,11 +49,11 @@ def _run_command() -> int:
         print(f"asr-load {version('asr-load')} (Locust {version('locust')}, Python {sys.version.split()[0]})")
         return 0
     if verb in ("-h", "--help"):
-        print("usage: asr-load VERB [options]\n       asr-load --version\n")
+        print("usage: asr-load COMMAND [options]\n       asr-load --version\n")
         print("\n".join(f"  {name:10} {what}" for name, (_, what) in VERBS.items()))
         return 0
     if verb not in VERBS:
-        print(f"error: unknown verb {verb!r}; the verbs are {', '.join(VERBS)}", file=sys.stderr)
+        print(f"error: unknown command {verb!r}; the commands are {', '.join(VERBS)}", file=sys.stderr)
         return 2
     home = VERBS[verb][0]
     if home.endswith(".py"):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import gc
 import math
 import os
@@ -39,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _fail(message: str) -> NoReturn:
     """Print one line and exit with code 2."""
-    print(f"asr_server: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -210,7 +211,8 @@ def _serve(options: argparse.Namespace) -> None:
     try:
         sock = listen(options.host, options.port)
     except OSError as error:
-        _fail(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}")
+        cure = "; choose another --port, or 0 for a free one" if error.errno == errno.EADDRINUSE else ""
+        _fail(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}{cure}")
     tls = _tls(options)
     config = uvicorn.Config(
         build_app(service, options.model, faults, options.api_key, options.realtime),

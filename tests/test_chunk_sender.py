@@ -512,5 +512,5 @@ def test_missing_compiled_sender_gives_a_one_line_error() -> None:
     )
     assert (ended.returncode, ended.stderr) == (
         2,
-        "asr_server: --sender compiled: not compiled on this machine; use auto or python\n",
+        "error: --sender compiled: not compiled on this machine; use auto or python\n",
     )

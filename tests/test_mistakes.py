@@ -375,7 +375,7 @@ def test_server_without_its_packages_gives_a_one_line_error(missing: str) -> Non
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"asr_server: {missing}")
+    assert line.startswith(f"error: {missing}")
     assert "is missing: pip install 'asr-load[server]'" in line
 
 

@@ -109,9 +109,9 @@ def test_server_info_may_be_deep_and_long(clips: Path, tmp_path: Path) -> None:
             b'{"message": "m is not a multimodal model"}',
             "400: m is not a multimodal model: if the server does not accept a field, omit it (--omit)",
         ),
-        (500, b"boom", "500: boom: the server's log may tell more"),
-        (200, b'data: {"error": {"message": "cannot hear"}}\n\n', "stream_error: cannot hear: the server's log may"),
-        (200, b"<html>a page</html>", "is it an OpenAI-compatible server, and --api its?"),
+        (500, b"boom", "500: boom: check the server's log"),
+        (200, b'data: {"error": {"message": "cannot hear"}}\n\n', "stream_error: cannot hear: check the server's log"),
+        (200, b"<html>a page</html>", "check that the server is OpenAI-compatible"),
         (200, WHOLE, "the response to a trial request was not streamed"),
     ],
 )
@@ -227,7 +227,10 @@ def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path, tmp_pat
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
         assert done.code == 2
         assert "404: no such model: check the port and path of --host, --api, and that the server has" in done.err
-        assert "; the server does not list --model gemma, but one, two (--no-preflight" in done.err
+        assert (
+            "; the server does not list --model gemma, but one, two. To start"
+            in done.err
+        )
         # Without a trial, each request reports it.
         without = run(host, clips, tmp_path / "without", *words)
     assert [record["outcome"] for record in without.records] == ["http_404"] * 3

@@ -32,8 +32,8 @@ def test_slo_is_parsed(text: str, said: str) -> None:
     ("text", "said"),
     [
         ("tfft:p95:500", "'tfft' is unknown; use one of ttft, itl"),
-        ("ttft", "not a number of at least 0"),
-        ("ttft:p95", "not a number of at least 0"),
+        ("ttft", "the limit is missing"),
+        ("ttft:p95", "the limit is missing, in ms or with a unit: 500"),
         ("ttft:p95:fast", "'fast' is not a number"),
         ("ttft:p95:-1", "not a number of at least 0"),
         ("ttft:p95:nan", "not a number of at least 0"),

@@ -422,7 +422,10 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=_count, default=0, metavar="N", help="number of clips to keep (default: 0, all of them)"
     )
     parser.add_argument(
-        "--skip-long", action=argparse.BooleanOptionalAction, default=True, help="skip clips longer than --max-duration"
+        "--skip-long",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="skip clips longer than --max-duration (default)",
     )
     parser.add_argument(
         "--chunk-long",
@@ -470,7 +473,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=os.cpu_count(),
         metavar="N",
-        help="number of worker processes (default: one per core)",
+        help="number of processes that prepare clips (default: one per core)",
     )
 
 

@@ -96,7 +96,11 @@ def choose(reader: str) -> Reader:
         trouble = "not compiled on this machine" if source is None else _fault(name, source)
         if source is not None and not trouble:
             if isinstance(source, socket_reader.CompiledReaders) and source.nice < os.nice(0):
-                logger.info("the reading thread has nice value %d (ASR_LOAD_NICE=0 keeps %d)", source.nice, os.nice(0))
+                logger.info(
+                    "the priority of the reading thread is nice %d (ASR_LOAD_NICE=0 leaves it at %d)",
+                    source.nice,
+                    os.nice(0),
+                )
             return name, source
         (logger.info if reader == "auto" and source is None else logger.warning)("reader %s: %s", name, trouble)
     return "plain", None

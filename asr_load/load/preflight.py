@@ -43,7 +43,7 @@ TRIALS = 2
 TRIAL_S = 3.0
 """Seconds of speech in a trial session, which takes as long as the speech."""
 
-HINT = "(to start without a trial request, add --no-preflight)"
+HINT = "To start without a trial request, add --no-preflight"
 
 Check = Callable[[], tuple[Settings, Targets]]
 
@@ -179,7 +179,8 @@ def _judge(record: Record, target: Target, said: Mapping[str, Any]) -> None:
 
 def _line(record: Record, settings: Settings, other: str = "") -> str:
     more = f"; {other}" if other else ""
-    return f"a trial request failed: {_what_failed(record, settings)}{more} {HINT}"
+    said = f"a trial request failed: {_what_failed(record, settings)}{more}"
+    return f"{said}{'' if said.endswith('?') else '.'} {HINT}"
 
 
 def _what_failed(record: Record, settings: Settings) -> str:

@@ -474,7 +474,7 @@ GROUPS: tuple[Group, ...] = (
             ),
             Option(
                 "--burstiness",
-                help="Burstiness of gamma arrivals: 1 is Poisson, less comes in bursts, more is more even",
+                help="Burstiness of gamma arrivals: 1 is Poisson, below 1 is burstier, above 1 more even",
                 type=float,
                 default=1.0,
                 metavar="B",
@@ -723,7 +723,7 @@ SHAPE_OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--stages",
-        help="Number of steps, or length of a ramp in stages",
+        help="Number of steps; a ramp lasts N times --stage-time",
         type=int,
         default=5,
         metavar="N",
@@ -745,7 +745,7 @@ SHAPE_OPTIONS: tuple[Option, ...] = (
 SEARCH_OPTIONS: tuple[Option, ...] = (
     Option(
         "--step-time",
-        help="Longest time to measure one load, in seconds",
+        help="Longest measurement of one step of a capacity search, in seconds",
         explanation="Belongs to the [search for capacity](capacity.md), as `--resume` does.",
         type=float,
         default=60.0,

@@ -141,7 +141,7 @@ METRICS = {
         Metric(
             "rtf",
             "RTF",
-            "e2el / clip length: below 1 is faster than speech",
+            "e2el / clip length: below 1 is faster than real time",
             lambda record: record.rtf,
             in_seconds=False,
         ),
@@ -172,8 +172,8 @@ METRICS = {
                 Metric(
                     "ttfs",
                     "TTFS",
-                    "realtime: end of speech to the final text, which is how long a person waits. Speech ends when its"
-                    " last packet is due or, with --trailing-silence, where its loudness ends",
+                    "realtime: time to final text: end of speech to the final text, which is how long a person waits."
+                    " Speech ends when its last packet is due or, with --trailing-silence, where the clip falls silent",
                     lambda record: record.ttfs,
                 ),
                 Metric(
@@ -185,15 +185,15 @@ METRICS = {
                 Metric(
                     "rtf_live",
                     "RTF live",
-                    "realtime: first packet to the final text / seconds of audio sent: 1 keeps up, more falls behind",
+                    "realtime: (first packet to the final text) / seconds of audio sent; above 1, it falls behind",
                     lambda record: record.rtf_live,
                     in_seconds=False,
                 ),
                 Metric(
                     "partial_lag",
                     "Partial lag",
-                    "realtime: for each text with a position in the audio (omni): time from when the audio up to there"
-                    " was sent until the text arrived",
+                    "realtime: for each partial text with a position in the audio (omni): time from sending that audio"
+                    " to receiving the text",
                     lambda record: record.partial_lag,
                     several=True,
                 ),
@@ -220,7 +220,7 @@ METRICS = {
                 Metric(
                     "send_lag",
                     "Packets late",
-                    "realtime: how late packets were given to the socket: p99 of a session",
+                    "realtime: lateness of packets (Packets late), p99 of a session",
                     lambda record: record.send_lag and record.send_lag["p99"],
                 ),
             )

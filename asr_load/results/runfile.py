@@ -301,7 +301,7 @@ def write_run(folder: Path, info: RunInfo) -> None:
 
 def read_run(folder: Path) -> RunInfo:
     """Read run.json. Raises InputError."""
-    info = read_json(folder / RUN, RunInfo, f"{folder} holds no finished run", "a run")
+    info = read_json(folder / RUN, RunInfo, f"{folder} is not a results folder (it has no {RUN})", "a run")
     if info.format > FORMAT:
         raise InputError(
             f"{folder / RUN} has format {info.format}, but this version reads only up to {FORMAT}: use a newer version"

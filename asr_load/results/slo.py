@@ -118,7 +118,8 @@ def parse_limit(what: str, metric: str, word: str) -> float:
     in_ms = _unit(metric) == "ms"
     if not (math.isfinite(limit) and limit >= 0) or (unit and not in_ms):
         units = ", in ms or with a unit: 500, 500ms, 0.5s" if in_ms else ""
-        raise InputError(f"{what}: the limit {word!r} is not a number of at least 0{units}")
+        problem = f"the limit {word!r} is not a number of at least 0" if word else "the limit is missing"
+        raise InputError(f"{what}: {problem}{units}")
     return limit * 1e3 if unit == "s" else limit
 
 

@@ -127,7 +127,7 @@ def _change(name: str, difference: Difference) -> str:
 def _doubt(summary: Summary) -> str:
     if (getattr(summary, summary.rate) or 0) < NOTHING_FITS or summary.references < FEW:
         return ""
-    return "; almost nothing matches: check the data set and the language (expected with the embedded server)"
+    return "; almost nothing matches: check the data set and the language (expected with serve --engine scripted)"
 
 
 def _answers(summary: Summary) -> Iterator[str]:
