@@ -239,7 +239,7 @@ def test_interrupted_search_gives_a_lower_bound() -> None:
     stalled = {"limited_by": "the load generator stalled at 1 stream (the event loop was late)", "answer": 1.0}
     lines = answer_lines(search_of({1: 2}, **stalled, stalled_at=2.0))
     assert lines[-1] == "maximum effective streams: at least 1 (the load generator stalled at 2 streams)"
-    assert lines[-2].startswith("It may be higher: the load generator stalled at 1 stream")
+    assert lines[-2].startswith("The true maximum may be higher: the load generator stalled at 1 stream")
     rate = search_of({}, kind="request rate", answer=12.3456, limited_by="the client", stalled_at=16.0)
     assert answer_lines(rate)[-1] == (
         "maximum effective request rate: at least 12.3 requests/s (the load generator stalled at 16 requests/s)"

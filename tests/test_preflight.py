@@ -227,10 +227,7 @@ def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path, tmp_pat
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
         assert done.code == 2
         assert "404: no such model: check the port and path of --host, --api, and that the server has" in done.err
-        assert (
-            "; the server does not list --model gemma, but one, two. To start"
-            in done.err
-        )
+        assert "; the server does not list --model gemma, but one, two. To start" in done.err
         # Without a trial, each request reports it.
         without = run(host, clips, tmp_path / "without", *words)
     assert [record["outcome"] for record in without.records] == ["http_404"] * 3

@@ -350,9 +350,9 @@ def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> N
             ("--realtime-dialect", "vllm", "--turn-detection", "server_vad", "--trailing-silence", "1"),
             "cannot detect turns",
         ),
-        (("--reader", "plain"), "--api realtime takes compiled or python"),
-        (("--extra-body", '{"a":1}'), "a realtime session has none"),
-        (("--prompt", "Listen."), "a realtime session takes none"),
+        (("--reader", "plain"), "--reader plain only reads HTTP responses"),
+        (("--extra-body", '{"a":1}'), "--omit have no effect in realtime sessions"),
+        (("--prompt", "Listen."), "--prompt has no effect in realtime sessions"),
     ],
 )
 def test_invalid_realtime_options_give_a_one_line_error(

@@ -157,7 +157,7 @@ def test_bound_below_the_capacity_is_reported(clips: Path, tmp_path: Path) -> No
         done = search(host, clips, tmp_path / "r", "-u", "2")
     assert done.code == 0, done.err
     assert last_line(done) == "maximum effective streams: 2"
-    assert "It may be higher: the search was limited to 2 streams (-u)" in done.out
+    assert "The true maximum may be higher: the search was limited to 2 streams (-u)" in done.out
     page = (done.results / "report.html").read_bytes()
     assert b"Throughput against load" in page
     assert b"maximum effective streams: 2" in page
