@@ -35,7 +35,7 @@ _KEY_VARIABLE = "ASR_SERVER_API_KEY"
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        _fail(message)
+        _fail(f"{message} (--help lists the options)")
 
 
 def _fail(message: str) -> NoReturn:
@@ -52,6 +52,7 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"must be {limits}, got {value}")
         return value
 
+    whole_number.__name__ = "whole number"  # argparse prints it
     return whole_number
 
 

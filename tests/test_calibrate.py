@@ -108,8 +108,7 @@ def test_load_beyond_the_calibration_is_client_bound() -> None:
     validity = judge(records, run_info(workers=on("a", 1, found(8))))
     assert validity.verdict == "client-bound"
     assert validity.reasons == [
-        "the load was that of 9 streams of 50 chunks/s on 1 worker of a;"
-        f" its calibration allows 8 ({command('calibrate')})"
+        f"1 worker on a carried the load of 9 streams of 50 chunks/s; its calibration allows 8 ({command('calibrate')})"
     ]
     validity = judge(records, run_info(workers=on("a", 1, found(8, at_least=True))))
     assert validity.verdict == "suspect"

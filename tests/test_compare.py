@@ -353,8 +353,8 @@ def test_summary_has_the_accuracy_of_live_speech_against_one_shot(
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "file")])
     assert main() == 0
     # A quarter of the clips have one of four words wrong.
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Realtime minus upload")]
-    assert said[0].startswith("Realtime minus upload: WER +6.2 points (95 %: +")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Realtime compared with upload")]
+    assert said[0].startswith("Realtime compared with upload: WER +6.2 points (95 %: +")
     assert said[0].endswith(", over 40 clips")
     # Speaking takes longer than an upload; that is not slower.
     comparison = json.loads((tmp_path / "live" / "comparison.json").read_text())

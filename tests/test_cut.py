@@ -205,4 +205,4 @@ def test_parts_of_a_speech_have_a_low_wer_end_to_end(tmp_path: Path) -> None:
     assert done.summary["references"] == 2
     assert done.summary["wer"] < 0.25
     refused = prepare("0.5")
-    assert (refused.returncode, "--chunk-long must be at least 1 seconds, not 0.5" in refused.stderr) == (2, True)
+    assert (refused.returncode, "--chunk-long must be at least 1 s, not 0.5" in refused.stderr) == (2, True)

@@ -150,4 +150,4 @@ def test_responses_buffered_by_a_proxy_are_reported_as_not_streamed(clips: Path,
         reasons[buffering] = doubts_at_ease(done) if buffering else doubts_beside_lag(done)
     assert reasons[False] == []
     (said,) = reasons[True]
-    assert said.startswith("8 of 8 responses came in one piece or a few instead of as a stream")
+    assert said.startswith("8 of 8 responses arrived in one or a few pieces, not as a stream")

@@ -59,7 +59,7 @@ def test_sample_is_random_sorted_and_reproducible() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("0-5", "--mix must be seconds and weights, such as 0-5:70,5-15:25,15-:5, not '0-5'"),
+        ("0-5", "--mix must be ranges of seconds with weights, such as 0-5:70,5-15:25,15-:5, not '0-5'"),
         ("5-5:1", "not '5-5:1'"),
         ("0-5:0", "not '0-5:0'"),
         ("0-5:1,x", "not 'x'"),

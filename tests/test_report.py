@@ -71,5 +71,5 @@ def test_unknown_values_are_printed_as_not_available(tmp_path: Path, capsys: pyt
     text = "\n".join(printed(tmp_path, capsys, record(0, output_tokens_source="chunks", finish_reason="length")))
     assert "n/a tokens/s, n/a tokens per chunk" in text
     assert "tokens=n/a" in text
-    assert "Cut short: 1 response reached another limit, such as the model's context" in text
+    assert "Truncated by another limit: 1 response ended early, such as at the model's context length" in text
     assert "Truncated" not in text

@@ -173,7 +173,7 @@ def test_responses_in_one_piece_are_reported_as_not_streamed() -> None:
     whole = {"chunks": 4, "itl": [0.0, 0.0001, 0.0]}
     validity = judge([record(0, **whole), record(1, chunks=4, itl=[0.1] * 3), record(2)], run_info())
     assert validity.verdict == "suspect"
-    assert validity.reasons[0].startswith("1 of 2 responses came in one piece or a few instead of as a stream: ")
+    assert validity.reasons[0].startswith("1 of 2 responses arrived in one or a few pieces, not as a stream: ")
     assert validity.client == "healthy"
 
 

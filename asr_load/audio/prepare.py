@@ -499,7 +499,7 @@ def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = Fals
     for warning in source.warnings:
         print(f"warning: {visible(warning)}", file=sys.stderr)
     if args.chunk_long is not None and args.chunk_long < LEAST_CHUNK_S:
-        raise InputError(f"--chunk-long must be at least {LEAST_CHUNK_S:g} seconds, not {args.chunk_long:g}")
+        raise InputError(f"--chunk-long must be at least {LEAST_CHUNK_S:g} s, not {args.chunk_long:g}")
     longest = args.max_duration if args.skip_long and args.chunk_long is None else None
     rules = Rules(longest, args.min_duration, args.sample_rate, args.audio_format, args.chunk_long)
     if rules.audio_format == "opus" and rules.sample_rate not in OPUS_RATES:

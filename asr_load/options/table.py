@@ -432,7 +432,7 @@ GROUPS: tuple[Group, ...] = (
         (
             Option(
                 "--request-rate",
-                help="Open loop: requests per second of all workers together (empty: closed loop)",
+                help="Open loop: requests per second of all workers together (not set: closed loop)",
                 metavar="R",
                 in_form=True,
             ),
@@ -525,7 +525,7 @@ GROUPS: tuple[Group, ...] = (
             ),
             Option(
                 "--warmup-time",
-                help="Exclude requests that start in the first S seconds from all metrics",
+                help="Exclude from all metrics the requests that start in the first S seconds",
                 type=float,
                 default=0.0,
                 metavar="S",
@@ -536,7 +536,7 @@ GROUPS: tuple[Group, ...] = (
             ),
             Option(
                 "--trim-start",
-                help="Exclude requests that start in the first S seconds after warm-up from the summary",
+                help="Exclude from all metrics the requests that start in the first S seconds after warm-up",
                 type=float,
                 default=0.0,
                 metavar="S",
@@ -546,7 +546,7 @@ GROUPS: tuple[Group, ...] = (
             ),
             Option(
                 "--trim-end",
-                help="Exclude requests that start in the last S seconds from the summary",
+                help="Exclude from all metrics the requests that start in the last S seconds",
                 type=float,
                 default=0.0,
                 metavar="S",
@@ -573,7 +573,7 @@ GROUPS: tuple[Group, ...] = (
                 "--slo",
                 help="Limit over all requests, for example ttft:p95:500; repeatable",
                 explanation=(
-                    "A latency limit below 5 needs a unit, here and in `--goodput`. Available are `wer:mean`, "
+                    "A latency limit below 5 needs a unit, here and in `--goodput`. Use `wer:mean`, "
                     "`cer:mean`, `errors:rate`, and `mean`, `max` or a percentile (`p95`, `p99.9`) of these "
                     "[metrics](metrics.md): $slo_metrics."
                 ),
@@ -746,7 +746,7 @@ SEARCH_OPTIONS: tuple[Option, ...] = (
     Option(
         "--step-time",
         help="Longest measurement of one step of a capacity search, in seconds",
-        explanation="Belongs to the [search for capacity](capacity.md), as `--resume` does.",
+        explanation="Only for the [search for capacity](capacity.md), like `--resume`.",
         type=float,
         default=60.0,
         metavar="S",

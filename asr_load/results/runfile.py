@@ -301,7 +301,10 @@ def write_run(folder: Path, info: RunInfo) -> None:
 
 def read_run(folder: Path) -> RunInfo:
     """Read run.json. Raises InputError."""
-    info = read_json(folder / RUN, RunInfo, f"{folder} is not a results folder (it has no {RUN})", "a run")
+    if not folder.is_dir():
+        problem = "is a file, not a results folder" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {problem}")
+    info = read_json(folder / RUN, RunInfo, f"{folder} is not a results folder", "a run")
     if info.format > FORMAT:
         raise InputError(
             f"{folder / RUN} has format {info.format}, but this version reads only up to {FORMAT}: use a newer version"

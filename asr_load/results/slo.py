@@ -194,7 +194,7 @@ class Goodput:
             metric, _, limit = word.partition(":")
             if metric not in GOODPUT:
                 known = ", ".join(GOODPUT)
-                raise InputError(f"--goodput {text!r}: use one of {known}, not {metric!r} (ttft:500 tpot:40)")
+                raise InputError(f"--goodput {text!r}: use one of {known}, not {metric!r}, such as ttft:500")
             if metric in self.limits:
                 raise InputError(f"--goodput {text!r}: {metric} is given twice")
             self.limits[metric] = parse_limit(f"--goodput {text!r}", metric, limit)

@@ -81,7 +81,7 @@ def _lines(summary: Summary) -> Iterator[str]:
         f" {number(summary.output_tokens_per_s, 1)} tokens/s, {number(summary.tokens_per_chunk, 2)} tokens per chunk"
     )
     if loop := summary.open_loop:
-        chance = f"{loop.low:.2f} to {loop.high:.2f} by chance"
+        chance = f"{loop.low:.2f} to {loop.high:.2f} is normal variation"
         yield f"Open loop: {loop.asked:.2f} requests/s requested, {loop.due:.2f} due ({chance}), {loop.sent:.2f} sent"
     if summary.cached_tokens:
         yield f"Prompts: {summary.cached_tokens:,} of {summary.prompt_tokens:,} tokens came from the server's cache"
@@ -99,9 +99,9 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"Realtime: {spoken}; latencies start at the first packet and do not include the setup"
     if live := summary.live_accuracy:
         clips = count_of(live.clips, "clip")
-        yield f"Realtime minus upload: {_change('WER', live.wer)}, {_change('CER', live.cer)}, over {clips}"
+        yield f"Realtime compared with upload: {_change('WER', live.wer)}, {_change('CER', live.cer)}, over {clips}"
     yield from _answers(summary)
-    uneven = f"; {count_of(coverage.repeated, 'request')} too many for their clips, {coverage.left_out} too few"
+    uneven = f"; uneven, {count_of(coverage.repeated, 'request')} too many for their clips, {coverage.left_out} too few"
     yield (
         f"Clips: {coverage.sent} of {coverage.clips} sent, {coverage.passes:.2f} passes"
         + (uneven if coverage.repeated or coverage.left_out else "")
@@ -150,8 +150,8 @@ def _answers(summary: Summary) -> Iterator[str]:
         truncated = count_of(requests.truncated, "response")
         yield f"Truncated: {truncated} reached --max-tokens; WER counts the missing words"
     if requests.out_of_room:
-        what = f"{count_of(requests.out_of_room, 'response')} reached another limit, such as the model's context"
-        yield f"Cut short: {what}; WER counts the missing words"
+        what = f"{count_of(requests.out_of_room, 'response')} ended early, such as at the model's context length"
+        yield f"Truncated by another limit: {what}; WER counts the missing words"
 
 
 def _verdict(summary: Summary) -> Iterator[str]:

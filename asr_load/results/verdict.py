@@ -213,8 +213,8 @@ def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], vali
             validity.verdict = verdict
         each = calibration.chunks_per_s
         validity.reasons.append(
-            f"the load was that of {load / each:.0f} streams of {each:g} chunks/s on {count_of(len(here), 'worker')} of"
-            f" {host}; its calibration allows {'at least ' if at_least else ''}{streams} ({command('calibrate')})"
+            f"{count_of(len(here), 'worker')} on {host} carried the load of {load / each:.0f} streams of {each:g}"
+            f" chunks/s; its calibration allows {'at least ' if at_least else ''}{streams} ({command('calibrate')})"
         )
 
 
@@ -263,7 +263,7 @@ def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Va
             if len(workers) > 1
             else f"the client used {busiest:.0%} of a core"
         )
-        bound.append(f"{took}, so more workers would not help: another program takes that machine's processor")
+        bound.append(f"{took}, so more workers would not help: another program is probably using that machine's CPU")
 
     def worst(figure: str) -> float:
         return max((getattr(client, figure) for _, client in watched), default=0.0)
@@ -444,7 +444,7 @@ CURES = {
     "no_final": "check the server's log; docs/realtime.md lists known problems of the engines",
     "empty": "check that --model accepts audio and that --prompt asks for a transcript",
     "protocol": "check that the server is OpenAI-compatible and that --api is the right API",
-    "client": "a resource ran out on this machine, not on the server",
+    "client": "the failure is on this machine, not on the server",
 }
 """Cures by outcome, for failures without a known cause."""
 
@@ -523,7 +523,7 @@ def _in_pieces(part: Measured, info: RunInfo) -> list[str]:
     held = sum(record.chunks >= CHUNKS * _pieces(record) for answers in judged for record in answers)
     if held <= LOST * sum(map(len, judged)):
         return []
-    came = f"{held} of {count_of(sum(map(len, judged)), 'response')} came in one piece or a few instead of as a stream"
+    came = f"{held} of {count_of(sum(map(len, judged)), 'response')} arrived in one or a few pieces, not as a stream"
     return [f"{came}: a proxy may buffer them (nginx: set proxy_buffering off), so TTFT and ITL are not the engine's"]
 
 
@@ -540,8 +540,8 @@ def _slow_first(good: list[Record]) -> str:
     median = statistics.median(record.ttft or 0.0 for record in good)
     if first < max(FIRST_TIMES * median, median + FIRST_S):
         return ""
-    times = f"{first / median:.0f} times the median" if median else "and the median almost none"
-    return f"the first request took {first:.1f} s to its first token, {times}: exclude it with --warmup-requests 10"
+    times = f", {first / median:.0f} times the median" if median else ""
+    return f"the first request took {first:.1f} s to its first token{times}: exclude it with --warmup-requests 10"
 
 
 def _refusals(records: list[Record]) -> list[str]:
@@ -631,7 +631,7 @@ def _around_transcripts(good: list[Record], info: RunInfo) -> str:
     if preface := common_preface(spoken(good, info.scoring), info.scoring):
         count, words = preface[0], shorten(preface[1], 80)
         return (
-            f"{count} transcripts begin with '{words}', and no reference does: WER counts it; ask for"
+            f"{count} transcripts begin with '{words}', and no reference does: WER counts these words as errors; ask for"
             " only the transcript (--prompt)"
         )
     return ""

@@ -39,7 +39,9 @@ def parse_mix(text: str) -> list[LengthClass]:
         match = _CLASS.fullmatch(word)
         low, high = (float(match[1]), float(match[2] or "inf")) if match else (0.0, 0.0)
         if match is None or low >= high or int(match[3]) == 0:
-            raise InputError(f"--mix must be seconds and weights, such as 0-5:70,5-15:25,15-:5, not {word.strip()!r}")
+            raise InputError(
+                f"--mix must be ranges of seconds with weights, such as 0-5:70,5-15:25,15-:5, not {word.strip()!r}"
+            )
         classes.append(LengthClass(low, high, int(match[3])))
     classes.sort(key=lambda each: each.low)
     for one, other in pairwise(classes):

@@ -20,11 +20,18 @@ from locust.argument_parser import LocustArgumentParser
 from locust.util.url import is_url
 
 from asr_load.errors import InputError
+from asr_load.options.table import SEARCH_OPTIONS, SHAPE_OPTIONS
 from asr_load.settings.credentials import TOKEN, read_token
 from asr_load.settings.other_tools import ADVICE
 from asr_load.settings.settings import REPLICAS, check_paths, without_credentials
 from asr_load.shipped import locust_command
 from asr_load.text import striker, visible
+
+OF_LOCUSTFILES = {
+    "locustfiles/transcribe.py,locustfiles/shapes.py": [option.name for option in SHAPE_OPTIONS],
+    "locustfiles/capacity.py": [option.name for option in SEARCH_OPTIONS],
+}
+"""Names of the options that exist only with these locustfiles."""
 
 HELP = "(see asr-load options, and locust --help for Locust's own)"
 
@@ -121,6 +128,8 @@ def _in_our_words(parser: LocustArgumentParser, message: str) -> str:
     name = rest.split()[0].partition("=")[0]
     if name in ADVICE:
         return f"there is no option {name}: {ADVICE[name]}"
+    if locustfiles := next((files for files, options in OF_LOCUSTFILES.items() if name in options), ""):
+        return f"{name} needs -f {locustfiles}"
     close = difflib.get_close_matches(name, parser._option_string_actions, n=1, cutoff=CLOSE_ENOUGH)
     return f"there is no option {name}" + (f"; did you mean {close[0]}? " if close else " ") + HELP
 

@@ -38,7 +38,7 @@
   function headOf({ run: series, words, tiles, now, running }) {
     if (!series) return "<p>No test yet. Its figures will appear here.</p>";
     const said = now.length ? `<p class="note now">${now.map(text).join(" · ")}</p>` : "";
-    const span = running ? "figures of the last 10 s; limits apply to the whole test so far" : "exact figures of the whole test";
+    const span = running ? "figures of the last 10 s unless a card says otherwise; limits apply to the whole test so far" : "exact figures of the whole test";
     return (
       `<div class="words">${words.map(wordOf).join("")}</div>${said}` +
       `<div class="tiles">${tiles.map(tileOf).join("")}</div><p class="note span">${span}</p>`
