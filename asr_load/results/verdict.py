@@ -631,7 +631,7 @@ def _around_transcripts(good: list[Record], info: RunInfo) -> str:
     if preface := common_preface(spoken(good, info.scoring), info.scoring):
         count, words = preface[0], shorten(preface[1], 80)
         return (
-            f"{count} transcripts begin with '{words}', and no reference does: WER counts these words as errors; ask for"
-            " only the transcript (--prompt)"
+            f"{count} transcripts begin with '{words}', and no reference does: WER counts these words as errors;"
+            " ask for only the transcript (--prompt)"
         )
     return ""
