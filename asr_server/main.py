@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_duration,
         help="realtime: time from the end of the audio to the final text, in ms (default: 100)",
     )
-    add("--text", type=Path, metavar="FILE", help="text file whose words are sent, from the start again after the last")
+    add("--text", type=Path, metavar="FILE", help="text file whose words are sent, in a loop")
     add("--slots", type=_whole(0), metavar="K", help="number of requests served in parallel (default: 0, no limit)")
     add(
         "--sender",

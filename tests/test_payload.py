@@ -85,7 +85,7 @@ def test_omitted_fields_are_not_sent() -> None:
     assert b'name="stream"' in plain
     with pytest.raises(InputError, match="'stream' cannot be removed: the measurement needs it"):
         make_builder(BodyOptions("chat", "m", "p", 1, {"stream": None}))
-    with pytest.raises(InputError, match="'top_k' cannot be removed: this --api only sends model, "):
+    with pytest.raises(InputError, match="'top_k' cannot be removed, because this --api does not send it; "):
         make_builder(BodyOptions("chat", "m", "p", 1, {"top_k": None}))
 
 

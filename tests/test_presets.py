@@ -99,8 +99,8 @@ def test_language_is_sent_in_the_form_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "line"),
     [
-        ("Qwen/Qwen3-ASR-1.7B", {"language": "de"}, "--language de: the prompt has no {language} for it"),
-        ("any", {"language": "de"}, "--language de: the prompt has no {language} for it"),
+        ("Qwen/Qwen3-ASR-1.7B", {"language": "de"}, "--language de: the prompt does not contain {language}"),
+        ("any", {"language": "de"}, "--language de: the prompt does not contain {language}"),
         (
             "any",
             {"language": "xx", "prompt": "In {language}"},

@@ -61,7 +61,7 @@ def resolve(spec: DatasetSpec) -> tuple[DatasetSpec, str]:
     name = _with_code(spec.dataset.removeprefix(PREFIX))
     if name not in NAMED:
         near = [known for known in NAMED if known.partition(":")[0] == name.partition(":")[0]] or list(
-            dict.fromkeys(known.partition(":")[0] for known in NAMED)
+            dict.fromkeys(f"{first}:…" if rest else first for first, _, rest in (each.partition(":") for each in NAMED))
         )
         raise InputError(f"--dataset {spec.dataset}: unknown preset; use {', '.join(PREFIX + known for known in near)}")
     known = NAMED[name]

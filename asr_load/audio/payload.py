@@ -228,5 +228,5 @@ def _merged(body: dict[str, Any], extra: dict[str, Any], fixed: dict[str, str]) 
             raise InputError(f"{refusal}: {fixed[name]}")
         if value is None and name not in body:
             names = ", ".join(known for known in body if known not in fixed)
-            raise InputError(f"{name!r} cannot be removed: this --api only sends {names}")
+            raise InputError(f"{name!r} cannot be removed, because this --api does not send it; it can remove {names}")
     return {name: value for name, value in (body | extra).items() if value is not None}

@@ -76,7 +76,7 @@ GROUPS: tuple[Group, ...] = (
             ),
             Option(
                 "--api-key",
-                help="API key, sent as a bearer token (default: OPENAI_API_KEY)",
+                help="API key, sent as a bearer token (default: the variable OPENAI_API_KEY)",
                 explanation="The key is written to no file, page or log.",
                 metavar="KEY",
                 in_form=True,
@@ -677,7 +677,7 @@ GROUPS: tuple[Group, ...] = (
             ),
             Option(
                 "--fleet-token-file",
-                help="File with the token that master and workers share (default: ASR_LOAD_FLEET_TOKEN)",
+                help="File with the token that master and workers share (default: the variable ASR_LOAD_FLEET_TOKEN)",
                 explanation="See [several machines](distributed.md).",
                 metavar="FILE",
             ),

@@ -607,6 +607,10 @@ def parse_gate(text: str) -> Gate:
             f"--fail-on {text!r}: use METRIC:STAT:LIMIT, such as ttft:p95:10% (metrics: {', '.join(known)};"
             f" statistics of latencies: {', '.join(STATISTICS)})"
         )
+    if not word:
+        raise InputError(
+            f"--fail-on {text!r} has no limit: add how much worse it may get, such as {text.rstrip(':')}:10%"
+        )
     if not word.endswith("%"):
         check_unit("--fail-on", text)
         return Gate(text, name, parse_limit(f"--fail-on {text!r}", metric, word), relative=False)

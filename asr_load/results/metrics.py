@@ -220,7 +220,7 @@ METRICS = {
                 Metric(
                     "send_lag",
                     "Packets late",
-                    "realtime: lateness of packets (Packets late), p99 of a session",
+                    "realtime: how late packets were sent, p99 of each session (Packets late)",
                     lambda record: record.send_lag and record.send_lag["p99"],
                 ),
             )

@@ -60,7 +60,7 @@ def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked
         named = preset.prompt_for_language if prompt == usual else prompt
         if LANGUAGE not in named:
             raise InputError(
-                f"--language {options.language}: the prompt has no {LANGUAGE} for it: use --prompt"
+                f"--language {options.language}: the prompt does not contain {LANGUAGE}: use --prompt"
                 f" '… {LANGUAGE} …', or --api transcriptions"
             )
         prompt = named.replace(LANGUAGE, language_name(language))

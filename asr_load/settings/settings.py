@@ -259,13 +259,13 @@ def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> Li
     """Read the options of realtime sessions. `server_model`: the server's only model; `found`: the dialect of a trial
     session; both empty if unknown. Raises InputError."""
     server_vad = options.turn_detection == "server_vad"
+    dialect = DIALECTS.get(options.realtime_dialect)
+    if dialect is not None and server_vad and not dialect.has_vad:
+        raise InputError(f"--turn-detection server_vad does not work with {dialect.name}: remove it")
     if server_vad and not options.trailing_silence:
         raise InputError(
             "--turn-detection server_vad needs silence to detect the end of a turn: add --trailing-silence 1"
         )
-    dialect = DIALECTS.get(options.realtime_dialect)
-    if dialect is not None and server_vad and not dialect.has_vad:
-        raise InputError(f"--turn-detection server_vad does not work with {dialect.name}: remove it")
     if dialect is not None and dialect.alone and options.utterances_per_session > 1:
         raise InputError(f"--utterances-per-session: a session of {dialect.name} has one transcript; remove the option")
     if options.reader == "plain":
