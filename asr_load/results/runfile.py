@@ -172,6 +172,7 @@ class Invocation(msgspec.Struct, kw_only=True):
     command: list[str] = []
     """Words of the command line, without secrets."""
     num_users: Number | None = None
+    """Number of users (-u)."""
     spawn_rate: Amount | None = None
     """Users per second."""
     run_time: Amount | None = None
@@ -179,6 +180,7 @@ class Invocation(msgspec.Struct, kw_only=True):
     exit_code_on_error: int = 1
     """Locust's option: the exit code if requests failed."""
     shape: str = "none"
+    """The load shape; none without one."""
     time_zone: str = ""
     """Time zone of the master's clock, such as +01:00."""
     git: str = ""
@@ -219,21 +221,28 @@ class RunInfo(_RunOptions, kw_only=True):  # type: ignore[call-arg, misc]
     """A run: its options (see options/table.py), and the facts below. Times of day are seconds since the epoch."""
 
     format: int = FORMAT
+    """Increases when a field changes its meaning or disappears."""
     id: str
+    """Identifies the run in the X-Request-Id of its requests."""
     version: str
+    """Version of asr-load."""
     began_at: Moment
+    """Start of the test."""
     ended: bool
     """False until the end, and for a run whose process was killed."""
     host: str
+    """Address of the server, without a user and password."""
     sent_before: list[str] = msgspec.field(default_factory=list)
     """Folders of earlier runs, next to this one's or in results/, that sent the same bytes to the same server with
     --unique none."""
     timeouts: dict[str, Amount]
     """Seconds, by connect, stall and total."""
     http_version: str = "1.1"
+    """HTTP version of the requests."""
     data_sha256: str
     """Hash of the prepared folder's manifest."""
     data_clips: Clips
+    """Number of clips in the data."""
     language: str
     """Of the references; the code that `prepare.py --language` wrote into the manifest."""
     realtime: Speaking = msgspec.field(default_factory=Speaking)
@@ -253,10 +262,15 @@ class RunInfo(_RunOptions, kw_only=True):  # type: ignore[call-arg, misc]
     users: list[tuple[Moment, Count]] = msgspec.field(default_factory=list)
     """When the number of users changed, by the master's clock, and to what; sampled once a second."""
     workers: list[WorkerInfo]
+    """The processes that sent load."""
     refused: list[Refused] = msgspec.field(default_factory=list)
+    """Records that were rejected as implausible."""
     python: str
+    """Version of Python."""
     platform: str
+    """Operating system and architecture."""
     packages: dict[str, str]
+    """Versions of the packages that requests go through."""
 
     def __post_init__(self) -> None:
         # Files of earlier versions have languages as typed.

@@ -160,15 +160,23 @@ class Summary(msgspec.Struct):
     """A run's figures. Latencies are in seconds, and only of successful requests."""
 
     requests: Requests
+    """Numbers of requests by what became of them."""
     wall_s: float
+    """Seconds from the first start to the last end."""
     audio_s: float
+    """Seconds of audio in successful requests."""
     rtfx: float | None
+    """audio_s / wall_s."""
     requests_per_s: float | None
+    """Successful requests per second."""
     output_tokens_per_s: float | None
+    """Output tokens of successful requests per second."""
     output_tokens: int | None
+    """Output tokens of successful requests."""
     tokens_per_chunk: float | None
     """This and the two above are None if a response came without a token count."""
     prompt_tokens: int | None
+    """Prompt tokens of successful requests."""
     cached_tokens: int | None
     """Prompt tokens that came from the server's cache. This and `prompt_tokens` are None if no response reported
     them."""
@@ -185,17 +193,27 @@ class Summary(msgspec.Struct):
     e2el_due: Figures
     """Open loop: latencies from when a request was due, so including the wait before it was sent."""
     wer: float | None
+    """Word error rate over all transcripts with a reference."""
     cer: float | None
+    """Character error rate over all transcripts with a reference."""
     references: int
+    """Number of transcripts with a reference."""
     by_duration: list[ByDuration]
+    """Figures by clip length."""
     coverage: Coverage
+    """Which clips were sent, and how often."""
     open_loop: OpenLoop | None
     """None for a closed loop."""
     connections: Connections
+    """Connections that were opened and dropped."""
     validity: Validity
+    """Whether the figures are valid, and why not."""
     left_out: LeftOut
+    """Requests excluded by warm-up, trimming and late seconds."""
     steadiness: Steadiness
+    """Whether latency rose or fell during the run."""
     slo: list[SloResult]
+    """Each SLO with its value."""
     passed: bool | None
     """Whether the SLOs are met in a run that can prove it; None without SLOs."""
     not_passed: list[str]
@@ -248,6 +266,7 @@ class Summary(msgspec.Struct):
     verdict: Verdict | None = None
     """Whether the run passed, its exit code, and why. None in files of older versions."""
     format: int = FORMAT
+    """Increases when a field changes its meaning or disappears."""
 
     @property
     def server(self) -> str:

@@ -61,34 +61,57 @@ class Record(msgspec.Struct, kw_only=True, gc=False):  # has no reference cycles
     """
 
     clip: str
+    """The clip's id."""
     seq: Number
+    """Number of the request in the run, over all workers; below 0 if it was sent again."""
     user: Count
+    """Number of the user within its worker."""
     worker: Count
+    """Number of the process that sent it."""
     warmup: bool
+    """If true, no metric includes it."""
     started_at: Moment
+    """When the first byte was sent, or the first packet of a session."""
     due_at: Moment | None
+    """When it should have been sent, in an open loop."""
     lag: Lag | None
     outcome: str
+    """ok, or why it failed: docs/metrics.md lists the outcomes."""
     ok: bool
+    """Whether the outcome is ok."""
     http_status: Status | None
+    """Status of the response; None without one, and for sessions."""
     error: str | None
+    """Error message of a failure."""
     upload: Seconds | None
+    """Time until the request body was sent."""
     headers: Seconds | None
+    """Time until the response headers arrived."""
     ttft: Seconds | None
     itl: list[Seconds]
     e2el: Seconds | None
     stream_end: Seconds | None
+    """Time until the response body ended."""
     chunks: Count
+    """Number of text chunks."""
     output_tokens: Count | None
+    """Tokens of the response."""
     output_tokens_source: str | None
+    """usage if the server counted the tokens, chunks if they are the number of chunks."""
     prompt_tokens: Count | None
+    """Prompt tokens, as the server counted them."""
     cached_tokens: Count | None
+    """Prompt tokens that came from the server's cache."""
     finish_reason: str | None
+    """Why the server ended the response."""
     streamed: bool
     """False for a plain JSON response: its TTFT equals its latency."""
     audio_s: Seconds
+    """Length of the clip."""
     text: str
+    """The transcript."""
     reference: str
+    """The expected transcript; empty without one."""
     retries: Count = 0
     """Attempts before the last one, on kept connections that the server had closed."""
     retry_s: Seconds = 0.0
@@ -170,6 +193,7 @@ class LiveRecord(Record, kw_only=True, gc=False):
     """One utterance of a realtime session. Its clock starts when its first packet is sent."""
 
     api: str = "realtime"
+    """Always realtime."""
     dialect: str = ""
     """vllm, sglang, omni or openai; empty if the session did not get that far."""
     session: str = ""
