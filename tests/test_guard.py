@@ -202,8 +202,8 @@ def test_secrets_are_only_sent_to_the_host_they_were_given_for(monkeypatch: pyte
             "--insecure",
             "was started without --insecure, but the master's test runs with --insecure: start both with",
         ),
-        ("", "--ca m.pem", "goes with --ca m.pem"),
-        ("", "--cert m.pem", "goes with --cert m.pem"),
+        ("", "--ca m.pem", "runs with --ca m.pem"),
+        ("", "--cert m.pem", "runs with --cert m.pem"),
         ("--insecure --cert c.pem", "--insecure --cert c.pem", ""),
     ],
 )

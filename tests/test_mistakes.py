@@ -74,7 +74,7 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "--dataset", "preset:fleurs-de"], "--dataset preset:fleurs-de --out asr_data/fleurs-de"),
         (["-u", "1", "--goodput", "ttft:0.5"], "0.5 has no unit. Use ttft:0.5s for seconds or ttft:0.5ms for milli"),
         (["-u", "1", "--results", "/proc/mine"], "/proc is not a writable folder"),
-        (["-u", "1", "--host", "http://me:hush@127.0.0.1:9/v2"], "give --host http://127.0.0.1:9 --endpoint /v2/v1/"),
+        (["-u", "1", "--host", "http://me:hush@127.0.0.1:9/v2"], "use --host http://127.0.0.1:9 --endpoint /v2/v1/"),
         (
             ["-u", "1", "--host", "http://127.0.0.1:9/v1/audio/transcriptions"],
             "--host http://127.0.0.1:9/v1/audio/transcriptions is the path of --api transcriptions, but this test uses"

@@ -212,7 +212,7 @@ def test_advice_for_a_pasted_url_works_when_typed(api: str, path: str) -> None:
     own = PATHS[api]
     with pytest.raises(InputError) as refused:
         settings("--api", api, host="http://h:1" + path.format(own=own, bare=own.removeprefix("/v1")))
-    words = shlex.split(str(refused.value).partition(": give ")[2])
+    words = shlex.split(str(refused.value).partition(": use ")[2])
     assert words[0] == "--host"
     made = settings("--api", api, *words[2:], host=words[1])
     assert made.host == "http://h:1"
@@ -229,8 +229,8 @@ def test_pasted_url_of_another_api_names_the_api_to_add(api: str, other: str, pr
     host = f"http://h:1{prefix}{PATHS[other]}"
     with pytest.raises(InputError, match=f"--api {other}") as refused:
         settings("--api", api, host=host)
-    # Either add the option, or type the whole line.
-    words = [] if not prefix else shlex.split(str(refused.value).partition(": give ")[2])
+    # Either the option is added, or the whole line is typed.
+    words = [] if not prefix else shlex.split(str(refused.value).partition(": use ")[2])
     made = settings("--api", other, *words[2:], host=words[1] if words else host)
     assert (made.host, made.endpoint) == ("http://h:1", f"{prefix}{PATHS[other]}")
     with pytest.raises(
@@ -355,4 +355,4 @@ def test_password_is_not_printed_if_the_scheme_is_missing() -> None:
     with pytest.raises(InputError) as caught:
         check_host("me:sk-1@h:1")
     assert "sk-1" not in str(caught.value)
-    assert "give --host http://***@h:1" in str(caught.value)
+    assert "use --host http://***@h:1" in str(caught.value)
