@@ -224,7 +224,9 @@ def test_most_serious_reason_comes_first() -> None:
 def test_cause_comes_first_if_nothing_succeeded(tmp_path: Path) -> None:
     run, out = finished(CASES["nothing succeeded"]), io.StringIO()
     print_summary(tmp_path, run.summary, run.records, out)
-    assert out.getvalue().splitlines()[2].startswith("No request succeeded: 1× connection refused by http://127.0.0.1:1: ")
+    assert (
+        out.getvalue().splitlines()[2].startswith("No request succeeded: 1× connection refused by http://127.0.0.1:1")
+    )
     assert run.summary.not_passed == ["no request succeeded"]
 
 
