@@ -350,7 +350,7 @@ def test_unrequested_compression_is_decoded(coding: str, size: int) -> None:
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
 def test_unknown_content_encoding_is_named(coding: str) -> None:
-    with pytest.raises(ProtocolError, match=f"content-encoding {coding}"):
+    with pytest.raises(ProtocolError, match=f"content-encoding: {coding}"):
         Decoded.of(coding)
 
 

@@ -55,9 +55,9 @@ ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
     "nested JSON in a whole answer": ("", sized(b'{"text": ' + DEEP, JSON)),
     "a content-length": ("digits", EVENTS + b"Content-Length: 0000000000000050\r\n\r\n" + STREAM),
     "a long content-length": ("digits", EVENTS + b"Content-Length: " + b"9" * 400 + b"\r\n\r\n" + STREAM),
-    "the size of a chunk": ("chunked", EVENTS + CHUNKED + b"%016x\r\n%b\r\n0\r\n\r\n" % (len(STREAM), STREAM)),
-    "the long size of a chunk": ("chunked", EVENTS + CHUNKED + b"f" * 400 + b"\r\n" + STREAM),
-    "negative chunk size": ("chunked", EVENTS + CHUNKED + b"-5\r\n" + STREAM),
+    "the size of a chunk": ("malformed chunks", EVENTS + CHUNKED + b"%016x\r\n%b\r\n0\r\n\r\n" % (len(STREAM), STREAM)),
+    "the long size of a chunk": ("malformed chunks", EVENTS + CHUNKED + b"f" * 400 + b"\r\n" + STREAM),
+    "what is no size of a chunk": ("malformed chunks", EVENTS + CHUNKED + b"-5\r\n" + STREAM),
 }
 
 

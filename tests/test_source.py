@@ -152,7 +152,7 @@ class TestDatasetsFolder:
     def test_first_subset_with_the_split_is_chosen_and_reported(self, folder: Path) -> None:
         source = open_source(DatasetSpec(str(folder), split="test"))
         assert source.origin["subset"] == "clean"
-        assert "took 'clean'" in source.notes[0]
+        assert "using 'clean'" in source.notes[0]
         assert "other, all" in source.notes[0]
         assert len(list(source.rows(None))) == 2
 
