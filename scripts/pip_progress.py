@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 EVERY = 20
@@ -9,6 +10,7 @@ EVERY = 20
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     in_place = "\r\033[K" if sys.stdout.isatty() else ""
     found = 0
     for line in sys.stdin:
