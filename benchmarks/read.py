@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr_load.audio.payload import NO_DITHER, BodyOptions, make_builder
+from asr_load.audio.dither import NO_DITHER
+from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.options.table import DEFAULT_PROMPT
 from asr_load.selftest.ground_truth import TOKENS, GroundTruthError, load, run_on, scripted_server, share_cores

@@ -22,7 +22,8 @@ from typing import Any
 
 import requests
 
-from asr_load.audio.payload import BodyOptions, make_builder, new_dither
+from asr_load.audio.dither import new_dither
+from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.http.connection import Connection, Connections, UserConnection, place_of
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchange, request_headers

@@ -15,8 +15,9 @@ import pytest
 import soundfile
 
 from asr_load.audio.clip import AUDIO_FORMATS
+from asr_load.audio.dither import NO_DITHER
 from asr_load.audio.encode import encode
-from asr_load.audio.payload import NO_DITHER, BodyOptions, make_builder
+from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from conftest import CHECKOUT
 from harness.runs import run

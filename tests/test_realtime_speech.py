@@ -17,7 +17,7 @@ import soxr
 from asr_load.audio import shard
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import convert, end_of_speech
-from asr_load.audio.payload import NO_DITHER, dithered, new_dither
+from asr_load.audio.dither import NO_DITHER, dithered, new_dither
 from asr_load.realtime import speech
 from asr_load.realtime.dialects import DIALECTS, LiveOptions
 from asr_load.realtime.pacer import TICK_S, Pacer, Packets

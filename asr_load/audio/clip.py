@@ -34,7 +34,7 @@ class Clip:
     sample_rate: int
     sha256: str
     dither_at: list[int]
-    """First sample of the loudest run in each second of a WAV, whose lowest bits may be flipped (payload.dithered).
+    """First sample of the loudest run in each second of a WAV, whose lowest bits may be flipped (dither.dithered).
     Clips from an earlier version have one place in all."""
     speech_end_s: float | None
     """End of speech, in seconds (convert.end_of_speech); None in clips from an earlier version."""

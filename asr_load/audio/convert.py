@@ -19,8 +19,8 @@ import soxr
 
 from asr_load.audio.clip import CHANNELS_CANCEL, Clip, Recording, Rules, Skipped, is_file
 from asr_load.audio.cut import cuts, part_id
+from asr_load.audio.dither import DITHER_EVERY_S, DITHER_FIRST, DITHER_STEP, DITHERED
 from asr_load.audio.encode import encode
-from asr_load.audio.payload import DITHER_EVERY_S, DITHER_FIRST, DITHER_STEP, DITHERED
 
 NOT_SCORED = "ignore time segment in scoring"
 """The text of segments that TED-LIUM and other corpora exclude from scoring."""

@@ -6,9 +6,8 @@ fiftieth of that. So the JSON around the audio is built once, and the shard's ba
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ import msgspec
 import pybase64
 
 from asr_load.audio.clip import AUDIO_FORMATS, Clip
+from asr_load.audio.dither import Pieces, dithered
 from asr_load.errors import InputError
 
 APIS = {
@@ -32,69 +32,8 @@ INPUT_AUDIO = "chat-input-audio"
 INPUT_AUDIO_FORMATS = ("wav", "mp3")
 """Values that OpenAI allows for `input_audio.format`; engines reject others."""
 
-Body = list[bytes | memoryview]
-"""A request's body in pieces; those of the audio are views of the mapped shard."""
-
-Build = Callable[[Clip, bytes], Body]
+Build = Callable[[Clip, bytes], Pieces]
 """Builds the body for a clip and eight bytes of dither (see `dithered`; zeros leave the audio unchanged)."""
-
-DITHER_EVERY_S = 1.0
-"""Seconds between dithered places: any two seconds of a clip, wherever an engine cuts it, hold a whole nonce."""
-
-DITHERED = 64
-"""Number of consecutive samples that a nonce changes, one bit each."""
-
-DITHER_FIRST, DITHER_STEP = 2, 3
-"""Dither may begin at sample 2 and each third sample after it. base64 works on groups of 3 bytes, and a WAV header has
-44: the low bytes of these samples are the first of a group."""
-
-_HEADER, _GROUPS = 44, 43
-# 43 groups of base64 are 129 bytes, enough for 64 samples.
-# Eight bits of a nonce, spread over the lowest bits of eight 16-bit samples.
-_SPREAD = [b"".join(bytes((byte >> bit & 1, 0)) for bit in range(8)) for byte in range(256)]
-NO_DITHER = bytes(8)
-
-
-def new_dither() -> bytes:
-    """Eight random bytes, not seeded: a server's cache may remember the audio of an earlier run."""
-    return os.urandom(8)
-
-
-def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: Sequence[int]) -> Body:
-    """The clip's base64 in pieces, with the nonce's bits flipped in the lowest bits of the 64 samples from each of the
-    places `at`, which rise and do not overlap.
-
-    A flipped bit is 96 dB below full scale: inaudible, but the bytes differ, so that no cache recognizes the audio.
-    Engines that cut audio cache each piece, so a clip has a place in each of its seconds. The places are the loudest,
-    where the bits also change the features, which are the key of SGLang's cache: Whisper's log-mel spectrogram discards
-    everything 80 dB below its maximum (Radford et al., 2022, and its code), including bits in a quiet passage.
-    A clip too short for all of the bits (below 5 ms at 16 kHz) takes those that fit.
-    """
-    view = memoryview(audio_b64)
-    if nonce == NO_DITHER:
-        return [view]
-    # Decode, flip and encode all places together, with one call each.
-    firsts = [(_HEADER + 2 * place) // 3 * 4 for place in at]
-    regions = pybase64.b64decode(b"".join([view[first : first + _GROUPS * 4] for first in firsts]))
-    mask = (mask_of(nonce) + b"\0") * len(firsts)
-    mixed = pybase64.b64encode(flipped(regions, mask))
-    pieces: Body = []
-    end = 0
-    for number, first in enumerate(firsts):
-        pieces += view[end:first], mixed[number * _GROUPS * 4 : (number + 1) * _GROUPS * 4]
-        end = first + _GROUPS * 4
-    return [*pieces, view[end:]]
-
-
-def mask_of(nonce: bytes) -> bytes:
-    """The mask, 128 bytes, of the bits that a nonce flips in 64 16-bit samples."""
-    return b"".join([_SPREAD[byte] for byte in nonce])
-
-
-def flipped(samples: bytes, mask: bytes) -> bytes:
-    """Flip the bits of `mask` in `samples`; the mask is at least as long."""
-    mixed = int.from_bytes(samples, "little") ^ int.from_bytes(mask[: len(samples)], "little")
-    return mixed.to_bytes(len(samples), "little")
 
 
 @dataclass(frozen=True)
@@ -144,7 +83,7 @@ def make_builder(options: BodyOptions, audio_format: str = "wav") -> tuple[Build
     return _chat_body(options, audio_format), "application/json"
 
 
-def _no_body(clip: Clip, nonce: bytes) -> Body:  # noqa: ARG001
+def _no_body(clip: Clip, nonce: bytes) -> Pieces:  # noqa: ARG001
     """Build nothing: a realtime session sends its audio in packets."""
     return []
 
@@ -172,7 +111,7 @@ def _chat_body(options: BodyOptions, audio_format: str) -> Build:
     body = _merged(body, options.extra, {"messages": "it contains the audio", "stream": "the measurement needs it"})
     before, after = msgspec.json.encode(body).split(place.encode())
 
-    def build(clip: Clip, nonce: bytes) -> Body:
+    def build(clip: Clip, nonce: bytes) -> Pieces:
         # In pieces, because most of the audio may precede the dither and need not be copied.
         return [before, *dithered(clip.audio_b64, nonce, clip.dither_at), after]
 
@@ -203,7 +142,7 @@ def _transcription_body(options: BodyOptions, audio_format: str) -> tuple[Build,
     before += f"Content-Type: {AUDIO_FORMATS[audio_format]}\r\n\r\n".encode()
     head, tail = bytes(before), f"\r\n--{boundary}--\r\n".encode()
 
-    def build(clip: Clip, nonce: bytes) -> Body:
+    def build(clip: Clip, nonce: bytes) -> Pieces:
         return [head, pybase64.b64decode(b"".join(dithered(clip.audio_b64, nonce, clip.dither_at))), tail]
 
     return build, f"multipart/form-data; boundary={boundary}"

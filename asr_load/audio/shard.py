@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from asr_load.audio.clip import Clip, Rules
-from asr_load.audio.payload import DITHER_FIRST, DITHER_STEP, DITHERED
+from asr_load.audio.dither import DITHER_FIRST, DITHER_STEP, DITHERED
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.files import open_regular

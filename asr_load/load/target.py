@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 
 from asr_load.audio.clip import Clip
-from asr_load.audio.payload import NO_DITHER, make_builder, new_dither
+from asr_load.audio.dither import NO_DITHER, new_dither
+from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards
 from asr_load.audio.trial import re_encoded
 from asr_load.errors import InputError

@@ -16,7 +16,7 @@ import soxr
 
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import HEADER_WORDS, convert, end_of_speech
-from asr_load.audio.payload import DITHER_EVERY_S, NO_DITHER, flipped, mask_of
+from asr_load.audio.dither import DITHER_EVERY_S, NO_DITHER, flipped, mask_of
 from asr_load.realtime.dialects import LiveOptions
 from asr_load.threads import in_thread
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_sockets
 
-from asr_load.audio.payload import NO_DITHER
+from asr_load.audio.dither import NO_DITHER
 from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
 from asr_load.http.timeouts import Timeouts
