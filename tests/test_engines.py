@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from asr_load.apis.presets import PRESETS
 from asr_load.audio.dither import NO_DITHER
 from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import Shards
-from asr_load.options.presets import PRESETS
 from asr_load.settings.request import read_request
 from conftest import CHECKOUT
 from harness.options import parse

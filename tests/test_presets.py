@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from asr_load.apis.envelopes import TEXT_FORMATS
+from asr_load.apis.presets import LANGUAGE, PRESETS, preset_for
 from asr_load.errors import InputError
 from asr_load.languages import language_name
-from asr_load.options.presets import LANGUAGE, PRESETS, preset_for
 from asr_load.options.table import DEFAULT_PROMPT
 from asr_load.settings.request import Asked, read_request
-from asr_load.stream.text_format import TEXT_FORMATS
 from conftest import CHECKOUT
 from harness.options import parse
 from harness.runs import FAST, run

@@ -17,6 +17,7 @@ import gevent
 import msgspec
 from requests import PreparedRequest, Request, Session
 
+from asr_load.apis.envelopes import unwrap
 from asr_load.http import hooks
 from asr_load.http.collector import CHUNKED, UNTIL_CLOSE
 from asr_load.http.connection import Connection, UserConnection, place_of
@@ -30,7 +31,6 @@ from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
 from asr_load.stream.coding import Decoded, decoded
 from asr_load.stream.reader import Answer, ProtocolError, http_error_message
 from asr_load.stream.record import LiveRecord, Record
-from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import latencies, seconds
 from asr_load.text import Intake
 

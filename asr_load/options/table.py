@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from asr_load.apis.envelopes import TEXT_FORMATS
+from asr_load.apis.presets import PRESET_NAMES
 from asr_load.audio.payload import APIS
 from asr_load.options.option import Group, Option, Values, at_least, between, positive_seconds, seconds
-from asr_load.options.presets import PRESET_NAMES
 from asr_load.schedule.arrivals import KINDS
 from asr_load.shipped import SAMPLE
 from asr_load.stream.record import Amount, Number
-from asr_load.stream.text_format import TEXT_FORMATS
 
 DEFAULT_MODEL = "default"
 """Model name that stands for the server's only model."""

@@ -19,6 +19,7 @@ import gevent
 import numpy as np
 from requests import Session
 
+from asr_load.apis.envelopes import unwrap
 from asr_load.http.connection import UserConnection, place_of
 from asr_load.http.exchange import (
     ExchangeConfig,
@@ -42,7 +43,6 @@ from asr_load.stream.cause import cause_of
 from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
 from asr_load.stream.record import LiveRecord, Record, SendLag
-from asr_load.stream.text_format import unwrap
 from asr_load.stream.timing import NS, latencies, seconds
 
 SESSION_CHARS = 100

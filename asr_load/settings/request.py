@@ -6,10 +6,10 @@ from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
+from asr_load.apis.presets import LANGUAGE, Preset, preset_for
 from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
 from asr_load.languages import language_name, parse_language
-from asr_load.options.presets import LANGUAGE, Preset, preset_for
 from asr_load.options.table import DEFAULT_PROMPT
 from asr_load.settings.host_path import api_of_path
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-TEXT_FORMATS = ("auto", "raw", "qwen-asr", "glm", "moss", "think", "tags")
-
 _QWEN = re.compile(r"(?:\A\s*|\s*)language\s+([A-Za-z]+(?:[ -][A-Za-z]+)*)\s*<asr_text>\s*")
 _GLM = re.compile(r"\A\s*The transcription of the audio is:?\s*(['\"\u2018\u201c])\s*", re.IGNORECASE)
 _GLM_ENDS = {"'": "'", '"': '"', "\u2018": "\u2019", "\u201c": "\u201d"}
@@ -38,23 +36,24 @@ class Unwrapped(NamedTuple):
 
 def unwrap(raw: str, text_format: str = "auto") -> Unwrapped:
     """Remove the envelope that `text_format` (one of TEXT_FORMATS) names; auto: the one with which the text begins."""
-    for name, take in _TAKE.items():
+    for name, take in ENVELOPES.items():
         if text_format in ("auto", name) and (taken := take(raw)) is not None:
-            return Unwrapped(*taken)
+            text, start = taken
+            return Unwrapped(text, name, start)
     return Unwrapped(raw, "raw", 0)
 
 
-def _qwen(raw: str) -> tuple[str, str, int] | None:
+def _qwen(raw: str) -> tuple[str, int] | None:
     first = _QWEN.match(raw)
     if first is None:
         return None
     start = first.end()
     parts = _QWEN.split(raw)  # the text before the first, then each language and the text after it
     spoken = [text.strip() for language, text in zip(parts[1::2], parts[2::2], strict=True) if language != "None"]
-    return " ".join(filter(None, spoken)), "qwen-asr", start
+    return " ".join(filter(None, spoken)), start
 
 
-def _glm(raw: str) -> tuple[str, str, int] | None:
+def _glm(raw: str) -> tuple[str, int] | None:
     first = _GLM.match(raw)
     if first is None:
         return None
@@ -64,29 +63,34 @@ def _glm(raw: str) -> tuple[str, str, int] | None:
         if text.endswith(ending):
             text = text.removesuffix(ending) + ("." if ending[0] == "." else "")
             break
-    return text, "glm", first.end()
+    return text, first.end()
 
 
-def _moss(raw: str) -> tuple[str, str, int] | None:
+def _moss(raw: str) -> tuple[str, int] | None:
     if _MOSS_BEGINS.match(raw) is None:
         return None
     text = " ".join(filter(None, map(str.strip, _MOSS.split(raw))))
     at = 0
     while tag := _MOSS.match(raw, at):
         at = tag.end()
-    return text, "moss", at
+    return text, at
 
 
-def _think(raw: str) -> tuple[str, str, int] | None:
+def _think(raw: str) -> tuple[str, int] | None:
     thought = _THINK.match(raw)
-    return None if thought is None else (raw[thought.end() :].strip(), "think", thought.end())
+    return None if thought is None else (raw[thought.end() :].strip(), thought.end())
 
 
-def _tags(raw: str) -> tuple[str, str, int] | None:
+def _tags(raw: str) -> tuple[str, int] | None:
     at = 0
     while tag := _TAG.match(raw, at):
         at = tag.end()
-    return (" ".join(filter(None, map(str.strip, _TAG.split(raw)))), "tags", at) if at else None
+    return (" ".join(filter(None, map(str.strip, _TAG.split(raw)))), at) if at else None
 
 
-_TAKE = {"qwen-asr": _qwen, "glm": _glm, "moss": _moss, "think": _think, "tags": _tags}
+ENVELOPES = {"qwen-asr": _qwen, "glm": _glm, "moss": _moss, "think": _think, "tags": _tags}
+"""For each envelope, a function that removes it. It returns the transcript and its start in the raw text, or None if
+the text does not begin with the envelope."""
+
+TEXT_FORMATS = ("auto", "raw", *ENVELOPES)
+"""Values of --text-format."""

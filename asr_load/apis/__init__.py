@@ -1,0 +1,1 @@
+"""How each API and each family of models is asked for a transcript."""
