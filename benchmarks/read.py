@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from asr_load.apis.api import RequestFields
+from asr_load.apis.chat import Chat
 from asr_load.audio.dither import NO_DITHER
-from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.options.table import DEFAULT_PROMPT
 from asr_load.selftest.ground_truth import TOKENS, GroundTruthError, load, run_on, scripted_server, share_cores
@@ -128,8 +129,7 @@ def measure() -> Iterator[Row]:
 
 def one_body(clips: Path) -> bytes:
     """Request body for the first clip."""
-    build, _ = make_builder(BodyOptions("chat", "default", DEFAULT_PROMPT, 128))
-    return b"".join(build(Shards(clips)[0], NO_DITHER))
+    return b"".join(Chat(RequestFields("default", DEFAULT_PROMPT, 128)).body(Shards(clips)[0], NO_DITHER))
 
 
 def _spent(words: list[object], cwd: Path, cores: set[int]) -> float:

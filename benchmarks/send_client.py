@@ -22,8 +22,9 @@ from typing import Any
 
 import requests
 
+from asr_load.apis.api import RequestFields
+from asr_load.apis.chat import Chat
 from asr_load.audio.dither import new_dither
-from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.http.connection import Connection, Connections, UserConnection, place_of
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchange, request_headers
@@ -47,10 +48,10 @@ class Client:
         self.tls_url = f"https://127.0.0.1:{tls_port}/v1/chat/completions"
         self.authority = authority
         self.shards = Shards(Path(folder))
-        self.build, self.content_type = make_builder(BodyOptions("chat", "default", DEFAULT_PROMPT, 128))
+        self.api = Chat(RequestFields("default", DEFAULT_PROMPT, 128))
         self.pieces: list[list[bytes | memoryview]] = []
         for number in range(len(self.shards)):
-            parts = self.build(self.shards[number], new_dither())
+            parts = self.api.body(self.shards[number], new_dither())
             size = sum(map(len, parts))
             head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
             self.pieces.append([head, *parts])
@@ -91,10 +92,10 @@ class Client:
         session.trust_env = False
         user_connection.reader_factory, user_connection.connections = self._reader, self._connections
         user_connection.connect(place_of(self.url), Transport(), 5)
-        headers = {"Accept-Encoding": "identity", "Content-Type": self.content_type}
+        headers = {"Accept-Encoding": "identity", "Content-Type": self.api.content_type}
 
         def way(number: int) -> None:
-            body = self.build(self.shards[number % len(self.shards)], new_dither())
+            body = self.api.body(self.shards[number % len(self.shards)], new_dither())
             own = request_headers("x", 0, number, "c")
             request = TranscriptionRequest(self.url, body, headers, "c", "", 1.0, number, 0, 0, own_headers=own)
             record, _ = exchange(session, user_connection, request, self._config)

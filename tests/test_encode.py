@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_load.apis import APIS
+from asr_load.apis.api import RequestFields
 from asr_load.audio.clip import AUDIO_FORMATS
 from asr_load.audio.dither import NO_DITHER
 from asr_load.audio.encode import encode
-from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from conftest import CHECKOUT
 from harness.runs import run
@@ -70,7 +71,7 @@ def test_requests_name_the_audio_format(kind: str, tmp_path: Path) -> None:
     clip = shards[0]
 
     def body(api: str) -> bytes:
-        return b"".join(make_builder(BodyOptions(api, "m", "p", 9), shards.audio_format)[0](clip, NO_DITHER))
+        return b"".join(APIS[api](RequestFields("m", "p", 9), shards.audio_format).body(clip, NO_DITHER))
 
     audio = base64.b64decode(bytes(clip.audio_b64))
     assert audio[:4] == {"wav": b"RIFF", "flac": b"fLaC", "opus": b"OggS"}.get(kind, audio[:4])
@@ -104,7 +105,7 @@ def test_unsupported_format_is_refused_before_users_start(tmp_path: Path) -> Non
     clips = prepared(tmp_path / "set", "opus")
     for api, said in (
         ("chat-input-audio", "supports only wav and mp3, but --data has opus"),
-        ("realtime", "needs WAV clips"),
+        ("realtime", "--api realtime supports only wav, but --data has opus"),
     ):
         done = run("http://127.0.0.1:9", clips, tmp_path / api, "-u", "1", "--api", api, "--unique", "none")
         assert done.code == 2

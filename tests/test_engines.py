@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from asr_load.apis.api import RequestFields
 from asr_load.apis.presets import PRESETS
+from asr_load.apis.transcriptions import Transcriptions
 from asr_load.audio.dither import NO_DITHER
-from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import Shards
 from asr_load.settings.request import read_request
 from conftest import CHECKOUT
@@ -32,8 +33,8 @@ CHATS = [name for name, preset in PRESETS.items() if preset.api == "chat"]
 
 def chat_of(preset: str, api: str) -> dict[str, Any]:
     options = parse("--preset", preset, "--api", api, "--system", "Be brief.", "--temperature", "0.2")
-    build, _ = make_builder(read_request(options, "any", {}).body)
-    body: dict[str, Any] = json.loads(b"".join(build(Shards(SAMPLE)[0], NO_DITHER)))
+    requests = read_request(options, "any", {}).in_format()
+    body: dict[str, Any] = json.loads(b"".join(requests.body(Shards(SAMPLE)[0], NO_DITHER)))
     return body
 
 
@@ -86,8 +87,8 @@ def test_openai_accepts_the_chats_of_all_presets(preset: str) -> None:
 def test_openai_accepts_transcription_requests() -> None:
     from openai.types.audio.transcription_create_params import TranscriptionCreateParamsStreaming
 
-    options = BodyOptions("transcriptions", "m", "p", 9, language="de")
-    body = b"".join(make_builder(options)[0](Shards(SAMPLE)[0], NO_DITHER))
+    fields = RequestFields("m", "p", 9, language="de")
+    body = b"".join(Transcriptions(fields).body(Shards(SAMPLE)[0], NO_DITHER))
     known = set(typing.get_type_hints(TranscriptionCreateParamsStreaming))
     sent = {part.split(b'"')[1].decode() for part in body.split(b"Content-Disposition: form-data; ")[1:]}
     # The other fields are vLLM's, which other engines ignore.
@@ -121,7 +122,7 @@ def test_openai_client_reads_chats_of_the_embedded_server(client: Any, kind: str
 
 def test_openai_client_reads_transcriptions_of_the_embedded_server(client: Any, tmp_path: Path) -> None:
     wav = tmp_path / "clip.wav"
-    body = make_builder(BodyOptions("transcriptions", "m", "", 9))[0](Shards(SAMPLE)[0], NO_DITHER)
+    body = Transcriptions(RequestFields("m", "", 9)).body(Shards(SAMPLE)[0], NO_DITHER)
     wav.write_bytes(bytes(body[1]))
     with wav.open("rb") as file:
         whole = client.audio.transcriptions.create(model="default", file=file)

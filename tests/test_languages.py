@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from asr_load.audio.dither import NO_DITHER
 from asr_load.audio.named import NAMED, PREFIX, resolve
-from asr_load.audio.payload import BodyOptions, make_builder
 from asr_load.audio.shard import MANIFEST, Shards
 from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
@@ -25,10 +25,10 @@ from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import read_run, write_run
 from asr_load.results.summary import Finished, summarise
 from conftest import CHECKOUT, prepare_clips, write_folder
-from harness.options import settings
+from harness.audio import clip
+from harness.options import request, settings
 from harness.records import record, run_info
 from harness.searches import search_of
-from test_presets import asked
 
 SPELLINGS = {
     "en": ["en", "EN", "eng", "English", "ENGLISH", " english ", "en-US", "en_us", "English-US", "US English"],
@@ -202,13 +202,13 @@ def test_named_data_sets_are_found_by_any_spelling(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["German", "de", "deu", "de-AT", "Deutsch"])
 def test_each_api_gets_the_language_in_its_form(text: str) -> None:
-    upload = asked("openai/whisper-large-v3", language=text)
-    assert (upload.body.language, upload.language) == ("de", "de")
-    build, _ = make_builder(BodyOptions("transcriptions", "m", "", 9, language=upload.body.language))
-    assert build is not None
-    assert asked("any", api="realtime", language=text).body.language == "de"
+    upload = request("openai/whisper-large-v3", language=text)
+    assert (upload.fields.language, upload.language) == ("de", "de")
+    form = b"".join(upload.in_format().body(clip(), NO_DITHER))
+    assert b'name="language"\r\n\r\nde\r\n' in form
+    assert request("any", api="realtime", language=text).fields.language == "de"
     for api in ("chat", "chat-input-audio"):
-        chat = asked("google/gemma-3n-E4B-it", api=api, language=text).body
+        chat = request("google/gemma-3n-E4B-it", api=api, language=text).fields
         assert (chat.prompt, chat.language) == ("Transcribe this audio into German:", "")
     live = settings("--api", "realtime", "--language", text).live
     assert live is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import pytest
 from locust.argument_parser import get_parser
@@ -11,7 +10,6 @@ from locust.argument_parser import get_parser
 import asr_load.load.capacity_shape
 import asr_load.load.lifecycle
 import asr_load.load.shapes  # noqa: F401 (adds our options to Locust's parser)
-from asr_load.audio.payload import APIS
 from asr_load.errors import InputError
 from asr_load.settings.commandline import shown_command
 from asr_load.settings.other_tools import ADVICE
@@ -88,7 +86,7 @@ def test_trailing_slash_of_host_is_ignored() -> None:
 
 def test_omit_removes_fields_of_the_body() -> None:
     made = settings("--omit", "stream_options, max_tokens,", "--extra-body", '{"top_k": 3, "seed": null}')
-    assert made.body.extra == {"top_k": 3, "seed": None, "stream_options": None, "max_tokens": None}
+    assert made.request.fields.extra == {"top_k": 3, "seed": None, "stream_options": None, "max_tokens": None}
 
 
 def test_headers_contain_the_key_of_option_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,120 +153,6 @@ def test_seed_implies_shuffled_order() -> None:
     assert settings("--seed", "7").shuffle
     assert settings("--order", "shuffle").shuffle
     assert not settings("--seed", "7", "--request-rate", "3").shuffle  # the seed applies to the arrivals
-
-
-@pytest.mark.parametrize("prefix", ["/v1", "/openai/v1", "/deployments/x"])
-@pytest.mark.parametrize("model", ["default", "openai/whisper-large-v3", "Qwen/Qwen3-ASR-1.7B"])
-def test_endpoint_determines_the_automatic_api(prefix: str, model: str) -> None:
-    for path, api in (("/audio/transcriptions", "transcriptions"), ("/chat/completions?v=1", "chat")):
-        made = settings("--endpoint", prefix + path, "--model", model)
-        assert (made.body.api, made.endpoint) == (api, prefix + path)
-    assert settings("--endpoint", "/v1/speech").body.api == "chat"
-    assert settings("--endpoint", "/v1/chat/completions", "--api", "chat-input-audio").body.api == "chat-input-audio"
-
-
-def test_intent_in_a_pasted_realtime_url_is_accepted() -> None:
-    host = "wss://api.openai.com/v1/realtime?intent=transcription"
-    made = settings("--api", "realtime", "--prompt", "", host=host)
-    assert (made.host, made.endpoint) == ("https://api.openai.com", "/v1/realtime")
-
-
-PATHS = {api: APIS[api] for api in ("chat", "chat-input-audio", "transcriptions", "realtime")}
-
-
-@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/models", "/v1/models/", "{own}", "{own}/"])
-@pytest.mark.parametrize("api", PATHS)
-@pytest.mark.parametrize(("scheme", "http"), [("http", "http"), ("ws", "http"), ("wss", "https")])
-def test_pasted_url_with_the_path_of_the_api_is_accepted(api: str, path: str, scheme: str, http: str) -> None:
-    prompt = ["--prompt", ""] if api == "realtime" else []
-    if scheme != "http" and api != "realtime":
-        with pytest.raises(
-            InputError, match=rf"this test uses --api {api}: add --api realtime, or use --host {http}://h:1"
-        ):
-            settings("--api", api, host=f"{scheme}://h:1{path.format(own=PATHS[api])}")
-        return
-    made = settings("--api", api, *prompt, host=f"{scheme}://h:1{path.format(own=PATHS[api])}")
-    assert (made.host, made.endpoint) == (f"{http}://h:1", PATHS[api])
-
-
-@pytest.mark.parametrize("page", ["/docs", "/health/", "/openapi.json", "/v1/chat", "/v1/completions", "/models"])
-@pytest.mark.parametrize("prefix", ["", "/openai"])
-def test_page_of_the_server_is_not_a_prefix(prefix: str, page: str) -> None:
-    with pytest.raises(InputError) as refused:
-        settings(host=f"http://h:1{prefix}{page}")
-    cure = f" --endpoint {prefix}/v1/chat/completions" if prefix else ""
-    assert str(refused.value) == f"--host cannot have this path: use --host http://h:1{cure}"
-
-
-@pytest.mark.parametrize("api", PATHS)
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/openai{own}", "/openai/v1", "/openai/v1/models", "{own}?key=a b", "/v1?version=2", "/v2", "/models",
-        "/deployments/x{bare}?api-version=1", "/docs", "/openapi.json?x=1", "/v1/chat", "/openai/v1/completions",
-    ],
-)  # fmt: skip
-def test_advice_for_a_pasted_url_works_when_typed(api: str, path: str) -> None:
-    own = PATHS[api]
-    with pytest.raises(InputError) as refused:
-        settings("--api", api, host="http://h:1" + path.format(own=own, bare=own.removeprefix("/v1")))
-    words = shlex.split(str(refused.value).partition(": use ")[2])
-    assert words[0] == "--host"
-    made = settings("--api", api, *words[2:], host=words[1])
-    assert made.host == "http://h:1"
-    assert own.removeprefix("/v1") in made.endpoint
-    assert made.endpoint.count("/v1") <= 1 + path.startswith("/v2")
-
-
-@pytest.mark.parametrize("api", PATHS)
-@pytest.mark.parametrize("other", ["chat", "transcriptions", "realtime"])
-@pytest.mark.parametrize("prefix", ["", "/openai"])
-def test_pasted_url_of_another_api_names_the_api_to_add(api: str, other: str, prefix: str) -> None:
-    if PATHS[other] == PATHS[api]:
-        return
-    host = f"http://h:1{prefix}{PATHS[other]}"
-    with pytest.raises(InputError, match=f"--api {other}") as refused:
-        settings("--api", api, host=host)
-    # Either the option is added, or the whole line is typed.
-    words = [] if not prefix else shlex.split(str(refused.value).partition(": use ")[2])
-    made = settings("--api", other, *words[2:], host=words[1] if words else host)
-    assert (made.host, made.endpoint) == ("http://h:1", f"{prefix}{PATHS[other]}")
-    with pytest.raises(
-        InputError, match=f"is the path of --api {other}, but this test uses --api {api}: add --api {other}"
-    ):
-        settings("--api", api, "--endpoint", prefix + PATHS[other])
-
-
-def test_equal_paths_in_host_and_endpoint_are_accepted() -> None:
-    made = settings("--endpoint", "/a/chat/completions?v=1", host="http://h:1/a/chat/completions?v=1")
-    assert (made.host, made.endpoint) == ("http://h:1", "/a/chat/completions?v=1")
-    with pytest.raises(InputError, match="/v1/chat/completions and --endpoint /a differ: use --host http://h:1"):
-        settings("--endpoint", "/a", host="http://h:1/v1/chat/completions")
-
-
-def test_url_as_endpoint_is_refused_with_the_path() -> None:
-    for pasted, cure in (("http://me:hush@h/a/chat/completions", "/a/chat/completions"), ("h://b", PATHS["chat"])):
-        with pytest.raises(InputError) as refused:
-            settings("--endpoint", pasted)
-        assert str(refused.value) == f"--endpoint needs a path, not an address: use --endpoint {cure}"
-
-
-@pytest.mark.parametrize("name", ["api-key", "api_key", "token", "subscription-key"])
-def test_key_in_a_pasted_url_is_not_printed(name: str) -> None:
-    for words, host in (
-        ([], f"http://h:1/v2/chat/completions?v=1&{name}=hush"),
-        (["--api", "chat", "--endpoint", f"/audio/transcriptions?{name}=hush"], HOST),
-        (["--endpoint", f"x?{name}=hush"], HOST),
-        (["--endpoint", f"/x#{name}=hush"], HOST),
-        ([], f"h:1/?{name}=hush"),
-        ([], f"ftp://h/?v=1&{name}=hush"),
-        (["--upstream", f"http://h:1/?{name}=hush"], HOST),
-        (["--proxy", f"ftp://h/?{name}=hush"], HOST),
-    ):
-        with pytest.raises(InputError) as refused:
-            settings(*words, host=host)
-        assert "hush" not in str(refused.value)
-        assert f"{name}=***" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,20 @@
-"""How a model is prompted: by its preset, and by options, which take precedence."""
+"""Presets: how each family of models is prompted."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from asr_load.apis.envelopes import TEXT_FORMATS
 from asr_load.apis.presets import LANGUAGE, PRESETS, preset_for
-from asr_load.errors import InputError
-from asr_load.languages import language_name
 from asr_load.options.table import DEFAULT_PROMPT
-from asr_load.settings.request import Asked, read_request
 from conftest import CHECKOUT
-from harness.options import parse
+from harness.options import request
 from harness.runs import FAST, run
 from harness.serving import serve
-
-
-def asked(model: str, extra: dict[str, Any] | None = None, **options: Any) -> Asked:
-    named = parse()
-    vars(named).update(options)
-    return read_request(named, model, extra or {})
 
 
 @pytest.mark.parametrize(
@@ -58,63 +48,13 @@ def test_preset_is_found_by_the_models_name(model: str, preset: str | None) -> N
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid(name: str) -> None:
     preset = PRESETS[name]
-    found = asked("any", preset=name)
-    assert (found.preset, found.body.api, found.body.prompt) == (name, preset.api, preset.prompt)
+    found = request("any", preset=name)
+    assert (found.preset, found.api.name, found.fields.prompt) == (name, preset.api, preset.prompt)
     assert LANGUAGE not in preset.prompt
     assert not preset.prompt_for_language or LANGUAGE in preset.prompt_for_language
     assert preset.text_format in TEXT_FORMATS
     assert re.compile(preset.models)
-    assert asked("any", preset=name, api="transcriptions").body.api == "transcriptions"
-
-
-def test_options_take_precedence_over_the_preset() -> None:
-    given = {"prompt": "Write it down.", "prompt_position": "after", "api": "chat-input-audio", "text_format": "raw"}
-    found = asked("openbmb/MiniCPM-o-2_6", {"top_p": 0.9}, system="Be brief.", temperature=0.2, **given)
-    body = found.body
-    assert (body.prompt, body.prompt_first, body.api, found.text_format) == (
-        "Write it down.", False, "chat-input-audio", "raw",
-    )  # fmt: skip
-    assert (body.system, body.temperature, body.extra) == ("Be brief.", 0.2, {"top_p": 0.9})
-    assert asked("Qwen/Qwen3-Omni", {"modalities": None}).body.extra == {"modalities": None}
-    assert asked("Qwen/Qwen3-ASR", api="chat-input-audio").body.prompt == ""
-    assert asked("Qwen/Qwen3-ASR", prompt="names: Ann").body.prompt == "names: Ann"
-    assert asked("openai/whisper-1", api="chat").body.prompt == DEFAULT_PROMPT
-
-
-def test_transcription_has_no_default_prompt() -> None:
-    assert asked("any", api="transcriptions").body.prompt == ""
-    assert asked("any", api="transcriptions", prompt="names: Ann").body.prompt == "names: Ann"
-    assert asked("any").body.prompt == DEFAULT_PROMPT
-
-
-def test_language_is_sent_in_the_form_of_the_model() -> None:
-    assert asked("google/gemma-3n-E4B-it", language="de").body.prompt == "Transcribe this audio into German:"
-    assert asked("google/gemma-3n-E4B-it", language="Swabian").body.prompt == "Transcribe this audio into Swabian:"
-    assert asked("any", language="de-AT", prompt=f"In {LANGUAGE}:").body.prompt == "In German:"
-    whisper = asked("openai/whisper-large-v3", language="de").body
-    assert (whisper.language, whisper.prompt) == ("de", "")
-    assert language_name("zh-CN") == "Chinese"
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "line"),
-    [
-        ("Qwen/Qwen3-ASR-1.7B", {"language": "de"}, "--language de: the prompt does not contain {language}"),
-        ("any", {"language": "de"}, "--language de: the prompt does not contain {language}"),
-        (
-            "any",
-            {"language": "xx", "prompt": "In {language}"},
-            "--language xx: unknown language. Give its name (German)",
-        ),
-        ("whisper", {"language": "Elvish"}, "--language Elvish: unknown language. Give its name (German)"),
-        ("any", {"prompt": "In {language}"}, "--prompt contains {language}, but --language is missing"),
-        ("whisper", {"system": "x"}, "--system only works in chat requests"),
-        ("whisper", {"prompt_position": "before"}, "--prompt-position only works in chat requests"),
-    ],
-)
-def test_invalid_request_options_are_refused(model: str, options: dict[str, Any], line: str) -> None:
-    with pytest.raises(InputError, match=re.escape(line)):
-        asked(model, **options)
+    assert request("any", preset=name, api="transcriptions").api.name == "transcriptions"
 
 
 def test_preset_is_printed_and_recorded(clips: Path, tmp_path: Path) -> None:

@@ -351,8 +351,8 @@ def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> N
             "cannot detect turns",
         ),
         (("--reader", "plain"), "--reader plain only reads HTTP responses"),
-        (("--extra-body", '{"a":1}'), "--omit have no effect in realtime sessions"),
-        (("--prompt", "Listen."), "--prompt has no effect in realtime sessions"),
+        (("--extra-body", '{"a":1}'), "--extra-body has no effect with --api realtime; remove it"),
+        (("--prompt", "Listen."), "--prompt has no effect with --api realtime; remove it"),
     ],
 )
 def test_invalid_realtime_options_give_a_one_line_error(

@@ -10,7 +10,6 @@ from typing import Any
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from asr_load.audio.payload import make_builder
 from asr_load.audio.shard import Shards, verify
 from asr_load.errors import InputError
 from asr_load.load.fleet import OPTION
@@ -25,7 +24,7 @@ from asr_load.threads import in_thread
 
 def check_format(settings: Settings, audio_format: str) -> None:
     """Raise InputError if clips of this format (one of AUDIO_FORMATS) cannot be sent with these settings."""
-    make_builder(settings.body, audio_format)
+    settings.request.in_format(audio_format)
     if settings.unique != "none" and audio_format != "wav":
         raise InputError(
             f"--data {settings.data} is {audio_format}, but --unique {settings.unique} needs WAV: prepare it as WAV, or"
@@ -86,7 +85,7 @@ class Checks:
             class_options = for_class(options, name, own)
             try:
                 settings = read_settings(class_options, host, secrets, *self._found(options, host))
-                make_builder(settings.body)
+                settings.request.in_format()
                 if settings.data not in opened:
                     opened[settings.data] = shards = Shards(settings.data)
                     # In a thread, so that this process can respond meanwhile, such as a master to its workers.

@@ -66,11 +66,13 @@ def ask_before_test(
     said: dict[str, Any] = {}
     if trial:
         said = ask_server(settings.host, settings.headers, settings.intake, settings.transport)
-        if DEFAULT_MODEL in {target.settings.body.model for target in targets.values()} and (model := only_model(said)):
+        if DEFAULT_MODEL in {target.settings.request.fields.model for target in targets.values()} and (
+            model := only_model(said)
+        ):
             models[settings.host] = model
             _say(f"using model {model}, the only one that {settings.host} lists")
             targets = check()[1]
-        for line in dict.fromkeys(target.settings.asked.line for target in targets.values()):
+        for line in dict.fromkeys(target.settings.request.line for target in targets.values()):
             _say(line)
         for name, target in targets.items():
             _warn_of_long_clips(target)
@@ -99,11 +101,11 @@ def wait_until_ready(settings: Settings, patience_s: float) -> None:
 
 
 def _warn_of_long_clips(target: Target) -> None:
-    asked, longest = target.settings.asked, float(target.lengths.max())
-    if asked.longest_s is not None and longest > asked.longest_s:
+    request, longest = target.settings.request, float(target.lengths.max())
+    if request.longest_s is not None and longest > request.longest_s:
         _say(
-            f"{asked.body.model} accepts clips of up to {asked.longest_s:g} s, but the longest of --data has"
-            f" {longest:.1f} s: prepare it with --max-duration {asked.longest_s:g} or --chunk-long"
+            f"{request.fields.model} accepts clips of up to {request.longest_s:g} s, but the longest of --data has"
+            f" {longest:.1f} s: prepare it with --max-duration {request.longest_s:g} or --chunk-long"
         )
 
 
@@ -162,7 +164,7 @@ def _trial(name: str, target: Target) -> Record:
 def _judge(record: Record, target: Target, said: Mapping[str, Any]) -> None:
     """Raise InputError if a trial does not allow the test. The trial, not the server's list, decides whether the server
     has the model; the list only improves the message."""
-    model = target.settings.body.model
+    model = target.settings.request.fields.model
     other = "" if model == DEFAULT_MODEL else unlisted(model, said)
     if record.outcome not in GOES_ON:
         raise InputError(_line(record, target.settings, other if record.outcome in OF_THE_MODEL else ""))
@@ -173,7 +175,7 @@ def _judge(record: Record, target: Target, said: Mapping[str, Any]) -> None:
     elif not record.streamed:
         raise InputError(
             "the response to a trial request was not streamed, so TTFT cannot be measured: does a proxy buffer it, or"
-            f" does the engine not stream responses of --api {target.settings.body.api}? {HINT}"
+            f" does the engine not stream responses of --api {target.settings.request.api.name}? {HINT}"
         )
 
 

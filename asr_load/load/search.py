@@ -116,7 +116,7 @@ class Stepper:
             slos=[slo.text for slo in settings.slos],
             most=self._settings.loop.rate or self._users,
             host=settings.host,
-            model=settings.body.model,
+            model=settings.request.fields.model,
             data_sha256=self._store.data_sha256,
             loop=asdict(settings.loop) if self._open else {},
             steps=self.steps,
@@ -345,7 +345,7 @@ def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
     asked: dict[str, tuple[Any, Any]] = {
         "--slo": (earlier.slos, [slo.text for slo in settings.slos]),
         "--host": (earlier.host, settings.host),
-        "--model": (earlier.model, settings.body.model),
+        "--model": (earlier.model, settings.request.fields.model),
         "the manifest of --data": (earlier.data_sha256, data_sha256),
         "the loop": (earlier.loop, asdict(settings.loop) if settings.loop.rate is not None else {}),
     }

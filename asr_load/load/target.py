@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 
 from asr_load.audio.clip import Clip
-from asr_load.audio.dither import NO_DITHER, new_dither
-from asr_load.audio.payload import make_builder
+from asr_load.audio.dither import NO_DITHER, Pieces, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.audio.trial import re_encoded
 from asr_load.errors import InputError
@@ -150,21 +149,13 @@ class RequestSource:
         """Nonces of clips that keep the same bytes during the test."""
         self._order, self._chosen = target.order(), target.chosen
         self._taken = 0
-        self._build, content_type = make_builder(settings.body, target.shards.audio_format)
-        self._url, self._text_format = settings.host + settings.endpoint, settings.asked.text_format
+        self._api = settings.request.in_format(target.shards.audio_format)
+        self._headers = {**self._api.headers, **settings.headers}
+        self._url, self._text_format = settings.host + settings.endpoint, settings.request.text_format
         live = settings.live
         self._live = None if live is None else LiveRequest(live, None, NO_DITHER)
         if live is not None:
             self._url = session_url(settings.host, settings.endpoint, live.dialect)
-            self._headers = settings.headers
-            return
-        self._headers = {
-            "Accept": "text/event-stream",
-            # A compressed stream would arrive in blocks instead of tokens.
-            "Accept-Encoding": "identity",
-            "Content-Type": content_type,
-            **settings.headers,
-        }
 
     def next_clip(self, job: Job) -> int:
         """The number of the next clip, until `take_clip` is called."""
@@ -190,7 +181,7 @@ class RequestSource:
 
     def _request(self, job: Job, clip: Clip, nonce: bytes, **more: Any) -> TranscriptionRequest:
         live = self._live and self._live._replace(clip=clip, nonce=nonce)
-        body = self._build(clip, nonce)
+        body = self._api.body(clip, nonce)
         return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, live=live, **more)
 
     def _nonce(self, number: int) -> bytes:
@@ -202,7 +193,7 @@ class RequestSource:
         """A request without a body, for the record of one that cannot be built."""
         return self._of_clip(job, [], "", reference="", audio_s=0.0, live=self._live, **more)
 
-    def _of_clip(self, job: Job, body: list[bytes | memoryview], clip: str, **more: Any) -> TranscriptionRequest:
+    def _of_clip(self, job: Job, body: Pieces, clip: str, **more: Any) -> TranscriptionRequest:
         return TranscriptionRequest(
             url=self._url,
             body=body,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from asr_load.apis import APIS
 from asr_load.apis.envelopes import TEXT_FORMATS
 from asr_load.apis.presets import PRESET_NAMES
-from asr_load.audio.payload import APIS
 from asr_load.options.option import Group, Option, Values, at_least, between, positive_seconds, seconds
 from asr_load.schedule.arrivals import KINDS
 from asr_load.shipped import SAMPLE
@@ -23,11 +23,7 @@ GROUPS: tuple[Group, ...] = (
             Option(
                 "--api",
                 help="API of the endpoint (auto: that of --endpoint or of the preset, else chat)",
-                explanation=(
-                    "`chat` sends audio as `audio_url` (SGLang, vLLM), `chat-input-audio` as OpenAI's "
-                    "`input_audio`. `transcriptions` posts a form to `/v1/audio/transcriptions`. `realtime` holds "
-                    "[WebSocket sessions](realtime.md)."
-                ),
+                explanation=" ".join(f"`{api.name}` {api.summary}." for api in APIS.values()),
                 choices=("auto", *APIS),
                 default="auto",
                 in_form=True,

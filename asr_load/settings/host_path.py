@@ -6,7 +6,9 @@ import re
 import shlex
 from urllib.parse import unquote_plus, urlsplit
 
-from asr_load.audio.payload import APIS, REALTIME
+from asr_load.apis import APIS
+from asr_load.apis.api import Api
+from asr_load.apis.realtime import Realtime
 from asr_load.errors import InputError
 from asr_load.http.server_info import MODELS, SECRET
 from asr_load.text import STRUCK
@@ -20,43 +22,40 @@ NEUTRAL = ("", VERSION, MODELS)
 _OWN = re.compile(rf"({VERSION}(/.*)?|/(models|docs|redoc|openapi\.json|health|metrics|version))$")
 """A path that belongs to a server, at the end of a path to which a gateway may have added a prefix."""
 
-INTENT = "intent=transcription"
-"""Query of a realtime session, which session_url adds itself."""
 
-
-def check_host_path(host: str, address: str, endpoint: str, api: str) -> None:
+def check_host_path(host: str, address: str, endpoint: str, api: type[Api]) -> None:
     """Raise InputError if `host` has another path than requests use, which is `endpoint` of `api` on the server at
     `address`. The message says what to type instead."""
     parts = urlsplit(host)
     path = parts.path.rstrip("/")
-    query = f"?{parts.query}" if parts.query and not (api == REALTIME and parts.query == INTENT) else ""
-    if parts.scheme in ("ws", "wss") and api != REALTIME:
+    query = f"?{parts.query}" if parts.query not in ("", api.query) else ""
+    if parts.scheme in ("ws", "wss") and not api.is_websocket:
         raise InputError(
             f"--host {parts.scheme}://{parts.netloc} is an address for realtime sessions, but this test uses --api"
-            f" {api}: add --api {REALTIME}, or use --host {address}"
+            f" {api.name}: add --api {Realtime.name}, or use --host {address}"
         )
     if path + query in (*NEUTRAL, endpoint.rstrip("/")):
         return
-    named = api_of_path(path)
-    if path in APIS.values() and not query:
-        if named != api and APIS[api] != path:
+    other = api_of_path(path)
+    if other is not None and other.path == path and not query:
+        if other.path != api.path:
             raise InputError(
-                f"--host {address}{path} is the path of --api {named}, but this test uses --api {api}: add --api"
-                f" {named}, or use --host {address}"
+                f"--host {address}{path} is the path of --api {other.name}, but this test uses --api {api.name}: add"
+                f" --api {other.name}, or use --host {address}"
             )
         raise InputError(f"--host {address}{path} and --endpoint {endpoint} differ: use --host {address}")
     prefix = _OWN.sub("", path)
-    if not (named or prefix or query):
+    if other is None and not (prefix or query):
         raise InputError(f"--host cannot have this path: use --host {address}")
-    if named:
-        whole, option = path, f" --api {named}" if APIS[named] != APIS[api] else ""
+    if other is not None:
+        whole, option = path, f" --api {other.name}" if other.path != api.path else ""
     else:
-        whole, option = f"{prefix}{APIS[api]}", ""
+        whole, option = f"{prefix}{api.path}", ""
     typed = shlex.quote(whole + without_secrets(query))
     raise InputError(f"--host cannot have this path: use --host {address} --endpoint {typed}{option}")
 
 
-def check_endpoint(path: str, api: str) -> str:
+def check_endpoint(path: str, api: type[Api]) -> str:
     """Return the path of --endpoint, which may be empty. Raises InputError if it is invalid or of another API."""
     if not path:
         return path
@@ -64,21 +63,22 @@ def check_endpoint(path: str, api: str) -> str:
     if "://" in path.partition("?")[0]:
         inner = shown.partition("://")[2].partition("/")[2]
         # A slash may belong to a password.
-        cure = f"/{inner}" if inner and "@" not in inner else APIS[api]
+        cure = f"/{inner}" if inner and "@" not in inner else api.path
         raise InputError(f"--endpoint needs a path, not an address: use --endpoint {shlex.quote(cure)}")
     if not (path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" #")):
         raise InputError(f"--endpoint {shown} is not a path such as /openai/v1/chat/completions")
-    named = api_of_path(path.partition("?")[0].rstrip("/"))
-    if named and APIS[named] != APIS[api]:
+    other = api_of_path(path.partition("?")[0].rstrip("/"))
+    if other is not None and other.path != api.path:
         raise InputError(
-            f"--endpoint {shown} is the path of --api {named}, but this test uses --api {api}: add --api {named}"
+            f"--endpoint {shown} is the path of --api {other.name}, but this test uses --api {api.name}: add --api"
+            f" {other.name}"
         )
     return path
 
 
-def api_of_path(path: str) -> str:
-    """The API of a path, under any prefix; empty if the path belongs to none."""
-    return next((api for api, own in APIS.items() if path.endswith(own.removeprefix(VERSION))), "")
+def api_of_path(path: str) -> type[Api] | None:
+    """The first API with a path, under any prefix; None if the path belongs to none."""
+    return next((api for api in APIS.values() if path.endswith(api.path.removeprefix(VERSION))), None)
 
 
 _FIELD = re.compile(r"(?P<name>[?&#][^=&#]*)=(?P<value>[^&#]*)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asr_load.apis import APIS
 from asr_load.shipped import command
 
 _MEANINGS = {
@@ -33,7 +34,7 @@ _MEANINGS = {
     ),
     "remove it, because every response is streamed": ("--streaming", "--stream"),
     "remove it: every response is streamed, because TTFT needs a stream": ("--no-stream", "--disable-stream"),
-    "--api takes chat, chat-input-audio, transcriptions or realtime": (
+    f"--api takes {', '.join(APIS)}": (
         "--backend", "--backend-type", "--api-backend", "--endpoint-type", "--request-type", "--task",
     ),
     "--model NAME names the model": ("--model-name", "--model-names", "--api-model-name", "--served-model-name"),

@@ -6,21 +6,21 @@ from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
+from asr_load.apis import APIS
+from asr_load.apis.api import Api, RequestFields
 from asr_load.apis.presets import LANGUAGE, Preset, preset_for
-from asr_load.audio.payload import APIS, REALTIME, BodyOptions
 from asr_load.errors import InputError
 from asr_load.languages import language_name, parse_language
 from asr_load.options.table import DEFAULT_PROMPT
 from asr_load.settings.host_path import api_of_path
 
-TRANSCRIPTIONS = "transcriptions"
-
 
 @dataclass(frozen=True)
-class Asked:
+class RequestSettings:
     """The content of requests, and how to read their responses."""
 
-    body: BodyOptions
+    api: type[Api]
+    fields: RequestFields
     text_format: str
     language: str
     """Language code from --language; empty without it."""
@@ -29,58 +29,75 @@ class Asked:
     longest_s: float | None
     """Longest clip that the model is known to accept, in seconds."""
 
+    def in_format(self, audio_format: str = "wav") -> Api:
+        """The requests with clips in one of AUDIO_FORMATS. Raises InputError if the API cannot send them, or if
+        --extra-body sets a field that the measurement depends on."""
+        return self.api(self.fields, audio_format)
+
     @property
     def line(self) -> str:
         """Describe the preset; empty without one."""
         if not self.preset:
             return ""
-        body = self.body
-        said = [f"--api {body.api}", f"prompt {body.prompt!r}" if body.prompt else "no prompt"]
-        said += ["before the audio"] if body.prompt and body.prompt_first else []
-        said += [f"--text-format {self.text_format}"] if self.text_format != "auto" else []
-        return f"preset {self.preset} for {body.model}: {', '.join(said)} (disable it with --preset none)"
+        fields = self.fields
+        used = [f"--api {self.api.name}", f"prompt {fields.prompt!r}" if fields.prompt else "no prompt"]
+        used += ["before the audio"] if fields.prompt and fields.prompt_first else []
+        used += [f"--text-format {self.text_format}"] if self.text_format != "auto" else []
+        return f"preset {self.preset} for {fields.model}: {', '.join(used)} (disable it with --preset none)"
 
 
-def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> Asked:
+def read_request(options: Namespace, model: str, extra: dict[str, Any]) -> RequestSettings:
     """Read the content of requests to a model. `extra`: the parsed --extra-body and --omit. Raises InputError."""
     name, preset = preset_for(options.preset, model) or ("", Preset(""))
-    api = options.api
-    if api == "auto":
-        named = api_of_path(options.endpoint.partition("?")[0].rstrip("/"))
-        api = named if named and APIS[named] != APIS[preset.api] else preset.api
-    # The prompt of a transcription is the preceding text, not an instruction.
-    is_chat = api not in (TRANSCRIPTIONS, REALTIME)
-    of_preset = bool(name) and api != REALTIME and is_chat is (preset.api != TRANSCRIPTIONS)
-    usual = preset.prompt if of_preset else DEFAULT_PROMPT if is_chat else ""
+    api = _api(options, preset)
+    is_prompt_of_preset = name and "--prompt" in api.accepts and api.is_instructed is APIS[preset.api].is_instructed
+    usual = preset.prompt if is_prompt_of_preset else DEFAULT_PROMPT if api.is_instructed else ""
     prompt = options.prompt if options.prompt != DEFAULT_PROMPT else usual
+    _check_accepted(api, options, prompt)
     language = parse_language(options.language) if options.language.strip() else ""
-    if api == REALTIME and prompt:
-        raise InputError("--prompt has no effect in realtime sessions; remove it")
-    if language and is_chat:
-        named = preset.prompt_for_language if prompt == usual else prompt
-        if LANGUAGE not in named:
+    if language and api.is_instructed:
+        naming = preset.prompt_for_language if prompt == usual else prompt
+        if LANGUAGE not in naming:
             raise InputError(
                 f"--language {options.language}: the prompt does not contain {LANGUAGE}: use --prompt"
                 f" '… {LANGUAGE} …', or --api transcriptions"
             )
-        prompt = named.replace(LANGUAGE, language_name(language))
+        prompt = naming.replace(LANGUAGE, language_name(language))
     elif LANGUAGE in prompt:
         raise InputError(f"--prompt contains {LANGUAGE}, but --language is missing")
-    if options.system and not is_chat:
-        raise InputError(f"--system only works in chat requests, not with --api {api}")
-    position = options.prompt_position or preset.prompt_position
-    if options.prompt_position and not is_chat:
-        raise InputError(f"--prompt-position only works in chat requests, not with --api {api}")
-    body = BodyOptions(
-        api=api,
+    fields = RequestFields(
         model=model,
         prompt=prompt,
         max_tokens=options.max_tokens,
-        extra={**({} if api == REALTIME else preset.extra_body), **extra},
+        extra={**(preset.extra_body if "--extra-body" in api.accepts else {}), **extra},
         system=options.system,
         temperature=options.temperature,
-        prompt_first=position == "before",
-        language="" if is_chat else language,
+        prompt_first=(options.prompt_position or preset.prompt_position) == "before",
+        language="" if api.is_instructed else language,
     )
     text_format = options.text_format if options.text_format != "auto" else preset.text_format
-    return Asked(body, text_format, language, name, preset.longest_s)
+    return RequestSettings(api, fields, text_format, language, name, preset.longest_s)
+
+
+def _api(options: Namespace, preset: Preset) -> type[Api]:
+    """The API of --api, else that of the path in --endpoint, else the preset's."""
+    if options.api != "auto":
+        return APIS[options.api]
+    api = APIS[preset.api]
+    of_path = api_of_path(options.endpoint.partition("?")[0].rstrip("/"))
+    return api if of_path is None or of_path.path == api.path else of_path
+
+
+def _check_accepted(api: type[Api], options: Namespace, prompt: str) -> None:
+    """Raise InputError for an option without an effect on the requests of this API."""
+    given = {
+        "--prompt": prompt,
+        "--system": options.system,
+        "--prompt-position": options.prompt_position,
+        "--language": options.language.strip(),
+        "--extra-body": options.extra_body,
+        "--omit": options.omit,
+    }
+    for option, value in given.items():
+        if value and option not in api.accepts:
+            raise InputError(f"{option} has no effect with --api {api.name}; remove it")

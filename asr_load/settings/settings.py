@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from asr_load.audio.payload import APIS, REALTIME, BodyOptions
+from asr_load.apis.api import Api
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
@@ -25,7 +25,7 @@ from asr_load.results.slo import Goodput, Slo, check_unit, parse_slos
 from asr_load.schedule.arrivals import Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.schedule.mix import parse_mix
 from asr_load.settings.host_path import check_endpoint, check_host_path, secrets_in, without_secrets
-from asr_load.settings.request import Asked, read_request
+from asr_load.settings.request import RequestSettings, read_request
 from asr_load.shipped import SAMPLE, sample
 from asr_load.text import MIN_SECRET, Intake
 
@@ -78,7 +78,7 @@ class Settings:
     endpoint: str
     """Path of requests, with a query if it has one."""
     data: Path
-    asked: Asked
+    request: RequestSettings
     server_model: str
     """The server's only model; empty if the server was not asked, or lists none."""
     server_dialect: str
@@ -118,10 +118,6 @@ class Settings:
     secrets: tuple[str, ...] = field(repr=False)
     """Words to remove from all text that the server sends."""
 
-    @property
-    def body(self) -> BodyOptions:
-        return self.asked.body
-
     @cached_property
     def intake(self) -> Intake:
         """The filter for text from this server and its proxy."""
@@ -131,23 +127,23 @@ class Settings:
     def in_effect(self) -> dict[str, Any]:
         """The same with the values that the test uses, where a preset or another option decides them, and without
         what could hold a secret."""
-        body, transport = self.body, self.transport
+        request, fields, transport = self.request, self.request.fields, self.transport
         return {
             **self.given,
-            "api": body.api,
+            "api": request.api.name,
             "endpoint": self.shown_endpoint,
-            "model": body.model,
+            "model": fields.model,
             "data": str(self.data),
-            "preset": self.asked.preset,
-            "prompt": body.prompt,
-            "prompt_position": "before" if body.prompt_first else "after",
-            "system": body.system,
-            "language": self.asked.language,
-            "text_format": self.asked.text_format,
-            "max_tokens": body.token_limit,
+            "preset": request.preset,
+            "prompt": fields.prompt,
+            "prompt_position": "before" if fields.prompt_first else "after",
+            "system": fields.system,
+            "language": request.language,
+            "text_format": request.text_format,
+            "max_tokens": request.api.token_limit(fields),
             "header": sorted(self.headers),
-            "extra_body": sorted(name for name, value in body.extra.items() if value is not None),
-            "omit": sorted(name for name, value in body.extra.items() if value is None),
+            "extra_body": sorted(name for name, value in fields.extra.items() if value is not None),
+            "omit": sorted(name for name, value in fields.extra.items() if value is None),
             "proxy": transport.proxy,
             "upstream": [f"{host}:{port}" for host, port in transport.upstream],
             "order": "shuffle" if self.shuffle else "sequential",
@@ -198,7 +194,7 @@ def read_settings(
         headers["Authorization"] = f"Bearer {_printable('the API key', key)}"
     _check(options)
     named = options.model if options.model != DEFAULT_MODEL or not model else model
-    asked = read_request(options, named, _extra_body(options.extra_body, options.omit))
+    request = read_request(options, named, _extra_body(options.extra_body, options.omit))
     loop = _loop(options)
     goodput = " ".join(" ".join(options.goodput).split())
     if goodput:
@@ -210,15 +206,15 @@ def read_settings(
     if options.seed and options.order == "sequential" and not loop.open and not options.sample:
         raise InputError("--seed has no effect with --order sequential; remove one of them")
     transport = _transport(options, host, secrets)
-    endpoint = _endpoint(options.endpoint, host or "", asked.body.api)
+    endpoint = _endpoint(options.endpoint, host or "", request.api)
     return Settings(
         host=check_host(host),
         endpoint=endpoint,
         data=_data_folder(options.data),
-        asked=asked,
+        request=request,
         server_model=model,
         server_dialect=dialect,
-        live=_live(options, asked, model, dialect) if asked.body.api == REALTIME else None,
+        live=_live(options, request, model, dialect) if request.api.is_websocket else None,
         unique=options.unique,
         reader=options.reader,
         requests=options.requests,
@@ -255,7 +251,7 @@ def read_settings(
     )
 
 
-def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> LiveOptions:
+def _live(options: Namespace, request: RequestSettings, server_model: str, found: str) -> LiveOptions:
     """Read the options of realtime sessions. `server_model`: the server's only model; `found`: the dialect of a trial
     session; both empty if unknown. Raises InputError."""
     server_vad = options.turn_detection == "server_vad"
@@ -270,8 +266,6 @@ def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> Li
         raise InputError(f"--utterances-per-session: a session of {dialect.name} has one transcript; remove the option")
     if options.reader == "plain":
         raise InputError("--reader plain only reads HTTP responses: use compiled or python with --api realtime")
-    if asked.body.extra:
-        raise InputError("--extra-body and --omit have no effect in realtime sessions; remove them")
     return LiveOptions(
         dialect=options.realtime_dialect,
         packet_s=options.packet_ms / 1e3,
@@ -280,8 +274,8 @@ def _live(options: Namespace, asked: Asked, server_model: str, found: str) -> Li
         server_vad=server_vad,
         utterances=options.utterances_per_session,
         # The server's model may be named like DEFAULT_MODEL.
-        model=server_model if asked.body.model == DEFAULT_MODEL else asked.body.model,
-        language=asked.body.language,
+        model=server_model if request.fields.model == DEFAULT_MODEL else request.fields.model,
+        language=request.fields.language,
         found=found,
     )
 
@@ -453,9 +447,9 @@ def _address(url: str) -> str | None:
     return f"{_HTTP[parts.scheme]}://{parts.netloc}" if parts and parts.scheme in _HTTP else None
 
 
-def _endpoint(path: str, host: str, api: str) -> str:
+def _endpoint(path: str, host: str, api: type[Api]) -> str:
     """The path of requests, with a query if it has one. Raises InputError."""
-    endpoint = check_endpoint(path, api) or APIS[api]
+    endpoint = check_endpoint(path, api) or api.path
     check_host_path(host, check_host(host), endpoint, api)
     return endpoint
 

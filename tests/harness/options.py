@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.options.parser import add_options
 from asr_load.settings.credentials import Credentials
+from asr_load.settings.request import RequestSettings, read_request
 from asr_load.settings.settings import Secrets, Settings, read_settings
 
 HOST = "http://127.0.0.1:30000"
@@ -24,3 +26,10 @@ def settings(*words: str, host: str | None = HOST) -> Settings:
     options = parse(*words)
     options.host = host
     return read_settings(options, host, Credentials(options).of(host) if host else Secrets())
+
+
+def request(model: str, extra: dict[str, Any] | None = None, **options: Any) -> RequestSettings:
+    """The content of requests to a model; `extra` is the parsed --extra-body."""
+    named = parse()
+    vars(named).update(options)
+    return read_request(named, model, extra or {})
