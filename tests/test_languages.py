@@ -210,9 +210,9 @@ def test_each_api_gets_the_language_in_its_form(text: str) -> None:
     for api in ("chat", "chat-input-audio"):
         chat = request("google/gemma-3n-E4B-it", api=api, language=text).fields
         assert (chat.prompt, chat.language) == ("Transcribe this audio into German:", "")
-    live = settings("--api", "realtime", "--language", text).live
-    assert live is not None
-    assert live.language == "de"
+    sessions = settings("--api", "realtime", "--language", text).realtime
+    assert sessions is not None
+    assert sessions.language == "de"
 
 
 def test_locust_refuses_an_unknown_language(clips: Path) -> None:

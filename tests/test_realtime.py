@@ -490,7 +490,7 @@ def test_sessions_through_a_proxy(spoken: Path, tmp_path: Path) -> None:
 
 
 def test_unsent_realtime_request_gets_a_realtime_record() -> None:
-    live = settings("--api", "realtime").live
+    live = settings("--api", "realtime").realtime
     request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=live)
     config = ExchangeConfig(Timeouts(1, 1, 1), 0)
     assert isinstance(never_sent(request, config, "client", "why"), LiveRecord)

@@ -80,7 +80,7 @@ class _Packets:
 def utterance(socket: _Socket, dialect: str = "vllm", *, ends_at: float = 2.0, ended: bool = True) -> _Utterance:
     """An utterance that has sent `ends_at` seconds of its audio and, if `ended`, the message that ends it."""
     began = time.perf_counter() - ends_at
-    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=settings("--api", "realtime").live)
+    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=settings("--api", "realtime").realtime)
     config = ExchangeConfig(Timeouts(60, 60, 60), 0)
     found = _Utterance(None, UserConnection(), request, config)  # type: ignore[arg-type]
     found.began, found.dialect = round(began * NS), dialect

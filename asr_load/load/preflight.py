@@ -19,7 +19,7 @@ from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.server_info import ask_server, flush_cache, only_model, unlisted, unready
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.table import DEFAULT_MODEL
-from asr_load.realtime.dialects import ALIKE
+from asr_load.realtime.dialects import ALIKE, LiveOptions
 from asr_load.realtime.session import transmit
 from asr_load.realtime.speech import piece_of
 from asr_load.results.verdict import what_failed
@@ -120,16 +120,16 @@ def _warn_of_old_data(target: Target) -> None:
 def _try(name: str, target: Target, said: Mapping[str, Any]) -> str:
     """Send a trial request. Returns the realtime dialect that the server accepted, if its first event left that open,
     else an empty string. Raises InputError if the server cannot serve the test."""
-    live = target.settings.live
-    if live is None or live.dialect != "auto":
+    realtime = target.settings.realtime
+    if realtime is None or realtime.dialect != "auto":
         _judge(_trial(name, target), target, said)
         return ""
-    first = _trial(name, _speaking(target, "sglang"))
+    first = _trial(name, _guessing(target, realtime, "sglang"))
     if first.outcome != "rejected" or _dialect(first) != "sglang":
         _judge(first, target, said)
         return _dialect(first) if _dialect(first) in ALIKE else ""
     _say(f"the server refused SGLang's realtime dialect ({first.error}): trying OpenAI's")
-    second = _trial(name, _speaking(target, "openai"))
+    second = _trial(name, _guessing(target, realtime, "openai"))
     if second.outcome == "rejected" and second.error != first.error:
         raise InputError(
             f"the server refused a trial session in SGLang's realtime dialect ({first.error}) and in OpenAI's"
@@ -139,11 +139,9 @@ def _try(name: str, target: Target, said: Mapping[str, Any]) -> str:
     return "openai"
 
 
-def _speaking(target: Target, dialect: str) -> Target:
+def _guessing(target: Target, realtime: LiveOptions, dialect: str) -> Target:
     """The target with this dialect for sessions whose first event leaves it open."""
-    assert target.settings.live is not None
-    live = replace(target.settings.live, found=dialect)
-    return replace(target, settings=replace(target.settings, live=live))
+    return replace(target, settings=replace(target.settings, realtime=replace(realtime, found=dialect)))
 
 
 def _dialect(record: Record) -> str:

@@ -214,7 +214,7 @@ class RunStore:
         asked = self._settings
         goodput = Goodput(asked.goodput) if asked.goodput else None
         accuracy = None if self.scoring.in_parts else Sample(self.scoring)  # parts are scored together after the test
-        self.live = Live(time.time(), DRAWN if asked.live is None else LIVE_DRAWN, goodput, accuracy, asked.slos)
+        self.live = Live(time.time(), DRAWN if asked.realtime is None else LIVE_DRAWN, goodput, accuracy, asked.slos)
 
     def _tick(self) -> None:
         while True:
@@ -249,7 +249,7 @@ class RunStore:
             ended=ended,
             host=settings.host,
             **option_fields(first.in_effect, OPTIONS),
-            realtime=msgspec.convert(first.live.told if first.live else {}, Speaking),
+            realtime=msgspec.convert(first.realtime.told if first.realtime else {}, Speaking),
             sent_before=self._sent_before,
             timeouts={name: getattr(settings.timeouts, name) for name in ("connect", "stall", "total")},
             data_sha256=shards.manifest_sha256,

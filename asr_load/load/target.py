@@ -130,7 +130,7 @@ class Targets(Mapping[str, Target]):
                 **option_fields(settings.in_effect, PER_USER_CLASS),
                 data_sha256=shards.manifest_sha256,
                 data_clips=len(target.chosen),
-                realtime=msgspec.convert(settings.live.told if settings.live else {}, Speaking),
+                realtime=msgspec.convert(settings.realtime.told if settings.realtime else {}, Speaking),
             )
             for name, target in self.items()
             for settings, shards in [(target.settings, target.shards)]
@@ -152,10 +152,11 @@ class RequestSource:
         self._api = settings.request.in_format(target.shards.audio_format)
         self._headers = {**self._api.headers, **settings.headers}
         self._url, self._text_format = settings.host + settings.endpoint, settings.request.text_format
-        live = settings.live
-        self._live = None if live is None else LiveRequest(live, None, NO_DITHER)
-        if live is not None:
-            self._url = session_url(settings.host, settings.endpoint, live.dialect)
+        self._session: LiveRequest | None = None
+        """The realtime request without its clip; None for other APIs."""
+        if settings.realtime is not None:
+            self._session = LiveRequest(settings.realtime, None, NO_DITHER)
+            self._url = session_url(settings.host, settings.endpoint, settings.realtime.dialect)
 
     def next_clip(self, job: Job) -> int:
         """The number of the next clip, until `take_clip` is called."""
@@ -180,9 +181,9 @@ class RequestSource:
         return self._request(job, re_encoded(clip, audio_format), NO_DITHER, **more)
 
     def _request(self, job: Job, clip: Clip, nonce: bytes, **more: Any) -> TranscriptionRequest:
-        live = self._live and self._live._replace(clip=clip, nonce=nonce)
+        session = self._session and self._session._replace(clip=clip, nonce=nonce)
         body = self._api.body(clip, nonce)
-        return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, live=live, **more)
+        return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, live=session, **more)
 
     def _nonce(self, number: int) -> bytes:
         if self._unique == "none":
@@ -191,7 +192,7 @@ class RequestSource:
 
     def without_body(self, job: Job, **more: Any) -> TranscriptionRequest:
         """A request without a body, for the record of one that cannot be built."""
-        return self._of_clip(job, [], "", reference="", audio_s=0.0, live=self._live, **more)
+        return self._of_clip(job, [], "", reference="", audio_s=0.0, live=self._session, **more)
 
     def _of_clip(self, job: Job, body: Pieces, clip: str, **more: Any) -> TranscriptionRequest:
         return TranscriptionRequest(

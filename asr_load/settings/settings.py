@@ -83,7 +83,7 @@ class Settings:
     """The server's only model; empty if the server was not asked, or lists none."""
     server_dialect: str
     """Realtime dialect in which the server accepted a trial session; empty without one."""
-    live: LiveOptions | None
+    realtime: LiveOptions | None
     """Options of realtime sessions; None for other APIs."""
     unique: str
     reader: str
@@ -214,7 +214,7 @@ def read_settings(
         request=request,
         server_model=model,
         server_dialect=dialect,
-        live=_live(options, request, model, dialect) if request.api.is_websocket else None,
+        realtime=_realtime(options, request, model, dialect) if request.api.is_websocket else None,
         unique=options.unique,
         reader=options.reader,
         requests=options.requests,
@@ -251,7 +251,7 @@ def read_settings(
     )
 
 
-def _live(options: Namespace, request: RequestSettings, server_model: str, found: str) -> LiveOptions:
+def _realtime(options: Namespace, request: RequestSettings, server_model: str, found: str) -> LiveOptions:
     """Read the options of realtime sessions. `server_model`: the server's only model; `found`: the dialect of a trial
     session; both empty if unknown. Raises InputError."""
     server_vad = options.turn_detection == "server_vad"
