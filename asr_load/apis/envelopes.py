@@ -1,18 +1,13 @@
 """Remove the envelope that some models put around a transcript, before scoring. No I/O.
 
 An envelope is removed only if the text begins with it. One that a model repeats for each segment is then removed
-everywhere. The formats are those of the models' cards and engines:
-
-- qwen-asr: `language English<asr_text>Hello`, for each segment; `language None` without speech (Qwen3-ASR).
-- glm: `The transcription of the audio is 'Hello'.` (GLM-ASR).
-- moss: `[0.00][S01]Hello[1.20]` (MOSS-Transcribe-Diarize).
-- think: `<think>The user wants …</think>Hello`, from reasoning models; without an end tag, everything is reasoning.
-- tags: `<|en|><|NEUTRAL|>Hello<|2.40|>`, special tokens that an engine does not remove (SenseVoice, Whisper).
+everywhere. The formats are those of the models' cards and engines. ENVELOPES declares each.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 _QWEN = re.compile(r"(?:\A\s*|\s*)language\s+([A-Za-z]+(?:[ -][A-Za-z]+)*)\s*<asr_text>\s*")
@@ -36,14 +31,15 @@ class Unwrapped(NamedTuple):
 
 def unwrap(raw: str, text_format: str = "auto") -> Unwrapped:
     """Remove the envelope that `text_format` (one of TEXT_FORMATS) names; auto: the one with which the text begins."""
-    for name, take in ENVELOPES.items():
-        if text_format in ("auto", name) and (taken := take(raw)) is not None:
-            text, start = taken
+    for name, envelope in ENVELOPES.items():
+        if text_format in ("auto", name) and (found := envelope.remove(raw)) is not None:
+            text, start = found
             return Unwrapped(text, name, start)
     return Unwrapped(raw, "raw", 0)
 
 
 def _qwen(raw: str) -> tuple[str, int] | None:
+    """Of Qwen3-ASR; `language None` without speech."""
     first = _QWEN.match(raw)
     if first is None:
         return None
@@ -54,6 +50,7 @@ def _qwen(raw: str) -> tuple[str, int] | None:
 
 
 def _glm(raw: str) -> tuple[str, int] | None:
+    """Of GLM-ASR."""
     first = _GLM.match(raw)
     if first is None:
         return None
@@ -67,6 +64,7 @@ def _glm(raw: str) -> tuple[str, int] | None:
 
 
 def _moss(raw: str) -> tuple[str, int] | None:
+    """Of MOSS-Transcribe-Diarize."""
     if _MOSS_BEGINS.match(raw) is None:
         return None
     text = " ".join(filter(None, map(str.strip, _MOSS.split(raw))))
@@ -77,20 +75,37 @@ def _moss(raw: str) -> tuple[str, int] | None:
 
 
 def _think(raw: str) -> tuple[str, int] | None:
+    """Of reasoning models: `<think>The user wants …</think>Hello`. Without an end tag, everything is reasoning."""
     thought = _THINK.match(raw)
     return None if thought is None else (raw[thought.end() :].strip(), thought.end())
 
 
 def _tags(raw: str) -> tuple[str, int] | None:
+    """Special tokens that an engine does not remove (SenseVoice, Whisper)."""
     at = 0
     while tag := _TAG.match(raw, at):
         at = tag.end()
     return (" ".join(filter(None, map(str.strip, _TAG.split(raw)))), at) if at else None
 
 
-ENVELOPES = {"qwen-asr": _qwen, "glm": _glm, "moss": _moss, "think": _think, "tags": _tags}
-"""For each envelope, a function that removes it. It returns the transcript and its start in the raw text, or None if
-the text does not begin with the envelope."""
+class Envelope(NamedTuple):
+    """An envelope that some models put around a transcript."""
+
+    remove: Callable[[str], tuple[str, int] | None]
+    """Takes the raw text. Returns the transcript and its start in the raw text; None if that does not begin with the
+    envelope."""
+    example: str
+    """Markdown for docs/options.md."""
+
+
+ENVELOPES = {
+    "qwen-asr": Envelope(_qwen, "`language English<asr_text>Hello`, in each segment."),
+    "glm": Envelope(_glm, "`The transcription of the audio is 'Hello'.`"),
+    "moss": Envelope(_moss, "`[0.00][S01]Hello[1.20]`."),
+    "think": Envelope(_think, "a block of reasoning before the transcript."),
+    "tags": Envelope(_tags, "`<|en|><|NEUTRAL|>Hello`."),
+}
+"""By name; `unwrap` tries them in this order."""
 
 TEXT_FORMATS = ("auto", "raw", *ENVELOPES)
 """Values of --text-format."""

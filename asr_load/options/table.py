@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asr_load.apis import APIS
-from asr_load.apis.envelopes import TEXT_FORMATS
+from asr_load.apis.envelopes import ENVELOPES, TEXT_FORMATS
 from asr_load.apis.presets import PRESET_NAMES
 from asr_load.options.option import Group, Option, Values, at_least, between, positive_seconds, seconds
 from asr_load.schedule.arrivals import KINDS
@@ -139,11 +139,10 @@ GROUPS: tuple[Group, ...] = (
                 "--text-format",
                 help="Output format of the model; its envelope is removed from transcripts",
                 explanation=(
-                    "`qwen-asr`: `language English<asr_text>Hello`, in each segment. `glm`: `The transcription of "
-                    "the audio is 'Hello'.` `moss`: `[0.00][S01]Hello[1.20]`. `think`: a block of reasoning before "
-                    "the transcript. `tags`: `<|en|><|NEUTRAL|>Hello`. `auto` detects the envelope at the start of "
-                    "the text; `raw` keeps the text as it is. The record keeps the original as `raw_text`, and "
-                    "`ttft_text` is the time to the first character after the envelope."
+                    f"{' '.join(f'`{name}`: {envelope.example}' for name, envelope in ENVELOPES.items())} `auto` "
+                    "detects the envelope at the start of the text; `raw` keeps the text as it is. The record keeps "
+                    "the original as `raw_text`, and `ttft_text` is the time to the first character after the "
+                    "envelope."
                 ),
                 choices=TEXT_FORMATS,
                 default="auto",
