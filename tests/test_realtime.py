@@ -348,7 +348,7 @@ def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> N
         (("--realtime-dialect", "omni", "--utterances-per-session", "2"), "a session of omni has one transcript"),
         (
             ("--realtime-dialect", "vllm", "--turn-detection", "server_vad", "--trailing-silence", "1"),
-            "cannot detect turns",
+            "--turn-detection server_vad does not work with vllm: remove it",
         ),
         (("--reader", "plain"), "--reader plain only reads HTTP responses"),
         (("--extra-body", '{"a":1}'), "--extra-body has no effect with --api realtime; remove it"),
