@@ -23,7 +23,7 @@ from asr_load.results.compare import (
     Run,
     broken_gates,
     compare,
-    one_is_live,
+    one_is_realtime,
     parse_gate,
 )
 from asr_load.results.comparison_report import markdown, print_comparison
@@ -390,8 +390,8 @@ def test_live_and_uploading_runs_are_comparable_only_with_their_like() -> None:
         UserClassInfo(name="Talks", api="realtime", realtime=speaks, **common),
     ]
     uploads, live, both = run_info(), run_info(realtime=speaks), run_info(user_classes=classes)
-    assert not any(one_is_live([info, info]) for info in (uploads, live, both))
-    assert all(one_is_live(pair) for pair in ([uploads, live], [uploads, both], [both, live]))
+    assert not any(one_is_realtime([info, info]) for info in (uploads, live, both))
+    assert all(one_is_realtime(pair) for pair in ([uploads, live], [uploads, both], [both, live]))
 
 
 def test_comparison_page_plots_each_metric_of_both_sides() -> None:

@@ -24,7 +24,7 @@ from asr_load.load.target import Targets
 from asr_load.options.table import OPTIONS
 from asr_load.results.accuracy import Sample
 from asr_load.results.earlier import earlier_runs
-from asr_load.results.live import DRAWN, LIVE_DRAWN, Live
+from asr_load.results.live import DRAWN, REALTIME_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Rules, Verdict, conclude
 from asr_load.results.runfile import Invocation, OpenLoop, RunInfo, Speaking, WorkerInfo, option_fields, write_run
@@ -214,7 +214,8 @@ class RunStore:
         asked = self._settings
         goodput = Goodput(asked.goodput) if asked.goodput else None
         accuracy = None if self.scoring.in_parts else Sample(self.scoring)  # parts are scored together after the test
-        self.live = Live(time.time(), DRAWN if asked.realtime is None else LIVE_DRAWN, goodput, accuracy, asked.slos)
+        drawn = DRAWN if asked.realtime is None else REALTIME_DRAWN
+        self.live = Live(time.time(), drawn, goodput, accuracy, asked.slos)
 
     def _tick(self) -> None:
         while True:

@@ -163,7 +163,7 @@ def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float =
     if not several and len(values) + len(baselines) > 2:
         raise InputError("a comparison needs one run on each side, or at least two on each side")
     found = _figures(values, baselines)
-    if one_is_live(run.info for run in (*values, *baselines)):
+    if one_is_realtime(run.info for run in (*values, *baselines)):
         found = [one for one in found if one.name in ACCURACY]
     audio = [record.audio_s for run in (*values, *baselines) for record in run.measured if record.ok and record.audio_s]
     # RTF is latency divided by clip length, so a small difference in latency changes it most for the shortest clip.
@@ -187,7 +187,7 @@ def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float =
 ACCURACY = ("wer", "cer", "error_rate")
 
 
-def one_is_live(infos: Iterable[RunInfo]) -> bool:
+def one_is_realtime(infos: Iterable[RunInfo]) -> bool:
     """Whether some runs were realtime and others uploads, or one was both. Latencies of realtime sessions include the
     time it takes to speak."""
     ways = ((info.realtime, *(each.realtime for each in info.user_classes)) for info in infos)
@@ -230,7 +230,7 @@ def point_figures(run: Run) -> dict[str, tuple[str, float | None]]:
     found: dict[str, tuple[str, float | None]] = {}
     for name in LATENCIES:
         row: Figures = getattr(summary, name)
-        if METRICS[name].live and not row.n:
+        if METRICS[name].is_realtime and not row.n:
             continue
         for statistic in STATISTICS:
             value = getattr(row, statistic)
@@ -541,7 +541,7 @@ FIELDS = {
 
 def _not_comparable(values: Sequence[Run], baselines: Sequence[Run]) -> list[str]:
     said = []
-    if one_is_live(run.info for run in (*values, *baselines)):
+    if one_is_realtime(run.info for run in (*values, *baselines)):
         said.append("one side is realtime and the other uploads: latencies and rates are not compared")
     for field, name in FIELDS.items():
         sides = [sorted({_text(getattr(run.info, field)) for run in own}) for own in (values, baselines)]

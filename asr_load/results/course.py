@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_load.results.live import CHARTED, DRAWN, LIVE_DRAWN
+from asr_load.results.live import CHARTED, DRAWN, REALTIME_DRAWN
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.stream.record import Record
@@ -38,7 +38,7 @@ def course(records: Sequence[Record], info: RunInfo, width: float) -> list[dict[
     for record in records:
         parts[min(int((record.end - first) / width), count - 1)].append(record)
     in_flight = _in_flight(records, first, width, count)
-    drawn = LIVE_DRAWN if info.realtime else DRAWN
+    drawn = REALTIME_DRAWN if info.realtime else DRAWN
     points = []
     for number, part in enumerate(parts):
         begin = first + number * width

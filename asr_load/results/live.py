@@ -22,7 +22,7 @@ from asr_load.stream.record import Record
 WINDOW_S = 10
 PERCENTILES = (50, 90, 95, 99)
 CHARTED = (50, 95, 99)
-DRAWN, LIVE_DRAWN = ("ttft", "e2el", "itl", "rtf"), ("ttft", "ttfs", "itl", "rtf_live")
+DRAWN, REALTIME_DRAWN = ("ttft", "e2el", "itl", "rtf"), ("ttft", "ttfs", "itl", "rtf_live")
 """Metrics with a chart, for requests over HTTP and for realtime sessions."""
 POINT = 7 + len(DRAWN) * len(CHARTED)
 STEP = math.log(1.005)
@@ -251,7 +251,7 @@ class Live:
         rows = []
         for metric in STREAMED:
             name, label = metric.name, metric.heading
-            if metric.live and not self._run[name].n:
+            if metric.is_realtime and not self._run[name].n:
                 continue
             seconds = (*self._window, *self._open.values())
             recent = np.concatenate([np.empty(0), *(second.values(name) for second in seconds)])

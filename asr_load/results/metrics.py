@@ -39,12 +39,12 @@ class Metric:
     in_seconds: bool = True
     usual: bool = True
     """Whether every run has the metric, whatever its load."""
-    live: bool = False
+    is_realtime: bool = False
     """Whether only realtime sessions have the metric."""
 
     def of(self, record: Record) -> Sequence[float]:
         """A record's values: none, one or several."""
-        if self.live and not isinstance(record, LiveRecord):
+        if self.is_realtime and not isinstance(record, LiveRecord):
             return ()
         value = self.get(record)
         if self.several:
@@ -54,7 +54,7 @@ class Metric:
 
     def values(self, records: Iterable[Record]) -> np.ndarray:
         """The values of all records, in order; shape (n,)."""
-        if self.live:
+        if self.is_realtime:
             records = (record for record in records if isinstance(record, LiveRecord))
         got = map(self.get, records)
         if self.several:
@@ -167,7 +167,7 @@ METRICS = {
             usual=False,
         ),
         *(
-            replace(metric, usual=False, live=True)
+            replace(metric, usual=False, is_realtime=True)
             for metric in (
                 Metric(
                     "ttfs",

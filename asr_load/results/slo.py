@@ -18,7 +18,7 @@ from asr_load.stream.record import Record
 
 OF_VALUES = (
     "ttft", "itl", "tpot", "e2el", "lag", "rtf",
-    *(metric.name for metric in METRICS.values() if metric.live),
+    *(metric.name for metric in METRICS.values() if metric.is_realtime),
 )  # fmt: skip
 """Metrics with one or more values per request."""
 

@@ -20,7 +20,7 @@ from asr_load.files import write_atomically
 from asr_load.results import plots, sound, tables
 from asr_load.results.accuracy import measure, wholes
 from asr_load.results.capacity import Capacity
-from asr_load.results.compare import Comparison, one_is_live
+from asr_load.results.compare import Comparison, one_is_realtime
 from asr_load.results.comparison_report import comparison_table
 from asr_load.results.course import course, in_flight_at_start, span, stretches, width_for
 from asr_load.results.figures import figures_of
@@ -90,7 +90,7 @@ def comparison_page(comparison: Comparison, values: Sequence[Finished], baseline
     """comparison.html: the warnings, the figures, and the distributions of both sides in one chart."""
     sides = [[record for run in own for record in _measured(run).sound if record.ok] for own in (values, baselines)]
     drawn = []
-    if not one_is_live(run.info for run in (*values, *baselines)):
+    if not one_is_realtime(run.info for run in (*values, *baselines)):
         own, other = ({plot.title: plot for plot in plots.distributions(side, ())} for side in sides)
         for title in (title for title in own if title in other):
             names = [("value", own[title].series[0]), ("baseline", other[title].series[0])]
