@@ -18,7 +18,7 @@ import time
 import pybase64
 from websockets.frames import Frame, Opcode
 
-from asr_load.realtime.dialects import DIALECTS, RATE, LiveOptions
+from asr_load.realtime.dialects import DIALECTS, RATE, RealtimeOptions
 
 BEGIN_PER_S = 100
 
@@ -31,7 +31,7 @@ def main() -> None:
     address, sessions, seconds, packet_ms = sys.argv[1:]
     host, _, port = address.rpartition(":")
     vllm, packet_s = DIALECTS["vllm"], float(packet_ms) / 1e3
-    options = LiveOptions("vllm", packet_s, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
+    options = RealtimeOptions("vllm", packet_s, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
     opening = b"".join(map(_frame, [*vllm.configure(options, RATE), *vllm.begin()]))
     packet, ending = _frame(vllm.append(pybase64.b64encode(os.urandom(2 * round(packet_s * RATE))))), _frame(vllm.end())
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"

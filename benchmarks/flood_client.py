@@ -22,9 +22,9 @@ from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
-from asr_load.realtime.dialects import LiveOptions
+from asr_load.realtime.dialects import RealtimeOptions
 from asr_load.realtime.session import transmit
-from asr_load.realtime.speech import LiveRequest
+from asr_load.realtime.speech import RealtimeRequest
 from benchmarks.flood_server import FLOODS, PHASES
 
 TICK_S, LIMIT_S = 0.001, 60.0
@@ -35,8 +35,8 @@ def main() -> None:
     url, reader, clips, authority = sys.argv[1:]
     user_connection = UserConnection()
     user_connection.reader_factory = getattr(socket_reader, reader)
-    options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
-    live = LiveRequest(options, Shards(Path(clips))[0], b"")
+    options = RealtimeOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
+    live = RealtimeRequest(options, Shards(Path(clips))[0], b"")
     config = ExchangeConfig(Timeouts(LIMIT_S, LIMIT_S, LIMIT_S), 0, transport=Transport(authority))
     late = {}
     gc.collect()

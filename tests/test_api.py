@@ -8,6 +8,7 @@ import pytest
 
 from asr_load.apis import APIS
 from asr_load.apis.api import RequestFields
+from asr_load.apis.realtime import session_url
 from asr_load.audio.dither import NO_DITHER
 from asr_load.errors import InputError
 from harness.audio import clip
@@ -76,3 +77,15 @@ def test_headers_ask_for_an_uncompressed_stream_unless_in_a_session(name: str) -
     expected = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Content-Type": api.content_type}
     assert api.headers == ({} if api.is_websocket else expected)
     assert bool(body(name)) is not api.is_websocket
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint", "dialect", "url"),
+    [
+        ("http://h:1", "/v1/realtime", "vllm", "ws://h:1/v1/realtime"),
+        ("https://h", "/v1/realtime", "openai", "wss://h/v1/realtime?intent=transcription"),
+        ("https://h", "/v1/realtime?model=m", "openai", "wss://h/v1/realtime?model=m"),
+    ],
+)
+def test_url_of_sessions_has_an_intent_unless_it_has_a_query(host: str, endpoint: str, dialect: str, url: str) -> None:
+    assert session_url(host, endpoint, dialect) == url

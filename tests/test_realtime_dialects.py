@@ -18,13 +18,13 @@ from asr_load.http.failure import Failure
 from asr_load.http.socket_reader import compiled, python
 from asr_load.http.transport import Transport
 from asr_load.languages import joined
-from asr_load.realtime.dialects import DIALECTS, LiveOptions, choose, told_by
+from asr_load.realtime.dialects import DIALECTS, RealtimeOptions, choose, told_by
 from asr_load.realtime.heard import MOST_KINDS, OTHER, Event, Heard, error_words, read_event
-from asr_load.realtime.session import LiveSession
+from asr_load.realtime.session import RealtimeSession
 from asr_load.realtime.socket import Socket
 from asr_load.stream.reader import ProtocolError
 
-OPTIONS = LiveOptions(
+OPTIONS = RealtimeOptions(
     dialect="auto", packet_s=0.1, pace=1, silence_s=0, server_vad=False, utterances=1, model="m", language="en"
 )
 ITEM = "conversation.item.input_audio_transcription"
@@ -447,6 +447,6 @@ class _Kept:
     ],
 )
 def test_kept_session_continues_after_events_but_not_after_an_error(kept: _Kept, goes_on: bool) -> None:
-    session = LiveSession(kept, DIALECTS["vllm"], "", "")  # type: ignore[arg-type]
+    session = RealtimeSession(kept, DIALECTS["vllm"], "", "")  # type: ignore[arg-type]
     assert session.can_go_on() is goes_on
     assert not (goes_on and kept.messages)

@@ -17,7 +17,7 @@ from asr_load.http.failure import Failure
 from asr_load.http.timeouts import Timeouts
 from asr_load.realtime import session
 from asr_load.realtime.dialects import DIALECTS
-from asr_load.realtime.session import LiveSession, _Utterance
+from asr_load.realtime.session import RealtimeSession, _Utterance
 from asr_load.stream.reader import ProtocolError
 from asr_load.stream.record import LiveRecord
 from asr_load.stream.timing import NS
@@ -131,7 +131,7 @@ def test_messages_after_a_protocol_error_are_ignored() -> None:
     found = utterance(_Socket([DELTA, b"{", DONE], [DONE]))
     assert found.socket is not None
     with pytest.raises(ProtocolError) as raised:
-        found._await_final(LiveSession(found.socket, DIALECTS["vllm"], "", ""))
+        found._await_final(RealtimeSession(found.socket, DIALECTS["vllm"], "", ""))
     found._ended_by(raised.value, NO_LIMIT)
     assert found.outcome == "protocol"
 
@@ -161,7 +161,7 @@ def test_turn_ended_by_the_server_is_complete_without_all_silence_sent(
 def test_close_after_a_complete_turn_is_a_success(ends_at: float, outcome: str) -> None:
     socket = _Socket(TURN, close_code=1011)
     found = utterance(socket, "openai", ends_at=ends_at, ended=False)
-    found._await_final(LiveSession(socket, DIALECTS["openai"], "", ""))  # type: ignore[arg-type]
+    found._await_final(RealtimeSession(socket, DIALECTS["openai"], "", ""))  # type: ignore[arg-type]
     assert found.outcome == outcome
 
 
@@ -186,13 +186,13 @@ def test_final_text_before_the_end_of_the_audio_does_not_count(monkeypatch: pyte
     found._hear(found.socket, DIALECTS["vllm"])
     found.audio_ended, found.is_ended = time.perf_counter_ns(), True
     with pytest.raises(Failure, match="before the audio had ended") as raised:
-        found._await_final(LiveSession(found.socket, DIALECTS["vllm"], "", ""))
+        found._await_final(RealtimeSession(found.socket, DIALECTS["vllm"], "", ""))
     assert raised.value.outcome == "no_final"
     # In a later utterance of a session, such a text belongs to the earlier one, and the utterance waits for its own.
     later = utterance(_Socket([DONE]))
     later.heard.is_early = True
     assert later.socket is not None
-    later._await_final(LiveSession(later.socket, DIALECTS["vllm"], "", "", utterances=1))
+    later._await_final(RealtimeSession(later.socket, DIALECTS["vllm"], "", "", utterances=1))
     assert later.outcome == "ok"
 
 
@@ -202,7 +202,7 @@ def test_unanswered_commit_is_not_waited_for_when_all_turns_are_done(monkeypatch
     assert found.socket is not None
     at = time.perf_counter_ns()
     found.socket.messages += [(json.dumps(event).encode(), at) for event in TURN]
-    found._await_final(LiveSession(found.socket, DIALECTS["openai"], "", ""))
+    found._await_final(RealtimeSession(found.socket, DIALECTS["openai"], "", ""))
     assert (found.outcome, found.heard.final_at) == ("ok", at)
 
 
@@ -212,9 +212,9 @@ def test_empty_commit_after_a_complete_transcript_is_not_an_error(events: list[A
     for order in ([*events[:-1], empty, events[-1]], [*events, empty]):
         found = utterance(_Socket(order), "openai")
         assert found.socket is not None
-        found._await_final(LiveSession(found.socket, DIALECTS["openai"], "", ""))
+        found._await_final(RealtimeSession(found.socket, DIALECTS["openai"], "", ""))
         assert (found.outcome, found.heard.text, found.heard.events["error"]) == ("ok", "hello", 1)
     alone = utterance(_Socket([empty], close_code=1000), "openai")
     assert alone.socket is not None
-    alone._await_final(LiveSession(alone.socket, DIALECTS["openai"], "", ""))
+    alone._await_final(RealtimeSession(alone.socket, DIALECTS["openai"], "", ""))
     assert (alone.outcome, alone.error) == ("stream_error", "input_audio_buffer_commit_empty: buffer too small")

@@ -19,17 +19,17 @@ from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import convert, end_of_speech
 from asr_load.audio.dither import NO_DITHER, dithered, new_dither
 from asr_load.realtime import speech
-from asr_load.realtime.dialects import DIALECTS, LiveOptions
+from asr_load.realtime.dialects import DIALECTS, RealtimeOptions
 from asr_load.realtime.pacer import TICK_S, Pacer, Packets
-from asr_load.realtime.speech import LiveRequest, Speech, speech_of
+from asr_load.realtime.speech import RealtimeRequest, Speech, speech_of
 from asr_load.stream.limits import TURN_S
 from conftest import noise
 from harness.audio import clip, encoded
 
 
 def spoken(clip: Clip, nonce: bytes = NO_DITHER, silence_s: float = 0.0, rates: tuple[int, ...] = (16000,)) -> Speech:
-    options = LiveOptions("vllm", 0.1, 1.0, silence_s, server_vad=False, utterances=1, model="", language="")
-    return speech_of(LiveRequest(options, clip, nonce), rates)
+    options = RealtimeOptions("vllm", 0.1, 1.0, silence_s, server_vad=False, utterances=1, model="", language="")
+    return speech_of(RealtimeRequest(options, clip, nonce), rates)
 
 
 def samples(clip: Clip, nonce: bytes = NO_DITHER) -> bytes:

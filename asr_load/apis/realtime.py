@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from asr_load.apis.api import Api
 from asr_load.audio.clip import Clip
 from asr_load.audio.dither import Pieces
@@ -24,3 +26,10 @@ class Realtime(Api):
     @property
     def headers(self) -> dict[str, str]:
         return {}
+
+
+def session_url(host: str, endpoint: str, dialect: str) -> str:
+    """The WebSocket URL of sessions, by the server's HTTP URL. Dialects except vLLM's and SGLang's need a query."""
+    scheme, _, place = host.partition("://")
+    query = "" if dialect in ("vllm", "sglang") or urlsplit(endpoint).query else f"?{Realtime.query}"
+    return f"{'wss' if scheme == 'https' else 'ws'}://{place}{endpoint}{query}"

@@ -81,7 +81,7 @@ class TranscriptionRequest:
     retry_of: int | None = None
     """Number of the request that this one retries."""
     live: Any = None
-    """The LiveRequest of a realtime session."""
+    """The RealtimeRequest of a realtime session."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.server_info import ask_server, flush_cache, only_model, unlisted, unready
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.table import DEFAULT_MODEL
-from asr_load.realtime.dialects import ALIKE, LiveOptions
+from asr_load.realtime.dialects import ALIKE, RealtimeOptions
 from asr_load.realtime.session import transmit
 from asr_load.realtime.speech import piece_of
 from asr_load.results.verdict import what_failed
@@ -139,7 +139,7 @@ def _try(name: str, target: Target, said: Mapping[str, Any]) -> str:
     return "openai"
 
 
-def _guessing(target: Target, realtime: LiveOptions, dialect: str) -> Target:
+def _guessing(target: Target, realtime: RealtimeOptions, dialect: str) -> Target:
     """The target with this dialect for sessions whose first event leaves it open."""
     return replace(target, settings=replace(target.settings, realtime=replace(realtime, found=dialect)))
 

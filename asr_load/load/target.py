@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
+from asr_load.apis.realtime import session_url
 from asr_load.audio.clip import Clip
 from asr_load.audio.dither import NO_DITHER, Pieces, new_dither
 from asr_load.audio.shard import Shards
@@ -18,8 +19,7 @@ from asr_load.audio.trial import re_encoded
 from asr_load.errors import InputError
 from asr_load.http.exchange import TranscriptionRequest, request_headers
 from asr_load.options.table import PER_USER_CLASS
-from asr_load.realtime.session import session_url
-from asr_load.realtime.speech import LiveRequest
+from asr_load.realtime.speech import RealtimeRequest
 from asr_load.results.runfile import Speaking, UserClassInfo, option_fields
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from asr_load.schedule.work import ClipOrder, Job
@@ -152,10 +152,10 @@ class RequestSource:
         self._api = settings.request.in_format(target.shards.audio_format)
         self._headers = {**self._api.headers, **settings.headers}
         self._url, self._text_format = settings.host + settings.endpoint, settings.request.text_format
-        self._session: LiveRequest | None = None
+        self._session: RealtimeRequest | None = None
         """The realtime request without its clip; None for other APIs."""
         if settings.realtime is not None:
-            self._session = LiveRequest(settings.realtime, None, NO_DITHER)
+            self._session = RealtimeRequest(settings.realtime, None, NO_DITHER)
             self._url = session_url(settings.host, settings.endpoint, settings.realtime.dialect)
 
     def next_clip(self, job: Job) -> int:

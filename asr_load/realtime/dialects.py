@@ -22,7 +22,7 @@ OPENAI_HOST = "openai.com"
 
 
 @dataclass(frozen=True)
-class LiveOptions:
+class RealtimeOptions:
     """Options of realtime sessions."""
 
     dialect: str
@@ -71,7 +71,7 @@ class Dialect:
     longest_s: ClassVar[float | None] = None
     """Maximum seconds of audio between two commits."""
 
-    def configure(self, options: LiveOptions, rate: int) -> list[bytes]:
+    def configure(self, options: RealtimeOptions, rate: int) -> list[bytes]:
         raise NotImplementedError
 
     def begin(self) -> list[bytes]:
@@ -109,7 +109,7 @@ class Vllm(Dialect):
     name = "vllm"
     acknowledges = False
 
-    def configure(self, options: LiveOptions, rate: int) -> list[bytes]:  # noqa: ARG002
+    def configure(self, options: RealtimeOptions, rate: int) -> list[bytes]:  # noqa: ARG002
         return [_encode({"type": "session.update", "model": options.model or "default"})]
 
     def begin(self) -> list[bytes]:
@@ -145,7 +145,7 @@ class OpenAi(Dialect):
     rates: ClassVar[tuple[int, ...]] = (24000,)
     has_vad = True
 
-    def configure(self, options: LiveOptions, rate: int) -> list[bytes]:
+    def configure(self, options: RealtimeOptions, rate: int) -> list[bytes]:
         transcription = {"model": options.model or None}
         if options.language:
             transcription["language"] = options.language
@@ -215,7 +215,7 @@ class Omni(Dialect):
     has_vad = True
     alone = True
 
-    def configure(self, options: LiveOptions, rate: int) -> list[bytes]:  # noqa: ARG002
+    def configure(self, options: RealtimeOptions, rate: int) -> list[bytes]:  # noqa: ARG002
         session: dict[str, Any] = {"turn_detection": {"type": "server_vad"} if options.server_vad else None}
         if options.language:
             session["language"] = options.language

@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import gevent
 import numpy as np
@@ -34,7 +33,7 @@ from asr_load.http.failure import LAST_LOOK_S, Failure, client_want
 from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
-from asr_load.realtime.dialects import DIALECTS, Dialect, LiveOptions, choose
+from asr_load.realtime.dialects import DIALECTS, Dialect, RealtimeOptions, choose
 from asr_load.realtime.heard import Event, Heard, error_words, read_event, text_in
 from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
@@ -71,7 +70,7 @@ def transmit(
 
 
 @dataclass
-class LiveSession:
+class RealtimeSession:
     """A session that is ready for audio."""
 
     socket: Socket
@@ -207,14 +206,14 @@ class _Utterance:
             self.user_connection.may_retry = bool(retry_after)
 
     def _leave(self, *, keep: bool) -> None:
-        session: LiveSession | None = self.user_connection.session
+        session: RealtimeSession | None = self.user_connection.session
         if session is None:
             if self.socket is not None:
                 self.socket.drop()
             return
         session.utterances += 1
         session.items |= self.heard.items.keys()
-        live: LiveOptions = self.request.live.options
+        live: RealtimeOptions = self.request.live.options
         if not keep or session.dialect.alone or session.utterances >= live.utterances:
             self.user_connection.session = None
             if self.outcome in ("unfinished", "timeout"):
@@ -223,7 +222,7 @@ class _Utterance:
                 session.close()
 
     def _speak(self) -> None:
-        live: LiveOptions = self.request.live.options
+        live: RealtimeOptions = self.request.live.options
         session = self.user_connection.session
         if session is None or session.url != self.request.url or not session.can_go_on():
             self._leave_old(session)
@@ -240,12 +239,12 @@ class _Utterance:
         self._send_speech(session, speech, live)
         self._await_final(session)
 
-    def _leave_old(self, session: LiveSession | None) -> None:
+    def _leave_old(self, session: RealtimeSession | None) -> None:
         self.user_connection.session = None
         if session is not None:
             session.close()
 
-    def _open(self, live: LiveOptions) -> LiveSession:
+    def _open(self, live: RealtimeOptions) -> RealtimeSession:
         """Connect, shake hands, and detect the dialect. Raises Failure and ProtocolError."""
         request, limits = self.request, self.config.limits
         transport = self.config.transport.of_client(self.client, over_http(request.url))
@@ -269,14 +268,14 @@ class _Utterance:
         if live.server_vad and not dialect.has_vad:
             hint = f" ({GUESS})" if live.is_guess(dialect) else ""
             raise Failure("rejected", f"{dialect.name} cannot detect turns: use --turn-detection none{hint}")
-        return LiveSession(self.socket, dialect, self.session_id, request.url)
+        return RealtimeSession(self.socket, dialect, self.session_id, request.url)
 
     def _headers(self, transport: Transport) -> dict[str, str]:
         prepared = prepare(self.client, self.user_connection, self.request, transport)  # and the locustfile's headers
         common = {name: str(value) for name, value in prepared.headers.items() if name.lower() not in OF_A_CONNECTION}
         return {**common, **self.request.own_headers}
 
-    def _configure(self, session: LiveSession, speech: Speech, live: LiveOptions) -> None:
+    def _configure(self, session: RealtimeSession, speech: Speech, live: RealtimeOptions) -> None:
         """Configure the session. Raises Failure and ProtocolError."""
         for message in session.dialect.configure(live, speech.rate):
             session.socket.send(message)
@@ -320,7 +319,7 @@ class _Utterance:
             socket.listen(until)
         return not socket.is_open or bool(socket.messages)
 
-    def _send_speech(self, session: LiveSession, speech: Speech, live: LiveOptions) -> None:
+    def _send_speech(self, session: RealtimeSession, speech: Speech, live: RealtimeOptions) -> None:
         socket, dialect, pace = session.socket, session.dialect, live.pace
         for message in dialect.begin():
             socket.send(message)
@@ -400,7 +399,7 @@ class _Utterance:
         """Note when the text became final, at the earliest at the end of speech: before that, nobody waits for it."""
         self.heard.final_at = max(self.heard.done_at, self.speech_ended or 0)
 
-    def _await_final(self, session: LiveSession) -> None:
+    def _await_final(self, session: RealtimeSession) -> None:
         socket, heard = session.socket, self.heard
         stall = self.config.limits.stall
         self._hear(socket, session.dialect)
@@ -519,10 +518,3 @@ def _spread(lags: list[float]) -> SendLag:
     ordered = np.sort(lags)  # np.percentile takes ten times as long
     p50, p99 = np.interp([0.5, 0.99], np.linspace(0, 1, len(lags)), ordered).tolist()
     return {"p50": p50, "p99": p99, "max": max(lags)}
-
-
-def session_url(host: str, endpoint: str, dialect: str) -> str:
-    """The WebSocket URL of sessions, by the server's HTTP URL. Dialects except vLLM's and SGLang's need an intent."""
-    scheme, _, place = host.partition("://")
-    query = "" if dialect in ("vllm", "sglang") or urlsplit(endpoint).query else "?intent=transcription"
-    return f"{'wss' if scheme == 'https' else 'ws'}://{place}{endpoint}{query}"

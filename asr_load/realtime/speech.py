@@ -17,7 +17,7 @@ import soxr
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import HEADER_WORDS, convert, end_of_speech
 from asr_load.audio.dither import DITHER_EVERY_S, NO_DITHER, flipped, mask_of
-from asr_load.realtime.dialects import LiveOptions
+from asr_load.realtime.dialects import RealtimeOptions
 from asr_load.threads import in_thread
 
 NOISE = 8
@@ -30,10 +30,10 @@ KEPT_BYTES = 256 << 20
 """Maximum bytes of resampled clips in the cache."""
 
 
-class LiveRequest(NamedTuple):
+class RealtimeRequest(NamedTuple):
     """A clip to send in a realtime session."""
 
-    options: LiveOptions
+    options: RealtimeOptions
     clip: Clip | None
     """None if it cannot be read."""
     nonce: bytes
@@ -80,7 +80,7 @@ class Speech(NamedTuple):
         return pcm
 
 
-def speech_of(request: LiveRequest, rates: tuple[int, ...]) -> Speech:
+def speech_of(request: RealtimeRequest, rates: tuple[int, ...]) -> Speech:
     """The speech of a clip at one of `rates`, with the silence of its options. Resamples a clip of another rate once,
     in a thread, so call this before the clock starts."""
     clip, silence_s = request.clip, request.options.silence_s

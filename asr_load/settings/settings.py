@@ -20,7 +20,7 @@ from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
 from asr_load.options.table import DEFAULT_MODEL, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
-from asr_load.realtime.dialects import DIALECTS, LiveOptions
+from asr_load.realtime.dialects import DIALECTS, RealtimeOptions
 from asr_load.results.slo import Goodput, Slo, check_unit, parse_slos
 from asr_load.schedule.arrivals import Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.schedule.mix import parse_mix
@@ -83,7 +83,7 @@ class Settings:
     """The server's only model; empty if the server was not asked, or lists none."""
     server_dialect: str
     """Realtime dialect in which the server accepted a trial session; empty without one."""
-    realtime: LiveOptions | None
+    realtime: RealtimeOptions | None
     """Options of realtime sessions; None for other APIs."""
     unique: str
     reader: str
@@ -251,7 +251,7 @@ def read_settings(
     )
 
 
-def _realtime(options: Namespace, request: RequestSettings, server_model: str, found: str) -> LiveOptions:
+def _realtime(options: Namespace, request: RequestSettings, server_model: str, found: str) -> RealtimeOptions:
     """Read the options of realtime sessions. `server_model`: the server's only model; `found`: the dialect of a trial
     session; both empty if unknown. Raises InputError."""
     server_vad = options.turn_detection == "server_vad"
@@ -266,7 +266,7 @@ def _realtime(options: Namespace, request: RequestSettings, server_model: str, f
         raise InputError(f"--utterances-per-session: a session of {dialect.name} has one transcript; remove the option")
     if options.reader == "plain":
         raise InputError("--reader plain only reads HTTP responses: use compiled or python with --api realtime")
-    return LiveOptions(
+    return RealtimeOptions(
         dialect=options.realtime_dialect,
         packet_s=options.packet_ms / 1e3,
         pace=options.pace,

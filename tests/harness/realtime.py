@@ -19,9 +19,9 @@ from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
-from asr_load.realtime.dialects import LiveOptions
+from asr_load.realtime.dialects import RealtimeOptions
 from asr_load.realtime.session import transmit
-from asr_load.realtime.speech import LiveRequest
+from asr_load.realtime.speech import RealtimeRequest
 from asr_load.stream.record import Record
 from harness.audio import clip
 from harness.peer import LIMITS, READERS, TLS, ca_file
@@ -49,8 +49,8 @@ def utter(url: str, way: str = "compiled", limits: Timeouts = LIMITS, proxy: str
     """Send an utterance of half a second in vLLM's dialect, from this process. `way` is one of WAYS."""
     user_connection = UserConnection()
     user_connection.reader_factory = READERS[way.removesuffix(TLS)]
-    options = LiveOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
-    live = LiveRequest(options, clip(), NO_DITHER)
+    options = RealtimeOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
+    live = RealtimeRequest(options, clip(), NO_DITHER)
     request = TranscriptionRequest(url, [], {}, "a", "", 0.5, 0, 0, 0, live=live)
     config = ExchangeConfig(limits, 0, transport=Transport(ca_file(), proxy=proxy))
     with requests.Session() as session:
