@@ -18,7 +18,7 @@ VERBS = {
     ),
     "capacity": ("locustfiles/capacity.py", "find the highest load at which every --slo holds"),
     "bench": ("asr_load.bench", "send every clip of a data set once, and print the summary"),
-    "report": ("asr_load.report", "rewrite the summary and report of a run, or compare it with others"),
+    "report": ("asr_load.report.main", "rewrite the summary and report of a run, or compare it with others"),
     "calibrate": ("asr_load.selftest.calibrate", "measure how many streams this machine can receive accurately"),
     "serve": ("asr_server.main", "start a server to test against"),
     "options": ("asr_load.load.options_page", "list the options that asr-load adds to Locust's"),

@@ -16,8 +16,8 @@ from asr_load import signals
 from asr_load.errors import InputError
 
 if TYPE_CHECKING:
+    from asr_load.report.tables import Table
     from asr_load.results.compare import Run
-    from asr_load.results.tables import Table
 
 MOST = 100
 
@@ -53,10 +53,9 @@ def run_repeatedly(command: Sequence[str], times: int) -> int:
     Returns the highest exit code. A code other than 0, 1 or that of the run's verdict ends the series.
     """
     # Late: a single run does not need these.
+    from asr_load.report.console import console_for, rich_table
     from asr_load.results.compare import Run
-    from asr_load.results.console import console_for
     from asr_load.results.summary import read_finished
-    from asr_load.results.summary_report import rich_table
 
     base, worst, runs = _results(command), 0, []
     for turn in range(1, times + 1):
@@ -115,8 +114,9 @@ def _results(command: Sequence[str]) -> Path:
 def _spread(runs: Sequence[Run]) -> Table:
     import numpy as np
 
+    from asr_load.report.tables import Table
+    from asr_load.report.words import number
     from asr_load.results.compare import point_figures
-    from asr_load.results.tables import Table, number
 
     rows = []
     for name, (unit, _) in point_figures(runs[0]).items():

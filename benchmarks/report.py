@@ -70,7 +70,7 @@ def page(count: int, aim: str) -> Row:
 MEASURED = """
 import resource, sys, time
 began = time.perf_counter()
-from asr_load.report import main
+from asr_load.report.main import main
 main()
 print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 """

@@ -28,7 +28,7 @@ from asr_load.audio.prepare import prepare  # noqa: E402
 from asr_load.audio.shard import Options  # noqa: E402
 from asr_load.audio.source import DatasetSpec  # noqa: E402
 from asr_load.errors import OneLineParser  # noqa: E402
-from asr_load.web.report import REPORT  # noqa: E402
+from asr_load.report.page import REPORT  # noqa: E402
 from harness.browser import browser, locust, start_test  # noqa: E402
 from harness.serving import serve  # noqa: E402
 

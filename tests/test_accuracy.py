@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from asr_load.report.words import rates_line
 from asr_load.results.accuracy import Accuracy, counts, measure, rate_for
 from asr_load.results.normalizers import Scoring
-from asr_load.results.summary import rates_line, summarise
+from asr_load.results.summary import summarise
 from harness.records import record, run_info
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
+from asr_load.report.capacity import print_search
 from asr_load.results.capacity import (
     PRECISION,
     Search,
@@ -22,7 +23,6 @@ from asr_load.results.capacity import (
     server_gone,
     write_capacity,
 )
-from asr_load.results.capacity_report import print_search
 from asr_load.results.decide import LEAST, LOOKS, decide
 from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import judge_slos, parse_slo, parse_slos

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.report import main
+from asr_load.report.comparison import markdown, print_comparison
+from asr_load.report.main import main
+from asr_load.report.page import comparison_page
 from asr_load.results.compare import (
     BETTER,
     SAME,
@@ -26,12 +28,10 @@ from asr_load.results.compare import (
     one_is_realtime,
     parse_gate,
 )
-from asr_load.results.comparison_report import markdown, print_comparison
 from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import Speaking, UserClassInfo
 from asr_load.results.summary import Finished, summarise
 from asr_load.stream.record import LiveRecord, Record
-from asr_load.web.report import comparison_page
 from harness.records import failure, record, run_folder, run_info, worker_info
 
 

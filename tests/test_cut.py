@@ -18,14 +18,14 @@ from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.convert import convert
 from asr_load.audio.cut import cuts, parent_of, part_id
 from asr_load.audio.shard import Shards
+from asr_load.report.page import _over_time, _Rows
+from asr_load.report.tables import lengths
+from asr_load.report.transcripts import worst
 from asr_load.results.accuracy import spoken, wholes
 from asr_load.results.normalizers import Scoring
 from asr_load.results.sound import measured
 from asr_load.results.summary import summarise
-from asr_load.results.tables import lengths
-from asr_load.results.transcripts import worst
 from asr_load.stream.record import Record
-from asr_load.web.report import _over_time, _Rows
 from conftest import CHECKOUT, noise
 from harness.records import record, run_info
 from harness.runs import run

@@ -28,7 +28,7 @@ from harness.records import failure, record, run_info
 FRONT = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = [*(CHECKOUT / name for name in FRONT), *sorted((CHECKOUT / "docs").rglob("*.md"))]
 ROOMS = (
-    "audio", "stream", "schedule", "apis", "options", "http", "realtime", "results", "settings", "web", "load",
+    "audio", "stream", "schedule", "apis", "options", "http", "realtime", "results", "report", "settings", "web", "load",
     "selftest",
 )  # fmt: skip
 

@@ -14,9 +14,9 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
+from asr_load.report.exports import FORMS, export
 from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Run, compare
-from asr_load.results.exports import FORMS, export
 from asr_load.results.schemas import SCHEMAS, schema
 from asr_load.results.summary import Finished, summarise
 from conftest import CHECKOUT

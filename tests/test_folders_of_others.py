@@ -16,11 +16,11 @@ import pytest
 
 from asr_load.audio.shard import write_shard
 from asr_load.files import open_regular
-from asr_load.report import main
-from asr_load.results.console import console_for
+from asr_load.report.console import console_for, rich_table
+from asr_load.report.main import main
+from asr_load.report.summary import print_summary
+from asr_load.report.tables import Table
 from asr_load.results.summary import summarise
-from asr_load.results.summary_report import print_summary, rich_table
-from asr_load.results.tables import Table
 from asr_load.stream.record import encode_record
 from harness.patience import PATIENCE_S
 from harness.records import record, run_folder, run_info

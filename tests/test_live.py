@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from asr_load.report.headline import tiles
 from asr_load.results.accuracy import Sample
 from asr_load.results.course import course
 from asr_load.results.live import REALTIME_DRAWN, Histogram, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Goodput, judge_slos, parse_slos
 from asr_load.stream.record import LiveRecord, Record
-from asr_load.web.headline import tiles
 from harness.records import failure, record, run_info
 
 

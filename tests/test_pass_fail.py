@@ -14,20 +14,20 @@ import pytest
 from locust.runners import Runner
 
 from asr_load.load.ending import exit_code
+from asr_load.report import headline
+from asr_load.report.capacity import print_search
+from asr_load.report.exports import export
+from asr_load.report.page import make_report
+from asr_load.report.summary import print_summary
 from asr_load.results.capacity import Capacity, answer_lines
-from asr_load.results.capacity_report import print_search
 from asr_load.results.compare import Run, compare
-from asr_load.results.exports import export
 from asr_load.results.live import Live
 from asr_load.results.pass_fail import Kind, Verdict, conclude
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import parse_slos
 from asr_load.results.summary import Finished, Summary, summarise
-from asr_load.results.summary_report import print_summary
 from asr_load.results.verdict import judge_clients
 from asr_load.stream.record import Record
-from asr_load.web import headline
-from asr_load.web.report import make_report
 from harness.records import failure, health, record, run_info, worker_info
 from harness.searches import search_of
 

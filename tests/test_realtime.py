@@ -15,7 +15,7 @@ import trustme
 
 from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, never_sent
 from asr_load.http.timeouts import Timeouts
-from asr_load.results.exports import export
+from asr_load.report.exports import export
 from asr_load.results.schemas import schema
 from asr_load.results.summary import read_finished
 from asr_load.stream.record import LIVE, LiveRecord, decode_record, encode_record

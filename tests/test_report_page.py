@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.report import main
+from asr_load.report.main import main
+from asr_load.report.page import make_report
+from asr_load.report.plots import distributions, fit, waterfall
+from asr_load.report.tables import latencies
+from asr_load.report.transcripts import errors_of, worst
 from asr_load.results.course import course, in_flight_at_start, width_for
-from asr_load.results.plots import distributions, fit, waterfall
 from asr_load.results.summary import Finished, read_finished, summarise
-from asr_load.results.tables import latencies
-from asr_load.results.transcripts import errors_of, worst
 from asr_load.stream.record import RECORDS, Record
-from asr_load.web.report import make_report
 from harness.records import failure, record, run_folder, run_info, worker_info
 
 MARKUP = "</script><b>\"'&{{7*7}}"

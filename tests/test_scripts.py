@@ -9,13 +9,14 @@ from fractions import Fraction
 
 import pytest
 
+from asr_load.report.transcripts import worst
+from asr_load.report.words import rates_line
 from asr_load.results.accuracy import Sample, counts, measure, variants
 from asr_load.results.compare import Run, compare
 from asr_load.results.decide import decide
 from asr_load.results.normalizers import NORMALIZERS, Scoring, normalise
 from asr_load.results.slo import judge_slos, parse_slos
-from asr_load.results.summary import Finished, rates_line, summarise
-from asr_load.results.transcripts import worst
+from asr_load.results.summary import Finished, summarise
 from harness.records import record, run_info
 
 UNSPACED = [

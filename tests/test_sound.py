@@ -13,17 +13,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from asr_load.report import main
+from asr_load.report import headline
+from asr_load.report.exports import export
+from asr_load.report.main import main
+from asr_load.report.page import make_report
 from asr_load.results.compare import Run, compare
-from asr_load.results.exports import export
 from asr_load.results.live import Live
 from asr_load.results.runfile import Late, RunInfo, read_run, write_run
 from asr_load.results.sound import measured
 from asr_load.results.summary import Finished, read_finished, summarise
 from asr_load.results.verdict import judge
 from asr_load.stream.record import RECORDS, LiveRecord, Record
-from asr_load.web import headline
-from asr_load.web.report import make_report
 from harness.records import failure, health, record, run_folder, run_info, worker_info
 
 HICCUP = {"loop_lag_p99": 0.3, "loop_lag_max": 0.4, "sound_loop_lag_p99": 0.002}

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from asr_load.results.steady import LEAST, LeftOut, steadiness, steadiness_line, trim
+from asr_load.report.words import steadiness_line
+from asr_load.results.steady import LEAST, LeftOut, steadiness, trim
 from asr_load.stream.record import Record
 from harness.records import failure, record
 

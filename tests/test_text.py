@@ -13,7 +13,7 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.load.fleet import expected
-from asr_load.results.console import console_for
+from asr_load.report.console import console_for
 from asr_load.results.runfile import absurd
 from asr_load.text import MAX_CHARS, shorten, striker, visible
 from harness.answers import EVENTS, each_reader, sized

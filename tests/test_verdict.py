@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asr_load.report.words import clock
 from asr_load.results.runfile import Late, WorkerInfo
 from asr_load.results.summary import summarise
-from asr_load.results.verdict import clock, judge, judge_clients, judge_steadiness
+from asr_load.results.verdict import judge, judge_clients, judge_steadiness
 from asr_load.stream.record import Record
 from asr_load.text import count_of
 from harness.records import failure, health, record, run_info, worker_info

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from asr_load.report.page import MARK, add_section, comparison_page, make_report, plots_page
+from asr_load.report.plots import Plot, Series
 from asr_load.results import compare as comparing
 from asr_load.results.live import Live
-from asr_load.results.plots import Plot, Series
 from asr_load.results.summary import read_finished, summarise
-from asr_load.web.report import MARK, add_section, comparison_page, make_report, plots_page
 from conftest import prepare_clips
 from harness.browser import ROOT, browser, chromium, locust, open_tab, start_test
 from harness.patience import PATIENCE_S

@@ -11,10 +11,10 @@ from locust.runners import Runner
 
 from asr_load import signals
 from asr_load.load.run_store import RunStore
+from asr_load.report.page import add_section
 from asr_load.results.pass_fail import IN_THE_ANSWER, Kind
 from asr_load.results.runfile import read_run
 from asr_load.results.summary import Summary
-from asr_load.web.report import add_section
 
 
 def exit_code(summary: Summary, runner: Runner, stopped_by: int = 0) -> int | None:

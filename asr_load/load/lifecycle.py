@@ -44,8 +44,8 @@ SPAWN_RATE = 100
 
 def _prepare_for_the_end() -> None:
     """Import everything that a summary needs before the test, which may use up all file descriptors."""
-    import asr_load.results.capacity_report
-    import asr_load.results.summary_report  # noqa: F401
+    import asr_load.report.capacity
+    import asr_load.report.summary  # noqa: F401
 
     accuracy.prepare()
     figures([0.0, 1.0])  # numpy imports parts of itself on first use

@@ -34,6 +34,7 @@ from asr_load.load.run_store import RunStore
 from asr_load.load.search import Stepper, for_search, resumed
 from asr_load.load.target import Targets, host_of_classes
 from asr_load.options.form import LOCUSTS, Form, changed, read_form
+from asr_load.report.page import write_report
 from asr_load.results.capacity import Capacity
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import Summary
@@ -47,7 +48,6 @@ from asr_load.settings.settings import (
 )
 from asr_load.shipped import command, locust_command
 from asr_load.stream.record import RECORDS, read_records
-from asr_load.web.report import write_report
 
 logger = logging.getLogger(__name__)
 
@@ -360,8 +360,8 @@ class Plugin:
             self.environment.process_exit_code = 2
 
     def print_summary(self) -> None:
-        from asr_load.results.capacity_report import print_search
-        from asr_load.results.summary_report import print_summary
+        from asr_load.report.capacity import print_search
+        from asr_load.report.summary import print_summary
 
         if self.summary is not None:
             options = self.environment.parsed_options

@@ -1,1 +1,1 @@
-"""Turn records into figures, verdicts and reports."""
+"""Turn records into figures and verdicts."""

@@ -145,23 +145,6 @@ def _rank_correlation(values: np.ndarray) -> float:
     return float(np.corrcoef(ranks, np.arange(len(values)))[0, 1]) if len(counts) > 1 else 0.0
 
 
-def steadiness_line(trend: Steadiness) -> str:
-    """Describe the trend."""
-    if trend.verdict == "interrupted":
-        return f"Steady: no, {trend.why}"
-    if trend.verdict == "not judged":
-        return f"Steady: not judged ({trend.why})"
-    if trend.growth_s is None:
-        return f"Steady: unknown (fewer than {LEAST} successful requests)"
-    match trend.verdict:
-        case "rising":
-            return f"Steady: no, latency rose by {trend.growth_s:.2f} s over the run: the load or a queue grew"
-        case "falling":
-            fell = f"latency fell by {-trend.growth_s:.2f} s over the run"
-            return f"Steady: no, {fell}: exclude the start (--warmup-time)"
-    return "Steady: yes, no trend in latency over the run"
-
-
 def load_changes(users: Sequence[tuple[float, int]], measured: Sequence[Record]) -> bool:
     """Whether the number of users in a closed loop changed while it was measured, after its first moments. `users`:
     when the number changed, and to what."""

@@ -27,7 +27,6 @@ from asr_load.results.sound import Measured
 from asr_load.results.steady import LeftOut, Steadiness
 from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness, lost_workers
 from asr_load.stream.record import RECORDS, LiveRecord, Record, append_lines, read_records
-from asr_load.text import count_of
 
 SUMMARY, FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
@@ -280,33 +279,6 @@ class Summary(msgspec.Struct):
         if rate is not None:
             said.append(f"{self.rate.upper()} {rate:.1%}")
         return ", ".join(said) or "no request finished"
-
-
-def run_lines(metadata: dict[str, str]) -> list[str]:
-    """The --metadata of a run as one line; empty without it."""
-    said = ", ".join(f"{key}={value}" for key, value in metadata.items())
-    return [f"Run: {said}"] if said else []
-
-
-def rates_line(summary: Summary) -> str:
-    """WER and CER, the more meaningful one first, with the normalizer; only for a run with references."""
-    rates = {"wer": f"WER {summary.wer or 0:.1%}", "cer": f"CER {summary.cer or 0:.1%}"}
-    first = rates.pop(summary.rate)
-    why = "" if summary.rate == "wer" else " (CER first: this language is written without spaces between words)"
-    over = f"over {count_of(summary.references, 'transcript')} (normalizer: {summary.normalizer})"
-    return f"{first}, {' '.join(rates.values())}{why} {over}{_variants(summary)}"
-
-
-def normalizer_words(summary: Summary) -> str:
-    """The normalizer and its variants for the run's languages."""
-    return f"{summary.normalizer}{_variants(summary)}"
-
-
-def _variants(summary: Summary) -> str:
-    """The normalizer's variants that were applied, with the number of transcripts for each if there are several."""
-    several = len(summary.normalizer_variants) > 1
-    said = [f"{name} ({count:,})" if several else name for name, count in summary.normalizer_variants.items()]
-    return f"; variant{'s' * several}: {', '.join(said)}" if said else ""
 
 
 def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None = None) -> Summary:

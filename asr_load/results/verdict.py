@@ -79,14 +79,6 @@ class Validity(msgspec.Struct):
     recorded."""
 
 
-def clock(client: Client) -> str:
-    """A worker's clock offset and its uncertainty, in ms."""
-    if client.clock_error_s is None:
-        return "unknown"
-    # The offset is what the master adds to the worker's times, so the worker's clock is behind by it.
-    return f"{-client.clock_offset_s * 1e3:+.1f} ± {client.clock_error_s * 1e3:.1f}"
-
-
 CLIENT = {"valid": "healthy", "suspect": "doubtful", "client-bound": "too slow"}
 """Names for a verdict that judges only the clients."""
 

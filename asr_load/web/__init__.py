@@ -1,1 +1,1 @@
-"""The web UI: its guard, the Streaming tab, and the report pages."""
+"""Locust's web UI: its guard and the Streaming tab."""

@@ -20,6 +20,8 @@ from werkzeug.datastructures import ImmutableMultiDict
 from asr_load.decode import decode
 from asr_load.errors import InputError
 from asr_load.options.form import Form, check_classes, check_user_class, form_groups
+from asr_load.report import headline
+from asr_load.report.page import REPORT, add_section, asset, compact, limits_of, places
 from asr_load.results.figures import Figures
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
@@ -29,17 +31,15 @@ from asr_load.results.slo import Slo
 from asr_load.results.summary import SUMMARY, Summary
 from asr_load.results.verdict import Validity
 from asr_load.stream.record import RECORDS
-from asr_load.web import headline
 from asr_load.web.guard import guarded
-from asr_load.web.report import REPORT, add_section, asset, compact, limits_of, places
 
 KEY = "streaming"
 SHOWN = ("p50", "p90", "p95", "p99", "max")
 AT_ONCE = 600
 """Maximum number of points in a response. Encoding them takes a millisecond, and the charts request the rest."""
 
-SCRIPTS = ("echarts.min.js", "charts.js", "tab.js")
-"""Scripts of the tab, in loading order."""
+SCRIPTS = {"echarts.min.js": "asr_load.report", "charts.js": "asr_load.report", "tab.js": "asr_load.web"}
+"""Scripts of the tab in loading order, and the package of each."""
 
 FRESH_S = 1.0
 """Seconds for which a table is cached: with many streams, its percentiles block the event loop for tens of ms."""
@@ -316,7 +316,7 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
 
     def script(name: str) -> Callable[[], Response]:
         def answer() -> Response:
-            return Response(asset(name), mimetype="text/javascript")
+            return Response(asset(name, SCRIPTS[name]), mimetype="text/javascript")
 
         answer.__name__ = name.replace(".", "_")
         return answer

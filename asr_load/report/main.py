@@ -7,13 +7,13 @@ from pathlib import Path
 
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import write_atomically
-from asr_load.results.capacity_report import print_search
+from asr_load.report.capacity import print_search
+from asr_load.report.comparison import markdown, print_comparison
+from asr_load.report.exports import FORMS, export
+from asr_load.report.page import comparison_page, write_report
+from asr_load.report.summary import print_summary
 from asr_load.results.compare import Run, broken_gates, compare, live_accuracy, parse_gate, write_comparison
-from asr_load.results.comparison_report import markdown, print_comparison
-from asr_load.results.exports import FORMS, export
 from asr_load.results.summary import read_finished, write_summary
-from asr_load.results.summary_report import print_summary
-from asr_load.web.report import comparison_page, write_report
 
 
 @exits_on_bad_input

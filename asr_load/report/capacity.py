@@ -8,10 +8,10 @@ from typing import TextIO
 
 from rich.table import Table
 
+from asr_load.report.console import console_for
+from asr_load.report.words import run_lines
 from asr_load.results.capacity import Capacity, Step, answer_lines, format_load, knee
-from asr_load.results.console import console_for
 from asr_load.results.pass_fail import Kind, Verdict
-from asr_load.results.summary import run_lines
 
 
 def print_search(folder: Path, search: Capacity, file: TextIO, verdict: Verdict | None = None) -> None:

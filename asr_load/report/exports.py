@@ -12,12 +12,13 @@ from xml.etree import ElementTree
 import msgspec
 
 from asr_load.files import write_atomically
-from asr_load.results import tables
-from asr_load.results.comparison_report import markdown_table
+from asr_load.report import tables
+from asr_load.report.comparison import markdown_table
+from asr_load.report.words import number, rates_line, run_lines
 from asr_load.results.pass_fail import Kind
 from asr_load.results.slo import slo_lines
 from asr_load.results.sound import measured
-from asr_load.results.summary import Finished, Summary, rates_line, run_lines
+from asr_load.results.summary import Finished, Summary
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.text import count_of, visible
 
@@ -111,7 +112,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     succeeded = f"{requests.success} succeeded, {requests.fail} failed"
     yield f"{count_of(requests.total, 'request')}: {succeeded}"
     rates = summary.requests_per_s, summary.rtfx
-    yield f"{tables.number(rates[0], 2)} requests/s, RTFx {tables.number(rates[1], 2)}, over {summary.wall_s:.1f} s"
+    yield f"{number(rates[0], 2)} requests/s, RTFx {number(rates[1], 2)}, over {summary.wall_s:.1f} s"
     if summary.references:
         yield rates_line(summary)
     yield f"Server: {summary.server}"

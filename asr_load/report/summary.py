@@ -7,24 +7,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from rich.table import Table as RichTable
-
-from asr_load.results.console import console_for
+from asr_load.report.console import console_for, rich_table
+from asr_load.report.tables import clients, latencies, lengths, replicas, user_classes
+from asr_load.report.words import ms, number, rates_line, run_lines, steadiness_line
 from asr_load.results.slo import slo_lines
-from asr_load.results.steady import steadiness_line
-from asr_load.results.summary import Difference, Summary, rates_line, run_lines
-from asr_load.results.tables import Table, clients, latencies, lengths, ms, number, replicas, user_classes
+from asr_load.results.summary import Difference, Summary
 from asr_load.stream.record import RECORDS, Record
 from asr_load.text import count_of
 
 SHOWN = 20
 """Number of requests printed one by one."""
-
-ROWS = 200
-"""Maximum number of rows in a table, because rich takes milliseconds for each."""
-
-LONGEST_NAME = 24
-"""Longest name of a table row that stays on one line."""
 
 NOTHING_FITS, FEW = 0.9, 4
 """With at least this WER over at least this many transcripts, the references belong to something else."""
@@ -171,25 +163,6 @@ def _verdict(summary: Summary) -> Iterator[str]:
         yield f"SLOs: {'passed' if summary.passed else 'NOT passed'}{why}"
     if summary.verdict is not None:
         yield summary.verdict.line
-
-
-def rich_table(table: Table) -> RichTable:
-    """A table for the console."""
-    shown = RichTable(title=table.title, title_justify="left")
-    rows, (first, *others) = table.rows[:ROWS], table.headings
-    # Never cut the first column, which tells rows apart.
-    name = {
-        "overflow": "fold",
-        "min_width": min(max((len(row[0]) for row in rows), default=0), LONGEST_NAME),
-    }
-    shown.add_column(first, **({"justify": "right"} if table.numbers else name))
-    for heading in others:
-        shown.add_column(heading, justify="left" if heading == "host" else "right")
-    for row in rows:
-        shown.add_row(*row)
-    if len(table.rows) > len(rows):
-        shown.add_row(f"… {len(table.rows) - len(rows)} more")
-    return shown
 
 
 def _s(value: float | None) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from asr_load.report.words import clock, ms, number, percent
 from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
 from asr_load.results.summary import ByReplica, ByUserClass, Summary
-from asr_load.results.verdict import clock
 from asr_load.text import visible
 
 FEW = {"p90": 10, "p95": 20, "p99": 100}
@@ -111,18 +111,3 @@ def _of_part(row: ByUserClass | ByReplica) -> Iterator[str]:
 def _cells(row: Figures, scale: float, digits: int) -> Iterable[str]:
     values = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
     return [number(None if value is None else value * scale, digits) for value in values]
-
-
-def number(value: float | None, digits: int) -> str:
-    """Format a number with this many decimals; n/a for None."""
-    return "n/a" if value is None else f"{value:,.{digits}f}"
-
-
-def ms(value: float | None) -> str:
-    """Format seconds as milliseconds."""
-    return number(None if value is None else value * 1e3, 1)
-
-
-def percent(value: float | None) -> str:
-    """Format a share as a percentage."""
-    return "n/a" if value is None else f"{value:.1%}"

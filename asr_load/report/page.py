@@ -17,11 +17,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_load.files import write_atomically
-from asr_load.results import plots, sound, tables
+from asr_load.report import headline, plots, tables
+from asr_load.report.comparison import comparison_table
+from asr_load.report.tables import Table
+from asr_load.report.transcripts import errors_of, worst
+from asr_load.report.words import ms, normalizer_words, number, percent
+from asr_load.results import sound
 from asr_load.results.accuracy import measure, wholes
 from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Comparison, one_is_realtime
-from asr_load.results.comparison_report import comparison_table
 from asr_load.results.course import course, in_flight_at_start, span, stretches, width_for
 from asr_load.results.figures import figures_of
 from asr_load.results.live import Live
@@ -29,13 +33,10 @@ from asr_load.results.metrics import METRICS
 from asr_load.results.pass_fail import Verdict
 from asr_load.results.runfile import RunInfo, WorkerInfo
 from asr_load.results.slo import Slo, parse_slo
-from asr_load.results.summary import Finished, Summary, normalizer_words
-from asr_load.results.tables import Table, ms, number, percent
-from asr_load.results.transcripts import errors_of, worst
+from asr_load.results.summary import Finished, Summary
 from asr_load.results.verdict import Validity
 from asr_load.stream.record import Record
 from asr_load.text import count_of, visible
-from asr_load.web import headline
 
 REPORT = "report.html"
 STRETCHES, ROWS = 300, 20
@@ -52,14 +53,14 @@ HIDDEN = ("workers", "users", "stages", "refused", "packages", "user_classes", "
 
 
 @cache
-def asset(name: str) -> str:
-    """Text of a script or style sheet in this folder."""
-    return (files("asr_load.web") / name).read_text("utf-8")
+def asset(name: str, package: str = "asr_load.report") -> str:
+    """Text of a script or style sheet in a package."""
+    return (files(package) / name).read_text("utf-8")
 
 
 @cache
 def _templates() -> Environment:
-    loader = PackageLoader("asr_load.web")
+    loader = PackageLoader("asr_load.report")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TextIO
 
+from asr_load.report.console import console_for, rich_table
+from asr_load.report.tables import Table
+from asr_load.report.words import number
 from asr_load.results.compare import SAME, Compared, Comparison
-from asr_load.results.console import console_for
-from asr_load.results.summary_report import rich_table
-from asr_load.results.tables import Table, number
 
 HEADINGS = ("", "baseline", "value", "difference", "95 % interval", "relative", "")
 

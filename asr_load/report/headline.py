@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from asr_load.report.tables import FEW
+from asr_load.report.words import ms, number, percent
 from asr_load.results.live import PERCENTILES, WINDOW_S, Live
 from asr_load.results.metrics import METRICS, STREAMED, Metric
 from asr_load.results.pass_fail import Kind, Verdict
 from asr_load.results.slo import Slo, SloResult
 from asr_load.results.summary import Summary
-from asr_load.results.tables import FEW, ms, number, percent
 from asr_load.results.verdict import Validity
 from asr_load.text import count_of
 

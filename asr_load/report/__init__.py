@@ -1,0 +1,1 @@
+"""Numbers to text, tables and pages: console, report.html, comparison.html, exports."""
