@@ -292,7 +292,8 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
     good = [record for record in measured if record.ok]
     wall_s = _wall_s(measured, info)
     limits = Goodput(info.goodput) if info.goodput else None
-    validity = judge(records, info, part)
+    steady = judge_steadiness(records, info, part)
+    validity = judge(records, info, part, steady)
     slos = judge_slos(parse_slos(info.slos), part.sound, info.scoring)
     lost = lost_workers(records, info)
     failed = sum(record.failed for record in measured)
@@ -386,7 +387,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         connections=_connections(measured, info.workers),
         validity=validity,
         left_out=part.left,
-        steadiness=judge_steadiness(records, info, part),
+        steadiness=steady,
         slo=slos,
         passed=verdict.met == verdict.slos and verdict.proven if slos else None,
         not_passed=[reason.text for reason in verdict.reasons if reason.kind in UNPROVEN] if slos else [],

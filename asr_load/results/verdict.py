@@ -7,7 +7,9 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -79,8 +81,32 @@ class Validity(msgspec.Struct):
     recorded."""
 
 
-CLIENT = {"valid": "healthy", "suspect": "doubtful", "client-bound": "too slow"}
-"""Names for a verdict that judges only the clients."""
+class Severity(IntEnum):
+    """What a doubt makes of a run's figures, the worst last."""
+
+    NOTE = 0
+    """The figures are valid."""
+    SUSPECT = 1
+    CLIENT_BOUND = 2
+
+
+class Doubt(NamedTuple):
+    """A doubt about a run's figures, and its text for people, with the cure."""
+
+    severity: Severity
+    text: str
+
+
+VERDICT = {Severity.NOTE: "valid", Severity.SUSPECT: "suspect", Severity.CLIENT_BOUND: "client-bound"}
+"""`Validity.verdict` by the worst doubt."""
+
+CLIENT = {Severity.NOTE: "healthy", Severity.SUSPECT: "doubtful", Severity.CLIENT_BOUND: "too slow"}
+"""`Validity.client` by the worst doubt about the clients."""
+
+
+def _worst(doubts: Iterable[Doubt]) -> Severity:
+    return max((doubt.severity for doubt in doubts), default=Severity.NOTE)
+
 
 CACHED, BLOCK = 0.5, 16
 """A prompt's audio came from the cache if more than CACHED of the prompt's tokens were cached, and more than BLOCK
@@ -101,38 +127,37 @@ STRETCH_S = 4.0
 250 bytes, or six seconds of speech."""
 
 
-def judge(records: list[Record], info: RunInfo, part: Measured | None = None) -> Validity:
-    """Judge a run by the health of its clients, by all of its records, and by those that count (`part`, if known).
-    Times are the master's."""
+def judge(
+    records: list[Record], info: RunInfo, part: Measured | None = None, steady: Steadiness | None = None
+) -> Validity:
+    """Judge a run by the health of its clients, by all of its records, by those that count, and by its steadiness (the
+    last two, if known). Times are the master's."""
     part = part or sound.measured(records, info)
+    steady = steady or judge_steadiness(records, info, part)
     measured = part.counted
-    steady = judge_steadiness(records, info, part)
-    validity = judge_clients(info.workers, part)
+    validity, of_clients = _judge_health(info.workers, part)
     if any(record.ok for record in measured):
-        _judge_by_calibration(records, info.workers, validity)
-        _judge_punctuality(info.workers, part, validity)
-        _judge_wants(measured, validity)
-        _judge_packets(part.sound, validity)
-        validity.client = CLIENT[validity.verdict]
+        of_clients += _calibration(records, info.workers) + _punctuality(info.workers, part)
+        of_clients += _wants(measured) + _late_packets(part.sound)
+        validity.client = CLIENT[_worst(of_clients)]
     else:
         # Without a success, the client had no figure to distort.
-        validity.verdict, validity.client = "suspect", "not judged"
-        validity.reasons = [cause_and_cure(measured, info)] if measured else []
-        _judge_wants(measured, validity)
-    doubts = _missing(records, info) + _doubts(part, info) + _in_pieces(part, info)
-    doubts += _unsent(info.workers) + _mixed_readers(info.workers)
+        validity.client = "not judged"
+        of_clients = [Doubt(Severity.SUSPECT, cause_and_cure(measured, info))] if measured else []
+        of_clients += _wants(measured)
+    others = _missing(records, info) + _doubts(part, info) + _in_pieces(part, info)
+    others += _unsent(info.workers) + _mixed_readers(info.workers)
     if steady.verdict == "rising":
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
-        doubts.append(f"{grew}: the load or a queue grew, so these figures do not describe a steady state")
+        others.append(f"{grew}: the load or a queue grew, so these figures do not describe a steady state")
     if found := _outage(part):
-        doubts.append(f"{found.line} ({found.share:.0%} of the run)")
-    if doubts and validity.verdict == "valid":
-        validity.verdict = "suspect"
-    validity.reasons += doubts
+        others.append(f"{found.line} ({found.share:.0%} of the run)")
+    doubts = of_clients + [Doubt(Severity.SUSPECT, text) for text in others]
     if part.why_excluded:
-        validity.reasons.append(part.why_excluded)
+        doubts.append(Doubt(Severity.NOTE, part.why_excluded))
     if info.insecure:
-        validity.reasons.append("the server's certificate was not verified (--insecure)")
+        doubts.append(Doubt(Severity.NOTE, "the server's certificate was not verified (--insecure)"))
+    validity.verdict, validity.reasons = VERDICT[_worst(doubts)], [doubt.text for doubt in doubts]
     return validity
 
 
@@ -170,25 +195,24 @@ def _outage(part: Measured) -> Outage | None:
     return outage([record for record in part.counted if record.ok or id(record) in figured])
 
 
-def _judge_wants(records: list[Record], validity: Validity) -> None:
-    """Call the run client-bound if requests failed because a resource ran out on this machine."""
+def _wants(records: list[Record]) -> list[Doubt]:
+    """Requests that failed because a resource ran out on this machine."""
     wants = Counter(record.error for record in records if record.outcome == "client")
-    if wants:
-        validity.verdict = "client-bound"
-        validity.reasons += [f"{count}× {why}" for why, count in wants.most_common(3)]
+    return [Doubt(Severity.CLIENT_BOUND, f"{count}× {why}") for why, count in wants.most_common(3)]
 
 
-def _judge_packets(records: list[Record], validity: Validity) -> None:
-    """Check that speech was sent at its pace. Time in which the socket took no data is not the client's fault."""
+def _late_packets(records: list[Record]) -> list[Doubt]:
+    """Speech that was sent behind its pace. Time in which the socket took no data is not the client's fault."""
     late = [record.send_lag["p99"] for record in records if isinstance(record, LiveRecord) and record.send_lag]
-    if late and (p99 := float(np.percentile(late, 99))) > PACKET_LATE_S:
-        validity.verdict = "client-bound"
-        limit = PACKET_LATE_S * 1e3
-        validity.reasons.append(f"packets were sent {p99 * 1e3:.0f} ms late at p99 (limit {limit:.0f} ms)")
+    if not late or (p99 := float(np.percentile(late, 99))) <= PACKET_LATE_S:
+        return []
+    text = f"packets were sent {p99 * 1e3:.0f} ms late at p99 (limit {PACKET_LATE_S * 1e3:.0f} ms)"
+    return [Doubt(Severity.CLIENT_BOUND, text)]
 
 
-def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], validity: Validity) -> None:
-    """Compare the streams' load in the busiest second, on each machine, with what the machine's calibration allows."""
+def _calibration(records: list[Record], workers: list[WorkerInfo]) -> list[Doubt]:
+    """Machines on which the streams' load in the busiest second exceeds what the machine's calibration allows."""
+    doubts = []
     for host in {worker.host: None for worker in workers if worker.calibration is not None}:
         here = [worker for worker in workers if worker.host == host]
         calibration = here[0].calibration
@@ -198,16 +222,15 @@ def _judge_by_calibration(records: list[Record], workers: list[WorkerInfo], vali
         streams, at_least = known
         numbers = {worker.worker for worker in here}
         load = peak_chunks_per_s([record for record in records if record.worker in numbers])
-        if load <= streams * calibration.chunks_per_s:
-            continue
-        verdict = "suspect" if at_least else "client-bound"
-        if validity.verdict != "client-bound":
-            validity.verdict = verdict
         each = calibration.chunks_per_s
-        validity.reasons.append(
+        if load <= streams * each:
+            continue
+        text = (
             f"{count_of(len(here), 'worker')} on {host} carried the load of {load / each:.0f} streams of {each:g}"
             f" chunks/s; its calibration allows {'at least ' if at_least else ''}{streams} ({command('calibrate')})"
         )
+        doubts.append(Doubt(Severity.SUSPECT if at_least else Severity.CLIENT_BOUND, text))
+    return doubts
 
 
 def peak_chunks_per_s(records: list[Record]) -> float:
@@ -221,50 +244,34 @@ def peak_chunks_per_s(records: list[Record]) -> float:
     return float(np.bincount((seconds - seconds.min()).astype(int)).max())
 
 
-def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Validity:
-    """Judge only by the health of the processes, which works while the test runs; the worst process decides. `part`:
-    the requests of a finished test. If late seconds are excluded, this judges the others."""
-    bound: list[str] = [part.why_bound] if part and part.why_bound else []
-    suspect: list[str] = []
+def judge_clients(workers: list[WorkerInfo]) -> Validity:
+    """Judge only by the health of the processes, which works while the test runs; the worst process decides."""
+    return _judge_health(workers, None)[0]
+
+
+def _judge_health(workers: list[WorkerInfo], part: Measured | None) -> tuple[Validity, list[Doubt]]:
+    """The verdict by the health of the processes, and its doubts. `part`: the requests of a finished test. If late
+    seconds are excluded, this judges the others."""
     watched = [(worker, worker.health) for worker in workers if worker.health is not None]
-    for worker, client in watched:
-        who = f"worker {worker.worker}: " if len(workers) > 1 else ""
-        loop, stamps = _lags(client, part)
-        if loop > LAG_VALID_S:
-            late, allowed = loop * 1e3, LAG_VALID_S * 1e3
-            text = f"{who}the event loop was {late:.1f} ms late at p99 (limit {allowed:.0f} ms)"
-            (bound if loop > LAG_BOUND_S else suspect).append(text)
-        if worker.reader == "compiled" and stamps > LAG_VALID_S:
-            late, allowed = stamps * 1e3, LAG_VALID_S * 1e3
-            text = f"{who}the reading thread was {late:.1f} ms late at p99 (limit {allowed:.0f} ms)"
-            (bound if stamps > LAG_BOUND_S else suspect).append(text)
-        if client.cpu_mean > CPU_VALID:
-            text = f"{who}the client used {client.cpu_mean:.0%} of a core on average (limit {CPU_VALID:.0%})"
-            (bound if client.cpu_mean > CPU_BOUND else suspect).append(text)
-    for host, cores, share in _full_machines(watched):
-        of = f"the {count_of(cores, 'core')} of {host}"
-        text = f"the workers used {share:.0%} of {of} on average (limit {CPU_VALID:.0%})"
-        (bound if share > CPU_BOUND else suspect).append(text)
+    doubts = [Doubt(Severity.CLIENT_BOUND, part.why_bound)] if part and part.why_bound else []
+    doubts += _health(workers, watched, part)
+    bound = _worst(doubts) is Severity.CLIENT_BOUND
     busiest = max((client.cpu_mean for _, client in watched), default=0.0)
     more = _more_workers([client for _, client in watched]) if bound and busiest > CPU_OWN else 0
-    if more:
-        bound.append(_advice(more, workers))
-    elif bound:
-        took = (
-            f"the busiest worker used {busiest:.0%} of a core"
-            if len(workers) > 1
-            else f"the client used {busiest:.0%} of a core"
-        )
-        bound.append(f"{took}, so more workers would not help: another program is probably using that machine's CPU")
+    if bound:
+        who = "the busiest worker" if len(workers) > 1 else "the client"
+        took = f"{who} used {busiest:.0%} of a core, so more workers would not help"
+        advice = _advice(more, workers) if more else f"{took}: another program is probably using that machine's CPU"
+        doubts.append(Doubt(Severity.CLIENT_BOUND, advice))
+    doubts.sort(key=lambda doubt: -doubt.severity)
 
     def worst(figure: str) -> float:
         return max((getattr(client, figure) for _, client in watched), default=0.0)
 
-    verdict = "client-bound" if bound else "suspect" if suspect else "valid"
-    return Validity(
-        verdict=verdict,
-        client=CLIENT[verdict] if watched else "not judged",
-        reasons=bound + suspect,
+    validity = Validity(
+        verdict=VERDICT[_worst(doubts)],
+        client=CLIENT[_worst(doubts)] if watched else "not judged",
+        reasons=[doubt.text for doubt in doubts],
         readers=sorted({worker.reader for worker, _ in watched}),
         stamp_lag={"p99": worst("stamp_lag_p99"), "max": worst("stamp_lag_max")},
         loop_lag={"p50": worst("loop_lag_p50"), "p99": worst("loop_lag_p99"), "max": worst("loop_lag_max")},
@@ -286,6 +293,31 @@ def judge_clients(workers: list[WorkerInfo], part: Measured | None = None) -> Va
         more_workers=more,
         sound=part.share if part else None,
     )
+    return validity, doubts
+
+
+def _health(
+    workers: list[WorkerInfo], watched: list[tuple[WorkerInfo, ClientHealth]], part: Measured | None
+) -> Iterator[Doubt]:
+    """Yield the processes and machines that were late, or near the limit of their processor."""
+
+    def over(value: float, limit: float, text: str) -> Doubt:
+        return Doubt(Severity.CLIENT_BOUND if value > limit else Severity.SUSPECT, text)
+
+    for worker, client in watched:
+        who = f"worker {worker.worker}: " if len(workers) > 1 else ""
+        loop, stamps = _lags(client, part)
+        allowed = f"ms late at p99 (limit {LAG_VALID_S * 1e3:.0f} ms)"
+        if loop > LAG_VALID_S:
+            yield over(loop, LAG_BOUND_S, f"{who}the event loop was {loop * 1e3:.1f} {allowed}")
+        if worker.reader == "compiled" and stamps > LAG_VALID_S:
+            yield over(stamps, LAG_BOUND_S, f"{who}the reading thread was {stamps * 1e3:.1f} {allowed}")
+        if client.cpu_mean > CPU_VALID:
+            used = f"{who}the client used {client.cpu_mean:.0%} of a core on average (limit {CPU_VALID:.0%})"
+            yield over(client.cpu_mean, CPU_BOUND, used)
+    for host, cores, share in _full_machines(watched):
+        of = f"the {count_of(cores, 'core')} of {host}"
+        yield over(share, CPU_BOUND, f"the workers used {share:.0%} of {of} on average (limit {CPU_VALID:.0%})")
 
 
 def _lags(client: ClientHealth, part: Measured | None) -> tuple[float, float]:
@@ -318,9 +350,8 @@ def _advice(more: int, workers: list[WorkerInfo]) -> str:
     return text
 
 
-def _judge_punctuality(workers: list[WorkerInfo], part: Measured, validity: Validity) -> None:
-    """Check that an open loop sent its requests when they were due and a user was free. Excluded requests do not
-    count."""
+def _punctuality(workers: list[WorkerInfo], part: Measured) -> list[Doubt]:
+    """Requests that an open loop sent late although a user was free. Excluded requests do not count."""
     started, late = (sum(getattr(worker, name) for worker in workers) for name in ("started", "late"))
     if part.left.late:
         figured = {id(record) for record in part.sound}
@@ -330,14 +361,10 @@ def _judge_punctuality(workers: list[WorkerInfo], part: Measured, validity: Vali
         behind = sum((record.lag or 0.0) - record.retry_s > PUNCTUAL_S for record in excluded)
         late -= min(late, max(behind - queued, 0))
         started = max(started - len(excluded), 0)
-    if late > LATE_VALID * started:
-        validity.reasons.append(
-            f"{late} of {count_of(started, 'request')} went out more than 10 ms late although a user was free"
-        )
-        if late > LATE_BOUND * started:
-            validity.verdict = "client-bound"
-        elif validity.verdict == "valid":
-            validity.verdict = "suspect"
+    if late <= LATE_VALID * started:
+        return []
+    text = f"{late} of {count_of(started, 'request')} went out more than 10 ms late although a user was free"
+    return [Doubt(Severity.CLIENT_BOUND if late > LATE_BOUND * started else Severity.SUSPECT, text)]
 
 
 def _unsent(workers: list[WorkerInfo]) -> list[str]:
