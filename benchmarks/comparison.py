@@ -14,7 +14,7 @@ import numpy as np
 
 from asr_load.results.compare import SAME, WORSE, Compared, Run, compare
 from asr_load.results.runfile import RunInfo, read_run
-from asr_load.results.summary import Finished, summarise
+from asr_load.results.summary import Finished
 from asr_load.selftest.ground_truth import scripted_server, share_cores
 from asr_load.stream.record import Record, read_records
 from benchmarks import CHECKOUT, Row
@@ -91,7 +91,7 @@ def _put_together(info: RunInfo, records: list[Record], blocks: list[int]) -> Ru
         now += records[after].started_at - records[first].started_at
     workers = [msgspec.structs.replace(worker, ended_at=now, master_offset_s=0.0) for worker in info.workers]
     info = msgspec.structs.replace(info, workers=workers)
-    return Run(Path(), Finished(info, own, summarise(own, info)))
+    return Run(Path(), Finished(info, own))
 
 
 def _slower(run: Run) -> Finished:
@@ -101,7 +101,7 @@ def _slower(run: Run) -> Finished:
             more = record.ttft * (SHIFT - 1)
             record = msgspec.structs.replace(record, ttft=record.ttft + more, e2el=record.e2el + more)  # noqa: PLW2901
         records.append(record)
-    return Finished(run.info, records, summarise(records, run.info))
+    return Finished(run.info, records)
 
 
 def _compare(values: list[Run], baselines: list[Run]) -> list[Compared]:

@@ -30,7 +30,7 @@ from asr_load.results.compare import (
 )
 from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import Speaking, UserClassInfo
-from asr_load.results.summary import Finished, summarise
+from asr_load.results.summary import Finished
 from asr_load.stream.record import LiveRecord, Record
 from harness.records import failure, record, run_folder, run_info, worker_info
 
@@ -55,7 +55,7 @@ def made(seed: int, *, scale: float = 1.0, count: int = 600, errors: int = 0, wo
 
 def run(records: list[Record], name: str = "run", **changes: Any) -> Run:
     info = run_info(workers=[worker_info(ended_at=1061.0)], **changes)
-    return Run(Path(name), Finished(info, records, summarise(records, info)))
+    return Run(Path(name), Finished(info, records))
 
 
 def figures(value: Run, baseline: Run, min_change: float = 0.0) -> dict[str, Compared]:
@@ -408,6 +408,6 @@ def test_comparison_page_plots_each_metric_of_both_sides() -> None:
 def test_rate_of_a_few_requests_is_same() -> None:
     info = run_info()
     own = [[record(0)], [failure(0, "http_503")]]
-    one, none = (Run(Path("x"), Finished(info, records, summarise(records, info))) for records in own)
+    one, none = (Run(Path("x"), Finished(info, records)) for records in own)
     assert {figure.word for figure in compare([one], [none]).figures} == {SAME}
     assert figures(run(made(1)), run(made(1, errors=600)))["requests_per_s"].word == BETTER

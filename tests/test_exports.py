@@ -18,14 +18,14 @@ from asr_load.report.exports import FORMS, export
 from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Run, compare
 from asr_load.results.schemas import SCHEMAS, schema
-from asr_load.results.summary import Finished, summarise
+from asr_load.results.summary import Finished
 from conftest import CHECKOUT
 from harness.records import failure, record, run_info
 
 RECORDS = [record(n, clip=f"=clip|{n}") for n in range(3)] + [failure(3, "http_503", error="<b>\x1b[31m")]
 RECORDS[1].itl = array("d", RECORDS[1].itl)  # type: ignore[assignment] # as read from a results folder
 INFO = run_info(slos=["ttft:p95:100", "errors:rate:0.5"], metadata={"gpu": "H100"})
-FINISHED = Finished(INFO, RECORDS, summarise(RECORDS, INFO))
+FINISHED = Finished(INFO, RECORDS)
 
 
 def written(folder: Path, form: str) -> bytes:

@@ -42,7 +42,8 @@ def doubts_beside_lag(done: Run) -> list[str]:
 
 def doubts_at_ease(done: Run) -> list[str]:
     """Reasons for doubt in a run's records, judged as if nothing had held up the load generator."""
-    info, records, *_ = read_finished(done.results)
+    finished = read_finished(done.results)
+    info, records = finished.info, finished.records
     for worker in info.workers:
         worker.health = health()
     return judge(records, info).reasons

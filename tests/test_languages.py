@@ -23,7 +23,7 @@ from asr_load.results.capacity import write_capacity
 from asr_load.results.compare import Run, compare
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import read_run, write_run
-from asr_load.results.summary import Finished, summarise
+from asr_load.results.summary import Finished
 from conftest import CHECKOUT, prepare_clips, write_folder
 from harness.audio import clip
 from harness.options import request, settings
@@ -163,11 +163,11 @@ def test_runs_of_an_earlier_version_are_scored_and_compared_by_language(tmp_path
         kept = json.loads((tmp_path / name / "run.json").read_text()) | {"language": text, "asked_language": text}
         (tmp_path / name / "run.json").write_text(json.dumps(kept))
     infos = [read_run(tmp_path / name) for name in ("one", "two")]
-    runs = [Run(tmp_path, Finished(info, records, summarise(records, info))) for info in infos]
+    runs = [Run(tmp_path, Finished(info, records)) for info in infos]
     assert [run.finished.summary.wer for run in runs] == [0, 0]
     assert not [line for line in compare(runs[:1], runs[1:]).warnings if "language" in line]
     german = run_info(language="German", asked_language="de")
-    other = Run(tmp_path, Finished(german, records, summarise(records, german)))
+    other = Run(tmp_path, Finished(german, records))
     said = [line for line in compare(runs[:1], [other]).warnings if "language" in line]
     assert said == [
         'different language of the references: "en" here, "de" in the baseline',

@@ -122,7 +122,7 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def finished(case: Case) -> Finished:
-    return Finished(case.run, case.records, summarise(case.records, case.run))
+    return Finished(case.run, case.records)
 
 
 def words_of(summary: Summary | None, live: Live, case: Case, verdict: Verdict | None = None) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def test_verdict_of_a_search_is_its_answer(search: Capacity, code: int, look: st
     summary = summarise(case.records, case.run, search)
     assert summary.verdict is not None
     assert summary.verdict.exit_code == code
-    run = Finished(case.run, case.records, summary, search)
+    run = Finished(case.run, case.records, search)
     answer = answer_lines(search)[-1] if search.answer is not None or search.unknown else ""
     said = answer or "NOT passed: the search stopped before its answer"
     words = words_of(summary, Live(0.0), case)

@@ -25,7 +25,7 @@ MARKUP = "</script><b>\"'&{{7*7}}"
 
 def page_of(records: list[Record], **changes: object) -> str:
     info = run_info(**changes)
-    return make_report(Finished(info, records, summarise(records, info)))
+    return make_report(Finished(info, records))
 
 
 def data_of(page: str) -> dict[str, object]:

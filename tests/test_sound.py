@@ -239,7 +239,7 @@ def test_run_file_of_an_earlier_version_has_no_late_seconds(tmp_path: Path) -> N
 
 def test_comparison_excludes_the_same_requests() -> None:
     info = info_of(late(1050.0, seconds=3.0))
-    run = Run(Path("run"), Finished(info, steady(), summarise(steady(), info)))
+    run = Run(Path("run"), Finished(info, steady()))
     figures = {one.name: one for one in compare([run], [run]).figures}
     assert figures["ttft_p99"].value == pytest.approx(200)
     assert figures["error_rate"].value == 0
@@ -251,14 +251,14 @@ def test_exports_mark_the_measured_records(tmp_path: Path) -> None:
     records = steady()
     records[0].warmup = True
     info = info_of(late(1050.0, seconds=3.0), trim_end=1.0)
-    finished = Finished(info, records, summarise(records, info))
+    finished = Finished(info, records)
     rows = list(csv.DictReader(io.StringIO(export(tmp_path, finished, "csv").read_text())))
     assert [row["seq"] for row in rows if row["counted"] == "False"] == ["0", "50", "51", "52", "99"]
 
 
 def test_report_tables_exclude_late_requests() -> None:
     info = info_of(late(1050.0, seconds=3.0))
-    page = make_report(Finished(info, steady(), summarise(steady(), info)))
+    page = make_report(Finished(info, steady()))
     assert "700.0" not in page[page.index("<h2>Tables</h2>") : page.index("Options and versions")]
     assert "load generator late" in page
 
@@ -295,7 +295,7 @@ def test_charts_mark_late_seconds_of_the_measured_time() -> None:
     """A late second of the thirty warm-up requests is not marked in the test of seventy."""
     records = [record(n, warmup=n < 30) for n in range(100)]
     info = info_of(late(1005.0, 1050.0, 1200.0))
-    page = make_report(Finished(info, records, summarise(records, info)))
+    page = make_report(Finished(info, records))
     found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page)
     assert found is not None
     assert json.loads(found[1])["course"]["places"] == [{"name": "load generator late", "at": 20.0}]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.results.figures import figures
+from asr_load.results.figures import Figures, figures
+from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import Refused, write_run
-from asr_load.results.summary import read_finished, summarise, summarise_folder
+from asr_load.results.summary import Summary, read_finished, summarise, summarise_folder
 from asr_load.schedule.work import ArrivalCounts
 from asr_load.stream.record import Record, RecordFile, encode_record, read_records
 from harness.records import failure, health, record, run_info, worker_info
@@ -213,3 +214,14 @@ def test_open_loop_rate_has_a_random_interval() -> None:
     assert found.low == pytest.approx(3.608)
     assert found.high == pytest.approx(4.392)
     assert summarise([record(0)], run_info()).open_loop is None
+
+
+def test_summary_has_figures_of_every_metric() -> None:
+    assert {field.name for field in msgspec.structs.fields(Summary) if field.type is Figures} == set(METRICS)
+
+
+def test_failures_count_for_lag_and_connect_only() -> None:
+    broken = failure(1, "http_503", lag=0.2, connect=0.1)
+    summary = summarise([record(0), broken], run_info())
+    counts = {name: getattr(summary, name).n for name in ("lag", "connect", "ttft")}
+    assert counts == {"lag": 1, "connect": 1, "ttft": 1}

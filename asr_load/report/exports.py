@@ -17,7 +17,6 @@ from asr_load.report.comparison import markdown_table
 from asr_load.report.words import number, rates_line, run_lines
 from asr_load.results.pass_fail import Kind
 from asr_load.results.slo import slo_lines
-from asr_load.results.sound import measured
 from asr_load.results.summary import Finished, Summary
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.text import count_of, visible
@@ -65,7 +64,7 @@ COUNTED = "counted"
 
 def _counted(finished: Finished) -> list[bool]:
     """Whether each record counts for the figures: no warm-up, not trimmed, not excluded."""
-    figured = {id(record) for record in measured(finished.records, finished.info).sound}
+    figured = {id(record) for record in finished.measured.sound}
     return [id(record) in figured for record in finished.records]
 
 

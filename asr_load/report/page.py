@@ -89,7 +89,7 @@ def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
 
 def comparison_page(comparison: Comparison, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
     """comparison.html: the warnings, the figures, and the distributions of both sides in one chart."""
-    sides = [[record for run in own for record in _measured(run).sound if record.ok] for own in (values, baselines)]
+    sides = [[record for run in own for record in run.measured.sound if record.ok] for own in (values, baselines)]
     drawn = []
     if not one_is_realtime(run.info for run in (*values, *baselines)):
         own, other = ({plot.title: plot for plot in plots.distributions(side, ())} for side in sides)
@@ -107,10 +107,6 @@ def comparison_page(comparison: Comparison, values: Sequence[Finished], baseline
     )
 
 
-def _measured(finished: Finished) -> sound.Measured:
-    return sound.measured(finished.records, finished.info)
-
-
 def write_report(folder: Path, finished: Finished, slice_s: float | None = None) -> Path:
     """Write a run's report.html and return its path. Raises OSError, InputError."""
     path = folder / REPORT
@@ -120,10 +116,9 @@ def write_report(folder: Path, finished: Finished, slice_s: float | None = None)
 
 def make_report(finished: Finished, slice_s: float | None = None) -> str:
     """The HTML of report.html. `slice_s`: seconds per row of the table over time; None: at most 20 rows."""
-    info, _, summary, search, _ = finished
-    part = _measured(finished)
+    info, summary, part = finished.info, finished.summary, finished.measured
     measured, good = part.counted, [record for record in part.sound if record.ok]
-    sections, all_plots = _sections(good, info, search)
+    sections, all_plots = _sections(good, info, finished.search)
     drawn: dict[str, Any] = {"plots": all_plots}
     note = ""
     if measured:

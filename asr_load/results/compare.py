@@ -15,7 +15,6 @@ from asr_load.audio.cut import parent_of
 from asr_load.errors import InputError
 from asr_load.files import encode_json, write_atomically
 from asr_load.options.table import OPTIONS
-from asr_load.results import sound
 from asr_load.results.accuracy import counted, spoken, total
 from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
@@ -108,7 +107,7 @@ class Run(NamedTuple):
 
     @property
     def part(self) -> Measured:
-        return sound.measured(self.finished.records, self.info)
+        return self.finished.measured
 
     @property
     def measured(self) -> list[Record]:

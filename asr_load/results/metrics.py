@@ -41,6 +41,8 @@ class Metric:
     """Whether every run has the metric, whatever its load."""
     is_realtime: bool = False
     """Whether only realtime sessions have the metric."""
+    of_failures: bool = False
+    """Whether failed requests have the metric too."""
 
     def of(self, record: Record) -> Sequence[float]:
         """A record's values: none, one or several."""
@@ -116,6 +118,7 @@ METRICS = {
             "time to open a connection for a request, including TLS; not part of other latencies",
             lambda record: record.connect,
             usual=False,
+            of_failures=True,
         ),
         Metric(
             "itl",
@@ -165,6 +168,7 @@ METRICS = {
             "open loop: time from when a request was due (`due_at`) until it was sent",
             lambda record: record.lag,
             usual=False,
+            of_failures=True,
         ),
         *(
             replace(metric, usual=False, is_realtime=True)

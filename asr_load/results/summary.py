@@ -6,9 +6,10 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -19,6 +20,7 @@ from asr_load.results.accuracy import Accuracy, loops, measure, rate_for, spoken
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
 from asr_load.results.figures import Figures, figures, figures_of
+from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run, write_run
@@ -283,11 +285,10 @@ class Summary(msgspec.Struct):
 
 def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None = None) -> Summary:
     """Compute a run's figures from its records; `search` is the capacity search, if the run was one."""
-    return _summarise(on_master_clock(records, info.workers), info, search)
+    return Finished(info, on_master_clock(records, info.workers), search).summary
 
 
-def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) -> Summary:
-    part = sound.measured(records, info)
+def _summarise(records: list[Record], info: RunInfo, search: Capacity | None, part: Measured) -> Summary:
     measured, figured = part.counted, [record for record in part.sound if record.ok]
     good = [record for record in measured if record.ok]
     wall_s = _wall_s(measured, info)
@@ -321,6 +322,10 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
     pairs, scoring = [(whole.reference, whole.text) for whole in wholes(figured, info.scoring)], info.scoring
     accuracy = measure(pairs, scoring)
 
+    of_metrics: dict[str, Any] = {
+        name: figures_of(name, part.sound if metric.of_failures else figured) for name, metric in METRICS.items()
+    }
+
     def per_second(amount: float | None) -> float | None:
         return None if amount is None or wall_s <= 0 else amount / wall_s
 
@@ -349,15 +354,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         cached_tokens=total("cached_tokens"),
         goodput=_goodput(part, limits, told, per_second),
         error_rate=error_rate(part.sound),
-        ttft=figures_of("ttft", figured),
-        itl=figures_of("itl", figured),
-        tpot=figures_of("tpot", figured),
-        e2el=figures_of("e2el", figured),
-        rtf=figures_of("rtf", figured),
-        ttft_due=figures_of("ttft_due", figured),
-        e2el_due=figures_of("e2el_due", figured),
-        # Failures have a lag too.
-        lag=figures_of("lag", part.sound),
+        **of_metrics,
         wer=accuracy.wer,
         cer=accuracy.cer,
         references=accuracy.references,
@@ -369,17 +366,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None) ->
         normalizer_variants=variants((reference for reference, _ in pairs), scoring),
         looping=sum(loops(*pair, scoring) for pair in pairs),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
-        ttft_text=figures_of("ttft_text", figured),
         cache_ratio=None if info.unique == "dither" else cache_ratio((one for one in records if one.ok), figured),
-        connect=figures_of("connect", part.sound),
-        ttfs=figures_of("ttfs", figured),
-        done_latency=figures_of("done_latency", figured),
-        rtf_live=figures_of("rtf_live", figured),
-        partial_lag=figures_of("partial_lag", figured),
-        backlog=figures_of("backlog", figured),
-        revised=figures_of("revised", figured),
-        setup=figures_of("setup", figured),
-        send_lag=figures_of("send_lag", figured),
         dialects=dict(Counter(record.dialect for record in good if isinstance(record, LiveRecord))),
         sent_again=sum(record.retry_of is not None for record in measured),
         coverage=_all_coverage([record for record in measured if record.retry_of is None], info),
@@ -544,16 +531,22 @@ def _by_duration(good: list[Record], scoring: Scoring) -> list[ByDuration]:
     return rows
 
 
-class Finished(NamedTuple):
-    """A run read from its folder. The records' times are the master's."""
+@dataclass
+class Finished:
+    """A run, and the figures computed from its records, whose times are the master's."""
 
     info: RunInfo
     records: list[Record]
-    summary: Summary
     search: Capacity | None = None
     """The capacity search, if the run was one."""
     unreported: Sequence[bytes] = ()
     """Lines of records that are only in workers' own files, not in records.jsonl."""
+    measured: Measured = field(init=False)
+    summary: Summary = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.measured = sound.measured(self.records, self.info)
+        self.summary = _summarise(self.records, self.info, self.search, self.measured)
 
 
 def read_finished(folder: Path) -> Finished:
@@ -569,7 +562,7 @@ def read_finished(folder: Path) -> Finished:
     records = on_master_clock(records, info.workers)
     search = read_capacity(folder) if (folder / CAPACITY).exists() else None
     lines = [line for own in unreported.values() for line in own]
-    return Finished(info, records, _summarise(records, info, search), search, lines)
+    return Finished(info, records, search, lines)
 
 
 def _compact(record: Record) -> Record:
