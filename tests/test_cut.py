@@ -18,13 +18,12 @@ from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.convert import convert
 from asr_load.audio.cut import cuts, parent_of, part_id
 from asr_load.audio.shard import Shards
-from asr_load.report.page import _over_time, _Rows
+from asr_load.report.breakdown import Breakdown
 from asr_load.report.tables import lengths
 from asr_load.report.transcripts import worst
 from asr_load.results.accuracy import spoken, wholes
 from asr_load.results.normalizers import Scoring
-from asr_load.results.sound import measured
-from asr_load.results.summary import summarise
+from asr_load.results.summary import Finished, summarise
 from asr_load.stream.record import Record
 from conftest import CHECKOUT, noise
 from harness.records import record, run_info
@@ -167,8 +166,7 @@ def test_recording_counts_in_the_slice_that_completed_it() -> None:
     parts = in_parts("red green", "blue white", reference="red green blue white")
     parts += in_parts("red green", "blue brown", reference="red green blue white", turn=2, clip="late")
     info = run_info(in_parts=True)
-    summary = summarise(parts, info)
-    table = _over_time(parts, _Rows(measured(parts, info), info, summary), summary, 1.0)
+    table = Breakdown(Finished(info, parts)).over_time(1.0)
     assert [(row[0], row[-1]) for row in table.rows] == [
         ("0 to 1", "n/a"),
         ("1 to 2", "0.0%"),

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import write_atomically
+from asr_load.report.breakdown import Breakdown
 from asr_load.report.capacity import print_search
 from asr_load.report.comparison import markdown, print_comparison
 from asr_load.report.exports import FORMS, export
 from asr_load.report.page import comparison_page, write_report
 from asr_load.report.summary import print_summary
 from asr_load.results.compare import Run, broken_gates, compare, live_accuracy, parse_gate, write_comparison
+from asr_load.results.parts import values_of
 from asr_load.results.summary import read_finished, write_summary
 
 
@@ -25,6 +27,16 @@ def main() -> int:
     parser.add_argument("results", type=Path, nargs="+", help="results folder of a run")
     parser.add_argument(
         "--slice", type=_seconds, metavar="S", help="length of a row in the report's table over time, for example 60s"
+    )
+    parser.add_argument(
+        "--by",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="add a table with a row for each value of this column of --manifest, for example speaker; repeatable",
+    )
+    parser.add_argument(
+        "--manifest", type=Path, metavar="FILE", help="table of the data set's clips, with the columns for --by"
     )
     parser.add_argument(
         "--baseline",
@@ -58,6 +70,9 @@ def main() -> int:
     gates, min_change = [parse_gate(text) for text in args.fail_on], _share(args.min_change)
     if not args.baseline and (gates or min_change):
         raise InputError("--fail-on and --min-change need a --baseline: name the runs to compare with")
+    if bool(args.by) != bool(args.manifest):
+        raise InputError("--by and --manifest belong together: name a column, and the table that has it")
+    columns = {column: values_of(args.manifest, column) for column in args.by}
     runs = []
     baselines = [Run(folder, read_finished(folder)) for folder in args.baseline]
     for folder in args.results:
@@ -66,13 +81,14 @@ def main() -> int:
         if len(args.results) == len(baselines) == 1:
             finished.summary.live_accuracy = live_accuracy(runs[0], baselines[0])
         write_summary(folder, finished)
-        write_report(folder, finished, args.slice)
+        by_column = [Breakdown(finished).by_column(column, values) for column, values in columns.items()]
+        write_report(folder, finished, args.slice, by_column)
         for form in args.export:
             export(folder, finished, form)
         if finished.search is not None:
             print_search(folder, finished.search, sys.stdout, finished.summary.verdict)
         else:
-            print_summary(folder, finished.summary, finished.records, sys.stdout)
+            print_summary(folder, finished.summary, finished.records, sys.stdout, by_column)
     if not args.baseline:
         return 0
     comparison = compare(runs, baselines, min_change)

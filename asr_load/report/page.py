@@ -18,16 +18,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_load.files import write_atomically
 from asr_load.report import headline, plots, tables
+from asr_load.report.breakdown import Breakdown
 from asr_load.report.comparison import comparison_table
 from asr_load.report.tables import Table
 from asr_load.report.transcripts import errors_of, worst
 from asr_load.report.words import ms, normalizer_words, number, percent
 from asr_load.results import sound
-from asr_load.results.accuracy import measure, wholes
 from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Comparison, one_is_realtime
-from asr_load.results.course import course, in_flight_at_start, span, stretches, width_for
-from asr_load.results.figures import figures_of
+from asr_load.results.course import course, span, width_for
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
 from asr_load.results.pass_fail import Verdict
@@ -39,8 +38,8 @@ from asr_load.stream.record import Record
 from asr_load.text import count_of, visible
 
 REPORT = "report.html"
-STRETCHES, ROWS = 300, 20
-"""Maximum number of points in the charts over time, and of rows in the table over time."""
+STRETCHES = 300
+"""Maximum number of points in the charts over time."""
 
 LATE_MARKS = 20
 """Maximum number of late stretches that the charts mark."""
@@ -107,15 +106,19 @@ def comparison_page(comparison: Comparison, values: Sequence[Finished], baseline
     )
 
 
-def write_report(folder: Path, finished: Finished, slice_s: float | None = None) -> Path:
-    """Write a run's report.html and return its path. Raises OSError, InputError."""
+def write_report(
+    folder: Path, finished: Finished, slice_s: float | None = None, by_column: Iterable[Table] = ()
+) -> Path:
+    """Write a run's report.html and return its path. Arguments are those of `make_report`. Raises OSError,
+    InputError."""
     path = folder / REPORT
-    write_atomically(path, make_report(finished, slice_s).encode("utf-8", "replace"))
+    write_atomically(path, make_report(finished, slice_s, by_column).encode("utf-8", "replace"))
     return path
 
 
-def make_report(finished: Finished, slice_s: float | None = None) -> str:
-    """The HTML of report.html. `slice_s`: seconds per row of the table over time; None: at most 20 rows."""
+def make_report(finished: Finished, slice_s: float | None = None, by_column: Iterable[Table] = ()) -> str:
+    """The HTML of report.html. `slice_s`: seconds per row of the table over time; None: at most 20 rows. `by_column`:
+    tables by columns of a manifest."""
     info, summary, part = finished.info, finished.summary, finished.measured
     measured, good = part.counted, [record for record in part.sound if record.ok]
     sections, all_plots = _sections(good, info, finished.search)
@@ -138,7 +141,8 @@ def make_report(finished: Finished, slice_s: float | None = None) -> str:
         course=range(8) if measured else (),
         course_note=note,
         sections=sections,
-        tables=list(_tables(part, info, summary, slice_s)),
+        tables=list(_tables(finished, slice_s)),
+        by_column=list(by_column),
         worst=worst(good, info.scoring, summary.rate),
         rate=summary.rate.upper(),
         options=list(_options(info)),
@@ -285,7 +289,8 @@ def _load(info: RunInfo) -> str:
     return said + shape + limit
 
 
-def _tables(part: sound.Measured, info: RunInfo, summary: Summary, slice_s: float | None) -> Iterator[Table]:
+def _tables(finished: Finished, slice_s: float | None) -> Iterator[Table]:
+    info, summary, part = finished.info, finished.summary, finished.measured
     measured, good = part.counted, [record for record in part.sound if record.ok]
     yield tables.latencies(summary)
     for one in (tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)):
@@ -293,12 +298,12 @@ def _tables(part: sound.Measured, info: RunInfo, summary: Summary, slice_s: floa
             yield one
     yield _outcomes(measured)
     if measured:
-        rows = _Rows(part, info, summary)
-        yield _over_time(measured, rows, summary, slice_s)
+        parts = Breakdown(finished)
+        yield parts.over_time(slice_s)
         if info.stages:
-            yield _by_stage(measured, rows, info, summary)
-        yield _by_load(measured, rows, summary)
-        yield _by_worker(part.sound, info)
+            yield parts.by_stage()
+        yield parts.by_load()
+        yield parts.by_worker()
     if good:
         yield _stream(good, summary)
     if summary.references:
@@ -315,113 +320,6 @@ def _outcomes(measured: Sequence[Record]) -> Table:
         for name, count in counts.most_common()
     ]
     return Table("By outcome", ("", "n", "share", "first error"), rows)
-
-
-PART = ("n", "fail", "requests/s", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
-
-
-class _Rows:
-    """Formats a table row for some of a run's requests. Rates count all of them, other figures skip excluded ones."""
-
-    def __init__(self, run: sound.Measured, info: RunInfo, summary: Summary) -> None:
-        self._sound = set(map(id, run.sound))
-        good = [record for record in run.sound if record.ok]
-        self._spoken = {id(whole.last): (whole.reference, whole.text) for whole in wholes(good, info.scoring)}
-        self._scoring, self._rate = info.scoring, summary.rate
-
-    def successes(self, part: Sequence[Record]) -> list[Record]:
-        """Successful requests that count for latencies."""
-        return [record for record in part if record.ok and id(record) in self._sound]
-
-    def row(self, part: Sequence[Record], seconds: float) -> tuple[str, ...]:
-        """The cells below PART, and the error rate of the recordings that these requests completed."""
-        good = self.successes(part)
-        ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
-        pairs = (self._spoken[id(record)] for record in part if id(record) in self._spoken)
-        return (
-            f"{len(good):,}",
-            f"{sum(record.failed for record in part if id(record) in self._sound):,}",
-            number(sum(record.ok for record in part) / seconds if seconds > 0 else None, 2),
-            *map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95)),
-            percent(getattr(measure(pairs, self._scoring), self._rate)),
-        )
-
-
-def _over_time(measured: Sequence[Record], rows_of: _Rows, summary: Summary, slice_s: float | None) -> Table:
-    first, last = span(measured)
-    width = slice_s or width_for(last - first, ROWS)
-    count = stretches(first, last, width)
-    parts: dict[int, list[Record]] = {}
-    for record in measured:
-        parts.setdefault(min(int((record.end - first) / width), count - 1), []).append(record)
-    rows, counts = [], []
-    for place, own in sorted(parts.items()):
-        counts.append(len(rows_of.successes(own)))
-        begin = place * width
-        end = last - first if place == count - 1 else begin + width
-        rows.append((f"{begin:g} to {end:.4g}", *rows_of.row(own, end - begin)))
-    headings = ("seconds", *PART, summary.rate.upper())
-    faint = tables.faint_p95(counts, headings)
-    note = "A request counts in the row in which it ended."
-    return Table("Over time", headings, rows, note, numbers=True, faint=faint)
-
-
-def _by_stage(measured: Sequence[Record], rows_of: _Rows, info: RunInfo, summary: Summary) -> Table:
-    times = [at for at, _ in info.stages]
-    parts: dict[int, list[Record]] = {}
-    for record in measured:
-        parts.setdefault(int(np.searchsorted(times, record.begins, "right")) - 1, []).append(record)
-    rows, counts, (_, last) = [], [], span(measured)
-    for place, own in sorted(parts.items()):
-        counts.append(len(rows_of.successes(own)))
-        name = info.stages[place][1] if place >= 0 else "before"
-        begin = times[place] if place >= 0 else span(own)[0]
-        end = times[place + 1] if place + 1 < len(times) else last
-        rows.append((name, *rows_of.row(own, end - begin)))
-    headings = ("", *PART, summary.rate.upper())
-    faint = tables.faint_p95(counts, headings)
-    return Table("By stage", headings, rows, "A request counts in the stage in which it began.", faint=faint)
-
-
-def _by_load(measured: Sequence[Record], rows_of: _Rows, summary: Summary) -> Table:
-    """Figures by the number of requests in flight, to show whether accuracy drops when the server is busy."""
-    busy = in_flight_at_start(measured)
-    borders = np.unique(np.quantile(busy, [0, 1 / 3, 2 / 3, 1], method="nearest"))
-    rows, counts = [], []
-    for low, high in zip(borders[:-1] + (np.arange(len(borders) - 1) > 0), borders[1:], strict=True):
-        own = [record for record, count in zip(measured, busy, strict=True) if low <= count <= high]
-        if own:
-            counts.append(len(rows_of.successes(own)))
-            rows.append((f"{low} to {high}" if low < high else f"{low}", *rows_of.row(own, 0.0)))
-    if not rows:
-        rows = [(str(int(busy[0])), *rows_of.row(measured, 0.0))]
-        counts = [len(rows_of.successes(measured))]
-    rows = [(*row[:3], *row[4:]) for row in rows]
-    headings = ("in flight", *(name for name in PART if name != "requests/s"), summary.rate.upper())
-    return Table(
-        "By requests in flight at the start", headings, rows, numbers=True, faint=tables.faint_p95(counts, headings)
-    )
-
-
-def _by_worker(measured: Sequence[Record], info: RunInfo) -> Table:
-    rows, counts = [], []
-    for worker in info.workers:
-        own = [record for record in measured if record.worker == worker.worker]
-        good = [record for record in own if record.ok]
-        counts.append(len(good))
-        ttft, e2el = figures_of("ttft", good), figures_of("e2el", good)
-        rows.append(
-            (
-                f"{worker.worker} on {worker.host}",
-                f"{len(good):,}",
-                str(sum(record.failed for record in own)),
-                *map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95)),
-                worker.reader,
-                str(worker.cores),
-            )
-        )
-    headings = ("", "n", "fail", *(name for name in PART[3:]), "reader", "cores")
-    return Table("By worker", headings, rows, faint=tables.faint_p95(counts, headings))
 
 
 def _stream(good: Sequence[Record], summary: Summary) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from asr_load.report.console import console_for, rich_table
-from asr_load.report.tables import clients, latencies, lengths, replicas, user_classes
+from asr_load.report.tables import Table, clients, latencies, lengths, replicas, user_classes
 from asr_load.report.words import ms, number, rates_line, run_lines, steadiness_line
 from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Difference, Summary
@@ -22,8 +22,11 @@ NOTHING_FITS, FEW = 0.9, 4
 """With at least this WER over at least this many transcripts, the references belong to something else."""
 
 
-def print_summary(folder: Path, summary: Summary, records: Iterable[Record], file: TextIO) -> None:
-    """Print a run's summary and its first records. The first lines match those of SGLang's small ASR benchmark."""
+def print_summary(
+    folder: Path, summary: Summary, records: Iterable[Record], file: TextIO, more: Iterable[Table] = ()
+) -> None:
+    """Print a run's summary, its first records and `more` tables. The first lines match those of SGLang's small ASR
+    benchmark."""
     console = console_for(file)
     out = console.out
     requests = summary.requests
@@ -52,6 +55,8 @@ def print_summary(folder: Path, summary: Summary, records: Iterable[Record], fil
         console.print(rich_table(user_classes(summary)))
     if summary.by_replica:
         console.print(rich_table(replicas(summary)))
+    for table in more:
+        console.print(rich_table(table))
     for line in _lines(summary):
         out(line)
     if len(summary.validity.clients) > 1:

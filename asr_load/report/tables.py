@@ -14,7 +14,8 @@ from asr_load.text import visible
 FEW = {"p90": 10, "p95": 20, "p99": 100}
 """Number of values below which a percentile is hardly more than the maximum."""
 
-LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms", "RTF p50")
+LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
+RTF = "RTF p50"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def lengths(summary: Summary) -> Table:
         four = map(ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
         rate = percent(getattr(row, summary.rate))
         rows.append((bounds, str(row.n), *four, number(row.rtf.p50, 3), rate))
-    headings = ("seconds", "n", *LATENCIES, summary.rate.upper())
-    faint = faint_p95([row.n for row in summary.by_duration], headings)
+    headings = ("seconds", "n", *LATENCIES, RTF, summary.rate.upper())
+    faint = faint_p95([row.n for row in summary.by_duration], 2)
     return Table("By clip length", headings, rows, numbers=True, faint=faint)
 
 
@@ -68,21 +69,21 @@ def user_classes(summary: Summary) -> Table:
         (row.name, str(row.n), str(row.fail), *_of_part(row), percent(getattr(row, rate)))
         for row in summary.by_user_class
     ]
-    headings = ("", "n", "fail", *LATENCIES, rate.upper())
-    return Table("By user class", headings, rows, faint=faint_p95([row.n for row in summary.by_user_class], headings))
+    headings = ("", "n", "fail", *LATENCIES, RTF, rate.upper())
+    return Table("By user class", headings, rows, faint=faint_p95([row.n for row in summary.by_user_class], 3))
 
 
 def replicas(summary: Summary) -> Table:
     """Figures by server address, if there are several."""
     rows = [(row.address, percent(row.share), str(row.n), str(row.fail), *_of_part(row)) for row in summary.by_replica]
-    headings = ("", "share", "n", "fail", *LATENCIES)
-    return Table("By replica", headings, rows, faint=faint_p95([row.n for row in summary.by_replica], headings))
+    headings = ("", "share", "n", "fail", *LATENCIES, RTF)
+    return Table("By replica", headings, rows, faint=faint_p95([row.n for row in summary.by_replica], 4))
 
 
-def faint_p95(counts: Sequence[int], headings: Sequence[str]) -> frozenset[tuple[int, int]]:
-    """Cells of p95 in rows with so few requests that it is hardly more than the maximum."""
-    columns = [at for at, heading in enumerate(headings) if heading in LATENCIES and "p95" in heading]
-    return frozenset((row, at) for row, count in enumerate(counts) if count < FEW["p95"] for at in columns)
+def faint_p95(counts: Sequence[int], first: int) -> frozenset[tuple[int, int]]:
+    """Cells of p95 in rows with so few requests that it is hardly more than the maximum. `first`: number of the first
+    of the columns LATENCIES."""
+    return frozenset((row, first + at) for row, n in enumerate(counts) if n < FEW["p95"] for at in (1, 3))
 
 
 def clients(summary: Summary) -> Table:
@@ -103,7 +104,7 @@ def clients(summary: Summary) -> Table:
 
 
 def _of_part(row: ByUserClass | ByReplica) -> Iterator[str]:
-    """The cells below LATENCIES."""
+    """The cells below LATENCIES and RTF."""
     yield from map(ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
     yield number(row.rtf.p50, 3)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import msgspec
 from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results import sound
-from asr_load.results.accuracy import Accuracy, loops, measure, rate_for, spoken, variants, wholes
+from asr_load.results.accuracy import Whole, loops, measure, rate_for, spoken, variants, wholes
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
 from asr_load.results.figures import Figures, figures, figures_of
 from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
+from asr_load.results.parts import Part, by
 from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run, write_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
@@ -34,8 +35,8 @@ SUMMARY, FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
 """95 of 100 counts from a normal distribution lie within this many standard deviations."""
 
-LENGTHS = (0, 5, 10, 20, 30, float("inf"))
-"""Bounds of the length buckets, in seconds of audio; a bucket excludes its upper bound."""
+LENGTHS = (0, 5, 10, 20, 30)
+"""Lower bounds of the length buckets, in seconds of audio; a bucket excludes its upper bound."""
 
 
 class Requests(msgspec.Struct):
@@ -319,7 +320,8 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None, pa
     length = [record for record in good if record.finish_reason == "length"]
     limit = {each.name: each.max_tokens for each in info.user_classes}
     truncated = sum(_at_limit(record, limit.get(record.user_class, info.max_tokens)) for record in length)
-    pairs, scoring = [(whole.reference, whole.text) for whole in wholes(figured, info.scoring)], info.scoring
+    scoring, recordings = info.scoring, list(wholes(figured, info.scoring))
+    pairs = [(whole.reference, whole.text) for whole in recordings]
     accuracy = measure(pairs, scoring)
 
     of_metrics: dict[str, Any] = {
@@ -358,9 +360,9 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None, pa
         wer=accuracy.wer,
         cer=accuracy.cer,
         references=accuracy.references,
-        by_duration=_by_duration(figured, info.scoring),
-        by_user_class=_by_user_class(part.sound, info),
-        by_replica=_by_replica(part.sound),
+        by_duration=_by_duration(part, recordings, scoring),
+        by_user_class=_by_user_class(part, info),
+        by_replica=_by_replica(part),
         rate=rate_for(info.language),
         normalizer=info.normalizer,
         normalizer_variants=variants((reference for reference, _ in pairs), scoring),
@@ -432,45 +434,41 @@ def _at_limit(record: Record, max_tokens: int | None) -> bool:
     return max_tokens is not None and (record.known_tokens or 0) >= max_tokens
 
 
-def _by_user_class(measured: list[Record], info: RunInfo) -> list[ByUserClass]:
+def _by_user_class(run: Measured, info: RunInfo) -> list[ByUserClass]:
+    parts = {part.key: part for part in by(run, lambda record: record.user_class)}
     rows = []
-    for user_class in info.user_classes:
-        own = [record for record in measured if record.user_class == user_class.name]
-        good = [record for record in own if record.ok]
+    for name in (each.name for each in info.user_classes):
+        part = parts.get(name, Part(name))
+        accuracy = measure(spoken(part.good, info.scoring), info.scoring)
         rows.append(
             ByUserClass(
-                name=user_class.name,
-                n=len(good),
-                fail=sum(record.failed for record in own),
-                **_of_part(good, measure(spoken(good, info.scoring), info.scoring), "ttft", "itl", "e2el", "rtf"),
+                name=name,
+                n=len(part.good),
+                fail=part.failed,
+                wer=accuracy.wer,
+                cer=accuracy.cer,
+                **_figures_of(part, "ttft", "itl", "e2el", "rtf"),
             )
         )
     return rows
 
 
-def _of_part(good: list[Record], accuracy: Accuracy, *metrics: str) -> dict[str, Any]:
-    """Figures and error rates for some of a run's requests."""
-    return {name: figures_of(name, good) for name in metrics} | {"wer": accuracy.wer, "cer": accuracy.cer}
+def _figures_of(part: Part[Any], *metrics: str) -> dict[str, Any]:
+    return {name: part.figures(name) for name in metrics}
 
 
-def _by_replica(measured: list[Record]) -> list[ByReplica]:
-    by_address: dict[str, list[Record]] = {}
-    for record in measured:
-        if record.replica:
-            by_address.setdefault(record.replica, []).append(record)
-    rows = []
-    for address, own in sorted(by_address.items()) if len(by_address) > 1 else ():
-        good = [record for record in own if record.ok]
-        rows.append(
-            ByReplica(
-                address=address,
-                share=len(own) / len(measured),
-                n=len(good),
-                fail=sum(record.failed for record in own),
-                **{name: figures_of(name, good) for name in ("ttft", "e2el", "rtf")},
-            )
+def _by_replica(run: Measured) -> list[ByReplica]:
+    parts = [part for part in by(run, lambda record: record.replica or "") if part.key and part.sound]
+    return [
+        ByReplica(
+            address=part.key,
+            share=len(part.sound) / len(run.sound),
+            n=len(part.good),
+            fail=part.failed,
+            **_figures_of(part, "ttft", "e2el", "rtf"),
         )
-    return rows
+        for part in (parts if len(parts) > 1 else ())
+    ]
 
 
 def _all_coverage(measured: list[Record], info: RunInfo) -> Coverage:
@@ -512,20 +510,25 @@ def _connections(measured: list[Record], workers: list[WorkerInfo]) -> Connectio
     )
 
 
-def _by_duration(good: list[Record], scoring: Scoring) -> list[ByDuration]:
+def _by_duration(run: Measured, recordings: Sequence[Whole], scoring: Scoring) -> list[ByDuration]:
     """Latencies by the length of clips, and error rates by that of recordings, which are longer if clips are parts of
     them."""
-    rows, recordings = [], list(wholes(good, scoring))
-    for low, high in pairwise(LENGTHS):
-        inside = [record for record in good if low <= record.audio_s < high]
-        pairs = [(whole.reference, whole.text) for whole in recordings if low <= whole.audio_s < high]
-        if inside or pairs:
+
+    def bucket(one: Record | Whole) -> int:
+        return bisect_right(LENGTHS, one.audio_s) - 1
+
+    rows = []
+    for part in by(run, bucket, recordings, key_of_recording=bucket):
+        accuracy = part.accuracy(scoring)
+        if part.good or part.recordings:
             rows.append(
                 ByDuration(
-                    from_s=low,
-                    to_s=None if high == float("inf") else high,
-                    n=len(inside),
-                    **_of_part(inside, measure(pairs, scoring), "ttft", "e2el", "rtf"),
+                    from_s=LENGTHS[part.key],
+                    to_s=None if part.key + 1 == len(LENGTHS) else LENGTHS[part.key + 1],
+                    n=len(part.good),
+                    wer=accuracy.wer,
+                    cer=accuracy.cer,
+                    **_figures_of(part, "ttft", "e2el", "rtf"),
                 )
             )
     return rows
