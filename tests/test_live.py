@@ -6,12 +6,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from asr_load.report.headline import tiles
+from asr_load.report.headline import Tile, tiles
+from asr_load.report.view import view_running
 from asr_load.results.accuracy import Sample
 from asr_load.results.course import course
 from asr_load.results.live import REALTIME_DRAWN, Histogram, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Goodput, judge_slos, parse_slos
+from asr_load.results.verdict import judge_clients
 from asr_load.stream.record import LiveRecord, Record
 from harness.records import failure, record, run_info
 
@@ -31,8 +33,14 @@ def fed(live: Live, *records: Record) -> None:
     live.add(records, [one.end for one in records])
 
 
+def shown_in(live: Live, slos: list[str]) -> dict[str, Tile]:
+    """The tiles of a running test, by name."""
+    view = view_running(live, parse_slos(slos), judge_clients([]), None)
+    return {tile.name: tile for tile in tiles(view)}
+
+
 def test_live_table_is_empty_before_the_first_second() -> None:
-    assert {row["count"] for row in Live(0.0).table()} == {0}
+    assert {spread.n for row in Live(0.0).table().values() for spread in row} == {0}
 
 
 def test_live_table_has_the_last_10_seconds_and_the_run() -> None:
@@ -40,14 +48,14 @@ def test_live_table_has_the_last_10_seconds_and_the_run() -> None:
     for second in range(15):
         fed(live, record(second, ttft=0.1 if second < 5 else 0.3, e2el=0.5))
         live.tick(1001.0 + second, users=second, in_flight=2, complete_until=1001.0 + second)
-    rows = {row["name"]: row for row in live.table()}
-    assert list(rows)[:2] == ["TTFT (ms), last 10 s", "TTFT (ms), whole run"]
-    assert rows["TTFT (ms), last 10 s"]["count"] == 10
-    assert rows["TTFT (ms), last 10 s"]["p50"] == pytest.approx(300)
-    assert rows["TTFT (ms), whole run"]["count"] == 15
-    assert rows["TTFT (ms), whole run"]["p50"] == pytest.approx(300, rel=0.003)
-    assert rows["ITL (ms), whole run"]["count"] == 30
-    assert rows["RTF, whole run"]["max"] == 0.25
+    rows = live.table()
+    assert list(rows)[:2] == ["ttft", "itl"]
+    recent, whole = rows["ttft"]
+    assert (recent.n, whole.n) == (10, 15)
+    assert recent.p50 == pytest.approx(300)
+    assert whole.p50 == pytest.approx(300, rel=0.003)
+    assert rows["itl"][1].n == 30
+    assert rows["rtf"][1].max == 0.25
 
 
 def test_live_view_has_one_point_per_second() -> None:
@@ -109,21 +117,19 @@ def test_goodput_and_the_error_limit_are_shown_live() -> None:
     live.tick(1002.0, users=1, in_flight=0, complete_until=1002.0)
     fed(live, record(1))  # for a second that is already drawn
     assert [point["goodput_per_s"] for point in live.points()] == [2.0, 1.0]
-    rows = {row["name"]: row for row in live.table()}
-    shown = {tile.name: tile for tile in tiles(None, live, parse_slos(["errors:rate:0.1"]), rows)}
+    shown = shown_in(live, ["errors:rate:0.1"])
     assert (shown["Goodput"].value, shown["Goodput"].unit) == ("1.50", "requests/s")
     assert shown["Errors"][1:] == ("20.0%", "", "limit 10.0%, missed", "bad")
     assert len(shown) == 5
 
 
 def test_tile_compares_the_whole_test_with_the_limit() -> None:
-    slos = parse_slos(["ttft:p95:200", "ttft:max:350", "e2el:mean:600", "lag:p50:5", "tpot:p95:1000"])
-    live = Live(1000.0, slos=slos)
+    slos = ["ttft:p95:200", "ttft:max:350", "e2el:mean:600", "lag:p50:5", "tpot:p95:1000"]
+    live = Live(1000.0, slos=parse_slos(slos))
     for second in range(30):
         fed(live, record(second, ttft=0.3 if second < 20 else 0.1, e2el=0.5, lag=0.01, output_tokens=1))
         live.tick(1001.0 + second, users=1, in_flight=0, complete_until=1001.0 + second)
-    rows = {row["name"]: row for row in live.table()}
-    shown = {tile.name: tile for tile in tiles(None, live, slos, rows)}
+    shown = shown_in(live, slos)
     assert shown["TTFT p95"][1:] == ("100.0", "ms", "limit 200 ms, missed; whole test 300 ms", "bad")
     assert shown["TTFT max"][1:] == ("100.0", "ms", "limit 350 ms; whole test 300 ms", "good")
     assert shown["E2E mean, whole test"][1:] == ("500 ms", "", "limit 600 ms", "good")
@@ -166,8 +172,7 @@ def test_some_transcripts_are_scored_live() -> None:
     live.tick(1001.0, users=1, in_flight=0, complete_until=1001.0)
     fed(live, *(record(1, reference="four words are here", text="four words are here") for _ in range(50)))
     live.tick(1002.0, users=1, in_flight=0, complete_until=1002.0)
-    rows = {row["name"]: row for row in live.table()}
-    shown = {tile.name: tile for tile in tiles(None, live, parse_slos(["wer:mean:0.05"]), rows)}
+    shown = shown_in(live, ["wer:mean:0.05"])
     # Four of the first second, and at most ten of the next.
     assert shown["WER"] == ("WER", "7.1%", "", "limit 5.0%, missed", "bad")
     assert live.accuracy is not None
@@ -176,5 +181,4 @@ def test_some_transcripts_are_scored_live() -> None:
     unspaced = Live(1000.0, accuracy=Sample(Scoring("zh")))
     fed(unspaced, record(0, reference="广州市", text="广州"))
     unspaced.tick(1001.0, users=1, in_flight=0, complete_until=1001.0)
-    rows = {row["name"]: row for row in unspaced.table()}
-    assert ("CER", "33.3%", "", "of 1 transcript so far", "") in tiles(None, unspaced, [], rows)
+    assert shown_in(unspaced, [])["CER"] == ("CER", "33.3%", "", "of 1 transcript so far", "")

@@ -14,11 +14,12 @@ import pytest
 from locust.runners import Runner
 
 from asr_load.load.ending import exit_code
-from asr_load.report import headline
 from asr_load.report.capacity import print_search
 from asr_load.report.exports import export
+from asr_load.report.headline import words
 from asr_load.report.page import make_report
 from asr_load.report.summary import print_summary
+from asr_load.report.view import view_finished, view_running
 from asr_load.results.capacity import Capacity, answer_lines
 from asr_load.results.compare import Run, compare
 from asr_load.results.live import Live
@@ -126,8 +127,8 @@ def finished(case: Case) -> Finished:
 
 
 def words_of(summary: Summary | None, live: Live, case: Case, verdict: Verdict | None = None) -> dict[str, Any]:
-    validity = judge_clients(case.run.workers)
-    return {word.name: word for word in headline.words(summary, live, validity, verdict)}
+    running = view_running(live, parse_slos(case.run.slos), judge_clients(case.run.workers), verdict)
+    return {word.name: word for word in words(running if summary is None else view_finished(summary))}
 
 
 @each_case
@@ -143,10 +144,10 @@ def test_console_tab_and_report_show_the_same_verdict(case: Case, tmp_path: Path
     run, out = finished(case), io.StringIO()
     print_summary(tmp_path, run.summary, run.records, out)
     assert [line for line in out.getvalue().splitlines() if line.startswith("Verdict")] == [f"Verdict: {case.said}"]
-    words = words_of(run.summary, Live(0.0), case)
-    assert words["Verdict"].said == case.said
-    assert (words["Verdict"].look == "bad") == (case.code != 0)
-    assert words["Server"].look == case.server
+    shown = words_of(run.summary, Live(0.0), case)
+    assert shown["Verdict"].said == case.said
+    assert (shown["Verdict"].look == "bad") == (case.code != 0)
+    assert shown["Server"].look == case.server
     page = html.unescape(make_report(run))
     assert f">{case.said}</strong>" in page
 
@@ -185,10 +186,10 @@ def test_running_test_is_judged_like_a_finished_one(name: str) -> None:
         running=True,
     )
     assert (verdict.exit_code, verdict.said()) == (case.code, case.said)
-    words = words_of(None, live, case, verdict)
-    assert words["Verdict"].said == case.said.replace("passed", "passed so far")
-    assert words["Server"].look == case.server
-    assert f"SLOs {verdict.met} of {verdict.slos} met so far, errors " in words["Server"].said
+    shown = words_of(None, live, case, verdict)
+    assert shown["Verdict"].said == case.said.replace("passed", "passed so far")
+    assert shown["Server"].look == case.server
+    assert f"SLOs {verdict.met} of {verdict.slos} met so far, errors " in shown["Server"].said
 
 
 @pytest.mark.parametrize("name", ["disk full", "worker lost", "client-bound"])
@@ -272,8 +273,8 @@ def test_verdict_of_a_search_is_its_answer(search: Capacity, code: int, look: st
     run = Finished(case.run, case.records, search)
     answer = answer_lines(search)[-1] if search.answer is not None or search.unknown else ""
     said = answer or "NOT passed: the search stopped before its answer"
-    words = words_of(summary, Live(0.0), case)
-    assert (words["Verdict"].said, words["Verdict"].look) == (said, look)
+    shown = words_of(summary, Live(0.0), case)
+    assert (shown["Verdict"].said, shown["Verdict"].look) == (said, look)
     assert f">{said}</strong>" in html.unescape(make_report(run))
     suite = ElementTree.fromstring(export(tmp_path, run, "junit").read_bytes())
     assert (suite.get("failures") != "0") == (code != 0)

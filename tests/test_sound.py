@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from asr_load.report import headline
 from asr_load.report.exports import export
+from asr_load.report.headline import tiles, words
 from asr_load.report.main import main
 from asr_load.report.page import make_report
+from asr_load.report.view import view_finished
 from asr_load.results.compare import Run, compare
-from asr_load.results.live import Live
 from asr_load.results.runfile import Late, RunInfo, read_run, write_run
 from asr_load.results.sound import measured
 from asr_load.results.summary import Finished, read_finished, summarise
@@ -268,9 +268,10 @@ def test_headline_error_rate_excludes_late_requests() -> None:
     failed = [failure(n, "stalled", ended_at=1000.5 + n) for n in range(50, 60)]
     records = [*(record(n) for n in range(50)), *failed, *(record(n) for n in range(60, 100))]
     summary = summarise(records, info_of(late(1050.0, seconds=10.0), slos=["errors:rate:0.01"]))
-    words = {word.name: word for word in headline.words(summary, Live(0.0), summary.validity)}
-    assert (words["Server"].said, words["Server"].look) == ("SLOs 1 of 1 met, errors 0.0%, WER 0.0%", "good")
-    (tile,) = (tile for tile in headline.tiles_of(summary) if tile.name == "Errors")
+    view = view_finished(summary)
+    (server,) = (word for word in words(view) if word.name == "Server")
+    assert (server.said, server.look) == ("SLOs 1 of 1 met, errors 0.0%, WER 0.0%", "good")
+    (tile,) = (tile for tile in tiles(view) if tile.name == "Errors")
     assert (tile.value, tile.more, tile.look) == ("0.0%", "limit 1.0%", "good")
 
 

@@ -189,22 +189,6 @@ def test_clip_without_a_length_has_no_rtf() -> None:
     assert (summary.rtf.n, summary.audio_s) == (1, 2.0)
 
 
-@pytest.mark.parametrize(
-    ("slos", "records", "said"),
-    [
-        ([], [record(0)], "errors 0.0%, WER 0.0%"),
-        (
-            ["ttft:p95:1", "e2el:p95:1000"],
-            [record(0, reference=""), failure(1, "cut")],
-            "SLOs 1 of 2 met, errors 50.0%",
-        ),
-        ([], [failure(0, "unfinished")], "no request finished"),
-    ],
-)
-def test_status_of_the_server_in_words(slos: list[str], records: list[Record], said: str) -> None:
-    assert summarise(records, run_info(slos=slos)).server == said
-
-
 def test_open_loop_rate_has_a_random_interval() -> None:
     counts = ArrivalCounts(seconds=100.0, expected=400.0, deviation=20.0, due=368)
     workers = [worker_info(worker=n, started=180, arrivals=counts) for n in range(2)]

@@ -14,6 +14,7 @@ import msgspec
 from asr_load.files import write_atomically
 from asr_load.report import tables
 from asr_load.report.comparison import markdown_table
+from asr_load.report.view import view_finished
 from asr_load.report.words import number, rates_line, run_lines
 from asr_load.results.pass_fail import Kind
 from asr_load.results.slo import slo_lines
@@ -114,7 +115,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     yield f"{number(rates[0], 2)} requests/s, RTFx {number(rates[1], 2)}, over {summary.wall_s:.1f} s"
     if summary.references:
         yield rates_line(summary)
-    yield f"Server: {summary.server}"
+    yield f"Server: {view_finished(summary).server}"
     yield f"Client: {summary.validity.client}; figures: {summary.validity.verdict}"
     if summary.verdict is not None:
         yield summary.verdict.line

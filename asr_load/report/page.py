@@ -22,6 +22,7 @@ from asr_load.report.breakdown import Breakdown
 from asr_load.report.comparison import comparison_table
 from asr_load.report.tables import Table
 from asr_load.report.transcripts import errors_of, worst
+from asr_load.report.view import View, view_finished, view_running
 from asr_load.report.words import ms, normalizer_words, number, percent
 from asr_load.results import sound
 from asr_load.results.capacity import Capacity
@@ -137,7 +138,7 @@ def make_report(finished: Finished, slice_s: float | None = None, by_column: Ite
     return _render(
         "report.html.j2",
         drawn,
-        head=head(info, summary, None, summary.validity),
+        head=_head(info, view_finished(summary)),
         course=range(8) if measured else (),
         course_note=note,
         sections=sections,
@@ -177,8 +178,9 @@ def add_section(
         },
         "plots": [],
     }
-    first, options = head(info, summary, live, validity, verdict), list(_options(info))
-    section = _render("section.html.j2", drawn, head=first, tables=shown, options=options)
+    slos = list(map(parse_slo, info.slos))
+    view = view_running(live, slos, validity, verdict) if summary is None else view_finished(summary)
+    section = _render("section.html.j2", drawn, head=_head(info, view), tables=shown, options=list(_options(info)))
     # Locust's scripts come before its body and may contain any text, so the root of its page is the last match.
     before, root, after = report.rpartition('<div id="root"')
     return f"{before}{section}{root}{after}" if root else report
@@ -246,19 +248,14 @@ def _late_places(part: sound.Measured, info: RunInfo, first: float, last: float)
     return [plots.Mark("load generator late", at) for at in begins[:LATE_MARKS]]
 
 
-def head(
-    info: RunInfo, summary: Summary | None, live: Live | None, validity: Validity, verdict: Verdict | None = None
-) -> dict[str, Any]:
+def _head(info: RunInfo, view: View) -> dict[str, Any]:
     """The first screen: what was tested, the verdict, the headline figures, failures."""
-    live = live or Live(info.began_at)
-    rows = {row["name"]: row for row in live.table()} if summary is None else {}
-    failures = live.failures if summary is None else summary.requests.failures
     return {
         "title": f"{info.model} on {info.host}",
         "tested": list(_tested(info)),
-        "words": headline.words(summary, live, validity, verdict),
-        "tiles": headline.tiles(summary, live, list(map(parse_slo, info.slos)), rows),
-        "failures": list(failures.items()),
+        "words": headline.words(view),
+        "tiles": headline.tiles(view),
+        "failures": list(view.failures.items()),
     }
 
 

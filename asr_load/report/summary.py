@@ -9,6 +9,7 @@ from typing import TextIO
 
 from asr_load.report.console import console_for, rich_table
 from asr_load.report.tables import Table, clients, latencies, lengths, replicas, user_classes
+from asr_load.report.view import view_finished
 from asr_load.report.words import ms, number, rates_line, run_lines, steadiness_line
 from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Difference, Summary
@@ -158,7 +159,7 @@ def _verdict(summary: Summary) -> Iterator[str]:
     client += f"event loop {lag['p99'] * 1e3:.1f} ms late; CPU {cpu['mean']:.0%} of a core"
     # No event loop is on time to the nanosecond, so a lag of zero means that the process was killed.
     yield f"Client: {validity.client} ({client if lag['max'] else 'not measured'})"
-    yield f"Server: {summary.server}"
+    yield f"Server: {view_finished(summary).server}"
     if validity.verdict != "valid":
         yield f"Figures: {validity.verdict}"
     yield from (f"  - {reason}" for reason in validity.reasons)

@@ -10,7 +10,7 @@ import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,17 @@ DRAWN, REALTIME_DRAWN = ("ttft", "e2el", "itl", "rtf"), ("ttft", "ttfs", "itl", 
 POINT = 7 + len(DRAWN) * len(CHARTED)
 STEP = math.log(1.005)
 """Width of a histogram's bucket, so that a percentile of the whole run is off by at most 0.25 %."""
+
+
+class Spread(NamedTuple):
+    """A number of values in a metric's unit, their percentiles and maximum; None without values."""
+
+    n: int
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
 
 
 def shown_values(successes: Sequence[Record], metrics: Iterable[str]) -> dict[str, np.ndarray]:
@@ -245,26 +256,23 @@ class Live:
             point[name] = {f"p{share}": next(values) for share in CHARTED}
         return point
 
-    def table(self) -> list[dict[str, Any]]:
-        """Rows `name`, `count`, `p50` … `p99`, `max`: each metric over the last 10 s and over the run; metrics of
-        realtime sessions only if there are any."""
-        rows = []
+    def table(self) -> dict[str, tuple[Spread, Spread]]:
+        """By metric, its figures over the last 10 s and over the run; metrics of realtime sessions only if there are
+        any."""
+        rows = {}
         for metric in STREAMED:
-            name, label = metric.name, metric.heading
-            if metric.is_realtime and not self._run[name].n:
+            whole = self._run[metric.name]
+            if metric.is_realtime and not whole.n:
                 continue
             seconds = (*self._window, *self._open.values())
-            recent = np.concatenate([np.empty(0), *(second.values(name) for second in seconds)])
+            recent = np.concatenate([np.empty(0), *(second.values(metric.name) for second in seconds)])
             shown = np.percentile(recent, PERCENTILES).tolist() if recent.size else [None] * len(PERCENTILES)
-            peak = recent.max().item() if recent.size else None
-            rows.append(_row(f"{label}, last {WINDOW_S} s", recent.size, shown, peak))
-            whole = self._run[name]
-            peak = whole.max if whole.n else None
-            rows.append(_row(f"{label}, whole run", whole.n, whole.percentiles(PERCENTILES), peak))
+            rows[metric.name] = (
+                _spread(recent.size, [*shown, recent.max().item() if recent.size else None]),
+                _spread(whole.n, [*whole.percentiles(PERCENTILES), whole.max if whole.n else None]),
+            )
         return rows
 
 
-def _row(name: str, count: int, percentiles: list[float | None], peak: float | None) -> dict[str, Any]:
-    columns = {f"p{share}": value for share, value in zip(PERCENTILES, percentiles, strict=True)}
-    shown = {key: None if value is None else round(value, 3) for key, value in {**columns, "max": peak}.items()}
-    return {"name": name, "count": count, **shown}
+def _spread(count: int, values: Iterable[float | None]) -> Spread:
+    return Spread(count, *(None if value is None else round(value, 3) for value in values))

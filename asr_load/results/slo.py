@@ -76,6 +76,11 @@ class SloResult(msgspec.Struct):
     value: float | None
     ok: bool
 
+    @property
+    def slo(self) -> Slo:
+        metric, _, statistic = self.name.partition(":")
+        return Slo(metric, statistic, self.limit)
+
 
 def parse_slos(texts: Iterable[str]) -> list[Slo]:
     """Parse SLOs, each METRIC:STATISTIC:LIMIT. Raises InputError."""
@@ -161,21 +166,16 @@ def _judge(slo: Slo, records: Sequence[Record], scoring: Scoring) -> SloResult:
 
 def miss_line(result: SloResult) -> str:
     """Describe how an SLO was missed."""
-    slo = _slo_of(result)
+    slo = result.slo
     value = "has no value" if result.value is None else f"is {result.value:.4g}{slo.unit}"
     return f"{result.name} {value} (limit {slo.limit:g}{slo.unit})"
-
-
-def _slo_of(result: SloResult) -> Slo:
-    metric, _, statistic = result.name.partition(":")
-    return Slo(metric, statistic, result.limit)
 
 
 def slo_lines(results: Iterable[SloResult]) -> list[str]:
     """One line for each SLO: limit, value, pass or FAIL."""
     lines = []
     for result in results:
-        slo = _slo_of(result)
+        slo = result.slo
         value = "no value" if result.value is None else f"{result.value:.4g}{slo.unit}"
         lines.append(f"SLO {slo}: {value}, {'pass' if result.ok else 'FAIL'}")
     return lines

@@ -270,19 +270,6 @@ class Summary(msgspec.Struct):
     format: int = FORMAT
     """Increases when a field changes its meaning or disappears."""
 
-    @property
-    def server(self) -> str:
-        """A short description of the server's performance: SLOs, errors and accuracy."""
-        said = []
-        if self.verdict and self.verdict.slos:
-            said.append(self.verdict.slos_met)
-        if self.error_rate is not None:
-            said.append(f"errors {self.error_rate:.1%}")
-        rate: float | None = getattr(self, self.rate)
-        if rate is not None:
-            said.append(f"{self.rate.upper()} {rate:.1%}")
-        return ", ".join(said) or "no request finished"
-
 
 def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None = None) -> Summary:
     """Compute a run's figures from its records; `search` is the capacity search, if the run was one."""

@@ -22,8 +22,9 @@ from asr_load.errors import InputError
 from asr_load.options.form import Form, check_classes, check_user_class, form_groups
 from asr_load.report import headline
 from asr_load.report.page import REPORT, add_section, asset, compact, limits_of, places
+from asr_load.report.view import Rows, View, view_finished, view_running
 from asr_load.results.figures import Figures
-from asr_load.results.live import Live
+from asr_load.results.live import WINDOW_S, Live
 from asr_load.results.metrics import METRICS
 from asr_load.results.pass_fail import Verdict
 from asr_load.results.runfile import WorkerInfo, read_run
@@ -35,6 +36,9 @@ from asr_load.web.guard import guarded
 
 KEY = "streaming"
 SHOWN = ("p50", "p90", "p95", "p99", "max")
+BLOCKS = (f"last {WINDOW_S} s", "whole run")
+"""The two rows of each metric in Locust's table."""
+
 AT_ONCE = 600
 """Maximum number of points in a response. Encoding them takes a millisecond, and the charts request the rest."""
 
@@ -73,14 +77,14 @@ class Test(Protocol):
     def reset_live(self) -> None: ...
 
 
-class _View:
-    """The pages' view of the current test."""
+class _Pages:
+    """The current test, as the pages need it."""
 
     def __init__(self, current: Callable[[], Test | None]) -> None:
         self._current = current
         self._live: Live | None = None
         self._number = 0
-        self._table: tuple[float, bool, dict[str, dict[str, Any]]] | None = None
+        self._rows: tuple[float, bool, Rows] | None = None
         self._summary: tuple[Path, Summary] | None = None
 
     @property
@@ -97,7 +101,7 @@ class _View:
         if self.test is None:
             return ""
         if self.test.live is not self._live:
-            self._live, self._number, self._table = self.test.live, self._number + 1, None
+            self._live, self._number, self._rows = self.test.live, self._number + 1, None
         return f"{self.test.id}-{self._number}"
 
     def summary(self) -> Summary | None:
@@ -112,35 +116,36 @@ class _View:
                 return None
         return self._summary[1]
 
-    def validity(self) -> Validity | None:
-        """The validity of the last seconds while the test runs; after it, that of its summary."""
-        if self.test is None:
-            return None
-        summary = self.summary()
-        return self.test.validity() if summary is None else summary.validity
-
-    def verdict(self) -> Verdict | None:
-        """The verdict so far of a running test; None after it, because the summary has it."""
-        return None if self.test is None or self.summary() is not None else self.test.verdict()
-
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """The live table's rows by name, cached for a moment."""
+    def rows(self) -> Rows:
+        """The rows of the live figures, cached for a moment."""
         self.series()
-        live = Live(0.0) if self.test is None else self.test.live
         now, ended = time.monotonic(), self.summary() is not None
-        if self._table is not None:
-            at, of_the_end, rows = self._table
+        if self._rows is not None:
+            at, of_the_end, rows = self._rows
             if of_the_end == ended and (ended or now - at < FRESH_S):
                 return rows
-        rows = {row["name"]: row for row in live.table()}
-        self._table = now, ended, rows
+        rows = (Live(0.0) if self.test is None else self.test.live).table()
+        self._rows = now, ended, rows
         return rows
+
+    def first_screen(self) -> View | None:
+        """The first screen of the test; None without one."""
+        if self.test is None:
+            return None
+        if summary := self.summary():
+            return view_finished(summary, self.rows())
+        return view_running(self.test.live, self.test.slos, self.test.validity(), self.test.verdict(), self.rows())
 
     def table(self) -> list[dict[str, Any]]:
         """The rows in the form that Locust's page expects: `metric`, `count`, and the figures."""
         return [
-            {"metric": name, "count": row["count"], **{key: _rounded(row[key]) for key in SHOWN}}
-            for name, row in self.rows().items()
+            {
+                "metric": f"{METRICS[name].heading}, {block}",
+                "count": spread.n,
+                **{key: _rounded(getattr(spread, key)) for key in SHOWN},
+            }
+            for name, spreads in self.rows().items()
+            for block, spread in zip(BLOCKS, spreads, strict=True)
         ]
 
 
@@ -153,13 +158,13 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
     web_ui: Any = environment.web_ui
     if web_ui is None:
         return
-    view = _View(current)
-    environment.events.reset_stats.add_listener(view.reset)
+    pages = _Pages(current)
+    environment.events.reset_stats.add_listener(pages.reset)
     if environment.reset_stats:  # Locust then resets its statistics without firing reset_stats
-        environment.events.spawning_complete.add_listener(view.reset)
+        environment.events.spawning_complete.add_listener(pages.reset)
     _add_tab(web_ui.template_args)
     _arrange_form(web_ui)
-    web_ui.app.register_blueprint(_blueprint(web_ui, view))
+    web_ui.app.register_blueprint(_blueprint(web_ui, pages))
 
     app = web_ui.app
     start = app.view_functions["locust.swarm"]
@@ -197,12 +202,12 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
             case "locust.request_stats":
                 if response.is_json:
                     # Do not change this response: Locust caches it for all requests within two seconds.
-                    more = {"extended_stats": [{"key": KEY, "data": view.table()}]}
+                    more = {"extended_stats": [{"key": KEY, "data": pages.table()}]}
                     return jsonify(decode(response.get_data()) | more)
             case "locust.index":
                 response.set_data(_with_script(response.get_data(as_text=True)))
             case "locust.stats_report":
-                response.set_data(_with_section(response.get_data(as_text=True), view))
+                response.set_data(_with_section(response.get_data(as_text=True), pages))
         return response
 
     app.after_request(extend)
@@ -270,44 +275,44 @@ def _with_script(page: str) -> str:
     return f"{before}{added}{end}{after}" if end else page
 
 
-def _with_section(report: str, view: _View) -> str:
-    test, summary, validity = view.test, view.summary(), view.validity()
-    if test is None or validity is None:
+def _with_section(report: str, pages: _Pages) -> str:
+    test, first_screen = pages.test, pages.first_screen()
+    if test is None or first_screen is None:
         return report
-    return add_section(report, read_run(test.folder), summary, test.live, validity, verdict=view.verdict())
+    run, verdict = read_run(test.folder), first_screen.verdict
+    return add_section(report, run, pages.summary(), test.live, first_screen.validity, verdict=verdict)
 
 
-def _blueprint(web_ui: Any, view: _View) -> Blueprint:
+def _blueprint(web_ui: Any, pages: _Pages) -> Blueprint:
     """Data for the charts, and the downloads; behind Locust's login and base path like its own pages."""
     base = web_ui.app.blueprints["locust"].url_prefix or ""
     blueprint = Blueprint(f"asr_load_{KEY}", __name__, url_prefix=f"{base.rstrip('/')}/{KEY}")
 
     def points() -> Response:
-        series, test, validity = view.series(), view.test, view.validity()
+        series, test, first_screen = pages.series(), pages.test, pages.first_screen()
         goes_on = request.args.get("run") == series
         live = test.live if test else Live(0.0)
         fresh = live.points(_number(request.args.get("after")) if goes_on else 0.0)
-        summary = view.summary()
+        running = first_screen is None or first_screen.running
         answer: dict[str, Any] = {
             "run": series,
-            "running": summary is None,
+            "running": running,
             "began": live.began,
             "points": compact(fresh[:AT_ONCE]),
             "more": len(fresh) > AT_ONCE,
-            "table": headline.table(summary, view.rows()),
+            "table": headline.table(pages.rows() if first_screen is None else first_screen.rows),
             "words": [],
             "tiles": [],
             "now": [],
         }
-        if test is not None and validity is not None:
-            slos = test.slos
+        if test is not None and first_screen is not None:
             answer |= {
-                "words": [word._asdict() for word in headline.words(summary, live, validity, view.verdict())],
-                "tiles": [tile._asdict() for tile in headline.tiles(summary, live, slos, view.rows())],
-                "now": headline.now(test.stages, live, test.lost()) if summary is None else [],
+                "words": [word._asdict() for word in headline.words(first_screen)],
+                "tiles": [tile._asdict() for tile in headline.tiles(first_screen)],
+                "now": headline.now(test.stages, live, test.lost()) if running else [],
                 "places": places(test.stages, test.workers, live.began),
-                "limits": limits_of(slos),
-                "validity": validity,
+                "limits": limits_of(test.slos),
+                "validity": first_screen.validity,
             }
         return Response(
             msgspec.json.encode(answer),
@@ -327,9 +332,9 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
     def file(file_name: str, mimetype: str, not_yet: str) -> Callable[[], Response]:
         def answer() -> Response:
             # Only the records can be downloaded while they are being written.
-            if view.test is None or (file_name != RECORDS and view.summary() is None):
+            if pages.test is None or (file_name != RECORDS and pages.summary() is None):
                 return _not_yet(not_yet)
-            path = (view.test.folder / file_name).resolve()
+            path = (pages.test.folder / file_name).resolve()
             if not path.exists():
                 return _not_yet(not_yet)
             return send_file(path, mimetype, True, f"{path.parent.name}_{file_name}")
@@ -338,11 +343,11 @@ def _blueprint(web_ui: Any, view: _View) -> Blueprint:
         return answer
 
     def streaming_csv() -> Response:
-        finished = view.summary()
-        if view.test is None or finished is None:
+        finished = pages.summary()
+        if pages.test is None or finished is None:
             return _not_yet("The exact figures are available after the test. Until then, see the Streaming tab.")
         response = Response(_csv(finished), mimetype="text/csv")
-        name = f"{view.test.folder.resolve().name}_streaming.csv"
+        name = f"{pages.test.folder.resolve().name}_streaming.csv"
         response.headers.set("Content-Disposition", "attachment", filename=name)
         return response
 

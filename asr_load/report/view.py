@@ -1,0 +1,148 @@
+"""The first screen of a test as one view, of a running test from its live figures or of a finished one from its
+summary. The tab, report.html, the console and the exports draw from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from asr_load.results.live import PERCENTILES, Live, Spread
+from asr_load.results.metrics import STREAMED
+from asr_load.results.pass_fail import Verdict
+from asr_load.results.slo import Slo
+from asr_load.results.summary import Summary
+from asr_load.results.verdict import Validity
+
+NOTHING = Spread(0, *[None] * (len(PERCENTILES) + 1))
+
+Rows = Mapping[str, tuple[Spread, Spread]]
+"""By metric, in the order of STREAMED: its figures over the last seconds and over the whole test."""
+
+
+class Judged(NamedTuple):
+    """An SLO and its value over the whole test, in the SLO's unit. `ok` is None if it is not judged yet."""
+
+    slo: Slo
+    value: float | None
+    ok: bool | None
+
+
+class Errors(NamedTuple):
+    """Failures as a share of requests. `failed` of `ended` are None if the share is not their ratio."""
+
+    share: float | None
+    failed: int | None
+    ended: int | None
+
+
+class ErrorRate(NamedTuple):
+    """WER or CER, by its `name`, over a number of transcripts."""
+
+    name: str
+    value: float | None
+    transcripts: int
+
+
+@dataclass(frozen=True)
+class View:
+    """What people see first of a test. Rates are those of the last seconds while it is `running`, and those of the
+    whole test after it."""
+
+    running: bool
+    verdict: Verdict | None
+    """None in a search until it ends."""
+    validity: Validity
+    rows: Rows
+    requests_per_s: float | None
+    rtfx: float | None
+    goodput: float | None
+    """None without limits."""
+    errors: Errors
+    error_rate: float | None
+    """Share of failures over the whole test; None before the first response."""
+    failures: Mapping[str, int]
+    """Failures of the whole test by outcome."""
+    accuracy: ErrorRate | None
+    """Error rate over the whole test; None without a reference."""
+    slos: Sequence[Judged]
+
+    def figures(self, metric: str) -> Spread:
+        """A metric's figures of the last seconds while the test is running, else those of the whole test."""
+        recent, whole = self.rows.get(metric, (NOTHING, NOTHING))
+        return recent if self.running else whole
+
+    @property
+    def server(self) -> str:
+        """A short description of the server's performance: SLOs, errors and, after the test, accuracy."""
+        said = []
+        if self.verdict and self.verdict.slos:
+            said.append(f"{self.verdict.slos_met}{' so far' if self.running else ''}")
+        if self.error_rate is not None:
+            said.append(f"errors {self.error_rate:.1%}")
+        elif self.running:
+            said.append("no response yet")
+        if self.accuracy is not None and self.accuracy.value is not None and not self.running:
+            said.append(f"{self.accuracy.name.upper()} {self.accuracy.value:.1%}")
+        return ", ".join(said) or "no request finished"
+
+
+def view_running(
+    live: Live, slos: Sequence[Slo], validity: Validity, verdict: Verdict | None, rows: Rows | None = None
+) -> View:
+    """The view of a running test. `rows`: those of `live.table()`, if known."""
+    points = live.recent()
+    seconds = max(len(points), 1)
+    good = sum(point["successes_per_s"] for point in points)
+    failed = sum((Counter(point["failures_per_s"]) for point in points), Counter[str]()).total()
+    ended, all_failed = good + failed, live.failures.total()
+    all_ended = live.successes + all_failed
+    limited = bool(points) and points[-1]["goodput_per_s"] is not None
+    judged = {result.name: result for result in live.slo_results(slos)}
+    sample = live.accuracy
+    return View(
+        running=True,
+        verdict=verdict,
+        validity=validity,
+        rows=live.table() if rows is None else rows,
+        requests_per_s=good / seconds,
+        rtfx=sum(point["rtfx"] or 0.0 for point in points) / seconds,
+        goodput=sum(point["goodput_per_s"] for point in points) / seconds if limited else None,
+        errors=Errors(failed / ended if ended else None, failed, ended),
+        error_rate=all_failed / all_ended if all_ended else None,
+        failures=live.failures,
+        accuracy=ErrorRate(sample.name, sample.rate, sample.references) if sample and sample.references else None,
+        slos=[
+            Judged(slo, judged[slo.name].value, judged[slo.name].ok) if slo.name in judged else Judged(slo, None, None)
+            for slo in slos
+        ],
+    )
+
+
+def view_finished(summary: Summary, live: Rows | None = None) -> View:
+    """The view of a finished test. `live`: the rows of its live figures, whose last seconds are shown."""
+    requests, rows = summary.requests, {}
+    for metric in STREAMED:
+        exact = getattr(summary, metric.name)
+        if exact.n or not metric.live:
+            values = (exact.p50, exact.p90, exact.p95, exact.p99, exact.max)
+            whole = Spread(exact.n, *(None if value is None else value * metric.scale for value in values))
+            rows[metric.name] = (live or {}).get(metric.name, (NOTHING, NOTHING))[0], whole
+    # Counts include late requests and the rate does not, so next to each other they would contradict.
+    counts = (None, None) if summary.left_out.late else (requests.fail, requests.success + requests.fail)
+    rate = getattr(summary, summary.rate)
+    return View(
+        running=False,
+        verdict=summary.verdict,
+        validity=summary.validity,
+        rows=rows,
+        requests_per_s=summary.requests_per_s,
+        rtfx=summary.rtfx,
+        goodput=summary.goodput,
+        errors=Errors(summary.error_rate, *counts),
+        error_rate=summary.error_rate,
+        failures=requests.failures,
+        accuracy=ErrorRate(summary.rate, rate, summary.references) if summary.references else None,
+        slos=[Judged(result.slo, result.value, result.ok) for result in summary.slo],
+    )
