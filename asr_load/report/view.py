@@ -125,7 +125,7 @@ def view_finished(summary: Summary, live: Rows | None = None) -> View:
     requests, rows = summary.requests, {}
     for metric in STREAMED:
         exact = getattr(summary, metric.name)
-        if exact.n or not metric.live:
+        if exact.n or not metric.is_realtime:
             values = (exact.p50, exact.p90, exact.p95, exact.p99, exact.max)
             whole = Spread(exact.n, *(None if value is None else value * metric.scale for value in values))
             rows[metric.name] = (live or {}).get(metric.name, (NOTHING, NOTHING))[0], whole
