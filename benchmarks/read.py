@@ -22,7 +22,7 @@ from benchmarks.clips import write_clips
 from benchmarks.tls import certified
 
 STREAMS, REQUESTS, ROUNDS = 100, 800, 3
-AIMS = {"compiled": "2.5", "python": "", "plain": "", "compiled, TLS": "2.5", "python, TLS": "", "naive": ""}
+AIMS = {"compiled": "2.5", "python": "", "compiled, TLS": "2.5", "python, TLS": "", "naive": ""}
 """Maximum ratios to the bare loop, which does not use TLS."""
 NAMES = {"naive": "by a naive Locust user"}
 PER = 10_000

@@ -80,9 +80,14 @@ class Client:
         connection = Connection(place_of(self.tls_url if tls else self.url), transport, Connections())
         connection.open(5)
 
+        def receive() -> bytes:
+            assert connection.sock is not None
+            data = connection.sock.recv(65536)
+            return data if connection.tls is None else b"".join(connection.tls.decrypt(data))
+
         def way(number: int) -> None:
             connection.send(self.pieces[number % len(self.pieces)], 5, lambda: False)
-            _receive(connection.receive)
+            _receive(receive)
 
         return way
 

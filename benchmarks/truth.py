@@ -27,7 +27,7 @@ HERD = (256, 256)
 FEW = (4, 60)
 """Streams and requests of a load light enough for every reader, so that their results must agree."""
 
-READERS = ("compiled", "python", "plain")
+READERS = ("compiled", "python")
 
 GATEWAYS = ("nginx", "haproxy")
 """Gateways between client and server, if installed; nginx does not buffer."""

@@ -43,6 +43,7 @@ from asr_load.realtime.heard import Heard, error_words, read_event
 from asr_load.realtime.socket import Socket
 from asr_load.stream import _events, events
 from asr_load.stream.reader import Answer, ProtocolError
+from harness.sse import read_events
 
 EVENTS = (
     b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n',
@@ -217,7 +218,7 @@ def answers(fuzz: Fuzz) -> None:
         return
     if b"\xef\xbb\xbf" in body:
         return
-    as_it_comes = _said(lambda answer: answer.read_events(iter(reads), lambda: 0))
+    as_it_comes = _said(lambda answer: read_events(answer, iter(reads), lambda: 0))
     whole = _said(lambda answer: _collected(answer, reads))
     if as_it_comes != whole:
         differ("answers", reads, as_it_comes, whole)

@@ -19,6 +19,7 @@ from asr_load.http.exchange import MAX_PAUSE_S, PAUSE_S, pause_s
 from asr_load.http.timeouts import Timeouts
 from asr_load.stream.record import decode_record, encode_record
 from harness.answers import CHUNKED, EVENTS, JSON, chunk, each_reader, sized
+from harness.oracle import Reading, ask
 from harness.patience import PATIENCE_S
 from harness.peer import LIMITS, READERS, SOUND, STREAM, WAYS, Client, Piece, talk
 from harness.socket_readers import settle
@@ -58,6 +59,41 @@ def test_complete_response_is_parsed_under_any_content_type(reader: str, kind: b
     ]
     assert not told[0].streamed
     assert peer.connections == 1
+
+
+RESPONSES = {
+    "length": SOUND,
+    "chunks": chunked(TEXT, TEXT, STOP, DONE),
+    "a chunk for each byte": EVENTS + CHUNKED + b"".join(map(chunk, (bytes([each]) for each in STREAM))) + b"0\r\n\r\n",
+    "chunks with extensions": EVENTS + CHUNKED + b"%x;a=b\r\n%b\r\n0;c\r\n\r\n" % (len(STREAM), STREAM),
+    "trailers": chunked(TEXT, STOP, DONE, end=b"0\r\nX-Sum: 7\r\n\r\n"),
+    "until the connection closes": EVENTS + b"Connection: close\r\n\r\n" + STREAM,
+    "HTTP/1.0": b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n" + STREAM,
+    "no reason": b"HTTP/1.1 200\r\nContent-Length: %d\r\n\r\n" % len(STREAM) + STREAM,
+    "continue": b"HTTP/1.1 100 Continue\r\n\r\n" + SOUND,
+    "line ends of Windows": sized(STREAM.replace(b"\n", b"\r\n")),
+    "bare line ends": b"HTTP/1.1 200 OK\nContent-Length: %d\n\n" % len(STREAM) + STREAM,
+    "gzip": sized(gzip.compress(STREAM), EVENTS + b"Content-Encoding: gzip\r\n"),
+    "whole": sized(b'{"text": "whole", "usage": {"completion_tokens": 3}}', JSON),
+    "no text": sized(b"data: [DONE]\n\n"),
+    "no end": chunked(TEXT),
+    "aborted": chunked(TEXT, STOP.replace(b"stop", b"abort"), DONE),
+    "an error in the stream": chunked(TEXT, b'data: {"error": {"message": "full", "code": 503}}'),
+    "a page": sized(b"<html>It works!</html>"),
+    "busy": b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull",
+    "nothing": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "not modified": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+    "cut off": EVENTS + b"Connection: close\r\n" + CHUNKED + chunk(TEXT + b"\n\n") + b"5\r\nda",
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+@each_reader
+def test_readers_agree_with_the_reference(reader: str, name: str) -> None:
+    with talk(RESPONSES[name], RESPONSES[name], reader=reader) as (client, peer):
+        expected = ask(peer.url)
+        record = client.send(peer.url)
+    assert {field: getattr(record, field) for field in Reading._fields} == expected._asdict()
 
 
 @each_reader

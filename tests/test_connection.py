@@ -18,10 +18,8 @@ from asr_load.http.addresses import Addresses
 from asr_load.http.timeouts import Timeouts
 from harness.answers import each_reader
 from harness.patience import PATIENCE_S
-from harness.peer import OK, READERS, SOUND, STREAM, TLS, WAYS, Client, server_context, talk
+from harness.peer import OK, OVER_TLS, READERS, SOUND, STREAM, TLS, Client, server_context, talk
 from harness.serving import wait_until
-
-OVER_TLS = [way for way in WAYS if way.endswith(TLS)]
 
 BIG: list[bytes | memoryview] = [b"{", memoryview(b"1" * (24 << 20)), b"}"]
 """More than the buffers of two kernels hold."""
@@ -215,7 +213,7 @@ def test_ipv6_address_is_connected_to(reader: str) -> None:
         connection.sendall(SOUND)
 
     try:
-        with server(serve, "plain", "::1") as url:
+        with server(serve, reader, "::1") as url:
             client = Client(reader)
             record = client.send(url)
             client.user_connection.close()

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from asr_load.stream.coding import Decoded, decoded
+from asr_load.stream.coding import Decoded
 from asr_load.stream.limits import MAX_BYTES
 from asr_load.stream.reader import GOOD_ENDS, GRACE_S, Answer, ProtocolError
-from harness.sse import ROLE, chunk, read, sse, usage
+from harness.sse import ROLE, chunk, read, read_events, sse, usage
 
 TEXT = [ROLE, chunk("he"), chunk(" said")]
 
@@ -211,7 +211,7 @@ def test_segments_end_with_a_framed_body(framed: bool, parts: list[str]) -> None
 def test_chat_stream_without_an_end_is_cut_in_a_framed_body() -> None:
     answer = Answer()
     answer.framed = True
-    answer.read_events(sse(*TEXT, done=False), lambda: 1)
+    read_events(answer, sse(*TEXT, done=False), lambda: 1)
     assert answer.outcome() == "cut"
 
 
@@ -332,15 +332,21 @@ CODED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+def decoder_of(coding: str) -> Decoded:
+    decoder = Decoded.of(coding)
+    assert decoder is not None
+    return decoder
+
+
 @pytest.mark.parametrize("coding", CODED)
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_unrequested_compression_is_decoded(coding: str, size: int) -> None:
     plain = b"".join(sse(*TEXT, chunk(None, "stop"), usage(3)))
     coded = CODED[coding](plain)
     reads = [coded[at : at + size] for at in range(0, len(coded), size)]
-    assert b"".join(decoded(reads, coding.partition(",")[0])) == plain
-    decoder, answer = Decoded.of(coding.partition(",")[0]), Answer()
-    assert decoder is not None
+    name = coding.partition(",")[0]
+    assert b"".join(map(decoder_of(name).piece, reads)) == plain
+    decoder, answer = decoder_of(name), Answer()
     ends = list(accumulate(map(len, reads)))
     for n in range(1, len(reads) + 1):
         taken = decoder.take(coded[: ends[n - 1]], range(1, n + 1), ends[:n])
@@ -356,6 +362,6 @@ def test_unknown_content_encoding_is_named(coding: str) -> None:
 
 def test_wrong_encoding_and_decompression_bombs_are_errors() -> None:
     with pytest.raises(ProtocolError, match="the body is not gzip, although"):
-        list(decoded([b"data: plain\n\n"], "gzip"))
+        decoder_of("gzip").piece(b"data: plain\n\n")
     with pytest.raises(ProtocolError, match="a response of more than"):
-        list(decoded([gzip.compress(bytes(MAX_BYTES + 1))], "gzip"))
+        decoder_of("gzip").piece(gzip.compress(bytes(MAX_BYTES + 1)))

@@ -104,7 +104,7 @@ FAULTS = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("reader", [*STAMPED, "plain"])
+@pytest.mark.parametrize("reader", STAMPED)
 def test_each_fault_has_its_outcome_and_the_run_continues(clips: Path, tmp_path: Path, reader: str) -> None:
     faults = {f"clip{number:02d}": name for number, name in enumerate(FAULTS)}
     rules = [word for clip, name in faults.items() for word in ("--fault", f"{name}@{clip}")]

@@ -15,7 +15,7 @@ from asr_load.results.summary import read_finished
 from asr_load.results.verdict import judge
 from harness.gateways import gateway
 from harness.patience import PATIENCE_S
-from harness.peer import WAYS, Client, ca_file
+from harness.peer import OVER_TLS, Client, ca_file
 from harness.records import health
 from harness.runs import FAST, Run, run
 from harness.serving import chat_body, running, serve, wait_until
@@ -64,7 +64,7 @@ def test_latencies_through_a_gateway_are_those_of_the_server(kind: str, clips: P
     assert doubts_beside_lag(done) == []
 
 
-@pytest.mark.parametrize("reader", WAYS[3:])
+@pytest.mark.parametrize("reader", OVER_TLS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_connection_closed_by_an_idle_gateway_is_replaced(kind: str, reader: str, tmp_path: Path) -> None:
     with serve(*FAST) as server, gateway(kind, tmp_path / kind, server, idle_s=1) as front:

@@ -23,7 +23,8 @@ from asr_load.stream.limits import (
 from asr_load.stream.reader import Answer, ProtocolError
 from harness.answers import CHUNKED, EVENTS, JSON, chunk, sized
 from harness.patience import PATIENCE_S
-from harness.peer import READERS, SOUND, STREAM, WAYS, Piece, talk
+from harness.peer import OVER_TLS, READERS, SOUND, STREAM, Piece, talk
+from harness.sse import read_events
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 TEXT = STREAM.split(b"\n\n")[0] + b"\n\n"
@@ -62,19 +63,11 @@ ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
 
 
 # Decrypted data is parsed by the same code, so over TLS one response per framing is enough.
-OVER_TLS = [(name, way) for name in ("events", "comments in chunks of a byte", "a whole answer") for way in WAYS[3:]]
-
-
-def is_slow(name: str, reader: str) -> bool:
-    return name == "comments in chunks of a byte" and reader.startswith("plain")
+FRAMINGS = ("events", "comments in chunks of a byte", "a whole answer")
 
 
 @pytest.mark.parametrize(
-    ("name", "reader"),
-    [
-        pytest.param(*case, marks=pytest.mark.long if is_slow(*case) else ())
-        for case in (*itertools.product(ANSWERS, READERS), *OVER_TLS)
-    ],
+    ("name", "reader"), [*itertools.product(ANSWERS, READERS), *itertools.product(FRAMINGS, OVER_TLS)]
 )
 def test_excessive_response_is_a_protocol_failure(name: str, reader: str) -> None:
     said, answer = ANSWERS[name]
@@ -103,10 +96,10 @@ def test_nested_error_is_shown_up_to_the_depth_limit() -> None:
     answer = Answer()
     depth = 300
     body = b'data: {"error": ' + b"[" * depth + b"1" + b"]" * depth + b"}\n\n"
-    answer.read_events([body], lambda: 1)
+    read_events(answer, [body], lambda: 1)
     assert answer.error
     with pytest.raises(ProtocolError):
-        Answer().read_events([b'data: {"error": ' + DEEP + b"\n\n"], lambda: 1)
+        read_events(Answer(), [b'data: {"error": ' + DEEP + b"\n\n"], lambda: 1)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
@@ -114,7 +107,7 @@ def test_split_byte_order_mark_is_skipped(cut: int) -> None:
     body = b"\xef\xbb\xbf" + STREAM
     pieces = [body[:cut], body[cut:]]
     told = Answer()
-    told.read_events(pieces, itertools.count(1).__next__)
+    read_events(told, pieces, itertools.count(1).__next__)
     assert (told.text, told.outcome()) == ("a", "ok")
     told = Answer()
     told.read_collected(body[:cut], [1], [cut], ended=False)
@@ -122,7 +115,7 @@ def test_split_byte_order_mark_is_skipped(cut: int) -> None:
     assert (told.text, told.outcome()) == ("a", "ok")
     whole = b'\xef\xbb\xbf{"text": "whole"}'
     told = Answer()
-    told.read_events([whole[:cut], whole[cut:]], lambda: 1)
+    read_events(told, [whole[:cut], whole[cut:]], lambda: 1)
     assert told.text == "whole"
 
 

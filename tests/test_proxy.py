@@ -31,7 +31,7 @@ def two(host: str, clips: Path, folder: Path, *words: str | Path) -> Run:
 ANSWERS = [answer("one", length=True), answer("two", length=True)]
 
 
-@pytest.mark.parametrize("reader", ["auto", "python", "plain"])
+@pytest.mark.parametrize("reader", ["auto", "python"])
 def test_proxy_resolves_the_host_name(clips: Path, tmp_path: Path, reader: str) -> None:
     with canned(ANSWERS) as (server, _), proxy(server) as (address, heads):
         done = two("http://speech.invalid", clips, tmp_path, "--proxy", address, "--reader", reader)

@@ -350,7 +350,6 @@ def test_long_speech_is_committed_before_the_buffer_is_full(tmp_path: Path) -> N
             ("--realtime-dialect", "vllm", "--turn-detection", "server_vad", "--trailing-silence", "1"),
             "--turn-detection server_vad does not work with vllm: remove it",
         ),
-        (("--reader", "plain"), "--reader plain only reads HTTP responses"),
         (("--extra-body", '{"a":1}'), "--extra-body has no effect with --api realtime; remove it"),
         (("--prompt", "Listen."), "--prompt has no effect with --api realtime; remove it"),
     ],

@@ -24,7 +24,7 @@ def limited(limit: str, host: str, clips: Path, results: Path, *words: str | Pat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("reader", ["compiled", "python", "plain"])
+@pytest.mark.parametrize("reader", ["compiled", "python"])
 def test_fewer_descriptors_than_users_is_a_client_failure(clips: Path, tmp_path: Path, reader: str) -> None:
     with serve(*SERVER) as host:
         words = ("-u", "60", "-t", "3", "--stop-timeout", "5", "--reader", reader)

@@ -20,15 +20,14 @@ from gevent import monkey, socket
 from requests import PreparedRequest
 
 from asr_load.http.addresses import Addresses
-from asr_load.http.collector import Collector, Owner, SocketReader
+from asr_load.http.collector import Owner, SocketReader
 from asr_load.http.decryption import Decryption
 from asr_load.http.failure import Failure, connect_failure, failure
 from asr_load.http.head import FinalHead
 from asr_load.http.head_file import HeadFile, Reads, closable
-from asr_load.http.socket_reader import ReaderFactory
+from asr_load.http.socket_reader import ReaderFactory, python
 from asr_load.http.tls import PIECE_BYTES, READ_BYTES, Tls, context
 from asr_load.http.transport import PORTS, Transport
-from asr_load.http.turn import Turn
 from asr_load.stream.cause import Cause
 
 _poll = monkey.get_original("select", "poll")
@@ -215,12 +214,10 @@ class Connection:
         self.close()
         self._connections.dropped += 1
 
-    def reads(self, factory: ReaderFactory | None) -> Reads:
-        """A function that makes the reader of the next response; `factory` None: a reader that reads on demand."""
+    def reads(self, factory: ReaderFactory) -> Reads:
+        """A function that makes the reader of the next response."""
         assert self.sock is not None
         descriptor, tls = self.sock.fileno(), self.tls
-        if factory is None:
-            return lambda owner: closable(_BlockingReader(owner, self))
         if tls is None:
             return lambda owner: closable(factory(descriptor, owner))
 
@@ -229,22 +226,6 @@ class Connection:
             return decryption.plaintext, decryption.close
 
         return decrypting
-
-    def receive(self) -> bytes:
-        """Wait for data and return it decrypted; empty at the end. Raises OSError."""
-        assert self.sock is not None
-        turn = Turn()
-        while data := self.sock.recv(READ_BYTES):
-            if self.tls is None:
-                return data
-            if plain := self.tls.decrypt(data):
-                return b"".join(plain)
-            if self.tls.error is not None:
-                raise self.tls.error
-            if self.tls.ended:
-                break
-            turn.give()  # a server may send any number of TLS records without data
-        return b""
 
     def send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> None:
         """Send all pieces, without copying them unless TLS encrypts them. Raises Failure.
@@ -309,28 +290,6 @@ def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Any:
         yield b"".join(small)
 
 
-class _BlockingReader(Collector):
-    """Reads on demand, like most clients: the stamp of a read is the time at which it returned."""
-
-    def __init__(self, owner: Owner, connection: Connection) -> None:
-        super().__init__(owner)
-        self._connection = connection
-
-    def want(self, beyond: int) -> bool:
-        while self.status == "running" and not super().want(beyond):
-            try:
-                data = self._connection.receive()
-            except TimeoutError as error:
-                if self._connection.is_readable():  # data arrived while this process was stopped
-                    continue
-                raise failure(error) from error
-            except OSError as error:
-                self.fail(error)
-                break
-            self.feed(data, time.perf_counter_ns()) if data else self.end()
-        return True
-
-
 class UserConnection:
     """A user's connections to all places, and the stamps of its current request in perf_counter nanoseconds (None: not
     reached). Call `reset` before each request."""
@@ -338,8 +297,8 @@ class UserConnection:
     def __init__(self) -> None:
         self.connections = Connections()
         """Counters, of this user or shared by all users of a process."""
-        self.reader_factory: ReaderFactory | None = None
-        """Makes the readers of responses; None: the greenlet reads."""
+        self.reader_factory: ReaderFactory = python
+        """Makes the readers of responses."""
         self.connection: Connection | None = None
         """The connection of the last request."""
         self._ways: dict[tuple[Place, Transport], Connection] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -28,7 +27,7 @@ from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
 from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
-from asr_load.stream.coding import Decoded, decoded
+from asr_load.stream.coding import Decoded
 from asr_load.stream.reader import Answer, ProtocolError, http_error_message
 from asr_load.stream.record import LiveRecord, Record
 from asr_load.stream.timing import latencies, seconds
@@ -258,7 +257,10 @@ def _attempt(
         result.status = head.status
         if isinstance(head, FinalHead) and head.status != HTTPStatus.OK:
             _refuse(head, user_connection)
-        _read(head, user_connection, result)
+        file = user_connection.file
+        assert file is not None
+        _collect(head, file, result.answer)
+        result.ended = file.reader.last
     except (OSError, HTTPException) as error:
         raise failure(error) from error
     except Failure as error:
@@ -289,7 +291,7 @@ def _ask(
     connection.send([head.encode("latin-1"), *body], stall, lambda: _has_refused(file))
     user_connection.uploaded = time.perf_counter_ns()
     said = user_connection.connections
-    answer = read_head(file, plain=plain or said.server is None or user_connection.reader_factory is None)
+    answer = read_head(file, plain=plain or said.server is None)
     user_connection.headers = file.read_at
     if isinstance(answer, FinalHead) and said.server is None:
         said.server = config.intake.line(answer.headers.get("server", ""), SERVER_CHARS)
@@ -321,20 +323,6 @@ def _of_handshake(error: Failure, user_connection: UserConnection, connection: C
     if tls.error is None and tls.answered:
         return None
     return Failure("connect", ENDED if tls.error is None else words(tls.error), Cause.TLS)
-
-
-def _read(head: FinalHead | StreamHead, user_connection: UserConnection, result: _Result) -> None:
-    """Read the body of a response."""
-    file = user_connection.file
-    assert file is not None
-    if user_connection.reader_factory is not None:
-        _collect(head, file, result.answer)
-    else:
-        assert isinstance(head, FinalHead)
-        result.answer.framed = head.chunked or head.length is not None
-        reads = decoded(_reads(head, result.answer), head.headers.get("content-encoding"))
-        result.answer.read_events(reads, lambda: file.reader.last)
-    result.ended = file.reader.last
 
 
 def _refuse(head: FinalHead, user_connection: UserConnection) -> None:
@@ -443,32 +431,6 @@ def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> No
         raise
     head.close()
     parse(ended=True)
-
-
-def _reads(head: FinalHead, answer: Answer) -> Iterator[bytes]:
-    until = float("inf")
-    turn = Turn()
-    while True:
-        turn.give()
-        data: bytes | None
-        if answer.said_its_end:
-            # A complete response remains a success, however its body ends.
-            now, grace_s = time.perf_counter(), answer.grace_s
-            until = min(until, now + grace_s) if grace_s < float("inf") else grace_s
-            try:
-                data = gevent.with_timeout(max(until - now, 0), head.read1, READ_BYTES, timeout_value=None)
-            except (Failure, HTTPException):
-                return
-        else:
-            until = float("inf")
-            data = head.read1(READ_BYTES)
-        if not data:
-            if data is not None and head.length:
-                raise Failure("cut", "the body ended early")
-            if data is not None:
-                head.close()
-            return
-        yield data
 
 
 def _record(

@@ -1,7 +1,7 @@
-"""Choose how to read responses, and check that the chosen reader gives the same results as the plain one.
+"""Choose the reader of responses, and check that it reads a known response correctly.
 
-A reader depends on the kernel and gevent's loop. So before a test, a response with everything that is hard to read is
-sent over this machine's loopback, and read both ways.
+A reader depends on the kernel and gevent's loop. So before a test, it reads a response with everything that is hard to
+read over this machine's loopback.
 
 The speed of this machine does not matter. The server sends each piece of a response after the previous one was read, so
 that a stamp must lie between two moments that the server noted. An attempt in which something took too long is
@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -46,8 +47,8 @@ _EVENTS = (
 _FIRST_CONTENT, _SECOND_CONTENT, _END = 1, 3, len(_EVENTS) - 1
 """Numbers of the events with content, and of the event at the end."""
 
-_BYTES = ("text", "chunks", "output_tokens", "prompt_tokens", "finish_reason")
-"""Fields of a record that depend only on the bytes, not on their timing."""
+_EXPECTED = {"text": "Grüße two!", "chunks": 3, "output_tokens": 3, "prompt_tokens": 7, "finish_reason": "stop"}
+"""Fields of the response's record that depend only on the bytes, not on their timing."""
 
 _PAUSE_S, _CLOCKS_S = 0.002, 0.001
 """Minimum distance of events, and tolerance of stamps, which come from another clock of the kernel; in seconds."""
@@ -56,8 +57,8 @@ _LIMITS = Timeouts(connect=10, stall=10, total=10)
 _LOOK_S = 0.0005
 _ATTEMPTS = 5
 
-Reader = tuple[str, ReaderFactory | None]
-"""The name of a reader, and its factory (None: plain)."""
+Reader = tuple[str, ReaderFactory]
+"""The name of a reader, and its factory."""
 
 
 class _Sent(NamedTuple):
@@ -78,41 +79,40 @@ class _Answers(NamedTuple):
 class _UnsettledError(Exception):
     """An attempt was inconclusive. `by_reader`: the reader is faulty if this happens in every attempt."""
 
-    def __init__(self, why: str, *, by_reader: bool) -> None:
+    def __init__(self, why: str, *, by_reader: bool = True) -> None:
         super().__init__(why)
         self.by_reader = by_reader
 
 
 def choose(reader: str) -> Reader:
-    """Choose the reader for one of options.READERS. Logs why, if the requested one is missing or faulty.
+    """Choose the reader for a value of --reader. Logs why, if the requested one is missing or faulty.
 
-    Raises InputError if a check is inconclusive, because results of another reader would not be comparable.
+    Raises InputError if no reader is left, or if a check is inconclusive, because results of another reader would not
+    be comparable.
     """
-    sources: dict[str, ReaderFactory | None] = {"compiled": socket_reader.compiled, "python": socket_reader.python}
-    for name in {"auto": ["compiled", "python"], "compiled": ["compiled", "python"]}.get(reader, [reader]):
-        if name == "plain":
-            break
-        source = sources[name]
-        trouble = "not compiled on this machine" if source is None else _fault(name, source)
-        if source is not None and not trouble:
-            if isinstance(source, socket_reader.CompiledReaders) and source.nice < os.nice(0):
+    factories: dict[str, ReaderFactory | None] = {"compiled": socket_reader.compiled, "python": socket_reader.python}
+    for name in ["python"] if reader == "python" else factories:
+        factory = factories[name]
+        trouble = "not compiled on this machine" if factory is None else _fault(name, factory)
+        if factory is not None and not trouble:
+            if isinstance(factory, socket_reader.CompiledReaders) and factory.nice < os.nice(0):
                 logger.info(
                     "the priority of the reading thread is nice %d (ASR_LOAD_NICE=0 leaves it at %d)",
-                    source.nice,
+                    factory.nice,
                     os.nice(0),
                 )
-            return name, source
-        (logger.info if reader == "auto" and source is None else logger.warning)("reader %s: %s", name, trouble)
-    return "plain", None
+            return name, factory
+        (logger.info if reader == "auto" and factory is None else logger.warning)("reader %s: %s", name, trouble)
+    raise InputError(f"reader {name}: {trouble}; no reader works on this machine, so nothing can be measured")
 
 
-def _fault(name: str, source: ReaderFactory) -> str:
-    """The fault of a reader; empty if its results equal those of the plain one. Raises InputError if all attempts are
+def _fault(name: str, factory: ReaderFactory) -> str:
+    """The fault of a reader; empty if it reads the response correctly. Raises InputError if all attempts are
     inconclusive."""
     unsettled = []
     for _ in range(_ATTEMPTS):
         try:
-            wrong = _differs(source)
+            wrong = _mistake(factory)
         except _UnsettledError as error:
             unsettled.append(error)
             continue
@@ -121,33 +121,31 @@ def _fault(name: str, source: ReaderFactory) -> str:
         return f"its check failed {_ATTEMPTS} times: {unsettled[-1]}"
     raise InputError(
         f"reader {name}: its check was inconclusive in {_ATTEMPTS} attempts ({unsettled[-1]}): stop other work on this"
-        " machine and try again, or use --reader plain"
+        " machine and try again"
     )
 
 
-def _differs(source: ReaderFactory) -> str:
-    """The difference between the bytes of a reader and the plain one; empty if there is no difference. Raises
-    _UnsettledError if the attempt is inconclusive or stamps are wrong, which a change of the clock can also cause."""
-    both = [gevent.spawn(_read, reader_factory) for reader_factory in (None, source)]
-    gevent.joinall(both, timeout=3 * _LIMITS.total)
-    gevent.killall(both)
-    plain, tapped = _settled(both[0].value, by_reader=False), _settled(both[1].value, by_reader=True)
-    for one, other in zip(plain.records, tapped.records, strict=True):
-        for field in _BYTES:
-            wanted, got = getattr(one, field), getattr(other, field)
-            if wanted != got:
-                return f"{field} {got!r} instead of {wanted!r}"
-    _check_stamps(tapped)
-    return ""
-
-
-def _settled(answers: _Answers | Exception | None, *, by_reader: bool) -> _Answers:
+def _mistake(factory: ReaderFactory) -> str:
+    """The first field that a reader gets wrong; empty without one. Raises _UnsettledError if the attempt is
+    inconclusive or stamps are wrong, which a change of the clock can also cause."""
+    # A bare socket reads the response at the same time: if it fails too, the machine is at fault.
+    received, read = gevent.spawn(_receive), gevent.spawn(_read, factory)
+    received.join(timeout=3 * _LIMITS.total)
+    read.join(timeout=3 * _LIMITS.total)
+    gevent.killall([received, read])
+    if received.value != "":
+        raise _UnsettledError(str(received.value or "it took too long"), by_reader=False)
+    answers: _Answers | Exception | None = read.value
     if not isinstance(answers, _Answers):
-        raise _UnsettledError(str(answers or "it took too long"), by_reader=by_reader)
+        raise _UnsettledError(str(answers or "it took too long"))
     for record in answers.records:
         if record.outcome != "ok":
-            raise _UnsettledError(f"outcome {record.outcome!r} ({record.error})", by_reader=by_reader)
-    return answers
+            raise _UnsettledError(f"outcome {record.outcome!r} ({record.error})")
+        for field, expected in _EXPECTED.items():
+            if (value := getattr(record, field)) != expected:
+                return f"{field} {value!r} instead of {expected!r}"
+    _check_stamps(answers)
+    return ""
 
 
 def _check_stamps(answers: _Answers) -> None:
@@ -164,7 +162,7 @@ def _check_stamps(answers: _Answers) -> None:
         late = seconds - (sent[number].read_by - answers.began) / 1e9
         if (off := max(early, late)) > _CLOCKS_S:
             how = "before it was sent" if early > late else "after it was read"
-            raise _UnsettledError(f"event {number} is stamped {off * 1e3:.1f} ms {how}", by_reader=True)
+            raise _UnsettledError(f"event {number} is stamped {off * 1e3:.1f} ms {how}")
 
 
 def _pieces() -> list[tuple[bytes, bytes]]:
@@ -176,17 +174,22 @@ def _pieces() -> list[tuple[bytes, bytes]]:
     return [*((chunk[:-1], chunk[-1:]) for chunk in chunks[:-2]), (last[:middle], last[middle:])]
 
 
-def _serve(user_connection: UserConnection, sent: list[_Sent], connection: gevent.socket.socket, _: object) -> None:
-    """Respond to each request on a connection. Sends each piece of the first response after the previous was read."""
-    data, in_steps = b"", True
+def _serve(
+    user_connection: UserConnection | None, sent: list[_Sent], connection: gevent.socket.socket, _: object
+) -> None:
+    """Respond to each request on a connection. Sends each piece of a user's first response after the previous one was
+    read."""
+    data, in_steps = b"", user_connection is not None
     with contextlib.suppress(OSError):  # a client that is done disconnects
         connection.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
         while received := connection.recv(65536):
             data += received
             while b"\r\n\r\n" in data:
                 data = data.partition(b"\r\n\r\n")[2]
-                assert user_connection.file is not None
-                reader = user_connection.file.reader if in_steps else None
+                reader = None
+                if in_steps and user_connection is not None:
+                    assert user_connection.file is not None
+                    reader = user_connection.file.reader
                 _send(connection, _HEAD, reader)
                 for first, second in _pieces():
                     gevent.sleep(_PAUSE_S if in_steps else 0)
@@ -207,19 +210,44 @@ def _send(connection: gevent.socket.socket, piece: bytes, reader: SocketReader |
         gevent.sleep(_LOOK_S)
 
 
-def _read(reader_factory: ReaderFactory | None) -> _Answers | Exception:
-    """Read two responses over one connection. Returns them, or the error."""
-    user_connection, sent = UserConnection(), list[_Sent]()
-    user_connection.reader_factory = reader_factory
+@contextlib.contextmanager
+def _server(user_connection: UserConnection | None, sent: list[_Sent]) -> Iterator[int]:
+    """The port of a server on loopback that sends the response."""
     server = StreamServer(("127.0.0.1", 0), partial(_serve, user_connection, sent))
     try:
         server.start()
-        return _read_two(f"http://127.0.0.1:{server.server_port}/", user_connection, sent)
+        yield int(server.address[1])
+    finally:
+        server.stop(timeout=0)
+
+
+def _receive() -> str:
+    """Receive the response with a bare socket. Returns the error; empty without one."""
+    expected, received = _HEAD + b"".join(map(b"".join, _pieces())), b""
+    try:
+        with (
+            _server(None, []) as port,
+            gevent.socket.create_connection(("127.0.0.1", port), timeout=_LIMITS.stall) as connection,
+        ):
+            connection.sendall(b"POST / HTTP/1.1\r\n\r\n")
+            while len(received) < len(expected) and (data := connection.recv(65536)):
+                received += data
+    except OSError as error:
+        return str(error) or type(error).__name__
+    return "" if received == expected else "a bare socket received other bytes than were sent"
+
+
+def _read(factory: ReaderFactory) -> _Answers | Exception:
+    """Read two responses over one connection. Returns them, or the error."""
+    user_connection, sent = UserConnection(), list[_Sent]()
+    user_connection.reader_factory = factory
+    try:
+        with _server(user_connection, sent) as port:
+            return _read_two(f"http://127.0.0.1:{port}/", user_connection, sent)
     except Exception as error:  # gevent would print the traceback of an exception raised in a greenlet
         return error
     finally:
         user_connection.close()
-        server.stop(timeout=0)
 
 
 def _read_two(url: str, user_connection: UserConnection, sent: list[_Sent]) -> _Answers:

@@ -18,6 +18,7 @@ from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.failure import Failure, words
 from asr_load.http.head import FinalHead
 from asr_load.http.head_file import READ_BYTES, HeadFile
+from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
 from asr_load.stream.coding import Decoded
@@ -153,9 +154,10 @@ def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str
     def ask() -> tuple[int, bytes]:
         connection.open(PATIENCE_S)
         connection.send(["\r\n".join([*lines, "", ""]).encode("latin-1")], PATIENCE_S, lambda: False)
-        head = FinalHead(HeadFile(connection.reads(None), PATIENCE_S), method=method)  # type: ignore[arg-type]
-        head.begin()
-        return head.status, _body(head)
+        with HeadFile(connection.reads(python), PATIENCE_S) as file:
+            head = FinalHead(file, method=method)  # type: ignore[arg-type]
+            head.begin()
+            return head.status, _body(head)
 
     try:
         answer: tuple[int, bytes] | None = gevent.with_timeout(PATIENCE_S, ask, timeout_value=None)

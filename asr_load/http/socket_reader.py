@@ -11,8 +11,7 @@ Linux stamps received data (SO_TIMESTAMPNS), so a read need not follow immediate
 together, and rest a moment before the next look. Chunks of one stream that arrive within a rest get the stamp of the
 last one. Other systems give no stamps: there, a read is stamped when it returns, and readers do not rest.
 
-With TLS, data is decrypted after it is read: see decryption.py. The third reader, `plain`, is the greenlet itself, with
-http.client and sseclient to parse the data. The tests use it as the reference.
+With TLS, data is decrypted after it is read: see decryption.py.
 """
 
 from __future__ import annotations

@@ -698,8 +698,8 @@ GROUPS: tuple[Group, ...] = (
             Option(
                 "--reader",
                 help="Implementation that reads responses (auto: compiled where available, else python)",
-                explanation="[Accuracy of the load generator](accuracy-of-the-client.md) compares the three.",
-                choices=("auto", "compiled", "python", "plain"),
+                explanation="[Accuracy of the load generator](accuracy-of-the-client.md) compares the two.",
+                choices=("auto", "compiled", "python"),
                 default="auto",
             ),
         ),

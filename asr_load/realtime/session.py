@@ -30,7 +30,6 @@ from asr_load.http.exchange import (
     prepare,
 )
 from asr_load.http.failure import LAST_LOOK_S, Failure, client_want
-from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
 from asr_load.realtime.dialects import DIALECTS, Dialect, RealtimeOptions, choose
@@ -252,9 +251,8 @@ class _Utterance:
         connection = self.user_connection.way(place, transport)
         connection.close()
         until = time.perf_counter() + limits.connect
-        self.socket = connect(
-            self.user_connection, connection, self.user_connection.reader_factory or python, request.url, limits.connect
-        )
+        factory = self.user_connection.reader_factory
+        self.socket = connect(self.user_connection, connection, factory, request.url, limits.connect)
         PACER.send_due()
         self.socket.shake_hands(self._headers(transport), until)
         PACER.send_due()

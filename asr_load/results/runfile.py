@@ -108,7 +108,7 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     worker: Count
     host: str
     reader: str
-    """Reader of responses: compiled, python or plain."""
+    """Reader of responses: compiled or python."""
     reader_nice: Number = 0
     """Nice value of the reading thread; below 0, Linux schedules it before others (-15 as root)."""
     cores: Count

@@ -67,7 +67,7 @@ class Validity(msgspec.Struct):
     """healthy, doubtful, too slow, or not judged (no request succeeded, or nothing was measured)."""
     reasons: list[str]
     readers: list[str]
-    """Readers that the workers used: compiled, python, plain."""
+    """Readers that the workers used: compiled, python."""
     loop_lag: dict[str, float]
     stamp_lag: dict[str, float]
     """How late responses were read: the same as the loop lag, unless a separate thread reads."""

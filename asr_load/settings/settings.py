@@ -264,8 +264,6 @@ def _realtime(options: Namespace, request: RequestSettings, server_model: str, f
         )
     if dialect is not None and dialect.alone and options.utterances_per_session > 1:
         raise InputError(f"--utterances-per-session: a session of {dialect.name} has one transcript; remove the option")
-    if options.reader == "plain":
-        raise InputError("--reader plain only reads HTTP responses: use compiled or python with --api realtime")
     return RealtimeOptions(
         dialect=options.realtime_dialect,
         packet_s=options.packet_ms / 1e3,

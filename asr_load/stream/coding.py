@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from asr_load.stream.limits import MAX_BYTES
 from asr_load.stream.reader import ProtocolError
@@ -71,9 +71,3 @@ class Decoded:
             self._ends.append(len(self._body))
         self._taken = len(ends)
         return bytes(self._body), stamps, self._ends
-
-
-def decoded(reads: Iterable[bytes], coding: str | None) -> Iterator[bytes]:
-    """Decompress the reads of a body."""
-    decoder = Decoded.of(coding)
-    return iter(reads) if decoder is None else filter(None, map(decoder.piece, reads))

@@ -10,17 +10,16 @@ from __future__ import annotations
 import bisect
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sseclient import SSEClient
 
 from asr_load.decode import Malformed, decode
 from asr_load.stream import events
 from asr_load.stream.limits import MAX_BYTES, MAX_EVENT_BYTES, MAX_EVENT_LINES, MAX_EVENTS, MAX_STREAM_BYTES
 from asr_load.stream.numbers import count_in
-from asr_load.text import SILENT, shorten, whole_characters
+from asr_load.text import shorten, whole_characters
 
 GOOD_ENDS = frozenset(
     (
@@ -189,28 +188,11 @@ class Answer:
             return "cut"
         return "ok" if self.text.strip() else "empty"
 
-    def read_events(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
-        """Read a body of server-sent events to its end. Raises ProtocolError, and any error of `reads`.
-
-        The time of an event is that at which the read that completed it returned.
-        """
-        stamped = _StampedReads(reads, clock)
-        try:
-            for event in _Events(iter(stamped)).events():
-                self._note_events(1)
-                self._take(event.event, event.data.encode(), stamped.at)
-        except UnicodeDecodeError as error:
-            raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
-        if stamped.whole is not None:
-            self.read_whole(bytes(stamped.whole), stamped.at)
-        elif not self._events and stamped.beginning.strip() and not stamped.beginning.startswith(b":"):
-            raise ProtocolError(f"not a stream of events: {shorten(stamped.beginning)}")
-
     def read_collected(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> None:
         """Read the part of a body of server-sent events that was collected so far; call it again with more.
 
-        `stamps` and `ends`, shape (n,), are the times of its reads and their ends in `body`. Gives the same result as
-        `read_events`, but faster. Raises ProtocolError.
+        `stamps` and `ends`, shape (n,), are the times of its reads and their ends in `body`. The time of an event is
+        that of the read that completed it. Raises ProtocolError.
         """
         for _ in self.steps(body, stamps, ends, ended):
             pass
@@ -495,71 +477,6 @@ def _name_errors(block: bytes) -> bytes:
     if b"error" not in block:
         return block
     return _error_line(lambda line: b"event: error\ndata:" if line[0] == b"error:" else line[0] + b"\ndata:", block)
-
-
-class _Events(SSEClient):
-    """sseclient with two additions: errors in separate fields, which it ignores, and limits, because its time is
-    quadratic in an event's number of lines."""
-
-    def __init__(self, reads: Iterator[bytes]) -> None:
-        super().__init__(reads)
-        self._logger = SILENT
-        self._pieces = reads
-
-    def _read(self) -> Iterator[bytes]:
-        pending, searched = bytearray(), 0
-        for piece in self._pieces:
-            pending += piece
-            at = 0
-            # Collect all matches first, because a match object prevents resizing the bytearray.
-            for end in [match.end() for match in _event_ends(pending, max(0, searched - 3))]:
-                yield self._whole(bytes(pending[at:end]))
-                at = end
-            del pending[:at]
-            searched = len(pending)
-            if searched > MAX_EVENT_BYTES:
-                raise ProtocolError(f"an event of more than {MAX_EVENT_BYTES} bytes")
-        if pending:
-            yield self._whole(bytes(pending))
-
-    def _whole(self, block: bytes) -> bytes:
-        if len(block) > MAX_EVENT_LINES and len(block.splitlines()) > MAX_EVENT_LINES:
-            raise ProtocolError(f"an event of more than {MAX_EVENT_LINES} lines")
-        return _name_errors(block)
-
-
-class _StampedReads:
-    """Forwards reads and keeps the time at which the last one returned. Keeps back a body that is not a stream."""
-
-    def __init__(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
-        self.at = 0
-        self.beginning = b""
-        self.whole: bytearray | None = None
-        """The body, if it is not a stream."""
-        self._reads, self._clock = reads, clock
-
-    def __iter__(self) -> Iterator[bytes]:
-        size = 0
-        for read in self._reads:
-            self.at = self._clock()
-            size += len(read)
-            data = read
-            is_open = BOM.startswith(self.beginning) or not self.beginning.removeprefix(BOM).strip()
-            if is_open and len(self.beginning) < MAX_BLANKS:
-                before, self.beginning = self.beginning, self.beginning + read
-                if BOM.startswith(self.beginning):
-                    continue  # the byte order mark is incomplete
-                data = self.beginning.removeprefix(BOM) if BOM.startswith(before) else read
-                if _is_whole(self.beginning):
-                    self.whole = bytearray()
-            if self.whole is not None:
-                self.whole += data
-                if size > MAX_BYTES:
-                    raise ProtocolError(f"a response of more than {MAX_BYTES} bytes that is not streamed")
-                continue
-            if size > MAX_STREAM_BYTES:
-                raise ProtocolError(f"a stream of more than {MAX_STREAM_BYTES} bytes")
-            yield data
 
 
 _WORDS = ("message", "error", "detail", "msg", "status_msg", "base_resp", "errors", "code")

@@ -40,13 +40,12 @@ LIMITS = Timeouts(connect=PATIENCE_S, stall=PATIENCE_S, total=PATIENCE_S)
 Piece = bytes | float | threading.Event | Callable[[], object] | None
 """Part of a response: bytes, seconds or an event to wait for, a function to call, or None to reset the connection."""
 
-READERS: dict[str, ReaderFactory | None] = {
-    "compiled": socket_reader.compiled,
-    "python": socket_reader.python,
-    "plain": None,
-}
+READERS: dict[str, ReaderFactory] = {"python": socket_reader.python}
+if socket_reader.compiled is not None:  # there is a C compiler
+    READERS = {"compiled": socket_reader.compiled, **READERS}
 TLS = ", TLS"
-WAYS = [*READERS, *(reader + TLS for reader in READERS)]
+OVER_TLS = [reader + TLS for reader in READERS]
+WAYS = [*READERS, *OVER_TLS]
 """Each reader, over TCP and over TLS."""
 
 

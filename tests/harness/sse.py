@@ -1,15 +1,18 @@
-"""Events of a stream, as bytes."""
+"""Events of a stream as bytes, and the reference for parsing them."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
+from sseclient import SSEClient
 
-from asr_load.stream.reader import Answer, ProtocolError
+from asr_load.stream.limits import MAX_BYTES, MAX_EVENT_BYTES, MAX_EVENT_LINES, MAX_STREAM_BYTES
+from asr_load.stream.reader import BOM, MAX_BLANKS, Answer, ProtocolError, _event_ends, _is_whole, _name_errors
+from asr_load.text import SILENT, shorten
 
 
 def chunk(content: str | None = None, finish: str | None = None, **delta: Any) -> dict[str, Any]:
@@ -36,7 +39,7 @@ def read(reads: Iterable[bytes]) -> Answer:
     ticks = itertools.count(1)
     body, ends = b"".join(reads), list(itertools.accumulate(map(len, reads)))
     try:
-        answer.read_events(reads, lambda: next(ticks))
+        read_events(answer, reads, lambda: next(ticks))
     except ProtocolError:
         with pytest.raises(ProtocolError):
             at_the_end.read_collected(body, range(1, len(reads) + 1), ends, ended=True)
@@ -55,3 +58,87 @@ def public(answer: Answer) -> dict[str, Any]:
 
 
 ROLE = chunk("", role="assistant")
+
+
+def read_events(answer: Answer, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
+    """Read a body of server-sent events to its end, one by one as they arrive. Raises ProtocolError, and any error of
+    `reads`.
+
+    The time of an event is that at which the read that completed it returned.
+    """
+    stamped = _StampedReads(reads, clock)
+    try:
+        for event in _Events(iter(stamped)).events():
+            answer._note_events(1)
+            answer._take(event.event, event.data.encode(), stamped.at)
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
+    if stamped.whole is not None:
+        answer.read_whole(bytes(stamped.whole), stamped.at)
+    elif not answer._events and stamped.beginning.strip() and not stamped.beginning.startswith(b":"):
+        raise ProtocolError(f"not a stream of events: {shorten(stamped.beginning)}")
+
+
+class _Events(SSEClient):
+    """sseclient with two additions: errors in separate fields, which it ignores, and limits, because its time is
+    quadratic in an event's number of lines."""
+
+    def __init__(self, reads: Iterator[bytes]) -> None:
+        super().__init__(reads)
+        self._logger = SILENT
+        self._pieces = reads
+
+    def _read(self) -> Iterator[bytes]:
+        pending, searched = bytearray(), 0
+        for piece in self._pieces:
+            pending += piece
+            at = 0
+            # Collect all matches first, because a match object prevents resizing the bytearray.
+            for end in [match.end() for match in _event_ends(pending, max(0, searched - 3))]:
+                yield self._whole(bytes(pending[at:end]))
+                at = end
+            del pending[:at]
+            searched = len(pending)
+            if searched > MAX_EVENT_BYTES:
+                raise ProtocolError(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        if pending:
+            yield self._whole(bytes(pending))
+
+    def _whole(self, block: bytes) -> bytes:
+        if len(block) > MAX_EVENT_LINES and len(block.splitlines()) > MAX_EVENT_LINES:
+            raise ProtocolError(f"an event of more than {MAX_EVENT_LINES} lines")
+        return _name_errors(block)
+
+
+class _StampedReads:
+    """Forwards reads and keeps the time at which the last one returned. Keeps back a body that is not a stream."""
+
+    def __init__(self, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
+        self.at = 0
+        self.beginning = b""
+        self.whole: bytearray | None = None
+        """The body, if it is not a stream."""
+        self._reads, self._clock = reads, clock
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for read in self._reads:
+            self.at = self._clock()
+            size += len(read)
+            data = read
+            is_open = BOM.startswith(self.beginning) or not self.beginning.removeprefix(BOM).strip()
+            if is_open and len(self.beginning) < MAX_BLANKS:
+                before, self.beginning = self.beginning, self.beginning + read
+                if BOM.startswith(self.beginning):
+                    continue  # the byte order mark is incomplete
+                data = self.beginning.removeprefix(BOM) if BOM.startswith(before) else read
+                if _is_whole(self.beginning):
+                    self.whole = bytearray()
+            if self.whole is not None:
+                self.whole += data
+                if size > MAX_BYTES:
+                    raise ProtocolError(f"a response of more than {MAX_BYTES} bytes that is not streamed")
+                continue
+            if size > MAX_STREAM_BYTES:
+                raise ProtocolError(f"a stream of more than {MAX_STREAM_BYTES} bytes")
+            yield data
