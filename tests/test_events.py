@@ -1,19 +1,20 @@
-"""Finding all events of a body at once, compiled and in Python, if all of them are plain."""
+"""Finding all events of a body at once with the compiled finder, and one by one with sseclient-py."""
 
 from __future__ import annotations
 
 import itertools
 import random
+import re
 from typing import Any
 
 import pytest
 
 from asr_load.stream import events
-from asr_load.stream.events import _events  # type: ignore[attr-defined]
+from harness.sse import Found, find_plain
 
 FINDERS = [
-    "python",
-    pytest.param("compiled", marks=pytest.mark.skipif(_events is None, reason="no C compiler at setup")),
+    "reference",
+    pytest.param("compiled", marks=pytest.mark.skipif(events.find is None, reason="no C compiler at setup")),
 ]
 PARTS = [
     b"data: {}\n\n",
@@ -39,9 +40,9 @@ PARTS = [
 PLAIN = PARTS[:7]
 
 
-def find(finder: str, body: bytes, start: int, *words: object, limit: int | None = None) -> events.Found | None:
-    way: Any = events.find_in_python if finder == "python" else _events.find
-    found: events.Found | None = way(body, start, *words, *([] if limit is None else [limit]))
+def find(finder: str, body: bytes, start: int, *words: object, limit: int | None = None) -> Found | None:
+    way: Any = find_plain if finder == "reference" else events.find
+    found: Found | None = way(body, start, *words, *([] if limit is None else [limit]))
     return found
 
 
@@ -74,7 +75,7 @@ def test_events_after_done_make_the_finder_decline(finder: str) -> None:
     assert find(finder, body, 0, [1], [len(body)]) is None
 
 
-@pytest.mark.skipif(_events is None, reason="no C compiler at setup")
+@pytest.mark.skipif(events.find is None, reason="no C compiler at setup")
 @pytest.mark.parametrize("parts", [PLAIN, PARTS])
 def test_both_finders_find_the_same(parts: list[bytes]) -> None:
     rng = random.Random(0)
@@ -84,9 +85,9 @@ def test_both_finders_find_the_same(parts: list[bytes]) -> None:
         cuts = sorted({*rng.choices(range(1, len(body) + 1), k=rng.randrange(5)), len(body)} if body else {0})
         start = rng.choice([0, rng.randrange(len(body) + 1)])
         words = (body, start, [cut * 7 for cut in cuts], cuts)
-        by_python = find("python", *words)
-        assert find("compiled", *words) == by_python, words
-        found += by_python is not None and bool(by_python[1])
+        expected = find("reference", *words)
+        assert find("compiled", *words) == expected, words
+        found += expected is not None and bool(expected[1])
     assert found > 100
 
 
@@ -98,3 +99,81 @@ def test_finder_stops_at_the_limit(finder: str) -> None:
         told = find(finder, body, 0, [7], [len(body)], limit=limit)
         assert told is not None
         assert (len(told[1]), told[3]) == (found, found * size)
+
+
+Event = tuple[str, str, int]
+"""An event's name and data, and the stamp of the read that completed it."""
+
+
+def one_by_one(body: bytes, stamps: list[int], ends: list[int]) -> list[Event]:
+    """Parse the complete events of a body with sseclient-py."""
+    parser, found, start = events.Parser(), list[Event](), 0
+    for match in events.event_ends(body):
+        event = parser.parse(body[start : match.start()])
+        start = match.end()
+        if event is not None:
+            found.append((*event, stamps[next(read for read, end in enumerate(ends) if end >= start)]))
+    return found
+
+
+@pytest.mark.skipif(events.find is None, reason="no C compiler at setup")
+def test_sseclient_gives_the_events_of_the_compiled_finder() -> None:
+    rng = random.Random(1)
+    compared = 0
+    for _ in range(4000):
+        body = b"".join(rng.choices(PARTS if rng.random() < 0.5 else PLAIN, k=rng.randrange(1, 8)))
+        ends = sorted({*rng.choices(range(1, len(body) + 1), k=rng.randrange(5)), len(body)})
+        stamps = [end * 7 for end in ends]
+        if (found := find("compiled", body, 0, stamps, ends)) is None:
+            continue
+        objects, times, done, end = found
+        expected = [("message", line, at) for line, at in zip(objects.decode().splitlines(), times, strict=True)]
+        parsed = one_by_one(body[:end], stamps, ends)
+        if done:
+            assert parsed.pop()[:2] == ("message", "[DONE]")
+        assert parsed == expected, body
+        compared += len(parsed)
+    assert compared > 1000
+
+
+def by_the_standard(body: bytes) -> list[tuple[str, str]]:
+    """The names and data of a body's events, as WHATWG HTML, section 9.2.6, describes it."""
+    found, name, data = list[tuple[str, str]](), "", ""
+    *lines, _ = re.split("\r\n|\n|\r", body.decode())
+    for line in lines:
+        field, _, value = line.partition(":")
+        if not line:
+            if data:
+                found.append((name or "message", data.removesuffix("\n")))
+            name = data = ""
+        elif field == "event":
+            name = value.removeprefix(" ")
+        elif field == "data":
+            data += value.removeprefix(" ") + "\n"
+    return found
+
+
+PIECES = [
+    *(b"data", b"data:", b"data: ", b"data: a", b"data:  b:c", b"DATA: no", b" data: no", b"event: x", b"event:"),
+    *(b": comment", b":", b"id: 1", b"retry: x", b"no colon", "data: ü\u2028\x85\x0b".encode()),
+    *(b"\n", b"\n", b"\n", b"\r\n", b"\r\n", b"\r"),
+]
+
+
+def test_events_are_those_of_the_standard() -> None:
+    rng = random.Random(2)
+    compared = 0
+    for _ in range(10_000):
+        body = b"".join(rng.choices(PIECES, k=rng.randrange(1, 20))) + b"\n\n"
+        expected = by_the_standard(body)
+        assert [event[:2] for event in one_by_one(body, [0], [len(body)])] == expected, body
+        compared += len(expected)
+    assert compared > 5000
+
+
+@pytest.mark.parametrize("first", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("second", [b"\n", b"\r\n", b"\r"])
+def test_every_blank_line_ends_an_event(first: bytes, second: bytes) -> None:
+    body = b"data: a" + first + second + b"data: b\n\n"
+    one_line = first + second == b"\r\n"
+    assert [data for _, data, _ in one_by_one(body, [0], [len(body)])] == (["a\nb"] if one_line else ["a", "b"])

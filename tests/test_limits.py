@@ -45,6 +45,7 @@ ANSWERS: dict[str, tuple[str, bytes | Sequence[Piece]]] = {
     "events of another kind": ("events", EVENTS + CLOSE + b"data:{}\r\n\r\n" * (MAX_EVENTS + 1)),
     "text": ("stream of more than", EVENTS + CLOSE + TEXT * (MAX_STREAM_BYTES // len(TEXT) + 1)),
     "lines of an event": ("lines", EVENTS + CLOSE + b"data:\n" * (MAX_EVENT_LINES + 1) + b"\n"),
+    "long lines of an event": ("", EVENTS + CLOSE + (b"data: " + b"x" * 1000 + b"\n") * MAX_EVENT_LINES + b"\n"),
     "a whole answer": ("more than 16777216 bytes", JSON + CLOSE + b'{"text": "' + b"x" * MAX_BYTES + b'"}'),
     "decompression bomb": (
         "more than",

@@ -1,58 +1,63 @@
-"""Find all events of a body at once, if they have the simple form that engines send.
+"""Find the server-sent events in a body: all at once in C (_events.c), or one by one with sseclient-py.
 
-In C (_events.c) if it was compiled, else in Python, with the same results.
+The C finder takes events only if all have the simple form that engines send. sseclient-py parses any others, and all
+events where the C code was not compiled. It differs from the standard (WHATWG HTML, section 9.2) in five ways:
+
+- It ends an event only after two equal line ends, not after every blank line: `event_ends` makes up for it.
+- It copies the data so far for each line of an event, in quadratic time: MAX_EVENT_LINES bounds it.
+- It fails on invalid UTF-8 instead of replacing it, which is wanted: a transcript with replacements would be wrong.
+- It takes an event that the end of the body cuts off, which is wanted too: some servers omit the last blank line.
+- It does not skip a byte order mark; the caller does.
+
+Fields named `error`, which llama.cpp sends, are not in the standard; `name_errors` converts them to events named error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator
+
+from sseclient import SSEClient
+
+from asr_load.text import SILENT
 
 try:
     from asr_load.stream import _events
 except ImportError:  # not compiled: see the extension in pyproject.toml
     _events = None  # type: ignore[assignment]
 
-Found = tuple[bytes, list[int], bool, int]
-"""The events' JSON objects, one per line; their stamps; whether `[DONE]` follows them; and their end in the body."""
+find = None if _events is None else _events.find
+"""The compiled finder; None without one. See _events.pyi."""
 
-_GAP, _DATA, _DONE = b"\n\n", b"data: ", b"[DONE]"
+event_ends = re.compile(rb"(?>\r\n|\n|\r)[\r\n]").finditer
+"""Finds where events end: at every blank line, whatever its line ends are. A CR ends a line without waiting for the LF
+that may follow, so that an event ends at the same byte whether or not more bytes have arrived."""
 
-
-def find_in_python(
-    body: bytes, start: int, stamps: Sequence[int], ends: Sequence[int], limit: int | None = None
-) -> Found | None:
-    """Find the complete events of a body from `start` up to `limit` (default: its end).
-
-    Returns None unless each event is one `data:` line with a JSON object or, for the last one, `[DONE]`. Comments are
-    allowed. `stamps` and `ends`, shape (n,), are the times of the body's reads and their ends in the body.
-    """
-    gap = body.rfind(_GAP, start, len(body) if limit is None else limit)
-    end = start if gap < 0 else gap + len(_GAP)
-    if body.find(b"\r", start, end) >= 0:
-        return None
-    lines: list[bytes] = []
-    found_at: list[int] = []
-    at, read, is_in_event = start, 0, False
-    for line in body[start : max(start, end - 1)].split(b"\n"):
-        at += len(line) + 1
-        if line.startswith(_DATA) and not is_in_event:
-            lines.append(line[len(_DATA) :])
-            is_in_event = True
-        elif not line and is_in_event:
-            while ends[read] < at:
-                read += 1
-            found_at.append(stamps[read])
-            is_in_event = False
-        elif line and not line.startswith(b":"):
-            return None
-    done = lines[-1:] == [_DONE]
-    if done:
-        lines.pop()
-        found_at.pop()
-    # Check this, because the decoder would accept two objects in one line and none in the next.
-    if not all(line.startswith(b"{") and line.endswith(b"}") for line in lines):
-        return None
-    return b"".join([line + b"\n" for line in lines]), found_at, done, end
+_error_line = re.compile(rb"(?:^|(?<=[\r\n]))(?:error:|event: ?[^\r\n]*error(?=[\r\n]|$))").sub
 
 
-find = find_in_python if _events is None else _events.find
+def name_errors(block: bytes) -> bytes:
+    """Convert an event with a field `error` (llama.cpp) to an event named error; give events named error data."""
+    if b"error" not in block:
+        return block
+    return _error_line(lambda line: b"event: error\ndata:" if line[0] == b"error:" else line[0] + b"\ndata:", block)
+
+
+class Parser(SSEClient):
+    """sseclient-py, for events that `event_ends` has separated."""
+
+    def __init__(self) -> None:
+        super().__init__(iter(()))
+        self._logger = SILENT
+
+    def parse(self, block: bytes) -> tuple[str, str] | None:
+        """The name (default: message) and the data of one event, given its lines.
+
+        Returns None if it has no data, such as a comment. Raises UnicodeDecodeError.
+        """
+        self._event_source = iter([name_errors(block)])
+        event = next(self.events(), None)
+        return None if event is None else (event.event, event.data)
+
+    def _read(self) -> Iterator[bytes]:
+        return self._event_source

@@ -11,8 +11,8 @@ MAX_HEAD_BYTES, MAX_INTERIM = 64 << 10, 100
 MAX_STREAM_BYTES, MAX_EVENTS = 4 << 20, 100_000
 """Maximum payload of a streamed body, including comments, and maximum number of its events."""
 
-MAX_EVENT_BYTES, MAX_EVENT_LINES = 1 << 20, 10_000
-"""Maximum bytes and lines of an event."""
+MAX_EVENT_BYTES, MAX_EVENT_LINES = 1 << 20, 1_000
+"""Maximum bytes and lines of an event. sseclient-py copies the data so far for each line, hence few lines."""
 
 MAX_BYTES = 16 << 20
 """Maximum bytes of a body that is not streamed."""

@@ -45,6 +45,9 @@ BOM = b"\xef\xbb\xbf"
 STEP_BYTES = 64 << 10
 """Bytes to parse before other greenlets may have a turn, which take a few milliseconds."""
 
+SINGLE_STEP_BYTES = 16 << 10
+"""The same, for events that are parsed one by one."""
+
 MAX_BLANKS = 4096
 """Bytes to search at the beginning of a body for the first non-blank one, which decides what the body is."""
 
@@ -54,7 +57,6 @@ _ALIVE = frozenset(("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat"
 _FINE = (0, 200, "0", "200", "ok", "OK", "success", None)
 """Values of `code` with which a message is not an error."""
 
-_event_ends = re.compile(rb"\n\n|\r\n\r\n|\r\r").finditer
 _DONE = b"[DONE]"
 
 
@@ -137,6 +139,7 @@ class Answer:
         self.streamed = True
         self.framed = False
         """Whether the end of the body is distinguishable from a broken connection: it has chunks or a length."""
+        self._parser = events.Parser()
         self._parsed = 0
         self._events = 0
         self._segments = False
@@ -211,7 +214,7 @@ class Answer:
             limit = min(at + STEP_BYTES, size)
             before, at = at, self._take_plain_events(body, at, limit, stamps, ends)
             if at == before:
-                at = self._take_events(body, at, limit, stamps, ends)
+                at = self._take_events(body, at, min(at + SINGLE_STEP_BYTES, size), stamps, ends)
             self._parsed = at
             if at == before:
                 break
@@ -228,7 +231,7 @@ class Answer:
     def _take_events(self, body: bytes, at: int, limit: int, stamps: Sequence[int], ends: Sequence[int]) -> int:
         """Parse events one by one: the next one, and those that end before `limit`. Returns where they end."""
         read = bisect.bisect_left(ends, at + 1)
-        for match in _event_ends(body, at, MAX_STREAM_BYTES):
+        for match in events.event_ends(body, at, MAX_STREAM_BYTES):
             start, end = match.span()
             while ends[read] < end:
                 read += 1
@@ -242,8 +245,10 @@ class Answer:
     def _take_plain_events(
         self, body: bytes, start: int, limit: int, stamps: Sequence[int], ends: Sequence[int]
     ) -> int:
-        """Parse all complete events up to `limit` at once, in a third of the time, if all have a simple form. Returns
-        where they end; if any is an error or has another form, takes none and returns `start`."""
+        """Parse all complete events up to `limit` at once, much faster, if all have a simple form. Returns where they
+        end; if any is an error or has another form, or the finder was not compiled, takes none and returns `start`."""
+        if events.find is None:
+            return start
         first, last = bisect.bisect_left(ends, start + 1), bisect.bisect_left(ends, limit) + 1
         found = events.find(body, start, stamps[first:last], ends[first:last], limit)
         if found is None:
@@ -272,28 +277,14 @@ class Answer:
             raise ProtocolError(f"an event of more than {MAX_EVENT_BYTES} bytes")
         if len(block) > MAX_EVENT_LINES and len(block.splitlines()) > MAX_EVENT_LINES:
             raise ProtocolError(f"an event of more than {MAX_EVENT_LINES} lines")
-        if not block.isascii():
-            try:
-                block.decode()
-            except UnicodeDecodeError as error:
-                raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
-        if block.startswith(b":") and b"\r" not in block:  # a comment that keeps the connection alive
-            block = block.partition(b"\n")[2]
-        name = b""
-        if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
-            values = [block[6:]]
-        else:
-            values = []
-            for line in _name_errors(block).splitlines():
-                field, _, value = line.partition(b":")
-                value = value.removeprefix(b" ")
-                if field == b"data":
-                    values.append(value)
-                elif field == b"event":
-                    name = value
-        if values:
+        try:
+            event = self._parser.parse(block)
+        except UnicodeDecodeError as error:
+            raise ProtocolError(f"the stream is not UTF-8: {error.reason}") from error
+        if event is not None:
+            name, data = event
             self._note_events(1)
-            self._take(name.decode(), b"\n".join(values), at)
+            self._take(name, data.encode(), at)
 
     def read_whole(self, body: bytes, at: int) -> None:
         """Parse a body that is not streamed and was complete at the time `at`. Raises ProtocolError."""
@@ -312,7 +303,7 @@ class Answer:
             self.done = True
         elif name in _ALIVE or data in (b"", b"null"):
             pass  # it keeps the connection alive
-        elif name in ("", "message") or data[:1] in (b"{", b"["):
+        elif name == "message" or data[:1] in (b"{", b"["):
             self._apply(_decode(data), data, at)
 
     def _complain(self, words: str, otherwise: str | bytes) -> None:
@@ -467,16 +458,6 @@ def _respaced(parts: Sequence[str], text: str) -> tuple[list[str], int]:
             end += 1
         kept.append(text[start:end])
     return kept, end
-
-
-_error_line = re.compile(rb"(?:^|(?<=[\r\n]))(?:error:|event: ?[^\r\n]*error(?=[\r\n]|$))").sub
-
-
-def _name_errors(block: bytes) -> bytes:
-    """Convert an event with a field `error` (llama.cpp) to an event named error; give events named error data."""
-    if b"error" not in block:
-        return block
-    return _error_line(lambda line: b"event: error\ndata:" if line[0] == b"error:" else line[0] + b"\ndata:", block)
 
 
 _WORDS = ("message", "error", "detail", "msg", "status_msg", "base_resp", "errors", "code")

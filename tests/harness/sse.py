@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 from sseclient import SSEClient
 
+from asr_load.stream import events
+from asr_load.stream.events import event_ends, name_errors
 from asr_load.stream.limits import MAX_BYTES, MAX_EVENT_BYTES, MAX_EVENT_LINES, MAX_STREAM_BYTES
-from asr_load.stream.reader import BOM, MAX_BLANKS, Answer, ProtocolError, _event_ends, _is_whole, _name_errors
+from asr_load.stream.reader import BOM, MAX_BLANKS, Answer, ProtocolError, _is_whole
 from asr_load.text import SILENT, shorten
 
 
@@ -26,16 +29,16 @@ def usage(tokens: int) -> dict[str, Any]:
     return {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": tokens, "prompt_tokens_details": details}}
 
 
-def sse(*events: Any, done: bool = True) -> list[bytes]:
-    lines = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
+def sse(*objects: Any, done: bool = True) -> list[bytes]:
+    lines = [f"data: {json.dumps(event)}\n\n".encode() for event in objects]
     return [*lines, b"data: [DONE]\n\n"] if done else lines
 
 
 def read(reads: Iterable[bytes]) -> Answer:
-    """Parse a stream in three ways that must agree: event by event with sseclient, collected and parsed at the end, and
-    collected and parsed after every read. The clock is the number of reads so far."""
+    """Parse a stream in four ways that must agree: as it comes, with sseclient; collected and parsed at the end, with
+    and without the compiled finder; collected and parsed after every read. The clock is the number of reads so far."""
     reads = list(reads)
-    answer, at_the_end, by_and_by = Answer(), Answer(), Answer()
+    answer, at_the_end, singly, by_and_by = Answer(), Answer(), Answer(), Answer()
     ticks = itertools.count(1)
     body, ends = b"".join(reads), list(itertools.accumulate(map(len, reads)))
     try:
@@ -43,12 +46,17 @@ def read(reads: Iterable[bytes]) -> Answer:
     except ProtocolError:
         with pytest.raises(ProtocolError):
             at_the_end.read_collected(body, range(1, len(reads) + 1), ends, ended=True)
+        with pytest.raises(ProtocolError), mock.patch.object(events, "find", None):
+            singly.read_collected(body, range(1, len(reads) + 1), ends, ended=True)
         raise
     else:
         at_the_end.read_collected(body, range(1, len(reads) + 1), ends, ended=True)
         for n in range(1, len(reads) + 1):
             by_and_by.read_collected(body[: ends[n - 1]], range(1, n + 1), ends[:n], ended=n == len(reads))
         assert public(by_and_by) == public(answer)
+        with mock.patch.object(events, "find", None):
+            singly.read_collected(body, range(1, len(reads) + 1), ends, ended=True)
+        assert public(singly) == public(answer)
     assert public(at_the_end) == public(answer)
     return answer
 
@@ -58,6 +66,49 @@ def public(answer: Answer) -> dict[str, Any]:
 
 
 ROLE = chunk("", role="assistant")
+
+Found = tuple[bytes, list[int], bool, int]
+"""The events' JSON objects, one per line; their stamps; whether `[DONE]` follows them; and their end in the body."""
+
+_GAP, _DATA, _DONE = b"\n\n", b"data: ", b"[DONE]"
+
+
+def find_plain(
+    body: bytes, start: int, stamps: Sequence[int], ends: Sequence[int], limit: int | None = None
+) -> Found | None:
+    """The reference for the compiled finder: find the complete events of a body from `start` up to `limit` (default:
+    its end).
+
+    Returns None unless each event is one `data:` line with a JSON object or, for the last one, `[DONE]`. Comments are
+    allowed. `stamps` and `ends`, shape (n,), are the times of the body's reads and their ends in the body.
+    """
+    gap = body.rfind(_GAP, start, len(body) if limit is None else limit)
+    end = start if gap < 0 else gap + len(_GAP)
+    if body.find(b"\r", start, end) >= 0:
+        return None
+    lines: list[bytes] = []
+    found_at: list[int] = []
+    at, read, is_in_event = start, 0, False
+    for line in body[start : max(start, end - 1)].split(b"\n"):
+        at += len(line) + 1
+        if line.startswith(_DATA) and not is_in_event:
+            lines.append(line[len(_DATA) :])
+            is_in_event = True
+        elif not line and is_in_event:
+            while ends[read] < at:
+                read += 1
+            found_at.append(stamps[read])
+            is_in_event = False
+        elif line and not line.startswith(b":"):
+            return None
+    done = lines[-1:] == [_DONE]
+    if done:
+        lines.pop()
+        found_at.pop()
+    # Check this, because the decoder would accept two objects in one line and none in the next.
+    if not all(line.startswith(b"{") and line.endswith(b"}") for line in lines):
+        return None
+    return b"".join([line + b"\n" for line in lines]), found_at, done, end
 
 
 def read_events(answer: Answer, reads: Iterable[bytes], clock: Callable[[], int]) -> None:
@@ -94,7 +145,7 @@ class _Events(SSEClient):
             pending += piece
             at = 0
             # Collect all matches first, because a match object prevents resizing the bytearray.
-            for end in [match.end() for match in _event_ends(pending, max(0, searched - 3))]:
+            for end in [match.end() for match in event_ends(pending, max(0, searched - 3))]:
                 yield self._whole(bytes(pending[at:end]))
                 at = end
             del pending[:at]
@@ -107,7 +158,7 @@ class _Events(SSEClient):
     def _whole(self, block: bytes) -> bytes:
         if len(block) > MAX_EVENT_LINES and len(block.splitlines()) > MAX_EVENT_LINES:
             raise ProtocolError(f"an event of more than {MAX_EVENT_LINES} lines")
-        return _name_errors(block)
+        return name_errors(block)
 
 
 class _StampedReads:
