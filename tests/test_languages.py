@@ -170,8 +170,8 @@ def test_runs_of_an_earlier_version_are_scored_and_compared_by_language(tmp_path
     other = Run(tmp_path, Finished(german, records))
     said = [line for line in compare(runs[:1], [other]).warnings if "language" in line]
     assert said == [
+        'different --language: "en" here, "de" in the baseline',
         'different language of the references: "en" here, "de" in the baseline',
-        '--language differ: "en" here, "de" in the baseline',
     ]
 
 

@@ -265,7 +265,7 @@ def test_stop_while_users_wait_for_due_times(clips: Path, tmp_path: Path) -> Non
         (["--request-rate", "5"], "an open loop needs -u"),
         (["-u", "4", "--rate-stages", "10s-20s:5"], "is not a stage; use"),
         (["-u", "4", "--slo", "ttft:p101:5"], "not 'p101'"),
-        (["-u", "4", "--goodput", "itl:5"], "not 'itl' (ttft:500"),
+        (["-u", "4", "--goodput", "itl:5"], "not 'itl', such as ttft:500"),
     ],
 )
 def test_invalid_input_is_refused_before_anything_is_sent(

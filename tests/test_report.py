@@ -72,4 +72,4 @@ def test_unknown_values_are_printed_as_not_available(tmp_path: Path, capsys: pyt
     assert "n/a tokens/s, n/a tokens per chunk" in text
     assert "tokens=n/a" in text
     assert "Truncated by another limit: 1 response ended early, such as at the model's context length" in text
-    assert "Truncated" not in text
+    assert "Truncated:" not in text

@@ -173,7 +173,7 @@ def test_lag_counts_in_the_steadiness() -> None:
 def test_few_requests_give_no_verdict_on_steadiness() -> None:
     found = steadiness([*run(np.linspace(1, 9, LEAST - 1)), *[failure(n, "cut") for n in range(50)]])
     assert (found.verdict, found.growth_s) == ("unclear", None)
-    assert "not known" in steadiness_line(found)
+    assert "unknown" in steadiness_line(found)
 
 
 def test_trim_excludes_warm_up_and_both_ends() -> None:

@@ -121,7 +121,7 @@ def test_unreadable_line_is_skipped_and_counted(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no"):
+    with pytest.raises(InputError, match="is not a results folder"):
         summarise_folder(tmp_path)
 
 

@@ -78,7 +78,7 @@ WRONG = {
     "expired": "the server's certificate has expired",
     "another name": "the server's certificate is for another name than --host",
     "unknown authority": NO_AUTHORITY,
-    "wants one of ours": "the server requires a client certificate (--cert FILE)",
+    "client certificate required": "the server requires a client certificate (--cert FILE)",
     "no TLS": "the server does not speak TLS on this port (use http:// instead of https://?)",
 }
 

@@ -101,7 +101,7 @@ def test_more_workers_than_cores_need_another_machine() -> None:
 def test_more_workers_are_not_advised_if_other_processes_take_the_cpu() -> None:
     validity = judge_clients([worker_info(health=health(loop_lag_p99=0.2, cpu_mean=0.05))])
     assert (validity.verdict, validity.more_workers) == ("client-bound", 0)
-    assert "more workers would not help: another program takes that machine's processor" in validity.reasons[-1]
+    assert "more workers would not help: another program is probably using that machine's CPU" in validity.reasons[-1]
 
 
 def test_clock_offset_of_a_worker_is_shown_with_its_error() -> None:
