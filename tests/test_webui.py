@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.long, pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")]
 
 SERVER = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "30", "--itl-ms", "5", "--fault", "503=0.1")
-WEB = ROOT / "asr_load" / "web"
+PACKAGE = ROOT / "asr_load"
 SECRET = "sk-very-secret-4711"
 
 
@@ -277,9 +277,10 @@ def test_web_ui_under_a_base_path_before_any_test(clips: Path) -> None:
     with locust(*words, OPENAI_API_KEY=SECRET) as ui:
         page = get(ui.url + "load/").decode()
         assert SECRET not in page
-        for name in ("echarts.min.js", "charts.js", "tab.js"):
+        for script in ("report/echarts.min.js", "report/charts.js", "web/tab.js"):
+            name = Path(script).name
             assert page.count(f"./streaming/{name}") == 1
-            assert get(ui.url + f"load/streaming/{name}") == (WEB / name).read_bytes()
+            assert get(ui.url + f"load/streaming/{name}") == (PACKAGE / script).read_bytes()
         assert page.rstrip().endswith("</html>")
         assert b".asr" in get(ui.url + "load/streaming/page.css")
         points = json.loads(get(ui.url + "load/streaming/points?after=nonsense"))
