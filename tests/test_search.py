@@ -159,7 +159,7 @@ def test_bound_below_the_capacity_is_reported(clips: Path, tmp_path: Path) -> No
     assert last_line(done) == "maximum effective streams: 2"
     assert "The true maximum may be higher: the search was limited to 2 streams (-u)" in done.out
     page = (done.results / "report.html").read_bytes()
-    assert b"Throughput against load" in page
+    assert b"Throughput by load" in page
     assert b"maximum effective streams: 2" in page
     command = [sys.executable, "scripts/report.py", str(done.results)]
     again = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
@@ -242,7 +242,7 @@ def test_search_with_another_slo_is_not_resumed(clips: Path, tmp_path: Path) -> 
         (
             {"--api": "realtime"},
             ("--api", "realtime", "--pace", "2"),
-            "how sessions go differs from that search: {'dialect': 'auto', 'packet_s': 0.1, 'pace': 1.0",
+            "--pace differs from that search: 1.0 then, 2.0 now",
         ),
     ],
 )
