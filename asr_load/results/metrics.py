@@ -176,20 +176,20 @@ METRICS = {
                 Metric(
                     "ttfs",
                     "TTFS",
-                    "realtime: time to final text: end of speech to the final text, which is how long a person waits."
+                    "realtime: time to final segment: end of speech to the final text, how long a person waits."
                     " Speech ends when its last packet is due or, with --trailing-silence, where the clip falls silent",
                     lambda record: record.ttfs,
                 ),
                 Metric(
                     "done_latency",
                     "Done",
-                    "realtime: message that ends the audio to the final text",
+                    "realtime: from the message that ends the audio to the final text",
                     lambda record: record.done_latency,
                 ),
                 Metric(
                     "rtf_live",
                     "RTF live",
-                    "realtime: (first packet to the final text) / seconds of audio sent; above 1, it falls behind",
+                    "realtime: (first packet to the final text) / seconds of audio sent; above 1: too slow",
                     lambda record: record.rtf_live,
                     in_seconds=False,
                 ),
