@@ -111,8 +111,8 @@ class Settings:
     results: Path | None
     metadata: dict[str, str]
     given: dict[str, Any] = field(compare=False, repr=False)
-    """The values of options that run.json holds or that a resumed search compares, as they were given, by their `dest`;
-    without secrets."""
+    """The options that run.json holds or that a resumed search compares, as given, by their `dest`. May contain secrets,
+    such as a proxy's password: `in_effect` is what may be shown."""
     headers: dict[str, str] = field(repr=False)
     """May contain secrets, so they are never written anywhere."""
     secrets: tuple[str, ...] = field(repr=False)
@@ -125,8 +125,8 @@ class Settings:
 
     @property
     def in_effect(self) -> dict[str, Any]:
-        """The same with the values that the test uses, where a preset or another option decides them, and without
-        what could hold a secret."""
+        """The options that run.json holds or that a resumed search compares, by their `dest`: as the test uses them,
+        since a preset or another option may decide their values, and without secrets."""
         request, fields, transport = self.request, self.request.fields, self.transport
         return {
             **self.given,
