@@ -111,8 +111,8 @@ class Settings:
     results: Path | None
     metadata: dict[str, str]
     given: dict[str, Any] = field(compare=False, repr=False)
-    """The options that run.json holds or that a resumed search compares, as given, by their `dest`. May contain secrets,
-    such as a proxy's password: `in_effect` is what may be shown."""
+    """The options that run.json holds or that a resumed search compares, as given, by their `dest`. May contain a
+    secret, such as a proxy's password: `in_effect` is what may be shown."""
     headers: dict[str, str] = field(repr=False)
     """May contain secrets, so they are never written anywhere."""
     secrets: tuple[str, ...] = field(repr=False)
