@@ -260,10 +260,10 @@ def _head(info: RunInfo, view: View) -> dict[str, Any]:
 
 
 def _tested(info: RunInfo) -> Iterator[tuple[str, str]]:
-    engine = next((worker.server for worker in info.workers if worker.server), "")
+    software = next((worker.server for worker in info.workers if worker.server), "")
     told = [f"{name}: {value}" for name, value in info.server.items() if isinstance(value, str | int | float)]
-    if engine or told:
-        yield "Engine", visible(", ".join(part for part in (engine, *told) if part))[:300]
+    if software or told:
+        yield "Server software", visible(", ".join(part for part in (software, *told) if part))[:300]
     yield "API", f"{info.api}, {info.endpoint or 'default path'}" + (f", preset {info.preset}" if info.preset else "")
     yield "Data", f"{info.data}: {count_of(info.data_clips, 'clip')}, manifest {info.data_sha256[:12]}"
     yield "Load", _load(info)
