@@ -87,6 +87,7 @@ def main() -> int:
     # The number of requests is unknown until the data is prepared; 1 stands for it in the check.
     if code := _check(args.audio_format, _command(args, host, out, 1, rest)):
         return code
+    print(f"preparing {args.dataset} …", file=sys.stderr, flush=True)
     manifest = prepare_as_asked(args, out)
     print(f"{out.name}: {describe(manifest)}", flush=True)
     return become_locust(_command(args, host, out, manifest.clips * (2 if args.cache_ratio else 1), rest))
