@@ -206,7 +206,9 @@ def compare(page: Page, results: Path) -> None:
     asked = json.loads((results / "run.json").read_text())
     assert (asked["max_tokens"], asked["unique"]) == (5, "none")
     assert len({(one["worker"], one["user"]) for one in records_of(results)}) == 4
-    good = [one for one in records_of(results) if one["ok"]]
+    # Requests of late seconds are not in the table, and a busy machine has some.
+    measured = {one.seq for one in read_finished(results).measured.sound}
+    good = [one for one in records_of(results) if one["ok"] and one["seq"] in measured]
     until(lambda: count(page) == len(good), "the last count in the table")
     assert_agrees(table(page)["TTFT (ms)"], [one["ttft"] * 1e3 for one in good])
     assert_agrees(table(page)["ITL (ms)"], [gap * 1e3 for one in good for gap in one["itl"]])
