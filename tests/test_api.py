@@ -1,4 +1,4 @@
-"""What all APIs do with the fields of a request."""
+"""All APIs treat the fields of a request in the same way."""
 
 from __future__ import annotations
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import http.server
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conftest import CHECKOUT
 from harness.fleets import info
-from harness.patience import PATIENCE_S
-from harness.runs import Run, locust
+from harness.runs import Run, check_in_new_process, locust
 from harness.sse import chunk, sse
 
 ADD = '''
@@ -74,15 +70,7 @@ with pytest.raises(InputError, match="--api raw supports only wav, but --data ha
 
 
 def test_added_api_is_accepted_wherever_an_api_is_named() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ADD + DERIVED],
-        cwd=CHECKOUT / "tests",
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    check_in_new_process(ADD + DERIVED)
 
 
 @contextmanager

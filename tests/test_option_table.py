@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import CHECKOUT
 from harness.fleets import info
-from harness.patience import PATIENCE_S
-from harness.runs import FAST, Run, locust
+from harness.runs import FAST, Run, check_in_new_process, locust
 from harness.serving import serve
 
 ADD = """
@@ -64,15 +60,7 @@ assert "- **`--beams N`** (default: `1`): Beams of the decoder. More are slower.
 
 
 def test_added_option_is_in_everything_that_derives_from_the_table() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ADD + DERIVED],
-        cwd=CHECKOUT / "tests",
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    check_in_new_process(ADD + DERIVED)
 
 
 @pytest.mark.parametrize(("own", "words", "value"), [("{}", ["--beams", "2"], 2), ("{'beams': 3}", [], 3)])

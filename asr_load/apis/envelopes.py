@@ -39,7 +39,7 @@ def unwrap(raw: str, text_format: str = "auto") -> Unwrapped:
 
 
 def _qwen(raw: str) -> tuple[str, int] | None:
-    """Of Qwen3-ASR; `language None` without speech."""
+    """Remove the envelope of Qwen3-ASR, which is `language None` without speech."""
     first = _QWEN.match(raw)
     if first is None:
         return None
@@ -50,7 +50,7 @@ def _qwen(raw: str) -> tuple[str, int] | None:
 
 
 def _glm(raw: str) -> tuple[str, int] | None:
-    """Of GLM-ASR."""
+    """Remove the envelope of GLM-ASR; returns the text and where it starts, or None without an envelope."""
     first = _GLM.match(raw)
     if first is None:
         return None
@@ -64,7 +64,7 @@ def _glm(raw: str) -> tuple[str, int] | None:
 
 
 def _moss(raw: str) -> tuple[str, int] | None:
-    """Of MOSS-Transcribe-Diarize."""
+    """Remove the tags of MOSS-Transcribe-Diarize; returns the text and where it starts, or None without tags."""
     if _MOSS_BEGINS.match(raw) is None:
         return None
     text = " ".join(filter(None, map(str.strip, _MOSS.split(raw))))

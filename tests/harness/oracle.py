@@ -14,7 +14,7 @@ from harness.sse import read_events
 
 
 class Reading(NamedTuple):
-    """What a response says, without its times."""
+    """The content of a response, without times."""
 
     outcome: str
     http_status: int

@@ -79,6 +79,20 @@ def run(host: str, clips: Path, results: Path, *words: str | Path, preflight: bo
     return Run(Forked("locust", command, CHECKOUT, environment(**env)), results)
 
 
+def check_in_new_process(code: str) -> None:
+    """Run Python code, with tests/ as its folder, in a process that has imported nothing of asr-load yet. Fails if it
+    raises."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT / "tests",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def environment(**env: str) -> dict[str, str]:
     """The environment of a process that sends load."""
     return {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env}
