@@ -78,6 +78,7 @@ def test_percentile_is_settled_when_the_share_above_the_limit_is() -> None:
     assert of(25, 975) == (True, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("share", "most_wrong"), [(0.05, 0.08), (0.04, 0.04), (0.065, 0.04)])
 def test_wrong_slo_decisions_are_as_rare_as_stated(share: float, most_wrong: float) -> None:
     """Count wrong decisions over all looks at a step until it is settled. Exactly at the limit, each one is wrong."""

@@ -168,6 +168,7 @@ def test_lateness_that_grows_with_the_load_is_not_excluded() -> None:
         assert (part.left.late, len(part.sound)) == (0, 2500)
 
 
+@pytest.mark.long
 def test_lateness_unrelated_to_the_load_is_excluded() -> None:
     bound = 0
     for seed in range(200):
