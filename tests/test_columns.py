@@ -21,6 +21,7 @@ from asr_load.audio.open import open_source
 from asr_load.audio.source import DatasetSpec, Source
 from asr_load.errors import InputError
 from conftest import CHECKOUT, noise, write_folder
+from harness.datasets import recordings
 
 
 def write_table(file: Path, rows: list[dict[str, Any]]) -> Path:
@@ -41,10 +42,6 @@ def write_table(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 def source(dataset: Path, **words: Any) -> Source:
     return open_source(DatasetSpec(str(dataset), **words))
-
-
-def recordings(dataset: Path) -> list[Recording]:
-    return list(source(dataset).rows(None))
 
 
 TABLES = ("t.jsonl", "t.json", "t.csv", "t.tsv", "rows.parquet", "metadata.parquet", "metadata.csv", "metadata.jsonl")

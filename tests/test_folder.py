@@ -23,28 +23,8 @@ from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.convert import convert
 from asr_load.audio.open import open_source
 from asr_load.audio.source import DatasetSpec
-from asr_load.errors import InputError
 from conftest import noise
-
-
-def write(file: Path, seconds: float = 0.1) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(file, noise(seconds), 16000, format="WAV" if file.suffix == "" else None)
-    return file
-
-
-def texts(dataset: Path, **words: Any) -> dict[str, str]:
-    """The text of each recording of a data set, by its id. Check that all of them have audio."""
-    rows = list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
-    assert all(next(convert(row, Rules())).duration_s >= 0.05 for row in rows)
-    return {row.id: row.text for row in rows}
-
-
-def refusal(dataset: Path | str, **words: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+from harness.datasets import refusal, texts, write_audio
 
 
 def librispeech(top: Path) -> None:
@@ -53,7 +33,7 @@ def librispeech(top: Path) -> None:
         lines = []
         for number in range(2):
             name = f"{speaker}-{chapter}-{number:04d}"
-            write(place / f"{name}.flac")
+            write_audio(place / f"{name}.flac")
             lines.append(f"{name} {split.upper()} SENTENCE {number}\n")
         (place / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
     (top / "LibriSpeech" / "SPEAKERS.TXT").write_text("; no manifest\n")
@@ -69,7 +49,7 @@ def test_unpacked_librispeech(tmp_path: Path) -> None:
 
 
 def kaldi(top: Path, *, segments: bool, scp: str = "{file}") -> Path:
-    file = write(top / "wav" / "call.wav", 3.0)
+    file = write_audio(top / "wav" / "call.wav", 3.0)
     data = top / "data" / "test"
     data.mkdir(parents=True)
     relative = file.relative_to(top)
@@ -123,8 +103,8 @@ def test_invalid_kaldi_segments_are_rejected(tmp_path: Path, segment: str, said:
 
 def test_audiofolder_with_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        write(tmp_path / split / "one.wav")
-        write(tmp_path / split / "deep" / "two.wav")
+        write_audio(tmp_path / split / "one.wav")
+        write_audio(tmp_path / split / "deep" / "two.wav")
         table = f"file_name,transcription\none.wav,{split} one\ndeep/two.wav,{split} two\n"
         (tmp_path / split / "metadata.CSV").write_text(table)
     assert texts(tmp_path, split="train") == texts(tmp_path / "train") == {"one": "train one", "two": "train two"}
@@ -140,9 +120,9 @@ def test_audiofolder_with_splits(tmp_path: Path) -> None:
 
 
 def test_splits_of_audio_files_without_a_manifest(tmp_path: Path) -> None:
-    write(tmp_path / "test" / "a" / "x.wav")
+    write_audio(tmp_path / "test" / "a" / "x.wav")
     (tmp_path / "test" / "a" / "x.txt").write_text("its text\n")
-    write(tmp_path / "train" / "y.wav")
+    write_audio(tmp_path / "train" / "y.wav")
     source = open_source(DatasetSpec(str(tmp_path), split="test"))
     assert [(row.id, row.text) for row in source.rows(None)] == [("x", "its text")]
     assert source.notes == ["no manifest; read the text of 1 of 1 files from the .txt next to each"]
@@ -153,20 +133,20 @@ def test_splits_of_audio_files_without_a_manifest(tmp_path: Path) -> None:
 
 def test_common_voice_folder_of_one_version(tmp_path: Path) -> None:
     place = tmp_path / "cv-corpus-17.0" / "en"
-    write(place / "clips" / "a.mp3")
+    write_audio(place / "clips" / "a.mp3")
     (place / "test.tsv").write_text('client_id\tpath\tsentence\nx\ta.mp3\tHe said "no\n')
     (place / "reported.tsv").write_text("sentence_id\treason\n1\tnone\n")
     assert texts(tmp_path, split="test") == {"a": 'He said "no'}
 
 
 def test_hidden_files_and_link_loops_are_skipped(tmp_path: Path) -> None:
-    write(tmp_path / "a.wav")
+    write_audio(tmp_path / "a.wav")
     for name in ("._a.wav", ".cache/b.wav", "__MACOSX/c.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no audio")
     (tmp_path / "again").symlink_to(tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    write(tmp_path.parent / f"{tmp_path.name}-linked" / "d.wav")
+    write_audio(tmp_path.parent / f"{tmp_path.name}-linked" / "d.wav")
     (tmp_path / "linked").symlink_to(tmp_path.parent / f"{tmp_path.name}-linked")
     assert list(texts(tmp_path, allow_outside=True)) == ["a", "d"]
     assert "--allow-outside" in refusal(tmp_path)
@@ -195,13 +175,13 @@ def table(encoding: str, delimiter: str = ",", end: str = "\n") -> bytes:
     ],
 )
 def test_tables_in_every_encoding_and_delimiter(tmp_path: Path, name: str, data: bytes) -> None:
-    write(tmp_path / "a.wav")
+    write_audio(tmp_path / "a.wav")
     (tmp_path / name).write_bytes(data)
     assert texts(tmp_path) == texts(tmp_path / name) == {"a": "Grüße, „Welt“"}
 
 
 def test_broken_tables_are_rejected_with_their_line(tmp_path: Path) -> None:
-    write(tmp_path / "a.wav")
+    write_audio(tmp_path / "a.wav")
     file = tmp_path / "t.csv"
     file.write_bytes("path,sentence\na.wav,fine\nb.wav,Grüße\n".encode("latin-1"))
     assert "line 3: not UTF-8" in refusal(tmp_path)
@@ -215,7 +195,7 @@ def test_broken_tables_are_rejected_with_their_line(tmp_path: Path) -> None:
 
 
 def test_detected_columns_are_reported(tmp_path: Path) -> None:
-    write(tmp_path / "a.wav")
+    write_audio(tmp_path / "a.wav")
     (tmp_path / "t.csv").write_text("file_name,words\na.wav,said\n")
     notes = open_source(DatasetSpec(str(tmp_path))).notes
     assert notes == [
@@ -239,7 +219,7 @@ def test_detected_columns_are_reported(tmp_path: Path) -> None:
 )
 def test_file_names_of_every_form_are_found(tmp_path: Path, name: str) -> None:
     for file in ("a b.wav", "sub/a b.wav", "clips/clip.wav", "wavs/in wavs.wav"):
-        write(tmp_path / file)
+        write_audio(tmp_path / file)
     line = {"audio": name.format(folder=tmp_path), "text": "it"}
     for cell in (
         line["audio"],
@@ -277,7 +257,7 @@ def test_decoded_arrays_are_read(tmp_path: Path, cell: Any, beside: dict[str, An
 
 
 def test_base64_audio_in_json_is_read(tmp_path: Path) -> None:
-    data = base64.b64encode(write(tmp_path / "x.wav").read_bytes()).decode()
+    data = base64.b64encode(write_audio(tmp_path / "x.wav").read_bytes()).decode()
     for number, word in enumerate((data, f"data:audio/wav;base64,{data}")):
         (tmp_path / "m.jsonl").write_text(json.dumps({"audio": {"bytes": word}, "id": number, "text": "it"}) + "\n")
         assert texts(tmp_path / "m.jsonl") == {str(number): "it"}
@@ -293,7 +273,7 @@ def test_base64_audio_in_json_is_read(tmp_path: Path) -> None:
 
 def test_audio_urls_in_rows_are_fetched(tmp_path: Path) -> None:
     """In a manifest and in parquet: each URL is fetched, 404 skips the row, and a dead server is a one-line error."""
-    write(tmp_path / "web" / "a.wav")
+    write_audio(tmp_path / "web" / "a.wav")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tmp_path / "web"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
@@ -317,7 +297,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def test_metadata_in_parquet_is_read(tmp_path: Path) -> None:
-    write(tmp_path / "audio" / "a.wav")
+    write_audio(tmp_path / "audio" / "a.wav")
     pq.write_table(pa.Table.from_pylist([{"file_name": "audio/a.wav", "text": "it"}]), tmp_path / "metadata.parquet")
     assert texts(tmp_path) == {"a": "it"}
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1 and no more")
@@ -326,7 +306,7 @@ def test_metadata_in_parquet_is_read(tmp_path: Path) -> None:
 
 def test_broken_parquet_is_rejected(tmp_path: Path) -> None:
     """It may be truncated or broken in the middle. The error is one line and names the row."""
-    wav = write(tmp_path / "x.wav").read_bytes()
+    wav = write_audio(tmp_path / "x.wav").read_bytes()
     rows = [{"audio": {"bytes": wav + os.urandom(2000), "path": f"{n}.wav"}, "text": str(n)} for n in range(200)]
     file = tmp_path / "set" / "train-00000-of-00001.parquet"
     file.parent.mkdir()
@@ -362,7 +342,7 @@ def unreadable(folder: Path) -> None:
 
 
 def test_files_that_need_ffmpeg_are_listed(tmp_path: Path) -> None:
-    write(tmp_path / "a.wav")
+    write_audio(tmp_path / "a.wav")
     unreadable(tmp_path)
     assert len(list(open_source(DatasetSpec(str(tmp_path))).rows(None))) == 6
 
@@ -387,12 +367,12 @@ def test_files_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
     for name, said in (("a.zip", "unpack it"), ("a.doc", "is not a data set"), ("a.parquet", "cannot be read")):
         (tmp_path / name).write_bytes(b"x" * 100)
         assert said in refusal(tmp_path / name)
-    assert "remove --text-column x" in refusal(write(tmp_path / "a.wav"), text_column="x")
+    assert "remove --text-column x" in refusal(write_audio(tmp_path / "a.wav"), text_column="x")
 
 
 def test_parquet_rows_are_read_like_table_rows(tmp_path: Path) -> None:
     """Segments are cut out of the files that rows name. Audio within a row has already been cut."""
-    wav = write(tmp_path / "long.wav", 3.0)
+    wav = write_audio(tmp_path / "long.wav", 3.0)
     rows = [{"audio": "long.wav", "text": "a part", "offset": 0.5, "duration": 1.0}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     (row,) = open_source(DatasetSpec(str(tmp_path / "rows.parquet"))).rows(None)
@@ -411,6 +391,6 @@ def test_system_errors_give_a_one_line_error(tmp_path: Path, monkeypatch: pytest
     def refuse(_: Path) -> str:
         raise PermissionError(13, "Permission denied")
 
-    write(tmp_path / "a.wav")
+    write_audio(tmp_path / "a.wav")
     monkeypatch.setattr("asr_load.audio.folder.fingerprint", refuse)
     assert "cannot be read: Permission denied" in refusal(tmp_path)

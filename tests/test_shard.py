@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import subprocess
@@ -15,41 +14,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 from asr_load.audio import cell, shard
-from asr_load.audio.clip import Recording, Rules
+from asr_load.audio.clip import Rules
 from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
 from asr_load.audio.shard import FORMAT, MANIFEST, SCHEMA, Options, Shards, verify
 from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError, exits_on_bad_input
 from conftest import noise, write_folder
+from harness.audio import encoded
+from harness.datasets import recordings, refusal
 from harness.runs import FAST, run
 from harness.serving import serve
-
-
-def wav(seconds: float) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, noise(seconds), 16000, format="WAV")
-    return file.getvalue()
-
-
-def rows(dataset: Path, **words: Any) -> list[Recording]:
-    return list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
-
-
-def refused(dataset: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        rows(dataset)
-    return str(caught.value)
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    (folder / "private.wav").write_bytes(wav(0.5))
+    (folder / "private.wav").write_bytes(encoded(noise(0.5)))
     return folder / "private.wav"
 
 
@@ -90,18 +74,18 @@ def test_files_outside_need_allow_outside(
     if spelling == "file://" and written in (as_kaldi, as_link):
         pytest.skip("no spelling of this layout")
     dataset = written(folder, name)
-    said = refused(dataset)
+    said = refusal(dataset)
     assert "is outside of" in said
     assert "--allow-outside" in said
-    (row,) = rows(dataset, allow_outside=True)
+    (row,) = recordings(dataset, allow_outside=True)
     assert isinstance(row.audio, Path)
     assert row.audio.resolve() == outside
     # A file in the folder is accepted, however it is named.
     inside = tmp_path / "inner"
     inside.mkdir()
-    (inside / "private.wav").write_bytes(wav(0.5))
+    (inside / "private.wav").write_bytes(encoded(noise(0.5)))
     if written is not as_link:
-        (row,) = rows(written(inside, str(inside / "private.wav")))
+        (row,) = recordings(written(inside, str(inside / "private.wav")))
         assert row.audio == inside / "private.wav"
 
 
@@ -113,19 +97,19 @@ def test_urls_need_allow_outside(
     asked: list[str] = []
     monkeypatch.setattr(f"asr_load.audio.{'folder' if written is as_manifest else 'hub'}.fetch", asked.append)
     dataset = written(tmp_path, url)
-    said = refused(dataset)
+    said = refusal(dataset)
     assert "is a URL outside of the data set; to allow this, add --allow-outside" in said
     assert "pw" not in said
     assert "token" not in said
     assert not asked
-    rows(dataset, allow_outside=True)
+    recordings(dataset, allow_outside=True)
     assert asked == [url]
 
 
 def test_too_large_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "MAX_CELL_BYTES", 1000)
-    pq.write_table(pa.Table.from_pylist([{"audio": wav(1.0), "text": "it"}]), tmp_path / "rows.parquet")
-    assert "of audio in a row: store recordings over 0 MB in separate files" in refused(tmp_path / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist([{"audio": encoded(noise(1.0)), "text": "it"}]), tmp_path / "rows.parquet")
+    assert "of audio in a row: store recordings over 0 MB in separate files" in refusal(tmp_path / "rows.parquet")
 
 
 def test_out_of_memory_gives_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:

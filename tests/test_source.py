@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,20 +14,9 @@ import soundfile
 from asr_load.audio.clip import Recording
 from asr_load.audio.open import open_source
 from asr_load.audio.source import DatasetSpec, UniqueIds
-from asr_load.errors import InputError
 from conftest import noise, write_folder
 from harness.audio import encoded
-
-
-def rows(dataset: Path | str, **words: Any) -> list[Recording]:
-    return list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
-
-
-def error(dataset: Path | str, **words: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        rows(dataset, **words)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+from harness.datasets import recordings, refusal
 
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "metadata.csv", "anything.tsv"])
@@ -45,23 +33,23 @@ def test_manifest_in_each_format_is_read(tmp_path: Path, name: str, file_key: st
             writer.writerow(row)
         else:
             file.write("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
-    assert rows(tmp_path) == [Recording("one", 'He said "no", twice', tmp_path / "one.wav")]
-    assert rows(tmp_path / name) == rows(tmp_path)
+    assert recordings(tmp_path) == [Recording("one", 'He said "no", twice', tmp_path / "one.wav")]
+    assert recordings(tmp_path / name) == recordings(tmp_path)
 
 
 def test_id_comes_from_the_manifest_or_the_file_name(tmp_path: Path) -> None:
     lines = [{"file": "a/x.wav", "id": "first"}, {"file": "b/x.wav"}, {"text": "no file at all"}]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [row.id for row in rows(tmp_path)] == ["first", "x", "row-000002"]
-    assert rows(tmp_path)[2].audio is None
+    assert [row.id for row in recordings(tmp_path)] == ["first", "x", "row-000002"]
+    assert recordings(tmp_path)[2].audio is None
 
 
 def test_common_voice_layout(tmp_path: Path) -> None:
     write_folder(tmp_path / "clips", {"cv": 0.1})
     for split in ("test", "dev"):
         (tmp_path / f"{split}.tsv").write_text(f"path\tsentence\ncv.wav\t{split} sentence\n")
-    assert rows(tmp_path, split="test") == [Recording("cv", "test sentence", tmp_path / "clips" / "cv.wav")]
-    assert "dev.tsv, test.tsv" in error(tmp_path)
+    assert recordings(tmp_path, split="test") == [Recording("cv", "test sentence", tmp_path / "clips" / "cv.wav")]
+    assert "dev.tsv, test.tsv" in refusal(tmp_path)
 
 
 def test_folder_of_audio_without_a_manifest(tmp_path: Path) -> None:
@@ -89,20 +77,20 @@ def test_origin_depends_on_the_rows_and_not_on_the_path(tmp_path: Path) -> None:
 
 def test_invalid_data_set_gives_an_error_with_a_cure(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a": 0.1})
-    assert "no such file" in error("../not/here")
-    assert "no text column 'speech'; the columns are file, text" in error(folder, text_column="speech")
-    assert "remove --subset clean" in error(folder, subset="clean")
-    assert "no column 'split'" in error(folder, split="test")
+    assert "no such file" in refusal("../not/here")
+    assert "no text column 'speech'; the columns are file, text" in refusal(folder, text_column="speech")
+    assert "remove --subset clean" in refusal(folder, subset="clean")
+    assert "no column 'split'" in refusal(folder, split="test")
     (folder / "manifest.jsonl").write_text('{"file": "a.wav"}\nnot json\n')
-    assert "line 2" in error(folder)
+    assert "line 2" in refusal(folder)
     (folder / "manifest.jsonl").write_text('{"sound": "a.wav"}\n')
-    assert "has no audio column among sound" in error(folder)
+    assert "has no audio column among sound" in refusal(folder)
     (folder / "manifest.jsonl").write_text("")
-    assert "has no rows" in error(folder)
+    assert "has no rows" in refusal(folder)
     (folder / "manifest.jsonl").write_bytes(b'{"file": "\xff.wav"}\n')
-    assert "line 1" in error(folder)
+    assert "line 1" in refusal(folder)
     (tmp_path / "notes.txt").touch()
-    assert "is not a data set" in error(tmp_path / "notes.txt")
+    assert "is not a data set" in refusal(tmp_path / "notes.txt")
 
 
 def test_ids_are_made_unique() -> None:
@@ -157,7 +145,7 @@ class TestDatasetsFolder:
         assert len(list(source.rows(None))) == 2
 
     def test_named_subset_is_read(self, folder: Path) -> None:
-        found = rows(folder, subset="other", split="test")
+        found = recordings(folder, subset="other", split="test")
         assert len(found) == 40
         assert found[0].id == "other-0000"
         assert found[0].text == "SENTENCE 0 OF OTHER"
@@ -165,15 +153,15 @@ class TestDatasetsFolder:
         assert found[0].audio.startswith(b"fLaC")
 
     def test_all_splits_of_the_default_subset_are_read_by_default(self, folder: Path) -> None:
-        assert len(rows(folder)) == 42
+        assert len(recordings(folder)) == 42
 
     def test_unknown_subset_or_split_lists_the_known_ones(self, folder: Path) -> None:
-        assert "it has: all: test.clean, test.other; clean: test; other: test" in error(folder, split="train")
-        assert "it has: clean, other, all" in error(folder, subset="cleaner")
-        assert "other: test" in error(folder, subset="other", split="train")
+        assert "it has: all: test.clean, test.other; clean: test; other: test" in refusal(folder, split="train")
+        assert "it has: clean, other, all" in refusal(folder, subset="cleaner")
+        assert "other: test" in refusal(folder, subset="other", split="train")
 
     def test_single_parquet_file_is_read(self, folder: Path) -> None:
-        assert len(rows(folder / "other" / "test-00000-of-00001.parquet")) == 40
+        assert len(recordings(folder / "other" / "test-00000-of-00001.parquet")) == 40
 
     def test_reading_resumes_from_a_state(self, folder: Path) -> None:
         source = open_source(DatasetSpec(str(folder), subset="other", split="test"))
@@ -199,14 +187,14 @@ def test_nemo_manifest_with_segments(tmp_path: Path, name: str) -> None:
     (tmp_path / "other.json").write_text('{"shards": []}')
     long = tmp_path / "long.wav"
     for dataset in (tmp_path, tmp_path / name):
-        assert rows(dataset) == [
+        assert recordings(dataset) == [
             Recording("long", "all", long),
             Recording("long", "a part", long, 0.5, 1.0),
             Recording("long", "the rest", long, 2.0, None),
         ]
     for bad in (-1, "soon", "nan"):
         (tmp_path / name).write_text(json.dumps({"audio_filepath": "long.wav", "offset": bad}) + "\n")
-        assert f"row 1: offset {bad!r} is not a time: use seconds" in error(tmp_path)
+        assert f"row 1: offset {bad!r} is not a time: use seconds" in refusal(tmp_path)
 
 
 def test_another_segment_changes_the_origin(tmp_path: Path) -> None:

@@ -6,11 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from asr_load.audio.clip import Recording, Rules
+from asr_load.audio.clip import Rules
 from asr_load.audio.convert import convert
 from asr_load.audio.open import open_source
 from asr_load.audio.source import DatasetSpec
@@ -18,21 +17,11 @@ from asr_load.audio.tar import in_order
 from asr_load.errors import InputError
 from conftest import CHECKOUT, noise
 from harness.audio import encoded, write_tar
+from harness.datasets import recordings, texts
 
 
 def audio(seed: int, seconds: float = 0.5, format: str = "WAV") -> bytes:
     return encoded(noise(seconds, seed=seed), format=format)
-
-
-def recordings(dataset: Path, **words: Any) -> list[Recording]:
-    return list(open_source(DatasetSpec(str(dataset), **words)).rows(None))
-
-
-def texts(dataset: Path, **words: Any) -> dict[str, str]:
-    """The text of each recording of a data set, by its id. Check that all of them have readable audio."""
-    rows = recordings(dataset, **words)
-    assert all(next(convert(row, Rules())).duration_s >= 0.05 for row in rows)
-    return {row.id: row.text for row in rows}
 
 
 SAMPLES: dict[str, bytes | str] = {
