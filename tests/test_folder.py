@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import threading
 from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from asr_load.audio.clip import Recording, Rules
-from asr_load.audio.convert import convert
+from asr_load.audio.clip import Recording
 from asr_load.audio.open import open_source
 from asr_load.audio.source import DatasetSpec
-from conftest import noise
-from harness.datasets import refusal, texts, write_audio
+from conftest import noise, write_folder
+from harness.audio import encoded
+from harness.datasets import recordings, refusal, texts, write_audio
 
 
 def librispeech(top: Path) -> None:
@@ -46,59 +41,6 @@ def test_unpacked_librispeech(tmp_path: Path) -> None:
     assert texts(tmp_path / "LibriSpeech" / "test-clean") == one
     assert len(texts(tmp_path)) == 4
     assert "no split 'test'; it has: dev-other, test-clean" in refusal(tmp_path / "LibriSpeech", split="test")
-
-
-def kaldi(top: Path, *, segments: bool, scp: str = "{file}") -> Path:
-    file = write_audio(top / "wav" / "call.wav", 3.0)
-    data = top / "data" / "test"
-    data.mkdir(parents=True)
-    relative = file.relative_to(top)
-    (data / "wav.scp").write_text("call " + scp.format(file=relative) + "\n")
-    if segments:
-        (data / "segments").write_text("call-1 call 0.5 1.5\ncall-2 call 2.0 -1\n")
-        (data / "text").write_text("call-1 the first\ncall-2 the second part\n")
-    else:
-        (data / "text").write_text("call all of it\n")
-    (data / "utt2spk").write_text("call-1 a\n")
-    return data
-
-
-def test_kaldi_folder_with_and_without_segments(tmp_path: Path) -> None:
-    data = kaldi(tmp_path / "whole", segments=False)
-    assert texts(data) == texts(tmp_path / "whole" / "data", split="test") == {"call": "all of it"}
-    data = kaldi(tmp_path / "cut", segments=True)
-    file = tmp_path / "cut" / "wav" / "call.wav"
-    assert list(open_source(DatasetSpec(str(data))).rows(None)) == [
-        Recording("call-1", "the first", file, 0.5, 1.0),
-        Recording("call-2", "the second part", file, 2.0, None),
-    ]
-    assert "no split 'train'; it has: test" in refusal(tmp_path / "cut" / "data", split="train")
-
-
-def test_kaldi_commands_are_not_run(tmp_path: Path) -> None:
-    data = kaldi(tmp_path / "read", segments=False, scp="flac -c -d -s {file} |")
-    assert texts(data) == {"call": "all of it"}
-    for number, command in enumerate(
-        ("touch was-run; cat {file} |", "sox {file} -r 8000 -t wav - |", "'{file} |", "|")
-    ):
-        data = kaldi(tmp_path / str(number), segments=False, scp=command)
-        assert "call is the output of a command, which prepare does not run" in refusal(data)
-    assert not list(tmp_path.rglob("was-run"))
-
-
-@pytest.mark.parametrize(
-    ("segment", "said"),
-    [
-        ("call-1 call 1.5 0.5", "begins at 1.5 s and ends at 0.5 s"),
-        ("call-1 call nan 2", "begins at nan s"),
-        ("call-1 call", "must have the form RECORDING BEGIN END"),
-        ("call-1 other 0 1", "refers to 'other', which is not in wav.scp"),
-    ],
-)
-def test_invalid_kaldi_segments_are_rejected(tmp_path: Path, segment: str, said: str) -> None:
-    data = kaldi(tmp_path, segments=True)
-    (data / "segments").write_text(segment + "\n")
-    assert said in refusal(data)
 
 
 def test_audiofolder_with_splits(tmp_path: Path) -> None:
@@ -150,150 +92,6 @@ def test_hidden_files_and_link_loops_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path.parent / f"{tmp_path.name}-linked")
     assert list(texts(tmp_path, allow_outside=True)) == ["a", "d"]
     assert "--allow-outside" in refusal(tmp_path)
-
-
-def table(encoding: str, delimiter: str = ",", end: str = "\n") -> bytes:
-    rows = (("path", "sentence"), ("a.wav", "Grüße, „Welt“"))
-    quote = '"' if delimiter == "," else ""
-    return "".join(delimiter.join(f"{quote}{cell}{quote}" for cell in row) + end for row in rows).encode(encoding)
-
-
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("bom.csv", table("utf-8-sig")),
-        ("excel.csv", table("utf-16")),
-        ("excel.tsv", table("utf-16", "\t", "\r\n")),
-        ("german.csv", table("utf-8-sig", ";", "\r\n")),
-        ("bars.csv", table("utf-8", "|")),
-        ("tabs.csv", table("utf-8", "\t")),
-        ("commas.tsv", table("utf-8", ",")),
-        ("bom.jsonl", json.dumps({"path": "a.wav", "sentence": "Grüße, „Welt“"}).encode("utf-8-sig")),
-        ("wide.jsonl", json.dumps({"path": "a.wav", "sentence": "Grüße, „Welt“"}).encode("utf-16")),
-        ("array.json", json.dumps([{"path": "a.wav", "sentence": "Grüße, „Welt“"}], indent=1).encode()),
-        ("upper.JSONL", json.dumps({"path": "a.wav", "sentence": "Grüße, „Welt“"}).encode()),
-    ],
-)
-def test_tables_in_every_encoding_and_delimiter(tmp_path: Path, name: str, data: bytes) -> None:
-    write_audio(tmp_path / "a.wav")
-    (tmp_path / name).write_bytes(data)
-    assert texts(tmp_path) == texts(tmp_path / name) == {"a": "Grüße, „Welt“"}
-
-
-def test_broken_tables_are_rejected_with_their_line(tmp_path: Path) -> None:
-    write_audio(tmp_path / "a.wav")
-    file = tmp_path / "t.csv"
-    file.write_bytes("path,sentence\na.wav,fine\nb.wav,Grüße\n".encode("latin-1"))
-    assert "line 3: not UTF-8" in refusal(tmp_path)
-    file.write_text('path,sentence\na.wav,"' + "x" * 200_000 + '"\n')
-    assert "t.csv, line 2: field larger than field limit" in refusal(tmp_path)
-    file.unlink()
-    (tmp_path / "t.jsonl").write_text('{"path": "a.wav", "text": ["a", "b"]}\n')
-    assert "row 1: the column 'text' does not hold text" in refusal(tmp_path)
-    (tmp_path / "t.jsonl").write_text('{"path": 5}\n')
-    assert "row 1: '5' is not audio" in refusal(tmp_path)
-
-
-def test_detected_columns_are_reported(tmp_path: Path) -> None:
-    write_audio(tmp_path / "a.wav")
-    (tmp_path / "t.csv").write_text("file_name,words\na.wav,said\n")
-    notes = open_source(DatasetSpec(str(tmp_path))).notes
-    assert notes == [
-        "no text column among file_name, words, so no WER; set --text-column to change this",
-        "audio from the column 'file_name'",
-    ]
-    assert texts(tmp_path, text_column="words") == {"a": "said"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a b.wav",
-        "file://{folder}/a%20b.wav",
-        "{folder}/a b.wav",
-        "sub\\a b.wav",
-        "sub/a b",
-        "clip.wav",
-        "in wavs",
-    ],
-)
-def test_file_names_of_every_form_are_found(tmp_path: Path, name: str) -> None:
-    for file in ("a b.wav", "sub/a b.wav", "clips/clip.wav", "wavs/in wavs.wav"):
-        write_audio(tmp_path / file)
-    line = {"audio": name.format(folder=tmp_path), "text": "it"}
-    for cell in (
-        line["audio"],
-        {"path": line["audio"]},
-        {"bytes": None, "path": line["audio"], "sampling_rate": 16000},
-    ):
-        (tmp_path / "manifest.jsonl").write_text(json.dumps(line | {"audio": cell}) + "\n")
-        assert list(texts(tmp_path).values()) == ["it"]
-
-
-SAMPLES = (noise(0.5) * 30000).astype("<i2")
-
-
-@pytest.mark.parametrize(
-    ("cell", "beside"),
-    [
-        ({"array": (SAMPLES / 32768).tolist(), "sampling_rate": 16000, "path": "said.wav"}, {}),
-        ({"array": SAMPLES.tolist(), "sampling_rate": 16000, "path": "said.wav"}, {}),
-        ((SAMPLES / 32768).tolist(), {"sampling_rate": 16000, "id": "said"}),
-        ({"array": [(SAMPLES / 32768).tolist()] * 2, "sample_rate": 16000.0, "path": "said.wav"}, {}),
-        ({"array": (SAMPLES.astype(int) * 65536).tolist(), "sampling_rate": 16000, "path": "said.wav"}, {}),
-    ],
-)
-def test_decoded_arrays_are_read(tmp_path: Path, cell: Any, beside: dict[str, Any]) -> None:
-    """They may be in JSON, and in parquet as lists in a struct."""
-    row = {"audio": cell, "text": "it", **beside}
-    (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
-    for dataset in (tmp_path, tmp_path / "rows.parquet"):
-        (recording,) = open_source(DatasetSpec(str(dataset))).rows(None)
-        assert (recording.id, recording.text) == ("said", "it")
-        clip = next(convert(recording, Rules()))
-        pcm = np.frombuffer(base64.b64decode(clip.audio_b64)[44:], "<i2")
-        assert np.array_equal(pcm, SAMPLES)
-
-
-def test_base64_audio_in_json_is_read(tmp_path: Path) -> None:
-    data = base64.b64encode(write_audio(tmp_path / "x.wav").read_bytes()).decode()
-    for number, word in enumerate((data, f"data:audio/wav;base64,{data}")):
-        (tmp_path / "m.jsonl").write_text(json.dumps({"audio": {"bytes": word}, "id": number, "text": "it"}) + "\n")
-        assert texts(tmp_path / "m.jsonl") == {str(number): "it"}
-    for cell, said in (
-        ({"bytes": "no base64!"}, "bytes that are not base64"),
-        ({"array": [0.1, 0.2]}, "samples without a sampling_rate"),
-        ({"array": ["x"], "sampling_rate": 16000}, "malformed samples"),
-        ([[[1.0]]], "samples"),
-    ):
-        (tmp_path / "m.jsonl").write_text(json.dumps({"audio": cell}) + "\n")
-        assert said in refusal(tmp_path / "m.jsonl")
-
-
-def test_audio_urls_in_rows_are_fetched(tmp_path: Path) -> None:
-    """In a manifest and in parquet: each URL is fetched, 404 skips the row, and a dead server is a one-line error."""
-    write_audio(tmp_path / "web" / "a.wav")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tmp_path / "web"))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    rows = [{"audio": f"{url}/a.wav", "text": "it"}, {"audio": f"{url}/gone.wav", "text": "gone"}]
-    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
-    for name in ("m.jsonl", "m.parquet"):
-        here, gone = open_source(DatasetSpec(str(tmp_path / name), allow_outside=True)).rows(None)
-        assert (here.id, here.text) == ("a", "it")
-        assert here.audio == (tmp_path / "web" / "a.wav").read_bytes()
-        assert (gone.id, gone.audio) == ("gone", None)
-    server.shutdown()
-    server.server_close()
-    for name in ("m.jsonl", "m.parquet"):
-        assert f"row 1: {url}/a.wav cannot be downloaded" in refusal(tmp_path / name, allow_outside=True)
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 def test_metadata_in_parquet_is_read(tmp_path: Path) -> None:
@@ -394,3 +192,96 @@ def test_system_errors_give_a_one_line_error(tmp_path: Path, monkeypatch: pytest
     write_audio(tmp_path / "a.wav")
     monkeypatch.setattr("asr_load.audio.folder.fingerprint", refuse)
     assert "cannot be read: Permission denied" in refusal(tmp_path)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "private.wav").write_bytes(encoded(noise(0.5)))
+    return folder / "private.wav"
+
+
+def as_manifest(folder: Path, name: str) -> Path:
+    (folder / "manifest.jsonl").write_text(json.dumps({"audio_filepath": name, "text": "it"}) + "\n")
+    return folder
+
+
+def as_csv(folder: Path, name: str) -> Path:
+    (folder / "metadata.csv").write_text(f"file_name,text\n{name},it\n")
+    return folder
+
+
+def as_kaldi(folder: Path, name: str) -> Path:
+    (folder / "wav.scp").write_text(f"one {name}\n")
+    (folder / "text").write_text("one it\n")
+    return folder
+
+
+def as_parquet(folder: Path, name: str) -> Path:
+    pq.write_table(pa.Table.from_pylist([{"audio": {"path": name}, "text": "it"}]), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def as_link(folder: Path, name: str) -> Path:
+    (folder / "one.wav").symlink_to(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("written", [as_manifest, as_csv, as_kaldi, as_parquet, as_link])
+@pytest.mark.parametrize("spelling", ["absolute", "relative", "file://"])
+def test_files_outside_need_allow_outside(
+    tmp_path: Path, outside: Path, written: Callable[[Path, str], Path], spelling: str
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    name = {"absolute": str(outside), "relative": "../elsewhere/private.wav", "file://": outside.as_uri()}[spelling]
+    if spelling == "file://" and written in (as_kaldi, as_link):
+        pytest.skip("no spelling of this layout")
+    dataset = written(folder, name)
+    said = refusal(dataset)
+    assert "is outside of" in said
+    assert "--allow-outside" in said
+    (row,) = recordings(dataset, allow_outside=True)
+    assert isinstance(row.audio, Path)
+    assert row.audio.resolve() == outside
+    # A file in the folder is accepted, however it is named.
+    inside = tmp_path / "inner"
+    inside.mkdir()
+    (inside / "private.wav").write_bytes(encoded(noise(0.5)))
+    if written is not as_link:
+        (row,) = recordings(written(inside, str(inside / "private.wav")))
+        assert row.audio == inside / "private.wav"
+
+
+@pytest.mark.parametrize("written", [as_manifest, as_parquet])
+@pytest.mark.parametrize("url", ["http://user:pw@127.0.0.1:9/a.wav?token=1", "s3://bucket/a.wav", "ftp://h/a.wav"])
+def test_urls_need_allow_outside(
+    tmp_path: Path, written: Callable[[Path, str], Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(f"asr_load.audio.{'folder' if written is as_manifest else 'hub'}.fetch", asked.append)
+    dataset = written(tmp_path, url)
+    said = refusal(dataset)
+    assert "is a URL outside of the data set; to allow this, add --allow-outside" in said
+    assert "pw" not in said
+    assert "token" not in said
+    assert not asked
+    recordings(dataset, allow_outside=True)
+    assert asked == [url]
+
+
+def test_common_voice_layout(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", {"cv": 0.1})
+    for split in ("test", "dev"):
+        (tmp_path / f"{split}.tsv").write_text(f"path\tsentence\ncv.wav\t{split} sentence\n")
+    assert recordings(tmp_path, split="test") == [Recording("cv", "test sentence", tmp_path / "clips" / "cv.wav")]
+    assert "dev.tsv, test.tsv" in refusal(tmp_path)
+
+
+def test_folder_of_audio_without_a_manifest(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"b": 0.1, "a": 0.1})
+    (tmp_path / "manifest.jsonl").unlink()
+    source = open_source(DatasetSpec(str(tmp_path)))
+    assert [(row.id, row.text) for row in source.rows(None)] == [("a", ""), ("b", "")]
+    assert "no WER" in source.notes[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,10 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from asr_load.audio.named import NAMED, PREFIX, resolve
 from asr_load.audio.shard import Shards
-from asr_load.audio.source import DatasetSpec
-from asr_load.errors import InputError
 from conftest import CHECKOUT, noise
 from harness.audio import write_tar
 from harness.hub import COMMITS, Hub, hub
@@ -191,21 +187,3 @@ def test_hub_token_is_not_printed(there: Hub, tmp_path: Path) -> None:
     done = prepare(there, tmp_path / "out", "owner/nobody", "--split", "test", HF_TOKEN="hf_abcdefghijklmnop")
     assert done.returncode == 2
     assert "hf_abcdefghijklmnop" not in done.stderr + done.stdout
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_named_data_sets_resolve(name: str) -> None:
-    spec, language = resolve(DatasetSpec(PREFIX + name))
-    assert re.fullmatch(r"[\w-]+/[\w-]+", spec.dataset)
-    assert spec.split
-    assert 2 <= len(language) <= 3
-    own, _ = resolve(DatasetSpec(PREFIX + name, subset="mine", split="validation", text_column="words"))
-    assert (own.subset, own.split, own.text_column) == ("mine", "validation", "words")
-
-
-def test_unknown_named_data_set_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="unknown preset; use preset:fleurs:ar, preset:fleurs:de"):
-        resolve(DatasetSpec("preset:fleurs:xx"))
-    with pytest.raises(InputError, match="unknown preset; use preset:librispeech-clean, "):
-        resolve(DatasetSpec("preset:nothing"))
-    assert resolve(DatasetSpec("owner/plain")) == (DatasetSpec("owner/plain"), "en")

@@ -12,9 +12,7 @@ import msgspec
 import pytest
 
 from asr_load.audio.dither import NO_DITHER
-from asr_load.audio.named import NAMED, PREFIX, resolve
 from asr_load.audio.shard import MANIFEST, Shards
-from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from asr_load.languages import find_language, is_unspaced, language_name, parse_language
 from asr_load.load.search import _asked, resumed
@@ -46,8 +44,14 @@ SPELLINGS = {
     "or": ["or", "ori", "ory", "or_in", "Odia", "Oriya"],
     "my": ["my", "mya", "bur", "Burmese", "my_mm"],
 }  # fmt: skip
+
+
 UNSPACED = ["zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo", "dz", "shn"]
+
+
 SPACED = ["en", "de", "ko", "vi", "hi", "ml", "ar", "he", "mn", "id", "foo"]
+
+
 UNKNOWN = [
     "xx",
     "foo",
@@ -188,16 +192,6 @@ def test_search_is_resumed_with_another_spelling(tmp_path: Path, then: str, now:
     else:
         with pytest.raises(InputError, match="--language differs from that search: de then, en now"):
             resumed(tmp_path, settings(*words, now), "0")
-
-
-@pytest.mark.parametrize(
-    "name", ["fleurs:German", "fleurs:de_de", "fleurs:cmn_hans_cn", "voxpopuli:en-US", "fleurs:ZH"]
-)
-def test_named_data_sets_are_found_by_any_spelling(name: str) -> None:
-    spec, code = resolve(DatasetSpec(PREFIX + name))
-    family, _, text = name.partition(":")
-    assert code == parse_language(text)
-    assert (spec.dataset, spec.subset) == (NAMED[f"{family}:{code}"].dataset, NAMED[f"{family}:{code}"].subset)
 
 
 @pytest.mark.parametrize("text", ["German", "de", "deu", "de-AT", "Deutsch"])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +12,19 @@ from typing import Any
 
 import pytest
 
-from asr_load.audio.shard import write_shard
-from asr_load.files import open_regular
 from asr_load.report.console import console_for, rich_table
 from asr_load.report.main import main
 from asr_load.report.summary import print_summary
 from asr_load.report.tables import Table
 from asr_load.results.summary import summarise
 from asr_load.stream.record import encode_record
-from harness.patience import PATIENCE_S
 from harness.records import record, run_folder, run_info
 from harness.runs import FAST, run
 from harness.serving import serve
 
 EXPORTS = ("parquet", "csv", "markdown", "junit")
+
+
 WRITTEN = (
     "summary.json", "report.html", "comparison.json", "comparison.html", "comparison.md",
     "records.parquet", "records.csv", "summary.md", "junit.xml",
@@ -74,30 +71,6 @@ def test_no_record_is_appended_through_a_link(report: Report, tmp_path: Path) ->
     (report.folder / "worker-000.jsonl").write_bytes(encode_record(record(9)) + b"\n")
     assert report() == 2
     assert other.read_bytes() == before
-
-
-def test_no_shard_is_written_through_a_link(tmp_path: Path) -> None:
-    other = tmp_path / "others-file"
-    other.write_text("mine")
-    (tmp_path / "shard.arrow.tmp").symlink_to(other)
-    write_shard(tmp_path / "shard.arrow", [])
-    assert other.read_text() == "mine"
-
-
-def test_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "run.json")
-    refused: list[str] = []
-
-    def read() -> None:
-        try:
-            open_regular(tmp_path / "run.json")
-        except OSError as error:
-            refused.append(str(error.strerror))
-
-    reading = threading.Thread(target=read, daemon=True)
-    reading.start()
-    reading.join(PATIENCE_S)
-    assert refused == ["not a regular file"]
 
 
 DEEP = b'{"other":' + b"[" * 100_000 + b"]" * 100_000 + b"}"

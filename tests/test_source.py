@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -11,53 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from asr_load.audio.clip import Recording
 from asr_load.audio.open import open_source
 from asr_load.audio.source import DatasetSpec, UniqueIds
 from conftest import noise, write_folder
 from harness.audio import encoded
 from harness.datasets import recordings, refusal
-
-
-@pytest.mark.parametrize("name", ["manifest.jsonl", "metadata.csv", "anything.tsv"])
-@pytest.mark.parametrize("file_key", ["file", "file_name", "path", "audio", "audio_filepath"])
-def test_manifest_in_each_format_is_read(tmp_path: Path, name: str, file_key: str) -> None:
-    soundfile.write(tmp_path / "one.wav", noise(0.1), 16000)
-    row = {file_key: "one.wav", "transcription": 'He said "no", twice'}
-    with (tmp_path / name).open("w", newline="") as file:
-        if name.endswith("jsonl"):
-            file.write(json.dumps(row) + "\n")
-        elif name.endswith("csv"):
-            writer = csv.DictWriter(file, row)
-            writer.writeheader()
-            writer.writerow(row)
-        else:
-            file.write("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
-    assert recordings(tmp_path) == [Recording("one", 'He said "no", twice', tmp_path / "one.wav")]
-    assert recordings(tmp_path / name) == recordings(tmp_path)
-
-
-def test_id_comes_from_the_manifest_or_the_file_name(tmp_path: Path) -> None:
-    lines = [{"file": "a/x.wav", "id": "first"}, {"file": "b/x.wav"}, {"text": "no file at all"}]
-    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [row.id for row in recordings(tmp_path)] == ["first", "x", "row-000002"]
-    assert recordings(tmp_path)[2].audio is None
-
-
-def test_common_voice_layout(tmp_path: Path) -> None:
-    write_folder(tmp_path / "clips", {"cv": 0.1})
-    for split in ("test", "dev"):
-        (tmp_path / f"{split}.tsv").write_text(f"path\tsentence\ncv.wav\t{split} sentence\n")
-    assert recordings(tmp_path, split="test") == [Recording("cv", "test sentence", tmp_path / "clips" / "cv.wav")]
-    assert "dev.tsv, test.tsv" in refusal(tmp_path)
-
-
-def test_folder_of_audio_without_a_manifest(tmp_path: Path) -> None:
-    write_folder(tmp_path, {"b": 0.1, "a": 0.1})
-    (tmp_path / "manifest.jsonl").unlink()
-    source = open_source(DatasetSpec(str(tmp_path)))
-    assert [(row.id, row.text) for row in source.rows(None)] == [("a", ""), ("b", "")]
-    assert "no WER" in source.notes[0]
 
 
 def test_reading_resumes_from_a_state(tmp_path: Path) -> None:
@@ -173,28 +130,6 @@ class TestDatasetsFolder:
         ]
         assert len(going_on) == 33
         assert not set(taken) & set(going_on)
-
-
-@pytest.mark.parametrize("name", ["manifest.jsonl", "train_manifest.json"])
-def test_nemo_manifest_with_segments(tmp_path: Path, name: str) -> None:
-    soundfile.write(tmp_path / "long.wav", noise(3.0), 16000)
-    lines = [
-        {"audio_filepath": "long.wav", "duration": 3.0, "text": "all"},
-        {"audio_filepath": "long.wav", "offset": 0.5, "duration": 1.0, "text": "a part"},
-        {"audio_filepath": "long.wav", "offset": 2, "text": "the rest"},
-    ]
-    (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "other.json").write_text('{"shards": []}')
-    long = tmp_path / "long.wav"
-    for dataset in (tmp_path, tmp_path / name):
-        assert recordings(dataset) == [
-            Recording("long", "all", long),
-            Recording("long", "a part", long, 0.5, 1.0),
-            Recording("long", "the rest", long, 2.0, None),
-        ]
-    for bad in (-1, "soon", "nan"):
-        (tmp_path / name).write_text(json.dumps({"audio_filepath": "long.wav", "offset": bad}) + "\n")
-        assert f"row 1: offset {bad!r} is not a time: use seconds" in refusal(tmp_path)
 
 
 def test_another_segment_changes_the_origin(tmp_path: Path) -> None:
