@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from asr_load.stream.chunked import MAX_LINE, Chunked
-from harness.socket_readers import MAKERS, collect
+from harness.socket_readers import MAKERS, collect, pieces
 
 BODY = b"4\r\nWiki\r\n5\r\npedia\r\nE;why=not\r\n in \r\n\r\nchunks\r\n0\r\n\r\n"
 TEXT = b"Wikipedia in \r\n\r\nchunks"
-
-
-def pieces(body: bytes, seed: int) -> list[bytes]:
-    rng = random.Random(seed)
-    cuts = sorted(rng.sample(range(1, len(body)), rng.randrange(len(body) - 1)))
-    return [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -23,10 +23,10 @@ from asr_load.results.earlier import earlier_runs
 from asr_load.results.runfile import UserClassInfo, write_run
 from asr_load.results.verdict import judge
 from conftest import write_folder
+from harness.models import STREAM, AnsweringServer, answering
 from harness.records import record, run_info
 from harness.runs import FAST, run
 from harness.serving import serve
-from test_preflight import STREAM, _Server, answering
 
 
 def prepared(folder: Path, kind: str) -> Path:
@@ -41,7 +41,7 @@ def test_trial_request_sends_bytes_that_the_test_does_not(kind: str, tmp_path: P
     with answering((200, STREAM)) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--unique", "none", preflight=True)
     assert done.code == 0, done.err
-    trial, *sent = [body["messages"][0]["content"][0]["audio_url"]["url"] for body in _Server.asked]
+    trial, *sent = [body["messages"][0]["content"][0]["audio_url"]["url"] for body in AnsweringServer.asked]
     assert len(set(sent)) == 2
     assert trial not in sent
     samples = [soundfile.read(io.BytesIO(base64.b64decode(url.partition(",")[2])))[0] for url in (trial, sent[0])]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -20,56 +16,13 @@ from asr_load.http.transport import Transport
 from asr_load.text import MAX_CHARS, Intake
 from conftest import CHECKOUT
 from harness.fleets import processes
+from harness.models import STREAM, AnsweringServer, answering
 from harness.ports import free_port
 from harness.runs import FAST, Run, locust, run
 from harness.serving import wait_until
 from harness.ui import ui
 
-STREAM = b'data: {"choices":[{"delta":{"content":"a b"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 WHOLE = b'{"choices":[{"message":{"content":"a b"},"finish_reason":"stop"}]}'
-
-
-class _Server(http.server.BaseHTTPRequestHandler):
-    """Answers each POST with the next of `posts`, repeating the last one, and lists `models`."""
-
-    protocol_version = "HTTP/1.1"
-    posts: ClassVar[list[tuple[int, bytes]]] = []
-    models: ClassVar[list[dict[str, Any]]] = []
-    asked: ClassVar[list[dict[str, Any]]] = []
-    paths: ClassVar[list[str]] = []
-    flush: ClassVar[int] = 200
-
-    def do_GET(self) -> None:
-        listed = self.path == "/v1/models" and self.models
-        self._answer(200 if listed else 404, json.dumps({"data": self.models}).encode() if listed else b"{}")
-
-    def do_POST(self) -> None:
-        self.paths.append(self.path)
-        if self.path == "/flush_cache":
-            self._answer(self.flush, b"not now")
-            return
-        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self._answer(*(self.posts.pop(0) if len(self.posts) > 1 else self.posts[0]))
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "text/event-stream" if body[:4] == b"data" else "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def answering(*posts: tuple[int, bytes], models: Sequence[str | dict[str, Any]] = ()) -> Iterator[str]:
-    _Server.posts, _Server.asked, _Server.paths = list(posts), [], []
-    _Server.models = [each if isinstance(each, dict) else {"id": each} for each in models]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def test_server_info_may_be_deep_and_long(clips: Path, tmp_path: Path) -> None:
@@ -124,7 +77,7 @@ def test_permanent_failure_of_the_trial_is_reported_once(
     (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert said in line
     assert "--no-preflight" in line
-    assert len(_Server.asked) <= 2
+    assert len(AnsweringServer.asked) <= 2
     assert not (tmp_path / "r" / "records.jsonl").exists()
     assert "Traceback" not in done.err
 
@@ -150,10 +103,10 @@ def test_temporary_failure_of_the_trial_does_not_stop_the_test(
 def test_trial_request_is_not_measured(clips: Path, tmp_path: Path) -> None:
     with answering((200, STREAM)) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
-    assert (len(_Server.asked), len(done.records), done.summary["requests"]["total"]) == (4, 3, 3)
+    assert (len(AnsweringServer.asked), len(done.records), done.summary["requests"]["total"]) == (4, 3, 3)
     with answering((200, STREAM)) as host:
         run(host, clips, tmp_path / "without", "-u", "1", "--requests", "3")
-    assert len(_Server.asked) == 3
+    assert len(AnsweringServer.asked) == 3
 
 
 def test_refused_connection_ends_the_start(clips: Path, tmp_path: Path) -> None:
@@ -197,7 +150,7 @@ def test_only_model_of_a_server_is_requested(clips: Path, tmp_path: Path) -> Non
     with answering((200, STREAM), models=listed) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
     assert done.code == 0, done.err
-    assert {body["model"] for body in _Server.asked} == {"Qwen/Qwen3-ASR-1.7B"}
+    assert {body["model"] for body in AnsweringServer.asked} == {"Qwen/Qwen3-ASR-1.7B"}
     assert json.loads((tmp_path / "r" / "run.json").read_text())["model"] == "Qwen/Qwen3-ASR-1.7B"
     assert "preset qwen3-asr for Qwen/Qwen3-ASR-1.7B: --api chat, no prompt, --text-format qwen-asr" in done.err
 
@@ -236,7 +189,7 @@ def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path, tmp_pat
 def test_pattern_in_a_gateways_list_is_not_a_model(clips: Path, tmp_path: Path) -> None:
     with answering((200, STREAM), models=["openai/*", "whisper-1"]) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1", "--api", "chat", preflight=True)
-    assert {body["model"] for body in _Server.asked} == {"whisper-1"}
+    assert {body["model"] for body in AnsweringServer.asked} == {"whisper-1"}
     assert f"using model whisper-1, the only one that {host} lists\n" in done.err
 
 
@@ -253,8 +206,8 @@ def test_workers_request_the_model_that_the_master_found(clips: Path, tmp_path: 
         words = (*processes(2), "-u", "2", "--requests", "6")
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
     assert done.code == 0, done.err
-    assert [body["model"] for body in _Server.asked] == ["openbmb/MiniCPM-o-2_6"] * 7
-    assert [body["messages"][0]["content"][0]["type"] for body in _Server.asked] == ["text"] * 7
+    assert [body["model"] for body in AnsweringServer.asked] == ["openbmb/MiniCPM-o-2_6"] * 7
+    assert [body["messages"][0]["content"][0]["type"] for body in AnsweringServer.asked] == ["text"] * 7
     assert done.err.count("preset minicpm-o") == 1
 
 
@@ -269,13 +222,13 @@ def test_preflight_from_the_web_ui(clips: Path, tmp_path: Path) -> None:
         assert refused["message"].startswith(f"a trial request failed: connection refused by {dead}")
         page.start(user_count=1, host=host, api="chat")
         wait_until((page.results / "summary.json").exists, "the end of the test")
-        assert {body["model"] for body in _Server.asked} == {"openai/whisper-1"}
+        assert {body["model"] for body in AnsweringServer.asked} == {"openai/whisper-1"}
         # Another model is loaded, and a second test starts.
         wait_until(partial(page.ended, 1), "the end of the first test")
-        _Server.asked, _Server.models = [], [{"id": "google/gemma-3n-E4B-it"}]
+        AnsweringServer.asked, AnsweringServer.models = [], [{"id": "google/gemma-3n-E4B-it"}]
         page.start(user_count=1, host=host, api="chat")
         wait_until(partial(page.ended, 2), "the end of the second test")
-    assert [body["model"] for body in _Server.asked] == ["google/gemma-3n-E4B-it"] * 2
+    assert [body["model"] for body in AnsweringServer.asked] == ["google/gemma-3n-E4B-it"] * 2
 
 
 def test_flush_cache_follows_the_trial_request(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,13 +236,13 @@ def test_flush_cache_follows_the_trial_request(clips: Path, tmp_path: Path, monk
     with answering((200, STREAM)) as host:
         done = run(host, clips, tmp_path / "r", *words, preflight=True)
     chat = "/v1/chat/completions"
-    assert (done.code, _Server.paths) == (0, [chat, "/flush_cache", chat, chat]), done.err
-    monkeypatch.setattr(_Server, "flush", 400)
+    assert (done.code, AnsweringServer.paths) == (0, [chat, "/flush_cache", chat, chat]), done.err
+    monkeypatch.setattr(AnsweringServer, "flush", 400)
     with answering((200, STREAM)) as host:
         refused = run(host, clips, tmp_path / "busy", *words)
     assert refused.code == 2
     assert "--flush-cache: POST /flush_cache returned 400 not now" in refused.err
-    assert _Server.paths == ["/flush_cache"]
+    assert AnsweringServer.paths == ["/flush_cache"]
 
 
 def test_server_texts_are_printed_without_control_characters(clips: Path, tmp_path: Path) -> None:

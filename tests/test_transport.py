@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import gevent
@@ -19,32 +15,16 @@ from asr_load.stream.record import Record
 from asr_load.text import Intake
 from harness.patience import PATIENCE_S
 from harness.peer import LIMITS, Client
-from harness.proxies import listening
+from harness.proxies import PAUSE_S, never_ending
 from harness.realtime import utter
 
-LIMIT_S, PAUSE_S = 0.5, 0.02
-"""The limit for connecting, and the pause between two bytes of a dripping server, which is far shorter."""
+LIMIT_S = 0.5
+"""The limit for connecting."""
 
 HELLO_REQUEST = b"\x16\x03\x03\x00\x04\x00\x00\x00\x00"
 """A TLS record that asks the client to restart the handshake that it is in (RFC 5246, section 7.4.1.1)."""
 
 HEAD, UPGRADE = b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 101 Switching Protocols\r\nX-A: "
-
-
-@contextmanager
-def never_ending(begin: bytes, piece: bytes, pause_s: float = PAUSE_S) -> Iterator[str]:
-    """The host and port of a server that sends `begin`, and then `piece` again and again."""
-
-    def serve(connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            connection.sendall(begin)
-            until = time.monotonic() + PATIENCE_S
-            while time.monotonic() < until:
-                connection.sendall(piece)
-                time.sleep(pause_s)
-
-    with listening(serve) as address:
-        yield address
 
 
 def ask(url: str, proxy: str = "") -> Record:

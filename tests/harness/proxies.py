@@ -6,11 +6,15 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from harness.patience import PATIENCE_S
+
+PAUSE_S = 0.02
+"""The pause between two bytes of a dripping server, far shorter than any limit."""
 
 
 @contextmanager
@@ -58,6 +62,22 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, daemon=True).start()
         yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def never_ending(begin: bytes, piece: bytes, pause_s: float = PAUSE_S) -> Iterator[str]:
+    """The host and port of a server that sends `begin`, and then `piece` again and again."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(begin)
+            until = time.monotonic() + PATIENCE_S
+            while time.monotonic() < until:
+                connection.sendall(piece)
+                time.sleep(pause_s)
+
+    with listening(serve) as address:
+        yield address
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable
 
@@ -47,6 +48,13 @@ def pair() -> tuple[socket.socket, socket.socket]:
     for end in (here, there):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return here, there
+
+
+def pieces(body: bytes, seed: int) -> list[bytes]:
+    """Cut a body at random places that depend on the seed."""
+    rng = random.Random(seed)
+    cuts = sorted(rng.sample(range(1, len(body)), rng.randrange(len(body) - 1)))
+    return [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
 
 
 def settle(what: Callable[[], bool]) -> None:
