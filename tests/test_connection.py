@@ -1,20 +1,18 @@
-"""A user's connection: the address it opens, what it sends, and which features of requests still work."""
+"""A user's connection: how it opens, sends, and is kept where allowed."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from requests.auth import HTTPDigestAuth
 
-from asr_load.http.addresses import Addresses
 from asr_load.http.timeouts import Timeouts
 from harness.answers import each_reader
 from harness.patience import PATIENCE_S
@@ -225,44 +223,6 @@ def test_ipv6_address_is_connected_to(reader: str) -> None:
     assert f"\r\nHost: {place}\r\n".encode() in heads[0]
 
 
-def all_addresses(port: int) -> list[Any]:
-    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", port)) for number in (1, 2, 3)]
-
-
-@pytest.mark.parametrize("first", [0, 1])
-def test_addresses_of_a_name_are_used_in_turn(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
-    with socket.create_server(("0.0.0.0", 0)) as listener:
-        port = listener.getsockname()[1]
-        monkeypatch.setattr("gevent.socket.getaddrinfo", lambda *_, **__: all_addresses(port))
-        turns = Addresses(first)
-        gone: list[str] = []
-        for _ in range(6):
-            sock, name = turns.connect((("speech.example", port),), time.perf_counter() + PATIENCE_S)
-            gone.append(name)
-            sock.close()
-    order = [f"127.0.0.{number}:{port}" for number in (1, 2, 3)]
-    assert gone == [*order[first:], *order[:first]] * 2
-
-
-def test_unreachable_address_leaves_its_share_to_the_others(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.create_server(("127.0.0.3", listener.getsockname()[1])),
-    ):
-        port = listener.getsockname()[1]
-        monkeypatch.setattr("gevent.socket.getaddrinfo", lambda *_, **__: all_addresses(port))
-        turns = Addresses()
-        gone: list[str] = []
-        for _ in range(5):
-            sock, name = turns.connect((("speech.example", port),), time.perf_counter() + PATIENCE_S)
-            gone.append(name)
-            sock.close()
-    assert sorted(set(gone)) == [f"127.0.0.1:{port}", f"127.0.0.3:{port}"]
-    assert [line.getMessage() for line in caplog.records] == [f"127.0.0.2:{port} cannot be reached: Connection refused"]
-
-
 def test_upstream_is_connected_to_with_the_host_of_the_url() -> None:
     with talk(SOUND, SOUND) as (client, peer), talk(SOUND) as (_, other):
         ports = [int(one.url.split(":")[2].split("/")[0]) for one in (peer, other)]
@@ -272,44 +232,6 @@ def test_upstream_is_connected_to_with_the_host_of_the_url() -> None:
     assert [record.outcome for record in told] == ["ok", "ok"]
     assert [record.replica for record in told] == [f"127.0.0.1:{port}" for port in sorted(ports)]
     assert all(b"\r\nHost: speech.invalid\r\n" in one.requests[0] for one in (peer, other))
-
-
-@each_reader
-def test_hook_sends_a_request_again_for_digest_authentication(reader: str) -> None:
-    who = (
-        b'HTTP/1.1 401 Who\r\nWWW-Authenticate: Digest realm="r", nonce="n", qop="auth"\r\n'
-        b"Content-Length: 4\r\n\r\nwho?"
-    )
-    with talk(who, SOUND, who, SOUND, reader=reader) as (client, peer):
-        client.session.auth = HTTPDigestAuth("someone", "secret-77")
-        told = [client.send(peer.url) for _ in range(2)]
-    assert [record.outcome for record in told] == ["ok", "ok"]
-    assert peer.connections == 1
-    assert b"Authorization: Digest username=" in peer.requests[1]
-    assert peer.requests[1].endswith(b'{"a":' + b"1" * 100 + b"}")
-
-
-@each_reader
-def test_response_hook_sees_each_response(reader: str) -> None:
-    seen: list[int] = []
-    with talk(SOUND, SOUND, b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", reader=reader) as (client, peer):
-        client.session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
-        assert [client.send(peer.url).outcome for _ in range(3)] == ["ok", "ok", "http_503"]
-    assert seen == [200, 200, 503]
-    assert peer.connections == 1
-
-
-def test_verify_and_proxies_of_the_locustfiles_session_apply() -> None:
-    with talk(SOUND, reader="python, TLS") as (client, peer):
-        client.transport = client.transport.__class__(verify=True)
-        assert client.send(peer.url).outcome == "connect"
-        client.session.verify = False
-        assert client.send(peer.url).outcome == "ok"
-    with talk(SOUND) as (client, peer):
-        client.session.proxies = {"http": peer.url.replace("http://", "http://me:mine@").removesuffix("/v1/x?a=b")}
-        assert client.send("http://speech.invalid/v1/x").outcome == "ok"
-    assert peer.requests[0].startswith(b"POST http://speech.invalid/v1/x HTTP/1.1\r\n")
-    assert b"\r\nProxy-Authorization: Basic bWU6bWluZQ==\r\n" in peer.requests[0]
 
 
 @each_reader
@@ -334,3 +256,70 @@ def test_alpn_is_http_1_1() -> None:
     assert ssl.HAS_ALPN
     with talk(SOUND, reader="python, TLS") as (client, peer):  # the peer asserts what was negotiated
         assert client.send(peer.url).outcome == "ok"
+
+
+def test_kept_connection_sends_the_same_bytes_as_requests() -> None:
+    with talk(SOUND, SOUND, SOUND) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(2)] == ["ok"] * 2
+        own = {"X-Clip-Id": "ä%20".encode(), "X-Request-Id": b"3"}
+        others = {"Accept": "text/event-stream", "Content-Type": "application/json"}
+        client.session.post(peer.url, b'{"a":' + b"1" * 100 + b"}", headers={**others, **own})
+    assert (peer.connections, client.user_connection.connections.count) == (2, 1)
+    heads, bodies = zip(*(request.split(b"\r\n\r\n", 1) for request in peer.requests), strict=True)
+    assert bodies[0] == bodies[1] == bodies[2] == b'{"a":' + b"1" * 100 + b"}"
+    for number, head in enumerate(heads, 1):
+        assert b"\r\nX-Request-Id: %d\r\n" % number in head + b"\r\n"
+    lines = [re.sub(rb"(X-Request-Id): \d", rb"\1", head).split(b"\r\n") for head in heads]
+    assert lines[0][0] == lines[1][0] == lines[2][0] == b"POST /v1/x?a=b HTTP/1.1"
+    assert sorted(lines[0][1:]) == sorted(lines[1][1:]) == sorted(lines[2][1:])
+
+
+def test_body_larger_than_the_kernel_buffer_is_sent() -> None:
+    whole = bytes(range(256)) * 40_000
+    with talk(SOUND, SOUND) as (client, peer):
+        for _ in range(2):
+            record = client.send(peer.url, [whole[:10], memoryview(whole)[10:-5], whole[-5:]])
+            assert record.ok
+            assert record.upload is not None
+            assert record.headers is not None
+            assert 0 < record.upload < record.headers
+    assert all(request.endswith(b"\r\n\r\n" + whole) for request in peer.requests)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "error"),
+    [
+        (b'HTTP/1.1 503 Busy\r\nContent-Length: 26\r\n\r\n{"error":{"message":"full"', "http_503", None),
+        (b"HTTP/1.1 307 Go\r\nLocation: http://x/\r\nContent-Length: 0\r\n\r\n", "http_307", "redirected to http://x/"),
+        (b"what is this\r\n\r\n", "protocol", None),
+        (OK + b"Connection: close\r\n\r\n" + STREAM, "ok", None),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+            + STREAM[: STREAM.index(b"\n\n") + 2],
+            "cut",
+            None,
+        ),
+    ],
+)
+def test_responses_that_are_no_stream_leave_the_next_request_intact(
+    answer: bytes, outcome: str, error: str | None
+) -> None:
+    with talk(SOUND, answer, SOUND, SOUND) as (client, peer):
+        assert client.send(peer.url).ok
+        record = client.send(peer.url)
+        assert record.outcome == outcome
+        assert error is None or (record.error or "").startswith(error)
+        assert client.send(peer.url).ok
+
+
+def test_connection_closed_by_the_server_is_replaced_without_a_failure() -> None:
+    with talk(SOUND, OK + b"Connection: close\r\n\r\n" + STREAM, SOUND) as (client, peer):
+        assert client.send(peer.url).ok
+        # The client has read that the server will close, and does not reuse the connection.
+        assert client.send(peer.url).ok
+        assert client.send(peer.url).ok
+    assert peer.connections == 2
+    lone = OK + b"X: Connection: close\r\n\r\n" + STREAM  # closes unannounced: noticed only when it is written to
+    with talk(SOUND, lone, SOUND) as (client, peer):
+        assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
+    assert peer.connections == client.user_connection.connections.count == 2

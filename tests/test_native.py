@@ -73,6 +73,9 @@ def library(name: str) -> str:
 
 TESTS = (
     "tests/test_socket_reader.py",
+    "tests/test_collector.py",
+    "tests/test_head_file.py",
+    "tests/test_self_check.py",
     "tests/test_decryption.py",
     "tests/test_events.py",
     "tests/test_chunk_sender.py",

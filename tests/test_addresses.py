@@ -1,18 +1,61 @@
-"""Several servers behind one name, retries when a server is busy, and a connection per request: complete runs."""
+"""Addresses of a name, used in turn: one connection, and complete runs against several servers."""
 
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from asr_load.http.addresses import Addresses
 from harness.fleets import info
+from harness.patience import PATIENCE_S
 from harness.ports import free_port
-from harness.runs import FAST, Run, answer, canned, locust, run
+from harness.runs import FAST, Run, locust, run
 from harness.serving import serve
+
+
+def all_addresses(port: int) -> list[Any]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", port)) for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_addresses_of_a_name_are_used_in_turn(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr("gevent.socket.getaddrinfo", lambda *_, **__: all_addresses(port))
+        turns = Addresses(first)
+        gone: list[str] = []
+        for _ in range(6):
+            sock, name = turns.connect((("speech.example", port),), time.perf_counter() + PATIENCE_S)
+            gone.append(name)
+            sock.close()
+    order = [f"127.0.0.{number}:{port}" for number in (1, 2, 3)]
+    assert gone == [*order[first:], *order[:first]] * 2
+
+
+def test_unreachable_address_leaves_its_share_to_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_server(("127.0.0.3", listener.getsockname()[1])),
+    ):
+        port = listener.getsockname()[1]
+        monkeypatch.setattr("gevent.socket.getaddrinfo", lambda *_, **__: all_addresses(port))
+        turns = Addresses()
+        gone: list[str] = []
+        for _ in range(5):
+            sock, name = turns.connect((("speech.example", port),), time.perf_counter() + PATIENCE_S)
+            gone.append(name)
+            sock.close()
+    assert sorted(set(gone)) == [f"127.0.0.1:{port}", f"127.0.0.3:{port}"]
+    assert [line.getMessage() for line in caplog.records] == [f"127.0.0.2:{port} cannot be reached: Connection refused"]
 
 
 def place(url: str) -> str:
@@ -75,57 +118,6 @@ def test_connection_times_are_reported_separately_from_ttft(clips: Path, tmp_pat
     assert all(record["connect"] > 0 for record in done.records)
     assert "│ Connect" in done.out
     assert (info(done)["connections"], info(done)["http_version"]) == ("new", "1.1")
-
-
-BUSY = b"HTTP/1.1 429 No\r\n%bContent-Length: 4\r\n\r\nbusy"
-WAIT = b"Retry-After: 1\r\n"
-
-
-def test_retries_of_429_wait_and_each_attempt_has_a_record(clips: Path, tmp_path: Path) -> None:
-    answers = [BUSY % WAIT, BUSY % WAIT, answer("a", length=True), answer("b", length=True)]
-    with canned(answers) as (host, asked):
-        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", "--retries", "2")
-    told = [(record["outcome"], record["seq"], record["retry_of"]) for record in done.records]
-    assert told == [("http_429", 0, None), ("http_429", -1, 0), ("ok", -2, 0), ("ok", 1, None)]
-    times = [record["started_at"] for record in done.records]
-    assert times[1] - times[0] >= 1
-    assert done.records[2]["ttft"] < times[2] - times[0]  # the wait is in no latency
-    assert done.summary["sent_again"] == 2
-    assert "Retries: 2 retries after a busy server's refusal; each counts as a request" in done.out
-    assert len({request.split(b"X-Clip-Id: ")[1].split(b"\r\n")[0] for request in asked[:3]}) == 1
-    assert done.summary["coverage"]["repeated"] == 0
-
-
-IMPATIENT = """
-import gevent
-from locust import task
-import asr_load
-
-class Impatient(asr_load.SpeechUser):
-    @task
-    def ask(self):
-        with gevent.Timeout(0.5, False):
-            self.send(self.next_request())
-"""
-
-
-def test_user_that_aborts_a_retry_loses_no_record(clips: Path, tmp_path: Path) -> None:
-    (tmp_path / "impatient.py").write_text(IMPATIENT)
-    with canned([BUSY % WAIT, answer("a", length=True)]) as (host, _):
-        words = ("-f", tmp_path / "impatient.py", "-u", "1", "--requests", "2", "--retries", "2")
-        done = run(host, clips, tmp_path / "r", *words)
-    assert [(record["outcome"], record["seq"]) for record in done.records] == [("http_429", 0), ("ok", 1)]
-    assert done.summary["lost_workers"] == []
-
-
-@pytest.mark.parametrize(("busy", "words"), [(WAIT, []), (b"", ["--retries", "3"])])
-def test_429_is_not_retried_without_the_option_or_retry_after(
-    clips: Path, tmp_path: Path, busy: bytes, words: list[str]
-) -> None:
-    """Requests are not retried by default, nor if the server sends no Retry-After."""
-    with canned([BUSY % busy, answer("a", length=True)]) as (host, _):
-        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2", *words)
-    assert [record["outcome"] for record in done.records] == ["http_429", "ok"]
 
 
 @pytest.mark.parametrize(
