@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from asr_load.results.normalizers import Scoring
 from asr_load.results.summary import Finished, summarise
 from asr_load.stream.record import Record
 from conftest import CHECKOUT, noise
-from harness.records import record, run_info
+from harness.records import in_parts, record, run_info
 from harness.runs import run
 from harness.serving import serve
 
@@ -95,21 +94,6 @@ def test_accuracy_is_scored_on_whole_recordings() -> None:
     summary = summarise([*twice, record(99, reference="plain", text="plain")], run_info(in_parts=True))
     assert summary.references == 3
     assert summary.wer == pytest.approx(1 / 11)
-
-
-def in_parts(*texts: str, reference: str, turn: int = 0, clip: str = "talk", **more: Any) -> list[Record]:
-    """Records of the parts, 10 s each, of a recording with these transcripts."""
-    return [
-        record(
-            len(texts) * turn + number,
-            clip=part_id(clip, number, len(texts)),
-            reference=reference if number == 0 else "",
-            text=text,
-            audio_s=10.0,
-            **more,
-        )
-        for number, text in enumerate(texts)
-    ]
 
 
 def test_parts_of_chinese_are_joined_without_a_space() -> None:

@@ -44,14 +44,8 @@ SPELLINGS = {
     "or": ["or", "ori", "ory", "or_in", "Odia", "Oriya"],
     "my": ["my", "mya", "bur", "Burmese", "my_mm"],
 }  # fmt: skip
-
-
 UNSPACED = ["zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo", "dz", "shn"]
-
-
 SPACED = ["en", "de", "ko", "vi", "hi", "ml", "ar", "he", "mn", "id", "foo"]
-
-
 UNKNOWN = [
     "xx",
     "foo",

@@ -23,8 +23,6 @@ from harness.runs import FAST, run
 from harness.serving import serve
 
 EXPORTS = ("parquet", "csv", "markdown", "junit")
-
-
 WRITTEN = (
     "summary.json", "report.html", "comparison.json", "comparison.html", "comparison.md",
     "records.parquet", "records.csv", "summary.md", "junit.xml",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from asr_load.audio.cut import part_id
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo, write_run
 from asr_load.stream.record import RECORDS, Record, RecordFile
 
@@ -52,6 +53,21 @@ def record(seq: int = 0, **changes: Any) -> Record:
         }
         values |= {name: value for name, value in fitting.items() if name not in changes}
     return Record(ok=values["outcome"] == "ok", **values)
+
+
+def in_parts(*texts: str, reference: str, turn: int = 0, clip: str = "talk", **more: Any) -> list[Record]:
+    """Records of the parts, 10 s each, of a recording with these transcripts."""
+    return [
+        record(
+            len(texts) * turn + number,
+            clip=part_id(clip, number, len(texts)),
+            reference=reference if number == 0 else "",
+            text=text,
+            audio_s=10.0,
+            **more,
+        )
+        for number, text in enumerate(texts)
+    ]
 
 
 def failure(seq: int, outcome: str, **changes: Any) -> Record:
