@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 from locust.argument_parser import LocustArgumentParser
@@ -14,19 +12,7 @@ from asr_load.main import VERBS
 from asr_load.options.parser import add_options
 from asr_load.options.table import GROUPS
 from conftest import CHECKOUT
-from harness.patience import PATIENCE_S
-
-
-def asr_load(*words: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from asr_load.main import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *words],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+from harness.runs import asr_load
 
 
 def test_options_page_is_up_to_date() -> None:

@@ -41,6 +41,19 @@ def locust(
     )
 
 
+def asr_load(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `asr-load` with these words to its end, in the checkout."""
+    code = "import sys; from asr_load.main import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
 class Run:
     """The output and files of a finished `locust` process."""
 
