@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asr_load import bench
 from asr_load.results.cache_ratio import cache_ratio
 from asr_load.results.runfile import Late
 from asr_load.results.summary import summarise
-from conftest import prepare_clips, write_folder
+from conftest import prepare_clips
 from harness.records import health, record, run_info, worker_info
-from harness.runs import FAST, answer, canned, run
-from harness.serving import serve
+from harness.runs import answer, canned, run
 
 
 def test_cache_ratio_compares_repeated_clips_with_their_first_request() -> None:
@@ -67,46 +63,3 @@ def test_unique_option_determines_which_bytes_repeat(unique: str, kinds: int, of
         audio.append({body["messages"][0]["content"][0]["audio_url"]["url"] for body in bodies})
     assert [len(each) for each in audio] == [kinds] * 2
     assert len(audio[0] | audio[1]) == of_both
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--slo", "nonsense:p50:1"], "the metric 'nonsense' is unknown"),
-        (["--no-such-option", "3"], "there is no option --no-such-option"),
-        (["--results", "old"], "--results old already holds a run"),
-        (["--repeats", "0"], "--repeats must be a whole number from 1 to 100"),
-        (["--audio-format", "flac"], "is flac, but --unique dither needs WAV"),
-        (
-            ["--audio-format", "opus", "--unique", "none", "--api", "chat-input-audio"],
-            "--api chat-input-audio supports only wav and mp3, but --data has opus",
-        ),
-    ],
-)
-def test_bench_checks_options_before_it_prepares_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], said: str
-) -> None:
-    source = write_folder(tmp_path / "set", {"a": 0.5})
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "records.jsonl").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--dataset", str(source), "--processes", "1", *words])
-    assert bench.main() == 2
-    assert said in capfd.readouterr().err
-    assert not (tmp_path / "asr_data").exists()
-
-
-def test_bench_with_cache_ratio_sends_each_clip_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = write_folder(tmp_path / "set", {f"clip{number}": 0.5 for number in range(5)})
-    commands: list[list[str]] = []
-    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
-    monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--dataset", str(source), "--cache-ratio", "--processes", "1"])
-    bench.main()
-    words = commands[0][commands[0].index("--requests") :]
-    assert words[:4] == ["--requests", "10", "--unique", "once"]
-    with serve(*FAST) as host:
-        done = run(host, Path(words[words.index("--data") + 1]), tmp_path / "r", "-u", "2", *words[:4])
-    assert "Cache: the TTFT of a repeated clip is " in done.out
-    assert done.summary["cache_ratio"]["clips"] == 5

@@ -120,18 +120,6 @@ def test_parts_are_joined_as_their_script_requires(language: str, texts: list[st
     assert found.text == whole
 
 
-def test_worst_transcripts_are_of_whole_recordings() -> None:
-    scoring = Scoring("en", "whisper", in_parts=True)
-    right = in_parts("red green", "blue white", reference="red green blue white", clip="right")
-    wrong = in_parts("red green", "blue brown", reference="red green blue white", clip="wrong")
-    (found,) = worst([*right, *wrong], scoring, "wer")
-    assert (found.clip, found.rate) == ("wrong", 0.25)
-    assert [(piece.kind, piece.said, piece.heard) for piece in found.pieces] == [
-        ("equal", "red green blue", "red green blue"),
-        ("substitute", "white", "brown"),
-    ]
-
-
 def test_accuracy_by_length_is_that_of_whole_recordings() -> None:
     parts = in_parts("red green", "blue brown", "black", reference="red green blue white black")
     summary = summarise(parts, run_info(in_parts=True))

@@ -18,7 +18,6 @@ from asr_load.load import capacity_shape, shapes
 from asr_load.options.parser import add_options
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import write_run
-from asr_load.results.schemas import schema
 from asr_load.results.summary import summarise_folder
 from asr_load.settings.request import read_request
 from asr_load.stream.record import RECORDS, RecordFile
@@ -87,15 +86,6 @@ def test_readme_fits_a_page_and_leads_to_all_pages() -> None:
         linked = re.findall(r"\]\(([\w/-]+\.md)", (CHECKOUT / "docs" / page).read_text())
         reached |= {str(folder / name) for name in linked}
     assert pages <= reached
-
-
-@pytest.mark.parametrize(
-    ("name", "title"),
-    [("record", "Record"), ("realtime-record", "LiveRecord"), ("summary", "Summary"), ("run", "RunInfo")],
-)
-def test_schema_describes_every_field(name: str, title: str) -> None:
-    fields = schema(name)["$defs"][title]["properties"]
-    assert [field for field, described in fields.items() if not described.get("description")] == []
 
 
 def imported(file: Path) -> set[str]:

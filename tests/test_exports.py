@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from array import array
 from pathlib import Path
 from xml.etree import ElementTree
 
-import jsonschema
 import msgspec
 import pyarrow.parquet as pq
-import pytest
 
 from asr_load.report.exports import FORMS, export
-from asr_load.results.capacity import Capacity
-from asr_load.results.compare import Run, compare
-from asr_load.results.schemas import SCHEMAS, schema
 from asr_load.results.summary import Finished
-from conftest import CHECKOUT
 from harness.records import failure, record, run_info
 
 RECORDS = [record(n, clip=f"=clip|{n}") for n in range(3)] + [failure(3, "http_503", error="<b>\x1b[31m")]
@@ -64,25 +57,3 @@ def test_junit_export(tmp_path: Path) -> None:
 
 def test_every_export_format_is_tested() -> None:
     assert set(FORMS) == {"parquet", "csv", "markdown", "junit"}
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_published_schemas_equal_the_code(name: str) -> None:
-    """`python -m asr_load.results.schemas docs/schema` writes them."""
-    published = json.loads((CHECKOUT / "docs" / "schema" / f"{name}.json").read_text())
-    assert published == schema(name)
-    jsonschema.Draft202012Validator.check_schema(published)
-
-
-def test_files_match_their_schemas() -> None:
-    run = Run(Path("a"), FINISHED)
-    search = Capacity(
-        kind="streams", slos=INFO.slos, most=8, host="h", model="m", data_sha256="0", loop={}, steps=[], answer=4
-    )
-    files = {"run": INFO, "summary": FINISHED.summary, "capacity": search, "comparison": compare([run], [run])}
-    for name, value in files.items():
-        jsonschema.validate(json.loads(msgspec.json.encode(value)), schema(name))
-    for one in (RECORDS[0], RECORDS[3]):
-        jsonschema.validate(json.loads(msgspec.json.encode(one)), schema("record"))
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"clip": 3}, schema("record"))

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from asr_load import bench
-from asr_load.errors import InputError
 from conftest import CHECKOUT
 from harness.forked import Forked
 from harness.patience import PATIENCE_S
@@ -92,54 +90,10 @@ def test_command_line_mistake_gives_a_one_line_error(words: list[str], said: str
     assert "hush" not in line
 
 
-@pytest.mark.parametrize(
-    ("file", "said"),
-    [
-        ("nosuch.py", "-f nosuch.py does not exist: use a locustfile that ends in .py, or omit -f"),
-        ("locustfiles/transcribe.py,nosuch.py", "-f nosuch.py does not exist"),
-        ("README.md", "-f README.md is not a Python file"),
-    ],
-)
-def test_missing_locustfile_is_refused(file: str, said: str) -> None:
-    """For `asr-load run`. Locust itself reports the error before it imports our code."""
-    command = [sys.executable, "-m", "asr_load.main", "run", "-f", file]
-    env = environment()
-    done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {said}")
-
-
 def test_raw_folder_is_not_proposed_as_the_output_folder(tmp_path: Path) -> None:
     (tmp_path / "my recordings").mkdir()
     line = refused("-u", "1", "--data", tmp_path / "my recordings")
     assert f"--dataset '{tmp_path}/my recordings' --out asr_data/my-recordings" in line
-
-
-@pytest.mark.parametrize(
-    ("host", "port", "address"),
-    [
-        (None, None, "http://127.0.0.1:30000"),
-        (None, 8000, "http://127.0.0.1:8000"),
-        ("gpu", None, "http://gpu:30000"),
-        ("10.0.0.7", 8000, "http://10.0.0.7:8000"),
-        ("gpu:8000", None, "http://gpu:8000"),
-        ("gpu:8000", 8000, "http://gpu:8000"),
-        ("http://gpu", None, "http://gpu"),
-        ("http://gpu", 8000, "http://gpu:8000"),
-        ("https://[::1]/v1", 8000, "https://[::1]:8000/v1"),
-        ("http://gpu:1/v1/chat/completions", None, "http://gpu:1/v1/chat/completions"),
-        ("http://gpu:port", 8000, "http://gpu:port"),
-    ],
-)
-def test_bench_accepts_host_and_port_or_a_url(host: str | None, port: int | None, address: str) -> None:
-    assert bench.server_address(host, port) == address
-
-
-def test_bench_refuses_two_ports() -> None:
-    with pytest.raises(InputError) as refused:
-        bench.server_address("http://me:hush@gpu:1", 2)
-    assert str(refused.value) == "--host has port 1, but --port is 2: give only one of them"
 
 
 def test_pasted_url_in_the_web_form(clips: Path, tmp_path: Path) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
-import pytest
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.load.options_page import explanation, groups
-from asr_load.main import VERBS
 from asr_load.options.parser import add_options
 from asr_load.options.table import GROUPS
 from conftest import CHECKOUT
@@ -59,23 +55,3 @@ def test_form_shows_options_in_the_order_of_the_groups() -> None:
     order = [action for group in parser._action_groups if group.title in titles for action in group._group_actions]
     shown = [name for name in parser.args_included_in_web_ui if name != "help"]
     assert shown == [action.dest for action in order if action.dest in shown]
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_each_verb_has_help(verb: str) -> None:
-    done = asr_load(verb, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "--help" in done.stdout
-
-
-def test_version_is_printed() -> None:
-    done = asr_load("--version")
-    assert re.fullmatch(r"asr-load \d\S+ \(Locust \d\S+, Python \d\S+\)\n", done.stdout)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_unknown_verb_is_refused() -> None:
-    done = asr_load("brew")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown command 'brew'; the commands are prepare, run")
-    assert "prepare" in asr_load().stdout

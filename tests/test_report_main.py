@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from asr_load.report.console import console_for, rich_table
+from asr_load.errors import InputError
 from asr_load.report.main import main
+from asr_load.report.page import make_report
 from asr_load.report.summary import print_summary
-from asr_load.report.tables import Table
-from asr_load.results.summary import summarise
-from asr_load.stream.record import encode_record
+from asr_load.results.summary import read_finished, summarise
+from asr_load.stream.record import RECORDS, encode_record
 from harness.records import record, run_folder, run_info
 from harness.runs import FAST, run
 from harness.serving import serve
@@ -131,13 +131,6 @@ def test_worker_fields_in_run_json_are_checked_like_those_of_a_fleet(
     assert "run.json" in capsys.readouterr().err
 
 
-def test_tables_escape_control_characters_and_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    """This includes escapes, text directions and rich's own markup."""
-    table = Table("By user class", ("", "n"), [("a\x1b[31m\u202e [/red] :smile:", "1")])
-    console_for(sys.stdout).print(rich_table(table))
-    assert r"a\x1b[31m\u202e [/red] :smile:" in " ".join(capsys.readouterr().out.split())
-
-
 def test_run_with_thousands_of_replicas_is_summarised_in_a_few_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,3 +169,34 @@ def test_unwritable_page_at_the_end_gives_exit_code_2(clips: Path, tmp_path: Pat
     assert "report.html was not written: " in done.err
     assert "Traceback" not in done.err
     assert done.summary["requests"]["success"] == 2
+
+
+def test_report_command_writes_pages_with_slices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [run_folder(tmp_path / name, [record(n) for n in range(5)], run_info()) for name in ("a", "b")]
+    monkeypatch.setattr("sys.argv", ["report.py", *map(str, folders), "--slice", "2s"])
+    assert main() == 0
+    assert capsys.readouterr().out.count("=== ASR Benchmark Summary ===") == 2
+    page = (folders[1] / "report.html").read_text()
+    assert "2 to 4" in page
+    again = main()
+    assert again == 0
+    assert (folders[1] / "report.html").read_text() == page
+    monkeypatch.setattr("sys.argv", ["report.py", str(folders[0]), "--slice", "soon"])
+    assert main() == 2
+    assert "--slice must be a time such as 60s" in capsys.readouterr().err
+
+
+def test_truncated_records_file_is_read_and_a_broken_one_refused(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "a", [record(n) for n in range(5)], run_info())
+    lines = (folder / RECORDS).read_bytes()
+    (folder / RECORDS).write_bytes(lines[:-20])
+    finished = read_finished(folder)
+    assert finished.summary.requests.total == 4
+    assert "By outcome" in make_report(finished)
+    (folder / RECORDS).write_bytes(lines[:50] + b"\n" + lines)
+    assert read_finished(folder).summary.requests.total == 5
+    (folder / RECORDS).write_bytes(lines[:50] + b"\n")
+    with pytest.raises(InputError, match="line 1: not a record"):
+        read_finished(folder)

@@ -11,10 +11,10 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.results.figures import Figures, figures
 from asr_load.results.metrics import METRICS
-from asr_load.results.runfile import Refused, write_run
-from asr_load.results.summary import Summary, read_finished, summarise, summarise_folder
+from asr_load.results.runfile import write_run
+from asr_load.results.summary import Summary, summarise, summarise_folder
 from asr_load.schedule.work import ArrivalCounts
-from asr_load.stream.record import Record, RecordFile, encode_record, read_records
+from asr_load.stream.record import Record, RecordFile
 from harness.records import failure, health, record, run_info, worker_info
 
 
@@ -87,37 +87,6 @@ def test_same_folder_gives_the_same_summary(tmp_path: Path) -> None:
     bytes_ = (tmp_path / "summary.json").read_bytes()
     assert summarise_folder(tmp_path) == first
     assert (tmp_path / "summary.json").read_bytes() == bytes_
-
-
-def test_records_are_read_back_and_a_truncated_line_is_skipped(tmp_path: Path) -> None:
-    file = RecordFile(tmp_path / "records.jsonl")
-    file.write(record(0, text="zwölf „Ü“"))
-    file.close()
-    with (tmp_path / "records.jsonl").open("ab") as raw:
-        raw.write(b'{"clip": "half')
-    assert list(read_records(tmp_path)) == [record(0, text="zwölf „Ü“")]
-    with (tmp_path / "records.jsonl").open("ab") as raw:
-        raw.write(b'\n{"clip": 1}\n')
-    assert list(read_records(tmp_path)) == [record(0, text="zwölf „Ü“")]
-
-
-def test_unreadable_line_is_skipped_and_counted(tmp_path: Path) -> None:
-    file = tmp_path / "records.jsonl"
-    lines = [encode_record(record(number)) for number in range(3)]
-    odd = [b"", b"\xff", b"[" * 5000, lines[0].replace(b'"seq":0', b'"seq":true')]
-    file.write_bytes(b"\n".join([*lines, *odd, b""]))
-    write_run(tmp_path, run_info())
-    finished = read_finished(tmp_path)
-    assert [each.seq for each in finished.records] == [0, 1, 2]
-    assert finished.info.refused == [
-        Refused(None, "it is malformed", 3),
-        Refused(None, "its seq is invalid: Expected `int`, got `bool`", 1),
-    ]
-    assert finished.summary.refused == 4
-    assert any("skipped 3 lines of records.jsonl" in reason for reason in finished.summary.validity.reasons)
-    file.write_bytes(b"\n".join([*odd, b""]))
-    with pytest.raises(InputError, match="line 1: not a record"):
-        read_finished(tmp_path)
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:

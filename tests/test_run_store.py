@@ -15,7 +15,7 @@ from asr_load.load.run_store import SILENT_S, RunStore
 from asr_load.load.target import Target, Targets
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import summarise_folder
-from asr_load.stream.record import RECORDS, RecordFile, append_lines, encode_record, read_records
+from asr_load.stream.record import RECORDS, RecordFile, encode_record, read_records
 from harness.options import settings
 from harness.records import record, run_folder, run_info, worker_info
 
@@ -93,11 +93,3 @@ def test_report_of_a_running_test_appends_no_records(tmp_path: Path) -> None:
         assert (tmp_path / RECORDS).read_bytes() == before
     assert summarise_folder(tmp_path).requests.total == 2
     assert (tmp_path / RECORDS).read_bytes() == (tmp_path / "worker-000.jsonl").read_bytes()
-
-
-def test_process_that_writes_records_locks_the_file(tmp_path: Path) -> None:
-    file = RecordFile(tmp_path / RECORDS)
-    assert not append_lines(tmp_path / RECORDS, [b"{}"])
-    file.close()
-    assert append_lines(tmp_path / RECORDS, [b"{}"])
-    assert (tmp_path / RECORDS).read_bytes() == b"{}\n"

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from locust.argument_parser import get_parser
 
 import asr_load.load.capacity_shape
 import asr_load.load.lifecycle
 import asr_load.load.shapes  # noqa: F401 (adds our options to Locust's parser)
 from asr_load.errors import InputError
-from asr_load.settings.commandline import shown_command
-from asr_load.settings.other_tools import ADVICE
-from asr_load.settings.settings import Secrets, check_host, read_settings, split_host
+from asr_load.settings.settings import Secrets, read_settings, split_host
 from harness.options import HOST, parse, settings
 
 
@@ -122,32 +117,6 @@ def test_header_in_curls_form(word: str) -> None:
     assert settings("--header", word).headers == {"X-Route": "a:b=c"}
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (["--requests", "7"], ["--num-prompts", "7"]),
-        (["--data", "d"], ["--dataset-path", "d"]),
-        (["--results", "r"], ["--result-dir", "r"]),
-        (["--extra-body", '{"a": 1}'], ["--extra-request-body", '{"a": 1}']),
-        (["--warmup-requests", "3"], ["--num-warmups", "3"]),
-        (["--goodput", "ttft:500 tpot:40"], ["--goodput", "ttft:500", "tpot:40"]),
-    ],
-)
-def test_options_named_as_in_other_benchmarks(one: list[str], other: list[str]) -> None:
-    assert settings(*one) == settings(*other) != settings()
-
-
-def test_advice_for_options_of_other_tools_covers_none_of_ours() -> None:
-    parser = get_parser(default_config_files=[])
-    assert not ADVICE.keys() & parser._option_string_actions.keys()
-
-
-def test_advice_for_options_of_other_tools_names_existing_options() -> None:
-    ours = get_parser(default_config_files=[])._option_string_actions.keys() | {"--dataset", "--out"}
-    for advice in ADVICE.values():
-        assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", advice)) <= ours, advice
-
-
 def test_seed_implies_shuffled_order() -> None:
     assert not settings().shuffle
     assert settings("--seed", "7").shuffle
@@ -204,39 +173,3 @@ def test_metadata_is_parsed() -> None:
     }
     with pytest.raises(InputError, match="--metadata gpu is given twice"):
         settings("--metadata", "gpu=1", "--metadata", "gpu=2")
-
-
-def test_command_line_is_shown_without_secrets() -> None:
-    words = [
-        "locust",
-        "--api-key",
-        "sk-1",
-        "--header=X: sk-2",
-        "--extra-body",
-        '{"a": "sk-3"}',
-        "-H",
-        "http://me:sk-4@h:1",
-    ]
-    shown = shown_command([*words, "--prompt", "say sk-5 twice"], ["sk-5"])
-    assert "sk-" not in " ".join(shown)
-    assert shown[-1] == "say *** twice"
-    assert shown[-3] == "http://***@h:1"
-
-
-@pytest.mark.parametrize("password", ["p@ss", "p/ss", "p@s/s"])
-def test_password_with_special_characters_is_not_printed(password: str) -> None:
-    host = f"http://me:{password}@h:1"
-    assert password[2:] not in " ".join(
-        shown_command(["locust", "--host", host, "--api-k", "sk-1", "--extra-b={}"], [])
-    )
-    with pytest.raises(InputError) as caught:
-        check_host(host if "/" in password else f"{host}:no-port")
-    assert password not in str(caught.value)
-    assert f"{password[2:]}@" not in str(caught.value)
-
-
-def test_password_is_not_printed_if_the_scheme_is_missing() -> None:
-    with pytest.raises(InputError) as caught:
-        check_host("me:sk-1@h:1")
-    assert "sk-1" not in str(caught.value)
-    assert "use --host http://***@h:1" in str(caught.value)

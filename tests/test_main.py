@@ -1,0 +1,51 @@
+"""The verbs of asr-load."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from asr_load.main import VERBS
+from conftest import CHECKOUT
+from harness.runs import asr_load, environment
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(verb: str) -> None:
+    done = asr_load(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout
+
+
+def test_version_is_printed() -> None:
+    done = asr_load("--version")
+    assert re.fullmatch(r"asr-load \d\S+ \(Locust \d\S+, Python \d\S+\)\n", done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_unknown_verb_is_refused() -> None:
+    done = asr_load("brew")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: unknown command 'brew'; the commands are prepare, run")
+    assert "prepare" in asr_load().stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nosuch.py", "-f nosuch.py does not exist: use a locustfile that ends in .py, or omit -f"),
+        ("locustfiles/transcribe.py,nosuch.py", "-f nosuch.py does not exist"),
+        ("README.md", "-f README.md is not a Python file"),
+    ],
+)
+def test_missing_locustfile_is_refused(file: str, said: str) -> None:
+    """For `asr-load run`. Locust itself reports the error before it imports our code."""
+    command = [sys.executable, "-m", "asr_load.main", "run", "-f", file]
+    env = environment()
+    done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {said}")
