@@ -1,4 +1,4 @@
-"""A server that repeats the API key wherever it can: the key is in no file, page, message or log."""
+"""Secrets: tokens are read from files, and a key that the server repeats is in no file, page, message or log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.http.server_info import flush_cache, unready
 from asr_load.http.transport import Transport
+from asr_load.settings import credentials
 from asr_load.text import Intake
+from harness.options import parse
 from harness.runs import run
 from harness.serving import wait_until
 from harness.ui import ui
@@ -172,3 +174,23 @@ def test_key_repeated_by_the_server_is_in_no_message_before_a_test() -> None:
             flush_cache(host, {}, Intake([KEY]), Transport())
         assert "returned 400 ***" in str(refused.value)
         assert unready(host, {}, Intake([KEY]), Transport()) == "hTTP/1.1 ***"
+
+
+TOKEN = "a-token-of-more-than-16-characters"
+
+
+def test_token_is_read_from_file_or_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(credentials.TOKEN, raising=False)
+    assert credentials.read_token(parse()) == ""
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert credentials.read_token(parse("--fleet-token-file", str(file))) == TOKEN
+    monkeypatch.setenv(credentials.TOKEN, "short")
+    with pytest.raises(InputError, match="needs 16 or more characters"):
+        credentials.read_token(parse())
+    assert credentials.read_token(parse("--fleet-token-file", str(file))) == TOKEN
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        credentials.read_token(parse("--fleet-token-file", str(tmp_path / "none")))
+    file.write_text("")
+    with pytest.raises(InputError, match="needs 16 or more characters"):
+        credentials.read_token(parse("--fleet-token-file", str(file)))

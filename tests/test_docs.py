@@ -1,4 +1,4 @@
-"""The documentation: links resolve, tables are complete, and packages import as architecture.md says."""
+"""The documentation and the files that contributors rely on: they agree with each other and with the code."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from locust.argument_parser import get_empty_argument_parser, setup_parser_arguments
+from packaging.specifiers import SpecifierSet
 
 from asr_load.load import capacity_shape, shapes
 from asr_load.options.parser import add_options
-from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import summarise_folder
 from asr_load.settings.request import read_request
 from asr_load.stream.record import RECORDS, RecordFile
 from conftest import CHECKOUT
+from harness.patience import PATIENCE_S
 from harness.records import failure, record, run_info
 
 FRONT = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
@@ -107,12 +111,6 @@ def test_packages_import_only_from_those_above(room: str) -> None:
     assert f"| `{room}/` |" in pages
 
 
-def test_metrics_page_has_the_definitions() -> None:
-    page = (CHECKOUT / "docs" / "metrics.md").read_text()
-    for metric in METRICS.values():
-        assert f"| `{metric.name}` | {metric.definition} |\n" in page, metric.name
-
-
 def _blocks_of(page: str, language: str) -> list[str]:
     text = (CHECKOUT / "docs" / page).read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
@@ -173,3 +171,106 @@ def test_symptoms_in_troubleshooting_are_printed_in_these_words() -> None:
     assert len(symptoms) > 30
     texts = printed()
     assert not [symptom for symptom in symptoms if not any(symptom.strip("… ") in text for text in texts)]
+
+
+PAGE = (CHECKOUT / "CONTRIBUTING.md").read_text()
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+WORKFLOWS = sorted((CHECKOUT / ".github" / "workflows").glob("*.yml"))
+FORMS = [CHECKOUT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml" for name in ("bug_report", "feature_request")]
+
+
+def test_contributing_fits_on_a_page_and_names_real_targets() -> None:
+    assert len(PAGE.split()) <= 500
+    targets = set(re.findall(r"^([\w-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", PAGE))
+    assert {"setup", "check", "test", "test-long", "bench"} <= named <= targets
+
+
+def test_contributing_names_real_files() -> None:
+    for name in re.findall(r"`((?:asr_load|asr_server|tests)/[\w/.]+)`", PAGE):
+        assert (CHECKOUT / name).exists(), name
+
+
+def test_ci_tests_the_python_versions_of_the_classifiers() -> None:
+    prefix = "Programming Language :: Python :: 3."
+    named = [one.removeprefix(prefix) for one in PROJECT["project"]["classifiers"] if one.startswith(prefix)]
+    (ci,) = (file for file in WORKFLOWS if file.name == "ci.yml")
+    tested: list[str] = yaml.safe_load(ci.read_text())["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert tested == [f"3.{minor}" for minor in named]
+    (wheels,) = re.findall(r"cp\{([\d,]+)\}-", PROJECT["tool"]["cibuildwheel"]["build"])
+    assert wheels.split(",") == [version.replace(".", "") for version in tested]
+    assert all(version in SpecifierSet(PROJECT["project"]["requires-python"]) for version in tested)
+    assert "3.10" not in SpecifierSet(PROJECT["project"]["requires-python"])
+
+
+def test_ci_runs_the_commands_of_a_submission() -> None:
+    (ci,) = (file for file in WORKFLOWS if file.name == "ci.yml")
+    steps: list[dict[str, Any]] = yaml.safe_load(ci.read_text())["jobs"]["test"]["steps"]
+    of_ci = [step["run"] for step in steps if step.get("run", "").startswith("make ")]
+    assert of_ci == re.findall(r"^make [\w-]+$", (CHECKOUT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+def test_image_tags_are_the_version() -> None:
+    version = PROJECT["project"]["version"]
+    for name in ("docker-compose.yml", "kubernetes.yaml", "kustomization.yaml", "docs/containers.md"):
+        text = (CHECKOUT / name).read_text()
+        tags = re.findall(r"\basr-load(?:-server)?:(\d[\w.]*)|\bnewTag: (\d[\w.]*)", text)
+        assert tags, name
+        assert {"".join(found) for found in tags} == {version}, name
+
+
+def test_each_package_is_pinned_in_one_file() -> None:
+    pinned: dict[str, Path] = {}
+    for file in sorted(CHECKOUT.glob("requirements*.txt")):
+        for package in re.findall(r"^([\w.-]+)==", file.read_text(), re.MULTILINE):
+            assert package not in pinned, (package, pinned.get(package), file)
+            pinned[package] = file
+
+
+def test_bug_reports_and_pull_requests_ask_for_run_json_and_the_verdict() -> None:
+    required = [part["id"] for part in yaml.safe_load(FORMS[0].read_text())["body"] if part.get("validations")]
+    assert {"run", "verdict", "command", "version"} <= set(required)
+    template = (CHECKOUT / ".github" / "PULL_REQUEST_TEMPLATE.md").read_text()
+    assert "run.json" in template
+    assert "verdict" in template
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("schema", "files"), [("github-workflows", WORKFLOWS), ("github-issue-forms", FORMS)])
+def test_github_accepts_workflows_and_issue_forms(schema: str, files: list[Path]) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+TESTS = Path(__file__).parent
+
+
+def short_limits(code: str) -> list[tuple[int, float]]:
+    """The line and value of each literal `timeout=` below PATIENCE_S."""
+    return [
+        (keyword.value.lineno, keyword.value.value)
+        for call in ast.walk(ast.parse(code))
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "timeout"
+        and isinstance(keyword.value, ast.Constant)
+        and isinstance(keyword.value.value, int | float)
+        and keyword.value.value < PATIENCE_S
+    ]
+
+
+def test_short_limits_are_found() -> None:
+    code = (
+        "run(x, timeout=20)\nrun(x, timeout=PATIENCE_S)\nrun(x, timeout=600)\nTimeouts(connect=5)\nrun(timeout=0.5)\n"
+    )
+    assert short_limits(code) == [(1, 20), (5, 0.5)]
+
+
+def test_no_timeout_of_a_test_is_below_the_patience() -> None:
+    found = {
+        f"{file.relative_to(TESTS.parent)}:{line}: timeout={limit:g}"
+        for file in TESTS.rglob("*.py")
+        for line, limit in short_limits(file.read_text())
+    }
+    assert not found, "a busy machine takes longer: use harness.patience.PATIENCE_S"

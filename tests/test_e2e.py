@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import signal
 import socket
 import ssl
 import subprocess
@@ -21,10 +20,11 @@ import pytest
 import trustme
 
 from conftest import CHECKOUT
+from harness.fleets import processes
 from harness.forked import Forked
 from harness.patience import PATIENCE_S
 from harness.runs import FAST, POST, Run, answer, canned, environment, locust, run
-from harness.serving import chat_body, connect, gauges, running_streams, serve, wait_until
+from harness.serving import chat_body, connect, gauges, serve, wait_until
 from harness.socket_readers import STAMPED
 
 
@@ -186,53 +186,6 @@ def test_total_timeout_ends_a_long_response(clips: Path, tmp_path: Path) -> None
     assert record["chunks"] > 1
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_signal_leaves_complete_files(clips: Path, tmp_path: Path, stop: signal.Signals) -> None:
-    results = tmp_path / "r"
-    results.mkdir()
-    without_end = [word for clip in ("03", "04", "05") for word in ("--fault", f"stall@clip{clip}")]
-    with serve(*FAST, *without_end) as host:
-        words = ("--data", clips, "--results", results, "--stop-timeout", "0", "--json-file", results / "locust")
-        process = locust("--host", host, *words, "-u", "3", "-r", "100")
-        _wait_for_lines(results / "records.jsonl", 3)
-        wait_until(lambda: running_streams(host) == 3, "a stream without an end for each user")
-        process.send_signal(stop)
-        done = Run(process, results)
-    outcomes = Counter(record["outcome"] for record in done.records)
-    assert sorted(record["seq"] for record in done.records) == list(range(len(done.records)))
-    assert outcomes == {"ok": 3, "unfinished": 3}
-    assert done.summary["requests"]["total"] == len(done.records) == done.rows[POST]["num_requests"]
-    # Requests cut off by the end of the test are not failures of the server.
-    assert done.rows[POST]["num_failures"] == done.summary["requests"]["fail"] == 0
-    assert done.summary["requests"]["unfinished"] == 3
-    assert f"Total: {len(done.records)}, Success: {outcomes['ok']}, Fail: 0" in done.out
-    assert "Cut off by the end of the test: 3 (" in done.out
-    assert done.code == 0
-
-
-INTERRUPTED_AT_WORK = """
-import os, signal
-from locust import events
-from locustfiles.transcribe import SpeechUser
-
-@events.request.add_listener
-def on_request(request_type, **_):
-    on_request.posts += request_type == "POST"
-    if on_request.posts == 5:
-        os.kill(os.getpid(), signal.SIGINT)
-on_request.posts = 0
-"""
-
-
-def test_ctrl_c_while_a_user_works_loses_nothing(clips: Path, tmp_path: Path) -> None:
-    (tmp_path / "interrupted.py").write_text(INTERRUPTED_AT_WORK)
-    with serve(*FAST) as host:
-        done = run(host, clips, tmp_path / "r", "-u", "2", "-f", tmp_path / "interrupted.py")
-    records = done.records
-    assert sorted(record["seq"] for record in records) == list(range(len(records)))
-    assert done.rows[POST]["num_requests"] == len(records) == done.summary["requests"]["total"]
-
-
 @pytest.mark.long
 def test_imports_do_not_shorten_the_run_time(clips: Path, tmp_path: Path) -> None:
     with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
@@ -269,10 +222,6 @@ def test_stop_timeout_lets_requests_finish_after_the_run_time(clips: Path, tmp_p
     assert done.code == 0
     assert {record["outcome"] for record in done.records} == {"ok"}
     assert done.rows[POST]["num_requests"] == len(done.records) >= 3
-
-
-def _wait_for_lines(file: Path, lines: int) -> None:
-    wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") >= lines, f"{lines} lines in {file}")
 
 
 def test_request_on_a_dead_kept_connection_is_retried(clips: Path, tmp_path: Path) -> None:
@@ -367,16 +316,6 @@ def test_invalid_input_ends_with_one_line_and_exit_code_2(
     assert not (tmp_path / "r").exists()
 
 
-def test_finished_run_is_not_overwritten(clips: Path, tmp_path: Path) -> None:
-    with serve(*FAST) as host:
-        first = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1")
-        before = (first.results / "records.jsonl").read_bytes()
-        second = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1")
-    assert second.code == 2
-    assert "already holds a run" in second.err
-    assert (first.results / "records.jsonl").read_bytes() == before
-
-
 BOTH = f"{CHECKOUT}/locustfiles/transcribe.py,{CHECKOUT}/locustfiles/shapes.py"
 
 
@@ -458,46 +397,6 @@ def test_opentelemetry_separates_the_metrics_by_name(clips: Path, tmp_path: Path
     }
 
 
-def cut_short(process: subprocess.Popen[str], host: str) -> None:
-    """Press Ctrl-C while streams drain. Repeat it, as two presses may count as one, until no stream is left."""
-    time.sleep(0.5)
-    while running_streams(host):
-        process.send_signal(signal.SIGINT)
-        time.sleep(2)
-
-
-@pytest.mark.long
-def test_ctrl_c_twice_loses_nothing(clips: Path, tmp_path: Path) -> None:
-    results = tmp_path / "r"
-    results.mkdir()
-    with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
-        words = ("--data", clips, "--results", results, "--stop-timeout", "60", "--json-file", results / "locust")
-        process = locust("--host", host, *words, "-u", "4", "-r", "100")
-        wait_until(lambda: running_streams(host) == 4, "four streams")
-        process.send_signal(signal.SIGINT)
-        cut_short(process, host)
-        done = Run(process, results)
-    assert [record["outcome"] for record in done.records] == ["unfinished"] * 4
-    assert done.summary["requests"]["fail"] == done.rows[POST]["num_failures"] == 0
-    assert "Total: 4, Success: 0, Fail: 0" in done.out
-    assert done.code == 1  # no request succeeded
-
-
-@pytest.mark.long
-def test_ctrl_c_ends_a_drain_early(clips: Path, tmp_path: Path) -> None:
-    results = tmp_path / "r"
-    results.mkdir()
-    with serve("--engine", "scripted", "--tokens", "500", "--itl-ms", "50") as host:
-        words = ("--data", clips, "--results", results, "-t", "4", "--stop-timeout", "60")
-        process = locust("--host", host, *words, "-u", "3", "-r", "100")
-        wait_until(lambda: running_streams(host) == 3, "three streams")
-        time.sleep(4)  # past the run time: streams drain
-        cut_short(process, host)
-        done = Run(process, results)
-    assert [record["outcome"] for record in done.records] == ["unfinished"] * 3
-    assert done.summary["requests"]["unfinished"] == 3
-
-
 def test_json_response_is_not_streamed(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST, "--fault", "json") as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "2")
@@ -520,3 +419,52 @@ def test_tls_connections_are_counted_and_kept(clips: Path, tmp_path: Path) -> No
     assert opened["opened"] == 2
     assert 0 < opened["connect_mean"] <= opened["connect_max"] < took
     assert "Connections: 2 opened, " in done.out
+
+
+SERVER = ("--engine", "scripted", "--tokens", "20", "--ttft-ms", "50", "--itl-ms", "5")
+
+
+def limited(limit: str, host: str, clips: Path, results: Path, *words: str | Path) -> Run:
+    """A run under a limit of the shell (ulimit)."""
+    results.mkdir()
+    files = ("--data", clips, "--results", results, "--json-file", results / "locust", "--spawn-rate", "100")
+    on = ("sh", "-c", f'ulimit {limit}; exec "$@"', "sh")
+    return Run(locust("--host", host, *files, *words, on=on), results)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("reader", ["compiled", "python"])
+def test_fewer_descriptors_than_users_is_a_client_failure(clips: Path, tmp_path: Path, reader: str) -> None:
+    with serve(*SERVER) as host:
+        words = ("-u", "60", "-t", "3", "--stop-timeout", "5", "--reader", reader)
+        done = limited("-n 60", host, clips, tmp_path / "r", *words)
+    outcomes = Counter(record["outcome"] for record in done.records)
+    assert set(outcomes) <= {"ok", "client", "unfinished"}
+    assert outcomes["client"]
+    wants = {record["error"] for record in done.records if record["outcome"] == "client"}
+    assert wants == {"too many open files: raise ulimit -n, or lower -u"}
+    # They wait before they retry.
+    assert max(Counter(record["user"] for record in done.records if record["outcome"] == "client").values()) <= 5
+    assert done.summary["validity"]["client"] == "too slow"
+    assert "60 users need up to 184 file descriptors, but this process may open only 60" in done.err
+    # Locust's own look at the memory, each five seconds, finds no descriptor either.
+    assert done.err.count("Traceback") == done.err.count("in monitor_cpu_and_memory\n")
+    assert done.code == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fleet", [False, True])
+def test_full_disk_ends_the_run_and_truncates_no_line(clips: Path, tmp_path: Path, fleet: bool) -> None:
+    with serve(*SERVER) as host:
+        words = ("-u", "4", "-t", "600", *(processes(2) if fleet else ()))
+        done = limited("-f 24", host, clips, tmp_path / "r", *words)  # in blocks of 512 bytes
+    assert done.code == 2
+    assert done.summary["wall_s"] < 600
+    assert "=== ASR Benchmark Summary ===" in done.out
+    assert "records.jsonl cannot be written (File too large): stopping the test" in done.err
+    assert "could not be written: File too large" in done.err
+    assert "Traceback" not in done.err
+    lines = (tmp_path / "r" / "records.jsonl").read_bytes().splitlines()
+    assert len(lines) > 3
+    assert all(json.loads(line)["outcome"] for line in lines)
+    assert done.summary["lost_workers"] or fleet  # a worker's own file may have records that the master's lacks

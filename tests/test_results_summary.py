@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.results.figures import Figures, figures
-from asr_load.results.metrics import METRICS
+from asr_load.results.figures import figures
 from asr_load.results.runfile import write_run
-from asr_load.results.summary import Summary, summarise, summarise_folder
+from asr_load.results.summary import summarise, summarise_folder
 from asr_load.schedule.work import ArrivalCounts
 from asr_load.stream.record import Record, RecordFile
 from harness.records import failure, health, record, run_info, worker_info
@@ -153,11 +152,6 @@ def test_tokens_are_unknown_if_one_response_lacks_usage() -> None:
     assert summarise([record(0, output_tokens_source="chunks")], run_info(goodput="ttft:1000")).goodput == 0.1
 
 
-def test_clip_without_a_length_has_no_rtf() -> None:
-    summary = summarise([record(0, audio_s=0.0), record(1)], run_info())
-    assert (summary.rtf.n, summary.audio_s) == (1, 2.0)
-
-
 def test_open_loop_rate_has_a_random_interval() -> None:
     counts = ArrivalCounts(seconds=100.0, expected=400.0, deviation=20.0, due=368)
     workers = [worker_info(worker=n, started=180, arrivals=counts) for n in range(2)]
@@ -167,14 +161,3 @@ def test_open_loop_rate_has_a_random_interval() -> None:
     assert found.low == pytest.approx(3.608)
     assert found.high == pytest.approx(4.392)
     assert summarise([record(0)], run_info()).open_loop is None
-
-
-def test_summary_has_figures_of_every_metric() -> None:
-    assert {field.name for field in msgspec.structs.fields(Summary) if field.type is Figures} == set(METRICS)
-
-
-def test_failures_count_for_lag_and_connect_only() -> None:
-    broken = failure(1, "http_503", lag=0.2, connect=0.1)
-    summary = summarise([record(0), broken], run_info())
-    counts = {name: getattr(summary, name).n for name in ("lag", "connect", "ttft")}
-    assert counts == {"lag": 1, "connect": 1, "ttft": 1}

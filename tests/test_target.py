@@ -1,4 +1,4 @@
-"""Several user classes in one run, each with its own data, API and rows."""
+"""What each user class sends: its options, data, API and host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from asr_load.settings.user_class import for_class
 from conftest import prepare_clips
 from harness.fleets import info, nothing_is_lost, processes
 from harness.options import parse
-from harness.runs import FAST, POST, Run, run
+from harness.patience import PATIENCE_S
+from harness.ports import free_port
+from harness.runs import FAST, POST, Run, locust, run
 from harness.serving import serve, wait_until
 from harness.ui import ui
 
@@ -176,3 +178,60 @@ def test_realtime_class_and_uploading_class_run_together(clips: Path, tmp_path: 
         "these figures mix realtime sessions and uploads; see the table by user class"
         in done.summary["validity"]["reasons"]
     )
+
+
+HOSTS = """
+import asr_load
+
+class One(asr_load.SpeechUser):
+    host = {!r}
+
+class Other(asr_load.SpeechUser):
+    host = {!r}
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [0, 2])
+def test_host_of_the_user_classes_is_the_default(clips: Path, tmp_path: Path, workers: int) -> None:
+    """Locust's users work this way. The test runs in another folder, as the checkout's locust.conf sets a host."""
+    fleet = processes(workers) if workers else []
+    with serve(*FAST) as host:
+        (tmp_path / "mine.py").write_text(HOSTS.format(host, host))
+        words = ("-f", "mine.py", "-u", "2", "--requests", "4", "--results", "r", *fleet)
+        process = locust(*words, "--data", clips, cwd=tmp_path, env={"OPENAI_API_KEY": "sk-mine-alone"})
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["host"] == host
+
+
+@pytest.mark.long
+def test_host_of_the_master_applies_to_classes_with_other_hosts(clips: Path, tmp_path: Path) -> None:
+    with serve(*FAST) as host:
+        (tmp_path / "mine.py").write_text(HOSTS.format("http://a:1", "http://b:1"))
+        words = ("-f", "mine.py", "-u", "2", "--requests", "4", "--results", "r", "--host", host)
+        ports = ("--master-port", str(free_port()))
+        master = locust(
+            *words, "--data", clips, "--master", "--expect-workers", "1", "--master-bind-port", ports[1], cwd=tmp_path
+        )
+        worker = locust("-f", "mine.py", "--worker", *ports, cwd=tmp_path)
+        _, err = master.communicate(timeout=PATIENCE_S)
+        worker.communicate(timeout=PATIENCE_S)
+    assert (master.returncode, worker.returncode) == (0, 0), err
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        (("", ""), "--host is missing: give the address of the server, for example --host http://127.0.0.1:30000"),
+        (
+            ("http://a:1", "http://me:hush@b:1"),
+            "the user classes have the hosts http://***@b:1 and http://a:1, but a test has one server: set --host",
+        ),
+    ],
+)
+def test_missing_or_ambiguous_host_is_refused(tmp_path: Path, hosts: tuple[str, str], said: str) -> None:
+    (tmp_path / "mine.py").write_text(HOSTS.format(*hosts))
+    process = locust("-f", "mine.py", "-u", "1", "--loglevel", "ERROR", cwd=tmp_path)
+    assert process.communicate(timeout=PATIENCE_S) == ("", f"error: {said}\n")
+    assert process.returncode == 2
