@@ -46,13 +46,6 @@ def test_position_in_the_audio_is_a_valid_number_or_none(text: str) -> None:
     assert (heard.positions, heard.item("s").start_ms, heard.index) == ([], 0.0, -1)
 
 
-def test_sum_of_token_counts_above_the_limit_is_unknown() -> None:
-    heard = Heard()
-    for number in range(3):
-        heard.finish(str(number), "a", 1, LIMIT - 1)
-    assert heard.tokens is None
-
-
 def test_impossible_token_count_in_a_session_still_gives_a_record(clips: Path, tmp_path: Path) -> None:
     done: dict[str, object] = {"type": "transcription.done", "text": "a", "usage": {"completion_tokens": 1e300}}
     with saying({"type": "session.created", "id": "s", "created": 1}, last=done) as host:

@@ -1,0 +1,75 @@
+"""What an utterance's events say: malformed ones, error messages, and the limits on items and counts."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+
+import pytest
+
+from asr_load.realtime.dialects import DIALECTS
+from asr_load.realtime.heard import MOST_ITEMS, Event, Heard, error_words, read_event
+from asr_load.stream.numbers import LIMIT
+from asr_load.stream.reader import ProtocolError
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"delta":"x"}', b'"x"', b'{"type":"\xff"}'])
+def test_malformed_event_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        read_event(data)
+
+
+def test_error_messages_of_each_shape() -> None:
+    assert error_words(Event("error", error="broke", code="processing_error")) == "processing_error: broke"
+    assert error_words(Event("error", error={"type": "t", "code": None, "message": "m"})) == "t: m"
+    assert error_words(Event("error", error={"odd": 1})) == "{'odd': 1}"
+
+
+def test_number_of_items_of_an_utterance_is_limited() -> None:
+    heard = Heard()
+    for number in range(MOST_ITEMS):
+        heard.append(f"{number}", "x", 1)
+    with pytest.raises(ProtocolError, match=f"more than {MOST_ITEMS} items"):
+        heard.append("one more", "x", 1)
+    heard.append("0", "x", 1)
+    assert heard.text.split() == ["xx", *["x"] * (MOST_ITEMS - 1)]
+
+
+ITEM = "conversation.item.input_audio_transcription"
+EVENTS: dict[str, list[tuple[str, dict[str, object]]]] = {
+    "deltas of one item": [("vllm", {"type": "transcription.delta", "delta": "x" * 1500})],
+    "items": [
+        ("openai", {"type": "input_audio_buffer.committed"}),
+        ("openai", {"type": f"{ITEM}.completed", "transcript": "x"}),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_time_per_event_does_not_grow_with_earlier_events(name: str) -> None:
+    def spent(count: int) -> float:
+        heard = Heard()
+        events = [
+            (DIALECTS[dialect], read_event(json.dumps({**fields, "item_id": f"{number}"}).encode()))
+            for number in range(count)
+            for dialect, fields in EVENTS[name]
+        ]
+        gc.disable()  # a collection walks the objects of all tests
+        began = time.thread_time()
+        for dialect, event in events:
+            dialect.hear(event, heard, 1)
+            dialect.is_final(heard)
+        took = time.thread_time() - began
+        gc.enable()
+        return took
+
+    # 10 times as long for 10 times as many; 100 times if each event looked at all earlier ones.
+    assert min(spent(4_000) for _ in range(3)) < 40 * max(spent(400) for _ in range(3))
+
+
+def test_sum_of_token_counts_above_the_limit_is_unknown() -> None:
+    heard = Heard()
+    for number in range(3):
+        heard.finish(str(number), "a", 1, LIMIT - 1)
+    assert heard.tokens is None
