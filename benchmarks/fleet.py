@@ -1,4 +1,5 @@
-"""Compare the load that two processes carry with that of one, with the same limit on errors."""
+"""Compare the load that two processes carry with that of one, with the same limit on errors, and measure how well the
+clocks of workers are known."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from asr_load.results.calibration import TRUSTED_MS, CalibrationStep, GoodFor
+from asr_load.results.runfile import read_run
 from asr_load.selftest.calibrate import climb, good_for, run_step
 from asr_load.selftest.ground_truth import Cores, share_cores
 from benchmarks import Row
@@ -27,9 +29,14 @@ def measure() -> Iterator[Row]:
     count = len(everywhere.client)
     with tempfile.TemporaryDirectory() as name:
         number = iter(range(100))
+        offset_errors = list[float]()
 
         def trial(cores: Cores, workers: int, streams: int) -> CalibrationStep:
-            return run_step(streams, workers, cores, Path(name) / str(next(number)))[0]
+            folder = Path(name) / str(next(number))
+            made, _ = run_step(streams, workers, cores, folder)
+            known = (worker.master_offset_error_s for worker in read_run(folder / "results").workers)
+            offset_errors.extend(error * 1e3 for error in known if error is not None)
+            return made
 
         costs: dict[int, list[float]] = {1: [], 2: []}
         errors: dict[int, list[float]] = {1: [], 2: []}
@@ -51,6 +58,16 @@ def measure() -> Iterator[Row]:
             unit="times",
             aim="at least 1.8",
             better="more",
+        )
+        yield Row(
+            "error of a worker's clock offset to the master",
+            f"median {statistics.median(offset_errors):.2f} ms",
+            "half the quickest round trip of a message",
+            value=max(offset_errors),
+            low=min(offset_errors),
+            high=max(offset_errors),
+            unit="ms",
+            aim="100 or less",
         )
         if count < FREE:
             return

@@ -43,6 +43,9 @@ def measure() -> Iterator[Row]:
         yield from _herd(_outcome(folder / "herd-tls", *HERD, HERD[0], tls=True), ", TLS")
         for reader in READERS:
             yield _agreement(_outcome(folder / reader, *FEW, 10, "--reader", reader), reader)
+            yield _agreement(
+                _outcome(folder / f"{reader}-tls", *FEW, 10, "--reader", reader, tls=True), reader, ", TLS"
+            )
         for kind in filter(program, GATEWAYS):
             yield _behind(kind, folder / kind)
 
@@ -79,11 +82,11 @@ def _behind(kind: str, folder: Path) -> Row:
     )
 
 
-def _agreement(outcome: GroundTruthRun, reader: str) -> Row:
+def _agreement(outcome: GroundTruthRun, reader: str, way: str = "") -> Row:
     errors = np.concatenate([outcome.ttft_errors, outcome.itl_errors])
     most = float(np.abs(errors).max()) * 1e3
     return Row(
-        f"TTFT and gaps at {FEW[0]} streams, {reader} reader (n={errors.size})",
+        f"TTFT and gaps at {FEW[0]} streams{way}, {reader} reader (n={errors.size})",
         f"error p50 {p50(errors) * 1e3:.2f}, p99 {p99(errors) * 1e3:.2f}, max {most:.2f} ms",
         "the server's own stamps",
         value=p99(errors) * 1e3,

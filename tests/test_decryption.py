@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
 
 import gevent
 import gevent.socket
@@ -148,14 +149,16 @@ def test_short_record_is_decrypted_sooner_than_a_long_one(maker: str) -> None:
     """The thread wakes Python every 40 ms for records that cannot be the end, or later on a busy machine."""
     with reading(maker) as (peer, reader, _, _):
         reader.begin_body(0, UNTIL_CLOSE)
-        quickest, size = 1.0, 0
+        waits: dict[int, list[float]] = {300: [], 15: []}
+        size = 0
         for _ in range(20):
-            for part in (b"a" * 300, b"b" * 15):
-                began, size = time.perf_counter(), size + len(part)
-                peer.there.sendall(peer.encrypted(part))
+            for length, waited in waits.items():
+                began, size = time.perf_counter(), size + length
+                peer.there.sendall(peer.encrypted(b"a" * length))
                 settle(lambda size=size: len(reader.collected()[0]) == size)  # type: ignore[misc]
-            quickest = min(quickest, time.perf_counter() - began)
-        assert quickest < 0.03
+                waited.append(time.perf_counter() - began)
+        # The readers in Python have no thread, so they decrypt both at once.
+        assert maker != "compiled" or median(waits[15]) < median(waits[300])
 
 
 @each_maker
