@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,35 @@ def short_limits(code: str) -> list[tuple[int, float]]:
         and isinstance(keyword.value.value, int | float)
         and keyword.value.value < PATIENCE_S
     ]
+
+
+THEMES = {
+    "apis", "benchmarks", "capacity", "chunk_sender", "compose", "docs", "e2e", "gateways", "kubernetes", "mistakes",
+    "moonshine", "native", "network", "open_loop", "package", "privacy", "realtime", "server", "stamps",
+}  # fmt: skip
+"""Test files of whole programs, whole packages, asr_server, and files outside of the packages."""
+
+TESTED_WITH = {
+    "clip": "convert", "headline": "view", "option": "table", "plugin": "lifecycle", "publisher": "e2e",
+    "words": "report_summary",
+}  # fmt: skip
+"""Modules of more than 60 lines whose tests are those of another module or theme."""
+
+
+def test_each_module_has_a_test_file_and_each_test_file_a_module() -> None:
+    files = [file for file in (CHECKOUT / "asr_load").rglob("*.py") if not file.stem.startswith("__")]
+    count = Counter(file.stem for file in files)
+    modules = {
+        f"{file.parent.name}_{file.stem}"
+        if count[file.stem] > 1 and file.parent.name != "asr_load"
+        else file.stem: file
+        for file in files
+    }
+    tests = {file.stem.removeprefix("test_") for file in TESTS.glob("test_*.py")}
+    assert sorted(tests - modules.keys() - THEMES) == []
+    large = {name for name, file in modules.items() if file.read_text().count("\n") > 60}
+    assert sorted(large - tests) == sorted(TESTED_WITH)
+    assert tests >= THEMES | set(TESTED_WITH.values())
 
 
 def test_short_limits_are_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from locust import HttpUser
 from packaging.requirements import Requirement
 
 import asr_load
@@ -31,6 +33,19 @@ def test_public_names_are_exported_and_documented() -> None:
         assert getattr(asr_load, name).__doc__, name
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = asr_load.Nothing
+
+
+def test_speech_user_is_locusts_http_user_with_four_additions() -> None:
+    """Locustfiles use these four: docs/locustfile.md describes them."""
+    user = asr_load.SpeechUser
+    assert issubclass(user, HttpUser)
+    assert user.options == {}
+    methods = (user.next_request, user.send, user.on_record)
+    assert [list(inspect.signature(method).parameters) for method in methods] == [
+        ["self"],
+        ["self", "request"],
+        ["self", "record"],
+    ]
 
 
 def test_reading_records_imports_no_locust() -> None:

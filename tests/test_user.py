@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import CHECKOUT
-from harness.runs import run
+from harness.runs import FAST, run
 from harness.serving import serve
 
 START = """
@@ -50,6 +50,44 @@ SENDS_TWICE = """
         self.send(request)
         self.send(request)
 """
+
+
+PUBLIC = """
+import sys
+import locust
+import asr_load
+
+class Plain(asr_load.SpeechUser):
+    pass
+
+class Own(asr_load.SpeechUser):
+    options = {"max_tokens": 3}
+
+    @locust.task
+    def own(self):
+        assert isinstance(self.client, locust.clients.HttpSession)
+        request = self.next_request()
+        assert self.send(request) is self.last
+        print("sent", request.clip, request.reference, request.audio_s, request.seq, file=sys.stderr)
+
+    def on_record(self, record):
+        self.last = record
+"""
+"""A class as short as can be, and one that uses all that docs/locustfile.md names."""
+
+
+def test_public_names_of_users_work_in_a_locustfile(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "public.py").write_text(PUBLIC)
+    with serve(*FAST) as host:
+        done = run(host, clips, tmp_path / "r", "-f", tmp_path / "public.py", "-u", "2", "--requests", "8")
+    assert done.code == 0, done.err
+    own = [record for record in done.records if record["user_class"] == "Own"]
+    assert {record["output_tokens"] for record in own} == {3}
+    assert {record["output_tokens"] for record in done.records if record["user_class"] == "Plain"} == {6}
+    sent = re.findall("^sent (.*)", done.err, re.MULTILINE)
+    assert sorted(sent) == sorted(
+        f"{record['clip']} {record['reference']} {record['audio_s']} {record['seq']}" for record in own
+    )
 
 
 @pytest.mark.long
