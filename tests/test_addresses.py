@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from asr_load.http.addresses import Addresses
+from harness.checks import error_of
 from harness.fleets import info
 from harness.patience import PATIENCE_S
 from harness.ports import free_port
@@ -135,17 +136,12 @@ def test_connection_times_are_reported_separately_from_ttft(clips: Path, tmp_pat
         (["--retries", "-1"], "--retries must be 0 or more, not -1"),
     ],
 )
-def test_invalid_upstream_and_retries_give_a_one_line_error(
-    clips: Path, tmp_path: Path, words: list[str], said: str
-) -> None:
-    done = run("http://127.0.0.1:9", clips, tmp_path / "r", *words)
-    assert done.code == 2
-    assert f"error: {said}" in done.err
-    assert "secret-7" not in done.err
-    assert "Traceback" not in done.err
+def test_invalid_upstream_and_retries_give_a_one_line_error(words: list[str], said: str) -> None:
+    error = error_of("-u", "1", "--host", "http://127.0.0.1:9", *words)
+    assert error.startswith(said)
+    assert "secret-7" not in error
 
 
-def test_several_hosts_in_host_name_the_upstream_option(clips: Path, tmp_path: Path) -> None:
-    done = run("http://a:1,http://b:2", clips, tmp_path / "r")
-    assert done.code == 2
-    assert "name its replicas with --upstream HOST:PORT,HOST:PORT" in done.err
+def test_several_hosts_in_host_name_the_upstream_option() -> None:
+    error = error_of("-u", "1", "--host", "http://a:1,http://b:2")
+    assert "name its replicas with --upstream HOST:PORT,HOST:PORT" in error

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from asr_load.settings import commandline
 from conftest import CHECKOUT
+from harness.checks import error_of
 from harness.forked import Forked
 from harness.patience import PATIENCE_S
 from harness.ports import free_port
@@ -39,6 +41,23 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
     [
         ([], "--headless needs -u, the number of concurrent streams"),
         (["--concurrency", "4"], "there is no option --concurrency: -u N sets the number of concurrent streams"),
+        (["-u", "0"], "-u must be above 0, not 0"),
+        (["-u", "many"], "invalid int value: 'many'"),
+        (["-u", "1", "--slo", "ttft:500"], "use METRIC:STATISTIC:LIMIT, such as ttft:p95:500"),
+        (["-u", "1", "--data", "docs"], "prepare.py --dataset docs --out asr_data/docs"),
+        (["-u", "1", "--results", "/proc/mine"], "/proc is not a writable folder"),
+        (["-u", "1", "--data", "d" * 5000], f"--data {'d' * 200}: File name too long"),
+    ],
+)  # fmt: skip
+def test_command_line_mistake_gives_a_one_line_error(words: list[str], said: str) -> None:
+    line = refused(*words)
+    assert said in line
+    assert "hush" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (["--vus", "4"], "there is no option --vus: -u N sets"),
         (["--num-clients=4"], "there is no option --num-clients: -u N sets"),
         (["-u", "1", "-n", "4"], "there is no option -n: --requests N ends the test after N requests"),
@@ -51,23 +70,20 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         (["-u", "1", "--ramp-up-time", "3"], "--trim-start S and --trim-end S exclude the first and"),
         (["-u", "1", "--num-promts", "4"], "there is no option --num-promts; did you mean --num-prompts?"),
         (["-u", "1", "--qwertz", "4"], "there is no option --qwertz (see asr-load options"),
-        (["-u", "0"], "-u must be above 0, not 0"),
         (["-u", "-2"], "-u must be above 0, not -2"),
         (["-u", "1", "-t", "0"], "-t must be above 0, not 0"),
-        (["-u", "many"], "invalid int value: 'many'"),
         (["-u", "1", "--api", "chats"], "invalid choice: 'chats'"),
         (["-u", "1", "Speechuser"], "'Speechuser' is neither a user class nor an option's value; user classes"),
-        (["-u", "1", "--slo", "ttft:500"], "use METRIC:STATISTIC:LIMIT, such as ttft:p95:500"),
         (["-u", "1", "--slo", "errors:0.1"], "as errors:rate:0.1"),
         (["-u", "1", "--goodput", "ttft:500", "tbt:40"], "use one of ttft, tpot, e2el"),
-        (["-u", "1", "--data", "docs"], "prepare.py --dataset docs --out asr_data/docs"),
+        (["-u", "1", "--data", "nowhere"], "there is no such folder"),
+        (["-u", "1", "--host", "http://127.0.0.1:1/v2"], "--host cannot have this path"),
         (["-u", "1", "--data", "asr_data/none"], "prepare.py --dataset DATASET --out asr_data/none"),
         (["-u", "1", "--data", "asr_data"], "--data asr_data is not a prepared folder, but contains some: asr_data/"),
         (["-u", "1", "--data", "README.md"], "is a file, not a prepared folder; prepare it: python scripts/prepare.py"),
         (["-u", "1", "--data", "openslr/librispeech_asr"], "--dataset openslr/librispeech_asr --out asr_data/librispe"),
         (["-u", "1", "--dataset", "preset:fleurs-de"], "--dataset preset:fleurs-de --out asr_data/fleurs-de"),
         (["-u", "1", "--goodput", "ttft:0.5"], "0.5 has no unit. Use ttft:0.5s for seconds or ttft:0.5ms for milli"),
-        (["-u", "1", "--results", "/proc/mine"], "/proc is not a writable folder"),
         (["-u", "1", "--host", "http://me:hush@127.0.0.1:9/v2"], "use --host http://127.0.0.1:9 --endpoint /v2/v1/"),
         (
             ["-u", "1", "--host", "http://127.0.0.1:9/v1/audio/transcriptions"],
@@ -76,18 +92,22 @@ def refused(*words: str | Path, cwd: Path = CHECKOUT, ui: bool = False) -> str:
         ),
         (["-u", "1", "--metadata", "gpu"], "--metadata needs KEY=VALUE"),
         (["-u", "1", "--endpoint", "v1/x"], "is not a path such as /openai/v1/chat/completions"),
+        (["-u", "2", "--processes", "2", "--master-bind-port", "7001"], "and --master-port to the same port"),
         *(
             (["-u", "1", option, "d" * 5000], f"{option} {'d' * 200}: File name too long")
             for option in ("--data", "--results", "--arrival-trace", "--csv", "--html", "--json-file")
         ),
-        (["--worker", "--master-host", "no.such.host.invalid"], "cannot be resolved"),
-        (["-u", "2", "--processes", "2", "--master-bind-port", "7001"], "and --master-port to the same port"),
     ],
 )  # fmt: skip
-def test_command_line_mistake_gives_a_one_line_error(words: list[str], said: str) -> None:
-    line = refused(*words)
-    assert said in line
-    assert "hush" not in line
+def test_each_command_line_mistake_has_its_error(words: list[str], said: str) -> None:
+    error = error_of(*words)
+    assert said in error
+    assert "hush" not in error
+
+
+def test_master_without_an_address_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commandline, "NAMED_AFTER_S", 0.0)
+    assert "cannot be resolved" in error_of("--worker", "--master-host", "no.such.host.invalid")
 
 
 def test_raw_folder_is_not_proposed_as_the_output_folder(tmp_path: Path) -> None:

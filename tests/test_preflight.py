@@ -11,14 +11,33 @@ from typing import Any
 
 import pytest
 
+from asr_load.audio.shard import Shards
+from asr_load.errors import InputError
 from asr_load.http.server_info import unlisted
+from asr_load.load.preflight import ask_before_test
+from asr_load.load.target import Target, Targets
+from asr_load.settings.settings import Secrets, Settings, read_settings
 from conftest import CHECKOUT
 from harness.fleets import processes
 from harness.models import STREAM, AnsweringServer, answering
+from harness.options import parse
 from harness.ports import free_port
 from harness.runs import FAST, Run, locust, run
 from harness.serving import wait_until
 from harness.ui import ui
+
+
+def ask(host: str, clips: Path, *words: str, ready_s: float = 0.0, trial: bool = True) -> dict[str, str]:
+    """Ask a server before a test with these options. Returns the model that it was found to have, by host."""
+    models: dict[str, str] = {}
+
+    def check() -> tuple[Settings, Targets]:
+        settings = read_settings(parse(*words), host, Secrets(), models.get(host, ""))
+        return settings, Targets({"SpeechUser": Target(settings, Shards(clips))})
+
+    ask_before_test(check, models, {}, ready_s=ready_s, trial=trial, flush=False)
+    return models
+
 
 WHOLE = b'{"choices":[{"message":{"content":"a b"},"finish_reason":"stop"}]}'
 
@@ -48,18 +67,13 @@ WHOLE = b'{"choices":[{"message":{"content":"a b"},"finish_reason":"stop"}]}'
         (200, WHOLE, "the response to a trial request was not streamed"),
     ],
 )
-def test_permanent_failure_of_the_trial_is_reported_once(
-    status: int, body: bytes, said: str, clips: Path, tmp_path: Path
-) -> None:
-    with answering((status, body)) as host:
-        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
-    assert done.code == 2, done.err
-    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    assert said in line
-    assert "--no-preflight" in line
+def test_permanent_failure_of_the_trial_is_reported_once(status: int, body: bytes, said: str, clips: Path) -> None:
+    with answering((status, body)) as host, pytest.raises(InputError) as refused:
+        ask(host, clips)
+    assert said in str(refused.value)
+    assert "--no-preflight" in str(refused.value)
+    assert "\n" not in str(refused.value)
     assert len(AnsweringServer.asked) <= 2
-    assert not (tmp_path / "r" / "records.jsonl").exists()
-    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -71,22 +85,21 @@ def test_permanent_failure_of_the_trial_is_reported_once(
     ],
 )
 def test_temporary_failure_of_the_trial_does_not_stop_the_test(
-    first: tuple[int, bytes], said: str, clips: Path, tmp_path: Path
+    first: tuple[int, bytes], said: str, clips: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with answering(first, (200, STREAM)) as host:
+        ask(host, clips)
+    assert said in capsys.readouterr().err
+
+
+def test_trial_requests_are_not_measured(clips: Path, tmp_path: Path) -> None:
+    with answering((500, b"boom"), (200, STREAM)) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
     assert done.code == 0, done.err
-    assert len(done.records) == 3
-    assert said in done.err
-
-
-def test_trial_request_is_not_measured(clips: Path, tmp_path: Path) -> None:
+    assert (len(AnsweringServer.asked), len(done.records), done.summary["requests"]["total"]) == (5, 3, 3)
     with answering((200, STREAM)) as host:
-        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
-    assert (len(AnsweringServer.asked), len(done.records), done.summary["requests"]["total"]) == (4, 3, 3)
-    with answering((200, STREAM)) as host:
-        run(host, clips, tmp_path / "without", "-u", "1", "--requests", "3")
-    assert len(AnsweringServer.asked) == 3
+        ask(host, clips, trial=False)
+    assert AnsweringServer.asked == []
 
 
 def test_refused_connection_ends_the_start(clips: Path, tmp_path: Path) -> None:
@@ -116,13 +129,12 @@ def test_ready_timeout_waits_for_a_server_that_starts(clips: Path, tmp_path: Pat
     assert waiting not in done.err  # it is printed only once
 
 
-def test_ready_timeout_expires(clips: Path, tmp_path: Path) -> None:
+def test_ready_timeout_expires(clips: Path) -> None:
     host = f"http://127.0.0.1:{free_port()}"
-    done = run(host, clips, tmp_path / "r", "-u", "1", "-t", "60", "--ready-timeout", "1", preflight=True)
-    assert (done.code, f"{host} is not ready after 1 s: connection refused" in done.err) == (2, True)
+    with pytest.raises(InputError, match=f"{host} is not ready after 1 s: connection refused"):
+        ask(host, clips, ready_s=1)
     with answering((200, STREAM)) as there:  # it has neither /health nor /v1/models, but responds
-        words = ("-u", "1", "--requests", "1", "--ready-timeout", "600")
-        assert run(there, clips, tmp_path / "there", *words, preflight=True).code == 0
+        ask(there, clips, ready_s=600)
 
 
 def test_only_model_of_a_server_is_requested(clips: Path, tmp_path: Path) -> None:
@@ -154,31 +166,29 @@ def test_model_is_looked_up_in_the_servers_list(listed: list[str], model: str, n
     assert unlisted(model, {"/v1/models": {"data": [{"id": each} for each in listed]}}) == line
 
 
-def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path, tmp_path: Path) -> None:
-    words = ("-u", "1", "--requests", "3", "--model", "gemma")
+def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path) -> None:
     with answering((404, b'{"message": "no such model"}'), models=["one", "two"]) as host:
-        done = run(host, clips, tmp_path / "r", *words, preflight=True)
-        assert done.code == 2
-        assert "404: no such model: check the port and path of --host, --api, and that the server has" in done.err
-        assert "; the server does not list --model gemma, but one, two. To start" in done.err
+        with pytest.raises(InputError) as refused:
+            ask(host, clips, "--model", "gemma")
         # Without a trial, each request reports it.
-        without = run(host, clips, tmp_path / "without", *words)
-    assert [record["outcome"] for record in without.records] == ["http_404"] * 3
+        assert ask(host, clips, "--model", "gemma", trial=False) == {}
+    assert "404: no such model: check the port and path of --host, --api, and that the server has" in str(refused.value)
+    assert "; the server does not list --model gemma, but one, two. To start" in str(refused.value)
 
 
-def test_pattern_in_a_gateways_list_is_not_a_model(clips: Path, tmp_path: Path) -> None:
+def test_pattern_in_a_gateways_list_is_not_a_model(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with answering((200, STREAM), models=["openai/*", "whisper-1"]) as host:
-        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "1", "--api", "chat", preflight=True)
+        assert ask(host, clips, "--api", "chat") == {host: "whisper-1"}
     assert {body["model"] for body in AnsweringServer.asked} == {"whisper-1"}
-    assert f"using model whisper-1, the only one that {host} lists\n" in done.err
+    assert f"using model whisper-1, the only one that {host} lists\n" in capsys.readouterr().err
 
 
-def test_several_models_need_the_model_option(clips: Path, tmp_path: Path) -> None:
+def test_several_models_need_the_model_option(clips: Path) -> None:
     with answering((200, STREAM), models=["one", "two"]) as host:
-        done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", preflight=True)
-        chosen = run(host, clips, tmp_path / "two", "-u", "1", "--requests", "3", "--model", "two", preflight=True)
-    assert (done.code, chosen.code) == (2, 0)
-    assert "error: the server has several models; choose one with --model: one, two" in done.err
+        with pytest.raises(InputError, match="the server has several models; choose one with --model: one, two"):
+            ask(host, clips)
+        ask(host, clips, "--model", "two")
+    assert [body["model"] for body in AnsweringServer.asked] == ["two"]
 
 
 def test_workers_request_the_model_that_the_master_found(clips: Path, tmp_path: Path) -> None:
@@ -229,6 +239,9 @@ def test_server_texts_are_printed_without_control_characters(clips: Path, tmp_pa
     with answering((400, b'{"message": "no \\u001b[31m such"}'), models=["whisper\u001b[2J"]) as host:
         done = run(host, clips, tmp_path / "r", "-u", "1", "--requests", "3", "--api", "chat", preflight=True)
     assert done.code == 2
+    assert done.err.count("error: ") == 1
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "r" / "records.jsonl").exists()
     assert "\x1b" not in done.err
     assert "preset whisper for whisper\\x1b[2J" in done.err
     assert "400: no \\x1b[31m such" in done.err

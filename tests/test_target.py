@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import asr_load
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.settings.user_class import for_class
 from conftest import prepare_clips
+from harness.checks import error_of
 from harness.fleets import info, nothing_is_lost, processes
 from harness.options import parse
 from harness.patience import PATIENCE_S
@@ -97,21 +98,22 @@ def test_single_class_with_options_determines_the_run(clips: Path, others: Path,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("{'dta': 'x'}", "Long.options: a user class cannot set 'dta'; it can set api, model"),
-        ("{'api': 'chatty'}", "Long.options: --api: invalid choice: 'chatty' (choose from"),
-        ("{'max_tokens': 'many'}", "Long.options: --max-tokens: invalid int value: 'many'"),
-        ("{'max_tokens': 0}", "user class Long: --max-tokens must be 1 or more, not 0"),
-        ("{'data': '/nowhere'}", "user class Long: --data /nowhere: there is no such folder"),
-        ("{'host': 'x'}", "Long.options: a user class cannot set 'host'"),
+        ({"dta": "x"}, "Long.options: a user class cannot set 'dta'; it can set api, model"),
+        ({"api": "chatty"}, "Long.options: --api: invalid choice: 'chatty' (choose from"),
+        ({"max_tokens": "many"}, "Long.options: --max-tokens: invalid int value: 'many'"),
+        ({"max_tokens": 0}, "user class Long: --max-tokens must be 1 or more, not 0"),
+        ({"data": "/nowhere"}, "user class Long: --data /nowhere: there is no such folder"),
+        ({"host": "x"}, "Long.options: a user class cannot set 'host'"),
     ],
 )
-def test_invalid_class_options_give_a_one_line_error(clips: Path, tmp_path: Path, options: str, said: str) -> None:
-    (tmp_path / "two.py").write_text(f"import asr_load\nclass Long(asr_load.SpeechUser):\n    options = {options}\n")
-    done = run("http://127.0.0.1:9", clips, tmp_path / "r", "-f", tmp_path / "two.py", "-u", "1", "--requests", "1")
-    assert done.code == 2
-    (line,) = re.findall("^error: (.*)", done.err, re.MULTILINE)
-    assert line.startswith(said)
-    assert not (tmp_path / "r" / "records.jsonl").exists()
+def test_invalid_class_options_give_a_one_line_error(
+    clips: Path, tmp_path: Path, options: dict[str, object], said: str
+) -> None:
+    class Long(asr_load.SpeechUser):
+        pass
+
+    Long.options = options
+    assert error_of("-u", "1", "--data", clips, "--results", tmp_path / "r", users=[Long]).startswith(said)
 
 
 def test_user_classes_with_different_languages_are_refused(clips: Path, tmp_path: Path) -> None:
