@@ -1,15 +1,13 @@
-"""The command line of a run, shown without secrets."""
+"""The command line of a run: its locustfiles, and how it is shown without secrets."""
 
 from __future__ import annotations
 
 import pytest
 
-import asr_load.load.capacity_shape
-import asr_load.load.lifecycle
-import asr_load.load.shapes  # noqa: F401 (adds our options to Locust's parser)
 from asr_load.errors import InputError
-from asr_load.settings.commandline import shown_command
+from asr_load.settings.commandline import check_locustfiles, shown_command
 from asr_load.settings.settings import check_host
+from conftest import CHECKOUT
 
 
 def test_command_line_is_shown_without_secrets() -> None:
@@ -46,3 +44,18 @@ def test_password_is_not_printed_if_the_scheme_is_missing() -> None:
         check_host("me:sk-1@h:1")
     assert "sk-1" not in str(caught.value)
     assert "use --host http://***@h:1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("locustfiles/transcribe.py,nosuch.py", "-f nosuch.py does not exist"),
+        ("README.md", "-f README.md is not a Python file"),
+    ],
+)
+def test_locustfiles_that_are_missing_or_no_python_are_refused(
+    names: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    with pytest.raises(InputError, match=said):
+        check_locustfiles(names)

@@ -33,19 +33,11 @@ def test_unknown_verb_is_refused() -> None:
     assert "prepare" in asr_load().stdout
 
 
-@pytest.mark.parametrize(
-    ("file", "said"),
-    [
-        ("nosuch.py", "-f nosuch.py does not exist: use a locustfile that ends in .py, or omit -f"),
-        ("locustfiles/transcribe.py,nosuch.py", "-f nosuch.py does not exist"),
-        ("README.md", "-f README.md is not a Python file"),
-    ],
-)
-def test_missing_locustfile_is_refused(file: str, said: str) -> None:
+def test_missing_locustfile_is_refused() -> None:
     """For `asr-load run`. Locust itself reports the error before it imports our code."""
-    command = [sys.executable, "-m", "asr_load.main", "run", "-f", file]
+    command = [sys.executable, "-m", "asr_load.main", "run", "-f", "nosuch.py"]
     env = environment()
     done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {said}")
+    assert line.startswith("error: -f nosuch.py does not exist: use a locustfile that ends in .py, or omit -f")

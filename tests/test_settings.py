@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import asr_load.load.capacity_shape
-import asr_load.load.lifecycle
-import asr_load.load.shapes  # noqa: F401 (adds our options to Locust's parser)
 from asr_load.errors import InputError
 from asr_load.settings.settings import Secrets, read_settings, split_host
 from harness.options import HOST, parse, settings
