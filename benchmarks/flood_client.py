@@ -16,15 +16,15 @@ from pathlib import Path
 import gevent
 import requests
 
+from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
+from asr_load.apis.request import TranscriptionRequest
 from asr_load.audio.shard import Shards
 from asr_load.http import socket_reader
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
+from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
-from asr_load.realtime.dialects import RealtimeOptions
 from asr_load.realtime.session import transmit
-from asr_load.realtime.speech import RealtimeRequest
 from benchmarks.flood_server import FLOODS, PHASES
 
 TICK_S, LIMIT_S = 0.001, 60.0
@@ -36,7 +36,7 @@ def main() -> None:
     user_connection = UserConnection()
     user_connection.reader_factory = getattr(socket_reader, reader)
     options = RealtimeOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
-    live = RealtimeRequest(options, Shards(Path(clips))[0], b"")
+    speech = RealtimeRequest(options, Shards(Path(clips))[0], b"")
     config = ExchangeConfig(Timeouts(LIMIT_S, LIMIT_S, LIMIT_S), 0, transport=Transport(authority))
     late = {}
     gc.collect()
@@ -44,7 +44,7 @@ def main() -> None:
     with requests.Session() as session:
         session.trust_env = False
         for flood, phase in itertools.product(FLOODS, PHASES):
-            request = TranscriptionRequest(f"{url}/{flood}/{phase}", [], {}, "a", "", 0.5, 0, 0, 0, live=live)
+            request = TranscriptionRequest(f"{url}/{flood}/{phase}", [], {}, "a", "", 0.5, 0, 0, 0, realtime=speech)
             watch = Watch()
             record, _ = transmit(session, user_connection, request, config)
             late[f"{flood} {phase}"] = watch.stop()

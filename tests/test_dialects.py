@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from asr_load.apis.realtime import RealtimeOptions
 from asr_load.languages import joined
-from asr_load.realtime.dialects import DIALECTS, RealtimeOptions, choose, told_by
+from asr_load.realtime.dialects import DIALECTS, choose, told_by
 from asr_load.realtime.heard import MOST_KINDS, OTHER, Event, Heard, error_words, read_event
 from asr_load.stream.reader import ProtocolError
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import gevent.event
 import pytest
 
+from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
 from asr_load.audio.clip import Clip
 from asr_load.audio.dither import NO_DITHER
-from asr_load.realtime.dialects import DIALECTS, RealtimeOptions
+from asr_load.realtime.dialects import DIALECTS
 from asr_load.realtime.pacer import TICK_S, Pacer, Packets
-from asr_load.realtime.speech import RealtimeRequest, Speech, speech_of
+from asr_load.realtime.speech import Speech, speech_of
 from asr_load.stream.limits import TURN_S
 from harness.audio import clip
 

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import trustme
 
-from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, never_sent
+from asr_load.apis.realtime import RealtimeRequest
+from asr_load.apis.request import TranscriptionRequest
+from asr_load.audio.dither import NO_DITHER
+from asr_load.http.exchange import ExchangeConfig, never_sent
 from asr_load.http.timeouts import Timeouts
 from asr_load.report.exports import export
 from asr_load.results.summary import read_finished
@@ -473,8 +476,10 @@ def test_sessions_through_a_proxy(spoken: Path, tmp_path: Path) -> None:
 
 
 def test_unsent_realtime_request_gets_a_realtime_record() -> None:
-    live = settings("--api", "realtime").realtime
-    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=live)
+    options = settings("--api", "realtime").realtime
+    assert options is not None
+    speech = RealtimeRequest(options, None, NO_DITHER)
+    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, realtime=speech)
     config = ExchangeConfig(Timeouts(1, 1, 1), 0)
     assert isinstance(never_sent(request, config, "client", "why"), LiveRecord)
 

@@ -11,8 +11,11 @@ import gevent
 import pytest
 from gevent import GreenletExit
 
+from asr_load.apis.realtime import RealtimeRequest
+from asr_load.apis.request import TranscriptionRequest
+from asr_load.audio.dither import NO_DITHER
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
+from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.failure import Failure
 from asr_load.http.timeouts import Timeouts
 from asr_load.realtime import session
@@ -80,9 +83,12 @@ class _Packets:
 def utterance(socket: _Socket, dialect: str = "vllm", *, ends_at: float = 2.0, ended: bool = True) -> _Utterance:
     """An utterance that has sent `ends_at` seconds of its audio and, if `ended`, the message that ends it."""
     began = time.perf_counter() - ends_at
-    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, live=settings("--api", "realtime").realtime)
+    options = settings("--api", "realtime").realtime
+    assert options is not None
+    speech = RealtimeRequest(options, None, NO_DITHER)
+    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, realtime=speech)
     config = ExchangeConfig(Timeouts(60, 60, 60), 0)
-    found = _Utterance(None, UserConnection(), request, config)  # type: ignore[arg-type]
+    found = _Utterance(None, UserConnection(), request, speech, config)  # type: ignore[arg-type]
     found.began, found.dialect = round(began * NS), dialect
     found.socket, found.packets = socket, _Packets(began, ends_at)  # type: ignore[assignment]
     if ended:

@@ -10,13 +10,13 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import quote
 
 import gevent
 import msgspec
 from requests import PreparedRequest, Request, Session
 
 from asr_load.apis.envelopes import unwrap
+from asr_load.apis.request import TranscriptionRequest
 from asr_load.http import hooks
 from asr_load.http.collector import CHUNKED, UNTIL_CLOSE
 from asr_load.http.connection import Connection, UserConnection, place_of
@@ -50,37 +50,6 @@ MOST_KINDS = 1000
 
 SLICE_S = 2.0
 """Seconds between looks at a response before its body has ended."""
-
-
-@dataclass(frozen=True)
-class TranscriptionRequest:
-    """A request that is ready to send, so that nothing is built after the clock has started."""
-
-    url: str
-    body: list[bytes | memoryview]
-    """The body in pieces, so that the audio is never copied."""
-    headers: dict[str, str]
-    """Headers that all requests of a user share; see also `own_headers`."""
-    clip: str
-    reference: str
-    audio_s: float
-    seq: int
-    user: int
-    worker: int
-    user_class: str = ""
-    warmup: bool = False
-    due: int | None = None
-    """Scheduled time in an open loop, in perf_counter nanoseconds."""
-    queued: bool = False
-    """Whether it was due before a user was free."""
-    own_headers: dict[str, str] = field(default_factory=dict)
-    """Headers of this request only."""
-    text_format: str = "auto"
-    """Envelope to remove from the transcript: one of TEXT_FORMATS."""
-    retry_of: int | None = None
-    """Number of the request that this one retries."""
-    live: Any = None
-    """The RealtimeRequest of a realtime session."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +123,7 @@ def never_sent(request: TranscriptionRequest, config: ExchangeConfig, outcome: s
     """The record of a request that was taken from the schedule but never sent."""
     result = _Result(outcome=outcome, error=why)
     record = _record(request, UserConnection(), result, time.perf_counter_ns(), config)
-    return record if request.live is None else LiveRecord(**msgspec.structs.asdict(record))
+    return record if request.realtime is None else LiveRecord(**msgspec.structs.asdict(record))
 
 
 def _send_and_read(
@@ -511,8 +480,3 @@ def of_request(request: TranscriptionRequest, config: ExchangeConfig, start: int
         "retry_of": request.retry_of,
         "ended_at": (time.perf_counter_ns() + config.epoch_ns) / 1e9,
     }
-
-
-def request_headers(run: str, worker: int, seq: int, clip: str) -> dict[str, str]:
-    """Headers that identify a request, so that the server's log can be matched with the records."""
-    return {"X-Request-Id": f"{run}-{worker}-{seq}", "X-Clip-Id": quote(clip)}

@@ -22,11 +22,12 @@ import gevent
 import requests
 from gevent.server import StreamServer
 
+from asr_load.apis.request import TranscriptionRequest
 from asr_load.errors import InputError
 from asr_load.http import socket_reader
 from asr_load.http.collector import SocketReader
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest, exchange
+from asr_load.http.exchange import ExchangeConfig, exchange
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.timeouts import Timeouts
 from asr_load.stream.record import Record

@@ -13,13 +13,14 @@ from typing import Any
 import gevent
 from requests import Session
 
+from asr_load.apis.realtime import RealtimeOptions
 from asr_load.errors import InputError
 from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.server_info import ask_server, flush_cache, only_model, unlisted, unready
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.table import DEFAULT_MODEL
-from asr_load.realtime.dialects import ALIKE, RealtimeOptions
+from asr_load.realtime.dialects import ALIKE
 from asr_load.realtime.session import transmit
 from asr_load.realtime.speech import piece_of
 from asr_load.results.verdict import what_failed
@@ -199,9 +200,9 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
     request = source.trial(
         Job(number, None), int(target.chosen[number % len(target.chosen)]), user=0, due=None, warmup=True
     )
-    if request.live is not None:
-        clip = piece_of(request.live.clip, TRIAL_S)
-        request = replace(request, live=request.live._replace(clip=clip), audio_s=clip.duration_s)
+    if (speech := request.realtime) is not None and speech.clip is not None:
+        clip = piece_of(speech.clip, TRIAL_S)
+        request = replace(request, realtime=speech._replace(clip=clip), audio_s=clip.duration_s)
         if number == 0:
             _say(f"running a trial session with {clip.duration_s:.1f} s of speech (--no-preflight skips it)")
     connection = UserConnection()

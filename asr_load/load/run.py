@@ -18,14 +18,13 @@ from locust.exception import StopUser
 from locust.runners import STATE_RUNNING
 from requests import Session
 
+from asr_load.apis.request import TranscriptionRequest, request_headers
 from asr_load.errors import InputError
 from asr_load.http.connection import Connections, UserConnection
 from asr_load.http.exchange import (
     PAUSE_S,
     ExchangeConfig,
-    TranscriptionRequest,
     never_sent,
-    request_headers,
 )
 from asr_load.http.failure import client_want
 from asr_load.http.self_check import Reader

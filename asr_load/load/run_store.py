@@ -250,7 +250,7 @@ class RunStore:
             ended=ended,
             host=settings.host,
             **option_fields(first.in_effect, OPTIONS),
-            realtime=msgspec.convert(first.realtime.told if first.realtime else {}, Speaking),
+            realtime=msgspec.convert(first.realtime.to_dict() if first.realtime else {}, Speaking),
             sent_before=self._sent_before,
             timeouts={name: getattr(settings.timeouts, name) for name in ("connect", "stall", "total")},
             data_sha256=shards.manifest_sha256,

@@ -11,15 +11,14 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from asr_load.apis.realtime import session_url
+from asr_load.apis.realtime import RealtimeRequest, session_url
+from asr_load.apis.request import TranscriptionRequest, request_headers
 from asr_load.audio.clip import Clip
 from asr_load.audio.dither import NO_DITHER, Pieces, new_dither
 from asr_load.audio.shard import Shards
 from asr_load.audio.trial import re_encoded
 from asr_load.errors import InputError
-from asr_load.http.exchange import TranscriptionRequest, request_headers
 from asr_load.options.table import PER_USER_CLASS
-from asr_load.realtime.speech import RealtimeRequest
 from asr_load.results.runfile import Speaking, UserClassInfo, option_fields
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from asr_load.schedule.work import ClipOrder, Job
@@ -130,7 +129,7 @@ class Targets(Mapping[str, Target]):
                 **option_fields(settings.in_effect, PER_USER_CLASS),
                 data_sha256=shards.manifest_sha256,
                 data_clips=len(target.chosen),
-                realtime=msgspec.convert(settings.realtime.told if settings.realtime else {}, Speaking),
+                realtime=msgspec.convert(settings.realtime.to_dict() if settings.realtime else {}, Speaking),
             )
             for name, target in self.items()
             for settings, shards in [(target.settings, target.shards)]
@@ -183,7 +182,7 @@ class RequestSource:
     def _request(self, job: Job, clip: Clip, nonce: bytes, **more: Any) -> TranscriptionRequest:
         session = self._session and self._session._replace(clip=clip, nonce=nonce)
         body = self._api.body(clip, nonce)
-        return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, live=session, **more)
+        return self._of_clip(job, body, clip.id, reference=clip.text, audio_s=clip.duration_s, realtime=session, **more)
 
     def _nonce(self, number: int) -> bytes:
         if self._unique == "none":
@@ -192,7 +191,7 @@ class RequestSource:
 
     def without_body(self, job: Job, **more: Any) -> TranscriptionRequest:
         """A request without a body, for the record of one that cannot be built."""
-        return self._of_clip(job, [], "", reference="", audio_s=0.0, live=self._session, **more)
+        return self._of_clip(job, [], "", reference="", audio_s=0.0, realtime=self._session, **more)
 
     def _of_clip(self, job: Job, body: Pieces, clip: str, **more: Any) -> TranscriptionRequest:
         return TranscriptionRequest(

@@ -6,11 +6,11 @@ Unknown fields and events are ignored, because servers add some with each releas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
 
+from asr_load.apis.realtime import RealtimeOptions
 from asr_load.realtime.heard import Event, Heard, error_words, text_in, tokens_in
 from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
@@ -19,38 +19,6 @@ RATE = 16000
 """Sample rate in Hz of all dialects except OpenAI's."""
 
 OPENAI_HOST = "openai.com"
-
-
-@dataclass(frozen=True)
-class RealtimeOptions:
-    """Options of realtime sessions."""
-
-    dialect: str
-    """One of DIALECTS, or auto."""
-    packet_s: float
-    pace: float
-    """1: real time, 2: twice as fast, 0: as fast as the socket accepts data."""
-    silence_s: float
-    """Seconds of silence after the speech."""
-    server_vad: bool
-    """Whether the server detects the ends of turns."""
-    utterances: int
-    """Utterances per connection."""
-    model: str
-    """Empty: the server's default."""
-    language: str
-    found: str = ""
-    """With dialect auto, the one of ALIKE that the server accepted in a trial session; empty if there was no need."""
-
-    def is_guess(self, dialect: Dialect) -> bool:
-        """Whether this dialect is only a guess by the first event of a session."""
-        return self.dialect == "auto" and not self.found and dialect.name == "sglang"
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """The fields for run.json, which has the model and the language separately."""
-        names = ("dialect", "packet_s", "pace", "silence_s", "server_vad", "utterances")
-        return {name: getattr(self, name) for name in names}
 
 
 _encode = msgspec.json.encode

@@ -19,10 +19,11 @@ import numpy as np
 from requests import Session
 
 from asr_load.apis.envelopes import unwrap
+from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
+from asr_load.apis.request import TranscriptionRequest
 from asr_load.http.connection import UserConnection, place_of
 from asr_load.http.exchange import (
     ExchangeConfig,
-    TranscriptionRequest,
     exchange,
     of_request,
     over_http,
@@ -32,7 +33,7 @@ from asr_load.http.exchange import (
 from asr_load.http.failure import LAST_LOOK_S, Failure, client_want
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
-from asr_load.realtime.dialects import DIALECTS, Dialect, RealtimeOptions, choose
+from asr_load.realtime.dialects import DIALECTS, Dialect, choose
 from asr_load.realtime.heard import Event, Heard, error_words, read_event, text_in
 from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
@@ -63,9 +64,9 @@ def transmit(
 ) -> tuple[Record, BaseException | None]:
     """Send a request over HTTP or a realtime session. Returns its record and the exception that the caller must
     reraise, or None."""
-    if request.live is None:
+    if request.realtime is None:
         return exchange(client, user_connection, request, config)
-    return _Utterance(client, user_connection, request, config).speak()
+    return _Utterance(client, user_connection, request, request.realtime, config).speak()
 
 
 @dataclass
@@ -103,6 +104,7 @@ class _Utterance:
     client: Session
     user_connection: UserConnection
     request: TranscriptionRequest
+    realtime: RealtimeRequest
     config: ExchangeConfig
     outcome: str = "protocol"
     error: str | None = None
@@ -212,8 +214,8 @@ class _Utterance:
             return
         session.utterances += 1
         session.items |= self.heard.items.keys()
-        live: RealtimeOptions = self.request.live.options
-        if not keep or session.dialect.alone or session.utterances >= live.utterances:
+        options = self.realtime.options
+        if not keep or session.dialect.alone or session.utterances >= options.utterances:
             self.user_connection.session = None
             if self.outcome in ("unfinished", "timeout"):
                 session.socket.drop()
@@ -221,21 +223,21 @@ class _Utterance:
                 session.close()
 
     def _speak(self) -> None:
-        live: RealtimeOptions = self.request.live.options
+        options = self.realtime.options
         session = self.user_connection.session
         if session is None or session.url != self.request.url or not session.can_go_on():
             self._leave_old(session)
-            session = self.user_connection.session = self._open(live)
+            session = self.user_connection.session = self._open(options)
             # Do everything slow before the clock starts.
-            speech = speech_of(self.request.live, session.dialect.rates)
-            self._configure(session, speech, live)
+            speech = speech_of(self.realtime, session.dialect.rates)
+            self._configure(session, speech, options)
             self.setup = time.perf_counter_ns() - self.began
         else:
             self.socket, self.dialect, self.session_id = session.socket, session.dialect.name, session.id
             self.heard = Heard(session.items)
-            speech = speech_of(self.request.live, session.dialect.rates)
+            speech = speech_of(self.realtime, session.dialect.rates)
         self.blocked_before = session.socket.blocked_s
-        self._send_speech(session, speech, live)
+        self._send_speech(session, speech, options)
         self._await_final(session)
 
     def _leave_old(self, session: RealtimeSession | None) -> None:
@@ -243,7 +245,7 @@ class _Utterance:
         if session is not None:
             session.close()
 
-    def _open(self, live: RealtimeOptions) -> RealtimeSession:
+    def _open(self, options: RealtimeOptions) -> RealtimeSession:
         """Connect, shake hands, and detect the dialect. Raises Failure and ProtocolError."""
         request, limits = self.request, self.config.limits
         transport = self.config.transport.of_client(self.client, over_http(request.url))
@@ -259,12 +261,12 @@ class _Utterance:
         created = self._next_event(limits.stall)
         if created.type == "error":
             raise Failure("rejected", error_words(created))
-        dialect = choose(live.dialect, created, place.host, live.found)
+        dialect = choose(options.dialect, created, place.host, options.found)
         self.dialect = dialect.name
         named = created.session.get("id") if isinstance(created.session, dict) else created.id
         self.session_id = self.config.intake.line(text_in(named) or "", SESSION_CHARS)
-        if live.server_vad and not dialect.has_vad:
-            hint = f" ({GUESS})" if live.is_guess(dialect) else ""
+        if options.server_vad and not dialect.has_vad:
+            hint = f" ({GUESS})" if options.is_guess(dialect.name) else ""
             raise Failure("rejected", f"{dialect.name} cannot detect turns: use --turn-detection none{hint}")
         return RealtimeSession(self.socket, dialect, self.session_id, request.url)
 
@@ -273,9 +275,9 @@ class _Utterance:
         common = {name: str(value) for name, value in prepared.headers.items() if name.lower() not in OF_A_CONNECTION}
         return {**common, **self.request.own_headers}
 
-    def _configure(self, session: RealtimeSession, speech: Speech, live: RealtimeOptions) -> None:
+    def _configure(self, session: RealtimeSession, speech: Speech, options: RealtimeOptions) -> None:
         """Configure the session. Raises Failure and ProtocolError."""
-        for message in session.dialect.configure(live, speech.rate):
+        for message in session.dialect.configure(options, speech.rate):
             session.socket.send(message)
         while session.dialect.acknowledges:
             try:
@@ -283,7 +285,7 @@ class _Utterance:
                 if event.type == "error":
                     raise Failure("rejected", error_words(event))
             except Failure as failure:
-                if failure.outcome == "rejected" and live.is_guess(session.dialect):
+                if failure.outcome == "rejected" and options.is_guess(session.dialect.name):
                     raise Failure("rejected", f"{failure} ({GUESS})") from None
                 raise
             if event.type == "session.updated":
@@ -317,13 +319,13 @@ class _Utterance:
             socket.listen(until)
         return not socket.is_open or bool(socket.messages)
 
-    def _send_speech(self, session: RealtimeSession, speech: Speech, live: RealtimeOptions) -> None:
-        socket, dialect, pace = session.socket, session.dialect, live.pace
+    def _send_speech(self, session: RealtimeSession, speech: Speech, options: RealtimeOptions) -> None:
+        socket, dialect, pace = session.socket, session.dialect, options.pace
         for message in dialect.begin():
             socket.send(message)
         # A random phase, because users begin together but microphones are not synchronized.
-        begins = time.perf_counter() + (random.random() * live.packet_s / pace if pace else 0.0)
-        self.packets = packets = Packets(socket, dialect, speech, packet_s=live.packet_s, pace=pace, begins=begins)
+        begins = time.perf_counter() + (random.random() * options.packet_s / pace if pace else 0.0)
+        self.packets = packets = Packets(socket, dialect, speech, packet_s=options.packet_s, pace=pace, begins=begins)
         try:
             self._while_speaking(packets, socket, dialect)
         finally:
@@ -336,7 +338,7 @@ class _Utterance:
         self.audio_ended = time.perf_counter_ns()
         if self.heard.positions:
             self.backlog = max(speech.length_s - self.heard.positions[-1][1], 0.0)
-        if dialect.name == "openai" and live.server_vad and not self.heard.needs_end:
+        if dialect.name == "openai" and options.server_vad and not self.heard.needs_end:
             return
         if packets.uncommitted_s > 0:
             self.is_ended = True
@@ -349,7 +351,7 @@ class _Utterance:
 
     def _while_speaking(self, packets: Packets, socket: Socket, dialect: Dialect) -> None:
         """Process events until all packets are sent, or the rest need not be sent."""
-        pace, turn = self.request.live.options.pace, Turn()
+        pace, turn = self.realtime.options.pace, Turn()
         if pace:
             PACER.add(packets)
         while not packets.ended and socket.is_open and self.heard.error is None:

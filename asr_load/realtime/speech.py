@@ -14,10 +14,10 @@ import pybase64
 import soundfile
 import soxr
 
+from asr_load.apis.realtime import RealtimeRequest
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import HEADER_WORDS, convert, end_of_speech
 from asr_load.audio.dither import DITHER_EVERY_S, NO_DITHER, flipped, mask_of
-from asr_load.realtime.dialects import RealtimeOptions
 from asr_load.threads import in_thread
 
 NOISE = 8
@@ -28,16 +28,6 @@ FRAMES_PER_S = 100
 
 KEPT_BYTES = 256 << 20
 """Maximum bytes of resampled clips in the cache."""
-
-
-class RealtimeRequest(NamedTuple):
-    """A clip to send in a realtime session."""
-
-    options: RealtimeOptions
-    clip: Clip | None
-    """None if it cannot be read."""
-    nonce: bytes
-    """Nonce of the dither: see `flipped`."""
 
 
 class Speech(NamedTuple):

@@ -14,14 +14,14 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_sockets
 
+from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
+from asr_load.apis.request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig, TranscriptionRequest
+from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
-from asr_load.realtime.dialects import RealtimeOptions
 from asr_load.realtime.session import transmit
-from asr_load.realtime.speech import RealtimeRequest
 from asr_load.stream.record import Record
 from harness.audio import clip
 from harness.peer import LIMITS, READERS, TLS, ca_file
@@ -50,8 +50,8 @@ def utter(url: str, way: str = "compiled", limits: Timeouts = LIMITS, proxy: str
     user_connection = UserConnection()
     user_connection.reader_factory = READERS[way.removesuffix(TLS)]
     options = RealtimeOptions("vllm", 0.1, 1.0, 0.0, server_vad=False, utterances=1, model="", language="")
-    live = RealtimeRequest(options, clip(), NO_DITHER)
-    request = TranscriptionRequest(url, [], {}, "a", "", 0.5, 0, 0, 0, live=live)
+    speech = RealtimeRequest(options, clip(), NO_DITHER)
+    request = TranscriptionRequest(url, [], {}, "a", "", 0.5, 0, 0, 0, realtime=speech)
     config = ExchangeConfig(limits, 0, transport=Transport(ca_file(), proxy=proxy))
     with requests.Session() as session:
         session.trust_env = False
