@@ -20,8 +20,8 @@ from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.audio.shard import Shards
 from asr_load.http import socket_reader
+from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
 from asr_load.realtime.session import transmit

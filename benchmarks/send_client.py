@@ -27,8 +27,9 @@ from asr_load.apis.chat import Chat
 from asr_load.apis.request import TranscriptionRequest, request_headers
 from asr_load.audio.dither import new_dither
 from asr_load.audio.shard import Shards
+from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import Connection, Connections, UserConnection, place_of
-from asr_load.http.exchange import ExchangeConfig, exchange
+from asr_load.http.exchange import exchange
 from asr_load.http.self_check import choose
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport

@@ -301,8 +301,12 @@ def utterances(fuzz: Fuzz) -> None:
         if found != (done, bool(done) and not heard.speaking and not pending):
             differ("counts", (dialect.name, said), found, list(items))
     heard.text.encode()
-    if heard.times != sorted(heard.times) or not (heard.tokens is None or heard.tokens >= 0) or heard.revised < 0:
-        differ("what was heard", (dialect.name, said), heard.times, heard.tokens)
+    if (
+        heard.times != sorted(heard.times)
+        or not (heard.output_tokens is None or heard.output_tokens >= 0)
+        or heard.revised < 0
+    ):
+        differ("what was heard", (dialect.name, said), heard.times, heard.output_tokens)
 
 
 def main() -> None:

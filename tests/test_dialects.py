@@ -69,7 +69,7 @@ def test_vllm_deltas_are_joined_and_empty_ones_not_counted() -> None:
     assert heard.text == "language English<asr_text>Hello"
     assert heard.times == [1, 3]
     assert heard.revised == 0
-    assert heard.tokens == 9
+    assert heard.output_tokens == 9
 
 
 def test_items_are_matched_by_id_in_any_order() -> None:
@@ -125,7 +125,7 @@ def completed(item: str | None, text: str | None, tokens: int | None = None) -> 
 def test_turns_are_joined_as_spoken_in_any_order_of_completion(dialect: str, before: list[dict[str, Any]]) -> None:
     heard = hear(dialect, *before, completed("c", "five", 1), completed("a", " one two ", 2), completed("b", "four", 3))
     assert heard.text == "one two four five"
-    assert heard.tokens == 6
+    assert heard.output_tokens == 6
 
 
 def test_items_that_precede_each_other_in_a_circle_are_kept() -> None:
@@ -134,13 +134,13 @@ def test_items_that_precede_each_other_in_a_circle_are_kept() -> None:
 
 
 def test_tokens_are_unknown_if_those_of_one_turn_are() -> None:
-    assert hear("openai", completed("a", "one", 1), completed("b", "two")).tokens is None
-    assert hear("openai", completed("a", "one", 1), completed("b", "two", 4)).tokens == 5
+    assert hear("openai", completed("a", "one", 1), completed("b", "two")).output_tokens is None
+    assert hear("openai", completed("a", "one", 1), completed("b", "two", 4)).output_tokens == 5
     done = {"type": "transcription.done", "text": "a"}
     odds: list[Any] = [True, "7", -1, 1.5, {}, None]
     for odd in odds:
-        assert hear("vllm", {**done, "usage": {"completion_tokens": odd}}).tokens is None
-    assert hear("vllm", {**done, "usage": {"completion_tokens": 3.0}}).tokens == 3
+        assert hear("vllm", {**done, "usage": {"completion_tokens": odd}}).output_tokens is None
+    assert hear("vllm", {**done, "usage": {"completion_tokens": 3.0}}).output_tokens == 3
 
 
 @pytest.mark.parametrize(

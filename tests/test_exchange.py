@@ -25,7 +25,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from asr_load.http.exchange import MAX_PAUSE_S, PAUSE_S, pause_s
+from asr_load.http.connection import MAX_PAUSE_S, PAUSE_S, pause_s
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
 from asr_load.stream.record import decode_record, encode_record

@@ -72,4 +72,4 @@ def test_sum_of_token_counts_above_the_limit_is_unknown() -> None:
     heard = Heard()
     for number in range(3):
         heard.finish(str(number), "a", 1, LIMIT - 1)
-    assert heard.tokens is None
+    assert heard.output_tokens is None

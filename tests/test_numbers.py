@@ -34,7 +34,7 @@ def test_token_count_is_a_valid_number_or_null(text: str, count: int | None) -> 
     heard.ends = 1
     done = f'{{"type":"transcription.done","text":"a","usage":{{"completion_tokens":{text}}}}}'.encode()
     DIALECTS["vllm"].hear(read_event(done), heard, 1)
-    assert heard.tokens == count
+    assert heard.output_tokens == count
 
 
 @pytest.mark.parametrize("text", NONE)

@@ -15,7 +15,7 @@ import trustme
 from asr_load.apis.realtime import RealtimeRequest
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
-from asr_load.http.exchange import ExchangeConfig, never_sent
+from asr_load.http.attempt import ExchangeConfig, never_sent
 from asr_load.http.timeouts import Timeouts
 from asr_load.report.exports import export
 from asr_load.results.summary import read_finished

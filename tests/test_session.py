@@ -14,8 +14,8 @@ from gevent import GreenletExit
 from asr_load.apis.realtime import RealtimeRequest
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
+from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.failure import Failure
 from asr_load.http.timeouts import Timeouts
 from asr_load.realtime import session
@@ -98,7 +98,9 @@ def utterance(socket: _Socket, dialect: str = "vllm", *, ends_at: float = 2.0, e
 
 
 def record_of(found: _Utterance) -> LiveRecord:
-    return found._record()
+    record = found.record()
+    assert isinstance(record, LiveRecord)
+    return record
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def record_of(found: _Utterance) -> LiveRecord:
 def test_end_of_the_test_keeps_received_messages(batches: list[Any], outcome: str) -> None:
     found = utterance(_Socket(*batches))
     reraise = GreenletExit()
-    assert found._ended_by(reraise, NO_LIMIT) is reraise
+    assert found.end_with(reraise, NO_LIMIT) is reraise
     assert found.outcome == outcome
     if outcome == "ok":
         assert (record_of(found).text, record_of(found).output_tokens) == ("hello", 1)
@@ -129,7 +131,7 @@ def test_final_text_received_before_an_error_is_a_success(error: BaseException) 
     assert found.socket is not None
     for event in (DELTA, DONE):
         found.socket.messages.append((json.dumps(event).encode(), time.perf_counter_ns()))
-    found._ended_by(error, NO_LIMIT)
+    found.end_with(error, NO_LIMIT)
     assert found.outcome == "ok"
 
 
@@ -138,7 +140,7 @@ def test_messages_after_a_protocol_error_are_ignored() -> None:
     assert found.socket is not None
     with pytest.raises(ProtocolError) as raised:
         found._await_final(RealtimeSession(found.socket, DIALECTS["vllm"], "", ""))
-    found._ended_by(raised.value, NO_LIMIT)
+    found.end_with(raised.value, NO_LIMIT)
     assert found.outcome == "protocol"
 
 
@@ -155,7 +157,7 @@ def test_turn_ended_by_the_server_is_complete_without_all_silence_sent(
     ends_at: float, events: list[Any], outcome: str
 ) -> None:
     found = utterance(_Socket(events), "openai", ends_at=ends_at, ended=False)
-    found._ended_by(GreenletExit(), NO_LIMIT)
+    found.end_with(GreenletExit(), NO_LIMIT)
     assert found.outcome == outcome
     if outcome == "ok":
         record = record_of(found)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
 from http.client import HTTPException
@@ -41,6 +42,10 @@ MOST_READS = 16
 
 LOOK_S = 0.05
 """Seconds between checks, during an upload that makes no progress, whether the server has already responded."""
+
+
+PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
+"""Minimum and maximum pause of a user, in seconds, after a failed connection or a busy server's response."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +295,18 @@ def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Any:
         yield b"".join(small)
 
 
+def pause_s(retry_after: str) -> float:
+    """Seconds to wait after a refusal, by its Retry-After (seconds or a date: RFC 9110, 10.2.3), within bounds."""
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            seconds = 0.0
+    return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: NaN becomes PAUSE_S
+
+
 class UserConnection:
     """A user's connections to all places, and the stamps of its current request in perf_counter nanoseconds (None: not
     reached). Call `reset` before each request."""
@@ -323,9 +340,14 @@ class UserConnection:
         """Seconds to open a connection for the request."""
         self.reused = False
         self.pause_s = 0.0
-        """Seconds to wait before the next request, because the server is busy."""
+        """Seconds to wait before the next request, because the server is busy or unreachable."""
         self.may_retry = False
         """Whether the server sent Retry-After."""
+
+    def pause(self, retry_after: str = "") -> None:
+        """Let the user wait before its next request, because the server is busy or unreachable: as long as a response's
+        Retry-After header says, if there is one."""
+        self.pause_s, self.may_retry = pause_s(retry_after), bool(retry_after)
 
     @property
     def replica(self) -> str:

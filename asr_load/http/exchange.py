@@ -5,33 +5,27 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 
-import gevent
-import msgspec
 from requests import PreparedRequest, Request, Session
 
-from asr_load.apis.envelopes import unwrap
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.http import hooks
+from asr_load.http.attempt import Attempt, ExchangeConfig
 from asr_load.http.collector import CHUNKED, UNTIL_CLOSE
 from asr_load.http.connection import Connection, UserConnection, place_of
-from asr_load.http.failure import ENDED, Failure, client_want, failure, words
+from asr_load.http.failure import ENDED, Failure, failure, words
 from asr_load.http.head import FinalHead, StreamHead, read_head
 from asr_load.http.head_file import HeadFile
-from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
-from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
+from asr_load.stream.cause import BUSY_CODES, Cause
 from asr_load.stream.coding import Decoded
 from asr_load.stream.reader import Answer, ProtocolError, http_error_message
-from asr_load.stream.record import LiveRecord, Record
-from asr_load.stream.timing import latencies, seconds
-from asr_load.text import Intake
+from asr_load.stream.record import Record
+from asr_load.stream.timing import seconds
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
@@ -42,9 +36,6 @@ SERVER_CHARS = 200
 
 REDIRECTS = (301, 302, 303, 307, 308)
 
-PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
-"""Minimum and maximum pause of a user, in seconds, after a failed connection or a busy server's response."""
-
 MOST_KINDS = 1000
 """Maximum number of prepared requests to share: a locustfile may generate any number of URLs."""
 
@@ -52,36 +43,89 @@ SLICE_S = 2.0
 """Seconds between looks at a response before its body has ended."""
 
 
-@dataclass(frozen=True)
-class ExchangeConfig:
-    """The settings that all exchanges of a test share."""
-
-    limits: Timeouts
-    epoch_ns: int
-    """Offset that converts a perf_counter stamp to nanoseconds since the epoch."""
-    intake: Intake = field(default_factory=Intake)
-    transport: Transport = field(default_factory=Transport)
-    keep: bool = True
-    """Whether to keep connections for the next request."""
-
-
-@dataclass
-class _Result:
-    """The progress and result of a request."""
-
-    answer: Answer = field(default_factory=Answer)
-    outcome: str = "protocol"
-    error: str | None = None
-    cause: str = ""
-    status: int | None = None
-    ended: int | None = None
-    first: int | None = None
-    """Start of the first attempt, if there was a second one."""
-    first_error: str | None = None
-
-
 class _HttpError(Exception):
     """The response had a status other than 200."""
+
+
+class _Exchange(Attempt):
+    """An attempt over HTTP. It may include a second request, if the server had closed the kept connection."""
+
+    def __init__(
+        self, client: Session, user_connection: UserConnection, request: TranscriptionRequest, config: ExchangeConfig
+    ) -> None:
+        super().__init__(user_connection, request, config)
+        self._client = client
+        self.answer = Answer()
+        self.ended: int | None = None
+        """When the body ended."""
+        self._first: int | None = None
+        """Start of the first request, if there was a second one."""
+        self._first_error: str | None = None
+
+    def send(self) -> None:
+        try:
+            self._send()
+        except Failure as error:
+            if not self._was_dead(error):
+                raise
+            # No byte of a response arrived, so retry on a new connection, where a failure would count.
+            self._first, self._first_error, self.status = self.user_connection.started, str(error), None
+            self.user_connection.reset()
+            self._send()
+        self._conclude()
+        if self.error_code in BUSY_CODES and not self.answer.times:
+            self.user_connection.pause()
+
+    def _send(self) -> None:
+        try:
+            _attempt(self._client, self.user_connection, self.request, self.config, self)
+        except _HttpError as error:
+            raise Failure(f"http_{self.status}", str(error)) from error
+
+    def _was_dead(self, failure: Failure) -> bool:
+        """Whether the server had closed a kept connection: silently while it was idle, or with a 408 (RFC 9110,
+        15.5.9)."""
+        is_silent = failure.outcome == "cut" and self.user_connection.headers is None
+        return self.user_connection.reused and (is_silent or self.status == HTTPStatus.REQUEST_TIMEOUT)
+
+    def _conclude(self) -> None:
+        """Derive the outcome from a complete response."""
+        answer = self.answer
+        self.outcome, self.error_code = answer.outcome(), answer.error_code
+        reasons = {
+            "cut": "the body ended without a finish_reason or [DONE]",
+            "empty": "no text",
+            "aborted": f"finish_reason {answer.finish_reason}",
+        }
+        self.error = answer.error or reasons.get(self.outcome)
+
+    def fail(self, failure: Failure) -> None:
+        if self.answer.said_its_end or self.answer.error is not None:
+            self._conclude()
+            if self.ended is None:
+                self.ended = self.user_connection.last_read
+        else:
+            self.outcome, self.error = failure.outcome, str(failure)
+
+    def record(self) -> Record:
+        connection, answer, intake = self.user_connection, self.answer, self.config.intake
+        # If the second request found no connection, only the first one was sent.
+        start = next(at for at in (connection.started, self._first, self.began) if at is not None)
+        # The upload ended before the response: the kernel's stamp of it may be earlier than our reading of the clock.
+        uploaded = min((at for at in (connection.uploaded, connection.headers) if at is not None), default=None)
+        return self.make_record(
+            start,
+            answer,
+            upload=seconds(start, uploaded),
+            headers=seconds(start, connection.headers),
+            stream_end=seconds(start, self.ended),
+            prompt_tokens=answer.prompt_tokens,
+            cached_tokens=answer.cached_tokens,
+            finish_reason=answer.finish_reason and intake.line(answer.finish_reason),
+            retries=int(self._first is not None),
+            retry_s=0.0 if self._first is None else (start - self._first) / 1e9,
+            first_error=self._first_error and intake.line(self._first_error),
+        )
 
 
 def exchange(
@@ -89,101 +133,10 @@ def exchange(
 ) -> tuple[Record, BaseException | None]:
     """Send a request and read its response. Returns its record and the exception that the caller must reraise, or
     None."""
-    result = _Result()
-    user_connection.reset()
-    before = time.perf_counter_ns()
-    reraise: BaseException | None = None
-    time_limit = gevent.Timeout(config.limits.total)
-    time_limit.start()
-    try:
-        _send_and_read(client, user_connection, request, config, result)
-    except gevent.Timeout as error:
-        if error is time_limit:
-            _fail(result, user_connection, "timeout", f"not finished after {config.limits.total:g} s")
-        else:
-            limit = "" if error.seconds is None else f" of {error.seconds:g} s"
-            _fail(result, user_connection, "timeout", f"not finished within the locustfile's limit{limit}")
-            reraise = error
-    except Exception as error:
-        if want := client_want(error):
-            _fail(result, user_connection, "client", want)
-        else:
-            _fail(result, user_connection, "protocol", f"{type(error).__name__}: {error}")
-            reraise = error
-    except BaseException as error:  # usually GreenletExit, with which Locust ends its users
-        _fail(result, user_connection, "unfinished", "cut off by the end of the test")
-        reraise = error
-    finally:
-        time_limit.close()
-        user_connection.drop()
-    return _record(request, user_connection, result, before, config), reraise
-
-
-def never_sent(request: TranscriptionRequest, config: ExchangeConfig, outcome: str, why: str) -> Record:
-    """The record of a request that was taken from the schedule but never sent."""
-    result = _Result(outcome=outcome, error=why)
-    record = _record(request, UserConnection(), result, time.perf_counter_ns(), config)
-    return record if request.realtime is None else LiveRecord(**msgspec.structs.asdict(record))
-
-
-def _send_and_read(
-    client: Session,
-    user_connection: UserConnection,
-    request: TranscriptionRequest,
-    config: ExchangeConfig,
-    result: _Result,
-) -> None:
-    try:
-        try:
-            _attempt(client, user_connection, request, config, result)
-        except (_HttpError, Failure) as error:
-            if not _was_dead(error, user_connection, result):
-                raise
-            # No byte of a response arrived, so retry on a new connection, where a failure would count.
-            result.first, result.first_error, result.status = user_connection.started, str(error), None
-            user_connection.reset()
-            _attempt(client, user_connection, request, config, result)
-        _conclude(result)
-        if result.answer.error_code in BUSY_CODES and not result.answer.times:
-            user_connection.pause_s = PAUSE_S
-    except _HttpError as error:
-        result.outcome, result.error = f"http_{result.status}", str(error)
-    except ProtocolError as error:
-        _fail(result, user_connection, "protocol", str(error))
-    except Failure as error:
-        result.cause = error.cause
-        _fail(result, user_connection, error.outcome, str(error))
-
-
-def _was_dead(error: _HttpError | Failure, user_connection: UserConnection, result: _Result) -> bool:
-    """Whether the server had closed a kept connection: silently while it was idle, or with a 408 (RFC 9110,
-    15.5.9)."""
-    if isinstance(error, _HttpError):
-        return user_connection.reused and result.status == HTTPStatus.REQUEST_TIMEOUT
-    return user_connection.reused and user_connection.headers is None and error.outcome == "cut"
-
-
-def _conclude(result: _Result) -> None:
-    """Derive the outcome from a finished response."""
-    answer = result.answer
-    result.outcome = answer.outcome()
-    otherwise = {
-        "cut": "the body ended without a finish_reason or [DONE]",
-        "empty": "no text",
-        "aborted": f"finish_reason {answer.finish_reason}",
-    }
-    result.error = answer.error or otherwise.get(result.outcome)
-
-
-def _fail(result: _Result, user_connection: UserConnection, outcome: str, error: str) -> None:
-    """Set the outcome and error, unless the response was already complete."""
-    answer = result.answer
-    if answer.said_its_end or answer.error is not None:
-        _conclude(result)
-        if result.ended is None:
-            result.ended = user_connection.last_read
-    else:
-        result.outcome, result.error = outcome, error
+    attempt = _Exchange(client, user_connection, request, config)
+    reraise = attempt.run()
+    user_connection.drop()
+    return attempt.record(), reraise
 
 
 def _attempt(
@@ -191,7 +144,7 @@ def _attempt(
     user_connection: UserConnection,
     request: TranscriptionRequest,
     config: ExchangeConfig,
-    result: _Result,
+    result: _Exchange,
 ) -> None:
     limits = config.limits
     transport = config.transport.of_client(client, request.url)
@@ -299,8 +252,7 @@ def _refuse(head: FinalHead, user_connection: UserConnection) -> None:
     if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
         raise ProtocolError("the server switched protocols (101) although the request did not ask for it")
     if head.status in BUSY_CODES:
-        retry_after = head.headers.get("retry-after", "")
-        user_connection.pause_s, user_connection.may_retry = pause_s(retry_after), bool(retry_after)
+        user_connection.pause(head.headers.get("retry-after", ""))
     if head.status in REDIRECTS and (to := head.headers.get("location")):
         raise _HttpError(f"redirected to {to}: set --host to the address of the server itself")
     raise _HttpError(_said_by(head) or head.reason or "no message")
@@ -317,18 +269,6 @@ def _said_by(head: FinalHead) -> str:
         if len(body) <= ERROR_BYTES and not head.length:
             head.close()
     return http_error_message(bytes(body))
-
-
-def pause_s(retry_after: str) -> float:
-    """Seconds to wait after a refusal, by its Retry-After (seconds or a date: RFC 9110, 10.2.3), within bounds."""
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            seconds = 0.0
-    return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: NaN becomes PAUSE_S
 
 
 def over_http(url: str) -> str:
@@ -400,83 +340,3 @@ def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> No
         raise
     head.close()
     parse(ended=True)
-
-
-def _record(
-    request: TranscriptionRequest, user_connection: UserConnection, result: _Result, before: int, config: ExchangeConfig
-) -> Record:
-    answer = result.answer
-    raw = answer.text
-    unwrapped = unwrap(raw, request.text_format)
-    if result.outcome == "ok" and not unwrapped.text.strip():
-        result.outcome, result.error = "empty", "no text except an envelope"
-    # If the second attempt found no connection, only the first one was sent.
-    start = next(at for at in (user_connection.started, result.first, before) if at is not None)
-    retry_s = 0.0 if result.first is None else (start - result.first) / 1e9
-    timing = latencies(start, answer.times)
-    tokens: int | None = answer.output_tokens
-    source: str | None = "usage"
-    if tokens is None:
-        # A chunk may hold several tokens; a body that was not streamed says nothing about tokens.
-        tokens, source = (len(answer.times), "chunks") if answer.streamed and answer.times else (None, None)
-    return Record(
-        **of_request(request, config, start),
-        lag=None if request.due is None else (start - request.due) / 1e9,
-        outcome=result.outcome,
-        ok=result.outcome == "ok",
-        http_status=result.status,
-        error=config.intake.line(result.error or "") if result.outcome != "ok" else None,
-        cause=_cause(result),
-        # The upload ended before the response: the kernel's stamp of it may be earlier than our reading of the clock.
-        upload=seconds(
-            start,
-            user_connection.uploaded
-            and min(user_connection.uploaded, user_connection.headers or user_connection.uploaded),
-        ),
-        headers=seconds(start, user_connection.headers),
-        ttft=timing.ttft,
-        itl=timing.itl,
-        e2el=timing.e2el,
-        stream_end=seconds(start, result.ended),
-        chunks=len(answer.times),
-        output_tokens=tokens,
-        output_tokens_source=source,
-        prompt_tokens=answer.prompt_tokens,
-        cached_tokens=answer.cached_tokens,
-        finish_reason=None if answer.finish_reason is None else config.intake.line(answer.finish_reason),
-        streamed=answer.streamed,
-        text=config.intake.speech(unwrapped.text),
-        raw_text=None if unwrapped.text == raw else config.intake.speech(raw),
-        text_format=unwrapped.format,
-        ttft_text=None if unwrapped.format == "raw" else seconds(start, answer.came(unwrapped.start)),
-        retries=int(result.first is not None),
-        retry_s=retry_s,
-        connect=user_connection.connect_s,
-        replica=user_connection.replica,
-        first_error=result.first_error and config.intake.line(result.first_error),
-    )
-
-
-def _cause(result: _Result) -> str:
-    if result.outcome == "ok":
-        return ""
-    return result.cause or cause_of(result.status, result.answer.error_code, result.error or "")
-
-
-def of_request(request: TranscriptionRequest, config: ExchangeConfig, start: int) -> dict[str, Any]:
-    """The fields of a record that come from its request, which started at `start` (perf_counter nanoseconds) and ends
-    now."""
-    return {
-        "clip": request.clip,
-        "seq": request.seq,
-        "user": request.user,
-        "worker": request.worker,
-        "user_class": request.user_class,
-        "warmup": request.warmup,
-        "started_at": (start + config.epoch_ns) / 1e9,
-        "due_at": None if request.due is None else (request.due + config.epoch_ns) / 1e9,
-        "audio_s": round(request.audio_s, 3),
-        "reference": request.reference,
-        "retry_of": request.retry_of,
-        "ended_at": (time.perf_counter_ns() + config.epoch_ns) / 1e9,
-    }

@@ -15,8 +15,8 @@ from requests import Session
 
 from asr_load.apis.realtime import RealtimeOptions
 from asr_load.errors import InputError
+from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.server_info import ask_server, flush_cache, only_model, unlisted, unready
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.table import DEFAULT_MODEL

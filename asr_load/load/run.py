@@ -20,12 +20,8 @@ from requests import Session
 
 from asr_load.apis.request import TranscriptionRequest, request_headers
 from asr_load.errors import InputError
-from asr_load.http.connection import Connections, UserConnection
-from asr_load.http.exchange import (
-    PAUSE_S,
-    ExchangeConfig,
-    never_sent,
-)
+from asr_load.http.attempt import ExchangeConfig, never_sent
+from asr_load.http.connection import PAUSE_S, Connections, UserConnection
 from asr_load.http.failure import client_want
 from asr_load.http.self_check import Reader
 from asr_load.http.socket_reader import CompiledReaders
@@ -273,8 +269,8 @@ class Run:
         if reraise is not None:
             raise reraise
         # Pause, so that a server that is down or busy does not get thousands of requests a second.
-        if pause_s := PAUSE_S if record.outcome in ("connect", "client") else user_connection.pause_s:
-            self._stopping.wait(pause_s)
+        if user_connection.pause_s:
+            self._stopping.wait(user_connection.pause_s)
         return record
 
     def _resend(self, request: TranscriptionRequest) -> TranscriptionRequest:

@@ -100,6 +100,8 @@ class Heard:
     """The state of one utterance according to the server's events. Times are perf_counter nanoseconds. `earlier` holds
     the items of earlier utterances of the session, whose events are ignored."""
 
+    streamed = True
+
     def __init__(self, earlier: Set[str] = frozenset()) -> None:
         self.earlier = earlier
         self.times: list[int] = []
@@ -146,13 +148,17 @@ class Heard:
         return whole_characters(found)
 
     @property
-    def tokens(self) -> int | None:
+    def output_tokens(self) -> int | None:
         """Output tokens of all items; None unless the server counted them for each."""
         if self.is_concluded:
             return self._tokens
         counts = [item.tokens for item in self.items.values() if item.is_done]
         known = [count for count in counts if count is not None]
         return count_in(sum(known)) if known and len(known) == len(counts) else None
+
+    def arrival(self, position: int) -> int | None:  # noqa: ARG002
+        """None: it is unknown when a part of the text arrived, because later texts may replace it."""
+        return None
 
     @property
     def expected(self) -> int:

@@ -12,25 +12,16 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
-import gevent
 import numpy as np
 from requests import Session
 
-from asr_load.apis.envelopes import unwrap
 from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
 from asr_load.apis.request import TranscriptionRequest
+from asr_load.http.attempt import Attempt, ExchangeConfig
 from asr_load.http.connection import UserConnection, place_of
-from asr_load.http.exchange import (
-    ExchangeConfig,
-    exchange,
-    of_request,
-    over_http,
-    pause_s,
-    prepare,
-)
-from asr_load.http.failure import LAST_LOOK_S, Failure, client_want
+from asr_load.http.exchange import exchange, over_http, prepare
+from asr_load.http.failure import LAST_LOOK_S, Failure
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
 from asr_load.realtime.dialects import DIALECTS, Dialect, choose
@@ -38,11 +29,10 @@ from asr_load.realtime.heard import Event, Heard, error_words, read_event, text_
 from asr_load.realtime.pacer import PACER, Packets
 from asr_load.realtime.socket import Socket, connect
 from asr_load.realtime.speech import Speech, speech_of
-from asr_load.stream.cause import cause_of
 from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
-from asr_load.stream.record import LiveRecord, Record, SendLag
-from asr_load.stream.timing import NS, latencies, seconds
+from asr_load.stream.record import Record, SendLag
+from asr_load.stream.timing import NS, seconds
 
 SESSION_CHARS = 100
 """Maximum length of a session's id in a record."""
@@ -97,53 +87,41 @@ class RealtimeSession:
         self.socket.close()
 
 
-@dataclass
-class _Utterance:
-    """The progress of one clip. Times are perf_counter nanoseconds."""
+class _Utterance(Attempt):
+    """An attempt to transcribe one clip in a session. Times are perf_counter nanoseconds."""
 
-    client: Session
-    user_connection: UserConnection
-    request: TranscriptionRequest
-    realtime: RealtimeRequest
-    config: ExchangeConfig
-    outcome: str = "protocol"
-    error: str | None = None
-    cause: str = ""
-    dialect: str = ""
-    session_id: str = ""
-    began: int = 0
-    setup: int | None = None
-    speech_ended: int | None = None
-    audio_ended: int | None = None
-    over: int | None = None
-    """When the last event arrived."""
-    is_ended: bool = False
-    """Whether the message that ends the audio was sent."""
-    packets: Packets | None = None
-    blocked_before: float = 0.0
-    backlog: float | None = None
-    sent_s: float = 0.0
-    socket: Socket | None = None
-    heard: Heard = field(default_factory=Heard)
+    def __init__(
+        self,
+        client: Session,
+        user_connection: UserConnection,
+        request: TranscriptionRequest,
+        realtime: RealtimeRequest,
+        config: ExchangeConfig,
+    ) -> None:
+        super().__init__(user_connection, request, config)
+        self._client, self._realtime = client, realtime
+        self.dialect = self.session_id = ""
+        self.setup: int | None = None
+        self.speech_ended: int | None = None
+        self.audio_ended: int | None = None
+        self.over: int | None = None
+        """When the last event arrived."""
+        self.is_ended = False
+        """Whether the message that ends the audio was sent."""
+        self.packets: Packets | None = None
+        self.blocked_before = 0.0
+        self.backlog: float | None = None
+        self.sent_s = 0.0
+        self.socket: Socket | None = None
+        self.heard = Heard()
 
     def speak(self) -> tuple[Record, BaseException | None]:
+        """Run the attempt. Returns its record and the exception that the caller must reraise, or None."""
         PACER.send_due()
-        self.user_connection.reset()
-        self.began = time.perf_counter_ns()
-        reraise: BaseException | None = None
-        limit = gevent.Timeout(self.config.limits.total)
-        limit.start()
-        try:
-            self._speak()
-        except BaseException as error:
-            reraise = self._ended_by(error, limit)
-        finally:
-            limit.close()
-        if self.outcome != "ok" and not self.cause:
-            self.cause = cause_of(None, None, self.error or "")
+        reraise = self.run()
         self._pause_if_refused()
         PACER.send_due()
-        record = self._record()
+        record = self.record()
         try:
             self._leave(keep=record.ok)
         except BaseException as error:  # keep the record, whatever ends the test or the connection now
@@ -153,37 +131,12 @@ class _Utterance:
             reraise = reraise or (None if isinstance(error, Exception) else error)
         return record, reraise
 
-    def _ended_by(self, error: BaseException, limit: gevent.Timeout) -> BaseException | None:
-        """Note an exception. Returns it if the caller must reraise it."""
-        match error:
-            case Failure():
-                self._fail(error.outcome, str(error))
-                self.cause = error.cause
-                return None
-            case ProtocolError():
-                self._fail("protocol", str(error))
-                return None
-            case gevent.Timeout() if error is limit:
-                self._fail("timeout", f"not finished after {self.config.limits.total:g} s")
-                return None
-            case gevent.Timeout():
-                self._fail("timeout", "not finished within the locustfile's limit")
-            case Exception() if want := client_want(error):
-                self._fail("client", want)
-                return None
-            case Exception():
-                self._fail("protocol", f"{type(error).__name__}: {error}")
-            case _:  # usually GreenletExit, with which Locust ends its users
-                self._fail("unfinished", "cut off by the end of the test")
-        return error
-
-    def _fail(self, outcome: str, error: str) -> None:
-        """Set the outcome and error, unless the server had already sent its final text or an error."""
+    def fail(self, failure: Failure) -> None:
         heard = self.heard
         if self.socket is not None and self.packets is not None:
             # The final text may have arrived unread. Look without waiting.
             with contextlib.suppress(Failure, ProtocolError):
-                if outcome != "protocol":  # ignore everything after a protocol error
+                if failure.outcome != "protocol":  # ignore everything after a protocol error
                     self.socket.listen(0.0)
             with contextlib.suppress(ProtocolError):
                 self._hear(self.socket, DIALECTS[self.dialect])
@@ -191,7 +144,7 @@ class _Utterance:
         if heard.final_at is not None or heard.error is not None or heard.failed is not None:
             self._conclude()
         else:
-            self.outcome, self.error = outcome, error
+            self.outcome, self.error = failure.outcome, str(failure)
 
     def _do_without_silence(self, packets: Packets) -> None:
         """Treat the text as final if the server has ended the turn and only silence was left to send."""
@@ -202,9 +155,7 @@ class _Utterance:
     def _pause_if_refused(self) -> None:
         """Let the user pause if the server refused the session, as after a 429 over HTTP."""
         if self.outcome == "rejected" or self.outcome.startswith("ws_"):
-            retry_after = "" if self.socket is None else self.socket.retry_after
-            self.user_connection.pause_s = pause_s(retry_after)
-            self.user_connection.may_retry = bool(retry_after)
+            self.user_connection.pause("" if self.socket is None else self.socket.retry_after)
 
     def _leave(self, *, keep: bool) -> None:
         session: RealtimeSession | None = self.user_connection.session
@@ -214,7 +165,7 @@ class _Utterance:
             return
         session.utterances += 1
         session.items |= self.heard.items.keys()
-        options = self.realtime.options
+        options = self._realtime.options
         if not keep or session.dialect.alone or session.utterances >= options.utterances:
             self.user_connection.session = None
             if self.outcome in ("unfinished", "timeout"):
@@ -222,20 +173,20 @@ class _Utterance:
             else:
                 session.close()
 
-    def _speak(self) -> None:
-        options = self.realtime.options
+    def send(self) -> None:
+        options = self._realtime.options
         session = self.user_connection.session
         if session is None or session.url != self.request.url or not session.can_go_on():
             self._leave_old(session)
             session = self.user_connection.session = self._open(options)
             # Do everything slow before the clock starts.
-            speech = speech_of(self.realtime, session.dialect.rates)
+            speech = speech_of(self._realtime, session.dialect.rates)
             self._configure(session, speech, options)
             self.setup = time.perf_counter_ns() - self.began
         else:
             self.socket, self.dialect, self.session_id = session.socket, session.dialect.name, session.id
             self.heard = Heard(session.items)
-            speech = speech_of(self.realtime, session.dialect.rates)
+            speech = speech_of(self._realtime, session.dialect.rates)
         self.blocked_before = session.socket.blocked_s
         self._send_speech(session, speech, options)
         self._await_final(session)
@@ -248,7 +199,7 @@ class _Utterance:
     def _open(self, options: RealtimeOptions) -> RealtimeSession:
         """Connect, shake hands, and detect the dialect. Raises Failure and ProtocolError."""
         request, limits = self.request, self.config.limits
-        transport = self.config.transport.of_client(self.client, over_http(request.url))
+        transport = self.config.transport.of_client(self._client, over_http(request.url))
         place = place_of(request.url)
         connection = self.user_connection.way(place, transport)
         connection.close()
@@ -271,7 +222,7 @@ class _Utterance:
         return RealtimeSession(self.socket, dialect, self.session_id, request.url)
 
     def _headers(self, transport: Transport) -> dict[str, str]:
-        prepared = prepare(self.client, self.user_connection, self.request, transport)  # and the locustfile's headers
+        prepared = prepare(self._client, self.user_connection, self.request, transport)  # and the locustfile's headers
         common = {name: str(value) for name, value in prepared.headers.items() if name.lower() not in OF_A_CONNECTION}
         return {**common, **self.request.own_headers}
 
@@ -351,7 +302,7 @@ class _Utterance:
 
     def _while_speaking(self, packets: Packets, socket: Socket, dialect: Dialect) -> None:
         """Process events until all packets are sent, or the rest need not be sent."""
-        pace, turn = self.realtime.options.pace, Turn()
+        pace, turn = self._realtime.options.pace, Turn()
         if pace:
             PACER.add(packets)
         while not packets.ended and socket.is_open and self.heard.error is None:
@@ -446,64 +397,34 @@ class _Utterance:
     def _of_error(self) -> str:
         return "stream_error" if self.packets is not None and self.packets.sent else "rejected"
 
-    def _record(self) -> LiveRecord:
-        request, config, heard = self.request, self.config, self.heard
+    def record(self) -> Record:
+        heard = self.heard
         sent = self.packets.sent if self.packets is not None else []
         start = round(sent[0][0] * NS) if sent else self.began
-        raw = heard.text
-        unwrapped = unwrap(raw, request.text_format)
-        if self.outcome == "ok" and not unwrapped.text.strip():
-            self.outcome, self.error = "empty", "no text except an envelope"
-        timing = latencies(start, heard.times)
-        final = heard.final_at
-        tokens, ended = heard.tokens, self.audio_ended
+        final, ended, due = heard.final_at, self.audio_ended, self.request.due
         events = Counter[str]()
         for name, count in heard.events.items():
-            events[config.intake.line(name)] += count  # types that differ only in a secret become one
-        live: dict[str, Any] = {
-            "dialect": self.dialect,
-            "session": self.session_id,
-            "setup": None if self.setup is None else self.setup / NS,
-            "ttfs": None if self.speech_ended is None else seconds(self.speech_ended, final),
-            "done_latency": None if final is None or ended is None or final < ended else seconds(ended, final),
-            "rtf_live": None if final is None or not self.sent_s else (final - start) / NS / self.sent_s,
-            "send_lag": _spread(self.packets.lags) if self.packets is not None and sent else None,
-            "backpressure": max((self.socket.blocked_s if self.socket else 0.0) - self.blocked_before, 0.0),
-            "packets": len(sent),
-            "close_code": None if self.socket is None else self.socket.close_code,
-            "events": events,
-            "partial_lag": _partial_lags(heard.positions, sent),
-            "revised": heard.revised,
-            "backlog": self.backlog,
-        }
+            events[self.config.intake.line(name)] += count  # types that differ only in a secret become one
         over = max((at for at in (self.over, final, *heard.times[-1:]) if at is not None), default=None)
-        return LiveRecord(
-            **of_request(request, config, start),
-            lag=None if request.due is None else (self.began - request.due) / 1e9,
-            outcome=self.outcome,
-            ok=self.outcome == "ok",
-            http_status=None,
-            error=config.intake.line(self.error or "") if self.outcome != "ok" else None,
-            cause=self.cause,
-            upload=None,
-            headers=None,
-            ttft=timing.ttft,
-            itl=timing.itl,
-            e2el=timing.e2el,
+        return self.make_record(
+            start,
+            heard,
+            lag=None if due is None else (self.began - due) / NS,
             stream_end=None if over is None or over < start else seconds(start, over),
-            chunks=len(heard.times),
-            output_tokens=tokens if tokens is not None else len(heard.times) or None,
-            output_tokens_source="usage" if tokens is not None else "chunks" if heard.times else None,
-            prompt_tokens=None,
-            cached_tokens=None,
-            finish_reason=None,
-            streamed=True,
-            text=config.intake.speech(unwrapped.text),
-            raw_text=None if unwrapped.text == raw else config.intake.speech(raw),
-            text_format=unwrapped.format,
-            connect=self.user_connection.connect_s,
-            replica=self.user_connection.replica,
-            **live,
+            dialect=self.dialect,
+            session=self.session_id,
+            setup=None if self.setup is None else self.setup / NS,
+            ttfs=None if self.speech_ended is None else seconds(self.speech_ended, final),
+            done_latency=None if final is None or ended is None or final < ended else seconds(ended, final),
+            rtf_live=None if final is None or not self.sent_s else (final - start) / NS / self.sent_s,
+            send_lag=_spread(self.packets.lags) if self.packets is not None and sent else None,
+            backpressure=max((self.socket.blocked_s if self.socket else 0.0) - self.blocked_before, 0.0),
+            packets=len(sent),
+            close_code=None if self.socket is None else self.socket.close_code,
+            events=events,
+            partial_lag=_partial_lags(heard.positions, sent),
+            revised=heard.revised,
+            backlog=self.backlog,
         )
 
 

@@ -20,8 +20,9 @@ import trustme
 
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.http import socket_reader
+from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig, exchange
+from asr_load.http.exchange import exchange
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport

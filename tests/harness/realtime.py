@@ -17,8 +17,8 @@ from websockets.sync.server import serve as serve_sockets
 from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
+from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
-from asr_load.http.exchange import ExchangeConfig
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
 from asr_load.realtime.session import transmit
