@@ -24,7 +24,8 @@ from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
-from asr_load.realtime.session import transmit
+from asr_load.realtime.pacer import Playback
+from asr_load.realtime.utterance import transmit
 from benchmarks.flood_server import FLOODS, PHASES
 
 TICK_S, LIMIT_S = 0.001, 60.0
@@ -46,7 +47,7 @@ def main() -> None:
         for flood, phase in itertools.product(FLOODS, PHASES):
             request = TranscriptionRequest(f"{url}/{flood}/{phase}", [], {}, "a", "", 0.5, 0, 0, 0, realtime=speech)
             watch = Watch()
-            record, _ = transmit(session, user_connection, request, config)
+            record, _ = transmit(session, user_connection, request, config, Playback())
             late[f"{flood} {phase}"] = watch.stop()
             assert record.outcome == "protocol", f"{flood} {phase}: {record.outcome}, {record.error}"
     print(json.dumps(late))

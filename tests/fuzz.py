@@ -39,8 +39,8 @@ from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.transport import Transport
 from asr_load.realtime.dialects import DIALECTS
-from asr_load.realtime.heard import Heard, error_words, read_event
 from asr_load.realtime.socket import Socket
+from asr_load.realtime.transcript import Transcript, error_text, read_event
 from asr_load.stream import _events
 from asr_load.stream.reader import Answer, ProtocolError
 from harness.sse import find_plain, read_events
@@ -285,28 +285,28 @@ def _talk(server: socket.socket, parts: list[bytes]) -> None:
 def utterances(fuzz: Fuzz) -> None:
     """Check the counts of one utterance whose events come from any dialect."""
     dialect = fuzz.random.choice(list(DIALECTS.values()))
-    heard, said = Heard(fuzz.random.choice((frozenset(), frozenset("a")))), []
+    transcript, said = Transcript(fuzz.random.choice((frozenset(), frozenset("a")))), []
     for at in range(fuzz.random.randrange(1, 30)):
         said.append(fuzz.event())
-        heard.ends = fuzz.random.choice((heard.ends, heard.ends + 1))
+        transcript.ends = fuzz.random.choice((transcript.ends, transcript.ends + 1))
         with contextlib.suppress(ProtocolError):
             event = read_event(said[-1])
-            heard.note(event)
-            error_words(event)
-            dialect.hear(event, heard, at)
-        items = heard.items.values()
+            transcript.count(event, at)
+            error_text(event)
+            dialect.apply(event, transcript, at)
+        items = transcript.items.values()
         pending = any(item.is_committed and not item.is_done for item in items)
         done = sum(item.is_done for item in items)
-        found = heard.done, heard.is_settled
-        if found != (done, bool(done) and not heard.speaking and not pending):
+        found = transcript.done, transcript.is_settled
+        if found != (done, bool(done) and not transcript.speaking and not pending):
             differ("counts", (dialect.name, said), found, list(items))
-    heard.text.encode()
+    transcript.text.encode()
     if (
-        heard.times != sorted(heard.times)
-        or not (heard.output_tokens is None or heard.output_tokens >= 0)
-        or heard.revised < 0
+        transcript.times != sorted(transcript.times)
+        or not (transcript.output_tokens is None or transcript.output_tokens >= 0)
+        or transcript.revised < 0
     ):
-        differ("what was heard", (dialect.name, said), heard.times, heard.output_tokens)
+        differ("transcript", (dialect.name, said), transcript.times, transcript.output_tokens)
 
 
 def main() -> None:

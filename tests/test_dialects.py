@@ -9,8 +9,8 @@ import pytest
 
 from asr_load.apis.realtime import RealtimeOptions
 from asr_load.languages import joined
-from asr_load.realtime.dialects import DIALECTS, choose, told_by
-from asr_load.realtime.heard import MOST_KINDS, OTHER, Event, Heard, error_words, read_event
+from asr_load.realtime.dialects import DIALECTS, choose, detect
+from asr_load.realtime.transcript import MAX_TYPES, OTHER, ServerEvent, Transcript, error_text, read_event
 from asr_load.stream.reader import ProtocolError
 
 OPTIONS = RealtimeOptions(
@@ -19,13 +19,13 @@ OPTIONS = RealtimeOptions(
 ITEM = "conversation.item.input_audio_transcription"
 
 
-def hear(dialect: str, *events: dict[str, Any], ends: int = 1, earlier: tuple[str, ...] = ()) -> Heard:
+def hear(dialect: str, *events: dict[str, Any], ends: int = 1, earlier: tuple[str, ...] = ()) -> Transcript:
     """The state after events received at 1, 2, 3 …, when this many messages had ended a part of the audio."""
-    heard = Heard(frozenset(earlier))
-    heard.ends = ends
+    transcript = Transcript(frozenset(earlier))
+    transcript.ends = ends
     for at, event in enumerate(events, 1):
-        DIALECTS[dialect].hear(read_event(json.dumps(event).encode()), heard, at)
-    return heard
+        DIALECTS[dialect].apply(read_event(json.dumps(event).encode()), transcript, at)
+    return transcript
 
 
 @pytest.mark.long
@@ -45,7 +45,7 @@ def test_openai_types_accept_the_messages() -> None:
 
 def test_first_event_determines_the_dialect() -> None:
     def told(event: dict[str, Any], host: str = "gpu") -> str:
-        return told_by(read_event(json.dumps({"type": "session.created", **event}).encode()), host)
+        return detect(read_event(json.dumps({"type": "session.created", **event}).encode()), host)
 
     assert told({"id": "sess-1", "created": 1795579195}) == "vllm"
     nested = {"event_id": "e", "session": {"object": "realtime.transcription_session", "type": "transcription"}}
@@ -56,8 +56,8 @@ def test_first_event_determines_the_dialect() -> None:
     assert told({"session": {"object": "realtime.session"}}) == ""
     created = read_event(json.dumps({"type": "session.created", **nested}).encode())
     assert choose("openai", created, "gpu").name == "openai"  # a named dialect of the two is trusted
-    assert choose("auto", created, "gpu", found="openai").name == "openai"
-    assert choose("auto", created, "api.openai.com", found="sglang").name == "openai"
+    assert choose("auto", created, "gpu", accepted="openai").name == "openai"
+    assert choose("auto", created, "api.openai.com", accepted="sglang").name == "openai"
     with pytest.raises(ProtocolError, match="the server speaks sglang, not vllm"):
         choose("vllm", created, "gpu")
 
@@ -65,11 +65,11 @@ def test_first_event_determines_the_dialect() -> None:
 def test_vllm_deltas_are_joined_and_empty_ones_not_counted() -> None:
     deltas = [{"type": "transcription.delta", "delta": delta} for delta in ("language English<asr_text>Hel", "", "lo")]
     done = {"type": "transcription.done", "text": "language English<asr_text>Hello", "usage": {"completion_tokens": 9}}
-    heard = hear("vllm", *deltas, done, done)
-    assert heard.text == "language English<asr_text>Hello"
-    assert heard.times == [1, 3]
-    assert heard.revised == 0
-    assert heard.output_tokens == 9
+    transcript = hear("vllm", *deltas, done, done)
+    assert transcript.text == "language English<asr_text>Hello"
+    assert transcript.times == [1, 3]
+    assert transcript.revised == 0
+    assert transcript.output_tokens == 9
 
 
 def test_items_are_matched_by_id_in_any_order() -> None:
@@ -92,9 +92,11 @@ def test_replaced_segments_count_withdrawn_words() -> None:
         place = {"segment_id": name, "audio_start_ms": 0, "audio_end_ms": end}
         return {"type": "transcription.segment", "event_index": index, "text": text, **place}
 
-    heard = hear("omni", segment(1, "a b"), segment(2, "a c d"), segment(3, "a c d", 2000), segment(4, "e", 3000, "s2"))
-    assert (heard.text, heard.revised, heard.times) == ("a c d e", 1, [1, 2, 4])
-    assert heard.positions[-1] == (4, 3.0)
+    transcript = hear(
+        "omni", segment(1, "a b"), segment(2, "a c d"), segment(3, "a c d", 2000), segment(4, "e", 3000, "s2")
+    )
+    assert (transcript.text, transcript.revised, transcript.times) == ("a c d e", 1, [1, 2, 4])
+    assert transcript.positions[-1] == (4, 3.0)
     end = {"type": "transcription.completed", "event_index": 5, "text": "a c d  e"}
     assert hear("omni", segment(1, "a c d"), segment(2, "e", 3000, "s2"), end).text == "a c d  e"
     with pytest.raises(ProtocolError, match="event_index 1 after 2"):
@@ -123,14 +125,16 @@ def completed(item: str | None, text: str | None, tokens: int | None = None) -> 
     ],
 )
 def test_turns_are_joined_as_spoken_in_any_order_of_completion(dialect: str, before: list[dict[str, Any]]) -> None:
-    heard = hear(dialect, *before, completed("c", "five", 1), completed("a", " one two ", 2), completed("b", "four", 3))
-    assert heard.text == "one two four five"
-    assert heard.output_tokens == 6
+    transcript = hear(
+        dialect, *before, completed("c", "five", 1), completed("a", " one two ", 2), completed("b", "four", 3)
+    )
+    assert transcript.text == "one two four five"
+    assert transcript.output_tokens == 6
 
 
 def test_items_that_precede_each_other_in_a_circle_are_kept() -> None:
-    heard = hear("openai", turn("a", "b"), turn("b", "a"), completed("b", "two"), completed("a", "one"))
-    assert sorted(heard.text.split()) == ["one", "two"]
+    transcript = hear("openai", turn("a", "b"), turn("b", "a"), completed("b", "two"), completed("a", "one"))
+    assert sorted(transcript.text.split()) == ["one", "two"]
 
 
 def test_tokens_are_unknown_if_those_of_one_turn_are() -> None:
@@ -194,11 +198,11 @@ def partials(dialect: str) -> list[dict[str, Any]]:
 def test_final_text_replaces_partial_texts_and_white_space_is_no_chunk(
     dialect: str, text: Any, whole: str, chunks: int
 ) -> None:
-    heard = hear(dialect, *partials(dialect), FINALS[dialect](text), FINALS[dialect]("once more"))
-    assert heard.text == whole
-    assert heard.times == list(range(1, chunks + 1))
-    assert DIALECTS[dialect].is_final(heard)
-    assert heard.done_at == 4
+    transcript = hear(dialect, *partials(dialect), FINALS[dialect](text), FINALS[dialect]("once more"))
+    assert transcript.text == whole
+    assert transcript.times == list(range(1, chunks + 1))
+    assert DIALECTS[dialect].is_final(transcript)
+    assert transcript.done_at == 4
 
 
 def test_segments_are_joined_in_the_order_of_their_audio() -> None:
@@ -218,13 +222,13 @@ def test_final_text_of_an_earlier_utterance_is_ignored() -> None:
     assert hear("openai", completed("old", "before"), completed("new", "now"), earlier=("old",)).text == "now"
     # A text without an id that comes before any audio has ended belongs to an earlier utterance.
     for dialect in DIALECTS:
-        heard = hear(dialect, {**FINALS[dialect]("x"), "item_id": None}, ends=0)
-        assert (heard.text, heard.is_early, DIALECTS[dialect].is_final(heard)) == ("", True, False)
+        transcript = hear(dialect, {**FINALS[dialect]("x"), "item_id": None}, ends=0)
+        assert (transcript.text, transcript.is_early, DIALECTS[dialect].is_final(transcript)) == ("", True, False)
 
 
 def test_items_without_ids_are_distinguished_by_order() -> None:
-    heard = hear("sglang", completed(None, "one"), completed(None, "two"), completed(None, "two"), ends=2)
-    assert (heard.text, DIALECTS["sglang"].is_final(heard)) == ("one two", True)
+    transcript = hear("sglang", completed(None, "one"), completed(None, "two"), completed(None, "two"), ends=2)
+    assert (transcript.text, DIALECTS["sglang"].is_final(transcript)) == ("one two", True)
 
 
 def test_session_is_settled_when_every_turn_is_done() -> None:
@@ -241,47 +245,49 @@ def test_session_is_settled_when_every_turn_is_done() -> None:
         ((started, turn("a"), done), 1, True, True),  # our message ended the turn
         ((started, stopped, turn("a"), done), 1, True, False),  # our message may have ended another turn
     ):
-        heard = hear("openai", *events, ends=ends)
-        assert (heard.is_settled, openai.is_final(heard)) == (settled, final), events
+        transcript = hear("openai", *events, ends=ends)
+        assert (transcript.is_settled, openai.is_final(transcript)) == (settled, final), events
 
 
 def test_empty_commit_is_distinguished_from_other_errors() -> None:
     code = "input_audio_buffer_commit_empty"
-    assert DIALECTS["openai"].refuses_end(Event("error", error={"code": code, "message": "buffer too small"}))
-    assert DIALECTS["sglang"].refuses_end(Event("error", error="x", code=code))
-    assert not DIALECTS["openai"].refuses_end(Event("error", error={"code": "invalid_audio"}))
-    assert not DIALECTS["vllm"].refuses_end(Event("error", error={"code": code}))
+    assert DIALECTS["openai"].refuses_end(ServerEvent("error", error={"code": code, "message": "buffer too small"}))
+    assert DIALECTS["sglang"].refuses_end(ServerEvent("error", error="x", code=code))
+    assert not DIALECTS["openai"].refuses_end(ServerEvent("error", error={"code": "invalid_audio"}))
+    assert not DIALECTS["vllm"].refuses_end(ServerEvent("error", error={"code": code}))
 
 
 ODD: list[Any] = [None, True, 7, -1.5, 1 << 80, "text", "\ud83d", [], ["a", [1]], {}, {"text": {"a": None}}]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("field", [name for name in Event.__struct_fields__ if name not in ("type", "event_index")])
+@pytest.mark.parametrize(
+    "field", [name for name in ServerEvent.__struct_fields__ if name not in ("type", "event_index")]
+)
 def test_event_with_any_json_in_any_field_is_accepted(dialect: str, field: str) -> None:
     kinds = ["x.partial", "error", "session.created", *(event["type"] for event in partials(dialect))]
     kinds += [FINALS[dialect]("")["type"], "input_audio_buffer.committed", "conversation.item.created"]
     for kind in dict.fromkeys(kinds):
         for odd in ODD:
-            heard = hear(dialect, {"type": kind, field: odd})
+            transcript = hear(dialect, {"type": kind, field: odd})
             event = read_event(json.dumps({"type": kind, field: odd}).encode())
-            heard.note(event)
-            assert isinstance(error_words(event), str)
-            assert isinstance(told_by(event, "gpu"), str)
-            heard.text.encode()
-            assert heard.events == {kind: 1}
+            transcript.count(event, 1)
+            assert isinstance(error_text(event), str)
+            assert isinstance(detect(event, "gpu"), str)
+            transcript.text.encode()
+            assert transcript.events == {kind: 1}
 
 
 def test_events_without_a_name_are_counted_and_kinds_are_bounded() -> None:
-    heard = Heard()
+    transcript = Transcript()
     for odd in ODD:
         if not isinstance(odd, str):
-            heard.note(read_event(json.dumps({"type": odd}).encode()))
-    assert heard.events == {OTHER: len(ODD) - 2}
-    for number in range(2 * MOST_KINDS):
-        heard.note(Event(f"kind {number}"))
-    assert len(heard.events) == MOST_KINDS
-    assert heard.events.total() == len(ODD) - 2 + 2 * MOST_KINDS
+            transcript.count(read_event(json.dumps({"type": odd}).encode()), 1)
+    assert transcript.events == {OTHER: len(ODD) - 2}
+    for number in range(2 * MAX_TYPES):
+        transcript.count(ServerEvent(f"kind {number}"), 1)
+    assert len(transcript.events) == MAX_TYPES
+    assert transcript.events.total() == len(ODD) - 2 + 2 * MAX_TYPES
 
 
 def test_event_index_that_is_not_a_number_is_ignored() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asr_load.realtime.dialects import DIALECTS
-from asr_load.realtime.heard import Heard, read_event
+from asr_load.realtime.transcript import Transcript, read_event
 from asr_load.stream.numbers import LIMIT
 from asr_load.stream.reader import Answer
 from harness.realtime import saying
@@ -30,20 +30,20 @@ def test_token_count_is_a_valid_number_or_null(text: str, count: int | None) -> 
     for answer in (one_by_one, together):
         assert (answer.output_tokens, answer.prompt_tokens, answer.cached_tokens) == (count, count, count)
 
-    heard = Heard()
-    heard.ends = 1
+    transcript = Transcript()
+    transcript.ends = 1
     done = f'{{"type":"transcription.done","text":"a","usage":{{"completion_tokens":{text}}}}}'.encode()
-    DIALECTS["vllm"].hear(read_event(done), heard, 1)
-    assert heard.output_tokens == count
+    DIALECTS["vllm"].apply(read_event(done), transcript, 1)
+    assert transcript.output_tokens == count
 
 
 @pytest.mark.parametrize("text", NONE)
 def test_position_in_the_audio_is_a_valid_number_or_none(text: str) -> None:
-    heard = Heard()
+    transcript = Transcript()
     numbers = f'"event_index":{text},"audio_start_ms":{text},"audio_end_ms":{text}'
     said = f'{{"type":"transcription.segment","segment_id":"s","text":"a",{numbers}}}'
-    DIALECTS["omni"].hear(read_event(said.encode()), heard, 1)
-    assert (heard.positions, heard.item("s").start_ms, heard.index) == ([], 0.0, -1)
+    DIALECTS["omni"].apply(read_event(said.encode()), transcript, 1)
+    assert (transcript.positions, transcript.item("s").start_ms, transcript.index) == ([], 0.0, -1)
 
 
 def test_impossible_token_count_in_a_session_still_gives_a_record(clips: Path, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from asr_load.audio.clip import Clip
 from asr_load.audio.dither import NO_DITHER
 from asr_load.realtime.dialects import DIALECTS
 from asr_load.realtime.pacer import TICK_S, Pacer, Packets
-from asr_load.realtime.speech import Speech, speech_of
+from asr_load.realtime.speech import Resampled, Speech, speech_of
 from asr_load.stream.limits import TURN_S
 from harness.audio import clip
 
 
 def spoken(clip: Clip, nonce: bytes = NO_DITHER, silence_s: float = 0.0, rates: tuple[int, ...] = (16000,)) -> Speech:
     options = RealtimeOptions("vllm", 0.1, 1.0, silence_s, server_vad=False, utterances=1, model="", language="")
-    return speech_of(RealtimeRequest(options, clip, nonce), rates)
+    return speech_of(RealtimeRequest(options, clip, nonce), rates, Resampled())
 
 
 class _Clock:

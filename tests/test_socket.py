@@ -20,8 +20,8 @@ from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.socket_reader import compiled, python
 from asr_load.http.transport import Transport
 from asr_load.realtime import socket as realtime
-from asr_load.realtime.heard import Heard
 from asr_load.realtime.socket import Socket
+from asr_load.realtime.transcript import Transcript
 from asr_load.stream.limits import MAX_STREAM_BYTES
 from asr_load.stream.reader import ProtocolError
 from benchmarks.flood_server import FLOODS, PHASES, accept, frame
@@ -171,8 +171,8 @@ def most_in_a_round(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], in
         rounds.append(taken)
         taken = 0
 
-    counted(realtime.Socket, "_take")
-    counted(Heard, "note")
+    counted(realtime.Socket, "_handle")
+    counted(Transcript, "count")
     watcher = gevent.get_hub().loop.prepare()
     watcher.start(begin_round)
     yield lambda: max(rounds)

@@ -18,23 +18,24 @@ from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import convert, end_of_speech
 from asr_load.audio.dither import NO_DITHER, dithered, new_dither
 from asr_load.realtime import speech
-from asr_load.realtime.speech import Speech, speech_of
+from asr_load.realtime.speech import Resampled, Speech, speech_of
 from conftest import noise
 from harness.audio import clip, encoded
 
 
-def spoken(clip: Clip, nonce: bytes = NO_DITHER, silence_s: float = 0.0, rates: tuple[int, ...] = (16000,)) -> Speech:
+def spoken(
+    clip: Clip,
+    nonce: bytes = NO_DITHER,
+    silence_s: float = 0.0,
+    rates: tuple[int, ...] = (16000,),
+    resampled: Resampled | None = None,
+) -> Speech:
     options = RealtimeOptions("vllm", 0.1, 1.0, silence_s, server_vad=False, utterances=1, model="", language="")
-    return speech_of(RealtimeRequest(options, clip, nonce), rates)
+    return speech_of(RealtimeRequest(options, clip, nonce), rates, resampled or Resampled())
 
 
 def samples(clip: Clip, nonce: bytes = NO_DITHER) -> bytes:
     return base64.b64decode(b"".join(map(bytes, dithered(clip.audio_b64, nonce, clip.dither_at))))[44:]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "_kept", type(speech._kept)())
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 0.50003, 3.7])
@@ -61,8 +62,9 @@ def test_clip_is_resampled_once_and_dithered_per_request(monkeypatch: pytest.Mon
         return resampled(samples, rate, to)
 
     monkeypatch.setattr(soxr, "resample", resample)
-    one = clip()
-    first, second = (b"".join(pcm for pcm, _ in spoken(one, new_dither(), rates=(24000,)).packets(0.1)) for _ in "ab")
+    one, kept = clip(), Resampled()
+    spoken_twice = (spoken(one, new_dither(), rates=(24000,), resampled=kept) for _ in "ab")
+    first, second = (b"".join(pcm for pcm, _ in each.packets(0.1)) for each in spoken_twice)
     assert calls == [24000]
     assert len(first) == len(second) == 24000
     changed = np.flatnonzero(np.frombuffer(first, "<i2") != np.frombuffer(second, "<i2"))
@@ -87,10 +89,10 @@ def test_two_sessions_differ_in_every_second(rate: int, packet_s: float) -> None
 
 def test_cache_of_resampled_clips_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech, "KEPT_BYTES", 50_000)
-    clips = [replace(clip(), sha256=str(number)) for number in range(4)]
+    clips, resampled = [replace(clip(), sha256=str(number)) for number in range(4)], Resampled()
     for each in [*clips, clips[2]]:
-        spoken(each, rates=(24000,))
-    assert list(speech._kept) == [("3", 24000), ("2", 24000)]
+        spoken(each, rates=(24000,), resampled=resampled)
+    assert list(resampled.kept) == [("3", 24000), ("2", 24000)]
 
 
 def test_end_of_speech_is_found_at_preparation_and_stored(tmp_path: Path) -> None:

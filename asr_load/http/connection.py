@@ -13,7 +13,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from http.client import HTTPException
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import gevent
@@ -307,6 +307,12 @@ def pause_s(retry_after: str) -> float:
     return min(max(PAUSE_S, seconds), MAX_PAUSE_S)  # in this order: NaN becomes PAUSE_S
 
 
+class Closable(Protocol):
+    """Something to close with the user's connections."""
+
+    def close(self) -> None: ...
+
+
 class UserConnection:
     """A user's connections to all places, and the stamps of its current request in perf_counter nanoseconds (None: not
     reached). Call `reset` before each request."""
@@ -327,7 +333,7 @@ class UserConnection:
         """The URL, headers and transport that `prepared` was made from."""
         self.head = ""
         """The head of `prepared` as text."""
-        self.session: Any = None
+        self.session: Closable | None = None
         """A realtime session kept for the next utterance; `close` closes it."""
         self.reset()
 

@@ -465,6 +465,12 @@ def plugin_of(environment: Environment) -> Plugin:
     return _plugins[environment]
 
 
+def started_run(environment: Environment) -> Run | None:
+    """The running test in this process; None without one, or before the environment is initialised."""
+    plugin = _plugins.get(environment)
+    return None if plugin is None or plugin.role is None else plugin.role.run
+
+
 def current_run(environment: Environment) -> Run:
     """The running test. Raises GreenletExit without one. Waits until the environment is initialised, because a worker's
     users may start before that."""

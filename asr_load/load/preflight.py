@@ -21,8 +21,9 @@ from asr_load.http.server_info import ask_server, flush_cache, only_model, unlis
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.table import DEFAULT_MODEL
 from asr_load.realtime.dialects import ALIKE
-from asr_load.realtime.session import transmit
+from asr_load.realtime.pacer import Playback
 from asr_load.realtime.speech import piece_of
+from asr_load.realtime.utterance import transmit
 from asr_load.results.verdict import what_failed
 from asr_load.schedule.work import Job
 from asr_load.settings.settings import Settings
@@ -208,7 +209,7 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
     connection = UserConnection()
     with Session() as session:
         session.trust_env = False
-        record, reraise = transmit(session, connection, request, config)
+        record, reraise = transmit(session, connection, request, config, Playback())
     connection.close()
     if reraise is not None:
         raise reraise

@@ -29,7 +29,8 @@ from asr_load.load.clock import ClockOffset
 from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
 from asr_load.load.publisher import Publisher
 from asr_load.load.target import RequestSource, Targets
-from asr_load.realtime.session import transmit
+from asr_load.realtime.pacer import Playback
+from asr_load.realtime.utterance import transmit
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import PUNCTUAL_S, WorkerInfo
 from asr_load.schedule.arrivals import Stage
@@ -97,6 +98,7 @@ class Run:
             settings.transport,
             settings.keep_connections,
         )
+        self.playback = Playback()
         self.clock = ClockOffset()
         """The offset of this process's clock from the master's."""
         self._turn = BoundedSemaphore(1)
@@ -254,7 +256,7 @@ class Run:
         first, left = request.seq, self._settings.retries
         try:
             while True:
-                record, reraise = transmit(client, user_connection, request, self._config)
+                record, reraise = transmit(client, user_connection, request, self._config, self.playback)
                 if record.lag is not None and record.lag - record.retry_s > PUNCTUAL_S and not request.queued:
                     self._late += 1
                 # Before the wait, during which the user may be killed.

@@ -8,9 +8,8 @@ from locust.env import Environment
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.http.connection import UserConnection
 from asr_load.load import lifecycle  # noqa: F401 (attaches asr-load to Locust)
-from asr_load.load.plugin import current_run
+from asr_load.load.plugin import current_run, started_run
 from asr_load.load.target import OwnOptions
-from asr_load.realtime.pacer import PACER
 from asr_load.stream.record import Record
 
 
@@ -29,7 +28,8 @@ class SpeechUser(OwnOptions, HttpUser):
         cls.tasks = [own for own in cls.tasks if own is not SpeechUser.transcribe] or cls.tasks
 
     def __init__(self, environment: Environment) -> None:
-        PACER.send_due()  # because Locust makes many users at once
+        if (run := started_run(environment)) is not None:
+            run.playback.pacer.send_due()  # because Locust makes many users at once
         super().__init__(environment)
         self.connection = UserConnection()
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from asr_load.apis.realtime import RealtimeOptions
-from asr_load.realtime.heard import Event, Heard, error_words, text_in, tokens_in
+from asr_load.realtime.transcript import ServerEvent, Transcript, error_text, text_in, tokens_in
 from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
 
@@ -27,7 +27,7 @@ _encode = msgspec.json.encode
 class Dialect:
     """A dialect: its properties, the client's messages, and the handling of events."""
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     rates: ClassVar[tuple[int, ...]] = (RATE,)
     """Supported sample rates in Hz; clips of other rates are resampled to the first."""
     acknowledges: ClassVar[bool] = True
@@ -58,15 +58,15 @@ class Dialect:
         """The message that ends the audio."""
         return self.commit()
 
-    def hear(self, event: Event, heard: Heard, at: int) -> None:
+    def apply(self, event: ServerEvent, transcript: Transcript, at: int) -> None:
         """Apply an event to the utterance. Raises ProtocolError."""
         raise NotImplementedError
 
-    def is_final(self, heard: Heard) -> bool:
+    def is_final(self, transcript: Transcript) -> bool:
         """Whether the transcript is final."""
-        return heard.is_concluded
+        return transcript.is_concluded
 
-    def refuses_end(self, event: Event) -> bool:  # noqa: ARG002
+    def refuses_end(self, event: ServerEvent) -> bool:  # noqa: ARG002
         """Whether an error only reports that no audio was left to commit."""
         return False
 
@@ -86,20 +86,20 @@ class Vllm(Dialect):
     def end(self) -> bytes:
         return b'{"type":"input_audio_buffer.commit","final":true}'
 
-    def hear(self, event: Event, heard: Heard, at: int) -> None:
+    def apply(self, event: ServerEvent, transcript: Transcript, at: int) -> None:
         if event.type == "transcription.delta":
-            heard.append("", text_in(event.delta) or "", at)
+            transcript.append("", text_in(event.delta) or "", at)
         elif event.type == "transcription.done":
-            _conclude(event, heard, at)
+            _conclude(event, transcript, at)
 
 
-def _conclude(event: Event, heard: Heard, at: int) -> None:
+def _conclude(event: ServerEvent, transcript: Transcript, at: int) -> None:
     """Apply the transcript of a whole utterance. If it arrives before the audio has ended, it repeats the previous
     utterance, which only its time shows."""
-    if heard.ends:
-        heard.conclude(text_in(event.text), at, tokens_in(event.usage))
+    if transcript.ends:
+        transcript.conclude(text_in(event.text), at, tokens_in(event.usage))
     else:
-        heard.is_early = True
+        transcript.is_early = True
 
 
 _TEXT = "conversation.item.input_audio_transcription."
@@ -125,44 +125,44 @@ class OpenAi(Dialect):
         session = {"type": "transcription", "audio": {"input": audio}}
         return [_encode({"type": "session.update", "session": session})]
 
-    def hear(self, event: Event, heard: Heard, at: int) -> None:
+    def apply(self, event: ServerEvent, transcript: Transcript, at: int) -> None:
         named = text_in(event.item_id)
-        if named in heard.earlier:
+        if named in transcript.earlier:
             return
-        id = named or f"#{heard.done}"  # without an id, number an item by those done before it
+        id = named or f"#{transcript.done}"  # without an id, number an item by those done before it
         if event.type.startswith(_TEXT):
-            self._hear_text(event, heard, id, at)
+            self._apply_text(event, transcript, id, at)
             return
         match event.type:
             case "input_audio_buffer.speech_started":
-                heard.speaking = True
+                transcript.speaking = True
             case "input_audio_buffer.speech_stopped":
-                heard.speaking = False
-                heard.turns += 1
+                transcript.speaking = False
+                transcript.turns += 1
             case "input_audio_buffer.committed":
-                heard.speaking = False
-                heard.commit(id)
-                heard.item(id).previous = text_in(event.previous_item_id)
+                transcript.speaking = False
+                transcript.commit(id)
+                transcript.item(id).previous = text_in(event.previous_item_id)
             case "conversation.item.created" | "conversation.item.added" if isinstance(event.item, dict):
-                if (named := text_in(event.item.get("id"))) and named not in heard.earlier:
-                    heard.item(named).previous = text_in(event.previous_item_id)
+                if (named := text_in(event.item.get("id"))) and named not in transcript.earlier:
+                    transcript.item(named).previous = text_in(event.previous_item_id)
 
-    def _hear_text(self, event: Event, heard: Heard, id: str, at: int) -> None:
+    def _apply_text(self, event: ServerEvent, transcript: Transcript, id: str, at: int) -> None:
         match event.type.removeprefix(_TEXT):
             case "delta":
-                heard.append(id, text_in(event.delta) or "", at)
-            case "completed" if text_in(event.item_id) or heard.done < heard.expected:
-                heard.finish(id, text_in(event.transcript), at, tokens_in(event.usage))
+                transcript.append(id, text_in(event.delta) or "", at)
+            case "completed" if text_in(event.item_id) or transcript.done < transcript.expected:
+                transcript.finish(id, text_in(event.transcript), at, tokens_in(event.usage))
             case "completed":
-                heard.is_early = heard.is_early or not heard.expected
+                transcript.is_early = transcript.is_early or not transcript.expected
             case "failed":
-                heard.failed = heard.failed or error_words(event)
-                heard.finish(id, None, at)
+                transcript.failed = transcript.failed or error_text(event)
+                transcript.finish(id, None, at)
 
-    def is_final(self, heard: Heard) -> bool:
-        return heard.is_settled and heard.done >= heard.expected
+    def is_final(self, transcript: Transcript) -> bool:
+        return transcript.is_settled and transcript.done >= transcript.expected
 
-    def refuses_end(self, event: Event) -> bool:
+    def refuses_end(self, event: ServerEvent) -> bool:
         error = event.error if isinstance(event.error, dict) else {}
         return _EMPTY in (event.code, error.get("code"))
 
@@ -192,26 +192,26 @@ class Omni(Dialect):
     def end(self) -> bytes:
         return b'{"type":"transcription.done"}'
 
-    def hear(self, event: Event, heard: Heard, at: int) -> None:
+    def apply(self, event: ServerEvent, transcript: Transcript, at: int) -> None:
         if (index := number_in(event.event_index)) is not None:
-            if index <= heard.index:
-                raise ProtocolError(f"event_index {index} after {heard.index}")
-            heard.index = index
+            if index <= transcript.index:
+                raise ProtocolError(f"event_index {index} after {transcript.index}")
+            transcript.index = index
         if event.type == "transcription.segment" and (text := text_in(event.text)) is not None:
             segment = str(event.segment_id)
             if (start_ms := number_in(event.audio_start_ms)) is not None:
-                heard.item(segment).start_ms = start_ms
+                transcript.item(segment).start_ms = start_ms
             if (end_ms := number_in(event.audio_end_ms)) is not None:
-                heard.positions.append((at, end_ms / 1e3))
-            heard.replace(segment, text, at)
+                transcript.positions.append((at, end_ms / 1e3))
+            transcript.replace(segment, text, at)
         elif event.type == "transcription.completed":
-            _conclude(event, heard, at)
+            _conclude(event, transcript, at)
 
 
-DIALECTS: dict[str, Dialect] = {each.name: each for each in (Vllm(), Sglang(), Omni(), OpenAi())}
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (Vllm(), Sglang(), Omni(), OpenAi())}
 
 
-def told_by(created: Event, host: str) -> str:
+def detect(created: ServerEvent, host: str) -> str:
     """The dialect of a server, by its first event; empty if unknown."""
     session = created.session if isinstance(created.session, dict) else {}
     if created.type != "session.created":
@@ -229,16 +229,16 @@ ALIKE = frozenset(("sglang", "openai"))
 """Dialects with the same first event, which only the response to the configuration distinguishes."""
 
 
-def choose(named: str, created: Event, host: str, found: str = "") -> Dialect:
-    """Choose the dialect of a session. `named` is the option; `found` is the one of ALIKE that the server accepted in a
-    trial session. Raises ProtocolError if the server speaks another dialect than the named one."""
-    told = told_by(created, host)
-    if named == "auto":
-        if not told:
+def choose(option: str, created: ServerEvent, host: str, accepted: str = "") -> Dialect:
+    """Choose the dialect of a session by the option and its first event. `accepted`: the one of ALIKE that the server
+    accepted in a trial session. Raises ProtocolError if the server speaks another dialect than the option names."""
+    detected = detect(created, host)
+    if option == "auto":
+        if not detected:
             raise ProtocolError(
                 f"unknown dialect: the first event is {created.type}; choose one with --realtime-dialect"
             )
-        return DIALECTS[found if found and told == "sglang" else told]
-    if told and told != named and not {told, named} <= ALIKE:
-        raise ProtocolError(f"the server speaks {told}, not {named}: use --realtime-dialect {told} or auto")
-    return DIALECTS[named]
+        return DIALECTS[accepted if accepted and detected == "sglang" else detected]
+    if detected and detected != option and not {detected, option} <= ALIKE:
+        raise ProtocolError(f"the server speaks {detected}, not {option}: use --realtime-dialect {detected} or auto")
+    return DIALECTS[option]

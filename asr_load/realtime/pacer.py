@@ -1,4 +1,4 @@
-"""Send the packets of all sessions of a process when they are due. One timer serves all sessions, because waking a
+"""Send the packets of all sessions of a run when they are due. One timer serves all sessions, because waking a
 greenlet for each packet would cost more than making and sending it."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ import pybase64
 
 from asr_load.realtime.dialects import Dialect
 from asr_load.realtime.socket import Socket
-from asr_load.realtime.speech import Speech
+from asr_load.realtime.speech import Resampled, Speech
 from asr_load.stream.limits import TURN_S
 
 TICK_S = 0.001
@@ -32,7 +33,7 @@ class Packets:
         self.sent: list[tuple[float, float]] = []
         """For each sent packet, its time in perf_counter seconds and its end in the audio in seconds."""
         self.commits = 0
-        """Number of commits sent between packets."""
+        """Number of messages sent that ended a part of the audio, or all of it."""
         self.uncommitted_s = 0.0
         """Seconds of audio since the last commit."""
         self.ended = False
@@ -76,6 +77,12 @@ class Packets:
             self._socket.send(self._dialect.commit())
         self._go_on()
 
+    def finish(self) -> None:
+        """End the audio that is not committed yet."""
+        if self.uncommitted_s > 0:
+            self.commits += 1
+            self._socket.send(self._dialect.end())
+
     def end(self, error: Exception | None = None) -> None:
         """Stop sending."""
         self.ended, self.error = True, error
@@ -83,7 +90,7 @@ class Packets:
 
 
 class Pacer:
-    """Sends the due packets of all sessions of a process. `clock` returns seconds, like the packets' due times."""
+    """Sends the due packets of all sessions of a run. `clock` returns seconds, like the packets' due times."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -92,7 +99,7 @@ class Pacer:
 
     @cached_property
     def _tick(self) -> Any:
-        # Create it for the first packet, not on import, because Locust forks into workers.
+        # Create it for the first packet, because most runs have no realtime sessions.
         return gevent.get_hub().loop.timer(TICK_S, TICK_S)
 
     def add(self, packets: Packets) -> None:
@@ -121,4 +128,9 @@ class Pacer:
             self._tick.stop()
 
 
-PACER = Pacer()
+@dataclass(frozen=True)
+class Playback:
+    """The pacer and the resampled clips that the realtime sessions of a run share."""
+
+    pacer: Pacer = field(default_factory=Pacer)
+    resampled: Resampled = field(default_factory=Resampled)

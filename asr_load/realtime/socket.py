@@ -18,8 +18,8 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
-from asr_load.http.connection import Connection, UserConnection
-from asr_load.http.failure import Failure, failure
+from asr_load.http.connection import Connection
+from asr_load.http.failure import LAST_LOOK_S, Failure, failure
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.turn import let_others_run
 from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
@@ -68,10 +68,10 @@ class Socket:
         self._parts: list[bytes] = []
         self._frames = self._bytes = 0
         """Frames and bytes received for this utterance, including control frames and the handshake."""
-        self._slices = self._come()
+        self._slices = self._received()
         self.has_more = False
         """Whether the last call of `listen` left data unparsed."""
-        self._took_turn = False
+        self._must_yield = False
         """Whether others must run before the next parsing."""
         self._wake = Wake()
         self._reader, self._close_reader = connection.reads(factory)(self._wake)
@@ -102,13 +102,13 @@ class Socket:
         refused = self._protocol.handshake_exc
         if isinstance(refused, InvalidStatus):
             response = refused.response
-            said = http_error_message(bytes(response.body or b"")) or response.reason_phrase
+            message = http_error_message(bytes(response.body or b"")) or response.reason_phrase
             status = response.status_code
             if status in BUSY_CODES:
                 self.retry_after = ", ".join(response.headers.get_all("Retry-After"))
             if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-                said = f"{NO_ROUTE} {status} ({said})" if said else f"{NO_ROUTE} {status}"
-            raise Failure(f"ws_{status}", said or "no message", cause_of(status, None, said))
+                message = f"{NO_ROUTE} {status} ({message})" if message else f"{NO_ROUTE} {status}"
+            raise Failure(f"ws_{status}", message or "no message", cause_of(status, None, message))
         if isinstance(refused, InvalidMessage):
             raise Failure("protocol", "the handshake's response is not HTTP")
         if refused is not None:
@@ -144,19 +144,29 @@ class Socket:
         wait nor let others run.
         """
         self._wake.clear()
-        if self._took_turn and until != 0.0:
+        if self._must_yield and until != 0.0:
             let_others_run()  # a server that always has more data must not block the loop
-        self._took_turn = self._take_in()
-        if self._took_turn or not self.is_open:
+        self._must_yield = self._parse_some()
+        if self._must_yield or not self.is_open:
             return
         if self._pending:
             self._flush()
         wait = None if until is None else until - time.perf_counter()
         if (wait is None or wait > 0) and self._wake.wait(wait):
-            self._take_in()
-            self._took_turn = self.has_more
+            self._parse_some()
+            self._must_yield = self.has_more
 
-    def _take_in(self) -> bool:
+    def wait_for_message(self, until: float) -> bool:
+        """Wait for a message or the end, until a time in perf_counter seconds or a last look after it. Returns whether
+        one of them has arrived. Raises Failure and ProtocolError."""
+        return self._wait(until) or self._wait(time.perf_counter() + LAST_LOOK_S)
+
+    def _wait(self, until: float) -> bool:
+        while self.is_open and not self.messages and time.perf_counter() < until:
+            self.listen(until)
+        return not self.is_open or bool(self.messages)
+
+    def _parse_some(self) -> bool:
         """Parse data that has arrived, at most TURN_STEPS. Returns whether there was any."""
         ended, steps = self._reader.status != "running", 0  # read it before the data: more may arrive before the end
         for data, at in self._slices:
@@ -164,15 +174,15 @@ class Socket:
             if steps >= TURN_STEPS:
                 self.has_more = True
                 return True
-        self._slices, self.has_more = self._come(), False
+        self._slices, self.has_more = self._received(), False
         if ended and not steps and self.is_open:
-            self._lost()
+            self._note_end()
         return steps > 0
 
-    def _come(self) -> Iterator[tuple[bytes, int]]:
+    def _received(self) -> Iterator[tuple[bytes, int]]:
         """Yield the data that has arrived, in slices with the stamps of their reads."""
-        while (taken := self._reader.take())[0]:
-            (data, stamps, ends), start = taken, 0
+        while (read := self._reader.take())[0]:
+            (data, stamps, ends), start = read, 0
             for at, end in zip(stamps, ends, strict=True):
                 for first in range(start, end, SLICE_BYTES):
                     yield data[first : min(first + SLICE_BYTES, end)], at
@@ -183,7 +193,7 @@ class Socket:
         self._protocol.receive_data(data)
         events = self._protocol.events_received()
         for event in events:
-            self._take(event, at)
+            self._handle(event, at)
         self._flush_protocol()
         if self._protocol.parser_exc is not None and self.is_open:
             raise ProtocolError(f"malformed WebSocket frames: {self._protocol.parser_exc}")
@@ -193,7 +203,7 @@ class Socket:
             raise ProtocolError(f"more than {MAX_EVENTS} frames or {MAX_STREAM_BYTES} bytes for one utterance")
         return len(events)
 
-    def _take(self, event: object, at: int) -> None:
+    def _handle(self, event: object, at: int) -> None:
         if isinstance(event, Response):
             self._response = event
         elif isinstance(event, Frame):
@@ -210,11 +220,11 @@ class Socket:
                     self.close_code = int(received.code) if received is not None else NO_FRAME
                     self.close_reason = received.reason if received is not None else ""
 
-    def _lost(self) -> None:
+    def _note_end(self) -> None:
         if self._reader.status == "failed":
-            lost = failure(self._reader.failure)
-            if lost.outcome == "client":
-                raise lost
+            reason = failure(self._reader.failure)
+            if reason.outcome == "client":
+                raise reason
         if self._reader.status == "too long":
             raise ProtocolError("the server sent too much data for a session")
         self.close_code = NO_FRAME
@@ -271,11 +281,3 @@ class Socket:
         self._writable.close()
         self._close_reader()
         self._connection.close()
-
-
-def connect(
-    user_connection: UserConnection, connection: Connection, factory: ReaderFactory, url: str, limit_s: float
-) -> Socket:
-    """Open a new connection, without the handshake. Raises Failure."""
-    user_connection.connect_s = connection.open(limit_s)
-    return Socket(connection, factory, url)

@@ -70,7 +70,7 @@ class Speech(NamedTuple):
         return pcm
 
 
-def speech_of(request: RealtimeRequest, rates: tuple[int, ...]) -> Speech:
+def speech_of(request: RealtimeRequest, rates: tuple[int, ...], resampled: Resampled) -> Speech:
     """The speech of a clip at one of `rates`, with the silence of its options. Resamples a clip of another rate once,
     in a thread, so call this before the clock starts."""
     clip, silence_s = request.clip, request.options.silence_s
@@ -80,7 +80,7 @@ def speech_of(request: RealtimeRequest, rates: tuple[int, ...]) -> Speech:
         size, read = _in_shard(clip)
     else:
         rate = rates[0]
-        size, read = _resampled(clip, rate)
+        size, read = resampled.get(clip, rate)
     silence = _silence(silence_s, rate)
     places = [round(place * rate / clip.sample_rate) * 2 for place in clip.dither_at]
     # Dither the silence too: an engine that cuts audio by time caches pieces of it separately.
@@ -124,19 +124,23 @@ def _in_shard(clip: Clip) -> tuple[int, Callable[[int, int], bytes]]:
     return len(view) // 4 * 3 - bytes(view[-2:]).count(b"=") - header, read
 
 
-_kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-"""Resampled clips by hash and rate, the most recently used last."""
+class Resampled:
+    """Resampled clips, up to KEPT_BYTES of the most recently used ones."""
 
+    def __init__(self) -> None:
+        self.kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        """Samples by the clip's hash and the rate, the most recently used last."""
 
-def _resampled(clip: Clip, rate: int) -> tuple[int, Callable[[int, int], bytes]]:
-    key = (clip.sha256, rate)
-    pcm = _kept.get(key)
-    if pcm is None:
-        pcm = _kept[key] = in_thread(_resample, clip, rate)
-        while len(_kept) > 1 and sum(map(len, _kept.values())) > KEPT_BYTES:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return len(pcm), lambda first, last: pcm[first:last]
+    def get(self, clip: Clip, rate: int) -> tuple[int, Callable[[int, int], bytes]]:
+        """The size of a clip's samples at this rate in bytes, and a function that reads them."""
+        key = (clip.sha256, rate)
+        pcm = self.kept.get(key)
+        if pcm is None:
+            pcm = self.kept[key] = in_thread(_resample, clip, rate)
+            while len(self.kept) > 1 and sum(map(len, self.kept.values())) > KEPT_BYTES:
+                self.kept.popitem(last=False)
+        self.kept.move_to_end(key)
+        return len(pcm), lambda first, last: pcm[first:last]
 
 
 def _samples(clip: Clip) -> np.ndarray:

@@ -21,7 +21,8 @@ from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
-from asr_load.realtime.session import transmit
+from asr_load.realtime.pacer import Playback
+from asr_load.realtime.utterance import transmit
 from asr_load.stream.record import Record
 from harness.audio import clip
 from harness.peer import LIMITS, READERS, TLS, ca_file
@@ -55,7 +56,7 @@ def utter(url: str, way: str = "compiled", limits: Timeouts = LIMITS, proxy: str
     config = ExchangeConfig(limits, 0, transport=Transport(ca_file(), proxy=proxy))
     with requests.Session() as session:
         session.trust_env = False
-        record, _ = transmit(session, user_connection, request, config)
+        record, _ = transmit(session, user_connection, request, config, Playback())
     user_connection.close()
     return record
 

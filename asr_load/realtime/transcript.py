@@ -16,16 +16,16 @@ from asr_load.stream.numbers import count_in
 from asr_load.stream.reader import ProtocolError, error_message
 from asr_load.text import shorten, whole_characters
 
-MOST_KINDS, KIND_CHARS = 100, 100
+MAX_TYPES, TYPE_CHARS = 100, 100
 """Maximum number of event types to count separately, and maximum length of a type; others are counted as OTHER."""
 
 OTHER = "other"
 
-MOST_ITEMS = 5000
+MAX_ITEMS = 5000
 """Maximum items of an utterance, which are sorted at its end: one per 0.7 s of an hour."""
 
 
-class Event(msgspec.Struct, gc=False):
+class ServerEvent(msgspec.Struct, gc=False):
     """The fields of an event that are used. Only the type is checked: other fields may hold any JSON, because servers
     add events with each release. Read them with `text_in`, `number_in` and `count_in`."""
 
@@ -48,10 +48,10 @@ class Event(msgspec.Struct, gc=False):
     code: Any = None
 
 
-def read_event(data: bytes) -> Event:
+def read_event(data: bytes) -> ServerEvent:
     """Read the event of a text frame. Raises ProtocolError unless it is a JSON object with a type."""
     try:
-        event = decode(data, Event, lenient=True)
+        event = decode(data, ServerEvent, lenient=True)
     except Malformed as error:
         raise ProtocolError(f"not an event of a realtime session: {error}") from None
     if not isinstance(event.type, str):
@@ -96,9 +96,9 @@ class Item:
         return bool(self.parts) and not self.is_committed and not self.is_done
 
 
-class Heard:
-    """The state of one utterance according to the server's events. Times are perf_counter nanoseconds. `earlier` holds
-    the items of earlier utterances of the session, whose events are ignored."""
+class Transcript:
+    """The transcript of one utterance so far, by the server's events. Times are perf_counter nanoseconds. `earlier`
+    holds the items of earlier utterances of the session, whose events are ignored."""
 
     streamed = True
 
@@ -106,8 +106,12 @@ class Heard:
         self.earlier = earlier
         self.times: list[int] = []
         """Arrival times of new texts."""
+        self.last_at = 0
+        """Arrival time of the last event; 0 before it."""
         self.final_at: int | None = None
+        """When the text became final."""
         self.events: Counter[str] = Counter()
+        """Number of events by type."""
         self.error: str | None = None
         """The server's error: code and message."""
         self.failed: str | None = None
@@ -137,15 +141,16 @@ class Heard:
         self.items: dict[str, Item] = {}
         self.is_concluded = False
         """Whether the transcript of the whole utterance has arrived."""
-        self._whole: str | None = None
+        self._full_text: str | None = None
         self._tokens: int | None = None
 
     @property
     def text(self) -> str:
         """The transcript of the whole utterance; until it arrives, the texts of the items in order."""
+        if self._full_text is not None:
+            return whole_characters(self._full_text)
         texts = [self.items[id].text for id in self._in_order()]
-        found = self._whole if self._whole is not None else texts[0] if len(texts) == 1 else joined(texts)
-        return whole_characters(found)
+        return whole_characters(texts[0] if len(texts) == 1 else joined(texts))
 
     @property
     def output_tokens(self) -> int | None:
@@ -189,16 +194,17 @@ class Heard:
             waiting += followers.get(id, [])[::-1]
         return [*order, *(id for id in ids if id not in order)]  # the rest refer to each other in a cycle
 
-    def note(self, event: Event) -> None:
-        """Count an event."""
-        kind = event.type if event.type in self.events else shorten(event.type, KIND_CHARS)
-        self.events[kind if kind in self.events or len(self.events) < MOST_KINDS else OTHER] += 1
+    def count(self, event: ServerEvent, at: int) -> None:
+        """Count an event that arrived at the time `at`."""
+        self.last_at = at
+        kind = event.type if event.type in self.events else shorten(event.type, TYPE_CHARS)
+        self.events[kind if kind in self.events or len(self.events) < MAX_TYPES else OTHER] += 1
 
     def item(self, id: str) -> Item:
         """The item with this id, created if necessary. Raises ProtocolError if there are too many."""
         if id not in self.items:
-            if len(self.items) == MOST_ITEMS:
-                raise ProtocolError(f"more than {MOST_ITEMS} items for one utterance")
+            if len(self.items) == MAX_ITEMS:
+                raise ProtocolError(f"more than {MAX_ITEMS} items for one utterance")
             self.items[id] = Item()
         return self.items[id]
 
@@ -235,8 +241,8 @@ class Heard:
         """Set the transcript of the whole utterance, once; None: use that of the items."""
         if not self.is_concluded:
             before = self.text if self.items else ""
-            self._whole = before if text is None else text
-            self._compare(before, self._whole, at)
+            self._full_text = before if text is None else text
+            self._compare(before, self._full_text, at)
             self.is_concluded, self._tokens, self.done_at = True, tokens, at
 
     def _compare(self, before: str, text: str, at: int) -> None:
@@ -250,10 +256,10 @@ class Heard:
             self.times.append(at)
 
 
-def error_words(event: Event) -> str:
+def error_text(event: ServerEvent) -> str:
     """An error's code and message."""
     error, code = event.error, event.code
     if not isinstance(error, dict):
         return ": ".join(filter(None, map(error_message, (code, error))))
-    words = (error.get("code") or error.get("type") or code, error.get("message"))
-    return ": ".join(filter(None, map(error_message, words))) or shorten(str(error))
+    parts = (error.get("code") or error.get("type") or code, error.get("message"))
+    return ": ".join(filter(None, map(error_message, parts))) or shorten(str(error))

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from asr_load.realtime.dialects import DIALECTS
-from asr_load.realtime.heard import MOST_ITEMS, Event, Heard, error_words, read_event
+from asr_load.realtime.transcript import MAX_ITEMS, ServerEvent, Transcript, error_text, read_event
 from asr_load.stream.numbers import LIMIT
 from asr_load.stream.reader import ProtocolError
 
@@ -21,19 +21,19 @@ def test_malformed_event_is_refused(data: bytes) -> None:
 
 
 def test_error_messages_of_each_shape() -> None:
-    assert error_words(Event("error", error="broke", code="processing_error")) == "processing_error: broke"
-    assert error_words(Event("error", error={"type": "t", "code": None, "message": "m"})) == "t: m"
-    assert error_words(Event("error", error={"odd": 1})) == "{'odd': 1}"
+    assert error_text(ServerEvent("error", error="broke", code="processing_error")) == "processing_error: broke"
+    assert error_text(ServerEvent("error", error={"type": "t", "code": None, "message": "m"})) == "t: m"
+    assert error_text(ServerEvent("error", error={"odd": 1})) == "{'odd': 1}"
 
 
 def test_number_of_items_of_an_utterance_is_limited() -> None:
-    heard = Heard()
-    for number in range(MOST_ITEMS):
-        heard.append(f"{number}", "x", 1)
-    with pytest.raises(ProtocolError, match=f"more than {MOST_ITEMS} items"):
-        heard.append("one more", "x", 1)
-    heard.append("0", "x", 1)
-    assert heard.text.split() == ["xx", *["x"] * (MOST_ITEMS - 1)]
+    transcript = Transcript()
+    for number in range(MAX_ITEMS):
+        transcript.append(f"{number}", "x", 1)
+    with pytest.raises(ProtocolError, match=f"more than {MAX_ITEMS} items"):
+        transcript.append("one more", "x", 1)
+    transcript.append("0", "x", 1)
+    assert transcript.text.split() == ["xx", *["x"] * (MAX_ITEMS - 1)]
 
 
 ITEM = "conversation.item.input_audio_transcription"
@@ -49,7 +49,7 @@ EVENTS: dict[str, list[tuple[str, dict[str, object]]]] = {
 @pytest.mark.parametrize("name", EVENTS)
 def test_time_per_event_does_not_grow_with_earlier_events(name: str) -> None:
     def spent(count: int) -> float:
-        heard = Heard()
+        transcript = Transcript()
         events = [
             (DIALECTS[dialect], read_event(json.dumps({**fields, "item_id": f"{number}"}).encode()))
             for number in range(count)
@@ -58,8 +58,8 @@ def test_time_per_event_does_not_grow_with_earlier_events(name: str) -> None:
         gc.disable()  # a collection walks the objects of all tests
         began = time.thread_time()
         for dialect, event in events:
-            dialect.hear(event, heard, 1)
-            dialect.is_final(heard)
+            dialect.apply(event, transcript, 1)
+            dialect.is_final(transcript)
         took = time.thread_time() - began
         gc.enable()
         return took
@@ -69,7 +69,7 @@ def test_time_per_event_does_not_grow_with_earlier_events(name: str) -> None:
 
 
 def test_sum_of_token_counts_above_the_limit_is_unknown() -> None:
-    heard = Heard()
+    transcript = Transcript()
     for number in range(3):
-        heard.finish(str(number), "a", 1, LIMIT - 1)
-    assert heard.output_tokens is None
+        transcript.finish(str(number), "a", 1, LIMIT - 1)
+    assert transcript.output_tokens is None
