@@ -18,8 +18,8 @@ import time
 import pybase64
 from websockets.frames import Frame, Opcode
 
+from asr_load.apis.dialects import DIALECTS, RATE
 from asr_load.apis.realtime import RealtimeOptions
-from asr_load.realtime.dialects import DIALECTS, RATE
 
 BEGIN_PER_S = 100
 

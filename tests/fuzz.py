@@ -33,14 +33,14 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from asr_load.apis.dialects import DIALECTS
+from asr_load.apis.transcript import Transcript, error_text, read_event
 from asr_load.http import socket_reader
 from asr_load.http.collector import CHUNKED
 from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.transport import Transport
-from asr_load.realtime.dialects import DIALECTS
 from asr_load.realtime.socket import Socket
-from asr_load.realtime.transcript import Transcript, error_text, read_event
 from asr_load.stream import _events
 from asr_load.stream.reader import Answer, ProtocolError
 from harness.sse import find_plain, read_events

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from asr_load.apis.dialects import DIALECTS, choose, detect
 from asr_load.apis.realtime import RealtimeOptions
+from asr_load.apis.transcript import MAX_TYPES, OTHER, ServerEvent, Transcript, error_text, read_event
 from asr_load.languages import joined
-from asr_load.realtime.dialects import DIALECTS, choose, detect
-from asr_load.realtime.transcript import MAX_TYPES, OTHER, ServerEvent, Transcript, error_text, read_event
 from asr_load.stream.reader import ProtocolError
 
 OPTIONS = RealtimeOptions(

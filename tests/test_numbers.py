@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asr_load.realtime.dialects import DIALECTS
-from asr_load.realtime.transcript import Transcript, read_event
+from asr_load.apis.dialects import DIALECTS
+from asr_load.apis.transcript import Transcript, read_event
 from asr_load.stream.numbers import LIMIT
 from asr_load.stream.reader import Answer
 from harness.realtime import saying

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import gevent.event
 import pytest
 
+from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
 from asr_load.audio.clip import Clip
 from asr_load.audio.dither import NO_DITHER
-from asr_load.realtime.dialects import DIALECTS
 from asr_load.realtime.pacer import TICK_S, Pacer, Packets
 from asr_load.realtime.speech import Resampled, Speech, speech_of
 from asr_load.stream.limits import TURN_S

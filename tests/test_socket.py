@@ -16,12 +16,12 @@ import pytest
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
+from asr_load.apis.transcript import Transcript
 from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.socket_reader import compiled, python
 from asr_load.http.transport import Transport
 from asr_load.realtime import socket as realtime
 from asr_load.realtime.socket import Socket
-from asr_load.realtime.transcript import Transcript
 from asr_load.stream.limits import MAX_STREAM_BYTES
 from asr_load.stream.reader import ProtocolError
 from benchmarks.flood_server import FLOODS, PHASES, accept, frame

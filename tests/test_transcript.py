@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from asr_load.realtime.dialects import DIALECTS
-from asr_load.realtime.transcript import MAX_ITEMS, ServerEvent, Transcript, error_text, read_event
+from asr_load.apis.dialects import DIALECTS
+from asr_load.apis.transcript import MAX_ITEMS, ServerEvent, Transcript, error_text, read_event
 from asr_load.stream.numbers import LIMIT
 from asr_load.stream.reader import ProtocolError
 

@@ -11,6 +11,7 @@ import gevent
 import pytest
 from gevent import GreenletExit
 
+from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.realtime import RealtimeRequest
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
@@ -19,7 +20,6 @@ from asr_load.http.connection import UserConnection
 from asr_load.http.failure import Failure
 from asr_load.http.timeouts import Timeouts
 from asr_load.realtime import utterance as utterances
-from asr_load.realtime.dialects import DIALECTS
 from asr_load.realtime.pacer import Playback
 from asr_load.realtime.session import RealtimeSession
 from asr_load.realtime.utterance import Utterance

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import select
+import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
 from http.client import HTTPException
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import gevent
@@ -103,7 +104,7 @@ class Connection:
         self._connections = connections
         self.sock: socket.socket | None = None
         self.tls: Tls | None = None
-        self._session: Any = None
+        self._session: ssl.SSLSession | None = None
         self.replica = ""
         """The address of the server; empty behind a proxy."""
         self.unused = True
@@ -278,7 +279,7 @@ class Connection:
         return True
 
 
-def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Any:
+def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
     """Cut pieces to at most `size` bytes and join small ones, because each piece takes at least one TLS record."""
     small: list[bytes | memoryview] = []
     for piece in pieces:
@@ -324,7 +325,7 @@ class UserConnection:
         """Makes the readers of responses."""
         self.connection: Connection | None = None
         """The connection of the last request."""
-        self._ways: dict[tuple[Place, Transport], Connection] = {}
+        self._connections: dict[tuple[Place, Transport], Connection] = {}
         self.file: HeadFile | None = None
         """The file of the last request's response."""
         self.prepared: PreparedRequest | None = None
@@ -364,21 +365,21 @@ class UserConnection:
         """The stamp of the last bytes of the response."""
         return None if self.file is None else self.file.reader.last or None
 
-    def way(self, place: Place, transport: Transport) -> Connection:
+    def connection_for(self, place: Place, transport: Transport) -> Connection:
         """The connection to a place, open or not."""
         self.drop()
-        way = self._ways.get((place, transport))
-        if way is None:
-            way = self._ways[place, transport] = Connection(place, transport, self.connections)
-        self.connection = way  # so that the record of a failed connection does not name another's address
-        return way
+        connection = self._connections.get((place, transport))
+        if connection is None:
+            connection = self._connections[place, transport] = Connection(place, transport, self.connections)
+        self.connection = connection  # so that the record of a failed connection does not name another's address
+        return connection
 
     def connect(self, place: Place, transport: Transport, limit_s: float) -> Connection:
         """Return an open, idle connection to a place. Raises Failure."""
-        way = self.way(place, transport)
-        if not way.is_free():
-            self.connect_s = way.open(limit_s)
-        return way
+        connection = self.connection_for(place, transport)
+        if not connection.is_free():
+            self.connect_s = connection.open(limit_s)
+        return connection
 
     def begin(self, connection: Connection, stall: float) -> HeadFile:
         """Start reading the response and start the clock. Send the request immediately afterwards."""
@@ -400,5 +401,5 @@ class UserConnection:
         self.drop()
         if self.session is not None:
             self.session.close()
-        for way in self._ways.values():
-            way.close()
+        for connection in self._connections.values():
+            connection.close()

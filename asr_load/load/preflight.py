@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 from requests import Session
 
+from asr_load.apis.dialects import ALIKE
 from asr_load.apis.realtime import RealtimeOptions
 from asr_load.errors import InputError
 from asr_load.http.attempt import ExchangeConfig
@@ -20,7 +21,6 @@ from asr_load.http.connection import UserConnection
 from asr_load.http.server_info import ask_server, flush_cache, only_model, unlisted, unready
 from asr_load.load.target import RequestSource, Target, Targets
 from asr_load.options.table import DEFAULT_MODEL
-from asr_load.realtime.dialects import ALIKE
 from asr_load.realtime.pacer import Playback
 from asr_load.realtime.speech import piece_of
 from asr_load.realtime.utterance import transmit

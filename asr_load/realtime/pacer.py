@@ -14,7 +14,7 @@ from typing import Any
 import gevent
 import pybase64
 
-from asr_load.realtime.dialects import Dialect
+from asr_load.apis.dialects import Dialect
 from asr_load.realtime.socket import Socket
 from asr_load.realtime.speech import Resampled, Speech
 from asr_load.stream.limits import TURN_S

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+from asr_load.apis.dialects import Dialect, choose
 from asr_load.apis.realtime import RealtimeOptions
+from asr_load.apis.transcript import ServerEvent, Transcript, error_text, read_event, text_in
 from asr_load.http.failure import Failure
-from asr_load.realtime.dialects import Dialect, choose
 from asr_load.realtime.socket import Socket
-from asr_load.realtime.transcript import ServerEvent, Transcript, error_text, read_event, text_in
 from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
 

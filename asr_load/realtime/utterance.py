@@ -17,6 +17,7 @@ from requests import Session
 
 from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
 from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcript import ServerEvent, Transcript, error_text, read_event
 from asr_load.http.attempt import Attempt, ExchangeConfig
 from asr_load.http.connection import UserConnection, place_of
 from asr_load.http.exchange import exchange, over_http, prepare
@@ -26,7 +27,6 @@ from asr_load.realtime.pacer import Packets, Playback
 from asr_load.realtime.session import RealtimeSession
 from asr_load.realtime.socket import NO_FRAME, Socket
 from asr_load.realtime.speech import Speech, speech_of
-from asr_load.realtime.transcript import ServerEvent, Transcript, error_text, read_event
 from asr_load.stream.reader import ProtocolError
 from asr_load.stream.record import Record, SendLag
 from asr_load.stream.timing import NS, seconds
@@ -99,7 +99,7 @@ class Utterance(Attempt):
         """Connect and shake hands. Raises Failure and ProtocolError."""
         url, limit_s, user_connection = self.request.url, self.config.limits.connect, self.user_connection
         transport = self.config.transport.of_client(self._client, over_http(url))
-        connection = user_connection.way(place_of(url), transport)
+        connection = user_connection.connection_for(place_of(url), transport)
         connection.close()
         until = time.perf_counter() + limit_s
         user_connection.connect_s = connection.open(limit_s)

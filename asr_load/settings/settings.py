@@ -15,13 +15,13 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from asr_load.apis.api import Api
+from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.realtime import RealtimeOptions
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import PORTS, Transport, proxy_of_environment, read_transport
 from asr_load.options.table import DEFAULT_MODEL, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
-from asr_load.realtime.dialects import DIALECTS
 from asr_load.results.slo import Goodput, Slo, check_unit, parse_slos
 from asr_load.schedule.arrivals import Arrivals, Stage, make_arrivals, parse_stages
 from asr_load.schedule.mix import parse_mix

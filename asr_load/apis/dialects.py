@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from asr_load.apis.realtime import RealtimeOptions
-from asr_load.realtime.transcript import ServerEvent, Transcript, error_text, text_in, tokens_in
+from asr_load.apis.transcript import ServerEvent, Transcript, error_text, text_in, tokens_in
 from asr_load.stream.numbers import number_in
 from asr_load.stream.reader import ProtocolError
 
