@@ -21,7 +21,7 @@ VERBS = {
     "report": ("asr_load.report.main", "rewrite the summary and report of a run, or compare it with others"),
     "calibrate": ("asr_load.selftest.calibrate", "measure how many streams this machine can receive accurately"),
     "serve": ("asr_server.main", "start a server to test against"),
-    "options": ("asr_load.load.options_page", "list the options that asr-load adds to Locust's"),
+    "options": ("asr_load.settings.options_page", "list the options that asr-load adds to Locust's"),
 }
 """Each verb's module, whose main() runs it, or its locustfiles; and its description."""
 

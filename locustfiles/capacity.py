@@ -7,10 +7,14 @@
 flight.
 """
 
+from locust import events
+
 import asr_load
-from asr_load.load.capacity_shape import CapacityShape
+from asr_load.load.shapes import CapacityShape, add_search_options
 
 __all__ = ["CapacityShape", "SpeechUser"]
+
+events.init_command_line_parser.add_listener(add_search_options)
 
 
 class SpeechUser(asr_load.SpeechUser):

@@ -5,6 +5,10 @@
 The number of users (-u) is the peak. This is a separate file, because Locust uses any shape that it finds.
 """
 
-from asr_load.load.shapes import Shape
+from locust import events
+
+from asr_load.load.shapes import Shape, add_shape_options
 
 __all__ = ["Shape"]
+
+events.init_command_line_parser.add_listener(add_shape_options)

@@ -19,7 +19,7 @@ import yaml
 from locust.argument_parser import get_empty_argument_parser, setup_parser_arguments
 from packaging.specifiers import SpecifierSet
 
-from asr_load.load import capacity_shape, shapes
+from asr_load.load.shapes import add_search_options, add_shape_options
 from asr_load.options.parser import add_options
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import summarise_folder
@@ -61,7 +61,7 @@ def shown() -> list[tuple[str, str]]:
 def test_documented_command_lines_are_valid(page: str, line: str) -> None:
     parser = get_empty_argument_parser()
     setup_parser_arguments(parser)
-    for add in (add_options, capacity_shape.add_options, shapes.add_options):
+    for add in (add_options, add_search_options, add_shape_options):
         add(parser)
     options, unknown = parser.parse_known_args(shlex.split(line, comments=True)[1:])
     assert not [word for word in unknown if word.startswith("-")], page

@@ -15,8 +15,8 @@ from locust.env import Environment
 from locust.runners import WorkerRunner
 from locust.stats import RequestStats, StatsEntry
 
-from asr_load import locust_internals
 from asr_load.errors import InputError
+from asr_load.load import locust_internals
 from conftest import CHECKOUT
 from harness.patience import PATIENCE_S
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import locustfiles.capacity
+import locustfiles.shapes  # noqa: F401 (adds our options to Locust's parser)
 from asr_load.errors import InputError
 from asr_load.settings.settings import Secrets, read_settings, split_host
 from harness.options import HOST, parse, settings

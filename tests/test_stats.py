@@ -12,8 +12,7 @@ import pytest
 from locust.env import Environment
 from locust.stats import StatsEntry
 
-from asr_load import locust_internals
-from asr_load.load import stats
+from asr_load.load import locust_internals, stats
 from harness.records import failure, record
 
 

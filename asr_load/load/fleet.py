@@ -33,9 +33,9 @@ from gevent.event import Event
 from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
-from asr_load import locust_internals
 from asr_load.errors import InputError
 from asr_load.http.self_check import Reader
+from asr_load.load import locust_internals
 from asr_load.load.fleet_socket import drop
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore

@@ -26,7 +26,7 @@ from locust.rpc import Message, zmqrpc
 from locust.runners import MasterRunner, WorkerRunner
 from zmq.utils import z85
 
-from asr_load import locust_internals
+from asr_load.load import locust_internals
 from asr_load.settings.credentials import TOKEN
 from asr_load.text import visible
 

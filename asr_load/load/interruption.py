@@ -16,8 +16,8 @@ import time
 import gevent
 from locust.runners import MasterRunner, WorkerRunner
 
-from asr_load import locust_internals, signals
-from asr_load.load import BEFORE_TEST
+from asr_load import signals
+from asr_load.load import BEFORE_TEST, locust_internals
 from asr_load.load.fleet import FINAL_REPORT_S, Master
 from asr_load.load.fleet_socket import SILENT_S
 from asr_load.load.plugin import Plugin
@@ -52,8 +52,7 @@ def _follow_parent() -> None:
 
 def _leave_with_master(plugin: Plugin) -> None:
     """End this worker when its master is gone, after a short time for its test to finish."""
-    environment, runner, silent = plugin.environment, plugin.environment.runner, 0
-    assert runner is not None
+    environment, runner, silent = plugin.environment, plugin.runner, 0
 
     def heard(**_: object) -> None:
         nonlocal silent
@@ -100,7 +99,7 @@ def answer_signals(plugin: Plugin) -> None:
     plugin.environment.events.quitting.add_listener(quitting)
     signals.catch()
     signals.on_signal(hear)
-    if isinstance(plugin.environment.runner, WorkerRunner):
+    if isinstance(plugin.runner, WorkerRunner):
         gevent.spawn(_leave_with_master, plugin)
 
 
@@ -111,8 +110,7 @@ def ignore_signals() -> None:
 
 
 def _answer(plugin: Plugin, number: int) -> None:
-    runner, environment = plugin.environment.runner, plugin.environment
-    assert runner is not None
+    runner, environment = plugin.runner, plugin.environment
     if signals.is_child() and number == signal.SIGINT and not plugin.stopped_by:
         # A terminal sends Ctrl-C to the parent too, which ends the test in order and then this process.
         gevent.sleep(environment.stop_timeout + 2 * FINAL_REPORT_S)
@@ -145,8 +143,7 @@ def _end_process(plugin: Plugin, number: int) -> None:
 
 
 def _cut(plugin: Plugin) -> None:
-    runner = plugin.environment.runner
-    assert runner is not None
+    runner = plugin.runner
     signals.say("Ctrl-C: cutting off requests in flight")
     locust_internals.cut_streams(runner)
     if isinstance(plugin.role, Master):

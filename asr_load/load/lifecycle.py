@@ -17,9 +17,9 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import MasterRunner, WorkerRunner
 
-from asr_load import locust_internals, signals
+from asr_load import signals
 from asr_load.errors import InputError
-from asr_load.load import fleet, fleet_socket, interruption, stats
+from asr_load.load import fleet, fleet_socket, interruption, locust_internals, stats
 from asr_load.load.fleet import Master, Worker
 from asr_load.load.plugin import Plugin, keep_plugin
 from asr_load.options.parser import add_options
@@ -91,8 +91,11 @@ def _on_init(environment: Environment, **_: Any) -> None:
 def attach(environment: Environment) -> Plugin:
     """Make a Plugin for an environment that has its options and runner. Raises InputError."""
     _install()
+    runner, options = environment.runner, environment.parsed_options
+    if runner is None or options is None:
+        raise InputError("the environment needs a runner and parsed_options before asr-load is attached")
     locust_internals.check_environment(environment)
-    plugin = Plugin(environment)
+    plugin = Plugin(environment, options, runner)
     # A worker gets its host and options from the master with the first test.
     if not isinstance(environment.runner, WorkerRunner):
         _check_first_test(plugin)
@@ -115,9 +118,8 @@ def attach(environment: Environment) -> Plugin:
 
 def _check_first_test(plugin: Plugin) -> None:
     """Check the test of the command line, and fill in defaults. Raises InputError."""
-    environment, given = plugin.environment, plugin.environment.parsed_options
+    environment, given = plugin.environment, plugin.options
     settings = plugin.check()[0]
-    assert given is not None
     if given.headless and given.num_users is None:
         raise InputError("--headless needs -u, the number of concurrent streams")
     plugin.ask_server()
@@ -152,7 +154,7 @@ def _stop_once(plugin: Plugin) -> None:
 
         return stop_once
 
-    locust_internals.replace(plugin.environment.runner, "stop", once)
+    locust_internals.replace(plugin.runner, "stop", once)
 
 
 def _register_messages(environment: Environment, plugin: Plugin) -> None:
@@ -227,8 +229,7 @@ def _told_every_second(line: logging.LogRecord) -> bool:
 
 
 def _tell_what_is_waited_for(runner: MasterRunner, plugin: Plugin) -> None:
-    options = plugin.environment.parsed_options
-    assert options is not None
+    options = plugin.options
     worker = f"{locust_command(options.locustfile)} --worker --master-host ADDRESS"
     while not plugin.folders and (ready := len(runner.clients.ready)) < options.expect_workers:
         how = f"{worker} --master-port {options.master_bind_port}"

@@ -17,14 +17,14 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent.event import Event
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import MasterRunner, Runner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
-from asr_load import git_state, locust_internals, signals
+from asr_load import git_state, signals
 from asr_load.errors import InputError
 from asr_load.http import descriptors
 from asr_load.http.self_check import choose
-from asr_load.load import stats
+from asr_load.load import locust_internals, stats
 from asr_load.load.checks import Checks, check_new
 from asr_load.load.ending import exit_code, write_locust_report
 from asr_load.load.fleet import Master, Solo, Worker
@@ -58,16 +58,15 @@ WORKERS_S, ENDING_S = 5.0, 2.0
 class Plugin:
     """The state of asr-load for one of Locust's environments, from its `init` event on."""
 
-    def __init__(self, environment: Environment) -> None:
-        self.environment = environment
-        assert environment.parsed_options is not None
-        given = given_options() or environment.parsed_options
+    def __init__(self, environment: Environment, options: Namespace, runner: Runner) -> None:
+        self.environment, self.options, self.runner = environment, options, runner
+        given = given_options() or options
         if not environment.host:
-            environment.host = given.host = environment.parsed_options.host = self._host_of_classes()
+            environment.host = given.host = options.host = self._host_of_classes()
         self._credentials, self._results = Credentials(given), given.results
         self._checks = Checks(environment, self._credentials)
         # Remove secrets, because Locust shows its options in pages and sends them to workers.
-        vars(environment.parsed_options).update(api_key="", header=[], proxy=self._credentials.proxy)
+        vars(options).update(api_key="", header=[], proxy=self._credentials.proxy)
         self.role: Solo | Master | Worker | None = None
         """This process's role in the running test; None without one."""
         self.last_store: RunStore | None = None
@@ -112,7 +111,7 @@ class Plugin:
         try:
             return host_of_classes(self.environment.user_classes)
         except InputError:
-            if isinstance(self.environment.runner, WorkerRunner):
+            if isinstance(self.runner, WorkerRunner):
                 return None
             raise
 
@@ -123,8 +122,7 @@ class Plugin:
 
     def check(self) -> tuple[Settings, Targets]:
         """Check the options. Returns the test's settings and targets. Raises InputError before anything is sent."""
-        options = self.environment.parsed_options
-        assert options is not None
+        options = self.options
         settings, targets = self._checks.check(options, self.environment.host)
         # Use the checked host, which has no trailing slash and no password.
         self.environment.host = options.host = settings.host
@@ -136,8 +134,7 @@ class Plugin:
     def take_form(self, form: Form) -> Form:
         """Apply the web form's values to the options, and return Locust's fields. Raises InputError, and changes no
         option, if the test could not start as requested."""
-        options = self.environment.parsed_options
-        assert options is not None
+        options = self.options
         if not self.at_rest.wait(ENDING_S):
             raise InputError("the previous test is still finishing; try again in a moment")
         wanted = read_form(form, options)
@@ -146,7 +143,7 @@ class Plugin:
             host = form.get("host") or self.environment.host
             check = partial(self._checks.check, wanted, host, key, form.getlist("user_classes"))
             settings = check()[0]
-            if key and isinstance(self.environment.runner, MasterRunner):
+            if key and isinstance(self.runner, MasterRunner):
                 raise InputError(
                     "a fleet's workers need the API key themselves: start them with OPENAI_API_KEY and --host"
                 )
@@ -174,8 +171,7 @@ class Plugin:
         return Form((name, word) for name, word in form.items(multi=True) if name in LOCUSTS)
 
     def _check_edit(self, wanted: Namespace, form: Form) -> None:
-        options, host = self.environment.parsed_options, self.environment.host
-        assert options is not None
+        options, host = self.options, self.environment.host
         if self.environment.shape_class is not None:
             raise InputError("a shape controls the load of the running test: stop the test first")
         if others := changed(wanted, options):
@@ -186,10 +182,9 @@ class Plugin:
     def _wait_for_workers(self) -> None:
         """Wait until the last test's workers are ready again or, before the first test, until all expected workers are.
         Raises InputError if there are no workers: Locust would report a started test but send nothing."""
-        runner, options = self.environment.runner, self.environment.parsed_options
+        runner, options = self.runner, self.options
         if not isinstance(runner, MasterRunner):
             return
-        assert options is not None
         members, until = self._coming_back
         if not members:
             until = time.monotonic() + WORKERS_S
@@ -215,8 +210,7 @@ class Plugin:
 
     def ask_server(self) -> None:
         """Check that the server can serve the test of the command line. Raises InputError if it cannot."""
-        options = self.environment.parsed_options
-        assert options is not None
+        options = self.options
         at_once = options.headless or options.autostart
         self._said = ask_before_test(
             self.check,
@@ -232,8 +226,8 @@ class Plugin:
             return  # a signal arrived first
         self.starting = True
         try:
-            if isinstance(self.environment.runner, WorkerRunner):
-                self._start_worker(self.environment.runner)
+            if isinstance(self.runner, WorkerRunner):
+                self._start_worker(self.runner)
             else:
                 self._start()
             self.took_part = self.took_part or self.role is not None
@@ -250,7 +244,7 @@ class Plugin:
         if self.searching:
             settings = for_search(settings)
         role: Callable[..., Solo | Master] = Master
-        if not isinstance(self.environment.runner, MasterRunner):
+        if not isinstance(self.runner, MasterRunner):
             self._allow_descriptors(1)
             role = partial(Solo, reader=choose(settings.reader))
         folder = self._new_folder(settings.results)
@@ -274,8 +268,7 @@ class Plugin:
             self.first_limit = None
 
     def _invocation(self, settings: Settings) -> Invocation:
-        options = self.environment.parsed_options
-        assert options is not None
+        options = self.options
         return Invocation(
             command=shown_command(sys.argv, settings.secrets),
             num_users=options.num_users,
@@ -289,15 +282,14 @@ class Plugin:
         )
 
     def _shape_name(self) -> str:
-        shape, options = self.environment.shape_class, self.environment.parsed_options
+        shape, options = self.environment.shape_class, self.options
         if shape is None:
             return "none"
         option = getattr(shape, "option", "")
         return str(getattr(options, option)) if option else type(shape).__name__
 
     def _start_worker(self, runner: WorkerRunner) -> None:
-        options = self.environment.parsed_options
-        assert options is not None
+        options = self.options
         try:
             # Use this worker's --results instead of the master's.
             options.results = self._results
@@ -312,13 +304,13 @@ class Plugin:
             runner.send_message("asr_refuse", {"reason": str(error)})
 
     def _allow_descriptors(self, workers: int) -> None:
-        options = self.environment.parsed_options
-        descriptors.allow(-(-((options and options.num_users) or 1) // workers))
+        options = self.options
+        descriptors.allow(-(-(options.num_users or 1) // workers))
 
     def stop(self) -> None:
         self.stage = None
         self.limit(None)
-        if isinstance(self.environment.runner, WorkerRunner):
+        if isinstance(self.runner, WorkerRunner):
             # All streams have finished. Locust would let a worker sleep for the stop timeout before it is ready for the
             # next test, which sets it again. Asleep, the worker receives no heartbeat and would exit after a minute.
             self.environment.stop_timeout = 0.0
@@ -364,9 +356,9 @@ class Plugin:
         from asr_load.report.summary import print_summary
 
         if self.summary is not None:
-            options = self.environment.parsed_options
+            options = self.options
             # With --json, standard output must contain only Locust's JSON.
-            file, folder = sys.stderr if options and options.json else sys.stdout, self.folders[-1]
+            file, folder = sys.stderr if options.json else sys.stdout, self.folders[-1]
             if self.capacity is not None:
                 print_search(folder, self.capacity, file, self.summary.verdict)
             else:
@@ -375,9 +367,7 @@ class Plugin:
 
     def complete_files(self) -> None:
         """End the test before Locust writes its final reports, so that they include requests that were cut off."""
-        runner, options = self.environment.runner, self.environment.parsed_options
-        assert runner is not None
-        assert options is not None
+        runner, options = self.runner, self.options
         runner.quit()
         self.stop()
         if self.stopped_by and not self.took_part and self.environment.process_exit_code is None:
@@ -408,15 +398,14 @@ class Plugin:
         raise AssertionError
 
     def _end_test(self) -> None:
-        runner = self.environment.runner
-        assert runner is not None
-        options, web_ui = self.environment.parsed_options, self.environment.web_ui
+        runner = self.runner
+        options, web_ui = self.options, self.environment.web_ui
         if web_ui is None:
             runner.quit()
             return
         locust_internals.stop_starting(web_ui)
         runner.stop()
-        if options and options.autostart and options.autoquit != -1:
+        if options.autostart and options.autoquit != -1:
             gevent.sleep(options.autoquit)
             web_ui.stop()
 
@@ -435,8 +424,7 @@ class Plugin:
     def _new_search(self) -> Stepper:
         """Make the search of the options; the next test belongs to it. Raises InputError."""
         settings, targets = self.check()
-        options = self.environment.parsed_options
-        assert options is not None
+        options = self.options
         steps = resumed(Path(options.resume), settings, targets.data_sha256) if options.resume else []
         return Stepper(settings, options.num_users or 1, options.step_time, steps)
 

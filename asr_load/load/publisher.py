@@ -8,8 +8,7 @@ from collections.abc import Callable
 import gevent
 from locust.env import Environment
 
-from asr_load import locust_internals
-from asr_load.load import stats
+from asr_load.load import locust_internals, stats
 from asr_load.load.loop_monitor import yield_to_io
 from asr_load.load.target import Targets
 from asr_load.stream.record import Record

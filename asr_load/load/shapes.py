@@ -1,24 +1,23 @@
-"""Loads that change during the test: ramp, steps and spike, chosen with --shape or in the web form.
+"""Load shapes for locustfiles: ramp, steps and spike, and the search for capacity.
 
-    locust -f locustfiles/transcribe.py,locustfiles/shapes.py --headless --shape steps -u 40 --stages 4 --stage-time 30
-
-The number of users (-u) is the peak. This is a separate file, because Locust uses any shape that it finds.
+A locustfile imports the one that it uses, because Locust uses any shape that it finds.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
-from locust import LoadTestShape, events
+from locust import LoadTestShape
 from locust.argument_parser import LocustArgumentParser
+from locust.runners import Runner
 
-from asr_load.load.plugin import plugin_of
+from asr_load.load.plugin import Plugin, plugin_of
 from asr_load.options.parser import LOAD, add_to_group
-from asr_load.options.table import SHAPE_OPTIONS
+from asr_load.options.table import SEARCH_OPTIONS, SHAPE_OPTIONS
 
 
-class Stage(NamedTuple):
+class UserRamp(NamedTuple):
     """A part of the test, in seconds from its start, in which users change linearly from `first` to `last`."""
 
     name: str
@@ -28,7 +27,7 @@ class Stage(NamedTuple):
     last: int
 
 
-def plan(shape: str, peak: int, stages: int, stage_time: float) -> list[Stage]:
+def plan(shape: str, peak: int, stages: int, stage_time: float) -> list[UserRamp]:
     """The stages of a shape, each of `stage_time` seconds.
 
     ramp: linearly to the peak within `stages` stages, and one stage at the peak. steps: `stages` equal steps up to the
@@ -36,7 +35,7 @@ def plan(shape: str, peak: int, stages: int, stage_time: float) -> list[Stage]:
     """
     if shape == "ramp":
         top = stages * stage_time
-        return [Stage("ramp", 0, top, 1, peak), Stage("peak", top, top + stage_time, peak, peak)]
+        return [UserRamp("ramp", 0, top, 1, peak), UserRamp("peak", top, top + stage_time, peak, peak)]
     if shape == "steps":
         levels = [max(1, round(peak * step / stages)) for step in range(1, stages + 1)]
     else:
@@ -44,12 +43,12 @@ def plan(shape: str, peak: int, stages: int, stage_time: float) -> list[Stage]:
         levels = [base, peak, base]
     times = [number * stage_time for number in range(len(levels) + 1)]
     return [
-        Stage(f"{users} users", begins, ends, users, users)
+        UserRamp(f"{users} users", begins, ends, users, users)
         for (begins, ends), users in zip(pairwise(times), levels, strict=True)
     ]
 
 
-def stage_at(stages: list[Stage], time: float) -> tuple[Stage, int] | None:
+def stage_at(stages: list[UserRamp], time: float) -> tuple[UserRamp, int] | None:
     """The stage at a time and its number of users; None after the last."""
     for stage in stages:
         if time < stage.ends:
@@ -58,29 +57,51 @@ def stage_at(stages: list[Stage], time: float) -> tuple[Stage, int] | None:
     return None
 
 
-class Shape(LoadTestShape):
-    """Follows the plan of the options."""
+class _PluginShape(LoadTestShape):
+    """A shape that uses the plugin of its environment."""
 
-    use_common_options: ClassVar[bool] = True  # keep the form's field for users, which is the peak
+    abstract: ClassVar[bool] = True
+    use_common_options: ClassVar[bool] = True  # keep the form's field for users, which is the maximum
+
+    @property
+    def plugin(self) -> Plugin:
+        return plugin_of(cast(Runner, self.runner).environment)  # Locust sets the runner before the first tick
+
+
+class Shape(_PluginShape):
+    """Follows the plan of the options. The number of users (-u) is the peak."""
+
     option: ClassVar[str] = "shape"
     """The option that chooses this shape, or none."""
 
     def tick(self) -> tuple[int, float] | None:
         """Called by Locust once a second. Returns users and users to start per second; None ends the test."""
-        assert self.runner is not None
-        options = self.runner.environment.parsed_options
-        assert options is not None
+        options = self.plugin.options
         stages = plan(options.shape, options.num_users or 1, options.stages, options.stage_time)
         now = stage_at(stages, self.get_run_time())
         if now is None:
             return None
         stage, users = now
-        plugin_of(self.runner.environment).enter_stage(stage.name)
+        self.plugin.enter_stage(stage.name)
         # Start users as fast as Locust can, because the plan defines how fast the load grows.
         return users, float(max(users, 1))
 
 
-@events.init_command_line_parser.add_listener
-def add_options(parser: LocustArgumentParser) -> None:
-    """Add the options of shapes, which the web form also shows."""
+class CapacityShape(_PluginShape):
+    """Lets a search control the load. The number of users (-u) is the maximum."""
+
+    searches_capacity: ClassVar[bool] = True
+
+    def tick(self) -> tuple[int, float] | None:
+        """Called by Locust once a second. Returns users and users to start per second; None ends the test."""
+        return self.plugin.search_tick(cast(Runner, self.runner).user_count)
+
+
+def add_shape_options(parser: LocustArgumentParser) -> None:
+    """Add the options of Shape, which the web form also shows."""
     add_to_group(parser, LOAD, SHAPE_OPTIONS)
+
+
+def add_search_options(parser: LocustArgumentParser) -> None:
+    """Add the options of CapacityShape, which the web form also shows."""
+    add_to_group(parser, LOAD, SEARCH_OPTIONS)

@@ -10,7 +10,7 @@ import locust.stats
 import numpy as np
 from locust.env import Environment
 
-from asr_load import locust_internals
+from asr_load.load import locust_internals
 from asr_load.load.target import Targets
 from asr_load.results.metrics import METRICS
 from asr_load.stream.record import LiveRecord, Record
