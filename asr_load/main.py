@@ -1,10 +1,11 @@
-"""The command `asr-load` and its verbs."""
+"""Start a process of asr-load: the command `asr-load` and its verbs, the scripts, and Locust."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from asr_load import signals
 
@@ -25,13 +26,21 @@ VERBS = {
 }
 """Each verb's module, whose main() runs it, or its locustfiles; and its description."""
 
+LOCUST = "locust"
+LOCUST_COMMAND = (sys.executable, "-m", "asr_load.main", LOCUST)
+"""The command that runs Locust in a new process, in which signals are caught from the first line on."""
+
 
 def main() -> int:
     """Command line of asr-load. Each verb has its options: asr-load COMMAND --help."""
-    signals.catch()
+    is_locust = sys.argv[1:2] == [LOCUST]
+    if is_locust:
+        signals.catch_before_test()
+    else:
+        signals.catch()
     from asr_load.errors import exits_on_bad_input
 
-    return exits_on_bad_input(_run_command)()
+    return exits_on_bad_input(_be_locust if is_locust else _run_command)()
 
 
 def run_verb(verb: str) -> int:
@@ -57,12 +66,12 @@ def _run_command() -> int:
         return 2
     home = VERBS[verb][0]
     if home.endswith(".py"):
-        return _run_locust(home.split(","), sys.argv[2:])
+        return _start_locust(home.split(","), sys.argv[2:])
     sys.argv[:2] = [f"asr-load {verb}"]
     return run_verb(verb)
 
 
-def _run_locust(locustfiles: list[str], words: list[str]) -> int:
+def _start_locust(locustfiles: list[str], words: list[str]) -> int:
     from asr_load.repeats import become_locust
     from asr_load.shipped import shipped
 
@@ -71,6 +80,21 @@ def _run_locust(locustfiles: list[str], words: list[str]) -> int:
     config = [] if Path("locust.conf").exists() else ["--config", str(shipped("locust.conf"))]
     # A later -f overrides this one.
     return become_locust([*config, "-f", files, *words])
+
+
+def _be_locust() -> int:
+    """Run Locust in this process. Raises InputError if a locustfile is missing."""
+    sys.argv[:2] = [LOCUST]
+    # Late: importing Locust takes most of a second.
+    import locust.main
+    from locust.argument_parser import parse_locustfile_option
+
+    from asr_load.settings.commandline import check_locustfiles
+
+    named: Any = parse_locustfile_option()  # Locust annotates the wrong type
+    check_locustfiles(named.locustfile)
+    locust.main.main()
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from asr_load import signals
 from asr_load.errors import InputError
+from asr_load.main import LOCUST_COMMAND
 
 if TYPE_CHECKING:
     from asr_load.report.tables import Table
@@ -26,7 +27,7 @@ def become_locust(words: Sequence[str]) -> int:
     """Run Locust with these arguments. This process becomes Locust, so that signals and the exit code are Locust's;
     with --repeats N, each of N runs is a separate process. Raises InputError."""
     times, left = take_repeats(words)
-    command = [sys.executable, "-m", "asr_load.load", *left]
+    command = [*LOCUST_COMMAND, *left]
     if times == 1:
         with signals.held():  # until the new program catches signals
             os.execv(sys.executable, command)

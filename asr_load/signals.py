@@ -28,6 +28,8 @@ _LOOK_S = 0.02
 _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
+BEFORE_TEST = " before any test had begun"
+
 Act = Callable[[int], object]
 
 
@@ -69,6 +71,12 @@ def catch() -> None:
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
             signal.signal(number, _handle)
     _release()
+
+
+def catch_before_test() -> None:
+    """Handle both signals with `leave` in a process of Locust, until its test begins."""
+    catch()
+    on_signal(leave, BEFORE_TEST)
 
 
 def ignore() -> None:

@@ -4,10 +4,7 @@ import sys
 
 from asr_load import signals
 
-BEFORE_TEST = " before any test had begun"
-
 # Catch signals early: Locust sets its handlers only when a test begins, and this package takes a second to import. A
 # program that uses Locust as a library keeps its own handlers.
 if "locust.main" in sys.modules:
-    signals.catch()
-    signals.on_signal(signals.leave, BEFORE_TEST)
+    signals.catch_before_test()

@@ -17,7 +17,7 @@ import gevent
 from locust.runners import MasterRunner, WorkerRunner
 
 from asr_load import signals
-from asr_load.load import BEFORE_TEST, locust_internals
+from asr_load.load import locust_internals
 from asr_load.load.fleet import FINAL_REPORT_S, Master
 from asr_load.load.fleet_socket import SILENT_S
 from asr_load.load.plugin import Plugin
@@ -129,7 +129,7 @@ def _answer(plugin: Plugin, number: int) -> None:
         _end_process(plugin, number)
         return
     plugin.stopped_by = number
-    signals.say(f"stopped{BEFORE_TEST} ({name})")
+    signals.say(f"stopped{signals.BEFORE_TEST} ({name})")
     gevent.with_timeout(GOODBYE_S, runner.quit, timeout_value=None)
     code = signals.exit_code(number)
     # While Locust waits for its workers, nothing catches KeyboardInterrupt.

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from asr_load import signals
+from asr_load.main import LOCUST_COMMAND
 from asr_load.results.runfile import ClientHealth, RunInfo, read_run
 from asr_load.shipped import shipped
 from asr_load.stream.record import Record, read_records
@@ -170,7 +171,7 @@ class GroundTruthRun:
 
 def load(server: Server, folder: Path, cores: set[int], *options: object) -> GroundTruthRun:
     """Run asr-load on these cores against a scripted server, with results in a new folder. Raises GroundTruthError."""
-    command = [sys.executable, "-m", "asr_load.load", "--locustfile", str(shipped("locustfiles/transcribe.py"))]
+    command = [*LOCUST_COMMAND, "--locustfile", str(shipped("locustfiles/transcribe.py"))]
     command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--no-preflight", "--host", server.url]
     command += ["--results", str(folder), *map(str, options)]
     log = folder.with_suffix(".log")
