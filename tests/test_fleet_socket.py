@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,10 @@ import msgspec
 import pytest
 import zmq
 from locust import __version__
+from locust.env import Environment
+from locust.rpc import Message
+from locust.runners import MasterRunner
+from locust.stats import RequestStats
 
 from asr_load.audio.shard import Shards
 from asr_load.load import fleet_socket
@@ -206,7 +211,7 @@ def test_rogue_worker_cannot_distort_the_summary(clips: Path, tmp_path: Path, ab
     own = [one for one in done.records if one["worker"] == number]
     if absurd_info:
         assert not own
-        assert "dropped worker rogue: its report is malformed (Expected `int` >= 0 - at `$.users`)" in done.err
+        assert "dropped worker rogue: its report is malformed (Expected `int` >= 0 - at `$.worker.users`)" in done.err
     else:
         assert [one["seq"] for one in own] == [1]
         assert done.summary["refused"] == 6
@@ -288,3 +293,82 @@ def test_worker_ends_if_its_master_no_longer_listens(monkeypatch: pytest.MonkeyP
     worker = SimpleNamespace(retry=0, master_host="127.0.0.1", master_port=free_port())
     with gevent.Timeout(PATIENCE_S), pytest.raises(ConnectionError, match="nothing listens on"):
         fleet_socket._telling(lambda _: gevent.sleep(2 * PATIENCE_S))(worker)
+
+
+@contextmanager
+def master(token: str, folder: Path) -> Iterator[MasterRunner]:
+    """The master of an environment with this token; without one if it is empty."""
+    file = folder / "token"
+    file.write_text(token)
+    options = Namespace(fleet_token_file=str(file) if token else None)
+    runner = Environment(parsed_options=options).create_master_runner("127.0.0.1", 0)
+    try:
+        yield runner
+    finally:
+        runner.greenlet.kill(block=False)
+        runner.server.socket.context.destroy(linger=0)
+
+
+def test_each_environment_of_a_process_has_its_own_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(credentials.TOKEN, raising=False)
+    fleet_socket.install()
+    mechanisms, keys = [], []
+    for token in ("a" * 16, "b" * 16, "", "a" * 16):
+        with master(token, tmp_path) as runner:
+            mechanisms.append(runner.server.socket.getsockopt(zmq.MECHANISM))
+            keys.append(fleet_socket._keys_of_runner(runner))
+            # A new socket of the same runner is encrypted too, whatever its options are by then.
+            runner.environment.parsed_options = Namespace(fleet_token_file=None)
+            runner.master_bind_port, before = 0, runner.server.socket.context
+            runner.reset_connection()
+            before.term()
+            assert runner.server.socket.getsockopt(zmq.MECHANISM) == mechanisms[-1]
+    assert mechanisms == [zmq.CURVE, zmq.CURVE, zmq.NULL, zmq.CURVE]
+    assert keys[0] == keys[3] != keys[1]
+
+
+def report_of_locust() -> dict[str, Any]:
+    """A worker's report of its statistics, as a master gets it."""
+    stats = RequestStats()
+    response_times: list[Any] = [12, 0.5, 1234.5, None]
+    for response_time in response_times:
+        stats.log_request("POST", "/v1/x", response_time, 100)
+    stats.log_error("POST", "/v1/x", ValueError("why"))
+    data = {
+        "stats": stats.serialize_stats(),
+        "stats_total": stats.total.get_stripped_report(),
+        "errors": stats.serialize_errors(),
+        "user_count": 1,
+        "user_classes_count": {"SpeechUser": 1},
+    }
+    found: dict[str, Any] = msgpack.loads(msgpack.dumps(data), strict_map_key=False)
+    return found
+
+
+def test_statistics_of_locust_are_accepted() -> None:
+    assert fleet_socket._why_invalid("worker", Message("stats", report_of_locust(), "worker")) == ""
+
+
+@pytest.mark.parametrize("row", ["stats", "stats_total"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_requests", -1),
+        ("total_response_time", math.nan),
+        ("max_response_time", math.inf),
+        ("min_response_time", -0.5),
+        ("response_times", {-1.0: 1}),
+        ("response_times", {12: -1}),
+        ("num_reqs_per_sec", {1: -1}),
+        ("num_fail_per_sec", {-1: 1}),
+        ("last_request_timestamp", time.time() + 2 * fleet_socket.DAY_S),
+        ("start_time", math.inf),
+        ("num_reqs_per_sec", {round(time.time() + 2 * fleet_socket.DAY_S): 1}),
+    ],
+)
+def test_impossible_statistics_are_rejected(row: str, name: str, value: object) -> None:
+    data = report_of_locust()
+    entry = data[row][0] if row == "stats" else data[row]
+    entry[name] = value
+    with pytest.raises(ValueError, match=r"Expected|in the future"):
+        fleet_socket._why_invalid("worker", Message("stats", data, "worker"))

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from locust.argument_parser import get_parser
 
-from asr_load.load.fleet import FINAL_REPORT_S
+from asr_load.load.master import FINAL_REPORT_S
 from conftest import CHECKOUT
 from harness.containers import answers, start
 from harness.fleets import SLOW, end

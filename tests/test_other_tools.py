@@ -7,9 +7,8 @@ import re
 import pytest
 from locust.argument_parser import get_parser
 
-import asr_load.load.capacity_shape
-import asr_load.load.lifecycle
-import asr_load.load.shapes  # noqa: F401 (adds our options to Locust's parser)
+import locustfiles.capacity
+import locustfiles.shapes  # noqa: F401 (adds our options to Locust's parser)
 from asr_load.settings.other_tools import ADVICE
 from harness.options import settings
 

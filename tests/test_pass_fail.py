@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from locust.runners import Runner
 
-from asr_load.load.ending import exit_code
+from asr_load.load.reports import exit_code
 from asr_load.report.capacity import print_search
 from asr_load.report.exports import export
 from asr_load.report.headline import words

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.load.fleet import own_folder
 from asr_load.load.record_check import Numbers, RecordCheck
+from asr_load.load.worker import own_folder
 from asr_load.results.runfile import Late, Refused, RunInfo, WorkerInfo, absurd, write_run
 from asr_load.stream.record import LiveRecord, decode_record, encode_record, read_records
 from harness.records import failure, health, record, run_info, worker_info

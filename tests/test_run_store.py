@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asr_load.audio.shard import Shards
-from asr_load.load.fleet import expected
+from asr_load.load.master import expected
 from asr_load.load.run_store import SILENT_S, RunStore
 from asr_load.load.target import Target, Targets
 from asr_load.results.runfile import Invocation

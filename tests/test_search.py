@@ -11,8 +11,8 @@ from typing import cast
 import msgspec
 import pytest
 
-from asr_load.load.fleet import Solo
 from asr_load.load.search import IDLE, REPEATS, Stepper, for_search, resumed
+from asr_load.load.solo import Solo
 from asr_load.results.capacity import Capacity, answer_lines, read_capacity
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import WorkerInfo

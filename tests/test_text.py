@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.load.fleet import expected
+from asr_load.load.master import expected
 from asr_load.report.console import console_for
 from asr_load.results.runfile import absurd
 from asr_load.text import MAX_CHARS, shorten, striker, visible

@@ -12,7 +12,7 @@ from locust.runners import WorkerRunner
 
 from asr_load.audio.shard import Shards, verify
 from asr_load.errors import InputError
-from asr_load.load.fleet import OPTION
+from asr_load.load.messages import fleet_test
 from asr_load.load.search import check_search, resumed
 from asr_load.load.target import OwnOptions, Target, Targets
 from asr_load.settings.credentials import Credentials
@@ -102,8 +102,8 @@ class Checks:
     def _found(self, options: Namespace, host: str | None) -> tuple[str, str]:
         """The server's model and realtime dialect, if known. A worker gets them from its master."""
         if self._is_worker:
-            told = getattr(options, OPTION, None) or {}
-            return str(told.get("model", "")), str(told.get("dialect", ""))
+            test = fleet_test(options)
+            return (test.model, test.dialect) if test else ("", "")
         return self.models.get(check_host(host), ""), self.dialects.get(check_host(host), "")
 
     def _user_classes(self, options: Namespace, chosen: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -112,9 +112,8 @@ class Checks:
         classes: dict[str, Any] = {user_class.__name__: user_class for user_class in self._environment.user_classes}
         if chosen or self._is_worker:
             classes |= self._environment.available_user_classes or {}
-        test = getattr(options, OPTION, None)
-        if self._is_worker and test is not None:
-            chosen = list(test["manifests"])
+        if self._is_worker and (test := fleet_test(options)):
+            chosen = list(test.manifests)
         if missing := [name for name in chosen if name and name not in classes]:
             raise InputError(f"there is no user class {missing[0]} here: use the master's locustfile")
         speaking = {

@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import math
 import time
+from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -21,13 +22,15 @@ import msgpack  # type: ignore[import-untyped]
 import msgspec
 import zmq
 from gevent import socket
+from locust.env import Environment
 from locust.exception import RPCError
 from locust.rpc import Message, zmqrpc
 from locust.runners import MasterRunner, WorkerRunner
 from zmq.utils import z85
 
 from asr_load.load import locust_internals
-from asr_load.settings.credentials import TOKEN
+from asr_load.settings.credentials import TOKEN, read_token
+from asr_load.stream.record import Amount, Count, Moment
 from asr_load.text import visible
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,6 @@ logger = logging.getLogger(__name__)
 BROKEN = "asr_broken"
 """The type of a message that replaces an unreadable one."""
 
-STATES = frozenset(("ready", "spawning", "running", "cleanup", "stopping", "stopped", "missing"))
 DAY_S = 86400.0
 """Maximum difference of clocks, in seconds."""
 
@@ -46,20 +48,20 @@ SILENT_S = 45.0
 """Seconds without a message from its master after which a worker exits."""
 
 Keys = tuple[bytes, bytes]
+"""Public and secret key of a master. Everyone with the token can derive both."""
 
-_server: Keys | None = None
-"""Public and secret key of the master; None without a token. Processes with the token can derive the public key."""
+_keys: ContextVar[Keys | None] = ContextVar("keys", default=None)
+"""The keys of the sockets that this greenlet makes now; None without a token."""
 
 
-def use_token(token: str) -> None:
-    """Encrypt connections made from now on with this token; do not encrypt them if it is empty."""
-    global _server  # noqa: PLW0603 (a process is in one fleet, and Locust makes its socket before our code runs)
+def _keys_of(options: Namespace | None) -> Keys | None:
+    """The keys of a fleet with these options; None without a token. Raises InputError."""
+    token = read_token(options) if options is not None and "fleet_token_file" in options else ""
     if not token:
-        _server = None
-        return
+        return None
     # scrypt makes guesses slow for somebody who has recorded the fleet's traffic.
     secret = z85.encode(hashlib.scrypt(token.encode(), salt=b"asr-load fleet", n=2**14, r=8, p=1, dklen=32))
-    _server = zmq.curve_public(secret), secret
+    return zmq.curve_public(secret), secret
 
 
 def install() -> None:
@@ -68,18 +70,48 @@ def install() -> None:
         return
     locust_internals.replace(Message, "unserialize", lambda _: classmethod(_unserialize))
     locust_internals.replace(zmqrpc.BaseSocket, "__init__", _encrypted)
+    for runner in (MasterRunner, WorkerRunner):
+        locust_internals.replace(runner, "__init__", _with_keys_of_options)
+        locust_internals.replace(runner, "reset_connection", _with_keys)
     locust_internals.replace(zmqrpc.Server, "recv_from_client", lambda _: _receive)
     locust_internals.replace(MasterRunner, "handle_message", _checked)
     locust_internals.replace(WorkerRunner, "connect_to_master", _telling)
+
+
+def _keys_of_runner(runner: Any) -> Keys | None:
+    keys: Keys | None = getattr(runner, "asr_keys", None)  # it may be older than `install`
+    return keys
+
+
+def _with_keys_of_options(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def init_with_keys(self: Any, environment: Environment, **address: Any) -> None:
+        # Keep them, because a master's options replace those of its workers later.
+        self.asr_keys = _keys_of(environment.parsed_options)
+        _with_keys(init)(self, environment, **address)
+
+    return init_with_keys
+
+
+def _with_keys(method: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(method)
+    def call_with_keys(self: Any, *args: Any, **words: Any) -> None:
+        before = _keys.set(_keys_of_runner(self))
+        try:
+            method(self, *args, **words)
+        finally:
+            _keys.reset(before)
+
+    return call_with_keys
 
 
 def _encrypted(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def init_encrypted(self: Any, sock_type: int, *rest: Any) -> None:
         init(self, sock_type, *rest)
-        if _server is None:
+        if (keys := _keys.get()) is None:
             return
-        public, secret = _server
+        public, secret = keys
         if sock_type == zmq.ROUTER:
             self.socket.curve_server = True
             self.socket.curve_publickey, self.socket.curve_secretkey = public, secret
@@ -141,7 +173,7 @@ def _checked(handle: Callable[..., None]) -> Callable[..., None]:
         if client_id in _dropped.get(self, ()):
             return
         try:
-            if why := _wrong(client_id, msg):
+            if why := _why_invalid(client_id, msg):
                 drop(self, client_id, why)
             else:
                 handle(self, client_id, msg)
@@ -152,46 +184,53 @@ def _checked(handle: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Entry(msgspec.Struct):
+    """A row of Locust's statistics. Times are in seconds since the epoch, durations in ms."""
+
     name: str
     method: str
-    last_request_timestamp: float | None
-    start_time: float
-    num_requests: int
-    num_none_requests: int
-    num_failures: int
-    total_response_time: float
-    max_response_time: float
-    min_response_time: float | None
-    total_content_length: int
-    response_times: dict[float, int]
-    num_reqs_per_sec: dict[int, int]
-    num_fail_per_sec: dict[int, int]
+    last_request_timestamp: Moment | None
+    start_time: Moment
+    num_requests: Count
+    num_none_requests: Count
+    num_failures: Count
+    total_response_time: Amount
+    max_response_time: Amount
+    min_response_time: Amount | None
+    total_content_length: Amount
+    response_times: dict[Amount, Count]
+    num_reqs_per_sec: dict[Count, Count]
+    num_fail_per_sec: dict[Count, Count]
+
+    def __post_init__(self) -> None:
+        times = [self.start_time, self.last_request_timestamp or 0, *self.num_reqs_per_sec, *self.num_fail_per_sec]
+        if max(times) > time.time() + DAY_S:
+            raise ValueError("it contains a time in the future")
 
 
 class _Error(msgspec.Struct):
     name: str
     method: str
     error: Any
-    occurrences: int
+    occurrences: Count
 
 
 class _Stats(msgspec.Struct):
     stats: list[_Entry]
     stats_total: _Entry
     errors: dict[str, _Error]
-    user_count: int
-    user_classes_count: dict[str, int]
+    user_count: Count
+    user_classes_count: dict[str, Count]
 
 
 class _Heartbeat(msgspec.Struct):
-    state: str
-    current_cpu_usage: float
-    current_memory_usage: float = 0
+    state: Literal["ready", "spawning", "running", "cleanup", "stopping", "stopped", "missing"]
+    current_cpu_usage: Amount
+    current_memory_usage: Amount = 0
 
 
 class _Spawned(msgspec.Struct):
-    user_classes_count: dict[str, int]
-    user_count: int
+    user_classes_count: dict[str, Count]
+    user_count: Count
 
 
 class _Logs(msgspec.Struct):
@@ -199,77 +238,31 @@ class _Logs(msgspec.Struct):
     logs: list[str]
 
 
-class _Raised(msgspec.Struct):
+class _Exception(msgspec.Struct):
     msg: str
     traceback: str
 
 
-class _Clock(msgspec.Struct):
-    sent: int
-
-
-class _Refusal(msgspec.Struct):
-    reason: str
-
-
-SHAPES: dict[str, Any] = {
+LOCUSTS: dict[str, Any] = {
     "client_ready": str,
     "heartbeat": _Heartbeat,
     "stats": _Stats,
     "spawning_complete": _Spawned,
     "logs": _Logs,
-    "exception": _Raised,
-    "asr_clock": _Clock,
-    "asr_refuse": _Refusal,
+    "exception": _Exception,
 }
-"""The content of workers' messages by type, which Locust does not check."""
+"""The content of Locust's messages from workers by type, which Locust does not check."""
 
 
-def _wrong(client_id: str, msg: Message) -> str:
-    """Why a message cannot come from this worker; empty if it can."""
+def _why_invalid(sender: str, msg: Message) -> str:
+    """Why a message cannot come from this worker; empty if it can. Raises msgspec.ValidationError."""
     if msg.type == BROKEN:
         return "it sent a malformed message"
-    if msg.node_id != client_id:
+    if msg.node_id != sender:
         return f"it sent a {msg.type!r} message in the name of {msg.node_id}"
-    shape = SHAPES.get(msg.type)
-    content = None if shape is None else msgspec.convert(msg.data, shape, strict=False)
-    match content:
-        case _Heartbeat():
-            numbers = math.isfinite(content.current_cpu_usage) and math.isfinite(content.current_memory_usage)
-            return "" if numbers and content.state in STATES else f"its heartbeat is invalid: {content}"
-        case _Logs():
-            return "" if content.worker_id == client_id else f"it sent the log of {content.worker_id}"
-        case _Stats():
-            return _wrong_stats(content)
-    return ""
-
-
-def _wrong_stats(stats: _Stats) -> str:
-    now = time.time()
-    for entry in (*stats.stats, stats.stats_total):
-        numbers = [
-            entry.num_requests,
-            entry.num_none_requests,
-            entry.num_failures,
-            entry.total_response_time,
-            entry.max_response_time,
-            entry.min_response_time or 0,
-            entry.total_content_length,
-            *entry.response_times,
-            *entry.response_times.values(),
-            *entry.num_reqs_per_sec.values(),
-            *entry.num_fail_per_sec.values(),
-        ]
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            return "its statistics contain a negative or infinite number"
-        times = [
-            entry.start_time,
-            entry.last_request_timestamp or now,
-            *entry.num_reqs_per_sec,
-            *entry.num_fail_per_sec,
-        ]
-        if not all(math.isfinite(at) and at < now + DAY_S for at in times):
-            return "its statistics contain a time in the future"
+    content = msgspec.convert(msg.data, LOCUSTS[msg.type], strict=False) if msg.type in LOCUSTS else None
+    if isinstance(content, _Logs) and content.worker_id != sender:
+        return f"it sent the log of {content.worker_id}"
     return ""
 
 
@@ -283,7 +276,7 @@ def _telling(connect: Callable[..., None]) -> Callable[..., None]:
             return
 
         def tell() -> None:
-            where, have = f"{self.master_host}:{self.master_port}", "one" if _server else "none"
+            where, have = f"{self.master_host}:{self.master_port}", "one" if _keys_of_runner(self) else "none"
             listened = time.monotonic()
             while time.monotonic() - listened < SILENT_S:
                 gevent.sleep(WORD_AFTER_S)

@@ -18,8 +18,9 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from asr_load import signals
 from asr_load.load import locust_internals
-from asr_load.load.fleet import FINAL_REPORT_S, Master
 from asr_load.load.fleet_socket import SILENT_S
+from asr_load.load.master import FINAL_REPORT_S, Master
+from asr_load.load.messages import Cut, send_to_workers
 from asr_load.load.plugin import Plugin
 from asr_load.settings.commandline import given_options
 
@@ -149,4 +150,4 @@ def _cut(plugin: Plugin) -> None:
     if isinstance(plugin.role, Master):
         plugin.role.cut()
     elif isinstance(runner, MasterRunner):
-        runner.send_message("asr_cut")
+        send_to_workers(runner, Cut())

@@ -6,10 +6,13 @@ import inspect
 import logging
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import gevent
+import msgspec
 from gevent.lock import Semaphore
 from locust import events
 from locust.argument_parser import LocustArgumentParser
@@ -19,9 +22,26 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from asr_load import signals
 from asr_load.errors import InputError
-from asr_load.load import fleet, fleet_socket, interruption, locust_internals, stats
-from asr_load.load.fleet import Master, Worker
+from asr_load.load import fleet_socket, interruption, locust_internals, stats
+from asr_load.load.master import Master
+from asr_load.load.messages import (
+    REPORT,
+    ArrivalPlan,
+    Cut,
+    Done,
+    FleetMessage,
+    Refusal,
+    ShareDone,
+    Stop,
+    TimeAnswer,
+    TimeQuestion,
+    decode,
+    fleet_test,
+    send_to_master,
+)
 from asr_load.load.plugin import Plugin, keep_plugin
+from asr_load.load.web_form import take_form
+from asr_load.load.worker import Worker
 from asr_load.options.parser import add_options
 from asr_load.results import accuracy
 from asr_load.results.figures import figures
@@ -37,6 +57,8 @@ WAITING_WORD_S = 10.0
 
 CUT_S, CUT_EVERY_S = 1.0, 0.05
 """Minimum duration and interval, in seconds, at which a worker kills starting users after its streams were cut off."""
+
+Kind = TypeVar("Kind", bound=FleetMessage)
 
 SPAWN_RATE = 100
 """Default number of users to start per second in an open loop. Locust warns about higher rates."""
@@ -69,7 +91,7 @@ def _on_parser(parser: LocustArgumentParser) -> None:
     if signals.caught():  # not in a program that uses Locust as a library
         locust_internals.own_signals(signals.fork_child, interruption.after_fork)
     add_options(parser)
-    judge_command_line(parser, fleet_socket.use_token)
+    judge_command_line(parser)
 
 
 @events.init.add_listener
@@ -97,21 +119,30 @@ def attach(environment: Environment) -> Plugin:
     locust_internals.check_environment(environment)
     plugin = Plugin(environment, options, runner)
     # A worker gets its host and options from the master with the first test.
-    if not isinstance(environment.runner, WorkerRunner):
+    if not isinstance(runner, WorkerRunner):
         _check_first_test(plugin)
         _prepare_for_the_end()
     keep_plugin(plugin)
     _stop_once(plugin)
     stats.set_up(environment)
-    webui.set_up(environment, lambda: plugin.last_store, plugin.take_form)
-    _listen(plugin)
-    _register_messages(environment, plugin)
-    if isinstance(environment.runner, MasterRunner) and environment.web_ui is None:
-        logging.getLogger().addFilter(_told_every_second)
-        gevent.spawn(_tell_what_is_waited_for, environment.runner, plugin)
-    if isinstance(environment.runner, WorkerRunner) and hasattr(environment.parsed_options, fleet.OPTION):
+    webui.set_up(environment, lambda: plugin.store, partial(take_form, plugin))
+    on = environment.events
+    on.test_start.add_listener(lambda **_: plugin.start())
+    on.test_stop.add_listener(lambda **_: plugin.stop())
+    on.quitting.add_listener(lambda **_: plugin.quit())
+    # After Locust's tables, so that the summary comes last.
+    on.quit.add_listener(lambda **_: plugin.reports.print())
+    on.quit.add_listener(lambda **_: interruption.ignore_signals())
+    if isinstance(runner, MasterRunner):
+        _listen_to_workers(plugin, runner)
+        if environment.web_ui is None:
+            logging.getLogger().addFilter(_is_not_repeated)
+            gevent.spawn(_print_missing_workers, runner, plugin)
+    elif isinstance(runner, WorkerRunner):
+        _listen_to_master(plugin, runner)
         # A worker listens to its master from the beginning, so a test may already have begun.
-        plugin.start()
+        if fleet_test(options):
+            plugin.start()
     plugin.ready.set()
     return plugin
 
@@ -145,8 +176,8 @@ def _stop_once(plugin: Plugin) -> None:
                 plugin.at_rest.wait()
                 return
             plugin.at_rest.clear()
-            if plugin.role is not None and plugin.role.run is not None:
-                plugin.role.run.stopping()  # now, because Locust first inspects its stack, which takes time
+            if plugin.run is not None:
+                plugin.run.stopping()  # now, because Locust first inspects its stack, which takes time
             try:
                 stop(*args, **kwargs)
             finally:
@@ -157,113 +188,107 @@ def _stop_once(plugin: Plugin) -> None:
     locust_internals.replace(plugin.runner, "stop", once)
 
 
-def _register_messages(environment: Environment, plugin: Plugin) -> None:
-    """Register the messages between master and workers, which fleet.py describes."""
-    runner = environment.runner
-    if isinstance(runner, MasterRunner):
+def _listen_to_workers(plugin: Plugin, runner: MasterRunner) -> None:
+    """Register the messages of workers, and drop a worker that sends a malformed one."""
 
-        def to_master(answer: Callable[[Master, Message], None]) -> Callable[..., None]:
-            def hear(msg: Message, **_: Any) -> None:
-                if isinstance(plugin.role, Master):
-                    answer(plugin.role, msg)
+    def register(kind: type[Kind], act: Callable[[Master, str, Kind], None]) -> None:
+        def listen(msg: Message, **_: Any) -> None:
+            try:
+                content = decode(msg.data, kind)
+            except msgspec.ValidationError as error:
+                fleet_socket.drop(runner, msg.node_id, f"its {msg.type!r} message is invalid ({error})")
+                return
+            if isinstance(plugin.role, Master):
+                act(plugin.role, msg.node_id, content)
 
-            return hear
+        runner.register_message(kind.type, listen)
 
-        runner.register_message("asr_share_done", to_master(lambda role, msg: role.share_done(msg.node_id)))
-        runner.register_message("asr_done", to_master(lambda role, msg: role.done(msg.node_id)))
-        runner.register_message("asr_clock", to_master(lambda role, msg: role.answer_time(msg.node_id, msg.data)))
-        runner.register_message("asr_refuse", to_master(lambda role, msg: role.refuse(str(msg.data["reason"]))))
-    elif isinstance(runner, WorkerRunner):
-        one_at_a_time, over = Semaphore(), set[str]()
-
-        def but_late_spawns(handle_message: Callable[[Message], None]) -> Callable[[Message], None]:
-            def handle(msg: Message) -> None:
-                # A master that ramps up or rebalances users may ask for some after it has ended the test.
-                test = msg.data["parsed_options"].get(fleet.OPTION) if msg.type == "spawn" else None
-                if test is None or test["id"] not in over:
-                    handle_message(msg)
-
-            return handle
-
-        def stop(**_: Any) -> None:
-            if test := getattr(environment.parsed_options, fleet.OPTION, None):
-                over.add(test["id"])
-            with one_at_a_time:
-                runner.stop()
-                if plugin.role is None:  # it has already sent its final report, or never had one
-                    runner.send_message("asr_done", None)
-                plugin.stop()
-
-        def test_id() -> str | None:
-            test = getattr(environment.parsed_options, fleet.OPTION, None)
-            return None if test is None else str(test["id"])
-
-        def cut(**_: Any) -> None:
-            # Users requested earlier may still start a moment after this message.
-            test, until = test_id(), time.monotonic() + CUT_S
-            while test_id() == test and (plugin.starting or plugin.role is not None or time.monotonic() < until):
-                locust_internals.cut_streams(runner)
-                gevent.sleep(CUT_EVERY_S)
-
-        def clock(msg: Message, **_: Any) -> None:
-            if isinstance(plugin.role, Worker):
-                plugin.role.tell_time(msg.data)
-
-        def assignment(msg: Message, **_: Any) -> None:
-            if isinstance(plugin.role, Worker):
-                plugin.role.share_arrivals(msg.data)
-
-        locust_internals.replace(runner, "handle_message", but_late_spawns)
-        runner.register_message("asr_stop", stop, concurrent=True)
-        runner.register_message("asr_assignment", assignment)
-        # Locust's runner disconnects from the master on this event. Locust calls the last listener first, so this one
-        # lets a worker drain before it disconnects.
-        environment.events.quitting.add_listener(stop)
-        runner.register_message("asr_clock", clock)
-        runner.register_message("asr_cut", cut, concurrent=True)
-
-
-def _told_every_second(line: logging.LogRecord) -> bool:
-    """Whether to log a line of Locust: not the ones that _tell_what_is_waited_for replaces."""
-    return not str(line.msg).startswith("Waiting for workers to be ready")
-
-
-def _tell_what_is_waited_for(runner: MasterRunner, plugin: Plugin) -> None:
-    options = plugin.options
-    worker = f"{locust_command(options.locustfile)} --worker --master-host ADDRESS"
-    while not plugin.folders and (ready := len(runner.clients.ready)) < options.expect_workers:
-        how = f"{worker} --master-port {options.master_bind_port}"
-        print(f"waiting for workers: {ready} of {options.expect_workers} joined ({how})", file=sys.stderr, flush=True)
-        gevent.sleep(WAITING_WORD_S)
-
-
-def _listen(plugin: Plugin) -> None:
-    """Add the plugin's listeners to Locust's events."""
+    register(ShareDone, lambda role, worker, _: role.share_done(worker))
+    register(Done, lambda role, worker, _: role.done(worker))
+    register(TimeQuestion, lambda role, worker, question: role.answer_time(worker, question))
+    register(Refusal, lambda role, _, refusal: role.refuse(refusal.reason))
 
     def worker_connect(client_id: str, **_: Any) -> None:
         if isinstance(plugin.role, Master):
             plugin.role.add_worker(client_id)
 
+    def worker_report(client_id: str, data: dict[str, Any], **_: Any) -> None:
+        if isinstance(plugin.role, Master) and REPORT in data:
+            plugin.role.take_report(client_id, data[REPORT])
+
+    def test_stopping(**_: Any) -> None:
+        if isinstance(plugin.role, Master):
+            plugin.role.drain()
+
+    plugin.environment.events.worker_connect.add_listener(worker_connect)
+    plugin.environment.events.worker_report.add_listener(worker_report)
+    plugin.environment.events.test_stopping.add_listener(test_stopping)
+
+
+def _listen_to_master(plugin: Plugin, runner: WorkerRunner) -> None:
+    """Register the messages of the master."""
+    one_at_a_time, ended = Semaphore(), set[str]()
+
+    def test_id() -> str:
+        test = fleet_test(plugin.options)
+        return test.id if test else ""
+
+    def but_late_spawns(handle_message: Callable[[Message], None]) -> Callable[[Message], None]:
+        def handle(msg: Message) -> None:
+            # A master that ramps up or rebalances users may ask for some after it has ended the test.
+            test = fleet_test(Namespace(**msg.data["parsed_options"])) if msg.type == "spawn" else None
+            if test is None or test.id not in ended:
+                handle_message(msg)
+
+        return handle
+
+    def stop(**_: Any) -> None:
+        ended.add(test_id())
+        with one_at_a_time:
+            runner.stop()
+            if plugin.role is None:  # it has already sent its final report, or never had one
+                send_to_master(runner, Done())
+            plugin.stop()
+
+    def cut(**_: Any) -> None:
+        # Users requested earlier may still start a moment after this message.
+        test, until = test_id(), time.monotonic() + CUT_S
+        while test_id() == test and (plugin.starting or plugin.role is not None or time.monotonic() < until):
+            locust_internals.cut_streams(runner)
+            gevent.sleep(CUT_EVERY_S)
+
+    def take_time(msg: Message, **_: Any) -> None:
+        if isinstance(plugin.role, Worker):
+            plugin.role.take_time(decode(msg.data, TimeAnswer))
+
+    def take_plan(msg: Message, **_: Any) -> None:
+        if isinstance(plugin.role, Worker):
+            plugin.role.take_plan(decode(msg.data, ArrivalPlan))
+
     def report_to_master(data: dict[str, Any], **_: Any) -> None:
         if isinstance(plugin.role, Worker):
             plugin.role.report(data)
 
-    def worker_report(client_id: str, data: dict[str, Any], **_: Any) -> None:
-        if isinstance(plugin.role, Master) and fleet.KEY in data:
-            plugin.role.hear(client_id, data[fleet.KEY])
+    locust_internals.replace(runner, "handle_message", but_late_spawns)
+    runner.register_message(Stop.type, stop, concurrent=True)
+    runner.register_message(Cut.type, cut, concurrent=True)
+    runner.register_message(TimeAnswer.type, take_time)
+    runner.register_message(ArrivalPlan.type, take_plan)
+    plugin.environment.events.report_to_master.add_listener(report_to_master)
+    # Locust's runner disconnects from the master on this event. Locust calls the last listener first, so this one
+    # lets a worker drain before it disconnects.
+    plugin.environment.events.quitting.add_listener(stop)
 
-    def test_stopping(**_: Any) -> None:
-        if plugin.role is not None:
-            plugin.role.stopping()
 
-    on = plugin.environment.events
-    on.test_start.add_listener(lambda **_: plugin.start())
-    on.worker_connect.add_listener(worker_connect)
-    on.report_to_master.add_listener(report_to_master)
-    on.worker_report.add_listener(worker_report)
-    on.test_stopping.add_listener(test_stopping)
-    on.test_stop.add_listener(lambda **_: plugin.stop())
-    on.quitting.add_listener(lambda **_: plugin.complete_files())
-    # After Locust's tables, so that the summary comes last.
-    on.quit.add_listener(lambda **_: plugin.print_summary())
-    on.quit.add_listener(lambda **_: interruption.ignore_signals())
+def _is_not_repeated(line: logging.LogRecord) -> bool:
+    """Whether to log a line of Locust: not the ones that _print_missing_workers replaces."""
+    return not str(line.msg).startswith("Waiting for workers to be ready")
+
+
+def _print_missing_workers(runner: MasterRunner, plugin: Plugin) -> None:
+    options = plugin.options
+    worker = f"{locust_command(options.locustfile)} --worker --master-host ADDRESS"
+    while plugin.folder is None and (ready := len(runner.clients.ready)) < options.expect_workers:
+        how = f"{worker} --master-port {options.master_bind_port}"
+        print(f"waiting for workers: {ready} of {options.expect_workers} joined ({how})", file=sys.stderr, flush=True)
+        gevent.sleep(WAITING_WORD_S)

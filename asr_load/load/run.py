@@ -1,4 +1,4 @@
-"""The part of a test in one process: hands out requests, sends them, and writes a record of each."""
+"""The part of a test in one process: its users send requests and write a record of each."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.lock import BoundedSemaphore
 from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import STATE_RUNNING
 from requests import Session
 
 from asr_load.apis.request import TranscriptionRequest, request_headers
-from asr_load.errors import InputError
 from asr_load.http.attempt import ExchangeConfig, never_sent
 from asr_load.http.connection import PAUSE_S, Connections, UserConnection
-from asr_load.http.failure import client_want
 from asr_load.http.self_check import Reader
 from asr_load.http.socket_reader import CompiledReaders
-from asr_load.load.clock import ClockOffset
-from asr_load.load.loop_monitor import LoopMonitor, yield_to_io
+from asr_load.load.loop_monitor import LoopMonitor
 from asr_load.load.publisher import Publisher
+from asr_load.load.request_queue import RequestQueue
 from asr_load.load.target import RequestSource, Targets
 from asr_load.realtime.pacer import Playback
 from asr_load.realtime.utterance import transmit
 from asr_load.results.calibration import read_calibration
 from asr_load.results.runfile import PUNCTUAL_S, WorkerInfo
 from asr_load.schedule.arrivals import Stage
-from asr_load.schedule.work import Job, Turn, Work
+from asr_load.schedule.work import Share, Turn
 from asr_load.settings.settings import Settings
 from asr_load.stream.record import Record, RecordFile
 
@@ -54,65 +51,44 @@ class Run:
         settings: Settings,
         targets: Targets,
         *,
+        share: Share,
+        turn: Turn,
         reader: Reader,
         id: str,
-        worker: int,
-        of: int,
-        turn: Turn,
         file: RecordFile,
         show: Callable[[list[Record], list[bytes]], None],
         on_done: Callable[[], None],
     ) -> None:
         self._environment, self._settings = environment, settings
-        self._id, self._worker, self._file, self._on_done = id, worker, file, on_done
-        self._open = settings.loop.open
-        self._work = Work(
-            turn,
-            budget=settings.requests + settings.warmup_requests if settings.requests else 0,
-            arrivals=settings.loop.make(),
-        )
-        self._began = time.perf_counter_ns()
-        self._may_begin, self._changed, self._stopping = Event(), Event(), Event()
-        if not self._open:
-            self._may_begin.set()
-        self._has_begun = not self._open
-        self._queued = self._late = 0
-        self._stopped_at: int | None = None
+        self._id, self._worker, self._file, self._on_done = id, share.worker, file, on_done
+        self._drains = bool(environment.stop_timeout)
         self._sources = {
-            name: RequestSource(name, target, id=id, worker=worker, of=of, alone=not targets.several)
+            name: RequestSource(name, target, id=id, worker=share.worker, of=share.of, alone=not targets.several)
             for name, target in targets.items()
         }
         self._source_of: list[RequestSource] = []
         """The source of each user's requests, by the user's number."""
+        self.queue = RequestQueue(settings, turn, self._note_unbuilt)
         self._reader, self._reader_factory = reader
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
         self._calibration = read_calibration(self._cores, self._reader)
         epoch_ns = time.time_ns() - time.perf_counter_ns()
-        self._monitor = LoopMonitor(
-            self._reader_factory.lags if isinstance(self._reader_factory, CompiledReaders) else None, epoch_ns / 1e9
-        )
         self._config = ExchangeConfig(
-            settings.timeouts,
-            epoch_ns,
-            settings.intake,
-            settings.transport,
-            settings.keep_connections,
+            settings.timeouts, epoch_ns, settings.intake, settings.transport, settings.keep_connections
         )
         self.playback = Playback()
-        self.clock = ClockOffset()
-        """The offset of this process's clock from the master's."""
-        self._turn = BoundedSemaphore(1)
+        compiled = self._reader_factory if isinstance(self._reader_factory, CompiledReaders) else None
+        self._nice = compiled.nice if compiled else 0
+        self._monitor = LoopMonitor(compiled.lags if compiled else None, epoch_ns / 1e9)
         self._publisher = Publisher(environment, targets, show)
-        self._done = False
-        self._unbuilt: set[int] = set()
-        """Numbers of requests that this machine could not build."""
+        self._connections = Connections(share.worker)
+        self._stopping = Event()
         self._unsent: dict[int, dict[int, TranscriptionRequest]] = {}
         """Requests that users took but have not started to send, by user and number."""
-        self._resent = 0
+        self._late = self._resent = self._recorded = self._alive = 0
         self._settled = 0
         """Number of requests that were sent, including their retries, or given up."""
-        self._finished = self._alive = 0
-        self._connections = Connections(worker)
+        self._is_done = False
         self._ended_at: float | None = None
 
     def start(self) -> None:
@@ -149,29 +125,19 @@ class Run:
             logger.error("no user is left: exceptions in the locustfile have ended all of them")
             self._tell_when_done(nobody_left=True)
 
-    def begin(self, at: int) -> None:
-        """Start an open loop's arrivals at a time in perf_counter nanoseconds."""
-        self._began, self._has_begun = at, True
-        self._may_begin.set()
-
     def reconsider(self) -> None:
         """Look again for the next request, which may have changed."""
-        self._done = False
-        self._changed.set()
+        self._is_done = False
+        self.queue.reconsider()
 
     def reschedule(self, stages: Sequence[Stage]) -> None:
         """Apply an announced rate, as stages from the beginning on."""
-        self._work.reschedule(self._settings.loop.make(stages))
-        self.reconsider()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since arrivals began; negative before."""
-        return (time.perf_counter_ns() - self._began) / 1e9
+        self._is_done = False
+        self.queue.reschedule(stages)
 
     def next_request(self, user: int) -> TranscriptionRequest:
         """The next request, with its body; an open loop waits until it is due. Raises StopUser after the last one."""
-        request = self._next_due(user) if self._open else self._next_free(user)
+        request = self.queue.next(self._source_of[user], user)
         if request is None:
             self._give_up(user)
             self._tell_when_done()  # a share can be empty
@@ -179,72 +145,10 @@ class Run:
         self._unsent.setdefault(user, {})[request.seq] = request
         return request
 
-    def _next_free(self, user: int) -> TranscriptionRequest | None:
-        # Users whose streams end together would build requests together, and block the reads of all others for that
-        # time. So build one at a time, each after the pending reads.
-        with self._turn:
-            yield_to_io()
-        while (job := self._work.peek()) is not None:
-            clip = self._source_of[user].next_clip(job)
-            self._take(job, user)
-            if request := self._built(job, clip, user):
-                return request
-        return None
-
-    def _take(self, job: Job, user: int) -> None:
-        self._work.take(job)
-        self._source_of[user].take_clip()
-
-    def _next_due(self, user: int) -> TranscriptionRequest | None:
-        # One free user waits for the next arrival, and the others wait for that user. So an arrival has no user until
-        # it is due, and a change of the fleet can still assign it to another worker.
-        queued = not self._turn.locked()
-        with self._turn:
-            self._may_begin.wait()
-            while self._stopped_at is None:
-                self._changed.clear()
-                job = self._work.peek()
-                if job is None and not self._settings.searching:
-                    break
-                if job is None:  # the next stage is not announced yet
-                    self._changed.wait()
-                    continue
-                # Build it before it is due, so that it can be sent on time.
-                request = self._built(job, self._source_of[user].next_clip(job), user)
-                due = self._due(job)
-                assert due is not None
-                wait = due - time.perf_counter_ns()
-                if wait > 0 and self._changed.wait(wait / 1e9):
-                    continue
-                self._take(job, user)
-                if request is None:
-                    continue
-                if queued and wait < 0:
-                    self._queued += 1
-                    request = replace(request, queued=True)
-                return request
-            return None
-
-    def _built(self, job: Job, clip: int, user: int) -> TranscriptionRequest | None:
-        """Build a request. If this machine cannot build it, notes a record and returns None."""
-        source, due = self._source_of[user], self._due(job)
-        since = (due if due is not None else time.perf_counter_ns()) - self._began
-        warmup = job.seq < self._settings.warmup_requests or since < self._settings.warmup_time * 1e9
-        try:
-            return source.request(job, clip, user=user, due=due, warmup=warmup)
-        except (OSError, MemoryError, ValueError, InputError) as error:
-            # Note each request once, because an open loop may look at the same one again when its rate changes.
-            if job.seq not in self._unbuilt:
-                self._unbuilt.add(job.seq)
-                why = client_want(error) or f"the clip cannot be read from --data: {error}"
-                unbuilt = source.without_body(job, user=user, due=due, warmup=warmup)
-                self._note(never_sent(unbuilt, self._config, "client", why))
-                self._settled += 1
-                self._stopping.wait(PAUSE_S)
-            return None
-
-    def _due(self, job: Job) -> int | None:
-        return None if job.due is None else self._began + round(job.due * 1e9)
+    def _note_unbuilt(self, request: TranscriptionRequest, why: str) -> None:
+        self._note(never_sent(request, self._config, "client", why))
+        self._settled += 1
+        self._stopping.wait(PAUSE_S)
 
     def send(self, client: Session, user_connection: UserConnection, request: TranscriptionRequest) -> Record:
         """Send a request, read its response, write its record and fire its events. An exception of the user's code
@@ -284,7 +188,7 @@ class Run:
     def _note(self, record: Record) -> None:
         line = self._file.write(record)
         self._ended_at = self.now_ns() / 1e9
-        self._finished += 1
+        self._recorded += 1
         self._publisher.add(record, line)
         self._tell_when_done()
 
@@ -292,26 +196,24 @@ class Run:
         """Note records of requests that a user took and will not send."""
         for request in self._unsent.pop(user, {}).values():
             self._settled += 1
-            if self._stopped_at is None:
+            if not self.queue.is_stopped:
                 outcome, why = "client", "never sent, because the locustfile raised an exception before that"
             else:
                 outcome, why = "unfinished", "cut off by the end of the test before it was sent"
             self._note(never_sent(request, self._config, outcome, why))
 
     def _tell_when_done(self, *, nobody_left: bool = False) -> None:
-        if (
-            not self._settings.searching
-            and not self._done
-            and self._settled == self._work.taken
-            and (nobody_left or self._work.peek() is None)
-        ):
-            self._done = True
-            self.end_watch()
+        all_settled = self._settled == self.queue.taken and (nobody_left or self.queue.is_empty)
+        if all_settled and not self._is_done and not self._settings.searching:
+            self._is_done = True
+            # Ending the monitor blocks the loop for tens of ms, which affects no measurement because no stream is left.
+            self._monitor.stop()
             gevent.spawn(self._on_done)
 
     def report(self, ended: bool = False) -> WorkerInfo:
-        """The state of this process. Its health covers the last ten seconds while the test runs, then all of it."""
-        offset, unshown = self.clock.best, self._publisher.oldest
+        """The state of this process, with an unknown offset of its clock. Its health covers the last ten seconds while
+        the test runs, then all of it."""
+        unshown = self._publisher.oldest
         return WorkerInfo(
             calibration=self._calibration,
             worker=self._worker,
@@ -322,51 +224,35 @@ class Run:
             connections=self._connections.count,
             connections_dropped=self._connections.dropped,
             server=self._connections.server or "",
-            reader_nice=self._reader_factory.nice if isinstance(self._reader_factory, CompiledReaders) else 0,
+            reader_nice=self._nice,
             connecting_s=self._connections.total_s,
             connecting_max_s=self._connections.longest_s,
-            started=self._work.taken,
-            queued=self._queued,
+            started=self.queue.taken,
+            queued=self.queue.queued,
             late=self._late,
-            unsent=self._missed() if ended else 0,
-            recorded=self._finished,
+            unsent=self.queue.unsent() if ended else 0,
+            recorded=self._recorded,
             ended_at=self._ended_at,
             # All records that ended before the first unpublished one are published.
             reported_until=unshown.end if unshown else self.now_ns() / 1e9,
-            arrivals=self._work.arrivals_until(self._arrivals_s()) if ended and self._has_begun else None,
+            arrivals=self.queue.arrivals() if ended else None,
             clock_offset_s=self._config.epoch_ns / 1e9,
-            master_offset_s=offset.seconds if offset else 0.0,
-            master_offset_error_s=offset.error if offset else None,
+            master_offset_s=0.0,
+            master_offset_error_s=None,
             ended=ended,
             health=self._monitor.health(),
         )
 
     def stopping(self) -> None:
         """Note that the test is stopping: arrivals from now on do not count."""
-        if self._stopped_at is None:
-            self._stopped_at = time.perf_counter_ns()
-            self._may_begin.set()
-            self._changed.set()
-            self._stopping.set()
-
-    def _missed(self) -> int:
-        if not self._has_begun:
-            return 0
-        # Ignore arrivals due just before the end, which a user was about to take.
-        return self._work.waiting(self._arrivals_s() - PUNCTUAL_S)
-
-    def _arrivals_s(self) -> float:
-        until = time.perf_counter_ns() if self._stopped_at is None else self._stopped_at
-        return (until - self._began) / 1e9
-
-    def end_watch(self) -> None:
-        """Stop monitoring. Ending a test blocks the loop for tens of ms, which affects no measurement because no stream
-        is left."""
-        self._monitor.stop()
+        self.queue.stop()
+        self._stopping.set()
+        if not self._drains:
+            self._monitor.stop()
 
     def close(self) -> WorkerInfo:
         """Publish the remaining records, and return this process's final report."""
-        self.end_watch()
+        self._monitor.stop()
         for user in list(self._unsent):
             self._give_up(user)
         self._publisher.close()

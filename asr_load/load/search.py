@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from asr_load.errors import InputError
-from asr_load.load.fleet import NOTICE_S, Master, Solo
+from asr_load.load.master import NOTICE_S, Master
+from asr_load.load.solo import Solo
 from asr_load.options.table import OPTIONS
 from asr_load.results.capacity import (
     PER_STREAM,
@@ -102,7 +103,6 @@ class Stepper:
 
     def attach(self, role: Solo | Master) -> None:
         """Connect to the test that has started."""
-        assert role.store is not None
         self._role, self._store = role, role.store
         role.store.watch = self._take
         self._write()
@@ -131,91 +131,82 @@ class Stepper:
 
     def tick(self, users: int) -> tuple[int, float] | None:
         """The number of users to have and to start per second, given the current number; None at the end."""
-        if self.load is None:
-            if not self.finished:
-                self._finish()
-            return None
-        if self._role is None:  # Locust calls this once before it starts the test
-            return self._shall_be()
-        self._store.refresh()
-        match self._phase:
-            case Phase.BEGIN:
-                self._begin(users)
-            case Phase.MEASURE:
-                self._measure()
-            case Phase.DRAIN:
-                self._drain(users)
-                if self.load is None:
-                    self._finish()
-                    return None
-            case Phase.REST:
-                if time.time() >= self._rest_until:
-                    self._phase = Phase.BEGIN
-        return self._shall_be()
+        if self.load is not None and self._role is not None:  # Locust calls this once before it starts the test
+            self._store.refresh()
+            match self._phase:
+                case Phase.BEGIN:
+                    if users >= self._target(self.load)[0]:
+                        self._begin(self._role, self.load)
+                case Phase.MEASURE:
+                    self._measure(self._role, self.load)
+                case Phase.DRAIN:
+                    self._drain(self.load, users)
+                case Phase.REST:
+                    if time.time() >= self._rest_until:
+                        self._phase = Phase.BEGIN
+        if self.load is not None:
+            return self._target(self.load)
+        if not self.finished:
+            self._finish()
+        return None
 
-    def _shall_be(self) -> tuple[int, float]:
-        assert self.load is not None
+    def _target(self, load: float) -> tuple[int, float]:
+        """The number of users to have and to start per second."""
         if self._open:
             return self._users, float(min(self._users, SPAWN_RATE))
-        users = 0 if self._phase in (Phase.DRAIN, Phase.REST) else int(self.load)
-        return users, float(min(int(self.load), SPAWN_RATE))
+        users = 0 if self._phase in (Phase.DRAIN, Phase.REST) else int(load)
+        return users, float(min(int(load), SPAWN_RATE))
 
-    def _begin(self, users: int) -> None:
-        assert self._role is not None
-        assert self.load is not None
-        if users < self._shall_be()[0]:
-            return
+    def _begin(self, role: Solo | Master, load: float) -> None:
         self._began = time.time()
         if self._open:
             # In a fleet, arrivals begin some time after the start of the test.
-            planned, ahead = sum(seconds for seconds, _ in self._schedule), self._role.elapsed + NOTICE_S
+            planned, ahead = sum(seconds for seconds, _ in self._schedule), role.elapsed + NOTICE_S
             if ahead > planned:
                 self._schedule.append((ahead - planned, 0.0))
-            self._schedule.append((self._step_time + OPEN_RAMP_S, self.load))
-            self._announce()
-            self._began += max(planned, ahead) - self._role.elapsed + OPEN_RAMP_S
-        self._store.enter_stage(format_load(self.capacity, self.load))
+            self._schedule.append((self._step_time + OPEN_RAMP_S, load))
+            self._announce(role)
+            self._began += max(planned, ahead) - role.elapsed + OPEN_RAMP_S
+        self._store.enter_stage(format_load(self.capacity, load))
         self._phase = Phase.MEASURE
 
-    def _measure(self) -> None:
+    def _measure(self, role: Solo | Master, load: float) -> None:
         now = time.time()
         seconds = now - self._began
         if seconds < 0:
             return
         # Check the load generator first: if it was too slow, the result says nothing about the server.
-        if self._client_bound() or self._is_settled(now) or seconds >= self._step_time:
+        if self._client_bound() or self._is_settled(load, now) or seconds >= self._step_time:
             self._ended = now
             self._drain_until = now + self._settings.timeouts.total + DRAIN_S
             self._drain_from = time.monotonic()
             if self._open:
-                self._cut_short()
+                self._cut_short(role)
             self._phase = Phase.DRAIN
 
-    def _is_settled(self, now: float) -> bool:
+    def _is_settled(self, load: float, now: float) -> bool:
         # Look only at some points: each look is a chance of error, and takes time from the streams.
         records = self._measured(now)
         if len(records) < self._look_at:
             return False
         self._look_at = math.ceil(LOOKS * len(records))
-        judgement = self._judge(records)
+        judgement = self._judge(load, records)
         if judgement.settled:
             self._judged = records, judgement
         return judgement.settled
 
-    def _judge(self, records: list[Record]) -> Judgement:
-        slos, scoring = self._settings.slos, self._store.scoring
-        return judge(slos, records, scoring, least=self._least(), is_open=self._open)
+    def _judge(self, load: float, records: list[Record]) -> Judgement:
+        least = 0 if self._open else PER_STREAM * int(load)
+        return judge(self._settings.slos, records, self._store.scoring, least=least, is_open=self._open)
 
-    def _cut_short(self) -> None:
-        assert self._role is not None
+    def _cut_short(self, role: Solo | Master) -> None:
         *before, (length, rate) = self._schedule
-        done = self._role.elapsed + NOTICE_S - sum(seconds for seconds, _ in before)
+        done = role.elapsed + NOTICE_S - sum(seconds for seconds, _ in before)
         self._schedule = [*before, (min(length, max(done, 0.001)), rate)]
         self._drain_from += NOTICE_S
-        self._announce()
+        self._announce(role)
 
-    def _drain(self, users: int) -> None:
-        assert self.load is not None
+    def _drain(self, load: float, users: int) -> None:
         quiet = (self._open or users == 0) and self._store.quiet_since(self._drain_from)
         if not quiet and time.time() < self._drain_until:
             return
@@ -224,11 +215,11 @@ class Stepper:
             outcomes = Counter(record.outcome for record in self._records if record.failed)
             how = ", ".join(f"{outcome}: {count}" for outcome, count in outcomes.most_common())
             self.limited_by = f"the server is gone: no request succeeded ({how})"
-            self._gone_at, self.load = self.load, None
+            self._gone_at, self.load = load, None
         elif not self._client_bound_by and self._ended_unreached() and self._repeats < REPEATS:
             self._repeats += 1
         elif not self._client_bound_by:
-            self._note_step(self.load)
+            self._note_step(load)
         elif self._held_up and self._repeats < REPEATS:
             self._repeats += 1
             self._client_bound_by = ""
@@ -237,9 +228,9 @@ class Stepper:
         else:
             # The step says nothing about the server, and neither would a higher one.
             how = "stalled" if self._held_up else "was the bottleneck"
-            load = format_load(self.capacity, self.load)
-            self.limited_by = f"the load generator {how} at {load} ({self._client_bound_by})"
-            self._stalled_at, self.load = self.load, None
+            at = format_load(self.capacity, load)
+            self.limited_by = f"the load generator {how} at {at} ({self._client_bound_by})"
+            self._stalled_at, self.load = load, None
         self._records.clear()
         self._judged = None
         self._look_at = LEAST
@@ -250,15 +241,15 @@ class Stepper:
 
     def _note_step(self, load: float) -> None:
         records, judgement = self._judged or (self._measured(self._ended), None)
-        judgement = judgement or self._judge(records)
+        judgement = judgement or self._judge(load, records)
         seconds = self._ended - self._began
         inside = [
             record
             for record in self._records
             if record.ok and self._began <= record.begins + (record.stream_end or 0.0) <= self._ended
         ]
-        told = [record.known_tokens for record in inside]
-        tokens = None if None in told else sum(count or 0 for count in told)
+        counts = [record.known_tokens for record in inside]
+        tokens = None if None in counts else sum(count or 0 for count in counts)
         taken = step(load, judgement, records, seconds, ended=len(inside), tokens=tokens, repeats=self._repeats)
         self.steps.append(taken)
         self._search.take(taken.load, taken.ok)
@@ -280,20 +271,14 @@ class Stepper:
             self.limited_by += " (--request-rate)" if self._open else " (-u)"
         self._write()
 
-    def _least(self) -> int:
-        """Minimum number of requests of a step."""
-        assert self.load is not None
-        return 0 if self._open else PER_STREAM * int(self.load)
-
     def _measured(self, until: float) -> list[Record]:
         return [record for record in self._records if self._began <= record.begins <= until and not record.warmup]
 
     def _take(self, record: Record) -> None:
         self._records.append(record.moved(self._store.offset(record.worker)))
 
-    def _announce(self) -> None:
-        assert self._role is not None
-        self._role.schedule([*(Stage(seconds, rate, rate) for seconds, rate in self._schedule), IDLE])
+    def _announce(self, role: Solo | Master) -> None:
+        role.schedule([*(Stage(seconds, rate, rate) for seconds, rate in self._schedule), IDLE])
 
     def _write(self) -> None:
         write_capacity(self._store.folder, self.capacity)

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,11 +55,8 @@ def given_options() -> Namespace | None:
     return copy.copy(_given)
 
 
-def judge_command_line(parser: LocustArgumentParser, use_token: Callable[[str], None]) -> None:
-    """Make a parser print errors as one line, and check the options that it reads from this process's command line.
-
-    `use_token` is called with the fleet's token before Locust creates its socket.
-    """
+def judge_command_line(parser: LocustArgumentParser) -> None:
+    """Make a parser print errors as one line, and check the options that it reads from this process's command line."""
 
     def error(message: str) -> NoReturn:
         print(f"error: {visible(_in_our_words(parser, message))}", file=sys.stderr)
@@ -77,7 +74,7 @@ def judge_command_line(parser: LocustArgumentParser, use_token: Callable[[str], 
         if args is None and _given is None:
             _given = copy.copy(options)
             try:
-                _judge(options, use_token)
+                _judge(options)
             except InputError as mistake:
                 print(f"error: {mistake}", file=sys.stderr)
                 sys.exit(2)
@@ -142,7 +139,7 @@ def _refuse_abbreviations_of_others(parser: LocustArgumentParser) -> None:
             parser.error(f"unrecognized arguments: {name}")
 
 
-def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
+def _judge(options: Namespace) -> None:
     """Raise InputError for mistakes that Locust would report too late or not at all."""
     if unknown := sorted(set(options.user_classes or ()) - {user.__name__ for user in _users(User)}):
         known = ", ".join(sorted(user.__name__ for user in _users(User) if not user.abstract))
@@ -155,7 +152,7 @@ def _judge(options: Namespace, use_token: Callable[[str], None]) -> None:
         if number is not None and number <= 0:  # Locust would run forever
             raise InputError(f"{name} must be above 0, not {number:g}")
     check_paths({"--csv": options.csv_prefix, "--html": options.html_file, "--json-file": options.json_file})
-    use_token(token := read_token(options))
+    token = read_token(options)
     if options.worker:
         _wait_for_master(options.master_host, options.master_port, f"{locust_command(options.locustfile)} --master")
         return

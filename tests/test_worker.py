@@ -1,11 +1,11 @@
-"""The offset between two clocks, from round trips of messages."""
+"""A worker of a fleet: the offset of its clock, from round trips of messages."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from asr_load.load.clock import ROUNDS, ClockOffset
+from asr_load.load.worker import ROUNDS_KEPT, ClockOffset
 
 MS = 1_000_000
 
@@ -38,7 +38,7 @@ def test_asymmetric_delay_is_within_the_error() -> None:
 def test_clock_offset_follows_drift() -> None:
     clock = ClockOffset()
     clock.add(0, 1 * MS, 1 * MS)
-    for number in range(ROUNDS):
+    for number in range(ROUNDS_KEPT):
         clock.add(number, number + 1005 * MS, number + 10 * MS)
     assert clock.best == pytest.approx((1.0, 0.005))
 
