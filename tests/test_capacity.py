@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.load.search import _asked, resumed
+from asr_load.load.search import _comparable, resumed
 from asr_load.results.capacity import Capacity, read_capacity, write_capacity
 from conftest import CHECKOUT
 from harness.fleets import end, processes
@@ -252,7 +252,7 @@ def test_search_with_another_slo_is_not_resumed(clips: Path, tmp_path: Path) -> 
 def test_search_with_other_settings_is_not_resumed(
     then: dict[str, str], words: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
-    asked = _asked(settings(*(word for pair in then.items() for word in pair)))
+    asked = _comparable(settings(*(word for pair in then.items() for word in pair)))
     common = {"host": HOST, "model": "default", "slos": [], "data_sha256": "0"}
     write_capacity(tmp_path, search_of({8: 8}, answer=None, asked=asked, **common))
     with pytest.raises(InputError, match=re.escape(said)):

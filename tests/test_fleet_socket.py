@@ -106,7 +106,7 @@ MESSAGES: list[tuple[Any, Any]] = [
     ("logs", {"worker_id": "another", "logs": []}),
     ("logs", 5),
     ("exception", {}),
-    ("asr_clock", None),
+    ("asr_time", None),
     ("asr_refuse", None),
     ("locustfile", None),
     ("client_ready", {"a": 1}),

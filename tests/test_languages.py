@@ -15,7 +15,7 @@ from asr_load.audio.dither import NO_DITHER
 from asr_load.audio.shard import MANIFEST, Shards
 from asr_load.errors import InputError
 from asr_load.languages import find_language, is_unspaced, language_name, parse_language
-from asr_load.load.search import _asked, resumed
+from asr_load.load.search import _comparable, resumed
 from asr_load.results.accuracy import rate_for
 from asr_load.results.capacity import write_capacity
 from asr_load.results.compare import Run, compare
@@ -174,7 +174,7 @@ def test_runs_of_an_earlier_version_are_scored_and_compared_by_language(tmp_path
 )
 def test_search_is_resumed_with_another_spelling(tmp_path: Path, then: str, now: str, same: bool) -> None:
     words = ("--api", "transcriptions", "--language")
-    begun = _asked(settings(*words, now)) | {"--language": then}
+    begun = _comparable(settings(*words, now)) | {"--language": then}
     common: dict[str, Any] = {"host": "http://127.0.0.1:30000", "model": "default", "slos": [], "data_sha256": "0"}
     write_capacity(tmp_path, search_of({8: 8}, answer=None, asked=begun, **common))
     if same:

@@ -25,6 +25,7 @@ from asr_load.load.messages import (
     decode,
     encode,
     fleet_test,
+    id_of_test,
 )
 from asr_load.schedule.arrivals import Stage
 from harness.records import worker_info
@@ -73,6 +74,8 @@ def test_malformed_message_is_rejected(data: Any) -> None:
 
 def test_test_of_another_version_is_refused() -> None:
     assert fleet_test(Namespace()) is None
+    assert id_of_test({TEST: encode(MADE)}) == "id"
+    assert id_of_test({}) == id_of_test({TEST: None}) == ""
     assert fleet_test(Namespace(**{TEST: encode(MADE)})) == MADE
     with pytest.raises(InputError, match=r"the master sent a malformed test .*: install the same version on both"):
         fleet_test(Namespace(**{TEST: {"id": "id"}}))

@@ -36,7 +36,7 @@ from locust.argument_parser import get_parser
 import asr_load.load.lifecycle
 from asr_load.errors import InputError
 from asr_load.settings.options_page import markdown
-from asr_load.load.search import _asked
+from asr_load.load.search import _comparable
 from asr_load.options.form import Form, form_groups, read_form
 from asr_load.results.compare import FIELDS
 from asr_load.results.schemas import schema
@@ -53,7 +53,7 @@ assert for_class(parsed, "User", {"beams": 5}).beams == 5
 assert schema("run")["$defs"]["RunInfo"]["properties"]["beams"] == {
     "description": "Beams of the decoder", "type": "integer", "default": 1
 }
-assert _asked(settings("--beams", "6"))["--beams"] == 6
+assert _comparable(settings("--beams", "6"))["--beams"] == 6
 assert FIELDS["beams"] == "--beams"
 assert "- **`--beams N`** (default: `1`): Beams of the decoder. More are slower." in markdown()
 """

@@ -18,7 +18,6 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import gevent
-import msgpack  # type: ignore[import-untyped]
 import msgspec
 import zmq
 from gevent import socket
@@ -66,9 +65,8 @@ def _keys_of(options: Namespace | None) -> Keys | None:
 
 def install() -> None:
     """Install these functions in Locust, once."""
-    if Message.unserialize.__func__ is _unserialize:  # type: ignore[attr-defined]
+    if zmqrpc.Server.recv_from_client is _receive:
         return
-    locust_internals.replace(Message, "unserialize", lambda _: classmethod(_unserialize))
     locust_internals.replace(zmqrpc.BaseSocket, "__init__", _encrypted)
     for runner in (MasterRunner, WorkerRunner):
         locust_internals.replace(runner, "__init__", _with_keys_of_options)
@@ -122,19 +120,6 @@ def _encrypted(init: Callable[..., None]) -> Callable[..., None]:
     return init_encrypted
 
 
-_unserialize_unchecked = Message.unserialize.__func__  # type: ignore[attr-defined]
-
-
-def _unserialize(cls: type[Message], data: bytes) -> Message:
-    try:
-        message: Message = _unserialize_unchecked(cls, data)
-    except Exception as error:
-        raise msgpack.ExtraData(None, b"") from error
-    if not (isinstance(message.type, str) and isinstance(message.node_id, str)):
-        raise msgpack.ExtraData(None, b"")
-    return message
-
-
 def _receive(self: Any) -> tuple[str, Message]:
     """Receive the next message and its sender. An unreadable message becomes one of type BROKEN."""
     try:
@@ -144,9 +129,12 @@ def _receive(self: Any) -> tuple[str, Message]:
     sender = frames[0].decode("utf-8", "backslashreplace")
     try:
         _, data = frames
-        return sender, Message.unserialize(data)
-    except (ValueError, msgpack.UnpackException):
+        message = Message.unserialize(data)
+    except Exception:  # msgpack and Message raise many kinds for a stranger's bytes
         return sender, Message(BROKEN, None, sender)
+    if isinstance(message.type, str) and isinstance(message.node_id, str):
+        return sender, message
+    return sender, Message(BROKEN, None, sender)
 
 
 _dropped: WeakKeyDictionary[MasterRunner, set[str]] = WeakKeyDictionary()

@@ -6,7 +6,6 @@ import inspect
 import logging
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -36,10 +35,11 @@ from asr_load.load.messages import (
     TimeAnswer,
     TimeQuestion,
     decode,
-    fleet_test,
+    id_of_test,
     send_to_master,
 )
 from asr_load.load.plugin import Plugin, keep_plugin
+from asr_load.load.search import SPAWN_RATE
 from asr_load.load.web_form import take_form
 from asr_load.load.worker import Worker
 from asr_load.options.parser import add_options
@@ -52,16 +52,13 @@ from asr_load.web import webui
 
 logger = logging.getLogger(__name__)
 
-WAITING_WORD_S = 10.0
+REMINDER_S = 10.0
 """Seconds between messages about missing workers."""
 
 CUT_S, CUT_EVERY_S = 1.0, 0.05
 """Minimum duration and interval, in seconds, at which a worker kills starting users after its streams were cut off."""
 
 Kind = TypeVar("Kind", bound=FleetMessage)
-
-SPAWN_RATE = 100
-"""Default number of users to start per second in an open loop. Locust warns about higher rates."""
 
 
 def _prepare_for_the_end() -> None:
@@ -141,7 +138,7 @@ def attach(environment: Environment) -> Plugin:
     elif isinstance(runner, WorkerRunner):
         _listen_to_master(plugin, runner)
         # A worker listens to its master from the beginning, so a test may already have begun.
-        if fleet_test(options):
+        if id_of_test(vars(options)):
             plugin.start()
     plugin.ready.set()
     return plugin
@@ -149,19 +146,19 @@ def attach(environment: Environment) -> Plugin:
 
 def _check_first_test(plugin: Plugin) -> None:
     """Check the test of the command line, and fill in defaults. Raises InputError."""
-    environment, given = plugin.environment, plugin.options
+    environment, options = plugin.environment, plugin.options
     settings = plugin.check()[0]
-    if given.headless and given.num_users is None:
+    if options.headless and options.num_users is None:
         raise InputError("--headless needs -u, the number of concurrent streams")
     plugin.ask_server()
     if plugin.searching:
         # Let streams that are in flight at the end of a step finish.
-        given.stop_timeout = environment.stop_timeout = max(environment.stop_timeout, settings.timeouts.total)
-    if given.autostart and not given.headless:
+        options.stop_timeout = environment.stop_timeout = max(environment.stop_timeout, settings.timeouts.total)
+    if options.autostart and not options.headless:
         # Locust's timer would end any test that is running by then.
-        plugin.first_limit, given.run_time = given.run_time, None
-    if given.spawn_rate is None and given.num_users and settings.loop.open:
-        given.spawn_rate = min(given.num_users, SPAWN_RATE)  # arrivals do not wait for users
+        plugin.first_limit, options.run_time = options.run_time, None
+    if options.spawn_rate is None and options.num_users and settings.loop.open:
+        options.spawn_rate = min(options.num_users, SPAWN_RATE)  # arrivals do not wait for users
 
 
 def _stop_once(plugin: Plugin) -> None:
@@ -227,23 +224,19 @@ def _listen_to_workers(plugin: Plugin, runner: MasterRunner) -> None:
 
 def _listen_to_master(plugin: Plugin, runner: WorkerRunner) -> None:
     """Register the messages of the master."""
-    one_at_a_time, ended = Semaphore(), set[str]()
-
-    def test_id() -> str:
-        test = fleet_test(plugin.options)
-        return test.id if test else ""
+    options, one_at_a_time, ended = vars(plugin.options), Semaphore(), set[str]()
 
     def but_late_spawns(handle_message: Callable[[Message], None]) -> Callable[[Message], None]:
         def handle(msg: Message) -> None:
             # A master that ramps up or rebalances users may ask for some after it has ended the test.
-            test = fleet_test(Namespace(**msg.data["parsed_options"])) if msg.type == "spawn" else None
-            if test is None or test.id not in ended:
+            if msg.type != "spawn" or id_of_test(msg.data["parsed_options"]) not in ended:
                 handle_message(msg)
 
         return handle
 
     def stop(**_: Any) -> None:
-        ended.add(test_id())
+        if test := id_of_test(options):
+            ended.add(test)
         with one_at_a_time:
             runner.stop()
             if plugin.role is None:  # it has already sent its final report, or never had one
@@ -252,8 +245,8 @@ def _listen_to_master(plugin: Plugin, runner: WorkerRunner) -> None:
 
     def cut(**_: Any) -> None:
         # Users requested earlier may still start a moment after this message.
-        test, until = test_id(), time.monotonic() + CUT_S
-        while test_id() == test and (plugin.starting or plugin.role is not None or time.monotonic() < until):
+        test, until = id_of_test(options), time.monotonic() + CUT_S
+        while id_of_test(options) == test and (plugin.starting or plugin.role is not None or time.monotonic() < until):
             locust_internals.cut_streams(runner)
             gevent.sleep(CUT_EVERY_S)
 
@@ -291,4 +284,4 @@ def _print_missing_workers(runner: MasterRunner, plugin: Plugin) -> None:
     while plugin.folder is None and (ready := len(runner.clients.ready)) < options.expect_workers:
         how = f"{worker} --master-port {options.master_bind_port}"
         print(f"waiting for workers: {ready} of {options.expect_workers} joined ({how})", file=sys.stderr, flush=True)
-        gevent.sleep(WAITING_WORD_S)
+        gevent.sleep(REMINDER_S)

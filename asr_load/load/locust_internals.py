@@ -21,7 +21,7 @@ import numpy as np
 from locust import argument_parser
 from locust.env import Environment
 from locust.event import EventHook
-from locust.rpc import Message, zmqrpc
+from locust.rpc import zmqrpc
 from locust.runners import STATE_STOPPING, MasterRunner, Runner, WorkerRunner
 from locust.stats import RequestStats, StatsEntry
 
@@ -46,13 +46,12 @@ class Touched(NamedTuple):
 
 
 TOUCHED = (
-    Touched(Message, "unserialize", "data", "a malformed message ends the listener to all workers"),
     Touched(zmqrpc.BaseSocket, "__init__", "self sock_type ipv4_only", "encrypt the connection with the fleet's token"),
     Touched(MasterRunner, "__init__", "self environment master_bind_host master_bind_port", "the token is an option"),
     Touched(WorkerRunner, "__init__", "self environment master_host master_port", "the same"),
     Touched(MasterRunner, "reset_connection", "self", "it makes a new socket"),
     Touched(WorkerRunner, "reset_connection", "self", "the same"),
-    Touched(zmqrpc.Server, "recv_from_client", "self", "a malformed message ends the listener"),
+    Touched(zmqrpc.Server, "recv_from_client", "self", "a malformed message ends the listener to all workers"),
     Touched(MasterRunner, "handle_message", "self client_id msg", "check what workers send before using it"),
     Touched(WorkerRunner, "connect_to_master", "self", "it tries for five minutes in silence"),
     Touched(WorkerRunner, "handle_message", "self msg", "users that start after a test's end lose their records"),

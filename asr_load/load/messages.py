@@ -21,6 +21,7 @@ Instead of starting a test that it cannot take part in, a worker sends a Refusal
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -133,9 +134,6 @@ class Done(FleetMessage):
     type: ClassVar[str] = "asr_done"
 
 
-ToMaster = TimeQuestion | ShareDone | Refusal | Done
-ToWorker = TimeAnswer | ArrivalPlan | Stop | Cut
-
 Content = TypeVar("Content", bound=msgspec.Struct)
 
 
@@ -149,14 +147,19 @@ def decode(data: object, kind: type[Content]) -> Content:
     return msgspec.convert(data, kind)
 
 
-def send_to_master(runner: WorkerRunner, content: ToMaster) -> None:
+def send_to_master(runner: WorkerRunner, content: FleetMessage) -> None:
     """Send a message to the master of this worker."""
     runner.send_message(content.type, encode(content))
 
 
-def send_to_workers(runner: MasterRunner, content: ToWorker, worker: str | None = None) -> None:
+def send_to_workers(runner: MasterRunner, content: FleetMessage, worker: str | None = None) -> None:
     """Send a message to a worker, by its id in Locust; None: to all."""
     runner.send_message(content.type, encode(content), client_id=worker)
+
+
+def id_of_test(options: Mapping[str, Any]) -> str:
+    """The id of the test in options from a master; empty without one."""
+    return str((options.get(TEST) or {}).get("id", ""))
 
 
 def fleet_test(options: Namespace) -> FleetTest | None:

@@ -43,7 +43,7 @@ OPEN_RAMP_S = 2.0
 """Seconds after the start of a rate in which requests are not measured, because the server is still empty."""
 
 SPAWN_RATE = 100
-"""Users to start per second in a step. Locust warns about higher rates."""
+"""Users to start per second in an open loop or a step. Locust warns about higher rates."""
 
 DRAIN_S = 15.0
 """Seconds, in addition to the total timeout, for the fleet to report that nothing is in flight."""
@@ -120,7 +120,7 @@ class Stepper:
             data_sha256=self._store.data_sha256,
             loop=asdict(settings.loop) if self._open else {},
             steps=self.steps,
-            asked=_asked(settings),
+            asked=_comparable(settings),
             metadata=settings.metadata,
             # If something other than an SLO ended the search before any load held, the capacity is unknown.
             answer=self._search.good if self.finished and (self._search.good or not self.limited_by) else None,
@@ -316,7 +316,7 @@ SERVER = ("endpoint", "upstream")
 """Options that say which server a search is of, besides --host."""
 
 
-def _asked(settings: Settings) -> dict[str, Any]:
+def _comparable(settings: Settings) -> dict[str, Any]:
     """The options that must not differ between a search and the one that it resumes, by their names."""
     values = settings.in_effect
     same = (option for option in OPTIONS if option.comparable or option.dest in SERVER)
@@ -326,16 +326,16 @@ def _asked(settings: Settings) -> dict[str, Any]:
 def resumed(folder: Path, settings: Settings, data_sha256: str) -> list[Step]:
     """The steps of an unfinished search. Raises InputError if its options were different."""
     earlier = read_capacity(folder)
-    now_asked = _asked(settings)
-    asked: dict[str, tuple[Any, Any]] = {
+    requested = _comparable(settings)
+    values: dict[str, tuple[Any, Any]] = {
         "--slo": (earlier.slos, [slo.text for slo in settings.slos]),
         "--host": (earlier.host, settings.host),
         "--model": (earlier.model, settings.request.fields.model),
         "the manifest of --data": (earlier.data_sha256, data_sha256),
         "the loop": (earlier.loop, asdict(settings.loop) if settings.loop.rate is not None else {}),
     }
-    asked |= {name: (then, now_asked.get(name)) for name, then in earlier.asked.items()}
-    for name, (then, now) in asked.items():
+    values |= {name: (then, requested.get(name)) for name, then in earlier.asked.items()}
+    for name, (then, now) in values.items():
         if then != now:
             raise InputError(f"--resume {folder}: {name} differs from that search: {then} then, {now} now")
     if earlier.answer is not None and not earlier.at_least:
