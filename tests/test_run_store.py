@@ -11,7 +11,7 @@ import pytest
 
 from asr_load.audio.shard import Shards
 from asr_load.load.master import expected
-from asr_load.load.run_store import SILENT_S, RunStore
+from asr_load.load.run_store import OVERDUE_S, RunStore
 from asr_load.load.target import Target, Targets
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import summarise_folder
@@ -58,7 +58,7 @@ def test_lost_or_late_worker_is_not_waited_for(store: RunStore, monkeypatch: pyt
     store.update_worker(expected(1, "late"))
     store.update_worker(worker_info(worker=2))
     assert not store.quiet_since(moment)
-    now = time.monotonic() + SILENT_S
+    now = time.monotonic() + OVERDUE_S
     monkeypatch.setattr(time, "monotonic", lambda: now)
     store.update_worker(worker_info(worker=2))
     assert store.quiet_since(moment)

@@ -55,11 +55,11 @@ def _leave_with_master(plugin: Plugin) -> None:
     """End this worker when its master is gone, after a short time for its test to finish."""
     environment, runner, silent = plugin.environment, plugin.runner, 0
 
-    def heard(**_: object) -> None:
+    def heartbeat_received(**_: object) -> None:
         nonlocal silent
         silent = 0
 
-    environment.events.heartbeat_received.add_listener(heard)
+    environment.events.heartbeat_received.add_listener(heartbeat_received)
     # Count checks instead of time: a worker that was stopped or busy did not listen.
     while silent < SILENT_S / LOOK_FOR_MASTER_S and not signals.is_orphan():
         gevent.sleep(LOOK_FOR_MASTER_S)
@@ -90,7 +90,7 @@ def _take_back() -> None:
 def answer_signals(plugin: Plugin) -> None:
     """Handle signals in an initialised process of Locust."""
 
-    def hear(number: int) -> None:
+    def on_signal(number: int) -> None:
         gevent.get_hub().loop.run_callback_threadsafe(gevent.spawn, _answer, plugin, number)
 
     def quitting(**_: object) -> None:
@@ -99,7 +99,7 @@ def answer_signals(plugin: Plugin) -> None:
     # Locust calls the last listener first.
     plugin.environment.events.quitting.add_listener(quitting)
     signals.catch()
-    signals.on_signal(hear)
+    signals.on_signal(on_signal)
     if isinstance(plugin.runner, WorkerRunner):
         gevent.spawn(_leave_with_master, plugin)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import gevent
 import msgspec
 from gevent.event import Event
-from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner
 
 from asr_load.errors import InputError
@@ -45,7 +44,6 @@ class Master:
 
     def __init__(
         self,
-        environment: Environment,
         runner: MasterRunner,
         settings: Settings,
         targets: Targets,
@@ -55,14 +53,14 @@ class Master:
         invocation: Invocation,
         on_done: Callable[[], None],
     ) -> None:
-        self._environment, self._runner, self._on_done = environment, runner, on_done
+        self._environment, self._runner, self._on_done = runner.environment, runner, on_done
         workers = self._alive()
         if (settings.requests or settings.loop.open) and users < len(workers):
             # A worker without a user would never send its share, and the test would never end.
             which = "--requests" if settings.requests else "an open loop"
             there = f"{count_of(len(workers), 'worker')} and {count_of(users, 'user')}"
             raise InputError(f"{which} needs at least one user per worker, but there are {there}: raise -u")
-        self.store = new_store(environment, settings, targets, folder=folder, invocation=invocation, on_trouble=on_done)
+        self.store = new_store(runner, settings, targets, folder=folder, invocation=invocation, on_trouble=on_done)
         self.store.refresh = self._refresh
         self._limited, self._loop = bool(settings.requests), settings.loop
         self._arrivals, self._assignment = settings.loop.make(), ArrivalAssignment([(0, [])])

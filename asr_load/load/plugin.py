@@ -184,11 +184,11 @@ class Plugin:
         users = self.options.num_users or 1
         if isinstance(self.runner, MasterRunner):
             self.folder = words["folder"] = _new_folder(settings.results)
-            return Master(self.environment, self.runner, settings, targets, users=users, **words)
+            return Master(self.runner, settings, targets, users=users, **words)
         descriptors.allow(users)
         reader = choose(settings.reader)
         self.folder = words["folder"] = _new_folder(settings.results)
-        return Solo(self.environment, settings, targets, reader=reader, **words)
+        return Solo(self.runner, settings, targets, reader=reader, **words)
 
     def _new_worker(self, runner: WorkerRunner) -> Worker:
         # Use this worker's --results instead of the master's.
@@ -200,7 +200,7 @@ class Plugin:
         if test is None:
             raise InputError("the master's test lacks asr-load's options: use the same locustfile on both")
         descriptors.allow(-(-(self.options.num_users or 1) // test.workers))
-        return Worker(self.environment, runner, settings, targets, test=test, reader=choose(settings.reader))
+        return Worker(runner, settings, targets, test=test, reader=choose(settings.reader))
 
     def _invocation(self, settings: Settings) -> Invocation:
         options = self.options

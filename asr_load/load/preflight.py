@@ -65,47 +65,47 @@ def ask_before_test(
     settings, targets = check()
     if ready_s:
         wait_until_ready(settings, ready_s)
-    said: dict[str, Any] = {}
+    server_info: dict[str, Any] = {}
     if trial:
-        said = ask_server(settings.host, settings.headers, settings.intake, settings.transport)
+        server_info = ask_server(settings.host, settings.headers, settings.intake, settings.transport)
         if DEFAULT_MODEL in {target.settings.request.fields.model for target in targets.values()} and (
-            model := only_model(said)
+            model := only_model(server_info)
         ):
             models[settings.host] = model
-            _say(f"using model {model}, the only one that {settings.host} lists")
+            _print(f"using model {model}, the only one that {settings.host} lists")
             targets = check()[1]
         for line in dict.fromkeys(target.settings.request.line for target in targets.values()):
-            _say(line)
+            _print(line)
         for name, target in targets.items():
             _warn_of_long_clips(target)
             _warn_of_old_data(target)
-            if dialect := _try(name, target, said):
+            if dialect := _try(name, target, server_info):
                 dialects[settings.host] = dialect
     if flush:
         flush_cache(settings.host, settings.headers, settings.intake, settings.transport)
-    return said
+    return server_info
 
 
 def wait_until_ready(settings: Settings, patience_s: float) -> None:
     """Wait until the server is ready, and print messages meanwhile. Raises InputError after `patience_s` seconds."""
     began = time.monotonic()
-    said = began - WORD_EVERY_S
+    printed_at = began - WORD_EVERY_S
     while why := unready(settings.host, settings.headers, settings.intake, settings.transport):
         now = time.monotonic()
         if now - began >= patience_s:
             raise InputError(
                 f"{settings.host} is not ready after {patience_s:g} s: {why} (to wait longer, raise --ready-timeout)"
             )
-        if now - said >= WORD_EVERY_S:
-            said = now
-            _say(f"waiting for {settings.host}: {why} ({now - began:.0f} of up to {patience_s:g} s)")
+        if now - printed_at >= WORD_EVERY_S:
+            printed_at = now
+            _print(f"waiting for {settings.host}: {why} ({now - began:.0f} of up to {patience_s:g} s)")
         gevent.sleep(LOOK_EVERY_S)
 
 
 def _warn_of_long_clips(target: Target) -> None:
     request, longest = target.settings.request, float(target.lengths.max())
     if request.longest_s is not None and longest > request.longest_s:
-        _say(
+        _print(
             f"{request.fields.model} accepts clips of up to {request.longest_s:g} s, but the longest of --data has"
             f" {longest:.1f} s: prepare it with --max-duration {request.longest_s:g} or --chunk-long"
         )
@@ -113,31 +113,31 @@ def _warn_of_long_clips(target: Target) -> None:
 
 def _warn_of_old_data(target: Target) -> None:
     if target.settings.unique != "none" and not target.shards.dithered_throughout:
-        _say(
+        _print(
             f"--data {target.shards.folder} was prepared by an earlier version, so each clip is dithered in one place:"
             " an engine that cuts audio may use its cache for other pieces; run prepare again"
         )
 
 
-def _try(name: str, target: Target, said: Mapping[str, Any]) -> str:
+def _try(name: str, target: Target, server_info: Mapping[str, Any]) -> str:
     """Send a trial request. Returns the realtime dialect that the server accepted, if its first event left that open,
     else an empty string. Raises InputError if the server cannot serve the test."""
     realtime = target.settings.realtime
     if realtime is None or realtime.dialect != "auto":
-        _judge(_trial(name, target), target, said)
+        _judge(_trial(name, target), target, server_info)
         return ""
     first = _trial(name, _guessing(target, realtime, "sglang"))
     if first.outcome != "rejected" or _dialect(first) != "sglang":
-        _judge(first, target, said)
+        _judge(first, target, server_info)
         return _dialect(first) if _dialect(first) in ALIKE else ""
-    _say(f"the server refused SGLang's realtime dialect ({first.error}): trying OpenAI's")
+    _print(f"the server refused SGLang's realtime dialect ({first.error}): trying OpenAI's")
     second = _trial(name, _guessing(target, realtime, "openai"))
     if second.outcome == "rejected" and second.error != first.error:
         raise InputError(
             f"the server refused a trial session in SGLang's realtime dialect ({first.error}) and in OpenAI's"
             f" ({second.error}). OpenAI's needs --model. {HINT}"
         )
-    _judge(second, target, said)
+    _judge(second, target, server_info)
     return "openai"
 
 
@@ -161,17 +161,17 @@ def _trial(name: str, target: Target) -> Record:
     return record
 
 
-def _judge(record: Record, target: Target, said: Mapping[str, Any]) -> None:
+def _judge(record: Record, target: Target, server_info: Mapping[str, Any]) -> None:
     """Raise InputError if a trial does not allow the test. The trial, not the server's list, decides whether the server
     has the model; the list only improves the message."""
     model = target.settings.request.fields.model
-    other = "" if model == DEFAULT_MODEL else unlisted(model, said)
+    other = "" if model == DEFAULT_MODEL else unlisted(model, server_info)
     if record.outcome not in GOES_ON:
         raise InputError(_line(record, target.settings, other if record.outcome in OF_THE_MODEL else ""))
     if record.outcome == "ok" and other:
-        _say(f"{other}; the trial request succeeded nevertheless")
+        _print(f"{other}; the trial request succeeded nevertheless")
     if record.outcome != "ok":
-        _say(f"a trial request: {_what_failed(record, target.settings)}")
+        _print(f"a trial request: {_what_failed(record, target.settings)}")
     elif not record.streamed:
         raise InputError(
             "the response to a trial request was not streamed, so TTFT cannot be measured: does a proxy buffer it, or"
@@ -181,8 +181,8 @@ def _judge(record: Record, target: Target, said: Mapping[str, Any]) -> None:
 
 def _line(record: Record, settings: Settings, other: str = "") -> str:
     more = f"; {other}" if other else ""
-    said = f"a trial request failed: {_what_failed(record, settings)}{more}"
-    return f"{said}{'' if said.endswith('?') else '.'} {HINT}"
+    line = f"a trial request failed: {_what_failed(record, settings)}{more}"
+    return f"{line}{'' if line.endswith('?') else '.'} {HINT}"
 
 
 def _what_failed(record: Record, settings: Settings) -> str:
@@ -205,7 +205,7 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
         clip = piece_of(speech.clip, TRIAL_S)
         request = replace(request, realtime=speech._replace(clip=clip), audio_s=clip.duration_s)
         if number == 0:
-            _say(f"running a trial session with {clip.duration_s:.1f} s of speech (--no-preflight skips it)")
+            _print(f"running a trial session with {clip.duration_s:.1f} s of speech (--no-preflight skips it)")
     connection = UserConnection()
     with Session() as session:
         session.trust_env = False
@@ -216,6 +216,6 @@ def _send(source: RequestSource, target: Target, number: int) -> Record:
     return record
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     if line:
         print(visible(line), file=sys.stderr, flush=True)

@@ -12,9 +12,8 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
-from locust.env import Environment
 from locust.exception import StopUser
-from locust.runners import STATE_RUNNING
+from locust.runners import STATE_RUNNING, Runner
 from requests import Session
 
 from asr_load.apis.request import TranscriptionRequest, request_headers
@@ -47,7 +46,7 @@ class Run:
 
     def __init__(
         self,
-        environment: Environment,
+        runner: Runner,
         settings: Settings,
         targets: Targets,
         *,
@@ -59,9 +58,9 @@ class Run:
         show: Callable[[list[Record], list[bytes]], None],
         on_done: Callable[[], None],
     ) -> None:
-        self._environment, self._settings = environment, settings
+        self._runner, self._settings = runner, settings
         self._id, self._worker, self._file, self._on_done = id, share.worker, file, on_done
-        self._drains = bool(environment.stop_timeout)
+        self._drains = bool(runner.environment.stop_timeout)
         self._sources = {
             name: RequestSource(name, target, id=id, worker=share.worker, of=share.of, alone=not targets.several)
             for name, target in targets.items()
@@ -80,7 +79,7 @@ class Run:
         compiled = self._reader_factory if isinstance(self._reader_factory, CompiledReaders) else None
         self._nice = compiled.nice if compiled else 0
         self._monitor = LoopMonitor(compiled.lags if compiled else None, epoch_ns / 1e9)
-        self._publisher = Publisher(environment, targets, show)
+        self._publisher = Publisher(runner.environment, targets, show)
         self._connections = Connections(share.worker)
         self._stopping = Event()
         self._unsent: dict[int, dict[int, TranscriptionRequest]] = {}
@@ -119,8 +118,7 @@ class Run:
     def _leave(self, user: int, ended: gevent.Greenlet[..., Any]) -> None:
         self._give_up(user)
         self._alive -= 1
-        runner = self._environment.runner
-        if ended.exception is not None and not self._alive and runner is not None and runner.state == STATE_RUNNING:
+        if ended.exception is not None and not self._alive and self._runner.state == STATE_RUNNING:
             # Locust continues after an Exception of a task. But a gevent.Timeout, for example, ends the user.
             logger.error("no user is left: exceptions in the locustfile have ended all of them")
             self._tell_when_done(nobody_left=True)

@@ -37,7 +37,7 @@ from asr_load.text import count_of
 
 logger = logging.getLogger(__name__)
 
-SILENT_S = 15.0
+OVERDUE_S = 15.0
 """Seconds without a report, which normally arrives every three seconds, after which a worker is not waited for."""
 
 
@@ -61,18 +61,18 @@ class RunStore:
         self._sent_before = earlier_runs(
             (folder.parent, RESULTS),
             settings.host,
-            {each.shards.manifest_sha256 for each in targets.values() if each.settings.unique == "none"},
+            {target.shards.manifest_sha256 for target in targets.values() if target.settings.unique == "none"},
         )
         self._began = time.time()
-        self._border = RecordCheck(targets.ids(), self._began)
+        self._record_check = RecordCheck(targets.ids(), self._began)
         self.reset_live()
         self.stages: list[tuple[float, str]] = []
         """Time of each change of the load, in seconds since the epoch, and the stage from then on."""
         self.finished: Finished | None = None
         """The content of the files, after the test."""
         self._workers: dict[int, WorkerInfo] = {}
-        self._heard: dict[int, float] = {}
-        self._taken: Counter[int] = Counter()
+        self._reported_at: dict[int, float] = {}
+        self._arrived: Counter[int] = Counter()
         self.watch: Callable[[Record], None] = lambda _: None
         """Called with each record."""
         self.refresh: Callable[[], None] = lambda: None
@@ -80,7 +80,7 @@ class RunStore:
         """Returns the failures of the locustfile's other requests that Locust counts, plus exceptions of users."""
         self.on_trouble: Callable[[], object] = lambda: None
         """Called once if records cannot be written."""
-        self._told = False
+        self._has_trouble = False
         self._user_changes: list[tuple[float, int]] = []
         # From here on, even a killed process leaves a readable run.
         self._write(ended=False)
@@ -89,10 +89,10 @@ class RunStore:
     def show(self, records: Sequence[Record]) -> None:
         """Add written records, except those of the warm-up, to the live view."""
         for record in records:
-            self._taken[record.worker] += 1
+            self._arrived[record.worker] += 1
             self.watch(record)
-        if self.file.trouble and not self._told:
-            self._told = True
+        if self.file.trouble and not self._has_trouble:
+            self._has_trouble = True
             logger.error("%s cannot be written (%s): stopping the test", self.file.path, self.file.trouble)
             gevent.spawn(self.on_trouble)
         shown = [record for record in records if not record.warmup]
@@ -100,28 +100,28 @@ class RunStore:
 
     def add_records(self, lines: Sequence[bytes], worker: WorkerInfo) -> None:
         """Write and show a worker's plausible records."""
-        now, taken = time.time(), []
+        now, accepted = time.time(), []
         for line in lines:
-            record = self._border.read(line, worker, now)
+            record = self._record_check.read(line, worker, now)
             if record is None:
-                self._taken[worker.worker] += 1
+                self._arrived[worker.worker] += 1
             else:
                 self.file.write_line(line)
-                taken.append(record)
-        self.show(taken)
+                accepted.append(record)
+        self.show(accepted)
 
     def update_worker(self, worker: WorkerInfo) -> None:
         """Store a worker's latest report."""
         self._workers[worker.worker] = worker
-        self._heard[worker.worker] = time.monotonic()
+        self._reported_at[worker.worker] = time.monotonic()
 
     def quiet_since(self, moment: float) -> bool:
         """Whether every process has reported, after a time of time.monotonic, that it has nothing in flight, and all
         its records have arrived. Ignores silent processes, and those that never took part."""
         now = time.monotonic()
-        waited_for = (info for info in self.workers if info.health and now - self._heard[info.worker] < SILENT_S)
+        waited_for = (info for info in self.workers if info.health and now - self._reported_at[info.worker] < OVERDUE_S)
         return all(
-            self._heard[info.worker] > moment and info.started == info.recorded == self._taken[info.worker]
+            self._reported_at[info.worker] > moment and info.started == info.recorded == self._arrived[info.worker]
             for info in waited_for
         )
 
@@ -211,11 +211,11 @@ class RunStore:
 
     def reset_live(self) -> None:
         """Start a new live view."""
-        asked = self._settings
-        goodput = Goodput(asked.goodput) if asked.goodput else None
+        settings = self._settings
+        goodput = Goodput(settings.goodput) if settings.goodput else None
         accuracy = None if self.scoring.in_parts else Sample(self.scoring)  # parts are scored together after the test
-        drawn = DRAWN if asked.realtime is None else REALTIME_DRAWN
-        self.live = Live(time.time(), drawn, goodput, accuracy, asked.slos)
+        drawn = DRAWN if settings.realtime is None else REALTIME_DRAWN
+        self.live = Live(time.time(), drawn, goodput, accuracy, settings.slos)
 
     def _tick(self) -> None:
         while True:
@@ -232,7 +232,7 @@ class RunStore:
         waited_for = (
             info
             for info in self.workers
-            if not info.ended and info.lost_at is None and time.monotonic() - self._heard[info.worker] < SILENT_S
+            if not info.ended and info.lost_at is None and time.monotonic() - self._reported_at[info.worker] < OVERDUE_S
         )
         return min((self._reported_until(info) for info in waited_for), default=now)
 
@@ -264,7 +264,7 @@ class RunStore:
             stages=self.stages,
             users=self._user_changes,
             workers=self.workers,
-            refused=self._border.refused,
+            refused=self._record_check.refused,
             python=platform.python_version(),
             platform=" ".join((system.sysname, system.release, system.machine)),
             packages={module.__name__: module.__version__ for module in (locust, gevent, requests, urllib3)},

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-from locust.env import Environment
+from locust.runners import Runner
 
 from asr_load.http.self_check import Reader
 from asr_load.load import locust_internals
@@ -32,7 +32,7 @@ class Solo:
 
     def __init__(
         self,
-        environment: Environment,
+        runner: Runner,
         settings: Settings,
         targets: Targets,
         *,
@@ -41,11 +41,11 @@ class Solo:
         invocation: Invocation,
         on_done: Callable[[], None],
     ) -> None:
-        self._environment = environment
-        self.store = new_store(environment, settings, targets, folder=folder, invocation=invocation, on_trouble=on_done)
+        self._environment = runner.environment
+        self.store = new_store(runner, settings, targets, folder=folder, invocation=invocation, on_trouble=on_done)
         self.store.refresh = self._refresh
         self.run = Run(
-            environment,
+            runner,
             settings,
             targets,
             share=SOLE,
@@ -85,7 +85,7 @@ def _on_own_clock(info: WorkerInfo) -> WorkerInfo:
 
 
 def new_store(
-    environment: Environment,
+    runner: Runner,
     settings: Settings,
     targets: Targets,
     *,
@@ -100,8 +100,8 @@ def new_store(
         targets,
         folder=folder,
         invocation=invocation,
-        users=lambda: 0 if environment.runner is None else environment.runner.user_count,
+        users=lambda: runner.user_count,
     )
     store.on_trouble = on_trouble
-    store.other_failures = partial(other_failures, environment, targets)
+    store.other_failures = partial(other_failures, runner, targets)
     return store

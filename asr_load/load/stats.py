@@ -9,6 +9,7 @@ from typing import Any
 import locust.stats
 import numpy as np
 from locust.env import Environment
+from locust.runners import Runner
 
 from asr_load.load import locust_internals
 from asr_load.load.target import Targets
@@ -81,11 +82,10 @@ def row_names(targets: Targets) -> dict[str, str]:
     }
 
 
-def other_failures(environment: Environment, targets: Targets) -> int:
+def other_failures(runner: Runner, targets: Targets) -> int:
     """The number of failures of the locustfile's other requests that Locust counts, plus exceptions of users."""
-    runner, own = environment.runner, set(row_names(targets).values())
-    assert runner is not None
-    failed = sum(error.occurrences for error in runner.errors.values() if error.name not in own)
+    rows = set(row_names(targets).values())
+    failed = sum(error.occurrences for error in runner.errors.values() if error.name not in rows)
     return failed + sum(exception["count"] for exception in runner.exceptions.values())
 
 

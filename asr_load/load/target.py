@@ -36,7 +36,7 @@ class OwnOptions:
 def host_of_classes(classes: Iterable[type]) -> str | None:
     """The `host` attribute of user classes, for a test without --host; None if no class has one. Raises InputError for
     different hosts, because a test has one server."""
-    named = {getattr(each, "host", None) for each in classes if issubclass(each, OwnOptions)}
+    named = {getattr(user_class, "host", None) for user_class in classes if issubclass(user_class, OwnOptions)}
     hosts = [str(host) for host in named if host]
     if len(hosts) > 1:
         shown = " and ".join(sorted(map(without_credentials, hosts)))
@@ -82,8 +82,8 @@ class Targets(Mapping[str, Target]):
         self.several = len(targets) > 1
         languages = {name: target.shards.manifest.options.language for name, target in targets.items()}
         if len(set(languages.values())) > 1:
-            said = ", ".join(f"{language} of {name}" for name, language in languages.items())
-            raise InputError(f"the data of all user classes must be in the same language, not {said}")
+            shown = ", ".join(f"{language} of {name}" for name, language in languages.items())
+            raise InputError(f"the data of all user classes must be in the same language, not {shown}")
 
     def __getitem__(self, user_class: str) -> Target:
         return self._targets[user_class]

@@ -25,7 +25,7 @@ class SpeechUser(OwnOptions, HttpUser):
 
     def __init_subclass__(cls) -> None:
         # Locust adds the tasks of base classes: remove `transcribe` if the class has others.
-        cls.tasks = [own for own in cls.tasks if own is not SpeechUser.transcribe] or cls.tasks
+        cls.tasks = [other for other in cls.tasks if other is not SpeechUser.transcribe] or cls.tasks
 
     def __init__(self, environment: Environment) -> None:
         if (run := started_run(environment)) is not None:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import gevent
 import msgspec
-from locust.env import Environment
 from locust.runners import WorkerRunner
 
 from asr_load.errors import InputError
@@ -79,7 +78,6 @@ class Worker:
 
     def __init__(
         self,
-        environment: Environment,
         runner: WorkerRunner,
         settings: Settings,
         targets: Targets,
@@ -107,7 +105,7 @@ class Worker:
         self._clock, self._rounds = ClockOffset(), 0
         self._final_report: WorkerInfo | None = None
         self.run = Run(
-            environment,
+            runner,
             settings,
             targets,
             share=share,
@@ -189,14 +187,14 @@ def _check_alike(number: int, test: FleetTest, settings: Settings, targets: Targ
         )
 
 
-def own_folder(asked: str, own: Path, id: str) -> Path:
-    """The folder for a worker's own records, given the folder that its master named. Raises InputError.
+def own_folder(requested: str, results: Path, id: str) -> Path:
+    """The folder for a worker's own records, given the master's folder and the worker's --results. Raises InputError.
 
     That is the master's folder if it is below the worker's --results, or already holds the test, as on the same
     machine; else a folder of the same name below the worker's --results.
     """
-    folder = Path(asked)
-    place, home = folder.resolve(), own.resolve()
+    folder = Path(requested)
+    place, home = folder.resolve(), results.resolve()
     further = re.fullmatch(re.escape(home.name) + r"-\d+", place.name)  # NAME-2, the folder of a second test
     if place == home or home in place.parents or (further and place.parent == home.parent):
         return folder
@@ -206,5 +204,5 @@ def own_folder(asked: str, own: Path, id: str) -> Path:
     except InputError:
         pass
     if not re.fullmatch(r"[\w][\w .+=@-]{0,200}", place.name):
-        raise InputError(f"the master sent an invalid results folder: {visible(asked)[:200]!r}")
-    return own / place.name
+        raise InputError(f"the master sent an invalid results folder: {visible(requested)[:200]!r}")
+    return results / place.name
