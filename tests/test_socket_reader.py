@@ -9,14 +9,16 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import gevent
 import pytest
 from gevent.event import Event
 
 from asr_load.http import socket_reader
 from asr_load.http.collector import CHUNKED, UNTIL_CLOSE
+from asr_load.http.failure import Failure
 from harness.patience import PATIENCE_S
 from harness.serving import wait_until
-from harness.socket_readers import COMPILED, MAKERS, collect, head_file, pair, settle, source
+from harness.socket_readers import CHUNKED_HEAD, COMPILED, MAKERS, collect, pair, response, settle, source
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -46,12 +48,12 @@ def test_urgent_data_hides_nothing(maker: str) -> None:
 def test_reader_leaves_its_connection_usable_and_no_descriptor_open(maker: str) -> None:
     here, there = pair()
     with here, there:
-        head_file(maker, here, PATIENCE_S).close()  # the first reader opens descriptors shared by the process
+        response(maker, here, PATIENCE_S).close()  # the first reader opens descriptors shared by the process
         before = {entry.name for entry in Path("/proc/self/fd").iterdir()}
         for _ in range(3):
-            file = head_file(maker, here, PATIENCE_S)
-            there.sendall(b"12")
-            assert file.read(2) == b"12"
+            file = response(maker, here, PATIENCE_S)
+            there.sendall(CHUNKED_HEAD)
+            file.read_head()
             file.close()
             file.close()
         there.sendall(b"rest")
@@ -64,7 +66,7 @@ def test_100_concurrent_streams_are_read_completely(maker: str) -> None:
     made, others = [], []
     for _ in range(100):
         here, there = pair()
-        made.append((here, head_file(maker, here, PATIENCE_S)))
+        made.append((here, response(maker, here, PATIENCE_S)))
         others.append(there)
 
     def send() -> None:
@@ -78,7 +80,8 @@ def test_100_concurrent_streams_are_read_completely(maker: str) -> None:
     thread = threading.Thread(target=send)
     thread.start()
     for _, file in made:
-        file.begin_body(UNTIL_CLOSE)
+        file.head.framing = UNTIL_CLOSE
+        file.begin_body()
     for here, file in made:
         while not file.wait_for_end(1):
             pass
@@ -95,7 +98,7 @@ def test_100_concurrent_streams_are_read_completely(maker: str) -> None:
 def test_compiled_reader_stamps_while_python_is_busy(maker: str) -> None:
     here, there = pair()
     with here, there:
-        file = head_file(maker, here, PATIENCE_S)
+        file = response(maker, here, PATIENCE_S)
         sent: list[int] = []
 
         def send() -> None:
@@ -104,7 +107,8 @@ def test_compiled_reader_stamps_while_python_is_busy(maker: str) -> None:
                 sent.append(time.perf_counter_ns())
                 there.sendall(b"x")
 
-        file.begin_body(20 + 160)
+        file.head.framing = 20 + 160
+        file.begin_body()
         child = os.fork()
         if child == 0:  # a process, as a thread would wait for the interpreter too
             send()
@@ -131,7 +135,7 @@ TICK_S = 0.02
 def test_lag_of_the_reading_thread_is_measured(maker: str) -> None:
     here, there = pair()
     with here, there:
-        file = head_file(maker, here, PATIENCE_S)
+        file = response(maker, here, PATIENCE_S)
         readers = socket_reader.compiled
         assert readers is not None
         began = time.perf_counter()
@@ -149,3 +153,36 @@ def test_lag_of_the_reading_thread_is_measured(maker: str) -> None:
     # One tick every 20 ms, including late ones.
     assert TICK_S * (len(lags) - 1) <= took
     assert all(0 <= lag <= took for lag in lags)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_head_that_arrives_in_pieces_is_awaited(maker: str) -> None:
+    here, there = pair()
+    with here, there:
+        file = response(maker, here, 10)
+        there.sendall(CHUNKED_HEAD[:-1])
+        settle(lambda: file.reader.head(0) == CHUNKED_HEAD[:-1])
+        reading = gevent.spawn(file.read_head)
+        gevent.sleep(0)
+        assert not reading.ready()
+        there.sendall(CHUNKED_HEAD[-1:] + b"0\r\n\r\n")
+        reading.get(timeout=PATIENCE_S)
+        assert (file.head.status, file.head.framing) == (200, CHUNKED)
+        file.begin_body()
+        assert file.wait_for_end(PATIENCE_S)
+        assert not file.is_last
+        file.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize(("sent", "outcome"), [(b"", "cut"), (CHUNKED_HEAD[:-1], "protocol")])
+def test_end_before_the_head_is_a_cut_and_within_it_a_protocol_error(maker: str, sent: bytes, outcome: str) -> None:
+    here, there = pair()
+    with here, there:
+        file = response(maker, here, 10)
+        there.sendall(sent)
+        there.close()
+        with pytest.raises(Failure) as error:
+            file.read_head()
+        assert error.value.outcome == outcome
+        file.close()

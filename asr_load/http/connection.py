@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
-from http.client import HTTPException
 from itertools import islice
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -25,12 +24,13 @@ from asr_load.http.addresses import Addresses
 from asr_load.http.collector import Owner, SocketReader
 from asr_load.http.decryption import Decryption
 from asr_load.http.failure import Failure, connect_failure, failure
-from asr_load.http.head import FinalHead
-from asr_load.http.head_file import HeadFile, Reads, closable
+from asr_load.http.head import HeadParser
+from asr_load.http.response import CLOSED, Reads, Response
 from asr_load.http.socket_reader import ReaderFactory, python
 from asr_load.http.tls import PIECE_BYTES, READ_BYTES, Tls, context
 from asr_load.http.transport import PORTS, Transport
 from asr_load.stream.cause import Cause
+from asr_load.stream.reader import ProtocolError
 
 _poll = monkey.get_original("select", "poll")
 """The original poll, because gevent's would let other greenlets run."""
@@ -167,14 +167,18 @@ class Connection:
         lines = [f"CONNECT {host}:{self.place.port} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         try:
             self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-            answer = FinalHead(self.sock, method="CONNECT")
-            answer.begin()
-        except HTTPException as error:
-            raise Failure("connect", f"the proxy: {failure(error)}", Cause.PROXY) from error
+            parser = HeadParser()
+            while parser.head is None:
+                data = self.sock.recv(READ_BYTES)
+                if not data:
+                    raise ProtocolError(CLOSED)
+                parser.feed(data)
+        except ProtocolError as error:
+            raise Failure("connect", f"the proxy: {error}", Cause.PROXY) from error
         except OSError as error:
             raise connect_failure(error, proxy=True) from error
-        if answer.status != HTTPStatus.OK:
-            raise Failure("connect", f"the proxy: {answer.status} {answer.reason}", Cause.PROXY)
+        if parser.head.status != HTTPStatus.OK:
+            raise Failure("connect", f"the proxy: {parser.head.status} {parser.head.reason}", Cause.PROXY)
 
     def close(self) -> None:
         """Close the connection. May be called more than once."""
@@ -221,17 +225,17 @@ class Connection:
         self._connections.dropped += 1
 
     def reads(self, factory: ReaderFactory) -> Reads:
-        """A function that makes the reader of the next response."""
-        assert self.sock is not None
-        descriptor, tls = self.sock.fileno(), self.tls
-        if tls is None:
-            return lambda owner: closable(factory(descriptor, owner))
+        """A function that starts reading the next response."""
 
-        def decrypting(owner: Owner) -> tuple[SocketReader, Callable[[], None]]:
-            decryption = Decryption(factory, descriptor, owner, tls)
+        def read(owner: Owner) -> tuple[SocketReader, Callable[[], None]]:
+            assert self.sock is not None
+            if self.tls is None:
+                reader = factory(self.sock.fileno(), owner)
+                return reader, reader.close
+            decryption = Decryption(factory, self.sock.fileno(), owner, self.tls)
             return decryption.plaintext, decryption.close
 
-        return decrypting
+        return read
 
     def send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> None:
         """Send all pieces, without copying them unless TLS encrypts them. Raises Failure.
@@ -326,8 +330,8 @@ class UserConnection:
         self.connection: Connection | None = None
         """The connection of the last request."""
         self._connections: dict[tuple[Place, Transport], Connection] = {}
-        self.file: HeadFile | None = None
-        """The file of the last request's response."""
+        self.response: Response | None = None
+        """The response to the last request."""
         self.prepared: PreparedRequest | None = None
         """The part that the user's requests share."""
         self.common: tuple[object, ...] = ()
@@ -363,7 +367,7 @@ class UserConnection:
     @property
     def last_read(self) -> int | None:
         """The stamp of the last bytes of the response."""
-        return None if self.file is None else self.file.reader.last or None
+        return None if self.response is None else self.response.reader.last or None
 
     def connection_for(self, place: Place, transport: Transport) -> Connection:
         """The connection to a place, open or not."""
@@ -381,20 +385,24 @@ class UserConnection:
             self.connect_s = connection.open(limit_s)
         return connection
 
-    def begin(self, connection: Connection, stall: float) -> HeadFile:
+    def begin(self, connection: Connection, stall: float) -> Response:
         """Start reading the response and start the clock. Send the request immediately afterwards."""
-        self.file = file = HeadFile(connection.reads(self.reader_factory), stall)
+        self.response = Response(connection.reads(self.reader_factory), stall)
         self.reused, connection.unused = not connection.unused, False
         self.started = time.perf_counter_ns()
-        return file
+        return self.response
 
     def drop(self) -> None:
-        """Stop reading the last response. Closes its connection if more bytes arrived than the response."""
-        if self.file is not None:
-            self.file.close()
-            if self.file.surplus and self.connection is not None and self.connection.sock is not None:
-                self.connection.drop()
-            self.file = None
+        """Stop reading the last response. Closes its connection if it cannot carry another request."""
+        response, connection = self.response, self.connection
+        self.response = None
+        if response is None or connection is None:
+            return
+        response.close()
+        if response.is_last or not connection.sent_all:
+            connection.close()
+        elif response.surplus and connection.sock is not None:
+            connection.drop()
 
     def close(self) -> None:
         """Close all connections and the session."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from http import HTTPStatus
-from http.client import HTTPException
 from typing import Any
 
 from requests import PreparedRequest, Request, Session
@@ -14,22 +12,20 @@ from requests import PreparedRequest, Request, Session
 from asr_load.apis.request import TranscriptionRequest
 from asr_load.http import hooks
 from asr_load.http.attempt import Attempt, ExchangeConfig
-from asr_load.http.collector import CHUNKED, UNTIL_CLOSE
+from asr_load.http.collector import UNTIL_CLOSE
 from asr_load.http.connection import Connection, UserConnection, place_of
 from asr_load.http.failure import ENDED, Failure, failure, words
-from asr_load.http.head import FinalHead, StreamHead, read_head
-from asr_load.http.head_file import HeadFile
+from asr_load.http.head import Head
+from asr_load.http.response import Response
 from asr_load.http.transport import Transport
 from asr_load.http.turn import Turn
 from asr_load.stream.cause import BUSY_CODES, Cause
-from asr_load.stream.coding import Decoded
 from asr_load.stream.reader import Answer, ProtocolError, http_error_message
 from asr_load.stream.record import Record
 from asr_load.stream.timing import seconds
 
-READ_BYTES = 65536
 ERROR_BYTES = 65536
-"""Bytes of a response to read at once, and maximum bytes to read of an error's body."""
+"""Bytes of an error's body after which the rest is not awaited."""
 
 SERVER_CHARS = 200
 """Maximum length of the Server header."""
@@ -150,58 +146,47 @@ def _attempt(
     transport = config.transport.of_client(client, request.url)
     prepared = prepare(client, user_connection, request, transport)
     connection = user_connection.connect(place_of(request.url), transport, limits.connect)
-    hooked = hooks.has_hooks(client, prepared)
-    head: FinalHead | StreamHead | None = None
 
-    def ask(prepared: PreparedRequest) -> FinalHead | StreamHead:
+    def send(prepared: PreparedRequest) -> Response:
         own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
-        head = _ask(user_connection, prepared, own, request.body, config, plain=hooked)
-        if isinstance(head, FinalHead):
-            hooks.keep_cookies(client, prepared, head)
-        return head
+        response = _send(user_connection, prepared, own, request.body, config)
+        hooks.keep_cookies(client, prepared, response.head)
+        return response
+
+    def send_for_hooks(prepared: PreparedRequest) -> tuple[Head, bytes]:
+        user_connection.connect(connection.place, transport, limits.connect)
+        user_connection.head = ""
+        response = send(prepared)
+        return response.head, b"" if response.head.status == HTTPStatus.OK else _error_body(response)
 
     try:
-        head = ask(prepared)
-        if hooked:
-            assert isinstance(head, FinalHead)
-
-            def again(other: PreparedRequest) -> FinalHead:
-                user_connection.connect(connection.place, transport, limits.connect)
-                user_connection.head = ""
-                answer = ask(other)
-                user_connection.head = ""
-                assert isinstance(answer, FinalHead)
-                return answer
-
-            response: Any = hooks.call_hooks(prepared, head, again)
-            head = response.raw._original_response
-            assert head is not None
-        result.status = head.status
-        if isinstance(head, FinalHead) and head.status != HTTPStatus.OK:
-            _refuse(head, user_connection)
-        file = user_connection.file
-        assert file is not None
-        _collect(head, file, result.answer)
-        result.ended = file.reader.last
-    except (OSError, HTTPException) as error:
+        if hooks.has_hooks(client, prepared):
+            hooks.send_with_hooks(prepared, send_for_hooks)
+        else:
+            send(prepared)
+        response = user_connection.response
+        assert response is not None
+        result.status = response.head.status
+        if result.status != HTTPStatus.OK:
+            _refuse(response, user_connection)
+        _collect(response, result.answer)
+        result.ended = response.reader.last
+    except OSError as error:
         raise failure(error) from error
     except Failure as error:
         raise (_of_handshake(error, user_connection, connection) or error) from error
     finally:
-        is_free = head is not None and head.isclosed() and not head.will_close and connection.sent_all
-        if not (is_free and config.keep):
+        if not config.keep:
             connection.close()
 
 
-def _ask(
+def _send(
     user_connection: UserConnection,
     prepared: PreparedRequest,
     own: dict[str, str],
     body: list[bytes | memoryview],
     config: ExchangeConfig,
-    *,
-    plain: bool,
-) -> FinalHead | StreamHead:
+) -> Response:
     """Send a request, with the headers of this request only in `own`, and read the head of its response."""
     connection, stall = user_connection.connection, config.limits.stall
     assert connection is not None
@@ -209,15 +194,15 @@ def _ask(
         user_connection.head = _head(connection, prepared, own)
     lines = [f"{name}: {value}\r\n" for name, value in own.items()]
     head = "".join([user_connection.head, *lines, "\r\n"])
-    file = user_connection.begin(connection, stall)
-    connection.send([head.encode("latin-1"), *body], stall, lambda: _has_refused(file))
+    response = user_connection.begin(connection, stall)
+    connection.send([head.encode("latin-1"), *body], stall, lambda: response.has_refused)
     user_connection.uploaded = time.perf_counter_ns()
-    said = user_connection.connections
-    answer = read_head(file, plain=plain or said.server is None)
-    user_connection.headers = file.read_at
-    if isinstance(answer, FinalHead) and said.server is None:
-        said.server = config.intake.line(answer.headers.get("server", ""), SERVER_CHARS)
-    return answer
+    response.read_head()
+    user_connection.headers = response.read_at
+    connections = user_connection.connections
+    if connections.server is None:
+        connections.server = config.intake.line(response.head.get("server"), SERVER_CHARS)
+    return response
 
 
 def _head(connection: Connection, prepared: PreparedRequest, own: dict[str, str]) -> str:
@@ -231,12 +216,6 @@ def _head(connection: Connection, prepared: PreparedRequest, own: dict[str, str]
     return "\r\n".join([*lines, ""])
 
 
-def _has_refused(file: HeadFile) -> bool:
-    """Whether a response has arrived that refuses the request before it was read completely."""
-    status = re.match(rb"HTTP/1\.\d (\d)", file.peek()) if file.has_come else None
-    return status is not None and status[1] >= b"3"
-
-
 def _of_handshake(error: Failure, user_connection: UserConnection, connection: Connection) -> Failure | None:
     """The server's complaint about the client certificate, which TLS 1.3 allows only after the handshake; else None."""
     tls = connection.tls
@@ -247,28 +226,25 @@ def _of_handshake(error: Failure, user_connection: UserConnection, connection: C
     return Failure("connect", ENDED if tls.error is None else words(tls.error), Cause.TLS)
 
 
-def _refuse(head: FinalHead, user_connection: UserConnection) -> None:
+def _refuse(response: Response, user_connection: UserConnection) -> None:
     """Raise the error of a response with a status other than 200."""
+    head = response.head
     if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
         raise ProtocolError("the server switched protocols (101) although the request did not ask for it")
     if head.status in BUSY_CODES:
-        user_connection.pause(head.headers.get("retry-after", ""))
-    if head.status in REDIRECTS and (to := head.headers.get("location")):
+        user_connection.pause(head.get("retry-after"))
+    if head.status in REDIRECTS and (to := head.get("location")):
         raise _HttpError(f"redirected to {to}: set --host to the address of the server itself")
-    raise _HttpError(_said_by(head) or head.reason or "no message")
+    raise _HttpError(http_error_message(_error_body(response)) or head.reason or "no message")
 
 
-def _said_by(head: FinalHead) -> str:
-    """The error message in a response's body, as far as it arrives."""
-    body, turn = bytearray(), Turn()
-    with contextlib.suppress(Failure, HTTPException, ProtocolError):
-        coding = Decoded.of(head.headers.get("content-encoding"))
-        while len(body) <= ERROR_BYTES and (data := head.read1(READ_BYTES)):
-            body += data if coding is None else coding.piece(data)
-            turn.give()
-        if len(body) <= ERROR_BYTES and not head.length:
-            head.close()
-    return http_error_message(bytes(body))
+def _error_body(response: Response) -> bytes:
+    """The body of an error, as far as it arrives."""
+    with contextlib.suppress(Failure, ProtocolError):
+        response.wait_for_body(ERROR_BYTES)
+    with contextlib.suppress(ProtocolError):
+        return response.body()
+    return b""
 
 
 def over_http(url: str) -> str:
@@ -306,26 +282,26 @@ def _is_its_own(client: Session, prepared: PreparedRequest) -> bool:
     return bool(client.cookies) or "Cookie" in prepared.headers or hooks.has_hooks(client, prepared)
 
 
-def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> None:
-    """Let the reader read the body to its end, then parse it. Closes the head if the connection can be reused."""
-    file.begin_body(CHUNKED if head.chunked else UNTIL_CLOSE if head.length is None else head.length)
-    answer.framed = head.chunked or head.length is not None
+def _collect(response: Response, answer: Answer) -> None:
+    """Let the reader read the body to its end, then parse it."""
+    response.begin_body()
+    answer.framed = response.head.framing != UNTIL_CLOSE
     until = float("inf")
-    coding = None if isinstance(head, StreamHead) else Decoded.of(head.headers.get("content-encoding"))
+    coding = response.coding()
 
     def parse(ended: bool, whole: bool = False) -> None:
-        collected = file.reader.collected()
+        collected = response.reader.collected()
         turn = Turn()
         for _ in answer.steps(*(collected if coding is None else coding.take(*collected)), ended):
             if not whole:
                 turn.give()
 
     try:
-        while not file.wait_for_end(min(SLICE_S, max(until - time.perf_counter(), 0.0))):
+        while not response.wait_for_end(min(SLICE_S, max(until - time.perf_counter(), 0.0))):
             parse(ended=False)
             # While more content may arrive there is no limit, and an earlier limit no longer applies.
             grace_s = answer.grace_s
-            until = min(until, file.reader.last / 1e9 + grace_s) if grace_s < float("inf") else grace_s
+            until = min(until, response.reader.last / 1e9 + grace_s) if grace_s < float("inf") else grace_s
             if time.perf_counter() >= until:
                 return
     except Exception:
@@ -338,5 +314,4 @@ def _collect(head: FinalHead | StreamHead, file: HeadFile, answer: Answer) -> No
         with contextlib.suppress(ProtocolError):
             parse(ended=False, whole=True)  # without giving turns: the greenlet is being killed
         raise
-    head.close()
     parse(ended=True)

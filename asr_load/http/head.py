@@ -1,135 +1,127 @@
-"""Parse the heads of responses: with http.client, with bounds; and quickly, the simple heads of streams."""
+"""Parse the head of a response with llhttp (httptools), within limits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPException, IncompleteRead
-from http.client import HTTPResponse as Head
-from typing import Any
 
-from asr_load.http.head_file import HeadFile
-from asr_load.stream.chunked import HEX_DIGITS, MAX_LINE
-from asr_load.stream.limits import MAX_HEAD_BYTES, MAX_INTERIM, MAX_LENGTH_DIGITS
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from asr_load.http.collector import CHUNKED, UNTIL_CLOSE
+from asr_load.stream.limits import MAX_HEAD_BYTES, MAX_HEAD_LINES, MAX_INTERIM, MAX_LENGTH_DIGITS
+from asr_load.stream.reader import ProtocolError
+from asr_load.text import shorten
 
-def read_head(file: HeadFile, *, plain: bool) -> FinalHead | StreamHead:
-    """Read the head of the response to a POST; `plain`: always with http.client. Raises Failure and HTTPException."""
-    known = None if plain else stream_head(file.peek())
-    if known is not None:
-        file.skip(known[1])
-        return known[0]
-    head = FinalHead(file, method="POST")  # type: ignore[arg-type]
-    head.begin()
-    return head
+NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+
+_LONG_LENGTH = f"a content-length of more than {MAX_LENGTH_DIGITS} digits"
 
 
-class FinalHead(Head):
-    """The head of the final response. Interim responses (1xx, except 101) are skipped, as RFC 9110, section 15.2,
+class Head:
+    """The status line and the fields of a response."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reason = ""
+        self.fields: list[tuple[str, str]] = []
+        """Names and values, in order."""
+        self.framing = 0
+        """How the body ends: its length in bytes, CHUNKED or UNTIL_CLOSE."""
+        self.keep_alive = False
+        """Whether the server keeps the connection after this response."""
+        self.complete = False
+
+    def get(self, name: str) -> str:
+        """The value of the first field with a name in lower case; empty without one."""
+        return next((value for key, value in self.fields if key.lower() == name), "")
+
+    # httptools calls the following methods.
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name.decode("latin-1").strip(), value.decode("latin-1").strip()))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+class HeadParser:
+    """Parses the head of one response, in pieces. Skips interim responses (1xx except 101), as RFC 9110, section 15.2,
     requires."""
 
-    _heads = 0
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        """The head of the final response, once it is complete."""
+        self._left = MAX_HEAD_BYTES
+        self._interim = 0
+        self._begin()
 
-    def begin(self) -> None:
-        file, bounded = self.fp, _BoundedLines(self.fp)
-        self.fp: Any = bounded
-        try:
-            super().begin()
-            while self.status // 100 == 1 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
-                self.headers: Any = None  # so that http.client begins again
-                super().begin()
-        finally:
-            if self.fp is bounded:  # otherwise there is no body left to read
-                self.fp = file
-        if len(self.headers.get("content-length", "").strip()) > MAX_LENGTH_DIGITS:
-            raise HTTPException(f"a content-length of more than {MAX_LENGTH_DIGITS} digits")
-        if self.status == HTTPStatus.REQUEST_TIMEOUT:
-            self.will_close = True  # even without a Connection header: RFC 9110, section 15.5.9
+    def _begin(self) -> None:
+        self._next = Head()
+        self._lines = 0
+        self._parser = HttpResponseParser(self._next)
+        # What old servers send: folded fields, bare line feeds, and a length in addition to chunks, which RFC 9112,
+        # section 6.3, lets a client ignore.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_chunked_length=True,
+            lenient_transfer_encoding=True,
+        )
 
-    def _read_status(self) -> tuple[str, int, str]:
-        self._heads += 1  # http.client itself skips any number of 100s
-        if self._heads > MAX_INTERIM + 1:
-            raise HTTPException(f"more than {MAX_INTERIM} interim responses")
-        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-        return found
+    def feed(self, data: bytes) -> int:
+        """Parse bytes up to the end of the head. Returns how many belong to the head. Raises ProtocolError."""
+        end = 0
+        while end < len(data) and self.head is None:
+            # Line by line, because httptools does not report where in the data the head ends.
+            start, end = end, data.find(b"\n", end) + 1 or len(data)
+            self._feed_line(data[start:end])
+        return end
 
-    def _read_next_chunk_size(self) -> int:
-        """Check what http.client does not: it accepts sizes of any length, and takes a malformed size for the end."""
-        line = self.fp.readline(MAX_LINE + 1)
-        digits = line.partition(b";")[0].strip(b" \t\r\n")
-        if not line.endswith(b"\n") and len(line) <= MAX_LINE:
-            raise IncompleteRead(b"")
-        if not line.endswith(b"\n") or not 0 < len(digits) <= MAX_LENGTH_DIGITS or digits.strip(HEX_DIGITS):
-            raise HTTPException("the body has malformed chunks")
-        return int(digits, 16)
-
-    def _read_and_discard_trailer(self) -> None:
-        file, self.fp = self.fp, _BoundedLines(self.fp)
-        try:
-            super()._read_and_discard_trailer()  # type: ignore[misc]
-        finally:
-            self.fp = file
-
-
-class _BoundedLines:
-    """A file whose lines have at most MAX_HEAD_BYTES in total: http.client limits only each line."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self._left = file, MAX_HEAD_BYTES
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def readline(self, limit: int = -1) -> bytes:
-        line: bytes = self._file.readline(limit)
+    def _feed_line(self, line: bytes) -> None:
         self._left -= len(line)
         if self._left < 0:
-            raise HTTPException(f"a head of more than {MAX_HEAD_BYTES} bytes")
-        return line
+            raise ProtocolError(f"a head of more than {MAX_HEAD_BYTES} bytes")
+        try:
+            self._parser.feed_data(line)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if not self._next.complete:  # after the head of a 101, the parser waits for the other protocol
+                known = "Content-Length overflow" in str(error)
+                raise ProtocolError(_LONG_LENGTH if known else f"not HTTP ({error}): {shorten(line)}") from error
+        self._lines += line.endswith(b"\n")
+        if self._lines > MAX_HEAD_LINES:
+            raise ProtocolError(f"a head of more than {MAX_HEAD_LINES} lines")
+        if self._next.complete:
+            self._end_head(self._next)
+
+    def _end_head(self, head: Head) -> None:
+        head.status = self._parser.get_status_code()
+        if head.status // 100 == 1 and head.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise ProtocolError(f"more than {MAX_INTERIM} interim responses")
+            self._begin()
+            return
+        version = self._parser.get_http_version()
+        if not version.startswith("1.") or head.status < HTTPStatus.CONTINUE:
+            raise ProtocolError(f"not HTTP/1.1: version {version}, status {head.status}")
+        head.framing = _framing(head)
+        # A server closes after 408, even without a Connection field: RFC 9110, section 15.5.9.
+        head.keep_alive = self._parser.should_keep_alive() and head.status != HTTPStatus.REQUEST_TIMEOUT
+        self.head = head
 
 
-@dataclass
-class StreamHead:
-    """The head of a streamed response, with the attributes that http.client's has."""
-
-    chunked: bool
-    length: int | None
-    will_close: bool
-    status: int = 200
-    closed: bool = False
-
-    def close(self) -> None:
-        self.closed = True
-
-    def isclosed(self) -> bool:
-        return self.closed
-
-
-def stream_head(data: bytes) -> tuple[StreamHead, int] | None:
-    """Parse the simple head of a stream at the beginning of `data`. Returns the head and its length in bytes; None if
-    it is incomplete or not simple. http.client parses all others, which takes 0.1 ms."""
-    end = data.find(b"\r\n\r\n")
-    line, *fields = data[: max(end, 0)].split(b"\r\n")
-    if not line.startswith(b"HTTP/1.1 200"):
-        return None
-    head = StreamHead(chunked=False, length=None, will_close=False)
-    streamed = False
-    for field in fields:
-        name, colon, value = field.partition(b":")
-        match name.lower(), value.strip().lower():
-            case b"content-type", kind:
-                streamed = kind.partition(b";")[0] == b"text/event-stream"
-            case b"transfer-encoding", b"chunked" if head.length is None and not head.chunked:
-                head.chunked = True
-            case b"content-length", size if (
-                size.isdigit() and len(size) <= MAX_LENGTH_DIGITS and head.length is None and not head.chunked
-            ):
-                head.length = int(size)
-            case b"connection", words:
-                head.will_close = b"close" in words
-            case b"transfer-encoding" | b"content-length" | b"content-encoding" | b"set-cookie", _:
-                return None
-            case word, _ if not colon or not word or word[:1] in b" \t":
-                return None
-    head.will_close |= not head.chunked and head.length is None
-    return (head, end + 4) if streamed else None
+def _framing(head: Head) -> int:
+    if head.status in NO_BODY or head.status // 100 == 1:
+        return 0
+    values = [value for name, value in head.fields if name.lower() == "transfer-encoding"]
+    codings = {coding.strip().lower() for coding in ",".join(values).split(",")} - {"", "identity"}
+    if codings == {"chunked"}:
+        return CHUNKED
+    if codings:
+        raise ProtocolError(f"unsupported transfer-encoding: {', '.join(values)}")
+    length = head.get("content-length")
+    if len(length) > MAX_LENGTH_DIGITS:
+        raise ProtocolError(_LONG_LENGTH)
+    return int(length) if length else UNTIL_CLOSE

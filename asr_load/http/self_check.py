@@ -190,8 +190,8 @@ def _serve(
                 data = data.partition(b"\r\n\r\n")[2]
                 reader = None
                 if in_steps and user_connection is not None:
-                    assert user_connection.file is not None
-                    reader = user_connection.file.reader
+                    assert user_connection.response is not None
+                    reader = user_connection.response.reader
                 _send(connection, _HEAD, reader)
                 for first, second in _pieces():
                     gevent.sleep(_PAUSE_S if in_steps else 0)

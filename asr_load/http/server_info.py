@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from http import HTTPStatus
-from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,12 +16,9 @@ from asr_load.decode import decode
 from asr_load.errors import InputError
 from asr_load.http.connection import Connection, Connections, place_of
 from asr_load.http.failure import Failure, words
-from asr_load.http.head import FinalHead
-from asr_load.http.head_file import READ_BYTES, HeadFile
+from asr_load.http.response import Response
 from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
-from asr_load.http.turn import Turn
-from asr_load.stream.coding import Decoded
 from asr_load.stream.reader import ProtocolError
 from asr_load.text import MAX_CHARS, STRUCK, Intake
 
@@ -44,7 +41,7 @@ LARGEST = 1e18
 NAME_CHARS = 200
 """Maximum length of a model's name; longer ones are ignored."""
 
-NO_ANSWER = (OSError, HTTPException, Failure, ProtocolError)
+NO_ANSWER = (OSError, Failure, ProtocolError)
 """Errors for a missing or unreadable response."""
 
 SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
@@ -154,10 +151,10 @@ def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str
     def ask() -> tuple[int, bytes]:
         connection.open(PATIENCE_S)
         connection.send(["\r\n".join([*lines, "", ""]).encode("latin-1")], PATIENCE_S, lambda: False)
-        with HeadFile(connection.reads(python), PATIENCE_S) as file:
-            head = FinalHead(file, method=method)  # type: ignore[arg-type]
-            head.begin()
-            return head.status, _body(head)
+        with contextlib.closing(Response(connection.reads(python), PATIENCE_S)) as response:
+            response.read_head()
+            response.wait_for_body(LONGEST)
+            return response.head.status, response.body()
 
     try:
         answer: tuple[int, bytes] | None = gevent.with_timeout(PATIENCE_S, ask, timeout_value=None)
@@ -166,14 +163,6 @@ def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str
     if answer is None:
         raise TimeoutError(f"no complete response within {PATIENCE_S:g} s")
     return answer
-
-
-def _body(head: FinalHead) -> bytes:
-    coding, body, turn = Decoded.of(head.headers.get("content-encoding")), bytearray(), Turn()
-    while len(body) < LONGEST and (data := head.read1(READ_BYTES)):
-        body += data if coding is None else coding.piece(data)
-        turn.give()
-    return bytes(body)
 
 
 def _taken_in(value: Any, intake: Intake) -> Any:

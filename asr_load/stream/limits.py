@@ -5,8 +5,9 @@ _socket_reader.c repeats MAX_BYTES, MAX_WIRE_BYTES, MAX_READS and MAX_HEAD_BYTES
 
 from __future__ import annotations
 
-MAX_HEAD_BYTES, MAX_INTERIM = 64 << 10, 100
-"""Maximum bytes of a head including interim responses (1xx), and of trailers; maximum number of interim responses."""
+MAX_HEAD_BYTES, MAX_HEAD_LINES, MAX_INTERIM = 64 << 10, 102, 100
+"""Maximum bytes of a head including interim responses (1xx), and of trailers; maximum lines of a head; maximum number
+of interim responses."""
 
 MAX_STREAM_BYTES, MAX_EVENTS = 4 << 20, 100_000
 """Maximum payload of a streamed body, including comments, and maximum number of its events."""

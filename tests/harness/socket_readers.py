@@ -11,8 +11,8 @@ import pytest
 from gevent.event import Event
 
 from asr_load.http import socket_reader
-from asr_load.http.collector import SocketReader
-from asr_load.http.head_file import HeadFile, closable
+from asr_load.http.collector import Owner, SocketReader
+from asr_load.http.response import Response
 from asr_load.http.socket_reader import ReaderFactory
 from harness.serving import wait_until
 
@@ -29,6 +29,10 @@ STAMPED = MAKERS[:2]
 """The readers that have the kernel's stamps."""
 
 
+CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+"""The head of a response with a chunked body."""
+
+
 def source(maker: str) -> ReaderFactory:
     if maker != "compiled":
         return socket_reader.python if maker == "python" else socket_reader.PythonReaders(epoll=None)
@@ -36,8 +40,12 @@ def source(maker: str) -> ReaderFactory:
     return socket_reader.compiled
 
 
-def head_file(maker: str, here: socket.socket, stall: float) -> HeadFile:
-    return HeadFile(lambda owner: closable(source(maker)(here.fileno(), owner)), stall)
+def response(maker: str, here: socket.socket, stall: float) -> Response:
+    def read(owner: Owner) -> tuple[SocketReader, Callable[[], None]]:
+        reader = source(maker)(here.fileno(), owner)
+        return reader, reader.close
+
+    return Response(read, stall)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
