@@ -43,7 +43,7 @@ from asr_load.http.transport import Transport
 from asr_load.realtime.socket import Socket
 from asr_load.stream import _events
 from asr_load.stream.reader import Answer, ProtocolError
-from harness.sse import find_plain, read_events
+from harness.sse import find_plain, read_collected, read_events
 
 EVENTS = (
     b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n',
@@ -222,7 +222,7 @@ def answers(fuzz: Fuzz) -> None:
 
 def _collected(answer: Answer, reads: list[bytes]) -> None:
     body, ends = b"".join(reads), list(accumulate(map(len, reads)))
-    answer.read_collected(body, [0] * len(ends), ends, ended=True)
+    read_collected(answer, body, [0] * len(ends), ends, ended=True)
 
 
 def _said(read: Any) -> tuple[Any, ...]:

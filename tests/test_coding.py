@@ -12,7 +12,7 @@ import pytest
 from asr_load.stream.coding import Decoded
 from asr_load.stream.limits import MAX_BYTES
 from asr_load.stream.reader import Answer, ProtocolError
-from harness.sse import ROLE, chunk, sse, usage
+from harness.sse import ROLE, chunk, read_collected, sse, usage
 
 TEXT = [ROLE, chunk("he"), chunk(" said")]
 
@@ -45,7 +45,7 @@ def test_unrequested_compression_is_decoded(coding: str, size: int) -> None:
     ends = list(accumulate(map(len, reads)))
     for n in range(1, len(reads) + 1):
         taken = decoder.take(coded[: ends[n - 1]], range(1, n + 1), ends[:n])
-        answer.read_collected(*taken, ended=n == len(reads))
+        read_collected(answer, *taken, ended=n == len(reads))
     assert (answer.text, answer.outcome(), answer.output_tokens) == ("he said", "ok", 3)
 
 

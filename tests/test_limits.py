@@ -24,7 +24,7 @@ from asr_load.stream.reader import Answer, ProtocolError
 from harness.answers import CHUNKED, EVENTS, JSON, chunk, sized
 from harness.patience import PATIENCE_S
 from harness.peer import OVER_TLS, READERS, SOUND, STREAM, Piece, talk
-from harness.sse import read_events
+from harness.sse import read_collected, read_events
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 TEXT = STREAM.split(b"\n\n")[0] + b"\n\n"
@@ -111,8 +111,8 @@ def test_split_byte_order_mark_is_skipped(cut: int) -> None:
     read_events(told, pieces, itertools.count(1).__next__)
     assert (told.text, told.outcome()) == ("a", "ok")
     told = Answer()
-    told.read_collected(body[:cut], [1], [cut], ended=False)
-    told.read_collected(body, [1, 2], [cut, len(body)], ended=True)
+    read_collected(told, body[:cut], [1], [cut], ended=False)
+    read_collected(told, body, [1, 2], [cut, len(body)], ended=True)
     assert (told.text, told.outcome()) == ("a", "ok")
     whole = b'\xef\xbb\xbf{"text": "whole"}'
     told = Answer()

@@ -12,7 +12,7 @@ from asr_load.stream.numbers import LIMIT
 from asr_load.stream.reader import Answer
 from harness.realtime import saying
 from harness.runs import run
-from harness.sse import read_events
+from harness.sse import read_collected, read_events
 
 NONE = ["true", "false", "-5", "1e300", "-1e300", "1e999", "NaN", "9" * 400, "9" * 5000, str(1 << 64), str(LIMIT)]
 NONE += ["[1]", '"7"', "null", "{}"]
@@ -26,7 +26,7 @@ def test_token_count_is_a_valid_number_or_null(text: str, count: int | None) -> 
     body = f'data: {{"choices":[],"usage":{{{counts}}}}}\n\n'.encode()
     one_by_one, together = Answer(), Answer()
     read_events(one_by_one, [body], lambda: 1)
-    together.read_collected(body, [1], [len(body)], ended=True)
+    read_collected(together, body, [1], [len(body)], ended=True)
     for answer in (one_by_one, together):
         assert (answer.output_tokens, answer.prompt_tokens, answer.cached_tokens) == (count, count, count)
 

@@ -13,7 +13,7 @@ import pytest
 from asr_load.stream.limits import MAX_EVENT_BYTES
 from asr_load.stream.reader import GOOD_ENDS, GRACE_S, Answer, ProtocolError, http_error_message
 from harness import dialects
-from harness.sse import ROLE, chunk, read, read_events, sse, usage
+from harness.sse import ROLE, chunk, read, read_collected, read_events, sse, usage
 
 STREAM = sse(ROLE, chunk(" he"), chunk(" said"), chunk(None, "stop"), usage(2))
 
@@ -299,17 +299,17 @@ def test_empty_finish_reason_is_not_an_end() -> None:
 def test_grace_ends_if_content_follows_a_finish_reason() -> None:
     answer = Answer()
     body = b"".join(sse(*TEXT, chunk(None, "stop"), done=False))
-    answer.read_collected(body, [1], [len(body)], ended=False)
+    read_collected(answer, body, [1], [len(body)], ended=False)
     assert (answer.said_its_end, answer.grace_s) == (True, GRACE_S[False])
     more = body + b"".join(sse(chunk(" more"), done=False))
-    answer.read_collected(more, [1, 2], [len(body), len(more)], ended=False)
+    read_collected(answer, more, [1, 2], [len(body), len(more)], ended=False)
     assert (answer.said_its_end, answer.grace_s) == (False, float("inf"))
     # The first end was not the end, so a second one is not trusted.
     again = more + b"".join(sse(chunk(None, "stop"), done=False))
-    answer.read_collected(again, [1, 2, 3], [len(body), len(more), len(again)], ended=False)
+    read_collected(answer, again, [1, 2, 3], [len(body), len(more), len(again)], ended=False)
     assert answer.grace_s == float("inf")
     whole = again + b"data: [DONE]\n\n"
-    answer.read_collected(whole, [1, 2, 3, 4], [len(body), len(more), len(again), len(whole)], ended=False)
+    read_collected(answer, whole, [1, 2, 3, 4], [len(body), len(more), len(again), len(whole)], ended=False)
     assert (answer.grace_s, answer.text, answer.outcome()) == (GRACE_S[True], "he said more", "ok")
 
 
@@ -460,7 +460,7 @@ def test_segments_end_with_a_framed_body(framed: bool, parts: list[str]) -> None
     answer = Answer()
     answer.framed = framed
     body = b"".join(sse(*({"text": part} for part in parts), done=False))
-    answer.read_collected(body, [1], [len(body)], ended=True)
+    read_collected(answer, body, [1], [len(body)], ended=True)
     assert answer.text.strip() == "he said"
     assert answer.outcome() == ("ok" if framed else "cut")
     assert not answer.said_its_end

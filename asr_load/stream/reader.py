@@ -191,17 +191,12 @@ class Answer:
             return "cut"
         return "ok" if self.text.strip() else "empty"
 
-    def read_collected(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> None:
-        """Read the part of a body of server-sent events that was collected so far; call it again with more.
+    def steps(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> Iterator[None]:
+        """Parse the part of a body that was collected so far, in steps of a few milliseconds; call it again with more.
 
         `stamps` and `ends`, shape (n,), are the times of its reads and their ends in `body`. The time of an event is
         that of the read that completed it. Raises ProtocolError.
         """
-        for _ in self.steps(body, stamps, ends, ended):
-            pass
-
-    def steps(self, body: bytes, stamps: Sequence[int], ends: Sequence[int], ended: bool) -> Iterator[None]:
-        """Do the work of `read_collected` in steps of a few milliseconds."""
         at = self._parsed or (len(BOM) if body.startswith(BOM) else 0)
         if _is_whole(body[:MAX_BLANKS]):
             if len(body) > MAX_BYTES:
@@ -468,8 +463,9 @@ def error_message(error: Any) -> str:
     """The server's message in an error, nested or flat, as one line."""
     while isinstance(error, dict):
         error = next((error[name] for name in _WORDS if error.get(name)), None)
-    if isinstance(error, list) and len(error) == 1 and (isinstance(error[0], str) or _has_message(error[0])):
-        return error_message(error[0])
+    match error:
+        case [str() | {"message": _} as only]:
+            return error_message(only)
     return "" if error is None else _shown(error)
 
 
@@ -478,10 +474,6 @@ def _shown(value: Any) -> str:
         return shorten(str(value))
     except RecursionError:
         return "a value nested too deeply to print"
-
-
-def _has_message(error: Any) -> bool:
-    return isinstance(error, dict) and "message" in error
 
 
 def http_error_message(body: bytes) -> str:

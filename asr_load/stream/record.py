@@ -228,9 +228,9 @@ def untrue(record: Record) -> str:
     """Why a record is implausible although each field is within its bounds; empty if it is plausible."""
     if odd := _odd_word(record):
         return f"its {odd} is too long or has control characters"
-    way = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
-    reached = [value for value in way if value is not None]
-    if reached != sorted(reached) or (record.ended_at is not None and record.ended_at < record.started_at):
+    times = (record.upload, record.headers, record.ttft, record.e2el, record.stream_end)
+    known = [value for value in times if value is not None]
+    if known != sorted(known) or (record.ended_at is not None and record.ended_at < record.started_at):
         return "its times are not in order"
     if record.ok != (record.outcome == "ok"):
         return "its outcome contradicts its success"
@@ -353,7 +353,8 @@ def read_records(
     InputError, also if the master's file has lines but no record.
     """
     refused = Counter() if refused is None else refused
-    own = {int(found[1]): path for path in folder.glob("*") if (found := _WORKERS_FILE.fullmatch(path.name))}
+    workers = {int(found[1]): path for path in folder.glob("*") if (found := _WORKERS_FILE.fullmatch(path.name))}
+    paths: list[tuple[int | None, Path]] = [(None, folder / RECORDS), *sorted(workers.items())]
     seen: set[tuple[int, int, float]] = set()
 
     def is_new(record: Record) -> bool:
@@ -361,32 +362,24 @@ def read_records(
         seen.add(key)
         return len(seen) > known
 
-    whole, first_error = 0, ""
-    for number, line in enumerate(_lines(folder / RECORDS), 1):
-        try:
-            record = decode_record(line)
-        except ValueError as error:
-            refused[None, str(error)] += 1
-            first_error = first_error or f"{folder / RECORDS}, line {number}: not a record ({error})"
-            continue
-        whole += 1
-        if not own or is_new(record):
-            yield record
-    if first_error and not whole:
-        raise InputError(first_error)
-    for worker, path in sorted(own.items()):
-        for line in _lines(path):
+    for worker, path in paths:
+        valid, first_error = 0, ""
+        for number, line in enumerate(_lines(path), 1):
             try:
                 record = decode_record(line)
-                if record.worker != worker:
+                if worker not in (None, record.worker):
                     raise ValueError("it belongs to another worker")
             except ValueError as error:
                 refused[worker, str(error)] += 1
+                first_error = first_error or f"{path}, line {number}: not a record ({error})"
                 continue
-            if is_new(record):
-                if unreported is not None:
+            valid += 1
+            if not workers or is_new(record):
+                if worker is not None and unreported is not None:
                     unreported.setdefault(worker, []).append(encode_record(record))
                 yield record
+        if worker is None and first_error and not valid:
+            raise InputError(first_error)
 
 
 _WORKERS_FILE = re.compile(r"worker-([0-9]{3,9})\.jsonl")
