@@ -8,6 +8,7 @@ from gevent.event import Event
 from asr_load.http import socket_reader
 from asr_load.http.collector import UNTIL_CLOSE
 from asr_load.stream.chunked import MAX_LINE
+from asr_load.stream.limits import MAX_HEAD_BYTES
 from harness.socket_readers import MAKERS, collect, pair, pieces, settle, source
 
 
@@ -105,3 +106,23 @@ def test_both_readers_end_a_chunked_body_alike(maker: str, name: str, seed: int 
     assert (reader.status, reader.collected()[0]) == (status, text)
     if seed is None:
         assert reader.surplus == surplus
+
+
+SIZE_LINE = b"1;" + b"x" * (MAX_LINE - 3)
+LIMITS = {
+    "15 digits": (b"%015x\r\n0123456789\r\n0\r\n\r\n" % 10, "complete"),
+    "16 digits": (b"%016x\r\n0123456789\r\n0\r\n\r\n" % 10, "broken"),
+    "the longest size line": (SIZE_LINE + b"\r\na\r\n0\r\n\r\n", "complete"),
+    "a longer size line": (SIZE_LINE + b"x\r\na\r\n0\r\n\r\n", "broken"),
+    "the longest trailer": (b"0\r\n" + b"x" * MAX_LINE + b"\n\n", "complete"),
+    "a longer trailer": (b"0\r\n" + b"x" * (MAX_LINE + 1) + b"\n\n", "broken"),
+    "the most trailers": (b"0\r\n" + (b"x" * 1024 + b"\n") * (MAX_HEAD_BYTES >> 10) + b"\n", "complete"),
+    "more trailers": (b"0\r\n" + (b"x" * 1024 + b"\n") * (MAX_HEAD_BYTES >> 10) + b"x\n\n", "broken"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("maker", MAKERS)
+def test_both_readers_have_the_same_limits_of_framing(maker: str, name: str) -> None:
+    body, status = LIMITS[name]
+    assert collect(maker, [body], framing=-1).status == status

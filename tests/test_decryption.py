@@ -16,9 +16,9 @@ import gevent.socket
 import pytest
 from gevent.event import Event
 
-from asr_load.http.collector import CHUNKED, UNTIL_CLOSE, FedReader
+from asr_load.http.collector import CHUNKED, UNTIL_CLOSE, SocketReader
 from asr_load.http.decryption import Decryption
-from asr_load.http.tls import Tls, context
+from asr_load.http.tls import Tls, ssl_context
 from harness.patience import PATIENCE_S
 from harness.peer import ca_file, server_context
 from harness.socket_readers import MAKERS, pair, settle, source
@@ -33,7 +33,7 @@ class Peer:
         self.client, self.there = client, there
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._server = server_context().wrap_bio(self._in, self._out, server_side=True)
-        self.tls = Tls(context(ca_file(), None), "127.0.0.1", None)
+        self.tls = Tls(ssl_context(ca_file(), None), "127.0.0.1", None)
         shaking = gevent.spawn(self.tls.shake_hands, client)
         other = gevent.socket.socket(fileno=os.dup(there.fileno()))
         with other:
@@ -61,7 +61,7 @@ class Peer:
 
 
 @contextmanager
-def reading(maker: str, *, late: bool = False) -> Iterator[tuple[Peer, FedReader, Event, Decryption]]:
+def reading(maker: str, *, late: bool = False) -> Iterator[tuple[Peer, SocketReader, Event, Decryption]]:
     """Yield the peer, the reader of its plaintext, the event that the reader sets, and the decryption. With `late`, the
     test itself sends the peer's tickets, which come before its data."""
     here, there = pair()

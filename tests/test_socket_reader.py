@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -14,8 +15,11 @@ import pytest
 from gevent.event import Event
 
 from asr_load.http import socket_reader
-from asr_load.http.collector import CHUNKED, UNTIL_CLOSE
+from asr_load.http.collector import CHUNKED, TAKE_BYTES, UNTIL_CLOSE
 from asr_load.http.failure import Failure
+from asr_load.stream import limits
+from asr_load.stream.chunked import MAX_LINE
+from conftest import CHECKOUT
 from harness.patience import PATIENCE_S
 from harness.serving import wait_until
 from harness.socket_readers import CHUNKED_HEAD, COMPILED, MAKERS, collect, pair, response, settle, source
@@ -186,3 +190,14 @@ def test_end_before_the_head_is_a_cut_and_within_it_a_protocol_error(maker: str,
             file.read_head()
         assert error.value.outcome == outcome
         file.close()
+
+
+def test_compiled_reader_repeats_the_limits_of_python() -> None:
+    source = (CHECKOUT / "asr_load/http/_socket_reader.c").read_text()
+    defined = re.findall(r"#define (\w+) (?:\(\(size_t\))?(\d+)(?: << (\d+))?", source)
+    in_c = {name: int(number) << int(shift or 0) for name, number, shift in defined}
+    for name in ("MAX_BYTES", "MAX_WIRE_BYTES", "MAX_READS", "MAX_HEAD_BYTES"):
+        assert in_c[name] == getattr(limits, name), name
+    assert in_c["MAX_SIZE_LINE"] == MAX_LINE
+    assert in_c["READ_BYTES"] == TAKE_BYTES
+    assert in_c["REST_NS"] == socket_reader.REST_S * 1e9

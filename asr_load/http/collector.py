@@ -67,12 +67,8 @@ class SocketReader(Protocol):
     def close(self) -> None:
         """Stop reading. The connection stays open."""
 
-
-class FedReader(SocketReader, Protocol):
-    """A reader that gets its bytes from a caller instead of a socket."""
-
     def feed(self, data: bytes, at: int) -> None:
-        """Add bytes that were read at the time `at`."""
+        """For a reader without a socket: add bytes that were read at the time `at`."""
 
     def end(self) -> None:
         """Note that the other side has closed."""
@@ -82,7 +78,7 @@ class FedReader(SocketReader, Protocol):
 
 
 class Collector:
-    """A FedReader in Python."""
+    """A SocketReader in Python, without a socket."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -17,7 +16,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import gevent
-from gevent import monkey, socket
+from gevent import socket
 from requests import PreparedRequest
 
 from asr_load.http.addresses import Addresses
@@ -27,18 +26,15 @@ from asr_load.http.failure import Failure, connect_failure, failure
 from asr_load.http.head import HeadParser
 from asr_load.http.response import CLOSED, Reads, Response
 from asr_load.http.socket_reader import ReaderFactory, python
-from asr_load.http.tls import PIECE_BYTES, READ_BYTES, Tls, context
+from asr_load.http.tls import PIECE_BYTES, RECEIVE_BYTES, Tls, ssl_context
 from asr_load.http.transport import PORTS, Transport
 from asr_load.stream.cause import Cause
 from asr_load.stream.reader import ProtocolError
 
-_poll = monkey.get_original("select", "poll")
-"""The original poll, because gevent's would let other greenlets run."""
-
-MOST_PIECES = 1024
+MAX_PIECES = 1024
 """Maximum number of pieces in one call of the kernel: IOV_MAX of Linux."""
 
-MOST_READS = 16
+MAX_IDLE_READS = 16
 """Maximum number of reads on an idle connection; a TLS ticket takes a few hundred bytes."""
 
 LOOK_S = 0.05
@@ -117,12 +113,13 @@ class Connection:
         # A WebSocket uses a tunnel, like TLS (RFC 6455, 4.1).
         return bool(self.transport.proxy) and self.place.scheme != "http"
 
-    @property
-    def target(self) -> str:
-        """The prefix of the path in the request line: a proxy needs the whole URL."""
+    def request_head(self, method: str, path: str, fields: Mapping[str, Any]) -> str:
+        """The lines of a request's head, without the blank one. Adds Host, and what a proxy needs."""
+        fields = {"Host": self.place.name, **fields}
         if self.transport.proxy and not self._tunnels:
-            return f"{self.place.scheme}://{self.place.name}"
-        return ""
+            path = f"{self.place.scheme}://{self.place.name}{path}"
+            fields |= self.transport.proxy_headers
+        return f"{method} {path} HTTP/1.1\r\n" + _lines(fields)
 
     def open(self, limit_s: float) -> float:
         """Resolve the name, connect, pass the proxy and shake hands for TLS, within `limit_s` in all. Returns the
@@ -154,8 +151,8 @@ class Connection:
             if self._tunnels:
                 self._ask_for_tunnel()
             if self.place.scheme in ("https", "wss"):
-                made = context(self.transport.verify, self.transport.cert)
-                self.tls = Tls(made, self.place.host, self._session)
+                context = ssl_context(self.transport.verify, self.transport.cert)
+                self.tls = Tls(context, self.place.host, self._session)
                 self.tls.shake_hands(self.sock)
         except OSError as error:
             raise connect_failure(error) from error
@@ -163,13 +160,13 @@ class Connection:
     def _ask_for_tunnel(self) -> None:
         assert self.sock is not None
         host = f"[{self.place.host}]" if ":" in self.place.host else self.place.host
-        fields = {"Host": f"{host}:{self.place.port}", **self.transport.proxy_headers}
-        lines = [f"CONNECT {host}:{self.place.port} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        authority = f"{host}:{self.place.port}"
+        fields = _lines({"Host": authority, **self.transport.proxy_headers})
         try:
-            self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            self.sock.sendall(f"CONNECT {authority} HTTP/1.1\r\n{fields}\r\n".encode("latin-1"))
             parser = HeadParser()
             while parser.head is None:
-                data = self.sock.recv(READ_BYTES)
+                data = self.sock.recv(RECEIVE_BYTES)
                 if not data:
                     raise ProtocolError(CLOSED)
                 parser.feed(data)
@@ -191,33 +188,22 @@ class Connection:
             self.sock = None
 
     def is_free(self) -> bool:
-        """Whether the connection can carry a request: it is open, and neither bytes nor its end have arrived since the
-        last response. Otherwise closes it."""
+        """Whether the connection can carry a request: it is open, and nothing arrived since the last response except
+        TLS records without data, such as a session ticket. Otherwise closes it."""
         if self.sock is None:
             return False
-        if not self.is_readable() or (self.tls is not None and self._is_quiet(self.tls)):
+        self.sock.settimeout(0)
+        try:
+            for _ in range(MAX_IDLE_READS):
+                data, tls = self.sock.recv(RECEIVE_BYTES), self.tls
+                if not data or tls is None or tls.decrypt(data) or tls.ended or tls.error:
+                    break
+        except BlockingIOError:
             return True
+        except OSError:
+            pass
         self.drop()
         return False
-
-    def is_readable(self) -> bool:
-        """Whether unread bytes, or the end, have arrived."""
-        assert self.sock is not None
-        poll = _poll()
-        poll.register(self.sock.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
-
-    def _is_quiet(self, tls: Tls) -> bool:
-        """Whether the unread bytes are only TLS records without data, such as a session ticket."""
-        assert self.sock is not None
-        self.sock.settimeout(0)
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(MOST_READS):
-                data = self.sock.recv(READ_BYTES)
-                if not data or tls.decrypt(data) or tls.ended or tls.error:
-                    return False
-            return False
-        return True
 
     def drop(self) -> None:
         """Close and count a connection on which unexpected bytes or the end arrived."""
@@ -245,7 +231,11 @@ class Connection:
         """
         self.sent_all = False
         try:
-            self.sent_all = self._send(pieces, stall, refused)
+            if self.tls is None:
+                self.sent_all = self._push(pieces, stall, refused)
+            else:
+                encrypted = map(self.tls.encrypt, _cut(pieces, PIECE_BYTES))
+                self.sent_all = all(self._push([piece], stall, refused) for piece in encrypted)
         except (BrokenPipeError, ConnectionResetError):
             pass
         except OSError as error:
@@ -253,12 +243,6 @@ class Connection:
         finally:
             if self.sock is not None:
                 self.sock.settimeout(stall)
-
-    def _send(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> bool:
-        if self.tls is not None:
-            encrypt = self.tls.encrypt
-            return all(self._push([encrypt(piece)], stall, refused) for piece in _cut(pieces, PIECE_BYTES))
-        return self._push(pieces, stall, refused)
 
     def _push(self, pieces: Sequence[bytes | memoryview], stall: float, refused: Callable[[], bool]) -> bool:
         """Send pieces. Returns False if the server refused the request before it accepted all of them."""
@@ -268,7 +252,7 @@ class Connection:
         waited = 0.0  # counted, because a clock would include time in which this process was stopped
         while left:
             try:
-                if taken := self.sock.sendmsg(list(islice(left, MOST_PIECES))):
+                if taken := self.sock.sendmsg(list(islice(left, MAX_PIECES))):
                     waited = 0.0
                 while left and taken >= len(left[0]):
                     taken -= len(left.popleft())
@@ -281,6 +265,10 @@ class Connection:
                 if waited > stall:
                     raise
         return True
+
+
+def _lines(fields: Mapping[str, Any]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in fields.items())
 
 
 def _cut(pieces: Sequence[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:

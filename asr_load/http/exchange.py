@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from http import HTTPStatus
-from typing import Any
 
 from requests import PreparedRequest, Request, Session
 
@@ -157,7 +156,10 @@ def _attempt(
         user_connection.connect(connection.place, transport, limits.connect)
         user_connection.head = ""
         response = send(prepared)
-        return response.head, b"" if response.head.status == HTTPStatus.OK else _error_body(response)
+        if response.head.status == HTTPStatus.OK:
+            return response.head, b""
+        _wait_for_error(response)
+        return response.head, response.reader.collected()[0]
 
     try:
         if hooks.has_hooks(client, prepared):
@@ -191,7 +193,9 @@ def _send(
     connection, stall = user_connection.connection, config.limits.stall
     assert connection is not None
     if not user_connection.head:
-        user_connection.head = _head(connection, prepared, own)
+        others = {name.lower() for name in own}
+        shared = {name: value for name, value in prepared.headers.items() if name.lower() not in others}
+        user_connection.head = connection.request_head("POST", prepared.path_url, shared)
     lines = [f"{name}: {value}\r\n" for name, value in own.items()]
     head = "".join([user_connection.head, *lines, "\r\n"])
     response = user_connection.begin(connection, stall)
@@ -203,17 +207,6 @@ def _send(
     if connections.server is None:
         connections.server = config.intake.line(response.head.get("server"), SERVER_CHARS)
     return response
-
-
-def _head(connection: Connection, prepared: PreparedRequest, own: dict[str, str]) -> str:
-    """The part of a request's head that the user's next request shares."""
-    fields: dict[str, Any] = {"Host": connection.place.name, **prepared.headers}
-    if connection.target:
-        fields |= connection.transport.proxy_headers
-    others = {name.lower() for name in own}
-    lines = [f"POST {connection.target}{prepared.path_url} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in fields.items() if name.lower() not in others]
-    return "\r\n".join([*lines, ""])
 
 
 def _of_handshake(error: Failure, user_connection: UserConnection, connection: Connection) -> Failure | None:
@@ -235,16 +228,17 @@ def _refuse(response: Response, user_connection: UserConnection) -> None:
         user_connection.pause(head.get("retry-after"))
     if head.status in REDIRECTS and (to := head.get("location")):
         raise _HttpError(f"redirected to {to}: set --host to the address of the server itself")
-    raise _HttpError(http_error_message(_error_body(response)) or head.reason or "no message")
-
-
-def _error_body(response: Response) -> bytes:
-    """The body of an error, as far as it arrives."""
-    with contextlib.suppress(Failure, ProtocolError):
-        response.wait_for_body(ERROR_BYTES)
+    _wait_for_error(response)
+    message = ""
     with contextlib.suppress(ProtocolError):
-        return response.body()
-    return b""
+        message = http_error_message(response.body())
+    raise _HttpError(message or head.reason or "no message")
+
+
+def _wait_for_error(response: Response) -> None:
+    """Wait for the body of an error, or as much of it as arrives."""
+    with contextlib.suppress(Failure):
+        response.wait_for_body(ERROR_BYTES)
 
 
 def over_http(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -13,6 +14,7 @@ from asr_load.text import shorten
 
 NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
+_head_end = re.compile(rb"\n\r?\n").search
 _LONG_LENGTH = f"a content-length of more than {MAX_LENGTH_DIGITS} digits"
 
 
@@ -74,24 +76,28 @@ class HeadParser:
         """Parse bytes up to the end of the head. Returns how many belong to the head. Raises ProtocolError."""
         end = 0
         while end < len(data) and self.head is None:
-            # Line by line, because httptools does not report where in the data the head ends.
-            start, end = end, data.find(b"\n", end) + 1 or len(data)
-            self._feed_line(data[start:end])
+            # httptools does not report where in the data a head ends. Usually it is there as a whole; otherwise, it is
+            # fed line by line.
+            whole = None if self._lines else _head_end(data, end)
+            start, end = end, whole.end() if whole else data.find(b"\n", end) + 1 or len(data)
+            self._feed_lines(data[start:end])
         return end
 
-    def _feed_line(self, line: bytes) -> None:
-        self._left -= len(line)
+    def _feed_lines(self, lines: bytes) -> None:
+        self._left -= len(lines)
         if self._left < 0:
             raise ProtocolError(f"a head of more than {MAX_HEAD_BYTES} bytes")
-        try:
-            self._parser.feed_data(line)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            if not self._next.complete:  # after the head of a 101, the parser waits for the other protocol
-                known = "Content-Length overflow" in str(error)
-                raise ProtocolError(_LONG_LENGTH if known else f"not HTTP ({error}): {shorten(line)}") from error
-        self._lines += line.endswith(b"\n")
+        self._lines += lines.count(b"\n")
         if self._lines > MAX_HEAD_LINES:
             raise ProtocolError(f"a head of more than {MAX_HEAD_LINES} lines")
+        try:
+            self._parser.feed_data(lines)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if not self._next.complete:  # after the head of a 101, the parser waits for the other protocol
+                if "Content-Length overflow" in str(error):
+                    raise ProtocolError(_LONG_LENGTH) from error
+                first = lines.partition(b"\n")[0]
+                raise ProtocolError(f"not HTTP ({error}): {shorten(first)}") from error
         if self._next.complete:
             self._end_head(self._next)
 

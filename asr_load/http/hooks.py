@@ -17,7 +17,7 @@ from urllib3 import HTTPHeaderDict, HTTPResponse
 from asr_load.http.head import Head
 
 Send = Callable[[PreparedRequest], tuple[Head, bytes]]
-"""Sends a request. Returns the head and, unless the status is 200, the body of its response."""
+"""Sends a request. Returns the head and, unless the status is 200, the body of its response, still compressed."""
 
 
 def has_hooks(client: Session, prepared: PreparedRequest | None = None) -> bool:
@@ -56,6 +56,5 @@ def _raw(head: Head, body: bytes = b"") -> HTTPResponse:
         head.status,
         reason=head.reason,
         preload_content=False,
-        decode_content=False,  # `body` is decompressed
         original_response=SimpleNamespace(msg=fields, isclosed=lambda: False, close=lambda: None),  # type: ignore[arg-type]
     )

@@ -110,9 +110,7 @@ class Response:
         return reader.status == "complete"
 
     def wait_for_body(self, at_most: int) -> None:
-        """Wait for the end of the body, or for more than `at_most` bytes of it. Raises Failure, and ProtocolError for
-        an unsupported compression."""
-        self.coding()
+        """Wait for the end of the body, or for more than `at_most` bytes of it. Raises Failure."""
         self.begin_body()
         while not self.wait_for_end(LOOK_S) and len(self.reader.collected()[0]) <= at_most:
             pass

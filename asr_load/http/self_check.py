@@ -59,19 +59,16 @@ _LIMITS = Timeouts(connect=10, stall=10, total=10)
 _LOOK_S = 0.0005
 _ATTEMPTS = 5
 
+
 Reader = tuple[str, ReaderFactory]
 """The name of a reader, and its factory."""
 
-
-class _Sent(NamedTuple):
-    """When an event was sent, and by when it had been read, in perf_counter nanoseconds."""
-
-    at: int
-    read_by: int
+_Sent = tuple[int, int]
+"""When an event was sent, and by when it had been read, in perf_counter nanoseconds."""
 
 
-class _Answers(NamedTuple):
-    """Two responses read over one connection, and when the server sent the events of the first."""
+class _Exchanges(NamedTuple):
+    """Two exchanges over one connection, when the first began, and when the server sent its events."""
 
     records: list[Record]
     began: int
@@ -137,21 +134,21 @@ def _mistake(factory: ReaderFactory) -> str:
     gevent.killall([received, read])
     if received.value != "":
         raise _UnsettledError(str(received.value or "it took too long"), by_reader=False)
-    answers: _Answers | Exception | None = read.value
-    if not isinstance(answers, _Answers):
-        raise _UnsettledError(str(answers or "it took too long"))
-    for record in answers.records:
+    exchanges: _Exchanges | Exception | None = read.value
+    if not isinstance(exchanges, _Exchanges):
+        raise _UnsettledError(str(exchanges or "it took too long"))
+    for record in exchanges.records:
         if record.outcome != "ok":
             raise _UnsettledError(f"outcome {record.outcome!r} ({record.error})")
         for field, expected in _EXPECTED.items():
             if (value := getattr(record, field)) != expected:
                 return f"{field} {value!r} instead of {expected!r}"
-    _check_stamps(answers)
+    _check_stamps(*exchanges)
     return ""
 
 
-def _check_stamps(answers: _Answers) -> None:
-    record, sent = answers.records[0], answers.sent
+def _check_stamps(records: list[Record], began: int, sent: list[_Sent]) -> None:
+    record = records[0]
     assert record.ttft is not None
     assert record.stream_end is not None
     stamps = {
@@ -160,8 +157,8 @@ def _check_stamps(answers: _Answers) -> None:
         _END: record.stream_end,
     }
     for number, seconds in stamps.items():
-        early = (sent[number].at - answers.began) / 1e9 - seconds
-        late = seconds - (sent[number].read_by - answers.began) / 1e9
+        at, read_by = sent[number]
+        early, late = (at - began) / 1e9 - seconds, seconds - (read_by - began) / 1e9
         if (off := max(early, late)) > _CLOCKS_S:
             how = "before it was sent" if early > late else "after it was read"
             raise _UnsettledError(f"event {number} is stamped {off * 1e3:.1f} ms {how}")
@@ -199,7 +196,7 @@ def _serve(
                     _send(connection, first, reader)
                     _send(connection, second, reader)
                     if in_steps:
-                        sent.append(_Sent(at, time.perf_counter_ns()))
+                        sent.append((at, time.perf_counter_ns()))
                 in_steps = False
 
 
@@ -239,8 +236,8 @@ def _receive() -> str:
     return "" if received == expected else "a bare socket received other bytes than were sent"
 
 
-def _read(factory: ReaderFactory) -> _Answers | Exception:
-    """Read two responses over one connection. Returns them, or the error."""
+def _read(factory: ReaderFactory) -> _Exchanges | Exception:
+    """Make two exchanges over one connection. Returns them, or the error."""
     user_connection, sent = UserConnection(), list[_Sent]()
     user_connection.reader_factory = factory
     try:
@@ -252,7 +249,7 @@ def _read(factory: ReaderFactory) -> _Answers | Exception:
         user_connection.close()
 
 
-def _read_two(url: str, user_connection: UserConnection, sent: list[_Sent]) -> _Answers:
+def _read_two(url: str, user_connection: UserConnection, sent: list[_Sent]) -> _Exchanges:
     config = ExchangeConfig(_LIMITS, time.time_ns() - time.perf_counter_ns())
     records, began = [], 0
     with requests.Session() as session:
@@ -263,4 +260,4 @@ def _read_two(url: str, user_connection: UserConnection, sent: list[_Sent]) -> _
             began = began or user_connection.started or 0
     if user_connection.connections.count != 1:
         raise RuntimeError(f"{user_connection.connections.count} connections for two requests")
-    return _Answers(records, began, sent)
+    return _Exchanges(records, began, sent)

@@ -29,13 +29,13 @@ PATHS = (MODELS, "/get_server_info", "/version")
 PATIENCE_S = 2.0
 """Seconds to wait for a complete response: the server may be busy or down."""
 
-LONGEST = 1 << 20
-"""Maximum bytes of a response."""
+MAX_RESPONSE_BYTES = 1 << 20
+"""Bytes of a response after which the rest is not awaited."""
 
 SERVER_DEPTH = 50
 """Maximum nesting of a response's JSON, less than that of run.json, which contains it."""
 
-LARGEST = 1e18
+NUMBER_LIMIT = 1e18
 """Numbers from here on are dropped. Plausible numbers, such as bytes or times in nanoseconds, are smaller."""
 
 NAME_CHARS = 200
@@ -52,18 +52,18 @@ def ask_server(host: str, headers: Mapping[str, str], intake: Intake, transport:
     greenlets = {path: gevent.spawn(_get, host + path, headers, transport) for path in PATHS}
     gevent.joinall(list(greenlets.values()), timeout=PATIENCE_S)
     gevent.killall(list(greenlets.values()))
-    said = {path: _taken_in(greenlet.value, intake) for path, greenlet in greenlets.items()}
-    return {path: value for path, value in said.items() if isinstance(value, (dict, list, str))}
+    responses = {path: _cleaned(greenlet.value, intake) for path, greenlet in greenlets.items()}
+    return {path: value for path, value in responses.items() if isinstance(value, (dict, list, str))}
 
 
-def unlisted(model: str, said: Mapping[str, Any]) -> str:
+def unlisted(model: str, responses: Mapping[str, Any]) -> str:
     """A sentence with the listed models, if the server lists models but not `model`; else empty.
 
     The model may still exist: a gateway, for example, does not list its aliases.
     """
-    listed = _listed(said)
+    listed = _listed(responses)
     # The embedded server lists `default` and accepts any model.
-    if not listed or "default" in listed or any(_names_it(each, model) for each in listed):
+    if not listed or "default" in listed or any(_names_it(name, model) for name in listed):
         return ""
     return f"the server does not list --model {model}, but {_names(listed)}"
 
@@ -79,22 +79,22 @@ def _pattern(listed: str) -> str:
     return listed.replace("[", "[[]").replace("?", "[?]")
 
 
-def only_model(said: Mapping[str, Any]) -> str:
+def only_model(responses: Mapping[str, Any]) -> str:
     """The server's only model; empty if it lists no model. Raises InputError if it lists several."""
     # Skip adapters, which name the model that they belong to, and the patterns of a gateway.
-    listed = _listed(said, lambda each: not each.get("parent") and "*" not in str(each["id"]))
+    listed = _listed(responses, lambda entry: not entry.get("parent") and "*" not in str(entry["id"]))
     if len(listed) > 1 and "default" not in listed:
         raise InputError(f"the server has several models; choose one with --model: {_names(listed)}")
     return listed[0] if len(listed) == 1 else ""
 
 
-def _listed(said: Mapping[str, Any], wanted: Callable[[dict[str, Any]], bool] = bool) -> list[str]:
-    answer = said.get(MODELS)
-    models = answer.get("data") if isinstance(answer, dict) else None
+def _listed(responses: Mapping[str, Any], wanted: Callable[[dict[str, Any]], bool] = bool) -> list[str]:
+    listing = responses.get(MODELS)
+    models = listing.get("data") if isinstance(listing, dict) else None
     if not isinstance(models, list):
         return []
-    named = [each for each in models if isinstance(each, dict) and isinstance(each.get("id"), str) and wanted(each)]
-    return [each["id"] for each in named if 0 < len(each["id"]) <= NAME_CHARS]
+    named = [entry for entry in models if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    return [entry["id"] for entry in named if wanted(entry) and 0 < len(entry["id"]) <= NAME_CHARS]
 
 
 def _names(listed: list[str]) -> str:
@@ -124,9 +124,9 @@ def flush_cache(host: str, headers: Mapping[str, str], intake: Intake, transport
     except NO_ANSWER as error:
         raise InputError(f"--flush-cache: POST {FLUSH}: {intake.line(words(error))}") from None
     if status != HTTPStatus.OK:
-        said = intake.line(body.decode(errors="replace"), 200)
+        message = intake.line(body.decode(errors="replace"), 200)
         raise InputError(
-            f"--flush-cache: POST {FLUSH} returned {status} {said}: only SGLang supports this, while it is idle"
+            f"--flush-cache: POST {FLUSH} returned {status} {message}: only SGLang supports this, while it is idle"
         )
 
 
@@ -140,42 +140,34 @@ def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
 
 def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str = "GET") -> tuple[int, bytes]:
     """Send a request without a body. Returns the response's status and body, within PATIENCE_S in all."""
-    place = place_of(url)
-    connection = Connection(place, transport, Connections())
-    fields = {"Host": place.name, **(transport.proxy_headers if connection.target else {}), **headers}
-    if method != "GET":
-        fields["Content-Length"] = "0"
-    lines = [f"{method} {connection.target}{urlsplit(url).path} HTTP/1.1"]
-    lines += [f"{name}: {fields[name]}" for name in fields]
-
-    def ask() -> tuple[int, bytes]:
-        connection.open(PATIENCE_S)
-        connection.send(["\r\n".join([*lines, "", ""]).encode("latin-1")], PATIENCE_S, lambda: False)
-        with contextlib.closing(Response(connection.reads(python), PATIENCE_S)) as response:
-            response.read_head()
-            response.wait_for_body(LONGEST)
-            return response.head.status, response.body()
-
+    connection = Connection(place_of(url), transport, Connections())
+    fields = headers if method == "GET" else {**headers, "Content-Length": "0"}
+    head = connection.request_head(method, urlsplit(url).path, fields) + "\r\n"
     try:
-        answer: tuple[int, bytes] | None = gevent.with_timeout(PATIENCE_S, ask, timeout_value=None)
+        with gevent.Timeout(PATIENCE_S, False):  # type: ignore[arg-type] # False: it is not raised
+            connection.open(PATIENCE_S)
+            connection.send([head.encode("latin-1")], PATIENCE_S, lambda: False)
+            with contextlib.closing(Response(connection.reads(python), PATIENCE_S)) as response:
+                response.read_head()
+                response.coding()  # a body that cannot be read need not be awaited
+                response.wait_for_body(MAX_RESPONSE_BYTES)
+                return response.head.status, response.body()
     finally:
         connection.close()
-    if answer is None:
-        raise TimeoutError(f"no complete response within {PATIENCE_S:g} s")
-    return answer
+    raise TimeoutError(f"no complete response within {PATIENCE_S:g} s")
 
 
-def _taken_in(value: Any, intake: Intake) -> Any:
+def _cleaned(value: Any, intake: Intake) -> Any:
     match value:
-        case int() | float() if abs(value) >= LARGEST:
+        case int() | float() if abs(value) >= NUMBER_LIMIT:
             return None
         case str():
             return intake.line(value, MAX_CHARS)
         case list():
-            return [_taken_in(each, intake) for each in value]
+            return [_cleaned(item, intake) for item in value]
         case dict():
             return {
-                intake.line(name): STRUCK if SECRET.search(name) and isinstance(each, str) else _taken_in(each, intake)
-                for name, each in value.items()
+                intake.line(name): STRUCK if SECRET.search(name) and isinstance(item, str) else _cleaned(item, intake)
+                for name, item in value.items()
             }
     return value

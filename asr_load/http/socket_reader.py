@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import gevent
 from gevent import monkey
 
-from asr_load.http.collector import Collector, FedReader, Owner, SocketReader
+from asr_load.http.collector import Collector, Owner, SocketReader
 from asr_load.http.turn import call_in_next_round
 from asr_load.stream.limits import TURN_S
 
@@ -75,7 +75,7 @@ class ReaderFactory(Protocol):
     def __call__(self, descriptor: int, owner: Owner) -> SocketReader:
         """Make a reader of a socket."""
 
-    def collector(self, owner: Owner) -> FedReader:
+    def collector(self, owner: Owner) -> SocketReader:
         """Make a reader without a socket, to be fed."""
 
 
@@ -151,7 +151,7 @@ class PythonReaders:
     def __call__(self, descriptor: int, owner: Owner) -> SocketReader:
         return PythonReader(self, descriptor, owner)
 
-    def collector(self, owner: Owner) -> FedReader:
+    def collector(self, owner: Owner) -> SocketReader:
         return Collector(owner)
 
     @cached_property
@@ -271,8 +271,8 @@ class CompiledReaders:
         reader: SocketReader = self._reader.read_from(descriptor, owner)
         return reader
 
-    def collector(self, owner: Owner) -> FedReader:
-        collector: FedReader = self._reader.collector(owner)
+    def collector(self, owner: Owner) -> SocketReader:
+        collector: SocketReader = self._reader.collector(owner)
         return collector
 
 

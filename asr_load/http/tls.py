@@ -17,30 +17,30 @@ RECORD_BYTES = 16384
 PIECE_BYTES = 8 * RECORD_BYTES
 """Bytes to encrypt at once."""
 
-READ_BYTES = 65536
+RECEIVE_BYTES = 65536
 
 
 @functools.cache
-def context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+def ssl_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
     """The SSL context for these settings of Transport, shared by connections. Raises OSError for an unreadable file."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.set_alpn_protocols(["http/1.1"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["http/1.1"])
     if verify is False:
-        made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     else:
         trusted = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
-        made.load_verify_locations(**{"capath" if Path(trusted).is_dir() else "cafile": trusted})
+        context.load_verify_locations(**{"capath" if Path(trusted).is_dir() else "cafile": trusted})
     if cert:
-        made.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
-    return made
+        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+    return context
 
 
 class Tls:
     """The TLS state of one connection."""
 
-    def __init__(self, made: ssl.SSLContext, host: str, session: ssl.SSLSession | None) -> None:
+    def __init__(self, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._object = made.wrap_bio(self._incoming, self._outgoing, server_hostname=host, session=session)
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host, session=session)
         self.ended = False
         """Whether the server has closed TLS."""
         self.error: ssl.SSLError | None = None
@@ -59,7 +59,7 @@ class Tls:
                 break
             except ssl.SSLWantReadError:
                 self._flush(sock)
-                self._incoming.write(data) if (data := sock.recv(READ_BYTES)) else self._incoming.write_eof()
+                self._incoming.write(data) if (data := sock.recv(RECEIVE_BYTES)) else self._incoming.write_eof()
             except ssl.SSLError:
                 self._flush(sock)  # send the alert, which tells the server the reason
                 raise
