@@ -7,7 +7,9 @@ import pytest
 import locustfiles.capacity
 import locustfiles.shapes  # noqa: F401 (adds our options to Locust's parser)
 from asr_load.errors import InputError
-from asr_load.settings.settings import Secrets, read_settings, split_host
+from asr_load.settings.credentials import Secrets
+from asr_load.settings.host import split_host
+from asr_load.settings.settings import read_settings
 from harness.options import HOST, parse, settings
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.schedule.arrivals import Arrivals, make_arrivals
+from asr_load.schedule.arrivals import Arrivals, Loop
 
 
-def made(kind: str = "poisson", **options: object) -> Arrivals:
-    arrivals = make_arrivals(kind, **options)  # type: ignore[arg-type]
+def made(**options: object) -> Arrivals:
+    arrivals = Loop(**options).make()  # type: ignore[arg-type]
     assert arrivals is not None
     return arrivals
 

@@ -15,8 +15,9 @@ from asr_load.errors import InputError
 from asr_load.load.messages import fleet_test
 from asr_load.load.search import check_search, resumed
 from asr_load.load.target import OwnOptions, Target, Targets
-from asr_load.settings.credentials import Credentials
-from asr_load.settings.settings import RESULTS, Secrets, Settings, check_host, check_writable, read_settings
+from asr_load.settings.credentials import Credentials, Secrets
+from asr_load.settings.host import check_host
+from asr_load.settings.settings import RESULTS, Settings, check_writable, read_settings
 from asr_load.settings.user_class import for_class
 from asr_load.stream.record import RECORDS
 from asr_load.threads import in_thread

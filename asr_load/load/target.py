@@ -22,7 +22,8 @@ from asr_load.options.table import PER_USER_CLASS
 from asr_load.results.runfile import Speaking, UserClassInfo, option_fields
 from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
 from asr_load.schedule.work import ClipOrder, Job
-from asr_load.settings.settings import Settings, without_credentials
+from asr_load.settings.host import without_credentials
+from asr_load.settings.settings import Settings
 
 
 class OwnOptions:

@@ -7,18 +7,19 @@ Poisson process again.)
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from asr_load.errors import InputError
 from asr_load.schedule.trace import read_trace
 
-KINDS = ["poisson", "constant", "gamma"]
 BLOCK = 8192
 
 _STAGE = re.compile(r"(?P<length>[\d.]+)(?P<unit>s|m|h|):(?P<first>[\d.]+)(?:-(?P<last>[\d.]+))?", re.ASCII)
@@ -66,14 +67,45 @@ class Profile:
         return float(self._areas[at] + self._rates[at] * passed + self._slopes[at] * passed**2 / 2)
 
 
+class Process(Protocol):
+    """Arrivals at rate 1, in blocks that can each be computed independently."""
+
+    variance: float
+    """The variance of the gaps, whose mean is 1."""
+
+    def times(self, block: int) -> np.ndarray:
+        """The times of a block's BLOCK arrivals, relative to the last one of the previous block."""
+        ...
+
+
+class Gamma:
+    """Independent gaps with a gamma distribution of this shape: 1 makes Poisson arrivals."""
+
+    def __init__(self, shape: float, seed: int) -> None:
+        self._shape, self._seed = shape, seed
+        self.variance = 1 / shape
+
+    def times(self, block: int) -> np.ndarray:
+        times: np.ndarray = np.cumsum(
+            np.random.default_rng([self._seed, block]).gamma(self._shape, 1 / self._shape, BLOCK)
+        )
+        return times
+
+
+class Constant:
+    """Equal gaps, from an arrival at 0 on."""
+
+    variance = 0.0
+
+    def times(self, block: int) -> np.ndarray:
+        return np.arange(BLOCK) + (1.0 if block else 0.0)
+
+
 class Arrivals:
-    """The arrivals of a fleet, by number from 0. Sequential access is cheap; a jump computes all arrivals before it.
+    """The arrivals of a fleet, by number from 0. Sequential access is cheap; a jump computes all arrivals before it."""
 
-    `shape` is that of the gamma distribution of the gaps at rate 1 (1: Poisson); infinity makes equal gaps.
-    """
-
-    def __init__(self, profile: Profile, shape: float, seed: int) -> None:
-        self._profile, self._shape, self._seed = profile, shape, seed
+    def __init__(self, profile: Profile, process: Process) -> None:
+        self._profile, self._process = profile, process
         self._block, self._before = -1, 0.0
         self._due = np.empty(0)
 
@@ -81,9 +113,8 @@ class Arrivals:
         """When an arrival is due, in seconds after the start; None if there are no more."""
         block, place = divmod(number, BLOCK)
         self._go_to(block)
-        if place >= len(self._due) or math.isinf(due := float(self._due[place])):
-            return None
-        return due
+        due = float(self._due[place])
+        return None if math.isinf(due) else due
 
     def number_at(self, seconds: float) -> int:
         """The number of the first arrival due at or after a time; after the last one, the number of arrivals."""
@@ -101,7 +132,7 @@ class Arrivals:
     def expected(self, seconds: float) -> tuple[float, float]:
         """The mean and standard deviation, over all seeds, of the number of arrivals due by then."""
         mean = self._profile.area(seconds)
-        return mean, math.sqrt(mean / self._shape)
+        return mean, math.sqrt(mean * self._process.variance)
 
     def _go_to(self, block: int) -> None:
         if block == self._block:
@@ -110,25 +141,15 @@ class Arrivals:
             self._block, self._before = -1, 0.0
         while self._block < block:
             self._block += 1
-            areas = self._before + self._unit(self._block)
+            areas = self._before + self._process.times(self._block)
             self._before = float(areas[-1])
         self._due = self._profile.times(areas)
-
-    def _unit(self, block: int) -> np.ndarray:
-        """Times of a block's arrivals at rate 1, relative to the last one of the previous block."""
-        if math.isinf(self._shape):
-            return np.arange(BLOCK) + (1.0 if block else 0.0)
-        # A separate generator for each block, so that each can be computed independently.
-        gaps = np.random.default_rng([self._seed, block]).gamma(self._shape, 1 / self._shape, BLOCK)
-        times: np.ndarray = np.cumsum(gaps)
-        return times
 
 
 class Replay(Arrivals):
     """Arrivals at recorded times, in seconds, sped up by a factor."""
 
     def __init__(self, times: np.ndarray, speed: float) -> None:
-        self._block = 0
         self._due = (times - times[0]) / speed
 
     def due(self, number: int) -> float | None:
@@ -141,49 +162,70 @@ class Replay(Arrivals):
         return self.number_at(seconds), 0.0
 
 
-def make_arrivals(
-    kind: str,
-    *,
-    rate: float | None = None,
-    burstiness: float = 1.0,
-    stages: str | Sequence[Stage] = "",
-    trace: str = "",
-    speed: float = 1.0,
-    seed: int = 0,
-) -> Arrivals | None:
-    """Make the arrivals of the options; None for a closed loop, without a rate or trace. Raises InputError.
+@dataclass(frozen=True)
+class Loop:
+    """The requested arrivals. In an open loop, one of rate, stages and trace is set."""
 
-    `burstiness` is vLLM's: gaps follow a gamma distribution with this shape and the rate's mean; 1 is Poisson, smaller
-    values are burstier, larger ones more even. `stages` can be text for `parse_stages`.
-    """
-    asked = {"--request-rate": rate is not None, "--rate-stages": bool(stages), "--arrival-trace": bool(trace)}
-    named = [name for name, given in asked.items() if given]
-    if len(named) > 1:
-        raise InputError(f"{' and '.join(named)} exclude each other: use only one of them")
-    if kind not in KINDS:
-        raise InputError(f"--arrivals {kind!r} must be one of {', '.join(KINDS)}")
-    if not _positive(burstiness):
-        raise InputError(f"--burstiness must be above 0 (1 is Poisson), not {burstiness:g}")
-    if burstiness != 1 and kind != "gamma":
-        raise InputError(f"--burstiness {burstiness:g} applies only to gamma arrivals: add --arrivals gamma")
-    if not _positive(speed):
-        raise InputError(f"--trace-speed must be above 0 (2 is twice as fast), not {speed:g}")
-    if speed != 1 and not trace:
-        raise InputError("--trace-speed applies only to a trace: add --arrival-trace FILE")
-    if trace:
-        return Replay(read_trace(Path(trace).expanduser()), speed)
-    if stages:
-        profile = Profile(parse_stages(stages) if isinstance(stages, str) else stages)
-    elif rate is None:
-        return None
-    elif not _positive(rate):
-        raise InputError(
-            f"--request-rate must be above 0 requests per second, not {rate:g}; for a closed loop, remove it"
-        )
-    else:
-        profile = Profile([Stage(1.0, rate, rate)])
-    shape = {"poisson": 1.0, "constant": math.inf, "gamma": burstiness}[kind]
-    return Arrivals(profile, shape, seed)
+    rate: float | None = None
+    arrivals: str = "poisson"
+    burstiness: float = 1.0
+    """vLLM's: gaps follow a gamma distribution with this shape and the rate's mean; 1 is Poisson, smaller values are
+    burstier, larger ones more even."""
+    stages: str = ""
+    trace: str = ""
+    speed: float = 1.0
+    seed: int = 0
+
+    @property
+    def open(self) -> bool:
+        return self.rate is not None or bool(self.stages) or bool(self.trace)
+
+    @property
+    def trace_sha256(self) -> str:
+        """Hash of the trace's file; empty without one."""
+        return hashlib.sha256(Path(self.trace).expanduser().read_bytes()).hexdigest() if self.trace else ""
+
+    def make(self, announced: Sequence[Stage] = ()) -> Arrivals | None:
+        """Create the arrivals; None for a closed loop. `announced`: stages of a search, which replace the requested
+        ones. Raises InputError."""
+        self._check()
+        if self.trace:
+            return Replay(read_trace(Path(self.trace).expanduser()), self.speed)
+        if announced or self.stages:
+            profile = Profile(announced or parse_stages(self.stages))
+        elif self.rate is not None:
+            profile = Profile([Stage(1.0, self.rate, self.rate)])
+        else:
+            return None
+        return Arrivals(profile, PROCESSES[self.arrivals](self))
+
+    def _check(self) -> None:
+        sources = {"--request-rate": self.rate is not None, "--rate-stages": self.stages, "--arrival-trace": self.trace}
+        named = [name for name, given in sources.items() if given]
+        if len(named) > 1:
+            raise InputError(f"{' and '.join(named)} exclude each other: use only one of them")
+        if self.arrivals not in PROCESSES:
+            raise InputError(f"--arrivals {self.arrivals!r} must be one of {', '.join(PROCESSES)}")
+        if not _positive(self.burstiness):
+            raise InputError(f"--burstiness must be above 0 (1 is Poisson), not {self.burstiness:g}")
+        if self.burstiness != 1 and self.arrivals != "gamma":
+            raise InputError(f"--burstiness {self.burstiness:g} applies only to gamma arrivals: add --arrivals gamma")
+        if not _positive(self.speed):
+            raise InputError(f"--trace-speed must be above 0 (2 is twice as fast), not {self.speed:g}")
+        if self.speed != 1 and not self.trace:
+            raise InputError("--trace-speed applies only to a trace: add --arrival-trace FILE")
+        if self.rate is not None and not _positive(self.rate):
+            raise InputError(
+                f"--request-rate must be above 0 requests per second, not {self.rate:g}; for a closed loop, remove it"
+            )
+
+
+PROCESSES: dict[str, Callable[[Loop], Process]] = {
+    "poisson": lambda loop: Gamma(1.0, loop.seed),
+    "constant": lambda _: Constant(),
+    "gamma": lambda loop: Gamma(loop.burstiness, loop.seed),
+}
+"""The values of --arrivals."""
 
 
 def parse_stages(text: str) -> list[Stage]:

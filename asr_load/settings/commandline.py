@@ -22,8 +22,9 @@ from locust.util.url import is_url
 from asr_load.errors import InputError
 from asr_load.options.table import SEARCH_OPTIONS, SHAPE_OPTIONS
 from asr_load.settings.credentials import TOKEN, read_token
+from asr_load.settings.host import REPLICAS, without_credentials
 from asr_load.settings.other_tools import ADVICE
-from asr_load.settings.settings import REPLICAS, check_paths, without_credentials
+from asr_load.settings.settings import check_paths
 from asr_load.shipped import locust_command
 from asr_load.text import striker, visible
 

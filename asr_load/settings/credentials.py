@@ -6,12 +6,16 @@ given for another server, or send the key over a route that somebody else chose.
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 from argparse import Namespace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr_load.errors import InputError
-from asr_load.settings.settings import Secrets, check_host, split_host, split_proxy
+from asr_load.settings.host import check_host, secrets_in, split_host, split_proxy
+from asr_load.text import MIN_SECRET
 
 KEY = "OPENAI_API_KEY"
 
@@ -19,6 +23,66 @@ TOKEN, SHORTEST = "ASR_LOAD_FLEET_TOKEN", 16
 
 ROUTE = ("proxy", "upstream", "ca", "cert", "insecure")
 """Options that decide which machine a request reaches, and which certificate that machine must show."""
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Credentials for one server; `headers` are in the form of --header."""
+
+    key: str = field(default="", repr=False)
+    basic: str = field(default="", repr=False)
+    """User and password, encoded for basic authentication."""
+    headers: tuple[str, ...] = field(default=(), repr=False)
+    proxy: str = ""
+    proxy_basic: str = field(default="", repr=False)
+    """User and password for this proxy, which no other proxy receives."""
+
+    def request_headers(self) -> dict[str, str]:
+        """The headers of requests by name. Raises InputError."""
+        if self.basic and self.key:
+            raise InputError(
+                "--host has a user and a password, and there is an API key: a request can carry only one of them"
+            )
+        headers = dict(map(_parse_header, self.headers))
+        if self.basic:
+            headers["Authorization"] = f"Basic {self.basic}"
+        if self.key:
+            headers["Authorization"] = f"Bearer {_check_printable('the API key', self.key)}"
+        return headers
+
+    def words(self, headers: dict[str, str], proxy_basic: str, endpoint: str) -> tuple[str, ...]:
+        """The words to remove from all text of a server that gets these headers, and of its proxy."""
+        # Header values are split, because a server may repeat a token without the "Bearer" before it.
+        words = [word for value in headers.values() for word in value.split()]
+        return (
+            *filter(None, [self.key]),
+            *_basic_words(self.basic),
+            *_basic_words(proxy_basic),
+            *(word for word in (*words, *secrets_in(endpoint)) if len(word) >= MIN_SECRET),
+        )
+
+
+def _basic_words(basic: str) -> list[str]:
+    """The secrets in a header of basic authentication: its word, and the password in it."""
+    return [basic, base64.b64decode(basic).decode().partition(":")[2]] if basic else []
+
+
+_HEADER = re.compile(r"\s*([\w-]+)\s*[=:](.*)", re.ASCII | re.DOTALL)
+
+
+def _parse_header(word: str) -> tuple[str, str]:
+    match = _HEADER.fullmatch(word)
+    if match is None:
+        # Print only the name, because the value may be a secret.
+        name = re.split("[=:]", word)[0]
+        raise InputError(f"--header needs 'NAME: VALUE' or NAME=VALUE, not {name[:40]!r} …")
+    return match[1], _check_printable(f"--header {match[1]}", match[2].strip())
+
+
+def _check_printable(what: str, value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise InputError(f"{what} contains characters that are not allowed in a header")
+    return value
 
 
 def read_token(options: Namespace) -> str:

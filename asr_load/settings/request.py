@@ -9,10 +9,11 @@ from typing import Any
 from asr_load.apis import APIS
 from asr_load.apis.api import Api, RequestFields
 from asr_load.apis.presets import LANGUAGE, Preset, preset_for
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.languages import language_name, parse_language
 from asr_load.options.table import DEFAULT_PROMPT
-from asr_load.settings.host_path import api_of_path
+from asr_load.settings.host import api_of_path
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,16 @@ def _check_accepted(api: type[Api], options: Namespace, prompt: str) -> None:
     for option, value in given.items():
         if value and option not in api.accepts:
             raise InputError(f"{option} has no effect with --api {api.name}; remove it")
+
+
+def parse_extra_body(text: str, omit: str) -> dict[str, Any]:
+    """Merge --extra-body and --omit: the fields to set, and None for those to remove. Raises InputError."""
+    try:
+        extra = decode(text, dict[str, Any]) if text else {}
+    except Malformed as error:
+        raise InputError(f"--extra-body is not a JSON object: {error}") from error
+    for name in filter(None, map(str.strip, omit.split(","))):
+        if extra.get(name) is not None:
+            raise InputError(f"--omit removes {name!r}, but --extra-body sets it; use only one of them")
+        extra[name] = None
+    return extra

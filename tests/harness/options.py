@@ -8,9 +8,9 @@ from typing import Any
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.options.parser import add_options
-from asr_load.settings.credentials import Credentials
+from asr_load.settings.credentials import Credentials, Secrets
 from asr_load.settings.request import RequestSettings, read_request
-from asr_load.settings.settings import Secrets, Settings, read_settings
+from asr_load.settings.settings import Settings, read_settings
 
 HOST = "http://127.0.0.1:30000"
 
