@@ -64,10 +64,9 @@ def sample() -> Path:
 def _prepare(folder: Path) -> None:
     # Late: these imports are slow, and few processes need them.
     from asr_load.audio.clip import Rules
-    from asr_load.audio.open import open_source
     from asr_load.audio.prepare import prepare
     from asr_load.audio.shard import Options
-    from asr_load.audio.source import DatasetSpec
+    from asr_load.audio.source import DatasetSpec, open_source
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # A separate draft for each process: all processes of a fleet may start at once.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_load.audio import convert as convert_module
+from asr_load.audio import decoder, loudness
 from asr_load.audio.clip import CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import convert
 from conftest import noise
@@ -136,18 +136,18 @@ def test_reading_stops_at_the_longest_allowed_recording(
     chunk_long: float | None, is_known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A FLAC with days of silence is a small file."""
-    monkeypatch.setattr(convert_module, "LONGEST_FRAMES", 2 * 16000)
-    monkeypatch.setattr(convert_module, "BLOCK_FRAMES", 8000)
+    monkeypatch.setattr(decoder, "LONGEST_FRAMES", 2 * 16000)
+    monkeypatch.setattr(decoder, "BLOCK_FRAMES", 8000)
     read = 0
 
-    class Counting(convert_module._File):
+    class Counting(decoder._File):
         def read(self, *words: Any, **more: Any) -> Any:
             nonlocal read
             samples = super().read(*words, **more)
             read += len(samples)
             return samples
 
-    monkeypatch.setattr(convert_module, "_File", Counting)
+    monkeypatch.setattr(decoder, "_File", Counting)
     flac = encoded(noise(20), 48000, format="FLAC")
     with pytest.raises(Skipped, match="too_long"):
         convert(Recording("a", "", flac if is_known else unknown_length(flac)), Rules(None, chunk_long=chunk_long))
@@ -238,6 +238,7 @@ def test_block_size_does_not_change_a_clip(monkeypatch: pytest.MonkeyPatch, chan
     recording = Recording("a", "", encoded(samples, rate, subtype="PCM_24"))
     whole = next(convert(recording, Rules()))
     for frames in (999, 4096, 50_001):
-        monkeypatch.setattr(convert_module, "BLOCK_FRAMES", frames)
+        monkeypatch.setattr(decoder, "BLOCK_FRAMES", frames)
+        monkeypatch.setattr(loudness, "BLOCK_FRAMES", frames)
         assert next(convert(recording, Rules(), notes.append)) == whole
     assert len(notes) == (3 if channels == 2 else 0)

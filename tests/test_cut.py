@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_load.audio.clip import Recording, Rules
+from asr_load.audio.clip import Recording, Rules, parent_of, part_id
 from asr_load.audio.convert import convert
-from asr_load.audio.cut import cuts, parent_of, part_id
+from asr_load.audio.loudness import cuts
 from asr_load.audio.shard import Shards
 from asr_load.report.breakdown import Breakdown
 from asr_load.report.tables import lengths

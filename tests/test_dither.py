@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from asr_load.audio.clip import Clip, Recording, Rules
-from asr_load.audio.convert import convert, dither_places
-from asr_load.audio.dither import NO_DITHER, dithered, new_dither
+from asr_load.audio.convert import convert
+from asr_load.audio.dither import NO_DITHER, dither_places, dithered, new_dither
 from conftest import CHECKOUT
 from harness.audio import clip, encoded
 

@@ -10,8 +10,7 @@ import pytest
 import soundfile
 
 from asr_load.audio.clip import Recording
-from asr_load.audio.open import open_source
-from asr_load.audio.source import DatasetSpec
+from asr_load.audio.source import DatasetSpec, open_source
 from conftest import noise
 from harness.datasets import recordings, refusal, texts, write_audio
 

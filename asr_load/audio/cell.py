@@ -10,12 +10,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import requests
 import soundfile
 
-from asr_load.audio.access import CURE, is_refused
 from asr_load.audio.clip import is_file
 from asr_load.audio.columns import segment_columns
+from asr_load.audio.download import HUB_SCHEME, Url, shown_url
 from asr_load.errors import InputError
 
 NAMES = ("path", "file", "file_name", "filename", "url", "src")
@@ -30,20 +29,8 @@ SUFFIXES = (
 overlooking them."""
 
 
-HUB_SCHEME = "hf"
-"""URL scheme of files on the Hugging Face hub."""
-
 MAX_CELL_BYTES = 768 << 20
 """Maximum size of a recording in a row, which is held in memory."""
-
-PATIENCE_S = 60.0
-"""Timeout of a download, in seconds without data."""
-
-NOTHING_THERE = (404, 410)
-
-
-class Url(str):
-    """A URL from which audio is downloaded when its row is converted."""
 
 
 def file_name(cell: Any) -> str | None:
@@ -98,37 +85,6 @@ def check_place(audio: bytes | Path | Url | None, roots: Sequence[Path]) -> None
     if isinstance(audio, bytes) and len(audio) > MAX_CELL_BYTES:
         size, most = f"{len(audio) / 1e6:.0f} MB", f"{MAX_CELL_BYTES / 1e6:.0f} MB"
         raise InputError(f"{size} of audio in a row: store recordings over {most} in separate files")
-
-
-def shown_url(url: str) -> str:
-    """A URL without its query and user, which may be secret."""
-    place = urlsplit(url)
-    return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
-
-
-def fetch(url: Url) -> bytes | None:
-    """Download a URL; None if nothing is there. Raises InputError if the download fails."""
-    try:
-        if urlsplit(url).scheme in ("http", "https"):
-            answer = requests.get(url, timeout=PATIENCE_S)
-            if answer.status_code in NOTHING_THERE:
-                return None
-            answer.raise_for_status()
-            return answer.content
-        # Late: `datasets` takes a second to import. It knows hf://, s3://, archives, and the user's token.
-        from datasets.utils.file_utils import xopen
-
-        with xopen(url, "rb") as remote:
-            data: bytes = remote.read()
-            return data
-    except Exception as error:  # requests, fsspec, httpx and OpenSSL each raise different ones
-        if is_refused(error):
-            cure = f": {CURE}" if urlsplit(url).scheme == HUB_SCHEME else ""
-            raise InputError(f"{shown_url(url)} cannot be downloaded: access refused{cure}") from None
-        if isinstance(error, FileNotFoundError):
-            return None
-        why = type(error).__name__  # its message repeats the URL
-        raise InputError(f"{shown_url(url)} cannot be downloaded ({why}); rerun the command to continue") from None
 
 
 def _locate(name: str, base: Path | None) -> Path | Url:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+
+SHORTEST_S = 0.01
+"""Minimum length of a clip, in seconds."""
 
 SKIP_REASONS = ("too_long", "too_short", "silent", "empty", "undecodable", "no_audio", "not_scored")
 
@@ -76,3 +80,17 @@ class Skipped(Exception):
 def is_file(path: Path) -> bool:
     """Whether the path is a file. Returns False for an impossible name, for which `Path.is_file` would raise."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+_PART = re.compile(r"(.*)~(\d{4,})-of-(\d{4,})", re.DOTALL)
+
+
+def part_id(recording: str, number: int, parts: int) -> str:
+    """The id of a part of a long recording, numbered from 0."""
+    return f"{recording}~{number:04d}-of-{parts:04d}"
+
+
+def parent_of(id: str) -> tuple[str, int, int]:
+    """A clip's recording, part number and number of parts; a whole recording is part 0 of 1."""
+    match = _PART.fullmatch(id)
+    return (match[1], int(match[2]), int(match[3])) if match else (id, 0, 1)

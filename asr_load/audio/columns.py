@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from asr_load.audio.convert import SHORTEST_S
+from asr_load.audio.clip import SHORTEST_S
 from asr_load.errors import InputError
 
 TEXT_COLUMNS = (

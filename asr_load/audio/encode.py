@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import io
+import random
+import zlib
+from dataclasses import replace
 
 import numpy as np
+import pybase64
 import soundfile
+
+from asr_load.audio.clip import Clip
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 """Sample rates in Hz that Opus supports (RFC 6716)."""
@@ -30,27 +36,33 @@ def _renumbered(ogg: bytes) -> bytes:
         end = at + 27 + segments + sum(stream[at + 27 : at + 27 + segments])
         stream[at + 14 : at + 18] = (1).to_bytes(4, "little")
         stream[at + 22 : at + 26] = bytes(4)
-        stream[at + 22 : at + 26] = _checksum(stream[at:end]).to_bytes(4, "little")
+        stream[at + 22 : at + 26] = _checksum(stream[at:end])
         at = end
     return bytes(stream)
 
 
-def _table() -> list[int]:
-    table = []
-    for byte in range(256):
-        value = byte << 24
-        for _ in range(8):
-            value = (value << 1) ^ (0x04C11DB7 if value & 1 << 31 else 0)
-        table.append(value & 0xFFFFFFFF)
-    return table
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Each byte with its bits in the opposite order."""
 
 
-_CHECKSUMS = _table()
+def _checksum(page: bytes | bytearray) -> bytes:
+    """Ogg's CRC-32: that of zlib with the bits of each byte in the opposite order, and without its two inversions."""
+    crc = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return crc.to_bytes(4, "big").translate(_REVERSED)
 
 
-def _checksum(page: bytes | bytearray) -> int:
-    """Ogg's CRC-32, which processes bits in the opposite order to zlib's."""
-    value = 0
-    for byte in page:
-        value = (value << 8 & 0xFFFFFFFF) ^ _CHECKSUMS[value >> 24 ^ byte]
-    return value
+QUIETER = (0.90, 0.97)
+"""Range of the gain: at least 0.25 dB, which every encoder keeps, and less than 1 dB, which is inaudible."""
+
+LONGEST_S = 30.0
+"""Maximum length to encode again, in seconds, because encoding takes time."""
+
+
+def re_encoded(clip: Clip, audio_format: str) -> Clip:
+    """The first LONGEST_S seconds of a compressed clip with a random gain: the same speech in different bytes, so that
+    a trial request leaves nothing in the server's cache that the test's requests could hit."""
+    pcm, rate = soundfile.read(io.BytesIO(pybase64.b64decode(bytes(clip.audio_b64))), dtype="int16")
+    pcm = pcm[: round(LONGEST_S * rate)]
+    quieter = np.rint(pcm * random.uniform(*QUIETER)).astype(np.int16)
+    audio = encode(quieter, rate, audio_format)
+    return replace(clip, duration_s=len(pcm) / rate, audio_b64=pybase64.b64encode(audio))

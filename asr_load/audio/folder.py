@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from asr_load.audio import kaldi, tar
-from asr_load.audio.cell import SUFFIXES, Url, check_place, fetch, file_name, find_audio, is_inside, segment_of, text_of
+from asr_load.audio.cell import SUFFIXES, check_place, file_name, find_audio, is_inside, segment_of, text_of
 from asr_load.audio.clip import Recording, is_file
 from asr_load.audio.columns import (
     AUDIO_COLUMNS,
@@ -24,6 +24,7 @@ from asr_load.audio.columns import (
     unused_times,
     warning_of,
 )
+from asr_load.audio.download import Url, fetch
 from asr_load.audio.manifest import is_manifest, read_rows, read_text
 from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
 from asr_load.errors import InputError

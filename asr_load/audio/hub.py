@@ -13,8 +13,7 @@ import huggingface_hub
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from asr_load.audio.access import CURE, is_refused
-from asr_load.audio.cell import Url, check_place, fetch, file_name, find_audio, is_inside, segment_of, text_of
+from asr_load.audio.cell import check_place, file_name, find_audio, is_inside, segment_of, text_of
 from asr_load.audio.clip import Recording
 from asr_load.audio.columns import (
     AUDIO_COLUMNS,
@@ -25,6 +24,7 @@ from asr_load.audio.columns import (
     unused_times,
     warning_of,
 )
+from asr_load.audio.download import CURE, Url, fetch, is_refused
 from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
 from asr_load.audio.tar import SUFFIX, TarSamples, in_order
 from asr_load.errors import InputError

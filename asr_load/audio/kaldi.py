@@ -10,8 +10,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr_load.audio.clip import Recording, is_file
-from asr_load.audio.convert import SHORTEST_S
+from asr_load.audio.clip import SHORTEST_S, Recording, is_file
 from asr_load.audio.manifest import read_text
 from asr_load.errors import InputError
 

@@ -29,11 +29,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from asr_load import signals
-from asr_load.audio.clip import AUDIO_FORMATS, CHANNELS_CANCEL, SKIP_REASONS, Clip, Recording, Rules, Skipped
-from asr_load.audio.convert import SHORTEST_S, convert
+from asr_load.audio.clip import (
+    AUDIO_FORMATS,
+    CHANNELS_CANCEL,
+    SHORTEST_S,
+    SKIP_REASONS,
+    Clip,
+    Recording,
+    Rules,
+    Skipped,
+)
+from asr_load.audio.convert import convert
 from asr_load.audio.encode import OPUS_RATES
 from asr_load.audio.named import resolve
-from asr_load.audio.open import open_source
 from asr_load.audio.shard import (
     FORMAT,
     MANIFEST,
@@ -45,7 +53,7 @@ from asr_load.audio.shard import (
     file_sha256,
     write_shard,
 )
-from asr_load.audio.source import DatasetSpec, Source, UniqueIds
+from asr_load.audio.source import DatasetSpec, Source, UniqueIds, open_source
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import alone_in, encode_json, write_atomically

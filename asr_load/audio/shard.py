@@ -107,55 +107,28 @@ class Manifest(msgspec.Struct):
     """Kept clips that prepare reports, by note."""
 
 
-class _HashingFile:
-    """A file that computes the SHA-256 of the data written to it."""
-
-    def __init__(self, path: Path) -> None:
-        path.unlink(missing_ok=True)  # left by an interrupted call, or a planted link
-        self._file = path.open("xb")
-        self._hash = hashlib.sha256()
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-        self.closed = True
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-
 def write_shard(path: Path, clips: Iterable[Clip]) -> tuple[int, str]:
     """Write clips to an Arrow file, a few at a time. Returns the number of rows and the file's SHA-256. Writes no file
-    if there are no clips."""
+    if there are no clips; its hash is then empty."""
     draft = path.with_name(path.name + ".tmp")
-    file = _HashingFile(draft)
+    draft.unlink(missing_ok=True)  # left by an interrupted call, or a planted link
     rows = 0
-    try:
-        with pa.ipc.new_file(pa.PythonFile(file, mode="w"), SCHEMA) as writer:
-            batch: list[Clip] = []
-            for clip in clips:
-                batch.append(clip)
-                rows += 1
-                if len(batch) == BATCH_ROWS or sum(len(each.audio_b64) for each in batch) >= BATCH_BYTES:
-                    writer.write_batch(_record_batch(batch))
-                    batch.clear()
-                del clip  # an hour takes 150 MB, and the next clip is about to be made
-            if batch:
+    with draft.open("xb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        batch: list[Clip] = []
+        for clip in clips:
+            batch.append(clip)
+            rows += 1
+            if len(batch) == BATCH_ROWS or sum(len(clip.audio_b64) for clip in batch) >= BATCH_BYTES:
                 writer.write_batch(_record_batch(batch))
-    finally:
-        file.close()
-    if rows:
-        draft.replace(path)
-    else:
+                batch.clear()
+            del clip  # an hour takes 150 MB, and the next clip is about to be made
+        if batch:
+            writer.write_batch(_record_batch(batch))
+    if not rows:
         draft.unlink()
-    return rows, file.hexdigest()
+        return 0, ""
+    draft.replace(path)
+    return rows, file_sha256(path)
 
 
 def _record_batch(clips: list[Clip]) -> pa.RecordBatch:

@@ -15,8 +15,8 @@ from asr_load.apis.realtime import RealtimeRequest, session_url
 from asr_load.apis.request import TranscriptionRequest, request_headers
 from asr_load.audio.clip import Clip
 from asr_load.audio.dither import NO_DITHER, Pieces, new_dither
+from asr_load.audio.encode import re_encoded
 from asr_load.audio.shard import Shards
-from asr_load.audio.trial import re_encoded
 from asr_load.errors import InputError
 from asr_load.options.table import PER_USER_CLASS
 from asr_load.results.runfile import Speaking, UserClassInfo, option_fields

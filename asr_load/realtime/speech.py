@@ -16,8 +16,10 @@ import soxr
 
 from asr_load.apis.realtime import RealtimeRequest
 from asr_load.audio.clip import Clip, Recording, Rules
-from asr_load.audio.convert import HEADER_WORDS, convert, end_of_speech
+from asr_load.audio.convert import convert
+from asr_load.audio.decoder import HEADER_WORDS
 from asr_load.audio.dither import DITHER_EVERY_S, NO_DITHER, flipped, mask_of
+from asr_load.audio.loudness import end_of_speech
 from asr_load.threads import in_thread
 
 NOISE = 8

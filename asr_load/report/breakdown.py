@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_load.audio.cut import parent_of
+from asr_load.audio.clip import parent_of
 from asr_load.errors import InputError
 from asr_load.report.tables import LATENCIES, Table, faint_p95
 from asr_load.report.words import ms, number, percent

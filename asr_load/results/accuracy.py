@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from asr_load.apis.envelopes import unwrap
-from asr_load.audio.cut import parent_of
+from asr_load.audio.clip import parent_of
 from asr_load.languages import UNSPACED, joined
 from asr_load.results.normalizers import NORMALIZERS, Scoring, characters, normalise, variant
 from asr_load.stream.record import Record

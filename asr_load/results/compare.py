@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from asr_load.audio.cut import parent_of
+from asr_load.audio.clip import parent_of
 from asr_load.errors import InputError
 from asr_load.files import encode_json, write_atomically
 from asr_load.options.table import OPTIONS

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from asr_load.audio.cut import part_id
+from asr_load.audio.clip import part_id
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo, write_run
 from asr_load.stream.record import RECORDS, Record, RecordFile
 
