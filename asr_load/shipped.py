@@ -17,6 +17,9 @@ CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else 
 
 SAMPLE = "asr_data/sample"
 
+LOCUST_COMMAND = (sys.executable, "-m", "asr_load.cli.main", "locust")
+"""The command that runs Locust in a new process, in which signals are caught from the first line on."""
+
 
 def shipped(name: str) -> Path:
     """The path of a shipped file or folder, by its path in a checkout."""

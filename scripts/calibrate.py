@@ -2,7 +2,7 @@
 
 import sys
 
-from asr_load.main import run_verb
+from asr_load.cli.main import run_verb
 
 if __name__ == "__main__":
     sys.exit(run_verb("calibrate"))

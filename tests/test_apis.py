@@ -61,7 +61,7 @@ from locust.argument_parser import get_parser
 
 import asr_load.load.lifecycle
 from asr_load.errors import InputError
-from asr_load.settings.options_page import markdown
+from asr_load.cli.options_page import markdown
 from asr_load.settings.other_tools import ADVICE
 from asr_load.settings.user_class import for_class
 from harness.options import parse, settings

@@ -33,7 +33,7 @@ FRONT = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = [*(CHECKOUT / name for name in FRONT), *sorted((CHECKOUT / "docs").rglob("*.md"))]
 ROOMS = (
     "audio", "stream", "schedule", "apis", "options", "http", "realtime", "results", "report", "settings", "web",
-    "load", "selftest",
+    "load", "selftest", "cli",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from asr_load.main import VERBS
+from asr_load.cli.main import VERBS
 from conftest import CHECKOUT
 from harness.runs import asr_load, environment
 
@@ -35,7 +35,7 @@ def test_unknown_verb_is_refused() -> None:
 
 def test_missing_locustfile_is_refused() -> None:
     """For `asr-load run`. Locust itself reports the error before it imports our code."""
-    command = [sys.executable, "-m", "asr_load.main", "run", "-f", "nosuch.py"]
+    command = [sys.executable, "-m", "asr_load.cli.main", "run", "-f", "nosuch.py"]
     env = environment()
     done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

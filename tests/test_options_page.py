@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from locust.argument_parser import LocustArgumentParser
 
+from asr_load.cli.options_page import explanation, groups
 from asr_load.options.parser import add_options
 from asr_load.options.table import GROUPS
-from asr_load.settings.options_page import explanation, groups
 from conftest import CHECKOUT
 from harness.runs import asr_load
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from asr_load import repeats
+from asr_load.cli import repeats
+from asr_load.cli.repeats import take_repeats
 from asr_load.errors import InputError
-from asr_load.repeats import take_repeats
 from asr_load.results.summary import summarise_folder
 from conftest import prepare_clips
 from harness.patience import PATIENCE_S
@@ -78,7 +78,7 @@ def test_two_runs_print_their_spread(tmp_path: Path, fleet: tuple[str, ...]) -> 
     words = ("--headless", "-u", "2", "--requests", "20", "--only-summary", "--no-preflight", "--data", str(clips))
     with serve("--engine", "scripted", "--tokens", "3", "--ttft-ms", "20", "--itl-ms", "5") as host:
         env = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}  # the import of Locust in this process set it
-        command = [sys.executable, "-m", "asr_load.main", "run", "--repeats", "2", *words, *fleet]
+        command = [sys.executable, "-m", "asr_load.cli.main", "run", "--repeats", "2", *words, *fleet]
         command += ["--host", host, "--results", str(tmp_path / "r")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=env)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asr_load import shipped
-from asr_load.main import VERBS
+from asr_load.cli.main import VERBS
 from conftest import CHECKOUT
 
 

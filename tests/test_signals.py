@@ -151,7 +151,7 @@ def fleet(kind: str) -> list[str]:
 def words_of(command: str, server: Server, clips: Path, folder: Path) -> list[str]:
     files = ["--data", str(clips), "--results", str(folder / "r"), "--host", server.url, "--stop-timeout", "10"]
     load = ["--headless", "-u", "3", "-r", "10", "-t", "2", "--only-summary"]
-    asr_load = ["-m", "asr_load.main"]
+    asr_load = ["-m", "asr_load.cli.main"]
     words = {
         "run": [*asr_load, "run", *load, *files],
         "locust": ["-m", "locust", *load, *files],
@@ -315,7 +315,8 @@ def nothing_is_lost(life: Life, server: Server) -> None:
 def finished(server: Server, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     results = tmp_path_factory.mktemp("finished") / "r"
-    words = [sys.executable, "-m", "asr_load.main", "run", "--headless", "-u", "2", "--requests", "4", "--no-preflight"]
+    command = [sys.executable, "-m", "asr_load.cli.main", "run"]
+    words = [*command, "--headless", "-u", "2", "--requests", "4", "--no-preflight"]
     files = ["--host", server.url, "--data", str(clips), "--results", str(results)]
     environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": ""}
     subprocess.run([*words, *files], cwd=CHECKOUT, env=environment, capture_output=True, check=True)
@@ -378,7 +379,7 @@ def test_idle_workers_end_with_the_command_that_forked_them(clips: Path, tmp_pat
     words = words_of("master", server, clips, tmp_path)
     master = Life([*words, "--expect-workers", "9", "--no-preflight"], tmp_path / "r", tmp_path / "master.log")
     port = words[words.index("--master-bind-port") + 1]
-    workers = ["-m", "asr_load.main", "run", "--worker", "--processes", "2", "--master-port", port]
+    workers = ["-m", "asr_load.cli.main", "run", "--worker", "--processes", "2", "--master-port", port]
     life = Life(workers, tmp_path / "none", tmp_path / "workers.log")
     try:
         moment = lambda _: master.said.count("reported as ready") == 2  # noqa: E731

@@ -6,7 +6,6 @@ the rows and the options, so that the same input gives the same bytes with any n
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import os
@@ -29,19 +28,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from asr_load import signals
-from asr_load.audio.clip import (
-    AUDIO_FORMATS,
-    CHANNELS_CANCEL,
-    SHORTEST_S,
-    SKIP_REASONS,
-    Clip,
-    Recording,
-    Rules,
-    Skipped,
-)
+from asr_load.audio.clip import CHANNELS_CANCEL, SHORTEST_S, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import convert
-from asr_load.audio.encode import OPUS_RATES
-from asr_load.audio.named import resolve
 from asr_load.audio.shard import (
     FORMAT,
     MANIFEST,
@@ -53,21 +41,14 @@ from asr_load.audio.shard import (
     file_sha256,
     write_shard,
 )
-from asr_load.audio.source import DatasetSpec, Source, UniqueIds, open_source
+from asr_load.audio.source import Source, UniqueIds
 from asr_load.decode import Malformed, decode
-from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
+from asr_load.errors import InputError
 from asr_load.files import alone_in, encode_json, write_atomically
-from asr_load.languages import parse_language
-from asr_load.text import count_of, visible
+from asr_load.text import count_of
 
 BLOCK_ROWS = 128
 """Rows of a block: a shard of about 70 MB for utterances of 12 s. An interruption loses at most the running blocks."""
-
-LEAST_CHUNK_S = 1.0
-"""Minimum of --chunk-long, in seconds."""
-
-LONGEST_S = 86400
-"""Maximum of --max-duration, in seconds; --no-skip-long removes the limit."""
 
 
 class Block(msgspec.Struct):
@@ -92,7 +73,7 @@ def prepare(source: Source, options: Options, out: Path, processes: int = 1, blo
     """Write a complete prepared folder to `out` and return its manifest.
 
     Continues an interrupted call with the same source and options. Replaces anything else that prepare wrote there,
-    which stays valid until then. Raises InputError if no clip is left to send.
+    which stays valid until then. Raises InputError if no clip is left to send, or OSError if `out` cannot be written.
     """
     whole = _already_whole(out, source, options)
     if whole is not None:
@@ -102,7 +83,7 @@ def prepare(source: Source, options: Options, out: Path, processes: int = 1, blo
     expected = options.limit or source.total
     if expected is not None:
         processes = min(processes, -(-expected // block_rows))
-    with _hold(out):
+    with _lock(out):
         _open_partial(partial, job)
         with _progress(expected) as advance, _workers(processes) as submit:
             blocks = _convert_all(
@@ -112,32 +93,31 @@ def prepare(source: Source, options: Options, out: Path, processes: int = 1, blo
 
 
 @contextlib.contextmanager
-def _hold(out: Path) -> Iterator[None]:
-    with contextlib.ExitStack() as held:
+def _lock(out: Path) -> Iterator[None]:
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as lock:
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone_in(out))
+            lock.enter_context(alone_in(out))
         except BlockingIOError:
             raise InputError(
                 f"--out {out}: another prepare is writing there; wait for it, or choose another folder"
             ) from None
-        except OSError as error:
-            raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
         yield
 
 
 def refuse_another(out: Path, source: Source) -> None:
     """Raise InputError if the folder holds a data set other than `source`, or a manifest.json of another program."""
     try:
-        there = decode((out / MANIFEST).read_bytes(), _Kind)
+        present = decode((out / MANIFEST).read_bytes(), _Kind)
     except OSError:
         return
     except Malformed:
         raise InputError(f"--out {out} has a {MANIFEST} that prepare did not write: choose another folder") from None
-    named = [{key: of.get(key) for key in ("dataset", "subset", "split")} for of in (there.source, source.origin)]
-    if named[0] != named[1]:
-        has, wanted = (" ".join(filter(None, of.values())) for of in named)
-        raise InputError(f"--out {out} holds {has}, not {wanted}: choose another folder, or add --overwrite")
+    keys = ("dataset", "subset", "split")
+    held, wanted = ([origin.get(key) for key in keys] for origin in (present.source, source.origin))
+    if held != wanted:
+        has, wants = (" ".join(filter(None, words)) for words in (held, wanted))
+        raise InputError(f"--out {out} holds {has}, not {wants}: choose another folder, or add --overwrite")
 
 
 class _Kind(msgspec.Struct):
@@ -160,13 +140,10 @@ def _already_whole(out: Path, source: Source, options: Options) -> Manifest | No
 
 def _open_partial(partial: Path, job: bytes) -> None:
     description = partial / "job.json"
-    try:
-        if not description.is_file() or description.read_bytes() != job:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            write_atomically(description, job)
-    except OSError as error:
-        raise InputError(f"--out {partial.parent} cannot be written: {error.strerror}") from error
+    if not description.is_file() or description.read_bytes() != job:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_atomically(description, job)
 
 
 Submit = Callable[[list[Recording], dict[str, Any], Rules, Path], "Future[Block]"]
@@ -189,8 +166,9 @@ def _convert_all(
     """
     done = _read_done(partial)
     unique = UniqueIds()
-    for name in (name for block in done for name in block.ids):
-        unique(name)
+    for block in done:
+        for name in block.ids:
+            unique(name)
     rows = source.rows(done[-1].resume if done else None)
     recordings = iter(rows)
     running: deque[Future[Block]] = deque()
@@ -212,10 +190,10 @@ def _convert_all(
                 add(done[started])
                 exhausted = len(done[started].ids) < size
             else:
-                block = [replace(row, id=unique(row.id)) for row in islice(recordings, size)]
-                exhausted = len(block) < size
-                if block:
-                    running.append(submit(block, rows.state(), options.rules, _block_path(partial, started)))
+                batch = [replace(row, id=unique(row.id)) for row in islice(recordings, size)]
+                exhausted = len(batch) < size
+                if batch:
+                    running.append(submit(batch, rows.state(), options.rules, _block_path(partial, started)))
             started += 1
             while len(running) > processes:
                 add(running.popleft().result())
@@ -407,160 +385,3 @@ def describe(manifest: Manifest) -> str:
         count = count_of(cancel.count, "recording")
         lines.append(f"note: the channels of {count} cancel each other; used only the louder channel")
     return "\n".join(lines)
-
-
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that select and convert clips, shared by prepare.py and bench.py."""
-    parser.add_argument(
-        "--dataset", required=True, help="Hugging Face id, preset:NAME, or a local folder, parquet file or manifest"
-    )
-    parser.add_argument(
-        "--subset",
-        default=None,
-        metavar="NAME",
-        help="configuration of a Hugging Face data set (default: the one that has the split)",
-    )
-    parser.add_argument(
-        "--split", default=None, metavar="NAME", help="split of the data set (default for folders: all)"
-    )
-    parser.add_argument(
-        "--revision", default=None, metavar="NAME", help="branch, tag or commit of a Hugging Face data set"
-    )
-    parser.add_argument(
-        "--limit", type=_count, default=0, metavar="N", help="number of clips to keep (default: 0, all of them)"
-    )
-    parser.add_argument(
-        "--skip-long",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="skip clips longer than --max-duration (default)",
-    )
-    parser.add_argument(
-        "--chunk-long",
-        type=_seconds,
-        default=None,
-        metavar="S",
-        help="cut longer recordings at quiet places into parts of at most S seconds",
-    )
-    parser.add_argument(
-        "--max-duration",
-        type=_seconds,
-        default=30.0,
-        metavar="S",
-        help="longest clip to keep, in seconds (default: 30)",
-    )
-    parser.add_argument(
-        "--min-duration", type=_seconds, default=0.0, metavar="S", help="shortest clip to keep, in seconds (default: 0)"
-    )
-    parser.add_argument(
-        "--sample-rate",
-        type=_rate,
-        default=16000,
-        metavar="HZ",
-        help="sample rate of the prepared clips in Hz, or 'keep' (default: 16000)",
-    )
-    parser.add_argument(
-        "--audio-format", choices=AUDIO_FORMATS, default="wav", help="audio format of the prepared clips (default: wav)"
-    )
-    parser.add_argument(
-        "--text-column", default=None, metavar="NAME", help="column of the transcripts (default: found by its name)"
-    )
-    parser.add_argument(
-        "--audio-column", default=None, metavar="NAME", help="column of the audio (default: found by its name)"
-    )
-    parser.add_argument(
-        "--allow-outside", action="store_true", help="let the data set name files outside its folder, and URLs"
-    )
-    parser.add_argument(
-        "--language",
-        default=None,
-        help="language of the transcripts, by name or code (default: that of the preset, else English)",
-    )
-    parser.add_argument(
-        "--processes",
-        type=_count,
-        default=os.cpu_count(),
-        metavar="N",
-        help="number of processes that prepare clips (default: one per core)",
-    )
-
-
-def prepare_as_asked(args: argparse.Namespace, out: Path, overwrite: bool = False) -> Manifest:
-    """Run prepare with the options of `add_source_arguments`, and print notes about the source. Raises InputError."""
-    language = parse_language(args.language) if args.language else ""
-    spec, usual_language = resolve(
-        DatasetSpec(
-            args.dataset,
-            args.subset or None,
-            args.split or None,
-            args.text_column,
-            args.audio_column,
-            args.allow_outside,
-            args.revision,
-        )
-    )
-    source = open_source(spec)
-    if not overwrite:
-        refuse_another(out, source)
-    for note in source.notes:
-        print(f"note: {visible(note)}", file=sys.stderr)
-    for warning in source.warnings:
-        print(f"warning: {visible(warning)}", file=sys.stderr)
-    if args.chunk_long is not None and args.chunk_long < LEAST_CHUNK_S:
-        raise InputError(f"--chunk-long must be at least {LEAST_CHUNK_S:g} s, not {args.chunk_long:g}")
-    longest = args.max_duration if args.skip_long and args.chunk_long is None else None
-    rules = Rules(longest, args.min_duration, args.sample_rate, args.audio_format, args.chunk_long)
-    if rules.audio_format == "opus" and rules.sample_rate not in OPUS_RATES:
-        rates = ", ".join(map(str, OPUS_RATES))
-        raise InputError(f"--audio-format opus supports only {rates} Hz: set --sample-rate to one of them")
-    try:
-        with signals.raising():  # so that running blocks are finished
-            return prepare(source, Options(rules, args.limit, language or usual_language), out, args.processes)
-    except signals.Interrupted:
-        signals.say(f"stopped: {out} is not complete; run the same command again to continue")
-        raise
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
-
-
-def _count(word: str) -> int:
-    try:
-        number = int(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number") from None
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{word} is negative")
-    return number
-
-
-def _seconds(word: str) -> float:
-    try:
-        number = float(word)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= LONGEST_S:
-        raise argparse.ArgumentTypeError(f"{word} is not a number of seconds from 0 to {LONGEST_S}")
-    return number
-
-
-def _rate(word: str) -> int | None:
-    if word == "keep":
-        return None
-    if not word.isdigit() or not 4000 <= int(word) <= 192000:
-        raise argparse.ArgumentTypeError(f"{word} is neither 'keep' nor a sample rate from 4000 to 192000 Hz")
-    return int(word)
-
-
-@exits_on_bad_input
-def main() -> int:
-    """Command line of scripts/prepare.py."""
-    parser = OneLineParser("Prepare a speech data set for load tests: convert its clips and write them to a folder.")
-    add_source_arguments(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to write, for example asr_data/NAME"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a different data set in that folder")
-    args = parser.parse_args()
-    manifest = prepare_as_asked(args, args.out, args.overwrite)
-    print(f"{args.out}: {describe(manifest)}")
-    return 0

@@ -83,15 +83,15 @@ def trusted(trial: CalibrationStep, limit_ms: int) -> bool:
 
 def good_for(trials: list[CalibrationStep]) -> GoodFor:
     """The result of the trials with one number of workers."""
-    told = sorted((trial for trial in trials if not server_full(trial)), key=lambda each: each.streams)
+    usable = sorted((trial for trial in trials if not server_full(trial)), key=lambda trial: trial.streams)
     most = {}
     for limit in WITHIN_MS:
         most[limit] = 0
-        for trial in told:
+        for trial in usable:
             if not trusted(trial, limit):
                 break
             most[limit] = trial.streams
-    return GoodFor(trials[0].workers, most, at_least=all(trusted(trial, TRUSTED_MS) for trial in told))
+    return GoodFor(trials[0].workers, most, at_least=all(trusted(trial, TRUSTED_MS) for trial in usable))
 
 
 def run_step(streams: int, workers: int, cores: Cores, folder: Path) -> tuple[CalibrationStep, str]:
@@ -137,20 +137,8 @@ def _row(trial: CalibrationStep) -> list[str]:
 
 def _table(trials: list[CalibrationStep]) -> Table:
     table = Table(title="Errors relative to the server's time stamps, in ms", title_justify="left")
-    names = (
-        "workers",
-        "streams",
-        "chunks/s",
-        "TTFT p50",
-        "p99",
-        "ITL p50",
-        "p99",
-        "upload p99",
-        "server late",
-        "wait",
-        "CPU",
-    )
-    for name in names:
+    names = "workers, streams, chunks/s, TTFT p50, p99, ITL p50, p99, upload p99, server late, wait, CPU"
+    for name in names.split(", "):
         table.add_column(name, justify="right")
     for trial in trials:
         table.add_row(*_row(trial))
@@ -175,7 +163,7 @@ def main() -> int:
     if not console.is_terminal:
         console.width = 110
     cores = share_cores()
-    server_cores, client_cores = (count_of(len(each), "core") for each in (cores.server, cores.client))
+    server_cores, client_cores = (count_of(len(some), "core") for some in (cores.server, cores.client))
     print(f"Server on {server_cores}, client on {client_cores}", flush=True)
     trials: list[CalibrationStep] = []
     found: list[GoodFor] = []
@@ -184,17 +172,17 @@ def main() -> int:
 
         def trial(workers: int, streams: int) -> CalibrationStep:
             nonlocal reader
-            made, reader = run_step(streams, workers, cores, Path(name) / f"{workers}-{streams}")
-            print(f"  {count_of(workers, 'worker')}, {count_of(streams, 'stream')}: {_brief(made)}", flush=True)
-            return made
+            step, reader = run_step(streams, workers, cores, Path(name) / f"{workers}-{streams}")
+            print(f"  {count_of(workers, 'worker')}, {count_of(streams, 'stream')}: {_brief(step)}", flush=True)
+            return step
 
         try:
             for workers in sorted({1, len(cores.client)}):
                 # Several workers carry at least about as many streams as one.
                 first = max(FIRST, found[0].within_ms[TRUSTED_MS] if found else 0)
-                made = list(climb(first, partial(trial, workers)))
-                trials += made
-                found.append(good_for(made))
+                steps = list(climb(first, partial(trial, workers)))
+                trials += steps
+                found.append(good_for(steps))
         except signals.Interrupted as stopped:
             signals.say(f"stopped; no result was written ({signal.Signals(stopped.number).name})")
             raise

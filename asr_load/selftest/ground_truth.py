@@ -21,16 +21,15 @@ from typing import Any
 import numpy as np
 
 from asr_load import signals
-from asr_load.main import LOCUST_COMMAND
 from asr_load.results.runfile import ClientHealth, RunInfo, read_run
-from asr_load.shipped import shipped
+from asr_load.shipped import LOCUST_COMMAND, shipped
 from asr_load.stream.record import Record, read_records
 
 TOKENS, ITL_S, TTFT_S = 64, 0.020, 0.200
 """Responses of the scripted server: 50 chunks per second, over 1.46 s."""
 
 START_S, LOOK_S = 60.0, 0.02
-PATIENCE_S = 120.0
+RUN_TIMEOUT_S = 120.0
 
 
 class GroundTruthError(Exception):
@@ -74,19 +73,8 @@ def scripted_server(folder: Path, cores: set[int], *options: object) -> Iterator
     """A scripted server on these cores for the duration of the block, with its stamps and output in files in
     `folder`."""
     stamps, log = folder / "stamps.jsonl", folder / "server.log"
-    command = [
-        sys.executable,
-        "-m",
-        "asr_load.main",
-        "serve",
-        "--port",
-        "0",
-        "--engine",
-        "scripted",
-        "--stamps",
-        stamps,
-    ]
-    command += ["--tokens", TOKENS, "--itl-ms", ITL_S * 1e3, "--ttft-ms", TTFT_S * 1e3, *options]
+    command: list[object] = [sys.executable, "-m", "asr_load.cli.main", "serve", "--port", 0, "--engine", "scripted"]
+    command += ["--stamps", stamps, "--tokens", TOKENS, "--itl-ms", ITL_S * 1e3, "--ttft-ms", TTFT_S * 1e3, *options]
     # Do not use a pipe: the server would block when it is full.
     with log.open("wb") as output, _ended([*map(str, command)], stdout=output, stderr=output) as process:
         run_on(process, cores)
@@ -124,13 +112,13 @@ class GroundTruthRun:
     @property
     def ttft_errors(self) -> np.ndarray:
         """How late first chunks were stamped."""
-        return np.array([came[0] - left[0] for came, left in zip(self.received, self.sent, strict=True)])
+        return np.array([received[0] - sent[0] for received, sent in zip(self.received, self.sent, strict=True)])
 
     @property
     def itl_errors(self) -> np.ndarray:
         """Error of each gap: positive if stamped too long, negative if too short."""
         pairs = zip(self.received, self.sent, strict=True)
-        return np.concatenate([np.diff(came) - np.diff(left) for came, left in pairs])
+        return np.concatenate([np.diff(received) - np.diff(sent) for received, sent in pairs])
 
     @property
     def server_lateness(self) -> np.ndarray:
@@ -181,9 +169,9 @@ def load(server: Server, folder: Path, cores: set[int], *options: object) -> Gro
     ):
         run_on(process, cores)
         try:
-            code = process.wait(PATIENCE_S)
+            code = process.wait(RUN_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise GroundTruthError(f"the load test did not finish within {PATIENCE_S:g} s") from None
+            raise GroundTruthError(f"the load test did not finish within {RUN_TIMEOUT_S:g} s") from None
     if code != 0:
         raise GroundTruthError(f"the load test failed with code {code}: {log.read_text().strip().splitlines()[-1:]}")
     return compare(folder, server.stamps)

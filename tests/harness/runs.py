@@ -43,7 +43,7 @@ def locust(
 
 def asr_load(*words: str) -> subprocess.CompletedProcess[str]:
     """Run `asr-load` with these words to its end, in the checkout."""
-    code = "import sys; from asr_load.main import main; sys.exit(main())"
+    code = "import sys; from asr_load.cli.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=CHECKOUT,

@@ -12,23 +12,22 @@ from asr_load import signals
 # Import everything else after catching signals.
 
 VERBS = {
-    "prepare": ("asr_load.audio.prepare", "prepare a speech data set for load tests"),
+    "prepare": ("asr_load.cli.prepare", "prepare a speech data set for load tests"),
     "run": (
         "locustfiles/transcribe.py,locustfiles/shapes.py",
         "run a load test: Locust with the standard locustfile, and all its options",
     ),
     "capacity": ("locustfiles/capacity.py", "find the highest load at which every --slo holds"),
-    "bench": ("asr_load.bench", "send every clip of a data set once, and print the summary"),
+    "bench": ("asr_load.cli.bench", "send every clip of a data set once, and print the summary"),
     "report": ("asr_load.report.main", "rewrite the summary and report of a run, or compare it with others"),
     "calibrate": ("asr_load.selftest.calibrate", "measure how many streams this machine can receive accurately"),
     "serve": ("asr_server.main", "start a server to test against"),
-    "options": ("asr_load.settings.options_page", "list the options that asr-load adds to Locust's"),
+    "options": ("asr_load.cli.options_page", "list the options that asr-load adds to Locust's"),
 }
 """Each verb's module, whose main() runs it, or its locustfiles; and its description."""
 
 LOCUST = "locust"
-LOCUST_COMMAND = (sys.executable, "-m", "asr_load.main", LOCUST)
-"""The command that runs Locust in a new process, in which signals are caught from the first line on."""
+"""The word that runs Locust with signals caught from the first line on (shipped.LOCUST_COMMAND)."""
 
 
 def main() -> int:
@@ -72,7 +71,7 @@ def _run_command() -> int:
 
 
 def _start_locust(locustfiles: list[str], words: list[str]) -> int:
-    from asr_load.repeats import become_locust
+    from asr_load.cli.repeats import become_locust
     from asr_load.shipped import shipped
 
     files = ",".join(str(shipped(file)) for file in locustfiles)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from asr_load import signals
 from asr_load.errors import InputError
-from asr_load.main import LOCUST_COMMAND
+from asr_load.shipped import LOCUST_COMMAND
 
 if TYPE_CHECKING:
     from asr_load.report.tables import Table
     from asr_load.results.compare import Run
 
-MOST = 100
+MOST_REPEATS = 100
 
 
 def become_locust(words: Sequence[str]) -> int:
@@ -43,8 +43,8 @@ def take_repeats(words: Sequence[str]) -> tuple[int, list[str]]:
             left[at : at + (1 if "=" in word else 2)] = []
             times = value
             break
-    if not times.isdecimal() or not 1 <= int(times) <= MOST:
-        raise InputError(f"--repeats must be a whole number from 1 to {MOST}, not {times!r}")
+    if not times.isdecimal() or not 1 <= int(times) <= MOST_REPEATS:
+        raise InputError(f"--repeats must be a whole number from 1 to {MOST_REPEATS}, not {times!r}")
     return int(times), left
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from asr_load import signals
-from asr_load.audio.prepare import add_source_arguments, describe, prepare_as_asked
+from asr_load.audio.prepare import describe
+from asr_load.cli.prepare import add_source_arguments, prepare_from_arguments
+from asr_load.cli.repeats import become_locust, take_repeats
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
-from asr_load.repeats import become_locust, take_repeats
 from asr_load.shipped import CHECKOUT, shipped
 
 
@@ -56,25 +57,16 @@ def main() -> int:
         " --repeats N runs the benchmark N times and prints the spread.",
     )
     add_source_arguments(parser)
-    parser.add_argument("--port", type=int, default=None, help="port of the server (default: 30000)")
-    parser.add_argument(
-        "--host", default=None, help="server, as http://gpu:30000, a name or an IP address (default: this machine)"
-    )
-    parser.add_argument(
-        "--concurrency", type=int, default=4, metavar="N", help="number of requests in flight (default: 4)"
-    )
-    parser.add_argument(
-        "--max-tokens",
-        type=int,
-        default=128,
-        metavar="N",
-        help="maximum length of a response, in tokens (default: 128)",
-    )
-    parser.add_argument(
-        "--cache-ratio",
-        action="store_true",
-        help="send every clip twice, and report how much the server's cache shortens TTFT",
-    )
+    add = parser.add_argument
+    # fmt: off
+    add("--port", type=int, help="port of the server (default: 30000)")
+    add("--host", help="server, as http://gpu:30000, a name or an IP address (default: this machine)")
+    add("--concurrency", type=int, default=4, metavar="N", help="number of requests in flight (default: 4)")
+    add("--max-tokens", type=int, default=128, metavar="N",
+        help="maximum length of a response, in tokens (default: 128)")
+    add("--cache-ratio", action="store_true",
+        help="send every clip twice, and report how much the server's cache shortens TTFT")
+    # fmt: on
     args, rest = parser.parse_known_args()
     if args.concurrency < 1:
         parser.error(f"--concurrency must be 1 or more, not {args.concurrency}")
@@ -88,7 +80,7 @@ def main() -> int:
     if code := _check(args.audio_format, _command(args, host, out, 1, rest)):
         return code
     print(f"preparing {args.dataset} …", file=sys.stderr, flush=True)
-    manifest = prepare_as_asked(args, out)
+    manifest = prepare_from_arguments(args, out)
     print(f"{out.name}: {describe(manifest)}", flush=True)
     return become_locust(_command(args, host, out, manifest.clips * (2 if args.cache_ratio else 1), rest))
 
@@ -121,7 +113,7 @@ def _check(audio_format: str, command: list[str]) -> int:
         raise
 
 
-CHECK = "import sys; from asr_load.bench import check_options; sys.exit(check_options())"
+CHECK = "import sys; from asr_load.cli.bench import check_options; sys.exit(check_options())"
 
 
 @exits_on_bad_input

@@ -1,0 +1,1 @@
+"""The command `asr-load` and its verbs."""
