@@ -9,6 +9,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,10 +37,10 @@ from asr_load.web.guard import guarded
 
 KEY = "streaming"
 SHOWN = ("p50", "p90", "p95", "p99", "max")
-BLOCKS = (f"last {WINDOW_S} s", "whole run")
+SPANS = (f"last {WINDOW_S} s", "whole run")
 """The two rows of each metric in Locust's table."""
 
-AT_ONCE = 600
+MOST_POINTS = 600
 """Maximum number of points in a response. Encoding them takes a millisecond, and the charts request the rest."""
 
 SCRIPTS = {"echarts.min.js": "asr_load.report", "charts.js": "asr_load.report", "tab.js": "asr_load.web"}
@@ -145,7 +146,7 @@ class _Pages:
                 **{key: _rounded(getattr(spread, key)) for key in SHOWN},
             }
             for name, spreads in self.rows().items()
-            for block, spread in zip(BLOCKS, spreads, strict=True)
+            for block, spread in zip(SPANS, spreads, strict=True)
         ]
 
 
@@ -165,11 +166,21 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
     _add_tab(web_ui.template_args)
     _arrange_form(web_ui)
     web_ui.app.register_blueprint(_blueprint(web_ui, pages))
+    _check_forms(web_ui, environment, take_form)
+    web_ui.app.after_request(lambda response: _extended(response, pages))
+    options = environment.parsed_options
+    names = (options and options.web_allow_host) or []
+    web_ui.app.wsgi_app = guarded(
+        web_ui.app.wsgi_app, web_ui.host or "", names, (options and options.web_base_path) or ""
+    )
 
-    app = web_ui.app
-    start = app.view_functions["locust.swarm"]
 
-    def start_if_it_makes_sense() -> Any:
+def _check_forms(web_ui: Any, environment: Environment, take_form: Callable[[Form], Form]) -> None:
+    """Check the form that starts or edits a test, and the edit of a user class, before Locust gets them."""
+    views = web_ui.app.view_functions
+    start, edit = views["locust.swarm"], views["locust.update_user"]
+
+    def check_and_start() -> Any:
         try:
             if web_ui.userclass_picker_is_active:
                 check_classes(
@@ -181,10 +192,7 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
             return jsonify({"success": False, "message": str(error), "host": environment.host})
         return start()
 
-    app.view_functions["locust.swarm"] = web_ui.auth_required_if_enabled(start_if_it_makes_sense)
-    edit = app.view_functions["locust.update_user"]
-
-    def edit_if_it_is_shown() -> Any:
+    def check_and_edit() -> Any:
         try:
             shown = web_ui.userclass_picker_is_active
             classes, tasks = environment.available_user_classes, environment.available_user_tasks
@@ -193,27 +201,25 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
             return make_response(f"{error}\n", 400)
         return edit()
 
-    app.view_functions["locust.update_user"] = web_ui.auth_required_if_enabled(edit_if_it_is_shown)
+    views["locust.swarm"] = web_ui.auth_required_if_enabled(check_and_start)
+    views["locust.update_user"] = web_ui.auth_required_if_enabled(check_and_edit)
 
-    def extend(response: Response) -> Response:
-        if response.status_code != 200:
-            return response
-        match request.endpoint:
-            case "locust.request_stats":
-                if response.is_json:
-                    # Do not change this response: Locust caches it for all requests within two seconds.
-                    more = {"extended_stats": [{"key": KEY, "data": pages.table()}]}
-                    return jsonify(decode(response.get_data()) | more)
-            case "locust.index":
-                response.set_data(_with_script(response.get_data(as_text=True)))
-            case "locust.stats_report":
-                response.set_data(_with_section(response.get_data(as_text=True), pages))
+
+def _extended(response: Response, pages: _Pages) -> Response:
+    """Locust's response with the table, the scripts or the section of the report."""
+    if response.status_code != 200:
         return response
-
-    app.after_request(extend)
-    options = environment.parsed_options
-    names = (options and options.web_allow_host) or []
-    app.wsgi_app = guarded(app.wsgi_app, web_ui.host or "", names, (options and options.web_base_path) or "")
+    match request.endpoint:
+        case "locust.request_stats":
+            if response.is_json:
+                # Do not change this response: Locust caches it for all requests within two seconds.
+                more = {"extended_stats": [{"key": KEY, "data": pages.table()}]}
+                return jsonify(decode(response.get_data()) | more)
+        case "locust.index":
+            response.set_data(_with_script(response.get_data(as_text=True)))
+        case "locust.stats_report":
+            response.set_data(_with_section(response.get_data(as_text=True), pages))
+    return response
 
 
 def _add_tab(template_args: dict[str, Any]) -> None:
@@ -288,59 +294,20 @@ def _blueprint(web_ui: Any, pages: _Pages) -> Blueprint:
     base = web_ui.app.blueprints["locust"].url_prefix or ""
     blueprint = Blueprint(f"asr_load_{KEY}", __name__, url_prefix=f"{base.rstrip('/')}/{KEY}")
 
-    def points() -> Response:
-        series, test, first_screen = pages.series(), pages.test, pages.first_screen()
-        goes_on = request.args.get("run") == series
-        live = test.live if test else Live(0.0)
-        fresh = live.points(_number(request.args.get("after")) if goes_on else 0.0)
-        running = first_screen is None or first_screen.running
-        answer: dict[str, Any] = {
-            "run": series,
-            "running": running,
-            "began": live.began,
-            "points": compact(fresh[:AT_ONCE]),
-            "more": len(fresh) > AT_ONCE,
-            "table": headline.table(pages.rows() if first_screen is None else first_screen.rows),
-            "words": [],
-            "tiles": [],
-            "now": [],
-        }
-        if test is not None and first_screen is not None:
-            answer |= {
-                "words": [word._asdict() for word in headline.words(first_screen)],
-                "tiles": [tile._asdict() for tile in headline.tiles(first_screen)],
-                "now": headline.now(test.stages, live, test.lost()) if running else [],
-                "places": places(test.stages, test.workers, live.began),
-                "limits": limits_of(test.slos),
-                "validity": first_screen.validity,
-            }
-        return Response(
-            msgspec.json.encode(answer),
-            mimetype="application/json",
-        )
-
-    def script(name: str) -> Callable[[], Response]:
-        def answer() -> Response:
-            return Response(asset(name, SCRIPTS[name]), mimetype="text/javascript")
-
-        answer.__name__ = name.replace(".", "_")
-        return answer
+    def script(name: str) -> Response:
+        return Response(asset(name, SCRIPTS[name]), mimetype="text/javascript")
 
     def page_css() -> Response:
         return Response(asset("page.css") + _headings(), mimetype="text/css")
 
-    def file(file_name: str, mimetype: str, not_yet: str) -> Callable[[], Response]:
-        def answer() -> Response:
-            # Only the records can be downloaded while they are being written.
-            if pages.test is None or (file_name != RECORDS and pages.summary() is None):
-                return _not_yet(not_yet)
-            path = (pages.test.folder / file_name).resolve()
-            if not path.exists():
-                return _not_yet(not_yet)
-            return send_file(path, mimetype, True, f"{path.parent.name}_{file_name}")
-
-        answer.__name__ = file_name.replace(".", "_")
-        return answer
+    def file(name: str, mimetype: str, not_yet: str) -> Response:
+        # Only the records can be downloaded while they are being written.
+        if pages.test is None or (name != RECORDS and pages.summary() is None):
+            return _not_yet(not_yet)
+        path = (pages.test.folder / name).resolve()
+        if not path.exists():
+            return _not_yet(not_yet)
+        return send_file(path, mimetype, True, f"{path.parent.name}_{name}")
 
     def streaming_csv() -> Response:
         finished = pages.summary()
@@ -351,17 +318,48 @@ def _blueprint(web_ui: Any, pages: _Pages) -> Blueprint:
         response.headers.set("Content-Disposition", "attachment", filename=name)
         return response
 
-    for path, answer in {
-        "points": points,
-        **{name: script(name) for name in SCRIPTS},
+    views: dict[str, Callable[[], Response]] = {
+        "points": partial(_points, pages),
+        **{name: partial(script, name) for name in SCRIPTS},
         "page.css": page_css,
-        "records": file(RECORDS, "application/jsonl", "No test has run yet."),
-        "summary": file(SUMMARY, "application/json", "The summary is available after the test."),
-        "report": file(REPORT, "text/html", "The report is available after the test."),
+        "records": partial(file, RECORDS, "application/jsonl", "No test has run yet."),
+        "summary": partial(file, SUMMARY, "application/json", "The summary is available after the test."),
+        "report": partial(file, REPORT, "text/html", "The report is available after the test."),
         "csv": streaming_csv,
-    }.items():
-        blueprint.add_url_rule(f"/{path}", answer.__name__, web_ui.auth_required_if_enabled(answer))
+    }
+    for path, view in views.items():
+        blueprint.add_url_rule(f"/{path}", path.replace(".", "_"), web_ui.auth_required_if_enabled(view))
     return blueprint
+
+
+def _points(pages: _Pages) -> Response:
+    """The data of the charts, the table, and the first screen: the points after those that the page has."""
+    series, test, first_screen = pages.series(), pages.test, pages.first_screen()
+    goes_on = request.args.get("run") == series
+    live = test.live if test else Live(0.0)
+    fresh = live.points(_number(request.args.get("after")) if goes_on else 0.0)
+    running = first_screen is None or first_screen.running
+    answer: dict[str, Any] = {
+        "run": series,
+        "running": running,
+        "began": live.began,
+        "points": compact(fresh[:MOST_POINTS]),
+        "more": len(fresh) > MOST_POINTS,
+        "table": headline.table(pages.rows() if first_screen is None else first_screen.rows),
+        "words": [],
+        "tiles": [],
+        "now": [],
+    }
+    if test is not None and first_screen is not None:
+        answer |= {
+            "words": [word._asdict() for word in headline.words(first_screen)],
+            "tiles": [tile._asdict() for tile in headline.tiles(first_screen)],
+            "now": headline.now(test.stages, live, test.lost()) if running else [],
+            "places": places(test.stages, test.workers, live.began),
+            "limits": limits_of(test.slos),
+            "validity": first_screen.validity,
+        }
+    return Response(msgspec.json.encode(answer), mimetype="application/json")
 
 
 def _number(text: str | None) -> float:
