@@ -63,7 +63,7 @@ import asr_load.load.lifecycle
 from asr_load.errors import InputError
 from asr_load.cli.options_page import markdown
 from asr_load.settings.other_tools import ADVICE
-from asr_load.settings.user_class import for_class
+from asr_load.options.parser import for_class
 from harness.options import parse, settings
 
 assert get_parser(default_config_files=[]).parse_args(["--api", "raw"]).api == "raw"

@@ -7,7 +7,7 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.schedule.arrivals import BLOCK, Arrivals, Loop, parse_stages
-from asr_load.schedule.assignment import ArrivalAssignment
+from asr_load.schedule.work import ArrivalAssignment
 
 N = 20_000
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_load import bench
+from asr_load.cli import bench
 from asr_load.errors import InputError
 from conftest import write_folder
 from harness.runs import FAST, run

@@ -217,5 +217,5 @@ def test_missing_times_mean_the_whole_file_in_each_notation() -> None:
         columns = segment_columns(tuple(row))
         assert columns is not None
         assert not columns.cut(row)
-        assert columns.of(row) == (0.0, None)
-        assert columns.of({"start": 1.5, "end": missing}) == (1.5, None)
+        assert columns.segment(row) == (0.0, None)
+        assert columns.segment({"start": 1.5, "end": missing}) == (1.5, None)

@@ -6,7 +6,7 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.settings.commandline import check_locustfiles, shown_command
-from asr_load.settings.settings import check_host
+from asr_load.settings.host import check_host
 from conftest import CHECKOUT
 
 

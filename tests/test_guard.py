@@ -166,23 +166,23 @@ def test_secrets_are_only_sent_to_the_host_they_were_given_for(monkeypatch: pyte
         options.host = host
         return Credentials(options)
 
-    assert credentials().of("http://b:1") == credentials().of("http://a:1")
+    assert credentials().for_host("http://b:1") == credentials().for_host("http://a:1")
     own = credentials("--api-key", "sk-1", "--header", "X: y")
-    assert own.of("http://a:1/v1/").key == "sk-1"
+    assert own.for_host("http://a:1/v1/").key == "sk-1"
     with pytest.raises(
         InputError, match="--header is only sent to http://a:1: for http://b:1, start this process with"
     ):
-        own.of("http://b:1", "sk-2")
-    assert credentials("--header", "X: y", "--allow-host", "http://b:1/").of("http://b:1").headers == ("X: y",)
+        own.for_host("http://b:1", "sk-2")
+    assert credentials("--header", "X: y", "--allow-host", "http://b:1/").for_host("http://b:1").headers == ("X: y",)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-env")
-    assert credentials().of("http://a:1").key == "sk-env"
+    assert credentials().for_host("http://a:1").key == "sk-env"
     with pytest.raises(InputError, match="the API key is only sent to the --host it was given for"):
-        credentials(host=None).of("http://a:1")
-    assert credentials(host=None).of("http://a:1", "sk-form").key == "sk-form"
+        credentials(host=None).for_host("http://a:1")
+    assert credentials(host=None).for_host("http://a:1", "sk-form").key == "sk-form"
     basic = credentials(host="http://me:pw@a:1")
-    assert basic.of("http://a:1").basic
+    assert basic.for_host("http://a:1").basic
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert not credentials(host="http://me:pw@a:1").of("http://b:1").basic
+    assert not credentials(host="http://me:pw@a:1").for_host("http://b:1").basic
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_worker_with_a_key_refuses_a_route_it_was_not_started_with(own: str, ask
         given = parse(*words, *own.split())
         given.host = "http://a:1"
         credentials = Credentials(given)
-        credentials.check_route(parse(*asked.split()), credentials.of("http://a:1"))
+        credentials.check_route(parse(*asked.split()), credentials.for_host("http://a:1"))
 
     check()  # without a key, the master chooses the route
     for secret in (("--api-key", "sk-1"), ("--header", "X: y")):

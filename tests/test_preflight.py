@@ -16,7 +16,8 @@ from asr_load.errors import InputError
 from asr_load.http.server_info import unlisted
 from asr_load.load.preflight import ask_before_test
 from asr_load.load.target import Target, Targets
-from asr_load.settings.settings import Secrets, Settings, read_settings
+from asr_load.settings.credentials import Secrets
+from asr_load.settings.settings import Settings, read_settings
 from conftest import CHECKOUT
 from harness.fleets import processes
 from harness.models import STREAM, AnsweringServer, answering

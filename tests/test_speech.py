@@ -15,8 +15,9 @@ import soxr
 from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
 from asr_load.audio import shard
 from asr_load.audio.clip import Clip, Recording, Rules
-from asr_load.audio.convert import convert, end_of_speech
+from asr_load.audio.convert import convert
 from asr_load.audio.dither import NO_DITHER, dithered, new_dither
+from asr_load.audio.loudness import end_of_speech
 from asr_load.realtime import speech
 from asr_load.realtime.speech import Resampled, Speech, speech_of
 from conftest import noise

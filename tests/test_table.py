@@ -41,7 +41,7 @@ from asr_load.load.search import _asked
 from asr_load.options.form import Form, form_groups, read_form
 from asr_load.results.compare import FIELDS
 from asr_load.results.schemas import schema
-from asr_load.settings.user_class import for_class
+from asr_load.options.parser import for_class
 from harness.options import settings
 
 parsed = get_parser(default_config_files=[]).parse_args(["--beams", "3"])

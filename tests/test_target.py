@@ -12,7 +12,7 @@ import pytest
 import asr_load
 from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
-from asr_load.settings.user_class import for_class
+from asr_load.options.parser import for_class
 from conftest import prepare_clips
 from harness.checks import error_of
 from harness.fleets import info, nothing_is_lost, processes

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asr_load.schedule.arrivals import Loop
-from asr_load.schedule.assignment import ArrivalAssignment
-from asr_load.schedule.work import ClipOrder, Job, Share, Work
+from asr_load.schedule.work import ArrivalAssignment, ClipOrder, Job, Share, Work
 
 
 def jobs(work: Work, number: int) -> list[Job]:

@@ -22,7 +22,7 @@ from asr_load.load.target import Targets
 from asr_load.results.runfile import MAX_WORD, Invocation, WorkerInfo, absurd
 from asr_load.results.summary import Summary
 from asr_load.schedule.arrivals import Stage
-from asr_load.schedule.assignment import ArrivalAssignment
+from asr_load.schedule.work import ArrivalAssignment
 from asr_load.settings.settings import Settings
 from asr_load.text import count_of, visible
 

@@ -29,8 +29,7 @@ from asr_load.load.messages import (
 from asr_load.load.run import Run
 from asr_load.load.target import Targets
 from asr_load.results.runfile import WorkerInfo, read_run
-from asr_load.schedule.assignment import ArrivalAssignment
-from asr_load.schedule.work import Share, Turn
+from asr_load.schedule.work import ArrivalAssignment, Share, Turn
 from asr_load.settings.settings import RESULTS, Settings
 from asr_load.stream.record import WORKER_RECORDS, RecordFile
 from asr_load.text import visible

@@ -1,8 +1,8 @@
 """Arrival times of requests in an open loop: absolute, so that a slow server does not delay them. No Locust, no clock.
 
-All workers of a fleet compute the same arrivals of the whole fleet, and each sends its own (assignment.py), so that the
-sum has the requested rate and distribution. (Separate processes would only work for Poisson arrivals, whose sum is a
-Poisson process again.)
+All workers of a fleet compute the same arrivals of the whole fleet, and each sends its own (ArrivalAssignment), so that
+the sum has the requested rate and distribution. (Separate processes would only work for Poisson arrivals, whose sum is
+a Poisson process again.)
 """
 
 from __future__ import annotations

@@ -43,11 +43,11 @@ def parse_mix(text: str) -> list[LengthClass]:
                 f"--mix must be ranges of seconds with weights, such as 0-5:70,5-15:25,15-:5, not {word.strip()!r}"
             )
         classes.append(LengthClass(low, high, int(match[3])))
-    classes.sort(key=lambda each: each.low)
+    classes.sort(key=lambda length: length.low)
     for one, other in pairwise(classes):
         if one.high > other.low:
             raise InputError(f"--mix: {one} and {other} overlap")
-    if sum(each.weight for each in classes) > MOST_WEIGHT:
+    if sum(length.weight for length in classes) > MOST_WEIGHT:
         raise InputError(f"--mix: the sum of the weights must be at most {MOST_WEIGHT}")
     return classes
 
@@ -69,13 +69,13 @@ class MixedOrder:
         self, lengths: Sequence[float] | np.ndarray, classes: Sequence[LengthClass], *, shuffle: bool, seed: int
     ) -> None:
         seconds = np.asarray(lengths)
-        self._members = [np.flatnonzero((seconds >= each.low) & (seconds < each.high)) for each in classes]
-        for each, members in zip(classes, self._members, strict=True):
+        self._members = [np.flatnonzero((seconds >= length.low) & (seconds < length.high)) for length in classes]
+        for length, members in zip(classes, self._members, strict=True):
             if not len(members):
-                raise InputError(f"--mix: no clip of --data is {each} seconds long; change the mix or the data")
+                raise InputError(f"--mix: no clip of --data is {length} seconds long; change the mix or the data")
         self._orders = [ClipOrder(len(members), shuffle=shuffle, seed=seed) for members in self._members]
-        self._pattern = _spread([each.weight for each in classes])
-        self._weights = [each.weight for each in classes]
+        self._pattern = _spread([length.weight for length in classes])
+        self._weights = [length.weight for length in classes]
         taken = [0] * len(classes)
         self._before: list[int] = []
         """For each place of the pattern, the number of earlier places of its class."""

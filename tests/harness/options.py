@@ -25,7 +25,7 @@ def parse(*words: str) -> Namespace:
 def settings(*words: str, host: str | None = HOST) -> Settings:
     options = parse(*words)
     options.host = host
-    return read_settings(options, host, Credentials(options).of(host) if host else Secrets())
+    return read_settings(options, host, Credentials(options).for_host(host) if host else Secrets())
 
 
 def request(model: str, extra: dict[str, Any] | None = None, **options: Any) -> RequestSettings:
