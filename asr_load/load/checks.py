@@ -15,10 +15,10 @@ from asr_load.errors import InputError
 from asr_load.load.messages import fleet_test
 from asr_load.load.search import check_search, resumed
 from asr_load.load.target import OwnOptions, Target, Targets
+from asr_load.options.parser import for_class
 from asr_load.settings.credentials import Credentials, Secrets
 from asr_load.settings.host import check_host
 from asr_load.settings.settings import RESULTS, Settings, check_writable, read_settings
-from asr_load.settings.user_class import for_class
 from asr_load.stream.record import RECORDS
 from asr_load.threads import in_thread
 
@@ -68,7 +68,7 @@ class Checks:
     def settings(self, options: Namespace, host: str | None, form_key: str = "") -> tuple[Settings, Secrets]:
         """The settings and secrets of a test, checked as far as possible without its data. Raises InputError."""
         host = self._credentials.without_credentials(host)
-        secrets = self._credentials.of(host, form_key)
+        secrets = self._credentials.for_host(host, form_key)
         if self._is_worker:
             self._credentials.check_route(options, secrets)
         settings = read_settings(options, host, secrets, *self._found(options, host))

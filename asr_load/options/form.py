@@ -6,14 +6,12 @@ before an invalid one. This module reads all fields first, and then sets all of 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import math
-import re
 from argparse import SUPPRESS, Action, Namespace
 from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 from locust.argument_parser import default_args_dict, get_parser
@@ -22,6 +20,7 @@ from werkzeug.datastructures import MultiDict
 
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
+from asr_load.options.parser import parse_value
 from asr_load.options.table import GROUPS
 
 Form = MultiDict[str, str]
@@ -29,7 +28,7 @@ Form = MultiDict[str, str]
 LOCUSTS = ("user_count", "spawn_rate", "host", "user_classes", "shape_class", "profile")
 """Fields that Locust itself handles when a test starts."""
 
-MOST_USERS, LONGEST_S = 1_000_000, 10 * 365 * 86400
+MOST_USERS, MOST_RUN_TIME_S = 1_000_000, 10 * 365 * 86400
 """Values above these are typing errors."""
 
 
@@ -88,8 +87,8 @@ def check_user_class(body: bytes, classes: Mapping[str, Any], tasks: Mapping[str
     if edited.user_class_name not in classes:
         known = ", ".join(classes) or "none"
         raise InputError(f"there is no user class {edited.user_class_name[:80]!r}; user classes: {known}")
-    own = [task.__name__ for task in tasks.get(edited.user_class_name, ())]
-    if unknown := [task for task in edited.tasks if task not in own]:
+    names = [task.__name__ for task in tasks.get(edited.user_class_name, ())]
+    if unknown := [task for task in edited.tasks if task not in names]:
         raise InputError(f"{edited.user_class_name} has no task {unknown[0][:80]!r}")
     if edited.host not in (None, "", getattr(classes[edited.user_class_name], "host", None)):
         raise InputError("a user class uses the host of the test; set it there")
@@ -116,30 +115,6 @@ def _option(name: str, words: list[str]) -> Any:
     if action is None:
         raise InputError(f"the form has no field {name[:40]!r}: set it on the command line")
     return parse_value(action, words)
-
-
-def parse_value(action: Action, words: list[str]) -> Any:
-    """Parse the words given for an option, as argparse does on the command line. Raises InputError."""
-    if action.nargs == 0:  # a checkbox
-        return words[-1] == "true"
-    flag = action.option_strings[-1]
-    if action.nargs is not None:
-        values = re.split(r"[,\s]+", ",".join(words))
-        arguments = [flag, *filter(None, values)]
-    elif isinstance(action, argparse._AppendAction):
-        # Only commas separate repeated values, because headers have spaces.
-        values = [word.strip() for word in ",".join(words).split(",")]
-        arguments = [f"{flag}={value}" for value in values if value]
-    else:
-        arguments = [f"{flag}={words[-1].strip()}"]
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser._add_action(copy.copy(action))
-    return getattr(parser.parse_args(arguments if arguments != [flag] else []), action.dest)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message.removeprefix("argument "))
 
 
 def _users(word: str) -> int:
@@ -170,6 +145,6 @@ def _run_time(word: str) -> int | None:
         seconds = parse_timespan(word)
     except (ValueError, OverflowError):
         seconds = 0
-    if not 0 < seconds < LONGEST_S:
+    if not 0 < seconds < MOST_RUN_TIME_S:
         raise InputError(f"the run time must be a duration such as 20, 20s, 3m, 2h or 1h20m, not {word[:40]!r}")
     return seconds

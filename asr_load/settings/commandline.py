@@ -20,7 +20,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.util.url import is_url
 
 from asr_load.errors import InputError
-from asr_load.options.table import SEARCH_OPTIONS, SHAPE_OPTIONS
+from asr_load.options.table import OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
 from asr_load.settings.credentials import TOKEN, read_token
 from asr_load.settings.host import REPLICAS, without_credentials
 from asr_load.settings.other_tools import ADVICE
@@ -95,7 +95,7 @@ def check_locustfiles(names: str) -> None:
         raise InputError(f"-f {name} {what}: use a locustfile that ends in .py, or omit -f for the standard one")
 
 
-_SECRETS = ("--api-key", "--header", "--extra-body", "--extra-request-body", "--web-login")
+_SECRETS = ("--web-login", *(name for option in OPTIONS if option.secret for name in (option.name, *option.aliases)))
 """Options whose values are never shown."""
 
 
@@ -212,7 +212,7 @@ def _check_free(host_option: str, host: str, port: int, port_option: str) -> Non
 def _wait_for_master(host: str, port: int, start: str) -> None:
     """Wait until a master listens, and print every ten seconds how to `start` one, because Locust waits silently.
     Raises InputError if the host does not exist."""
-    began, said = time.monotonic(), -WORD_EVERY_S
+    began, printed = time.monotonic(), -WORD_EVERY_S
     while True:
         try:
             with socket.create_connection((host, port), timeout=WORD_EVERY_S):
@@ -226,8 +226,8 @@ def _wait_for_master(host: str, port: int, start: str) -> None:
             continue
         except (OSError, OverflowError):
             pass
-        if time.monotonic() - said >= WORD_EVERY_S:
-            said = time.monotonic()
+        if time.monotonic() - printed >= WORD_EVERY_S:
+            printed = time.monotonic()
             line = f"waiting for a master on {host}:{port}; start one with: {start}"
             print(line, file=sys.stderr, flush=True)
         time.sleep(LOOK_EVERY_S)

@@ -124,18 +124,18 @@ class Credentials:
         """Store a key that the web form gave for a server."""
         self._form_keys[host] = key
 
-    def of(self, host: str | None, form_key: str = "") -> Secrets:
+    def for_host(self, host: str | None, form_key: str = "") -> Secrets:
         """The secrets for a server. Raises InputError if it would get secrets that were given for another."""
         address = _address(host or "")
         key = form_key or self._form_keys.get(address, "")
-        own = address in self._own
-        if not own and (self._headers or (self._key and not key)):
+        is_own = address in self._own
+        if not is_own and (self._headers or (self._key and not key)):
             what = "--header is" if self._headers else "the API key is"
             where = f"only sent to {' and '.join(self._own) or 'the --host it was given for'}"
             instead = "" if self._headers else "enter its own key, or "
             raise InputError(f"{what} {where}: for {address}, {instead}start this process with --allow-host {address}")
         return Secrets(
-            key or (self._key if own else ""),
+            key or (self._key if is_own else ""),
             self._basic.get(address, ""),
             self._headers,
             self.proxy,
@@ -147,15 +147,15 @@ class Credentials:
         route of its test, and the machine at its end can read the key."""
         if not (secrets.key or secrets.basic or secrets.headers):
             return
-        for name, own in self._route.items():
-            if (asked := getattr(options, name)) != own:
+        for name, started in self._route.items():
+            if (wanted := getattr(options, name)) != started:
                 raise InputError(
-                    f"this worker has an API key or headers and was started {_named(name, own)}, but the master's test"
-                    f" runs {_named(name, asked)}: start both with the same --{name}"
+                    f"this worker has an API key or headers and was started {_with_option(name, started)}, but the"
+                    f" master's test runs {_with_option(name, wanted)}: start both with the same --{name}"
                 )
 
 
-def _named(option: str, value: str | bool) -> str:
+def _with_option(option: str, value: str | bool) -> str:
     if not value:
         return f"without --{option}"
     return f"with --{option}" if value is True else f"with --{option} {value}"
