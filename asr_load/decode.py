@@ -66,9 +66,9 @@ def _is_deeper(value: Any, depth: int) -> bool:
     for _ in range(depth + 1):
         level = [
             inner
-            for each in level
-            if isinstance(each, list | dict)
-            for inner in (each if isinstance(each, list) else each.values())
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer if isinstance(outer, list) else outer.values())
         ]
         if not level:
             return False

@@ -20,7 +20,7 @@ from asr_load.errors import InputError
 
 T = TypeVar("T")
 
-READ_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
 """Buffer size for reading a file."""
 
 
@@ -47,8 +47,8 @@ def open_regular(path: Path, *, writable: bool = False) -> BufferedReader | Buff
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     if writable:
-        return BufferedRandom(FileIO(descriptor, "r+"), READ_BYTES)
-    return BufferedReader(FileIO(descriptor), READ_BYTES)
+        return BufferedRandom(FileIO(descriptor, "r+"), BUFFER_BYTES)
+    return BufferedReader(FileIO(descriptor), BUFFER_BYTES)
 
 
 def encode_json(value: Any) -> bytes:

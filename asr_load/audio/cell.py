@@ -21,7 +21,7 @@ NAMES = ("path", "file", "file_name", "filename", "url", "src")
 BESIDE = ("clips", "wavs", "wav", "audio")
 """Folders that tables omit from file names, such as those of Common Voice and LJSpeech."""
 
-SUFFIXES = (
+AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".w64", ".caf", ".sph"),
     *(".m4a", ".aac", ".mp4", ".webm", ".amr", ".wma", ".mka", ".3gp"),
 )
@@ -31,6 +31,11 @@ overlooking them."""
 
 MAX_CELL_BYTES = 768 << 20
 """Maximum size of a recording in a row, which is held in memory."""
+
+
+def is_audio(file: str | Path) -> bool:
+    """Whether a file's suffix is one of audio."""
+    return Path(file).suffix.lower() in AUDIO_SUFFIXES
 
 
 def file_name(cell: Any) -> str | None:
@@ -58,7 +63,7 @@ def segment_of(row: dict[str, Any], cell: Any) -> tuple[float, float | None]:
     """Offset and length of a row's segment in its file, in seconds (length None: to the end). Audio inside a row is
     already cut. Raises InputError."""
     times = None if is_inside(cell) else segment_columns(tuple(row))
-    return times.of(row) if times else (0.0, None)
+    return times.segment(row) if times else (0.0, None)
 
 
 def find_audio(cell: Any, row: dict[str, Any], base: Path | None) -> bytes | Path | Url | None:
@@ -104,8 +109,8 @@ def _spellings(file: Path, base: Path) -> list[Path]:
     """The paths to try for a file name: unchanged, with Windows separators, in the BESIDE folders, with a suffix."""
     names = [file, *([Path(str(file).replace("\\", "/"))] if "\\" in str(file) else [])]
     names += [Path(folder) / name for name in names for folder in BESIDE if not name.is_absolute()]
-    if file.suffix.lower() not in SUFFIXES:
-        names += [name.with_name(name.name + suffix) for name in names if name.name for suffix in SUFFIXES]
+    if not is_audio(file):
+        names += [name.with_name(name.name + suffix) for name in names if name.name for suffix in AUDIO_SUFFIXES]
     return [base / name for name in names]
 
 

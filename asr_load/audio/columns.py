@@ -76,7 +76,7 @@ def pick_column(wanted: str | None, known: tuple[str, ...], present: list[str], 
 
 
 @dataclass(frozen=True)
-class _Times:
+class _TimeColumn:
     """A time column: its role, the rank of its name (0: preferred), and its unit in seconds."""
 
     name: str
@@ -84,7 +84,7 @@ class _Times:
     rank: int
     unit_s: float
 
-    def of(self, row: Mapping[str, Any]) -> float | None:
+    def seconds(self, row: Mapping[str, Any]) -> float | None:
         """The time of a row, in seconds; None for an empty cell. Raises InputError for a malformed time."""
         value = row.get(self.name)
         if _is_missing(value):
@@ -99,9 +99,9 @@ class _Times:
 class SegmentColumns:
     """The columns that define a row's segment of its file. Without `end` and `length`, it extends to the file's end."""
 
-    begin: _Times
-    end: _Times | None
-    length: _Times | None
+    begin: _TimeColumn
+    end: _TimeColumn | None
+    length: _TimeColumn | None
 
     @property
     def names(self) -> list[str]:
@@ -112,17 +112,17 @@ class SegmentColumns:
         value = row.get(self.begin.name)
         return not _is_missing(value) and not _is_date(value)
 
-    def of(self, row: Mapping[str, Any]) -> tuple[float, float | None]:
+    def segment(self, row: Mapping[str, Any]) -> tuple[float, float | None]:
         """Offset and length of the row's segment, in seconds (length None: to the end). Raises InputError."""
-        begin_s = self.begin.of(row) if self.cut(row) else None
+        begin_s = self.begin.seconds(row) if self.cut(row) else None
         if begin_s is None:
             return 0.0, None
-        length_s = self.length.of(row) if self.length else None
-        if self.end is not None and (end_s := self.end.of(row)) is not None:
+        length_s = self.length.seconds(row) if self.length else None
+        if self.end is not None and (end_s := self.end.seconds(row)) is not None:
             length_s = round(end_s - begin_s, 9)
         if length_s is not None and length_s < SHORTEST_S:
-            said = " and ".join(f"{name} {row.get(name)!r}" for name in self.names)
-            raise InputError(f"{said}: a segment must be at least {SHORTEST_S:g} s long")
+            times = " and ".join(f"{name} {row.get(name)!r}" for name in self.names)
+            raise InputError(f"{times}: a segment must be at least {SHORTEST_S:g} s long")
         return begin_s, length_s
 
 
@@ -132,9 +132,9 @@ def segment_columns(columns: tuple[str, ...]) -> SegmentColumns | None:
     start is the length of the file."""
     times = [parsed for name in columns if (parsed := _parse(name))]
 
-    def first(role: str, but: _Times | None = None) -> _Times | None:
-        found = [each for each in times if each.role == role and each != but]
-        return min(found, key=lambda each: (each.rank, -each.unit_s), default=None)
+    def first(role: str, but: _TimeColumn | None = None) -> _TimeColumn | None:
+        found = [column for column in times if column.role == role and column != but]
+        return min(found, key=lambda column: (column.rank, -column.unit_s), default=None)
 
     begin, end, length = first("begin"), first("end"), first("length")
     if begin is None:
@@ -171,14 +171,14 @@ def warning_of(unused: Iterable[str]) -> list[str]:
 
 
 @lru_cache(4096)
-def _parse(name: str) -> _Times | None:
+def _parse(name: str) -> _TimeColumn | None:
     """The time column that a name describes; None if its main word is not in _ROLES."""
     words = normal(_JOINED.sub(r"\1_\2", normal(name))).split("_")
     units = [_UNITS[word] for word in words if word in _UNITS]
     rest = [word for word in words if word not in _UNITS and word not in _FILLERS]
     if len(rest) != 1 or rest[0] not in _WORDS:
         return None
-    return _Times(name, *_WORDS[rest[0]], units[-1] if units else 1.0)
+    return _TimeColumn(name, *_WORDS[rest[0]], units[-1] if units else 1.0)
 
 
 def _is_missing(value: Any) -> bool:

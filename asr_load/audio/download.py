@@ -12,7 +12,7 @@ from asr_load.errors import InputError
 HUB_SCHEME = "hf"
 """URL scheme of files on the Hugging Face hub."""
 
-PATIENCE_S = 60.0
+DOWNLOAD_TIMEOUT_S = 60.0
 """Timeout of a download, in seconds without data."""
 
 NOTHING_THERE = (404, 410)
@@ -36,11 +36,11 @@ def fetch(url: Url) -> bytes | None:
     """Download a URL; None if nothing is there. Raises InputError if the download fails."""
     try:
         if urlsplit(url).scheme in ("http", "https"):
-            answer = requests.get(url, timeout=PATIENCE_S)
-            if answer.status_code in NOTHING_THERE:
+            response = requests.get(url, timeout=DOWNLOAD_TIMEOUT_S)
+            if response.status_code in NOTHING_THERE:
                 return None
-            answer.raise_for_status()
-            return answer.content
+            response.raise_for_status()
+            return response.content
         # Late: `datasets` takes a second to import. It knows hf://, s3://, archives, and the user's token.
         from datasets.utils.file_utils import xopen
 
@@ -62,7 +62,7 @@ def is_refused(error: BaseException) -> bool:
     # Late: local folders do not need it.
     from huggingface_hub.errors import GatedRepoError
 
-    return any(isinstance(each, GatedRepoError) or _status(each) in REFUSED for each in _causes(error))
+    return any(isinstance(cause, GatedRepoError) or _status(cause) in REFUSED for cause in _causes(error))
 
 
 def _status(error: BaseException) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from asr_load.audio import kaldi, tar
-from asr_load.audio.cell import SUFFIXES, check_place, file_name, find_audio, is_inside, segment_of, text_of
+from asr_load.audio.cell import check_place, file_name, find_audio, is_audio, is_inside, segment_of, text_of
 from asr_load.audio.clip import Recording, is_file
 from asr_load.audio.columns import (
     AUDIO_COLUMNS,
@@ -29,7 +29,7 @@ from asr_load.audio.manifest import is_manifest, read_rows, read_text
 from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
 from asr_load.errors import InputError
 
-DATASETS_SUFFIXES = (".parquet", ".arrow", tar.SUFFIX)
+DATASETS_SUFFIXES = (".parquet", ".arrow", tar.TAR_SUFFIX)
 """Suffixes of files that Hugging Face `datasets` stores rows in."""
 
 ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
@@ -86,9 +86,9 @@ def open_folder(path: Path, spec: DatasetSpec) -> Source | None:
         return None
     if spec.subset is not None:
         raise InputError(f"{path} is a folder of audio and has no subsets; remove --subset {spec.subset}")
-    for asked, option in ((spec.audio_column, "audio"), (spec.text_column, "text")):
-        if asked is not None and found.audio_column is None:
-            raise InputError(f"{path} has no table with columns; remove --{option}-column {asked}")
+    for column, option in ((spec.audio_column, "audio"), (spec.text_column, "text")):
+        if column is not None and found.audio_column is None:
+            raise InputError(f"{path} has no table with columns; remove --{option}-column {column}")
     return _source(where, found, spec)
 
 
@@ -103,7 +103,7 @@ def _walk(top: Path) -> dict[Path, list[Path]]:
             below.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        below[:] = sorted(each for each in below if not each.startswith((".", "__MACOSX")))
+        below[:] = sorted(child for child in below if not child.startswith((".", "__MACOSX")))
         folder = Path(name)
         folders[folder] = sorted(folder / file for file in files if not file.startswith("."))
     return dict(sorted(folders.items()))
@@ -113,7 +113,7 @@ def _one_file(path: Path, spec: DatasetSpec) -> _Found | None:
     if is_manifest(path):
         return _table(path, spec, path.stem)
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
+    if is_audio(path):
         return _of_files(path, [path], spec)
     if suffix in DATASETS_SUFFIXES:
         return None
@@ -133,7 +133,7 @@ def _in_split(top: Path, folders: list[Path], spec: DatasetSpec, also: Callable[
     kept = [folder for folder in folders if spec.split in folder.relative_to(top).parts or also(folder) == spec.split]
     if not kept:
         parts = {folder.relative_to(top).parts for folder in folders}
-        first = sorted({each[0] for each in parts if each})
+        first = sorted({names[0] for names in parts if names})
         has = f"it has: {', '.join(first)}" if first else f"it has no splits; remove --split {spec.split}"
         raise InputError(f"{top} has no split {spec.split!r}; {has}")
     return kept
@@ -184,7 +184,7 @@ def _choose(folder: Path, files: list[Path], spec: DatasetSpec) -> Path | None:
             found = named
             break
     if not found:
-        clips = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
+        clips = {file.stem for file in files if is_audio(file)}
         found = [file for file in files if file.stem not in clips and is_manifest(file)]
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:5]) + (", …" if len(found) > 5 else "")
@@ -236,7 +236,7 @@ def _in_tars(rows: list[_Row], names: list[str | None], folder: Path) -> list[_R
         audio = row.recording.audio
         return isinstance(audio, Path) and not is_file(audio)
 
-    archives = [file for file in folder.iterdir() if file.suffix.lower() == tar.SUFFIX]
+    archives = [file for file in folder.iterdir() if file.suffix.lower() == tar.TAR_SUFFIX]
     if not archives or not any(map(is_missing, rows)):
         return rows
     members, placed = tar.Members(archives), []
@@ -284,7 +284,7 @@ def _transcripts(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) 
         return None
     rows = []
     for folder in _in_split(top, found, spec, lambda _: None):
-        audio = {file.stem: file for file in folders[folder] if file.suffix.lower() in SUFFIXES}
+        audio = {file.stem: file for file in folders[folder] if is_audio(file)}
         for file in folders[folder]:
             if file.name.endswith(TRANSCRIPTS):
                 for line in filter(str.strip, read_text(file).splitlines()):
@@ -295,16 +295,14 @@ def _transcripts(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) 
 
 def _bare(top: Path, folders: dict[Path, list[Path]], spec: DatasetSpec) -> _Found | None:
     """Read every audio file, by name, with the text of the .txt file next to it, if there is one."""
-    with_audio = [folder for folder, files in folders.items() if any(file.suffix.lower() in SUFFIXES for file in files)]
+    with_audio = [folder for folder, files in folders.items() if any(is_audio(file) for file in files)]
     if not with_audio:
         what = "audio files, manifest (.jsonl, .json, .csv, .tsv), Kaldi wav.scp, parquet or tar files"
         archive = next((file for files in folders.values() for file in files if file.suffix.lower() in ARCHIVES), None)
         also = f"; unpack {archive.name} first" if archive else ""
         raise InputError(f"{top} is not a data set: it and its subfolders have no {what}{also}")
     kept = _in_split(top, with_audio, spec, lambda _: None)
-    return _of_files(
-        top, [file for folder in kept for file in folders[folder] if file.suffix.lower() in SUFFIXES], spec
-    )
+    return _of_files(top, [file for folder in kept for file in folders[folder] if is_audio(file)], spec)
 
 
 def _of_files(top: Path, files: list[Path], spec: DatasetSpec) -> _Found:
@@ -312,14 +310,14 @@ def _of_files(top: Path, files: list[Path], spec: DatasetSpec) -> _Found:
         raise InputError(f"{top} is one file and has no splits; remove --split {spec.split}")
     rows = []
     for file in files:
-        beside = file.with_suffix(".txt")
-        rows.append(_Row(Recording(file.stem, read_text(beside).strip() if is_file(beside) else "", file)))
+        text = file.with_suffix(".txt")
+        rows.append(_Row(Recording(file.stem, read_text(text).strip() if is_file(text) else "", file)))
     texts = sum(bool(row.recording.text) for row in rows)
     notes = [f"no manifest; read the text of {texts} of {len(rows)} files from the .txt next to each"]
     return _Found(rows, notes if texts else ["no manifest and no .txt next to the audio: no transcripts, so no WER"])
 
 
-class _Rows:
+class _Recordings:
     def __init__(self, rows: list[_Row], state: dict[str, Any] | None, allow_outside: bool) -> None:
         self._rows, self._allow_outside = rows, allow_outside
         self._taken = state["taken"] if state else 0
@@ -350,14 +348,14 @@ def _source(folder: Path, found: _Found, spec: DatasetSpec) -> Source:
     state = hashlib.sha256()
     archive = cache(fingerprint)
     for row in found.rows:
-        of = row.recording
+        recording = row.recording
         if not spec.allow_outside:
             try:
-                check_place(of.audio, [folder if folder.is_dir() else folder.parent, *found.roots])
+                check_place(recording.audio, [folder if folder.is_dir() else folder.parent, *found.roots])
             except InputError as error:
                 raise InputError(f"--dataset {spec.dataset}: {error}") from None
-        file = fingerprint(of.audio) if isinstance(of.audio, Path) and is_file(of.audio) else None
-        state.update(repr((of.id, of.text, file, of.offset_s, of.length_s)).encode())
+        file = fingerprint(recording.audio) if isinstance(recording.audio, Path) and is_file(recording.audio) else None
+        state.update(repr((recording.id, recording.text, file, recording.offset_s, recording.length_s)).encode())
         if isinstance(row.cell, tar.Member):
             state.update(repr((archive(row.cell.archive), row.cell.at, row.cell.size)).encode())
         elif row.cell is not None:
@@ -373,5 +371,9 @@ def _source(folder: Path, found: _Found, spec: DatasetSpec) -> Source:
         "state": state.hexdigest(),
     }
     return Source(
-        origin, lambda state: _Rows(found.rows, state, spec.allow_outside), len(found.rows), found.notes, found.warnings
+        origin,
+        lambda state: _Recordings(found.rows, state, spec.allow_outside),
+        len(found.rows),
+        found.notes,
+        found.warnings,
     )

@@ -26,7 +26,7 @@ from asr_load.audio.columns import (
 )
 from asr_load.audio.download import CURE, Url, fetch, is_refused
 from asr_load.audio.source import DatasetSpec, Source, fingerprint, is_saved
-from asr_load.audio.tar import SUFFIX, TarSamples, in_order
+from asr_load.audio.tar import TAR_SUFFIX, TarSamples, in_order
 from asr_load.errors import InputError
 from asr_load.text import striker
 
@@ -160,7 +160,7 @@ def _open_converted(spec: DatasetSpec, notes: list[str]) -> Source:
             found.setdefault(config, {}).setdefault(split.removeprefix("partial-"), []).append(file)
     if not found:
         raise InputError(f"--dataset {spec.dataset}: {CONVERTED} holds no parquet files")
-    config, splits, said = _choose(list(found), None, lambda config: list(found[config]), spec, local=False)
+    config, splits, choice = _choose(list(found), None, lambda config: list(found[config]), spec, local=False)
     parts = [
         datasets.load_dataset(
             "parquet",
@@ -172,11 +172,11 @@ def _open_converted(spec: DatasetSpec, notes: list[str]) -> Source:
         for split in splits
     ]
     if any(file.split("/")[1].startswith("partial-") for split in splits for file in found[config][split]):
-        said.append(f"{CONVERTED} contains only the first 5 GB of the data set")
+        choice.append(f"{CONVERTED} contains only the first 5 GB of the data set")
     state = [commit, *(file for split in splits for file in found[config][split])]
     which: dict[str, Any] = {"subset": config, "split": "+".join(splits), "state": _digest(state)}
     which |= {"revision": spec.revision, "commit": commit}
-    return _source(parts, None, spec, which, [*notes, *said])
+    return _source(parts, None, spec, which, [*notes, *choice])
 
 
 def _choose(
@@ -234,7 +234,7 @@ def _open_files(path: Path, spec: DatasetSpec) -> Source:
 
 def _open_file(path: Path) -> Any:
     suffix = path.suffix.lower()
-    if suffix == SUFFIX:
+    if suffix == TAR_SUFFIX:
         return TarSamples([str(path)])
     kind, at_once = ("parquet", {"batch_size": ROWS_AT_ONCE}) if suffix == ".parquet" else ("arrow", {})
     return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **at_once)
@@ -282,7 +282,7 @@ def _source(parts: list[Any], base: Path | None, spec: DatasetSpec, which: dict[
         "audio_column": audio_column,
         "segment_columns": segments,
     }
-    return Source(origin, lambda state: _Rows(spec.dataset, parts, recording, state), None, notes, warnings)
+    return Source(origin, lambda state: _Recordings(spec.dataset, parts, recording, state), None, notes, warnings)
 
 
 def _times(part: Any, columns: list[str], audio_column: str) -> tuple[list[str], list[str]]:
@@ -297,7 +297,7 @@ def _times(part: Any, columns: list[str], audio_column: str) -> tuple[list[str],
     return segments.names if segments and segments.cut(row) else [], warning_of(unused_times(row))
 
 
-class _Rows:
+class _Recordings:
     """Rows of several data sets in turn. Uses the state of `datasets`, so that resuming does not read files again."""
 
     def __init__(
@@ -337,8 +337,8 @@ class _Rows:
 def _cannot_be_read(what: str, error: Exception) -> InputError:
     # The data set is known to exist. `datasets` reports refused access as "not found" and drops the cause.
     refused = isinstance(error, datasets.exceptions.DatasetNotFoundError) or is_refused(error)
-    said = _first_line(error) + (f" ({CURE})" if refused else "")
-    return InputError(f"--dataset {what}: cannot be read: {said}")
+    reason = _first_line(error) + (f" ({CURE})" if refused else "")
+    return InputError(f"--dataset {what}: cannot be read: {reason}")
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 
 LINES, TABLES, JSON = (".jsonl", ".ndjson"), (".csv", ".tsv"), ".json"
-SUFFIXES = (*LINES, *TABLES)
+TABLE_SUFFIXES = (*LINES, *TABLES)
 """Suffixes of files that are always manifests. For .json files (NeMo uses it for JSON lines) the content decides. A
 metadata.parquet next to audio is also a manifest, as in `datasets`."""
 
@@ -43,7 +43,7 @@ def is_manifest(file: Path) -> bool:
                 return False
         row = first[0] if isinstance(first, list) and first else first
         return isinstance(row, dict) and names_audio(row)
-    return suffix in SUFFIXES or file.name.lower() == "metadata.parquet"
+    return suffix in TABLE_SUFFIXES or file.name.lower() == "metadata.parquet"
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def _delimiter(header: str, usual: str) -> str:
     def names(delimiter: str) -> set[str]:
         return {name.strip().strip('"') for name in header.split(delimiter)}
 
-    return next((each for each in usual + DELIMITERS if names_audio(names(each))), usual)
+    return next((delimiter for delimiter in usual + DELIMITERS if names_audio(names(delimiter))), usual)
 
 
 def _parquet(file: Path) -> list[dict[str, Any]]:

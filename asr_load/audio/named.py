@@ -60,19 +60,22 @@ def resolve(spec: DatasetSpec) -> tuple[DatasetSpec, str]:
         return spec, "en"
     name = _with_code(spec.dataset.removeprefix(PREFIX))
     if name not in NAMED:
-        near = [known for known in NAMED if known.partition(":")[0] == name.partition(":")[0]] or list(
-            dict.fromkeys(f"{first}:…" if rest else first for first, _, rest in (each.partition(":") for each in NAMED))
+        families = {known.partition(":")[0]: ":…" if ":" in known else "" for known in NAMED}
+        family = name.partition(":")[0]
+        near = [known for known in NAMED if known.partition(":")[0] == family]
+        names = near or [f"{family}{rest}" for family, rest in families.items()]
+        raise InputError(
+            f"--dataset {spec.dataset}: unknown preset; use {', '.join(PREFIX + known for known in names)}"
         )
-        raise InputError(f"--dataset {spec.dataset}: unknown preset; use {', '.join(PREFIX + known for known in near)}")
     known = NAMED[name]
-    own = replace(
+    resolved = replace(
         spec,
         dataset=known.dataset,
         subset=spec.subset or known.subset,
         split=spec.split or known.split,
         text_column=spec.text_column or known.text,
     )
-    return own, known.language
+    return resolved, known.language
 
 
 def _with_code(name: str) -> str:

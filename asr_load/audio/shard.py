@@ -184,8 +184,8 @@ def _how_to_prepare(folder: Path) -> str:
     if not (raw or on_hub or named.startswith("preset:")):
         return f"prepare it: {command('prepare')} --dataset DATASET --out {shlex.quote(named)}"
     # Never suggest writing into a folder of recordings.
-    own = folder.resolve().stem if folder.is_file() else folder.resolve().name.removeprefix("preset:")
-    name = re.sub(r"[^\w.-]+", "-", own) or "NAME"
+    base = folder.resolve().stem if folder.is_file() else folder.resolve().name.removeprefix("preset:")
+    name = re.sub(r"[^\w.-]+", "-", base) or "NAME"
     return f"prepare it: {command('prepare')} --dataset {shlex.quote(named)} --out asr_data/{name}"
 
 

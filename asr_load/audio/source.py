@@ -34,7 +34,7 @@ class DatasetSpec:
     """Branch, tag or commit of a data set on the hub."""
 
 
-class Rows(Protocol):
+class Recordings(Protocol):
     """Recordings in order, from the start or from an earlier `state`. Ids may repeat: see UniqueIds."""
 
     def __iter__(self) -> Iterator[Recording]: ...
@@ -48,11 +48,11 @@ class Rows(Protocol):
 class Source:
     """The rows of a data set. `origin` identifies them in the manifest: the same rows give the same `origin`.
 
-    `rows(state)` continues from a `state` of Rows, or starts at the first row for None.
+    `rows(state)` continues from a `state` of Recordings, or starts at the first row for None.
     """
 
     origin: dict[str, Any]
-    rows: Callable[[dict[str, Any] | None], Rows]
+    rows: Callable[[dict[str, Any] | None], Recordings]
     total: int | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

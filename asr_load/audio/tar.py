@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asr_load.audio.cell import SUFFIXES
+from asr_load.audio.cell import AUDIO_SUFFIXES
 from asr_load.decode import decode
 from asr_load.errors import InputError
 
-SUFFIX = ".tar"
+TAR_SUFFIX = ".tar"
 TEXTS = (".txt", ".text", ".transcript", ".transcription", ".lab", ".cls", ".id")
 """Suffixes of a sample's files that become text columns."""
 
@@ -55,11 +55,11 @@ def samples(file: str) -> Iterator[dict[str, Any]]:
 
 def _add(row: dict[str, Any], name: str, column: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     suffix = Path(name).suffix.lower()
-    if suffix not in (*SUFFIXES, *TEXTS, ".json"):
+    if suffix not in (*AUDIO_SUFFIXES, *TEXTS, ".json"):
         return
-    content = archive.extractfile(member)
-    data = content.read() if content else b""
-    if suffix in SUFFIXES:
+    file = archive.extractfile(member)
+    data = file.read() if file else b""
+    if suffix in AUDIO_SUFFIXES:
         row["audio"] = {"bytes": data, "path": name}
         return
     try:
@@ -67,7 +67,7 @@ def _add(row: dict[str, Any], name: str, column: str, archive: tarfile.TarFile, 
     except ValueError as error:
         raise InputError(f"{name} is not {'JSON' if suffix == '.json' else 'text in UTF-8'} ({error})") from None
     if isinstance(value, dict):
-        row |= {field: each for field, each in value.items() if field not in row and field != "audio"}
+        row |= {field: content for field, content in value.items() if field not in row and field != "audio"}
     else:
         row[column] = value
 
