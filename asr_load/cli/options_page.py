@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from string import Template
 
 from asr_load.errors import OneLineParser
-from asr_load.options.option import Option, Values
+from asr_load.options.option import Option
 from asr_load.options.parser import LOAD
 from asr_load.options.table import GROUPS, SEARCH_OPTIONS, SHAPE_OPTIONS
 from asr_load.results.slo import GOODPUT, OF_VALUES
@@ -73,7 +73,7 @@ def _names(option: Option) -> str:
 
 
 def _value(option: Option) -> str:
-    if option.values is Values.FLAG:
+    if option.action == "store_true":
         return ""
     return "|".join(option.choices) or option.metavar or option.dest.upper()
 

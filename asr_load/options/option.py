@@ -5,21 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from asr_load.errors import InputError
-
-
-class Values(Enum):
-    """How many values an option takes, by its argparse keywords."""
-
-    ONE = ""
-    FLAG = "store_true"
-    REPEATED = "append"
-    """One value each time the option is given."""
-    SEVERAL = "+"
-
 
 Check = Callable[[Any], str]
 """Takes an option's value and returns what it must be; an empty string accepts the value."""
@@ -42,7 +30,10 @@ class Option:
     default: Any = ""
     choices: Sequence[str] = ()
     metavar: str | None = None
-    values: Values = Values.ONE
+    action: str = ""
+    """argparse's `append`, for a value each time the option is given, or `store_true`; empty for `store`."""
+    nargs: str = ""
+    """argparse's `+`, for several values; empty for one."""
     check: Check = lambda _: ""
     in_form: bool = False
     """Whether the web form shows it."""

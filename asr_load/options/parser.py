@@ -13,7 +13,7 @@ import msgspec
 from locust.argument_parser import LocustArgumentParser
 
 from asr_load.errors import InputError
-from asr_load.options.option import Option, Values
+from asr_load.options.option import Option
 from asr_load.options.table import GROUPS, PER_USER_CLASS
 
 LOAD = "Load"
@@ -40,17 +40,11 @@ def add_to_group(parser: LocustArgumentParser, title: str, options: Iterable[Opt
 
 
 def _keywords(option: Option) -> dict[str, Any]:
-    match option.values:
-        case Values.FLAG:
-            return {"action": "store_true"}
-        case Values.REPEATED:
-            values = {"action": "append"}
-        case Values.SEVERAL:
-            values = {"nargs": "+"}
-        case Values.ONE:
-            values = {}
-    choices = {"choices": option.choices} if option.choices else {}
-    return {"default": option.default, "type": option.type, "metavar": option.metavar, **choices, **values}
+    if option.action == "store_true":
+        return {"action": option.action}
+    optional = {"action": option.action, "nargs": option.nargs, "choices": option.choices}
+    given = {name: value for name, value in optional.items() if value}
+    return {"default": option.default, "type": option.type, "metavar": option.metavar, **given}
 
 
 def parse_value(action: Action, words: list[str]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asr_load.apis import APIS
 from asr_load.apis.envelopes import ENVELOPES, TEXT_FORMATS
 from asr_load.apis.presets import PRESET_NAMES
-from asr_load.options.option import Group, Option, Values, at_least, between, positive_seconds, seconds
+from asr_load.options.option import Group, Option, at_least, between, positive_seconds, seconds
 from asr_load.schedule.arrivals import PROCESSES
 from asr_load.shipped import SAMPLE
 from asr_load.stream.record import Amount, Number
@@ -70,7 +70,7 @@ GROUPS: tuple[Group, ...] = (
                    "may end in `/v1`, `/v1/models` or the path of the API. If it has any other path, the error prints "
                    "the options to use. A user and password in `--host` become a header. Files and reports show a key "
                    "in the query of `--endpoint` as `***`."),
-        Option("--header", values=Values.REPEATED, default=[], metavar="'NAME: VALUE'",
+        Option("--header", action="append", default=[], metavar="'NAME: VALUE'",
                in_run_json="header_names", json_type=list[str], secret=True,
                help="Additional HTTP header, also as NAME=VALUE; repeatable"),
         Option("--extra-body", aliases=("--extra-request-body",), metavar="JSON",
@@ -85,7 +85,7 @@ GROUPS: tuple[Group, ...] = (
                    "`--cert` on its own machine."),
         Option("--cert", metavar="FILE",
                help="Client certificate and key (PEM), in one file or as CERT,KEY"),
-        Option("--insecure", values=Values.FLAG, default=False, in_run_json="insecure", json_type=bool,
+        Option("--insecure", action="store_true", default=False, in_run_json="insecure", json_type=bool,
                help="Accept any server certificate without verifying it",
                explanation="The summary then says that the certificate was not verified."),
         Option("--proxy", metavar="URL", in_run_json="proxy",
@@ -107,11 +107,11 @@ GROUPS: tuple[Group, ...] = (
                help="Wait up to S seconds for the server to become ready",
                explanation="The test polls `/health`, or `/v1/models` if there is no `/health`, and prints what it "
                    "waits for."),
-        Option("--flush-cache", values=Values.FLAG, default=False,
+        Option("--flush-cache", action="store_true", default=False,
                help="Empty SGLang's cache before the test",
                explanation="It posts to `/flush_cache`, which SGLang accepts only when it is idle. SGLang keeps its "
                    "cache of audio embeddings: use `--unique` to make clips new."),
-        Option("--no-preflight", values=Values.FLAG, default=False,
+        Option("--no-preflight", action="store_true", default=False,
                help="Start without a trial request, and without asking the server for its model",
                explanation="Otherwise the test sends one trial request that no metric or record includes, and a "
                    "second one if the first fails. If both fail, the test ends with exit code 2 and the server's "
@@ -211,27 +211,27 @@ GROUPS: tuple[Group, ...] = (
                explanation="[Metrics](metrics.md) describes the four."),
     )),
     Group("Limits", "what the run must meet to pass; latencies in ms, or with a unit: 500, 500ms, 0.5s", (
-        Option("--slo", values=Values.REPEATED, default=[], metavar="METRIC:STAT:LIMIT",
+        Option("--slo", action="append", default=[], metavar="METRIC:STAT:LIMIT",
                in_form=True, in_run_json="slos", json_type=list[str],
                help="Limit over all requests, for example ttft:p95:500; repeatable",
                explanation="A latency limit below 5 needs a unit, here and in `--goodput`. Use `wer:mean`, "
                    "`cer:mean`, `errors:rate`, and `mean`, `max` or a percentile (`p95`, `p99.9`) of these "
                    "[metrics](metrics.md): $slo_metrics."),
-        Option("--goodput", values=Values.SEVERAL, default=[], metavar="METRIC:LIMIT",
+        Option("--goodput", nargs="+", default=[], metavar="METRIC:LIMIT",
                in_form=True, in_run_json="goodput", json_default="",
                help="Limits that each request must meet to count as goodput, for example ttft:500 tpot:40",
                explanation="The summary reports the requests per second that met them. Metrics: $goodput_metrics."),
-        Option("--allow-client-bound", values=Values.FLAG, default=False,
+        Option("--allow-client-bound", action="store_true", default=False,
                in_run_json="allow_client_bound", json_type=bool,
                help="Let a client-bound run pass if its SLOs hold"),
-        Option("--allow-lost-workers", values=Values.FLAG, default=False,
+        Option("--allow-lost-workers", action="store_true", default=False,
                in_run_json="allow_lost_workers", json_type=bool,
                help="Let a run that lost a worker pass if its SLOs hold"),
     )),
     Group("Output", "what is stored, and where", (
         Option("--results", aliases=("--result-dir",), metavar="DIR",
                help="Folder for the results (default: results/DATE-TIME)"),
-        Option("--metadata", values=Values.REPEATED, default=[], metavar="KEY=VALUE",
+        Option("--metadata", action="append", default=[], metavar="KEY=VALUE",
                in_run_json="metadata", json_type=dict[str, str], json_default={},
                help="Note to store with the results, for example gpu=H100; repeatable",
                explanation="Stored in `run.json` and `summary.json`, and printed in the summary."),
@@ -244,13 +244,13 @@ GROUPS: tuple[Group, ...] = (
                explanation="The limit includes the wait for the first byte."),
         Option("--total-timeout", type=float, default=600.0, metavar="S", check=positive_seconds,
                help="Time limit for a whole response, in seconds"),
-        Option("--allow-host", values=Values.REPEATED, default=[], metavar="URL",
+        Option("--allow-host", action="append", default=[], metavar="URL",
                help="Another server that may receive the API key and headers; repeatable",
                explanation="Without it, only the server in `--host` receives them; see [SECURITY.md](../SECURITY.md)."),
         Option("--fleet-token-file", metavar="FILE",
                help="File with the token that master and workers share (default: the variable ASR_LOAD_FLEET_TOKEN)",
                explanation="See [several machines](distributed.md)."),
-        Option("--web-allow-host", values=Values.REPEATED, default=[], metavar="NAME",
+        Option("--web-allow-host", action="append", default=[], metavar="NAME",
                help="Another host name at which the web UI may be opened; repeatable",
                explanation="For example the name of a reverse proxy in front of it."),
         Option("--connections", choices=("keep", "new"), default="keep", in_run_json="connections", comparable=True,
