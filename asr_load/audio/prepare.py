@@ -39,6 +39,8 @@ from asr_load.audio.shard import (
     ShardInfo,
     SkippedClips,
     file_sha256,
+    read_manifest,
+    verify,
     write_shard,
 )
 from asr_load.audio.source import Source, UniqueIds
@@ -55,16 +57,16 @@ class Block(msgspec.Struct):
     """The result of a block of rows, kept as JSON next to its shard until the folder is complete."""
 
     ids: list[str]
-    clips: int
-    clips_with_text: int
-    audio_s: float
-    sha256: str
-    skipped: list[tuple[str, str]]
-    """(reason, id) of each skipped row."""
-    notes: list[tuple[str, str]]
-    """(note, id) for each kept row with something to report."""
     resume: dict[str, Any]
     """The source's state after this block's rows."""
+    clips: int = 0
+    clips_with_text: int = 0
+    audio_s: float = 0.0
+    sha256: str = ""
+    skipped: list[tuple[str, str]] = []
+    """(reason, id) of each skipped row."""
+    notes: list[tuple[str, str]] = []
+    """(note, id) for each kept row with something to report."""
     recordings: int = 0
     """Number of kept rows; `clips` is higher if long recordings were cut."""
 
@@ -127,15 +129,12 @@ class _Kind(msgspec.Struct):
 
 
 def _already_whole(out: Path, source: Source, options: Options) -> Manifest | None:
-    try:
-        manifest = decode((out / MANIFEST).read_bytes(), Manifest)
-    except (OSError, Malformed):
-        return None
-    same = (manifest.format, manifest.source, manifest.options) == (FORMAT, source.origin, options)
-    intact = same and all(
-        (out / shard.file).is_file() and file_sha256(out / shard.file) == shard.sha256 for shard in manifest.shards
-    )
-    return manifest if intact else None
+    with contextlib.suppress(InputError):
+        manifest = read_manifest(out)
+        if (manifest.format, manifest.source, manifest.options) == (FORMAT, source.origin, options):
+            verify(out, manifest)
+            return manifest
+    return None
 
 
 def _open_partial(partial: Path, job: bytes) -> None:
@@ -226,7 +225,7 @@ def _note(block: Block, id: str, note: str) -> None:
 
 def convert_block(recordings: list[Recording], resume: dict[str, Any], rules: Rules, path: Path) -> Block:
     """Convert a block's rows to a shard at `path`. Writes its description, as .json next to it, last."""
-    block = Block([row.id for row in recordings], 0, 0, 0.0, "", [], [], resume)
+    block = Block([row.id for row in recordings], resume)
 
     def clips() -> Iterator[Clip]:
         for recording in recordings:
