@@ -65,7 +65,7 @@ def measure() -> Iterator[Row]:
     environment = Environment()
     runner = environment.create_local_runner()
     stats.set_up(environment)
-    records, live, rows = made_up(RECORDS), Live(0.0), stats.Rows(environment, "/v1/x")
+    records, live, rows = made_up(RECORDS), Live(0.0), stats.LocustRows(environment, "/v1/x")
 
     def ours() -> None:
         together = CHUNKS // TOKENS

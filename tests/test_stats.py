@@ -27,7 +27,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
 
 
 def test_aggregated_row_counts_only_requests(environment: Environment) -> None:
-    stats.Rows(environment, "/v1/x").add([record(0), record(1, e2el=0.8), failure(2, "http_500")])
+    stats.LocustRows(environment, "/v1/x").add([record(0), record(1, e2el=0.8), failure(2, "http_500")])
     post = environment.stats.get("/v1/x", "POST")
     total = environment.stats.total
     for name in ("num_requests", "num_failures", "median_response_time", "max_response_time", "total_response_time"):
@@ -39,14 +39,14 @@ def test_aggregated_row_counts_only_requests(environment: Environment) -> None:
 
 
 def test_failure_has_no_latency_in_any_row(environment: Environment) -> None:
-    stats.Rows(environment, "/v1/x").add([failure(0, "cut", ttft=9.0, e2el=9.0, chunks=1)])
+    stats.LocustRows(environment, "/v1/x").add([failure(0, "cut", ttft=9.0, e2el=9.0, chunks=1)])
     assert list(environment.stats.entries) == [("/v1/x", "POST")]
     assert environment.stats.get("/v1/x", "POST").max_response_time == 0
     assert [str(error.error) for error in environment.stats.errors.values()] == ["cut: why"]
 
 
 def test_errors_that_differ_by_an_id_share_a_row_and_rows_are_bounded(environment: Environment) -> None:
-    rows = stats.Rows(environment, "/v1/x")
+    rows = stats.LocustRows(environment, "/v1/x")
     rows.add([failure(n, "stream_error", error=f"request {n:032x} failed at {10**9 + n}") for n in range(9)])
     assert [(str(error.error), error.occurrences) for error in environment.stats.errors.values()] == [
         ("stream_error: request … failed at …", 9)
@@ -85,7 +85,7 @@ def test_values_logged_in_batches_equal_one_event_each(
         nonlocal now
         now = float(int(environment.stats.start_time)) + 10
         for records in (made[:2], made[2:3], made[3:]):
-            stats.Rows(environment, path).add(records)
+            stats.LocustRows(environment, path).add(records)
             now += 3
         return [entry for (name, _), entry in environment.stats.entries.items() if name.startswith(path)]
 
@@ -110,7 +110,7 @@ def test_old_counts_per_second_are_dropped_unless_locust_needs_them(
     monkeypatch.setattr("time.time", lambda: now)
     for _ in range(200):
         now += 1
-        stats.Rows(environment, "/v1/x").add([record(0), failure(1, "cut")])
+        stats.LocustRows(environment, "/v1/x").add([record(0), failure(1, "cut")])
         locust_internals.forget_old_seconds(environment)
     post = environment.stats.get("/v1/x", "POST")
     assert (post.num_requests, post.num_failures) == (400, 200)

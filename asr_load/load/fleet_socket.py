@@ -231,7 +231,7 @@ class _Exception(msgspec.Struct):
     traceback: str
 
 
-LOCUSTS: dict[str, Any] = {
+FROM_WORKERS: dict[str, Any] = {
     "client_ready": str,
     "heartbeat": _Heartbeat,
     "stats": _Stats,
@@ -248,7 +248,7 @@ def _why_invalid(sender: str, msg: Message) -> str:
         return "it sent a malformed message"
     if msg.node_id != sender:
         return f"it sent a {msg.type!r} message in the name of {msg.node_id}"
-    content = msgspec.convert(msg.data, LOCUSTS[msg.type], strict=False) if msg.type in LOCUSTS else None
+    content = msgspec.convert(msg.data, FROM_WORKERS[msg.type], strict=False) if msg.type in FROM_WORKERS else None
     if isinstance(content, _Logs) and content.worker_id != sender:
         return f"it sent the log of {content.worker_id}"
     return ""

@@ -32,7 +32,7 @@ WRITTEN_FOR = "2.47.0"
 READ_S = 60
 """Seconds of Locust's counts to keep. Its rates use about ten seconds before the last request."""
 
-PATIENCE_S = 10
+HEARTBEAT_PATIENCE_S = 10
 """Seconds that a master waits for a worker's heartbeat before it declares the worker missing."""
 
 
@@ -144,9 +144,9 @@ def remember_defaults() -> None:
 
 
 def wait_longer_for_heartbeats() -> None:
-    """Let a master wait PATIENCE_S for each heartbeat. A worker on a busy machine may need more than Locust's three
-    seconds to start a test, and the master would stop it because "the last worker went missing"."""
-    locust.runners.HEARTBEAT_LIVENESS = PATIENCE_S // locust.runners.HEARTBEAT_INTERVAL
+    """Let a master wait longer for each heartbeat. A worker on a busy machine may need more than Locust's three seconds
+    to start a test, and the master would stop it because "the last worker went missing"."""
+    locust.runners.HEARTBEAT_LIVENESS = HEARTBEAT_PATIENCE_S // locust.runners.HEARTBEAT_INTERVAL
 
 
 def own_signals(fork_child: Callable[[Callable[[], int]], int], after_fork: Callable[..., None]) -> None:

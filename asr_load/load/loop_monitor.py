@@ -25,13 +25,13 @@ TICK_S = 0.02
 RECENT = int(10 / TICK_S)
 """Number of samples in ten seconds."""
 COLLECT_EVERY_S = 30.0
-PATIENCE_S = 0.005
+IO_PATIENCE_S = 0.005
 
 
 def yield_to_io() -> None:
     """Wait until no socket has data, but at most 5 ms."""
     try:
-        with gevent.Timeout(PATIENCE_S) as patience:
+        with gevent.Timeout(IO_PATIENCE_S) as patience:
             gevent.idle()
     except gevent.Timeout as error:
         if error is not patience:

@@ -25,7 +25,7 @@ class Publisher:
     ) -> None:
         self._environment, self._show = environment, show
         self._rows = {
-            user_class: stats.Rows(environment, name) for user_class, name in stats.row_names(targets).items()
+            user_class: stats.LocustRows(environment, name) for user_class, name in stats.row_names(targets).items()
         }
         self._waiting: deque[tuple[Record, bytes]] = deque()
 

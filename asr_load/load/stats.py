@@ -89,7 +89,7 @@ def other_failures(runner: Runner, targets: Targets) -> int:
     return failed + sum(exception["count"] for exception in runner.exceptions.values())
 
 
-class Rows:
+class LocustRows:
     """The rows of one path in Locust's statistics."""
 
     def __init__(self, environment: Environment, path: str) -> None:
