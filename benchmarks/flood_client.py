@@ -17,7 +17,7 @@ import gevent
 import requests
 
 from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.audio.shard import Shards
 from asr_load.http import socket_reader
 from asr_load.http.attempt import ExchangeConfig

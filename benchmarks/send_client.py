@@ -24,7 +24,7 @@ import requests
 
 from asr_load.apis.api import RequestFields
 from asr_load.apis.chat import Chat
-from asr_load.apis.request import TranscriptionRequest, request_headers
+from asr_load.apis.transcription_request import TranscriptionRequest, request_headers
 from asr_load.audio.dither import new_dither
 from asr_load.audio.shard import Shards
 from asr_load.http.attempt import ExchangeConfig

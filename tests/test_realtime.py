@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from asr_load.apis.realtime import RealtimeRequest
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
 from asr_load.http.attempt import ExchangeConfig, never_sent
 from asr_load.http.timeouts import Timeouts

@@ -13,7 +13,7 @@ from gevent import GreenletExit
 
 from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.realtime import RealtimeRequest
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
 from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection

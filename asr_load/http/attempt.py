@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import gevent
 
 from asr_load.apis.envelopes import unwrap
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.http.connection import UserConnection
 from asr_load.http.failure import Failure, client_want
 from asr_load.http.timeouts import Timeouts

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from requests import PreparedRequest, Request, Session
 
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.http import hooks
 from asr_load.http.attempt import Attempt, ExchangeConfig
 from asr_load.http.collector import UNTIL_CLOSE

@@ -22,7 +22,7 @@ import gevent
 import requests
 from gevent.server import StreamServer
 
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.errors import InputError
 from asr_load.http import socket_reader
 from asr_load.http.attempt import ExchangeConfig

@@ -16,7 +16,7 @@ from locust.exception import StopUser
 from locust.runners import STATE_RUNNING, Runner
 from requests import Session
 
-from asr_load.apis.request import TranscriptionRequest, request_headers
+from asr_load.apis.transcription_request import TranscriptionRequest, request_headers
 from asr_load.http.attempt import ExchangeConfig, never_sent
 from asr_load.http.connection import PAUSE_S, Connections, UserConnection
 from asr_load.http.self_check import Reader

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from asr_load.apis.realtime import RealtimeRequest, session_url
-from asr_load.apis.request import TranscriptionRequest, request_headers
+from asr_load.apis.transcription_request import TranscriptionRequest, request_headers
 from asr_load.audio.clip import Clip
 from asr_load.audio.dither import NO_DITHER, Pieces, new_dither
 from asr_load.audio.encode import re_encoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from locust import HttpUser, constant, task
 from locust.env import Environment
 
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.http.connection import UserConnection
 from asr_load.load import lifecycle  # noqa: F401 (attaches asr-load to Locust)
 from asr_load.load.plugin import current_run, started_run

@@ -16,8 +16,8 @@ import numpy as np
 from requests import Session
 
 from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
-from asr_load.apis.request import TranscriptionRequest
 from asr_load.apis.transcript import ServerEvent, Transcript, error_text, read_event
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.http.attempt import Attempt, ExchangeConfig
 from asr_load.http.connection import UserConnection, place_of
 from asr_load.http.exchange import exchange, over_http, prepare

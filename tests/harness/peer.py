@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import requests
 import trustme
 
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.http import socket_reader
 from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection

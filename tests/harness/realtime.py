@@ -15,7 +15,7 @@ from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_sockets
 
 from asr_load.apis.realtime import RealtimeOptions, RealtimeRequest
-from asr_load.apis.request import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
 from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
