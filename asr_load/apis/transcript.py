@@ -161,7 +161,7 @@ class Transcript:
         known = [count for count in counts if count is not None]
         return count_in(sum(known)) if known and len(known) == len(counts) else None
 
-    def arrival(self, position: int) -> int | None:  # noqa: ARG002
+    def time_of(self, position: int) -> int | None:  # noqa: ARG002
         """None: it is unknown when a part of the text arrived, because later texts may replace it."""
         return None
 

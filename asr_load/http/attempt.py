@@ -49,7 +49,7 @@ class Content(Protocol):
     @property
     def output_tokens(self) -> int | None: ...
 
-    def arrival(self, position: int) -> int | None:
+    def time_of(self, position: int) -> int | None:
         """When the text from this position on arrived; None if unknown."""
 
 
@@ -156,7 +156,7 @@ class Attempt:
             "text": intake.speech(unwrapped.text),
             "raw_text": None if unwrapped.text == raw else intake.speech(raw),
             "text_format": unwrapped.format,
-            "ttft_text": None if unwrapped.format == "raw" else seconds(start, content.arrival(unwrapped.start)),
+            "ttft_text": None if unwrapped.format == "raw" else seconds(start, content.time_of(unwrapped.start)),
             "output_tokens": tokens,
             "output_tokens_source": None if tokens is None else source,
             "connect": self.user_connection.connect_s,

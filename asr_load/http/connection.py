@@ -317,7 +317,7 @@ class UserConnection:
         """Makes the readers of responses."""
         self.connection: Connection | None = None
         """The connection of the last request."""
-        self._connections: dict[tuple[Place, Transport], Connection] = {}
+        self._by_destination: dict[tuple[Place, Transport], Connection] = {}
         self.response: Response | None = None
         """The response to the last request."""
         self.prepared: PreparedRequest | None = None
@@ -360,9 +360,9 @@ class UserConnection:
     def connection_for(self, place: Place, transport: Transport) -> Connection:
         """The connection to a place, open or not."""
         self.drop()
-        connection = self._connections.get((place, transport))
+        connection = self._by_destination.get((place, transport))
         if connection is None:
-            connection = self._connections[place, transport] = Connection(place, transport, self.connections)
+            connection = self._by_destination[place, transport] = Connection(place, transport, self.connections)
         self.connection = connection  # so that the record of a failed connection does not name another's address
         return connection
 
@@ -397,5 +397,5 @@ class UserConnection:
         self.drop()
         if self.session is not None:
             self.session.close()
-        for connection in self._connections.values():
+        for connection in self._by_destination.values():
             connection.close()

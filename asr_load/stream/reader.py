@@ -162,7 +162,7 @@ class Answer:
         stripped = self._segments and not self._spaced and all(part == part.strip() for part in self.parts)
         return whole_characters((" " if stripped else "").join(self.parts))
 
-    def arrival(self, position: int) -> int | None:
+    def time_of(self, position: int) -> int | None:
         """When the first non-space character of the text from `position` on arrived; None without one."""
         for part, at in zip(self.parts, self.part_times, strict=True):
             if part[max(position, 0) :].strip():
