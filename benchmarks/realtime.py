@@ -14,7 +14,7 @@ import numpy as np
 
 from asr_load.results.runfile import RunInfo, read_run
 from asr_load.selftest.ground_truth import run_on, scripted_server, share_cores
-from asr_load.stream.record import LiveRecord, read_records
+from asr_load.stream.record import RealtimeRecord, read_records
 from benchmarks import CHECKOUT, Row, ratio
 from benchmarks.clips import write_clips
 
@@ -85,7 +85,7 @@ def _bare(url: str, cores: set[int]) -> float:
     return spent
 
 
-def _ours(url: str, clips: Path, results: Path, cores: set[int], sessions: int) -> tuple[list[LiveRecord], RunInfo]:
+def _ours(url: str, clips: Path, results: Path, cores: set[int], sessions: int) -> tuple[list[RealtimeRecord], RunInfo]:
     command = [sys.executable, "-m", "locust", "--locustfile", "locustfiles/transcribe.py", "--headless"]
     command += ["--only-summary", "--loglevel", "ERROR", "-u", str(sessions), "-r", "100", "--host", url]
     command += ["--requests", str(sessions), "--api", "realtime", "--packet-ms", str(PACKET_MS)]
@@ -93,7 +93,7 @@ def _ours(url: str, clips: Path, results: Path, cores: set[int], sessions: int) 
     process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL)
     run_on(process, cores)
     process.wait(120)
-    records = [record for record in read_records(results) if isinstance(record, LiveRecord)]
+    records = [record for record in read_records(results) if isinstance(record, RealtimeRecord)]
     return records, read_run(results)
 
 
@@ -103,14 +103,14 @@ def _truth(stamps: Path) -> dict[str, dict[str, Any]]:
     return {row["request_id"].rsplit("-", 1)[1]: row for row in rows if row["request_id"].count("-") >= 2}
 
 
-def _uneven(records: list[LiveRecord], stamps: Path) -> list[float]:
+def _uneven(records: list[RealtimeRecord], stamps: Path) -> list[float]:
     """Differences between the gaps of received packets and their length, in ms."""
     truth = _truth(stamps)
     rows = [truth[str(record.seq)] for record in records if record.ok and str(record.seq) in truth]
     return [abs(gap * 1e3 - PACKET_MS) for row in rows for gap in np.diff(row["received_at"]).tolist()]
 
 
-def _errors(records: list[LiveRecord], info: RunInfo, stamps: Path) -> list[float]:
+def _errors(records: list[RealtimeRecord], info: RunInfo, stamps: Path) -> list[float]:
     """Error of the time stamps of the first and last text of each session, in ms."""
     truth = _truth(stamps)
     offset = info.workers[0].clock_offset_s

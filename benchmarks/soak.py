@@ -31,7 +31,7 @@ import numpy as np
 from asr_load.results.runfile import read_run
 from asr_load.selftest.calibrate import free_port
 from asr_load.selftest.ground_truth import Cores, Server, run_on, scripted_server, share_cores
-from asr_load.stream.record import LiveRecord, read_records
+from asr_load.stream.record import RealtimeRecord, read_records
 from asr_load.text import count_of
 from asr_server.faults import FAULTS
 from benchmarks import CHECKOUT
@@ -63,7 +63,7 @@ class {name}(asr_load.SpeechUser):
     fixed_count = {count}
     options = {options}
 """
-LIVE = {"api": "realtime", "realtime_dialect": "vllm"}
+REALTIME = {"api": "realtime", "realtime_dialect": "vllm"}
 
 
 class Sample(NamedTuple):
@@ -130,7 +130,7 @@ class Fleet:
         self.results, self._folder, self._cores, self._port = folder / "r", folder, cores, free_port()
         self._environ = {**os.environ, "ASR_LOAD_FLEET_TOKEN": secrets.token_hex(16)}
         self._file = folder / "soak_users.py"
-        classes = [("Upload", uploads, {}), ("Session", sessions, LIVE)]
+        classes = [("Upload", uploads, {}), ("Session", sessions, REALTIME)]
         users = [USERS.format(name=name, count=count, options=how) for name, count, how in classes if count]
         self._file.write_text("import asr_load\n" + "".join(users))
         words = ["--headless", "--only-summary", "--host", server.url, "--results", self.results]
@@ -241,10 +241,10 @@ def judge(results: Path, stamps: Path, watched: Sequence[Watched]) -> tuple[str,
     lived = {worker.worker for worker in run.workers if worker.ended}
     recorded: set[tuple[int, int]] = set()
     answered: set[tuple[int, int]] = set()
-    live = 0
+    realtime = 0
     for record in read_records(results):
         recorded.add((record.worker, record.seq))
-        live += isinstance(record, LiveRecord)
+        realtime += isinstance(record, RealtimeRecord)
         if record.ok or record.http_status is not None:
             answered.add((record.worker, record.seq))
     seen = set(_seen(stamps, run.id))
@@ -261,7 +261,9 @@ def judge(results: Path, stamps: Path, watched: Sequence[Watched]) -> tuple[str,
     ]
     known = [process for process in watched if process.is_known]
     troubles += [f"{process.name} grew" for process in known if not process.is_steady]
-    figures = [f"{len(seen)} requests at the server, {len(recorded)} records, {live} of them of sessions, {lost} lost"]
+    figures = [
+        f"{len(seen)} requests at the server, {len(recorded)} records, {realtime} of them of sessions, {lost} lost"
+    ]
     figures += [process.figures for process in known]
     return "; ".join(figures), troubles
 

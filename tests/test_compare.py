@@ -29,7 +29,7 @@ from asr_load.results.compare import (
 from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import Speaking, UserClassInfo
 from asr_load.results.summary import Finished
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 from harness.comparisons import made, run
 from harness.records import failure, record, run_folder, run_info, worker_info
 
@@ -247,7 +247,7 @@ def test_summary_has_the_accuracy_of_live_speech_against_one_shot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, word, live in (("live", "sad", True), ("file", "said", False)):
-        records = [LiveRecord(**msgspec.structs.asdict(one)) if live else one for one in made(1, word=word)]
+        records = [RealtimeRecord(**msgspec.structs.asdict(one)) if live else one for one in made(1, word=word)]
         how: dict[str, Any] = {"api": "realtime", "realtime": {"dialect": "vllm", "pace": 1.0}} if live else {}
         run_folder(tmp_path / name, records, run_info(workers=[worker_info(ended_at=1061.0)], **how))
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path / "live"), "--baseline", str(tmp_path / "file")])

@@ -14,7 +14,7 @@ from asr_load.results.live import REALTIME_DRAWN, Histogram, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Goodput, judge_slos, parse_slos
 from asr_load.results.verdict import judge_clients
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 from harness.records import failure, record, run_info
 
 
@@ -153,7 +153,7 @@ def test_live_slo_results_equal_those_of_the_records(slo: str, value: float) -> 
 
 def test_realtime_sessions_have_separate_charts() -> None:
     live = Live(1000.0, REALTIME_DRAWN)
-    spoken = LiveRecord(**msgspec.structs.asdict(record(0)), ttfs=0.4, rtf_live=1.25)
+    spoken = RealtimeRecord(**msgspec.structs.asdict(record(0)), ttfs=0.4, rtf_live=1.25)
     fed(live, spoken)
     live.close(1000.5)
     info = run_info(realtime={"dialect": "vllm"})

@@ -19,7 +19,7 @@ from asr_load.http.attempt import ExchangeConfig, never_sent
 from asr_load.http.timeouts import Timeouts
 from asr_load.report.exports import export
 from asr_load.results.summary import read_finished
-from asr_load.stream.record import LiveRecord
+from asr_load.stream.record import RealtimeRecord
 from conftest import prepare_clips
 from harness import runs
 from harness.browser import browser, locust, open_tab, start_test
@@ -481,7 +481,7 @@ def test_unsent_realtime_request_gets_a_realtime_record() -> None:
     speech = RealtimeRequest(options, None, NO_DITHER)
     request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, realtime=speech)
     config = ExchangeConfig(Timeouts(1, 1, 1), 0)
-    assert isinstance(never_sent(request, config, "client", "why"), LiveRecord)
+    assert isinstance(never_sent(request, config, "client", "why"), RealtimeRecord)
 
 
 @pytest.mark.long

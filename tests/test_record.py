@@ -13,9 +13,9 @@ from asr_load.results.runfile import Refused, write_run
 from asr_load.results.schemas import schema
 from asr_load.results.summary import read_finished
 from asr_load.stream.record import (
-    LIVE,
+    REALTIME,
     RECORDS,
-    LiveRecord,
+    RealtimeRecord,
     RecordFile,
     append_lines,
     decode_record,
@@ -69,8 +69,8 @@ def test_realtime_records_are_read_back_unchanged(clips: Path, tmp_path: Path) -
     lines = speak(clips, tmp_path / "run", "vllm", "-u", "1", "--requests", "1").results / "records.jsonl"
     line = lines.read_bytes().rstrip(b"\n")
     record = decode_record(line)
-    assert isinstance(record, LiveRecord)
+    assert isinstance(record, RealtimeRecord)
     jsonschema.validate(json.loads(line), schema("realtime-record"))
     assert encode_record(record) == line
-    hostile = json.dumps({**json.loads(line), "api": "chat", "text": LIVE.decode()}, separators=(",", ":")).encode()
-    assert not isinstance(decode_record(hostile), LiveRecord)
+    hostile = json.dumps({**json.loads(line), "api": "chat", "text": REALTIME.decode()}, separators=(",", ":")).encode()
+    assert not isinstance(decode_record(hostile), RealtimeRecord)

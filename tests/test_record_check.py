@@ -14,14 +14,16 @@ from asr_load.errors import InputError
 from asr_load.load.record_check import Numbers, RecordCheck
 from asr_load.load.worker import own_folder
 from asr_load.results.runfile import Late, Refused, RunInfo, WorkerInfo, absurd, write_run
-from asr_load.stream.record import LiveRecord, decode_record, encode_record, read_records
+from asr_load.stream.record import RealtimeRecord, decode_record, encode_record, read_records
 from harness.records import failure, health, record, run_info, worker_info
 
-LIVE = {"api": "realtime", "send_lag": {"p50": 0.0, "p99": 0.001, "max": 0.002}, "events": {"session.created": 1}}
+REALTIME = {"api": "realtime", "send_lag": {"p50": 0.0, "p99": 0.001, "max": 0.002}, "events": {"session.created": 1}}
 
 
 def line_of(changes: dict[str, Any]) -> bytes:
-    values = msgspec.to_builtins(record()) | (LIVE if changes.keys() & set(LiveRecord.__struct_fields__) else {})
+    values = msgspec.to_builtins(record()) | (
+        REALTIME if changes.keys() & set(RealtimeRecord.__struct_fields__) else {}
+    )
     return json.dumps(values | changes, separators=(",", ":")).replace("NaN", "1e999").encode()
 
 
@@ -63,12 +65,12 @@ FIELDS: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("name", LiveRecord.__struct_fields__)
+@pytest.mark.parametrize("name", RealtimeRecord.__struct_fields__)
 def test_each_field_of_a_record_is_checked(name: str) -> None:
     """Once, a `send_lag: {}` or `ttfs: 1e308` from one worker cost the whole fleet its summary."""
     for value in FIELDS[name]:
         with pytest.raises(ValueError, match=rf"its {name} |it is malformed"):
-            decode_record(line_of(LIVE | {name: value}))
+            decode_record(line_of(REALTIME | {name: value}))
 
 
 @pytest.mark.parametrize(

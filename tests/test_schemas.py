@@ -47,7 +47,7 @@ def test_files_match_their_schemas() -> None:
 
 @pytest.mark.parametrize(
     ("name", "title"),
-    [("record", "Record"), ("realtime-record", "LiveRecord"), ("summary", "Summary"), ("run", "RunInfo")],
+    [("record", "Record"), ("realtime-record", "RealtimeRecord"), ("summary", "Summary"), ("run", "RunInfo")],
 )
 def test_schema_describes_every_field(name: str, title: str) -> None:
     fields = schema(name)["$defs"][title]["properties"]

@@ -23,7 +23,7 @@ from asr_load.results.runfile import Late, RunInfo, read_run, write_run
 from asr_load.results.sound import measured
 from asr_load.results.summary import Finished, read_finished, summarise
 from asr_load.results.verdict import judge
-from asr_load.stream.record import RECORDS, LiveRecord, Record
+from asr_load.stream.record import RECORDS, RealtimeRecord, Record
 from harness.records import failure, health, record, run_folder, run_info, worker_info
 
 HICCUP = {"loop_lag_p99": 0.3, "loop_lag_max": 0.4, "sound_loop_lag_p99": 0.002}
@@ -125,8 +125,8 @@ def test_request_is_excluded_by_its_stamps_and_not_its_latency(changes: dict[str
 
 def test_live_session_is_excluded_as_it_sends_all_the_time() -> None:
     values = msgspec.structs.asdict(record(0, started_at=1040.0, ttft=15.0, headers=None, e2el=15.2, stream_end=15.3))
-    part = measured([*steady(), LiveRecord(**values)], info_of(late(1050.0)))
-    assert not any(isinstance(one, LiveRecord) for one in part.sound)
+    part = measured([*steady(), RealtimeRecord(**values)], info_of(late(1050.0)))
+    assert not any(isinstance(one, RealtimeRecord) for one in part.sound)
 
 
 def test_late_seconds_apply_to_their_worker_on_its_clock() -> None:

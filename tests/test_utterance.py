@@ -24,7 +24,7 @@ from asr_load.realtime.pacer import Playback
 from asr_load.realtime.session import RealtimeSession
 from asr_load.realtime.utterance import Utterance
 from asr_load.stream.reader import ProtocolError
-from asr_load.stream.record import LiveRecord
+from asr_load.stream.record import RealtimeRecord
 from asr_load.stream.timing import NS
 from harness.options import settings
 
@@ -105,9 +105,9 @@ def utterance(socket: _Socket, dialect: str = "vllm", *, ends_at: float = 2.0, e
     return found
 
 
-def record_of(found: Utterance) -> LiveRecord:
+def record_of(found: Utterance) -> RealtimeRecord:
     record = found.record()
-    assert isinstance(record, LiveRecord)
+    assert isinstance(record, RealtimeRecord)
     return record
 
 

@@ -16,7 +16,7 @@ from asr_load.http.timeouts import Timeouts
 from asr_load.http.transport import Transport
 from asr_load.stream.cause import cause_of
 from asr_load.stream.reader import Answer, ProtocolError
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 from asr_load.stream.timing import latencies, seconds
 from asr_load.text import Intake
 
@@ -163,7 +163,7 @@ class Attempt:
             "replica": self.user_connection.replica,
         }
         unknown = dict.fromkeys(("upload", "headers", "stream_end", "prompt_tokens", "cached_tokens", "finish_reason"))
-        kind = Record if request.realtime is None else LiveRecord
+        kind = Record if request.realtime is None else RealtimeRecord
         return kind(**{**unknown, **common, **fields})
 
 

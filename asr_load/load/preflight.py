@@ -27,7 +27,7 @@ from asr_load.realtime.utterance import transmit
 from asr_load.results.verdict import what_failed
 from asr_load.schedule.work import Job
 from asr_load.settings.settings import Settings
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 from asr_load.text import visible
 
 WORD_EVERY_S, LOOK_EVERY_S = 10.0, 0.5
@@ -147,7 +147,7 @@ def _guessing(target: Target, realtime: RealtimeOptions, dialect: str) -> Target
 
 
 def _dialect(record: Record) -> str:
-    return record.dialect if isinstance(record, LiveRecord) else ""
+    return record.dialect if isinstance(record, RealtimeRecord) else ""
 
 
 def _trial(name: str, target: Target) -> Record:

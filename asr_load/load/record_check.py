@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from asr_load.results.runfile import Refused, WorkerInfo
-from asr_load.stream.record import LiveRecord, Record, record_decoder
+from asr_load.stream.record import RealtimeRecord, Record, record_decoder
 
 SLACK_S = 5.0
 """Tolerance, in seconds, of a record's time, because clocks differ."""
@@ -21,11 +21,11 @@ class _Sent(Record, forbid_unknown_fields=True):
     """A record without unknown fields, because the master writes its line unchanged."""
 
 
-class _SentLive(LiveRecord, forbid_unknown_fields=True):
+class _SentRealtime(RealtimeRecord, forbid_unknown_fields=True):
     """The same for a realtime session."""
 
 
-_decode = record_decoder(_Sent, _SentLive)
+_decode = record_decoder(_Sent, _SentRealtime)
 
 
 class Numbers:

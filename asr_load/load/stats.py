@@ -14,7 +14,7 @@ from locust.runners import Runner
 from asr_load.load import locust_internals
 from asr_load.load.target import Targets
 from asr_load.results.metrics import METRICS
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 
 STREAM_TYPES = ("TTFT", "ITL", "TPOT", "TTFS")
 
@@ -140,7 +140,7 @@ class LocustRows:
 
 
 def _method(record: Record) -> str:
-    return "WS" if isinstance(record, LiveRecord) else "POST"
+    return "WS" if isinstance(record, RealtimeRecord) else "POST"
 
 
 def _event(

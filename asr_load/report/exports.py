@@ -19,7 +19,7 @@ from asr_load.report.words import number, rates_line, run_lines
 from asr_load.results.pass_fail import Kind
 from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Finished, Summary
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 from asr_load.text import count_of, visible
 
 
@@ -55,8 +55,8 @@ def _parquet(finished: Finished) -> bytes:
 
 def _fields(records: Iterable[Record]) -> dict[str, str]:
     """Columns and their types, with those of realtime sessions if there is one."""
-    live = LiveRecord.__annotations__ if any(isinstance(record, LiveRecord) for record in records) else {}
-    return Record.__annotations__ | live | {COUNTED: "bool"}
+    realtime = RealtimeRecord.__annotations__ if any(isinstance(record, RealtimeRecord) for record in records) else {}
+    return Record.__annotations__ | realtime | {COUNTED: "bool"}
 
 
 COUNTED = "counted"

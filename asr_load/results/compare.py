@@ -22,7 +22,7 @@ from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import Goodput, check_unit, parse_limit
 from asr_load.results.sound import Measured
-from asr_load.results.summary import Difference, Finished, LiveAccuracy
+from asr_load.results.summary import Difference, Finished, RealtimeAccuracy
 from asr_load.stream.record import Record
 from asr_load.text import count_of
 
@@ -468,7 +468,7 @@ def _resampled(amounts: np.ndarray, by: np.ndarray, random: np.random.Generator)
         return np.asarray((weights @ amounts) / (weights @ by) - amounts.sum() / by.sum())
 
 
-def live_accuracy(run: Run, baseline: Run) -> LiveAccuracy | None:
+def live_accuracy(run: Run, baseline: Run) -> RealtimeAccuracy | None:
     """Accuracy of a realtime run compared with a run over HTTP; None for other runs, or with too few common clips."""
     if not run.info.realtime or baseline.info.realtime:
         return None
@@ -476,7 +476,7 @@ def live_accuracy(run: Run, baseline: Run) -> LiveAccuracy | None:
     if not compared:
         return None
     wer, cer = (Difference(one.difference or 0.0, one.low, one.high) for one in compared)
-    return LiveAccuracy(str(baseline.folder), clips, wer, cer)
+    return RealtimeAccuracy(str(baseline.folder), clips, wer, cer)
 
 
 def _text_errors(values: Sequence[Run], baselines: Sequence[Run]) -> tuple[int, list[Compared]]:

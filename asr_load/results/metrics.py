@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 
 AT_ONCE = 10_000
 """Number of records whose gaps are joined at a time."""
@@ -46,7 +46,7 @@ class Metric:
 
     def of(self, record: Record) -> Sequence[float]:
         """A record's values: none, one or several."""
-        if self.is_realtime and not isinstance(record, LiveRecord):
+        if self.is_realtime and not isinstance(record, RealtimeRecord):
             return ()
         value = self.get(record)
         if self.several:
@@ -57,7 +57,7 @@ class Metric:
     def values(self, records: Iterable[Record]) -> np.ndarray:
         """The values of all records, in order; shape (n,)."""
         if self.is_realtime:
-            records = (record for record in records if isinstance(record, LiveRecord))
+            records = (record for record in records if isinstance(record, RealtimeRecord))
         got = map(self.get, records)
         if self.several:
             return _joined(list(got))

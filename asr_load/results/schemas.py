@@ -19,11 +19,11 @@ from asr_load.results.compare import Comparison
 from asr_load.results.metrics import METRICS
 from asr_load.results.runfile import RunInfo
 from asr_load.results.summary import Summary
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 
 SCHEMAS: dict[str, type] = {
     "record": Record,
-    "realtime-record": LiveRecord,
+    "realtime-record": RealtimeRecord,
     "run": RunInfo,
     "summary": Summary,
     "capacity": Capacity,
@@ -52,7 +52,7 @@ def schema(name: str) -> dict[str, Any]:
     return made
 
 
-WITH_METRICS = (Record, LiveRecord, Summary)
+WITH_METRICS = (Record, RealtimeRecord, Summary)
 """Types whose fields with the name of a metric hold that metric."""
 
 

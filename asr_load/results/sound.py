@@ -11,7 +11,7 @@ import numpy as np
 
 from asr_load.results.runfile import Late, RunInfo, WorkerInfo
 from asr_load.results.steady import LeftOut, trim
-from asr_load.stream.record import LiveRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 from asr_load.text import count_of
 
 LATE_S = 0.050
@@ -144,14 +144,14 @@ def _untouched(records: Sequence[Record], late: dict[int, list[Late]]) -> list[R
         for place in np.flatnonzero(near).tolist():
             record = own[place]
             # A session sends several packets per second, and each has a time stamp.
-            if isinstance(record, LiveRecord) or times.holds(_stamps(record)):
+            if isinstance(record, RealtimeRecord) or times.holds(_stamps(record)):
                 touched.add(id(record))
     return [record for record in records if id(record) not in touched]
 
 
 def _first(record: Record) -> float:
     """A request's first time stamp: when it was due, or when opening its connection began."""
-    setup = record.setup if isinstance(record, LiveRecord) else record.connect
+    setup = record.setup if isinstance(record, RealtimeRecord) else record.connect
     return min(record.begins, record.started_at - (setup or 0.0))
 
 

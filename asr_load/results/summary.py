@@ -29,7 +29,7 @@ from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.sound import Measured
 from asr_load.results.steady import LeftOut, Steadiness
 from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness, lost_workers
-from asr_load.stream.record import RECORDS, LiveRecord, Record, append_lines, read_records
+from asr_load.stream.record import RECORDS, RealtimeRecord, Record, append_lines, read_records
 
 SUMMARY, FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
@@ -147,7 +147,7 @@ class Difference(msgspec.Struct):
     high: float | None
 
 
-class LiveAccuracy(msgspec.Struct):
+class RealtimeAccuracy(msgspec.Struct):
     """The cost in accuracy of realtime transcription: error rates of a realtime run minus those of a run over HTTP, for
     the clips that both transcribed."""
 
@@ -257,7 +257,7 @@ class Summary(msgspec.Struct):
     """This and the seven above are of realtime sessions."""
     dialects: dict[str, int] = {}
     """Successful sessions by dialect."""
-    live_accuracy: LiveAccuracy | None = None
+    live_accuracy: RealtimeAccuracy | None = None
     """Only for a realtime run whose report has a run over HTTP as its --baseline."""
     error_rate: float | None = None
     """Failures as a share of successes and failures, without requests that have a time stamp in a late second."""
@@ -356,7 +356,7 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None, pa
         looping=sum(loops(*pair, scoring) for pair in pairs),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         cache_ratio=None if info.unique == "dither" else cache_ratio((one for one in records if one.ok), figured),
-        dialects=dict(Counter(record.dialect for record in good if isinstance(record, LiveRecord))),
+        dialects=dict(Counter(record.dialect for record in good if isinstance(record, RealtimeRecord))),
         sent_again=sum(record.retry_of is not None for record in measured),
         coverage=_all_coverage([record for record in measured if record.retry_of is None], info),
         open_loop=_open_loop(info.workers),

@@ -22,7 +22,7 @@ from asr_load.results.sound import CPU_VALID, Measured
 from asr_load.results.steady import Outage, Steadiness, load_changes, outage, steadiness
 from asr_load.shipped import command
 from asr_load.stream.cause import Cause
-from asr_load.stream.record import RECORDS, LiveRecord, Record
+from asr_load.stream.record import RECORDS, RealtimeRecord, Record
 from asr_load.text import count_of, shorten
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050
@@ -203,7 +203,7 @@ def _wants(records: list[Record]) -> list[Doubt]:
 
 def _late_packets(records: list[Record]) -> list[Doubt]:
     """Speech that was sent behind its pace. Time in which the socket took no data is not the client's fault."""
-    late = [record.send_lag["p99"] for record in records if isinstance(record, LiveRecord) and record.send_lag]
+    late = [record.send_lag["p99"] for record in records if isinstance(record, RealtimeRecord) and record.send_lag]
     if not late or (p99 := float(np.percentile(late, 99))) <= PACKET_LATE_S:
         return []
     text = f"packets were sent {p99 * 1e3:.0f} ms late at p99 (limit {PACKET_LATE_S * 1e3:.0f} ms)"
@@ -531,7 +531,12 @@ def _in_pieces(part: Measured, info: RunInfo) -> list[str]:
     }
     chunked: dict[str, list[Record]] = {}
     for record in part.sound:
-        if record.ok and record.chunks >= CHUNKS and record.worker in on_time and not isinstance(record, LiveRecord):
+        if (
+            record.ok
+            and record.chunks >= CHUNKS
+            and record.worker in on_time
+            and not isinstance(record, RealtimeRecord)
+        ):
             chunked.setdefault(record.user_class, []).append(record)
     apis = {each.name: each.api for each in info.user_classes}
     judged = [
@@ -566,7 +571,7 @@ def _slow_first(good: list[Record]) -> str:
 def _refusals(records: list[Record]) -> list[str]:
     """A reason if the server refused realtime sessions. A user pauses after a refusal, so fewer sessions than requested
     were open at once."""
-    sessions = [record for record in records if isinstance(record, LiveRecord)]
+    sessions = [record for record in records if isinstance(record, RealtimeRecord)]
     refused = [record for record in sessions if record.outcome == "rejected" or record.outcome.startswith("ws_")]
     if len(refused) <= REFUSED_SHARE * len(sessions):
         return []
@@ -619,7 +624,7 @@ def _doubts(part: Measured, info: RunInfo) -> list[str]:
     if older:
         doubts.append(f"{count_of(older, 'record')} began before the run: records of another run are mixed in")
     # A realtime engine reports usage since its last report, and its tokens, if any, are of audio.
-    one_shot = [record for record in good if not isinstance(record, LiveRecord)]
+    one_shot = [record for record in good if not isinstance(record, RealtimeRecord)]
     if 0 < len(one_shot) < len(good):
         doubts.append("these figures mix realtime sessions and uploads; see the table by user class")
     guessed = sum(record.output_tokens_source == "chunks" for record in one_shot)

@@ -189,7 +189,7 @@ class SendLag(TypedDict):
     max: Seconds
 
 
-class LiveRecord(Record, kw_only=True, gc=False):
+class RealtimeRecord(Record, kw_only=True, gc=False):
     """One utterance of a realtime session. Its clock starts when its first packet is sent."""
 
     api: str = "realtime"
@@ -245,16 +245,16 @@ _WORDS = (
     "outcome", "error", "first_error", "cause", "output_tokens_source", "finish_reason", "text_format", "user_class",
     "replica",
 )  # fmt: skip
-_LIVE_WORDS = (*_WORDS, "api", "dialect", "session")
+_REALTIME_WORDS = (*_WORDS, "api", "dialect", "session")
 """Fields with text that the load generator wrote itself or escaped."""
 
-_words, _live_words = attrgetter(*_WORDS), attrgetter(*_LIVE_WORDS)
+_words, _realtime_words = attrgetter(*_WORDS), attrgetter(*_REALTIME_WORDS)
 
 
 def _odd_word(record: Record) -> str:
     """The name of a field whose text is too long or contains control characters; empty without one."""
-    if isinstance(record, LiveRecord):
-        names, words = _LIVE_WORDS + ("events",) * len(record.events), (*_live_words(record), *record.events)
+    if isinstance(record, RealtimeRecord):
+        names, words = _REALTIME_WORDS + ("events",) * len(record.events), (*_realtime_words(record), *record.events)
     else:
         names, words = _WORDS, _words(record)
     together = "".join(filter(None, words))
@@ -265,20 +265,20 @@ def _odd_word(record: Record) -> str:
 
 
 encode_record = msgspec.json.Encoder().encode
-LIVE = b'"api":"realtime"'
-"""Identifies a LiveRecord's line. It cannot occur within a text, where JSON escapes quotes."""
+REALTIME = b'"api":"realtime"'
+"""Identifies a RealtimeRecord's line. It cannot occur within a text, where JSON escapes quotes."""
 
 _FIELD = re.compile(r"(.*) - at `\$\.(\w+)")
 """Splits an error of msgspec into its message and the field's name."""
 
 
-def record_decoder(kind: type[Record], live: type[LiveRecord]) -> Callable[[bytes], Record]:
+def record_decoder(kind: type[Record], realtime: type[RealtimeRecord]) -> Callable[[bytes], Record]:
     """Make a function that decodes a record's line as one of two types. It raises ValueError, naming the field, if the
     record is malformed or implausible."""
 
     def read(line: bytes) -> Record:
         try:
-            record = decode(line, live if LIVE in line else kind)
+            record = decode(line, realtime if REALTIME in line else kind)
         except Malformed as error:
             found = _FIELD.match(str(error))
             raise ValueError(f"its {found[2]} is invalid: {found[1]}" if found else "it is malformed") from error
@@ -289,7 +289,7 @@ def record_decoder(kind: type[Record], live: type[LiveRecord]) -> Callable[[byte
     return read
 
 
-decode_record = record_decoder(Record, LiveRecord)
+decode_record = record_decoder(Record, RealtimeRecord)
 
 
 class RecordFile:
