@@ -12,19 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import trustme
 
-from asr_load.apis.realtime import RealtimeRequest
-from asr_load.apis.transcription_request import TranscriptionRequest
-from asr_load.audio.dither import NO_DITHER
-from asr_load.http.attempt import ExchangeConfig, never_sent
-from asr_load.http.timeouts import Timeouts
 from asr_load.report.exports import export
 from asr_load.results.summary import read_finished
-from asr_load.stream.record import RealtimeRecord
 from conftest import prepare_clips
 from harness import runs
 from harness.browser import browser, locust, open_tab, start_test
 from harness.checks import error_of
-from harness.options import settings
 from harness.ports import free_port
 from harness.proxies import proxy
 from harness.realtime import DIALECTS, FAST, refusing, saying, speak
@@ -473,15 +466,6 @@ def test_sessions_through_a_proxy(spoken: Path, tmp_path: Path) -> None:
         done = run("http://engine:8000", spoken, tmp_path / "run", *words)
     assert [record["outcome"] for record in done.records] == ["ok", "ok"]
     assert [head.splitlines()[0] for head in heads] == ["CONNECT engine:8000 HTTP/1.1"] * 2
-
-
-def test_unsent_realtime_request_gets_a_realtime_record() -> None:
-    options = settings("--api", "realtime").realtime
-    assert options is not None
-    speech = RealtimeRequest(options, None, NO_DITHER)
-    request = TranscriptionRequest("ws://h", [], {}, "a", "", 1.0, 0, 0, 0, realtime=speech)
-    config = ExchangeConfig(Timeouts(1, 1, 1), 0)
-    assert isinstance(never_sent(request, config, "client", "why"), RealtimeRecord)
 
 
 @pytest.mark.long
