@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
+import msgspec
 
 from asr_load.apis.envelopes import unwrap
+from asr_load.apis.transcript import Transcript
 from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.http.connection import UserConnection
 from asr_load.http.failure import Failure, client_want
@@ -34,23 +36,11 @@ class ExchangeConfig:
     """Whether to keep connections for the next request."""
 
 
-class Content(Protocol):
-    """What the server sent for a clip. Times are perf_counter nanoseconds."""
+_FROM_REQUEST = ("clip", "seq", "user", "worker", "user_class", "warmup", "reference", "retry_of")
+"""Fields of a record that are those of its request."""
 
-    times: list[int]
-    """When each piece of text arrived."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def streamed(self) -> bool: ...
-
-    @property
-    def output_tokens(self) -> int | None: ...
-
-    def time_of(self, position: int) -> int | None:
-        """When the text from this position on arrived; None if unknown."""
+_UNKNOWN = dict.fromkeys(("upload", "headers", "stream_end", "prompt_tokens", "cached_tokens", "finish_reason"))
+"""Fields of a record that sessions, or requests that were never sent, do not have."""
 
 
 class Attempt:
@@ -115,7 +105,7 @@ class Attempt:
         self.fail(failure)
         return reraise
 
-    def make_record(self, start: int, content: Content, **fields: Any) -> Record:
+    def make_record(self, start: int, content: Answer | Transcript, **fields: Any) -> Record:
         """Make the record of the request, which started at `start` (perf_counter nanoseconds) and ends now. `fields`:
         those that only HTTP or only realtime sessions have."""
         request, config = self.request, self.config
@@ -125,20 +115,12 @@ class Attempt:
         if self.outcome == "ok" and not unwrapped.text.strip():
             self.outcome, self.error = "empty", "no text except an envelope"
         is_ok, error = self.outcome == "ok", self.error or ""
-        timing = latencies(start, content.times)
         tokens, source = content.output_tokens, "usage"
         if tokens is None and content.streamed and content.times:
             tokens, source = len(content.times), "chunks"  # a chunk may hold several tokens
         common: dict[str, Any] = {
-            "clip": request.clip,
-            "seq": request.seq,
-            "user": request.user,
-            "worker": request.worker,
-            "user_class": request.user_class,
-            "warmup": request.warmup,
+            **{name: getattr(request, name) for name in _FROM_REQUEST},
             "audio_s": round(request.audio_s, 3),
-            "reference": request.reference,
-            "retry_of": request.retry_of,
             "started_at": (start + epoch_ns) / 1e9,
             "ended_at": (time.perf_counter_ns() + epoch_ns) / 1e9,
             "due_at": None if request.due is None else (request.due + epoch_ns) / 1e9,
@@ -148,9 +130,7 @@ class Attempt:
             "http_status": self.status,
             "error": None if is_ok else intake.line(error),
             "cause": "" if is_ok else self.cause or cause_of(self.status, self.error_code, error),
-            "ttft": timing.ttft,
-            "itl": timing.itl,
-            "e2el": timing.e2el,
+            **msgspec.structs.asdict(latencies(start, content.times)),
             "chunks": len(content.times),
             "streamed": content.streamed,
             "text": intake.speech(unwrapped.text),
@@ -162,9 +142,8 @@ class Attempt:
             "connect": self.user_connection.connect_s,
             "replica": self.user_connection.replica,
         }
-        unknown = dict.fromkeys(("upload", "headers", "stream_end", "prompt_tokens", "cached_tokens", "finish_reason"))
         kind = Record if request.realtime is None else RealtimeRecord
-        return kind(**{**unknown, **common, **fields})
+        return kind(**{**_UNKNOWN, **common, **fields})
 
 
 def never_sent(request: TranscriptionRequest, config: ExchangeConfig, outcome: str, why: str) -> Record:

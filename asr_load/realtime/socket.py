@@ -14,7 +14,6 @@ from gevent.event import Event as Wake
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidMessage, InvalidStatus
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
@@ -64,7 +63,6 @@ class Socket:
             password=None,
         )
         self._protocol = ClientProtocol(uri, max_size=MAX_EVENT_BYTES, logger=SILENT)
-        self._response: Response | None = None
         self._parts: list[bytes] = []
         self._frames = self._bytes = 0
         """Frames and bytes received for this utterance, including control frames and the handshake."""
@@ -90,10 +88,8 @@ class Socket:
         for name, value in headers.items():
             request.headers[name] = value
         self._protocol.send_request(request)
-        self._flush_protocol()
-        while self._response is None:
-            if self._protocol.handshake_exc is not None:
-                break
+        self._flush()
+        while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
             if self.close_code is not None:
                 raise Failure("cut", "the connection ended before the handshake's response")
             if time.perf_counter() > until:
@@ -118,7 +114,7 @@ class Socket:
         """Send a text as far as the socket accepts it now; `listen` sends the rest."""
         if self._protocol.state is State.OPEN:  # otherwise the end has not been read yet
             self._protocol.send_text(text)
-            self._flush_protocol()
+            self._flush()
 
     @property
     def blocked_s(self) -> float:
@@ -149,8 +145,7 @@ class Socket:
         self._must_yield = self._parse_some()
         if self._must_yield or not self.is_open:
             return
-        if self._pending:
-            self._flush()
+        self._flush()
         wait = None if until is None else until - time.perf_counter()
         if (wait is None or wait > 0) and self._wake.wait(wait):
             self._parse_some()
@@ -194,7 +189,7 @@ class Socket:
         events = self._protocol.events_received()
         for event in events:
             self._handle(event, at)
-        self._flush_protocol()
+        self._flush()
         if self._protocol.parser_exc is not None and self.is_open:
             raise ProtocolError(f"malformed WebSocket frames: {self._protocol.parser_exc}")
         self._frames += len(events)
@@ -204,9 +199,7 @@ class Socket:
         return len(events)
 
     def _handle(self, event: object, at: int) -> None:
-        if isinstance(event, Response):
-            self._response = event
-        elif isinstance(event, Frame):
+        if isinstance(event, Frame):
             match event.opcode:
                 case Opcode.TEXT | Opcode.CONT:
                     self._parts.append(bytes(event.data))
@@ -229,20 +222,17 @@ class Socket:
             raise ProtocolError("the server sent too much data for a session")
         self.close_code = NO_FRAME
 
-    def _flush_protocol(self) -> None:
+    def _flush(self) -> None:
+        """Send pending data as far as the socket accepts it now."""
         tls = self._connection.tls
         if data := b"".join(self._protocol.data_to_send()):
             self._pending.append(data if tls is None else tls.encrypt(data))
-        if self._pending:
-            self._flush()
-
-    def _flush(self) -> None:
         try:
             while self._pending:
-                data = self._pending[0]
-                count = self._sock.send(data)
-                if count < len(data):
-                    self._pending[0] = memoryview(data)[count:]
+                piece = self._pending[0]
+                count = self._sock.send(piece)
+                if count < len(piece):
+                    self._pending[0] = memoryview(piece)[count:]
                 else:
                     self._pending.popleft()
         except BlockingIOError:
@@ -266,7 +256,7 @@ class Socket:
             try:
                 if self.is_open and self._protocol.state is State.OPEN:
                     self._protocol.send_close(1000)
-                    self._flush_protocol()
+                    self._flush()
                     until = time.perf_counter() + CLOSE_S
                     while self.is_open and time.perf_counter() < until:
                         self.listen(until)
