@@ -15,6 +15,7 @@ from asr_load.realtime.pacer import TICK_S, Pacer, Packets
 from asr_load.realtime.speech import Resampled, Speech, speech_of
 from asr_load.stream.limits import TURN_S
 from harness.audio import clip
+from harness.patience import PATIENCE_S
 
 
 def spoken(clip: Clip, nonce: bytes = NO_DITHER, silence_s: float = 0.0, rates: tuple[int, ...] = (16000,)) -> Speech:
@@ -153,5 +154,5 @@ def test_timer_of_the_real_loop_sends_due_packets() -> None:
     packets = _packets(_Wire(clock), clock.now - 1)
     packets._socket.wake = sent.set  # type: ignore[method-assign]
     pacer.add(packets)
-    assert sent.wait(30)
+    assert sent.wait(PATIENCE_S)
     assert packets.ended

@@ -25,6 +25,7 @@ from asr_load.realtime.socket import Socket
 from asr_load.stream.limits import MAX_STREAM_BYTES
 from asr_load.stream.reader import ProtocolError
 from benchmarks.flood_server import FLOODS, PHASES, accept, frame
+from harness.patience import PATIENCE_S
 from harness.peer import LIMITS, TLS, WAYS, server_context
 from harness.realtime import utter
 
@@ -37,6 +38,13 @@ def accepted(server: socket.socket) -> tuple[socket.socket, ServerProtocol]:
     (request,) = protocol.events_received()
     protocol.send_response(protocol.accept(request))  # type: ignore[arg-type]
     return peer, protocol
+
+
+def client_to(url: str, factory: Any) -> Socket:
+    """A socket that is connected, but has not shaken hands."""
+    connection = Connection(place_of(url), Transport(), Connections())
+    connection.open(PATIENCE_S)
+    return Socket(connection, factory, url)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 4096])
@@ -67,18 +75,16 @@ def test_frames_parse_alike_however_reads_are_split(size: int, factory: Any) -> 
         got: list[bytes] = []
         thread = threading.Thread(target=talk)
         thread.start()
-        connection = Connection(place_of(url), Transport(), Connections())
-        connection.open(5)
-        client = Socket(connection, factory, url)
-        client.shake_hands({}, time.perf_counter() + 5)
+        client = client_to(url, factory)
+        client.shake_hands({}, time.perf_counter() + PATIENCE_S)
         while client.is_open:
-            client.listen(time.perf_counter() + 30)
+            client.listen(time.perf_counter() + PATIENCE_S)
         assert [text.decode() for text, _ in client.messages] == texts
         assert (client.close_code, client.close_reason) == (1011, "the end")
         stamps = [at for _, at in client.messages]
         assert stamps == sorted(stamps)
         client.close()
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert got[0].count(b"\x8a") >= len(texts)  # a pong for each ping
 
 
@@ -95,14 +101,12 @@ def test_masked_frame_is_a_protocol_error() -> None:
 
         thread = threading.Thread(target=talk)
         thread.start()
-        connection = Connection(place_of(url), Transport(), Connections())
-        connection.open(5)
-        client = Socket(connection, python, url)
+        client = client_to(url, python)
         with pytest.raises(ProtocolError, match="malformed WebSocket frames"):
-            client.shake_hands({}, time.perf_counter() + 5)
-            client.listen(time.perf_counter() + 30)
+            client.shake_hands({}, time.perf_counter() + PATIENCE_S)
+            client.listen(time.perf_counter() + PATIENCE_S)
         client.drop()
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 def test_blocked_time_of_a_socket_is_measured() -> None:
@@ -117,11 +121,9 @@ def test_blocked_time_of_a_socket_is_measured() -> None:
 
         thread = threading.Thread(target=talk)
         thread.start()
-        connection = Connection(place_of(url), Transport(), Connections())
-        connection.open(5)
-        client = Socket(connection, python, url)
-        client.shake_hands({}, time.perf_counter() + 5)
-        thread.join(10)
+        client = client_to(url, python)
+        client.shake_hands({}, time.perf_counter() + PATIENCE_S)
+        thread.join(PATIENCE_S)
         for _ in range(200):
             client.send(b"x" * 100_000)
         client.listen(time.perf_counter() + 0.2)
@@ -129,7 +131,7 @@ def test_blocked_time_of_a_socket_is_measured() -> None:
         peers[0].sendall(Frame(Opcode.BINARY, b"x").serialize(mask=False))
         with pytest.raises(ProtocolError, match="a binary frame"):
             while True:
-                client.listen(time.perf_counter() + 30)
+                client.listen(time.perf_counter() + PATIENCE_S)
         client.drop()
         peers[0].close()
 

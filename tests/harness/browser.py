@@ -16,7 +16,7 @@ from urllib.error import HTTPError, URLError
 
 from harness.patience import PATIENCE_S
 from harness.ports import free_port
-from harness.serving import wait_until
+from harness.serving import ending, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -67,17 +67,11 @@ def locust(*words: str | Path, **env: str) -> Iterator[Locust]:
         with log.open("wb") as file:
             patched = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env}
             process = subprocess.Popen(command, cwd=ROOT, env=patched, stdout=file, stderr=file)
-        try:
+        with ending(process):
             running = Locust(f"http://127.0.0.1:{port}/", log)
             wait_until(lambda: _answers(running.url) or process.poll() is not None, "the web UI")
             assert process.poll() is None, running.said
             yield running
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE_S)
-            finally:
-                process.kill()
 
 
 def _answers(url: str) -> bool:

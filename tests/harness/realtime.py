@@ -25,6 +25,7 @@ from asr_load.realtime.pacer import Playback
 from asr_load.realtime.utterance import transmit
 from asr_load.stream.record import Record
 from harness.audio import clip
+from harness.patience import PATIENCE_S
 from harness.peer import LIMITS, READERS, TLS, ca_file
 from harness.runs import Run, run
 from harness.serving import serve
@@ -81,7 +82,7 @@ def saying(*events: str | bytes | dict[str, object], last: dict[str, object] | N
         thread.start()
         yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
         server.shutdown()
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 @contextmanager
@@ -98,4 +99,4 @@ def refusing(answer: bytes) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
-        thread.join(10)
+        thread.join(PATIENCE_S)

@@ -24,6 +24,19 @@ _READY = re.compile(r"asr_server: \w+ on (https?://\S+)")
 
 
 @contextmanager
+def ending(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Terminate a process at the end of the block. Kill it if it does not end."""
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+
+
+@contextmanager
 def running(*args: str, on: Sequence[str] = ()) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server with these options: its URL and its process, which ends with the block.
 
@@ -32,18 +45,11 @@ def running(*args: str, on: Sequence[str] = ()) -> Iterator[tuple[str, subproces
     command = [*on, sys.executable, str(SERVE), "--port", "0", *args]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
-    try:
+    with process.stdout, ending(process):
         line = process.stdout.readline()
         ready = _READY.match(line)
         assert ready, f"the server did not start: {line!r}, exit code {process.poll()}"
         yield ready[1], process
-    finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        finally:
-            process.kill()
-            process.stdout.close()
 
 
 @contextmanager
