@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import gevent
 
-from asr_load.http.exchange import TranscriptionRequest
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.load.request_queue import RequestQueue
 from asr_load.load.target import RequestSource
 from asr_load.schedule.work import SOLE, Job, Share

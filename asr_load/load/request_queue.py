@@ -9,8 +9,8 @@ from dataclasses import replace
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
+from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.errors import InputError
-from asr_load.http.exchange import TranscriptionRequest
 from asr_load.http.failure import client_want
 from asr_load.load.loop_monitor import yield_to_io
 from asr_load.load.target import RequestSource

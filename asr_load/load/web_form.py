@@ -13,8 +13,7 @@ from asr_load.errors import InputError
 from asr_load.load.plugin import WORKERS_S, Plugin
 from asr_load.load.preflight import ask_before_test
 from asr_load.options.form import LOCUSTS, Form, changed, read_form
-from asr_load.settings.host import split_host
-from asr_load.settings.settings import check_host
+from asr_load.settings.host import check_host, split_host
 from asr_load.shipped import locust_command
 
 ENDING_S = 2.0
