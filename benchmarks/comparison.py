@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from asr_load.results.compare import SAME, WORSE, Compared, Run, compare
+from asr_load.results.compare import SAME, WORSE, Compared, compare
 from asr_load.results.runfile import RunInfo, read_run
 from asr_load.results.summary import Finished
 from asr_load.selftest.ground_truth import scripted_server, share_cores
@@ -50,7 +50,7 @@ def measure() -> Iterator[Row]:
         yield _row(f"A/A pairs of {EACH} runs on each side with a false difference", several)
         found: Counter[str] = Counter()
         for one, other in pairs[:SHIFTED]:
-            slower = Run(one.folder, _slower(one))
+            slower = _slower(one)
             found.update(figure.name for figure in _compare([slower], [other]) if figure.word == WORSE)
         share = found["ttft_p50"] / SHIFTED  # the mean varies with the queue
         what = f"a TTFT that is {SHIFT - 1:.0%} longer, at {REQUESTS:,} requests"
@@ -75,7 +75,7 @@ def _long_run(url: str, results: Path, seed: int) -> tuple[RunInfo, list[Record]
     return read_run(results), sorted(measured, key=lambda record: record.started_at)
 
 
-def _apart(info: RunInfo, records: list[Record], random: np.random.Generator, count: int = REQUESTS) -> list[Run]:
+def _apart(info: RunInfo, records: list[Record], random: np.random.Generator, count: int = REQUESTS) -> list[Finished]:
     """Make two runs of an unchanged server: draw blocks of a long run without replacement, and join half of them into
     each run."""
     blocks = len(records) // BLOCK - 1
@@ -83,7 +83,7 @@ def _apart(info: RunInfo, records: list[Record], random: np.random.Generator, co
     return [_put_together(info, records, half.tolist()) for half in np.split(drawn, 2)]
 
 
-def _put_together(info: RunInfo, records: list[Record], blocks: list[int]) -> Run:
+def _put_together(info: RunInfo, records: list[Record], blocks: list[int]) -> Finished:
     own, now = [], records[0].started_at
     for block in blocks:
         first, after = block * BLOCK, (block + 1) * BLOCK
@@ -91,12 +91,12 @@ def _put_together(info: RunInfo, records: list[Record], blocks: list[int]) -> Ru
         now += records[after].started_at - records[first].started_at
     workers = [msgspec.structs.replace(worker, ended_at=now, master_offset_s=0.0) for worker in info.workers]
     info = msgspec.structs.replace(info, workers=workers)
-    return Run(Path(), Finished(info, own))
+    return Finished(info, own)
 
 
-def _slower(run: Run) -> Finished:
+def _slower(run: Finished) -> Finished:
     records = []
-    for record in run.finished.records:
+    for record in run.records:
         if record.ttft is not None and record.e2el is not None:
             more = record.ttft * (SHIFT - 1)
             record = msgspec.structs.replace(record, ttft=record.ttft + more, e2el=record.e2el + more)  # noqa: PLW2901
@@ -104,5 +104,5 @@ def _slower(run: Run) -> Finished:
     return Finished(run.info, records)
 
 
-def _compare(values: list[Run], baselines: list[Run]) -> list[Compared]:
+def _compare(values: list[Finished], baselines: list[Finished]) -> list[Compared]:
     return compare(values, baselines).figures

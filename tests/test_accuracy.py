@@ -13,7 +13,7 @@ from asr_load.report.transcripts import worst
 from asr_load.report.view import view_finished
 from asr_load.report.words import rates_line
 from asr_load.results.accuracy import Accuracy, Sample, counts, measure, rate_for, variants
-from asr_load.results.compare import Run, compare
+from asr_load.results.compare import compare
 from asr_load.results.decide import decide
 from asr_load.results.normalizers import NORMALIZERS, Scoring, normalise
 from asr_load.results.slo import judge_slos, parse_slos
@@ -231,7 +231,7 @@ def test_slos_search_comparison_and_live_sample_count_only_letters() -> None:
         record(n, clip=f"clip{n}", reference=f"他 说 {said}", text=f"他说：{said}！")
         for n, said in enumerate("一二三四五六七八九十")
     ]
-    runs = [Run(info.data, Finished(info, many)) for _ in range(2)]
+    runs = [Finished(info, many) for _ in range(2)]
     found = {figure.name: figure for figure in compare(runs[:1], runs[1:]).figures}
     assert (found["cer"].value, found["cer"].baseline) == (0, 0)
     (shown,) = worst(records, scoring, "cer")

@@ -9,7 +9,8 @@ import pytest
 from asr_load.results import calibration
 from asr_load.results.calibration import Calibration, GoodFor, read_calibration, write_calibration
 from asr_load.results.runfile import WorkerInfo, on_master_clock
-from asr_load.results.verdict import judge, peak_chunks_per_s
+from asr_load.results.summary import summarise
+from asr_load.results.verdict import peak_chunks_per_s
 from asr_load.shipped import command
 from asr_load.stream.record import Record
 from harness.records import record, run_info, worker_info
@@ -47,14 +48,14 @@ def streams(count: int, worker: int, offset: float = 0.0) -> list[Record]:
 
 def test_load_beyond_the_calibration_is_client_bound() -> None:
     records = streams(9, 0)
-    assert judge(records, run_info(workers=on("a", 1, None))).verdict == "valid"
-    assert judge(records, run_info(workers=on("a", 1, found(9)))).verdict == "valid"
-    validity = judge(records, run_info(workers=on("a", 1, found(8))))
+    assert summarise(records, run_info(workers=on("a", 1, None))).validity.verdict == "valid"
+    assert summarise(records, run_info(workers=on("a", 1, found(9)))).validity.verdict == "valid"
+    validity = summarise(records, run_info(workers=on("a", 1, found(8)))).validity
     assert validity.verdict == "client-bound"
     assert validity.reasons == [
         f"1 worker on a carried the load of 9 streams of 50 chunks/s; its calibration allows 8 ({command('calibrate')})"
     ]
-    validity = judge(records, run_info(workers=on("a", 1, found(8, at_least=True))))
+    validity = summarise(records, run_info(workers=on("a", 1, found(8, at_least=True)))).validity
     assert validity.verdict == "suspect"
     assert "allows at least 8" in validity.reasons[0]
 
@@ -62,11 +63,14 @@ def test_load_beyond_the_calibration_is_client_bound() -> None:
 def test_workers_are_summed_per_machine() -> None:
     two = found(8, workers=2)
     records = streams(5, 0) + streams(5, 1)
-    assert judge(records, run_info(workers=on("a", 2, two))).verdict == "client-bound"
-    assert judge(records, run_info(workers=on("a", 1, found(8)) + on("b", 1, found(8), first=1))).verdict == "valid"
+    assert summarise(records, run_info(workers=on("a", 2, two))).validity.verdict == "client-bound"
+    assert (
+        summarise(records, run_info(workers=on("a", 1, found(8)) + on("b", 1, found(8), first=1))).validity.verdict
+        == "valid"
+    )
     # For fewer workers than were tried, nothing is known. For more workers, only a lower bound is known.
-    assert judge(records, run_info(workers=on("a", 1, two) + on("b", 1, None, first=1))).verdict == "valid"
-    three = judge(records + streams(5, 2), run_info(workers=on("a", 3, two)))
+    assert summarise(records, run_info(workers=on("a", 1, two) + on("b", 1, None, first=1))).validity.verdict == "valid"
+    three = summarise(records + streams(5, 2), run_info(workers=on("a", 3, two))).validity
     assert (three.verdict, "at least 8" in three.reasons[0]) == ("suspect", True)
 
 

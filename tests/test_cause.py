@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from asr_load.results.verdict import CAUSES, judge, judge_steadiness, what_failed
+from asr_load.results.summary import summarise
+from asr_load.results.verdict import CAUSES, what_failed
 from asr_load.stream.cause import Cause, cause_of
 from asr_load.stream.record import Record
 from harness.records import failure, record, run_info
@@ -58,7 +59,7 @@ def test_advice_matches_the_cause(outcome: str, cause: str, cure: str, not_cure:
     assert cure in line
     assert not_cure not in line.removeprefix("http://h")
     records = [failure(n, outcome, error="words of the server", cause=cause) for n in range(2)]
-    assert judge(records, run_info(host="http://h")).reasons == [f"no request succeeded: 2× {line}"]
+    assert summarise(records, run_info(host="http://h")).validity.reasons == [f"no request succeeded: 2× {line}"]
 
 
 def test_every_cause_has_advice() -> None:
@@ -96,8 +97,8 @@ def stretch(outcome: str, **changes: object) -> list[Record]:
 )
 def test_full_queue_is_an_overload_and_not_an_outage(outcome: str, changes: dict[str, object], overload: bool) -> None:
     records = stretch(outcome, **changes)
-    (reason, *_) = judge(records, run_info()).reasons
+    (reason, *_) = summarise(records, run_info()).validity.reasons
     assert f"(50 {outcome}): " in reason
     assert ("the server was overloaded and refused requests (2" in reason) == overload
     assert ("an outage (2" in reason) != overload
-    assert judge_steadiness(records, run_info()).verdict == "interrupted"
+    assert summarise(records, run_info()).steadiness.verdict == "interrupted"

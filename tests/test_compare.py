@@ -20,7 +20,6 @@ from asr_load.results.compare import (
     WORSE,
     Z_995,
     Compared,
-    Run,
     broken_gates,
     compare,
     one_is_realtime,
@@ -34,7 +33,7 @@ from harness.comparisons import made, run
 from harness.records import failure, record, run_folder, run_info, worker_info
 
 
-def figures(value: Run, baseline: Run, min_change: float = 0.0) -> dict[str, Compared]:
+def figures(value: Finished, baseline: Finished, min_change: float = 0.0) -> dict[str, Compared]:
     return {figure.name: figure for figure in compare([value], [baseline], min_change).figures}
 
 
@@ -58,7 +57,7 @@ def test_comparison_interval_agrees_with_theory() -> None:
     """For means of independent values, it is about ±1.96 standard errors of the difference."""
     one, other = run(made(1)), run(made(2))
     found = figures(one, other)["ttft_mean"]
-    spreads = [np.var([each.ttft or 0.0 for each in side.measured], ddof=1) / 600 for side in (one, other)]
+    spreads = [np.var([each.ttft or 0.0 for each in side.measured.sound], ddof=1) / 600 for side in (one, other)]
     assert found.low is not None
     assert found.high is not None
     # It contains two intervals, each with its own chance of error.
@@ -108,7 +107,7 @@ def test_several_runs_per_side_are_compared_by_run() -> None:
         compare(drifting, steady[:1])
 
 
-def failing(seed: int, failures: int, count: int = 200) -> Run:
+def failing(seed: int, failures: int, count: int = 200) -> Finished:
     """A run in which some requests fail, spread over its duration."""
     records = made(seed, count=count)
     for number in np.random.default_rng(seed).choice(count, failures, replace=False).tolist():
@@ -127,10 +126,10 @@ def test_few_failures_in_two_runs_per_side_are_not_worse() -> None:
     assert rate.high is not None
     assert -0.05 < rate.low < 0
     assert 0.01 < rate.high < 0.05
-    assert broken_gates(few, [parse_gate("errors:rate:0")]) == []
+    assert [*broken_gates(few, [parse_gate("errors:rate:0")])] == []
     many = compare([failing(seed, 20) for seed in (1, 2)], without)
     assert next(one for one in many.figures if one.name == "error_rate").word == WORSE
-    assert broken_gates(many, [parse_gate("errors:rate:0.02")]) != []
+    assert [*broken_gates(many, [parse_gate("errors:rate:0.02")])] != []
 
 
 def test_few_failures_in_one_run_per_side_are_not_worse() -> None:
@@ -201,24 +200,23 @@ def test_comparison_lists_differing_settings_first() -> None:
 def test_comparison_of_few_requests_is_same(records: list[Record]) -> None:
     found = compare([run(records)], [run(made(1))])
     assert {one.word for one in found.figures if one.name.startswith(("ttft", "wer"))} == {SAME}
-    assert "comparison" in comparison_page(found, [run(records).finished], [run(made(1)).finished])
+    assert "comparison" in comparison_page(found, [run(records)], [run(made(1))])
     assert "| ttft_mean, ms |" in markdown(found) or not records or not records[0].ok
 
 
 def test_fail_on_breaks_only_beyond_the_interval() -> None:
     found = compare([run(made(1, scale=1.1))], [run(made(2))])
-    assert broken_gates(found, [parse_gate("ttft:mean:2%")])[0].startswith(
+    assert next(broken_gates(found, [parse_gate("ttft:mean:2%")])).startswith(
         "--fail-on ttft:mean:2%: ttft_mean is worse by"
     )
     # It measures 10 % slower, but the true difference may be smaller.
-    assert (
-        broken_gates(found, [parse_gate("ttft:mean:9.5%"), parse_gate("ttft:mean:50"), parse_gate("wer:mean:0.5")])
-        == []
-    )
+    assert [
+        *broken_gates(found, [parse_gate("ttft:mean:9.5%"), parse_gate("ttft:mean:50"), parse_gate("wer:mean:0.5")])
+    ] == []
     rate = compare([run(made(1, errors=300))], [run(made(2))])
-    assert broken_gates(rate, [parse_gate("requests_per_s:mean:10%"), parse_gate("errors:rate:0.9")]) != []
+    assert [*broken_gates(rate, [parse_gate("requests_per_s:mean:10%"), parse_gate("errors:rate:0.9")])] != []
     nothing = compare([run(made(1))], [run([])])
-    assert broken_gates(nothing, [parse_gate("ttft:p95:10%")]) == [
+    assert [*broken_gates(nothing, [parse_gate("ttft:p95:10%")])] == [
         "--fail-on ttft:p95:10%: ttft_p95 cannot be compared"
     ]
 
@@ -297,6 +295,6 @@ def test_live_and_uploading_runs_are_comparable_only_with_their_like() -> None:
 def test_rate_of_a_few_requests_is_same() -> None:
     info = run_info()
     own = [[record(0)], [failure(0, "http_503")]]
-    one, none = (Run(Path("x"), Finished(info, records)) for records in own)
+    one, none = (Finished(info, records, folder=Path("x")) for records in own)
     assert {figure.word for figure in compare([one], [none]).figures} == {SAME}
     assert figures(run(made(1)), run(made(1, errors=600)))["requests_per_s"].word == BETTER

@@ -35,7 +35,7 @@ def test_comparison_table_is_printed_once_with_any_number_of_warnings(warnings: 
     assert out.getvalue().count("ttft_p95, ms") == 1
     assert [f"  - warning {number}" in out.getvalue() for number in range(warnings)] == [True] * warnings
     assert markdown(found).count("| ttft_p95, ms |") == 1
-    assert comparison_page(found, [run(made(1)).finished], [run(made(2)).finished]).count(">ttft_p95, ms<") == 1
+    assert comparison_page(found, [run(made(1))], [run(made(2))]).count(">ttft_p95, ms<") == 1
 
 
 @pytest.mark.parametrize("warnings", [0, 1, 3])
@@ -100,7 +100,7 @@ def test_comparison_page_plots_each_metric_of_both_sides() -> None:
     """Responses in one piece have no gaps between chunks."""
     whole = [record(n, itl=[], chunks=1, e2el=0.2, stream_end=0.21) for n in range(20)]
     sides = run([record(n) for n in range(20)]), run(whole)
-    page = comparison_page(compare([sides[0]], [sides[1]]), [sides[0].finished], [sides[1].finished])
+    page = comparison_page(compare([sides[0]], [sides[1]]), [sides[0]], [sides[1]])
     found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page)
     assert found is not None
     ends = {plot["title"]: [one["data"][-1][0] for one in plot["series"]] for plot in json.loads(found[1])["plots"]}

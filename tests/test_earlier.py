@@ -20,7 +20,7 @@ from asr_load.audio.source import DatasetSpec, open_source
 from asr_load.load import preflight
 from asr_load.results.earlier import earlier_runs
 from asr_load.results.runfile import UserClassInfo, write_run
-from asr_load.results.verdict import judge
+from asr_load.results.summary import summarise
 from conftest import write_folder
 from harness.models import STREAM, AnsweringServer, answering
 from harness.records import record, run_info
@@ -107,12 +107,12 @@ def test_earlier_runs_with_the_same_bytes_and_server_are_found(tmp_path: Path) -
 
 def test_verdict_names_earlier_runs_with_the_same_bytes() -> None:
     said = "the same clips were sent to this server before, in an earlier test (one): its caches may have answered"
-    validity = judge([record()], run_info(sent_before=["one"], unique="none"))
+    validity = summarise([record()], run_info(sent_before=["one"], unique="none")).validity
     assert validity.verdict == "suspect"
     assert said in validity.reasons[0]
-    reasons = judge([record()], run_info(sent_before=["one", "two"], unique="none")).reasons
+    reasons = summarise([record()], run_info(sent_before=["one", "two"], unique="none")).validity.reasons
     assert "in 2 earlier tests (the last: two)" in reasons[0]
-    assert judge([record()], run_info()).verdict == "valid"
+    assert summarise([record()], run_info()).validity.verdict == "valid"
 
 
 def test_repeated_bytes_are_counted_per_user_class_and_data_set() -> None:
@@ -123,12 +123,12 @@ def test_repeated_bytes_are_counted_per_user_class_and_data_set() -> None:
     ]
     records = [record(n, clip="a", user_class="first" if n < 3 else "second") for n in range(5)]
     said = "1 request repeated a clip's bytes (--unique none): caches may have answered"
-    assert said in judge(records, run_info(unique="dither", user_classes=classes)).reasons
-    assert judge(records[:3], run_info(unique="dither", user_classes=classes)).verdict == "valid"
+    assert said in summarise(records, run_info(unique="dither", user_classes=classes)).validity.reasons
+    assert summarise(records[:3], run_info(unique="dither", user_classes=classes)).validity.verdict == "valid"
     # Two classes that send the same data set count together.
     for each in classes:
         each.unique, each.data_sha256 = "none", "d"
-    assert judge([records[0], records[4]], run_info(user_classes=classes)).reasons == [said]
+    assert summarise([records[0], records[4]], run_info(user_classes=classes)).validity.reasons == [said]
 
 
 def test_second_run_with_the_same_bytes_is_suspect(tmp_path: Path) -> None:

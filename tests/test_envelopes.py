@@ -10,7 +10,7 @@ import pytest
 from asr_load.apis.envelopes import unwrap
 from asr_load.results.accuracy import common_preface, left_envelope
 from asr_load.results.normalizers import Scoring
-from asr_load.results.verdict import judge
+from asr_load.results.summary import summarise
 from harness.answers import CHUNKED, EVENTS, chunk, each_reader
 from harness.peer import Piece, talk
 from harness.records import record, run_info
@@ -203,7 +203,7 @@ def test_envelope_left_around_transcripts_makes_a_run_suspect(name: str, form: s
     records = [
         record(n, text=form.format(text), reference=text if reference else "") for n, text in enumerate(REFERENCES)
     ]
-    validity = judge(records, run_info(text_format="raw"))
+    validity = summarise(records, run_info(text_format="raw")).validity
     assert validity.verdict == "suspect"
     line = f"the envelope of {name} is still around 7 transcripts: use --text-format {name}"
     assert [reason for reason in validity.reasons if "envelope" in reason or "begin with" in reason] == [line]

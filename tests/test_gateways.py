@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_load.results.summary import read_finished
-from asr_load.results.verdict import judge
+from asr_load.results.summary import read_finished, summarise
 from harness.gateways import gateway
 from harness.patience import PATIENCE_S
 from harness.peer import OVER_TLS, Client, ca_file
@@ -46,7 +45,7 @@ def doubts_at_ease(done: Run) -> list[str]:
     info, records = finished.info, finished.records
     for worker in info.workers:
         worker.health = health()
-    return judge(records, info).reasons
+    return summarise(records, info).validity.reasons
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,7 @@ from asr_load.languages import find_language, is_unspaced, language_name, parse_
 from asr_load.load.search import _comparable, resumed
 from asr_load.results.accuracy import rate_for
 from asr_load.results.capacity import write_capacity
-from asr_load.results.compare import Run, compare
+from asr_load.results.compare import compare
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import read_run, write_run
 from asr_load.results.summary import Finished
@@ -157,11 +157,11 @@ def test_runs_of_an_earlier_version_are_scored_and_compared_by_language(tmp_path
         kept = json.loads((tmp_path / name / "run.json").read_text()) | {"language": text, "asked_language": text}
         (tmp_path / name / "run.json").write_text(json.dumps(kept))
     infos = [read_run(tmp_path / name) for name in ("one", "two")]
-    runs = [Run(tmp_path, Finished(info, records)) for info in infos]
-    assert [run.finished.summary.wer for run in runs] == [0, 0]
+    runs = [Finished(info, records, folder=tmp_path) for info in infos]
+    assert [run.summary.wer for run in runs] == [0, 0]
     assert not [line for line in compare(runs[:1], runs[1:]).warnings if "language" in line]
     german = run_info(language="German", asked_language="de")
-    other = Run(tmp_path, Finished(german, records))
+    other = Finished(german, records, folder=tmp_path)
     said = [line for line in compare(runs[:1], [other]).warnings if "language" in line]
     assert said == [
         'different --language: "en" here, "de" in the baseline',

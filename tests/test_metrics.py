@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from asr_load.results.figures import Figures
-from asr_load.results.metrics import METRICS
+from asr_load.results.metrics import METRICS, Figures
 from asr_load.results.summary import Summary, summarise
 from conftest import CHECKOUT
 from harness.records import failure, record, run_info

@@ -9,28 +9,27 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.results.accuracy import Whole
 from asr_load.results.parts import by, values_of
-from asr_load.results.sound import Measured
-from asr_load.results.steady import LeftOut
+from asr_load.results.sound import Selection
 from harness.records import failure, record
 
 RECORDS = [record(0, clip="b"), record(1, clip="a"), failure(2, "http_503", clip="b"), record(3, clip="b")]
 
 
 def test_parts_are_sorted_by_key_and_count_failures() -> None:
-    first, second = by(Measured(RECORDS, RECORDS, LeftOut(), None), lambda record: record.clip)
+    first, second = by(Selection(RECORDS, RECORDS), lambda record: record.clip)
     assert (first.key, first.good, first.failed) == ("a", [RECORDS[1]], 0)
     assert (second.key, second.good, second.failed) == ("b", [RECORDS[0], RECORDS[3]], 1)
     assert second.figures("ttft").n == 2
 
 
 def test_late_requests_count_for_throughput_only() -> None:
-    run = Measured(RECORDS, RECORDS[:2], LeftOut(late=2), None)
+    run = Selection(RECORDS, RECORDS[:2])
     _, second = by(run, lambda record: record.clip)
     assert (len(second.counted), second.sound, second.failed) == (3, [RECORDS[0]], 0)
 
 
 def test_recording_belongs_to_the_request_that_completed_it_or_to_its_own_key() -> None:
-    run = Measured(RECORDS, RECORDS, LeftOut(), None)
+    run = Selection(RECORDS, RECORDS)
     whole = Whole("whole", 30.0, "one two", "one", RECORDS[1])
     first, second = by(run, lambda record: record.clip, [whole])
     assert (first.recordings, second.recordings) == ([whole], [])

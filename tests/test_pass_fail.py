@@ -21,7 +21,7 @@ from asr_load.report.page import make_report
 from asr_load.report.summary import print_summary
 from asr_load.report.view import view_finished, view_running
 from asr_load.results.capacity import Capacity, answer_lines
-from asr_load.results.compare import Run, compare
+from asr_load.results.compare import compare
 from asr_load.results.live import Live
 from asr_load.results.pass_fail import Kind, Verdict, conclude
 from asr_load.results.runfile import RunInfo
@@ -159,7 +159,8 @@ def test_exports_and_comparisons_have_the_same_verdict(case: Case, tmp_path: Pat
     suite = ElementTree.fromstring(export(tmp_path, run, "junit").read_bytes())
     assert (suite.get("failures") != "0") == (case.code != 0)
     fine = finished(CASES["held"])
-    warnings = compare([Run(Path("new"), run)], [Run(Path("old"), fine)]).warnings
+    run.folder = Path("new")
+    warnings = compare([run], [fine]).warnings
     assert (f"new: {case.said}" in warnings) == (case.code != 0)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.results.figures import figures
+from asr_load.results.metrics import figures
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import summarise, summarise_folder
 from asr_load.schedule.work import ArrivalCounts

@@ -18,11 +18,10 @@ from asr_load.report.headline import tiles, words
 from asr_load.report.main import main
 from asr_load.report.page import make_report
 from asr_load.report.view import view_finished
-from asr_load.results.compare import Run, compare
+from asr_load.results.compare import compare
 from asr_load.results.runfile import Late, RunInfo, read_run, write_run
-from asr_load.results.sound import measured
+from asr_load.results.sound import LeftOut, measured, trim
 from asr_load.results.summary import Finished, read_finished, summarise
-from asr_load.results.verdict import judge
 from asr_load.stream.record import RECORDS, RealtimeRecord, Record
 from harness.records import failure, health, record, run_folder, run_info, worker_info
 
@@ -90,7 +89,7 @@ def test_too_few_sound_seconds_make_the_run_client_bound() -> None:
 def test_late_seconds_without_a_stamp_exclude_no_request() -> None:
     """A request waits from 1000.2 to 1019.8. The second late stretch is after the test."""
     waits = [record(0, itl=[19.6], chunks=2, e2el=19.8, stream_end=19.9)]
-    (reason,) = judge(waits, info_of(late(1015.0, 1030.0))).reasons
+    (reason,) = summarise(waits, info_of(late(1015.0, 1030.0))).validity.reasons
     assert reason == (
         "95.0% of the test is sound: no request had a time stamp in the 1 s in which the load generator was"
         " late (by up to 400 ms)"
@@ -100,8 +99,8 @@ def test_late_seconds_without_a_stamp_exclude_no_request() -> None:
 def test_one_late_second_of_a_short_test_is_judged_by_its_p99() -> None:
     records = [record(n) for n in range(4)]
     calm = worker_info(health=health(late=late(1001.0)))
-    assert judge(records, run_info(workers=[calm])).verdict == "valid"
-    assert judge(records, info_of(late(1001.0))).verdict == "client-bound"
+    assert summarise(records, run_info(workers=[calm])).validity.verdict == "valid"
+    assert summarise(records, info_of(late(1001.0))).validity.verdict == "client-bound"
 
 
 @pytest.mark.parametrize(
@@ -180,17 +179,22 @@ def test_lateness_unrelated_to_the_load_is_excluded() -> None:
 
 def test_busy_core_in_late_seconds_makes_the_run_client_bound() -> None:
     records, busy = steady(), info_of(late(1050.0, 1060.0, 1070.0, 1080.0, 1090.0, cpu=0.97))
-    assert "the load generator used 97% of its core in the 5 s in which it was late" in judge(records, busy).reasons
-    assert judge(records, busy).verdict == "client-bound"
-    assert judge(records, info_of(late(1050.0, cpu=0.97))).verdict == "valid"  # a single garbage collection
+    assert (
+        "the load generator used 97% of its core in the 5 s in which it was late"
+        in summarise(records, busy).validity.reasons
+    )
+    assert summarise(records, busy).validity.verdict == "client-bound"
+    assert (
+        summarise(records, info_of(late(1050.0, cpu=0.97))).validity.verdict == "valid"
+    )  # a single garbage collection
 
 
 def test_late_open_loop_requests_are_judged_in_sound_seconds() -> None:
     records = [record(n, due_at=1000.0 + n, lag=0.3 if n in (50, 51) else 0.0) for n in range(100)]
     records = [msgspec.structs.replace(one, started_at=1000.0 + one.seq + (one.lag or 0.0)) for one in records]
     noted = [client(late(1050.0, seconds=2.0), started=100, late=2)]
-    assert judge(records, run_info(workers=noted)).verdict == "valid"
-    assert judge(records, run_info(workers=[client([], started=100, late=20)])).verdict == "client-bound"
+    assert summarise(records, run_info(workers=noted)).validity.verdict == "valid"
+    assert summarise(records, run_info(workers=[client([], started=100, late=20)])).validity.verdict == "client-bound"
 
 
 def test_requests_that_waited_for_a_user_are_not_counted_as_late() -> None:
@@ -198,7 +202,7 @@ def test_requests_that_waited_for_a_user_are_not_counted_as_late() -> None:
     records = [msgspec.structs.replace(one, started_at=1000.5 + one.seq) for one in records]
     noted = [client(late(1050.0, seconds=5.0), started=100, late=8, queued=92)]
     assert "8 of 95 requests went out more than 10 ms late although a user was free" in " ".join(
-        judge(records, run_info(workers=noted)).reasons
+        summarise(records, run_info(workers=noted)).validity.reasons
     )
 
 
@@ -240,11 +244,11 @@ def test_run_file_of_an_earlier_version_has_no_late_seconds(tmp_path: Path) -> N
 
 def test_comparison_excludes_the_same_requests() -> None:
     info = info_of(late(1050.0, seconds=3.0))
-    run = Run(Path("run"), Finished(info, steady()))
+    run = Finished(info, steady())
     figures = {one.name: one for one in compare([run], [run]).figures}
     assert figures["ttft_p99"].value == pytest.approx(200)
     assert figures["error_rate"].value == 0
-    assert figures["requests_per_s"].value == pytest.approx(99 / run.finished.summary.wall_s)
+    assert figures["requests_per_s"].value == pytest.approx(99 / run.summary.wall_s)
     assert not any("too slow" in warning for warning in compare([run], [run]).warnings)
 
 
@@ -301,3 +305,16 @@ def test_charts_mark_late_seconds_of_the_measured_time() -> None:
     found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page)
     assert found is not None
     assert json.loads(found[1])["course"]["places"] == [{"name": "load generator late", "at": 20.0}]
+
+
+def test_trim_excludes_warm_up_and_both_ends() -> None:
+    records = [record(n, started_at=100.0 + n, warmup=n < 2) for n in range(12)]
+    kept, left = trim(records, 0, 0)
+    assert ([item.seq for item in kept], left) == (list(range(2, 12)), LeftOut(2, 0, 0))
+    kept, left = trim(records, 3, 2)
+    assert ([item.seq for item in kept], left) == ([5, 6, 7, 8, 9], LeftOut(2, 3, 2))
+    kept, left = trim(records, 6, 6)
+    assert (kept, left.trim_start + left.trim_end) == ([], 10)
+    assert trim([], 1, 1) == ([], LeftOut())
+    due = [record(n, started_at=500.0, due_at=100.0 + n, lag=0.0) for n in range(4)]
+    assert [item.seq for item in trim(due, 1, 1)[0]] == [1, 2]

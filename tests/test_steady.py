@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asr_load.report.words import steadiness_line
-from asr_load.results.steady import LEAST, LeftOut, steadiness, trim
+from asr_load.results.steady import LEAST, steadiness
 from asr_load.stream.record import Record
 from harness.records import failure, record
 
@@ -174,16 +174,3 @@ def test_few_requests_give_no_verdict_on_steadiness() -> None:
     found = steadiness([*run(np.linspace(1, 9, LEAST - 1)), *[failure(n, "cut") for n in range(50)]])
     assert (found.verdict, found.growth_s) == ("unclear", None)
     assert "unknown" in steadiness_line(found)
-
-
-def test_trim_excludes_warm_up_and_both_ends() -> None:
-    records = [record(n, started_at=100.0 + n, warmup=n < 2) for n in range(12)]
-    kept, left = trim(records, 0, 0)
-    assert ([item.seq for item in kept], left) == (list(range(2, 12)), LeftOut(2, 0, 0))
-    kept, left = trim(records, 3, 2)
-    assert ([item.seq for item in kept], left) == ([5, 6, 7, 8, 9], LeftOut(2, 3, 2))
-    kept, left = trim(records, 6, 6)
-    assert (kept, left.trim_start + left.trim_end) == ([], 10)
-    assert trim([], 1, 1) == ([], LeftOut())
-    due = [record(n, started_at=500.0, due_at=100.0 + n, lag=0.0) for n in range(4)]
-    assert [item.seq for item in trim(due, 1, 1)[0]] == [1, 2]

@@ -10,7 +10,7 @@ import pytest
 from asr_load.report.words import clock
 from asr_load.results.runfile import Late, WorkerInfo
 from asr_load.results.summary import summarise
-from asr_load.results.verdict import judge, judge_clients, judge_steadiness
+from asr_load.results.verdict import judge_clients
 from asr_load.stream.record import Record
 from asr_load.text import count_of
 from harness.records import failure, health, record, run_info, worker_info
@@ -29,7 +29,7 @@ from harness.records import failure, health, record, run_info, worker_info
     ],
 )
 def test_health_of_the_client_determines_the_verdict(client: dict[str, float], verdict: str) -> None:
-    validity = judge([record()], run_info(workers=[worker_info(health=health(**client))]))
+    validity = summarise([record()], run_info(workers=[worker_info(health=health(**client))])).validity
     assert validity.verdict == verdict
     assert bool(validity.reasons) == (verdict != "valid")
 
@@ -44,22 +44,22 @@ def test_health_of_the_client_determines_the_verdict(client: dict[str, float], v
     ],
 )
 def test_records_without_usage_or_streaming_are_suspect(records: list[Record], said: str) -> None:
-    validity = judge(records, run_info())
+    validity = summarise(records, run_info()).validity
     assert validity.verdict == "suspect"
     assert said in validity.reasons[0]
 
 
 def test_repeated_bytes_are_suspect_unless_dithered() -> None:
     records = [record(0, clip="a"), record(1, clip="a"), record(2, clip="b")]
-    assert judge(records, run_info()).verdict == "valid"
-    validity = judge(records, run_info(unique="none"))
+    assert summarise(records, run_info()).validity.verdict == "valid"
+    validity = summarise(records, run_info(unique="none")).validity
     assert validity.verdict == "suspect"
     assert "1 request repeated" in validity.reasons[0]
 
 
 def test_fleet_with_different_readers_is_suspect() -> None:
     mixed = [worker_info(worker=n, reader=reader) for n, reader in enumerate(("compiled", "python", "compiled"))]
-    validity = judge([record()], run_info(workers=mixed))
+    validity = summarise([record()], run_info(workers=mixed)).validity
     assert validity.verdict == "suspect"
     assert validity.reasons == [
         "workers read responses with different readers (compiled: worker 0, 2; python: worker 1):"
@@ -67,7 +67,7 @@ def test_fleet_with_different_readers_is_suspect() -> None:
     ]
     # A worker that took no part has not read anything.
     unknown = worker_info(worker=1, reader="unknown", health=None)
-    assert not judge([record()], run_info(workers=[worker_info(), unknown])).reasons
+    assert not summarise([record()], run_info(workers=[worker_info(), unknown])).validity.reasons
 
 
 def fleet(*cpu: float, cores: int = 8) -> list[WorkerInfo]:
@@ -128,24 +128,24 @@ def outage_of(found: list[Record], first: int, last: int, outcome: str) -> list[
 @pytest.mark.parametrize(("first", "last"), [(0, 100), (100, 200), (50, 150), (80, 110)])
 def test_outage_is_a_reason_and_interrupts_the_steady_state(first: int, last: int) -> None:
     records = outage_of(many(200), first, last, "connect")
-    validity = judge(records, run_info())
+    validity = summarise(records, run_info()).validity
     assert validity.verdict == "suspect"
     assert f"no request succeeded from {first} s to " in validity.reasons[0]
     assert f"({last - first} connect): an outage ({str((last - first) // 2)[0]}" in validity.reasons[0]
-    assert judge_steadiness(records, run_info()).verdict == "interrupted"
+    assert summarise(records, run_info()).steadiness.verdict == "interrupted"
 
 
 def test_few_failures_are_not_an_outage() -> None:
     records = outage_of(many(200), 50, 60, "cut")
-    assert judge(records, run_info()).verdict == "valid"
-    assert judge_steadiness(records, run_info()).verdict == "steady"
+    assert summarise(records, run_info()).validity.verdict == "valid"
+    assert summarise(records, run_info()).steadiness.verdict == "steady"
 
 
 def test_stall_of_the_server_is_an_outage_without_failures() -> None:
     records = many(200)
     records[100] = record(100, started_at=1100.0, e2el=60.0, stream_end=60.0)
     moved = [one.moved(60.0) if one.seq > 100 else one for one in records]
-    assert "(responses stalled): an outage (2" in judge(moved, run_info()).reasons[0]
+    assert "(responses stalled): an outage (2" in summarise(moved, run_info()).validity.reasons[0]
 
 
 def test_steadiness_is_not_judged_if_the_load_changed() -> None:
@@ -155,11 +155,11 @@ def test_steadiness_is_not_judged_if_the_load_changed() -> None:
         ([(1001.0, 4), (1100.0, 8)], "not judged"),
         ([(1001.0, 4), (1300.0, 0)], "steady"),
     ):
-        assert judge_steadiness(records, run_info(users=users)).verdict == verdict
+        assert summarise(records, run_info(users=users)).steadiness.verdict == verdict
     rates = {"stages": "60s:1,60s:2"}
-    assert judge_steadiness(records, run_info(loop=rates)).verdict == "not judged"
+    assert summarise(records, run_info(loop=rates)).steadiness.verdict == "not judged"
     lost = run_info(workers=[worker_info(ended=False)])
-    assert judge_steadiness(records, lost).verdict == "not judged"
+    assert summarise(records, lost).steadiness.verdict == "not judged"
 
 
 def test_steadiness_uses_the_masters_clock() -> None:
@@ -172,7 +172,7 @@ def test_steadiness_uses_the_masters_clock() -> None:
 
 def test_responses_in_one_piece_are_reported_as_not_streamed() -> None:
     whole = {"chunks": 4, "itl": [0.0, 0.0001, 0.0]}
-    validity = judge([record(0, **whole), record(1, chunks=4, itl=[0.1] * 3), record(2)], run_info())
+    validity = summarise([record(0, **whole), record(1, chunks=4, itl=[0.1] * 3), record(2)], run_info()).validity
     assert validity.verdict == "suspect"
     assert validity.reasons[0].startswith("1 of 2 responses arrived in one or a few pieces, not as a stream: ")
     assert validity.client == "healthy"
@@ -183,7 +183,7 @@ WHOLE = {"chunks": 40, "itl": [0.0] * 39, "audio_s": 12.0}
 
 
 def held_back(records: list[Record], **changes: Any) -> bool:
-    reasons = judge(records, run_info(**changes)).reasons
+    reasons = summarise(records, run_info(**changes)).validity.reasons
     return any("a proxy may buffer them" in reason for reason in reasons)
 
 
@@ -247,13 +247,13 @@ def test_proxy_before_a_transcription_api_is_detected() -> None:
 @pytest.mark.parametrize(("first", "reported"), [(32.0, True), (1.9, False), (0.5, False)])
 def test_slow_first_request_is_reported_with_a_cure(first: float, reported: bool) -> None:
     records = [record(n, started_at=1000.0 + n, ttft=first if n == 3 else 0.2, itl=[]) for n in range(3, 33)]
-    validity = judge(records, run_info())
+    validity = summarise(records, run_info()).validity
     line = (
         "the first request took 32.0 s to its first token, 160 times the median: exclude it with --warmup-requests 10"
     )
     assert (line in validity.reasons) is reported
     late = [record(n, started_at=1000.0 + n, ttft=first if n == 9 else 0.2, itl=[]) for n in range(3, 33)]
-    assert line not in judge(late, run_info()).reasons  # not the first request
+    assert line not in summarise(late, run_info()).validity.reasons  # not the first request
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_slow_first_request_is_reported_with_a_cure(first: float, reported: bool
 )
 def test_prompts_from_the_servers_cache_are_suspect(cached: list[tuple[int | None, int | None]], said: str) -> None:
     records = [record(n, cached_tokens=one, prompt_tokens=all_) for n, (one, all_) in enumerate(cached)]
-    assert judge(records, run_info()).reasons == ([said] if said else [])
+    assert summarise(records, run_info()).validity.reasons == ([said] if said else [])
 
 
 @pytest.mark.parametrize(
@@ -285,19 +285,19 @@ def test_prompts_from_the_servers_cache_are_suspect(cached: list[tuple[int | Non
 )
 def test_cause_and_cure_come_first_if_nothing_succeeded(outcome: str, error: str, said: str) -> None:
     records = [failure(n, outcome, error=error) for n in range(2)]
-    validity = judge(records, run_info(workers=[worker_info(health=health(loop_lag_p99=0.2))]))
+    validity = summarise(records, run_info(workers=[worker_info(health=health(loop_lag_p99=0.2))])).validity
     assert validity.reasons == [f"no request succeeded: {said}"]
     assert (validity.verdict, validity.client) == ("suspect", "not judged")
 
 
 def test_lack_of_descriptors_is_client_bound() -> None:
     want = "too many open files: raise ulimit -n, or lower -u"
-    validity = judge([record(0), failure(1, "client", error=want)], run_info())
+    validity = summarise([record(0), failure(1, "client", error=want)], run_info()).validity
     assert (validity.verdict, validity.client, validity.reasons) == ("client-bound", "too slow", [f"1× {want}"])
 
 
 def test_records_of_an_earlier_run_are_reported() -> None:
     mixed = [record(n) for n in range(5)] + [record(n, started_at=100.0 + n) for n in range(3)]
-    found = judge(mixed, run_info())
+    found = summarise(mixed, run_info()).validity
     assert "3 records began before the run: records of another run are mixed in" in found.reasons
-    assert judge([record(n) for n in range(5)], run_info()).reasons == []
+    assert summarise([record(n) for n in range(5)], run_info()).validity.reasons == []

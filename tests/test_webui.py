@@ -339,10 +339,10 @@ def test_section_in_locusts_html_report(chrome: Browser, tmp_path: Path) -> None
 
 def test_report_page_runs_only_its_own_scripts_and_loads_nothing(chrome: Browser, tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name, [record(n) for n in range(8)], run_info()) for name in ("a", "b")]
-    runs = [comparing.Run(folder, read_finished(folder)) for folder in folders]
-    report = make_report(runs[0].finished)
+    runs = [read_finished(folder) for folder in folders]
+    report = make_report(runs[0])
     compared = comparing.compare(runs[:1], runs[1:])
-    comparison = comparison_page(compared, [runs[0].finished], [runs[1].finished])
+    comparison = comparison_page(compared, runs[:1], runs[1:])
     for html in (report, comparison):
         page, errors = opened(chrome, tmp_path, html)
         page.wait_for_function(

@@ -18,7 +18,7 @@ from asr_load.shipped import LOCUST_COMMAND
 
 if TYPE_CHECKING:
     from asr_load.report.tables import Table
-    from asr_load.results.compare import Run
+    from asr_load.results.summary import Finished
 
 MOST_REPEATS = 100
 
@@ -55,7 +55,6 @@ def run_repeatedly(command: Sequence[str], times: int) -> int:
     """
     # Late: a single run does not need these.
     from asr_load.report.console import console_for, rich_table
-    from asr_load.results.compare import Run
     from asr_load.results.summary import read_finished
 
     base, worst, runs = _results(command), 0, []
@@ -69,7 +68,7 @@ def run_repeatedly(command: Sequence[str], times: int) -> int:
             return signals.exit_code(stopped)
         if code not in (0, 1) and not (is_new and _has_result(folder, code)):
             return worst
-        runs.append(Run(folder, read_finished(folder)))
+        runs.append(read_finished(folder))
     console_for(sys.stdout).print(rich_table(_spread(runs)))
     return worst
 
@@ -112,7 +111,7 @@ def _results(command: Sequence[str]) -> Path:
     return Path(named[-1]) if named else Path("results") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 
 
-def _spread(runs: Sequence[Run]) -> Table:
+def _spread(runs: Sequence[Finished]) -> Table:
     import numpy as np
 
     from asr_load.report.tables import Table

@@ -44,7 +44,7 @@ from asr_load.load.web_form import take_form
 from asr_load.load.worker import Worker
 from asr_load.options.parser import add_options
 from asr_load.results import accuracy
-from asr_load.results.figures import figures
+from asr_load.results.metrics import figures
 from asr_load.settings.commandline import judge_command_line
 from asr_load.shipped import locust_command
 from asr_load.text import visible

@@ -11,8 +11,8 @@ import numpy as np
 
 from asr_load.audio.clip import parent_of
 from asr_load.errors import InputError
-from asr_load.report.tables import LATENCIES, Table, faint_p95
-from asr_load.report.words import ms, number, percent
+from asr_load.report.tables import LATENCIES, Table, faint_p95, latency_cells
+from asr_load.report.words import number, percent
 from asr_load.results.accuracy import wholes
 from asr_load.results.course import in_flight_at_start, span, stretches, width_for
 from asr_load.results.parts import Part, by
@@ -29,8 +29,7 @@ class Breakdown:
 
     def __init__(self, finished: Finished) -> None:
         self._info, self._run, self._rate = finished.info, finished.measured, finished.summary.rate
-        good = [record for record in self._run.sound if record.ok]
-        self._recordings = list(wholes(good, self._info.scoring))
+        self._recordings = list(wholes(self._run.good, self._info.scoring))
 
     def over_time(self, slice_s: float | None = None) -> Table:
         """Parts by the time in which requests ended, each `slice_s` seconds long; None: at most ROWS parts."""
@@ -72,7 +71,7 @@ class Breakdown:
     def by_worker(self) -> Table:
         """Parts by the worker that sent the requests."""
         found = {part.key: part for part in by(self._run, lambda record: record.worker)}
-        parts = [found.get(worker.worker, Part(worker.worker)) for worker in self._info.workers]
+        parts = [found.get(worker.worker, Part(key=worker.worker)) for worker in self._info.workers]
         rows = [
             (f"{worker.worker} on {worker.host}", *_cells(part), worker.reader, str(worker.cores))
             for worker, part in zip(self._info.workers, parts, strict=True)
@@ -128,5 +127,4 @@ def _cells(part: Part[Any], seconds: float | None = None) -> Iterator[str]:
     yield f"{part.failed:,}"
     if seconds is not None:
         yield number(sum(record.ok for record in part.counted) / seconds if seconds > 0 else None, 2)
-    ttft, e2el = part.figures("ttft"), part.figures("e2el")
-    yield from map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95))
+    yield from latency_cells(part.figures("ttft"), part.figures("e2el"))

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from asr_load.report.tables import FEW
 from asr_load.report.view import Judged, Rows, View
 from asr_load.report.words import number, percent
-from asr_load.results.live import WINDOW_S, Live, Spread
-from asr_load.results.metrics import METRICS, STREAMED, Metric
+from asr_load.results.live import WINDOW_S, Live
+from asr_load.results.metrics import METRICS, STREAMED, Figures, Metric
 from asr_load.results.pass_fail import Kind, Verdict
 from asr_load.results.slo import Slo
 from asr_load.text import count_of
 
-COLUMNS = Spread._fields[1:]
+COLUMNS = Figures.__struct_fields__[1:-1]
 """Statistics of a metric in the tab's table, before its number of values."""
 
 BLOCKS = (f"last {WINDOW_S} s", "whole test")
@@ -153,7 +153,7 @@ def table(rows: Rows) -> dict[str, Any]:
     }
 
 
-def _cells(metric: Metric, block: Spread) -> list[dict[str, Any]]:
+def _cells(metric: Metric, block: Figures) -> list[dict[str, Any]]:
     cells = [
         {"value": number(getattr(block, name), _digits(metric)), "faint": block.n < FEW.get(name, 0)}
         for name in COLUMNS

@@ -13,7 +13,7 @@ from asr_load.report.comparison import markdown, print_comparison
 from asr_load.report.exports import FORMS, export
 from asr_load.report.page import comparison_page, write_report
 from asr_load.report.summary import print_summary
-from asr_load.results.compare import Run, broken_gates, compare, live_accuracy, parse_gate, write_comparison
+from asr_load.results.compare import broken_gates, compare, live_accuracy, parse_gate, write_comparison
 from asr_load.results.parts import values_of
 from asr_load.results.summary import read_finished, write_summary
 
@@ -74,12 +74,12 @@ def main() -> int:
         raise InputError("--by and --manifest belong together: name a column, and the table that has it")
     columns = {column: values_of(args.manifest, column) for column in args.by}
     runs = []
-    baselines = [Run(folder, read_finished(folder)) for folder in args.baseline]
+    baselines = [read_finished(folder) for folder in args.baseline]
     for folder in args.results:
         finished = read_finished(folder)
-        runs.append(Run(folder, finished))
+        runs.append(finished)
         if len(args.results) == len(baselines) == 1:
-            finished.summary.live_accuracy = live_accuracy(runs[0], baselines[0])
+            finished.summary.live_accuracy = live_accuracy(finished, baselines[0])
         write_summary(folder, finished)
         by_column = [Breakdown(finished).by_column(column, values) for column, values in columns.items()]
         write_report(folder, finished, args.slice, by_column)
@@ -93,12 +93,12 @@ def main() -> int:
         return 0
     comparison = compare(runs, baselines, min_change)
     write_comparison(args.results[0], comparison)
-    page = comparison_page(comparison, [run.finished for run in runs], [run.finished for run in baselines])
+    page = comparison_page(comparison, runs, baselines)
     write_atomically(args.results[0] / COMPARISON_PAGE, page.encode("utf-8", "replace"))
     if "markdown" in args.export:
         write_atomically(args.results[0] / "comparison.md", markdown(comparison).encode("utf-8", "replace"))
     print_comparison(comparison, sys.stdout)
-    broken = broken_gates(comparison, gates)
+    broken = list(broken_gates(comparison, gates))
     for line in broken:
         print(line)
     return 1 if broken else 0

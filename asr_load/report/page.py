@@ -24,7 +24,6 @@ from asr_load.report.tables import Table
 from asr_load.report.transcripts import errors_of, worst
 from asr_load.report.view import View, view_finished, view_running
 from asr_load.report.words import ms, normalizer_words, number, percent
-from asr_load.results import sound
 from asr_load.results.capacity import Capacity
 from asr_load.results.compare import Comparison, one_is_realtime
 from asr_load.results.course import course, span, width_for
@@ -33,6 +32,7 @@ from asr_load.results.metrics import METRICS
 from asr_load.results.pass_fail import Verdict
 from asr_load.results.runfile import RunInfo, WorkerInfo
 from asr_load.results.slo import Slo, parse_slo
+from asr_load.results.sound import Measured
 from asr_load.results.summary import Finished, Summary
 from asr_load.results.verdict import Validity
 from asr_load.stream.record import Record
@@ -89,7 +89,7 @@ def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
 
 def comparison_page(comparison: Comparison, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
     """comparison.html: the warnings, the figures, and the distributions of both sides in one chart."""
-    sides = [[record for run in own for record in run.measured.sound if record.ok] for own in (values, baselines)]
+    sides = [[record for run in side for record in run.measured.good] for side in (values, baselines)]
     drawn = []
     if not one_is_realtime(run.info for run in (*values, *baselines)):
         own, other = ({plot.title: plot for plot in plots.distributions(side, ())} for side in sides)
@@ -121,7 +121,7 @@ def make_report(finished: Finished, slice_s: float | None = None, by_column: Ite
     """The HTML of report.html. `slice_s`: seconds per row of the table over time; None: at most 20 rows. `by_column`:
     tables by columns of a manifest."""
     info, summary, part = finished.info, finished.summary, finished.measured
-    measured, good = part.counted, [record for record in part.sound if record.ok]
+    measured, good = part.counted, part.good
     sections, all_plots = _sections(good, info, finished.search)
     drawn: dict[str, Any] = {"plots": all_plots}
     note = ""
@@ -234,10 +234,10 @@ def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], b
     return [plots.Mark(name, max(at - began, 0.0)) for at, name in (*stages, *lost) if at >= began - 1]
 
 
-def _late_places(part: sound.Measured, info: RunInfo, first: float, last: float) -> list[plots.Mark]:
+def _late_places(run: Measured, info: RunInfo, first: float, last: float) -> list[plots.Mark]:
     """Moments at which the load generator was late, so that requests are excluded, in seconds since the first request;
     only those between the first and the last moment of the chart."""
-    if not part.left.late:
+    if not run.left.late:
         return []
     stretches = (
         each.moved(worker.master_offset_s - first)
@@ -288,7 +288,7 @@ def _load(info: RunInfo) -> str:
 
 def _tables(finished: Finished, slice_s: float | None) -> Iterator[Table]:
     info, summary, part = finished.info, finished.summary, finished.measured
-    measured, good = part.counted, [record for record in part.sound if record.ok]
+    measured, good = part.counted, part.good
     yield tables.latencies(summary)
     for one in (tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)):
         if one.rows:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from asr_load.report.words import clock, ms, number, percent
-from asr_load.results.figures import Figures
-from asr_load.results.metrics import METRICS
-from asr_load.results.summary import ByReplica, ByUserClass, Summary
+from asr_load.results.metrics import METRICS, Figures
+from asr_load.results.parts import PartFigures
+from asr_load.results.summary import Summary
 from asr_load.text import visible
 
 FEW = {"p90": 10, "p95": 20, "p99": 100}
 """Number of values below which a percentile is hardly more than the maximum."""
 
 LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
-RTF = "RTF p50"
 
 
 @dataclass(frozen=True)
@@ -44,40 +45,57 @@ def latencies(summary: Summary) -> Table:
             # RTF has no unit, unlike the table's other rows, which are in ms.
             title, digits = (metric.title, 1) if metric.unit else (f"{metric.title} (no unit)", 3)
             faint |= {(len(rows), at) for at, name in ((3, "p90"), (4, "p95"), (5, "p99")) if row.n < FEW[name]}
-            rows.append((title, *_cells(row, metric.scale, digits), f"{row.n:,}"))
+            *values, n = msgspec.structs.astuple(row.scaled(metric.scale))
+            rows.append((title, *(number(value, digits) for value in values), f"{n:,}"))
     headings = ("", "mean", "p50", "p90", "p95", "p99", "max", "n")
     return Table("Latencies of successful requests, in ms", headings, rows, faint=frozenset(faint))
 
 
 def lengths(summary: Summary) -> Table:
     """Latencies and error rate by clip length."""
-    rows = []
-    for row in summary.by_duration:
-        bounds = f"{row.from_s:g} and more" if row.to_s is None else f"{row.from_s:g} to {row.to_s:g}"
-        four = map(ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
-        rate = percent(getattr(row, summary.rate))
-        rows.append((bounds, str(row.n), *four, number(row.rtf.p50, 3), rate))
-    headings = ("seconds", "n", *LATENCIES, RTF, summary.rate.upper())
-    faint = faint_p95([row.n for row in summary.by_duration], 2)
-    return Table("By clip length", headings, rows, numbers=True, faint=faint)
+    first = [
+        (f"{row.from_s:g} and more" if row.to_s is None else f"{row.from_s:g} to {row.to_s:g}", str(row.n))
+        for row in summary.by_duration
+    ]
+    return _part_table("By clip length", ("seconds", "n"), first, summary.by_duration, summary.rate, numbers=True)
 
 
 def user_classes(summary: Summary) -> Table:
     """Figures by user class, for a locustfile with several."""
-    rate = summary.rate
-    rows = [
-        (row.name, str(row.n), str(row.fail), *_of_part(row), percent(getattr(row, rate)))
-        for row in summary.by_user_class
-    ]
-    headings = ("", "n", "fail", *LATENCIES, RTF, rate.upper())
-    return Table("By user class", headings, rows, faint=faint_p95([row.n for row in summary.by_user_class], 3))
+    first = [(row.name, str(row.n), str(row.fail)) for row in summary.by_user_class]
+    return _part_table("By user class", ("", "n", "fail"), first, summary.by_user_class, summary.rate)
 
 
 def replicas(summary: Summary) -> Table:
     """Figures by server address, if there are several."""
-    rows = [(row.address, percent(row.share), str(row.n), str(row.fail), *_of_part(row)) for row in summary.by_replica]
-    headings = ("", "share", "n", "fail", *LATENCIES, RTF)
-    return Table("By replica", headings, rows, faint=faint_p95([row.n for row in summary.by_replica], 4))
+    first = [(row.address, percent(row.share), str(row.n), str(row.fail)) for row in summary.by_replica]
+    return _part_table("By replica", ("", "share", "n", "fail"), first, summary.by_replica)
+
+
+def _part_table(
+    title: str,
+    headings: Sequence[str],
+    first: Sequence[Sequence[str]],
+    parts: Sequence[PartFigures],
+    rate: str = "",
+    *,
+    numbers: bool = False,
+) -> Table:
+    """A table of parts, with their first cells, latencies, RTF and, if given, error rate (wer or cer)."""
+    rows = [
+        (*cells, *latency_cells(part.ttft, part.e2el), number(part.rtf.p50, 3))
+        + ((percent(getattr(part, rate)),) if rate else ())
+        for cells, part in zip(first, parts, strict=True)
+    ]
+    faint = faint_p95([part.n for part in parts], len(headings))
+    return Table(
+        title, (*headings, *LATENCIES, "RTF p50", *filter(None, [rate.upper()])), rows, numbers=numbers, faint=faint
+    )
+
+
+def latency_cells(ttft: Figures, e2el: Figures) -> Iterator[str]:
+    """The cells below LATENCIES."""
+    return map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95))
 
 
 def faint_p95(counts: Sequence[int], first: int) -> frozenset[tuple[int, int]]:
@@ -101,14 +119,3 @@ def clients(summary: Summary) -> Table:
         for client in summary.validity.clients
     ]
     return Table("Workers (in ms; the clock is relative to the master's)", headings, rows)
-
-
-def _of_part(row: ByUserClass | ByReplica) -> Iterator[str]:
-    """The cells below LATENCIES and RTF."""
-    yield from map(ms, (row.ttft.p50, row.ttft.p95, row.e2el.p50, row.e2el.p95))
-    yield number(row.rtf.p50, 3)
-
-
-def _cells(row: Figures, scale: float, digits: int) -> Iterable[str]:
-    values = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
-    return [number(None if value is None else value * scale, digits) for value in values]

@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from asr_load.results.live import PERCENTILES, Live, Spread
-from asr_load.results.metrics import STREAMED
+from asr_load.results.live import Live
+from asr_load.results.metrics import STREAMED, Figures, figures
 from asr_load.results.pass_fail import Verdict
 from asr_load.results.slo import Slo
 from asr_load.results.summary import Summary
 from asr_load.results.verdict import Validity
 
-NOTHING = Spread(0, *[None] * (len(PERCENTILES) + 1))
+NOTHING = figures(())
 
-Rows = Mapping[str, tuple[Spread, Spread]]
-"""By metric, in the order of STREAMED: its figures over the last seconds and over the whole test."""
+Rows = Mapping[str, tuple[Figures, Figures]]
+"""By metric, in the order of STREAMED: its figures over the last seconds and over the whole test, in its unit."""
 
 
 class Judged(NamedTuple):
@@ -68,7 +68,7 @@ class View:
     """Error rate over the whole test; None without a reference."""
     slos: Sequence[Judged]
 
-    def figures(self, metric: str) -> Spread:
+    def figures(self, metric: str) -> Figures:
         """A metric's figures of the last seconds while the test is running, else those of the whole test."""
         recent, whole = self.rows.get(metric, (NOTHING, NOTHING))
         return recent if self.running else whole
@@ -126,9 +126,8 @@ def view_finished(summary: Summary, live: Rows | None = None) -> View:
     for metric in STREAMED:
         exact = getattr(summary, metric.name)
         if exact.n or not metric.is_realtime:
-            values = (exact.p50, exact.p90, exact.p95, exact.p99, exact.max)
-            whole = Spread(exact.n, *(None if value is None else value * metric.scale for value in values))
-            rows[metric.name] = (live or {}).get(metric.name, (NOTHING, NOTHING))[0], whole
+            recent, _ = (live or {}).get(metric.name, (NOTHING, NOTHING))
+            rows[metric.name] = recent, exact.scaled(metric.scale)
     # Counts include late requests and the rate does not, so next to each other they would contradict.
     counts = (None, None) if summary.left_out.late else (requests.fail, requests.success + requests.fail)
     rate = getattr(summary, summary.rate)

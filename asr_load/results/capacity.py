@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.languages import language_code
 from asr_load.results.decide import LEAST, decide
-from asr_load.results.figures import Figures, figures_of
+from asr_load.results.metrics import Figures, figures_of
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import Kind, Reason, Rules, Verdict, incomplete, verdict_of
 from asr_load.results.slo import Slo, SloResult, parse_slos, slo_lines
@@ -121,9 +122,14 @@ class Capacity(msgspec.Struct, kw_only=True):
         did not settle."""
         if self.answer is None:
             return []
-        held = [step for step in self.steps if step.load == self.answer and step.ok]
-        broken = sorted((step for step in self.steps if not step.ok and step.load > self.answer), key=_load)
-        return [step.load for step in (*held[-1:], *broken[:1]) if not step.settled]
+        met = [step for step in self.steps if step.load == self.answer and step.ok]
+        return [step.load for step in (*met[-1:], *self.missed[:1]) if not step.settled]
+
+    @property
+    def missed(self) -> list[Step]:
+        """The steps above the answer that missed an SLO, lowest first."""
+        above = (step for step in self.steps if not step.ok and step.load > (self.answer or 0.0))
+        return sorted(above, key=attrgetter("load"))
 
 
 class Search:
@@ -172,8 +178,7 @@ def judge(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring, *, l
         SloResult(slo.name, slo.limit, decision.value, decision.ok and decision.value is not None)
         for slo, decision in zip(slos, decisions, strict=True)
     ]
-    broken = [line for result, line in zip(results, slo_lines(results), strict=True) if not result.ok]
-    reason = "; ".join(broken)
+    reason = "; ".join(slo_lines(result for result in results if not result.ok))
     failed_for_good = any(decision.settled and not decision.ok for decision in decisions)
     if is_open and not reason:
         steady = steadiness(records)
@@ -181,18 +186,16 @@ def judge(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring, *, l
             reason = f"a queue grew: latency rose by {steady.growth_s or 0:.2f} s over the step"
             failed_for_good = True
     ok = not reason
-    held_for_good = ok and len(records) >= max(least, LEAST) and all(decision.settled for decision in decisions)
-    return Judgement(ok, failed_for_good or held_for_good, results, reason)
+    met_for_good = ok and len(records) >= max(least, LEAST) and all(decision.settled for decision in decisions)
+    return Judgement(ok, failed_for_good or met_for_good, results, reason)
 
 
 def from_due(record: Record) -> Record:
     """The record with TTFT and E2E measured from when the request was due."""
-    lag = record.lag or 0.0
-
-    def later(value: float | None) -> float | None:
-        return None if value is None else value + lag
-
-    return msgspec.structs.replace(record, ttft=later(record.ttft), e2el=later(record.e2el))
+    moved = {
+        name: value + (record.lag or 0.0) for name in ("ttft", "e2el") if (value := getattr(record, name)) is not None
+    }
+    return msgspec.structs.replace(record, **moved)
 
 
 def unreached(record: Record) -> bool:
@@ -220,30 +223,22 @@ def step(
     """Make a finished step. `ended` successes, with `tokens` tokens, fell within the `seconds` that were measured; the
     step was abandoned `repeats` times before."""
     good = [record for record in records if record.ok]
-    audio = sum(record.audio_s for record in good)
-    per_request = audio / len(good) if good else 0.0
+    audio_s = sum(record.audio_s for record in good) / len(good) if good else 0.0
     rate = ended / seconds if seconds > 0 else 0.0
     return Step(
+        **msgspec.structs.asdict(judgement),
         load=load,
-        ok=judgement.ok,
-        settled=judgement.settled,
-        reason=judgement.reason,
         seconds=seconds,
         repeats=repeats,
         requests=len(records),
         success=len(good),
         requests_per_s=rate,
         output_tokens_per_s=None if tokens is None else tokens / seconds if seconds > 0 else 0.0,
-        rtfx=rate * per_request,
+        rtfx=rate * audio_s,
         ttft=figures_of("ttft", good),
         itl=figures_of("itl", good),
         e2el=figures_of("e2el", good),
-        slo=judgement.slo,
     )
-
-
-def _load(step: Step) -> float:
-    return step.load
 
 
 def knee(steps: Sequence[Step]) -> Step | None:
@@ -252,7 +247,7 @@ def knee(steps: Sequence[Step]) -> Step | None:
     The candidate is the step farthest above the line from the first to the last, in the diagram of throughput against
     load, both scaled to their maxima (Kneedle: Satopää et al., ICDCS workshops 2011). A straight line has such a point
     too, so it only counts if no higher load has more than HARDLY more throughput. It takes at least three loads."""
-    order = sorted({each.load: each for each in steps}.values(), key=_load)
+    order = sorted({each.load: each for each in steps}.values(), key=attrgetter("load"))
     if len(order) < 3:
         return None
     loads = np.array([each.load for each in order])
@@ -295,17 +290,9 @@ def answer_lines(search: Capacity) -> list[str]:
     settle."""
     if search.answer is None:
         return [f"maximum effective {search.kind}: unknown ({search.limited_by})"]
-    asked = _limits(search)
-    lines = []
-    if not search.answer:
-        lines.append(f"Not even the lowest load met {asked}")
-    else:
-        lines.append(f"{format_load(search, search.answer)} met {asked}")
-    above = sorted(
-        (tried for tried in search.steps if not tried.ok and tried.load > search.answer), key=lambda tried: tried.load
-    )
-    if above:
-        lines.append(f"{format_load(search, above[0].load)} did not: {above[0].reason}")
+    highest = format_load(search, search.answer) if search.answer else "Not even the lowest load"
+    lines = [f"{highest} met {_limits(search)}"]
+    lines += [f"{format_load(search, missed.load)} did not: {missed.reason}" for missed in search.missed[:1]]
     if search.limited_by:
         lines.append(f"The true maximum may be higher: {search.limited_by}")
     lines.append(f"maximum effective {search.kind}: {_answer(search, search.answer)}")
@@ -315,22 +302,21 @@ def answer_lines(search: Capacity) -> list[str]:
 def _answer(search: Capacity, answer: float) -> str:
     """The number with its reservations."""
     if search.kind == "streams":
-        said = f"{answer:.0f}" + (" (realtime sessions)" if search.asked.get("--api") == "realtime" else "")
+        number = f"{answer:.0f}" + (" (realtime sessions)" if search.asked.get("--api") == "realtime" else "")
     else:
-        said = f"{answer:.3g} requests/s"
+        number = f"{answer:.3g} requests/s"
     if search.stalled_at is not None:
-        said = f"at least {said} (the load generator stalled at {_loads(search, search.stalled_at)})"
+        number = f"at least {number} (the load generator stalled at {_loads(search, search.stalled_at)})"
     if search.gone_at is not None:
-        said = f"at least {said} (the server is gone: no request succeeded at {_loads(search, search.gone_at)})"
+        number = f"at least {number} (the server is gone: no request succeeded at {_loads(search, search.gone_at)})"
     if search.unsettled:
-        said += f", not settled (--step-time was too short at {_loads(search, *search.unsettled)})"
-    return said
+        number += f", not settled (--step-time was too short at {_loads(search, *search.unsettled)})"
+    return number
 
 
 def _loads(search: Capacity, *loads: float) -> str:
-    said = " and ".join(f"{load:.3g}" for load in loads)
     unit = "requests/s" if search.kind != "streams" else "stream" if loads == (1,) else "streams"
-    return f"{said} {unit}"
+    return f"{' and '.join(f'{load:.3g}' for load in loads)} {unit}"
 
 
 def format_load(search: Capacity, load: float) -> str:

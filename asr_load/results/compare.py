@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,10 @@ from asr_load.errors import InputError
 from asr_load.files import encode_json, write_atomically
 from asr_load.options.table import OPTIONS
 from asr_load.results.accuracy import counted, spoken, total
-from asr_load.results.figures import Figures
 from asr_load.results.metrics import METRICS
 from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import Goodput, check_unit, parse_limit
-from asr_load.results.sound import Measured
 from asr_load.results.summary import Difference, Finished, RealtimeAccuracy
 from asr_load.stream.record import Record
 from asr_load.text import count_of
@@ -29,6 +27,12 @@ from asr_load.text import count_of
 COMPARISON, FORMAT = "comparison.json", 1
 LATENCIES = ("ttft", "itl", "tpot", "e2el", "rtf", "ttfs", "done_latency", "rtf_live")
 STATISTICS = {"mean": None, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+RATES = {"rtfx": "", "requests_per_s": "1/s", "output_tokens_per_s": "1/s", "goodput": "1/s"}
+"""Figures of which more is better, with their units."""
+
+ACCURACY = ("error_rate", "wer", "cer")
+"""Figures that are comparable between realtime sessions and uploads."""
+
 ROUNDS, SEED = 1000, 20261126
 """Rounds and seed of the bootstrap. The same runs always give the same intervals."""
 
@@ -36,7 +40,7 @@ BINS = 2048
 """Maximum number of bins for a metric's values, each with the same count. The error of a percentile is less than the
 width of its bin, and that of an interval far less than chance."""
 
-BLOCKS = 30
+STRETCHES = 30
 """Number of stretches of time into which a run is cut to resample it."""
 
 RESOLUTION_MS = 0.1
@@ -45,7 +49,8 @@ RESOLUTION_MS = 0.1
 LEAST_UNITS = 5
 """Minimum number of clips or stretches of time for an interval."""
 
-FEW_CLIPS, FEW = 10, 100
+FEW_CLIPS, FEW_REQUESTS = 10, 100
+"""Numbers of clips and of successes below which a comparison warns."""
 
 T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -60,7 +65,7 @@ the normal distribution."""
 
 Z_975, Z_995 = T_975[-1], T_995[-1]
 
-SHOWN, SAID = (2.5, 97.5), (0.5, 99.5)
+SHOWN, JUDGED = (2.5, 97.5), (0.5, 99.5)
 """Percentiles that bound the intervals. The 95 % interval is shown. The 99 % interval must exclude 0 before a figure is
 called better or worse, because thirty figures are judged at once and each may be wrong by chance."""
 
@@ -95,28 +100,11 @@ class Comparison(msgspec.Struct, kw_only=True):
     min_change: float = 0.0
 
 
-class Run(NamedTuple):
-    """A run and its folder."""
-
-    folder: Path
-    finished: Finished
-
-    @property
-    def info(self) -> RunInfo:
-        return self.finished.info
-
-    @property
-    def part(self) -> Measured:
-        return self.finished.measured
-
-    @property
-    def measured(self) -> list[Record]:
-        """Requests that count for latencies, error rates and accuracy."""
-        return self.part.sound
-
+Sides = tuple[Sequence[Finished], Sequence[Finished]]
+"""The runs to judge, and those to compare them with."""
 
 Draws = np.ndarray
-"""One or more figures in each round of the bootstrap; shape (ROUNDS,) or (ROUNDS, figures)."""
+"""One or more figures in each round of the bootstrap, minus the real ones; shape (ROUNDS,) or (ROUNDS, figures)."""
 
 
 class _Interval(NamedTuple):
@@ -146,51 +134,47 @@ class _Interval(NamedTuple):
         return _Interval(*(bound + difference for bound in self))
 
 
-class _Values(NamedTuple):
-    """A metric's values by clip: sums and counts, shape (clips,), and counts in bins, shape (clips, bins)."""
-
-    sums: np.ndarray
-    sizes: np.ndarray
-    binned: np.ndarray
-    middles: np.ndarray
-
-
-def compare(values: Sequence[Run], baselines: Sequence[Run], min_change: float = 0.0) -> Comparison:
+def compare(values: Sequence[Finished], baselines: Sequence[Finished], min_change: float = 0.0) -> Comparison:
     """Compare two sides. Intervals account for chance by clip and by time and, with two or more runs on each side, by
     run. Raises InputError."""
-    several = min(len(values), len(baselines)) > 1
-    if not several and len(values) + len(baselines) > 2:
+    sides, runs = (values, baselines), [*values, *baselines]
+    several = min(map(len, sides)) > 1
+    if not several and len(runs) > 2:
         raise InputError("a comparison needs one run on each side, or at least two on each side")
-    found = _figures(values, baselines)
-    if one_is_realtime(run.info for run in (*values, *baselines)):
-        found = [one for one in found if one.name in ACCURACY]
-    audio = [record.audio_s for run in (*values, *baselines) for record in run.measured if record.ok and record.audio_s]
+    found = [*_figures(sides), *_text_errors(sides)[1]]
+    if one_is_realtime(run.info for run in runs):
+        found = [figure for figure in found if figure.name in ACCURACY]
+    audio = [record.audio_s for run in runs for record in run.measured.good if record.audio_s]
     # RTF is latency divided by clip length, so a small difference in latency changes it most for the shortest clip.
     least = {"ms": RESOLUTION_MS, "rtf": RESOLUTION_MS / 1e3 / min(audio, default=1.0)}
-    figures = [
-        _worded(one, min_change, least.get("rtf" if one.name.startswith("rtf_") else one.unit, 0.0)) for one in found
-    ]
-    one_each = "one run on each side: intervals do not include differences between runs, such as after a restart"
+    for figure in found:
+        # With a baseline of 0, any change counts.
+        small = figure.relative is not None and abs(figure.relative) < min_change
+        resolved = least.get("rtf" if figure.name.startswith("rtf_") else figure.unit, 0.0)
+        if small or abs(figure.difference or 0.0) < resolved:
+            figure.word = SAME
     method = (
-        f"bootstrap of {ROUNDS} rounds: latencies by clip and by {BLOCKS} stretches of time, wider interval;"
+        f"bootstrap of {ROUNDS} rounds: latencies by clip and by {STRETCHES} stretches of time, wider interval;"
         " WER by clip, rates by time; error rates: Newcombe's interval"
     )
     if several:
         between = f"Welch's t over {len(values)} and {len(baselines)} runs"
         method = f"wider interval of {between} and, within runs, a {method}"
-    warnings = [*_not_comparable(values, baselines), *([] if several else [one_each]), *_thin(values, baselines)]
-    runs = {side: [str(run.folder) for run in own] for side, own in (("value", values), ("baseline", baselines))}
-    return Comparison(figures=figures, warnings=warnings, runs=runs, method=method, min_change=min_change)
-
-
-ACCURACY = ("wer", "cer", "error_rate")
+    folders = {name: [str(run.folder) for run in side] for name, side in zip(("value", "baseline"), sides, strict=True)}
+    return Comparison(
+        figures=found,
+        warnings=[*_not_comparable(sides), *_too_narrow(sides)],
+        runs=folders,
+        method=method,
+        min_change=min_change,
+    )
 
 
 def one_is_realtime(infos: Iterable[RunInfo]) -> bool:
     """Whether some runs were realtime and others uploads, or one was both. Latencies of realtime sessions include the
     time it takes to speak."""
-    ways = ((info.realtime, *(each.realtime for each in info.user_classes)) for info in infos)
-    return len({frozenset(map(bool, own)) for own in ways}) > 1
+    kinds = ((info.realtime, *(each.realtime for each in info.user_classes)) for info in infos)
+    return len({frozenset(map(bool, own)) for own in kinds}) > 1
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
@@ -198,75 +182,53 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     write_atomically(folder / COMPARISON, encode_json(comparison))
 
 
-def _worded(one: Compared, min_change: float, least: float) -> Compared:
-    # With a baseline of 0, any change counts.
-    small = one.relative is not None and abs(one.relative) < min_change
-    if small or abs(one.difference or 0.0) < least:
-        one.word = SAME
-    return one
-
-
-MORE_IS_BETTER = ("rtfx", "requests_per_s", "output_tokens_per_s", "goodput")
-
-
-def _compared(
-    name: str, unit: str, baseline: float | None, value: float | None, interval: _Interval | None
-) -> Compared:
-    if baseline is None or value is None:
-        return Compared(name, unit, baseline, value, None, None, None, None, SAME)
-    difference = value - baseline
-    relative = difference / baseline if baseline else None if difference else 0.0
-    if interval is None:
-        return Compared(name, unit, baseline, value, difference, None, None, relative, SAME)
-    better = (difference > 0) == (name in MORE_IS_BETTER)
-    word = SAME if not interval.apart else BETTER if better else WORSE
-    return Compared(name, unit, baseline, value, difference, interval.low, interval.high, relative, word)
-
-
-def point_figures(run: Run) -> dict[str, tuple[str, float | None]]:
+def point_figures(run: Finished) -> dict[str, tuple[str, float | None]]:
     """A run's figures by name, each with its unit; latencies in ms."""
-    summary = run.finished.summary
+    summary = run.summary
     found: dict[str, tuple[str, float | None]] = {}
     for name in LATENCIES:
-        row: Figures = getattr(summary, name)
-        if METRICS[name].is_realtime and not row.n:
-            continue
-        for statistic in STATISTICS:
-            value = getattr(row, statistic)
-            found[f"{name}_{statistic}"] = METRICS[name].unit, None if value is None else value * METRICS[name].scale
-    units = {"rtfx": "", "requests_per_s": "1/s", "output_tokens_per_s": "1/s", "goodput": "1/s"}
-    found |= {name: (unit, getattr(summary, name)) for name, unit in units.items()}
-    found |= {name: ("", getattr(summary, name)) for name in ("error_rate", "wer", "cer")}
+        metric = METRICS[name]
+        row = getattr(summary, name).scaled(metric.scale)
+        if row.n or not metric.is_realtime:
+            found |= {f"{name}_{statistic}": (metric.unit, getattr(row, statistic)) for statistic in STATISTICS}
+    return found | {name: (RATES.get(name, ""), getattr(summary, name)) for name in (*RATES, *ACCURACY)}
+
+
+def _figures(sides: Sides) -> list[Compared]:
+    """Every figure but WER and CER, for each side the mean over its runs."""
+    points = [[point_figures(run) for run in side] for side in sides]
+    common = set.intersection(*(set(figures) for side in points for figures in side))
+    found = []
+    for name, interval in _within_runs(sides, common).items():
+        by_side = [[figures[name][1] for figures in side] for side in points]
+        found += _figure(name, points[0][0][name][0], by_side, interval)
     return found
 
 
-def _figures(values: Sequence[Run], baselines: Sequence[Run]) -> list[Compared]:
-    """Every figure, for each side the mean over its runs."""
-    sides = [[point_figures(run) for run in own] for own in (values, baselines)]
-    within = _within_runs(values, baselines)
-    found = []
-    for name, interval in within.items():
-        unit = sides[0][0][name][0]
-        of_runs = [[each[name][1] for each in side] for side in sides]
-        found += _figure(name, unit, of_runs, interval)
-    return found + _text_errors(values, baselines)[1]
-
-
 def _figure(
-    name: str, unit: str, of_runs: Sequence[Sequence[float | None]], within: _Interval | None
+    name: str, unit: str, by_side: Sequence[Sequence[float | None]], within: _Interval | None
 ) -> list[Compared]:
     """Compare a figure of each side's runs; `within` is the interval of the difference by chance within runs, around 0.
     With several runs a side, the interval must also contain the one between runs, because runs that agree do not prove
     that the next will. Empty if fewer than two of several runs have the figure."""
-    told = [[value for value in side if value is not None] for side in of_runs]
-    several = min(map(len, of_runs)) > 1
-    if several and min(map(len, told)) < 2:
+    known = [[value for value in side if value is not None] for side in by_side]
+    several = min(map(len, by_side)) > 1
+    if several and min(map(len, known)) < 2:
         return []
-    value, baseline = (float(np.mean(side)) if side else None for side in told)
-    interval = None if within is None or value is None or baseline is None else within.around(value - baseline)
-    if interval is not None and several:
-        interval = interval.held_with(_between_runs(*map(np.array, told)))
-    return [_compared(name, unit, baseline, value, interval)]
+    value, baseline = (float(np.mean(side)) if side else None for side in known)
+    found = Compared(name, unit, baseline, value, None, None, None, None, SAME)
+    if value is None or baseline is None:
+        return [found]
+    difference = found.difference = value - baseline
+    found.relative = difference / baseline if baseline else None if difference else 0.0
+    if within is not None:
+        interval = within.around(difference)
+        if several:
+            interval = interval.held_with(_between_runs(*map(np.array, known)))
+        found.low, found.high = interval.low, interval.high
+        if interval.apart:
+            found.word = BETTER if (difference > 0) == (name in RATES) else WORSE
+    return [found]
 
 
 def _between_runs(own: np.ndarray, other: np.ndarray) -> _Interval:
@@ -275,121 +237,106 @@ def _between_runs(own: np.ndarray, other: np.ndarray) -> _Interval:
     spread = float(sum(parts))
     free = spread**2 / (parts[0] ** 2 / (len(own) - 1) + parts[1] ** 2 / (len(other) - 1)) if spread else 1.0
     at = min(int(free), len(T_975)) - 1
-    difference = float(own.mean() - other.mean())
     half, more = (table[at] * math.sqrt(spread) for table in (T_975, T_995))
-    return _Interval(difference - half, difference + half, difference - more, difference + more)
+    return _Interval(-half, half, -more, more).around(float(own.mean() - other.mean()))
 
 
-def _within_runs(values: Sequence[Run], baselines: Sequence[Run]) -> dict[str, _Interval | None]:
-    """Intervals around 0, by figure, of the difference by chance within runs.
+def _within_runs(sides: Sides, names: Container[str]) -> dict[str, _Interval | None]:
+    """Intervals around 0, by figure of `names`, of the difference by chance within runs.
 
     These are percentile intervals of a bootstrap (Efron and Tibshirani, 1993, chapter 13). For latencies, one bootstrap
     draws clips with all of their requests: the same clips for all runs of a side, and for both sides if they sent the
     same clips. Another draws stretches of time, because concurrent requests share a queue. The interval contains both.
     Error rates use Newcombe's interval, because a bootstrap without failures has no width."""
-    sides = values, baselines
     random = np.random.default_rng(SEED)
-    good = [[[record for record in run.measured if record.ok] for run in own] for own in sides]
-    ways = [_drawn_clips(good, random), _drawn_stretches(good, random)]
-    points = [point_figures(run) for own in sides for run in own]
+    bootstraps = [_drawn_clips(sides, random), _drawn_stretches(sides, random)]
     found: dict[str, _Interval | None] = {}
-    for name in (name for name in LATENCIES if all(f"{name}_mean" in each for each in points)):
-        least = min(sum(getattr(run.finished.summary, name).n for run in own) for own in sides)
-        found |= _of_latency(name, good, ways, least)
-    enough = all(len(np.unique(_stretches(run.part.counted))) >= LEAST_UNITS for own in sides for run in own)
-    for name in MORE_IS_BETTER:
-        drawn = [_mean_of([_resampled(*_rate_by_time(run, name), random) for run in own]) for own in sides]
+    for name in (name for name in LATENCIES if f"{name}_mean" in names):
+        fewest = min(sum(getattr(run.summary, name).n for run in side) for side in sides)
+        found |= _latency_intervals(name, bootstraps, fewest)
+    enough = all(len(np.unique(_stretches(run.measured.counted))) >= LEAST_UNITS for side in sides for run in side)
+    for name in RATES:
+        drawn = [_mean_of([_drawn_rate(*_rate_by_time(run, name), random) for run in side]) for side in sides]
         found[name] = _interval(drawn[0] - drawn[1]) if enough else None
-    found["error_rate"] = _error_rates(values, baselines)
+    found["error_rate"] = _error_rates(sides)
     return found
 
 
-def _of_latency(name: str, good: Sides, ways: Sequence[_Way], least: int) -> dict[str, _Interval | None]:
-    """Intervals for the statistics of a latency; `least` is the number of values on the side that has fewer."""
-    intervals = [
-        _spread([[_values(name, *run) for run in side] for side in way.runs(good)], way.weights) for way in ways
-    ]
+def _latency_intervals(name: str, bootstraps: Sequence[_Drawn], fewest: int) -> dict[str, _Interval | None]:
+    """Intervals for the statistics of a latency; `fewest` is the number of values on the side that has fewer."""
+    spreads = [spread for bootstrap in bootstraps if (spread := _spread(name, bootstrap)) is not None]
     found: dict[str, _Interval | None] = {}
     for at, (statistic, share) in enumerate(STATISTICS.items()):
-        known = [interval for own in intervals if own and (interval := own[at]) is not None]
+        known = [interval for spread in spreads if (interval := _interval(spread[:, at])) is not None]
         interval = functools.reduce(_Interval.held_with, known).times(METRICS[name].scale) if known else None
-        if interval is not None and share is not None and share**least > 1 - SAID[1] / 100:
+        if interval is not None and share is not None and share**fewest > 1 - JUDGED[1] / 100:
             # The true percentile may exceed the largest of so few values, but no draw does.
             interval = interval._replace(lowest=-math.inf, highest=math.inf)
         found[f"{name}_{statistic}"] = interval
     return found
 
 
-def _error_rates(values: Sequence[Run], baselines: Sequence[Run]) -> _Interval | None:
+def _error_rates(sides: Sides) -> _Interval | None:
     """Interval around 0 of the difference in error rates, by stretches of time, because failures come in bursts."""
     own, other = (
         Counted(*map(np.concatenate, zip(*(_rate_by_time(run, "error_rate") for run in side), strict=True)))
-        for side in (values, baselines)
+        for side in sides
     )
-    shown, said = (difference_of_shares(own, other, z) for z in (Z_975, Z_995))
-    if shown is None or said is None:
+    shown, judged = (difference_of_shares(own, other, z) for z in (Z_975, Z_995))
+    if shown is None or judged is None:
         return None
-    return _Interval(*shown, *said).around(other.share - own.share)
+    return _Interval(*shown, *judged).around(other.share - own.share)
 
 
-Sides = Sequence[Sequence[Sequence[Record]]]
-"""Successes by side and run."""
+class _DrawnRun(NamedTuple):
+    """The successes of a run, the unit of each that a bootstrap draws (its clip or stretch of time), and how often it
+    draws each unit; shapes (n,) and (ROUNDS, units)."""
+
+    good: list[Record]
+    unit: np.ndarray
+    weights: np.ndarray
 
 
-class _Way(NamedTuple):
-    """A way of resampling: the unit of each request, by side and run; and how often each unit is drawn, of shape
-    (ROUNDS, units), by side and run."""
-
-    units: list[list[np.ndarray]]
-    weights: list[list[np.ndarray]]
-
-    def runs(self, good: Sides) -> list[list[tuple[Sequence[Record], np.ndarray, int]]]:
-        """By side and run: the requests, their units, and the number of units to draw from."""
-        return [
-            [(run, unit, drawn.shape[1]) for run, unit, drawn in zip(*side, strict=True)]
-            for side in zip(good, self.units, self.weights, strict=True)
-        ]
+_Drawn = Sequence[Sequence[_DrawnRun]]
+"""A bootstrap's draws, by side and run."""
 
 
-def _drawn_clips(good: Sides, random: np.random.Generator) -> _Way:
-    """Resample clips, the same ones in all runs of a side, because further runs with the same clips add no clips."""
-    clips = [sorted({record.clip for run in side for record in run}) for side in good]
-    places = [{clip: number for number, clip in enumerate(names)} for names in clips]
-    units = [
-        [np.array([place[record.clip] for record in run], int) for run in side]
-        for side, place in zip(good, places, strict=True)
-    ]
+def _drawn_clips(sides: Sides, random: np.random.Generator) -> _Drawn:
+    """Draw clips, the same ones in all runs of a side, because further runs with the same clips add no clips."""
+    clips = [sorted({record.clip for run in side for record in run.measured.good}) for side in sides]
     first = _draw(len(clips[0]), random)
-    weights = [first, first if clips[0] == clips[1] else _draw(len(clips[1]), random)]
-    return _Way(units, [[own] * len(side) for own, side in zip(weights, good, strict=True)])
+    weights = first, first if clips[0] == clips[1] else _draw(len(clips[1]), random)
+    drawn = []
+    for side, names, own in zip(sides, clips, weights, strict=True):
+        place = {clip: number for number, clip in enumerate(names)}
+        units = [np.array([place[record.clip] for record in run.measured.good], int) for run in side]
+        drawn.append([_DrawnRun(run.measured.good, unit, own) for run, unit in zip(side, units, strict=True)])
+    return drawn
 
 
-def _drawn_stretches(good: Sides, random: np.random.Generator) -> _Way:
-    """Resample stretches of time, separately for each run."""
-    units = [[_stretches(run) for run in side] for side in good]
-    return _Way(units, [[_draw(int(own.max(initial=-1)) + 1, random) for own in side] for side in units])
+def _drawn_stretches(sides: Sides, random: np.random.Generator) -> _Drawn:
+    """Draw stretches of time, separately for each run."""
+    goods = [[run.measured.good for run in side] for side in sides]
+    units = [[(good, _stretches(good)) for good in side] for side in goods]
+    return [[_DrawnRun(good, unit, _draw(unit.max(initial=-1) + 1, random)) for good, unit in side] for side in units]
 
 
 def _draw(count: int, random: np.random.Generator) -> np.ndarray:
-    """How often each unit is drawn in each round; shape (ROUNDS, count)."""
-    if not count:
-        return np.zeros((ROUNDS, 0), np.float32)
-    return random.multinomial(count, np.full(count, 1 / count), ROUNDS).astype(np.float32)
+    """How often each of a number of units is drawn in each round; shape (ROUNDS, count)."""
+    return random.multinomial(count, np.full(count, 1 / count), ROUNDS) if count else np.zeros((ROUNDS, 0), int)
 
 
-def _spread(sides: Sequence[Sequence[_Values]], weights: Sequence[Sequence[np.ndarray]]) -> list[_Interval | None]:
-    """For each of STATISTICS, the interval of its difference around 0; empty with too few units to draw from. The error
-    from binning is the same in the drawn and the real difference, and cancels."""
-    if min(int((run.sizes > 0).sum()) for side in sides for run in side) < LEAST_UNITS:
-        return []
+def _spread(name: str, bootstrap: _Drawn) -> Draws | None:
+    """STATISTICS of a metric: the difference between the sides; None with too few units to draw from. The error from
+    binning is the same in the drawn and the real figures, and cancels."""
+    values = [[(_values(name, run.good, run.unit, run.weights.shape[1]), run) for run in side] for side in bootstrap]
+    if min(int((own.sizes > 0).sum()) for side in values for own, _ in side) < LEAST_UNITS:
+        return None
     drawn, real = (
-        [
-            _mean_of([_drawn(run, each) for run, each in zip(*side, strict=True)])
-            for side in zip(sides, own, strict=True)
-        ]
-        for own in (weights, [[np.ones((1, len(run.sums)), np.float32) for run in side] for side in sides])
+        [_mean_of([_statistics(own, weights_of(run)) for own, run in side]) for side in values]
+        for weights_of in (lambda run: run.weights, lambda run: np.ones((1, run.weights.shape[1])))
     )
-    return [_interval(each) for each in (drawn[0] - drawn[1] - (real[0] - real[1])).T]
+    return np.asarray(drawn[0] - drawn[1] - (real[0] - real[1]))
 
 
 def _mean_of(draws: Sequence[Draws]) -> Draws:
@@ -398,13 +345,24 @@ def _mean_of(draws: Sequence[Draws]) -> Draws:
 
 
 def _stretches(records: Sequence[Record]) -> np.ndarray:
-    """Index of the stretch of time, of BLOCKS, in which each record ended; shape (n,)."""
+    """Index of the stretch of time, of STRETCHES, in which each record ended; shape (n,)."""
     ends = np.array([record.end for record in records])
     if not ends.size:
         return np.zeros(0, int)
     first = min(record.started_at for record in records)
-    places: np.ndarray = np.minimum((ends - first) / max(ends.max() - first, 1e-9) * BLOCKS, BLOCKS - 1).astype(int)
+    places: np.ndarray = np.minimum((ends - first) / max(ends.max() - first, 1e-9) * STRETCHES, STRETCHES - 1).astype(
+        int
+    )
     return places
+
+
+class _Values(NamedTuple):
+    """A metric's values by clip: sums and counts, shape (clips,), and counts in bins, shape (clips, bins)."""
+
+    sums: np.ndarray
+    sizes: np.ndarray
+    binned: np.ndarray
+    middles: np.ndarray
 
 
 def _values(name: str, good: Sequence[Record], unit: np.ndarray, units: int) -> _Values:
@@ -424,8 +382,9 @@ def _values(name: str, good: Sequence[Record], unit: np.ndarray, units: int) -> 
     return _Values(np.bincount(of, flat, units), np.bincount(of, minlength=units), counted, middles)
 
 
-def _drawn(values: _Values, weights: np.ndarray) -> Draws:
-    """STATISTICS for each round; shape (ROUNDS, statistics); nan for rounds without a value."""
+def _statistics(values: _Values, weights: np.ndarray) -> np.ndarray:
+    """STATISTICS for each round; shape (rounds, statistics); nan for rounds without a value."""
+    weights = weights.astype(np.float32)
     drawn = np.full((len(weights), len(STATISTICS)), np.nan)
     reached = np.cumsum(weights @ values.binned, axis=1)
     there = reached[:, -1] > 0
@@ -439,11 +398,11 @@ def _drawn(values: _Values, weights: np.ndarray) -> Draws:
     return drawn
 
 
-def _rate_by_time(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Numerator and denominator of a rate, for each stretch of the run's time; shapes (BLOCKS,)."""
-    part, limits = run.part, Goodput(run.info.goodput) if run.info.goodput else None
+def _rate_by_time(run: Finished, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numerator and denominator of a rate, for each stretch of the run's time; shapes (STRETCHES,)."""
+    part, limits = run.measured, Goodput(run.info.goodput) if run.info.goodput else None
     # Throughput counts all requests. Excluded requests are assumed to have met the limits as often as the others.
-    measured = part.sound if name in ("error_rate", "goodput") else part.counted
+    records = part.sound if name in ("error_rate", "goodput") else part.counted
     like = len(part.counted) / len(part.sound) if name == "goodput" and part.sound else 1.0
     amount: dict[str, Callable[[Record], float]] = {
         "rtfx": lambda record: record.audio_s if record.ok else 0.0,
@@ -452,41 +411,41 @@ def _rate_by_time(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
         "goodput": lambda record: limits is not None and limits.meets(record),
         "error_rate": lambda record: record.failed,
     }
-    if not measured:
-        return np.zeros(BLOCKS), np.zeros(BLOCKS)
-    place = _stretches(measured)
-    of = np.bincount(place, [amount[name](record) for record in measured], BLOCKS) * like
+    if not records:
+        return np.zeros(STRETCHES), np.zeros(STRETCHES)
+    place = _stretches(records)
+    amounts = np.bincount(place, [amount[name](record) for record in records], STRETCHES) * like
     if name == "error_rate":
-        return of, np.bincount(place, [not record.unfinished for record in measured], BLOCKS)
-    return of, np.full(BLOCKS, run.finished.summary.wall_s / BLOCKS)
+        return amounts, np.bincount(place, [not record.unfinished for record in records], STRETCHES)
+    return amounts, np.full(STRETCHES, run.summary.wall_s / STRETCHES)
 
 
-def _resampled(amounts: np.ndarray, by: np.ndarray, random: np.random.Generator) -> Draws:
+def _drawn_rate(amounts: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> Draws:
     """A rate in each round, minus the real rate."""
-    weights = random.multinomial(BLOCKS, np.full(BLOCKS, 1 / BLOCKS), ROUNDS)
+    weights = _draw(STRETCHES, random)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((weights @ amounts) / (weights @ by) - amounts.sum() / by.sum())
+        return np.asarray((weights @ amounts) / (weights @ sizes) - amounts.sum() / sizes.sum())
 
 
-def live_accuracy(run: Run, baseline: Run) -> RealtimeAccuracy | None:
+def live_accuracy(run: Finished, baseline: Finished) -> RealtimeAccuracy | None:
     """Accuracy of a realtime run compared with a run over HTTP; None for other runs, or with too few common clips."""
     if not run.info.realtime or baseline.info.realtime:
         return None
-    clips, compared = _text_errors([run], [baseline])
+    clips, compared = _text_errors(([run], [baseline]))
     if not compared:
         return None
     wer, cer = (Difference(one.difference or 0.0, one.low, one.high) for one in compared)
     return RealtimeAccuracy(str(baseline.folder), clips, wer, cer)
 
 
-def _text_errors(values: Sequence[Run], baselines: Sequence[Run]) -> tuple[int, list[Compared]]:
+def _text_errors(sides: Sides) -> tuple[int, list[Compared]]:
     """Number of clips that all runs transcribed, and WER and CER over them, compared clip by clip because transcripts
     of a clip are alike."""
-    tables = [[_errors_by_clip(run) for run in own] for own in (values, baselines)]
+    tables = [[_errors_by_clip(run) for run in side] for side in sides]
     common = sorted(set.intersection(*(set(table) for side in tables for table in side)))
     if len(common) < LEAST_UNITS:
         return len(common), []
-    weights = np.random.default_rng(SEED).multinomial(len(common), np.full(len(common), 1 / len(common)), ROUNDS)
+    weights = _draw(len(common), np.random.default_rng(SEED))
     # A clip counts once, with the mean of its transcripts, however often it was sent.
     rows = [[np.array([table[clip] for clip in common]) for table in side] for side in tables]
     compared = []
@@ -502,16 +461,15 @@ def _text_errors(values: Sequence[Run], baselines: Sequence[Run]) -> tuple[int, 
     return len(common), compared
 
 
-def _errors_by_clip(run: Run) -> dict[str, np.ndarray]:
+def _errors_by_clip(run: Finished) -> dict[str, np.ndarray]:
     """For each clip with a reference: word errors, words, character errors, characters; shape (4,)."""
-    recordings: dict[str, list[Record]] = {}
-    for record in run.measured:
-        if record.ok:
-            clip = parent_of(record.clip)[0] if run.info.in_parts else record.clip
-            recordings.setdefault(clip, []).append(record)
+    transcribed: dict[str, list[Record]] = {}
+    for record in run.measured.good:
+        clip = parent_of(record.clip)[0] if run.info.in_parts else record.clip
+        transcribed.setdefault(clip, []).append(record)
     by_clip = {}
-    for clip, own in recordings.items():
-        edits = total(counted(spoken(own, run.info.scoring), run.info.scoring))
+    for clip, records in transcribed.items():
+        edits = total(counted(spoken(records, run.info.scoring), run.info.scoring))
         if edits.wer.units:
             by_clip[clip] = np.array([number for each in edits for number in (each.errors, each.units)], float)
     return by_clip
@@ -519,10 +477,7 @@ def _errors_by_clip(run: Run) -> dict[str, np.ndarray]:
 
 def _interval(differences: Draws) -> _Interval | None:
     known = differences[np.isfinite(differences)]
-    if known.size < ROUNDS // 2:
-        return None
-    low, high, lowest, highest = np.percentile(known, [*SHOWN, *SAID]).tolist()
-    return _Interval(low, high, lowest, highest)
+    return _Interval(*np.percentile(known, [*SHOWN, *JUDGED]).tolist()) if known.size >= ROUNDS // 2 else None
 
 
 FIELDS = {
@@ -538,45 +493,44 @@ FIELDS = {
 """Fields of run.json that must be equal if a difference is to be the server's."""
 
 
-def _not_comparable(values: Sequence[Run], baselines: Sequence[Run]) -> list[str]:
-    said = []
-    if one_is_realtime(run.info for run in (*values, *baselines)):
-        said.append("one side is realtime and the other uploads: latencies and rates are not compared")
+def _not_comparable(sides: Sides) -> Iterator[str]:
+    runs = [run for side in sides for run in side]
+    if one_is_realtime(run.info for run in runs):
+        yield "one side is realtime and the other uploads: latencies and rates are not compared"
+
     for field, name in FIELDS.items():
-        sides = [sorted({_text(getattr(run.info, field)) for run in own}) for own in (values, baselines)]
-        if sides[0] != sides[1]:
-            said.append(f"different {name}: {', '.join(sides[0])} here, {', '.join(sides[1])} in the baseline")
-    loops = [{_text(run.info.loop | {"seed": 0}) for run in own if run.info.loop} for own in (values, baselines)]
+        values, others = (sorted({_text(getattr(run.info, field)) for run in side}) for side in sides)
+        if values != others:
+            yield f"different {name}: {', '.join(values)} here, {', '.join(others)} in the baseline"
+    loops = [{_text(run.info.loop | {"seed": 0}) for run in side if run.info.loop} for side in sides]
     if loops[0] != loops[1]:
-        said.append("the arrivals differ, so the two sides did not have the same load")
+        yield "the arrivals differ, so the two sides did not have the same load"
     machines = [
-        {(worker.host, worker.cores, worker.reader) for run in own for worker in run.info.workers}
-        for own in (values, baselines)
+        {(worker.host, worker.cores, worker.reader) for run in side for worker in run.info.workers} for side in sides
     ]
     if machines[0] != machines[1]:
-        said.append("the client's machines, cores or readers differ")
-    for run in (*values, *baselines):
-        verdict, left = run.finished.summary.validity.verdict, run.finished.summary.left_out
-        if verdict == "client-bound":
-            said.append(f"{run.folder}: the client was too slow, so these figures are not the server's")
-        if (passed := run.finished.summary.verdict) and not passed.passed:
-            said.append(f"{run.folder}: {passed.said()}")
-        if not left.warmup and not left.trim_start:
-            said.append(f"{run.folder}: warm-up is included; exclude it with --warmup-requests")
-    return said
+        yield "the client's machines, cores or readers differ"
+    for run in runs:
+        summary = run.summary
+        if summary.validity.verdict == "client-bound":
+            yield f"{run.folder}: the client was too slow, so these figures are not the server's"
+        if (verdict := summary.verdict) and not verdict.passed:
+            yield f"{run.folder}: {verdict.said()}"
+        if not summary.left_out.warmup and not summary.left_out.trim_start:
+            yield f"{run.folder}: warm-up is included; exclude it with --warmup-requests"
 
 
-def _thin(values: Sequence[Run], baselines: Sequence[Run]) -> list[str]:
-    said = []
-    for run in (*values, *baselines):
-        good = [record for record in run.measured if record.ok]
+def _too_narrow(sides: Sides) -> Iterator[str]:
+    if min(map(len, sides)) == 1:
+        yield "one run on each side: intervals do not include differences between runs, such as after a restart"
+    for run in (run for side in sides for run in side):
+        good = run.measured.good
         clips = len({record.clip for record in good})
         if clips < FEW_CLIPS:
-            said.append(f"{run.folder}: {count_of(clips, 'clip')}, too few for intervals over clips")
-        if len(good) < FEW:
+            yield f"{run.folder}: {count_of(clips, 'clip')}, too few for intervals over clips"
+        if len(good) < FEW_REQUESTS:
             few = count_of(len(good), "successful request")
-            said.append(f"{run.folder}: with only {few}, the p99 is the maximum")
-    return said
+            yield f"{run.folder}: with only {few}, the p99 is the maximum"
 
 
 def _text(value: object) -> str:
@@ -600,7 +554,7 @@ def parse_gate(text: str) -> Gate:
     name = {"errors": "error_rate"}.get(metric, metric)
     if metric in LATENCIES:
         name = f"{metric}_{statistic}" if statistic in STATISTICS else ""
-    known = (*LATENCIES, "errors", "wer", "cer", *MORE_IS_BETTER)
+    known = (*LATENCIES, "errors", "wer", "cer", *RATES)
     if metric not in known or not name:
         raise InputError(
             f"--fail-on {text!r}: use METRIC:STAT:LIMIT, such as ttft:p95:10% (metrics: {', '.join(known)};"
@@ -617,17 +571,15 @@ def parse_gate(text: str) -> Gate:
     return Gate(text, name, share, relative=True)
 
 
-def broken_gates(comparison: Comparison, gates: Sequence[Gate]) -> list[str]:
+def broken_gates(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[str]:
     """Describe the gates that are broken: the whole interval exceeds the limit, or the figure is missing."""
     figures = {figure.name: figure for figure in comparison.figures}
-    said = []
     for gate in gates:
         figure = figures.get(gate.name)
         if figure is None or figure.low is None or figure.high is None or figure.baseline is None:
-            said.append(f"--fail-on {gate.text}: {gate.name} cannot be compared")
+            yield f"--fail-on {gate.text}: {gate.name} cannot be compared"
             continue
-        worse = -figure.high if figure.name in MORE_IS_BETTER else figure.low
+        worse = -figure.high if figure.name in RATES else figure.low
         limit = gate.limit * abs(figure.baseline) if gate.relative else gate.limit
         if worse > limit:
-            said.append(f"--fail-on {gate.text}: {figure.name} is worse by at least {worse:.4g} {figure.unit}".rstrip())
-    return said
+            yield f"--fail-on {gate.text}: {figure.name} is worse by at least {worse:.4g} {figure.unit}".rstrip()

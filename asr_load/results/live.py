@@ -10,12 +10,12 @@ import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from asr_load.results.accuracy import Sample
-from asr_load.results.metrics import METRICS, STREAMED
+from asr_load.results.metrics import METRICS, STREAMED, Figures
 from asr_load.results.slo import Goodput, Slo, SloResult
 from asr_load.stream.record import Record
 
@@ -27,22 +27,6 @@ DRAWN, REALTIME_DRAWN = ("ttft", "e2el", "itl", "rtf"), ("ttft", "ttfs", "itl", 
 POINT = 7 + len(DRAWN) * len(CHARTED)
 STEP = math.log(1.005)
 """Width of a histogram's bucket, so that a percentile of the whole run is off by at most 0.25 %."""
-
-
-class Spread(NamedTuple):
-    """A number of values in a metric's unit, their percentiles and maximum; None without values."""
-
-    n: int
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    max: float | None
-
-
-def shown_values(successes: Sequence[Record], metrics: Iterable[str]) -> dict[str, np.ndarray]:
-    """Values of successful requests by metric, each of shape (n,), in display units."""
-    return {name: METRICS[name].values(successes) * METRICS[name].scale for name in metrics}
 
 
 class Histogram:
@@ -62,10 +46,10 @@ class Histogram:
         self.sum += values.sum().item()
         self.max = max(self.max, values.max().item())
 
-    def percentiles(self, wanted: Iterable[float]) -> list[float | None]:
+    def percentiles(self, wanted: Sequence[float]) -> list[float | None]:
         """Percentiles, within 0.25 %; None without values."""
         if not self.n:
-            return [None for _ in wanted]
+            return [None] * len(wanted)
         buckets = sorted(self._counts)
         reached = np.cumsum([self._counts[bucket] for bucket in buckets])
         places = [int(np.searchsorted(reached, share / 100 * self.n)) for share in wanted]
@@ -141,7 +125,8 @@ class Live:
         for record, end in zip(records, ends, strict=True):
             by_second.setdefault(math.floor(end - self.began), []).append(record)
         for number, together in by_second.items():
-            values = shown_values([record for record in together if record.ok], self._run)
+            good = [record for record in together if record.ok]
+            values = {name: METRICS[name].values(good) * METRICS[name].scale for name in self._run}
             for name, histogram in self._run.items():
                 histogram.add(values[name])
             if number < self.closed:
@@ -256,9 +241,9 @@ class Live:
             point[name] = {f"p{share}": next(values) for share in CHARTED}
         return point
 
-    def table(self) -> dict[str, tuple[Spread, Spread]]:
-        """By metric, its figures over the last 10 s and over the run; metrics of realtime sessions only if there are
-        any."""
+    def table(self) -> dict[str, tuple[Figures, Figures]]:
+        """By metric, its figures over the last 10 s and over the run, in its unit and without a mean. Metrics of
+        realtime sessions only if there are any."""
         rows = {}
         for metric in STREAMED:
             whole = self._run[metric.name]
@@ -268,11 +253,12 @@ class Live:
             recent = np.concatenate([np.empty(0), *(second.values(metric.name) for second in seconds)])
             shown = np.percentile(recent, PERCENTILES).tolist() if recent.size else [None] * len(PERCENTILES)
             rows[metric.name] = (
-                _spread(recent.size, [*shown, recent.max().item() if recent.size else None]),
-                _spread(whole.n, [*whole.percentiles(PERCENTILES), whole.max if whole.n else None]),
+                _figures([*shown, recent.max().item() if recent.size else None], recent.size),
+                _figures([*whole.percentiles(PERCENTILES), whole.max if whole.n else None], whole.n),
             )
         return rows
 
 
-def _spread(count: int, values: Iterable[float | None]) -> Spread:
-    return Spread(count, *(None if value is None else round(value, 3) for value in values))
+def _figures(values: Iterable[float | None], count: int) -> Figures:
+    p50, p90, p95, p99, highest = (None if value is None else round(value, 3) for value in values)
+    return Figures(None, p50, p90, p95, p99, highest, count)

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from asr_load.errors import InputError
-from asr_load.results.accuracy import Accuracy, Whole, measure
-from asr_load.results.figures import Figures, figures_of
+from asr_load.results.accuracy import Accuracy, Whole, measure, spoken
+from asr_load.results.metrics import Figures
 from asr_load.results.normalizers import Scoring
-from asr_load.results.sound import Measured
+from asr_load.results.runfile import RunInfo
+from asr_load.results.sound import Selection
 from asr_load.stream.record import Record
+
+LENGTHS = (0, 5, 10, 20, 30)
+"""Lower bounds of the length buckets, in seconds of audio; a bucket excludes its upper bound."""
+
 
 K = TypeVar("K", int, str)
 
 
 @dataclass
-class Part(Generic[K]):
+class Part(Selection, Generic[K]):
     """The requests of a run that have a key in common."""
 
-    key: K
-    counted: list[Record] = field(default_factory=list)
-    """Requests that count for throughput."""
-    sound: list[Record] = field(default_factory=list)
-    """Those of `counted` that latencies, error rates and accuracy describe."""
+    key: K = field(kw_only=True)
     recordings: list[Whole] = field(default_factory=list)
-
-    @cached_property
-    def good(self) -> list[Record]:
-        """The successful requests that latencies describe."""
-        return [record for record in self.sound if record.ok]
-
-    @property
-    def failed(self) -> int:
-        """Number of failures that count for the error rate."""
-        return sum(record.failed for record in self.sound)
-
-    def figures(self, metric: str) -> Figures:
-        """Figures of a metric in METRICS."""
-        return figures_of(metric, self.good)
 
     def accuracy(self, scoring: Scoring) -> Accuracy:
         """Error rates of the recordings."""
@@ -49,7 +38,7 @@ class Part(Generic[K]):
 
 
 def by(
-    run: Measured,
+    run: Selection,
     key: Callable[[Record], K],
     recordings: Iterable[Whole] = (),
     key_of_recording: Callable[[Whole], K] | None = None,
@@ -62,7 +51,7 @@ def by(
 
     def part_of(own: K) -> Part[K]:
         if own not in parts:
-            parts[own] = Part(own)
+            parts[own] = Part(key=own)
         return parts[own]
 
     all_sound = len(run.sound) == len(run.counted)
@@ -75,6 +64,93 @@ def by(
     for whole in recordings:
         part_of(key_of_recording(whole) if key_of_recording else key(whole.last)).recordings.append(whole)
     return [parts[own] for own in sorted(parts)]
+
+
+class PartFigures(msgspec.Struct, kw_only=True):
+    """Figures of a part of a run: `n` successful requests, which the figures describe."""
+
+    n: int
+    ttft: Figures
+    e2el: Figures
+    rtf: Figures
+
+
+class ByDuration(PartFigures):
+    """Figures by clip length, in seconds; `to_s` None means no upper bound."""
+
+    from_s: float
+    to_s: float | None
+    wer: float | None
+    cer: float | None = None
+
+
+class ByUserClass(PartFigures):
+    """Figures of one user class, which also had `fail` failed requests."""
+
+    name: str
+    fail: int
+    itl: Figures
+    wer: float | None
+    cer: float | None = None
+
+
+class ByReplica(PartFigures):
+    """Figures of one address: its `share` of all requests, and its `fail` failed ones."""
+
+    address: str
+    share: float
+    fail: int
+
+
+def _figures_of(part: Part[Any]) -> dict[str, Any]:
+    """The fields of PartFigures."""
+    return {"n": len(part.good), **{name: part.figures(name) for name in ("ttft", "e2el", "rtf")}}
+
+
+def _rates_of(accuracy: Accuracy) -> dict[str, Any]:
+    return {"wer": accuracy.wer, "cer": accuracy.cer}
+
+
+def by_user_class(run: Selection, info: RunInfo) -> list[ByUserClass]:
+    """Figures of each user class; empty if there is only one."""
+    parts = {part.key: part for part in by(run, lambda record: record.user_class)}
+    rows = []
+    for name in (each.name for each in info.user_classes):
+        part = parts.get(name, Part(key=name))
+        rates = _rates_of(measure(spoken(part.good, info.scoring), info.scoring))
+        rows.append(ByUserClass(name=name, fail=part.failed, itl=part.figures("itl"), **rates, **_figures_of(part)))
+    return rows
+
+
+def by_replica(run: Selection) -> list[ByReplica]:
+    """Figures of each server address; empty if there is only one."""
+    parts = [part for part in by(run, lambda record: record.replica or "") if part.key and part.sound]
+    if len(parts) < 2:
+        return []
+    shares = [len(part.sound) / len(run.sound) for part in parts]
+    return [
+        ByReplica(address=part.key, share=share, fail=part.failed, **_figures_of(part))
+        for part, share in zip(parts, shares, strict=True)
+    ]
+
+
+def by_duration(run: Selection, recordings: Sequence[Whole], scoring: Scoring) -> list[ByDuration]:
+    """Latencies by the length of clips, and error rates by that of recordings, which are longer if clips are parts of
+    them."""
+
+    def bucket(one: Record | Whole) -> int:
+        return bisect_right(LENGTHS, one.audio_s) - 1
+
+    return [
+        ByDuration(
+            from_s=LENGTHS[part.key],
+            to_s=None if part.key + 1 == len(LENGTHS) else LENGTHS[part.key + 1],
+            **_rates_of(part.accuracy(scoring)),
+            **_figures_of(part),
+        )
+        for part in by(run, bucket, recordings, key_of_recording=bucket)
+        if part.good or part.recordings
+    ]
 
 
 def values_of(manifest: Path, column: str) -> dict[str, str]:

@@ -102,9 +102,8 @@ class Verdict(msgspec.Struct):
         """The verdict with its reasons; with `running`, the verdict so far."""
         so_far = " so far" if running else ""
         if self.answer:
-            return "; ".join(
-                [self.answer, *(reason.text for reason in self.reasons if reason.kind not in IN_THE_ANSWER)]
-            )
+            others = (reason.text for reason in self.reasons if reason.kind not in IN_THE_ANSWER)
+            return "; ".join([self.answer, *others])
         if self.reasons:
             return f"NOT passed{so_far}: {'; '.join(reason.text for reason in self.reasons)}"
         return f"passed{so_far}, {self.slos_met}" if self.slos else f"passed{so_far} (no SLO was set)"

@@ -77,8 +77,8 @@ def _docstrings(kind: type) -> dict[str, str]:
     """The docstrings below the fields of a class and of its bases, by field."""
     texts: dict[str, str] = {}
     for each in reversed(kind.__mro__):
-        if not each.__module__.startswith("asr_load.") or each.__name__.endswith("Options"):
-            continue  # made from the table of options
+        if not each.__module__.startswith("asr_load.") or each.__name__.endswith(("Options", "Metrics")):
+            continue  # made from a table
         body = ast.parse(textwrap.dedent(getsource(each))).body[0]
         assert isinstance(body, ast.ClassDef)
         for field, below in pairwise(body.body):

@@ -53,8 +53,8 @@ class Slo:
 
     @property
     def unit(self) -> str:
-        unit = _unit(self.metric)
-        return f" {unit}" if unit else ""
+        """The unit with a space before it; empty without one."""
+        return f" {_unit(self.metric)}".rstrip()
 
     @property
     def share(self) -> float | None:
@@ -80,6 +80,11 @@ class SloResult(msgspec.Struct):
     def slo(self) -> Slo:
         metric, _, statistic = self.name.partition(":")
         return Slo(metric, statistic, self.limit)
+
+    @property
+    def value_text(self) -> str:
+        """The value with its unit."""
+        return "no value" if self.value is None else f"{self.value:.4g}{self.slo.unit}"
 
 
 def parse_slos(texts: Iterable[str]) -> list[Slo]:
@@ -142,43 +147,36 @@ def _unit(metric: str) -> str:
 
 def judge_slos(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring) -> list[SloResult]:
     """Judge SLOs by a run's measured records. Percentiles are over all values, with linear interpolation."""
-    return [_judge(slo, records, scoring) for slo in slos]
+    values = [_value(slo, records, scoring) for slo in slos]
+    return [
+        SloResult(slo.name, slo.limit, value, ok=value is not None and value <= slo.limit)
+        for slo, value in zip(slos, values, strict=True)
+    ]
 
 
-def _judge(slo: Slo, records: Sequence[Record], scoring: Scoring) -> SloResult:
+def _value(slo: Slo, records: Sequence[Record], scoring: Scoring) -> float | None:
     good = [record for record in records if record.ok]
-    value: float | None
     if slo.metric == "errors":
         failed = sum(record.failed for record in records)
-        value = failed / (failed + len(good)) if failed or good else None
-    elif slo.metric in ("wer", "cer"):
-        value = getattr(measure(spoken(good, scoring), scoring), slo.metric)
-    else:
-        values = [value for record in good for value in METRICS[slo.metric].shown(record)]
-        if not values:
-            value = None
-        elif slo.share is None:
-            value = float(np.mean(values))
-        else:
-            value = float(np.percentile(values, slo.share * 100))
-    return SloResult(slo.name, slo.limit, value, ok=value is not None and value <= slo.limit)
+        return failed / (failed + len(good)) if failed or good else None
+    if slo.metric not in METRICS:
+        rate: float | None = getattr(measure(spoken(good, scoring), scoring), slo.metric)
+        return rate
+    values = METRICS[slo.metric].values(good) * METRICS[slo.metric].scale
+    if not values.size:
+        return None
+    return float(np.mean(values) if slo.share is None else np.percentile(values, slo.share * 100))
 
 
 def miss_line(result: SloResult) -> str:
     """Describe how an SLO was missed."""
-    slo = result.slo
-    value = "has no value" if result.value is None else f"is {result.value:.4g}{slo.unit}"
-    return f"{result.name} {value} (limit {slo.limit:g}{slo.unit})"
+    value = "has no value" if result.value is None else f"is {result.value_text}"
+    return f"{result.name} {value} (limit {result.slo.limit:g}{result.slo.unit})"
 
 
 def slo_lines(results: Iterable[SloResult]) -> list[str]:
     """One line for each SLO: limit, value, pass or FAIL."""
-    lines = []
-    for result in results:
-        slo = result.slo
-        value = "no value" if result.value is None else f"{result.value:.4g}{slo.unit}"
-        lines.append(f"SLO {slo}: {value}, {'pass' if result.ok else 'FAIL'}")
-    return lines
+    return [f"SLO {result.slo}: {result.value_text}, {'pass' if result.ok else 'FAIL'}" for result in results]
 
 
 class Goodput:

@@ -4,13 +4,17 @@ late."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import msgspec
 import numpy as np
 
+from asr_load.results.metrics import METRICS, Figures, figures_of
 from asr_load.results.runfile import Late, RunInfo, WorkerInfo
-from asr_load.results.steady import LeftOut, trim
+from asr_load.results.steady import Outage, outage
 from asr_load.stream.record import RealtimeRecord, Record
 from asr_load.text import count_of
 
@@ -44,20 +48,74 @@ SETTLED_S = 2.0
 """Seconds after a late stretch until its backlog no longer raises the load."""
 
 
-class Measured(NamedTuple):
-    """The requests of a run that count, and those of them that its figures describe."""
+class LeftOut(msgspec.Struct):
+    """Numbers of requests excluded from the figures, by reason."""
 
-    counted: list[Record]
+    warmup: int = 0
+    trim_start: int = 0
+    trim_end: int = 0
+    late: int = 0
+    """With a time stamp in a second in which the load generator was late; counts and throughput include them."""
+
+
+@dataclass
+class Selection:
+    """Requests that count, and those of them that figures describe."""
+
+    counted: list[Record] = field(default_factory=list)
     """Without warm-up and trimmed requests; for counts and throughput."""
-    sound: list[Record]
-    """Those of `counted` without a time stamp in a late second; all of them if late seconds are not excluded."""
-    left: LeftOut
-    share: float | None
+    sound: list[Record] = field(default_factory=list)
+    """Those of `counted` without a time stamp in a late second; for latencies, error rates and accuracy. All of them if
+    late seconds are not excluded."""
+
+    @cached_property
+    def good(self) -> list[Record]:
+        """The successful requests that latencies describe."""
+        return [record for record in self.sound if record.ok]
+
+    @property
+    def failed(self) -> int:
+        """Number of failures that count for the error rate."""
+        return sum(record.failed for record in self.sound)
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of failures among successes and failures; None without either."""
+        judged = [record.failed for record in self.sound if not record.unfinished]
+        return sum(judged) / len(judged) if judged else None
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether a response came without a token count."""
+        return any(record.ok and record.known_tokens is None for record in self.counted)
+
+    def figures(self, metric: str) -> Figures:
+        """Figures of a metric in METRICS."""
+        return figures_of(metric, self.sound if METRICS[metric].of_failures else self.good)
+
+
+@dataclass
+class Measured(Selection):
+    """The selection of a whole run."""
+
+    left: LeftOut = field(default_factory=LeftOut)
+    records: Sequence[Record] = ()
+    """All requests of the run."""
+    lost: Mapping[int, str] = field(default_factory=dict)
+    """Descriptions of missing records, by worker."""
+    share: float | None = None
     """Share of the seconds of all workers that are not late; None if it was not recorded."""
     why_excluded: str = ""
     """A description of the excluded requests; empty if none are excluded."""
     why_bound: str = ""
     """Why late seconds cannot be excluded and make the run client-bound; empty if they do not."""
+
+    @cached_property
+    def outage(self) -> Outage | None:
+        """The run's outage, if any. Successes in late seconds still count as successes; failures there may be the
+        client's."""
+        known = set(map(id, self.sound))
+        return outage([record for record in self.counted if record.ok or id(record) in known])
 
 
 def measured(records: Sequence[Record], info: RunInfo) -> Measured:
@@ -67,38 +125,76 @@ def measured(records: Sequence[Record], info: RunInfo) -> Measured:
     if too little would be left, or if the client was late because its load was high, since only light load would be
     left. A test of less than ten seconds is judged as a whole."""
     counted, left = trim(records, info.trim_start, info.trim_end)
+    run = Measured(counted, counted, left, records, lost_workers(records, info))
     noted = [worker for worker in info.workers if worker.health is not None and worker.health.late is not None]
     if not counted or not noted:
-        return Measured(counted, counted, left, None)
+        return run
     begin, end = min(record.begins for record in counted), max(record.end for record in counted)
     late = {worker.worker: _late(worker, begin, end) for worker in noted}
     lost = {number: sum(min(each.end, end) - max(each.begin, begin) for each in own) for number, own in late.items()}
     shares = {number: 1 - seconds / (end - begin) if end > begin else 1.0 for number, seconds in lost.items()}
-    share = sum(shares.values()) / len(shares)
+    run.share = sum(shares.values()) / len(shares)
     if not any(lost.values()) or end - begin < LEAST_S:
-        return Measured(counted, counted, left, share)
+        return run
     sound = _untouched(counted, late)
-    excluded = len(counted) - len(sound)
-    which = f"{excluded} of {count_of(len(counted), 'request')}" if excluded else "no request"
+    excluded, requests = len(counted) - len(sound), count_of(len(counted), "request")
+    which = f"{excluded} of {requests}" if excluded else "no request"
     which += f" had a time stamp in {_which_seconds(late)}"
     # The worst worker decides, because the share over all workers would hide one that is always late.
     worst = min(shares, key=lambda number: shares[number])
     if shares[worst] < LEAST_SOUND:
         whose = f"the seconds of worker {worst}" if len(shares) > 1 else "the test"
         part = f"{1 - shares[worst]:.0%} of {whose}"
-        bound = f"the load generator was late in {part} (limit {1 - LEAST_SOUND:.0%}): {which}"
-        return Measured(counted, counted, left, share, why_bound=bound)
-    if len(sound) < LEAST_LEFT * len(counted):
-        kept = f"only {len(sound)} of {count_of(len(counted), 'request')} lie outside of late seconds"
-        bound = f"{kept} (limit {LEAST_LEFT:.0%}): {which}"
-        return Measured(counted, counted, left, share, why_bound=bound)
-    if grew := _grows_with_load(records, late, begin, end):
-        return Measured(counted, counted, left, share, why_bound=grew)
-    left.late = excluded
-    why = f"{share:.1%} of the test is sound: {which}"
-    if excluded:
-        why += "; latencies, error rates and WER exclude them"
-    return Measured(counted, sound, left, share, why_excluded=why)
+        run.why_bound = f"the load generator was late in {part} (limit {1 - LEAST_SOUND:.0%}): {which}"
+    elif len(sound) < LEAST_LEFT * len(counted):
+        kept = f"only {len(sound)} of {requests} lie outside of late seconds"
+        run.why_bound = f"{kept} (limit {LEAST_LEFT:.0%}): {which}"
+    else:
+        run.why_bound = _grows_with_load(records, late, begin, end)
+    if not run.why_bound:
+        run.sound, left.late = sound, excluded
+        effect = "; latencies, error rates and WER exclude them" if excluded else ""
+        run.why_excluded = f"{run.share:.1%} of the test is sound: {which}{effect}"
+    return run
+
+
+def trim(records: Sequence[Record], start_s: float, end_s: float) -> tuple[list[Record], LeftOut]:
+    """Select the records to measure, and count the others: no warm-up, and started (open loop: due) at least `start_s`
+    after the first and `end_s` before the last of the rest."""
+    measured = [record for record in records if not record.warmup]
+    left = LeftOut(warmup=len(records) - len(measured))
+    if not measured or not (start_s or end_s):
+        return measured, left
+    starts = [record.begins for record in measured]
+    low, high = min(starts) + start_s, max(starts) - end_s
+    left.trim_start = sum(start < low for start in starts)
+    left.trim_end = sum(start > high for start in starts if start >= low)
+    return [record for record, start in zip(measured, starts, strict=True) if low <= start <= high], left
+
+
+def lost_workers(records: Sequence[Record], info: RunInfo) -> dict[int, str]:
+    """Describe, by worker, the records that are missing from a run that ended normally."""
+    if not info.ended:
+        return {}
+    recorded = Counter(record.worker for record in records)
+    lost = {}
+    for worker in info.workers:
+        missing = worker.started - recorded[worker.worker]
+        if not worker.ended:
+            lost[worker.worker] = lost_line(worker, info.began_at)
+        elif missing > 0:
+            requests = f"{missing} of {count_of(worker.started, 'request')}"
+            lost[worker.worker] = f"records of {requests} of worker {worker.worker} are missing"
+    return lost
+
+
+def lost_line(worker: WorkerInfo, began_at: float) -> str:
+    """Say that a worker was lost, and how long after the start of the test."""
+    when = "" if worker.lost_at is None else f" {worker.lost_at - began_at:.0f} s after the start"
+    lost = f"worker {worker.worker} on {worker.host} was lost{when}: "
+    if worker.from_file:
+        return f"{lost}the master read {count_of(worker.from_file, 'record')} from its file"
+    return f"{lost}records that it had not sent yet are missing"
 
 
 def _which_seconds(late: Mapping[int, Sequence[Late]]) -> str:

@@ -202,27 +202,3 @@ def outage(measured: Sequence[Record]) -> Outage | None:
 def _was_refused(record: Record) -> bool:
     """Whether the server had no room for the request. Records of older versions have no cause."""
     return record.cause == Cause.BUSY or record.http_status in BUSY_CODES
-
-
-class LeftOut(msgspec.Struct):
-    """Numbers of requests excluded from the figures, by reason."""
-
-    warmup: int = 0
-    trim_start: int = 0
-    trim_end: int = 0
-    late: int = 0
-    """With a time stamp in a second in which the load generator was late; counts and throughput include them."""
-
-
-def trim(records: Sequence[Record], start_s: float, end_s: float) -> tuple[list[Record], LeftOut]:
-    """Select the records to measure, and count the others: no warm-up, and started (open loop: due) at least `start_s`
-    after the first and `end_s` before the last of the rest."""
-    measured = [record for record in records if not record.warmup]
-    left = LeftOut(warmup=len(records) - len(measured))
-    if not measured or not (start_s or end_s):
-        return measured, left
-    starts = [record.begins for record in measured]
-    low, high = min(starts) + start_s, max(starts) - end_s
-    left.trim_start = sum(start < low for start in starts)
-    left.trim_end = sum(start > high for start in starts if start >= low)
-    return [record for record, start in zip(measured, starts, strict=True) if low <= start <= high], left

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from array import array
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,22 @@ import msgspec
 
 from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
-from asr_load.results import sound
-from asr_load.results.accuracy import Whole, loops, measure, rate_for, spoken, variants, wholes
+from asr_load.results.accuracy import loops, measure, rate_for, variants, wholes
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
-from asr_load.results.figures import Figures, figures, figures_of
-from asr_load.results.metrics import METRICS
-from asr_load.results.normalizers import Scoring
-from asr_load.results.parts import Part, by
+from asr_load.results.metrics import METRICS, Figures, figures
+from asr_load.results.parts import ByDuration, ByReplica, ByUserClass, by_duration, by_replica, by_user_class
 from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run, write_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
-from asr_load.results.sound import Measured
-from asr_load.results.steady import LeftOut, Steadiness
-from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness, lost_workers
+from asr_load.results.sound import LeftOut, Measured, measured
+from asr_load.results.steady import Steadiness
+from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness
 from asr_load.stream.record import RECORDS, RealtimeRecord, Record, append_lines, read_records
 
 SUMMARY, FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
 """95 of 100 counts from a normal distribution lie within this many standard deviations."""
-
-LENGTHS = (0, 5, 10, 20, 30)
-"""Lower bounds of the length buckets, in seconds of audio; a bucket excludes its upper bound."""
 
 
 class Requests(msgspec.Struct):
@@ -59,7 +52,7 @@ class Requests(msgspec.Struct):
         return {name: count for name, count in self.by_outcome.items() if name not in ("ok", "unfinished")}
 
 
-class Connections(msgspec.Struct):
+class OpenedConnections(msgspec.Struct):
     """Opened connections. `connect` is the time in seconds to open one, with TLS; latencies do not include it."""
 
     opened: int
@@ -72,7 +65,7 @@ class Connections(msgspec.Struct):
     not include either."""
 
 
-class OpenLoop(msgspec.Struct):
+class OpenLoopRates(msgspec.Struct):
     """Request rates of an open loop over the whole test, in requests per second. `asked` is the requested rate; by the
     chance of the arrival process, 95 of 100 runs lie between `low` and `high`. `due` is this run's arrivals, `sent` its
     requests."""
@@ -82,46 +75,6 @@ class OpenLoop(msgspec.Struct):
     high: float
     due: float
     sent: float
-
-
-class ByDuration(msgspec.Struct):
-    """Figures of successful requests by clip length, in seconds; `to_s` None means no upper bound."""
-
-    from_s: float
-    to_s: float | None
-    n: int
-    ttft: Figures
-    e2el: Figures
-    rtf: Figures
-    wer: float | None
-    cer: float | None = None
-
-
-class ByUserClass(msgspec.Struct):
-    """Figures of one user class: `n` successful requests, which the figures describe, and `fail` failed ones."""
-
-    name: str
-    n: int
-    fail: int
-    ttft: Figures
-    itl: Figures
-    e2el: Figures
-    rtf: Figures
-    wer: float | None
-    cer: float | None = None
-
-
-class ByReplica(msgspec.Struct):
-    """Figures of one address: its `share` of all requests, `n` successful ones, which the figures describe, and `fail`
-    failed ones."""
-
-    address: str
-    share: float
-    n: int
-    fail: int
-    ttft: Figures
-    e2el: Figures
-    rtf: Figures
 
 
 class Coverage(msgspec.Struct):
@@ -158,8 +111,16 @@ class RealtimeAccuracy(msgspec.Struct):
     cer: Difference
 
 
-class Summary(msgspec.Struct):
-    """A run's figures. Latencies are in seconds, and only of successful requests."""
+_SummaryMetrics: Any = msgspec.defstruct(
+    "SummaryMetrics",
+    [(name, Figures, msgspec.field(default_factory=lambda: figures(()))) for name in METRICS],
+    kw_only=True,
+)
+
+
+class Summary(_SummaryMetrics, kw_only=True):  # type: ignore[call-arg, misc]
+    """A run's figures: those of each metric in METRICS, and the fields below. Latencies are in seconds, and only of
+    successful requests."""
 
     requests: Requests
     """Numbers of requests by what became of them."""
@@ -185,15 +146,6 @@ class Summary(msgspec.Struct):
     goodput: float | None
     """Requests per second that met every limit of --goodput; None without limits, or if one is on TPOT and a response
     came without a token count."""
-    ttft: Figures
-    itl: Figures
-    tpot: Figures
-    e2el: Figures
-    rtf: Figures
-    lag: Figures
-    ttft_due: Figures
-    e2el_due: Figures
-    """Open loop: latencies from when a request was due, so including the wait before it was sent."""
     wer: float | None
     """Word error rate over all transcripts with a reference."""
     cer: float | None
@@ -204,9 +156,9 @@ class Summary(msgspec.Struct):
     """Figures by clip length."""
     coverage: Coverage
     """Which clips were sent, and how often."""
-    open_loop: OpenLoop | None
+    open_loop: OpenLoopRates | None
     """None for a closed loop."""
-    connections: Connections
+    connections: OpenedConnections
     """Connections that were opened and dropped."""
     validity: Validity
     """Whether the figures are valid, and why not."""
@@ -224,38 +176,25 @@ class Summary(msgspec.Struct):
     """Workers that were lost, or whose requests are not all recorded."""
     refused: int = 0
     """Number of records from workers that the master rejected as implausible."""
-    by_user_class: list[ByUserClass] = []
+    by_user_class: list[ByUserClass] = msgspec.field(default_factory=list)
     """Figures by user class; empty if the locustfile has only one."""
-    by_replica: list[ByReplica] = []
+    by_replica: list[ByReplica] = msgspec.field(default_factory=list)
     """Figures by server address; empty if there was only one, or a proxy in between."""
     rate: str = "wer"
     """The more meaningful of wer and cer: cer for a language written without spaces."""
     normalizer: str = "whisper"
     """Text normalizer applied before computing WER and CER."""
-    normalizer_variants: dict[str, int] = {}
+    normalizer_variants: dict[str, int] = msgspec.field(default_factory=dict)
     """Number of `references` for each variant of the normalizer: English, basic, or basic with the marks of a script
     kept or dropped. Empty for `none`."""
     looping: int = 0
     """Successful transcripts with a repetition loop: the same words five times or more in a row, unlike the reference.
     WER counts all of them. Parts of a recording count as one transcript."""
-    text_formats: dict[str, int] = {}
+    text_formats: dict[str, int] = msgspec.field(default_factory=dict)
     """Number of transcripts from which an envelope was removed, by its name."""
-    ttft_text: Figures = msgspec.field(default_factory=lambda: figures(()))
-    """For responses with an envelope: time to the first character after it."""
     cache_ratio: CacheRatio | None = None
     """Only for a run that sent clips' bytes again (--unique once or none)."""
-    connect: Figures = msgspec.field(default_factory=lambda: figures(()))
-    """Only of requests that opened a connection."""
-    ttfs: Figures = msgspec.field(default_factory=lambda: figures(()))
-    done_latency: Figures = msgspec.field(default_factory=lambda: figures(()))
-    rtf_live: Figures = msgspec.field(default_factory=lambda: figures(()))
-    partial_lag: Figures = msgspec.field(default_factory=lambda: figures(()))
-    backlog: Figures = msgspec.field(default_factory=lambda: figures(()))
-    revised: Figures = msgspec.field(default_factory=lambda: figures(()))
-    setup: Figures = msgspec.field(default_factory=lambda: figures(()))
-    send_lag: Figures = msgspec.field(default_factory=lambda: figures(()))
-    """This and the seven above are of realtime sessions."""
-    dialects: dict[str, int] = {}
+    dialects: dict[str, int] = msgspec.field(default_factory=dict)
     """Successful sessions by dialect."""
     live_accuracy: RealtimeAccuracy | None = None
     """Only for a realtime run whose report has a run over HTTP as its --baseline."""
@@ -263,7 +202,7 @@ class Summary(msgspec.Struct):
     """Failures as a share of successes and failures, without requests that have a time stamp in a late second."""
     sent_again: int = 0
     """Requests that repeat one that a busy server refused (--retries); `requests` counts them too."""
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
     """Notes from --metadata."""
     verdict: Verdict | None = None
     """Whether the run passed, its exit code, and why. None in files of older versions."""
@@ -276,16 +215,14 @@ def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None 
     return Finished(info, on_master_clock(records, info.workers), search).summary
 
 
-def _summarise(records: list[Record], info: RunInfo, search: Capacity | None, part: Measured) -> Summary:
-    measured, figured = part.counted, [record for record in part.sound if record.ok]
-    good = [record for record in measured if record.ok]
-    wall_s = _wall_s(measured, info)
-    limits = Goodput(info.goodput) if info.goodput else None
-    steady = judge_steadiness(records, info, part)
-    validity = judge(records, info, part, steady)
-    slos = judge_slos(parse_slos(info.slos), part.sound, info.scoring)
-    lost = lost_workers(records, info)
-    failed = sum(record.failed for record in measured)
+def _summarise(run: Measured, info: RunInfo, search: Capacity | None) -> Summary:
+    steady = judge_steadiness(run, info)
+    validity = judge(run, info, steady)
+    cause = "" if any(record.ok for record in run.counted) else cause_and_cure(run.counted, info)
+    counted, scoring = run.counted, info.scoring
+    good = [record for record in counted if record.ok]
+    failed = sum(record.failed for record in counted)
+    slos = judge_slos(parse_slos(info.slos), run.sound, scoring)
     if search is None:
         verdict = conclude(
             info.rules,
@@ -293,27 +230,22 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None, pa
             success=len(good),
             failed=failed,
             client_bound=validity.verdict == "client-bound",
-            lost=lost,
+            lost=run.lost,
             other_failures=info.other_failures,
             unwritten=info.unwritten,
-            cause="" if good or not measured else cause_and_cure(measured, info),
+            cause=cause if counted else "",
         )
     else:
-        verdict = conclude_search(search, info.rules, lost=lost, unwritten=info.unwritten)
-    audio_s = sum(record.audio_s for record in good)
-    told = all(record.known_tokens is not None for record in good)
-    tokens = sum(record.known_tokens or 0 for record in good) if told else None
+        verdict = conclude_search(search, info.rules, lost=run.lost, unwritten=info.unwritten)
+    audio_s, wall_s = sum(record.audio_s for record in good), _wall_s(counted, info)
+    tokens = None if run.uncounted else sum(record.known_tokens or 0 for record in good)
     chunks = sum(record.chunks for record in good)
-    length = [record for record in good if record.finish_reason == "length"]
-    limit = {each.name: each.max_tokens for each in info.user_classes}
-    truncated = sum(_at_limit(record, limit.get(record.user_class, info.max_tokens)) for record in length)
-    scoring, recordings = info.scoring, list(wholes(figured, info.scoring))
+    cut_short = [record for record in good if record.finish_reason == "length"]
+    limits = {each.name: each.max_tokens for each in info.user_classes}
+    truncated = sum(_at_limit(record, limits.get(record.user_class, info.max_tokens)) for record in cut_short)
+    recordings = list(wholes(run.good, scoring))
     pairs = [(whole.reference, whole.text) for whole in recordings]
     accuracy = measure(pairs, scoring)
-
-    of_metrics: dict[str, Any] = {
-        name: figures_of(name, part.sound if metric.of_failures else figured) for name, metric in METRICS.items()
-    }
 
     def per_second(amount: float | None) -> float | None:
         return None if amount is None or wall_s <= 0 else amount / wall_s
@@ -323,14 +255,15 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None, pa
         return sum(counts) if counts else None
 
     return Summary(
+        **{name: run.figures(name) for name in METRICS},
         requests=Requests(
-            total=len(measured),
+            total=len(counted),
             success=len(good),
             fail=failed,
-            unfinished=sum(record.unfinished for record in measured),
+            unfinished=sum(record.unfinished for record in counted),
             truncated=truncated,
-            out_of_room=len(length) - truncated,
-            by_outcome=dict(sorted(Counter(record.outcome for record in measured).items())),
+            out_of_room=len(cut_short) - truncated,
+            by_outcome=dict(sorted(Counter(record.outcome for record in counted).items())),
         ),
         wall_s=wall_s,
         audio_s=audio_s,
@@ -341,69 +274,56 @@ def _summarise(records: list[Record], info: RunInfo, search: Capacity | None, pa
         tokens_per_chunk=tokens / chunks if tokens is not None and chunks else None,
         prompt_tokens=total("prompt_tokens"),
         cached_tokens=total("cached_tokens"),
-        goodput=_goodput(part, limits, told, per_second),
-        error_rate=error_rate(part.sound),
-        **of_metrics,
+        goodput=per_second(_within_limits(run, info)),
+        error_rate=run.error_rate,
         wer=accuracy.wer,
         cer=accuracy.cer,
         references=accuracy.references,
-        by_duration=_by_duration(part, recordings, scoring),
-        by_user_class=_by_user_class(part, info),
-        by_replica=_by_replica(part),
+        by_duration=by_duration(run, recordings, scoring),
+        by_user_class=by_user_class(run, info),
+        by_replica=by_replica(run),
         rate=rate_for(info.language),
         normalizer=info.normalizer,
         normalizer_variants=variants((reference for reference, _ in pairs), scoring),
         looping=sum(loops(*pair, scoring) for pair in pairs),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
-        cache_ratio=None if info.unique == "dither" else cache_ratio((one for one in records if one.ok), figured),
+        cache_ratio=None if info.unique == "dither" else cache_ratio((one for one in run.records if one.ok), run.good),
         dialects=dict(Counter(record.dialect for record in good if isinstance(record, RealtimeRecord))),
-        sent_again=sum(record.retry_of is not None for record in measured),
-        coverage=_all_coverage([record for record in measured if record.retry_of is None], info),
+        sent_again=sum(record.retry_of is not None for record in counted),
+        coverage=_coverage([record for record in counted if record.retry_of is None], info),
         open_loop=_open_loop(info.workers),
-        connections=_connections(measured, info.workers),
+        connections=_connections(counted, info.workers),
         validity=validity,
-        left_out=part.left,
+        left_out=run.left,
         steadiness=steady,
         slo=slos,
         passed=verdict.met == verdict.slos and verdict.proven if slos else None,
         not_passed=[reason.text for reason in verdict.reasons if reason.kind in UNPROVEN] if slos else [],
-        lost_workers=sorted(lost),
+        lost_workers=sorted(run.lost),
         refused=sum(each.count for each in info.refused),
         metadata=info.metadata,
         verdict=verdict,
     )
 
 
-def error_rate(records: Collection[Record]) -> float | None:
-    """Share of failures among successes and failures; None without either."""
-    judged = [record.failed for record in records if not record.unfinished]
-    return sum(judged) / len(judged) if judged else None
-
-
-def _goodput(
-    part: Measured, limits: Goodput | None, told: bool, per_second: Callable[[float], float | None]
-) -> float | None:
-    if limits is None or ("tpot" in limits.limits and not told):
+def _within_limits(run: Measured, info: RunInfo) -> float | None:
+    """Number of requests that met the limits of --goodput; None without limits, or if they cannot be judged."""
+    limits = Goodput(info.goodput) if info.goodput else None
+    if limits is None or ("tpot" in limits.limits and run.uncounted):
         return None
-    met = sum(map(limits.meets, part.sound))
     # Assume that the excluded requests met the limits as often as the others.
-    return per_second(met * len(part.counted) / len(part.sound) if part.sound else 0.0)
+    return sum(map(limits.meets, run.sound)) * len(run.counted) / len(run.sound) if run.sound else 0.0
 
 
-def _open_loop(workers: list[WorkerInfo]) -> OpenLoop | None:
-    counted = [worker.arrivals for worker in workers if worker.arrivals is not None and worker.arrivals.seconds > 0]
-    if not counted:
+def _open_loop(workers: list[WorkerInfo]) -> OpenLoopRates | None:
+    counts = [worker.arrivals for worker in workers if worker.arrivals is not None and worker.arrivals.seconds > 0]
+    if not counts:
         return None
-    longest = max(counted, key=lambda counts: counts.seconds)
+    longest = max(counts, key=lambda arrivals: arrivals.seconds)
     chance = CHANCE_Z * longest.deviation
-    counts = (
-        longest.expected,
-        max(longest.expected - chance, 0.0),
-        longest.expected + chance,
-        longest.due,
-        sum(worker.started for worker in workers),
-    )
-    return OpenLoop(*(count / longest.seconds for count in counts))
+    bounds = max(longest.expected - chance, 0.0), longest.expected + chance
+    sent = sum(worker.started for worker in workers)
+    return OpenLoopRates(*(count / longest.seconds for count in (longest.expected, *bounds, longest.due, sent)))
 
 
 def _wall_s(records: list[Record], info: RunInfo) -> float:
@@ -421,104 +341,37 @@ def _at_limit(record: Record, max_tokens: int | None) -> bool:
     return max_tokens is not None and (record.known_tokens or 0) >= max_tokens
 
 
-def _by_user_class(run: Measured, info: RunInfo) -> list[ByUserClass]:
-    parts = {part.key: part for part in by(run, lambda record: record.user_class)}
-    rows = []
-    for name in (each.name for each in info.user_classes):
-        part = parts.get(name, Part(name))
-        accuracy = measure(spoken(part.good, info.scoring), info.scoring)
-        rows.append(
-            ByUserClass(
-                name=name,
-                n=len(part.good),
-                fail=part.failed,
-                wer=accuracy.wer,
-                cer=accuracy.cer,
-                **_figures_of(part, "ttft", "itl", "e2el", "rtf"),
-            )
-        )
-    return rows
-
-
-def _figures_of(part: Part[Any], *metrics: str) -> dict[str, Any]:
-    return {name: part.figures(name) for name in metrics}
-
-
-def _by_replica(run: Measured) -> list[ByReplica]:
-    parts = [part for part in by(run, lambda record: record.replica or "") if part.key and part.sound]
-    return [
-        ByReplica(
-            address=part.key,
-            share=len(part.sound) / len(run.sound),
-            n=len(part.good),
-            fail=part.failed,
-            **_figures_of(part, "ttft", "e2el", "rtf"),
-        )
-        for part in (parts if len(parts) > 1 else ())
-    ]
-
-
-def _all_coverage(measured: list[Record], info: RunInfo) -> Coverage:
+def _coverage(records: list[Record], info: RunInfo) -> Coverage:
     """Sum the coverage of all user classes, each over its own clips. With --mix, clips are sent unevenly on purpose, so
     none is sent too often or too rarely."""
-    parts = [
-        _coverage([record for record in measured if record.user_class == each.name], each.data_clips)
-        for each in info.user_classes
-    ] or [_coverage(measured, info.data_clips)]
-    clips, sent, repeated, left_out = (
-        sum(getattr(part, name) for part in parts) for name in ("clips", "sent", "repeated", "left_out")
-    )
-    passes = len(measured) / clips
-    return Coverage(clips, sent, passes, 0, 0) if info.mix else Coverage(clips, sent, passes, repeated, left_out)
-
-
-def _coverage(records: list[Record], clips: int) -> Coverage:
-    counts = Counter(record.clip for record in records)
-    owed, more = divmod(len(records), clips)
-    most = owed + bool(more)
-    short = sum(owed - count for count in counts.values() if count < owed)
+    sets = {each.name: each.data_clips for each in info.user_classes} or {"": info.data_clips}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in sets}
+    for record in records:
+        if (name := record.user_class if info.user_classes else "") in counts:
+            counts[name][record.clip] += 1
+    repeated = left_out = 0
+    for name, clips in sets.items():
+        owed, more = divmod(counts[name].total(), clips)
+        repeated += sum(max(count - owed - bool(more), 0) for count in counts[name].values())
+        left_out += sum(max(owed - count, 0) for count in counts[name].values()) + owed * (clips - len(counts[name]))
     return Coverage(
-        clips=clips,
-        sent=len(counts),
-        passes=len(records) / clips,
-        repeated=sum(count - most for count in counts.values() if count > most),
-        left_out=short + owed * (clips - len(counts)),
+        clips=sum(sets.values()),
+        sent=sum(map(len, counts.values())),
+        passes=len(records) / sum(sets.values()),
+        repeated=0 if info.mix else repeated,
+        left_out=0 if info.mix else left_out,
     )
 
 
-def _connections(measured: list[Record], workers: list[WorkerInfo]) -> Connections:
+def _connections(counted: list[Record], workers: list[WorkerInfo]) -> OpenedConnections:
     opened = sum(worker.connections for worker in workers)
-    return Connections(
+    return OpenedConnections(
         opened=opened,
         connect_mean=sum(worker.connecting_s for worker in workers) / opened if opened else None,
         connect_max=max(worker.connecting_max_s for worker in workers) if opened else None,
         dropped=sum(worker.connections_dropped for worker in workers),
-        retried=sum(record.retries > 0 for record in measured),
+        retried=sum(record.retries > 0 for record in counted),
     )
-
-
-def _by_duration(run: Measured, recordings: Sequence[Whole], scoring: Scoring) -> list[ByDuration]:
-    """Latencies by the length of clips, and error rates by that of recordings, which are longer if clips are parts of
-    them."""
-
-    def bucket(one: Record | Whole) -> int:
-        return bisect_right(LENGTHS, one.audio_s) - 1
-
-    rows = []
-    for part in by(run, bucket, recordings, key_of_recording=bucket):
-        accuracy = part.accuracy(scoring)
-        if part.good or part.recordings:
-            rows.append(
-                ByDuration(
-                    from_s=LENGTHS[part.key],
-                    to_s=None if part.key + 1 == len(LENGTHS) else LENGTHS[part.key + 1],
-                    n=len(part.good),
-                    wer=accuracy.wer,
-                    cer=accuracy.cer,
-                    **_figures_of(part, "ttft", "e2el", "rtf"),
-                )
-            )
-    return rows
 
 
 @dataclass
@@ -531,12 +384,13 @@ class Finished:
     """The capacity search, if the run was one."""
     unreported: Sequence[bytes] = ()
     """Lines of records that are only in workers' own files, not in records.jsonl."""
+    folder: Path = Path()
     measured: Measured = field(init=False)
     summary: Summary = field(init=False)
 
     def __post_init__(self) -> None:
-        self.measured = sound.measured(self.records, self.info)
-        self.summary = _summarise(self.records, self.info, self.search, self.measured)
+        self.measured = measured(self.records, self.info)
+        self.summary = _summarise(self.measured, self.info, self.search)
 
 
 def read_finished(folder: Path) -> Finished:
@@ -552,7 +406,7 @@ def read_finished(folder: Path) -> Finished:
     records = on_master_clock(records, info.workers)
     search = read_capacity(folder) if (folder / CAPACITY).exists() else None
     lines = [line for own in unreported.values() for line in own]
-    return Finished(info, records, search, lines)
+    return Finished(info, records, search, lines, folder)
 
 
 def _compact(record: Record) -> Record:

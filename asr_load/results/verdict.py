@@ -7,19 +7,18 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from asr_load.results import sound
 from asr_load.results.accuracy import common_preface, left_envelope, spoken
 from asr_load.results.pass_fail import missing_line
-from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, Refused, RunInfo, WorkerInfo
+from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.sound import CPU_VALID, Measured
-from asr_load.results.steady import Outage, Steadiness, load_changes, outage, steadiness
+from asr_load.results.steady import Steadiness, load_changes, steadiness
 from asr_load.shipped import command
 from asr_load.stream.cause import Cause
 from asr_load.stream.record import RECORDS, RealtimeRecord, Record
@@ -56,6 +55,10 @@ class Client(msgspec.Struct):
     """Add this to the process's times to get the master's: an estimate, wrong by up to `clock_error_s` (None:
     unknown)."""
     clock_error_s: float | None
+
+
+OF_HEALTH = ("loop_lag_p99", "loop_lag_max", "cpu_mean", "cpu_max", "gc_pause_max")
+"""Fields that a Client copies from its process's health."""
 
 
 class Validity(msgspec.Struct):
@@ -127,72 +130,57 @@ STRETCH_S = 4.0
 250 bytes, or six seconds of speech."""
 
 
-def judge(
-    records: list[Record], info: RunInfo, part: Measured | None = None, steady: Steadiness | None = None
-) -> Validity:
-    """Judge a run by the health of its clients, by all of its records, by those that count, and by its steadiness (the
-    last two, if known). Times are the master's."""
-    part = part or sound.measured(records, info)
-    steady = steady or judge_steadiness(records, info, part)
-    measured = part.counted
-    validity, of_clients = _judge_health(info.workers, part)
-    if any(record.ok for record in measured):
-        of_clients += _calibration(records, info.workers) + _punctuality(info.workers, part)
-        of_clients += _wants(measured) + _late_packets(part.sound)
+def judge(run: Measured, info: RunInfo, steady: Steadiness) -> Validity:
+    """Judge a run by the health of its clients, by its records, and by its steadiness. Times are the master's."""
+    validity, of_clients = _judge_health(info.workers, run)
+    if any(record.ok for record in run.counted):
+        of_clients += [*_calibration(run.records, info.workers), *_punctuality(info.workers, run)]
+        of_clients += [*_wants(run.counted), *_late_packets(run.sound)]
         validity.client = CLIENT[_worst(of_clients)]
     else:
         # Without a success, the client had no figure to distort.
         validity.client = "not judged"
-        of_clients = [Doubt(Severity.SUSPECT, cause_and_cure(measured, info))] if measured else []
-        of_clients += _wants(measured)
-    others = _missing(records, info) + _doubts(part, info) + _in_pieces(part, info)
-    others += _unsent(info.workers) + _mixed_readers(info.workers)
+        of_clients = [Doubt(Severity.SUSPECT, cause_and_cure(run.counted, info))] if run.counted else []
+        of_clients += _wants(run.counted)
+    others = [*_missing(run, info), *_doubts(run, info), *_in_pieces(run, info)]
+    others += [*_unsent(info.workers), *_mixed_readers(info.workers)]
     if steady.verdict == "rising":
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
         others.append(f"{grew}: the load or a queue grew, so these figures do not describe a steady state")
-    if found := _outage(part):
-        others.append(f"{found.line} ({found.share:.0%} of the run)")
+    if run.outage:
+        others.append(f"{run.outage.line} ({run.outage.share:.0%} of the run)")
     doubts = of_clients + [Doubt(Severity.SUSPECT, text) for text in others]
-    if part.why_excluded:
-        doubts.append(Doubt(Severity.NOTE, part.why_excluded))
+    if run.why_excluded:
+        doubts.append(Doubt(Severity.NOTE, run.why_excluded))
     if info.insecure:
         doubts.append(Doubt(Severity.NOTE, "the server's certificate was not verified (--insecure)"))
     validity.verdict, validity.reasons = VERDICT[_worst(doubts)], [doubt.text for doubt in doubts]
     return validity
 
 
-def _mixed_readers(workers: list[WorkerInfo]) -> list[str]:
-    """A reason if the workers that took part used different readers; else empty."""
+def judge_steadiness(run: Measured, info: RunInfo) -> Steadiness:
+    """Decide whether a run was steady, if its load was constant and no record is missing."""
+    stages = info.loop.get("stages", "")
+    if run.lost:
+        return Steadiness("not judged", None, missing_line(run.lost))
+    if run.outage:
+        return Steadiness("interrupted", None, run.outage.line)
+    if not info.loop and load_changes(info.users, run.counted):
+        return Steadiness("not judged", None, "the number of users changed")
+    if "," in stages or "-" in stages:
+        return Steadiness("not judged", None, "the rate changed")
+    return steadiness(run.sound)
+
+
+def _mixed_readers(workers: list[WorkerInfo]) -> Iterator[str]:
+    """A reason if the workers that took part used different readers."""
     by_reader: dict[str, list[str]] = {}
     for worker in workers:
         if worker.health is not None:
             by_reader.setdefault(worker.reader, []).append(str(worker.worker))
-    if len(by_reader) < 2:
-        return []
-    ways = "; ".join(f"{reader}: worker {', '.join(numbers)}" for reader, numbers in sorted(by_reader.items()))
-    return [f"workers read responses with different readers ({ways}): start all with the same --reader"]
-
-
-def judge_steadiness(records: list[Record], info: RunInfo, part: Measured | None = None) -> Steadiness:
-    """Decide whether a run was steady, if its load was constant and no record is missing. Arguments are those of
-    `judge`."""
-    part = part or sound.measured(records, info)
-    if lost := lost_workers(records, info):
-        return Steadiness("not judged", None, missing_line(lost))
-    if found := _outage(part):
-        return Steadiness("interrupted", None, found.line)
-    if not info.loop and load_changes(info.users, part.counted):
-        return Steadiness("not judged", None, "the number of users changed")
-    if len(info.loop.get("stages", "").split(",")) > 1 or "-" in info.loop.get("stages", ""):
-        return Steadiness("not judged", None, "the rate changed")
-    return steadiness(part.sound)
-
-
-def _outage(part: Measured) -> Outage | None:
-    """The run's outage, if any. Successes in late seconds still count as successes; failures there may be the
-    client's."""
-    figured = set(map(id, part.sound))
-    return outage([record for record in part.counted if record.ok or id(record) in figured])
+    if len(by_reader) > 1:
+        readers = "; ".join(f"{reader}: worker {', '.join(numbers)}" for reader, numbers in sorted(by_reader.items()))
+        yield f"workers read responses with different readers ({readers}): start all with the same --reader"
 
 
 def _wants(records: list[Record]) -> list[Doubt]:
@@ -201,36 +189,32 @@ def _wants(records: list[Record]) -> list[Doubt]:
     return [Doubt(Severity.CLIENT_BOUND, f"{count}× {why}") for why, count in wants.most_common(3)]
 
 
-def _late_packets(records: list[Record]) -> list[Doubt]:
+def _late_packets(records: list[Record]) -> Iterator[Doubt]:
     """Speech that was sent behind its pace. Time in which the socket took no data is not the client's fault."""
     late = [record.send_lag["p99"] for record in records if isinstance(record, RealtimeRecord) and record.send_lag]
-    if not late or (p99 := float(np.percentile(late, 99))) <= PACKET_LATE_S:
-        return []
-    text = f"packets were sent {p99 * 1e3:.0f} ms late at p99 (limit {PACKET_LATE_S * 1e3:.0f} ms)"
-    return [Doubt(Severity.CLIENT_BOUND, text)]
+    p99 = float(np.percentile(late, 99)) if late else 0.0
+    if p99 > PACKET_LATE_S:
+        text = f"packets were sent {p99 * 1e3:.0f} ms late at p99 (limit {PACKET_LATE_S * 1e3:.0f} ms)"
+        yield Doubt(Severity.CLIENT_BOUND, text)
 
 
-def _calibration(records: list[Record], workers: list[WorkerInfo]) -> list[Doubt]:
+def _calibration(records: Sequence[Record], workers: list[WorkerInfo]) -> Iterator[Doubt]:
     """Machines on which the streams' load in the busiest second exceeds what the machine's calibration allows."""
-    doubts = []
     for host in {worker.host: None for worker in workers if worker.calibration is not None}:
-        here = [worker for worker in workers if worker.host == host]
-        calibration = here[0].calibration
+        here = {worker.worker: worker for worker in workers if worker.host == host}
+        calibration = next(iter(here.values())).calibration
         known = None if calibration is None else calibration.streams(len(here))
         if calibration is None or known is None:
             continue
         streams, at_least = known
-        numbers = {worker.worker for worker in here}
-        load = peak_chunks_per_s([record for record in records if record.worker in numbers])
-        each = calibration.chunks_per_s
-        if load <= streams * each:
-            continue
-        text = (
-            f"{count_of(len(here), 'worker')} on {host} carried the load of {load / each:.0f} streams of {each:g}"
-            f" chunks/s; its calibration allows {'at least ' if at_least else ''}{streams} ({command('calibrate')})"
-        )
-        doubts.append(Doubt(Severity.SUSPECT if at_least else Severity.CLIENT_BOUND, text))
-    return doubts
+        load = peak_chunks_per_s([record for record in records if record.worker in here])
+        rate = calibration.chunks_per_s
+        if load > streams * rate:
+            text = (
+                f"{count_of(len(here), 'worker')} on {host} carried the load of {load / rate:.0f} streams of {rate:g}"
+                f" chunks/s; its calibration allows {'at least ' if at_least else ''}{streams} ({command('calibrate')})"
+            )
+            yield Doubt(Severity.SUSPECT if at_least else Severity.CLIENT_BOUND, text)
 
 
 def peak_chunks_per_s(records: list[Record]) -> float:
@@ -249,14 +233,18 @@ def judge_clients(workers: list[WorkerInfo]) -> Validity:
     return _judge_health(workers, None)[0]
 
 
-def _judge_health(workers: list[WorkerInfo], part: Measured | None) -> tuple[Validity, list[Doubt]]:
-    """The verdict by the health of the processes, and its doubts. `part`: the requests of a finished test. If late
+def _judge_health(workers: list[WorkerInfo], run: Measured | None) -> tuple[Validity, list[Doubt]]:
+    """The verdict by the health of the processes, and its doubts. `run`: the requests of a finished test. If late
     seconds are excluded, this judges the others."""
     watched = [(worker, worker.health) for worker in workers if worker.health is not None]
-    doubts = [Doubt(Severity.CLIENT_BOUND, part.why_bound)] if part and part.why_bound else []
-    doubts += _health(workers, watched, part)
+    doubts = [Doubt(Severity.CLIENT_BOUND, run.why_bound)] if run and run.why_bound else []
+    doubts += _health(workers, watched, run)
     bound = _worst(doubts) is Severity.CLIENT_BOUND
-    busiest = max((client.cpu_mean for _, client in watched), default=0.0)
+
+    def worst(figure: str) -> float:
+        return max((getattr(client, figure) for _, client in watched), default=0.0)
+
+    busiest = worst("cpu_mean")
     more = _more_workers([client for _, client in watched]) if bound and busiest > CPU_OWN else 0
     if bound:
         who = "the busiest worker" if len(workers) > 1 else "the client"
@@ -264,10 +252,6 @@ def _judge_health(workers: list[WorkerInfo], part: Measured | None) -> tuple[Val
         advice = _advice(more, workers) if more else f"{took}: another program is probably using that machine's CPU"
         doubts.append(Doubt(Severity.CLIENT_BOUND, advice))
     doubts.sort(key=lambda doubt: -doubt.severity)
-
-    def worst(figure: str) -> float:
-        return max((getattr(client, figure) for _, client in watched), default=0.0)
-
     validity = Validity(
         verdict=VERDICT[_worst(doubts)],
         client=CLIENT[_worst(doubts)] if watched else "not judged",
@@ -275,29 +259,25 @@ def _judge_health(workers: list[WorkerInfo], part: Measured | None) -> tuple[Val
         readers=sorted({worker.reader for worker, _ in watched}),
         stamp_lag={"p99": worst("stamp_lag_p99"), "max": worst("stamp_lag_max")},
         loop_lag={"p50": worst("loop_lag_p50"), "p99": worst("loop_lag_p99"), "max": worst("loop_lag_max")},
-        cpu={"mean": worst("cpu_mean"), "max": worst("cpu_max")},
+        cpu={"mean": busiest, "max": worst("cpu_max")},
         clients=[
             Client(
                 worker=worker.worker,
                 host=worker.host,
-                loop_lag_p99=client.loop_lag_p99,
-                loop_lag_max=client.loop_lag_max,
-                cpu_mean=client.cpu_mean,
-                cpu_max=client.cpu_max,
-                gc_pause_max=client.gc_pause_max,
+                **{name: getattr(client, name) for name in OF_HEALTH},
                 clock_offset_s=worker.master_offset_s,
                 clock_error_s=worker.master_offset_error_s,
             )
             for worker, client in watched
         ],
         more_workers=more,
-        sound=part.share if part else None,
+        sound=run.share if run else None,
     )
     return validity, doubts
 
 
 def _health(
-    workers: list[WorkerInfo], watched: list[tuple[WorkerInfo, ClientHealth]], part: Measured | None
+    workers: list[WorkerInfo], watched: list[tuple[WorkerInfo, ClientHealth]], run: Measured | None
 ) -> Iterator[Doubt]:
     """Yield the processes and machines that were late, or near the limit of their processor."""
 
@@ -306,7 +286,7 @@ def _health(
 
     for worker, client in watched:
         who = f"worker {worker.worker}: " if len(workers) > 1 else ""
-        loop, stamps = _lags(client, part)
+        loop, stamps = _lags(client, run)
         allowed = f"ms late at p99 (limit {LAG_VALID_S * 1e3:.0f} ms)"
         if loop > LAG_VALID_S:
             yield over(loop, LAG_BOUND_S, f"{who}the event loop was {loop * 1e3:.1f} {allowed}")
@@ -320,9 +300,9 @@ def _health(
         yield over(share, CPU_BOUND, f"the workers used {share:.0%} of {of} on average (limit {CPU_VALID:.0%})")
 
 
-def _lags(client: ClientHealth, part: Measured | None) -> tuple[float, float]:
+def _lags(client: ClientHealth, run: Measured | None) -> tuple[float, float]:
     """p99 of the lag of a client's event loop and of its reads, over the seconds that the verdict judges."""
-    if part and part.why_excluded and client.late is not None:
+    if run and run.why_excluded and client.late is not None:
         return client.sound_loop_lag_p99, client.sound_stamp_lag_p99
     return client.loop_lag_p99, client.stamp_lag_p99
 
@@ -350,74 +330,44 @@ def _advice(more: int, workers: list[WorkerInfo]) -> str:
     return text
 
 
-def _punctuality(workers: list[WorkerInfo], part: Measured) -> list[Doubt]:
+def _punctuality(workers: list[WorkerInfo], run: Measured) -> Iterator[Doubt]:
     """Requests that an open loop sent late although a user was free. Excluded requests do not count."""
     started, late = (sum(getattr(worker, name) for worker in workers) for name in ("started", "late"))
-    if part.left.late:
-        figured = {id(record) for record in part.sound}
-        excluded = [record for record in part.counted if id(record) not in figured]
+    if run.left.late:
+        known = set(map(id, run.sound))
+        excluded = [record for record in run.counted if id(record) not in known]
         # A record does not show whether a user was free. Requests that may have waited for one were counted as queued.
         queued = sum(worker.queued for worker in workers)
         behind = sum((record.lag or 0.0) - record.retry_s > PUNCTUAL_S for record in excluded)
         late -= min(late, max(behind - queued, 0))
         started = max(started - len(excluded), 0)
-    if late <= LATE_VALID * started:
-        return []
-    text = f"{late} of {count_of(started, 'request')} went out more than 10 ms late although a user was free"
-    return [Doubt(Severity.CLIENT_BOUND if late > LATE_BOUND * started else Severity.SUSPECT, text)]
+    if late > LATE_VALID * started:
+        text = f"{late} of {count_of(started, 'request')} went out more than 10 ms late although a user was free"
+        yield Doubt(Severity.CLIENT_BOUND if late > LATE_BOUND * started else Severity.SUSPECT, text)
 
 
-def _unsent(workers: list[WorkerInfo]) -> list[str]:
+def _unsent(workers: list[WorkerInfo]) -> Iterator[str]:
     """Reasons for the open loop's requests that found no free user."""
     started, queued, unsent = (
         sum(getattr(worker, name) for worker in workers) for name in ("started", "queued", "unsent")
     )
-    reasons = []
     if queued > LATE_VALID * started:
         text = f"{queued} of {count_of(started, 'request')} fell due before a user was free"
-        reasons.append(f"{text}: -u limits how many are in flight, and the server could not keep up with the rate")
+        yield f"{text}: -u limits how many are in flight, and the server could not keep up with the rate"
     if unsent:
-        reasons.append(f"{count_of(unsent, 'more request')} fell due before the end of the test, but no user was free")
-    return reasons
+        yield f"{count_of(unsent, 'more request')} fell due before the end of the test, but no user was free"
 
 
-def lost_workers(records: list[Record], info: RunInfo) -> dict[int, str]:
-    """Describe, by worker, the records that are missing from a run that ended normally."""
-    if not info.ended:
-        return {}
-    recorded = Counter(record.worker for record in records)
-    lost = {}
-    for worker in info.workers:
-        if not worker.ended:
-            lost[worker.worker] = lost_line(worker, info.began_at)
-        elif recorded[worker.worker] < worker.started:
-            missing = worker.started - recorded[worker.worker]
-            requests = f"{missing} of {count_of(worker.started, 'request')}"
-            lost[worker.worker] = f"records of {requests} of worker {worker.worker} are missing"
-    return lost
-
-
-def lost_line(worker: WorkerInfo, began_at: float) -> str:
-    """Say that a worker was lost, and how long after the start of the test."""
-    when = "" if worker.lost_at is None else f" {worker.lost_at - began_at:.0f} s after the start"
-    lost = f"worker {worker.worker} on {worker.host} was lost{when}: "
-    if worker.from_file:
-        return f"{lost}the master read {count_of(worker.from_file, 'record')} from its file"
-    return f"{lost}records that it had not sent yet are missing"
-
-
-def _cached(good: list[Record]) -> int:
-    """Count the prompts that came from the server's cache, apart from the prefix that all prompts share."""
+def _cached(good: list[Record]) -> bool:
+    """Whether prompts came from the server's cache, apart from the prefix that all prompts share."""
     known = [
         (record.cached_tokens, record.prompt_tokens) for record in good if record.cached_tokens and record.prompt_tokens
     ]
     shared = min((cached for cached, _ in known), default=0)
-    return sum(
+    return any(
         cached > CACHED * prompt and (cached > shared + BLOCK or prompt - cached <= BLOCK) for cached, prompt in known
     )
 
-
-SERVERS_LOG = "check the server's log"
 
 FEWER = "the server is overloaded: lower -u or the rate"
 
@@ -483,30 +433,30 @@ def cause_and_cure(records: list[Record], info: RunInfo) -> str:
 def what_failed(outcome: str, error: str, host: str, cause: str = "") -> str:
     """Describe a failure and its cure, by its cause or, if that is unknown, by its outcome."""
     if outcome != "connect":
-        said = f"{outcome.removeprefix('http_')}: {error}"
+        failure = f"{outcome.removeprefix('http_')}: {error}"
     elif cause == Cause.REFUSED or error == REFUSED:
-        said = f"{error[:1].lower()}{error[1:]} by {host}"
+        failure = f"{error[:1].lower()}{error[1:]} by {host}"
     else:
-        said = f"{host}: {error}"
+        failure = f"{host}: {error}"
     known = cause in CAUSES and outcome not in SAYS_MORE
-    cure = CAUSES[cause] if known else CURES.get(outcome, SERVERS_LOG)
-    return f"{said.rstrip('.?! ')}: {cure}"
+    cure = CAUSES[cause] if known else CURES.get(outcome, "check the server's log")
+    return f"{failure.rstrip('.?! ')}: {cure}"
 
 
 REFUSED = os.strerror(errno.ECONNREFUSED)
 """Error text of records of older versions, which have no cause."""
 
 
-def _missing(records: list[Record], info: RunInfo) -> list[str]:
-    killed = [] if info.ended else ["the run did not finish: its process was killed"]
-    refused = [f"{_left_out(each)}: {each.reason}" for each in info.refused]
-    return [*killed, *refused, *lost_workers(records, info).values()]
-
-
-def _left_out(refused: Refused) -> str:
-    if refused.worker is None:
-        return f"skipped {count_of(refused.count, 'line')} of {RECORDS}"
-    return f"refused {count_of(refused.count, 'record')} of worker {refused.worker}"
+def _missing(run: Measured, info: RunInfo) -> Iterator[str]:
+    if not info.ended:
+        yield "the run did not finish: its process was killed"
+    for refused in info.refused:
+        if refused.worker is None:
+            which = f"skipped {count_of(refused.count, 'line')} of {RECORDS}"
+        else:
+            which = f"refused {count_of(refused.count, 'record')} of worker {refused.worker}"
+        yield f"{which}: {refused.reason}"
+    yield from run.lost.values()
 
 
 def _pieces(record: Record) -> int:
@@ -521,34 +471,30 @@ def _decodes_stretches(answers: list[Record]) -> bool:
     return sum(record.audio_s for record in answers) <= STRETCH_S * sum(map(_pieces, answers))
 
 
-def _in_pieces(part: Measured, info: RunInfo) -> list[str]:
+def _in_pieces(run: Measured, info: RunInfo) -> Iterator[str]:
     """A reason if something between the engine and the client holds responses back. Only responses that were read on
     time count, because a late client reads separate chunks as one piece."""
     on_time = {
         worker.worker
         for worker in info.workers
-        if worker.health is not None and _lags(worker.health, part)[1] <= LAG_VALID_S
+        if worker.health is not None and _lags(worker.health, run)[1] <= LAG_VALID_S
     }
     chunked: dict[str, list[Record]] = {}
-    for record in part.sound:
-        if (
-            record.ok
-            and record.chunks >= CHUNKS
-            and record.worker in on_time
-            and not isinstance(record, RealtimeRecord)
-        ):
+    for record in run.good:
+        if record.chunks >= CHUNKS and record.worker in on_time and not isinstance(record, RealtimeRecord):
             chunked.setdefault(record.user_class, []).append(record)
     apis = {each.name: each.api for each in info.user_classes}
     judged = [
-        answers
+        record
         for name, answers in chunked.items()
         if apis.get(name, info.api) != "transcriptions" or not _decodes_stretches(answers)
+        for record in answers
     ]
-    held = sum(record.chunks >= CHUNKS * _pieces(record) for answers in judged for record in answers)
-    if held <= LOST * sum(map(len, judged)):
-        return []
-    came = f"{held} of {count_of(sum(map(len, judged)), 'response')} arrived in one or a few pieces, not as a stream"
-    return [f"{came}: a proxy may buffer them (nginx: set proxy_buffering off), so TTFT and ITL are not the engine's"]
+    held = sum(record.chunks >= CHUNKS * _pieces(record) for record in judged)
+    if held > LOST * len(judged):
+        arrived = f"{held} of {count_of(len(judged), 'response')} arrived in one or a few pieces, not as a stream"
+        cure = "a proxy may buffer them (nginx: set proxy_buffering off)"
+        yield f"{arrived}: {cure}, so TTFT and ITL are not the engine's"
 
 
 FIRST_TIMES, FIRST_S, FIRST_OF = 10, 1.0, 10
@@ -556,106 +502,95 @@ FIRST_TIMES, FIRST_S, FIRST_OF = 10, 1.0, 10
 requests."""
 
 
-def _slow_first(good: list[Record]) -> str:
-    """A reason if the engine seems to compile at its first request; else empty."""
+def _slow_first(good: list[Record]) -> Iterator[str]:
+    """A reason if the engine seems to compile at its first request."""
     if len(good) < FIRST_OF:
-        return ""
+        return
     first = min(good, key=lambda record: record.started_at).ttft or 0.0
     median = statistics.median(record.ttft or 0.0 for record in good)
-    if first < max(FIRST_TIMES * median, median + FIRST_S):
-        return ""
-    times = f", {first / median:.0f} times the median" if median else ""
-    return f"the first request took {first:.1f} s to its first token{times}: exclude it with --warmup-requests 10"
+    if first >= max(FIRST_TIMES * median, median + FIRST_S):
+        times = f", {first / median:.0f} times the median" if median else ""
+        yield f"the first request took {first:.1f} s to its first token{times}: exclude it with --warmup-requests 10"
 
 
-def _refusals(records: list[Record]) -> list[str]:
+def _refusals(records: list[Record]) -> Iterator[str]:
     """A reason if the server refused realtime sessions. A user pauses after a refusal, so fewer sessions than requested
     were open at once."""
     sessions = [record for record in records if isinstance(record, RealtimeRecord)]
     refused = [record for record in sessions if record.outcome == "rejected" or record.outcome.startswith("ws_")]
-    if len(refused) <= REFUSED_SHARE * len(sessions):
-        return []
-    why, _ = Counter(shorten(record.error or record.outcome, 80) for record in refused).most_common(1)[0]
-    return [
-        f"the server refused {len(refused)} of {count_of(len(sessions), 'realtime session')} ({why}): the figures"
-        " describe only those that it accepted; lower -u, or raise the server's limit"
-    ]
+    if len(refused) > REFUSED_SHARE * len(sessions):
+        why, _ = Counter(shorten(record.error or record.outcome, 80) for record in refused).most_common(1)[0]
+        yield (
+            f"the server refused {len(refused)} of {count_of(len(sessions), 'realtime session')} ({why}): the figures"
+            " describe only those that it accepted; lower -u, or raise the server's limit"
+        )
 
 
-def _sent_before(info: RunInfo) -> list[str]:
+def _sent_before(info: RunInfo) -> Iterator[str]:
     """A reason if the server's caches may hold the run's clips from earlier runs."""
-    if not info.sent_before:
-        return []
-    runs = f"an earlier test ({info.sent_before[-1]})"
-    if len(info.sent_before) > 1:
-        runs = f"{len(info.sent_before)} earlier tests (the last: {info.sent_before[-1]})"
-    return [
-        f"the same clips were sent to this server before, in {runs}: its caches may have answered; restart the server,"
-        " or prepare the clips as WAV and remove --unique none"
-    ]
+    if info.sent_before:
+        runs = f"an earlier test ({info.sent_before[-1]})"
+        if len(info.sent_before) > 1:
+            runs = f"{len(info.sent_before)} earlier tests (the last: {info.sent_before[-1]})"
+        yield (
+            f"the same clips were sent to this server before, in {runs}: its caches may have answered; restart the"
+            " server, or prepare the clips as WAV and remove --unique none"
+        )
 
 
-def _repeated(records: list[Record], info: RunInfo) -> list[str]:
+def _repeated(records: list[Record], info: RunInfo) -> Iterator[str]:
     """A reason for each value of --unique with which clips were sent again unchanged."""
-    ways = {each.name: (each.unique, each.data_sha256) for each in info.user_classes}
+    sets = {each.name: (each.unique, each.data_sha256) for each in info.user_classes}
     whole = info.unique, info.data_sha256
-    sent = Counter((*ways.get(record.user_class, whole), record.clip) for record in records)
+    sent = Counter((*sets.get(record.user_class, whole), record.clip) for record in records)
     repeats = Counter[str]()
     for (unique, *_), count in sent.items():
         repeats[unique] += count - 1
-    return [
-        f"{count_of(count, 'request')} repeated a clip's bytes (--unique {unique}): caches may have answered"
-        for unique, count in sorted(repeats.items())
-        if count and unique != "dither"
-    ]
+    for unique, count in sorted(repeats.items()):
+        if count and unique != "dither":
+            yield f"{count_of(count, 'request')} repeated a clip's bytes (--unique {unique}): caches may have answered"
 
 
-def _doubts(part: Measured, info: RunInfo) -> list[str]:
-    records = part.counted
+def _doubts(run: Measured, info: RunInfo) -> Iterator[str]:
+    records = run.counted
     good = [record for record in records if record.ok]
-    doubts = _refusals(records) if good else []
+    if good:
+        yield from _refusals(records)
     if not records:
-        doubts.append("no request was sent")
+        yield "no request was sent"
     paces = {how.get("pace", 1.0) for how in (info.realtime, *(each.realtime for each in info.user_classes))} - {1.0}
     for pace in sorted(paces):
         how = f"at {pace:g} times its speed" if pace else "as fast as the socket accepted it"
-        doubts.append(f"not realtime: speech was sent {how} (--pace)")
-    older = sum(record.started_at < info.began_at - OLDER_S for record in records)
-    if older:
-        doubts.append(f"{count_of(older, 'record')} began before the run: records of another run are mixed in")
+        yield f"not realtime: speech was sent {how} (--pace)"
+    if older := sum(record.started_at < info.began_at - OLDER_S for record in records):
+        yield f"{count_of(older, 'record')} began before the run: records of another run are mixed in"
     # A realtime engine reports usage since its last report, and its tokens, if any, are of audio.
     one_shot = [record for record in good if not isinstance(record, RealtimeRecord)]
     if 0 < len(one_shot) < len(good):
-        doubts.append("these figures mix realtime sessions and uploads; see the table by user class")
-    guessed = sum(record.output_tokens_source == "chunks" for record in one_shot)
-    if guessed:
-        doubts.append(f"{count_of(guessed, 'response')} came without usage: token counts are unavailable")
-    whole = sum(not record.streamed for record in good)
-    if whole:
-        doubts.append(f"{count_of(whole, 'response')} came without streaming, so TTFT equals latency")
-    if line := _slow_first([record for record in part.sound if record.ok]):
-        doubts.append(line)
-    if line := _around_transcripts(good, info):
-        doubts.append(line)
+        yield "these figures mix realtime sessions and uploads; see the table by user class"
+    if guessed := sum(record.output_tokens_source == "chunks" for record in one_shot):
+        yield f"{count_of(guessed, 'response')} came without usage: token counts are unavailable"
+    if whole := sum(not record.streamed for record in good):
+        yield f"{count_of(whole, 'response')} came without streaming, so TTFT equals latency"
+    yield from _slow_first(run.good)
+    yield from _around_transcripts(good, info)
     if _cached(good):
         cached, prompts = (
             sum(getattr(record, name) or 0 for record in good) for name in ("cached_tokens", "prompt_tokens")
         )
-        doubts.append(f"{cached:,} of {prompts:,} prompt tokens came from the server's cache")
-    doubts += _sent_before(info)
-    doubts += _repeated(records, info)
-    return doubts
+        yield f"{cached:,} of {prompts:,} prompt tokens came from the server's cache"
+    yield from _sent_before(info)
+    yield from _repeated(records, info)
 
 
-def _around_transcripts(good: list[Record], info: RunInfo) -> str:
-    """A reason if transcripts contain text other than the speech; else empty."""
+def _around_transcripts(good: list[Record], info: RunInfo) -> Iterator[str]:
+    """A reason if transcripts contain text other than the speech."""
     if envelope := left_envelope(good):
         count, name = envelope
-        return f"the envelope of {name} is still around {count_of(count, 'transcript')}: use --text-format {name}"
-    if preface := common_preface(spoken(good, info.scoring), info.scoring):
+        yield f"the envelope of {name} is still around {count_of(count, 'transcript')}: use --text-format {name}"
+    elif preface := common_preface(spoken(good, info.scoring), info.scoring):
         count, words = preface[0], shorten(preface[1], 80)
-        return (
+        yield (
             f"{count} transcripts begin with '{words}', and no reference does: WER counts these words as errors;"
             " ask for only the transcript (--prompt)"
         )
-    return ""

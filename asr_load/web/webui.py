@@ -24,9 +24,8 @@ from asr_load.options.form import Form, check_classes, check_user_class, form_gr
 from asr_load.report import headline
 from asr_load.report.page import REPORT, add_section, asset, compact, limits_of, places
 from asr_load.report.view import Rows, View, view_finished, view_running
-from asr_load.results.figures import Figures
 from asr_load.results.live import WINDOW_S, Live
-from asr_load.results.metrics import METRICS
+from asr_load.results.metrics import METRICS, Figures
 from asr_load.results.pass_fail import Verdict
 from asr_load.results.runfile import WorkerInfo, read_run
 from asr_load.results.slo import Slo

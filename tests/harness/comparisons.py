@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from asr_load.results.compare import Run
 from asr_load.results.summary import Finished
 from asr_load.stream.record import Record
 from harness.records import failure, record, run_info, worker_info
@@ -31,7 +30,7 @@ def made(seed: int, *, scale: float = 1.0, count: int = 600, errors: int = 0, wo
     return records
 
 
-def run(records: list[Record], name: str = "run", **changes: Any) -> Run:
+def run(records: list[Record], name: str = "run", **changes: Any) -> Finished:
     """One run of a side."""
     info = run_info(workers=[worker_info(ended_at=1061.0)], **changes)
-    return Run(Path(name), Finished(info, records))
+    return Finished(info, records, folder=Path(name))
