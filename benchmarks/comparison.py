@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from asr_load.results.compare import SAME, WORSE, Compared, compare
+from asr_load.results.compare import NO_DIFFERENCE, WORSE, Compared, compare
 from asr_load.results.runfile import RunInfo, read_run
 from asr_load.results.summary import Finished
 from asr_load.selftest.ground_truth import scripted_server, share_cores
@@ -40,13 +40,13 @@ def measure() -> Iterator[Row]:
         pairs = [_apart(*runs[number % 2], random) for number in range(PAIRS)]
         words: Counter[str] = Counter()
         for one, other in pairs:
-            words.update(figure.name for figure in _compare([one], [other]) if figure.word != SAME)
+            words.update(figure.name for figure in _compare([one], [other]) if figure.word != NO_DIFFERENCE)
         yield _row(f"A/A pairs of {REQUESTS:,} requests with a false difference", words)
         several: Counter[str] = Counter()
         for _ in range(PAIRS):
             own = [_apart(*runs[number % 2], random, REQUESTS // 4) for number in range(EACH)]
             sides = [[pair[side] for pair in own] for side in (0, 1)]
-            several.update(figure.name for figure in _compare(*sides) if figure.word != SAME)
+            several.update(figure.name for figure in _compare(*sides) if figure.word != NO_DIFFERENCE)
         yield _row(f"A/A pairs of {EACH} runs on each side with a false difference", several)
         found: Counter[str] = Counter()
         for one, other in pairs[:SHIFTED]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_load.report.breakdown import MANY, Breakdown
+from asr_load.report.breakdown import COLUMN_ROWS, Breakdown
 from asr_load.report.main import main
 from asr_load.results.summary import Finished
 from asr_load.stream.record import Record
@@ -47,9 +47,11 @@ def test_parts_of_a_long_recording_have_its_value() -> None:
 
 
 def test_only_the_largest_parts_are_shown() -> None:
-    records = [record(n, clip=f"c{n}") for n in range(MANY + 2)]
-    table = Breakdown(Finished(run_info(), records)).by_column("speaker", {f"c{n}": str(n) for n in range(MANY + 2)})
-    assert (len(table.rows), table.note) == (MANY, "2 more are not shown.")
+    records = [record(n, clip=f"c{n}") for n in range(COLUMN_ROWS + 2)]
+    table = Breakdown(Finished(run_info(), records)).by_column(
+        "speaker", {f"c{n}": str(n) for n in range(COLUMN_ROWS + 2)}
+    )
+    assert (len(table.rows), table.note) == (COLUMN_ROWS, "2 more are not shown.")
 
 
 def test_report_by_a_column_prints_a_table_and_adds_a_section(

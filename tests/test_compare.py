@@ -16,7 +16,7 @@ from asr_load.report.main import main
 from asr_load.report.page import comparison_page
 from asr_load.results.compare import (
     BETTER,
-    SAME,
+    NO_DIFFERENCE,
     WORSE,
     Z_995,
     Compared,
@@ -39,7 +39,7 @@ def figures(value: Finished, baseline: Finished, min_change: float = 0.0) -> dic
 
 def test_comparison_finds_a_difference_and_no_difference() -> None:
     same = figures(run(made(1)), run(made(2)))
-    assert {figure.word for figure in same.values()} == {SAME}
+    assert {figure.word for figure in same.values()} == {NO_DIFFERENCE}
     slower = figures(run(made(1, scale=1.1)), run(made(2)))
     ttft = slower["ttft_mean"]
     assert ttft.word == WORSE
@@ -50,7 +50,7 @@ def test_comparison_finds_a_difference_and_no_difference() -> None:
     assert 0 < ttft.low < 20 < ttft.high
     assert ttft.relative == pytest.approx(0.1, abs=0.03)
     assert figures(run(made(1, scale=0.9)), run(made(2)))["ttft_p50"].word == BETTER
-    assert figures(run(made(1, scale=1.1)), run(made(2)), min_change=0.2)["ttft_mean"].word == SAME
+    assert figures(run(made(1, scale=1.1)), run(made(2)), min_change=0.2)["ttft_mean"].word == NO_DIFFERENCE
 
 
 def test_comparison_interval_agrees_with_theory() -> None:
@@ -67,7 +67,7 @@ def test_comparison_interval_agrees_with_theory() -> None:
 def test_difference_below_the_clients_resolution_is_same() -> None:
     """For values without spread, a microsecond is more than chance, but the client cannot resolve it."""
     base = [record(n, clip=f"clip{n % 40}") for n in range(200)]
-    for more, word in ((5e-5, SAME), (5e-4, WORSE)):
+    for more, word in ((5e-5, NO_DIFFERENCE), (5e-4, WORSE)):
         slower = [record(n, clip=f"clip{n % 40}", ttft=0.2 + more, headers=None, e2el=0.4 + more) for n in range(200)]
         found = figures(run(slower), run(base))
         assert {found[name].word for name in ("ttft_p50", "e2el_mean", "rtf_p50")} == {word}
@@ -91,7 +91,7 @@ def test_wer_is_compared_per_clip() -> None:
     assert found.word == WORSE
     assert found.relative is None
     alike = figures(run(made(1, word="sad")), run(made(2, word="sad")))["wer"]
-    assert (alike.low, alike.high, alike.word) == (0, 0, SAME)
+    assert (alike.low, alike.high, alike.word) == (0, 0, NO_DIFFERENCE)
 
 
 def test_several_runs_per_side_are_compared_by_run() -> None:
@@ -99,7 +99,7 @@ def test_several_runs_per_side_are_compared_by_run() -> None:
     drifting = [run(made(seed, scale=scale)) for seed, scale in ((1, 1.0), (2, 1.3), (3, 1.6))]
     steady = [run(made(seed)) for seed in (4, 5, 6)]
     found = compare(drifting, steady)
-    assert {figure.word for figure in found.figures if figure.name.startswith("ttft")} == {SAME}
+    assert {figure.word for figure in found.figures if figure.name.startswith("ttft")} == {NO_DIFFERENCE}
     assert "Welch" in found.method
     slow = [run(made(seed, scale=1.5)) for seed in (1, 2, 3)]
     assert next(one for one in compare(slow, steady).figures if one.name == "ttft_mean").word == WORSE
@@ -121,7 +121,7 @@ def test_few_failures_in_two_runs_per_side_are_not_worse() -> None:
     without = [failing(seed, 0) for seed in (3, 4)]
     few = compare([failing(seed, 2) for seed in (1, 2)], without)
     rate = next(one for one in few.figures if one.name == "error_rate")
-    assert (rate.value, rate.baseline, rate.word) == (0.01, 0.0, SAME)
+    assert (rate.value, rate.baseline, rate.word) == (0.01, 0.0, NO_DIFFERENCE)
     assert rate.low is not None
     assert rate.high is not None
     assert -0.05 < rate.low < 0
@@ -133,7 +133,7 @@ def test_few_failures_in_two_runs_per_side_are_not_worse() -> None:
 
 
 def test_few_failures_in_one_run_per_side_are_not_worse() -> None:
-    for failures, word in ((2, SAME), (5, SAME), (20, WORSE)):
+    for failures, word in ((2, NO_DIFFERENCE), (5, NO_DIFFERENCE), (20, WORSE)):
         assert figures(failing(1, failures), failing(2, 0))["error_rate"].word == word
 
 
@@ -141,7 +141,7 @@ def test_identical_runs_are_the_same() -> None:
     """Without spread between runs, the spread of requests within them still counts, for every kind of figure."""
     found = compare([run(made(1))] * 2, [run(made(2))] * 2).figures
     assert {one.name for one in found} >= {"ttft_p95", "rtfx", "error_rate", "wer"}
-    assert {one.word for one in found} == {SAME}
+    assert {one.word for one in found} == {NO_DIFFERENCE}
     assert (
         next(one for one in found if one.name == "ttft_mean").low
         != next(one for one in found if one.name == "ttft_mean").high
@@ -151,7 +151,7 @@ def test_identical_runs_are_the_same() -> None:
 def test_percentile_of_few_values_is_same() -> None:
     """The p99 of a hundred values is their maximum and is never marked, however far the maxima differ."""
     found = figures(run(made(1, scale=2.0, count=120)), run(made(2, count=120)))
-    assert (found["ttft_p99"].word, found["ttft_p50"].word) == (SAME, WORSE)
+    assert (found["ttft_p99"].word, found["ttft_p50"].word) == (NO_DIFFERENCE, WORSE)
     assert found["ttft_p99"].low is not None
     assert figures(run(made(1, scale=2.0)), run(made(2)))["ttft_p99"].word == WORSE
 
@@ -199,7 +199,7 @@ def test_comparison_lists_differing_settings_first() -> None:
 @pytest.mark.parametrize("records", [[], [failure(0, "cut")], [record(0)]], ids=["none", "failed", "one"])
 def test_comparison_of_few_requests_is_same(records: list[Record]) -> None:
     found = compare([run(records)], [run(made(1))])
-    assert {one.word for one in found.figures if one.name.startswith(("ttft", "wer"))} == {SAME}
+    assert {one.word for one in found.figures if one.name.startswith(("ttft", "wer"))} == {NO_DIFFERENCE}
     assert "comparison" in comparison_page(found, [run(records)], [run(made(1))])
     assert "| ttft_mean, ms |" in markdown(found) or not records or not records[0].ok
 
@@ -296,5 +296,5 @@ def test_rate_of_a_few_requests_is_same() -> None:
     info = run_info()
     own = [[record(0)], [failure(0, "http_503")]]
     one, none = (Finished(info, records, folder=Path("x")) for records in own)
-    assert {figure.word for figure in compare([one], [none]).figures} == {SAME}
+    assert {figure.word for figure in compare([one], [none]).figures} == {NO_DIFFERENCE}
     assert figures(run(made(1)), run(made(1, errors=600)))["requests_per_s"].word == BETTER

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asr_load.results.decide import LEAST, LOOKS, decide
+from asr_load.results.decide import LEAST_REQUESTS, LOOKS, decide
 from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import parse_slo
 from harness.records import failure, record
@@ -18,7 +18,7 @@ def test_percentile_is_settled_when_the_share_above_the_limit_is() -> None:
         found = decide(slo, [record(n, ttft=0.6 if n < above else 0.2) for n in range(above + below)], Scoring())
         return found.ok, found.settled
 
-    assert of(0, LEAST - 1) == (True, False)
+    assert of(0, LEAST_REQUESTS - 1) == (True, False)
     assert of(0, 140) == (True, False)  # none of 140 above: the true share may be up to 5.3 %
     assert of(0, 160) == (True, True)
     assert of(5, 95) == (True, False)  # at the limit, more requests may decide
@@ -36,7 +36,7 @@ def test_wrong_slo_decisions_are_as_rare_as_stated(share: float, most_wrong: flo
     rounds, wrong = 150, 0
     for _ in range(rounds):
         records = [record(n, ttft=0.6 if above else 0.2) for n, above in enumerate(random.random(1500) < share)]
-        count = LEAST
+        count = LEAST_REQUESTS
         while count <= len(records):
             found = decide(slo, records[:count], Scoring())
             if found.settled:
@@ -75,7 +75,7 @@ def test_rates_and_means_are_settled_with_enough_requests() -> None:
     wer = parse_slo("wer:mean:0.3")
     halves = [record(n, text="he said" if n % 2 else "she said") for n in range(100)]
     assert decide(wer, halves, Scoring()).value == 0.25
-    assert not decide(wer, halves[:LEAST], Scoring()).settled
+    assert not decide(wer, halves[:LEAST_REQUESTS], Scoring()).settled
     assert decide(wer, halves * 4, Scoring()).ok and decide(wer, halves * 4, Scoring()).settled
     assert decide(parse_slo("ttft:max:500"), [record(ttft=0.6)], Scoring()).settled
     assert not decide(parse_slo("ttft:p95:500"), bad[:50], Scoring()).ok

@@ -135,7 +135,7 @@ def words_of(summary: Summary | None, live: Live, case: Case, verdict: Verdict |
 def test_summary_has_the_verdict(case: Case) -> None:
     verdict = msgspec.json.decode(msgspec.json.encode(finished(case).summary), type=Summary).verdict
     assert verdict is not None
-    assert (verdict.exit_code, verdict.said()) == (case.code, case.said)
+    assert (verdict.exit_code, verdict.sentence()) == (case.code, case.said)
     assert verdict.passed == (case.code == 0)
 
 
@@ -145,7 +145,7 @@ def test_console_tab_and_report_show_the_same_verdict(case: Case, tmp_path: Path
     print_summary(tmp_path, run.summary, run.records, out)
     assert [line for line in out.getvalue().splitlines() if line.startswith("Verdict")] == [f"Verdict: {case.said}"]
     shown = words_of(run.summary, Live(0.0), case)
-    assert shown["Verdict"].said == case.said
+    assert shown["Verdict"].text == case.said
     assert (shown["Verdict"].look == "bad") == (case.code != 0)
     assert shown["Server"].look == case.server
     page = html.unescape(make_report(run))
@@ -186,11 +186,11 @@ def test_running_test_is_judged_like_a_finished_one(name: str) -> None:
         client_bound=validity.verdict == "client-bound",
         running=True,
     )
-    assert (verdict.exit_code, verdict.said()) == (case.code, case.said)
+    assert (verdict.exit_code, verdict.sentence()) == (case.code, case.said)
     shown = words_of(None, live, case, verdict)
-    assert shown["Verdict"].said == case.said.replace("passed", "passed so far")
+    assert shown["Verdict"].text == case.said.replace("passed", "passed so far")
     assert shown["Server"].look == case.server
-    assert f"SLOs {verdict.met} of {verdict.slos} met so far, errors " in shown["Server"].said
+    assert f"SLOs {verdict.met} of {verdict.slos} met so far, errors " in shown["Server"].text
 
 
 @pytest.mark.parametrize("name", ["disk full", "worker lost", "client-bound"])
@@ -255,7 +255,7 @@ def test_search_that_lost_a_worker_reports_it_with_its_answer(tmp_path: Path) ->
     search, out = search_of({4: 8, 8: 15, 16: 16}), io.StringIO()
     verdict = summarise(GOOD, run_info(**LOST), search).verdict
     assert verdict is not None
-    assert (verdict.exit_code, verdict.said()) == (
+    assert (verdict.exit_code, verdict.sentence()) == (
         1,
         "maximum effective streams: 8; records of worker 0 are missing",
     )
@@ -275,7 +275,7 @@ def test_verdict_of_a_search_is_its_answer(search: Capacity, code: int, look: st
     answer = answer_lines(search)[-1] if search.answer is not None or search.unknown else ""
     said = answer or "NOT passed: the search stopped before its answer"
     shown = words_of(summary, Live(0.0), case)
-    assert (shown["Verdict"].said, shown["Verdict"].look) == (said, look)
+    assert (shown["Verdict"].text, shown["Verdict"].look) == (said, look)
     assert f">{said}</strong>" in html.unescape(make_report(run))
     suite = ElementTree.fromstring(export(tmp_path, run, "junit").read_bytes())
     assert (suite.get("failures") != "0") == (code != 0)

@@ -275,7 +275,7 @@ def test_headline_error_rate_excludes_late_requests() -> None:
     summary = summarise(records, info_of(late(1050.0, seconds=10.0), slos=["errors:rate:0.01"]))
     view = view_finished(summary)
     (server,) = (word for word in words(view) if word.name == "Server")
-    assert (server.said, server.look) == ("SLOs 1 of 1 met, errors 0.0%, WER 0.0%", "good")
+    assert (server.text, server.look) == ("SLOs 1 of 1 met, errors 0.0%, WER 0.0%", "good")
     (tile,) = (tile for tile in tiles(view) if tile.name == "Errors")
     assert (tile.value, tile.more, tile.look) == ("0.0%", "limit 1.0%", "good")
 

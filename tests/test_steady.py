@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asr_load.report.words import steadiness_line
-from asr_load.results.steady import LEAST, steadiness
+from asr_load.results.steady import LEAST_FOR_TREND, steadiness
 from asr_load.stream.record import Record
 from harness.records import failure, record
 
@@ -171,6 +171,6 @@ def test_lag_counts_in_the_steadiness() -> None:
 
 
 def test_few_requests_give_no_verdict_on_steadiness() -> None:
-    found = steadiness([*run(np.linspace(1, 9, LEAST - 1)), *[failure(n, "cut") for n in range(50)]])
+    found = steadiness([*run(np.linspace(1, 9, LEAST_FOR_TREND - 1)), *[failure(n, "cut") for n in range(50)]])
     assert (found.verdict, found.growth_s) == ("unclear", None)
     assert "unknown" in steadiness_line(found)

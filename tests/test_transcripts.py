@@ -23,7 +23,7 @@ def test_errors_are_split_by_kind_and_capped_for_loops() -> None:
     assert (first.clip, second.clip) == ("clip1", "clip0")
     assert first.cut
     assert [piece.kind for piece in second.pieces if piece.kind != "equal"]
-    assert " ".join(piece.said for piece in second.pieces).split() == ["red", "green", "blue", "black"]
+    assert " ".join(piece.reference for piece in second.pieces).split() == ["red", "green", "blue", "black"]
 
 
 def test_worst_transcripts_are_of_whole_recordings() -> None:
@@ -32,7 +32,7 @@ def test_worst_transcripts_are_of_whole_recordings() -> None:
     wrong = in_parts("red green", "blue brown", reference="red green blue white", clip="wrong")
     (found,) = worst([*right, *wrong], scoring, "wer")
     assert (found.clip, found.rate) == ("wrong", 0.25)
-    assert [(piece.kind, piece.said, piece.heard) for piece in found.pieces] == [
+    assert [(piece.kind, piece.reference, piece.transcript) for piece in found.pieces] == [
         ("equal", "red green blue", "red green blue"),
         ("substitute", "white", "brown"),
     ]

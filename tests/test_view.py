@@ -63,7 +63,7 @@ def test_limits_of_a_finished_test_apply_to_the_figures_shown() -> None:
 
 
 def test_words_say_so_far_while_the_test_runs() -> None:
-    running, finished = ({word.name: word.said for word in words(view)} for view in both())
+    running, finished = ({word.name: word.text for word in words(view)} for view in both())
     assert running["Server"] == "SLOs 2 of 4 met so far, errors 10.0%"
     assert finished["Server"] == "SLOs 2 of 4 met, errors 10.0%, WER 0.0%"
     assert running["Verdict"].startswith("NOT passed so far: ")

@@ -26,7 +26,7 @@ from asr_load.results.accuracy import Sample
 from asr_load.results.earlier import earlier_runs
 from asr_load.results.live import DRAWN, REALTIME_DRAWN, Live
 from asr_load.results.normalizers import Scoring
-from asr_load.results.pass_fail import Rules, Verdict, conclude
+from asr_load.results.pass_fail import PassRules, Verdict, conclude
 from asr_load.results.runfile import Invocation, OpenLoop, RunInfo, Speaking, WorkerInfo, option_fields, write_run
 from asr_load.results.slo import Goodput, Slo
 from asr_load.results.sound import lost_line
@@ -182,7 +182,7 @@ class RunStore:
         if settings.searching:
             return None
         return conclude(
-            Rules(settings.allow_client_bound, settings.allow_lost_workers, self._invocation.exit_code_on_error),
+            PassRules(settings.allow_client_bound, settings.allow_lost_workers, self._invocation.exit_code_on_error),
             live.slo_results(settings.slos),
             success=live.successes,
             failed=live.failures.total(),

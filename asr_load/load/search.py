@@ -29,7 +29,7 @@ from asr_load.results.capacity import (
     unreached,
     write_capacity,
 )
-from asr_load.results.decide import LEAST, LOOKS
+from asr_load.results.decide import LEAST_REQUESTS, LOOKS
 from asr_load.results.verdict import judge_clients
 from asr_load.schedule.arrivals import Stage, parse_stages
 from asr_load.settings.settings import Settings
@@ -85,7 +85,7 @@ class Stepper:
         self._rest_until = 0.0
         self._phase = Phase.BEGIN
         self._began = self._ended = self._drain_from = self._drain_until = 0.0
-        self._look_at = LEAST
+        self._look_at = LEAST_REQUESTS
         self._schedule: list[tuple[float, float]] = []
         self._records: list[Record] = []
         """Records of the current step, with times on the master's clock."""
@@ -233,7 +233,7 @@ class Stepper:
             self._stalled_at, self.load = load, None
         self._records.clear()
         self._judged = None
-        self._look_at = LEAST
+        self._look_at = LEAST_REQUESTS
         self._write()
 
     def _ended_unreached(self) -> bool:

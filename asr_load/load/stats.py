@@ -116,7 +116,7 @@ class LocustRows:
                 ("TTFT", f"{path} time to first token", [record.ttft]),
                 ("ITL", f"{path} inter-token latency", record.itl),
                 ("TPOT", f"{path} time per output token", [record.tpot]),
-                ("TTFS", f"{path} end of speech to final text", METRICS["ttfs"].of(record)),
+                ("TTFS", f"{path} end of speech to final text", METRICS["ttfs"].values_of(record)),
             ):
                 measured = [value for value in values if value is not None]
                 if at_once:

@@ -11,14 +11,14 @@ import numpy as np
 
 from asr_load.audio.clip import parent_of
 from asr_load.errors import InputError
-from asr_load.report.tables import LATENCIES, Table, faint_p95, latency_cells
+from asr_load.report.tables import LATENCY_HEADINGS, Table, faint_p95, latency_cells
 from asr_load.report.words import number, percent
 from asr_load.results.accuracy import wholes
 from asr_load.results.course import in_flight_at_start, span, stretches, width_for
 from asr_load.results.parts import Part, by
 from asr_load.results.summary import Finished
 
-ROWS, MANY = 20, 200
+TIME_ROWS, COLUMN_ROWS = 20, 200
 """Maximum number of rows in the table over time, and in one by a column of a manifest."""
 
 COUNTS = ("n", "fail")
@@ -32,9 +32,9 @@ class Breakdown:
         self._recordings = list(wholes(self._run.good, self._info.scoring))
 
     def over_time(self, slice_s: float | None = None) -> Table:
-        """Parts by the time in which requests ended, each `slice_s` seconds long; None: at most ROWS parts."""
+        """Parts by the time in which requests ended, each `slice_s` seconds long; None: at most TIME_ROWS parts."""
         first, last = span(self._run.counted)
-        width = slice_s or width_for(last - first, ROWS)
+        width = slice_s or width_for(last - first, TIME_ROWS)
         count = stretches(first, last, width)
         parts = by(self._run, lambda record: min(int((record.end - first) / width), count - 1), self._recordings)
         bounds = [(part.key * width, _end(part.key, count, width, last - first)) for part in parts]
@@ -76,7 +76,7 @@ class Breakdown:
             (f"{worker.worker} on {worker.host}", *_cells(part), worker.reader, str(worker.cores))
             for worker, part in zip(self._info.workers, parts, strict=True)
         ]
-        headings = ("", *COUNTS, *LATENCIES, "reader", "cores")
+        headings = ("", *COUNTS, *LATENCY_HEADINGS, "reader", "cores")
         return Table("By worker", headings, rows, faint=faint_p95([len(part.good) for part in parts], 1 + len(COUNTS)))
 
     def by_column(self, column: str, values: Mapping[str, str]) -> Table:
@@ -91,9 +91,9 @@ class Breakdown:
             raise InputError(f"--by {column}: --manifest has none of the run's clips {clips}".rstrip())
         parts = by(self._run, lambda record: value_of(record.clip) or "", self._recordings)
         parts.sort(key=lambda part: (-len(part.counted), part.key))
-        note = f"{len(parts) - MANY} more are not shown." if len(parts) > MANY else ""
-        names = [part.key or "unknown" for part in parts[:MANY]]
-        return self._table(f"By {column}", "", names, parts[:MANY], note=note)
+        note = f"{len(parts) - COLUMN_ROWS} more are not shown." if len(parts) > COLUMN_ROWS else ""
+        names = [part.key or "unknown" for part in parts[:COLUMN_ROWS]]
+        return self._table(f"By {column}", "", names, parts[:COLUMN_ROWS], note=note)
 
     def _table(
         self,
@@ -112,7 +112,7 @@ class Breakdown:
         ]
         before = (heading, *COUNTS, "requests/s") if seconds else (heading, *COUNTS)
         faint = faint_p95([len(part.good) for part in parts], len(before))
-        headings = (*before, *LATENCIES, self._rate.upper())
+        headings = (*before, *LATENCY_HEADINGS, self._rate.upper())
         return Table(title, headings, rows, note, numbers=bool(heading), faint=faint)
 
 

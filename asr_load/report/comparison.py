@@ -8,7 +8,7 @@ from typing import TextIO
 from asr_load.report.console import console_for, rich_table
 from asr_load.report.tables import Table
 from asr_load.report.words import number
-from asr_load.results.compare import SAME, Compared, Comparison
+from asr_load.results.compare import NO_DIFFERENCE, Compared, Comparison
 
 HEADINGS = ("", "baseline", "value", "difference", "95 % interval", "relative", "")
 
@@ -41,7 +41,7 @@ def print_comparison(comparison: Comparison, file: TextIO) -> None:
     for warning in comparison.warnings:
         console.out(f"  - {warning}")
     console.print(rich_table(comparison_table(comparison)))
-    words = [figure for figure in comparison.figures if figure.word != SAME]
+    words = [figure for figure in comparison.figures if figure.word != NO_DIFFERENCE]
     console.out(f"Differences beyond chance: {len(words)} of {len(comparison.figures)} figures ({comparison.method})")
 
 

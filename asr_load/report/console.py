@@ -13,7 +13,7 @@ from asr_load.text import visible
 WIDTH = 100
 """Columns of output that is not a terminal, such as a log."""
 
-ROWS = 200
+CONSOLE_ROWS = 200
 """Maximum number of rows in a table, because rich takes milliseconds for each."""
 
 LONGEST_NAME = 24
@@ -37,7 +37,7 @@ def console_for(file: TextIO) -> Console:
 def rich_table(table: Table) -> RichTable:
     """A table for the console."""
     shown = RichTable(title=table.title, title_justify="left")
-    rows, (first, *others) = table.rows[:ROWS], table.headings
+    rows, (first, *others) = table.rows[:CONSOLE_ROWS], table.headings
     # Never cut the first column, which tells rows apart.
     name = {
         "overflow": "fold",

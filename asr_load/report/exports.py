@@ -96,10 +96,10 @@ def _cell(value: object) -> object:
 def _markdown(finished: Finished) -> bytes:
     """The tables of the summary as Markdown, for a pull request or a page."""
     summary = finished.summary
-    said = "\n".join(f"- {_plain(line)}" for line in _lines(summary))
+    lines = "\n".join(f"- {_plain(line)}" for line in _lines(summary))
     shown = [tables.latencies(summary), tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)]
     title = f"## {_plain(finished.info.model)} on {_plain(finished.info.host)}"
-    parts = [title, said, *(markdown_table(table) for table in shown if table.rows)]
+    parts = [title, lines, *(markdown_table(table) for table in shown if table.rows)]
     return ("\n\n".join(parts) + "\n").encode("utf-8", "replace")
 
 

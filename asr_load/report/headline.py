@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from asr_load.report.tables import FEW
-from asr_load.report.view import Judged, Rows, View
+from asr_load.report.tables import FEW_VALUES
+from asr_load.report.view import Judged, MetricRows, View
 from asr_load.report.words import number, percent
 from asr_load.results.live import WINDOW_S, Live
 from asr_load.results.metrics import METRICS, STREAMED, Figures, Metric
@@ -14,11 +14,11 @@ from asr_load.results.pass_fail import Kind, Verdict
 from asr_load.results.slo import Slo
 from asr_load.text import count_of
 
-COLUMNS = Figures.__struct_fields__[1:-1]
+TABLE_COLUMNS = Figures.__struct_fields__[1:-1]
 """Statistics of a metric in the tab's table, before its number of values."""
 
-BLOCKS = (f"last {WINDOW_S} s", "whole test")
-MANY = 0.05
+TABLE_BLOCKS = (f"last {WINDOW_S} s", "whole test")
+MANY_FAILURES = 0.05
 """Share of failed requests above which the server counts as failing."""
 
 
@@ -36,7 +36,7 @@ class Word(NamedTuple):
     """A short statement about the verdict, the server or the client, with reasons."""
 
     name: str
-    said: str
+    text: str
     look: str
     reasons: Sequence[str] = ()
 
@@ -51,13 +51,13 @@ def words(view: View) -> list[Word]:
     client = Word("Client", validity.client, CLIENT_LOOK.get(validity.verdict, "bad"), validity.reasons)
     if verdict is None or not (view.error_rate is not None or verdict.reasons or verdict.answer):
         return [server, client]
-    return [Word("Verdict", verdict.said(running=view.running), _verdict_look(verdict)), server, client]
+    return [Word("Verdict", verdict.sentence(running=view.running), _verdict_look(verdict)), server, client]
 
 
 def _server_look(verdict: Verdict | None, failing: float | None) -> str:
     if failing is None:
         return ""
-    if failing > MANY or (verdict and verdict.has(Kind.SLO)):
+    if failing > MANY_FAILURES or (verdict and verdict.has(Kind.SLO)):
         return "bad"
     if failing or (verdict and not verdict.proven):
         return "doubt"
@@ -72,12 +72,11 @@ def _verdict_look(verdict: Verdict) -> str:
 
 def now(stages: Sequence[tuple[float, str]], live: Live, lost: Sequence[str]) -> list[str]:
     """The current stage, the numbers of users and requests in flight, and a line for each lost worker."""
-    last = live.recent()[-1:]
-    said = [stages[-1][1]] if stages else []
-    said += [
-        f"{count_of(point['users'], 'user')}, {count_of(point['in_flight'], 'request')} in flight" for point in last
+    load = [
+        f"{count_of(point['users'], 'user')}, {count_of(point['in_flight'], 'request')} in flight"
+        for point in live.recent()[-1:]
     ]
-    return [*said, *lost]
+    return [*(name for _, name in stages[-1:]), *load, *lost]
 
 
 def tiles(view: View) -> list[Tile]:
@@ -94,24 +93,24 @@ def tiles(view: View) -> list[Tile]:
         tile = Tile(f"{metric.title} {statistic}", number(value, _digits(metric)), metric.unit, more)
         return limited(tile, f"{name}:{statistic}")
 
-    of = "" if view.running else f"of {count_of(view.figures('ttft').n, 'successful request')}"
-    shown = [latency("ttft", "p95", of)]
+    base = "" if view.running else f"of {count_of(view.figures('ttft').n, 'successful request')}"
+    shown = [latency("ttft", "p95", base)]
     if "ttfs" in view.rows:
         shown.append(latency("ttfs", "p95", "end of speech to final text"))
     else:
         shown.append(latency("e2el", "p95", f"RTF p95 {number(view.figures('rtf').p95, 3)}"))
     shown.append(Tile("Requests/s", number(view.requests_per_s, 2), "", f"RTFx {number(view.rtfx, 1)}"))
     errors = view.errors
-    of = "" if errors.failed is None else f"{errors.failed:,} of {errors.ended:,}"
-    shown.append(limited(Tile("Errors", percent(errors.share), "", of), "errors:rate"))
+    base = "" if errors.failed is None else f"{errors.failed:,} of {errors.ended:,}"
+    shown.append(limited(Tile("Errors", percent(errors.share), "", base), "errors:rate"))
     if rate := view.accuracy:
-        of = f"of {count_of(rate.transcripts, 'transcript')}{' so far' if view.running else ''}"
-        shown.append(limited(Tile(rate.name.upper(), percent(rate.value), "", of), f"{rate.name}:mean"))
+        base = f"of {count_of(rate.transcripts, 'transcript')}{' so far' if view.running else ''}"
+        shown.append(limited(Tile(rate.name.upper(), percent(rate.value), "", base), f"{rate.name}:mean"))
     if view.goodput is not None:
         shown.append(Tile("Goodput", number(view.goodput, 2), "requests/s"))
     for name, judged in list(left.items()):
         slo = judged.slo
-        if view.running and slo.statistic in COLUMNS and slo.metric in [metric.name for metric in STREAMED]:
+        if view.running and slo.statistic in TABLE_COLUMNS and slo.metric in [metric.name for metric in STREAMED]:
             shown.append(latency(slo.metric, slo.statistic))
         else:
             title = METRICS[slo.metric].title if slo.metric in METRICS else slo.metric.upper()
@@ -141,11 +140,11 @@ def _shown(value: float | None, slo: Slo) -> str:
     return f"{value:.4g}{slo.unit}"
 
 
-def table(rows: Rows) -> dict[str, Any]:
-    """The table: a row for each metric, with COLUMNS and the number of values in each of BLOCKS."""
+def table(rows: MetricRows) -> dict[str, Any]:
+    """The table: a row for each metric, with TABLE_COLUMNS and the number of values in each of TABLE_BLOCKS."""
     return {
-        "columns": (*COLUMNS, "n"),
-        "blocks": BLOCKS,
+        "columns": (*TABLE_COLUMNS, "n"),
+        "blocks": TABLE_BLOCKS,
         "rows": [
             {"metric": METRICS[name].heading, "cells": [_cells(METRICS[name], block) for block in blocks]}
             for name, blocks in rows.items()
@@ -155,8 +154,8 @@ def table(rows: Rows) -> dict[str, Any]:
 
 def _cells(metric: Metric, block: Figures) -> list[dict[str, Any]]:
     cells = [
-        {"value": number(getattr(block, name), _digits(metric)), "faint": block.n < FEW.get(name, 0)}
-        for name in COLUMNS
+        {"value": number(getattr(block, name), _digits(metric)), "faint": block.n < FEW_VALUES.get(name, 0)}
+        for name in TABLE_COLUMNS
     ]
     return [*cells, {"value": f"{block.n:,}", "faint": False}]
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from asr_load.stream.record import Record
 from asr_load.text import count_of, visible
 
 REPORT = "report.html"
-STRETCHES = 300
+COURSE_POINTS = 300
 """Maximum number of points in the charts over time."""
 
 LATE_MARKS = 20
@@ -127,7 +128,7 @@ def make_report(finished: Finished, slice_s: float | None = None, by_column: Ite
     note = ""
     if measured:
         first, last = span(measured)
-        width = width_for(last - first, STRETCHES)
+        width = width_for(last - first, COURSE_POINTS)
         drawn["course"] = {
             "began": first,
             "points": compact(course(measured, info, width)),
@@ -208,12 +209,9 @@ def _sections(
         "By clip length": plots.against_length(good),
         "Where the time goes": [falls] if falls else [],
     }
-    numbered = list(enumerate(plot for own in by_title.values() for plot in own))
-    left, sections = iter(numbered), []
-    for title, own in by_title.items():
-        if own:
-            sections.append((title, [next(left) for _ in own]))
-    return sections, [plot for _, plot in numbered]
+    numbers = count()
+    sections = [(title, [(next(numbers), plot) for plot in own]) for title, own in by_title.items() if own]
+    return sections, [plot for own in by_title.values() for plot in own]
 
 
 def limits_of(slos: Iterable[Slo]) -> dict[str, list[plots.Mark]]:
@@ -261,9 +259,9 @@ def _head(info: RunInfo, view: View) -> dict[str, Any]:
 
 def _tested(info: RunInfo) -> Iterator[tuple[str, str]]:
     software = next((worker.server for worker in info.workers if worker.server), "")
-    told = [f"{name}: {value}" for name, value in info.server.items() if isinstance(value, str | int | float)]
-    if software or told:
-        yield "Server software", visible(", ".join(part for part in (software, *told) if part))[:300]
+    facts = [f"{name}: {value}" for name, value in info.server.items() if isinstance(value, str | int | float)]
+    if software or facts:
+        yield "Server software", visible(", ".join(filter(None, (software, *facts))))[:300]
     yield "API", f"{info.api}, {info.endpoint or 'default path'}" + (f", preset {info.preset}" if info.preset else "")
     yield "Data", f"{info.data}: {count_of(info.data_clips, 'clip')}, manifest {info.data_sha256[:12]}"
     yield "Load", _load(info)
@@ -276,14 +274,14 @@ def _tested(info: RunInfo) -> Iterator[tuple[str, str]]:
 def _load(info: RunInfo) -> str:
     if info.loop:
         rate = f"{info.loop['rate']:g} requests/s" if info.loop.get("rate") else info.loop.get("stages") or "a trace"
-        said = f"open loop, {rate}, {info.loop.get('arrivals', '')}"
+        load = f"open loop, {rate}, {info.loop.get('arrivals', '')}"
     else:
         streams = info.num_users or max((count for _, count in info.users), default=0)
-        said = f"closed loop, {count_of(streams, 'stream')}"
+        load = f"closed loop, {count_of(streams, 'stream')}"
     requests = f", {count_of(info.requests, 'request')}" if info.requests else ""
     limit = requests or (f", {info.run_time:g} s" if info.run_time else "")
     shape = f", shape {info.shape}" if info.shape != "none" else ""
-    return said + shape + limit
+    return load + shape + limit
 
 
 def _tables(finished: Finished, slice_s: float | None) -> Iterator[Table]:

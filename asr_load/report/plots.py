@@ -91,12 +91,11 @@ class Fit(msgspec.Struct):
     @property
     def line(self) -> str:
         """The formula in milliseconds, with its reservations."""
-        said = "no relation to clip length found"
+        formula = "no relation to clip length found"
         if self.per_audio_s is not None:
-            said = f"{self.fixed_s * 1e3:.0f} ms + {self.per_audio_s * 1e3:.1f} ms per second of audio"
-        if self.by_order:
-            said += " (the clips are sorted by length, so this may include a trend over time)"
-        return said
+            formula = f"{self.fixed_s * 1e3:.0f} ms + {self.per_audio_s * 1e3:.1f} ms per second of audio"
+        doubt = " (the clips are sorted by length, so this may include a trend over time)"
+        return formula + (doubt if self.by_order else "")
 
 
 def _by_audio(name: str, good: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -162,8 +161,8 @@ def waterfall(good: Sequence[Record]) -> Plot | None:
         sent, first, last = record.upload or 0.0, record.ttft or 0.0, record.e2el or 0.0
         for name, begin, end in (("upload", 0.0, sent), ("wait", sent, first), ("response", first, last)):
             spans[name].append((_short(begin * 1e3), _short(end * 1e3), row))
-        came = first + np.concatenate([[0.0], np.cumsum(record.itl)])
-        chunks += [(_short(at * 1e3), row) for at in came[:: -(-len(came) // (POINTS // 3))].tolist()]
+        times = first + np.concatenate([[0.0], np.cumsum(record.itl)])
+        chunks += [(_short(at * 1e3), row) for at in times[:: -(-len(times) // (POINTS // 3))].tolist()]
     rows = [f"{name}: {record.clip[:24]}" for name, record in chosen]
     series = [*(Series(name, data, "span") for name, data in spans.items()), Series("chunk", chunks, "points")]
     return Plot("Three requests", "ms since the start", "", series, rows=rows)

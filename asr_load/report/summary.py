@@ -16,10 +16,10 @@ from asr_load.results.summary import Difference, Summary
 from asr_load.stream.record import RECORDS, Record
 from asr_load.text import count_of
 
-SHOWN = 20
+SHOWN_REQUESTS = 20
 """Number of requests printed one by one."""
 
-NOTHING_FITS, FEW = 0.9, 4
+NOTHING_FITS, FEW_TRANSCRIPTS = 0.9, 4
 """With at least this WER over at least this many transcripts, the references belong to something else."""
 
 
@@ -40,14 +40,14 @@ def print_summary(
     out(f"Average TTFT: {_s(summary.ttft.mean)}")
     out(f"Average Latency: {_s(summary.e2el.mean)}")
     measured = (record for record in records if not record.warmup)
-    for record in heapq.nsmallest(SHOWN, measured, key=lambda record: record.seq):
+    for record in heapq.nsmallest(SHOWN_REQUESTS, measured, key=lambda record: record.seq):
         if record.ok:
             tokens = "n/a" if record.known_tokens is None else record.known_tokens
             out(f"[{record.seq}] ok ttft={_s(record.ttft)} lat={_s(record.e2el)} tokens={tokens}")
         else:
             out(f"[{record.seq}] {record.outcome} {record.error or ''}".rstrip())
-    if requests.total > SHOWN:
-        out(f"… {requests.total - SHOWN} more in {folder / RECORDS}")
+    if requests.total > SHOWN_REQUESTS:
+        out(f"… {requests.total - SHOWN_REQUESTS} more in {folder / RECORDS}")
     out("")
     console.print(rich_table(latencies(summary)))
     if len(summary.by_duration) > 1:
@@ -123,7 +123,7 @@ def _change(name: str, difference: Difference) -> str:
 
 
 def _doubt(summary: Summary) -> str:
-    if (getattr(summary, summary.rate) or 0) < NOTHING_FITS or summary.references < FEW:
+    if (getattr(summary, summary.rate) or 0) < NOTHING_FITS or summary.references < FEW_TRANSCRIPTS:
         return ""
     return "; almost nothing matches: check the data set and the language (expected with serve --engine scripted)"
 

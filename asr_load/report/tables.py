@@ -13,10 +13,10 @@ from asr_load.results.parts import PartFigures
 from asr_load.results.summary import Summary
 from asr_load.text import visible
 
-FEW = {"p90": 10, "p95": 20, "p99": 100}
+FEW_VALUES = {"p90": 10, "p95": 20, "p99": 100}
 """Number of values below which a percentile is hardly more than the maximum."""
 
-LATENCIES = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
+LATENCY_HEADINGS = ("TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def latencies(summary: Summary) -> Table:
         if row.n or metric.usual:
             # RTF has no unit, unlike the table's other rows, which are in ms.
             title, digits = (metric.title, 1) if metric.unit else (f"{metric.title} (no unit)", 3)
-            faint |= {(len(rows), at) for at, name in ((3, "p90"), (4, "p95"), (5, "p99")) if row.n < FEW[name]}
+            faint |= {(len(rows), at) for at, name in ((3, "p90"), (4, "p95"), (5, "p99")) if row.n < FEW_VALUES[name]}
             *values, n = msgspec.structs.astuple(row.scaled(metric.scale))
             rows.append((title, *(number(value, digits) for value in values), f"{n:,}"))
     headings = ("", "mean", "p50", "p90", "p95", "p99", "max", "n")
@@ -89,19 +89,23 @@ def _part_table(
     ]
     faint = faint_p95([part.n for part in parts], len(headings))
     return Table(
-        title, (*headings, *LATENCIES, "RTF p50", *filter(None, [rate.upper()])), rows, numbers=numbers, faint=faint
+        title,
+        (*headings, *LATENCY_HEADINGS, "RTF p50", *filter(None, [rate.upper()])),
+        rows,
+        numbers=numbers,
+        faint=faint,
     )
 
 
 def latency_cells(ttft: Figures, e2el: Figures) -> Iterator[str]:
-    """The cells below LATENCIES."""
+    """The cells below LATENCY_HEADINGS."""
     return map(ms, (ttft.p50, ttft.p95, e2el.p50, e2el.p95))
 
 
 def faint_p95(counts: Sequence[int], first: int) -> frozenset[tuple[int, int]]:
     """Cells of p95 in rows with so few requests that it is hardly more than the maximum. `first`: number of the first
-    of the columns LATENCIES."""
-    return frozenset((row, first + at) for row, n in enumerate(counts) if n < FEW["p95"] for at in (1, 3))
+    of the columns LATENCY_HEADINGS."""
+    return frozenset((row, first + at) for row, n in enumerate(counts) if n < FEW_VALUES["p95"] for at in (1, 3))
 
 
 def clients(summary: Summary) -> Table:

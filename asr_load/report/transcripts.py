@@ -19,8 +19,8 @@ class Piece(NamedTuple):
     reference)."""
 
     kind: str
-    said: str
-    heard: str
+    reference: str
+    transcript: str
 
 
 class Worst(NamedTuple):
@@ -34,7 +34,7 @@ class Worst(NamedTuple):
     """Whether only the beginning is shown."""
 
 
-class Errors(NamedTuple):
+class TranscriptErrors(NamedTuple):
     """Errors in a run's transcripts, in words and in characters."""
 
     words: Edits
@@ -43,7 +43,7 @@ class Errors(NamedTuple):
     """Word error rate if a transcript with a repetition loop counts as at most all wrong; None without such a loop."""
 
 
-def errors_of(good: Sequence[Record], scoring: Scoring) -> Errors:
+def errors_of(good: Sequence[Record], scoring: Scoring) -> TranscriptErrors:
     """Sum the errors over successful requests with a reference."""
     pairs = Counter(spoken(good, scoring))
     words, characters = total((counts(*pair, scoring), times) for pair, times in pairs.items())
@@ -52,7 +52,7 @@ def errors_of(good: Sequence[Record], scoring: Scoring) -> Errors:
     if looping and words.units:
         beyond = sum(times * max(each.errors - each.units, 0) for each, times in looping)
         capped = (words.errors - beyond) / words.units
-    return Errors(words, characters, capped)
+    return TranscriptErrors(words, characters, capped)
 
 
 def worst(good: Sequence[Record], scoring: Scoring, rate: str) -> list[Worst]:
@@ -72,11 +72,9 @@ def worst(good: Sequence[Record], scoring: Scoring, rate: str) -> list[Worst]:
 def _aligned(reference: str, text: str, scoring: Scoring, rate: str) -> tuple[list[Piece], bool]:
     import jiwer  # imported late because it is slow to import
 
-    said, heard = normalise(reference, reference, scoring), normalise(text[: 10 * WORDS * 10], reference, scoring)
+    both = [normalise(each, reference, scoring) for each in (reference, text[: 10 * WORDS * 10])]
     joint = "" if rate == "cer" else " "
-    one, other = (
-        list(characters(each, reference, scoring)) if rate == "cer" else each.split() for each in (said, heard)
-    )
+    one, other = (list(characters(each, reference, scoring)) if rate == "cer" else each.split() for each in both)
     cut = max(len(one), len(other)) > WORDS
     one, other = one[:WORDS], other[:WORDS]
     pieces = []

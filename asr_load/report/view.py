@@ -17,7 +17,7 @@ from asr_load.results.verdict import Validity
 
 NOTHING = figures(())
 
-Rows = Mapping[str, tuple[Figures, Figures]]
+MetricRows = Mapping[str, tuple[Figures, Figures]]
 """By metric, in the order of STREAMED: its figures over the last seconds and over the whole test, in its unit."""
 
 
@@ -54,7 +54,7 @@ class View:
     verdict: Verdict | None
     """None in a search until it ends."""
     validity: Validity
-    rows: Rows
+    rows: MetricRows
     requests_per_s: float | None
     rtfx: float | None
     goodput: float | None
@@ -76,20 +76,20 @@ class View:
     @property
     def server(self) -> str:
         """A short description of the server's performance: SLOs, errors and, after the test, accuracy."""
-        said = []
+        parts = []
         if self.verdict and self.verdict.slos:
-            said.append(f"{self.verdict.slos_met}{' so far' if self.running else ''}")
+            parts.append(f"{self.verdict.slos_met}{' so far' if self.running else ''}")
         if self.error_rate is not None:
-            said.append(f"errors {self.error_rate:.1%}")
+            parts.append(f"errors {self.error_rate:.1%}")
         elif self.running:
-            said.append("no response yet")
+            parts.append("no response yet")
         if self.accuracy is not None and self.accuracy.value is not None and not self.running:
-            said.append(f"{self.accuracy.name.upper()} {self.accuracy.value:.1%}")
-        return ", ".join(said) or "no request finished"
+            parts.append(f"{self.accuracy.name.upper()} {self.accuracy.value:.1%}")
+        return ", ".join(parts) or "no request finished"
 
 
 def view_running(
-    live: Live, slos: Sequence[Slo], validity: Validity, verdict: Verdict | None, rows: Rows | None = None
+    live: Live, slos: Sequence[Slo], validity: Validity, verdict: Verdict | None, rows: MetricRows | None = None
 ) -> View:
     """The view of a running test. `rows`: those of `live.table()`, if known."""
     points = live.recent()
@@ -120,7 +120,7 @@ def view_running(
     )
 
 
-def view_finished(summary: Summary, live: Rows | None = None) -> View:
+def view_finished(summary: Summary, live: MetricRows | None = None) -> View:
     """The view of a finished test. `live`: the rows of its live figures, whose last seconds are shown."""
     requests, rows = summary.requests, {}
     for metric in STREAMED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asr_load.results.steady import LEAST, Steadiness
+from asr_load.results.steady import LEAST_FOR_TREND, Steadiness
 from asr_load.results.summary import Summary
 from asr_load.results.verdict import Client
 from asr_load.text import count_of
@@ -33,8 +33,7 @@ def clock(client: Client) -> str:
 
 def run_lines(metadata: dict[str, str]) -> list[str]:
     """The --metadata of a run as one line; empty without it."""
-    said = ", ".join(f"{key}={value}" for key, value in metadata.items())
-    return [f"Run: {said}"] if said else []
+    return [f"Run: {', '.join(f'{key}={value}' for key, value in metadata.items())}"] if metadata else []
 
 
 def rates_line(summary: Summary) -> str:
@@ -54,8 +53,8 @@ def normalizer_words(summary: Summary) -> str:
 def _variants(summary: Summary) -> str:
     """The normalizer's variants that were applied, with the number of transcripts for each if there are several."""
     several = len(summary.normalizer_variants) > 1
-    said = [f"{name} ({count:,})" if several else name for name, count in summary.normalizer_variants.items()]
-    return f"; variant{'s' * several}: {', '.join(said)}" if said else ""
+    names = [f"{name} ({count:,})" if several else name for name, count in summary.normalizer_variants.items()]
+    return f"; variant{'s' * several}: {', '.join(names)}" if names else ""
 
 
 def steadiness_line(trend: Steadiness) -> str:
@@ -65,7 +64,7 @@ def steadiness_line(trend: Steadiness) -> str:
     if trend.verdict == "not judged":
         return f"Steady: not judged ({trend.why})"
     if trend.growth_s is None:
-        return f"Steady: unknown (fewer than {LEAST} successful requests)"
+        return f"Steady: unknown (fewer than {LEAST_FOR_TREND} successful requests)"
     match trend.verdict:
         case "rising":
             return f"Steady: no, latency rose by {trend.growth_s:.2f} s over the run: the load or a queue grew"

@@ -6,8 +6,8 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -55,7 +55,7 @@ class Counts(NamedTuple):
     cer: Edits = Edits()
 
 
-MOST = 10
+LONGEST_RATIO = 10
 """Maximum ratio of a transcript's length to its reference's, in words or characters, both normalized. A longer
 transcript is all wrong."""
 
@@ -66,48 +66,61 @@ LONG_TEXT = 50_000
 @functools.lru_cache(maxsize=1 << 16)
 def counts(reference: str, hypothesis: str, scoring: Scoring) -> Counts:
     """Count the edits of one transcript; all zero without a reference."""
-    said = normalise(reference, reference, scoring)
-    if not said:
+    expected = normalise(reference, reference, scoring)
+    if not expected:
         return Counts()
-    heard = _bounded(hypothesis, reference, scoring)
+    transcript = _bounded(hypothesis, reference, scoring)
+    align_words = _align_compounds if scoring.normalizer == "open-asr" else _align_words
+    chars, transcript_chars = (characters(text, reference, scoring) for text in (expected, transcript))
     return Counts(
-        _word_errors(said.split(), heard.split(), scoring),
-        _character_errors(characters(said, reference, scoring), characters(heard, reference, scoring)),
+        _edits(expected.split(), transcript.split(), align_words), _edits(chars, transcript_chars, _align_characters)
     )
 
 
 def _bounded(hypothesis: str, reference: str, scoring: Scoring) -> str:
-    """Normalize the hypothesis. If it is too long to normalize quickly, and its beginning is already more than MOST
-    times as long as the reference, return it as it is, since all of it is wrong."""
-    if len(hypothesis) > max(LONG_TEXT, MOST * len(reference)):
+    """Normalize the hypothesis. If it is too long to normalize quickly, and its beginning is already more than
+    LONGEST_RATIO times as long as the reference, return it as it is, since all of it is wrong."""
+    if len(hypothesis) > max(LONG_TEXT, LONGEST_RATIO * len(reference)):
         beginning = normalise(hypothesis[:LONG_TEXT], reference, scoring)
-        if len(beginning) > MOST * len(reference):
+        if len(beginning) > LONGEST_RATIO * len(reference):
             return " ".join(hypothesis.split())
     return normalise(hypothesis, reference, scoring)
 
 
-def _runs_away(units: Sized, heard: Sized) -> Edits | None:
-    """The edits of a transcript more than MOST times as long as its reference; None for any other.
-
-    Aligning such a text takes minutes and shows nothing.
-    """
-    return Edits(len(units), 0, len(heard) - len(units), len(units)) if len(heard) > MOST * len(units) else None
+T = TypeVar("T", str, list[str])
 
 
-def _word_errors(words: list[str], heard: list[str], scoring: Scoring) -> Edits:
-    if wrong := _runs_away(words, heard):
-        return wrong
-    if scoring.normalizer == "open-asr":
-        import kaldialign  # the leaderboard's aligner, which accepts `white paper` for `whitepaper`
+def _edits(expected: T, transcript: T, align: Callable[[T, T], tuple[int, int, int]]) -> Edits:
+    """The edits between two texts, in the units of their sequences. A transcript more than LONGEST_RATIO times as long
+    as its reference is all wrong: aligning it takes minutes and shows nothing."""
+    units = len(expected)
+    if len(transcript) > LONGEST_RATIO * units:
+        return Edits(units, 0, len(transcript) - units, units)
+    return Edits(*align(expected, transcript), units)
 
-        pieces = _pieces(words, heard) if len(words) > LONG_WORDS else [(words, heard)]
-        found = [kaldialign.edit_distance(*piece, merge_compounds=True) for piece in pieces]
-        substitutions, deletions, insertions = (sum(each[kind] for each in found) for kind in ("sub", "del", "ins"))
-        return Edits(substitutions, deletions, insertions, len(words))
+
+def _align_words(words: list[str], transcript: list[str]) -> tuple[int, int, int]:
     import jiwer  # imported late because it is slow to import
 
-    aligned = jiwer.process_words(" ".join(words), " ".join(heard))
-    return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, len(words))
+    aligned = jiwer.process_words(" ".join(words), " ".join(transcript))
+    return aligned.substitutions, aligned.deletions, aligned.insertions
+
+
+def _align_characters(expected: str, transcript: str) -> tuple[int, int, int]:
+    import jiwer
+
+    aligned = jiwer.process_characters(expected, transcript)
+    return aligned.substitutions, aligned.deletions, aligned.insertions
+
+
+def _align_compounds(words: list[str], transcript: list[str]) -> tuple[int, int, int]:
+    """Align words with the leaderboard's aligner, which accepts `white paper` for `whitepaper`."""
+    import kaldialign
+
+    pieces = _pieces(words, transcript) if len(words) > LONG_WORDS else [(words, transcript)]
+    found = [kaldialign.edit_distance(*piece, merge_compounds=True) for piece in pieces]
+    substitutions, deletions, insertions = (sum(each[kind] for each in found) for kind in ("sub", "del", "ins"))
+    return substitutions, deletions, insertions
 
 
 LONG_WORDS, ANCHOR_WORDS = 1000, 8
@@ -115,26 +128,17 @@ LONG_WORDS, ANCHOR_WORDS = 1000, 8
 are cut within runs of at least ANCHOR_WORDS correct words."""
 
 
-def _pieces(words: list[str], heard: list[str]) -> Iterator[tuple[list[str], list[str]]]:
+def _pieces(words: list[str], transcript: list[str]) -> Iterator[tuple[list[str], list[str]]]:
     import jiwer
 
-    first, first_heard = 0, 0
-    for run in jiwer.process_words(" ".join(words), " ".join(heard)).alignments[0]:
+    first, other_first = 0, 0
+    for run in jiwer.process_words(" ".join(words), " ".join(transcript)).alignments[0]:
         if run.type == "equal" and run.ref_end_idx - run.ref_start_idx >= ANCHOR_WORDS:
             middle = (run.ref_end_idx - run.ref_start_idx) // 2
-            last, last_heard = run.ref_start_idx + middle, run.hyp_start_idx + middle
-            yield words[first:last], heard[first_heard:last_heard]
-            first, first_heard = last, last_heard
-    yield words[first:], heard[first_heard:]
-
-
-def _character_errors(said: str, heard: str) -> Edits:
-    if wrong := _runs_away(said, heard):
-        return wrong
-    import jiwer
-
-    aligned = jiwer.process_characters(said, heard)
-    return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, len(said))
+            last, other_last = run.ref_start_idx + middle, run.hyp_start_idx + middle
+            yield words[first:last], transcript[other_first:other_last]
+            first, other_first = last, other_last
+    yield words[first:], transcript[other_first:]
 
 
 def counted(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> list[tuple[Counts, int]]:
@@ -170,7 +174,7 @@ def variants(references: Iterable[str], scoring: Scoring) -> dict[str, int]:
     return dict(found.most_common())
 
 
-AT_ONCE, LONGEST = 10, 2000
+SCORED_PER_S, LONGEST_SCORED = 10, 2000
 """Number of transcripts scored per second while a test runs, and the maximum length of one. Scoring one takes up to a
 millisecond, in which the process does nothing else."""
 
@@ -187,7 +191,11 @@ class Sample:
 
     def add(self, record: Record) -> None:
         """Add a successful request to the sample."""
-        if record.reference and len(self._waiting) < AT_ONCE and len(record.reference) + len(record.text) < LONGEST:
+        if (
+            record.reference
+            and len(self._waiting) < SCORED_PER_S
+            and len(record.reference) + len(record.text) < LONGEST_SCORED
+        ):
             self._waiting.append((record.reference, record.text))
 
     def score(self) -> None:
@@ -234,12 +242,12 @@ def wholes(records: Iterable[Record], scoring: Scoring) -> Iterator[Whole]:
     turns: Counter[str] = Counter()
     open_turns: dict[tuple[str, int], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: record.started_at):
-        parent, number, of = parent_of(record.clip)
+        parent, number, count = parent_of(record.clip)
         turn = parent, turns[record.clip]
         turns[record.clip] += 1
         parts = open_turns.setdefault(turn, {})
         parts[number] = record
-        if len(parts) == of:
+        if len(parts) == count:
             yield _whole([part for _, part in sorted(open_turns.pop(turn).items())], parent)
 
 
@@ -265,10 +273,11 @@ def loops(reference: str, hypothesis: str, scoring: Scoring) -> bool:
     …`."""
     if len(hypothesis) < LOOPS:
         return False
-    heard, said = (normalise(text, reference, scoring) for text in (hypothesis[-LOOP_CHARACTERS:], reference))
-    if rate_for(scoring.language) == "cer":
-        heard, said = (" ".join("".join(text.split())) for text in (heard, said))
-    return _rounds(heard.split()) >= max(LOOPS, 1 + _rounds(said.split()))
+    texts = [normalise(text, reference, scoring) for text in (hypothesis[-LOOP_CHARACTERS:], reference)]
+    if scoring.is_unspaced:
+        texts = [" ".join("".join(text.split())) for text in texts]
+    rounds, expected = (_rounds(text.split()) for text in texts)
+    return rounds >= max(LOOPS, 1 + expected)
 
 
 def _rounds(words: list[str]) -> int:
@@ -294,20 +303,20 @@ def common_preface(pairs: Iterable[tuple[str, str]], scoring: Scoring) -> tuple[
     """The beginning that at least half of the transcripts share and no reference has, after normalization: the number
     of transcripts and the words. None without such a beginning."""
     distinct = set(pairs)
-    heard = [(_TOKEN.findall(text), text) for _, text in distinct]
-    first = Counter(tuple(tokens[:PREFACE_WORDS]) for tokens, _ in heard if len(tokens) > PREFACE_WORDS)
+    tokenized = [(_TOKEN.findall(text), text) for _, text in distinct]
+    first = Counter(tuple(tokens[:PREFACE_WORDS]) for tokens, _ in tokenized if len(tokens) > PREFACE_WORDS)
     (start, count), *_ = first.most_common(1) or [((), 0)]
     if len({reference for reference, _ in distinct}) < PREFACE_CLIPS or count < PREFACE_SHARE * len(distinct):
         return None
-    alike = [(tokens, text) for tokens, text in heard if tuple(tokens[:PREFACE_WORDS]) == start]
+    alike = [(tokens, text) for tokens, text in tokenized if tuple(tokens[:PREFACE_WORDS]) == start]
     length = len(_common([tokens for tokens, _ in alike]))
     if any(len(tokens) == length for tokens, _ in alike):
         return None  # nothing follows: the transcripts are identical, as a scripted server's are
     text = alike[0][1]
     ends = [match.end() for match in _TOKEN.finditer(text)]
     references = [_compared(reference, reference, scoring) for reference, _ in distinct]
-    said = _compared(text[: ends[PREFACE_WORDS - 1]], "a", scoring)
-    if any(reference.startswith(said) for reference in references):
+    beginning = _compared(text[: ends[PREFACE_WORDS - 1]], "a", scoring)
+    if any(reference.startswith(beginning) for reference in references):
         return None
     if not _compared(text[: ends[length - 1]], "a", scoring):
         return None  # the normalizer removes it, for example a note in brackets

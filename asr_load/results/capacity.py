@@ -12,10 +12,10 @@ import numpy as np
 
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.languages import language_code
-from asr_load.results.decide import LEAST, decide
+from asr_load.results.decide import LEAST_REQUESTS, decide
 from asr_load.results.metrics import Figures, figures_of
 from asr_load.results.normalizers import Scoring
-from asr_load.results.pass_fail import Kind, Reason, Rules, Verdict, incomplete, verdict_of
+from asr_load.results.pass_fail import Kind, PassRules, Reason, Verdict, incomplete, verdict_of
 from asr_load.results.slo import Slo, SloResult, parse_slos, slo_lines
 from asr_load.results.steady import steadiness
 from asr_load.stream.record import Amount, Count, Record
@@ -186,7 +186,7 @@ def judge(slos: Sequence[Slo], records: Sequence[Record], scoring: Scoring, *, l
             reason = f"a queue grew: latency rose by {steady.growth_s or 0:.2f} s over the step"
             failed_for_good = True
     ok = not reason
-    met_for_good = ok and len(records) >= max(least, LEAST) and all(decision.settled for decision in decisions)
+    met_for_good = ok and len(records) >= max(least, LEAST_REQUESTS) and all(decision.settled for decision in decisions)
     return Judgement(ok, failed_for_good or met_for_good, results, reason)
 
 
@@ -263,7 +263,7 @@ def knee(steps: Sequence[Step]) -> Step | None:
     return order[bend]
 
 
-def conclude_search(search: Capacity, rules: Rules, *, lost: Collection[int], unwritten: str) -> Verdict:
+def conclude_search(search: Capacity, rules: PassRules, *, lost: Collection[int], unwritten: str) -> Verdict:
     """The verdict on a search: it passes with an exact answer above 0. `lost`: workers with missing records;
     `unwritten`: why records could not be written."""
     reasons = incomplete(rules, lost=lost, unwritten=unwritten)

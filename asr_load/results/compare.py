@@ -24,7 +24,7 @@ from asr_load.results.summary import Difference, Finished, RealtimeAccuracy
 from asr_load.stream.record import Record
 from asr_load.text import count_of
 
-COMPARISON, FORMAT = "comparison.json", 1
+COMPARISON, COMPARISON_FORMAT = "comparison.json", 1
 LATENCIES = ("ttft", "itl", "tpot", "e2el", "rtf", "ttfs", "done_latency", "rtf_live")
 STATISTICS = {"mean": None, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 RATES = {"rtfx": "", "requests_per_s": "1/s", "output_tokens_per_s": "1/s", "goodput": "1/s"}
@@ -33,7 +33,7 @@ RATES = {"rtfx": "", "requests_per_s": "1/s", "output_tokens_per_s": "1/s", "goo
 ACCURACY = ("error_rate", "wer", "cer")
 """Figures that are comparable between realtime sessions and uploads."""
 
-ROUNDS, SEED = 1000, 20261126
+BOOTSTRAP_ROUNDS, SEED = 1000, 20261126
 """Rounds and seed of the bootstrap. The same runs always give the same intervals."""
 
 BINS = 2048
@@ -65,11 +65,11 @@ the normal distribution."""
 
 Z_975, Z_995 = T_975[-1], T_995[-1]
 
-SHOWN, JUDGED = (2.5, 97.5), (0.5, 99.5)
+SHOWN_BOUNDS, JUDGED_BOUNDS = (2.5, 97.5), (0.5, 99.5)
 """Percentiles that bound the intervals. The 95 % interval is shown. The 99 % interval must exclude 0 before a figure is
 called better or worse, because thirty figures are judged at once and each may be wrong by chance."""
 
-BETTER, WORSE, SAME = "better", "worse", "no difference shown"
+BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 
 
 class Compared(msgspec.Struct):
@@ -90,7 +90,7 @@ class Compared(msgspec.Struct):
 class Comparison(msgspec.Struct, kw_only=True):
     """Content of comparison.json."""
 
-    format: int = FORMAT
+    format: int = COMPARISON_FORMAT
     figures: list[Compared]
     warnings: list[str]
     """Why the runs may not be comparable, or the intervals too narrow."""
@@ -104,7 +104,8 @@ Sides = tuple[Sequence[Finished], Sequence[Finished]]
 """The runs to judge, and those to compare them with."""
 
 Draws = np.ndarray
-"""One or more figures in each round of the bootstrap, minus the real ones; shape (ROUNDS,) or (ROUNDS, figures)."""
+"""One or more figures in each round of the bootstrap, minus the real ones; shape (BOOTSTRAP_ROUNDS,) or
+(BOOTSTRAP_ROUNDS, figures)."""
 
 
 class _Interval(NamedTuple):
@@ -152,10 +153,10 @@ def compare(values: Sequence[Finished], baselines: Sequence[Finished], min_chang
         small = figure.relative is not None and abs(figure.relative) < min_change
         resolved = least.get("rtf" if figure.name.startswith("rtf_") else figure.unit, 0.0)
         if small or abs(figure.difference or 0.0) < resolved:
-            figure.word = SAME
+            figure.word = NO_DIFFERENCE
     method = (
-        f"bootstrap of {ROUNDS} rounds: latencies by clip and by {STRETCHES} stretches of time, wider interval;"
-        " WER by clip, rates by time; error rates: Newcombe's interval"
+        f"bootstrap of {BOOTSTRAP_ROUNDS} rounds: latencies by clip and by {STRETCHES} stretches of time, wider"
+        " interval; WER by clip, rates by time; error rates: Newcombe's interval"
     )
     if several:
         between = f"Welch's t over {len(values)} and {len(baselines)} runs"
@@ -216,7 +217,7 @@ def _figure(
     if several and min(map(len, known)) < 2:
         return []
     value, baseline = (float(np.mean(side)) if side else None for side in known)
-    found = Compared(name, unit, baseline, value, None, None, None, None, SAME)
+    found = Compared(name, unit, baseline, value, None, None, None, None, NO_DIFFERENCE)
     if value is None or baseline is None:
         return [found]
     difference = found.difference = value - baseline
@@ -269,7 +270,7 @@ def _latency_intervals(name: str, bootstraps: Sequence[_Drawn], fewest: int) -> 
     for at, (statistic, share) in enumerate(STATISTICS.items()):
         known = [interval for spread in spreads if (interval := _interval(spread[:, at])) is not None]
         interval = functools.reduce(_Interval.held_with, known).times(METRICS[name].scale) if known else None
-        if interval is not None and share is not None and share**fewest > 1 - JUDGED[1] / 100:
+        if interval is not None and share is not None and share**fewest > 1 - JUDGED_BOUNDS[1] / 100:
             # The true percentile may exceed the largest of so few values, but no draw does.
             interval = interval._replace(lowest=-math.inf, highest=math.inf)
         found[f"{name}_{statistic}"] = interval
@@ -290,7 +291,7 @@ def _error_rates(sides: Sides) -> _Interval | None:
 
 class _DrawnRun(NamedTuple):
     """The successes of a run, the unit of each that a bootstrap draws (its clip or stretch of time), and how often it
-    draws each unit; shapes (n,) and (ROUNDS, units)."""
+    draws each unit; shapes (n,) and (BOOTSTRAP_ROUNDS, units)."""
 
     good: list[Record]
     unit: np.ndarray
@@ -322,8 +323,12 @@ def _drawn_stretches(sides: Sides, random: np.random.Generator) -> _Drawn:
 
 
 def _draw(count: int, random: np.random.Generator) -> np.ndarray:
-    """How often each of a number of units is drawn in each round; shape (ROUNDS, count)."""
-    return random.multinomial(count, np.full(count, 1 / count), ROUNDS) if count else np.zeros((ROUNDS, 0), int)
+    """How often each of a number of units is drawn in each round; shape (BOOTSTRAP_ROUNDS, count)."""
+    return (
+        random.multinomial(count, np.full(count, 1 / count), BOOTSTRAP_ROUNDS)
+        if count
+        else np.zeros((BOOTSTRAP_ROUNDS, 0), int)
+    )
 
 
 def _spread(name: str, bootstrap: _Drawn) -> Draws | None:
@@ -367,9 +372,9 @@ class _Values(NamedTuple):
 
 def _values(name: str, good: Sequence[Record], unit: np.ndarray, units: int) -> _Values:
     """Sort a metric's values into bins. `unit`: index of each record's clip or stretch, of `units`; shape (n,)."""
-    sizes = [len(METRICS[name].of(record)) for record in good]
+    sizes = [len(METRICS[name].values_of(record)) for record in good]
     flat = METRICS[name].values(good)
-    of = np.repeat(unit, sizes)
+    units_of_values = np.repeat(unit, sizes)
     if not flat.size:
         return _Values(np.zeros(units), np.zeros(units), np.zeros((units, 1), np.float32), np.zeros(1))
     order = np.argsort(flat, kind="stable")
@@ -377,9 +382,10 @@ def _values(name: str, good: Sequence[Record], unit: np.ndarray, units: int) -> 
     which = np.empty(flat.size, int)
     which[order] = np.arange(flat.size) * bins // flat.size
     counted = np.zeros((units, bins), np.float32)
-    np.add.at(counted, (of, which), 1)
+    np.add.at(counted, (units_of_values, which), 1)
     middles = np.bincount(which, flat) / np.bincount(which)
-    return _Values(np.bincount(of, flat, units), np.bincount(of, minlength=units), counted, middles)
+    sums, counts = np.bincount(units_of_values, flat, units), np.bincount(units_of_values, minlength=units)
+    return _Values(sums, counts, counted, middles)
 
 
 def _statistics(values: _Values, weights: np.ndarray) -> np.ndarray:
@@ -477,7 +483,11 @@ def _errors_by_clip(run: Finished) -> dict[str, np.ndarray]:
 
 def _interval(differences: Draws) -> _Interval | None:
     known = differences[np.isfinite(differences)]
-    return _Interval(*np.percentile(known, [*SHOWN, *JUDGED]).tolist()) if known.size >= ROUNDS // 2 else None
+    return (
+        _Interval(*np.percentile(known, [*SHOWN_BOUNDS, *JUDGED_BOUNDS]).tolist())
+        if known.size >= BOOTSTRAP_ROUNDS // 2
+        else None
+    )
 
 
 FIELDS = {
@@ -515,7 +525,7 @@ def _not_comparable(sides: Sides) -> Iterator[str]:
         if summary.validity.verdict == "client-bound":
             yield f"{run.folder}: the client was too slow, so these figures are not the server's"
         if (verdict := summary.verdict) and not verdict.passed:
-            yield f"{run.folder}: {verdict.said()}"
+            yield f"{run.folder}: {verdict.sentence()}"
         if not summary.left_out.warmup and not summary.left_out.trim_start:
             yield f"{run.folder}: warm-up is included; exclude it with --warmup-requests"
 

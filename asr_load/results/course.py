@@ -56,19 +56,19 @@ def stretches(first: float, last: float, width: float) -> int:
 
 def _point(part: Sequence[Record], begin: float, end: float, drawn: Sequence[str]) -> dict[str, Any]:
     good, seconds = [record for record in part if record.ok], end - begin
-    told = all(record.known_tokens is not None for record in good)
+    counted = all(record.known_tokens is not None for record in good)
     failed = Counter(record.outcome for record in part if record.failed)
     point: dict[str, Any] = {
         "t": end,
         "successes_per_s": len(good) / seconds,
-        "tokens_per_s": sum(record.known_tokens or 0 for record in good) / seconds if told else None,
+        "tokens_per_s": sum(record.known_tokens or 0 for record in good) / seconds if counted else None,
         "rtfx": sum(record.audio_s for record in good) / seconds,
         "failures_per_s": {name: count / seconds for name, count in sorted(failed.items())},
     }
     for name in drawn:
         values = METRICS[name].values(good) * METRICS[name].scale
-        of = np.percentile(values, CHARTED, overwrite_input=True).tolist() if values.size else [None] * len(CHARTED)
-        point[name] = {f"p{share}": value for share, value in zip(CHARTED, of, strict=True)}
+        shown = np.percentile(values, CHARTED, overwrite_input=True).tolist() if values.size else [None] * len(CHARTED)
+        point[name] = {f"p{share}": value for share, value in zip(CHARTED, shown, strict=True)}
     return point
 
 

@@ -24,7 +24,7 @@ the limit settles on either side about once in twenty times (tests/test_capacity
 LOOKS = 1.5
 """Factor between the numbers of requests at successive looks."""
 
-LEAST = 30
+LEAST_REQUESTS = 30
 """Minimum number of requests to settle."""
 
 NEAR = 0.05
@@ -50,15 +50,15 @@ def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
     independent, so the differences between requests determine the effective number of values (design effect of a
     cluster sample: Kish, Survey Sampling, 1965). `max` fails with the first value above the limit. Nothing is settled
     below 30 requests."""
-    enough = len(records) >= LEAST
+    enough = len(records) >= LEAST_REQUESTS
     good = [record for record in records if record.ok]
     if slo.metric == "errors":
         bad = np.array([record.failed for record in records if not record.unfinished], dtype=float)
         return _share(bad, np.ones(len(bad)), slo.limit, enough)
     if slo.metric in ("wer", "cer"):
         edits = [getattr(counts(*pair, scoring), slo.metric) for pair in spoken(good, scoring)]
-        wrong, of = (np.array([getattr(each, kind) for each in edits], float) for kind in ("errors", "units"))
-        return _mean(wrong, of, slo.limit, enough)
+        errors, units = (np.array([getattr(each, kind) for each in edits], float) for kind in ("errors", "units"))
+        return _mean(errors, units, slo.limit, enough)
     values = [METRICS[slo.metric].shown(record) for record in good]
     sizes = np.array([len(each) for each in values], dtype=float)
     if not sizes.sum():
@@ -68,8 +68,8 @@ def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
         return _mean(np.array([sum(each) for each in values]), sizes, slo.limit, enough)
     together = np.fromiter(itertools.chain.from_iterable(values), dtype=float)
     value = float(np.percentile(together, slo.share * 100))
-    of = np.repeat(np.arange(len(values)), sizes.astype(int))
-    above = np.bincount(of, weights=together > slo.limit, minlength=len(values))
+    request = np.repeat(np.arange(len(values)), sizes.astype(int))
+    above = np.bincount(request, weights=together > slo.limit, minlength=len(values))
     if slo.share == 1:
         return Decision(value, ok=not above.any(), settled=enough or bool(above.any()))
     # The value decides, as for a whole run. The share shows how certain that is.

@@ -13,17 +13,17 @@ from asr_load.results.runfile import RUN
 from asr_load.stream.record import RECORDS
 
 
-class _Sent(msgspec.Struct):
+class _SentData(msgspec.Struct):
     unique: str
     data_sha256: str
 
 
-class _Run(_Sent):
+class _Run(_SentData):
     """The fields of run.json that show which bytes went to which server."""
 
     host: str
     began_at: float
-    user_classes: list[_Sent] = []
+    user_classes: list[_SentData] = []
 
     @property
     def plain(self) -> set[str]:

@@ -80,7 +80,7 @@ class Metric:
         """A function that returns a record's value, or None."""
         return self.from_record or attrgetter(self.name)
 
-    def of(self, record: Record) -> Sequence[float]:
+    def values_of(self, record: Record) -> Sequence[float]:
         """A record's values: none, one or several."""
         if self.is_realtime and not isinstance(record, RealtimeRecord):
             return ()
@@ -117,7 +117,7 @@ class Metric:
 
     def shown(self, record: Record) -> Sequence[float]:
         """A record's values in `unit`."""
-        return [value * self.scale for value in self.of(record)]
+        return [value * self.scale for value in self.values_of(record)]
 
 
 def _joined(parts: Sequence[Sequence[float]]) -> np.ndarray:

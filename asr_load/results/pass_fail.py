@@ -48,7 +48,7 @@ IN_THE_ANSWER = (Kind.GONE, Kind.NOT_EXACT, Kind.NO_ANSWER)
 """Reasons that the answer of a search already states."""
 
 
-class Rules(msgspec.Struct):
+class PassRules(msgspec.Struct):
     """What decides whether a run passes, in addition to its SLOs."""
 
     allow_client_bound: bool = False
@@ -96,9 +96,9 @@ class Verdict(msgspec.Struct):
     @property
     def line(self) -> str:
         """The verdict as the console and exports show it."""
-        return f"Verdict: {self.said()}"
+        return f"Verdict: {self.sentence()}"
 
-    def said(self, *, running: bool = False) -> str:
+    def sentence(self, *, running: bool = False) -> str:
         """The verdict with its reasons; with `running`, the verdict so far."""
         so_far = " so far" if running else ""
         if self.answer:
@@ -110,7 +110,7 @@ class Verdict(msgspec.Struct):
 
 
 def conclude(
-    rules: Rules,
+    rules: PassRules,
     slos: Sequence[SloResult],
     *,
     success: int,
@@ -149,7 +149,7 @@ def conclude(
     return verdict
 
 
-def incomplete(rules: Rules, *, lost: Collection[int], unwritten: str) -> list[Reason]:
+def incomplete(rules: PassRules, *, lost: Collection[int], unwritten: str) -> list[Reason]:
     """Reasons because of missing records."""
     found = []
     if unwritten:
@@ -164,7 +164,7 @@ def missing_line(lost: Collection[int]) -> str:
     return f"records of worker{'s' * (len(lost) > 1)} {', '.join(map(str, sorted(lost)))} are missing"
 
 
-def verdict_of(reasons: list[Reason], rules: Rules) -> Verdict:
+def verdict_of(reasons: list[Reason], rules: PassRules) -> Verdict:
     """The verdict for these reasons; without any, the run passed."""
     kinds = {reason.kind for reason in reasons}
     if kinds & {Kind.UNWRITTEN, Kind.NOT_EXACT}:

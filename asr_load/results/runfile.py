@@ -17,12 +17,12 @@ from asr_load.options.option import Option
 from asr_load.options.table import OPTIONS, PER_USER_CLASS
 from asr_load.results.calibration import Calibration
 from asr_load.results.normalizers import Scoring
-from asr_load.results.pass_fail import Rules
+from asr_load.results.pass_fail import PassRules
 from asr_load.schedule.work import ArrivalCounts
 from asr_load.stream.record import Amount, Count, Moment, Number, Record, Seconds
 from asr_load.text import visible
 
-RUN, FORMAT = "run.json", 1
+RUN, RUN_FORMAT = "run.json", 1
 
 PUNCTUAL_S = 0.010
 """A request sent more than this after it was due, although a user was free, is late because of the client."""
@@ -31,7 +31,7 @@ MOST_LATE = 1000
 """Maximum number of late stretches that a process stores, because each report to the master contains all of them."""
 
 
-ClockOffset = Annotated[float, msgspec.Meta(ge=-1e11, le=1e11)]
+OffsetSeconds = Annotated[float, msgspec.Meta(ge=-1e11, le=1e11)]
 """Offset between two clocks in seconds. It can be large, because a monotonic clock may start anywhere."""
 Clips = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
@@ -141,9 +141,9 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     """All requests that ended before this time have been reported; None before the first report."""
     arrivals: ArrivalCounts | None = None
     """Arrivals of an open loop; None in a closed loop, and before the end."""
-    clock_offset_s: ClockOffset
+    clock_offset_s: OffsetSeconds
     """Add this to its monotonic clock (time.perf_counter) to get the records' seconds since the epoch."""
-    master_offset_s: ClockOffset
+    master_offset_s: OffsetSeconds
     """Add this to its records' times to get the master's: an estimate; 0 for the master itself, and if unknown."""
     master_offset_error_s: Seconds | None
     """Maximum error of the estimate, in either direction; None if unknown."""
@@ -220,7 +220,7 @@ class UserClassInfo(_UserClassOptions, kw_only=True):  # type: ignore[call-arg, 
 class RunInfo(_RunOptions, kw_only=True):  # type: ignore[call-arg, misc]
     """A run: its options (see options/table.py), and the facts below. Times of day are seconds since the epoch."""
 
-    format: int = FORMAT
+    format: int = RUN_FORMAT
     """Increases when a field changes its meaning or disappears."""
     id: str
     """Identifies the run in the X-Request-Id of its requests."""
@@ -282,9 +282,9 @@ class RunInfo(_RunOptions, kw_only=True):  # type: ignore[call-arg, misc]
         return Scoring(self.language, self.normalizer, self.in_parts)
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> PassRules:
         """What decides whether the run passes, in addition to its SLOs."""
-        return Rules(self.allow_client_bound, self.allow_lost_workers, self.exit_code_on_error)
+        return PassRules(self.allow_client_bound, self.allow_lost_workers, self.exit_code_on_error)
 
 
 MAX_WORD = 255
@@ -319,10 +319,9 @@ def read_run(folder: Path) -> RunInfo:
         problem = "is a file, not a results folder" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {problem}")
     info = read_json(folder / RUN, RunInfo, f"{folder} is not a results folder", "a run")
-    if info.format > FORMAT:
-        raise InputError(
-            f"{folder / RUN} has format {info.format}, but this version reads only up to {FORMAT}: use a newer version"
-        )
+    if info.format > RUN_FORMAT:
+        problem = f"has format {info.format}, but this version reads only up to {RUN_FORMAT}"
+        raise InputError(f"{folder / RUN} {problem}: use a newer version")
     for worker in info.workers:
         if why := absurd(worker):
             raise InputError(f"{folder / RUN}: worker {worker.worker} has an impossible report: {why}")

@@ -39,17 +39,17 @@ def schema(name: str) -> dict[str, Any]:
     A field's description is the definition of the metric of its name with the docstring below the field, or the help
     text of its option.
     """
-    made: dict[str, Any] = {
+    described: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **msgspec.json.schema(SCHEMAS[name]),
     }
     for kind in _classes(msgspec.inspect.type_info(SCHEMAS[name])):
         texts = _docstrings(kind)
         metrics = {metric.name: metric.definition for metric in METRICS.values() if kind in WITH_METRICS}
-        for field, described in made["$defs"][kind.__name__]["properties"].items():
+        for field, entry in described["$defs"][kind.__name__]["properties"].items():
             if text := ". ".join(filter(None, (metrics.get(field), texts.get(field)))):
-                described["description"] = text
-    return made
+                entry["description"] = text
+    return described
 
 
 WITH_METRICS = (Record, RealtimeRecord, Summary)

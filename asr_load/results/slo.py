@@ -22,7 +22,7 @@ OF_VALUES = (
 )  # fmt: skip
 """Metrics with one or more values per request."""
 
-STATISTICS = {
+SLO_STATISTICS = {
     **dict.fromkeys(OF_VALUES, "mean, max or a percentile such as p95"),
     "wer": "mean",
     "cer": "mean",
@@ -100,10 +100,10 @@ def parse_slo(text: str) -> Slo:
     """Parse `ttft:p95:500`: the 95th percentile of TTFT is at most 500 ms. Raises InputError."""
     metric, _, rest = text.strip().partition(":")
     statistic, colon, word = rest.partition(":")
-    if metric not in STATISTICS:
-        known = ", ".join(STATISTICS)
+    if metric not in SLO_STATISTICS:
+        known = ", ".join(SLO_STATISTICS)
         raise InputError(f"--slo {text!r}: the metric {metric!r} is unknown; use one of {known} (ttft:p95:500)")
-    allowed = STATISTICS[metric]
+    allowed = SLO_STATISTICS[metric]
     if not colon and statistic[:1].isdigit():
         usual = allowed if " " not in allowed else "p95"
         raise InputError(f"--slo {text!r}: use METRIC:STATISTIC:LIMIT, such as {metric}:{usual}:{statistic}")

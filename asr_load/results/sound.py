@@ -33,7 +33,7 @@ five has no mere hiccup, and figures of fewer than half of the requests would de
 LEAST_S = 10.0
 """Length of a test, in seconds, below which one late second is too large a part to exclude."""
 
-LEAST_TIMES, SIGNIFICANT = 5, 2.58
+LEAST_TIMES, LOAD_Z = 5, 2.58
 """Minimum number of late stretches, or late seconds, to examine the load in them; and by how many standard deviations
 it must be higher than usual (once in two hundred times by chance)."""
 
@@ -41,7 +41,7 @@ BEFORE = 5
 """Number of samples, one per second before a moment, whose mean is the load at that moment. A single sample would be
 mostly chance."""
 
-LOOKS = 1_000_000
+MOST_SAMPLES = 1_000_000
 """Maximum number of seconds of a test at which the load is sampled."""
 
 SETTLED_S = 2.0
@@ -270,7 +270,7 @@ def _grows_with_load(records: Sequence[Record], late: dict[int, list[Late]], beg
     if seconds.sum() >= LEAST_TIMES and cpu > CPU_VALID:
         return f"the load generator used {cpu:.0%} of its core in the {seconds.sum():.0f} s in which it was late"
     ranks = [rank for number, own in late.items() if own for rank in _ranks(records, number, own, begin, end)]
-    if len(ranks) < LEAST_TIMES or (np.mean(ranks) - 0.5) * math.sqrt(12 * len(ranks)) < SIGNIFICANT:
+    if len(ranks) < LEAST_TIMES or (np.mean(ranks) - 0.5) * math.sqrt(12 * len(ranks)) < LOAD_Z:
         return ""
     return (
         f"the load generator was late when its load was high: {len(ranks)} late stretches began with more requests in"
@@ -292,7 +292,7 @@ def _ranks(records: Sequence[Record], worker: int, late: Sequence[Late], begin: 
         mean: np.ndarray = busy.mean(axis=1)
         return mean
 
-    usual = np.sort(in_flight(np.arange(begin, end, max(1.0, (end - begin) / LOOKS))))
+    usual = np.sort(in_flight(np.arange(begin, end, max(1.0, (end - begin) / MOST_SAMPLES))))
     then = in_flight(np.maximum(begins[begins >= ended + SETTLED_S], begin))
     below, reached = np.searchsorted(usual, then, "left"), np.searchsorted(usual, then, "right")
     ranks: list[float] = ((below + reached) / 2 / len(usual)).tolist()

@@ -14,13 +14,13 @@ import numpy as np
 from asr_load.stream.cause import BUSY_CODES, Cause
 from asr_load.stream.record import Record
 
-BLOCKS = 16
+TREND_BLOCKS = 16
 """Number of blocks of a run whose medians are compared."""
 
-LEAST = 5 * BLOCKS
+LEAST_FOR_TREND = 5 * TREND_BLOCKS
 """Minimum number of requests for a verdict."""
 
-SIGNIFICANT = 2.58
+TREND_Z = 2.58
 """Standard deviations of the normal distribution: one steady run in a hundred is called unsteady."""
 
 NOTABLE = 0.25
@@ -65,7 +65,7 @@ def steadiness(records: Sequence[Record]) -> Steadiness:
     good = sorted(
         (record for record in records if record.ok and record.e2el is not None), key=lambda record: record.begins
     )
-    if len(good) < LEAST:
+    if len(good) < LEAST_FOR_TREND:
         return Steadiness("unclear", None)
     latencies = np.array([(record.e2el or 0.0) + (record.lag or 0.0) for record in good])
     audio = np.array([record.audio_s for record in good])
@@ -80,16 +80,16 @@ def steadiness(records: Sequence[Record]) -> Steadiness:
 
 def _trend(latencies: np.ndarray, of_audio: np.ndarray) -> Steadiness:
     """The trend of latencies without the part of each that its audio takes; both of shape (n,), in order of start."""
-    medians = np.array([float(np.median(block)) for block in np.array_split(latencies - of_audio, BLOCKS)])
-    first, second = np.triu_indices(BLOCKS, 1)
+    medians = np.array([float(np.median(block)) for block in np.array_split(latencies - of_audio, TREND_BLOCKS)])
+    first, second = np.triu_indices(TREND_BLOCKS, 1)
     differences = medians[second] - medians[first]
     score = float(np.sign(differences).sum())
-    deviation = math.sqrt(BLOCKS * (BLOCKS - 1) * (2 * BLOCKS + 5) / 18)
+    deviation = math.sqrt(TREND_BLOCKS * (TREND_BLOCKS - 1) * (2 * TREND_BLOCKS + 5) / 18)
     z = (score - math.copysign(1, score)) / deviation if score else 0.0
-    slope = float(np.median(differences / (second - first))) * (BLOCKS - 1)
+    slope = float(np.median(differences / (second - first))) * (TREND_BLOCKS - 1)
     span = float(np.ptp(latencies))
     growth = min(max(slope, -span), span)  # latency cannot grow by more than the range of latencies
-    if abs(z) < SIGNIFICANT or abs(growth) < NOTABLE * float(np.median(latencies)):
+    if abs(z) < TREND_Z or abs(growth) < NOTABLE * float(np.median(latencies)):
         return Steadiness("steady", growth)
     return Steadiness("rising" if growth > 0 else "falling", growth)
 
@@ -118,8 +118,8 @@ def _audio_cost(latencies: np.ndarray, audio: np.ndarray) -> _AudioCost:
     if not spread or abs(_rank_correlation(audio)) > SORTED:
         return _AudioCost(0.0, likely, most)
     errors = by_audio * (by_latency - cost * by_audio)
-    together = math.sqrt(sum(float(block.sum()) ** 2 for block in np.array_split(errors, BLOCKS)))
-    margin = SIGNIFICANT * max(together, math.sqrt(float(errors @ errors))) / spread
+    together = math.sqrt(sum(float(block.sum()) ** 2 for block in np.array_split(errors, TREND_BLOCKS)))
+    margin = TREND_Z * max(together, math.sqrt(float(errors @ errors))) / spread
     return _AudioCost(max(cost - margin, 0.0), likely, min(max(cost + margin, 0.0), most))
 
 

@@ -27,7 +27,7 @@ from asr_load.results.steady import Steadiness
 from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness
 from asr_load.stream.record import RECORDS, RealtimeRecord, Record, append_lines, read_records
 
-SUMMARY, FORMAT = "summary.json", 1
+SUMMARY, SUMMARY_FORMAT = "summary.json", 1
 CHANCE_Z = 1.96
 """95 of 100 counts from a normal distribution lie within this many standard deviations."""
 
@@ -206,7 +206,7 @@ class Summary(_SummaryMetrics, kw_only=True):  # type: ignore[call-arg, misc]
     """Notes from --metadata."""
     verdict: Verdict | None = None
     """Whether the run passed, its exit code, and why. None in files of older versions."""
-    format: int = FORMAT
+    format: int = SUMMARY_FORMAT
     """Increases when a field changes its meaning or disappears."""
 
 

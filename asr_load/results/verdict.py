@@ -111,9 +111,9 @@ def _worst(doubts: Iterable[Doubt]) -> Severity:
     return max((doubt.severity for doubt in doubts), default=Severity.NOTE)
 
 
-CACHED, BLOCK = 0.5, 16
-"""A prompt's audio came from the cache if more than CACHED of the prompt's tokens were cached, and more than BLOCK
-tokens beyond the prefix that all prompts share. Caches may hold tokens in blocks (vLLM: 16)."""
+CACHED, CACHE_BLOCK = 0.5, 16
+"""A prompt's audio came from the cache if more than CACHED of the prompt's tokens were cached, and more than
+CACHE_BLOCK tokens beyond the prefix that all prompts share. Caches may hold tokens in blocks (vLLM: 16)."""
 
 OLDER_S = 60.0
 """How much older than its run a record may look, because the machines' clocks differ."""
@@ -121,8 +121,8 @@ OLDER_S = 60.0
 REFUSED_SHARE = 0.01
 """Share of realtime sessions that a server may refuse before the verdict reports it."""
 
-AT_ONCE_S, CHUNKS, LOST = 0.001, 4, 0.01
-"""Chunks within AT_ONCE_S count as one piece. A response with CHUNKS chunks per piece on average was not streamed,
+AT_ONCE_S, MANY_CHUNKS, LOST = 0.001, 4, 0.01
+"""Chunks within AT_ONCE_S count as one piece. A response with MANY_CHUNKS chunks per piece on average was not streamed,
 because no model generates tokens that fast. A network that loses packets also causes a few such responses (LOST)."""
 
 STRETCH_S = 4.0
@@ -296,8 +296,8 @@ def _health(
             used = f"{who}the client used {client.cpu_mean:.0%} of a core on average (limit {CPU_VALID:.0%})"
             yield over(client.cpu_mean, CPU_BOUND, used)
     for host, cores, share in _full_machines(watched):
-        of = f"the {count_of(cores, 'core')} of {host}"
-        yield over(share, CPU_BOUND, f"the workers used {share:.0%} of {of} on average (limit {CPU_VALID:.0%})")
+        all_cores = f"the {count_of(cores, 'core')} of {host}"
+        yield over(share, CPU_BOUND, f"the workers used {share:.0%} of {all_cores} on average (limit {CPU_VALID:.0%})")
 
 
 def _lags(client: ClientHealth, run: Measured | None) -> tuple[float, float]:
@@ -365,7 +365,8 @@ def _cached(good: list[Record]) -> bool:
     ]
     shared = min((cached for cached, _ in known), default=0)
     return any(
-        cached > CACHED * prompt and (cached > shared + BLOCK or prompt - cached <= BLOCK) for cached, prompt in known
+        cached > CACHED * prompt and (cached > shared + CACHE_BLOCK or prompt - cached <= CACHE_BLOCK)
+        for cached, prompt in known
     )
 
 
@@ -434,7 +435,7 @@ def what_failed(outcome: str, error: str, host: str, cause: str = "") -> str:
     """Describe a failure and its cure, by its cause or, if that is unknown, by its outcome."""
     if outcome != "connect":
         failure = f"{outcome.removeprefix('http_')}: {error}"
-    elif cause == Cause.REFUSED or error == REFUSED:
+    elif cause == Cause.REFUSED or error == REFUSED_TEXT:
         failure = f"{error[:1].lower()}{error[1:]} by {host}"
     else:
         failure = f"{host}: {error}"
@@ -443,7 +444,7 @@ def what_failed(outcome: str, error: str, host: str, cause: str = "") -> str:
     return f"{failure.rstrip('.?! ')}: {cure}"
 
 
-REFUSED = os.strerror(errno.ECONNREFUSED)
+REFUSED_TEXT = os.strerror(errno.ECONNREFUSED)
 """Error text of records of older versions, which have no cause."""
 
 
@@ -481,7 +482,7 @@ def _in_pieces(run: Measured, info: RunInfo) -> Iterator[str]:
     }
     chunked: dict[str, list[Record]] = {}
     for record in run.good:
-        if record.chunks >= CHUNKS and record.worker in on_time and not isinstance(record, RealtimeRecord):
+        if record.chunks >= MANY_CHUNKS and record.worker in on_time and not isinstance(record, RealtimeRecord):
             chunked.setdefault(record.user_class, []).append(record)
     apis = {each.name: each.api for each in info.user_classes}
     judged = [
@@ -490,7 +491,7 @@ def _in_pieces(run: Measured, info: RunInfo) -> Iterator[str]:
         if apis.get(name, info.api) != "transcriptions" or not _decodes_stretches(answers)
         for record in answers
     ]
-    held = sum(record.chunks >= CHUNKS * _pieces(record) for record in judged)
+    held = sum(record.chunks >= MANY_CHUNKS * _pieces(record) for record in judged)
     if held > LOST * len(judged):
         arrived = f"{held} of {count_of(len(judged), 'response')} arrived in one or a few pieces, not as a stream"
         cure = "a proxy may buffer them (nginx: set proxy_buffering off)"

@@ -23,8 +23,8 @@
 
   const text = (value) => escaped(value ?? "");
 
-  function wordOf({ name, said, look, reasons }) {
-    const line = `${text(name)}: <strong class="${look}">${text(said)}</strong>`;
+  function wordOf({ name, text: statement, look, reasons }) {
+    const line = `${text(name)}: <strong class="${look}">${text(statement)}</strong>`;
     if (!reasons.length) return `<span>${line}</span>`;
     const open = head.querySelector(`details[data-name="${name}"]`)?.open ? " open" : "";
     const why = reasons.map((reason) => `<p class="note">${text(reason)}</p>`).join("");

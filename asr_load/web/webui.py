@@ -23,7 +23,7 @@ from asr_load.errors import InputError
 from asr_load.options.form import Form, check_classes, check_user_class, form_groups
 from asr_load.report import headline
 from asr_load.report.page import REPORT, add_section, asset, compact, limits_of, places
-from asr_load.report.view import Rows, View, view_finished, view_running
+from asr_load.report.view import MetricRows, View, view_finished, view_running
 from asr_load.results.live import WINDOW_S, Live
 from asr_load.results.metrics import METRICS, Figures
 from asr_load.results.pass_fail import Verdict
@@ -84,7 +84,7 @@ class _Pages:
         self._current = current
         self._live: Live | None = None
         self._number = 0
-        self._rows: tuple[float, bool, Rows] | None = None
+        self._rows: tuple[float, bool, MetricRows] | None = None
         self._summary: tuple[Path, Summary] | None = None
 
     @property
@@ -116,7 +116,7 @@ class _Pages:
                 return None
         return self._summary[1]
 
-    def rows(self) -> Rows:
+    def rows(self) -> MetricRows:
         """The rows of the live figures, cached for a moment."""
         self.series()
         now, ended = time.monotonic(), self.summary() is not None
