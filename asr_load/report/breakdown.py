@@ -13,7 +13,6 @@ from asr_load.audio.clip import parent_of
 from asr_load.errors import InputError
 from asr_load.report.tables import LATENCY_HEADINGS, Table, faint_p95, latency_cells
 from asr_load.report.words import number, percent
-from asr_load.results.accuracy import wholes
 from asr_load.results.course import in_flight_at_start, span, stretches, width_for
 from asr_load.results.parts import Part, by
 from asr_load.results.summary import Finished
@@ -29,14 +28,13 @@ class Breakdown:
 
     def __init__(self, finished: Finished) -> None:
         self._info, self._run, self._rate = finished.info, finished.measured, finished.summary.rate
-        self._recordings = list(wholes(self._run.good, self._info.scoring))
 
     def over_time(self, slice_s: float | None = None) -> Table:
         """Parts by the time in which requests ended, each `slice_s` seconds long; None: at most TIME_ROWS parts."""
         first, last = span(self._run.counted)
         width = slice_s or width_for(last - first, TIME_ROWS)
         count = stretches(first, last, width)
-        parts = by(self._run, lambda record: min(int((record.end - first) / width), count - 1), self._recordings)
+        parts = by(self._run, lambda record: min(int((record.end - first) / width), count - 1), self._run.recordings)
         bounds = [(part.key * width, _end(part.key, count, width, last - first)) for part in parts]
         names = [f"{begin:g} to {end:.4g}" for begin, end in bounds]
         seconds = [end - begin for begin, end in bounds]
@@ -46,7 +44,7 @@ class Breakdown:
     def by_stage(self) -> Table:
         """Parts by the stage in which requests began."""
         times = [at for at, _ in self._info.stages]
-        parts = by(self._run, lambda record: bisect_right(times, record.begins) - 1, self._recordings)
+        parts = by(self._run, lambda record: bisect_right(times, record.begins) - 1, self._run.recordings)
         last, names, seconds = span(self._run.counted)[1], [], []
         for part in parts:
             at = part.key
@@ -63,7 +61,7 @@ class Breakdown:
         highs = highs or [lowest]
         lows = [lowest, *(high + 1 for high in highs)]
         busy = {id(record): count for record, count in zip(self._run.counted, in_flight, strict=True)}
-        parts = by(self._run, lambda record: bisect_left(highs, busy[id(record)]), self._recordings)
+        parts = by(self._run, lambda record: bisect_left(highs, busy[id(record)]), self._run.recordings)
         bounds = [(lows[part.key], highs[part.key]) for part in parts]
         names = [f"{low} to {high}" if low < high else f"{low}" for low, high in bounds]
         return self._table("By requests in flight at the start", "in flight", names, parts)
@@ -89,7 +87,7 @@ class Breakdown:
         if not any(value_of(record.clip) is not None for record in self._run.counted):
             clips = f"(its clips have ids such as {self._run.counted[0].clip!r})" if self._run.counted else ""
             raise InputError(f"--by {column}: --manifest has none of the run's clips {clips}".rstrip())
-        parts = by(self._run, lambda record: value_of(record.clip) or "", self._recordings)
+        parts = by(self._run, lambda record: value_of(record.clip) or "", self._run.recordings)
         parts.sort(key=lambda part: (-len(part.counted), part.key))
         note = f"{len(parts) - COLUMN_ROWS} more are not shown." if len(parts) > COLUMN_ROWS else ""
         names = [part.key or "unknown" for part in parts[:COLUMN_ROWS]]

@@ -37,15 +37,14 @@ def console_for(file: TextIO) -> Console:
 def rich_table(table: Table) -> RichTable:
     """A table for the console."""
     shown = RichTable(title=table.title, title_justify="left")
-    rows, (first, *others) = table.rows[:CONSOLE_ROWS], table.headings
-    # Never cut the first column, which tells rows apart.
-    name = {
-        "overflow": "fold",
-        "min_width": min(max((len(row[0]) for row in rows), default=0), LONGEST_NAME),
-    }
-    shown.add_column(first, **({"justify": "right"} if table.numbers else name))
-    for heading in others:
-        shown.add_column(heading, justify="left" if heading == "host" else "right")
+    rows = table.rows[:CONSOLE_ROWS]
+    for column, heading in enumerate(table.headings):
+        if column == 0 and not table.numbers:
+            # Never cut the first column, which tells rows apart.
+            longest = max((len(row[0]) for row in rows), default=0)
+            shown.add_column(heading, overflow="fold", min_width=min(longest, LONGEST_NAME))
+        else:
+            shown.add_column(heading, justify="left" if column in table.names else "right")
     for row in rows:
         shown.add_row(*row)
     if len(table.rows) > len(rows):

@@ -30,6 +30,8 @@ class Table:
     numbers: bool = False
     faint: frozenset[tuple[int, int]] = field(default_factory=frozenset)
     """Row and column of cells to print faintly, because they rest on too few values."""
+    names: Sequence[int] = ()
+    """Further columns that hold names and not numbers."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", [tuple(map(visible, row)) for row in self.rows])
@@ -122,4 +124,4 @@ def clients(summary: Summary) -> Table:
         )
         for client in summary.validity.clients
     ]
-    return Table("Workers (in ms; the clock is relative to the master's)", headings, rows)
+    return Table("Workers (in ms; the clock is relative to the master's)", headings, rows, names=(1,))

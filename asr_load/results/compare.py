@@ -310,25 +310,26 @@ def _drawn_clips(sides: Sides, random: np.random.Generator) -> _Drawn:
     drawn = []
     for side, names, own in zip(sides, clips, weights, strict=True):
         place = {clip: number for number, clip in enumerate(names)}
-        units = [np.array([place[record.clip] for record in run.measured.good], int) for run in side]
-        drawn.append([_DrawnRun(run.measured.good, unit, own) for run, unit in zip(side, units, strict=True)])
+        goods = [run.measured.good for run in side]
+        drawn.append([_DrawnRun(good, np.array([place[one.clip] for one in good], int), own) for good in goods])
     return drawn
 
 
 def _drawn_stretches(sides: Sides, random: np.random.Generator) -> _Drawn:
     """Draw stretches of time, separately for each run."""
-    goods = [[run.measured.good for run in side] for side in sides]
-    units = [[(good, _stretches(good)) for good in side] for side in goods]
-    return [[_DrawnRun(good, unit, _draw(unit.max(initial=-1) + 1, random)) for good, unit in side] for side in units]
+
+    def drawn(good: list[Record]) -> _DrawnRun:
+        unit = _stretches(good)
+        return _DrawnRun(good, unit, _draw(unit.max(initial=-1) + 1, random))
+
+    return [[drawn(run.measured.good) for run in side] for side in sides]
 
 
 def _draw(count: int, random: np.random.Generator) -> np.ndarray:
     """How often each of a number of units is drawn in each round; shape (BOOTSTRAP_ROUNDS, count)."""
-    return (
-        random.multinomial(count, np.full(count, 1 / count), BOOTSTRAP_ROUNDS)
-        if count
-        else np.zeros((BOOTSTRAP_ROUNDS, 0), int)
-    )
+    if not count:
+        return np.zeros((BOOTSTRAP_ROUNDS, 0))
+    return random.multinomial(count, np.full(count, 1 / count), BOOTSTRAP_ROUNDS)
 
 
 def _spread(name: str, bootstrap: _Drawn) -> Draws | None:
@@ -337,10 +338,8 @@ def _spread(name: str, bootstrap: _Drawn) -> Draws | None:
     values = [[(_values(name, run.good, run.unit, run.weights.shape[1]), run) for run in side] for side in bootstrap]
     if min(int((own.sizes > 0).sum()) for side in values for own, _ in side) < LEAST_UNITS:
         return None
-    drawn, real = (
-        [_mean_of([_statistics(own, weights_of(run)) for own, run in side]) for side in values]
-        for weights_of in (lambda run: run.weights, lambda run: np.ones((1, run.weights.shape[1])))
-    )
+    drawn = [_mean_of([_statistics(own, run.weights) for own, run in side]) for side in values]
+    real = [_mean_of([_statistics(own, np.ones((1, len(own.sums)))) for own, _ in side]) for side in values]
     return np.asarray(drawn[0] - drawn[1] - (real[0] - real[1]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,7 +15,7 @@ from asr_load.results.accuracy import Accuracy, Whole, measure, spoken
 from asr_load.results.metrics import Figures
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import RunInfo
-from asr_load.results.sound import Selection
+from asr_load.results.sound import Measured, Selection
 from asr_load.stream.record import Record
 
 LENGTHS = (0, 5, 10, 20, 30)
@@ -134,7 +134,7 @@ def by_replica(run: Selection) -> list[ByReplica]:
     ]
 
 
-def by_duration(run: Selection, recordings: Sequence[Whole], scoring: Scoring) -> list[ByDuration]:
+def by_duration(run: Measured, scoring: Scoring) -> list[ByDuration]:
     """Latencies by the length of clips, and error rates by that of recordings, which are longer if clips are parts of
     them."""
 
@@ -148,7 +148,7 @@ def by_duration(run: Selection, recordings: Sequence[Whole], scoring: Scoring) -
             **_rates_of(part.accuracy(scoring)),
             **_figures_of(part),
         )
-        for part in by(run, bucket, recordings, key_of_recording=bucket)
+        for part in by(run, bucket, run.recordings, key_of_recording=bucket)
         if part.good or part.recordings
     ]
 

@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 
+from asr_load.results.accuracy import Whole, wholes
 from asr_load.results.metrics import METRICS, Figures, figures_of
+from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Late, RunInfo, WorkerInfo
-from asr_load.results.steady import Outage, outage
+from asr_load.stream.cause import BUSY_CODES, Cause
 from asr_load.stream.record import RealtimeRecord, Record
 from asr_load.text import count_of
 
@@ -56,6 +59,31 @@ class LeftOut(msgspec.Struct):
     trim_end: int = 0
     late: int = 0
     """With a time stamp in a second in which the load generator was late; counts and throughput include them."""
+
+
+OUTAGE, USUAL, STOOD_STILL, LEAST_FAILURES = 0.1, 3.0, 20.0, 3
+"""Minimum size of an outage: a share of the run and a multiple of the usual latency; and either a larger multiple, if
+requests were only slow, or a number of failures."""
+
+
+class Outage(msgspec.Struct):
+    """A stretch of a run in which no request succeeded. Times are in seconds since the first request."""
+
+    from_s: float
+    to_s: float
+    share: float
+    """Share of the run."""
+    failures: dict[str, int]
+    """Failures that ended in this stretch, by outcome."""
+    overload: bool = False
+    """Whether most failures were refusals by a server that was busy rather than down."""
+
+    @property
+    def line(self) -> str:
+        """Describe the outage."""
+        what = ", ".join(f"{count} {name}" for name, count in self.failures.items()) or "responses stalled"
+        kind = "the server was overloaded and refused requests" if self.overload else "an outage"
+        return f"no request succeeded from {self.from_s:.0f} s to {self.to_s:.0f} s of the run ({what}): {kind}"
 
 
 @dataclass
@@ -109,6 +137,12 @@ class Measured(Selection):
     """A description of the excluded requests; empty if none are excluded."""
     why_bound: str = ""
     """Why late seconds cannot be excluded and make the run client-bound; empty if they do not."""
+    scoring: Scoring = field(default_factory=Scoring)
+
+    @cached_property
+    def recordings(self) -> list[Whole]:
+        """The recordings that were transcribed."""
+        return list(wholes(self.good, self.scoring))
 
     @cached_property
     def outage(self) -> Outage | None:
@@ -125,7 +159,7 @@ def measured(records: Sequence[Record], info: RunInfo) -> Measured:
     if too little would be left, or if the client was late because its load was high, since only light load would be
     left. A test of less than ten seconds is judged as a whole."""
     counted, left = trim(records, info.trim_start, info.trim_end)
-    run = Measured(counted, counted, left, records, lost_workers(records, info))
+    run = Measured(counted, counted, left, records, lost_workers(records, info), scoring=info.scoring)
     noted = [worker for worker in info.workers if worker.health is not None and worker.health.late is not None]
     if not counted or not noted:
         return run
@@ -170,6 +204,34 @@ def trim(records: Sequence[Record], start_s: float, end_s: float) -> tuple[list[
     left.trim_start = sum(start < low for start in starts)
     left.trim_end = sum(start > high for start in starts if start >= low)
     return [record for record, start in zip(measured, starts, strict=True) if low <= start <= high], left
+
+
+def outage(measured: Sequence[Record]) -> Outage | None:
+    """Find the longest stretch between the ends of two successes, or between one and an end of the run. It counts if it
+    is at least a tenth of the run and requests were sent in it: failures ended in it, or requests were in flight all
+    the time, for more than twenty times the usual latency."""
+    good = [record for record in measured if record.ok]
+    if not good:
+        return None
+    first = min(record.started_at for record in measured)
+    last = max(record.end for record in measured)
+    ends = [first, *sorted(record.end for record in good), last]
+    usual = float(np.median([record.e2el or 0.0 for record in good]))
+    begin, end = max(pairwise(ends), key=lambda gap: gap[1] - gap[0])
+    if end - begin < max(OUTAGE * (last - first), USUAL * usual):
+        return None
+    failed = [record for record in measured if record.failed and begin <= record.end <= end]
+    failures, refused = Counter(record.outcome for record in failed), sum(map(_was_refused, failed))
+    stood_still = any(record.started_at <= begin + usual and record.end >= end for record in measured)
+    if failures.total() < LEAST_FAILURES and not (stood_still and end - begin > STOOD_STILL * usual):
+        return None
+    share = (end - begin) / (last - first)
+    return Outage(begin - first, end - first, share, dict(sorted(failures.items())), 2 * refused > len(failed))
+
+
+def _was_refused(record: Record) -> bool:
+    """Whether the server had no room for the request. Records of older versions have no cause."""
+    return record.cause == Cause.BUSY or record.http_status in BUSY_CODES
 
 
 def lost_workers(records: Sequence[Record], info: RunInfo) -> dict[int, str]:

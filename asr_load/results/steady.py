@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from asr_load.stream.cause import BUSY_CODES, Cause
+from asr_load.results.pass_fail import missing_line
+from asr_load.results.runfile import RunInfo
+from asr_load.results.sound import Measured
 from asr_load.stream.record import Record
 
 TREND_BLOCKS = 16
@@ -34,10 +34,6 @@ above the second, the two cannot be told apart."""
 SPAWNED_S, SPAWNED = 3.0, 0.05
 """Seconds, and share of a run, in which users may still start."""
 
-OUTAGE, USUAL, STOOD_STILL, LEAST_FAILURES = 0.1, 3.0, 20.0, 3
-"""Minimum size of an outage: a share of the run and a multiple of the usual latency; and either a larger multiple, if
-requests were only slow, or a number of failures."""
-
 
 class Steadiness(msgspec.Struct):
     """`verdict`: steady, rising, falling, unclear (too few requests), interrupted (an outage), or not judged.
@@ -48,6 +44,20 @@ class Steadiness(msgspec.Struct):
     verdict: str
     growth_s: float | None
     why: str = ""
+
+
+def judge_steadiness(run: Measured, info: RunInfo) -> Steadiness:
+    """Decide whether a run was steady, if its load was constant and no record is missing."""
+    stages = info.loop.get("stages", "")
+    if run.lost:
+        return Steadiness("not judged", None, missing_line(run.lost))
+    if run.outage:
+        return Steadiness("interrupted", None, run.outage.line)
+    if not info.loop and load_changes(info.users, run.counted):
+        return Steadiness("not judged", None, "the number of users changed")
+    if "," in stages or "-" in stages:
+        return Steadiness("not judged", None, "the rate changed")
+    return steadiness(run.sound)
 
 
 def steadiness(records: Sequence[Record]) -> Steadiness:
@@ -154,51 +164,3 @@ def load_changes(users: Sequence[tuple[float, int]], measured: Sequence[Record])
     first, last = min(starts), max(starts)
     settled = first + max(SPAWNED_S, SPAWNED * (last - first))
     return any(settled < at <= last for at, _ in users)
-
-
-class Outage(msgspec.Struct):
-    """A stretch of a run in which no request succeeded. Times are in seconds since the first request."""
-
-    from_s: float
-    to_s: float
-    share: float
-    """Share of the run."""
-    failures: dict[str, int]
-    """Failures that ended in this stretch, by outcome."""
-    overload: bool = False
-    """Whether most failures were refusals by a server that was busy rather than down."""
-
-    @property
-    def line(self) -> str:
-        """Describe the outage."""
-        what = ", ".join(f"{count} {name}" for name, count in self.failures.items()) or "responses stalled"
-        kind = "the server was overloaded and refused requests" if self.overload else "an outage"
-        return f"no request succeeded from {self.from_s:.0f} s to {self.to_s:.0f} s of the run ({what}): {kind}"
-
-
-def outage(measured: Sequence[Record]) -> Outage | None:
-    """Find the longest stretch between the ends of two successes, or between one and an end of the run. It counts if it
-    is at least a tenth of the run and requests were sent in it: failures ended in it, or requests were in flight all
-    the time, for more than twenty times the usual latency."""
-    good = [record for record in measured if record.ok]
-    if not good:
-        return None
-    first = min(record.started_at for record in measured)
-    last = max(record.end for record in measured)
-    ends = [first, *sorted(record.end for record in good), last]
-    usual = float(np.median([record.e2el or 0.0 for record in good]))
-    begin, end = max(pairwise(ends), key=lambda gap: gap[1] - gap[0])
-    if end - begin < max(OUTAGE * (last - first), USUAL * usual):
-        return None
-    failed = [record for record in measured if record.failed and begin <= record.end <= end]
-    failures, refused = Counter(record.outcome for record in failed), sum(map(_was_refused, failed))
-    stood_still = any(record.started_at <= begin + usual and record.end >= end for record in measured)
-    if failures.total() < LEAST_FAILURES and not (stood_still and end - begin > STOOD_STILL * usual):
-        return None
-    share = (end - begin) / (last - first)
-    return Outage(begin - first, end - first, share, dict(sorted(failures.items())), 2 * refused > len(failed))
-
-
-def _was_refused(record: Record) -> bool:
-    """Whether the server had no room for the request. Records of older versions have no cause."""
-    return record.cause == Cause.BUSY or record.http_status in BUSY_CODES

@@ -14,7 +14,7 @@ import msgspec
 
 from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
-from asr_load.results.accuracy import loops, measure, rate_for, variants, wholes
+from asr_load.results.accuracy import loops, measure, rate_for, variants
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
 from asr_load.results.metrics import METRICS, Figures, figures
@@ -23,8 +23,8 @@ from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run, write_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.sound import LeftOut, Measured, measured
-from asr_load.results.steady import Steadiness
-from asr_load.results.verdict import Validity, cause_and_cure, judge, judge_steadiness
+from asr_load.results.steady import Steadiness, judge_steadiness
+from asr_load.results.verdict import Validity, cause_and_cure, judge
 from asr_load.stream.record import RECORDS, RealtimeRecord, Record, append_lines, read_records
 
 SUMMARY, SUMMARY_FORMAT = "summary.json", 1
@@ -216,13 +216,24 @@ def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None 
 
 
 def _summarise(run: Measured, info: RunInfo, search: Capacity | None) -> Summary:
-    steady = judge_steadiness(run, info)
-    validity = judge(run, info, steady)
-    cause = "" if any(record.ok for record in run.counted) else cause_and_cure(run.counted, info)
     counted, scoring = run.counted, info.scoring
     good = [record for record in counted if record.ok]
+    wall_s, met = _wall_s(counted, info), _within_limits(run, info)
+    coverage = _coverage([record for record in counted if record.retry_of is None], info)
+    connections = _connections(counted, info.workers)
     failed = sum(record.failed for record in counted)
+    audio_s, chunks = sum(record.audio_s for record in good), sum(record.chunks for record in good)
+    tokens = None if run.uncounted else sum(record.known_tokens or 0 for record in good)
+    cut_short = [record for record in good if record.finish_reason == "length"]
+    limits = {each.name: each.max_tokens for each in info.user_classes}
+    truncated = sum(_at_limit(record, limits.get(record.user_class, info.max_tokens)) for record in cut_short)
     slos = judge_slos(parse_slos(info.slos), run.sound, scoring)
+    pairs = [(recording.reference, recording.text) for recording in run.recordings]
+    accuracy, looping = measure(pairs, scoring), sum(loops(*pair, scoring) for pair in pairs)
+    normalizer_variants = variants((reference for reference, _ in pairs), scoring)
+    steady = judge_steadiness(run, info)
+    validity = judge(run, info, steady)
+    cause = "" if good or not counted else cause_and_cure(counted, info)
     if search is None:
         verdict = conclude(
             info.rules,
@@ -233,19 +244,10 @@ def _summarise(run: Measured, info: RunInfo, search: Capacity | None) -> Summary
             lost=run.lost,
             other_failures=info.other_failures,
             unwritten=info.unwritten,
-            cause=cause if counted else "",
+            cause=cause,
         )
     else:
         verdict = conclude_search(search, info.rules, lost=run.lost, unwritten=info.unwritten)
-    audio_s, wall_s = sum(record.audio_s for record in good), _wall_s(counted, info)
-    tokens = None if run.uncounted else sum(record.known_tokens or 0 for record in good)
-    chunks = sum(record.chunks for record in good)
-    cut_short = [record for record in good if record.finish_reason == "length"]
-    limits = {each.name: each.max_tokens for each in info.user_classes}
-    truncated = sum(_at_limit(record, limits.get(record.user_class, info.max_tokens)) for record in cut_short)
-    recordings = list(wholes(run.good, scoring))
-    pairs = [(whole.reference, whole.text) for whole in recordings]
-    accuracy = measure(pairs, scoring)
 
     def per_second(amount: float | None) -> float | None:
         return None if amount is None or wall_s <= 0 else amount / wall_s
@@ -274,25 +276,25 @@ def _summarise(run: Measured, info: RunInfo, search: Capacity | None) -> Summary
         tokens_per_chunk=tokens / chunks if tokens is not None and chunks else None,
         prompt_tokens=total("prompt_tokens"),
         cached_tokens=total("cached_tokens"),
-        goodput=per_second(_within_limits(run, info)),
+        goodput=per_second(met),
         error_rate=run.error_rate,
         wer=accuracy.wer,
         cer=accuracy.cer,
         references=accuracy.references,
-        by_duration=by_duration(run, recordings, scoring),
+        by_duration=by_duration(run, scoring),
         by_user_class=by_user_class(run, info),
         by_replica=by_replica(run),
         rate=rate_for(info.language),
         normalizer=info.normalizer,
-        normalizer_variants=variants((reference for reference, _ in pairs), scoring),
-        looping=sum(loops(*pair, scoring) for pair in pairs),
+        normalizer_variants=normalizer_variants,
+        looping=looping,
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         cache_ratio=None if info.unique == "dither" else cache_ratio((one for one in run.records if one.ok), run.good),
         dialects=dict(Counter(record.dialect for record in good if isinstance(record, RealtimeRecord))),
         sent_again=sum(record.retry_of is not None for record in counted),
-        coverage=_coverage([record for record in counted if record.retry_of is None], info),
+        coverage=coverage,
         open_loop=_open_loop(info.workers),
-        connections=_connections(counted, info.workers),
+        connections=connections,
         validity=validity,
         left_out=run.left,
         steadiness=steady,

@@ -15,10 +15,9 @@ import msgspec
 import numpy as np
 
 from asr_load.results.accuracy import common_preface, left_envelope, spoken
-from asr_load.results.pass_fail import missing_line
 from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.sound import CPU_VALID, Measured
-from asr_load.results.steady import Steadiness, load_changes, steadiness
+from asr_load.results.steady import Steadiness
 from asr_load.shipped import command
 from asr_load.stream.cause import Cause
 from asr_load.stream.record import RECORDS, RealtimeRecord, Record
@@ -156,20 +155,6 @@ def judge(run: Measured, info: RunInfo, steady: Steadiness) -> Validity:
         doubts.append(Doubt(Severity.NOTE, "the server's certificate was not verified (--insecure)"))
     validity.verdict, validity.reasons = VERDICT[_worst(doubts)], [doubt.text for doubt in doubts]
     return validity
-
-
-def judge_steadiness(run: Measured, info: RunInfo) -> Steadiness:
-    """Decide whether a run was steady, if its load was constant and no record is missing."""
-    stages = info.loop.get("stages", "")
-    if run.lost:
-        return Steadiness("not judged", None, missing_line(run.lost))
-    if run.outage:
-        return Steadiness("interrupted", None, run.outage.line)
-    if not info.loop and load_changes(info.users, run.counted):
-        return Steadiness("not judged", None, "the number of users changed")
-    if "," in stages or "-" in stages:
-        return Steadiness("not judged", None, "the rate changed")
-    return steadiness(run.sound)
 
 
 def _mixed_readers(workers: list[WorkerInfo]) -> Iterator[str]:
@@ -386,35 +371,34 @@ CAUSES: dict[str, str] = {
 """Cures for failed requests, by cause."""
 
 CURES = {
-    "http_401": "set OPENAI_API_KEY or --api-key",
-    "http_403": "set OPENAI_API_KEY or --api-key to a key with permission for this request",
-    "http_404": "check the port and path of --host, --api, and that the server has --model",
-    **dict.fromkeys(
-        ("http_405", "http_501"), "this address does not accept such requests: check the port in --host, and --api"
-    ),
-    "http_413": "configure the server, or the proxy before it, to accept larger bodies (nginx: client_max_body_size)",
-    "http_422": "if the server does not accept a field, omit it (--omit)",
-    "http_400": "if the server does not accept a field, omit it (--omit)",
-    "http_429": FEWER,
-    **dict.fromkeys(
-        ("http_503", "ws_503"),
-        "the server is not ready (--ready-timeout waits for it) or overloaded (lower -u or the rate)",
-    ),
-    **dict.fromkeys(
-        ("http_502", "http_504"), "a proxy or gateway got no response from the server behind it: is it running?"
-    ),
-    "connect": CAUSES[Cause.REFUSED],
-    "stalled": "check in the server's log that it is working, or wait longer (--stall-timeout)",
-    "timeout": "check in the server's log that it is working, or wait longer (--total-timeout)",
-    **dict.fromkeys(
-        ("ws_403", "ws_404"), "check that the model supports realtime and that the server has `websockets` installed"
-    ),
-    "ws_401": "set OPENAI_API_KEY or --api-key",
-    "rejected": "see docs/realtime.md for what each engine accepts",
-    "no_final": "check the server's log; docs/realtime.md lists known problems of the engines",
-    "empty": "check that --model accepts audio and that --prompt asks for a transcript",
-    "protocol": "check that the server is OpenAI-compatible and that --api is the right API",
-    "client": "the failure is on this machine, not on the server",
+    outcome: cure
+    for outcomes, cure in (
+        ("http_401 ws_401", "set OPENAI_API_KEY or --api-key"),
+        ("http_403", "set OPENAI_API_KEY or --api-key to a key with permission for this request"),
+        ("http_404", "check the port and path of --host, --api, and that the server has --model"),
+        ("http_405 http_501", "this address does not accept such requests: check the port in --host, and --api"),
+        (
+            "http_413",
+            "configure the server, or the proxy before it, to accept larger bodies (nginx: client_max_body_size)",
+        ),
+        ("http_400 http_422", "if the server does not accept a field, omit it (--omit)"),
+        ("http_429", FEWER),
+        (
+            "http_503 ws_503",
+            "the server is not ready (--ready-timeout waits for it) or overloaded (lower -u or the rate)",
+        ),
+        ("http_502 http_504", "a proxy or gateway got no response from the server behind it: is it running?"),
+        ("connect", CAUSES[Cause.REFUSED]),
+        ("stalled", "check in the server's log that it is working, or wait longer (--stall-timeout)"),
+        ("timeout", "check in the server's log that it is working, or wait longer (--total-timeout)"),
+        ("ws_403 ws_404", "check that the model supports realtime and that the server has `websockets` installed"),
+        ("rejected", "see docs/realtime.md for what each engine accepts"),
+        ("no_final", "check the server's log; docs/realtime.md lists known problems of the engines"),
+        ("empty", "check that --model accepts audio and that --prompt asks for a transcript"),
+        ("protocol", "check that the server is OpenAI-compatible and that --api is the right API"),
+        ("client", "the failure is on this machine, not on the server"),
+    )
+    for outcome in outcomes.split()
 }
 """Cures by outcome, for failures without a known cause."""
 
