@@ -20,7 +20,7 @@ from asr_load.audio.shard import Shards
 from asr_load.report.breakdown import Breakdown
 from asr_load.report.tables import lengths
 from asr_load.report.transcripts import worst
-from asr_load.results.accuracy import spoken, wholes
+from asr_load.results.accuracy import recordings_of, reference_pairs
 from asr_load.results.normalizers import Scoring
 from asr_load.results.summary import Finished, summarise
 from asr_load.stream.record import Record
@@ -87,10 +87,13 @@ def part(number: int, turn: int, text: str) -> Record:
 def test_accuracy_is_scored_on_whole_recordings() -> None:
     scoring = Scoring("en", "whisper", in_parts=True)
     once = [part(2, 0, "black"), part(0, 0, "red green"), part(1, 0, "blue white")]
-    assert spoken(once, scoring) == [("red green blue white black", "red green blue white black")]
+    assert reference_pairs(once, scoring) == [("red green blue white black", "red green blue white black")]
     twice = [*once, part(0, 1, "red green"), part(1, 1, "blue"), part(2, 1, "black")]
-    assert [heard for _, heard in spoken(twice, scoring)] == ["red green blue white black", "red green blue black"]
-    assert spoken([part(0, 0, "red green"), part(2, 0, "black")], scoring) == []
+    assert [heard for _, heard in reference_pairs(twice, scoring)] == [
+        "red green blue white black",
+        "red green blue black",
+    ]
+    assert reference_pairs([part(0, 0, "red green"), part(2, 0, "black")], scoring) == []
     summary = summarise([*twice, record(99, reference="plain", text="plain")], run_info(in_parts=True))
     assert summary.references == 3
     assert summary.wer == pytest.approx(1 / 11)
@@ -101,7 +104,7 @@ def test_parts_of_chinese_are_joined_without_a_space() -> None:
     parts = in_parts(*texts, reference="".join(texts))
     for language in ("zh", "Chinese"):
         scoring = Scoring(language, "whisper", in_parts=True)
-        assert spoken(parts, scoring) == [(parts[0].reference, parts[0].reference)]
+        assert reference_pairs(parts, scoring) == [(parts[0].reference, parts[0].reference)]
         assert worst(parts, scoring, "cer") == []
     summary = summarise(parts, run_info(language="zh", in_parts=True))
     assert (summary.wer, summary.cer, summary.looping) == (0, 0, 0)
@@ -116,7 +119,7 @@ def test_parts_of_chinese_are_joined_without_a_space() -> None:
     ],
 )
 def test_parts_are_joined_as_their_script_requires(language: str, texts: list[str], whole: str) -> None:
-    (found,) = wholes(in_parts(*texts, reference=whole), Scoring(language, "whisper", in_parts=True))
+    (found,) = recordings_of(in_parts(*texts, reference=whole), Scoring(language, "whisper", in_parts=True))
     assert found.text == whole
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.results.accuracy import Whole
+from asr_load.results.accuracy import Recording
 from asr_load.results.parts import by, values_of
 from asr_load.results.sound import Selection
 from harness.records import failure, record
@@ -30,7 +30,7 @@ def test_late_requests_count_for_throughput_only() -> None:
 
 def test_recording_belongs_to_the_request_that_completed_it_or_to_its_own_key() -> None:
     run = Selection(RECORDS, RECORDS)
-    whole = Whole("whole", 30.0, "one two", "one", RECORDS[1])
+    whole = Recording("whole", 30.0, "one two", "one", RECORDS[1])
     first, second = by(run, lambda record: record.clip, [whole])
     assert (first.recordings, second.recordings) == ([whole], [])
     parts = by(run, lambda record: record.clip, [whole], key_of_recording=lambda whole: whole.clip)

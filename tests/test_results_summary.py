@@ -76,6 +76,16 @@ def test_summary_of_a_run_without_a_request() -> None:
     assert summary.validity.verdict == "suspect"
 
 
+def test_scaled_figures_keep_their_number_and_missing_values() -> None:
+    found = figures([0.1, 0.3]).scaled(1e3)
+    assert (found.mean, found.max, found.n) == (200, 300, 2)
+    assert figures([]).scaled(1e3) == figures([])
+
+
+def test_summary_has_a_field_for_each_metric() -> None:
+    assert set(METRICS) <= set(Summary.__struct_fields__)
+
+
 def test_same_folder_gives_the_same_summary(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / "records.jsonl")
     for item in (record(1), record(0), failure(2, "empty")):

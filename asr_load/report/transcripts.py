@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from asr_load.results.accuracy import Edits, counts, loops, spoken, total, wholes
+from asr_load.results.accuracy import Edits, counts, loops, recordings_of, reference_pairs, total
 from asr_load.results.normalizers import Scoring, characters, normalise
 from asr_load.stream.record import Record
 
@@ -45,7 +45,7 @@ class TranscriptErrors(NamedTuple):
 
 def errors_of(good: Sequence[Record], scoring: Scoring) -> TranscriptErrors:
     """Sum the errors over successful requests with a reference."""
-    pairs = Counter(spoken(good, scoring))
+    pairs = Counter(reference_pairs(good, scoring))
     words, characters = total((counts(*pair, scoring), times) for pair, times in pairs.items())
     looping = [(counts(*pair, scoring).wer, times) for pair, times in pairs.items() if loops(*pair, scoring)]
     capped = None
@@ -58,7 +58,7 @@ def errors_of(good: Sequence[Record], scoring: Scoring) -> TranscriptErrors:
 def worst(good: Sequence[Record], scoring: Scoring, rate: str) -> list[Worst]:
     """The clips with the most errors, each with its worst transcript."""
     found: dict[str, tuple[Edits, str, str]] = {}
-    for whole in wholes(good, scoring):
+    for whole in recordings_of(good, scoring):
         edits: Edits = getattr(counts(whole.reference, whole.text, scoring), rate) if whole.reference else Edits()
         if edits.errors and (whole.clip not in found or found[whole.clip][0].errors < edits.errors):
             found[whole.clip] = edits, whole.reference, whole.text

@@ -219,7 +219,7 @@ def rate_for(language: str) -> str:
     return "cer" if Scoring(language).is_unspaced else "wer"
 
 
-class Whole(NamedTuple):
+class Recording(NamedTuple):
     """A recording with its complete transcript."""
 
     clip: str
@@ -232,12 +232,12 @@ class Whole(NamedTuple):
     """The request that completed the recording."""
 
 
-def wholes(records: Iterable[Record], scoring: Scoring) -> Iterator[Whole]:
+def recordings_of(records: Iterable[Record], scoring: Scoring) -> Iterator[Recording]:
     """Yield the recordings of successful requests. Parts of a recording are joined each time all of them were
     transcribed; the first part has the reference of the whole."""
     if not scoring.in_parts:
         for record in records:
-            yield Whole(record.clip, record.audio_s, record.reference, record.text, record)
+            yield Recording(record.clip, record.audio_s, record.reference, record.text, record)
         return
     turns: Counter[str] = Counter()
     open_turns: dict[tuple[str, int], dict[int, Record]] = {}
@@ -248,18 +248,18 @@ def wholes(records: Iterable[Record], scoring: Scoring) -> Iterator[Whole]:
         parts = open_turns.setdefault(turn, {})
         parts[number] = record
         if len(parts) == count:
-            yield _whole([part for _, part in sorted(open_turns.pop(turn).items())], parent)
+            yield _joined_parts([part for _, part in sorted(open_turns.pop(turn).items())], parent)
 
 
-def _whole(parts: Sequence[Record], parent: str) -> Whole:
+def _joined_parts(parts: Sequence[Record], parent: str) -> Recording:
     text = joined(part.text for part in parts)
     last = max(parts, key=lambda part: part.started_at)
-    return Whole(parent, sum(part.audio_s for part in parts), parts[0].reference, text, last)
+    return Recording(parent, sum(part.audio_s for part in parts), parts[0].reference, text, last)
 
 
-def spoken(records: Iterable[Record], scoring: Scoring) -> list[tuple[str, str]]:
+def reference_pairs(records: Iterable[Record], scoring: Scoring) -> list[tuple[str, str]]:
     """(reference, transcript) pairs to score: recordings with a reference."""
-    return [(whole.reference, whole.text) for whole in wholes(records, scoring) if whole.reference]
+    return [(whole.reference, whole.text) for whole in recordings_of(records, scoring) if whole.reference]
 
 
 LOOPS, LOOP_WORDS, LOOP_CHARACTERS = 5, 12, 20_000

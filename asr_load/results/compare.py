@@ -15,7 +15,7 @@ from asr_load.audio.clip import parent_of
 from asr_load.errors import InputError
 from asr_load.files import encode_json, write_atomically
 from asr_load.options.table import OPTIONS
-from asr_load.results.accuracy import counted, spoken, total
+from asr_load.results.accuracy import counted, reference_pairs, total
 from asr_load.results.metrics import METRICS
 from asr_load.results.proportion import Counted, difference_of_shares
 from asr_load.results.runfile import RunInfo
@@ -117,20 +117,20 @@ class _Interval(NamedTuple):
     highest: float
 
     @property
-    def apart(self) -> bool:
+    def excludes_zero(self) -> bool:
         """Whether the 99 % interval excludes 0."""
         return self.lowest > 0 or self.highest < 0
 
-    def held_with(self, other: _Interval) -> _Interval:
+    def union(self, other: _Interval) -> _Interval:
         """The smallest interval that contains both."""
         lows, highs = (self.low, other.low), (self.high, other.high)
         return _Interval(min(lows), max(highs), min(self.lowest, other.lowest), max(self.highest, other.highest))
 
-    def times(self, scale: float) -> _Interval:
+    def scaled(self, scale: float) -> _Interval:
         """The interval in another unit."""
         return _Interval(*(bound * scale for bound in self))
 
-    def around(self, difference: float) -> _Interval:
+    def shifted(self, difference: float) -> _Interval:
         """The interval, which must be around 0, moved to a difference."""
         return _Interval(*(bound + difference for bound in self))
 
@@ -223,11 +223,11 @@ def _figure(
     difference = found.difference = value - baseline
     found.relative = difference / baseline if baseline else None if difference else 0.0
     if within is not None:
-        interval = within.around(difference)
+        interval = within.shifted(difference)
         if several:
-            interval = interval.held_with(_between_runs(*map(np.array, known)))
+            interval = interval.union(_between_runs(*map(np.array, known)))
         found.low, found.high = interval.low, interval.high
-        if interval.apart:
+        if interval.excludes_zero:
             found.word = BETTER if (difference > 0) == (name in RATES) else WORSE
     return [found]
 
@@ -239,7 +239,7 @@ def _between_runs(own: np.ndarray, other: np.ndarray) -> _Interval:
     free = spread**2 / (parts[0] ** 2 / (len(own) - 1) + parts[1] ** 2 / (len(other) - 1)) if spread else 1.0
     at = min(int(free), len(T_975)) - 1
     half, more = (table[at] * math.sqrt(spread) for table in (T_975, T_995))
-    return _Interval(-half, half, -more, more).around(float(own.mean() - other.mean()))
+    return _Interval(-half, half, -more, more).shifted(float(own.mean() - other.mean()))
 
 
 def _within_runs(sides: Sides, names: Container[str]) -> dict[str, _Interval | None]:
@@ -269,7 +269,7 @@ def _latency_intervals(name: str, bootstraps: Sequence[_Drawn], fewest: int) -> 
     found: dict[str, _Interval | None] = {}
     for at, (statistic, share) in enumerate(STATISTICS.items()):
         known = [interval for spread in spreads if (interval := _interval(spread[:, at])) is not None]
-        interval = functools.reduce(_Interval.held_with, known).times(METRICS[name].scale) if known else None
+        interval = functools.reduce(_Interval.union, known).scaled(METRICS[name].scale) if known else None
         if interval is not None and share is not None and share**fewest > 1 - JUDGED_BOUNDS[1] / 100:
             # The true percentile may exceed the largest of so few values, but no draw does.
             interval = interval._replace(lowest=-math.inf, highest=math.inf)
@@ -286,7 +286,7 @@ def _error_rates(sides: Sides) -> _Interval | None:
     shown, judged = (difference_of_shares(own, other, z) for z in (Z_975, Z_995))
     if shown is None or judged is None:
         return None
-    return _Interval(*shown, *judged).around(other.share - own.share)
+    return _Interval(*shown, *judged).shifted(other.share - own.share)
 
 
 class _DrawnRun(NamedTuple):
@@ -474,7 +474,7 @@ def _errors_by_clip(run: Finished) -> dict[str, np.ndarray]:
         transcribed.setdefault(clip, []).append(record)
     by_clip = {}
     for clip, records in transcribed.items():
-        edits = total(counted(spoken(records, run.info.scoring), run.info.scoring))
+        edits = total(counted(reference_pairs(records, run.info.scoring), run.info.scoring))
         if edits.wer.units:
             by_clip[clip] = np.array([number for each in edits for number in (each.errors, each.units)], float)
     return by_clip

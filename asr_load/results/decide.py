@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from asr_load.results.accuracy import counts, spoken
+from asr_load.results.accuracy import counts, reference_pairs
 from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
 from asr_load.results.proportion import Counted, design_effect, wilson
@@ -56,7 +56,7 @@ def decide(slo: Slo, records: Sequence[Record], scoring: Scoring) -> Decision:
         bad = np.array([record.failed for record in records if not record.unfinished], dtype=float)
         return _share(bad, np.ones(len(bad)), slo.limit, enough)
     if slo.metric in ("wer", "cer"):
-        edits = [getattr(counts(*pair, scoring), slo.metric) for pair in spoken(good, scoring)]
+        edits = [getattr(counts(*pair, scoring), slo.metric) for pair in reference_pairs(good, scoring)]
         errors, units = (np.array([getattr(each, kind) for each in edits], float) for kind in ("errors", "units"))
         return _mean(errors, units, slo.limit, enough)
     values = [METRICS[slo.metric].shown(record) for record in good]

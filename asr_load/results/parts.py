@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from asr_load.errors import InputError
-from asr_load.results.accuracy import Accuracy, Whole, measure, spoken
+from asr_load.results.accuracy import Accuracy, Recording, measure, reference_pairs
 from asr_load.results.metrics import Figures
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import RunInfo
@@ -30,7 +30,7 @@ class Part(Selection, Generic[K]):
     """The requests of a run that have a key in common."""
 
     key: K = field(kw_only=True)
-    recordings: list[Whole] = field(default_factory=list)
+    recordings: list[Recording] = field(default_factory=list)
 
     def accuracy(self, scoring: Scoring) -> Accuracy:
         """Error rates of the recordings."""
@@ -40,8 +40,8 @@ class Part(Selection, Generic[K]):
 def by(
     run: Selection,
     key: Callable[[Record], K],
-    recordings: Iterable[Whole] = (),
-    key_of_recording: Callable[[Whole], K] | None = None,
+    recordings: Iterable[Recording] = (),
+    key_of_recording: Callable[[Recording], K] | None = None,
 ) -> list[Part[K]]:
     """Split a run's requests by their keys. Parts are sorted by key.
 
@@ -117,7 +117,7 @@ def by_user_class(run: Selection, info: RunInfo) -> list[ByUserClass]:
     rows = []
     for name in (each.name for each in info.user_classes):
         part = parts.get(name, Part(key=name))
-        rates = _rates_of(measure(spoken(part.good, info.scoring), info.scoring))
+        rates = _rates_of(measure(reference_pairs(part.good, info.scoring), info.scoring))
         rows.append(ByUserClass(name=name, fail=part.failed, itl=part.figures("itl"), **rates, **_figures_of(part)))
     return rows
 
@@ -138,7 +138,7 @@ def by_duration(run: Measured, scoring: Scoring) -> list[ByDuration]:
     """Latencies by the length of clips, and error rates by that of recordings, which are longer if clips are parts of
     them."""
 
-    def bucket(one: Record | Whole) -> int:
+    def bucket(one: Record | Recording) -> int:
         return bisect_right(LENGTHS, one.audio_s) - 1
 
     return [

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from asr_load.errors import InputError
-from asr_load.results.accuracy import measure, spoken
+from asr_load.results.accuracy import measure, reference_pairs
 from asr_load.results.metrics import METRICS
 from asr_load.results.normalizers import Scoring
 from asr_load.stream.record import Record
@@ -160,7 +160,7 @@ def _value(slo: Slo, records: Sequence[Record], scoring: Scoring) -> float | Non
         failed = sum(record.failed for record in records)
         return failed / (failed + len(good)) if failed or good else None
     if slo.metric not in METRICS:
-        rate: float | None = getattr(measure(spoken(good, scoring), scoring), slo.metric)
+        rate: float | None = getattr(measure(reference_pairs(good, scoring), scoring), slo.metric)
         return rate
     values = METRICS[slo.metric].values(good) * METRICS[slo.metric].scale
     if not values.size:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from asr_load.results.accuracy import Whole, wholes
+from asr_load.results.accuracy import Recording, recordings_of
 from asr_load.results.metrics import METRICS, Figures, figures_of
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import Late, RunInfo, WorkerInfo
@@ -140,9 +140,9 @@ class Measured(Selection):
     scoring: Scoring = field(default_factory=Scoring)
 
     @cached_property
-    def recordings(self) -> list[Whole]:
+    def recordings(self) -> list[Recording]:
         """The recordings that were transcribed."""
-        return list(wholes(self.good, self.scoring))
+        return list(recordings_of(self.good, self.scoring))
 
     @cached_property
     def outage(self) -> Outage | None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from asr_load.results.accuracy import common_preface, left_envelope, spoken
+from asr_load.results.accuracy import common_preface, left_envelope, reference_pairs
 from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.sound import CPU_VALID, Measured
 from asr_load.results.steady import Steadiness
@@ -573,7 +573,7 @@ def _around_transcripts(good: list[Record], info: RunInfo) -> Iterator[str]:
     if envelope := left_envelope(good):
         count, name = envelope
         yield f"the envelope of {name} is still around {count_of(count, 'transcript')}: use --text-format {name}"
-    elif preface := common_preface(spoken(good, info.scoring), info.scoring):
+    elif preface := common_preface(reference_pairs(good, info.scoring), info.scoring):
         count, words = preface[0], shorten(preface[1], 80)
         yield (
             f"{count} transcripts begin with '{words}', and no reference does: WER counts these words as errors;"
