@@ -1,5 +1,5 @@
 """Choose the requests that a run's figures describe: those without a time stamp in a second in which the client was
-late."""
+late. Find lost records and outages."""
 
 from __future__ import annotations
 
@@ -138,6 +138,7 @@ class Measured(Selection):
     why_bound: str = ""
     """Why late seconds cannot be excluded and make the run client-bound; empty if they do not."""
     scoring: Scoring = field(default_factory=Scoring)
+    """How the run's transcripts are compared with their references."""
 
     @cached_property
     def recordings(self) -> list[Recording]:
