@@ -22,8 +22,7 @@ from asr_load.audio.shard import Shards
 from asr_load.http import socket_reader
 from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
-from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport
+from asr_load.http.transport import Timeouts, Transport
 from asr_load.realtime.pacer import Playback
 from asr_load.realtime.utterance import transmit
 from benchmarks.flood_server import FLOODS, PHASES

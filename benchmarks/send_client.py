@@ -28,11 +28,10 @@ from asr_load.apis.transcription_request import TranscriptionRequest, request_he
 from asr_load.audio.dither import new_dither
 from asr_load.audio.shard import Shards
 from asr_load.http.attempt import ExchangeConfig
-from asr_load.http.connection import Connection, Connections, UserConnection, place_of
+from asr_load.http.connection import Connection, SharedState, UserConnection, place_of
 from asr_load.http.exchange import exchange
 from asr_load.http.self_check import choose
-from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport
+from asr_load.http.transport import Timeouts, Transport
 from asr_load.options.table import DEFAULT_PROMPT
 from benchmarks.sink import ANSWER
 
@@ -58,7 +57,7 @@ class Client:
             head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
             self.pieces.append([head, *parts])
         self._reader = choose("auto")[1]
-        self._connections = Connections()
+        self._connections = SharedState()
         self._config = ExchangeConfig(Timeouts(5, 5, 5), 0)
 
     def by_bytes(self, *, tls: bool) -> Way:
@@ -79,7 +78,7 @@ class Client:
     def by_connection(self, *, tls: bool) -> Way:
         """Send the same bytes with asr-load's connection."""
         transport = Transport(self.authority) if tls else Transport()
-        connection = Connection(place_of(self.tls_url if tls else self.url), transport, Connections())
+        connection = Connection(place_of(self.tls_url if tls else self.url), transport, SharedState())
         connection.open(5)
 
         def receive() -> bytes:
@@ -97,7 +96,7 @@ class Client:
         """Do all work of a user's request, except for Locust's part."""
         user_connection, session = UserConnection(), requests.Session()
         session.trust_env = False
-        user_connection.reader_factory, user_connection.connections = self._reader, self._connections
+        user_connection.reader_factory, user_connection.shared = self._reader, self._connections
         user_connection.connect(place_of(self.url), Transport(), 5)
         headers = {"Accept-Encoding": "identity", "Content-Type": self.api.content_type}
 

@@ -37,7 +37,7 @@ from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.transcript import Transcript, error_text, read_event
 from asr_load.http import socket_reader
 from asr_load.http.collector import CHUNKED
-from asr_load.http.connection import Connection, Connections, place_of
+from asr_load.http.connection import Connection, SharedState, place_of
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.transport import Transport
 from asr_load.realtime.socket import Socket
@@ -249,7 +249,7 @@ def _messages(source: ReaderFactory, parts: list[bytes]) -> tuple[Any, ...]:
     """The messages that a session receives, and how it ended."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"ws://127.0.0.1:{server.getsockname()[1]}/v1/realtime"
-        connection = Connection(place_of(url), Transport(), Connections())
+        connection = Connection(place_of(url), Transport(), SharedState())
         connection.open(LONGEST_WAIT_S)
         client, error = Socket(connection, source, url), ""
         talking = gevent.spawn(_talk, server, parts)

@@ -15,7 +15,7 @@ from asr_load.audio.dither import NO_DITHER
 from asr_load.http.attempt import Attempt, ExchangeConfig, never_sent
 from asr_load.http.connection import PAUSE_S, UserConnection
 from asr_load.http.failure import Failure
-from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Timeouts
 from asr_load.stream.cause import Cause
 from asr_load.stream.reader import Answer, ProtocolError
 from asr_load.stream.record import RealtimeRecord, Record

@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import pytest
 
-from asr_load.stream.coding import Decoded
+from asr_load.stream.coding import Decoder
 from asr_load.stream.limits import MAX_BYTES
 from asr_load.stream.reader import Answer, ProtocolError
 from harness.sse import ROLE, chunk, read_collected, sse, usage
@@ -27,8 +27,8 @@ CODED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def decoder_of(coding: str) -> Decoded:
-    decoder = Decoded.of(coding)
+def decoder_of(coding: str) -> Decoder:
+    decoder = Decoder.for_coding(coding)
     assert decoder is not None
     return decoder
 
@@ -52,7 +52,7 @@ def test_unrequested_compression_is_decoded(coding: str, size: int) -> None:
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
 def test_unknown_content_encoding_is_named(coding: str) -> None:
     with pytest.raises(ProtocolError, match=f"content-encoding: {coding}"):
-        Decoded.of(coding)
+        Decoder.for_coding(coding)
 
 
 def test_wrong_encoding_and_decompression_bombs_are_errors() -> None:

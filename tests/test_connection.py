@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Timeouts
 from harness.answers import each_reader
 from harness.patience import PATIENCE_S
 from harness.peer import OK, OVER_TLS, READERS, SOUND, STREAM, TLS, Client, server_context, talk
@@ -199,7 +199,7 @@ def test_tls_tickets_are_not_a_response(reader: str) -> None:
         for _ in range(3):
             assert client.send(peer.url).outcome == "ok"
             time.sleep(0.05)
-    assert (peer.connections, client.user_connection.connections.dropped) == (1, 0)
+    assert (peer.connections, client.user_connection.shared.dropped) == (1, 0)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -264,7 +264,7 @@ def test_kept_connection_sends_the_same_bytes_as_requests() -> None:
         own = {"X-Clip-Id": "ä%20".encode(), "X-Request-Id": b"3"}
         others = {"Accept": "text/event-stream", "Content-Type": "application/json"}
         client.session.post(peer.url, b'{"a":' + b"1" * 100 + b"}", headers={**others, **own})
-    assert (peer.connections, client.user_connection.connections.count) == (2, 1)
+    assert (peer.connections, client.user_connection.shared.count) == (2, 1)
     heads, bodies = zip(*(request.split(b"\r\n\r\n", 1) for request in peer.requests), strict=True)
     assert bodies[0] == bodies[1] == bodies[2] == b'{"a":' + b"1" * 100 + b"}"
     for number, head in enumerate(heads, 1):
@@ -322,4 +322,4 @@ def test_connection_closed_by_the_server_is_replaced_without_a_failure() -> None
     lone = OK + b"X: Connection: close\r\n\r\n" + STREAM  # closes unannounced: noticed only when it is written to
     with talk(SOUND, lone, SOUND) as (client, peer):
         assert [client.send(peer.url).outcome for _ in range(3)] == ["ok"] * 3
-    assert peer.connections == client.user_connection.connections.count == 2
+    assert peer.connections == client.user_connection.shared.count == 2

@@ -26,8 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from asr_load.http.connection import MAX_PAUSE_S, PAUSE_S, pause_s
-from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport
+from asr_load.http.transport import Timeouts, Transport
 from asr_load.stream.record import decode_record, encode_record
 from conftest import CHECKOUT
 from harness.answers import CHUNKED, EVENTS, JSON, chunk, each_reader, sized
@@ -177,7 +176,7 @@ def test_bytes_on_an_idle_connection_are_not_a_response(reader: str, behind: byt
             settle(lambda: has_come(client))  # a busy kernel may deliver it some time after the peer's sendall
         told = [client.send(peer.url) for _ in range(2)]
     assert [(record.outcome, record.text, record.retries) for record in told] == [("ok", "b", 0)] * 2
-    assert (peer.connections, client.user_connection.connections.dropped) == (2, 1)
+    assert (peer.connections, client.user_connection.shared.dropped) == (2, 1)
 
 
 @each_reader

@@ -75,7 +75,7 @@ def test_connection_closed_by_an_idle_gateway_is_replaced(kind: str, reader: str
             told.append(client.send(front.url + PATH, BODY))
             took.append(time.perf_counter() - began)
         client.user_connection.close()
-    opened = client.user_connection.connections
+    opened = client.user_connection.shared
     assert [record.outcome for record in told] == ["ok"] * 4
     # Neither a new connection nor a first attempt is part of a latency.
     for record, whole in zip(told, took, strict=True):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import gevent
 import pytest
 
-from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Timeouts
 from asr_load.stream.limits import (
     MAX_BYTES,
     MAX_EVENT_LINES,

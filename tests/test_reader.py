@@ -300,10 +300,10 @@ def test_grace_ends_if_content_follows_a_finish_reason() -> None:
     answer = Answer()
     body = b"".join(sse(*TEXT, chunk(None, "stop"), done=False))
     read_collected(answer, body, [1], [len(body)], ended=False)
-    assert (answer.said_its_end, answer.grace_s) == (True, GRACE_S[False])
+    assert (answer.is_complete, answer.grace_s) == (True, GRACE_S[False])
     more = body + b"".join(sse(chunk(" more"), done=False))
     read_collected(answer, more, [1, 2], [len(body), len(more)], ended=False)
-    assert (answer.said_its_end, answer.grace_s) == (False, float("inf"))
+    assert (answer.is_complete, answer.grace_s) == (False, float("inf"))
     # The first end was not the end, so a second one is not trusted.
     again = more + b"".join(sse(chunk(None, "stop"), done=False))
     read_collected(answer, again, [1, 2, 3], [len(body), len(more), len(again)], ended=False)
@@ -463,7 +463,7 @@ def test_segments_end_with_a_framed_body(framed: bool, parts: list[str]) -> None
     read_collected(answer, body, [1], [len(body)], ended=True)
     assert answer.text.strip() == "he said"
     assert answer.outcome() == ("ok" if framed else "cut")
-    assert not answer.said_its_end
+    assert not answer.is_complete
 
 
 def test_chat_stream_without_an_end_is_cut_in_a_framed_body() -> None:

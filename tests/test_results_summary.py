@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.results.metrics import figures
+from asr_load.results.metrics import METRICS, figures
 from asr_load.results.runfile import write_run
-from asr_load.results.summary import summarise, summarise_folder
+from asr_load.results.summary import Summary, summarise, summarise_folder
 from asr_load.schedule.work import ArrivalCounts
 from asr_load.stream.record import Record, RecordFile
 from harness.records import failure, health, record, run_info, worker_info

@@ -81,7 +81,7 @@ from gevent import monkey; monkey.patch_all()
 import gevent
 from asr_load.errors import InputError
 from asr_load.http import self_check, socket_reader
-from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Timeouts
 
 how, disturbed = sys.argv[1], int(sys.argv[2])
 mistake, serve, attempts = self_check._mistake, self_check._serve, 0

@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
 from asr_load.apis.transcript import Transcript
-from asr_load.http.connection import Connection, Connections, place_of
+from asr_load.http.connection import Connection, SharedState, place_of
 from asr_load.http.socket_reader import compiled, python
 from asr_load.http.transport import Transport
 from asr_load.realtime import socket as realtime
@@ -42,7 +42,7 @@ def accepted(server: socket.socket) -> tuple[socket.socket, ServerProtocol]:
 
 def client_to(url: str, factory: Any) -> Socket:
     """A socket that is connected, but has not shaken hands."""
-    connection = Connection(place_of(url), Transport(), Connections())
+    connection = Connection(place_of(url), Transport(), SharedState())
     connection.open(PATIENCE_S)
     return Socket(connection, factory, url)
 

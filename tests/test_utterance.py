@@ -18,7 +18,7 @@ from asr_load.audio.dither import NO_DITHER
 from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
 from asr_load.http.failure import Failure
-from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Timeouts
 from asr_load.realtime import utterance as utterances
 from asr_load.realtime.pacer import Playback
 from asr_load.realtime.session import RealtimeSession

@@ -14,8 +14,7 @@ from asr_load.apis.transcript import Transcript
 from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.http.connection import UserConnection
 from asr_load.http.failure import Failure, client_want
-from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport
+from asr_load.http.transport import Timeouts, Transport
 from asr_load.stream.cause import cause_of
 from asr_load.stream.reader import Answer, ProtocolError
 from asr_load.stream.record import RealtimeRecord, Record

@@ -70,8 +70,8 @@ def place_of(url: str) -> Place:
     return Place(parts.scheme, host, parts.port or PORTS[parts.scheme])
 
 
-class Connections:
-    """Counts the connections that a process opens, and the seconds for connecting and TLS handshakes."""
+class SharedState:
+    """State that all users of a process share. Its times are those of connecting and TLS handshakes, in seconds."""
 
     def __init__(self, first: int = 0) -> None:
         self.addresses = Addresses(first)
@@ -95,9 +95,9 @@ class Connection:
     """A connection to one place, possibly through a proxy. It is opened for the first request, and reopened if it was
     closed."""
 
-    def __init__(self, place: Place, transport: Transport, connections: Connections) -> None:
+    def __init__(self, place: Place, transport: Transport, shared: SharedState) -> None:
         self.place, self.transport = place, transport
-        self._connections = connections
+        self._shared = shared
         self.sock: socket.socket | None = None
         self.tls: Tls | None = None
         self._session: ssl.SSLSession | None = None
@@ -132,7 +132,7 @@ class Connection:
             self.close()
             raise
         took = time.perf_counter() - began
-        self._connections.add(took)
+        self._shared.add(took)
         self.unused = True
         return took
 
@@ -142,7 +142,7 @@ class Connection:
         to = proxy or self.place
         try:
             upstream = self.transport.upstream or ((to.host, to.port),)
-            self.sock, self.replica = self._connections.addresses.connect(upstream, until)
+            self.sock, self.replica = self._shared.addresses.connect(upstream, until)
         except OSError as error:
             raise connect_failure(error, proxy=bool(proxy)) from error
         if proxy:
@@ -208,7 +208,7 @@ class Connection:
     def drop(self) -> None:
         """Close and count a connection on which unexpected bytes or the end arrived."""
         self.close()
-        self._connections.dropped += 1
+        self._shared.dropped += 1
 
     def reads(self, factory: ReaderFactory) -> Reads:
         """A function that starts reading the next response."""
@@ -311,7 +311,7 @@ class UserConnection:
     reached). Call `reset` before each request."""
 
     def __init__(self) -> None:
-        self.connections = Connections()
+        self.shared = SharedState()
         """Counters, of this user or shared by all users of a process."""
         self.reader_factory: ReaderFactory = python
         """Makes the readers of responses."""
@@ -362,7 +362,7 @@ class UserConnection:
         self.drop()
         connection = self._by_destination.get((place, transport))
         if connection is None:
-            connection = self._by_destination[place, transport] = Connection(place, transport, self.connections)
+            connection = self._by_destination[place, transport] = Connection(place, transport, self.shared)
         self.connection = connection  # so that the record of a failed connection does not name another's address
         return connection
 

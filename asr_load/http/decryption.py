@@ -6,9 +6,9 @@ import errno
 import os
 
 from asr_load.http.collector import TAKE_BYTES, Owner, SocketReader
+from asr_load.http.loop import call_in_next_round
 from asr_load.http.socket_reader import ReaderFactory
 from asr_load.http.tls import Tls
-from asr_load.http.turn import call_in_next_round
 
 
 class Decryption:

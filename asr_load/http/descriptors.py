@@ -7,16 +7,16 @@ import resource
 
 logger = logging.getLogger(__name__)
 
-OF_A_USER = 2
+DESCRIPTORS_PER_USER = 2
 """Descriptors of a user: the connection, and the reader's duplicate of it."""
 
-OF_THE_PROCESS = 64
+OTHER_DESCRIPTORS = 64
 """Descriptors of the process: files, libraries, Locust's connections, and short-lived ones."""
 
 
 def allow(users: int) -> None:
     """Raise this process's limit of file descriptors for `users`, and log a warning if the hard limit is too low."""
-    needed = OF_A_USER * users + OF_THE_PROCESS
+    needed = DESCRIPTORS_PER_USER * users + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = hard == resource.RLIM_INFINITY
     if soft != resource.RLIM_INFINITY and soft < needed:

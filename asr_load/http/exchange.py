@@ -15,9 +15,9 @@ from asr_load.http.collector import UNTIL_CLOSE
 from asr_load.http.connection import Connection, UserConnection, place_of
 from asr_load.http.failure import ENDED, Failure, failure, words
 from asr_load.http.head import Head
+from asr_load.http.loop import TimeSlice
 from asr_load.http.response import Response
 from asr_load.http.transport import Transport
-from asr_load.http.turn import Turn
 from asr_load.stream.cause import BUSY_CODES, Cause
 from asr_load.stream.reader import Answer, ProtocolError, http_error_message
 from asr_load.stream.record import Record
@@ -95,7 +95,7 @@ class _Exchange(Attempt):
         self.error = answer.error or reasons.get(self.outcome)
 
     def fail(self, failure: Failure) -> None:
-        if self.answer.said_its_end or self.answer.error is not None:
+        if self.answer.is_complete or self.answer.error is not None:
             self._conclude()
             if self.ended is None:
                 self.ended = self.user_connection.last_read
@@ -142,7 +142,7 @@ def _attempt(
     result: _Exchange,
 ) -> None:
     limits = config.limits
-    transport = config.transport.of_client(client, request.url)
+    transport = config.transport.for_client(client, request.url)
     prepared = prepare(client, user_connection, request, transport)
     connection = user_connection.connect(place_of(request.url), transport, limits.connect)
 
@@ -203,7 +203,7 @@ def _send(
     user_connection.uploaded = time.perf_counter_ns()
     response.read_head()
     user_connection.headers = response.read_at
-    connections = user_connection.connections
+    connections = user_connection.shared
     if connections.server is None:
         connections.server = config.intake.line(response.head.get("server"), SERVER_CHARS)
     return response
@@ -256,7 +256,7 @@ def prepare(
     prepared = user_connection.prepared
     common = (request.url, request.headers, transport)
     if prepared is None or user_connection.common != common or _is_its_own(client, prepared):
-        shared = user_connection.connections.prepared
+        shared = user_connection.shared.prepared
         same = (request.url, *request.headers.items(), *client.headers.items())
         plain = not (client.cookies or client.auth or client.params or hooks.has_hooks(client))
         prepared = shared.get(same) if plain else None
@@ -285,10 +285,10 @@ def _collect(response: Response, answer: Answer) -> None:
 
     def parse(ended: bool, whole: bool = False) -> None:
         collected = response.reader.collected()
-        turn = Turn()
+        time_slice = TimeSlice()
         for _ in answer.steps(*(collected if coding is None else coding.take(*collected)), ended):
             if not whole:
-                turn.give()
+                time_slice.give()
 
     try:
         while not response.wait_for_end(min(SLICE_S, max(until - time.perf_counter(), 0.0))):
@@ -301,7 +301,7 @@ def _collect(response: Response, answer: Answer) -> None:
     except Exception:
         parse(ended=False)
         # A complete response remains a success, however its body ended.
-        if not answer.said_its_end:
+        if not answer.is_complete:
             raise
         return
     except BaseException:

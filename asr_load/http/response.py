@@ -11,7 +11,7 @@ from gevent.event import Event
 from asr_load.http.collector import Owner, SocketReader
 from asr_load.http.failure import LAST_LOOK_S, STALLED, Failure, failure
 from asr_load.http.head import Head, HeadParser
-from asr_load.stream.coding import Decoded
+from asr_load.stream.coding import Decoder
 from asr_load.stream.limits import MAX_BYTES, MAX_READS
 
 CLOSED = "Remote end closed connection without response"
@@ -121,9 +121,9 @@ class Response:
         collected = self.reader.collected()
         return (collected if coding is None else coding.take(*collected))[0]
 
-    def coding(self) -> Decoded | None:
+    def coding(self) -> Decoder | None:
         """The decoder of the body's compression; None without one. Raises ProtocolError for an unsupported one."""
-        return Decoded.of(self.head.get("content-encoding"))
+        return Decoder.for_coding(self.head.get("content-encoding"))
 
     def close(self) -> None:
         """Stop reading. May be called more than once."""

@@ -30,7 +30,7 @@ from asr_load.http.collector import SocketReader
 from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import exchange
 from asr_load.http.socket_reader import ReaderFactory
-from asr_load.http.timeouts import Timeouts
+from asr_load.http.transport import Timeouts
 from asr_load.stream.record import Record
 
 logger = logging.getLogger(__name__)
@@ -258,6 +258,6 @@ def _read_two(url: str, user_connection: UserConnection, sent: list[_Sent]) -> _
             request = TranscriptionRequest(url, [b"check"], {}, "check", "", 1.0, number, 0, 0)
             records.append(exchange(session, user_connection, request, config)[0])
             began = began or user_connection.started or 0
-    if user_connection.connections.count != 1:
-        raise RuntimeError(f"{user_connection.connections.count} connections for two requests")
+    if user_connection.shared.count != 1:
+        raise RuntimeError(f"{user_connection.shared.count} connections for two requests")
     return _Exchanges(records, began, sent)

@@ -14,7 +14,7 @@ import gevent
 
 from asr_load.decode import decode
 from asr_load.errors import InputError
-from asr_load.http.connection import Connection, Connections, place_of
+from asr_load.http.connection import Connection, SharedState, place_of
 from asr_load.http.failure import Failure, words
 from asr_load.http.response import Response
 from asr_load.http.socket_reader import python
@@ -140,7 +140,7 @@ def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
 
 def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str = "GET") -> tuple[int, bytes]:
     """Send a request without a body. Returns the response's status and body, within PATIENCE_S in all."""
-    connection = Connection(place_of(url), transport, Connections())
+    connection = Connection(place_of(url), transport, SharedState())
     fields = headers if method == "GET" else {**headers, "Content-Length": "0"}
     head = connection.request_head(method, urlsplit(url).path, fields) + "\r\n"
     try:

@@ -29,7 +29,7 @@ import gevent
 from gevent import monkey
 
 from asr_load.http.collector import Collector, Owner, SocketReader
-from asr_load.http.turn import call_in_next_round
+from asr_load.http.loop import call_in_next_round
 from asr_load.stream.limits import TURN_S
 
 try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gevent import socket
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from asr_load.http.turn import Turn
+from asr_load.http.loop import TimeSlice
 
 RECORD_BYTES = 16384
 """Maximum plaintext of a TLS record (RFC 8446, section 5.1)."""
@@ -51,9 +51,9 @@ class Tls:
     def shake_hands(self, sock: socket.socket) -> None:
         """Do the handshake over a blocking socket. The caller limits the time. Raises OSError, including
         ssl.SSLError."""
-        turn = Turn()
+        time_slice = TimeSlice()
         while True:
-            turn.give()  # a server may send empty records forever
+            time_slice.give()  # a server may send empty records forever
             try:
                 self._object.do_handshake()
                 break

@@ -1,4 +1,4 @@
-"""How to reach a server: the proxy, the trusted authorities, and the client certificate."""
+"""How to reach a server: timeouts, the proxy, the trusted authorities, and the client certificate."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 @dataclass(frozen=True)
+class Timeouts:
+    """Limits in seconds: to connect (including name, proxy and handshakes), without data of the response, and in
+    total."""
+
+    connect: float
+    stall: float
+    total: float
+
+
+@dataclass(frozen=True)
 class Transport:
     """Settings as in requests: `verify` is a file or folder of authorities, True for those of requests, or False to
     accept any certificate; `cert` is the client certificate and key; `proxy` is a URL, or empty."""
@@ -35,15 +45,16 @@ class Transport:
     upstream: tuple[tuple[str, int], ...] = ()
     """Addresses to connect to in turn; empty: the server's address."""
 
-    def of_client(self, client: Session, url: str) -> Transport:
+    def for_client(self, client: Session, url: str) -> Transport:
         """This transport, overridden by the settings of a locustfile's client."""
         if client.verify is True and client.cert is None and not client.proxies:
             return self
         verify = self.verify if client.verify is True or client.verify is None else client.verify
         proxy, basic = self.proxy, self.proxy_basic
-        if own := select_proxy(url, client.proxies):
-            user, password = get_auth_from_url(own)
-            proxy, basic = urldefragauth(own), b64encode(f"{user}:{password}".encode()).decode() if user else ""
+        if client_proxy := select_proxy(url, client.proxies):
+            user, password = get_auth_from_url(client_proxy)
+            proxy = urldefragauth(client_proxy)
+            basic = b64encode(f"{user}:{password}".encode()).decode() if user else ""
         return replace(self, verify=verify, cert=client.cert or self.cert, proxy=proxy, proxy_basic=basic)
 
     @property
@@ -70,7 +81,7 @@ def read_transport(
     for what, file in (("--ca", ca), *environment):
         if file and verify is True:
             verify = _authorities(what, file)
-    return Transport(verify, _own(cert) if cert else None, proxy, proxy_basic, upstream)
+    return Transport(verify, _client_certificate(cert) if cert else None, proxy, proxy_basic, upstream)
 
 
 def proxy_of_environment(host: str) -> str:
@@ -102,7 +113,7 @@ def _authorities(what: str, file: str) -> str:
     return str(path)
 
 
-def _own(word: str) -> str | tuple[str, str]:
+def _client_certificate(word: str) -> str | tuple[str, str]:
     """Parse --cert: one file with the certificate and key, or two files separated by a comma."""
     cert, comma, key = word.partition(",")
     files = [str(Path(file.strip()).expanduser()) for file in (cert, key) if file.strip()]

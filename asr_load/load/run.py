@@ -18,7 +18,7 @@ from requests import Session
 
 from asr_load.apis.transcription_request import TranscriptionRequest, request_headers
 from asr_load.http.attempt import ExchangeConfig, never_sent
-from asr_load.http.connection import PAUSE_S, Connections, UserConnection
+from asr_load.http.connection import PAUSE_S, SharedState, UserConnection
 from asr_load.http.self_check import Reader
 from asr_load.http.socket_reader import CompiledReaders
 from asr_load.load.loop_monitor import LoopMonitor
@@ -80,7 +80,7 @@ class Run:
         self._nice = compiled.nice if compiled else 0
         self._monitor = LoopMonitor(compiled.lags if compiled else None, epoch_ns / 1e9)
         self._publisher = Publisher(runner.environment, targets, show)
-        self._connections = Connections(share.worker)
+        self._shared = SharedState(share.worker)
         self._stopping = Event()
         self._unsent: dict[int, dict[int, TranscriptionRequest]] = {}
         """Requests that users took but have not started to send, by user and number."""
@@ -151,7 +151,7 @@ class Run:
     def send(self, client: Session, user_connection: UserConnection, request: TranscriptionRequest) -> Record:
         """Send a request, read its response, write its record and fire its events. An exception of the user's code
         meanwhile, such as a gevent.Timeout, is reraised after that."""
-        user_connection.reader_factory, user_connection.connections = self._reader_factory, self._connections
+        user_connection.reader_factory, user_connection.shared = self._reader_factory, self._shared
         is_first = self._unsent.get(request.user, {}).pop(request.seq, None) is not None
         if not is_first:
             request = self._resend(request)
@@ -219,12 +219,12 @@ class Run:
             reader=self._reader,
             cores=self._cores,
             users=len(self._source_of),
-            connections=self._connections.count,
-            connections_dropped=self._connections.dropped,
-            server=self._connections.server or "",
+            connections=self._shared.count,
+            connections_dropped=self._shared.dropped,
+            server=self._shared.server or "",
             reader_nice=self._nice,
-            connecting_s=self._connections.total_s,
-            connecting_max_s=self._connections.longest_s,
+            connecting_s=self._shared.total_s,
+            connecting_max_s=self._shared.longest_s,
             started=self.queue.taken,
             queued=self.queue.queued,
             late=self._late,

@@ -19,8 +19,8 @@ from websockets.uri import WebSocketURI
 
 from asr_load.http.connection import Connection
 from asr_load.http.failure import LAST_LOOK_S, Failure, failure
+from asr_load.http.loop import let_others_run
 from asr_load.http.socket_reader import ReaderFactory
-from asr_load.http.turn import let_others_run
 from asr_load.stream.cause import BUSY_CODES, Cause, cause_of
 from asr_load.stream.limits import MAX_EVENT_BYTES, MAX_EVENTS, MAX_STREAM_BYTES
 from asr_load.stream.reader import ProtocolError, http_error_message

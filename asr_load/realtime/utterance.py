@@ -22,7 +22,7 @@ from asr_load.http.attempt import Attempt, ExchangeConfig
 from asr_load.http.connection import UserConnection, place_of
 from asr_load.http.exchange import exchange, over_http, prepare
 from asr_load.http.failure import Failure
-from asr_load.http.turn import Turn
+from asr_load.http.loop import TimeSlice
 from asr_load.realtime.pacer import Packets, Playback
 from asr_load.realtime.session import RealtimeSession
 from asr_load.realtime.socket import NO_FRAME, Socket
@@ -98,7 +98,7 @@ class Utterance(Attempt):
     def _connect(self) -> RealtimeSession:
         """Connect and shake hands. Raises Failure and ProtocolError."""
         url, limit_s, user_connection = self.request.url, self.config.limits.connect, self.user_connection
-        transport = self.config.transport.of_client(self._client, over_http(url))
+        transport = self.config.transport.for_client(self._client, over_http(url))
         connection = user_connection.connection_for(place_of(url), transport)
         connection.close()
         until = time.perf_counter() + limit_s
@@ -113,7 +113,7 @@ class Utterance(Attempt):
 
     def _send_speech(self, session: RealtimeSession, speech: Speech, options: RealtimeOptions) -> None:
         """Send all packets and process events meanwhile, until the rest need not be sent."""
-        socket, dialect, pace, turn = session.socket, session.dialect, options.pace, Turn()
+        socket, dialect, pace, time_slice = session.socket, session.dialect, options.pace, TimeSlice()
         for message in dialect.begin():
             socket.send(message)
         # A random phase, because users begin together but microphones are not synchronized.
@@ -125,7 +125,7 @@ class Utterance(Attempt):
             while not packets.ended and socket.is_open and self.transcript.error is None:
                 if not pace:
                     packets.send(time.perf_counter())
-                    turn.give()
+                    time_slice.give()
                 socket.listen(None if pace else 0.0)
                 self.process_events(session)
             if packets.error is not None:

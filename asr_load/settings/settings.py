@@ -13,8 +13,7 @@ from typing import Any
 from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.realtime import RealtimeOptions
 from asr_load.errors import InputError
-from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport, proxy_of_environment, read_transport
+from asr_load.http.transport import Timeouts, Transport, proxy_of_environment, read_transport
 from asr_load.options.table import DEFAULT_MODEL, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
 from asr_load.results.slo import Goodput, Slo, check_unit, parse_slos
 from asr_load.schedule.arrivals import Loop, parse_stages

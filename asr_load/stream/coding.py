@@ -15,7 +15,7 @@ _GZIP_OR_ZLIB, _RAW = zlib.MAX_WBITS | 32, -zlib.MAX_WBITS
 _ZLIB_METHOD = 8
 
 
-class Decoded:
+class Decoder:
     """Decompresses a gzip or deflate body that arrives in arbitrary pieces."""
 
     def __init__(self, coding: str) -> None:
@@ -30,7 +30,7 @@ class Decoded:
         self._size = 0
 
     @classmethod
-    def of(cls, coding: str | None) -> Decoded | None:
+    def of(cls, coding: str | None) -> Decoder | None:
         """The decoder of a Content-Encoding; None for identity. Raises ProtocolError for an unsupported one."""
         name = (coding or "identity").strip().lower()
         if name not in ("identity", "", "gzip", "x-gzip", "deflate"):

@@ -171,7 +171,7 @@ class Answer:
         return None
 
     @property
-    def said_its_end(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the response is complete, whatever happened to its connection afterwards."""
         return self.done or self._finished
 

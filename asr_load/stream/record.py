@@ -46,7 +46,7 @@ CloseCode = Annotated[int, Meta(ge=0, lt=1 << 16)]
 LEAST_AUDIO_S = 0.001
 """Length of the shortest clip, and rounding unit of lengths, in seconds."""
 
-MOST_CHARS = 2000
+MAX_WORD_CHARS = 2000
 """Maximum length of a record's words and lines. Transcripts have only the limit of a response."""
 
 LONGEST_LINE = 256 << 20
@@ -258,10 +258,10 @@ def _odd_word(record: Record) -> str:
     else:
         names, words = _WORDS, _words(record)
     together = "".join(filter(None, words))
-    if together.isascii() and together.isprintable() and len(together) <= MOST_CHARS:
+    if together.isascii() and together.isprintable() and len(together) <= MAX_WORD_CHARS:
         return ""
     found = zip(names, words, strict=True)
-    return next((name for name, word in found if word and (len(word) > MOST_CHARS or word != visible(word))), "")
+    return next((name for name, word in found if word and (len(word) > MAX_WORD_CHARS or word != visible(word))), "")
 
 
 encode_record = msgspec.json.Encoder().encode

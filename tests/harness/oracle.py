@@ -37,7 +37,7 @@ def ask(url: str) -> Reading:
         except ProtocolError:
             return _reading("protocol", 200, answer)
         except requests.RequestException:
-            outcome = answer.outcome() if answer.said_its_end else "cut"
+            outcome = answer.outcome() if answer.is_complete else "cut"
             return _reading(outcome, 200, answer)
     return _reading(answer.outcome(), 200, answer)
 

@@ -24,8 +24,7 @@ from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
 from asr_load.http.exchange import exchange
 from asr_load.http.socket_reader import ReaderFactory
-from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport
+from asr_load.http.transport import Timeouts, Transport
 from asr_load.stream.record import Record
 from asr_load.text import Intake
 from harness.patience import PATIENCE_S

@@ -19,8 +19,7 @@ from asr_load.apis.transcription_request import TranscriptionRequest
 from asr_load.audio.dither import NO_DITHER
 from asr_load.http.attempt import ExchangeConfig
 from asr_load.http.connection import UserConnection
-from asr_load.http.timeouts import Timeouts
-from asr_load.http.transport import Transport
+from asr_load.http.transport import Timeouts, Transport
 from asr_load.realtime.pacer import Playback
 from asr_load.realtime.utterance import transmit
 from asr_load.stream.record import Record

@@ -30,14 +30,14 @@ def call_in_next_round(function: Callable[[], object]) -> None:
     timer.start(call)
 
 
-class Turn:
+class TimeSlice:
     """Lets others run when a greenlet has used the event loop for TURN_S, so that data does not wait to be read."""
 
     def __init__(self) -> None:
         self._until = time.perf_counter() + TURN_S
 
     def give(self) -> None:
-        """Let others run if the turn is over."""
+        """Let others run if the slice is used up."""
         if time.perf_counter() > self._until:
             let_others_run()
             self._until = time.perf_counter() + TURN_S
