@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from asr_load.audio.clip import Clip
     from asr_load.audio.shard import open_shards
     from asr_load.load.user import SpeechUser
+    from asr_load.results.record_file import read_records
     from asr_load.results.summary import summarise, summarise_folder
-    from asr_load.stream.record import Record, read_records
+    from asr_load.stream.record import Record
 
     __version__: str
 
@@ -36,7 +37,7 @@ _HOMES = {
     "Record": "asr_load.stream.record",
     "SpeechUser": "asr_load.load.user",
     "open_shards": "asr_load.audio.shard",
-    "read_records": "asr_load.stream.record",
+    "read_records": "asr_load.results.record_file",
     "summarise": "asr_load.results.summary",
     "summarise_folder": "asr_load.results.summary",
 }

@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 
 from asr_load.results.compare import NO_DIFFERENCE, WORSE, Compared, compare
+from asr_load.results.record_file import read_records
 from asr_load.results.runfile import RunInfo, read_run
 from asr_load.results.summary import Finished
 from asr_load.selftest.ground_truth import scripted_server, share_cores
-from asr_load.stream.record import Record, read_records
+from asr_load.stream.record import Record
 from benchmarks import CHECKOUT, Row
 
 SERVER = ("--ttft-ms", 30, "--tokens", 4, "--itl-ms", 5, "--slots", 8, "--fault", "503=0.02")

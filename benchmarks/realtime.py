@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from asr_load.results.record_file import read_records
 from asr_load.results.runfile import RunInfo, read_run
 from asr_load.selftest.ground_truth import run_on, scripted_server, share_cores
-from asr_load.stream.record import RealtimeRecord, read_records
+from asr_load.stream.record import RealtimeRecord
 from benchmarks import CHECKOUT, Row, ratio
 from benchmarks.clips import write_clips
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from asr_load.results.record_file import RECORDS, RecordFile
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo, write_run
 from asr_load.results.summary import summarise_folder
-from asr_load.stream.record import RECORDS, RecordFile, decode_record, encode_record
+from asr_load.stream.record import decode_record, encode_record
 from benchmarks import CHECKOUT, Row, ratio, seconds
 from benchmarks.stats import made_up
 

@@ -28,10 +28,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asr_load.results.record_file import read_records
 from asr_load.results.runfile import read_run
 from asr_load.selftest.calibrate import free_port
 from asr_load.selftest.ground_truth import Cores, Server, run_on, scripted_server, share_cores
-from asr_load.stream.record import RealtimeRecord, read_records
+from asr_load.stream.record import RealtimeRecord
 from asr_load.text import count_of
 from asr_server.faults import FAULTS
 from benchmarks import CHECKOUT

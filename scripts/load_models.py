@@ -21,9 +21,10 @@ from asr_load.errors import OneLineParser
 from asr_load.report.console import console_for
 from asr_load.report.page import plots_page
 from asr_load.report.plots import Mark, Plot, Series
+from asr_load.results.record_file import read_records
 from asr_load.results.summary import SUMMARY, Summary
 from asr_load.selftest.ground_truth import Server, scripted_server, share_cores
-from asr_load.stream.record import Record, read_records
+from asr_load.stream.record import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "load-models-{}.png"

@@ -21,10 +21,10 @@ from packaging.specifiers import SpecifierSet
 
 from asr_load.load.shapes import add_search_options, add_shape_options
 from asr_load.options.parser import add_options
+from asr_load.results.record_file import RECORDS, RecordFile
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import summarise_folder
 from asr_load.settings.request import read_request
-from asr_load.stream.record import RECORDS, RecordFile
 from conftest import CHECKOUT
 from harness.patience import PATIENCE_S
 from harness.records import failure, record, run_info

@@ -9,19 +9,11 @@ import jsonschema
 import pytest
 
 from asr_load.errors import InputError
+from asr_load.results.record_file import RECORDS, RecordFile, append_lines, read_records
 from asr_load.results.runfile import Refused, write_run
 from asr_load.results.schemas import schema
 from asr_load.results.summary import read_finished
-from asr_load.stream.record import (
-    REALTIME,
-    RECORDS,
-    RealtimeRecord,
-    RecordFile,
-    append_lines,
-    decode_record,
-    encode_record,
-    read_records,
-)
+from asr_load.stream.record import REALTIME, RealtimeRecord, decode_record, encode_record
 from harness.realtime import speak
 from harness.records import record, run_info
 

@@ -13,8 +13,9 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.load.record_check import Numbers, RecordCheck
 from asr_load.load.worker import own_folder
+from asr_load.results.record_file import read_records
 from asr_load.results.runfile import Late, Refused, RunInfo, WorkerInfo, absurd, write_run
-from asr_load.stream.record import RealtimeRecord, decode_record, encode_record, read_records
+from asr_load.stream.record import RealtimeRecord, decode_record, encode_record
 from harness.records import failure, health, record, run_info, worker_info
 
 REALTIME = {"api": "realtime", "send_lag": {"p50": 0.0, "p99": 0.001, "max": 0.002}, "events": {"session.created": 1}}

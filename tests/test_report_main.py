@@ -16,8 +16,9 @@ from asr_load.errors import InputError
 from asr_load.report.main import main
 from asr_load.report.page import make_report
 from asr_load.report.summary import print_summary
+from asr_load.results.record_file import RECORDS
 from asr_load.results.summary import read_finished, summarise
-from asr_load.stream.record import RECORDS, encode_record
+from asr_load.stream.record import encode_record
 from harness.records import record, run_folder, run_info
 from harness.runs import FAST, run
 from harness.serving import serve

@@ -16,8 +16,9 @@ from asr_load.report.plots import distributions, fit, waterfall
 from asr_load.report.tables import latencies
 from asr_load.report.transcripts import errors_of, worst
 from asr_load.results.course import course, in_flight_at_start, width_for
+from asr_load.results.record_file import RECORDS
 from asr_load.results.summary import Finished, read_finished, summarise
-from asr_load.stream.record import RECORDS, Record
+from asr_load.stream.record import Record
 from harness.records import failure, record, run_folder, run_info, worker_info
 
 MARKUP = "</script><b>\"'&{{7*7}}"

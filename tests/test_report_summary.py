@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from asr_load.report.summary import print_summary
+from asr_load.results.record_file import RecordFile, read_records
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import summarise_folder
-from asr_load.stream.record import Record, RecordFile, read_records
+from asr_load.stream.record import Record
 from harness.records import failure, health, record, run_info, worker_info
 
 

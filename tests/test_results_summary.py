@@ -10,10 +10,11 @@ import pytest
 
 from asr_load.errors import InputError
 from asr_load.results.metrics import METRICS, figures
+from asr_load.results.record_file import RecordFile
 from asr_load.results.runfile import write_run
 from asr_load.results.summary import Summary, summarise, summarise_folder
 from asr_load.schedule.work import ArrivalCounts
-from asr_load.stream.record import Record, RecordFile
+from asr_load.stream.record import Record
 from harness.records import failure, health, record, run_info, worker_info
 
 

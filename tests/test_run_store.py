@@ -13,9 +13,10 @@ from asr_load.audio.shard import Shards
 from asr_load.load.master import expected
 from asr_load.load.run_store import OVERDUE_S, RunStore
 from asr_load.load.target import Target, Targets
+from asr_load.results.record_file import RECORDS, RecordFile, read_records
 from asr_load.results.runfile import Invocation
 from asr_load.results.summary import summarise_folder
-from asr_load.stream.record import RECORDS, RecordFile, encode_record, read_records
+from asr_load.stream.record import encode_record
 from harness.options import settings
 from harness.records import record, run_folder, run_info, worker_info
 

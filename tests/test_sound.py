@@ -19,10 +19,11 @@ from asr_load.report.main import main
 from asr_load.report.page import make_report
 from asr_load.report.view import view_finished
 from asr_load.results.compare import compare
+from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import Late, RunInfo, read_run, write_run
 from asr_load.results.sound import LeftOut, measured, trim
 from asr_load.results.summary import Finished, read_finished, summarise
-from asr_load.stream.record import RECORDS, RealtimeRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 from harness.records import failure, health, record, run_folder, run_info, worker_info
 
 HICCUP = {"loop_lag_p99": 0.3, "loop_lag_max": 0.4, "sound_loop_lag_p99": 0.002}

@@ -16,10 +16,10 @@ from asr_load.load.messages import fleet_test
 from asr_load.load.search import check_search, resumed
 from asr_load.load.target import OwnOptions, Target, Targets
 from asr_load.options.parser import for_class
+from asr_load.results.record_file import RECORDS
 from asr_load.settings.credentials import Credentials, Secrets
 from asr_load.settings.host import check_host
 from asr_load.settings.settings import RESULTS, Settings, check_writable, read_settings
-from asr_load.stream.record import RECORDS
 from asr_load.threads import in_thread
 
 

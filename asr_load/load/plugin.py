@@ -32,11 +32,11 @@ from asr_load.load.search import Stepper, for_search, resumed
 from asr_load.load.solo import Solo
 from asr_load.load.target import Targets, host_of_classes
 from asr_load.load.worker import Worker
+from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import Invocation
 from asr_load.settings.commandline import given_options, shown_command
 from asr_load.settings.credentials import Credentials
 from asr_load.settings.settings import RESULTS, Settings
-from asr_load.stream.record import RECORDS
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from asr_load.load.solo import Solo
 from asr_load.report.page import add_section, write_report
 from asr_load.results.capacity import Capacity
 from asr_load.results.pass_fail import IN_THE_ANSWER, Kind
+from asr_load.results.record_file import read_records
 from asr_load.results.runfile import read_run
 from asr_load.results.summary import Summary
 from asr_load.shipped import command
-from asr_load.stream.record import read_records
 
 logger = logging.getLogger(__name__)
 

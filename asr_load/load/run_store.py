@@ -27,13 +27,14 @@ from asr_load.results.earlier import earlier_runs
 from asr_load.results.live import DRAWN, REALTIME_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import PassRules, Verdict, conclude
+from asr_load.results.record_file import RECORDS, RecordFile
 from asr_load.results.runfile import Invocation, OpenLoop, RunInfo, Speaking, WorkerInfo, option_fields, write_run
 from asr_load.results.slo import Goodput, Slo
 from asr_load.results.sound import lost_line
 from asr_load.results.summary import Finished, Summary, read_finished, write_summary
 from asr_load.results.verdict import Validity, judge_clients
 from asr_load.settings.settings import RESULTS, Settings
-from asr_load.stream.record import RECORDS, Record, RecordFile
+from asr_load.stream.record import Record
 from asr_load.text import count_of
 
 logger = logging.getLogger(__name__)

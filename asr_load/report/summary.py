@@ -11,9 +11,10 @@ from asr_load.report.console import console_for, rich_table
 from asr_load.report.tables import Table, clients, latencies, lengths, replicas, user_classes
 from asr_load.report.view import view_finished
 from asr_load.report.words import ms, number, rates_line, run_lines, steadiness_line
+from asr_load.results.record_file import RECORDS
 from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Difference, Summary
-from asr_load.stream.record import RECORDS, Record
+from asr_load.stream.record import Record
 from asr_load.text import count_of
 
 SHOWN_REQUESTS = 20

@@ -9,8 +9,8 @@ import msgspec
 
 from asr_load.errors import InputError
 from asr_load.files import read_json
+from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import RUN
-from asr_load.stream.record import RECORDS
 
 
 class _SentData(msgspec.Struct):

@@ -20,12 +20,13 @@ from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_
 from asr_load.results.metrics import METRICS, Figures, figures
 from asr_load.results.parts import ByDuration, ByReplica, ByUserClass, by_duration, by_replica, by_user_class
 from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
+from asr_load.results.record_file import RECORDS, append_lines, read_records
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run, write_run
 from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
 from asr_load.results.sound import LeftOut, Measured, measured
 from asr_load.results.steady import Steadiness, judge_steadiness
 from asr_load.results.verdict import Validity, cause_and_cure, judge
-from asr_load.stream.record import RECORDS, RealtimeRecord, Record, append_lines, read_records
+from asr_load.stream.record import RealtimeRecord, Record
 
 SUMMARY, SUMMARY_FORMAT = "summary.json", 1
 CHANCE_Z = 1.96

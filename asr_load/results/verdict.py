@@ -15,12 +15,13 @@ import msgspec
 import numpy as np
 
 from asr_load.results.accuracy import common_preface, left_envelope, reference_pairs
+from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, RunInfo, WorkerInfo
 from asr_load.results.sound import CPU_VALID, Measured
 from asr_load.results.steady import Steadiness
 from asr_load.shipped import command
 from asr_load.stream.cause import Cause
-from asr_load.stream.record import RECORDS, RealtimeRecord, Record
+from asr_load.stream.record import RealtimeRecord, Record
 from asr_load.text import count_of, shorten
 
 LAG_VALID_S, LAG_BOUND_S = 0.010, 0.050

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from asr_load import signals
+from asr_load.results.record_file import read_records
 from asr_load.results.runfile import ClientHealth, RunInfo, read_run
 from asr_load.shipped import LOCUST_COMMAND, shipped
-from asr_load.stream.record import Record, read_records
+from asr_load.stream.record import Record
 
 TOKENS, ITL_S, TTFT_S = 64, 0.020, 0.200
 """Responses of the scripted server: 50 chunks per second, over 1.46 s."""

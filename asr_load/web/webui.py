@@ -27,11 +27,11 @@ from asr_load.report.view import MetricRows, View, view_finished, view_running
 from asr_load.results.live import WINDOW_S, Live
 from asr_load.results.metrics import METRICS, Figures
 from asr_load.results.pass_fail import Verdict
+from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import WorkerInfo, read_run
 from asr_load.results.slo import Slo
 from asr_load.results.summary import SUMMARY, Summary
 from asr_load.results.verdict import Validity
-from asr_load.stream.record import RECORDS
 from asr_load.web.guard import guarded
 
 KEY = "streaming"

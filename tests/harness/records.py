@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from asr_load.audio.clip import part_id
+from asr_load.results.record_file import RECORDS, RecordFile
 from asr_load.results.runfile import ClientHealth, RunInfo, WorkerInfo, write_run
-from asr_load.stream.record import RECORDS, Record, RecordFile
+from asr_load.stream.record import Record
 
 
 def record(seq: int = 0, **changes: Any) -> Record:
