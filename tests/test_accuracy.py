@@ -236,7 +236,7 @@ def test_slos_search_comparison_and_live_sample_count_only_letters() -> None:
     assert (found["cer"].value, found["cer"].baseline) == (0, 0)
     (shown,) = worst(records, scoring, "cer")
     assert shown.clip == "clip1"
-    assert [(piece.kind, piece.said, piece.heard) for piece in shown.pieces] == [
+    assert [(piece.kind, piece.reference, piece.transcript) for piece in shown.pieces] == [
         ("equal", "今天天气", "今天天气"),
         ("substitute", "很", "真"),
         ("equal", "好", "好"),

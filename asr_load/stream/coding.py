@@ -30,7 +30,7 @@ class Decoder:
         self._size = 0
 
     @classmethod
-    def of(cls, coding: str | None) -> Decoder | None:
+    def for_coding(cls, coding: str | None) -> Decoder | None:
         """The decoder of a Content-Encoding; None for identity. Raises ProtocolError for an unsupported one."""
         name = (coding or "identity").strip().lower()
         if name not in ("identity", "", "gzip", "x-gzip", "deflate"):
