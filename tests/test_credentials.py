@@ -173,7 +173,7 @@ def test_key_repeated_by_the_server_is_in_no_message_before_a_test() -> None:
         with pytest.raises(InputError) as refused:
             flush_cache(host, {}, Intake([KEY]), Transport())
         assert "returned 400 ***" in str(refused.value)
-        assert unready(host, {}, Intake([KEY]), Transport()) == "hTTP/1.1 ***"
+        assert unready(host, {}, Intake([KEY]), Transport()) == "not HTTP (Invalid status code): HTTP/1.1 ***"
 
 
 TOKEN = "a-token-of-more-than-16-characters"

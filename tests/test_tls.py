@@ -160,8 +160,7 @@ def test_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path: Path, autho
 @pytest.mark.parametrize("reader", READERS)
 def test_latencies_over_https_are_those_of_the_server(clips: Path, tmp_path: Path, reader: str) -> None:
     stamps = tmp_path / "stamps.jsonl"
-    itl_s = 0.2
-    script = ("--engine", "scripted", "--tokens", "4", "--ttft-ms", "100", "--itl-ms", str(itl_s * 1e3))
+    script = ("--engine", "scripted", "--tokens", "4", "--ttft-ms", "100", "--itl-ms", "200")
     with serve(*script, "--ssl-certfile", server_pem(), "--stamps", str(stamps)) as host:
         words = ("-u", "8", "--requests", "16", "--ca", ca_file(), "--reader", reader)
         done = run(host, clips, tmp_path / "r", *words)
@@ -171,7 +170,8 @@ def test_latencies_over_https_are_those_of_the_server(clips: Path, tmp_path: Pat
     assert done.summary["connections"]["opened"] == 8
     late = late_by(done, stamps)
     assert min(late) > 0
-    assert np.median(late) < itl_s  # before the server sends the next chunk; `benchmarks.run truth` prints the value
+    # The kernel stamps each chunk, whatever else the machine does, if a reader reads it before the next one arrives.
+    assert np.median(late) < 0.001
 
 
 @pytest.mark.parametrize(
