@@ -82,11 +82,11 @@ def _behind(kind: str, folder: Path) -> Row:
     )
 
 
-def _agreement(outcome: GroundTruthRun, reader: str, way: str = "") -> Row:
+def _agreement(outcome: GroundTruthRun, reader: str, over: str = "") -> Row:
     errors = np.concatenate([outcome.ttft_errors, outcome.itl_errors])
     most = float(np.abs(errors).max()) * 1e3
     return Row(
-        f"TTFT and gaps at {FEW[0]} streams{way}, {reader} reader (n={errors.size})",
+        f"TTFT and gaps at {FEW[0]} streams{over}, {reader} reader (n={errors.size})",
         f"error p50 {p50(errors) * 1e3:.2f}, p99 {p99(errors) * 1e3:.2f}, max {most:.2f} ms",
         "the server's own stamps",
         value=p99(errors) * 1e3,
@@ -97,10 +97,10 @@ def _agreement(outcome: GroundTruthRun, reader: str, way: str = "") -> Row:
     )
 
 
-def _rows(outcome: GroundTruthRun, streams: int, way: str = "") -> Iterator[Row]:
+def _rows(outcome: GroundTruthRun, streams: int, over: str = "") -> Iterator[Row]:
     for metric, errors in (("TTFT", outcome.ttft_errors), ("ITL", outcome.itl_errors)):
         yield Row(
-            f"{metric} at {streams} streams{way}, {ITL_S * 1e3:.0f} ms between tokens (n={errors.size})",
+            f"{metric} at {streams} streams{over}, {ITL_S * 1e3:.0f} ms between tokens (n={errors.size})",
             f"error p50 {p50(errors) * 1e3:.2f}, p99 {p99(errors) * 1e3:.2f}, max {np.abs(errors).max() * 1e3:.2f} ms",
             f"the server's own stamps; mean {np.mean(errors) * 1e3:+.3f} ms",
             value=p99(errors) * 1e3,
@@ -121,7 +121,7 @@ def _rows(outcome: GroundTruthRun, streams: int, way: str = "") -> Iterator[Row]
     )
 
 
-def _herd(outcome: GroundTruthRun, way: str = "") -> Iterator[Row]:
+def _herd(outcome: GroundTruthRun, over: str = "") -> Iterator[Row]:
     """Errors when all streams start at once. The time that the server takes to accept them is part of TTFT."""
     errors, waits = outcome.ttft_errors, outcome.accept_waits
     yield Row(
