@@ -262,14 +262,15 @@ def short_limits(code: str) -> list[tuple[int, float]]:
 
 
 THEMES = {
-    "apis", "benchmarks", "capacity", "chunk_sender", "compose", "docs", "e2e", "gateways", "kubernetes", "mistakes",
-    "moonshine", "native", "network", "open_loop", "package", "privacy", "realtime", "server", "stamps",
+    "apis", "benchmarks", "capacity", "chunk_sender", "compose", "cut", "docs", "e2e", "fleet", "gateways", "kubernetes",
+    "mistakes", "moonshine", "native", "network", "open_loop", "package", "privacy", "realtime", "server", "stamps",
 }  # fmt: skip
 """Test files of whole programs, whole packages, asr_server, and files outside of the packages."""
 
 TESTED_WITH = {
-    "clip": "convert", "headline": "view", "option": "table", "plugin": "lifecycle", "publisher": "e2e",
-    "words": "report_summary",
+    "audio_prepare": "cli_prepare", "clip": "convert", "decoder": "convert", "download": "hub", "headline": "view",
+    "master": "fleet", "option": "table", "parser": "table", "plugin": "lifecycle", "publisher": "e2e",
+    "record_file": "record", "reports": "e2e", "solo": "e2e", "web_form": "mistakes", "words": "report_summary",
 }  # fmt: skip
 """Modules of more than 60 lines whose tests are those of another module or theme."""
 
