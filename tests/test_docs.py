@@ -262,8 +262,9 @@ def short_limits(code: str) -> list[tuple[int, float]]:
 
 
 THEMES = {
-    "apis", "benchmarks", "capacity", "chunk_sender", "compose", "cut", "docs", "e2e", "fleet", "gateways", "kubernetes",
-    "mistakes", "moonshine", "native", "network", "open_loop", "package", "privacy", "realtime", "server", "stamps",
+    "apis", "benchmarks", "capacity", "chunk_sender", "compose", "cut", "docs", "e2e", "fleet", "gateways",
+    "kubernetes", "mistakes", "moonshine", "native", "network", "open_loop", "package", "privacy", "realtime",
+    "server", "stamps",
 }  # fmt: skip
 """Test files of whole programs, whole packages, asr_server, and files outside of the packages."""
 
