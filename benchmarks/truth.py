@@ -110,7 +110,7 @@ def _rows(outcome: GroundTruthRun, streams: int, over: str = "") -> Iterator[Row
             aim="p99 within 0.3 ms",
         )
     yield Row(
-        f"records with wrong token counts{way}",
+        f"records with wrong token counts{over}",
         f"{outcome.wrong_counts} of {len(outcome.records)}",
         "what the server sent",
         value=outcome.wrong_counts,
@@ -125,7 +125,7 @@ def _herd(outcome: GroundTruthRun, over: str = "") -> Iterator[Row]:
     """Errors when all streams start at once. The time that the server takes to accept them is part of TTFT."""
     errors, waits = outcome.ttft_errors, outcome.accept_waits
     yield Row(
-        f"TTFT of {HERD[0]} streams that start together{way}",
+        f"TTFT of {HERD[0]} streams that start together{over}",
         f"error p50 {p50(errors) * 1e3:.2f}, p99 {p99(errors) * 1e3:.2f}, max {np.abs(errors).max() * 1e3:.2f} ms",
         f"the server's own stamps; it received requests {np.median(waits) * 1e3:.1f} ms after they were sent (median)",
         value=p50(errors) * 1e3,
