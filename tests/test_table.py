@@ -37,7 +37,6 @@ import asr_load.load.lifecycle
 from asr_load.errors import InputError
 from asr_load.cli.options_page import markdown
 from asr_load.load.search import _comparable
-from asr_load.load.search import _asked
 from asr_load.options.form import Form, form_groups, read_form
 from asr_load.results.compare import FIELDS
 from asr_load.results.schemas import schema
