@@ -3,12 +3,9 @@ package in its `shipped` folder (see setup.py)."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -50,33 +47,3 @@ def locust_command(locustfile: str) -> str:
 def cache() -> Path:
     """The cache folder of this user: XDG_CACHE_HOME/asr-load."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "asr-load"
-
-
-def sample() -> Path:
-    """The prepared sample. An installed package prepares it once, in the cache. Raises InputError."""
-    if CHECKOUT is not None:
-        return CHECKOUT / SAMPLE
-    from asr_load import __version__
-
-    folder = cache() / f"sample-{__version__}"
-    if not (folder / "manifest.json").exists():
-        _prepare(folder)
-    return folder
-
-
-def _prepare(folder: Path) -> None:
-    # Late: these imports are slow, and few processes need them.
-    from asr_load.audio.clip import Rules
-    from asr_load.audio.prepare import prepare
-    from asr_load.audio.shard import Options
-    from asr_load.audio.source import DatasetSpec, open_source
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # A separate draft for each process: all processes of a fleet may start at once.
-    draft = Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
-        prepare(open_source(DatasetSpec(str(shipped(SAMPLE)))), Options(Rules(), 0, "en"), draft / "sample")
-        with contextlib.suppress(OSError):  # another process was faster
-            (draft / "sample").rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -41,9 +41,10 @@ def write_folder(folder: Path, lengths: dict[str, float]) -> Path:
 def prepare_clips(folder: Path, lengths: dict[str, float], language: str = "en") -> Path:
     """Write clips with `write_folder` and prepare them; return the prepared folder."""
     from asr_load.audio.clip import Rules
+    from asr_load.audio.open import open_source
     from asr_load.audio.prepare import prepare
     from asr_load.audio.shard import Options
-    from asr_load.audio.source import DatasetSpec, open_source
+    from asr_load.audio.source import DatasetSpec
 
     source = write_folder(folder / "set", lengths)
     prepare(open_source(DatasetSpec(str(source))), Options(Rules(), 0, language), folder / "prepared")

@@ -17,7 +17,8 @@ import pytest
 
 from asr_load.audio.clip import Rules
 from asr_load.audio.convert import convert
-from asr_load.audio.source import DatasetSpec, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec
 from conftest import noise
 from harness.audio import encoded
 from harness.datasets import refusal, texts, write_audio

@@ -20,9 +20,10 @@ import soundfile
 from asr_load.audio import prepare as module
 from asr_load.audio import shard
 from asr_load.audio.clip import Rules
+from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
 from asr_load.audio.shard import PARTIAL, Manifest, Options, Shards
-from asr_load.audio.source import DatasetSpec, open_source
+from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from asr_load.files import alone_in
 from conftest import CHECKOUT, write_folder

@@ -17,7 +17,8 @@ import soundfile
 from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.columns import normal, segment_columns, unused_times
 from asr_load.audio.convert import convert
-from asr_load.audio.source import DatasetSpec, Source, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec, Source
 from asr_load.errors import InputError
 from conftest import CHECKOUT, noise, write_folder
 from harness.datasets import recordings

@@ -14,9 +14,10 @@ import soundfile
 
 from asr_load.audio.clip import AUDIO_FORMATS, Rules
 from asr_load.audio.encode import QUIETER, re_encoded
+from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
 from asr_load.audio.shard import FORMAT, Options, Shards
-from asr_load.audio.source import DatasetSpec, open_source
+from asr_load.audio.source import DatasetSpec
 from asr_load.load import preflight
 from asr_load.results.earlier import earlier_runs
 from asr_load.results.runfile import UserClassInfo, write_run

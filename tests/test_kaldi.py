@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from asr_load.audio.clip import Recording
-from asr_load.audio.source import DatasetSpec, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec
 from harness.datasets import refusal, texts, write_audio
 
 

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from asr_load.audio.clip import Recording
-from asr_load.audio.source import DatasetSpec, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec
 from conftest import noise
 from harness.datasets import recordings, refusal, texts, write_audio
 

@@ -15,9 +15,10 @@ import pytest
 
 from asr_load.audio import shard
 from asr_load.audio.clip import Rules
+from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
 from asr_load.audio.shard import FORMAT, MANIFEST, SCHEMA, Options, Shards, verify
-from asr_load.audio.source import DatasetSpec, open_source
+from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from conftest import write_folder
 

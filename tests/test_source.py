@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from asr_load.audio.source import DatasetSpec, UniqueIds, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec, UniqueIds
 from conftest import noise, write_folder
 from harness.audio import encoded
 from harness.datasets import recordings, refusal

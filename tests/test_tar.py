@@ -11,7 +11,8 @@ import pytest
 
 from asr_load.audio.clip import Rules
 from asr_load.audio.convert import convert
-from asr_load.audio.source import DatasetSpec, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec
 from asr_load.audio.tar import in_order
 from asr_load.errors import InputError
 from conftest import CHECKOUT, noise

@@ -107,7 +107,8 @@ def test_no_field_of_a_record_contains_a_secret(reader: str) -> None:
 
 
 def test_path_with_control_characters_is_escaped_in_errors(tmp_path: Path) -> None:
-    from asr_load.audio.source import DatasetSpec, open_source
+    from asr_load.audio.open import open_source
+    from asr_load.audio.source import DatasetSpec
 
     folder = tmp_path / "a\x1b[2J"
     with pytest.raises(InputError, match=r"a\\x1b\[2J") as caught:

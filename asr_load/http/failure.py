@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import ssl
-from http.client import IncompleteRead
 
 from asr_load.stream.cause import Cause
 
@@ -35,12 +34,10 @@ class Failure(Exception):
 
 
 def failure(error: Exception, *, while_sending: bool = False) -> Failure:
-    """Convert an error of a socket, TLS or http.client on an open connection."""
+    """Convert an error of a socket or of TLS on an open connection."""
     if want := client_want(error):
         return Failure("client", want)
     match error:
-        case IncompleteRead():
-            return Failure("cut", "the body ended early")
         case ConnectionError() | ssl.SSLError():
             return Failure("cut", words(error))
         case TimeoutError():

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from asr_load import signals
+from asr_load.audio.sample import sample
 from asr_load.errors import OneLineParser, exits_on_bad_input
 from asr_load.results.calibration import TRUSTED_MS, WITHIN_MS, Calibration, CalibrationStep, GoodFor, write_calibration
 from asr_load.results.runfile import on_master_clock
 from asr_load.results.verdict import peak_chunks_per_s
 from asr_load.selftest.ground_truth import ITL_S, Cores, GroundTruthError, load, p50, p99, scripted_server, share_cores
-from asr_load.shipped import sample
 from asr_load.text import count_of
 
 FIRST, LAST = 25, 6400

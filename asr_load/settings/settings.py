@@ -12,6 +12,7 @@ from typing import Any
 
 from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.realtime import RealtimeOptions
+from asr_load.audio.sample import sample
 from asr_load.errors import InputError
 from asr_load.http.transport import Timeouts, Transport, proxy_of_environment, read_transport
 from asr_load.options.table import DEFAULT_MODEL, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
@@ -21,7 +22,7 @@ from asr_load.schedule.mix import parse_mix
 from asr_load.settings.credentials import Secrets
 from asr_load.settings.host import check_endpoint, check_host, parse_proxy, parse_upstream, split_proxy, without_secrets
 from asr_load.settings.request import RequestSettings, parse_extra_body, read_request
-from asr_load.shipped import SAMPLE, sample
+from asr_load.shipped import SAMPLE
 from asr_load.text import Intake
 
 RESULTS = Path("results")

@@ -10,7 +10,8 @@ import soundfile
 
 from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.convert import convert
-from asr_load.audio.source import DatasetSpec, open_source
+from asr_load.audio.open import open_source
+from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from conftest import noise
 
