@@ -245,12 +245,12 @@ def end_children() -> None:
         return
     # gevent's versions would wait for its loop, which may never run again.
     sleep, wait = _original("time", "sleep", time.sleep), _original("os", "waitpid", os.waitpid)
-    until, told = time.monotonic() + CHILDREN_S, False
+    until, terminated = time.monotonic() + CHILDREN_S, False
     while children := [pid for pid in _process.children if _is_there(pid, wait)]:
         late = time.monotonic() > until
-        for pid in children if late or not told else ():
+        for pid in children if late or not terminated else ():
             os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)  # not reaped yet, so its pid is not reused
-        told = True
+        terminated = True
         sleep(_LOOK_S)
 
 

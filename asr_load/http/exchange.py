@@ -38,10 +38,6 @@ SLICE_S = 2.0
 """Seconds between looks at a response before its body has ended."""
 
 
-class _HttpError(Exception):
-    """The response had a status other than 200."""
-
-
 class _Exchange(Attempt):
     """An attempt over HTTP. It may include a second request, if the server had closed the kept connection."""
 
@@ -59,23 +55,74 @@ class _Exchange(Attempt):
 
     def send(self) -> None:
         try:
-            self._send()
+            self._exchange()
         except Failure as error:
             if not self._was_dead(error):
                 raise
             # No byte of a response arrived, so retry on a new connection, where a failure would count.
             self._first, self._first_error, self.status = self.user_connection.started, str(error), None
             self.user_connection.reset()
-            self._send()
+            self._exchange()
         self._conclude()
         if self.error_code in BUSY_CODES and not self.answer.times:
             self.user_connection.pause()
 
-    def _send(self) -> None:
+    def _exchange(self) -> None:
+        """Send the request and read its response to the end."""
+        user_connection, limits = self.user_connection, self.config.limits
+        transport = self.config.transport.for_client(self._client, self.request.url)
+        prepared = prepare(self._client, user_connection, self.request, transport)
+        place = place_of(self.request.url)
+        connection = user_connection.connect(place, transport, limits.connect)
+
+        def send_for_hooks(prepared: PreparedRequest) -> tuple[Head, bytes]:
+            user_connection.connect(place, transport, limits.connect)
+            user_connection.head = ""
+            response = self._send_on(connection, prepared)
+            if response.head.status == HTTPStatus.OK:
+                return response.head, b""
+            _wait_for_error(response)
+            return response.head, response.reader.collected()[0]
+
         try:
-            _attempt(self._client, self.user_connection, self.request, self.config, self)
-        except _HttpError as error:
-            raise Failure(f"http_{self.status}", str(error)) from error
+            if hooks.has_hooks(self._client, prepared):
+                hooks.send_with_hooks(prepared, send_for_hooks)
+            else:
+                self._send_on(connection, prepared)
+            response = user_connection.response
+            assert response is not None
+            self.status = response.head.status
+            if self.status != HTTPStatus.OK:
+                _refuse(response, user_connection)
+            _collect(response, self.answer)
+            self.ended = response.reader.last
+        except OSError as error:
+            raise failure(error) from error
+        except Failure as error:
+            raise (_of_handshake(error, user_connection, connection) or error) from error
+        finally:
+            if not self.config.keep:
+                connection.close()
+
+    def _send_on(self, connection: Connection, prepared: PreparedRequest) -> Response:
+        """Send the request, with its own headers and the prepared ones, and read the head of its response."""
+        request, user_connection, stall = self.request, self.user_connection, self.config.limits.stall
+        fields = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
+        if not user_connection.head:
+            names = {name.lower() for name in fields}
+            shared = {name: value for name, value in prepared.headers.items() if name.lower() not in names}
+            user_connection.head = connection.request_head("POST", prepared.path_url, shared)
+        lines = [f"{name}: {value}\r\n" for name, value in fields.items()]
+        head = "".join([user_connection.head, *lines, "\r\n"])
+        response = user_connection.begin(connection, stall)
+        connection.send([head.encode("latin-1"), *request.body], stall, lambda: response.has_refused)
+        user_connection.uploaded = time.perf_counter_ns()
+        response.read_head()
+        user_connection.headers = response.read_at
+        if user_connection.shared.server is None:
+            user_connection.shared.server = self.config.intake.line(response.head.get("server"), SERVER_CHARS)
+        hooks.keep_cookies(self._client, prepared, response.head)
+        return response
 
     def _was_dead(self, failure: Failure) -> bool:
         """Whether the server had closed a kept connection: silently while it was idle, or with a 408 (RFC 9110,
@@ -134,81 +181,6 @@ def exchange(
     return attempt.record(), reraise
 
 
-def _attempt(
-    client: Session,
-    user_connection: UserConnection,
-    request: TranscriptionRequest,
-    config: ExchangeConfig,
-    result: _Exchange,
-) -> None:
-    limits = config.limits
-    transport = config.transport.for_client(client, request.url)
-    prepared = prepare(client, user_connection, request, transport)
-    connection = user_connection.connect(place_of(request.url), transport, limits.connect)
-
-    def send(prepared: PreparedRequest) -> Response:
-        own = {**request.own_headers, "Content-Length": str(sum(map(len, request.body)))}
-        response = _send(user_connection, prepared, own, request.body, config)
-        hooks.keep_cookies(client, prepared, response.head)
-        return response
-
-    def send_for_hooks(prepared: PreparedRequest) -> tuple[Head, bytes]:
-        user_connection.connect(connection.place, transport, limits.connect)
-        user_connection.head = ""
-        response = send(prepared)
-        if response.head.status == HTTPStatus.OK:
-            return response.head, b""
-        _wait_for_error(response)
-        return response.head, response.reader.collected()[0]
-
-    try:
-        if hooks.has_hooks(client, prepared):
-            hooks.send_with_hooks(prepared, send_for_hooks)
-        else:
-            send(prepared)
-        response = user_connection.response
-        assert response is not None
-        result.status = response.head.status
-        if result.status != HTTPStatus.OK:
-            _refuse(response, user_connection)
-        _collect(response, result.answer)
-        result.ended = response.reader.last
-    except OSError as error:
-        raise failure(error) from error
-    except Failure as error:
-        raise (_of_handshake(error, user_connection, connection) or error) from error
-    finally:
-        if not config.keep:
-            connection.close()
-
-
-def _send(
-    user_connection: UserConnection,
-    prepared: PreparedRequest,
-    own: dict[str, str],
-    body: list[bytes | memoryview],
-    config: ExchangeConfig,
-) -> Response:
-    """Send a request, with the headers of this request only in `own`, and read the head of its response."""
-    connection, stall = user_connection.connection, config.limits.stall
-    assert connection is not None
-    if not user_connection.head:
-        others = {name.lower() for name in own}
-        shared = {name: value for name, value in prepared.headers.items() if name.lower() not in others}
-        user_connection.head = connection.request_head("POST", prepared.path_url, shared)
-    lines = [f"{name}: {value}\r\n" for name, value in own.items()]
-    head = "".join([user_connection.head, *lines, "\r\n"])
-    response = user_connection.begin(connection, stall)
-    connection.send([head.encode("latin-1"), *body], stall, lambda: response.has_refused)
-    user_connection.uploaded = time.perf_counter_ns()
-    response.read_head()
-    user_connection.headers = response.read_at
-    connections = user_connection.shared
-    if connections.server is None:
-        connections.server = config.intake.line(response.head.get("server"), SERVER_CHARS)
-    return response
-
-
 def _of_handshake(error: Failure, user_connection: UserConnection, connection: Connection) -> Failure | None:
     """The server's complaint about the client certificate, which TLS 1.3 allows only after the handshake; else None."""
     tls = connection.tls
@@ -222,17 +194,18 @@ def _of_handshake(error: Failure, user_connection: UserConnection, connection: C
 def _refuse(response: Response, user_connection: UserConnection) -> None:
     """Raise the error of a response with a status other than 200."""
     head = response.head
+    outcome = f"http_{head.status}"
     if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
         raise ProtocolError("the server switched protocols (101) although the request did not ask for it")
     if head.status in BUSY_CODES:
         user_connection.pause(head.get("retry-after"))
     if head.status in REDIRECTS and (to := head.get("location")):
-        raise _HttpError(f"redirected to {to}: set --host to the address of the server itself")
+        raise Failure(outcome, f"redirected to {to}: set --host to the address of the server itself")
     _wait_for_error(response)
     message = ""
     with contextlib.suppress(ProtocolError):
         message = http_error_message(response.body())
-    raise _HttpError(message or head.reason or "no message")
+    raise Failure(outcome, message or head.reason or "no message")
 
 
 def _wait_for_error(response: Response) -> None:

@@ -109,8 +109,8 @@ ENDED = "the server ended TLS: it may require a client certificate (--cert FILE)
 def tls_words(error: ssl.SSLError) -> str:
     """The message of an error of TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        said = CERTIFICATES.get(error.verify_code)
-        return said or f"the server's certificate was rejected: {error.verify_message}"
+        known = CERTIFICATES.get(error.verify_code)
+        return known or f"the server's certificate was rejected: {error.verify_message}"
     if isinstance(error, ssl.SSLEOFError):
         return ENDED
     reason = error.reason or "failed"

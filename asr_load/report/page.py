@@ -78,9 +78,9 @@ def _policy(scripts: tuple[str, ...]) -> str:
     """The page's content security policy: only its own scripts run, even if text in it turns out to be markup. Inline
     styles and data images are for ECharts, which styles its tooltips and saves charts as pictures."""
     hashes = (b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
-    own = " ".join(f"'sha256-{each}'" for each in hashes)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     rest = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-    return f"default-src 'none'; script-src {own}; {rest}"
+    return f"default-src 'none'; script-src {allowed}; {rest}"
 
 
 def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:

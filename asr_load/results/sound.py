@@ -343,9 +343,9 @@ def _grows_with_load(records: Sequence[Record], late: dict[int, list[Late]], beg
 
 def _ranks(records: Sequence[Record], worker: int, late: Sequence[Late], begin: float, end: float) -> list[float]:
     """For each late stretch, the share of a worker's seconds with fewer requests in flight; ties count half."""
-    own = [record for record in records if record.worker == worker]
-    starts = np.sort([record.started_at for record in own])
-    ends = np.sort([record.end for record in own])
+    of_worker = [record for record in records if record.worker == worker]
+    starts = np.sort([record.started_at for record in of_worker])
+    ends = np.sort([record.end for record in of_worker])
     ended = np.array([-math.inf, *(each.end for each in late[:-1])])
     begins = np.array([each.begin for each in late])
 
