@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
+from asr_load import signals
 from asr_load.results.calibration import CalibrationStep, GoodFor
-from asr_load.selftest.calibrate import FIRST, REFINEMENTS, climb, good_for
+from asr_load.selftest.calibrate import FIRST, REFINEMENTS, climb, good_for, main
 from conftest import CHECKOUT
 
 
@@ -68,3 +70,15 @@ def test_calibrate_command_has_help_and_one_line_errors(option: str, code: int) 
     said = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert said.returncode == code
     assert said.stderr.count("\n") == 1 if code else "two minutes" in said.stdout
+
+
+def test_signal_before_the_first_trial_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise signals.Interrupted(2)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", interrupt)
+    monkeypatch.setattr(sys, "argv", ["calibrate.py"])
+    assert main() == 130
+    assert capfd.readouterr().err == "stopped; no result was written (SIGINT)\n"

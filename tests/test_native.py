@@ -74,7 +74,7 @@ def library(name: str) -> str:
 TESTS = (
     "tests/test_socket_reader.py",
     "tests/test_collector.py",
-    "tests/test_head_file.py",
+    "tests/test_response.py",
     "tests/test_self_check.py",
     "tests/test_decryption.py",
     "tests/test_events.py",

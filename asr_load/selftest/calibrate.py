@@ -168,27 +168,27 @@ def main() -> int:
     trials: list[CalibrationStep] = []
     found: list[GoodFor] = []
     reader = ""
-    with signals.raising(), tempfile.TemporaryDirectory() as name:
+    try:
+        with signals.raising(), tempfile.TemporaryDirectory() as name:
 
-        def trial(workers: int, streams: int) -> CalibrationStep:
-            nonlocal reader
-            step, reader = run_step(streams, workers, cores, Path(name) / f"{workers}-{streams}")
-            print(f"  {count_of(workers, 'worker')}, {count_of(streams, 'stream')}: {_brief(step)}", flush=True)
-            return step
+            def trial(workers: int, streams: int) -> CalibrationStep:
+                nonlocal reader
+                step, reader = run_step(streams, workers, cores, Path(name) / f"{workers}-{streams}")
+                print(f"  {count_of(workers, 'worker')}, {count_of(streams, 'stream')}: {_brief(step)}", flush=True)
+                return step
 
-        try:
             for workers in sorted({1, len(cores.client)}):
                 # Several workers carry at least about as many streams as one.
                 first = max(FIRST, found[0].within_ms[TRUSTED_MS] if found else 0)
                 steps = list(climb(first, partial(trial, workers)))
                 trials += steps
                 found.append(good_for(steps))
-        except signals.Interrupted as stopped:
-            signals.say(f"stopped; no result was written ({signal.Signals(stopped.number).name})")
-            raise
-        except GroundTruthError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+    except signals.Interrupted as stopped:
+        signals.say(f"stopped; no result was written ({signal.Signals(stopped.number).name})")
+        raise
+    except GroundTruthError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     console.print(_table(trials))
     print("server late: how late the server sent chunks, p99; wait: time until it accepted a request, p50")
     for good in found:
