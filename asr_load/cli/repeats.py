@@ -64,7 +64,8 @@ def run_repeatedly(command: Sequence[str], times: int) -> int:
         is_new = not folder.exists()
         code, stopped = _run_once([*command, "--results", str(folder)])
         worst = max(worst, code if code >= 0 else 128 - code)
-        if stopped:
+        if stopped:  # the run itself prints nothing if it had just finished
+            signals.say(f"stopped after run {turn} of {times} ({signal.Signals(stopped).name})")
             return signals.exit_code(stopped)
         if code not in (0, 1) and not (is_new and _has_result(folder, code)):
             return worst
