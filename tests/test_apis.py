@@ -123,6 +123,7 @@ def transcribing(text: str) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]
         server.shutdown()
 
 
+@pytest.mark.long
 def test_added_api_sends_and_records_its_requests(clips: Path, tmp_path: Path) -> None:
     locustfile, results = tmp_path / "locustfile.py", tmp_path / "run"
     locustfile.write_text(f"{ADD}\nfrom asr_load import SpeechUser\n\n\nclass Own(SpeechUser):\n    pass\n")

@@ -69,6 +69,7 @@ def test_bench_checks_options_before_it_prepares_data(
     assert not (tmp_path / "asr_data").exists()
 
 
+@pytest.mark.long
 def test_bench_with_cache_ratio_sends_each_clip_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_folder(tmp_path / "set", {f"clip{number}": 0.5 for number in range(5)})
     commands: list[list[str]] = []

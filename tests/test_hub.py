@@ -155,6 +155,7 @@ def test_refused_file_of_a_row_is_not_reported_as_missing(there: Hub, tmp_path: 
     assert "cannot be downloaded: access refused: set HF_TOKEN" in done.stderr
 
 
+@pytest.mark.long
 def test_tar_shards_of_a_hub_are_read(there: Hub, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = prepare(there, out, "owner/tars", "--split", "train")

@@ -57,6 +57,7 @@ def test_every_preset_is_valid(name: str) -> None:
     assert request("any", preset=name, api="transcriptions").api.name == "transcriptions"
 
 
+@pytest.mark.long
 def test_preset_is_printed_and_recorded(clips: Path, tmp_path: Path) -> None:
     with serve(*FAST) as host:
         words = ("-u", "1", "--requests", "2", "--model", "openbmb/MiniCPM-o-2_6")
