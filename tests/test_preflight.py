@@ -167,12 +167,14 @@ def test_model_is_looked_up_in_the_servers_list(listed: list[str], model: str, n
     assert unlisted(model, {"/v1/models": {"data": [{"id": each} for each in listed]}}) == line
 
 
-def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path) -> None:
+def test_model_that_is_neither_listed_nor_served_is_refused(clips: Path, tmp_path: Path) -> None:
     with answering((404, b'{"message": "no such model"}'), models=["one", "two"]) as host:
         with pytest.raises(InputError) as refused:
             ask(host, clips, "--model", "gemma")
         # Without a trial, each request reports it.
-        assert ask(host, clips, "--model", "gemma", trial=False) == {}
+        words = ("-u", "1", "--requests", "3", "--model", "gemma")
+        without = run(host, clips, tmp_path / "r", *words)
+    assert [record["outcome"] for record in without.records] == ["http_404"] * 3
     assert "404: no such model: check the port and path of --host, --api, and that the server has" in str(refused.value)
     assert "; the server does not list --model gemma, but one, two. To start" in str(refused.value)
 

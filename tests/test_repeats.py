@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,14 @@ def test_repeats_option_is_removed_from_the_command(words: list[str], times: int
 def test_invalid_number_of_repeats_is_refused(value: str) -> None:
     with pytest.raises(InputError, match="--repeats must be a whole number"):
         take_repeats(["--repeats", value])
+
+
+def test_signal_after_the_end_of_a_run_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(repeats, "_run_once", lambda _: (0, signal.SIGTERM))
+    assert repeats.run_repeatedly(["locust", "--results", str(tmp_path / "r")], 2) == 128 + signal.SIGTERM
+    assert capfd.readouterr().err == "stopped after run 1 of 2 (SIGTERM)\n"
 
 
 class Ended(NamedTuple):
