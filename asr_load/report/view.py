@@ -51,6 +51,8 @@ class View:
     whole test after it."""
 
     running: bool
+    seconds: float
+    """Duration of the test, so far while it is running."""
     verdict: Verdict | None
     """None in a search until it ends."""
     validity: Validity
@@ -103,6 +105,7 @@ def view_running(
     sample = live.accuracy
     return View(
         running=True,
+        seconds=live.closed,
         verdict=verdict,
         validity=validity,
         rows=live.table() if rows is None else rows,
@@ -133,6 +136,7 @@ def view_finished(summary: Summary, live: MetricRows | None = None) -> View:
     rate = getattr(summary, summary.rate)
     return View(
         running=False,
+        seconds=summary.wall_s,
         verdict=summary.verdict,
         validity=summary.validity,
         rows=rows,
