@@ -56,7 +56,10 @@ def find_language(text: str) -> str | None:
         except (LookupError, ValueError):  # ValueError: a zero byte in a name makes langcodes decode invalid UTF-8
             return None
     code = language.prefer_macrolanguage().language
-    if code is None or code in NO_LANGUAGE or language.language_name().startswith("Unknown"):
+    if code is None or code in NO_LANGUAGE:
+        return None
+    # All languages with two letters have a name; the table of names takes 0.1 s to load.
+    if len(code) > 2 and language.language_name().startswith("Unknown"):
         return None
     return SAME.get(code, code)
 

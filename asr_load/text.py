@@ -37,6 +37,9 @@ def count_of(number: int, noun: str) -> str:
 
 STRUCK = "***"
 
+SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
+"""Names of fields, in JSON and queries, whose values are secrets."""
+
 MIN_SECRET = 8
 """Minimum length of a secret that is searched for in headers and speech: "Bearer" and "gzip" are not secrets."""
 

@@ -10,7 +10,8 @@ import soundfile
 
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import convert
-from asr_load.audio.shard import FORMAT, MANIFEST, Manifest, Options, ShardInfo, write_shard
+from asr_load.audio.prepared import FORMAT, MANIFEST, Manifest, Options, ShardInfo
+from asr_load.audio.shard import write_shard
 from asr_load.files import encode_json
 
 RATE = 16_000

@@ -15,7 +15,8 @@ import soundfile
 from asr_load.audio import shard
 from asr_load.audio.clip import Recording, Rules
 from asr_load.audio.prepare import convert_block
-from asr_load.audio.shard import read_manifest, verify
+from asr_load.audio.prepared import read_manifest
+from asr_load.audio.shard import verify
 from benchmarks import CHECKOUT, Row, ratio, seconds
 from benchmarks.clips import write_clips
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from asr_load.audio.clip import Rules  # noqa: E402
 from asr_load.audio.open import open_source  # noqa: E402
 from asr_load.audio.prepare import prepare  # noqa: E402
-from asr_load.audio.shard import Options  # noqa: E402
+from asr_load.audio.prepared import Options  # noqa: E402
 from asr_load.audio.source import DatasetSpec  # noqa: E402
 from asr_load.errors import OneLineParser  # noqa: E402
 from asr_load.report.page import REPORT  # noqa: E402

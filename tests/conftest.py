@@ -43,7 +43,7 @@ def prepare_clips(folder: Path, lengths: dict[str, float], language: str = "en")
     from asr_load.audio.clip import Rules
     from asr_load.audio.open import open_source
     from asr_load.audio.prepare import prepare
-    from asr_load.audio.shard import Options
+    from asr_load.audio.prepared import Options
     from asr_load.audio.source import DatasetSpec
 
     source = write_folder(folder / "set", lengths)

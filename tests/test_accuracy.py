@@ -15,8 +15,9 @@ from asr_load.report.words import rates_line
 from asr_load.results.accuracy import Accuracy, Sample, counts, measure, rate_for, variants
 from asr_load.results.compare import compare
 from asr_load.results.decide import decide
+from asr_load.results.judge_slos import judge_slos
 from asr_load.results.normalizers import NORMALIZERS, Scoring, normalise
-from asr_load.results.slo import judge_slos, parse_slos
+from asr_load.results.slo import parse_slos
 from asr_load.results.summary import Finished, summarise
 from harness.records import record, run_info
 

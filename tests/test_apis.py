@@ -59,7 +59,7 @@ DERIVED = """
 import pytest
 from locust.argument_parser import get_parser
 
-import asr_load.load.lifecycle
+import asr_load.load.startup
 from asr_load.errors import InputError
 from asr_load.cli.options_page import markdown
 from asr_load.settings.other_tools import ADVICE

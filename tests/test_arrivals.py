@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.schedule.arrivals import BLOCK, Arrivals, Loop, parse_stages
+from asr_load.schedule.arrivals import BLOCK, Arrivals, arrivals_of
+from asr_load.schedule.loop import Loop, parse_stages
 from asr_load.schedule.work import ArrivalAssignment
 
 N = 20_000
 
 
 def made(kind: str = "poisson", **options: object) -> Arrivals:
-    arrivals = Loop(arrivals=kind, **options).make()  # type: ignore[arg-type]
+    arrivals = arrivals_of(Loop(arrivals=kind, **options))  # type: ignore[arg-type]
     assert arrivals is not None
     return arrivals
 
@@ -25,7 +26,7 @@ def times(arrivals: Arrivals, count: int = N) -> np.ndarray:
 
 
 def test_without_a_rate_the_loop_is_closed() -> None:
-    assert Loop().make() is None
+    assert arrivals_of(Loop()) is None
 
 
 @pytest.mark.parametrize(
@@ -168,18 +169,18 @@ def test_changed_assignment_keeps_earlier_arrivals() -> None:
 
 
 def test_expected_gives_mean_and_deviation_of_due_arrivals() -> None:
-    steady = Loop(rate=4.0).make()
+    steady = arrivals_of(Loop(rate=4.0))
     assert steady is not None
     assert steady.expected(25.0) == (100.0, 10.0)
-    even = Loop(stages="10s:2,10s:2-6,60s:6", arrivals="constant").make()
+    even = arrivals_of(Loop(stages="10s:2,10s:2-6,60s:6", arrivals="constant"))
     assert even is not None
     assert even.expected(5.0) == (10.0, 0.0)
     assert even.expected(15.0) == pytest.approx((20.0 + 5 * 3.0, 0.0))
     assert even.expected(40.0) == pytest.approx((20.0 + 40.0 + 20 * 6.0, 0.0))
-    bursts = Loop(rate=4.0, burstiness=0.25, arrivals="gamma").make()
+    bursts = arrivals_of(Loop(rate=4.0, burstiness=0.25, arrivals="gamma"))
     assert bursts is not None
     assert bursts.expected(25.0) == (100.0, 20.0)
-    counts = [Loop(rate=4.0, seed=seed).make() for seed in range(300)]
+    counts = [arrivals_of(Loop(rate=4.0, seed=seed)) for seed in range(300)]
     due = np.array([one.number_at(25.0) for one in counts if one is not None])
     assert due.mean() == pytest.approx(100, abs=3)
     assert due.std() == pytest.approx(10, rel=0.2)

@@ -22,7 +22,8 @@ from asr_load.audio import shard
 from asr_load.audio.clip import Rules
 from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
-from asr_load.audio.shard import PARTIAL, Manifest, Options, Shards
+from asr_load.audio.prepared import PARTIAL, Manifest, Options, file_sha256
+from asr_load.audio.shard import Shards
 from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from asr_load.files import alone_in
@@ -323,7 +324,7 @@ def test_folder_of_format_2_is_read_and_replaced(tmp_path: Path) -> None:
         writer.write_batch(older)
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["format"] = 2
-    manifest["shards"][0]["sha256"] = shard.file_sha256(file)
+    manifest["shards"][0]["sha256"] = file_sha256(file)
     (out / "manifest.json").write_text(json.dumps(manifest))
     shards = Shards(out)
     assert [clip.dither_at for clip in map(shards.__getitem__, range(len(shards)))] == [[place] for place in places]

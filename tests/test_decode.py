@@ -9,7 +9,7 @@ import pytest
 
 from asr_load.audio.manifest import read_rows
 from asr_load.audio.prepare import refuse_another
-from asr_load.audio.shard import MANIFEST, read_manifest
+from asr_load.audio.prepared import MANIFEST, read_manifest
 from asr_load.decode import MAX_DEPTH, Malformed, decode
 from asr_load.errors import InputError
 from asr_load.options.form import check_user_class

@@ -11,7 +11,8 @@ import pytest
 
 from asr_load.audio.clip import Clip, Recording, Rules
 from asr_load.audio.convert import convert
-from asr_load.audio.dither import NO_DITHER, dither_places, dithered, new_dither
+from asr_load.audio.dither import NO_DITHER, dithered, new_dither
+from asr_load.audio.dither_places import dither_places
 from conftest import CHECKOUT
 from harness.audio import clip, encoded
 

@@ -16,7 +16,8 @@ from asr_load.audio.clip import AUDIO_FORMATS, Rules
 from asr_load.audio.encode import QUIETER, re_encoded
 from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
-from asr_load.audio.shard import FORMAT, Options, Shards
+from asr_load.audio.prepared import FORMAT, Options
+from asr_load.audio.shard import Shards
 from asr_load.audio.source import DatasetSpec
 from asr_load.load import preflight
 from asr_load.results.earlier import earlier_runs

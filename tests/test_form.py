@@ -7,7 +7,7 @@ from argparse import Namespace
 import pytest
 from locust.argument_parser import get_parser
 
-import asr_load.load.lifecycle  # noqa: F401 (adds the harness's options to Locust's parser)
+import asr_load.load.startup  # noqa: F401 (adds the harness's options to Locust's parser)
 from asr_load.errors import InputError
 from asr_load.options.form import Form, changed, read_form
 

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from asr_load.audio.dither import NO_DITHER
-from asr_load.audio.shard import MANIFEST, Shards
+from asr_load.audio.prepared import MANIFEST
+from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.languages import find_language, is_unspaced, language_name, parse_language
 from asr_load.load.search import _comparable, resumed
@@ -229,7 +230,7 @@ def test_locust_refuses_an_unknown_language(clips: Path) -> None:
 
 def test_shard_options_compare_by_language_code() -> None:
     from asr_load.audio.clip import Rules
-    from asr_load.audio.shard import Options
+    from asr_load.audio.prepared import Options
 
     assert Options(Rules(), 0, "English") == Options(Rules(), 0, "en")
     assert msgspec.json.decode(msgspec.json.encode(Options(Rules(), 0, "Thai")), type=Options).language == "th"

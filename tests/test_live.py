@@ -10,9 +10,10 @@ from asr_load.report.headline import Tile, tiles
 from asr_load.report.view import view_running
 from asr_load.results.accuracy import Sample
 from asr_load.results.course import course
+from asr_load.results.judge_slos import judge_slos
 from asr_load.results.live import REALTIME_DRAWN, Histogram, Live
 from asr_load.results.normalizers import Scoring
-from asr_load.results.slo import Goodput, judge_slos, parse_slos
+from asr_load.results.slo import Goodput, parse_slos
 from asr_load.results.verdict import judge_clients
 from asr_load.stream.record import RealtimeRecord, Record
 from harness.records import failure, record, run_info

@@ -27,7 +27,7 @@ from asr_load.load.messages import (
     fleet_test,
     id_of_test,
 )
-from asr_load.schedule.arrivals import Stage
+from asr_load.schedule.loop import Stage
 from harness.records import worker_info
 
 PLAN = ArrivalPlan([(0, [0, 1]), (7, [1])], [Stage(10.0, 1.0, 2.5)])

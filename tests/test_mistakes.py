@@ -233,7 +233,7 @@ def test_help_of_a_script_does_nothing_else(script: str) -> None:
     [
         "import runpy; runpy.run_path('scripts/prepare.py', run_name='__main__')",
         "import runpy; runpy.run_path('scripts/serve.py', run_name='__main__')",
-        "import asr_load.load.lifecycle",
+        "import asr_load.load.startup",
     ],
 )
 def test_old_python_is_refused(code: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from asr_load.errors import InputError
 from asr_load.results.runfile import UserClassInfo
 from asr_load.results.summary import summarise
-from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
+from asr_load.schedule.mix import parse_mix
+from asr_load.schedule.mixed_order import MixedOrder, sample_of
 from conftest import prepare_clips
 from harness.fleets import processes
 from harness.records import record, run_info

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from asr_load.schedule.arrivals import Loop
+from asr_load.schedule.arrivals import arrivals_of
+from asr_load.schedule.loop import Loop
 from harness.checks import error_of
 from harness.fleets import SLOW, Fleet, end, info, processes
 from harness.runs import FAST, POST, Run, run
@@ -39,7 +40,7 @@ def test_open_loop_sends_each_request_when_due_across_the_fleet(
     records = sorted(done.records, key=lambda record: record["seq"])
     assert [record["seq"] for record in records] == list(range(60))
     assert [record["worker"] for record in records] == [n % 2 if workers else 0 for n in range(60)]
-    arrivals = Loop(rate=25.0, seed=5).make()
+    arrivals = arrivals_of(Loop(rate=25.0, seed=5))
     assert arrivals is not None
     due = [arrivals.due(n) or 0.0 for n in range(60)]
     wanted = [later - earlier for earlier, later in pairwise(due)]

@@ -187,7 +187,7 @@ import sys
 from locust.argument_parser import get_parser
 from locust.env import Environment
 import asr_load
-from asr_load.load.lifecycle import attach
+from asr_load.load.startup import attach
 
 class User(asr_load.SpeechUser):
     pass

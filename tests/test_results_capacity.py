@@ -20,8 +20,9 @@ from asr_load.results.capacity import (
     write_capacity,
 )
 from asr_load.results.decide import decide
+from asr_load.results.judge_slos import judge_slos
 from asr_load.results.normalizers import Scoring
-from asr_load.results.slo import judge_slos, parse_slo, parse_slos
+from asr_load.results.slo import parse_slo, parse_slos
 from asr_load.stream.record import Record
 from harness.records import failure, record
 from harness.searches import search_of

@@ -16,7 +16,7 @@ from asr_load.load.solo import Solo
 from asr_load.results.capacity import Capacity, answer_lines, read_capacity
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import WorkerInfo
-from asr_load.schedule.arrivals import Stage
+from asr_load.schedule.loop import Stage
 from asr_load.settings.settings import Settings
 from asr_load.stream.record import Record
 from harness.options import settings as asked_for

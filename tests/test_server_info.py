@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from asr_load.apis.api import MODELS
 from asr_load.errors import InputError
 from asr_load.http import server_info
-from asr_load.http.server_info import MODELS, ask_server
+from asr_load.http.server_info import ask_server
 from asr_load.http.transport import Transport
 from asr_load.text import MAX_CHARS, Intake
 from harness.models import STREAM, answering

@@ -17,7 +17,8 @@ from asr_load.audio import shard
 from asr_load.audio.clip import Rules
 from asr_load.audio.open import open_source
 from asr_load.audio.prepare import prepare
-from asr_load.audio.shard import FORMAT, MANIFEST, SCHEMA, Options, Shards, verify
+from asr_load.audio.prepared import FORMAT, MANIFEST, Options, file_sha256
+from asr_load.audio.shard import SCHEMA, Shards, verify
 from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError
 from conftest import write_folder
@@ -47,7 +48,7 @@ def test_changed_shard_is_refused(folder: Path) -> None:
 
 def test_shard_is_hashed_once_and_again_if_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    real = shard.file_sha256
+    real = file_sha256
 
     def count(path: Path) -> str:
         read.append(path)

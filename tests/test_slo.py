@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
+from asr_load.results.judge_slos import judge_slos
 from asr_load.results.normalizers import Scoring
-from asr_load.results.slo import Goodput, Slo, check_unit, judge_slos, parse_slo, parse_slos, slo_lines
+from asr_load.results.slo import Goodput, Slo, check_unit, parse_slo, parse_slos, slo_lines
 from harness.options import settings
 from harness.records import failure, record
 

@@ -33,7 +33,7 @@ from argparse import Namespace
 import pytest
 from locust.argument_parser import get_parser
 
-import asr_load.load.lifecycle
+import asr_load.load.startup
 from asr_load.errors import InputError
 from asr_load.cli.options_page import markdown
 from asr_load.load.search import _comparable

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.schedule.arrivals import Arrivals, Loop
+from asr_load.schedule.arrivals import Arrivals, arrivals_of
+from asr_load.schedule.loop import Loop
 
 
 def made(**options: object) -> Arrivals:
-    arrivals = Loop(**options).make()  # type: ignore[arg-type]
+    arrivals = arrivals_of(Loop(**options))  # type: ignore[arg-type]
     assert arrivals is not None
     return arrivals
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from asr_load.schedule.arrivals import Loop
+from asr_load.schedule.arrivals import arrivals_of
+from asr_load.schedule.loop import Loop
 from asr_load.schedule.work import ArrivalAssignment, ClipOrder, Job, Share, Work
 
 
@@ -54,7 +55,9 @@ def test_shuffled_pass_has_each_clip_once_in_an_order_of_the_seed() -> None:
 
 def test_open_loop_jobs_have_due_times_and_waiting_ones_are_counted() -> None:
     assignment = ArrivalAssignment([(0, [0, 1])])
-    work = Work(lambda after: assignment.next(1, after), budget=9, arrivals=Loop(rate=2.0, arrivals="constant").make())
+    work = Work(
+        lambda after: assignment.next(1, after), budget=9, arrivals=arrivals_of(Loop(rate=2.0, arrivals="constant"))
+    )
     assert [(job.seq, job.due) for job in jobs(work, 2)] == [(1, 0.5), (3, 1.5)]
     assert [work.waiting(at) for at in (0.0, 2.5, 2.6, 3.6, 99.0)] == [0, 0, 1, 2, 2]
     assignment = assignment.changed(6, [1])
@@ -64,7 +67,7 @@ def test_open_loop_jobs_have_due_times_and_waiting_ones_are_counted() -> None:
 
 def test_worker_without_an_arrival_has_no_job_yet() -> None:
     assignment = ArrivalAssignment([(0, [0])])
-    work = Work(lambda after: assignment.next(1, after), arrivals=Loop(rate=2.0, arrivals="constant").make())
+    work = Work(lambda after: assignment.next(1, after), arrivals=arrivals_of(Loop(rate=2.0, arrivals="constant")))
     assert work.peek() is None
     assignment = assignment.changed(10, [0, 1])
     job = work.peek()
@@ -74,6 +77,6 @@ def test_worker_without_an_arrival_has_no_job_yet() -> None:
 
 
 def test_run_that_ends_before_its_arrivals_had_none_due() -> None:
-    counts = Work(arrivals=Loop(rate=10.0, arrivals="constant").make()).arrivals_until(-0.5)
+    counts = Work(arrivals=arrivals_of(Loop(rate=10.0, arrivals="constant"))).arrivals_until(-0.5)
     assert counts is not None
     assert (counts.seconds, counts.due) == (0.0, 0)

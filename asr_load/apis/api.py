@@ -14,6 +14,9 @@ from asr_load.audio.clip import AUDIO_FORMATS, Clip
 from asr_load.audio.dither import Pieces
 from asr_load.errors import InputError
 
+MODELS = "/v1/models"
+"""Path at which a server lists its models."""
+
 
 @dataclass(frozen=True)
 class RequestFields:

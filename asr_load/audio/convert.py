@@ -14,7 +14,7 @@ import pybase64
 
 from asr_load.audio.clip import SHORTEST_S, Clip, Recording, Rules, Skipped, part_id
 from asr_load.audio.decoder import HEADER_WORDS, decode_recording
-from asr_load.audio.dither import dither_places
+from asr_load.audio.dither_places import dither_places
 from asr_load.audio.encode import encode
 from asr_load.audio.loudness import cuts, end_of_speech, is_silent
 

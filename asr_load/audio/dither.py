@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import numpy as np
 import pybase64
 
 Pieces = list[bytes | memoryview]
@@ -58,21 +57,6 @@ def dithered(audio_b64: bytes | memoryview, nonce: bytes, at: Sequence[int]) -> 
         pieces += view[end:first], mixed[number * _GROUPS * 4 : (number + 1) * _GROUPS * 4]
         end = first + _GROUPS * 4
     return [*pieces, view[end:]]
-
-
-def dither_places(pcm: np.ndarray, sample_rate: int) -> list[int]:
-    """The start of the loudest run of DITHERED samples in each second, among the places that base64 allows. A last
-    second that is too short has no place, unless it is the only second."""
-    places = []
-    window = round(DITHER_EVERY_S * sample_rate)
-    for begin in range(0, len(pcm), window):
-        first = begin + (DITHER_FIRST - begin) % DITHER_STEP
-        piece = pcm[first : begin + window].astype(np.int64)
-        if len(piece) >= DITHERED:
-            sums = np.concatenate(([0], np.cumsum(piece * piece)))
-            energies = sums[DITHERED:] - sums[:-DITHERED]
-            places.append(first + int(np.argmax(energies[::DITHER_STEP])) * DITHER_STEP)
-    return places or [DITHER_FIRST]
 
 
 def mask_of(nonce: bytes) -> bytes:

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from asr_load import signals
 from asr_load.audio.clip import CHANNELS_CANCEL, SHORTEST_S, SKIP_REASONS, Clip, Recording, Rules, Skipped
 from asr_load.audio.convert import convert
-from asr_load.audio.shard import (
+from asr_load.audio.prepared import (
     FORMAT,
     MANIFEST,
     PARTIAL,
@@ -40,9 +40,8 @@ from asr_load.audio.shard import (
     SkippedClips,
     file_sha256,
     read_manifest,
-    verify,
-    write_shard,
 )
+from asr_load.audio.shard import verify, write_shard
 from asr_load.audio.source import Source, UniqueIds
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError

@@ -27,7 +27,7 @@ def _prepare(folder: Path) -> None:
     from asr_load.audio.clip import Rules
     from asr_load.audio.open import open_source
     from asr_load.audio.prepare import prepare
-    from asr_load.audio.shard import Options
+    from asr_load.audio.prepared import Options
     from asr_load.audio.source import DatasetSpec
 
     folder.parent.mkdir(parents=True, exist_ok=True)

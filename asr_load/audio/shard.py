@@ -1,36 +1,21 @@
-"""Read and write prepared folders: Arrow IPC shards and their manifest. Format: asr_data/README.md."""
+"""Read and write the shards of a prepared folder: Arrow IPC. Format: asr_data/README.md."""
 
 from __future__ import annotations
 
 import bisect
 import functools
-import hashlib
-import re
-import shlex
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
-from asr_load.audio.clip import Clip, Rules
+from asr_load.audio.clip import Clip
 from asr_load.audio.dither import DITHER_FIRST, DITHER_STEP, DITHERED
-from asr_load.decode import Malformed, decode
+from asr_load.audio.prepared import FORMAT, MANIFEST, Manifest, file_sha256, read_manifest
 from asr_load.errors import InputError
 from asr_load.files import open_regular
-from asr_load.languages import language_code
-from asr_load.shipped import command
-
-FORMAT = 3
-READABLE = (2, FORMAT)
-"""Format 2 has one dither place per clip instead of a list."""
-
-MANIFEST = "manifest.json"
-PARTIAL = ".partial"
-"""Folder next to the manifest during preparation."""
 
 SCHEMA = pa.schema(
     [
@@ -48,7 +33,6 @@ _ONE_PLACE = SCHEMA.set(SCHEMA.get_field_index("dither_at"), pa.field("dither_at
 OLDER_SCHEMAS = (_ONE_PLACE, _ONE_PLACE.remove(SCHEMA.get_field_index("speech_end_s")))
 """Schemas of format 2. The oldest lacks the end of speech."""
 
-SHARD_NAME = re.compile(r"shard-[0-9]{5,}-of-[0-9]{5,}\.arrow")
 PAGE = 4096
 
 BATCH_ROWS = 16
@@ -59,52 +43,6 @@ Arrow strings cannot hold more than 2 GB."""
 KNOWN_BATCHES = 256
 """Number of record batches whose small columns are cached: reading one clip's columns from Arrow takes half as long as
 reading those of its whole batch."""
-
-
-class Options(msgspec.Struct, frozen=True):
-    """The options of a prepared folder. `limit` 0 sets no limit. `language` is a code of languages.py, also if an
-    earlier version wrote a name; it decides how words are compared."""
-
-    rules: Rules
-    limit: int
-    language: str
-
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "language", language_code(self.language))
-
-
-class ShardInfo(msgspec.Struct, frozen=True):
-    """A shard's entry in the manifest."""
-
-    file: str
-    rows: int
-    sha256: str
-
-
-class SkippedClips(msgspec.Struct):
-    """Clips that share a reason for skipping them, or a note."""
-
-    count: int = 0
-    ids: list[str] = msgspec.field(default_factory=list)
-
-    def add(self, id: str) -> None:
-        self.count += 1
-        self.ids.append(id)
-
-
-class Manifest(msgspec.Struct):
-    """manifest.json. It exists only in a complete folder and contains no times, so that it is reproducible."""
-
-    format: int
-    source: dict[str, Any]
-    options: Options
-    clips: int
-    clips_with_text: int
-    audio_s: float
-    skipped: dict[str, SkippedClips]
-    shards: list[ShardInfo]
-    noted: dict[str, SkippedClips] = {}
-    """Kept clips that prepare reports, by note."""
 
 
 def write_shard(path: Path, clips: Iterable[Clip]) -> tuple[int, str]:
@@ -138,55 +76,6 @@ def _record_batch(clips: list[Clip]) -> pa.RecordBatch:
     ends = np.cumsum([0, *(len(clip.audio_b64) for clip in clips)]).astype(np.int32)
     column = pa.StringArray.from_buffers(len(clips), pa.py_buffer(ends), pa.py_buffer(audio))
     return pa.record_batch([*small, column], SCHEMA)
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, as hex."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a complete prepared folder. Raises InputError for anything else."""
-    path = folder / MANIFEST
-    hint = _how_to_prepare(folder)
-    if not folder.exists():
-        raise InputError(f"--data {folder}: there is no such folder; {hint}")
-    if not folder.is_dir():
-        raise InputError(f"--data {folder} is a file, not a prepared folder; {hint}")
-    try:
-        with open_regular(path) as file:
-            manifest = decode(file.read(), Manifest)
-    except FileNotFoundError:
-        if inner := sorted(str(first.parent) for first in folder.glob("*/shard-00000-of-*.arrow")):
-            raise InputError(
-                f"--data {folder} is not a prepared folder, but contains some: {', '.join(inner[:5])}"
-            ) from None
-        raise InputError(f"--data {folder} is not a prepared folder (it has no {MANIFEST}); {hint}") from None
-    except OSError as error:
-        raise InputError(f"--data {folder}: {MANIFEST} cannot be read ({error.strerror})") from None
-    except Malformed as error:
-        raise InputError(f"--data {folder}: {MANIFEST} is not the output of prepare ({error}); {hint}") from None
-    if manifest.format not in READABLE:
-        known = " and ".join(map(str, READABLE))
-        raise InputError(f"--data {folder} has format {manifest.format}, but this version reads {known}; {hint}")
-    for shard in manifest.shards:
-        if not SHARD_NAME.fullmatch(shard.file):
-            raise InputError(f"--data {folder}: {MANIFEST} names {shard.file!r}, which is not a shard; {hint}")
-    return manifest
-
-
-def _how_to_prepare(folder: Path) -> str:
-    """The command that prepares the folder, or the data set if --data names one."""
-    named = str(folder)
-    raw = folder.exists() and not ((folder / MANIFEST).exists() or (folder / PARTIAL).exists())
-    on_hub = not folder.parent.exists() and not folder.is_absolute()
-    if not (raw or on_hub or named.startswith("preset:")):
-        return f"prepare it: {command('prepare')} --dataset DATASET --out {shlex.quote(named)}"
-    # Never suggest writing into a folder of recordings.
-    base = folder.resolve().stem if folder.is_file() else folder.resolve().name.removeprefix("preset:")
-    name = re.sub(r"[^\w.-]+", "-", base) or "NAME"
-    return f"prepare it: {command('prepare')} --dataset {shlex.quote(named)} --out asr_data/{name}"
 
 
 def open_shards(folder: Path | str) -> Shards:
@@ -254,7 +143,7 @@ class Shards:
     @property
     def lengths(self) -> np.ndarray:
         """The durations of all clips in seconds, shape (len,)."""
-        return np.concatenate([batch.column("duration_s").to_numpy() for batch in self._batches])
+        return np.concatenate([_numbers(batch.column("duration_s")) for batch in self._batches])
 
     def _read(self, at: int) -> list[Clip]:
         batch = self._batches[at]

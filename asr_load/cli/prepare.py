@@ -13,7 +13,7 @@ from asr_load.audio.encode import OPUS_RATES
 from asr_load.audio.named import resolve
 from asr_load.audio.open import open_source
 from asr_load.audio.prepare import describe, prepare, refuse_another
-from asr_load.audio.shard import Manifest, Options
+from asr_load.audio.prepared import Manifest, Options
 from asr_load.audio.source import DatasetSpec
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.languages import parse_language

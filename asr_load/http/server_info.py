@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from http import HTTPStatus
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 import gevent
 
+from asr_load.apis.api import MODELS
 from asr_load.decode import decode
 from asr_load.errors import InputError
 from asr_load.http.connection import Connection, SharedState, place_of
@@ -20,9 +20,9 @@ from asr_load.http.response import Response
 from asr_load.http.socket_reader import python
 from asr_load.http.transport import Transport
 from asr_load.stream.reader import ProtocolError
-from asr_load.text import MAX_CHARS, STRUCK, Intake
+from asr_load.text import MAX_CHARS, SECRET, STRUCK, Intake
 
-MODELS, FLUSH = "/v1/models", "/flush_cache"
+FLUSH = "/flush_cache"
 PATHS = (MODELS, "/get_server_info", "/version")
 """Paths of OpenAI, SGLang and vLLM."""
 
@@ -43,8 +43,6 @@ NAME_CHARS = 200
 
 NO_ANSWER = (OSError, Failure, ProtocolError)
 """Errors for a missing or unreadable response."""
-
-SECRET = re.compile(r"api_?key|secret|password|passwd|credential|authorization|(^|_)(auth|token|key)$", re.IGNORECASE)
 
 
 def ask_server(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> dict[str, Any]:

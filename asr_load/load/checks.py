@@ -1,26 +1,30 @@
-"""Check the options and data of a test before sending anything."""
+"""Check the options and data of a test before sending anything: options first, without the modules of a test."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from asr_load.audio.shard import Shards, verify
+from asr_load.audio.prepared import read_manifest
 from asr_load.errors import InputError
-from asr_load.load.messages import fleet_test
-from asr_load.load.search import check_search, resumed
-from asr_load.load.target import OwnOptions, Target, Targets
+from asr_load.load.own_options import OwnOptions
 from asr_load.options.parser import for_class
 from asr_load.results.record_file import RECORDS
 from asr_load.settings.credentials import Credentials, Secrets
 from asr_load.settings.host import check_host
 from asr_load.settings.settings import RESULTS, Settings, check_writable, read_settings
 from asr_load.threads import in_thread
+
+if TYPE_CHECKING:
+    from asr_load.audio.shard import Shards
+    from asr_load.load.messages import FleetTest
+    from asr_load.load.target import Target, Targets
 
 
 def check_format(settings: Settings, audio_format: str) -> None:
@@ -39,12 +43,35 @@ def check_new(results: Path) -> None:
         raise InputError(f"--results {results} already holds a run: choose another folder, or delete this one")
 
 
+def _check_search(settings: Settings, users: int | None, *, headless: bool) -> None:
+    """Raise InputError if the options do not allow a search."""
+    if not settings.slos:
+        raise InputError("a search for capacity needs at least one --slo, such as --slo ttft:p95:500")
+    if headless and users is None:
+        raise InputError(
+            "a search for capacity needs -u, the maximum number of streams (with --request-rate: of requests in flight)"
+        )
+    others = {
+        "--requests": settings.requests,
+        "--rate-stages": settings.loop.stages,
+        "--arrival-trace": settings.loop.trace,
+        "--warmup-requests": settings.warmup_requests,
+        "--warmup-time": settings.warmup_time,
+        "--trim-start": settings.trim_start,
+        "--trim-end": settings.trim_end,
+    }
+    for name, given in others.items():
+        if given:
+            raise InputError(f"remove {name}: a search chooses its load, and excludes the start of each step")
+
+
 class Checks:
     """Checks the tests of an environment whose requests have these credentials."""
 
     def __init__(self, environment: Environment, credentials: Credentials) -> None:
-        self._environment, self._credentials = environment, credentials
-        self._shape = environment.shape_class
+        self._environment, self.credentials = environment, credentials
+        self.searching = bool(getattr(environment.shape_class, "searches_capacity", False))
+        """Whether tests are searches for capacity."""
         self._is_worker = isinstance(environment.runner, WorkerRunner)
         self.models: dict[str, str] = {}
         """Each host's only model, for options that name none."""
@@ -57,36 +84,55 @@ class Checks:
         """The settings and targets of a test. `form_key` is the API key of the web form, `chosen` its user classes
         (empty: Locust's). Raises InputError."""
         settings, secrets = self.settings(options, host, form_key)
-        host = self._credentials.without_credentials(host)
         targets = self._targets(options, host, secrets, chosen)
-        if getattr(self._shape, "searches_capacity", False) and not self._is_worker:
-            check_search(settings, options.num_users, headless=options.headless)
-            if options.resume:
-                resumed(Path(options.resume), settings, targets.data_sha256)
+        if self.searching and not self._is_worker and options.resume:
+            from asr_load.load.search import resumed
+
+            resumed(Path(options.resume), settings, targets.data_sha256)
         return settings, targets
+
+    def check_options(self, options: Namespace, host: str | None) -> Settings:
+        """The settings of the command line's test, checked as far as possible without opening its data. Raises
+        InputError."""
+        settings, secrets = self.settings(options, host)
+        for name, own in self._user_classes(options, ()).items():
+            class_options = for_class(options, name, own)
+            with _naming(name, own):
+                of_class = self._settings_of_class(class_options, host, secrets)
+                check_format(of_class, read_manifest(of_class.data).options.rules.audio_format)
+        if settings.results is not None:
+            check_new(settings.results)
+        if options.headless and options.num_users is None:
+            raise InputError("--headless needs -u, the number of concurrent streams")
+        return settings
 
     def settings(self, options: Namespace, host: str | None, form_key: str = "") -> tuple[Settings, Secrets]:
         """The settings and secrets of a test, checked as far as possible without its data. Raises InputError."""
-        host = self._credentials.without_credentials(host)
-        secrets = self._credentials.for_host(host, form_key)
+        host = self.credentials.without_credentials(host)
+        secrets = self.credentials.for_host(host, form_key)
         if self._is_worker:
-            self._credentials.check_route(options, secrets)
+            self.credentials.check_route(options, secrets)
         settings = read_settings(options, host, secrets, *self._found(options, host))
         if settings.loop.open and options.headless and options.num_users is None:
             raise InputError("an open loop needs -u, the maximum number of requests in flight")
         if not self._is_worker:
             check_writable(settings.results or RESULTS)
+            if self.searching:
+                _check_search(settings, options.num_users, headless=options.headless)
         return settings, secrets
 
     def _targets(self, options: Namespace, host: str | None, secrets: Secrets, chosen: Sequence[str]) -> Targets:
         """The target of each user class. Raises InputError."""
+        # Late: see "Start" in docs/architecture.md.
+        from asr_load.audio.shard import Shards, verify
+        from asr_load.load.target import Target, Targets
+
         targets: dict[str, Target] = {}
         opened: dict[Path, Shards] = {}
         for name, own in self._user_classes(options, chosen).items():
             class_options = for_class(options, name, own)
-            try:
-                settings = read_settings(class_options, host, secrets, *self._found(options, host))
-                settings.request.in_format()
+            with _naming(name, own):
+                settings = self._settings_of_class(class_options, host, secrets)
                 if settings.data not in opened:
                     opened[settings.data] = shards = Shards(settings.data)
                     # In a thread, so that this process can respond meanwhile, such as a master to its workers.
@@ -94,16 +140,19 @@ class Checks:
                 check_format(settings, opened[settings.data].audio_format)
                 targets[name] = Target(settings, opened[settings.data])
                 targets[name].order()
-            except InputError as error:
-                if own:
-                    raise InputError(f"user class {name}: {error}") from None
-                raise
         return Targets(targets)
+
+    def _settings_of_class(self, options: Namespace, host: str | None, secrets: Secrets) -> Settings:
+        """The settings of a user class by its options. Raises InputError."""
+        host = self.credentials.without_credentials(host)
+        settings = read_settings(options, host, secrets, *self._found(options, host))
+        settings.request.in_format()
+        return settings
 
     def _found(self, options: Namespace, host: str | None) -> tuple[str, str]:
         """The server's model and realtime dialect, if known. A worker gets them from its master."""
         if self._is_worker:
-            test = fleet_test(options)
+            test = _fleet_test(options)
             return (test.model, test.dialect) if test else ("", "")
         return self.models.get(check_host(host), ""), self.dialects.get(check_host(host), "")
 
@@ -113,7 +162,7 @@ class Checks:
         classes: dict[str, Any] = {user_class.__name__: user_class for user_class in self._environment.user_classes}
         if chosen or self._is_worker:
             classes |= self._environment.available_user_classes or {}
-        if self._is_worker and (test := fleet_test(options)):
+        if self._is_worker and (test := _fleet_test(options)):
             chosen = list(test.manifests)
         if missing := [name for name in chosen if name and name not in classes]:
             raise InputError(f"there is no user class {missing[0]} here: use the master's locustfile")
@@ -121,3 +170,20 @@ class Checks:
             name: user_class.options for name, user_class in classes.items() if issubclass(user_class, OwnOptions)
         }
         return {name: own for name, own in speaking.items() if not chosen or name in chosen} or {"": {}}
+
+
+def _fleet_test(options: Namespace) -> FleetTest | None:
+    from asr_load.load.messages import fleet_test
+
+    return fleet_test(options)
+
+
+@contextmanager
+def _naming(user_class: str, own: Mapping[str, Any]) -> Iterator[None]:
+    """Name the user class in errors within this block, if it has its own options."""
+    try:
+        yield
+    except InputError as error:
+        if own:
+            raise InputError(f"user class {user_class}: {error}") from None
+        raise

@@ -9,7 +9,6 @@ shuts the process down a second time after SIGINT.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 
@@ -19,10 +18,10 @@ from locust.runners import MasterRunner, WorkerRunner
 from asr_load import signals
 from asr_load.load import locust_internals
 from asr_load.load.fleet_socket import SILENT_S
+from asr_load.load.forks import LOOK_FOR_MASTER_S
 from asr_load.load.master import FINAL_REPORT_S, Master
 from asr_load.load.messages import Cut, send_to_workers
 from asr_load.load.plugin import Plugin
-from asr_load.settings.commandline import given_options
 
 logger = logging.getLogger(__name__)
 
@@ -32,23 +31,9 @@ LOOK_S = 0.02
 GOODBYE_S = 5.0
 """Seconds for a master without a test to tell its workers to quit."""
 
-LOOK_FOR_MASTER_S = 1.0
-"""Seconds between a worker's checks of its master and its parent process."""
-
 DRAIN_S, END_S = 10.0, 15.0
 """Seconds for requests in flight to finish in a worker without a master, and until its process exits in any case: one
 minute after the master's last message."""
-
-
-def after_fork(*, in_child: bool) -> None:
-    """Handle signals for the workers of --processes. Called in both processes after each fork."""
-    gevent.spawn(_follow_parent if in_child else _take_back)
-
-
-def _follow_parent() -> None:
-    while not signals.is_orphan():
-        gevent.sleep(LOOK_FOR_MASTER_S)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave_with_master(plugin: Plugin) -> None:
@@ -75,16 +60,6 @@ def _leave_with_master(plugin: Plugin) -> None:
             _end_process(plugin, signal.SIGTERM)
         gevent.sleep(LOOK_FOR_MASTER_S)
     signals.leave(signal.SIGTERM)
-
-
-def _take_back() -> None:
-    if signals.is_child():  # a later child inherits the greenlets of its parent
-        return
-    # In a process that only forked workers, Locust ignores one SIGINT and kills the workers on the next.
-    signals.catch()
-    given = given_options()
-    if given is not None and given.worker:
-        signals.on_signal(signals.pass_on)
 
 
 def answer_signals(plugin: Plugin) -> None:

@@ -1,11 +1,11 @@
-"""Attach asr-load to Locust: its options, event listeners and messages, and a Run for each test."""
+"""Register asr-load's event listeners and messages in Locust, which start and end a Run for each test."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -13,15 +13,12 @@ from typing import Any, TypeVar
 import gevent
 import msgspec
 from gevent.lock import Semaphore
-from locust import events
-from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import MasterRunner, Runner, WorkerRunner
 
-from asr_load import signals
-from asr_load.errors import InputError
 from asr_load.load import fleet_socket, interruption, locust_internals, stats
+from asr_load.load.checks import Checks
 from asr_load.load.master import Master
 from asr_load.load.messages import (
     REPORT,
@@ -38,16 +35,13 @@ from asr_load.load.messages import (
     id_of_test,
     send_to_master,
 )
-from asr_load.load.plugin import Plugin, keep_plugin
-from asr_load.load.search import SPAWN_RATE
+from asr_load.load.plugin import Plugin
+from asr_load.load.registry import keep_plugin
 from asr_load.load.web_form import take_form
 from asr_load.load.worker import Worker
-from asr_load.options.parser import add_options
 from asr_load.results import accuracy
 from asr_load.results.metrics import figures
-from asr_load.settings.commandline import judge_command_line
 from asr_load.shipped import locust_command
-from asr_load.text import visible
 from asr_load.web import webui
 
 logger = logging.getLogger(__name__)
@@ -70,54 +64,14 @@ def _prepare_for_the_end() -> None:
     figures([0.0, 1.0])  # numpy imports parts of itself on first use
 
 
-def _install() -> None:
-    """Change Locust as necessary before any environment exists. Raises InputError if its version is not supported."""
-    locust_internals.check()
-    locust_internals.remember_defaults()
-    locust_internals.wait_longer_for_heartbeats()
-    fleet_socket.install()
-
-
-@events.init_command_line_parser.add_listener
-def _on_parser(parser: LocustArgumentParser) -> None:
-    try:
-        _install()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    if signals.caught():  # not in a program that uses Locust as a library
-        locust_internals.own_signals(signals.fork_child, interruption.after_fork)
-    add_options(parser)
-    judge_command_line(parser)
-
-
-@events.init.add_listener
-def _on_init(environment: Environment, **_: Any) -> None:
-    """Attach to an environment. On bad input, ends the process with one line and exit code 2."""
-    try:
-        plugin = attach(environment)
-    except InputError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)  # the message may quote the server
-        sys.exit(2)
-    interruption.answer_signals(plugin)
-    # Locust inspects its stack when it stops a test. The first inspection reads source files, which would block the
-    # loop for 80 ms while streams still arrive; later ones use a cache.
-    inspect.stack()
-    # Timers start from the loop's time, which did not advance during the imports: -t would end too early.
-    gevent.get_hub().loop.update_now()
-
-
-def attach(environment: Environment) -> Plugin:
-    """Make a Plugin for an environment that has its options and runner. Raises InputError."""
-    _install()
-    runner, options = environment.runner, environment.parsed_options
-    if runner is None or options is None:
-        raise InputError("the environment needs a runner and parsed_options before asr-load is attached")
-    locust_internals.check_environment(environment)
-    plugin = Plugin(environment, options, runner)
-    # A worker gets its host and options from the master with the first test.
+def set_up(
+    environment: Environment, options: Namespace, runner: Runner, checks: Checks, server_info: dict[str, Any]
+) -> Plugin:
+    """Make the plugin of an environment whose first test is checked, and register everything. `server_info`: what the
+    server reported about itself. Raises InputError if Locust's version is not supported."""
+    locust_internals.check_counts()
+    plugin = Plugin(environment, options, runner, checks, server_info)
     if not isinstance(runner, WorkerRunner):
-        _check_first_test(plugin)
         _prepare_for_the_end()
     keep_plugin(plugin)
     _stop_once(plugin)
@@ -142,23 +96,6 @@ def attach(environment: Environment) -> Plugin:
             plugin.start()
     plugin.ready.set()
     return plugin
-
-
-def _check_first_test(plugin: Plugin) -> None:
-    """Check the test of the command line, and fill in defaults. Raises InputError."""
-    environment, options = plugin.environment, plugin.options
-    settings = plugin.check()[0]
-    if options.headless and options.num_users is None:
-        raise InputError("--headless needs -u, the number of concurrent streams")
-    plugin.ask_server()
-    if plugin.searching:
-        # Let streams that are in flight at the end of a step finish.
-        options.stop_timeout = environment.stop_timeout = max(environment.stop_timeout, settings.timeouts.total)
-    if options.autostart and not options.headless:
-        # Locust's timer would end any test that is running by then.
-        plugin.first_limit, options.run_time = options.run_time, None
-    if options.spawn_rate is None and options.num_users and settings.loop.open:
-        options.spawn_rate = min(options.num_users, SPAWN_RATE)  # arrivals do not wait for users
 
 
 def _stop_once(plugin: Plugin) -> None:

@@ -11,13 +11,12 @@ import inspect
 import itertools
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gevent
 import locust
 import locust.runners
 import locust.stats
-import numpy as np
 from locust import argument_parser
 from locust.env import Environment
 from locust.event import EventHook
@@ -27,7 +26,13 @@ from locust.stats import RequestStats, StatsEntry
 
 from asr_load.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 WRITTEN_FOR = "2.47.0"
+
+SPAWN_RATE = 100
+"""Users to start per second in an open loop or a step of a search. Locust warns about higher rates."""
 
 READ_S = 60
 """Seconds of Locust's counts to keep. Its rates use about ten seconds before the last request."""
@@ -75,6 +80,12 @@ _WEB_UI = ("app", "template_args", "update_template_args", "auth_required_if_ena
 
 def check() -> None:
     """Raise InputError if this Locust differs from TOUCHED, or counts differently from `log_all`."""
+    check_functions()
+    check_counts()
+
+
+def check_functions() -> None:
+    """Raise InputError if this Locust's functions differ from TOUCHED."""
     for owner, name, parameters, _ in TOUCHED:
         what = f"{getattr(owner, '__name__', owner)}.{name}"
         function = getattr(owner, name, None)
@@ -85,6 +96,12 @@ def check() -> None:
             raise _unknown(f"{what} takes {present or 'nothing'}, not {parameters}")
     _require(EventHook(), ("_handlers",))
     _require(locust.runners, ("HEARTBEAT_LIVENESS", "HEARTBEAT_INTERVAL"))
+
+
+def check_counts() -> None:
+    """Raise InputError if Locust counts differently from `log_all`."""
+    import numpy as np  # late: see "Start" in docs/architecture.md
+
     values = np.array([0.5, 12.0, 250.0, 12.0])
     one_by_one, together = (StatsEntry(RequestStats(), "name", "GET", True) for _ in range(2))
     for value in values.tolist():
@@ -180,6 +197,8 @@ def own_signals(fork_child: Callable[[Callable[[], int]], int], after_fork: Call
 def log_all(entry: StatsEntry, values: np.ndarray, buckets: Callable[[np.ndarray], np.ndarray]) -> None:
     """Do what `entry.log` does for each of `values`, in ms, shape (n,), n at least 1. `buckets` rounds an array as
     Locust's function rounds one value."""
+    import numpy as np  # late: see "Start" in docs/architecture.md
+
     # Locust logs the first value itself: it also starts a new second and caches the percentiles of the last one.
     entry.log(values[0].item(), 0)
     others = values[1:]

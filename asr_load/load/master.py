@@ -21,7 +21,8 @@ from asr_load.load.solo import new_store
 from asr_load.load.target import Targets
 from asr_load.results.runfile import MAX_WORD, Invocation, WorkerInfo, absurd
 from asr_load.results.summary import Summary
-from asr_load.schedule.arrivals import Stage
+from asr_load.schedule.arrivals import arrivals_of
+from asr_load.schedule.loop import Stage
 from asr_load.schedule.work import ArrivalAssignment
 from asr_load.settings.settings import Settings
 from asr_load.text import count_of, visible
@@ -63,7 +64,7 @@ class Master:
         self.store = new_store(runner, settings, targets, folder=folder, invocation=invocation, on_trouble=on_done)
         self.store.refresh = self._refresh
         self._limited, self._loop = bool(settings.requests), settings.loop
-        self._arrivals, self._assignment = settings.loop.make(), ArrivalAssignment([(0, [])])
+        self._arrivals, self._assignment = arrivals_of(settings.loop), ArrivalAssignment([(0, [])])
         self._test = FleetTest(
             id=self.store.id,
             folder=str(folder),
@@ -155,7 +156,7 @@ class Master:
 
     def schedule(self, stages: Sequence[Stage]) -> None:
         """Announce the rate of an open loop, as stages from the beginning on."""
-        self._arrivals = self._loop.make(stages)
+        self._arrivals = arrivals_of(self._loop, stages)
         self._announce(list(stages))
 
     @property

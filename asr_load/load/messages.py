@@ -29,7 +29,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from asr_load.errors import InputError
 from asr_load.results.runfile import WorkerInfo
-from asr_load.schedule.arrivals import Stage
+from asr_load.schedule.loop import Stage
 
 REPORT = "asr_load"
 """The key of a Report in Locust's reports."""

@@ -24,18 +24,16 @@ from asr_load.load import locust_internals
 from asr_load.load.checks import Checks, check_new
 from asr_load.load.master import Master
 from asr_load.load.messages import Refusal, fleet_test, send_to_master
-from asr_load.load.preflight import ask_before_test
 from asr_load.load.reports import Reports
 from asr_load.load.run import Run
 from asr_load.load.run_store import RunStore
 from asr_load.load.search import Stepper, for_search, resumed
 from asr_load.load.solo import Solo
-from asr_load.load.target import Targets, host_of_classes
+from asr_load.load.target import Targets
 from asr_load.load.worker import Worker
 from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import Invocation
-from asr_load.settings.commandline import given_options, shown_command
-from asr_load.settings.credentials import Credentials
+from asr_load.settings.commandline import shown_command
 from asr_load.settings.settings import RESULTS, Settings
 
 logger = logging.getLogger(__name__)
@@ -50,15 +48,16 @@ NO_SHAPE = "none"
 class Plugin:
     """The state of asr-load for one of Locust's environments, from its `init` event on."""
 
-    def __init__(self, environment: Environment, options: Namespace, runner: Runner) -> None:
-        self.environment, self.options, self.runner = environment, options, runner
-        given = given_options() or options
-        if not environment.host:
-            environment.host = given.host = options.host = self._host_of_classes()
-        self.credentials, self._results = Credentials(given), given.results
-        self.checks = Checks(environment, self.credentials)
-        # Remove secrets, because Locust shows its options in pages and sends them to workers.
-        vars(options).update(api_key="", header=[], proxy=self.credentials.proxy)
+    def __init__(
+        self,
+        environment: Environment,
+        options: Namespace,
+        runner: Runner,
+        checks: Checks,
+        server_info: dict[str, Any],
+    ) -> None:
+        self.environment, self.options, self.runner, self.checks = environment, options, runner, checks
+        self._results = options.results
         self.role: Solo | Master | Worker | None = None
         """This process's part of the running test; None without one."""
         self.store: RunStore | None = None
@@ -68,7 +67,7 @@ class Plugin:
         self.reports = Reports(environment, options, runner)
         self.stepper: Stepper | None = None
         """Controls the load while a search for capacity runs."""
-        self.server_info: dict[str, Any] = {}
+        self.server_info = server_info
         """What the server reported about itself before the next test."""
         self.stopped_by = 0
         """The number of the signal that ended this process's tests; 0 before that."""
@@ -90,18 +89,10 @@ class Plugin:
         self._limit: gevent.Greenlet[..., Any] | None = None
         """Ends a test of the web UI after its run time."""
         self._shape, self._stage = environment.shape_class, ""
-        self.searching = bool(getattr(self._shape, "searches_capacity", False))
-        """Whether tests are searches for capacity."""
-
-    def _host_of_classes(self) -> str | None:
-        """The host of the user classes, for a test without --host. Raises InputError if they name several, except in a
-        worker, whose master may have a --host."""
-        try:
-            return host_of_classes(self.environment.user_classes)
-        except InputError:
-            if isinstance(self.runner, WorkerRunner):
-                return None
-            raise
+        self.choose_shape()
+        if options.autostart and not options.headless:
+            # Locust's timer would end any test that is running by then.
+            self.first_limit, options.run_time = options.run_time, None
 
     def choose_shape(self) -> None:
         """Let Locust use the locustfile's shape only if the options choose one. By default, it uses any it finds."""
@@ -117,19 +108,6 @@ class Plugin:
         if settings.results is not None and self.folder is None:
             check_new(settings.results)
         return settings, targets
-
-    def ask_server(self) -> None:
-        """Check that the server can serve the test of the command line. Raises InputError if it cannot."""
-        options = self.options
-        at_once = options.headless or options.autostart
-        self.server_info = ask_before_test(
-            self.check,
-            self.checks.models,
-            self.checks.dialects,
-            ready_s=options.ready_timeout if at_once else 0,
-            trial=at_once and not options.no_preflight,
-            flush=at_once and options.flush_cache,
-        )
 
     def limit(self, seconds: float | None) -> None:
         """End the running or starting test `seconds` from now; None: never."""
@@ -166,7 +144,7 @@ class Plugin:
 
     def _start(self) -> None:
         settings, targets = self.check()
-        if self.searching:
+        if self.checks.searching:
             settings = for_search(settings)
         role = self.role = self._new_role(settings, targets)
         self.server_info = {}
@@ -194,7 +172,7 @@ class Plugin:
         # Use this worker's --results instead of the master's.
         self.options.results = self._results
         settings, targets = self.checks.check(self.options, self.environment.host)
-        if self.searching:
+        if self.checks.searching:
             settings = for_search(settings)
         test = fleet_test(self.options)
         if test is None:
@@ -300,31 +278,3 @@ def _new_folder(named: Path | None) -> Path:
             continue
         break
     return folder
-
-
-def keep_plugin(plugin: Plugin) -> None:
-    """Register a plugin for `plugin_of`."""
-    vars(plugin.environment)["asr_load"] = plugin
-
-
-def plugin_of(environment: Environment) -> Plugin:
-    """The plugin of an environment. Raises KeyError before the environment is initialised."""
-    plugin: Plugin = vars(environment)["asr_load"]
-    return plugin
-
-
-def started_run(environment: Environment) -> Run | None:
-    """The running test in this process; None without one, or before the environment is initialised."""
-    return plugin_of(environment).run if "asr_load" in vars(environment) else None
-
-
-def current_run(environment: Environment) -> Run:
-    """The running test in this process. Raises GreenletExit without one: it could not start, and the error was logged.
-    Waits until the environment is initialised, because a worker's users may start before that."""
-    while "asr_load" not in vars(environment):
-        gevent.sleep(0.01)
-    plugin = plugin_of(environment)
-    plugin.ready.wait()
-    if plugin.run is None:
-        raise gevent.GreenletExit  # ends a user; Locust would log a StopUser here as an error
-    return plugin.run

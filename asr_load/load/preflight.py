@@ -45,19 +45,30 @@ TRIALS = 2
 TRIAL_S = 3.0
 """Seconds of speech in a trial session, which takes as long as the speech."""
 
+TRIAL_ALONE_S = 0.1
+"""Seconds for which only the trial request runs. A server that refuses it does so within this time, and the process
+ends without the imports of a test."""
+
 HINT = "To start without a trial request, add --no-preflight"
 
 Check = Callable[[], tuple[Settings, Targets]]
 
 
 def ask_before_test(
-    check: Check, models: dict[str, str], dialects: dict[str, str], *, ready_s: float, trial: bool, flush: bool
+    check: Check,
+    models: dict[str, str],
+    dialects: dict[str, str],
+    *,
+    ready_s: float,
+    trial: bool,
+    flush: bool,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Check that the server can serve the test that `check` returns. Returns what the server reports about itself.
 
     If the options name no model, puts the server's only one into `models`, and the realtime dialect that it accepts
-    into `dialects`, by host; `check` uses both. Without `trial`, sends no request and asks for nothing. Raises
-    InputError if the server cannot serve the test.
+    into `dialects`, by host; `check` uses both. Without `trial`, sends no request and asks for nothing. Calls
+    `meanwhile` while a trial request waits for a response. Raises InputError if the server cannot serve the test.
     """
     settings = check()[0]
     models.pop(settings.host, None)
@@ -76,6 +87,8 @@ def ask_before_test(
             targets = check()[1]
         for line in dict.fromkeys(target.settings.request.line for target in targets.values()):
             _print(line)
+        gevent.get_hub().loop.update_now()  # it did not advance while data was checked
+        gevent.spawn_later(TRIAL_ALONE_S, meanwhile)
         for name, target in targets.items():
             _warn_of_long_clips(target)
             _warn_of_old_data(target)

@@ -15,7 +15,8 @@ from asr_load.http.failure import client_want
 from asr_load.load.loop_monitor import yield_to_io
 from asr_load.load.target import RequestSource
 from asr_load.results.runfile import PUNCTUAL_S
-from asr_load.schedule.arrivals import Stage
+from asr_load.schedule.arrivals import arrivals_of
+from asr_load.schedule.loop import Stage
 from asr_load.schedule.work import ArrivalCounts, Job, Turn, Work
 from asr_load.settings.settings import Settings
 
@@ -30,7 +31,7 @@ class RequestQueue:
         self._work = Work(
             turn,
             budget=settings.requests + settings.warmup_requests if settings.requests else 0,
-            arrivals=settings.loop.make(),
+            arrivals=arrivals_of(settings.loop),
         )
         self._began_ns = time.perf_counter_ns()
         self._may_begin, self._changed = Event(), Event()
@@ -74,7 +75,7 @@ class RequestQueue:
 
     def reschedule(self, stages: Sequence[Stage]) -> None:
         """Apply an announced rate, as stages from the beginning on."""
-        self._work.reschedule(self._settings.loop.make(stages))
+        self._work.reschedule(arrivals_of(self._settings.loop, stages))
         self.reconsider()
 
     def stop(self) -> None:

@@ -30,7 +30,7 @@ from asr_load.realtime.utterance import transmit
 from asr_load.results.calibration import read_calibration
 from asr_load.results.record_file import RecordFile
 from asr_load.results.runfile import PUNCTUAL_S, WorkerInfo
-from asr_load.schedule.arrivals import Stage
+from asr_load.schedule.loop import Stage
 from asr_load.schedule.work import Share, Turn
 from asr_load.settings.settings import Settings
 from asr_load.stream.record import Record

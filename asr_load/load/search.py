@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_load.errors import InputError
+from asr_load.load.locust_internals import SPAWN_RATE
 from asr_load.load.master import NOTICE_S, Master
 from asr_load.load.solo import Solo
 from asr_load.options.table import OPTIONS
@@ -31,7 +32,7 @@ from asr_load.results.capacity import (
 )
 from asr_load.results.decide import LEAST_REQUESTS, LOOKS
 from asr_load.results.verdict import judge_clients
-from asr_load.schedule.arrivals import Stage, parse_stages
+from asr_load.schedule.loop import Stage, parse_stages
 from asr_load.settings.settings import Settings
 from asr_load.stream.record import Record
 
@@ -41,9 +42,6 @@ IDLE_TEXT = "1s:0"
 
 OPEN_RAMP_S = 2.0
 """Seconds after the start of a rate in which requests are not measured, because the server is still empty."""
-
-SPAWN_RATE = 100
-"""Users to start per second in an open loop or a step. Locust warns about higher rates."""
 
 DRAIN_S = 15.0
 """Seconds, in addition to the total timeout, for the fleet to report that nothing is in flight."""
@@ -288,28 +286,6 @@ def for_search(settings: Settings) -> Settings:
     """The settings of a search's test: without SLOs and rate, which belong to the search's steps."""
     loop = replace(settings.loop, rate=None, stages=IDLE_TEXT) if settings.loop.rate is not None else settings.loop
     return replace(settings, slos=[], loop=loop, searching=True)
-
-
-def check_search(settings: Settings, users: int | None, *, headless: bool) -> None:
-    """Raise InputError if the options do not allow a search."""
-    if not settings.slos:
-        raise InputError("a search for capacity needs at least one --slo, such as --slo ttft:p95:500")
-    if headless and users is None:
-        raise InputError(
-            "a search for capacity needs -u, the maximum number of streams (with --request-rate: of requests in flight)"
-        )
-    others = {
-        "--requests": settings.requests,
-        "--rate-stages": settings.loop.stages,
-        "--arrival-trace": settings.loop.trace,
-        "--warmup-requests": settings.warmup_requests,
-        "--warmup-time": settings.warmup_time,
-        "--trim-start": settings.trim_start,
-        "--trim-end": settings.trim_end,
-    }
-    for name, given in others.items():
-        if given:
-            raise InputError(f"remove {name}: a search chooses its load, and excludes the start of each step")
 
 
 SERVER = ("endpoint", "upstream")

@@ -6,15 +6,18 @@ A locustfile imports the one that it uses, because Locust uses any shape that it
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 from locust import LoadTestShape
 from locust.argument_parser import LocustArgumentParser
 from locust.runners import Runner
 
-from asr_load.load.plugin import Plugin, plugin_of
+from asr_load.load.registry import plugin_of
 from asr_load.options.parser import LOAD, add_to_group
 from asr_load.options.table import SEARCH_OPTIONS, SHAPE_OPTIONS
+
+if TYPE_CHECKING:
+    from asr_load.load.plugin import Plugin
 
 
 class UserRamp(NamedTuple):

@@ -19,7 +19,7 @@ from asr_load.load.stats import other_failures
 from asr_load.load.target import Targets
 from asr_load.results.runfile import Invocation, WorkerInfo
 from asr_load.results.summary import Summary
-from asr_load.schedule.arrivals import Stage
+from asr_load.schedule.loop import Stage
 from asr_load.schedule.work import SOLE
 from asr_load.settings.settings import Settings
 

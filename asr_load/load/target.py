@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,29 +20,10 @@ from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.options.table import PER_USER_CLASS
 from asr_load.results.runfile import Speaking, UserClassInfo, option_fields
-from asr_load.schedule.mix import MixedOrder, parse_mix, sample_of
+from asr_load.schedule.mix import parse_mix
+from asr_load.schedule.mixed_order import MixedOrder, sample_of
 from asr_load.schedule.work import ClipOrder, Job
-from asr_load.settings.host import without_credentials
 from asr_load.settings.settings import Settings
-
-
-class OwnOptions:
-    """A user class that may override the test's options."""
-
-    options: ClassVar[Mapping[str, Any]] = {}
-    """Options that differ for this class, such as {"data": "long-clips", "api": "transcriptions"}: any that
-    options/table.py marks `per_user_class`."""
-
-
-def host_of_classes(classes: Iterable[type]) -> str | None:
-    """The `host` attribute of user classes, for a test without --host; None if no class has one. Raises InputError for
-    different hosts, because a test has one server."""
-    named = {getattr(user_class, "host", None) for user_class in classes if issubclass(user_class, OwnOptions)}
-    hosts = [str(host) for host in named if host]
-    if len(hosts) > 1:
-        shown = " and ".join(sorted(map(without_credentials, hosts)))
-        raise InputError(f"the user classes have the hosts {shown}, but a test has one server: set --host")
-    return hosts[0] if hosts else None
 
 
 @dataclass(frozen=True)

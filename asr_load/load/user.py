@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from locust import HttpUser, constant, task
 from locust.env import Environment
 
-from asr_load.apis.transcription_request import TranscriptionRequest
-from asr_load.http.connection import UserConnection
-from asr_load.load import lifecycle  # noqa: F401 (attaches asr-load to Locust)
-from asr_load.load.plugin import current_run, started_run
-from asr_load.load.target import OwnOptions
-from asr_load.stream.record import Record
+from asr_load.load import startup  # noqa: F401 (attaches asr-load to Locust)
+from asr_load.load.own_options import OwnOptions
+from asr_load.load.registry import current_run, started_run
+
+if TYPE_CHECKING:
+    from asr_load.apis.transcription_request import TranscriptionRequest
+    from asr_load.stream.record import Record
 
 
 class SpeechUser(OwnOptions, HttpUser):
@@ -28,6 +31,8 @@ class SpeechUser(OwnOptions, HttpUser):
         cls.tasks = [other for other in cls.tasks if other is not SpeechUser.transcribe] or cls.tasks
 
     def __init__(self, environment: Environment) -> None:
+        from asr_load.http.connection import UserConnection  # late: see "Start" in docs/architecture.md
+
         if (run := started_run(environment)) is not None:
             run.playback.pacer.send_due()  # because Locust makes many users at once
         super().__init__(environment)

@@ -68,7 +68,7 @@ def _check_start(plugin: Plugin, wanted: Namespace, form: Form) -> str:
         flush=wanted.flush_cache,
     )
     if key:
-        plugin.credentials.keep(settings.host, key)
+        plugin.checks.credentials.keep(settings.host, key)
     if isinstance(plugin.runner, MasterRunner):
         _wait_for_workers(plugin, plugin.runner)
     return settings.host

@@ -6,7 +6,7 @@ from asr_load.apis import APIS
 from asr_load.apis.envelopes import ENVELOPES, TEXT_FORMATS
 from asr_load.apis.presets import PRESET_NAMES
 from asr_load.options.option import Group, Option, at_least, between, positive_seconds, seconds
-from asr_load.schedule.arrivals import PROCESSES
+from asr_load.schedule.loop import PROCESSES
 from asr_load.shipped import SAMPLE
 from asr_load.stream.record import Amount, Number
 
@@ -165,7 +165,7 @@ GROUPS: tuple[Group, ...] = (
     Group("Load", "when requests are sent; -u limits how many are in flight", (
         Option("--request-rate", metavar="R", in_form=True,
                help="Open loop: requests per second of all workers together (not set: closed loop)"),
-        Option("--arrivals", choices=tuple(PROCESSES), default="poisson", in_form=True,
+        Option("--arrivals", choices=PROCESSES, default="poisson", in_form=True,
                help="Arrival process of an open loop",
                explanation="[Load models](load-models.md) describes the three."),
         Option("--requests", aliases=("--num-prompts",), type=int, default=0, metavar="N",

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from asr_load.stream.record import RealtimeRecord, Record
+
+if TYPE_CHECKING:
+    import numpy as np
 
 JOINED_RECORDS = 10_000
 """Number of records whose gaps are joined at a time."""
@@ -37,6 +39,8 @@ class Figures(msgspec.Struct):
 
 def figures(values: Iterable[float]) -> Figures:
     """Mean, percentiles (linear interpolation, as numpy's default) and maximum."""
+    import numpy as np  # late: see "Start" in docs/architecture.md
+
     return _figures(np.fromiter(values, dtype=float))
 
 
@@ -44,6 +48,8 @@ def _figures(values: np.ndarray) -> Figures:
     """Like `figures`, but reorders `values`, because a copy of a long run's gaps would take half a gigabyte."""
     if values.size == 0:
         return Figures(None, None, None, None, None, None, 0)
+    import numpy as np
+
     mean, highest = float(values.mean()), float(values.max())
     p50, p90, p95, p99 = np.percentile(values, [50, 90, 95, 99], overwrite_input=True).tolist()
     return Figures(mean, p50, p90, p95, p99, highest, values.size)
@@ -92,6 +98,8 @@ class Metric:
 
     def values(self, records: Iterable[Record]) -> np.ndarray:
         """The values of all records, in order; shape (n,)."""
+        import numpy as np
+
         if self.is_realtime:
             records = (record for record in records if isinstance(record, RealtimeRecord))
         got = map(self.get, records)
@@ -122,6 +130,8 @@ class Metric:
 
 def _joined(parts: Sequence[Sequence[float]]) -> np.ndarray:
     """Join all values in order without an object for each: a million requests have tens of millions of gaps."""
+    import numpy as np
+
     joined, end = np.empty(sum(map(len, parts))), 0
     for first in range(0, len(parts), JOINED_RECORDS):
         several = parts[first : first + JOINED_RECORDS]

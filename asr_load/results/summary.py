@@ -17,12 +17,13 @@ from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.accuracy import loops, measure, rate_for, variants
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
+from asr_load.results.judge_slos import judge_slos
 from asr_load.results.metrics import METRICS, Figures, figures
 from asr_load.results.parts import ByDuration, ByReplica, ByUserClass, by_duration, by_replica, by_user_class
 from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
 from asr_load.results.record_file import RECORDS, append_lines, read_records
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run, write_run
-from asr_load.results.slo import Goodput, SloResult, judge_slos, parse_slos
+from asr_load.results.slo import Goodput, SloResult, parse_slos
 from asr_load.results.sound import LeftOut, Measured, measured
 from asr_load.results.steady import Steadiness, judge_steadiness
 from asr_load.results.verdict import Validity, cause_and_cure, judge

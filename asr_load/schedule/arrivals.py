@@ -7,31 +7,17 @@ a Poisson process again.)
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from asr_load.errors import InputError
+from asr_load.schedule.loop import Loop, Stage, parse_stages
 from asr_load.schedule.trace import read_trace
 
 BLOCK = 8192
-
-_STAGE = re.compile(r"(?P<length>[\d.]+)(?P<unit>s|m|h|):(?P<first>[\d.]+)(?:-(?P<last>[\d.]+))?", re.ASCII)
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-
-
-class Stage(NamedTuple):
-    """A rate in requests per second that changes linearly from `first` to `last` within `seconds`."""
-
-    seconds: float
-    first: float
-    last: float
 
 
 class Profile:
@@ -149,8 +135,8 @@ class Arrivals:
 class Replay(Arrivals):
     """Arrivals at recorded times, in seconds, sped up by a factor."""
 
-    def __init__(self, times: np.ndarray, speed: float) -> None:
-        self._due = (times - times[0]) / speed
+    def __init__(self, times: Sequence[float], speed: float) -> None:
+        self._due = (np.array(times) - times[0]) / speed
 
     def due(self, number: int) -> float | None:
         return float(self._due[number]) if number < len(self._due) else None
@@ -162,92 +148,23 @@ class Replay(Arrivals):
         return self.number_at(seconds), 0.0
 
 
-@dataclass(frozen=True)
-class Loop:
-    """The requested arrivals. In an open loop, one of rate, stages and trace is set."""
-
-    rate: float | None = None
-    arrivals: str = "poisson"
-    burstiness: float = 1.0
-    """vLLM's: gaps follow a gamma distribution with this shape and the rate's mean; 1 is Poisson, smaller values are
-    burstier, larger ones more even."""
-    stages: str = ""
-    trace: str = ""
-    speed: float = 1.0
-    seed: int = 0
-
-    @property
-    def open(self) -> bool:
-        return self.rate is not None or bool(self.stages) or bool(self.trace)
-
-    @property
-    def trace_sha256(self) -> str:
-        """Hash of the trace's file; empty without one."""
-        return hashlib.sha256(Path(self.trace).expanduser().read_bytes()).hexdigest() if self.trace else ""
-
-    def make(self, announced: Sequence[Stage] = ()) -> Arrivals | None:
-        """Create the arrivals; None for a closed loop. `announced`: stages of a search, which replace the requested
-        ones. Raises InputError."""
-        self._check()
-        if self.trace:
-            return Replay(read_trace(Path(self.trace).expanduser()), self.speed)
-        if announced or self.stages:
-            profile = Profile(announced or parse_stages(self.stages))
-        elif self.rate is not None:
-            profile = Profile([Stage(1.0, self.rate, self.rate)])
-        else:
-            return None
-        return Arrivals(profile, PROCESSES[self.arrivals](self))
-
-    def _check(self) -> None:
-        sources = {"--request-rate": self.rate is not None, "--rate-stages": self.stages, "--arrival-trace": self.trace}
-        named = [name for name, given in sources.items() if given]
-        if len(named) > 1:
-            raise InputError(f"{' and '.join(named)} exclude each other: use only one of them")
-        if self.arrivals not in PROCESSES:
-            raise InputError(f"--arrivals {self.arrivals!r} must be one of {', '.join(PROCESSES)}")
-        if not _positive(self.burstiness):
-            raise InputError(f"--burstiness must be above 0 (1 is Poisson), not {self.burstiness:g}")
-        if self.burstiness != 1 and self.arrivals != "gamma":
-            raise InputError(f"--burstiness {self.burstiness:g} applies only to gamma arrivals: add --arrivals gamma")
-        if not _positive(self.speed):
-            raise InputError(f"--trace-speed must be above 0 (2 is twice as fast), not {self.speed:g}")
-        if self.speed != 1 and not self.trace:
-            raise InputError("--trace-speed applies only to a trace: add --arrival-trace FILE")
-        if self.rate is not None and not _positive(self.rate):
-            raise InputError(
-                f"--request-rate must be above 0 requests per second, not {self.rate:g}; for a closed loop, remove it"
-            )
-
-
-PROCESSES: dict[str, Callable[[Loop], Process]] = {
+_PROCESSES: dict[str, Callable[[Loop], Process]] = {
     "poisson": lambda loop: Gamma(1.0, loop.seed),
     "constant": lambda _: Constant(),
     "gamma": lambda loop: Gamma(loop.burstiness, loop.seed),
 }
-"""The values of --arrivals."""
 
 
-def parse_stages(text: str) -> list[Stage]:
-    """Parse stages such as `60s:5,30s:5-20,2m:20`: 5 requests/s for a minute, a ramp to 20 within half a minute, then
-    20. Raises InputError."""
-    stages = []
-    for item in text.split(","):
-        match = _STAGE.fullmatch(item.strip())
-        try:
-            if match is None:
-                raise ValueError
-            seconds = float(match["length"]) * _UNITS[match["unit"]]
-            first = float(match["first"])
-            last = first if match["last"] is None else float(match["last"])
-        except ValueError:
-            allowed = "DURATION:RATE or DURATION:RATE-RATE, such as 60s:5 or 2m:5-20, separated by commas"
-            raise InputError(f"--rate-stages: {item.strip()!r} is not a stage; use {allowed}") from None
-        if not _positive(seconds):
-            raise InputError(f"--rate-stages: {item.strip()!r} must last longer than 0 s")
-        stages.append(Stage(seconds, first, last))
-    return stages
-
-
-def _positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+def arrivals_of(loop: Loop, announced: Sequence[Stage] = ()) -> Arrivals | None:
+    """The arrivals of a loop; None for a closed one. `announced`: stages of a search, which replace the loop's. Raises
+    InputError."""
+    loop.check()
+    if loop.trace:
+        return Replay(read_trace(Path(loop.trace).expanduser()), loop.speed)
+    if announced or loop.stages:
+        profile = Profile(announced or parse_stages(loop.stages))
+    elif loop.rate is not None:
+        profile = Profile([Stage(1.0, loop.rate, loop.rate)])
+    else:
+        return None
+    return Arrivals(profile, _PROCESSES[loop.arrivals](loop))

@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 
@@ -16,8 +14,8 @@ COLUMNS = ("at", "timestamp")
 ALLOWED = "jsonl (numbers, or objects with `at` or `timestamp`) or csv (a column `at` or `timestamp`, or only one)"
 
 
-def read_trace(path: Path) -> np.ndarray:
-    """The times of a trace in seconds, in order: shape (n,), n > 0. Raises InputError."""
+def read_trace(path: Path) -> list[float]:
+    """The times of a trace in seconds, in order, at least one. Raises InputError."""
     times: list[float] = []
     if path.exists() and not path.is_file():
         raise InputError(f"--arrival-trace {path} is not a file; use {ALLOWED}")  # /dev/zero would never end
@@ -40,7 +38,7 @@ def read_trace(path: Path) -> np.ndarray:
         raise InputError(f"--arrival-trace {path} is not text; use {ALLOWED}") from error
     if not times:
         raise InputError(f"--arrival-trace {path} contains no arrivals; use {ALLOWED}")
-    return np.array(times)
+    return times
 
 
 def _jsonl(lines: Iterator[str]) -> Iterator[tuple[int, object]]:

@@ -9,12 +9,11 @@ import shlex
 from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
 from asr_load.apis import APIS
-from asr_load.apis.api import Api
+from asr_load.apis.api import MODELS, Api
 from asr_load.apis.realtime import Realtime
 from asr_load.errors import InputError
-from asr_load.http.server_info import MODELS, SECRET
 from asr_load.http.transport import PORTS
-from asr_load.text import STRUCK
+from asr_load.text import SECRET, STRUCK
 
 VERSION = "/v1"
 """Last path component of the base URL that OpenAI's clients take."""

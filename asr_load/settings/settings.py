@@ -17,7 +17,7 @@ from asr_load.errors import InputError
 from asr_load.http.transport import Timeouts, Transport, proxy_of_environment, read_transport
 from asr_load.options.table import DEFAULT_MODEL, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
 from asr_load.results.slo import Goodput, Slo, check_unit, parse_slos
-from asr_load.schedule.arrivals import Loop, parse_stages
+from asr_load.schedule.loop import Loop, parse_stages
 from asr_load.schedule.mix import parse_mix
 from asr_load.settings.credentials import Secrets
 from asr_load.settings.host import check_endpoint, check_host, parse_proxy, parse_upstream, split_proxy, without_secrets
@@ -273,7 +273,8 @@ def _loop(options: Namespace) -> Loop:
     )
     if loop.stages and not any(stage.first or stage.last for stage in parse_stages(loop.stages)):
         raise InputError(f"--rate-stages {loop.stages}: at least one rate must be above 0")
-    if loop.make() is None and options.arrivals != "poisson":
+    loop.check()
+    if not loop.open and options.arrivals != "poisson":
         raise InputError(f"--arrivals {options.arrivals} needs a rate: add --request-rate or --rate-stages")
     return loop
 

@@ -89,7 +89,9 @@ def _import_locust() -> None:
     import locust.main  # noqa: F401
     import whisper_normalizer.english  # noqa: F401
 
-    import asr_load.load.lifecycle  # noqa: F401
+    import asr_load.load.lifecycle
+    import asr_load.load.preflight
+    import asr_load.load.user  # noqa: F401
 
 
 def _import_server() -> None:
