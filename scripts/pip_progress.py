@@ -1,4 +1,5 @@
-"""Shorten the output of `pip install`: count the packages and print errors. pip's --log has the rest."""
+"""Shorten the output of `pip install`: count the packages, name large downloads and print errors. pip's --log has the
+rest."""
 
 from __future__ import annotations
 
@@ -21,6 +22,8 @@ def main() -> None:
                 print(f"{in_place}  {found} found: {rest.split()[0]}", end="", flush=True)
             elif found % EVERY == 0:
                 print(f"  {found} found", flush=True)
+        elif first == "Downloading" and rest.endswith("MB)"):
+            print(f"{in_place}  downloading {rest}", end="" if in_place else "\n", flush=True)
         elif first == "Installing":
             print(f"{in_place}  installing {rest.count(',') + 1} …", flush=True)
         elif first == "ERROR:":

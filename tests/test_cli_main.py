@@ -29,7 +29,7 @@ def test_version_is_printed() -> None:
 def test_unknown_verb_is_refused() -> None:
     done = asr_load("brew")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown command 'brew'; the commands are prepare, run")
+    assert done.stderr.startswith("error: unknown command 'brew'; the commands are demo, prepare, run")
     assert "prepare" in asr_load().stdout
 
 

@@ -44,7 +44,7 @@ def test_invalid_number_of_repeats_is_refused(value: str) -> None:
 def test_signal_after_the_end_of_a_run_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(repeats, "_run_once", lambda _: (0, signal.SIGTERM))
+    monkeypatch.setattr(repeats, "run_once", lambda _: (0, signal.SIGTERM))
     assert repeats.run_repeatedly(["locust", "--results", str(tmp_path / "r")], 2) == 128 + signal.SIGTERM
     assert capfd.readouterr().err == "stopped after run 1 of 2 (SIGTERM)\n"
 
@@ -74,7 +74,7 @@ def test_series_continues_if_the_exit_code_is_that_of_the_verdict(
         summarise_folder(run_folder(Path(command[-1]), [record(0), failure(1, "http_500")], run_info(**ended.changes)))
         return ended.code, 0
 
-    monkeypatch.setattr(repeats, "_run_once", run_once)
+    monkeypatch.setattr(repeats, "run_once", run_once)
     assert repeats.run_repeatedly(["locust", "--results", str(tmp_path / "r")], 2) == ended.code
     out = capsys.readouterr().out
     assert ("run 2 of 2" in out, "Spread over 2 runs" in out) == (ended.goes_on, ended.goes_on)

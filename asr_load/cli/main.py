@@ -12,6 +12,7 @@ from asr_load import signals
 # Import everything else after catching signals.
 
 VERBS = {
+    "demo": ("asr_load.cli.demo", "test a speech recognizer on this machine: a first look, in less than a minute"),
     "prepare": ("asr_load.cli.prepare", "prepare a speech data set for load tests"),
     "run": (
         "locustfiles/transcribe.py,locustfiles/shapes.py",

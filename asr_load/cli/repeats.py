@@ -62,7 +62,7 @@ def run_repeatedly(command: Sequence[str], times: int) -> int:
         folder = base.with_name(f"{base.name}-run{turn}")
         print(f"run {turn} of {times}: {folder}", flush=True)
         is_new = not folder.exists()
-        code, stopped = _run_once([*command, "--results", str(folder)])
+        code, stopped = run_once([*command, "--results", str(folder)])
         worst = max(worst, code if code >= 0 else 128 - code)
         if stopped:  # the run itself prints nothing if it had just finished
             signals.say(f"stopped after run {turn} of {times} ({signal.Signals(stopped).name})")
@@ -84,8 +84,9 @@ def _has_result(folder: Path, code: int) -> bool:
     return verdict is not None and verdict.exit_code == code and not verdict.has(Kind.UNWRITTEN)
 
 
-def _run_once(command: Sequence[str]) -> tuple[int, int]:
-    """Run a command. Returns its exit code, and the number of the signal that this process received, or 0."""
+def run_once(command: Sequence[str]) -> tuple[int, int]:
+    """Run a command and pass signals on to it. Returns its exit code, and the number of the signal that this process
+    received, or 0."""
     sent: list[int] = []
 
     def pass_on(number: int) -> None:

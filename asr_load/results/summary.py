@@ -432,6 +432,11 @@ def write_summary(folder: Path, finished: Finished) -> None:
         write_atomically(folder / SUMMARY, encode_json(finished.summary))
 
 
+def read_summary(folder: Path) -> Summary:
+    """Read summary.json. Raises InputError."""
+    return read_json(folder / SUMMARY, Summary, f"{folder} has no summary yet", "a run")
+
+
 class _Concluded(msgspec.Struct):
     """The part of summary.json that holds the verdict."""
 
