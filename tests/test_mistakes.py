@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -304,5 +305,6 @@ def test_runs_of_the_same_second_have_separate_folders(clips: Path, tmp_path: Pa
             assert process.returncode == 0, err
     folders = list((tmp_path / "results").iterdir())
     assert len(folders) == 3
+    assert all(re.fullmatch(r"\d{8}-\d{4}-\d\d_default_1-stream(-[23])?", folder.name) for folder in folders)
     for folder in folders:
         assert len((folder / "records.jsonl").read_text().splitlines()) == 2

@@ -41,6 +41,26 @@ def test_invalid_number_of_repeats_is_refused(value: str) -> None:
         take_repeats(["--repeats", value])
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--model", "a/whisper", "-u", "8"], "whisper_8-streams-run1"),
+        (["--users=2", "--api", "realtime"], "2-sessions-run1"),
+        (["-f", "locustfiles/capacity.py", "-u", "64"], "search-run1"),
+        (["--model=m", "--request-rate", "2.5", "-u", "64"], "m_2.5-requests-per-s-run1"),
+        ([], "1-stream-run1"),
+    ],
+)
+def test_folders_of_a_series_are_named_by_what_the_command_says(
+    words: list[str], name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(repeats, "run_once", lambda _: (2, 0))
+    repeats.run_repeatedly(["locust", *words], 2)
+    folder = Path(capsys.readouterr().out.split()[-1])
+    assert folder.parent == Path("results")
+    assert folder.name.partition("_")[2] == name
+
+
 def test_signal_after_the_end_of_a_run_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,14 +11,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
 from asr_load import signals
 from asr_load.cli.repeats import run_once
 from asr_load.errors import InputError, OneLineParser
-from asr_load.results.folders import folder_name
+from asr_load.results.folders import RESULTS, folder_name, load_name
 from asr_load.shipped import LOCUST_COMMAND, command, shipped
 from asr_load.text import visible
 
@@ -42,7 +41,7 @@ def main() -> int:
         "Start a small speech recognizer on this machine, test it with 15 short clips, and write a report. The packages"
         " for it come with: pip install 'asr-load[server]'"
     ).parse_args()
-    results = Path("results") / folder_name(datetime.now().astimezone(), MODEL, f"{USERS}-streams")
+    results = RESULTS / folder_name(MODEL, load_name(USERS))
     print("Starting a speech server on this machine (a small speech recognizer on the CPU) …", flush=True)
     try:
         with signals.raising(), _server() as host, tempfile.TemporaryDirectory() as other:

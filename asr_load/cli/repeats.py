@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_load import signals
 from asr_load.errors import InputError
+from asr_load.results.folders import RESULTS, folder_name, load_name
 from asr_load.shipped import LOCUST_COMMAND
 
 if TYPE_CHECKING:
@@ -105,12 +105,28 @@ def run_once(command: Sequence[str]) -> tuple[int, int]:
 
 
 def _results(command: Sequence[str]) -> Path:
-    named = [
-        word.partition("=")[2] or command[at + 1]
-        for at, word in enumerate(command[:-1])
-        if word.split("=")[0] in ("--results", "--result-dir")
-    ]
-    return Path(named[-1]) if named else Path("results") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    """The folder that the names of the runs begin with. Without --results, it names the model only if the command does,
+    because the runs ask the server later."""
+    if named := _value(command, "--results", "--result-dir"):
+        return Path(named)
+    users, rate = _value(command, "-u", "--users"), _value(command, "--request-rate")
+    if any(word.endswith("capacity.py") for word in command):
+        load = "search"
+    elif rate:
+        load = f"{rate} requests per s"
+    else:
+        load = load_name(int(users) if users.isdecimal() else 1, realtime=_value(command, "--api") == "realtime")
+    return RESULTS / folder_name(_value(command, "--model"), load)
+
+
+def _value(command: Sequence[str], *names: str) -> str:
+    """The value of an option in a command; empty if it is not there."""
+    value = ""
+    for word, following in zip(command, (*command[1:], ""), strict=True):
+        name, equals, attached = word.partition("=")
+        if name in names:
+            value = attached if equals else following
+    return value
 
 
 def _spread(runs: Sequence[Finished]) -> Table:

@@ -15,10 +15,11 @@ from asr_load.audio.prepared import read_manifest
 from asr_load.errors import InputError
 from asr_load.load.own_options import OwnOptions
 from asr_load.options.parser import for_class
+from asr_load.results.folders import RESULTS
 from asr_load.results.record_file import RECORDS
 from asr_load.settings.credentials import Credentials, Secrets
 from asr_load.settings.host import check_host
-from asr_load.settings.settings import RESULTS, Settings, check_writable, read_settings
+from asr_load.settings.settings import Settings, check_writable, read_settings
 from asr_load.threads import in_thread
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import time
@@ -31,10 +30,10 @@ from asr_load.load.search import Stepper, for_search, resumed
 from asr_load.load.solo import Solo
 from asr_load.load.target import Targets
 from asr_load.load.worker import Worker
-from asr_load.results.record_file import RECORDS
+from asr_load.results.folders import RESULTS, folder_name, load_name, new_folder
 from asr_load.results.runfile import Invocation
 from asr_load.settings.commandline import shown_command
-from asr_load.settings.settings import RESULTS, Settings
+from asr_load.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -161,12 +160,25 @@ class Plugin:
         words: dict[str, Any] = {"invocation": self._invocation(settings), "on_done": self._end_test}
         users = self.options.num_users or 1
         if isinstance(self.runner, MasterRunner):
-            self.folder = words["folder"] = _new_folder(settings.results)
+            self.folder = words["folder"] = self._new_folder(settings, targets)
             return Master(self.runner, settings, targets, users=users, **words)
         descriptors.allow(users)
         reader = choose(settings.reader)
-        self.folder = words["folder"] = _new_folder(settings.results)
+        self.folder = words["folder"] = self._new_folder(settings, targets)
         return Solo(self.runner, settings, targets, reader=reader, **words)
+
+    def _new_folder(self, settings: Settings, targets: Targets) -> Path:
+        """Create the results folder of a test, named --results or by the model and the load."""
+        if settings.results is not None:
+            return new_folder(settings.results)
+        loop, shape = settings.loop, self._shape_name()
+        if self.searching or shape != NO_SHAPE:
+            load = "search" if self.searching else shape
+        elif loop.stages or loop.trace:
+            load = "stages" if loop.stages else "trace"
+        else:
+            load = load_name(self.options.num_users or 1, loop.rate, realtime=settings.realtime is not None)
+        return new_folder(RESULTS / folder_name(targets.first.settings.request.fields.model, load))
 
     def _new_worker(self, runner: WorkerRunner) -> Worker:
         # Use this worker's --results instead of the master's.
@@ -263,18 +275,3 @@ class Plugin:
     def run(self) -> Run | None:
         """The running test in this process; None without one, and in a master."""
         return self.role.run if isinstance(self.role, Solo | Worker) else None
-
-
-def _new_folder(named: Path | None) -> Path:
-    """Create a folder for a test: the named one, then NAME-2, NAME-3, for further tests of the web UI and for tests
-    that begin in the same second."""
-    base = named or RESULTS / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    for number in itertools.count(1):
-        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            (folder / RECORDS).touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        break
-    return folder

@@ -24,6 +24,7 @@ from asr_load.load.target import Targets
 from asr_load.options.table import OPTIONS
 from asr_load.results.accuracy import Sample
 from asr_load.results.earlier import earlier_runs
+from asr_load.results.folders import RESULTS
 from asr_load.results.live import DRAWN, REALTIME_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.pass_fail import PassRules, Verdict, conclude
@@ -33,7 +34,7 @@ from asr_load.results.slo import Goodput, Slo
 from asr_load.results.sound import lost_line
 from asr_load.results.summary import Finished, Summary, read_finished, write_summary
 from asr_load.results.verdict import Validity, judge_clients
-from asr_load.settings.settings import RESULTS, Settings
+from asr_load.settings.settings import Settings
 from asr_load.stream.record import Record
 from asr_load.text import count_of
 

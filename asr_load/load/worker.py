@@ -28,10 +28,11 @@ from asr_load.load.messages import (
 )
 from asr_load.load.run import Run
 from asr_load.load.target import Targets
+from asr_load.results.folders import RESULTS
 from asr_load.results.record_file import WORKER_RECORDS, RecordFile
 from asr_load.results.runfile import WorkerInfo, read_run
 from asr_load.schedule.work import ArrivalAssignment, Share, Turn
-from asr_load.settings.settings import RESULTS, Settings
+from asr_load.settings.settings import Settings
 from asr_load.text import visible
 
 CLOCK_ROUNDS, CLOCK_FIRST_S, CLOCK_EVERY_S = 8, 0.1, 2.0

@@ -230,7 +230,7 @@ GROUPS: tuple[Group, ...] = (
     )),
     Group("Output", "what is stored, and where", (
         Option("--results", aliases=("--result-dir",), metavar="DIR",
-               help="Folder for the results (default: results/DATE-TIME)"),
+               help="Folder for the results (default: results/TIME_MODEL_LOAD)"),
         Option("--metadata", action="append", default=[], metavar="KEY=VALUE",
                in_run_json="metadata", json_type=dict[str, str], json_default={},
                help="Note to store with the results, for example gpu=H100; repeatable",

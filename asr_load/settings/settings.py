@@ -25,10 +25,6 @@ from asr_load.settings.request import RequestSettings, parse_extra_body, read_re
 from asr_load.shipped import SAMPLE
 from asr_load.text import Intake
 
-RESULTS = Path("results")
-"""Default parent of the runs' folders."""
-
-
 PATH_CHARS = 200
 """Maximum length of an invalid path in a message."""
 
