@@ -303,8 +303,12 @@ def test_runs_of_the_same_second_have_separate_folders(clips: Path, tmp_path: Pa
         for process in runs:
             _, err = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0, err
-    folders = list((tmp_path / "results").iterdir())
+    folders = [path for path in (tmp_path / "results").iterdir() if path.is_dir()]
     assert len(folders) == 3
     assert all(re.fullmatch(r"\d{8}-\d{4}-\d\d_default_1-stream(-[23])?", folder.name) for folder in folders)
+    # The last one that wrote the page had seen the others' results.
+    page = (tmp_path / "results" / "index.html").read_text()
+    assert all(f'data-name="{folder.name}"' in page for folder in folders)
+    assert page.count("Held 1 stream for ") == 3
     for folder in folders:
         assert len((folder / "records.jsonl").read_text().splitlines()) == 2

@@ -21,6 +21,8 @@ VERBS = {
     "capacity": ("locustfiles/capacity.py", "find the highest load at which every --slo holds"),
     "bench": ("asr_load.cli.bench", "send every clip of a data set once, and print the summary"),
     "report": ("asr_load.report.main", "rewrite the summary and report of a run, or compare it with others"),
+    "list": ("asr_load.cli.list_runs", "list runs, the newest first, each with its result in a sentence"),
+    "compare": ("asr_load.cli.compare_runs", "compare two runs: folders, names, or last and last-1"),
     "calibrate": ("asr_load.selftest.calibrate", "measure how many streams this machine can receive accurately"),
     "serve": ("asr_server.main", "start a server to test against"),
     "options": ("asr_load.cli.options_page", "list the options that asr-load adds to Locust's"),

@@ -20,6 +20,7 @@ from asr_load.load.master import Master
 from asr_load.load.run_store import RunStore
 from asr_load.load.solo import Solo
 from asr_load.report.page import add_section, write_report
+from asr_load.report.runs import update_index
 from asr_load.results.capacity import Capacity
 from asr_load.results.pass_fail import IN_THE_ANSWER, Kind
 from asr_load.results.record_file import read_records
@@ -56,6 +57,7 @@ class Reports:
             self._summary = store.finished.summary  # it can still be printed
         self._is_printed = False
         self._write_page(store)
+        self._update_index(store.folder.parent)
         logger.info("records, run.json, summary.json and report.html are in %s", store.folder)
         if self._environment.web_ui is not None:
             self.print()
@@ -72,6 +74,15 @@ class Reports:
         except Exception:
             logger.exception("report.html was not written; to try again: %s %s", command("report"), store.folder)
             self._environment.process_exit_code = 2
+
+    def _update_index(self, results: Path) -> None:
+        """List the test in results/index.html. An error here is only logged: the test's own files are complete."""
+        try:
+            update_index(results)
+        except OSError as error:
+            logger.warning("%s/index.html was not written: %s", results, error)
+        except Exception:
+            logger.exception("%s/index.html was not written; to try again: asr-load list %s", results, results)
 
     def print(self) -> None:
         """Print the summary of the last test, or the answer of a search, if they are not printed yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
@@ -12,6 +13,7 @@ from asr_load.report.capacity import print_search
 from asr_load.report.comparison import markdown, print_comparison
 from asr_load.report.exports import FORMS, export
 from asr_load.report.page import comparison_page, write_report
+from asr_load.report.runs import COMPARISON_PAGE, update_index
 from asr_load.report.summary import print_summary
 from asr_load.results.compare import broken_gates, compare, live_accuracy, parse_gate, write_comparison
 from asr_load.results.parts import values_of
@@ -21,6 +23,11 @@ from asr_load.results.summary import read_finished, write_summary
 @exits_on_bad_input
 def main() -> int:
     """Command line of scripts/report.py."""
+    return report(sys.argv[1:])
+
+
+def report(words: Sequence[str]) -> int:
+    """Run the command with these arguments. Returns its exit code. Raises InputError, OSError."""
     parser = OneLineParser(
         "Print the summaries of runs, rewrite their summary.json and report.html, and compare them with a baseline."
     )
@@ -66,7 +73,7 @@ def main() -> int:
         choices=FORMS,
         help="also write this format to the results folder; repeatable",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     gates, min_change = [parse_gate(text) for text in args.fail_on], _share(args.min_change)
     if not args.baseline and (gates or min_change):
         raise InputError("--fail-on and --min-change need a --baseline: name the runs to compare with")
@@ -90,6 +97,7 @@ def main() -> int:
         else:
             print_summary(folder, finished.summary, finished.records, sys.stdout, by_column)
     if not args.baseline:
+        _update_indexes(args.results)
         return 0
     comparison = compare(runs, baselines, min_change)
     write_comparison(args.results[0], comparison)
@@ -97,6 +105,7 @@ def main() -> int:
     write_atomically(args.results[0] / COMPARISON_PAGE, page.encode("utf-8", "replace"))
     if "markdown" in args.export:
         write_atomically(args.results[0] / "comparison.md", markdown(comparison).encode("utf-8", "replace"))
+    _update_indexes(args.results)
     print_comparison(comparison, sys.stdout)
     broken = list(broken_gates(comparison, gates))
     for line in broken:
@@ -104,7 +113,9 @@ def main() -> int:
     return 1 if broken else 0
 
 
-COMPARISON_PAGE = "comparison.html"
+def _update_indexes(folders: Iterable[Path]) -> None:
+    for results in {folder.resolve().parent for folder in folders}:
+        update_index(results)
 
 
 def _share(text: str) -> float:

@@ -60,7 +60,8 @@ def asset(name: str, package: str = "asr_load.report") -> str:
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The templates of pages, which escape the values put into them."""
     loader = PackageLoader("asr_load.report")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
@@ -69,13 +70,13 @@ def _render(template: str, data: Any, **values: Any) -> str:
     """Render a page with its scripts, its style, and the data for its charts."""
     text = msgspec.json.encode(data).decode().replace("<", "\\u003c")
     scripts = {"echarts": asset("echarts.min.js"), "charts": asset("charts.js"), "report": asset("report.js")}
-    more = {"css": asset("page.css"), "plots": text, "policy": _policy(tuple(scripts.values()))}
-    return _templates().get_template(template).render(**scripts, **more, **values)
+    more = {"css": asset("page.css"), "plots": text, "policy": policy(tuple(scripts.values()))}
+    return templates().get_template(template).render(**scripts, **more, **values)
 
 
 @cache
-def _policy(scripts: tuple[str, ...]) -> str:
-    """The page's content security policy: only its own scripts run, even if text in it turns out to be markup. Inline
+def policy(scripts: tuple[str, ...]) -> str:
+    """A page's content security policy: only its own scripts run, even if text in it turns out to be markup. Inline
     styles and data images are for ECharts, which styles its tooltips and saves charts as pictures."""
     hashes = (b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)

@@ -434,7 +434,10 @@ def write_summary(folder: Path, finished: Finished) -> None:
 
 def read_summary(folder: Path) -> Summary:
     """Read summary.json. Raises InputError."""
-    return read_json(folder / SUMMARY, Summary, f"{folder} has no summary yet", "a run")
+    summary = read_json(folder / SUMMARY, Summary, f"{folder} has no summary yet", "a run")
+    if summary.rate not in ("wer", "cer"):
+        raise InputError(f"{folder / SUMMARY} is not the output of a run (rate is {summary.rate!r}, not wer or cer)")
+    return summary
 
 
 class _Concluded(msgspec.Struct):
