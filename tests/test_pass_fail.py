@@ -142,7 +142,7 @@ def test_summary_has_the_verdict(case: Case) -> None:
 @each_case
 def test_console_tab_and_report_show_the_same_verdict(case: Case, tmp_path: Path) -> None:
     run, out = finished(case), io.StringIO()
-    print_summary(tmp_path, run.summary, run.records, out)
+    print_summary(tmp_path, run.info, run.summary, run.records, out)
     assert [line for line in out.getvalue().splitlines() if line.startswith("Verdict")] == [f"Verdict: {case.said}"]
     shown = words_of(run.summary, Live(0.0), case)
     assert shown["Verdict"].text == case.said
@@ -225,9 +225,9 @@ def test_most_serious_reason_comes_first() -> None:
 
 def test_cause_comes_first_if_nothing_succeeded(tmp_path: Path) -> None:
     run, out = finished(CASES["nothing succeeded"]), io.StringIO()
-    print_summary(tmp_path, run.summary, run.records, out)
+    print_summary(tmp_path, run.info, run.summary, run.records, out)
     assert (
-        out.getvalue().splitlines()[2].startswith("No request succeeded: 1× connection refused by http://127.0.0.1:1")
+        out.getvalue().splitlines()[1].startswith("No request succeeded: 1× connection refused by http://127.0.0.1:1")
     )
     assert run.summary.not_passed == ["no request succeeded"]
 
@@ -253,13 +253,15 @@ SEARCHES = {
 
 def test_search_that_lost_a_worker_reports_it_with_its_answer(tmp_path: Path) -> None:
     search, out = search_of({4: 8, 8: 15, 16: 16}), io.StringIO()
-    verdict = summarise(GOOD, run_info(**LOST), search).verdict
+    info = run_info(**LOST)
+    summary = summarise(GOOD, info, search)
+    verdict = summary.verdict
     assert verdict is not None
     assert (verdict.exit_code, verdict.sentence()) == (
         1,
         "maximum effective streams: 8; records of worker 0 are missing",
     )
-    print_search(tmp_path, search, out, verdict)
+    print_search(tmp_path, info, summary, search, out)
     assert "\n  - records of worker 0 are missing\n" in out.getvalue()
     assert out.getvalue().splitlines()[-1] == "maximum effective streams: 8"  # scripts read this line
 

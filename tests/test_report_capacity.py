@@ -11,6 +11,8 @@ from asr_load.report.capacity import print_search
 from asr_load.results.capacity import (
     answer_lines,
 )
+from asr_load.results.summary import summarise
+from harness.records import record, run_info
 from harness.searches import search_of
 
 
@@ -75,7 +77,23 @@ def test_repeated_step_is_marked_in_the_table(tmp_path: Path) -> None:
     once, again = search_of({4: 8, 8: 15}).steps
     again.repeats, again.settled = 2, False
     out = io.StringIO()
-    print_search(tmp_path, search_of({}, steps=[once, again]), out)
+    search, info = search_of({}, steps=[once, again]), run_info()
+    print_search(tmp_path, info, summarise([], info, search), search, out)
     rows = [line.split() for line in out.getvalue().splitlines() if line.startswith("│")]
     assert [row[-4:-1] for row in rows][-2:] == [[rows[-2][-4], "│", "met"], ["met", "*", "+"]]
     assert "\n+ repeated, because the load generator stalled or the step's last request failed\n" in out.getvalue()
+
+
+def test_search_prints_its_sentence_first_and_its_number_last(tmp_path: Path) -> None:
+    search, info, out = search_of({4: 8, 8: 15, 16: 16}), run_info(slos=["ttft:p95:500"]), io.StringIO()
+    print_search(tmp_path, info, summarise([record(n) for n in range(9)], info, search), search, out)
+    lines = out.getvalue().splitlines()
+    assert lines[1] == ("Maximum effective streams: 8, with TTFT p95 at most 500 ms. The load generator was healthy.")
+    assert lines[3] == "=== Capacity ==="
+    assert lines[-1] == "maximum effective streams: 8"
+
+
+def test_search_without_an_answer_prints_why_first(tmp_path: Path) -> None:
+    search, info, out = search_of({4: 8}, answer=None), run_info(), io.StringIO()
+    print_search(tmp_path, info, summarise([record(0)], info, search), search, out)
+    assert out.getvalue().splitlines()[1].startswith("The search stopped before its answer. ")

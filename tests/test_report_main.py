@@ -137,9 +137,10 @@ def test_run_with_thousands_of_replicas_is_summarised_in_a_few_rows(
 ) -> None:
     """This took quadratic time once, and rich needs milliseconds per row."""
     records = [record(n, replica=f"10.0.0.1:{n}", started_at=1000.0) for n in range(3000)]
-    summary = summarise(records, run_info())
+    info = run_info()
+    summary = summarise(records, info)
     assert len(summary.by_replica) == 3000
-    print_summary(tmp_path, summary, records, sys.stdout)
+    print_summary(tmp_path, info, summary, records, sys.stdout)
     out = capsys.readouterr().out
     assert "… 2800 more" in out
     assert len(out.splitlines()) < 400

@@ -24,7 +24,7 @@ from asr_load.report.runs import update_index
 from asr_load.results.capacity import Capacity
 from asr_load.results.pass_fail import IN_THE_ANSWER, Kind
 from asr_load.results.record_file import read_records
-from asr_load.results.runfile import read_run
+from asr_load.results.runfile import RunInfo, read_run
 from asr_load.results.summary import Summary
 from asr_load.shipped import command
 
@@ -40,6 +40,8 @@ class Reports:
         """The store of the last test."""
         self._summary: Summary | None = None
         """The summary of the last test."""
+        self._info: RunInfo | None = None
+        """The options and processes of the last test."""
         self._is_printed = True
         self.capacity: Capacity | None = None
         """The result of the last search."""
@@ -65,6 +67,7 @@ class Reports:
     def _write_page(self, store: RunStore) -> None:
         """Write report.html. An error here is logged; the other files are already complete."""
         finished, store.finished = store.finished, None
+        self._info = None if finished is None else finished.info
         try:
             if finished is not None:
                 write_report(store.folder, finished)
@@ -89,15 +92,15 @@ class Reports:
         from asr_load.report.capacity import print_search
         from asr_load.report.summary import print_summary
 
-        if self._is_printed or self._store is None or self._summary is None:
+        if self._is_printed or self._store is None or self._summary is None or self._info is None:
             return
         self._is_printed = True
         # With --json, standard output must contain only Locust's JSON.
         file, folder = sys.stderr if self._options.json else sys.stdout, self._store.folder
         if self.capacity is not None:
-            print_search(folder, self.capacity, file, self._summary.verdict)
+            print_search(folder, self._info, self._summary, self.capacity, file)
         else:
-            print_summary(folder, self._summary, read_records(folder), file)
+            print_summary(folder, self._info, self._summary, read_records(folder), file)
 
     def complete(self, stopped_by: int, *, took_part: bool) -> None:
         """Set the exit code after the last test, and prepare Locust's reports, which then include all requests.

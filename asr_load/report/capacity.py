@@ -9,15 +9,20 @@ from typing import TextIO
 from rich.table import Table
 
 from asr_load.report.console import console_for
+from asr_load.report.sentence import sentence
+from asr_load.report.view import view_finished
 from asr_load.report.words import run_lines
 from asr_load.results.capacity import Capacity, Step, answer_lines, format_load, knee
-from asr_load.results.pass_fail import Kind, Verdict
+from asr_load.results.pass_fail import Kind
+from asr_load.results.runfile import RunInfo
+from asr_load.results.summary import Summary
 
 
-def print_search(folder: Path, search: Capacity, file: TextIO, verdict: Verdict | None = None) -> None:
-    """Print the steps of a search and, if it finished, its answer; the last line is the number. From the verdict, print
-    only the reasons about missing records."""
-    console = console_for(file)
+def print_search(folder: Path, info: RunInfo, summary: Summary, search: Capacity, file: TextIO) -> None:
+    """Print a search's result in one sentence, its steps and, if it finished, its answer; the last line is the number.
+    From the verdict, print only the reasons about missing records."""
+    console, verdict = console_for(file), summary.verdict
+    console.out(f"\n{sentence(info, view_finished(summary))}")
     console.out("\n=== Capacity ===")
     for line in run_lines(search.metadata):
         console.out(line)

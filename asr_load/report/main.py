@@ -93,9 +93,9 @@ def report(words: Sequence[str]) -> int:
         for form in args.export:
             export(folder, finished, form)
         if finished.search is not None:
-            print_search(folder, finished.search, sys.stdout, finished.summary.verdict)
+            print_search(folder, finished.info, finished.summary, finished.search, sys.stdout)
         else:
-            print_summary(folder, finished.summary, finished.records, sys.stdout, by_column)
+            print_summary(folder, finished.info, finished.summary, finished.records, sys.stdout, more=by_column)
     if not args.baseline:
         _update_indexes(args.results)
         return 0

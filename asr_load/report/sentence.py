@@ -20,6 +20,8 @@ def sentence(info: RunInfo, view: View) -> str:
     if verdict is not None and verdict.answer:
         limits = " and ".join(f"{_name(slo)} at most {_amount(slo.limit, slo)}" for slo in parse_slos(info.slos))
         first = f"{verdict.answer}, with {limits}" if verdict.passed else verdict.answer
+    elif unanswered := [each.text for each in (verdict.reasons if verdict else ()) if each.kind is Kind.NO_ANSWER]:
+        first = unanswered[0]
     elif verdict is not None and verdict.cause:
         first = verdict.cause
     elif view.error_rate is None:
@@ -103,7 +105,7 @@ def _client(view: View) -> Iterator[str]:
             yield f"the load generator {be} not judged"
         case "suspect", "healthy":
             yield f"the load generator {be} healthy, but the figures are suspect"
-        case "suspect", client:
-            yield f"the load generator {be} {client}, so the figures are suspect"
+        case "suspect", _:
+            yield f"the load generator may {'be' if view.running else 'have been'} too slow, so the figures are suspect"
         case _:
             yield f"the load generator {be} healthy"

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TextIO
 
 from asr_load.report.console import console_for, rich_table
+from asr_load.report.sentence import sentence
 from asr_load.report.tables import Table, clients, latencies, lengths, replicas, user_classes
-from asr_load.report.view import view_finished
+from asr_load.report.view import View, view_finished
 from asr_load.report.words import ms, number, rates_line, run_lines, steadiness_line
 from asr_load.results.record_file import RECORDS
+from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import slo_lines
 from asr_load.results.summary import Difference, Summary
 from asr_load.stream.record import Record
@@ -25,30 +27,24 @@ NOTHING_FITS, FEW_TRANSCRIPTS = 0.9, 4
 
 
 def print_summary(
-    folder: Path, summary: Summary, records: Iterable[Record], file: TextIO, more: Iterable[Table] = ()
+    folder: Path,
+    info: RunInfo,
+    summary: Summary,
+    records: Iterable[Record],
+    file: TextIO,
+    *,
+    more: Iterable[Table] = (),
 ) -> None:
-    """Print a run's summary, its first records and `more` tables. The first lines match those of SGLang's small ASR
-    benchmark."""
+    """Print a run's result in one sentence, its summary, `more` tables, its first requests, and the verdict. The lines
+    of the block and of the requests match those of SGLang's small ASR benchmark."""
     console = console_for(file)
     out = console.out
-    requests = summary.requests
+    requests, view = summary.requests, view_finished(summary)
+    out(f"\n{sentence(info, view)}")
     out("\n=== ASR Benchmark Summary ===")
-    if requests.total and not requests.success:
-        # Without a success the figures are empty, so print the cause first.
-        why = (summary.verdict and summary.verdict.cause) or "no request succeeded"
-        out(f"{why[:1].upper()}{why[1:]}")
     out(f"Total: {requests.total}, Success: {requests.success}, Fail: {requests.fail}")
     out(f"Average TTFT: {_s(summary.ttft.mean)}")
     out(f"Average Latency: {_s(summary.e2el.mean)}")
-    measured = (record for record in records if not record.warmup)
-    for record in heapq.nsmallest(SHOWN_REQUESTS, measured, key=lambda record: record.seq):
-        if record.ok:
-            tokens = "n/a" if record.known_tokens is None else record.known_tokens
-            out(f"[{record.seq}] ok ttft={_s(record.ttft)} lat={_s(record.e2el)} tokens={tokens}")
-        else:
-            out(f"[{record.seq}] {record.outcome} {record.error or ''}".rstrip())
-    if requests.total > SHOWN_REQUESTS:
-        out(f"… {requests.total - SHOWN_REQUESTS} more in {folder / RECORDS}")
     out("")
     console.print(rich_table(latencies(summary)))
     if len(summary.by_duration) > 1:
@@ -63,8 +59,24 @@ def print_summary(
         out(line)
     if len(summary.validity.clients) > 1:
         console.print(rich_table(clients(summary)))
-    for line in (*_verdict(summary), f"Results: {folder}"):
+    out("")
+    for line in _requests(records):
         out(line)
+    if requests.total > SHOWN_REQUESTS:
+        out(f"… {requests.total - SHOWN_REQUESTS} more in {folder / RECORDS}")
+    for line in ("", *_verdict(summary, view), f"Results: {folder}"):
+        out(line)
+
+
+def _requests(records: Iterable[Record]) -> Iterator[str]:
+    """A line for each of the first requests."""
+    measured = (record for record in records if not record.warmup)
+    for record in heapq.nsmallest(SHOWN_REQUESTS, measured, key=lambda record: record.seq):
+        if record.ok:
+            tokens = "n/a" if record.known_tokens is None else record.known_tokens
+            yield f"[{record.seq}] ok ttft={_s(record.ttft)} lat={_s(record.e2el)} tokens={tokens}"
+        else:
+            yield f"[{record.seq}] {record.outcome} {record.error or ''}".rstrip()
 
 
 def _lines(summary: Summary) -> Iterator[str]:
@@ -153,14 +165,14 @@ def _answers(summary: Summary) -> Iterator[str]:
         yield f"Truncated by another limit: {what}; WER counts the missing words"
 
 
-def _verdict(summary: Summary) -> Iterator[str]:
+def _verdict(summary: Summary, view: View) -> Iterator[str]:
     validity = summary.validity
     lag, cpu = validity.loop_lag, validity.cpu
     client = f"{' and '.join(validity.readers)} reader, reads {validity.stamp_lag['p99'] * 1e3:.1f} ms late at p99; "
     client += f"event loop {lag['p99'] * 1e3:.1f} ms late; CPU {cpu['mean']:.0%} of a core"
     # No event loop is on time to the nanosecond, so a lag of zero means that the process was killed.
     yield f"Client: {validity.client} ({client if lag['max'] else 'not measured'})"
-    yield f"Server: {view_finished(summary).server}"
+    yield f"Server: {view.server}"
     if validity.verdict != "valid":
         yield f"Figures: {validity.verdict}"
     yield from (f"  - {reason}" for reason in validity.reasons)
