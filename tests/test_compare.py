@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asr_load.errors import InputError
-from asr_load.report.comparison import markdown
+from asr_load.report.comparison import comparison_view, gate_line, markdown
 from asr_load.report.main import main
 from asr_load.report.page import comparison_page
 from asr_load.results.compare import (
@@ -98,7 +98,7 @@ def test_several_runs_per_side_are_compared_by_run() -> None:
     """If runs of one side differ by more than their requests explain, no difference is reported."""
     drifting = [run(made(seed, scale=scale)) for seed, scale in ((1, 1.0), (2, 1.3), (3, 1.6))]
     steady = [run(made(seed)) for seed in (4, 5, 6)]
-    found = compare(drifting, steady)
+    found = comparison_view(drifting, steady).comparison
     assert {figure.word for figure in found.figures if figure.name.startswith("ttft")} == {NO_DIFFERENCE}
     assert "Welch" in found.method
     slow = [run(made(seed, scale=1.5)) for seed in (1, 2, 3)]
@@ -181,7 +181,7 @@ def test_equal_error_rates_seldom_differ(share: float, burst: int) -> None:
 
 def test_comparison_lists_differing_settings_first() -> None:
     other = run(made(2), "b", data_sha256="1", max_tokens=64, num_users=3, loop={"rate": 5.0})
-    found = compare([run(made(1), "a", num_users=9)], [other]).warnings
+    found = comparison_view([run(made(1), "a", num_users=9)], [other]).comparison.warnings
     text = "\n".join(found)
     for said in (
         "different data (manifest): ",
@@ -191,23 +191,23 @@ def test_comparison_lists_differing_settings_first() -> None:
     ):
         assert said in text
     assert "one run on each side" in text
-    few = "\n".join(compare([run(made(1, count=8))], [run(made(2, count=8))]).warnings)
+    few = "\n".join(comparison_view([run(made(1, count=8))], [run(made(2, count=8))]).comparison.warnings)
     assert "8 clips, too few" in few
     assert "with only 8 successful requests" in few
 
 
 @pytest.mark.parametrize("records", [[], [failure(0, "cut")], [record(0)]], ids=["none", "failed", "one"])
 def test_comparison_of_few_requests_is_same(records: list[Record]) -> None:
-    found = compare([run(records)], [run(made(1))])
-    assert {one.word for one in found.figures if one.name.startswith(("ttft", "wer"))} == {NO_DIFFERENCE}
+    found = comparison_view([run(records)], [run(made(1))])
+    assert {one.word for one in found.comparison.figures if one.name.startswith(("ttft", "wer"))} == {NO_DIFFERENCE}
     assert "comparison" in comparison_page(found, [run(records)], [run(made(1))])
-    assert "| ttft_mean, ms |" in markdown(found) or not records or not records[0].ok
+    assert "| TTFT mean, ms |" in markdown(found) or not records or not records[0].ok
 
 
 def test_fail_on_breaks_only_beyond_the_interval() -> None:
     found = compare([run(made(1, scale=1.1))], [run(made(2))])
-    assert next(broken_gates(found, [parse_gate("ttft:mean:2%")])).startswith(
-        "--fail-on ttft:mean:2%: ttft_mean is worse by"
+    assert gate_line(next(broken_gates(found, [parse_gate("ttft:mean:2%")]))).startswith(
+        "--fail-on ttft:mean:2%: TTFT mean is worse by"
     )
     # It measures 10 % slower, but the true difference may be smaller.
     assert [
@@ -216,8 +216,8 @@ def test_fail_on_breaks_only_beyond_the_interval() -> None:
     rate = compare([run(made(1, errors=300))], [run(made(2))])
     assert [*broken_gates(rate, [parse_gate("requests_per_s:mean:10%"), parse_gate("errors:rate:0.9")])] != []
     nothing = compare([run(made(1))], [run([])])
-    assert [*broken_gates(nothing, [parse_gate("ttft:p95:10%")])] == [
-        "--fail-on ttft:p95:10%: ttft_p95 cannot be compared"
+    assert [*map(gate_line, broken_gates(nothing, [parse_gate("ttft:p95:10%")]))] == [
+        "--fail-on ttft:p95:10%: TTFT p95 cannot be compared"
     ]
 
 

@@ -17,9 +17,9 @@ from asr_load.audio.shard import Shards
 from asr_load.errors import InputError
 from asr_load.languages import find_language, is_unspaced, language_name, parse_language
 from asr_load.load.search import _comparable, resumed
+from asr_load.report.comparison import comparison_view
 from asr_load.results.accuracy import rate_for
 from asr_load.results.capacity import write_capacity
-from asr_load.results.compare import compare
 from asr_load.results.normalizers import Scoring
 from asr_load.results.runfile import read_run, write_run
 from asr_load.results.summary import Finished
@@ -160,10 +160,10 @@ def test_runs_of_an_earlier_version_are_scored_and_compared_by_language(tmp_path
     infos = [read_run(tmp_path / name) for name in ("one", "two")]
     runs = [Finished(info, records, folder=tmp_path) for info in infos]
     assert [run.summary.wer for run in runs] == [0, 0]
-    assert not [line for line in compare(runs[:1], runs[1:]).warnings if "language" in line]
+    assert not [line for line in comparison_view(runs[:1], runs[1:]).comparison.warnings if "language" in line]
     german = run_info(language="German", asked_language="de")
     other = Finished(german, records, folder=tmp_path)
-    said = [line for line in compare(runs[:1], [other]).warnings if "language" in line]
+    said = [line for line in comparison_view(runs[:1], [other]).comparison.warnings if "language" in line]
     assert said == [
         'different --language: "en" here, "de" in the baseline',
         'different language of the references: "en" here, "de" in the baseline',

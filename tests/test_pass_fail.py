@@ -15,13 +15,13 @@ from locust.runners import Runner
 
 from asr_load.load.reports import exit_code
 from asr_load.report.capacity import print_search
+from asr_load.report.comparison import comparison_view
 from asr_load.report.exports import export
 from asr_load.report.headline import words
 from asr_load.report.page import make_report
 from asr_load.report.summary import print_summary
 from asr_load.report.view import view_finished, view_running
 from asr_load.results.capacity import Capacity, answer_lines
-from asr_load.results.compare import compare
 from asr_load.results.live import Live
 from asr_load.results.pass_fail import Kind, Verdict, conclude
 from asr_load.results.runfile import RunInfo
@@ -160,7 +160,7 @@ def test_exports_and_comparisons_have_the_same_verdict(case: Case, tmp_path: Pat
     assert (suite.get("failures") != "0") == (case.code != 0)
     fine = finished(CASES["held"])
     run.folder = Path("new")
-    warnings = compare([run], [fine]).warnings
+    warnings = comparison_view([run], [fine]).comparison.warnings
     assert (f"new: {case.said}" in warnings) == (case.code != 0)
 
 

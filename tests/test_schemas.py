@@ -9,8 +9,8 @@ import jsonschema
 import msgspec
 import pytest
 
+from asr_load.report.comparison import comparison_view
 from asr_load.results.capacity import Capacity
-from asr_load.results.compare import compare
 from asr_load.results.schemas import SCHEMAS, schema
 from asr_load.results.summary import Finished
 from conftest import CHECKOUT
@@ -38,7 +38,7 @@ def test_files_match_their_schemas() -> None:
         "run": INFO,
         "summary": FINISHED.summary,
         "capacity": search,
-        "comparison": compare([FINISHED], [FINISHED]),
+        "comparison": comparison_view([FINISHED], [FINISHED]).comparison,
     }
     for name, value in files.items():
         jsonschema.validate(json.loads(msgspec.json.encode(value)), schema(name))

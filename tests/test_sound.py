@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from asr_load.report.comparison import comparison_view
 from asr_load.report.exports import export
 from asr_load.report.headline import tiles, words
 from asr_load.report.main import main
 from asr_load.report.page import make_report
 from asr_load.report.view import view_finished
-from asr_load.results.compare import compare
 from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import Late, RunInfo, read_run, write_run
 from asr_load.results.sound import LeftOut, measured, trim
@@ -246,11 +246,11 @@ def test_run_file_of_an_earlier_version_has_no_late_seconds(tmp_path: Path) -> N
 def test_comparison_excludes_the_same_requests() -> None:
     info = info_of(late(1050.0, seconds=3.0))
     run = Finished(info, steady())
-    figures = {one.name: one for one in compare([run], [run]).figures}
+    figures = {one.name: one for one in comparison_view([run], [run]).figures}
     assert figures["ttft_p99"].value == pytest.approx(200)
     assert figures["error_rate"].value == 0
     assert figures["requests_per_s"].value == pytest.approx(99 / run.summary.wall_s)
-    assert not any("too slow" in warning for warning in compare([run], [run]).warnings)
+    assert not any("too slow" in warning for warning in comparison_view([run], [run]).comparison.warnings)
 
 
 def test_exports_mark_the_measured_records(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from asr_load.report.comparison import comparison_view
 from asr_load.report.page import MARK, add_section, comparison_page, make_report, plots_page
 from asr_load.report.plots import Plot, Series
-from asr_load.results import compare as comparing
 from asr_load.results.live import Live
 from asr_load.results.summary import read_finished, summarise
 from conftest import prepare_clips
@@ -341,7 +341,7 @@ def test_report_page_runs_only_its_own_scripts_and_loads_nothing(chrome: Browser
     folders = [run_folder(tmp_path / name, [record(n) for n in range(8)], run_info()) for name in ("a", "b")]
     runs = [read_finished(folder) for folder in folders]
     report = make_report(runs[0])
-    compared = comparing.compare(runs[:1], runs[1:])
+    compared = comparison_view(runs[:1], runs[1:])
     comparison = comparison_page(compared, runs[:1], runs[1:])
     for html in (report, comparison):
         page, errors = opened(chrome, tmp_path, html)

@@ -10,12 +10,12 @@ from asr_load.errors import InputError, OneLineParser, exits_on_bad_input
 from asr_load.files import write_atomically
 from asr_load.report.breakdown import Breakdown
 from asr_load.report.capacity import print_search
-from asr_load.report.comparison import markdown, print_comparison
+from asr_load.report.comparison import comparison_view, gate_line, markdown, print_comparison
 from asr_load.report.exports import FORMS, export
 from asr_load.report.page import comparison_page, write_report
 from asr_load.report.runs import COMPARISON_PAGE, update_index
 from asr_load.report.summary import print_summary
-from asr_load.results.compare import broken_gates, compare, live_accuracy, parse_gate, write_comparison
+from asr_load.results.compare import broken_gates, live_accuracy, parse_gate, write_comparison
 from asr_load.results.parts import values_of
 from asr_load.results.summary import read_finished, write_summary
 
@@ -99,17 +99,17 @@ def report(words: Sequence[str]) -> int:
     if not args.baseline:
         _update_indexes(args.results)
         return 0
-    comparison = compare(runs, baselines, min_change)
-    write_comparison(args.results[0], comparison)
-    page = comparison_page(comparison, runs, baselines)
+    view = comparison_view(runs, baselines, min_change)
+    write_comparison(args.results[0], view.comparison)
+    page = comparison_page(view, runs, baselines)
     write_atomically(args.results[0] / COMPARISON_PAGE, page.encode("utf-8", "replace"))
     if "markdown" in args.export:
-        write_atomically(args.results[0] / "comparison.md", markdown(comparison).encode("utf-8", "replace"))
+        write_atomically(args.results[0] / "comparison.md", markdown(view).encode("utf-8", "replace"))
     _update_indexes(args.results)
-    print_comparison(comparison, sys.stdout)
-    broken = list(broken_gates(comparison, gates))
-    for line in broken:
-        print(line)
+    print_comparison(view, sys.stdout)
+    broken = list(broken_gates(view.comparison, gates))
+    for gate in broken:
+        print(gate_line(gate))
     return 1 if broken else 0
 
 

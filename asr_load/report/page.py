@@ -20,13 +20,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from asr_load.files import write_atomically
 from asr_load.report import headline, plots, tables
 from asr_load.report.breakdown import Breakdown
-from asr_load.report.comparison import comparison_table
+from asr_load.report.comparison import A, B, ComparisonView, comparison_table, forest
 from asr_load.report.tables import Table
 from asr_load.report.transcripts import errors_of, worst
 from asr_load.report.view import View, view_finished, view_running
 from asr_load.report.words import ms, normalizer_words, number, percent
 from asr_load.results.capacity import Capacity
-from asr_load.results.compare import Comparison, one_is_realtime
+from asr_load.results.compare import one_is_realtime
 from asr_load.results.course import course, span, width_for
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
@@ -89,22 +89,28 @@ def plots_page(title: str, drawn: Sequence[plots.Plot]) -> str:
     return _render("plots.html.j2", {"plots": drawn}, title=title, plotted=list(enumerate(drawn)))
 
 
-def comparison_page(comparison: Comparison, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
-    """comparison.html: the warnings, the figures, and the distributions of both sides in one chart."""
-    sides = [[record for run in side for record in run.measured.good] for side in (values, baselines)]
+def comparison_page(view: ComparisonView, values: Sequence[Finished], baselines: Sequence[Finished]) -> str:
+    """comparison.html: the sentence, both sides, the warnings, the differences, and both sides' distributions."""
+    sides = {A: baselines, B: values}
+    good = {name: [record for run in runs for record in run.measured.good] for name, runs in sides.items()}
     drawn = []
     if not one_is_realtime(run.info for run in (*values, *baselines)):
-        own, other = ({plot.title: plot for plot in plots.distributions(side, ())} for side in sides)
-        for title in (title for title in own if title in other):
-            names = [("value", own[title].series[0]), ("baseline", other[title].series[0])]
-            own[title].series = [plots.Series(name, series.data) for name, series in names]
-            drawn.append(own[title])
+        curves = {
+            name: {plot.title: plot for plot in plots.distributions(records, ())} for name, records in good.items()
+        }
+        for title in (title for title in curves[A] if title in curves[B]):
+            plot = curves[A][title]
+            plot.series = [plots.Series(name, curves[name][title].series[0].data) for name in sides]
+            drawn.append(plot)
+    table = comparison_table(view)
     return _render(
         "comparison.html.j2",
         {"plots": drawn},
         title=f"{values[0].info.model}: comparison",
-        comparison=comparison,
-        table=comparison_table(comparison),
+        view=view,
+        table=table,
+        looks=list(map(view.look, view.figures)),
+        forest=forest(view),
         plotted=list(enumerate(drawn)),
     )
 

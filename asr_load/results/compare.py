@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import Goodput, check_unit, parse_limit
 from asr_load.results.summary import Difference, Finished, RealtimeAccuracy
 from asr_load.stream.record import Record
-from asr_load.text import count_of
 
 COMPARISON, COMPARISON_FORMAT = "comparison.json", 1
 LATENCIES = ("ttft", "itl", "tpot", "e2el", "rtf", "ttfs", "done_latency", "rtf_live")
@@ -87,8 +87,45 @@ class Compared(msgspec.Struct):
     word: str
 
 
+class CautionKind(Enum):
+    """Why runs may not be comparable, or their intervals too narrow."""
+
+    REALTIME = "one_is_realtime"
+    """Latencies and rates are not compared."""
+    SETTING = "setting"
+    ARRIVALS = "arrivals"
+    MACHINES = "machines"
+    CLIENT_BOUND = "client_bound"
+    NOT_PASSED = "not_passed"
+    WARMUP = "warmup_included"
+    ONE_RUN = "one_run_a_side"
+    FEW_CLIPS = "few_clips"
+    FEW_REQUESTS = "few_requests"
+
+
+class Caution(NamedTuple):
+    """A reason for caution, about both sides or about one `run`."""
+
+    kind: CautionKind
+    run: Finished | None = None
+    setting: str = ""
+    values: Sequence[str] = ()
+    """Values of a setting that differs, as JSON."""
+    baselines: Sequence[str] = ()
+    """The values in the baseline, as JSON."""
+    number: int = 0
+    """Number of clips or requests, if there are few."""
+
+
+class Differences(NamedTuple):
+    """The figures of both sides, and reasons for caution."""
+
+    figures: list[Compared]
+    cautions: list[Caution]
+
+
 class Comparison(msgspec.Struct, kw_only=True):
-    """Content of comparison.json."""
+    """Content of comparison.json. report/comparison.py makes its texts."""
 
     format: int = COMPARISON_FORMAT
     figures: list[Compared]
@@ -135,12 +172,11 @@ class _Interval(NamedTuple):
         return _Interval(*(bound + difference for bound in self))
 
 
-def compare(values: Sequence[Finished], baselines: Sequence[Finished], min_change: float = 0.0) -> Comparison:
+def compare(values: Sequence[Finished], baselines: Sequence[Finished], min_change: float = 0.0) -> Differences:
     """Compare two sides. Intervals account for chance by clip and by time and, with two or more runs on each side, by
     run. Raises InputError."""
     sides, runs = (values, baselines), [*values, *baselines]
-    several = min(map(len, sides)) > 1
-    if not several and len(runs) > 2:
+    if not several(sides) and len(runs) > 2:
         raise InputError("a comparison needs one run on each side, or at least two on each side")
     found = [*_figures(sides), *_text_errors(sides)[1]]
     if one_is_realtime(run.info for run in runs):
@@ -154,21 +190,12 @@ def compare(values: Sequence[Finished], baselines: Sequence[Finished], min_chang
         resolved = least.get("rtf" if figure.name.startswith("rtf_") else figure.unit, 0.0)
         if small or abs(figure.difference or 0.0) < resolved:
             figure.word = NO_DIFFERENCE
-    method = (
-        f"bootstrap of {BOOTSTRAP_ROUNDS} rounds: latencies by clip and by {STRETCHES} stretches of time, wider"
-        " interval; WER by clip, rates by time; error rates: Newcombe's interval"
-    )
-    if several:
-        between = f"Welch's t over {len(values)} and {len(baselines)} runs"
-        method = f"wider interval of {between} and, within runs, a {method}"
-    folders = {name: [str(run.folder) for run in side] for name, side in zip(("value", "baseline"), sides, strict=True)}
-    return Comparison(
-        figures=found,
-        warnings=[*_not_comparable(sides), *_too_narrow(sides)],
-        runs=folders,
-        method=method,
-        min_change=min_change,
-    )
+    return Differences(found, [*_not_comparable(sides), *_too_narrow(sides)])
+
+
+def several(sides: Sides) -> bool:
+    """Whether each side has two or more runs."""
+    return min(map(len, sides)) > 1
 
 
 def one_is_realtime(infos: Iterable[RunInfo]) -> bool:
@@ -213,8 +240,8 @@ def _figure(
     With several runs a side, the interval must also contain the one between runs, because runs that agree do not prove
     that the next will. Empty if fewer than two of several runs have the figure."""
     known = [[value for value in side if value is not None] for side in by_side]
-    several = min(map(len, by_side)) > 1
-    if several and min(map(len, known)) < 2:
+    several_runs = min(map(len, by_side)) > 1
+    if several_runs and min(map(len, known)) < 2:
         return []
     value, baseline = (float(np.mean(side)) if side else None for side in known)
     found = Compared(name, unit, baseline, value, None, None, None, None, NO_DIFFERENCE)
@@ -224,7 +251,7 @@ def _figure(
     found.relative = difference / baseline if baseline else None if difference else 0.0
     if within is not None:
         interval = within.shifted(difference)
-        if several:
+        if several_runs:
             interval = interval.union(_between_runs(*map(np.array, known)))
         found.low, found.high = interval.low, interval.high
         if interval.excludes_zero:
@@ -502,44 +529,43 @@ FIELDS = {
 """Fields of run.json that must be equal if a difference is to be the server's."""
 
 
-def _not_comparable(sides: Sides) -> Iterator[str]:
+def _not_comparable(sides: Sides) -> Iterator[Caution]:
     runs = [run for side in sides for run in side]
     if one_is_realtime(run.info for run in runs):
-        yield "one side is realtime and the other uploads: latencies and rates are not compared"
+        yield Caution(CautionKind.REALTIME)
 
     for field, name in FIELDS.items():
         values, others = (sorted({_text(getattr(run.info, field)) for run in side}) for side in sides)
         if values != others:
-            yield f"different {name}: {', '.join(values)} here, {', '.join(others)} in the baseline"
+            yield Caution(CautionKind.SETTING, setting=name, values=values, baselines=others)
     loops = [{_text(run.info.loop | {"seed": 0}) for run in side if run.info.loop} for side in sides]
     if loops[0] != loops[1]:
-        yield "the arrivals differ, so the two sides did not have the same load"
+        yield Caution(CautionKind.ARRIVALS)
     machines = [
         {(worker.host, worker.cores, worker.reader) for run in side for worker in run.info.workers} for side in sides
     ]
     if machines[0] != machines[1]:
-        yield "the client's machines, cores or readers differ"
+        yield Caution(CautionKind.MACHINES)
     for run in runs:
         summary = run.summary
         if summary.validity.verdict == "client-bound":
-            yield f"{run.folder}: the client was too slow, so these figures are not the server's"
-        if (verdict := summary.verdict) and not verdict.passed:
-            yield f"{run.folder}: {verdict.sentence()}"
+            yield Caution(CautionKind.CLIENT_BOUND, run)
+        if summary.verdict and not summary.verdict.passed:
+            yield Caution(CautionKind.NOT_PASSED, run)
         if not summary.left_out.warmup and not summary.left_out.trim_start:
-            yield f"{run.folder}: warm-up is included; exclude it with --warmup-requests"
+            yield Caution(CautionKind.WARMUP, run)
 
 
-def _too_narrow(sides: Sides) -> Iterator[str]:
-    if min(map(len, sides)) == 1:
-        yield "one run on each side: intervals do not include differences between runs, such as after a restart"
+def _too_narrow(sides: Sides) -> Iterator[Caution]:
+    if not several(sides):
+        yield Caution(CautionKind.ONE_RUN)
     for run in (run for side in sides for run in side):
         good = run.measured.good
         clips = len({record.clip for record in good})
         if clips < FEW_CLIPS:
-            yield f"{run.folder}: {count_of(clips, 'clip')}, too few for intervals over clips"
+            yield Caution(CautionKind.FEW_CLIPS, run, number=clips)
         if len(good) < FEW_REQUESTS:
-            few = count_of(len(good), "successful request")
-            yield f"{run.folder}: with only {few}, the p99 is the maximum"
+            yield Caution(CautionKind.FEW_REQUESTS, run, number=len(good))
 
 
 def _text(value: object) -> str:
@@ -580,15 +606,24 @@ def parse_gate(text: str) -> Gate:
     return Gate(text, name, share, relative=True)
 
 
-def broken_gates(comparison: Comparison, gates: Sequence[Gate]) -> Iterator[str]:
-    """Describe the gates that are broken: the whole interval exceeds the limit, or the figure is missing."""
-    figures = {figure.name: figure for figure in comparison.figures}
+class BrokenGate(NamedTuple):
+    """A gate that is broken. `worse`: by how much the figure is worse at least, in its unit; None if the figure cannot
+    be compared."""
+
+    gate: Gate
+    unit: str = ""
+    worse: float | None = None
+
+
+def broken_gates(comparison: Comparison | Differences, gates: Sequence[Gate]) -> Iterator[BrokenGate]:
+    """The gates that are broken: the whole interval exceeds the limit, or the figure is missing."""
+    by_name = {figure.name: figure for figure in comparison.figures}
     for gate in gates:
-        figure = figures.get(gate.name)
+        figure = by_name.get(gate.name)
         if figure is None or figure.low is None or figure.high is None or figure.baseline is None:
-            yield f"--fail-on {gate.text}: {gate.name} cannot be compared"
+            yield BrokenGate(gate)
             continue
         worse = -figure.high if figure.name in RATES else figure.low
         limit = gate.limit * abs(figure.baseline) if gate.relative else gate.limit
         if worse > limit:
-            yield f"--fail-on {gate.text}: {figure.name} is worse by at least {worse:.4g} {figure.unit}".rstrip()
+            yield BrokenGate(gate, figure.unit, worse)
