@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from asr_load.report.headline import table, tiles, words
+from asr_load.report.headline import look_of, remarks, span_of, table, tiles, words
 from asr_load.report.view import View, view_finished, view_running
 from asr_load.results.accuracy import Sample
-from asr_load.results.live import DRAWN, Live
+from asr_load.results.live import DRAWN, REALTIME_DRAWN, Live
 from asr_load.results.normalizers import Scoring
 from asr_load.results.slo import Goodput, parse_slos
 from asr_load.results.summary import summarise
 from asr_load.results.verdict import judge_clients
-from asr_load.stream.record import Record
-from harness.records import failure, record, run_info
+from asr_load.stream.record import RealtimeRecord, Record
+from harness.records import failure, health, record, run_info, worker_info
 
 SLOS = ["ttft:p95:150", "itl:p99:200", "e2el:mean:300", "errors:rate:0.5"]
 RECORDS = [*(record(n) for n in range(9)), failure(9, "http_503", ended_at=1009.5)]
@@ -68,6 +69,42 @@ def test_words_say_so_far_while_the_test_runs() -> None:
     assert finished["Server"] == "SLOs 2 of 4 met, errors 10.0%, WER 0.0%"
     assert running["Verdict"].startswith("NOT passed so far: ")
     assert finished["Verdict"].startswith("NOT passed: ")
+
+
+def test_remarks_have_only_what_the_sentence_lacks() -> None:
+    running, finished = both()
+    (verdict,) = remarks(running)
+    assert (verdict.text, verdict.look, len(verdict.reasons)) == ("NOT passed so far", "bad", 2)
+    assert remarks(finished)[0].text == "NOT passed"
+    late = summarise([record(0)], run_info(workers=[worker_info(health=health(loop_lag_p99=0.4))]))
+    client = remarks(view_finished(late))[1]
+    assert (client.name, client.look, len(client.reasons)) == ("Load generator", "bad", len(late.validity.reasons))
+    assert client.reasons
+    assert look_of(finished) == "bad"
+
+
+def test_goodput_has_its_share_and_a_colour() -> None:
+    for view in both():
+        (tile,) = (tile for tile in tiles(view) if tile.name == "Goodput")
+        assert (tile.unit, tile.more, tile.look) == ("requests/s", "90.0% of requests", "bad")
+
+
+def test_cards_of_a_running_test_name_their_seconds() -> None:
+    running, finished = both()
+    spans = {tile.name: span_of(tile, running) for tile in tiles(running)}
+    assert {name for name, span in spans.items() if not span} == {"WER", "E2E mean, whole test"}
+    assert set(spans.values()) == {"last 10 s", ""}
+    assert not any(span_of(tile, finished) for tile in tiles(finished))
+
+
+def test_cards_of_a_realtime_test_are_there_before_the_first_session_ends() -> None:
+    live = Live(1000.0, REALTIME_DRAWN, accuracy=Sample(Scoring()))
+    running = view_running(live, [], judge_clients([]), None)
+    spoken = RealtimeRecord(**msgspec.structs.asdict(record(0)), ttfs=0.4, rtf_live=1.25, dialect="vllm")
+    finished = view_finished(summarise([spoken], run_info(api="realtime")))
+    failed = view_finished(summarise([failure(0, "http_503")], run_info(api="realtime")), like=live)
+    for view in (running, finished, failed):
+        assert [tile.name for tile in tiles(view)] == ["TTFT p95", "TTFS p95", "Sessions/s", "Errors", "WER"]
 
 
 def test_table_has_the_last_seconds_next_to_exact_figures() -> None:

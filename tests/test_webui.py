@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import os
+import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -139,12 +143,14 @@ def watch(page: Page) -> None:
     until(lambda: count(page) > 50, "fifty streams in the table")
     until(lambda: len(drawn(page, "TTFT")) >= 3 and len(drawn(page, "ITL", "p99")) >= 3, "three points of each")
     until(lambda: sum(value for _, value in drawn(page, "Requests", "http_503")), "a failure in the chart")
-    words = page.locator(".asr-tab .words").inner_text()
-    assert "Client: " in words
-    assert "Server: errors" in words
+    words = page.locator(".asr-tab .head > :first-child").inner_text()
+    assert "The load generator is " in words
+    assert "Holding 4 streams for " in words
+    assert ", errors " in words
     tiles = page.locator(".asr-tab .tile .name").all_inner_texts()
     assert tiles == ["TTFT p95", "E2E p95", "Requests/s", "Errors", "WER"]
-    assert page.get_by_text("figures of the last 10 s").is_visible()
+    spans = page.locator(".asr-tab .tile .of").all_inner_texts()
+    assert spans == ["last 10 s", "last 10 s", "last 10 s", "last 10 s", ""]
     charts = page.locator(".asr-tab .plot")
     labels = charts.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
     assert len(labels) == 8
@@ -194,6 +200,144 @@ def test_form_shows_the_groups_of_options(chrome: Browser, clips: Path) -> None:
     ]
     fields += ["requests", "warmupRequests", "warmupTime", "slo", "goodput"]
     assert [name for name in shown if name in fields] == fields
+
+
+def test_tab_from_one_test_to_the_next(chrome: Browser, clips: Path, tmp_path: Path) -> None:
+    slow = ("--engine", "scripted", "--tokens", "6", "--ttft-ms", "1500", "--itl-ms", "5", "--fault", "503=0.3")
+    limits = ("--slo", "errors:rate:0.01", "--slo", "ttft:p95:9000", "--goodput", "ttft:9000")
+    with serve(*slow) as host, locust("--host", host, "--data", clips, "--results", tmp_path / "run", *limits) as ui:
+        page = chrome.new_page(viewport={"width": 1280, "height": 1000})
+        page.goto(ui.url)
+        start_test(page, 6, 6)
+        until(lambda: count(page) > 8, "some streams")
+        os.kill(ui.pid, signal.SIGSTOP)  # the load generator's loop is then late
+        time.sleep(0.5)
+        os.kill(ui.pid, signal.SIGCONT)
+        until(lambda: {"errors", "late"} <= shaded(page), "the shaded stretches")
+        assert "requests failed the load generator was late" in " ".join(page.locator(".shades").inner_text().split())
+        assert (
+            page.locator(".asr-tab .words details[open]").count() == page.locator(".asr-tab .words details").count() > 0
+        )
+        sentence = page.locator(".asr-tab > .head > :first-child")
+        assert sentence.inner_text().startswith("Holding 6 streams for ")
+        during = cards(page)
+        assert "Goodput" in during
+        header = page.locator("header").inner_text()
+        assert "RPS (10 s)" in header
+        assert "Failures (test)" in header
+        stop(page)
+        assert cards(page) == during
+        assert sentence.inner_text().startswith("Held 6 streams for ")
+        labels_do_not_overlap(page)
+
+        other = chrome.new_page()
+        other.goto(f"{ui.url}?tab=streaming")
+        until(lambda: other.locator(".asr-tab .tile").count(), "the figures of the first test")
+        page.get_by_role("button", name="New").click()
+        page.get_by_role("button", name="Start", exact=True).click()
+        assert page.locator(".asr-tab .tile").count() == 0
+        for each in (page, other):
+            each.get_by_text("Starting: trial request …").first.wait_for()
+            assert each.locator(".asr-tab .tile").count() == 0
+        until(lambda: count(page) > 2, "the second test")
+        listed = page.locator(".asr-tab .runs tbody tr")
+        assert listed.count() == 1
+        assert "Held 6 streams for " in listed.inner_text()
+        stop(page)
+        until(lambda: listed.count() == 2, "both tests in the list")
+        reports = listed.get_by_role("link", name="report").evaluate_all("links => links.map(link => link.href)")
+        folders = [tmp_path / "run-2", tmp_path / "run"]
+        assert [get(url) for url in reports] == [(folder / "report.html").read_bytes() for folder in folders]
+
+
+def shaded(page: Page) -> set[str]:
+    """The kinds of stretches that all charts shade."""
+    kinds: list[list[str]] = page.evaluate(
+        """() => [...document.querySelectorAll(".asr .plot")].map(element => {
+            const [{ markArea }] = echarts.getInstanceByDom(element).getOption().series;
+            const named = Object.fromEntries(Object.entries(asrCharts.SHADES).map(([kind, shade]) => [shade, kind]));
+            return (markArea?.data || []).map(([from]) => named[from.itemStyle.color]);
+        })"""
+    )
+    return set.intersection(*map(set, kinds)) if kinds else set()
+
+
+def cards(page: Page) -> dict[str, list[float]]:
+    """The place of each card within the row of cards, by name."""
+    found: dict[str, list[float]] = page.evaluate(
+        """() => {
+            const at = document.querySelector(".asr-tab .tiles").getBoundingClientRect();
+            return Object.fromEntries([...document.querySelectorAll(".asr-tab .tile")].map(tile => {
+                const box = tile.getBoundingClientRect();
+                return [tile.querySelector(".name").textContent, [box.left - at.left, box.top - at.top, box.width]];
+            }));
+        }"""
+    )
+    return found
+
+
+def labels_do_not_overlap(page: Page) -> None:
+    """Check all texts of the charts at three widths, and that no row of charts has a hole."""
+    for width in (390, 1280, 1920):
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.wait_for_timeout(500)
+        clashes, holes = page.evaluate(
+            """() => {
+                const clashes = [];
+                for (const plot of document.querySelectorAll(".asr-tab .plot")) {
+                    const texts = [...plot.querySelectorAll("svg text")].filter(text => text.textContent);
+                    const boxes = texts.map(text => text.getBoundingClientRect());
+                    boxes.forEach((a, i) => boxes.slice(i + 1).forEach((b, j) => {
+                        if (a.left < b.right && b.left < a.right && a.top + 1 < b.bottom && b.top + 1 < a.bottom)
+                            clashes.push([texts[i].textContent, texts[i + 1 + j].textContent]);
+                    }));
+                }
+                const grid = document.querySelector(".asr-tab .charts").getBoundingClientRect();
+                const last = [...document.querySelectorAll(".asr-tab figure")].pop().getBoundingClientRect();
+                return [clashes, grid.right - last.right];
+            }"""
+        )
+        assert clashes == [], width
+        assert abs(holes) < 2, width
+
+
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+"""What each kind of vision makes of linear red, green and blue (Machado, Oliveira and Fernandes 2009)."""
+
+
+def test_percentiles_have_colours_that_everyone_can_tell_apart(chrome: Browser, tmp_path: Path) -> None:
+    page, _ = opened(chrome, tmp_path, plots_page("p", [Plot("one", "x", "y", [Series("s", [(0.0, 1.0)])])]))
+    hues = page.evaluate("asrCharts.PERCENTILES.map(({ hue }) => hue)")
+    page.close()
+    for theme, back in enumerate(("#ffffff", "#22262c")):
+        colours = [linear(hue[theme]) for hue in hues]
+        for kind, matrix in VISION.items():
+            for one, other in itertools.combinations(colours, 2):
+                far = np.linalg.norm(lab(np.array(matrix) @ one) - lab(np.array(matrix) @ other))
+                assert far > 30, (kind, theme)
+        for colour in colours:
+            darker, lighter = sorted(
+                float(np.array([0.2126, 0.7152, 0.0722]) @ each) for each in (colour, linear(back))
+            )
+            assert (lighter + 0.05) / (darker + 0.05) >= 3  # WCAG 2, graphics
+
+
+def linear(hue: str) -> np.ndarray:
+    """Linear red, green and blue of a colour such as #0080c8; shape (3,)."""
+    parts = np.array([int(hue[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def lab(colour: np.ndarray) -> np.ndarray:
+    """CIELAB of a linear colour, in which a distance of 30 is plain to see; shape (3,)."""
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.array(to_xyz) @ np.clip(colour, 0.001, 1) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def stop(page: Page) -> None:

@@ -216,7 +216,7 @@ class RunStore:
         """Start a new live view."""
         settings = self._settings
         goodput = Goodput(settings.goodput) if settings.goodput else None
-        accuracy = None if self.scoring.in_parts else Sample(self.scoring)  # parts are scored together after the test
+        accuracy = Sample(self.scoring) if self._targets.has_references else None
         drawn = DRAWN if settings.realtime is None else REALTIME_DRAWN
         self.live = Live(time.time(), drawn, goodput, accuracy, settings.slos)
 
@@ -243,9 +243,13 @@ class RunStore:
         return self._began if worker.reported_until is None else worker.reported_until + worker.master_offset_s
 
     def _write(self, ended: bool) -> None:
+        write_run(self.folder, self.info(ended=ended))
+
+    def info(self, *, ended: bool = False) -> RunInfo:
+        """The content of run.json by what is known now."""
         settings, system = self._settings, os.uname()
         first, shards = self._targets.first.settings, self._targets.first.shards
-        info = RunInfo(
+        return RunInfo(
             **msgspec.structs.asdict(self._invocation),
             id=self.id,
             version=__version__,
@@ -272,4 +276,3 @@ class RunStore:
             platform=" ".join((system.sysname, system.release, system.machine)),
             packages={module.__name__: module.__version__ for module in (locust, gevent, requests, urllib3)},
         )
-        write_run(self.folder, info)

@@ -86,6 +86,11 @@ class Targets(Mapping[str, Target]):
         return any(target.shards.manifest.options.rules.chunk_long is not None for target in self.values())
 
     @property
+    def has_references(self) -> bool:
+        """Whether any clip has a reference, so that transcripts can be scored."""
+        return any(target.shards.manifest.clips_with_text for target in self.values())
+
+    @property
     def manifests(self) -> dict[str, str]:
         """The SHA-256 of each class's manifest."""
         return {name: target.shards.manifest_sha256 for name, target in self.items()}

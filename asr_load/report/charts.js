@@ -1,12 +1,22 @@
 // Draw charts for the Streaming tab, the reports and the comparison: turn plots into options of ECharts.
 //
-// results/plots.py defines a plot: title, x, y, series, levels, places, rows. Here a plot may also be over time: x is
-// then seconds since the start, and a series may be a band (p50, p95, p99) or stacked bars.
+// report/plots.py defines a plot: title, x, y, series, levels, places, rows. Here a plot may also be over time: x is
+// then seconds since the start, a series may be stacked bars, and bands (report/bands.py) are shaded.
 (() => {
   "use strict";
 
   const HUES = ["#2f81f7", "#e07b00", "#1f9d55", "#a371f7", "#d6336c", "#0aa2c0", "#8d6e63", "#7a7f87"];
   const FAILED = ["#e5484d", "#e07b00", "#a371f7", "#d6336c", "#8d6e63", "#7a7f87"];
+  // p50, p95 and p99 for light and dark pages. tests/test_webui.py checks that people with any kind of colour blindness
+  // can tell them apart.
+  const PERCENTILES = [
+    { name: "p50", hue: ["#0080c8", "#3a96dd"], dash: "solid" },
+    { name: "p95", hue: ["#c75000", "#e8872a"], dash: "solid" },
+    { name: "p99", hue: ["#4b1d5a", "#f0e6a0"], dash: "dashed" },
+  ];
+  const SHADES = { errors: "rgba(229, 72, 77, 0.25)", late: "rgba(224, 160, 0, 0.28)", lost: "rgba(122, 127, 135, 0.28)" };
+  const SHADED = { errors: "requests failed", late: "the load generator was late", lost: "a worker was lost" };
+  const RATE_S = 5; // rates are means over this many seconds, because streams end in clusters
   const MOST = 600; // maximum number of points of a line, about one per pixel
 
   const escaped = (text) => String(text).replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
@@ -61,8 +71,45 @@
     return all;
   }
 
-  // Charts with a band over time: metric, title, unit. Realtime sessions have TTFS and RTF live instead of E2E and RTF.
-  const BANDS = [
+  // The points with rates that are means over the last RATE_S seconds.
+  function steadied(points) {
+    const width = points.length > 1 ? points[1].t - points[0].t : 1;
+    const seconds = Math.max(1, Math.round(RATE_S / width));
+    if (seconds < 2) return points;
+    const mean = (at, value) => {
+      const values = points.slice(Math.max(at - seconds + 1, 0), at + 1).map(value);
+      // Before the start there were no requests.
+      return values.includes(null) ? null : values.reduce((sum, each) => sum + each, 0) / seconds;
+    };
+    const outcomes = outcomesOf(points);
+    return points.map((point, at) => ({
+      ...point,
+      successes_per_s: mean(at, (each) => each.successes_per_s),
+      tokens_per_s: mean(at, (each) => each.tokens_per_s),
+      rtfx: mean(at, (each) => each.rtfx),
+      failures_per_s: Object.fromEntries(outcomes.map((name) => [name, mean(at, (each) => each.failures_per_s[name] || 0)])),
+    }));
+  }
+
+  const outcomesOf = (points) => [...new Set(points.flatMap((point) => Object.keys(point.failures_per_s)))];
+
+  // The stretches in which requests failed.
+  function failing(points, began) {
+    const found = [];
+    let since = began;
+    for (const { t, failures_per_s: failures } of points) {
+      if (Object.values(failures).some((count) => count > 0)) {
+        const last = found[found.length - 1];
+        if (last && last.end === since - began) last.end = t - began;
+        else found.push({ kind: "errors", begin: since - began, end: t - began });
+      }
+      since = t;
+    }
+    return found;
+  }
+
+  // Charts over time: metric, title, unit. Realtime sessions have TTFS and RTF live instead of E2E and RTF.
+  const LATENCIES = [
     ["ttft", "TTFT", "ms"],
     ["e2el", "E2E", "ms"],
     ["ttfs", "TTFS: end of speech to final text", "ms"],
@@ -71,23 +118,25 @@
     ["rtf_live", "RTF live", ""],
   ];
   const LIVE = ["ttfs", "rtf_live"];
+  const UPLOADED = ["e2el", "rtf"];
 
-  // The plots of a test over time. `limits` has the SLOs' limits by metric: [{name, at}].
-  function course(points, began, { places = [], limits = {} } = {}) {
-    const thin = thinned(points);
+  // The plots of a test over time. `limits` has the SLOs' limits by metric: [{name, at}]. `bands` has stretches to shade,
+  // in addition to those with failures: [{kind, begin, end}]. `sessions`: whether requests are realtime sessions.
+  function course(points, began, { places = [], limits = {}, bands = [], sessions = false } = {}) {
+    const thin = thinned(steadied(points));
+    const until = points.length ? points[points.length - 1].t - began : 0;
+    const shaded = [...failing(points, began), ...bands.map((band) => ({ ...band, end: band.end ?? until }))];
+    const noun = sessions || (points.length && LIVE.some((metric) => metric in points[0])) ? "Sessions" : "Requests";
     const at = (value) => thin.map((point) => [point.t - began, value(point)]);
-    const outcomes = [...new Set(points.flatMap((point) => Object.keys(point.failures_per_s)))];
-    const band = (metric) => ({
-      kind: "band",
-      names: ["p50", "p95", "p99"],
-      data: thin.map((point) => [point.t - began, ...["p50", "p95", "p99"].map((share) => point[metric][share])]),
-    });
+    const outcomes = outcomesOf(points);
+    const percentiles = (metric) =>
+      PERCENTILES.map(({ name, hue, dash }) => ({ kind: "line", name, hue, dash, data: at((point) => point[metric][name]) }));
     const bars = (name, value, hue) => ({ kind: "bars", name, hue, data: at(value) });
-    const drawn = BANDS.filter(([metric]) => (points.length ? metric in points[0] : !LIVE.includes(metric)));
+    const drawn = LATENCIES.filter(([metric]) => (points.length ? metric in points[0] : !(sessions ? UPLOADED : LIVE).includes(metric)));
     const all = [
-      ...drawn.map(([metric, title, unit]) => [title, unit, [band(metric)], limits[metric]]),
+      ...drawn.map(([metric, title, unit]) => [title, unit, percentiles(metric), limits[metric]]),
       [
-        "Requests per second",
+        `${noun} per second, mean of ${RATE_S} s`,
         "",
         [
           bars("ok", (point) => point.successes_per_s, HUES[2]),
@@ -97,58 +146,41 @@
         ],
       ],
       [
-        "Users and requests in flight",
+        `Users and ${noun.toLowerCase()} in flight`,
         "",
         [
           { kind: "line", name: "users", step: true, data: at((point) => point.users) },
           { kind: "line", name: "in flight", data: at((point) => point.in_flight) },
         ],
       ],
-      ["Output tokens per second", "", [{ kind: "line", name: "tokens/s", data: at((point) => point.tokens_per_s) }]],
-      ["RTFx: seconds of audio per second", "", [{ kind: "line", name: "RTFx", data: at((point) => point.rtfx) }]],
+      [
+        `Output tokens per second, mean of ${RATE_S} s`,
+        "",
+        [{ kind: "line", name: "tokens/s", data: at((point) => point.tokens_per_s) }],
+      ],
+      [`RTFx (audio s per s), mean of ${RATE_S} s`, "", [{ kind: "line", name: "RTFx", data: at((point) => point.rtfx) }]],
     ];
-    return all.map(([title, y, series, levels = []]) => ({ title, x: "", y, series, levels, places, time: true }));
+    const shared = { x: "", places, bands: shaded, until, time: true };
+    return all.map(([title, y, series, levels = []]) => ({ title, y, series, levels, ...shared }));
   }
 
   // Text for screen readers: the title, and each series' last value.
   function inWords(plot) {
     const said = [];
-    for (const { kind, name, names, data } of plot.series) {
+    for (const { kind, name, data } of plot.series) {
       const last = [...data].reverse().find((row) => row[1] !== null);
       if (!last || kind === "points" || kind === "span") continue;
-      if (kind === "band") said.push(...names.map((each, number) => `${each} ${shown(last[number + 1])}`));
-      else said.push(`${name} ${shown(last[1])}`);
+      said.push(`${name} ${shown(last[1])}`);
     }
     const unit = plot.y ? `, ${plot.y}` : "";
     return `${plot.title}${unit}${said.length ? `; latest: ${said.join(", ")}` : plot.time ? ": no data yet" : ""}`;
   }
 
   // The series of ECharts for one series of a plot.
-  function seriesOf(one, number, plot) {
-    const hue = one.hue || HUES[number % HUES.length];
+  function seriesOf(one, number, plot, dark) {
+    const hue = Array.isArray(one.hue) ? one.hue[dark ? 1 : 0] : one.hue || HUES[number % HUES.length];
     const base = { name: one.name, color: hue, animation: false, emphasis: { disabled: true } };
     switch (one.kind) {
-      case "band": {
-        // Percentiles are stacked: the chart draws each one's difference to the one below, and the tooltip shows the
-        // third number.
-        return one.names.map((name, which) => ({
-          ...base,
-          name,
-          color: hue,
-          type: "line",
-          stack: "band",
-          stackStrategy: "all",
-          symbol: one.data.length > 1 ? "none" : "circle", // ECharts does not draw a line of one point
-          symbolSize: 5,
-          lineStyle: { width: which ? 1 : 2, opacity: [1, 0.75, 0.5][which], color: hue },
-          itemStyle: { opacity: [1, 0.6, 0.3][which] },
-          areaStyle: which ? { color: hue, opacity: [0, 0.3, 0.14][which] } : undefined,
-          data: one.data.map((row) => {
-            const value = row[which + 1];
-            return [row[0], value === null ? null : which ? value - row[which] : value, value];
-          }),
-        }));
-      }
       case "bars":
         return [{ ...base, type: "bar", stack: "bars", barMaxWidth: 14, barMinWidth: 1, data: one.data }];
       case "points":
@@ -173,7 +205,7 @@
             symbol: "circle",
             symbolSize: 5,
             showSymbol: one.data.length < 60,
-            lineStyle: { width: 2, color: hue },
+            lineStyle: { width: 2, color: hue, type: one.dash },
             data: one.data,
           },
         ];
@@ -204,19 +236,30 @@
     return data.length ? { silent: true, symbol: "none", animation: false, data } : undefined;
   }
 
+  function markArea(plot) {
+    const data = (plot.bands || []).map(({ kind, begin, end }) => [
+      { xAxis: begin, itemStyle: { color: SHADES[kind] } },
+      { xAxis: end },
+    ]);
+    return data.length ? { silent: true, animation: false, data } : undefined;
+  }
+
+  // The axis extends to a limit above all values, unless the limit is so far above that it would flatten them.
   function highestOf(plot) {
-    // The axis extends to a limit above all values, unless the limit is so far above that it would flatten them.
-    const values = plot.series.flatMap(({ kind, names, data }) =>
-      data.map((row) => (kind === "band" ? row[names.length] : row[1]) || 0),
-    );
-    return Math.max(0, ...values);
+    return Math.max(0, ...plot.series.flatMap(({ data }) => data.map((row) => row[1] || 0)));
+  }
+
+  // The end of a time axis: a round number of seconds, whose label keeps its distance from the others.
+  function roundUp(seconds) {
+    for (let unit = 1; ; unit *= 10)
+      for (const step of [unit, 2 * unit, 5 * unit])
+        if (seconds <= 10 * step) return Math.max(Math.ceil(seconds / step), 1) * step;
   }
 
   function optionOf(plot, dark) {
     const ink = colours(dark);
-    const series = plot.series.flatMap((one, number) => seriesOf(one, number, plot));
-    const marks = markLine(plot, ink);
-    if (marks && series.length) series[0].markLine = marks;
+    const series = plot.series.flatMap((one, number) => seriesOf(one, number, plot, dark));
+    if (series.length) Object.assign(series[0], { markLine: markLine(plot, ink), markArea: markArea(plot) });
     const names = [...new Set(series.map(({ name }) => name))];
     const value = (number) => (plot.time ? clock(number) : shown(number));
     const top = highestOf(plot);
@@ -225,7 +268,10 @@
       animation: false,
       backgroundColor: "transparent",
       textStyle: { color: ink.text, fontFamily: "inherit" },
-      grid: { left: 8, right: 18, top: 64, bottom: plot.x ? 26 : 8, containLabel: true },
+      // Charts over time have equal margins, so that their time axes are aligned.
+      grid: plot.time
+        ? { left: 56, right: 24, top: 64, bottom: 32 }
+        : { left: 8, right: 18, top: 64, bottom: plot.x ? 26 : 8, containLabel: true },
       title: { text: plot.title + (plot.y ? ` (${plot.y})` : ""), left: 4, top: 2, textStyle: { color: ink.text, fontSize: 14, fontWeight: 600 } },
       legend: { show: names.length > 1, data: names, left: 0, top: 28, type: "scroll", textStyle: { color: ink.text }, itemWidth: 16, itemHeight: 10, pageTextStyle: { color: ink.text } },
       toolbox: {
@@ -250,7 +296,7 @@
           const line = ({ marker, seriesName, value: row }) =>
             rows.length
               ? `${marker}${escaped(seriesName)}: ${shown(row[0])}`
-              : `${marker}${escaped(seriesName)}: <b>${shown(row.length > 2 ? row[2] : row[1])}</b>`;
+              : `${marker}${escaped(seriesName)}: <b>${shown(row[1])}</b>`;
           return `${rows.length ? "" : `${escaped(value(list[0].value[0]))}${plot.x ? ` ${escaped(plot.x)}` : ""}<br>`}${list.map(line).join("<br>")}`;
         },
       },
@@ -260,10 +306,12 @@
         nameLocation: "middle",
         nameGap: 26,
         min: plot.time || rows.length ? 0 : undefined,
-        max: plot.time ? "dataMax" : undefined,
+        max: plot.time ? roundUp(plot.until) : undefined,
+        splitNumber: 4,
         minInterval: plot.time ? 1 : undefined,
+        containShape: !plot.time,
         axisLine: { lineStyle: { color: ink.split } },
-        axisLabel: { color: ink.text, formatter: (number) => value(number), hideOverlap: true },
+        axisLabel: { color: ink.text, formatter: (number) => value(number), hideOverlap: true, margin: 12 },
         splitLine: { show: false },
       },
       yAxis: rows.length
@@ -282,7 +330,7 @@
               const near = plot.levels.map(({ at }) => at).filter((at) => at > max && at < 3 * top);
               return near.length ? Math.max(...near) * 1.05 : undefined;
             },
-            axisLabel: { color: ink.text, formatter: (number) => shown(number) },
+            axisLabel: { color: ink.text, formatter: (number) => shown(number), hideOverlap: true },
             splitLine: { lineStyle: { color: ink.split } },
           },
       graphic:
@@ -333,5 +381,5 @@
     }
   }
 
-  window.asrCharts = { Charts, course, escaped, isDark };
+  window.asrCharts = { Charts, course, escaped, isDark, PERCENTILES, SHADES, SHADED };
 })();

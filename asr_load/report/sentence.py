@@ -60,7 +60,7 @@ def _figures(view: View) -> Iterator[str]:
         yield f"{_name(slo)} {_amount(view.rows.get(lead, (NOTHING, NOTHING))[1].p95, slo)}"
     yield from (_limited(each) for each in view.slos if each.slo.metric in METRICS)
     rates = {"errors": view.error_rate}
-    if view.accuracy is not None:
+    if view.accuracy is not None and view.accuracy.value is not None:
         rates[view.accuracy.name] = view.accuracy.value
     for metric, rate in rates.items():
         slo = Slo(metric, "", 0)

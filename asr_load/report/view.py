@@ -61,14 +61,18 @@ class View:
     rtfx: float | None
     goodput: float | None
     """None without limits."""
+    goodput_share: float | None
+    """Share of the requests that met the limits; None without limits, or before the first response."""
     errors: Errors
     error_rate: float | None
     """Share of failures over the whole test; None before the first response."""
     failures: Mapping[str, int]
     """Failures of the whole test by outcome."""
     accuracy: ErrorRate | None
-    """Error rate over the whole test; None without a reference."""
+    """Error rate over the whole test; None without a reference. Its value is None before the first transcript."""
     slos: Sequence[Judged]
+    is_realtime: bool = False
+    """Whether the requests are realtime sessions."""
 
     def figures(self, metric: str) -> Figures:
         """A metric's figures of the last seconds while the test is running, else those of the whole test."""
@@ -102,7 +106,7 @@ def view_running(
     all_ended = live.successes + all_failed
     limited = bool(points) and points[-1]["goodput_per_s"] is not None
     judged = {result.name: result for result in live.slo_results(slos)}
-    sample = live.accuracy
+    sample, met = live.accuracy, sum(point["goodput_per_s"] for point in points) if limited else None
     return View(
         running=True,
         seconds=live.closed,
@@ -111,20 +115,23 @@ def view_running(
         rows=live.table() if rows is None else rows,
         requests_per_s=good / seconds,
         rtfx=sum(point["rtfx"] or 0.0 for point in points) / seconds,
-        goodput=sum(point["goodput_per_s"] for point in points) / seconds if limited else None,
+        goodput=None if met is None else met / seconds,
+        goodput_share=None if met is None or not ended else met / ended,
         errors=Errors(failed / ended if ended else None, failed, ended),
         error_rate=all_failed / all_ended if all_ended else None,
         failures=live.failures,
-        accuracy=ErrorRate(sample.name, sample.rate, sample.references) if sample and sample.references else None,
+        accuracy=ErrorRate(sample.name, sample.rate, sample.references) if sample else None,
         slos=[
             Judged(slo, judged[slo.name].value, judged[slo.name].ok) if slo.name in judged else Judged(slo, None, None)
             for slo in slos
         ],
+        is_realtime=live.is_realtime,
     )
 
 
-def view_finished(summary: Summary, live: MetricRows | None = None) -> View:
-    """The view of a finished test. `live`: the rows of its live figures, whose last seconds are shown."""
+def view_finished(summary: Summary, live: MetricRows | None = None, like: Live | None = None) -> View:
+    """The view of a finished test. `live`: the rows of its live figures, whose last seconds are shown. `like`: its live
+    view, whose cards it keeps even if they have no figure."""
     requests, rows = summary.requests, {}
     for metric in STREAMED:
         exact = getattr(summary, metric.name)
@@ -134,6 +141,10 @@ def view_finished(summary: Summary, live: MetricRows | None = None) -> View:
     # Counts include late requests and the rate does not, so next to each other they would contradict.
     counts = (None, None) if summary.left_out.late else (requests.fail, requests.success + requests.fail)
     rate = getattr(summary, summary.rate)
+    scored = summary.references or (like is not None and like.accuracy is not None)
+    share = None
+    if summary.goodput is not None and summary.error_rate is not None:
+        share = summary.goodput / summary.requests_per_s * (1 - summary.error_rate) if summary.requests_per_s else 0.0
     return View(
         running=False,
         seconds=summary.wall_s,
@@ -143,9 +154,11 @@ def view_finished(summary: Summary, live: MetricRows | None = None) -> View:
         requests_per_s=summary.requests_per_s,
         rtfx=summary.rtfx,
         goodput=summary.goodput,
+        goodput_share=share,
         errors=Errors(summary.error_rate, *counts),
         error_rate=summary.error_rate,
         failures=requests.failures,
-        accuracy=ErrorRate(summary.rate, rate, summary.references) if summary.references else None,
+        accuracy=ErrorRate(summary.rate, rate, summary.references) if scored else None,
         slos=[Judged(result.slo, result.value, result.ok) for result in summary.slo],
+        is_realtime=bool(summary.dialects) or (like is not None and like.is_realtime),
     )

@@ -180,7 +180,8 @@ millisecond, in which the process does nothing else."""
 
 
 class Sample:
-    """The live error rate of a test, over a sample of its transcripts: the first ones of each second."""
+    """The live error rate of a test, over a sample of its transcripts: the first ones of each second. Parts of a
+    recording are not sampled, because they are scored together after the test."""
 
     def __init__(self, scoring: Scoring) -> None:
         self.name = rate_for(scoring.language)
@@ -193,6 +194,7 @@ class Sample:
         """Add a successful request to the sample."""
         if (
             record.reference
+            and not self._scoring.in_parts
             and len(self._waiting) < SCORED_PER_S
             and len(record.reference) + len(record.text) < LONGEST_SCORED
         ):

@@ -154,6 +154,11 @@ class Live:
             self._failed[number] = dict(Counter(self._failed.get(number, {})) + late.failures)
 
     @property
+    def is_realtime(self) -> bool:
+        """Whether the charts are those of realtime sessions."""
+        return self._drawn is REALTIME_DRAWN
+
+    @property
     def closed(self) -> int:
         """Number of closed seconds."""
         return len(self._points) // POINT

@@ -1,4 +1,4 @@
-// The Streaming tab: headline, charts and table of the running test, or of the last one.
+// The Streaming tab: sentence, cards, charts and table of the running test, or of the last one, and the session's tests.
 //
 // Locust's page is a compiled React program, and a tab added to it can only hold a table. This script hides that table
 // and puts its own content next to it, which it updates every two seconds while the tab is visible.
@@ -7,41 +7,66 @@
 
   const TAB = "Streaming";
   const POLL_MS = 2000;
-  const { Charts, course, escaped } = window.asrCharts;
+  const { Charts, course, escaped, SHADES, SHADED } = window.asrCharts;
   const base = new URL(".", document.currentScript.src).href;
 
   const root = document.createElement("div");
   root.className = "asr asr-tab";
   root.innerHTML =
-    '<div class="head" role="status"></div><div class="charts"></div><h2>Latencies</h2><div class="scroll table"></div>';
-  const [head, grid, , table] = root.children;
+    '<div class="head" role="status"></div><div class="details"><div class="note shades"></div><div class="charts"></div>' +
+    '<h2>Latencies</h2><div class="scroll table"></div></div><div class="runs"></div>';
+  const [head, details, runs] = root.children;
+  const [shades, grid, , table] = details.children;
   const charts = new Charts("tab");
   let points = [];
   let run = "";
   let asking = false;
   let led = false;
+  const unfolded = new Map(); // whether the user opened or closed the reasons of a statement
 
   const text = (value) => escaped(value ?? "");
 
   function wordOf({ name, text: statement, look, reasons }) {
     const line = `${text(name)}: <strong class="${look}">${text(statement)}</strong>`;
     if (!reasons.length) return `<span>${line}</span>`;
-    const open = head.querySelector(`details[data-name="${name}"]`)?.open ? " open" : "";
+    const open = unfolded.get(name) ?? look !== "good";
     const why = reasons.map((reason) => `<p class="note">${text(reason)}</p>`).join("");
-    return `<details data-name="${text(name)}"${open}><summary>${line} <span title="why">?</span></summary>${why}</details>`;
+    return `<details data-name="${text(name)}"${open ? " open" : ""}><summary>${line}</summary>${why}</details>`;
   }
 
-  const tileOf = ({ name, value, unit, more, look }) =>
-    `<div class="tile"><div class="name">${text(name)}</div><div class="value">${text(value)} ` +
-    `<span class="unit">${text(unit)}</span></div><div class="more ${look}">${text(more)}</div></div>`;
+  const tileOf = ({ name, value, unit, more, look, span }) =>
+    `<div class="tile"><div class="top"><span class="name">${text(name)}</span> <span class="of">${text(span)}</span></div>` +
+    `<div class="value">${text(value)} <span class="unit">${text(unit)}</span></div>` +
+    `<div class="more ${look}">${text(more)}</div></div>`;
 
-  function headOf({ run: series, words, tiles, now, running }) {
-    if (!series) return "<p>No test yet. Its figures will appear here.</p>";
-    const said = now.length ? `<p class="note now">${now.map(text).join(" · ")}</p>` : "";
-    const span = running ? "figures of the last 10 s unless a card says otherwise; limits apply to the whole test so far" : "exact figures of the whole test";
+  function headOf({ run: series, starting, sentence, look, words, tiles, now, running }) {
+    if (starting) return `<p class="sentence">${text(starting)}</p>`;
+    if (!series) return '<p class="sentence">No test yet. Its figures will appear here.</p>';
+    const said = running ? now : ["exact figures of the whole test"];
     return (
-      `<div class="words">${words.map(wordOf).join("")}</div>${said}` +
-      `<div class="tiles">${tiles.map(tileOf).join("")}</div><p class="note span">${span}</p>`
+      `<p class="sentence ${look}">${text(sentence)}</p><p class="note now">${said.map(text).join(" · ")}</p>` +
+      `<div class="tiles">${tiles.map(tileOf).join("")}</div><div class="words">${words.map(wordOf).join("")}</div>`
+    );
+  }
+
+  // A key for the colours of the shaded stretches, if there are any.
+  function shadesOf(bands) {
+    const kinds = Object.keys(SHADED).filter((kind) => bands.some((band) => band.kind === kind));
+    const key = (kind) => `<span><i style="background: ${SHADES[kind]}"></i> ${text(SHADED[kind])}</span>`;
+    return kinds.length ? `Shaded: ${kinds.map(key).join(" ")}` : "";
+  }
+
+  // The session's finished tests, the latest first.
+  function runsOf(list) {
+    if (!list.length) return "";
+    const rows = list.map(
+      ({ began, folder, sentence, report }) =>
+        `<tr><td>${text(began)}</td><td class="name">${text(sentence)}<br><span class="note">${text(folder)}</span></td>` +
+        `<td>${report ? `<a href="${base}${text(report)}" target="_blank">report</a>` : ""}</td></tr>`,
+    );
+    return (
+      "<h2>Tests of this session</h2><div class=\"scroll\"><table><thead><tr><th>began</th><th class=\"name\">result</th>" +
+      `<th></th></tr></thead><tbody>${rows.join("")}</tbody></table></div>`
     );
   }
 
@@ -78,6 +103,7 @@
 
   function draw(answer) {
     const plots = course(points, answer.began, answer);
+    put(shades, shadesOf(plots[0].bands));
     while (grid.children.length < plots.length) {
       const figure = document.createElement("figure");
       figure.innerHTML = '<div class="plot" tabindex="0"></div>';
@@ -88,6 +114,9 @@
 
   function show(answer) {
     put(head, headOf(answer));
+    put(runs, runsOf(answer.runs));
+    details.hidden = !answer.run;
+    if (!answer.run) return;
     put(table, tableOf(answer.table));
     if (root.isConnected && root.clientWidth) draw(answer);
   }
@@ -117,6 +146,23 @@
     }
   }
 
+  // A test is starting: nothing of the last one is left to see, at once. The server's next answer says more.
+  function forget() {
+    points = [];
+    run = "";
+    unfolded.clear();
+    put(head, headOf({ starting: "Starting …" }));
+    details.hidden = true;
+    ask();
+  }
+
+  addEventListener("asr-load-start", forget);
+
+  head.addEventListener("click", (event) => {
+    const fold = event.target.closest("summary")?.parentNode;
+    if (fold) unfolded.set(fold.dataset.name, !fold.open);
+  });
+
   const ours = () => [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.textContent.trim() === TAB);
 
   // React owns the tab's table and may redraw it at any time.
@@ -142,6 +188,24 @@
     ask();
   }
 
+  // Say which seconds and which program Locust's own figures and files belong to.
+  const NAMES = new Map([
+    ["RPS", "RPS (10 s)"],
+    ["Failures", "Failures (test)"],
+    ["Download requests CSV", "Locust: download requests CSV"],
+    ["Download full request statistics history CSV", "Locust: download full request statistics history CSV"],
+    ["Download failures CSV", "Locust: download failures CSV"],
+    ["Download exceptions CSV", "Locust: download exceptions CSV"],
+    ["Download Report", "Locust: open its report, with a section on streaming"],
+  ]);
+
+  function name() {
+    for (const element of document.querySelectorAll("header p, header span, main a, .MuiContainer-root a")) {
+      const shown = element.childNodes.length === 1 && element.firstChild.nodeType === Node.TEXT_NODE && element.firstChild;
+      if (shown && NAMES.has(shown.nodeValue)) shown.nodeValue = NAMES.get(shown.nodeValue);
+    }
+  }
+
   function dress() {
     root.dataset.theme = window.asrCharts.isDark() ? "dark" : "light";
     charts.dress();
@@ -155,6 +219,7 @@
     requestAnimationFrame(() => {
       planned = false;
       if (!ours()) led = false; // the form is open: show the tab again for the next test
+      name();
       place();
       dress();
     });

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from flask import Blueprint, Response, jsonify, make_response, request, send_file
@@ -22,13 +24,15 @@ from asr_load.decode import decode
 from asr_load.errors import InputError
 from asr_load.options.form import Form, check_classes, check_user_class, form_groups
 from asr_load.report import headline
+from asr_load.report.bands import bands
 from asr_load.report.page import REPORT, add_section, asset, compact, limits_of, places
+from asr_load.report.sentence import sentence
 from asr_load.report.view import MetricRows, View, view_finished, view_running
 from asr_load.results.live import WINDOW_S, Live
 from asr_load.results.metrics import METRICS, Figures
 from asr_load.results.pass_fail import Verdict
 from asr_load.results.record_file import RECORDS
-from asr_load.results.runfile import WorkerInfo, read_run
+from asr_load.results.runfile import RunInfo, WorkerInfo, read_run
 from asr_load.results.slo import Slo
 from asr_load.results.summary import SUMMARY, Summary
 from asr_load.results.verdict import Validity
@@ -42,7 +46,12 @@ SPANS = (f"last {WINDOW_S} s", "whole run")
 MOST_POINTS = 600
 """Maximum number of points in a response. Encoding them takes a millisecond, and the charts request the rest."""
 
-SCRIPTS = {"echarts.min.js": "asr_load.report", "charts.js": "asr_load.report", "tab.js": "asr_load.web"}
+SCRIPTS = {
+    "echarts.min.js": "asr_load.report",
+    "charts.js": "asr_load.report",
+    "tab.js": "asr_load.web",
+    "form.js": "asr_load.web",
+}
 """Scripts of the tab in loading order, and the package of each."""
 
 FRESH_S = 1.0
@@ -66,6 +75,7 @@ class Test(Protocol):
     def slos(self) -> Sequence[Slo]: ...
     @property
     def workers(self) -> Sequence[WorkerInfo]: ...
+    def info(self) -> RunInfo: ...
 
     def validity(self) -> Validity: ...
     def verdict(self) -> Verdict | None:
@@ -77,11 +87,30 @@ class Test(Protocol):
     def reset_live(self) -> None: ...
 
 
-class _Pages:
-    """The current test, as the pages need it."""
+class FinishedRun(NamedTuple):
+    """A finished test of the session, as the tab lists it."""
 
-    def __init__(self, current: Callable[[], Test | None]) -> None:
-        self._current = current
+    began: str
+    folder: str
+    sentence: str
+
+
+def _finished_run(folder: Path) -> FinishedRun:
+    info, summary = read_run(folder), decode((folder / SUMMARY).read_bytes(), Summary)
+    began = datetime.fromtimestamp(info.began_at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return FinishedRun(began, str(folder), sentence(info, view_finished(summary)))
+
+
+class _Pages:
+    """The current test, as the pages need it, and the session's finished ones."""
+
+    def __init__(self, current: Callable[[], Test | None], *, sends_trial: bool) -> None:
+        self._current, self.sends_trial = current, sends_trial
+        self._replaced: Test | None = None
+        self.is_starting = False
+        """Whether a test is to start that has no files yet. The pages then show nothing of the last one."""
+        self._runs: dict[Path, FinishedRun | None] = {}
+        """The tests of the session by folder; None for one whose summary has not been read."""
         self._live: Live | None = None
         self._number = 0
         self._rows: tuple[float, bool, MetricRows] | None = None
@@ -89,7 +118,29 @@ class _Pages:
 
     @property
     def test(self) -> Test | None:
-        return self._current()
+        test = self._current()
+        if test is not None:
+            self._runs.setdefault(test.folder)
+        if self.is_starting and test is self._replaced:
+            return None
+        self.is_starting = False
+        return test
+
+    def begin(self) -> None:
+        """Note that a test is to start, unless one is running."""
+        if self.test is None or self.summary() is not None:
+            self.is_starting, self._replaced = True, self._current()
+
+    def cancel(self, **_: Any) -> None:
+        """Note that no test is starting any more."""
+        self.is_starting = False
+
+    def runs(self) -> list[FinishedRun]:
+        """The finished tests of the session, the latest first."""
+        for folder, known in self._runs.items():
+            if known is None and (folder / SUMMARY).exists():
+                self._runs[folder] = _finished_run(folder)
+        return [known for known in reversed(self._runs.values()) if known is not None]
 
     def reset(self, **_: Any) -> None:
         """Reset the live figures when Locust resets its own. The records keep everything."""
@@ -133,7 +184,7 @@ class _Pages:
         if self.test is None:
             return None
         if summary := self.summary():
-            return view_finished(summary, self.rows())
+            return view_finished(summary, self.rows(), self.test.live)
         return view_running(self.test.live, self.test.slos, self.test.validity(), self.test.verdict(), self.rows())
 
     def table(self) -> list[dict[str, Any]]:
@@ -158,28 +209,30 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
     web_ui: Any = environment.web_ui
     if web_ui is None:
         return
-    pages = _Pages(current)
+    options = environment.parsed_options
+    pages = _Pages(current, sends_trial=not (options and options.no_preflight))
     environment.events.reset_stats.add_listener(pages.reset)
+    environment.events.test_stop.add_listener(pages.cancel)
     if environment.reset_stats:  # Locust then resets its statistics without firing reset_stats
         environment.events.spawning_complete.add_listener(pages.reset)
     _add_tab(web_ui.template_args)
     _arrange_form(web_ui)
     web_ui.app.register_blueprint(_blueprint(web_ui, pages))
-    _check_forms(web_ui, environment, take_form)
+    _check_forms(web_ui, environment, take_form, pages)
     web_ui.app.after_request(lambda response: _extended(response, pages))
-    options = environment.parsed_options
     names = (options and options.web_allow_host) or []
     web_ui.app.wsgi_app = guarded(
         web_ui.app.wsgi_app, web_ui.host or "", names, (options and options.web_base_path) or ""
     )
 
 
-def _check_forms(web_ui: Any, environment: Environment, take_form: Callable[[Form], Form]) -> None:
+def _check_forms(web_ui: Any, environment: Environment, take_form: Callable[[Form], Form], pages: _Pages) -> None:
     """Check the form that starts or edits a test, and the edit of a user class, before Locust gets them."""
     views = web_ui.app.view_functions
     start, edit = views["locust.swarm"], views["locust.update_user"]
 
     def check_and_start() -> Any:
+        pages.begin()
         try:
             if web_ui.userclass_picker_is_active:
                 check_classes(
@@ -187,6 +240,7 @@ def _check_forms(web_ui: Any, environment: Environment, take_form: Callable[[For
                 )
             request.form = ImmutableMultiDict(take_form(request.form))
         except InputError as error:
+            pages.cancel()
             # Locust answers a wrong number of users in the same way, and its form shows the message.
             return jsonify({"success": False, "message": str(error), "host": environment.host})
         return start()
@@ -230,10 +284,10 @@ def _add_tab(template_args: dict[str, Any]) -> None:
             {"key": KEY, "structure": [{"key": key, "title": title} for key, title in columns.items()]}
         ],
         "extended_csv_files": [
-            {"href": f"./{KEY}/csv", "title": "Download streaming CSV"},
-            {"href": f"./{KEY}/records", "title": "Download records JSONL"},
-            {"href": f"./{KEY}/summary", "title": "Download summary JSON"},
-            {"href": f"./{KEY}/report", "title": "Download report HTML"},
+            {"href": f"./{KEY}/report", "title": "asr-load: download report HTML, with verdict, charts and tables"},
+            {"href": f"./{KEY}/summary", "title": "asr-load: download summary JSON, with all figures"},
+            {"href": f"./{KEY}/records", "title": "asr-load: download records JSONL, one line for each request"},
+            {"href": f"./{KEY}/csv", "title": "asr-load: download streaming CSV, with the percentiles of each metric"},
         ],
     }
     for name, entries in more.items():
@@ -306,14 +360,19 @@ def _blueprint(web_ui: Any, pages: _Pages) -> Blueprint:
         path = (pages.test.folder / name).resolve()
         if not path.exists():
             return _not_yet(not_yet)
-        return send_file(path, mimetype, True, f"{path.parent.name}_{name}")
+        return send_file(path, mimetype, True, _file_name(pages.test.info(), name))
+
+    def report_of(number: int) -> Response:
+        runs = pages.runs()
+        path = Path(runs[-1 - number].folder).resolve() / REPORT if number < len(runs) else None
+        return send_file(path, "text/html") if path and path.exists() else _not_yet("There is no such report.")
 
     def streaming_csv() -> Response:
         finished = pages.summary()
         if pages.test is None or finished is None:
             return _not_yet("The exact figures are available after the test. Until then, see the Streaming tab.")
         response = Response(_csv(finished), mimetype="text/csv")
-        name = f"{pages.test.folder.resolve().name}_streaming.csv"
+        name = _file_name(pages.test.info(), "streaming.csv")
         response.headers.set("Content-Disposition", "attachment", filename=name)
         return response
 
@@ -328,11 +387,20 @@ def _blueprint(web_ui: Any, pages: _Pages) -> Blueprint:
     }
     for path, view in views.items():
         blueprint.add_url_rule(f"/{path}", path.replace(".", "_"), web_ui.auth_required_if_enabled(view))
+    blueprint.add_url_rule("/runs/<int:number>", "run", web_ui.auth_required_if_enabled(report_of))
     return blueprint
+
+
+def _file_name(info: RunInfo, name: str) -> str:
+    """The name of a downloaded file: when the test began, its model, its load, and the content."""
+    began = datetime.fromtimestamp(info.began_at).astimezone().strftime("%Y%m%d-%H%M%S")
+    load = f"{info.loop['rate']:g}-per-s" if info.loop.get("rate") else f"{info.num_users or 1}-streams"
+    return f"{began}_{re.sub(r'[^A-Za-z0-9.-]+', '-', info.model)[:60]}_{load}_{name}"
 
 
 def _points(pages: _Pages) -> Response:
     """The data of the charts, the table, and the first screen: the points after those that the page has."""
+    runs = pages.runs()
     series, test, first_screen = pages.series(), pages.test, pages.first_screen()
     goes_on = request.args.get("run") == series
     live = test.live if test else Live(0.0)
@@ -345,17 +413,28 @@ def _points(pages: _Pages) -> Response:
         "points": compact(fresh[:MOST_POINTS]),
         "more": len(fresh) > MOST_POINTS,
         "table": headline.table(pages.rows() if first_screen is None else first_screen.rows),
+        "starting": "",
         "words": [],
         "tiles": [],
         "now": [],
+        "runs": [{**run._asdict(), "report": f"runs/{len(runs) - 1 - place}"} for place, run in enumerate(runs)],
     }
+    if pages.is_starting:
+        answer["starting"] = "Starting: trial request …" if pages.sends_trial else "Starting …"
     if test is not None and first_screen is not None:
         answer |= {
-            "words": [word._asdict() for word in headline.words(first_screen)],
-            "tiles": [tile._asdict() for tile in headline.tiles(first_screen)],
+            "sentence": sentence(test.info(), first_screen),
+            "look": headline.look_of(first_screen),
+            "words": [word._asdict() for word in headline.remarks(first_screen)],
+            "tiles": [
+                {**tile._asdict(), "span": headline.span_of(tile, first_screen)}
+                for tile in headline.tiles(first_screen)
+            ],
             "now": headline.now(test.stages, live, test.lost()) if running else [],
             "places": places(test.stages, test.workers, live.began),
             "limits": limits_of(test.slos),
+            "bands": bands(test.workers, live.began),
+            "sessions": live.is_realtime,
             "validity": first_screen.validity,
         }
     return Response(msgspec.json.encode(answer), mimetype="application/json")

@@ -48,8 +48,8 @@ def browser() -> Iterator[Browser]:
 class Locust:
     """A `locust` process with its web UI."""
 
-    def __init__(self, url: str, log: Path) -> None:
-        self.url, self._log = url, log
+    def __init__(self, url: str, log: Path, pid: int) -> None:
+        self.url, self._log, self.pid = url, log, pid
 
     @property
     def said(self) -> str:
@@ -68,7 +68,7 @@ def locust(*words: str | Path, **env: str) -> Iterator[Locust]:
             patched = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "", **env}
             process = subprocess.Popen(command, cwd=ROOT, env=patched, stdout=file, stderr=file)
         with ending(process):
-            running = Locust(f"http://127.0.0.1:{port}/", log)
+            running = Locust(f"http://127.0.0.1:{port}/", log, process.pid)
             wait_until(lambda: _answers(running.url) or process.poll() is not None, "the web UI")
             assert process.poll() is None, running.said
             yield running
