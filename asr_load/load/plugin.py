@@ -172,8 +172,8 @@ class Plugin:
         if settings.results is not None:
             return new_folder(settings.results)
         loop, shape = settings.loop, self._shape_name()
-        if self.searching or shape != NO_SHAPE:
-            load = "search" if self.searching else shape
+        if self.checks.searching or shape != NO_SHAPE:
+            load = "search" if self.checks.searching else shape
         elif loop.stages or loop.trace:
             load = "stages" if loop.stages else "trace"
         else:
