@@ -9,7 +9,8 @@ from locust.argument_parser import get_parser
 
 import asr_load.load.startup  # noqa: F401 (adds the harness's options to Locust's parser)
 from asr_load.errors import InputError
-from asr_load.options.form import Form, changed, read_form
+from asr_load.options.form import FieldError, Form, changed, field_of, form_fields, form_groups, read_form
+from asr_load.options.table import OPTIONS
 
 WORDS = {
     "user_count": ("7", "num_users", 7),
@@ -75,6 +76,38 @@ def test_invalid_form_field_gives_a_one_line_error_and_changes_nothing(
     assert said in str(refused.value)
     assert len(str(refused.value)) < 200
     assert vars(options) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("--data /x: there is no such folder; prepare it: prepare.py --out /x", "data"),
+        ("--slo 'ttft': use METRIC:STAT:LIMIT", "slo"),
+        ("the server has several models; choose one with --model: a, b", "model"),
+        ("a trial request failed: connection refused by http://h:1: start the server. Add --no-preflight", "host"),
+        ("--host http://h:1/x has a path", "host"),
+        ("no worker is connected: start one with locust --worker --master-host ADDRESS", ""),
+    ],
+)
+def test_error_belongs_to_the_field_that_it_names(line: str, field: str) -> None:
+    assert field_of(InputError(line), "http://h:1") == field
+    assert field_of(FieldError("requests", line)) == "requests"
+
+
+def test_invalid_value_names_its_field(options: Namespace) -> None:
+    with pytest.raises(FieldError) as refused:
+        read_form(Form([("model", "m"), ("user_count", "0")]), options)
+    assert field_of(refused.value) == "user_count"
+
+
+def test_each_field_has_a_label() -> None:
+    fields = {field.name: field for field in form_fields()}
+    assert {*WORDS, *(name for names in form_groups().values() for name in names)} == set(fields)
+    assert all(option.label for option in OPTIONS if option.in_form)
+    assert (fields["packet_ms"].label, fields["slo"].label) == ("Packet length (ms)", "Limits (SLO)")
+    assert next(iter(fields)) == "data"
+    folded = [field.group for field in fields.values()]
+    assert folded == sorted(folded, key=bool)
 
 
 def test_empty_run_time_is_no_limit(options: Namespace) -> None:

@@ -15,10 +15,11 @@ import pytest
 from asr_load.apis.api import MODELS
 from asr_load.errors import InputError
 from asr_load.http import server_info
-from asr_load.http.server_info import ask_server
+from asr_load.http.server_info import ask_server, list_models
 from asr_load.http.transport import Transport
 from asr_load.text import MAX_CHARS, Intake
 from harness.models import STREAM, answering
+from harness.ports import free_port
 from harness.proxies import PAUSE_S, never_ending
 from harness.runs import FAST, run
 from harness.serving import serve
@@ -69,6 +70,25 @@ def test_server_info_may_be_deep_and_long(clips: Path, tmp_path: Path) -> None:
     assert kept["size"] is None
     assert len(kept["text"]) <= MAX_CHARS
     assert "m" * 1000 not in done.out + done.err
+
+
+def test_models_are_listed_for_the_form() -> None:
+    with answering((200, STREAM), models=["a", "b"]) as host:
+        assert list_models(host, {}, Intake(), Transport()) == ["a", "b"]
+    with answering((200, STREAM)) as host:  # 404
+        assert list_models(host, {}, Intake(), Transport()) == []
+
+
+def test_list_of_models_has_a_limit_on_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_info, "PATIENCE_S", LIMIT_S)
+    with (
+        never_ending(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"a", PAUSE_S) as place,
+        pytest.raises(InputError, match="no complete response within"),
+    ):
+        list_models(f"http://{place}", {}, Intake(), Transport())
+    closed = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(InputError, match=f"{closed}: .*refused"):
+        list_models(closed, {}, Intake(), Transport())
 
 
 class _Models(http.server.BaseHTTPRequestHandler):

@@ -25,6 +25,7 @@ from asr_load.results.live import Live
 from asr_load.results.summary import read_finished, summarise
 from conftest import prepare_clips
 from harness.browser import ROOT, browser, chromium, locust, open_tab, start_test
+from harness.models import STREAM, AnsweringServer, answering
 from harness.patience import PATIENCE_S
 from harness.records import failure, record, run_folder, run_info
 from harness.serving import serve, wait_until
@@ -176,30 +177,108 @@ def test_form_shows_the_groups_of_options(chrome: Browser, clips: Path) -> None:
     with locust("--host", "http://h", "--data", clips) as ui:
         page = chrome.new_page()
         page.goto(ui.url)
-        page.locator(".MuiAccordion-root [name=api]").wait_for(state="attached")
+        page.locator(".MuiAccordion-root [data-group]").last.wait_for(state="attached")
         headings = """fields => fields.map(field =>
             [field.name, getComputedStyle(field.closest(".MuiFormControl-root"), "::before").content])"""
         shown = dict(page.locator(".MuiAccordion-root :is(input, select)").evaluate_all(headings))
         page.close()
-    headed = {"api": '"Target"', "realtimeDialect": '"Realtime"', "data": '"Data"', "requestRate": '"Load"'}
-    headed |= {"warmupRequests": '"Measuring"', "slo": '"Limits"'}
+    headed = {"prompt": '"Target"', "realtimeDialect": '"Realtime"', "unique": '"Data"', "arrivals": '"Load"'}
+    headed |= {"warmupRequests": '"Measuring"', "goodput": '"Limits"'}
     assert {name: heading for name, heading in shown.items() if heading != "none"} == headed
     fields = [
-        "api",
+        "data",
         "model",
+        "api",
+        "slo",
+        "requestRate",
         "prompt",
         "maxTokens",
         "apiKey",
         "realtimeDialect",
         "packetMs",
         "pace",
-        "data",
         "unique",
-        "requestRate",
         "arrivals",
     ]
-    fields += ["requests", "warmupRequests", "warmupTime", "slo", "goodput"]
+    fields += ["requests", "warmupRequests", "warmupTime", "goodput"]
     assert [name for name in shown if name in fields] == fields
+
+
+def test_form_marks_wrong_values_and_keeps_the_others(chrome: Browser, clips: Path, tmp_path: Path) -> None:
+    listed = answering((200, STREAM), models=["first", "second"])
+    words = ("-f", "locustfiles/transcribe.py,locustfiles/shapes.py", "--data", clips, "--results", tmp_path / "run")
+    with listed as host, locust("--host", "http://127.0.0.1:1", *words) as ui:
+        page = chrome.new_page(viewport={"width": 1280, "height": 1000})
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(ui.url)
+        # The server of the command line does not answer, which its field says.
+        assert "http://127.0.0.1:1: " in message_at(page, "host")
+        shown = page.locator("form :is(input, select):visible").evaluate_all("all => all.map(each => each.name)")
+        top = ["userCount", "spawnRate", "host", "runTime", "data", "model", "api", "slo", "requestRate", "shape"]
+        assert [name for name in shown if name] == top
+        assert page.get_by_label("Limits (SLO)").is_visible()
+        assert page.get_by_label("Packet length (ms)").is_hidden()
+
+        page.locator("[name=host]").fill(host)
+        page.locator("[name=host]").press("Tab")
+        models = page.get_by_label("choose: 2 models")
+        models.select_option("second")
+        assert page.locator("[name=model]").input_value() == "second"
+        page.get_by_label("choose: 2 prepared folders").select_option(str(clips))
+        assert page.locator(".asr-wrong").count() == 0
+
+        page.locator("[name=shape]").select_option("steps")
+        page.get_by_label("Load: up to 1 user, for 150 s").wait_for()
+        page.locator("[name=shape]").select_option("none")
+
+        # A wrong value that is folded is unfolded, marked, and has its message next to it.
+        start_test(page, 2, 2, max_tokens="0", slo="ttft:p95:9000,errors:rate:0.5", api_key=SECRET)
+        assert "--max-tokens must be 1 or more, not 0" in message_at(page, "maxTokens")
+        assert page.locator("[name=maxTokens]").get_attribute("aria-invalid") == "true"
+        page.get_by_text('Correct the field "Maximum length of a response (tokens)".').wait_for()
+        page.get_by_role("button", name="More").click()
+        page.locator("[name=maxTokens]").wait_for(state="hidden")
+        page.get_by_role("button", name="Start", exact=True).click()
+        assert "--max-tokens must be" in message_at(page, "maxTokens")
+        page.locator("[name=maxTokens]").fill("7")
+        assert page.locator(".asr-wrong").count() == 0
+        page.get_by_role("button", name="Start", exact=True).click()
+        until(lambda: count(page) > 2, "the figures of the test")
+        assert AnsweringServer.asked[-1]["max_tokens"] == 7
+        stop(page)
+
+        # The next form has the values of the last test, in this page and in another one, but not the key.
+        again = chrome.new_page()
+        again.goto(ui.url)
+        for each in (page, again):
+            each.get_by_role("button", name="New").click()
+            each.locator('form[data-asr="form"]').wait_for()
+            values = each.locator("form :is(input, select)").evaluate_all(
+                "all => Object.fromEntries(all.map(each => [each.name, each.value]))"
+            )
+            kept = {"userCount": "2", "model": "second", "maxTokens": "7", "slo": "ttft:p95:9000,errors:rate:0.5"}
+            assert {name: values[name] for name in kept} == kept
+            assert (values["data"], values["host"], values["apiKey"]) == (str(clips), host, "")
+            assert SECRET not in each.content()
+            stored = each.evaluate("JSON.stringify([{ ...localStorage }, { ...sessionStorage }])")
+            assert SECRET not in stored
+        assert errors == []
+
+
+def message_at(page: Page, name: str) -> str:
+    """The message next to a field, as soon as there is one."""
+    message: str = page.locator(f".MuiFormControl-root:has([name={name}]) .asr-wrong").inner_text()
+    return message
+
+
+def test_form_works_without_its_script(chrome: Browser, clips: Path, tmp_path: Path) -> None:
+    with serve(*SERVER) as host, locust("--host", host, "--data", clips, "--results", tmp_path / "run") as ui:
+        page = chrome.new_page()
+        page.route("**/streaming/form.js", lambda route: route.abort())
+        page.goto(ui.url)
+        start_test(page, 2, 2, max_tokens="6")
+        until(lambda: count(page) > 2, "the figures of the test")
 
 
 def test_tab_from_one_test_to_the_next(chrome: Browser, clips: Path, tmp_path: Path) -> None:

@@ -83,6 +83,11 @@ def open_shards(folder: Path | str) -> Shards:
     return Shards(Path(folder))
 
 
+def prepared_folders(parents: Iterable[Path]) -> list[Path]:
+    """The prepared folders in these folders, by name."""
+    return sorted({path.parent for parent in parents if parent.is_dir() for path in parent.glob(f"*/{MANIFEST}")})
+
+
 class Shards:
     """The clips of a prepared folder by number, 0 to len - 1, memory-mapped: opening it reads no audio.
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import gevent
 
 from asr_load.apis.api import MODELS
-from asr_load.decode import decode
+from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.http.connection import Connection, SharedState, place_of
 from asr_load.http.failure import Failure, words
@@ -52,6 +52,20 @@ def ask_server(host: str, headers: Mapping[str, str], intake: Intake, transport:
     gevent.killall(list(greenlets.values()))
     responses = {path: _cleaned(greenlet.value, intake) for path, greenlet in greenlets.items()}
     return {path: value for path, value in responses.items() if isinstance(value, (dict, list, str))}
+
+
+def list_models(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> list[str]:
+    """The names of the server's models; empty if it lists none. Raises InputError if it does not respond in time."""
+    try:
+        status, body = _ask(host + MODELS, headers, transport)
+    except NO_ANSWER as error:
+        raise InputError(f"{host}: {intake.line(words(error))}") from None
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise InputError(f"{host} returned {status} for its list of models: check --api-key")
+    try:
+        return _listed({MODELS: _cleaned(decode(body, depth=SERVER_DEPTH), intake)}) if status == HTTPStatus.OK else []
+    except Malformed:
+        return []
 
 
 def unlisted(model: str, responses: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import gevent
@@ -37,7 +36,7 @@ from asr_load.load.messages import (
 )
 from asr_load.load.plugin import Plugin
 from asr_load.load.registry import keep_plugin
-from asr_load.load.web_form import take_form
+from asr_load.load.web_form import WebForm
 from asr_load.load.worker import Worker
 from asr_load.results import accuracy
 from asr_load.results.metrics import figures
@@ -76,7 +75,7 @@ def set_up(
     keep_plugin(plugin)
     _stop_once(plugin)
     stats.set_up(environment)
-    webui.set_up(environment, lambda: plugin.store, partial(take_form, plugin))
+    webui.set_up(environment, lambda: plugin.store, WebForm(plugin))
     on = environment.events
     on.test_start.add_listener(lambda **_: plugin.start())
     on.test_stop.add_listener(lambda **_: plugin.stop())

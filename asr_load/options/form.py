@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import re
 from argparse import SUPPRESS, Action, Namespace
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from locust.argument_parser import default_args_dict, get_parser
@@ -21,36 +22,97 @@ from werkzeug.datastructures import MultiDict
 from asr_load.decode import Malformed, decode
 from asr_load.errors import InputError
 from asr_load.options.parser import parse_value
-from asr_load.options.table import GROUPS
+from asr_load.options.table import GROUPS, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
 
 Form = MultiDict[str, str]
 
 LOCUSTS = ("user_count", "spawn_rate", "host", "user_classes", "shape_class", "profile")
 """Fields that Locust itself handles when a test starts."""
 
+LOCUST_LABELS = {
+    "host": "Server (URL)",
+    "user_count": "Users (streams at the same time)",
+    "spawn_rate": "Ramp-up (users/s)",
+    "run_time": "Run time (such as 30s or 5m)",
+}
+"""Names of Locust's own fields in the form."""
+
+FIRST = (
+    *("data", "host", "model", "api", "slo"),
+    *("user_count", "spawn_rate", "request_rate", "run_time", "shape", "stages", "stage_time", "step_time"),
+)
+"""The fields that the form always shows, in order; the others are folded."""
+
 MOST_USERS, MOST_RUN_TIME_S = 1_000_000, 10 * 365 * 86400
 """Values above these are typing errors."""
 
 
+class FieldError(InputError):
+    """An invalid value of a field of the form."""
+
+    def __init__(self, field: str, line: str) -> None:
+        super().__init__(line)
+        self.field = field
+
+
+class Field(NamedTuple):
+    """How the form shows a field. `group` is empty for fields that are not folded."""
+
+    name: str
+    label: str
+    help: str
+    group: str
+
+
+def form_fields() -> list[Field]:
+    """The fields of the form, in order: first those that it always shows, then the others by group."""
+    options = {option.dest: option for option in (*OPTIONS, *SHAPE_OPTIONS, *SEARCH_OPTIONS)}
+    labels = {name: option.label or name.replace("_", " ") for name, option in options.items()} | LOCUST_LABELS
+    groups = {name: title for title, names in form_groups().items() for name in names}
+
+    def field(name: str, group: str) -> Field:
+        return Field(name, labels[name], options[name].help if name in options else "", group)
+
+    first = [field(name, "") for name in FIRST if name in groups or name in LOCUST_LABELS]
+    return [*first, *(field(name, group) for name, group in groups.items() if name not in FIRST)]
+
+
+def field_of(error: InputError, host: str = "") -> str:
+    """The field that an error is about: that of the first option that it names, or `host` if it names the server's
+    address; empty if it names neither."""
+    if isinstance(error, FieldError):
+        return error.field
+    named = (flag[2:].replace("-", "_") for flag in re.findall(r"--[a-z][a-z-]*[a-z]", str(error)))
+    known = {*_shown(), "host"}
+    return next((name for name in named if name in known), "host" if host and host in str(error) else "")
+
+
 def read_form(form: Form, options: Namespace) -> Namespace:
-    """A copy of the options with the form's values. Raises InputError for the first invalid field."""
+    """A copy of the options with the form's values. Raises FieldError for the first invalid field."""
     read = copy.copy(options)
     for name in form:
-        word = form[name].strip()
-        match name:
-            case "user_count":
-                read.num_users = _users(word)
-            case "spawn_rate":
-                read.spawn_rate = _spawn_rate(word)
-            case "host":
-                read.host = word
-            case "run_time":
-                read.run_time = _run_time(word)
-            case _ if name in LOCUSTS:  # fields of Locust's class picker, which reports unknown values itself
-                pass
-            case _:
-                setattr(read, name, _option(name, form.getlist(name)))
+        try:
+            _read_field(read, name, form.getlist(name))
+        except InputError as error:
+            raise FieldError(name, str(error)) from None
     return read
+
+
+def _read_field(read: Namespace, name: str, words: list[str]) -> None:
+    word = words[0].strip()
+    match name:
+        case "user_count":
+            read.num_users = _users(word)
+        case "spawn_rate":
+            read.spawn_rate = _spawn_rate(word)
+        case "host":
+            read.host = word
+        case "run_time":
+            read.run_time = _run_time(word)
+        case _ if name in LOCUSTS:  # fields of Locust's class picker, which reports unknown values itself
+            pass
+        case _:
+            setattr(read, name, _option(name, words))
 
 
 def changed(read: Namespace, options: Namespace) -> list[str]:

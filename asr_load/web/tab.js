@@ -22,6 +22,7 @@
   let run = "";
   let asking = false;
   let led = false;
+  let replaced = null; // the test whose figures the server may still send while the next one is starting
   const unfolded = new Map(); // whether the user opened or closed the reasons of a statement
 
   const text = (value) => escaped(value ?? "");
@@ -131,6 +132,7 @@
         const response = await fetch(`${base}points?${query}`, { cache: "no-store" });
         if (!response.ok) return;
         const answer = await response.json();
+        if (replaced !== null && answer.run === replaced) return;
         if (answer.run !== run) {
           points = [];
           run = answer.run;
@@ -146,17 +148,19 @@
     }
   }
 
-  // A test is starting: nothing of the last one is left to see, at once. The server's next answer says more.
-  function forget() {
+  // A test is starting: nothing of the last one is left to see, at once.
+  addEventListener("asr-load-start", ({ detail }) => {
+    replaced = run;
     points = [];
     run = "";
     unfolded.clear();
-    put(head, headOf({ starting: "Starting …" }));
+    put(head, headOf({ starting: detail }));
     details.hidden = true;
+  });
+  addEventListener("asr-load-answer", () => {
+    replaced = null; // the server now shows the new test or, if that could not start, the last one
     ask();
-  }
-
-  addEventListener("asr-load-start", forget);
+  });
 
   head.addEventListener("click", (event) => {
     const fold = event.target.closest("summary")?.parentNode;

@@ -22,7 +22,7 @@ from werkzeug.datastructures import ImmutableMultiDict
 
 from asr_load.decode import decode
 from asr_load.errors import InputError
-from asr_load.options.form import Form, check_classes, check_user_class, form_groups
+from asr_load.options.form import Form, check_classes, check_user_class, field_of, form_fields
 from asr_load.report import headline
 from asr_load.report.bands import bands
 from asr_load.report.page import REPORT, add_section, asset, compact, limits_of, places
@@ -87,6 +87,29 @@ class Test(Protocol):
     def reset_live(self) -> None: ...
 
 
+class LoadPicture(NamedTuple):
+    """The number of users over time: the corners of a line, as seconds since the start and users, and a description."""
+
+    corners: Sequence[tuple[float, int]] = ()
+    words: str = ""
+
+
+class FormActions(Protocol):
+    """What the form that starts or edits a test needs to know and do."""
+
+    def take(self, form: Form) -> Form:
+        """Check the fields of a form, and return those that belong to Locust. Raises InputError."""
+
+    def data(self) -> list[str]:
+        """The prepared folders to choose from."""
+
+    def models(self, host: str, key: str) -> list[str]:
+        """The models of a server. Raises InputError."""
+
+    def picture(self, form: Form) -> LoadPicture:
+        """The load of the test. Raises InputError."""
+
+
 class FinishedRun(NamedTuple):
     """A finished test of the session, as the tab lists it."""
 
@@ -105,7 +128,9 @@ class _Pages:
     """The current test, as the pages need it, and the session's finished ones."""
 
     def __init__(self, current: Callable[[], Test | None], *, sends_trial: bool) -> None:
-        self._current, self.sends_trial = current, sends_trial
+        self._current = current
+        self.starting_line = "Starting: trial request …" if sends_trial else "Starting …"
+        """What the pages say while a test is starting."""
         self._replaced: Test | None = None
         self.is_starting = False
         """Whether a test is to start that has no files yet. The pages then show nothing of the last one."""
@@ -200,11 +225,10 @@ class _Pages:
         ]
 
 
-def set_up(environment: Environment, current: Callable[[], Test | None], take_form: Callable[[Form], Form]) -> None:
+def set_up(environment: Environment, current: Callable[[], Test | None], form: FormActions) -> None:
     """Add streaming to Locust's web UI. Call this in Locust's `init` event, before the UI is served.
 
-    `current` returns the running test or, without one, the last test. `take_form` gets the fields of the form that
-    starts or edits a test. It returns those that belong to Locust, or raises InputError.
+    `current` returns the running test or, without one, the last test.
     """
     web_ui: Any = environment.web_ui
     if web_ui is None:
@@ -216,9 +240,9 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
     if environment.reset_stats:  # Locust then resets its statistics without firing reset_stats
         environment.events.spawning_complete.add_listener(pages.reset)
     _add_tab(web_ui.template_args)
-    _arrange_form(web_ui)
-    web_ui.app.register_blueprint(_blueprint(web_ui, pages))
-    _check_forms(web_ui, environment, take_form, pages)
+    _fill_form(web_ui, environment)
+    web_ui.app.register_blueprint(_blueprint(web_ui, pages, form))
+    _check_forms(web_ui, environment, form, pages)
     web_ui.app.after_request(lambda response: _extended(response, pages))
     names = (options and options.web_allow_host) or []
     web_ui.app.wsgi_app = guarded(
@@ -226,7 +250,7 @@ def set_up(environment: Environment, current: Callable[[], Test | None], take_fo
     )
 
 
-def _check_forms(web_ui: Any, environment: Environment, take_form: Callable[[Form], Form], pages: _Pages) -> None:
+def _check_forms(web_ui: Any, environment: Environment, form: FormActions, pages: _Pages) -> None:
     """Check the form that starts or edits a test, and the edit of a user class, before Locust gets them."""
     views = web_ui.app.view_functions
     start, edit = views["locust.swarm"], views["locust.update_user"]
@@ -238,11 +262,13 @@ def _check_forms(web_ui: Any, environment: Environment, take_form: Callable[[For
                 check_classes(
                     request.form, environment.available_user_classes or {}, environment.available_shape_classes or {}
                 )
-            request.form = ImmutableMultiDict(take_form(request.form))
+            request.form = ImmutableMultiDict(form.take(request.form))
         except InputError as error:
             pages.cancel()
-            # Locust answers a wrong number of users in the same way, and its form shows the message.
-            return jsonify({"success": False, "message": str(error), "host": environment.host})
+            # Locust answers a wrong number of users in the same way, and its form shows the message. `field` is for
+            # form.js, which marks that field.
+            field = field_of(error, request.form.get("host", ""))
+            return jsonify({"success": False, "message": str(error), "host": environment.host, "field": field})
         return start()
 
     def check_and_edit() -> Any:
@@ -294,8 +320,9 @@ def _add_tab(template_args: dict[str, Any]) -> None:
         template_args[name] = [*template_args.get(name, []), *entries]
 
 
-def _arrange_form(web_ui: Any) -> None:
-    """Order the form's fields by group, and remove the secrets that Locust would write into the page as defaults."""
+def _fill_form(web_ui: Any, environment: Environment) -> None:
+    """Order the form's fields, and fill in the values of the last test, without the secrets that Locust would write
+    into the page as defaults."""
     update = web_ui.update_template_args
     # The page shows the fields in the order of this object's keys, so Jinja must not sort them.
     web_ui.app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}
@@ -303,27 +330,15 @@ def _arrange_form(web_ui: Any) -> None:
     def update_and_arrange() -> None:
         update()
         fields = web_ui.template_args["extra_options"]
-        grouped = {name: fields[name] for names in form_groups().values() for name in names if name in fields}
-        web_ui.template_args["extra_options"] = {**grouped, **fields}
-        for field in fields.values():
+        ordered = {field.name: fields[field.name] for field in form_fields() if field.name in fields}
+        web_ui.template_args["extra_options"] = {**ordered, **fields}
+        for name, field in fields.items():
+            field["default_value"] = getattr(environment.parsed_options, name, field["default_value"])
             if field["is_secret"]:
                 field["default_value"] = ""
 
     web_ui.update_template_args = update_and_arrange
     update_and_arrange()
-
-
-def _headings() -> str:
-    """Style rules that show each group's name above its first field, because Locust's form has no groups."""
-    rules = []
-    for title, (first, *_) in form_groups().items():
-        word, *more = first.split("_")
-        field = word + "".join(each.capitalize() for each in more)  # the page names its inputs in camel case
-        rules.append(f'.MuiFormControl-root:has(> * > [name="{field}"]) {{ margin-top: 2rem; }}')
-        rules.append(f'.MuiFormControl-root:has(> * > [name="{field}"])::before {{')
-        rules.append(f'  content: "{title}"; position: absolute; bottom: calc(100% + 0.75rem); font-weight: 500;')
-        rules.append("}")
-    return "\n".join(rules) + "\n"
 
 
 def _with_script(page: str) -> str:
@@ -342,7 +357,7 @@ def _with_section(report: str, pages: _Pages) -> str:
     return add_section(report, run, pages.summary(), test.live, first_screen.validity, verdict=verdict)
 
 
-def _blueprint(web_ui: Any, pages: _Pages) -> Blueprint:
+def _blueprint(web_ui: Any, pages: _Pages, form: FormActions) -> Blueprint:
     """Data for the charts, and the downloads; behind Locust's login and base path like its own pages."""
     base = web_ui.app.blueprints["locust"].url_prefix or ""
     blueprint = Blueprint(f"asr_load_{KEY}", __name__, url_prefix=f"{base.rstrip('/')}/{KEY}")
@@ -351,7 +366,7 @@ def _blueprint(web_ui: Any, pages: _Pages) -> Blueprint:
         return Response(asset(name, SCRIPTS[name]), mimetype="text/javascript")
 
     def page_css() -> Response:
-        return Response(asset("page.css") + _headings(), mimetype="text/css")
+        return Response(asset("page.css"), mimetype="text/css")
 
     def file(name: str, mimetype: str, not_yet: str) -> Response:
         # Only the records can be downloaded while they are being written.
@@ -388,6 +403,28 @@ def _blueprint(web_ui: Any, pages: _Pages) -> Blueprint:
     for path, view in views.items():
         blueprint.add_url_rule(f"/{path}", path.replace(".", "_"), web_ui.auth_required_if_enabled(view))
     blueprint.add_url_rule("/runs/<int:number>", "run", web_ui.auth_required_if_enabled(report_of))
+
+    def form_page() -> Response:
+        fields = [field._asdict() for field in form_fields()]
+        return jsonify({"fields": fields, "data": form.data(), "starting": pages.starting_line})
+
+    def models() -> Response:
+        host = request.form.get("host", "").strip()
+        try:
+            return jsonify({"models": form.models(host, request.form.get("api_key", "").strip())})
+        except InputError as error:
+            return jsonify({"models": [], "field": field_of(error) or "host", "message": str(error)})
+
+    def load() -> Response:
+        try:
+            return jsonify(form.picture(request.form)._asdict())
+        except InputError:  # half-typed values are no error yet
+            return jsonify(LoadPicture()._asdict())
+
+    blueprint.add_url_rule("/form", "form", web_ui.auth_required_if_enabled(form_page))
+    for path, view in {"models": models, "load": load}.items():
+        # POST, because the fields may contain an API key, which no address should.
+        blueprint.add_url_rule(f"/{path}", path, web_ui.auth_required_if_enabled(view), methods=["POST"])
     return blueprint
 
 
@@ -420,7 +457,7 @@ def _points(pages: _Pages) -> Response:
         "runs": [{**run._asdict(), "report": f"runs/{len(runs) - 1 - place}"} for place, run in enumerate(runs)],
     }
     if pages.is_starting:
-        answer["starting"] = "Starting: trial request …" if pages.sends_trial else "Starting …"
+        answer["starting"] = pages.starting_line
     if test is not None and first_screen is not None:
         answer |= {
             "sentence": sentence(test.info(), first_screen),
