@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 # Tests only import Locust's types and parsers. Its monkey patching is for processes that send load.
@@ -12,6 +13,11 @@ os.environ.setdefault("LOCUST_SKIP_MONKEY_PATCH", "1")
 import numpy as np
 import pytest
 import soundfile
+
+# Cache compiled modules, even if the environment forbids it. Otherwise each pytest worker would rewrite the assertions
+# of all files, which takes 5 s, and each of the thousand processes that tests start would compile asr_load.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
