@@ -37,6 +37,7 @@ def main() -> int:
     """Command line of asr-load. Each verb has its options: asr-load COMMAND --help."""
     is_locust = sys.argv[1:2] == [LOCUST]
     if is_locust:
+        sys.argv[:2] = [LOCUST]
         signals.catch_before_test()
     else:
         signals.catch()
@@ -74,19 +75,23 @@ def _run_command() -> int:
 
 
 def _start_locust(locustfiles: list[str], words: list[str]) -> int:
-    from asr_load.cli.repeats import become_locust
-    from asr_load.shipped import shipped
+    from asr_load.cli.repeats import run_repeatedly, take_repeats
+    from asr_load.shipped import LOCUST_COMMAND, shipped
 
     files = ",".join(str(shipped(file)) for file in locustfiles)
     # Locust reads ./locust.conf. Without one, pass the one that a checkout has.
     config = [] if Path("locust.conf").exists() else ["--config", str(shipped("locust.conf"))]
     # A later -f overrides this one.
-    return become_locust([*config, "-f", files, *words])
+    times, left = take_repeats([*config, "-f", files, *words])
+    if times > 1:
+        return run_repeatedly([*LOCUST_COMMAND, *left], times)
+    sys.argv = [LOCUST, *left]
+    signals.catch_before_test()
+    return _be_locust()
 
 
 def _be_locust() -> int:
-    """Run Locust in this process. Raises InputError if a locustfile is missing."""
-    sys.argv[:2] = [LOCUST]
+    """Run Locust in this process, with its command line. Raises InputError if a locustfile is missing."""
     # Late: importing Locust takes most of a second.
     import locust.main
     from locust.argument_parser import parse_locustfile_option
