@@ -283,7 +283,7 @@ TESTED_WITH = {
     "audio_prepare": "cli_prepare", "clip": "convert", "decoder": "convert", "download": "hub", "headline": "view",
     "master": "fleet", "mixed_order": "mix", "option": "table", "parser": "table", "plugin": "lifecycle",
     "prepared": "shard", "publisher": "e2e", "record_file": "record", "reports": "e2e", "schedule_loop": "arrivals",
-    "solo": "e2e", "startup": "lifecycle", "words": "report_summary",
+    "solo": "e2e", "words": "report_summary",
 }  # fmt: skip
 """Modules of more than 60 lines whose tests are those of another module or theme."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import sys
 import time
@@ -11,11 +13,13 @@ from typing import Any, TypeVar
 
 import gevent
 import msgspec
-from gevent.lock import Semaphore
+from gevent.event import Event
+from gevent.lock import RLock, Semaphore
 from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
+from asr_load import git_state
 from asr_load.load import fleet_socket, interruption, locust_internals, stats
 from asr_load.load.checks import Checks
 from asr_load.load.master import Master
@@ -54,13 +58,24 @@ CUT_S, CUT_EVERY_S = 1.0, 0.05
 Kind = TypeVar("Kind", bound=FleetMessage)
 
 
-def _prepare_for_the_end() -> None:
-    """Import everything that a summary needs before the test, which may use up all file descriptors."""
+@functools.cache
+def prepare() -> None:
+    """Do what each test needs once: import and open everything for its summary, because the test may use up all file
+    descriptors, and fill caches that would delay its streams."""
     import asr_load.report.capacity
     import asr_load.report.summary  # noqa: F401
 
     accuracy.prepare()
     figures([0.0, 1.0])  # numpy imports parts of itself on first use
+    git_state()
+    _inspect_stack()
+
+
+@functools.cache
+def _inspect_stack() -> None:
+    """Let Locust inspect its stack quickly when it stops a test. The first inspection reads source files, which would
+    block the loop for 80 ms while streams still arrive; later ones use a cache."""
+    inspect.stack()
 
 
 def set_up(
@@ -70,10 +85,13 @@ def set_up(
     server reported about itself. Raises InputError if Locust's version is not supported."""
     locust_internals.check_counts()
     plugin = Plugin(environment, options, runner, checks, server_info)
-    if not isinstance(runner, WorkerRunner):
-        _prepare_for_the_end()
+    if isinstance(runner, WorkerRunner):
+        _inspect_stack()
+    else:
+        prepare()
     keep_plugin(plugin)
     _stop_once(plugin)
+    _quit_once(runner)
     stats.set_up(environment)
     webui.set_up(environment, lambda: plugin.store, WebForm(plugin))
     on = environment.events
@@ -119,6 +137,23 @@ def _stop_once(plugin: Plugin) -> None:
         return stop_once
 
     locust_internals.replace(plugin.runner, "stop", once)
+
+
+def _quit_once(runner: Runner) -> None:
+    """Let only the first call shut the runner down; others wait for it. Locust calls it three times at the end of a
+    test, and a master sleeps half a second each time, for reports that have already arrived."""
+    one_at_a_time, has_quit = RLock(), Event()
+
+    def once(quit: Callable[[], None]) -> Callable[[], None]:
+        def quit_once() -> None:
+            with one_at_a_time:
+                if not has_quit.is_set():
+                    quit()
+                    has_quit.set()
+
+        return quit_once
+
+    locust_internals.replace(runner, "quit", once)
 
 
 def _listen_to_workers(plugin: Plugin, runner: MasterRunner) -> None:

@@ -63,6 +63,7 @@ TOUCHED = (
     Touched(WorkerRunner, "_send_stats", "self", "the last records must arrive before the worker reports its end"),
     Touched(Runner, "stop", "self", "two stops at once would reach workers twice, and the second ends the next test"),
     Touched(MasterRunner, "stop", "self send_stop_to_client", "the same"),
+    Touched(Runner, "quit", "self", "a master sleeps half a second in each of three calls"),
     Touched(
         StatsEntry, "log", "self response_time content_length", "one call for each of a thousand gaps blocks the loop"
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -61,9 +60,6 @@ def _on_init(environment: Environment, **_: Any) -> None:
     from asr_load.load.interruption import answer_signals
 
     answer_signals(plugin)
-    # Locust inspects its stack when it stops a test. The first inspection reads source files, which would block the
-    # loop for 80 ms while streams still arrive; later ones use a cache.
-    inspect.stack()
     # Timers start from the loop's time, which did not advance during the imports: -t would end too early.
     gevent.get_hub().loop.update_now()
 
@@ -128,16 +124,19 @@ def _check_first_test(environment: Environment, options: Namespace, checks: Chec
         ready_s=options.ready_timeout if at_once else 0,
         trial=at_once and not options.no_preflight,
         flush=at_once and options.flush_cache,
-        meanwhile=_import_test,
+        meanwhile=_prepare,
     )
 
 
-def _import_test() -> None:
-    """Import what a test needs."""
-    import asr_load.load.lifecycle  # noqa: F401
+def _prepare() -> None:
+    """Import and prepare what a test needs."""
+    from asr_load.load.lifecycle import prepare
+
+    prepare()
 
 
 def _fork_worker(fork: Callable[[], int]) -> int:
     """Fork a worker of --processes. Returns what `fork` returns."""
-    _import_test()  # once, and in memory that the workers share
+    import asr_load.load.lifecycle  # noqa: F401 (once, and in memory that the workers share)
+
     return signals.fork_child(fork)
