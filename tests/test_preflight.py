@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,18 @@ from harness.models import STREAM, AnsweringServer, answering
 from harness.options import parse
 from harness.ports import free_port
 from harness.runs import FAST, Run, locust, run
-from harness.serving import wait_until
+from harness.serving import serve, wait_until
 from harness.ui import ui
 
 
-def ask(host: str, clips: Path, *words: str, ready_s: float = 0.0, trial: bool = True) -> dict[str, str]:
+def ask(
+    host: str,
+    clips: Path,
+    *words: str,
+    ready_s: float = 0.0,
+    trial: bool = True,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
     """Ask a server before a test with these options. Returns the model that it was found to have, by host."""
     models: dict[str, str] = {}
 
@@ -36,8 +44,15 @@ def ask(host: str, clips: Path, *words: str, ready_s: float = 0.0, trial: bool =
         settings = read_settings(parse(*words), host, Secrets(), models.get(host, ""))
         return settings, Targets({"SpeechUser": Target(settings, Shards(clips))})
 
-    ask_before_test(check, models, {}, ready_s=ready_s, trial=trial, flush=False)
+    ask_before_test(check, models, {}, ready_s=ready_s, trial=trial, flush=False, meanwhile=meanwhile)
     return models
+
+
+def test_preparation_runs_while_the_trial_request_waits(clips: Path) -> None:
+    prepared: list[str] = []
+    with serve("--engine", "scripted", "--tokens", "2", "--ttft-ms", "1500") as host:
+        ask(host, clips, meanwhile=lambda: prepared.append("now"))
+    assert prepared == ["now"]
 
 
 WHOLE = b'{"choices":[{"message":{"content":"a b"},"finish_reason":"stop"}]}'
