@@ -223,7 +223,7 @@ def test_report_command_reproduces_the_summary_from_the_files(
     assert main() == 0
     out = capsys.readouterr().out
     assert "3 because the load generator was late" in out
-    assert "97.0% of the test is sound" in out
+    assert "Figures: valid\n  - 97.0% of the test is sound" in out
     written = json.loads((folder / "summary.json").read_text())
     assert (written["left_out"]["late"], written["ttft"]["n"], written["requests"]["total"]) == (3, 97, 100)
     rows = list(csv.DictReader(io.StringIO((folder / "records.csv").read_text())))

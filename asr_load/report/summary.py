@@ -173,7 +173,7 @@ def _verdict(summary: Summary, view: View) -> Iterator[str]:
     # No event loop is on time to the nanosecond, so a lag of zero means that the process was killed.
     yield f"Client: {validity.client} ({client if lag['max'] else 'not measured'})"
     yield f"Server: {view.server}"
-    if validity.verdict != "valid":
+    if validity.verdict != "valid" or validity.reasons:
         yield f"Figures: {validity.verdict}"
     yield from (f"  - {reason}" for reason in validity.reasons)
     yield from slo_lines(summary.slo)
