@@ -39,6 +39,23 @@ def test_demo_ends_with_the_report_and_the_next_command(
     assert lines[-1].endswith(" --headless -u 4 -t 1m --host http://ADDRESS:PORT")
 
 
+def test_demo_says_how_to_activate_its_environment_if_necessary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_folder(tmp_path / "r", [record(0)], run_info())
+    summarise_folder(folder)
+    programs = tmp_path / "my env" / "bin"
+    programs.mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    for name in ("activate", "asr-load"):
+        (programs / name).touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    for path, expected in (("/nowhere", ["  . 'my env/bin/activate'"]), (str(programs), [])):
+        monkeypatch.setenv("PATH", path)
+        print_end(folder)
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("  . ")] == expected
+
+
 def test_demo_without_the_packages_of_the_server_names_them(tmp_path: Path) -> None:
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(name='uvicorn')\n")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from asr_load.cli import compare_runs, list_runs
 from asr_load.errors import InputError
 from asr_load.files import alone_in
+from asr_load.report import main as report
 from asr_load.report import runs
 from asr_load.report.runs import INDEX, find_run, index_page, listed_runs, update_index, write_index
 from asr_load.report.sentence import sentence
@@ -74,7 +76,10 @@ def test_unfinished_and_unreadable_runs_do_not_stop_the_list(results: Path) -> N
     (results / "notes.txt").touch()
     found = {run.folder.name: run for run in listed_runs(results)}
     assert found.keys() == {"a", "b", "c", "unfinished", "loop", "no-json", "other-rate", "control"}
-    assert found["unfinished"].text == "Unfinished: it is still running, or it was killed."
+    assert found["unfinished"].text == (
+        "Unfinished: it is still running, or it was killed."
+        " asr-load report results/unfinished computes its figures so far."
+    )
     for name in ("loop", "no-json", "other-rate", "control"):
         assert found[name].text.startswith("Unreadable: "), name
         assert found[name].text.isprintable()
@@ -86,7 +91,10 @@ def test_stopped_search_says_how_to_continue(results: Path) -> None:
         folder = add_run(results, name, 500.0, shape="capacity", slos=["ttft:p95:500"])
         write_capacity(folder, search_of({4: 1.0, 8: 2.0, 16: 2.0}, **changes))
         write_summary(folder, read_finished(folder))
+    unfinished = run_folder(results / "unfinished", [record(1)], run_info(ended=False))
+    write_capacity(unfinished, search_of({4: 1.0}, answer=None))
     found = {run.folder.name: run.text for run in listed_runs(results)}
+    assert found["unfinished"].endswith(" --resume results/unfinished continues the search.")
     assert found["answered"].startswith("Maximum effective streams: 8, with TTFT p95 at most 500 ms.")
     assert found["stopped"].startswith(
         "The search stopped after 3 steps, before its answer. Continue it with --resume "
@@ -176,6 +184,30 @@ def test_page_escapes_names_and_texts(results: Path) -> None:
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
     assert policy[1].startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
+
+
+def test_names_that_are_no_text_are_listed_and_not_selectable(results: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe")
+    add_run(results, name, 4000.0)
+    (results / name / "report.html").touch()
+    page = index_page(results)
+    assert r'data-name="\udcff\udcfe" data-word=""' in page
+    assert 'href="./%FF%FE/report.html"' in page
+
+
+def test_full_disk_does_not_stop_the_list(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(path: Path, _: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(runs, "write_atomically", fails)
+    assert call(list_runs.main, monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7
+    assert lines[-1] == f"The page was not written: {results / INDEX}: No space left on device"
+    assert call(report.main, monkeypatch, "results/a") == 0
+    assert "index.html was not written: No space left on device" in capsys.readouterr().err
 
 
 def test_page_has_a_limited_number_of_runs(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

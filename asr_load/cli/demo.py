@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ USERS, REQUESTS = 4, 60
 MOST_S = 20
 """Maximum duration of the test in seconds, for a slow machine."""
 
-START_S = 60.0
+START_S = 30.0
 """Seconds that the server may take to load the recognizer."""
 
 SERVER_NICE = 10
@@ -62,15 +63,17 @@ def _server() -> Iterator[str]:
     """The URL of a server with a recognizer, which runs within this block. Raises InputError if it does not start."""
     words = [sys.executable, "-m", "asr_load.cli.main", "serve", "--port", "0", "--model", MODEL]
     with tempfile.TemporaryFile("w+") as errors:
-        with signals.held():
-            # Ctrl-C in a terminal does not reach another process group, so that requests in flight can finish.
-            server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, process_group=0)
+        server = None
         try:
+            with signals.held():  # a held signal raises at the end of this block
+                # Ctrl-C in a terminal does not reach another process group, so that requests in flight can finish.
+                server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, process_group=0)
             os.setpriority(os.PRIO_PROCESS, server.pid, SERVER_NICE)
             yield _address(server, errors)
         finally:
-            server.terminate()
-            server.communicate()
+            if server is not None:
+                server.terminate()
+                server.communicate()
 
 
 def _address(server: subprocess.Popen[str], errors: TextIO) -> str:
@@ -106,8 +109,9 @@ def print_end(results: Path) -> None:
         why = f"The figures are {validity.verdict}: {visible(validity.reasons[0])}"
         print(f"\n{why}. The server ran on this machine too. For a demo, this does not matter.")
     print(f"\nRead the report: {results / REPORT}\n\nNext, test your own server:\n")
-    beside = Path(sys.executable).parent / "asr-load"
-    if shutil.which("asr-load") is None and beside.exists():
-        activate = beside.with_name("activate")
-        print(f"  . {activate.relative_to(Path.cwd()) if activate.is_relative_to(Path.cwd()) else activate}")
+    activate, on_path = Path(sys.executable).with_name("activate"), shutil.which("asr-load")
+    is_active = on_path is not None and Path(on_path).resolve() == activate.with_name("asr-load").resolve()
+    if activate.exists() and not is_active:
+        here = Path.cwd()
+        print(f"  . {shlex.quote(str(activate.relative_to(here) if activate.is_relative_to(here) else activate))}")
     print(f"  {command('run')} --headless -u {USERS} -t 1m --host http://ADDRESS:PORT")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asr_load.errors import InputError, OneLineParser
 from asr_load.report.console import console_for
-from asr_load.report.runs import listed_runs, write_index
+from asr_load.report.runs import INDEX, listed_runs, write_index
 from asr_load.results.folders import RESULTS
 from asr_load.results.runfile import RUN
 
@@ -34,11 +34,15 @@ def main() -> int:
     if not runs:
         out(f"{results} holds no runs")
         return 0
-    page = write_index(results)
     places = itertools.count()
     for run in runs:
         place = next(places) if run.finished else None
         name = "" if place is None else "last" if place == 0 else f"last-{place}"
         out(f"{name:8} {run.folder.name}\n         {run.text}")
-    out(f"Page: {page}" if page else f"{results}/index.html is not written, because another program made that file")
+    try:
+        page = write_index(results)
+    except OSError as error:
+        out(f"The page was not written: {results / INDEX}: {error.strerror}")
+        return 0
+    out(f"Page: {page}" if page else f"The page was not written: another program made {results / INDEX}")
     return 0

@@ -20,7 +20,6 @@ from asr_load.load.master import Master
 from asr_load.load.run_store import RunStore
 from asr_load.load.solo import Solo
 from asr_load.report.page import add_section, write_report
-from asr_load.report.runs import update_index
 from asr_load.results.capacity import Capacity
 from asr_load.results.pass_fail import IN_THE_ANSWER, Kind
 from asr_load.results.record_file import read_records
@@ -80,6 +79,8 @@ class Reports:
 
     def _update_index(self, results: Path) -> None:
         """List the test in results/index.html. An error here is only logged: the test's own files are complete."""
+        from asr_load.report.runs import update_index
+
         try:
             update_index(results)
         except OSError as error:

@@ -115,7 +115,10 @@ def report(words: Sequence[str]) -> int:
 
 def _update_indexes(folders: Iterable[Path]) -> None:
     for results in {folder.resolve().parent for folder in folders}:
-        update_index(results)
+        try:
+            update_index(results)
+        except OSError as error:  # the runs' own files are complete
+            print(f"note: {results}/index.html was not written: {error.strerror}", file=sys.stderr)
 
 
 def _share(text: str) -> float:

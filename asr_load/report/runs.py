@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -21,20 +22,21 @@ from asr_load.report.view import view_finished
 from asr_load.results.capacity import CAPACITY, read_capacity
 from asr_load.results.compare import COMPARISON
 from asr_load.results.folders import RESULTS
-from asr_load.results.runfile import RUN, read_run
+from asr_load.results.runfile import RUN, RunInfo, read_run
 from asr_load.results.summary import SUMMARY, read_summary
+from asr_load.shipped import command
 from asr_load.text import count_of, visible
 
 INDEX = "index.html"
 COMPARISON_PAGE = "comparison.html"
 
 MARK = b'<meta name="generator" content="asr-load">'
-"""In each index.html of ours."""
+"""Marks each index.html that asr-load wrote."""
 
 MARK_WITHIN = 1000
 """Bytes at the beginning of index.html that contain the mark."""
 
-MOST_RUNS = 200
+MOST_RUNS = 100
 """Maximum number of runs in index.html, the newest, because each test rewrites it at its end."""
 
 TURNS, TURN_S = 20, 0.05
@@ -42,7 +44,7 @@ TURNS, TURN_S = 20, 0.05
 
 
 class ListedRun(NamedTuple):
-    """A run and its `text`: its sentence, or why there is none."""
+    """A run and its `text`: its sentence, or why it has no figures."""
 
     folder: Path
     began_at: float
@@ -56,10 +58,13 @@ class ListedRun(NamedTuple):
         return datetime.fromtimestamp(self.began_at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def listed_runs(results: Path, most: int | None = None) -> list[ListedRun]:
-    """The runs in a folder, the newest first; with `most`, only so many of them. A folder that cannot be read is listed
-    with the reason. Raises OSError if `results` cannot be read."""
-    dated = sorted(_dated(results), reverse=True)[:most]
+def listed_runs(results: Path) -> list[ListedRun]:
+    """The runs in a folder, the newest first. A folder that cannot be read is listed with the reason. Raises OSError if
+    `results` cannot be read."""
+    return _listed_runs(_dated(results))
+
+
+def _listed_runs(dated: Iterable[tuple[float, Path]]) -> list[ListedRun]:
     return sorted((_listed(folder, at) for at, folder in dated), key=lambda run: run.began_at, reverse=True)
 
 
@@ -77,23 +82,26 @@ def _dated(results: Path) -> Iterator[tuple[float, Path]]:
 def _listed(folder: Path, written_at: float) -> ListedRun:
     try:
         info = read_run(folder)
-        if (folder / SUMMARY).exists():
-            text = sentence(info, view_finished(read_summary(folder)))
-            return ListedRun(folder, info.began_at, visible(_search(folder) or text), True)
-        return ListedRun(folder, info.began_at, "Unfinished: it is still running, or it was killed.", False)
+        finished = (folder / SUMMARY).exists()
+        text = _finished_text(folder, info) if finished else _unfinished_text(folder)
+        return ListedRun(folder, info.began_at, visible(text), finished)
     except (InputError, OSError) as error:
         return ListedRun(folder, written_at, f"Unreadable: {visible(str(error))}", False)
 
 
-def _search(folder: Path) -> str:
-    """What to say about a search that stopped before its answer; empty for other runs."""
-    if not (folder / CAPACITY).exists():
-        return ""
-    search = read_capacity(folder)
-    if search.answer is not None or search.unknown:
-        return ""
-    steps = count_of(len(search.steps), "step")
-    return f"The search stopped after {steps}, before its answer. Continue it with --resume {folder}."
+def _finished_text(folder: Path, info: RunInfo) -> str:
+    search = read_capacity(folder) if (folder / CAPACITY).exists() else None
+    if search is not None and search.answer is None and not search.unknown:
+        steps = count_of(len(search.steps), "step")
+        return f"The search stopped after {steps}, before its answer. Continue it with --resume {folder}."
+    return sentence(info, view_finished(read_summary(folder)))
+
+
+def _unfinished_text(folder: Path) -> str:
+    running = "Unfinished: it is still running, or it was killed."
+    if (folder / CAPACITY).exists():
+        return f"{running} --resume {folder} continues the search."
+    return f"{running} {command('report')} {folder} computes its figures so far."
 
 
 def find_run(name: str) -> Path:
@@ -127,14 +135,14 @@ def _baseline(folder: Path) -> str:
 
 
 def update_index(results: Path) -> None:
-    """Write index.html again, in results/ and in folders that have one of ours. Does nothing elsewhere. Raises
+    """Write index.html again, in results/ and in folders where asr-load list wrote one. Does nothing elsewhere. Raises
     OSError."""
     if results.resolve() == RESULTS.resolve() or _is_ours(results / INDEX):
         write_index(results)
 
 
 def write_index(results: Path) -> Path | None:
-    """Write index.html into a folder of runs, and return its path; None if the file there is not one of ours. Raises
+    """Write index.html into a folder of runs, and return its path; None if another program made the file there. Raises
     OSError."""
     path = results / INDEX
     if path.exists() and not _is_ours(path):
@@ -160,7 +168,7 @@ def _is_ours(index: Path) -> bool:
 
 def index_page(results: Path) -> str:
     """The HTML of index.html, which shows the command that compares two selected runs. Raises OSError."""
-    runs = listed_runs(results, MOST_RUNS)
+    dated = sorted(_dated(results), reverse=True)
     in_results = results.resolve() == RESULTS.resolve()
     shown = [
         {
@@ -173,7 +181,7 @@ def index_page(results: Path) -> str:
             "comparison": _link(run.folder, COMPARISON_PAGE),
             "baseline": visible(_baseline(run.folder)),
         }
-        for run in runs
+        for run in _listed_runs(dated[:MOST_RUNS])
     ]
     script = asset("index.js")
     return (
@@ -186,7 +194,7 @@ def index_page(results: Path) -> str:
             script=script,
             title=f"Runs in {visible(str(results.resolve().name))}",
             runs=shown,
-            older=sum(1 for _ in _dated(results)) - len(runs),
+            older=len(dated) - len(shown),
         )
     )
 
@@ -198,5 +206,5 @@ def _word(folder: Path, in_results: bool) -> str:
 
 
 def _link(folder: Path, name: str) -> str:
-    """The relative address of a run's page; empty if there is none."""
-    return f"./{quote(folder.name)}/{name}" if (folder / name).is_file() else ""
+    """The relative address of a run's page; empty if the file is missing."""
+    return f"./{quote(os.fsencode(folder.name))}/{name}" if (folder / name).is_file() else ""
