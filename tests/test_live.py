@@ -157,8 +157,8 @@ def test_realtime_sessions_have_separate_charts() -> None:
     spoken = RealtimeRecord(**msgspec.structs.asdict(record(0)), ttfs=0.4, rtf_live=1.25)
     fed(live, spoken)
     live.close(1000.5)
-    info = run_info(realtime={"dialect": "vllm"})
-    for point in (*live.points(), *course([spoken], info, 1.0)):
+    info = run_info(realtime={"dialect": "vllm"}, began_at=1000.0)
+    for point in (*live.points(), *course([spoken], info)):
         assert point["ttfs"]["p95"] == pytest.approx(400)
         assert point["rtf_live"]["p50"] == pytest.approx(1.25)
         assert "e2el" not in point

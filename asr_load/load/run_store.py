@@ -68,7 +68,7 @@ class RunStore:
         )
         self._began = time.time()
         self._record_check = RecordCheck(targets.ids(), self._began)
-        self.reset_live()
+        self._start_live(self._began)
         self.stages: list[tuple[float, str]] = []
         """Time of each change of the load, in seconds since the epoch, and the stage from then on."""
         self.finished: Finished | None = None
@@ -86,7 +86,7 @@ class RunStore:
         self._has_trouble = False
         self._user_changes: list[tuple[float, int]] = []
         # From here on, even a killed process leaves a readable run.
-        self._write(ended=False)
+        self._write()
         self._ticker = gevent.spawn(self._tick)
 
     def show(self, records: Sequence[Record]) -> None:
@@ -198,7 +198,8 @@ class RunStore:
     def close(self) -> Summary:
         """Write run.json, then summary.json from it and the records."""
         self._ticker.kill()
-        self.live.close(time.time())
+        ended_at = time.time()
+        self.live.close(ended_at)
         self.file.close()
         if self.file.unwritten:
             logger.error("%s could not be written: %s", count_of(self.file.unwritten, "record"), self.file.trouble)
@@ -207,18 +208,21 @@ class RunStore:
             self._invocation.server = ask_server(
                 self._settings.host, self._settings.headers, self._settings.intake, self._settings.transport
             )
-        self._write(ended=True)
+        self._write(ended_at)
         self.finished = read_finished(self.folder)
         write_summary(self.folder, self.finished)
         return self.finished.summary
 
     def reset_live(self) -> None:
         """Start a new live view."""
+        self._start_live(time.time())
+
+    def _start_live(self, began: float) -> None:
         settings = self._settings
         goodput = Goodput(settings.goodput) if settings.goodput else None
         accuracy = Sample(self.scoring) if self._targets.has_references else None
         drawn = DRAWN if settings.realtime is None else REALTIME_DRAWN
-        self.live = Live(time.time(), drawn, goodput, accuracy, settings.slos)
+        self.live = Live(began, drawn, goodput, accuracy, settings.slos)
 
     def _tick(self) -> None:
         while True:
@@ -242,11 +246,11 @@ class RunStore:
     def _reported_until(self, worker: WorkerInfo) -> float:
         return self._began if worker.reported_until is None else worker.reported_until + worker.master_offset_s
 
-    def _write(self, ended: bool) -> None:
-        write_run(self.folder, self.info(ended=ended))
+    def _write(self, ended_at: float | None = None) -> None:
+        write_run(self.folder, self.info(ended_at))
 
-    def info(self, *, ended: bool = False) -> RunInfo:
-        """The content of run.json by what is known now."""
+    def info(self, ended_at: float | None = None) -> RunInfo:
+        """The content of run.json by what is known now. `ended_at`: the end of the test, if it has ended."""
         settings, system = self._settings, os.uname()
         first, shards = self._targets.first.settings, self._targets.first.shards
         return RunInfo(
@@ -254,7 +258,8 @@ class RunStore:
             id=self.id,
             version=__version__,
             began_at=self._began,
-            ended=ended,
+            ended=ended_at is not None,
+            ended_at=ended_at,
             host=settings.host,
             **option_fields(first.in_effect, OPTIONS),
             realtime=msgspec.convert(first.realtime.to_dict() if first.realtime else {}, Speaking),
@@ -266,7 +271,7 @@ class RunStore:
             in_parts=self._targets.in_parts,
             user_classes=self._targets.info(),
             loop=msgspec.convert(asdict(settings.loop) if settings.loop.open else {}, OpenLoop),
-            other_failures=self.other_failures() if ended else 0,
+            other_failures=0 if ended_at is None else self.other_failures(),
             unwritten=self.file.trouble,
             stages=self.stages,
             users=self._user_changes,

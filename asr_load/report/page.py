@@ -5,7 +5,6 @@ from __future__ import annotations
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -21,13 +20,15 @@ from asr_load.files import write_atomically
 from asr_load.report import headline, plots, tables
 from asr_load.report.breakdown import Breakdown
 from asr_load.report.comparison import A, B, ComparisonView, comparison_table, forest
+from asr_load.report.environment import environment
+from asr_load.report.sentence import sentence, slo_amount, slo_title
 from asr_load.report.tables import Table
 from asr_load.report.transcripts import errors_of, worst
 from asr_load.report.view import View, view_finished, view_running
 from asr_load.report.words import ms, normalizer_words, number, percent
-from asr_load.results.capacity import Capacity
+from asr_load.results.capacity import Capacity, answer_lines
 from asr_load.results.compare import one_is_realtime
-from asr_load.results.course import course, span, width_for
+from asr_load.results.course import MOST_POINTS, course, span
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
 from asr_load.results.pass_fail import Verdict
@@ -40,16 +41,25 @@ from asr_load.stream.record import Record
 from asr_load.text import count_of, visible
 
 REPORT = "report.html"
-COURSE_POINTS = 300
-"""Maximum number of points in the charts over time."""
-
 LATE_MARKS = 20
 """Maximum number of late stretches that the charts mark."""
 
 BURST_S = 0.001
 """Chunks closer together than this arrived at once."""
 
-HIDDEN = ("workers", "users", "stages", "refused", "packages", "user_classes", "id", "format", "command", "metadata")
+HIDDEN = (
+    "workers",
+    "users",
+    "stages",
+    "refused",
+    "packages",
+    "user_classes",
+    "id",
+    "format",
+    "command",
+    "metadata",
+    "ended_at",
+)
 """Fields of run.json that other parts of the page show."""
 
 
@@ -126,36 +136,58 @@ def write_report(
 
 
 def make_report(finished: Finished, slice_s: float | None = None, by_column: Iterable[Table] = ()) -> str:
-    """The HTML of report.html. `slice_s`: seconds per row of the table over time; None: at most 20 rows. `by_column`:
-    tables by columns of a manifest."""
+    """The HTML of report.html: an opening of half a page, and folded details. `slice_s`: seconds per row of the table
+    over time; None: at most 20 rows. `by_column`: tables by columns of a manifest."""
     info, summary, part = finished.info, finished.summary, finished.measured
     measured, good = part.counted, part.good
+    first_plot = latency_by_load(finished)
     sections, all_plots = _sections(good, info, finished.search)
-    drawn: dict[str, Any] = {"plots": all_plots}
-    note = ""
+    drawn: dict[str, Any] = {"plots": [*all_plots, *([first_plot] if first_plot else [])]}
     if measured:
         first, last = span(measured)
-        width = width_for(last - first, COURSE_POINTS)
         drawn["course"] = {
-            "began": first,
-            "points": compact(course(measured, info, width)),
-            "places": [*places(info.stages, info.workers, first), *_late_places(part, info, first, last)],
+            "began": info.began_at,
+            "points": compact(course(finished.records, info)),
+            "places": [*places(info.stages, info.workers, info.began_at), *_late_places(part, info, first, last)],
             "limits": limits_of(map(parse_slo, info.slos)),
         }
-        note = f"Each point covers {width:g} s. A request counts in the point in which it ended."
+    view = view_finished(summary)
     return _render(
         "report.html.j2",
         drawn,
-        head=_head(info, view_finished(summary)),
+        head=_head(info, view),
+        doubtful=summary.validity.verdict != "valid",
+        limits=limit_lines(view, finished.search),
+        first_plot=len(all_plots) if first_plot else None,
+        lead=("TTFS" if info.realtime else "TTFT") if good else "Requests per second",
         course=range(8) if measured else (),
-        course_note=note,
+        course_note=_course_note(finished) if measured else "",
         sections=sections,
+        waterfall=plots.waterfall_rows(falls) if (falls := plots.waterfall(good)) else None,
+        latencies=tables.latencies(summary),
         tables=list(_tables(finished, slice_s)),
         by_column=list(by_column),
         worst=worst(good, info.scoring, summary.rate),
         rate=summary.rate.upper(),
         options=list(_options(info)),
     )
+
+
+def latency_by_load(finished: Finished) -> plots.Plot | None:
+    """Latency against load, for a search or a test whose load rose in steps; None for other tests."""
+    if finished.search is not None:
+        return plots.latency_by_load(finished.search)
+    return plots.latency_by_stage(finished.measured, finished.info)
+
+
+def _course_note(finished: Finished) -> str:
+    last = max(finished.info.ended_at or 0.0, span(finished.records)[1])
+    stretch = -(-int(last - finished.info.began_at + 1) // MOST_POINTS)
+    point = "one second" if stretch < 2 else f"the highest of {stretch} seconds"
+    left = finished.measured.left
+    trimmed = " The charts include requests that --trim-start and --trim-end exclude from the figures."
+    text = f"Each point is {point}. A request counts in the second in which it ended."
+    return text + (trimmed if left.trim_start or left.trim_end else "")
 
 
 MARK = '<section class="asr asr-report">'
@@ -209,12 +241,10 @@ def _sections(
     good: Sequence[Record], info: RunInfo, search: Capacity | None
 ) -> tuple[list[tuple[str, list[tuple[int, plots.Plot]]]], list[plots.Plot]]:
     """Sections, each a title and numbered plots; and all plots in the order of their numbers."""
-    falls = plots.waterfall(good)
     by_title = {
         "Capacity": plots.capacity_plots(search) if search else [],
         "Distributions": plots.distributions(good, info.slos),
         "By clip length": plots.against_length(good),
-        "Where the time goes": [falls] if falls else [],
     }
     numbers = count()
     sections = [(title, [(next(numbers), plot) for plot in own]) for title, own in by_title.items() if own]
@@ -240,61 +270,47 @@ def places(stages: Iterable[tuple[float, str]], workers: Iterable[WorkerInfo], b
 
 
 def _late_places(run: Measured, info: RunInfo, first: float, last: float) -> list[plots.Mark]:
-    """Moments at which the load generator was late, so that requests are excluded, in seconds since the first request;
-    only those between the first and the last moment of the chart."""
+    """Moments at which the load generator was late, so that requests are excluded, in seconds since the start of the
+    test; only those between the first request and the last end."""
     if not run.left.late:
         return []
     stretches = (
-        each.moved(worker.master_offset_s - first)
+        each.moved(worker.master_offset_s)
         for worker in info.workers
         for each in (worker.health.late or [] if worker.health else [])
     )
-    begins = sorted(max(each.begin, 0.0) for each in stretches if each.end > 0 and each.begin < last - first)
-    return [plots.Mark("load generator late", at) for at in begins[:LATE_MARKS]]
+    begins = sorted(max(each.begin, first) for each in stretches if each.end > first and each.begin < last)
+    return [plots.Mark("load generator late", at - info.began_at) for at in begins[:LATE_MARKS]]
 
 
 def _head(info: RunInfo, view: View) -> dict[str, Any]:
-    """The first screen: what was tested, the verdict, the headline figures, failures."""
+    """The first screen: the sentence, what was tested, the verdict, the headline figures, failures."""
     return {
         "title": f"{info.model} on {info.host}",
-        "tested": list(_tested(info)),
+        "sentence": sentence(info, view),
+        "tested": list(environment(info)),
         "words": headline.words(view),
         "tiles": headline.tiles(view),
         "failures": list(view.failures.items()),
     }
 
 
-def _tested(info: RunInfo) -> Iterator[tuple[str, str]]:
-    software = next((worker.server for worker in info.workers if worker.server), "")
-    facts = [f"{name}: {value}" for name, value in info.server.items() if isinstance(value, str | int | float)]
-    if software or facts:
-        yield "Server software", visible(", ".join(filter(None, (software, *facts))))[:300]
-    yield "API", f"{info.api}, {info.endpoint or 'default path'}" + (f", preset {info.preset}" if info.preset else "")
-    yield "Data", f"{info.data}: {count_of(info.data_clips, 'clip')}, manifest {info.data_sha256[:12]}"
-    yield "Load", _load(info)
-    began = datetime.fromtimestamp(info.began_at).astimezone()
-    yield "Began", began.strftime("%Y-%m-%d %H:%M:%S %z")
-    if info.metadata:
-        yield "Metadata", ", ".join(f"{key}={value}" for key, value in info.metadata.items())
-
-
-def _load(info: RunInfo) -> str:
-    if info.loop:
-        rate = f"{info.loop['rate']:g} requests/s" if info.loop.get("rate") else info.loop.get("stages") or "a trace"
-        load = f"open loop, {rate}, {info.loop.get('arrivals', '')}"
-    else:
-        streams = info.num_users or max((count for _, count in info.users), default=0)
-        load = f"closed loop, {count_of(streams, 'stream')}"
-    requests = f", {count_of(info.requests, 'request')}" if info.requests else ""
-    limit = requests or (f", {info.run_time:g} s" if info.run_time else "")
-    shape = f", shape {info.shape}" if info.shape != "none" else ""
-    return load + shape + limit
+def limit_lines(view: View, search: Capacity | None) -> list[tuple[str, str]]:
+    """The limits of a test, each with `good` if it was met, `bad` if it was missed, else an empty look. For a search,
+    the loads that met and missed them."""
+    if search is not None:
+        return [(line, "") for line in answer_lines(search)[:-1]]
+    lines = []
+    for judged in view.slos:
+        limit, value = (slo_amount(each, judged.slo) for each in (judged.slo.limit, judged.value))
+        outcome = "met" if judged.ok else "missed"
+        lines.append((f"{slo_title(judged.slo)} {value}, limit {limit}: {outcome}", "good" if judged.ok else "bad"))
+    return lines or [("No limits were set (--slo).", "")]
 
 
 def _tables(finished: Finished, slice_s: float | None) -> Iterator[Table]:
     info, summary, part = finished.info, finished.summary, finished.measured
     measured, good = part.counted, part.good
-    yield tables.latencies(summary)
     for one in (tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)):
         if one.rows:
             yield one

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from asr_load.results.capacity import Capacity, knee
-from asr_load.results.metrics import METRICS
-from asr_load.results.slo import parse_slo
+from asr_load.report.sentence import slo_title
+from asr_load.results.capacity import Capacity, Step, knee
+from asr_load.results.metrics import METRICS, Figures
+from asr_load.results.parts import by
+from asr_load.results.runfile import RunInfo
+from asr_load.results.slo import Slo, parse_slo, parse_slos
+from asr_load.results.sound import Measured
 from asr_load.results.steady import sorted_by_length
 from asr_load.stream.record import Record
 
@@ -168,32 +175,126 @@ def waterfall(good: Sequence[Record]) -> Plot | None:
     return Plot("Three requests", "ms since the start", "", series, rows=rows)
 
 
+class Bar(NamedTuple):
+    """A part of a request in the picture of where the time goes: its kind, and its place and width in percent."""
+
+    kind: str
+    left: float
+    width: float
+    text: str
+
+
+class WaterfallRow(NamedTuple):
+    """A request in the picture of where the time goes. `ticks`: places of its chunks in percent."""
+
+    name: str
+    text: str
+    bars: list[Bar]
+    ticks: list[float]
+
+
+def waterfall_rows(plot: Plot) -> tuple[list[WaterfallRow], list[tuple[float, str]]]:
+    """The rows of a waterfall, and the labels of its axis with their places in percent."""
+    spans = [series for series in plot.series if series.kind == "span"]
+    chunks = [series.data for series in plot.series if series.kind == "points"]
+    end = max((to for series in spans for _, to, _ in series.data), default=0.0) or 1.0
+    rows = []
+    for row, name in enumerate(plot.rows):
+        bars = [
+            Bar(series.name, 100 * begin / end, 100 * (to - begin) / end, f"{series.name} {to - begin:.0f} ms")
+            for series in spans
+            for begin, to, place in series.data
+            if place == row
+        ]
+        ticks = [100 * at / end for data in chunks for at, place in data if place == row]
+        rows.append(WaterfallRow(name, ", ".join(bar.text for bar in bars), bars, ticks))
+    return rows, [(25.0 * quarter, f"{end * quarter / 4:,.0f} ms") for quarter in range(5)]
+
+
 def capacity_plots(search: Capacity) -> list[Plot]:
     """Throughput, and each SLO's figure, by load, with the limit, the answer and the knee marked."""
     steps = sorted(search.steps, key=lambda step: step.load)
     if not steps:
         return []
-    unit = "streams" if search.kind == "streams" else "requests/s"
+    unit = _load_unit(search)
     bend = knee(steps)
     throughput = Series("successes", [(step.load, _short(step.requests_per_s)) for step in steps])
     plots = [Plot("Throughput by load", unit, "requests/s", [throughput])]
     if bend is not None:
         plots[0].places = [Mark(f"knee: {bend.load:.3g}", bend.load)]
-    for slo in map(parse_slo, search.slos):
-        measured = [
-            (step.load, _short(result.value))
-            for step in steps
-            for result in step.slo
-            if result.name == slo.name and result.value is not None
-        ]
-        if measured:
-            plot = Plot(f"{slo.metric} {slo.statistic} by load", unit, slo.unit.strip(), [Series("steps", measured)])
-            plot.levels = [Mark(f"limit: {slo.limit:g}{slo.unit}", slo.limit)]
-            if search.answer:
-                answer = f"{'at least ' if search.at_least else ''}{search.answer:.3g}"
-                plot.places = [Mark(f"answer: {answer}", search.answer)]
-            plots.append(plot)
-    return plots
+    return plots + [plot for slo in parse_slos(search.slos) if (plot := _slo_by_load(search, steps, slo))]
+
+
+def _slo_by_load(search: Capacity, steps: Sequence[Step], slo: Slo) -> Plot | None:
+    """The figure of an SLO by load; None if no step measured it."""
+    is_latency = slo.metric in METRICS
+    scale = 1 if is_latency else 100
+    measured = [
+        (step.load, _short(result.value * scale))
+        for step in steps
+        for result in step.slo
+        if result.name == slo.name and result.value is not None
+    ]
+    if not measured:
+        return None
+    unit = slo.unit.strip() if is_latency else "%"
+    plot = Plot(f"{slo_title(slo)} by load", _load_unit(search), unit, [Series("steps", measured)])
+    plot.levels = [Mark(f"limit: {slo.limit * scale:g}{slo.unit if is_latency else '%'}", slo.limit * scale)]
+    plot.places = _answer_marks(search)
+    return plot
+
+
+def _answer_marks(search: Capacity) -> list[Mark]:
+    if not search.answer:
+        return []
+    return [Mark(f"answer: {'at least ' if search.at_least else ''}{search.answer:.3g}", search.answer)]
+
+
+def _load_unit(search: Capacity) -> str:
+    return "streams" if search.kind == "streams" else "requests/s"
+
+
+def latency_by_load(search: Capacity) -> Plot | None:
+    """The latency that a search limits, by load; TTFT if it limits none; None without steps."""
+    steps = sorted(search.steps, key=lambda step: step.load)
+    for slo in parse_slos(search.slos):
+        if slo.metric in METRICS and (plot := _slo_by_load(search, steps, slo)):
+            return plot
+    figures = [(step.load, step.ttft) for step in steps]
+    plot = _percentiles_by_load("TTFT by load", _load_unit(search), figures)
+    if plot is not None:
+        plot.places = _answer_marks(search)
+    return plot
+
+
+def latency_by_stage(run: Measured, info: RunInfo) -> Plot | None:
+    """TTFT by number of users in a test whose load rose in steps; None for other tests."""
+    if info.shape != "steps" or len(info.stages) < LEAST_STAGES:
+        return None
+    begins = [at for at, _ in info.stages]
+    parts = by(run, lambda record: bisect_right(begins, record.begins) - 1)
+    found = []
+    for part in parts:
+        end = begins[part.key + 1] if 0 <= part.key + 1 < len(begins) else math.inf
+        users = [count for changed, count in info.users if changed < end]
+        if part.key >= 0 and users:
+            found.append((users[-1], part.figures("ttft")))
+    return _percentiles_by_load("TTFT by load", "users", found)
+
+
+LEAST_STAGES = 2
+"""Minimum number of stages for a plot by stage."""
+
+
+def _percentiles_by_load(title: str, unit: str, figures: Sequence[tuple[float, Figures]]) -> Plot | None:
+    """TTFT p50 and p95, in ms, by load; None without a value."""
+    series = [
+        Series(
+            name, [(load, _short(value * 1e3)) for load, each in figures if (value := getattr(each, name)) is not None]
+        )
+        for name in ("p50", "p95")
+    ]
+    return Plot(title, unit, "ms", series) if series[0].data else None
 
 
 def _short(value: float) -> float:

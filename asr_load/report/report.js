@@ -19,16 +19,47 @@
   dress(wanted());
   for (const element of document.querySelectorAll("[data-course]"))
     charts.draw(element, overTime[Number(element.dataset.course)]);
+  for (const element of document.querySelectorAll("[data-course-title]")) {
+    const plot = overTime.find(({ title }) => title.startsWith(element.dataset.courseTitle));
+    if (plot) charts.draw(element, plot);
+  }
   for (const element of document.querySelectorAll("[data-plot]"))
     charts.draw(element, data.plots[Number(element.dataset.plot)]);
   prefers.addEventListener("change", () => dress(wanted()));
   if (!own) new MutationObserver(() => dress(wanted())).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["style", "class"] });
+
+  // Paper has no room for charts with text at full size: scale them as pictures, this many pixels wide.
+  const PRINTED = 400;
+  const PRINTED_WIDE = 640;
+
+  function shrink(element) {
+    const chart = echarts.getInstanceByDom(element);
+    if (!chart) return;
+    const width = element.closest(".opening") ? PRINTED_WIDE : PRINTED;
+    const height = width * Number(getComputedStyle(element).getPropertyValue("--printed-ratio"));
+    chart.resize({ width, height });
+    const picture = element.querySelector("svg");
+    picture?.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    picture?.setAttribute("preserveAspectRatio", "none");
+  }
+
+  // Print in light colours, with what fits on two pages: unfold those details, and fold the others.
+  const folds = [...document.querySelectorAll("details.fold")];
+  let unfolded = [];
   addEventListener("beforeprint", () => {
-    dress(false); // print in light colours
+    unfolded = folds.filter(({ open }) => open);
+    for (const fold of folds) fold.open = "print" in fold.dataset;
     charts.hold(true);
+    dress(false);
+    for (const element of document.querySelectorAll(".plot")) shrink(element);
   });
   addEventListener("afterprint", () => {
+    for (const fold of folds) fold.open = unfolded.includes(fold);
     dress(wanted());
+    for (const element of document.querySelectorAll(".plot")) {
+      element.querySelector("svg")?.removeAttribute("viewBox");
+      echarts.getInstanceByDom(element)?.resize({ width: "auto", height: "auto" });
+    }
     charts.hold(false);
   });
 })();

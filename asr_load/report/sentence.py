@@ -18,7 +18,7 @@ def sentence(info: RunInfo, view: View) -> str:
     it is running."""
     verdict = view.verdict
     if verdict is not None and verdict.answer:
-        limits = " and ".join(f"{_name(slo)} at most {_amount(slo.limit, slo)}" for slo in parse_slos(info.slos))
+        limits = " and ".join(f"{slo_title(slo)} at most {slo_amount(slo.limit, slo)}" for slo in parse_slos(info.slos))
         first = f"{verdict.answer}, with {limits}" if verdict.passed else verdict.answer
     elif unanswered := [each.text for each in (verdict.reasons if verdict else ()) if each.kind is Kind.NO_ANSWER]:
         first = unanswered[0]
@@ -57,32 +57,33 @@ def _figures(view: View) -> Iterator[str]:
     lead = "ttfs" if "ttfs" in view.rows else "ttft"
     if lead not in judged:
         slo = Slo(lead, "p95", 0)
-        yield f"{_name(slo)} {_amount(view.rows.get(lead, (NOTHING, NOTHING))[1].p95, slo)}"
+        yield f"{slo_title(slo)} {slo_amount(view.rows.get(lead, (NOTHING, NOTHING))[1].p95, slo)}"
     yield from (_limited(each) for each in view.slos if each.slo.metric in METRICS)
     rates = {"errors": view.error_rate}
     if view.accuracy is not None and view.accuracy.value is not None:
         rates[view.accuracy.name] = view.accuracy.value
     for metric, rate in rates.items():
         slo = Slo(metric, "", 0)
-        yield _limited(judged[metric]) if metric in judged else f"{_name(slo)} {_amount(rate, slo)}"
+        yield _limited(judged[metric]) if metric in judged else f"{slo_title(slo)} {slo_amount(rate, slo)}"
     yield from (_limited(judged[metric]) for metric in judged if metric not in METRICS and metric not in rates)
 
 
 def _limited(judged: Judged) -> str:
-    limit = _amount(judged.slo.limit, judged.slo)
+    limit = slo_amount(judged.slo.limit, judged.slo)
     if judged.ok is None:
-        return f"{_name(judged.slo)} not judged yet (limit {limit})"
+        return f"{slo_title(judged.slo)} not judged yet (limit {limit})"
     outcome = "met" if judged.ok else "missed"
-    return f"{_name(judged.slo)} {_amount(judged.value, judged.slo)} (limit {limit}: {outcome})"
+    return f"{slo_title(judged.slo)} {slo_amount(judged.value, judged.slo)} (limit {limit}: {outcome})"
 
 
-def _name(slo: Slo) -> str:
+def slo_title(slo: Slo) -> str:
+    """The title of what an SLO limits, such as TTFT p95."""
     if slo.metric in METRICS:
         return f"{METRICS[slo.metric].title} {slo.statistic}"
     return slo.metric if slo.metric == "errors" else slo.metric.upper()
 
 
-def _amount(value: float | None, slo: Slo) -> str:
+def slo_amount(value: float | None, slo: Slo) -> str:
     """A value of an SLO's metric: seconds from 1 s on, else ms; a percentage; or a ratio."""
     if value is None:
         return "n/a"

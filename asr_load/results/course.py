@@ -1,16 +1,16 @@
-"""A run over time, from its records: figures for each stretch of it."""
+"""A finished test over time, from its records, as its live view showed it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from asr_load.results.live import CHARTED, DRAWN, REALTIME_DRAWN
-from asr_load.results.metrics import METRICS
+from asr_load.results.live import DRAWN, REALTIME_DRAWN, Live
 from asr_load.results.runfile import RunInfo
+from asr_load.results.slo import Goodput
 from asr_load.stream.record import Record
 
 WIDTHS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
@@ -29,23 +29,44 @@ def span(records: Sequence[Record]) -> tuple[float, float]:
     return min(record.started_at for record in records), max(record.end for record in records)
 
 
-def course(records: Sequence[Record], info: RunInfo, width: float) -> list[dict[str, Any]]:
-    """Cut a run into stretches of `width` seconds, each a point as in `Live.points` but without goodput. A request
-    counts in the stretch in which it ended; `t` is a stretch's end, and `in_flight` its mean."""
-    first, last = span(records)
-    count = stretches(first, last, width) if records else 0
-    parts: list[list[Record]] = [[] for _ in range(count)]
-    for record in records:
-        parts[min(int((record.end - first) / width), count - 1)].append(record)
-    in_flight = _in_flight(records, first, width, count)
+MOST_POINTS = 600
+"""Maximum number of points in a report's charts over time, about one per pixel."""
+
+
+def course(records: Sequence[Record], info: RunInfo) -> list[dict[str, Any]]:
+    """The points that a finished test's live view would have (see `Live.points`), from all of its records. At most
+    MOST_POINTS: in a longer test, each point has the highest values of its seconds, as in the tab."""
+    if not records:
+        return []
+    shown = [record for record in records if not record.warmup]
     drawn = REALTIME_DRAWN if info.realtime else DRAWN
-    points = []
-    for number, part in enumerate(parts):
-        begin = first + number * width
-        end = last if number == count - 1 else begin + width
-        load = {"users": _users(info, end), "in_flight": in_flight[number]}
-        points.append(_point(part, begin, max(end, begin + 1e-3), drawn) | load)
-    return points
+    live = Live(info.began_at, drawn, Goodput(info.goodput) if info.goodput else None)
+    live.add(shown, [record.end for record in shown])
+    ended_at = max(span(records)[1], info.ended_at or info.began_at)
+    ends = info.began_at + 1 + np.arange(math.floor(ended_at - info.began_at))
+    for end, users, in_flight in zip(ends.tolist(), _users(info, ends), _in_flight(records, ends), strict=True):
+        live.tick(end, users, in_flight, complete_until=end)
+    live.close(ended_at)
+    return thinned(live.points())
+
+
+def thinned(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """At most MOST_POINTS points, each with the highest values of successive points, so that no peak is hidden. The
+    tab's charts do the same (charts.js)."""
+    stretch = -(-len(points) // MOST_POINTS)
+    if stretch < 2:
+        return list(map(dict, points))
+    return [_highest(points[start : start + stretch]) for start in range(0, len(points), stretch)]
+
+
+def _highest(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For each key of some points, the highest value; a value may be such a mapping itself."""
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for point in points for key in point):
+        values = [point[key] for point in points if point.get(key) is not None]
+        is_nested = bool(values) and isinstance(values[0], Mapping)
+        merged[key] = _highest(values) if is_nested else max(values, default=None)
+    return merged
 
 
 def stretches(first: float, last: float, width: float) -> int:
@@ -54,46 +75,20 @@ def stretches(first: float, last: float, width: float) -> int:
     return max(int((last - first) / width + 0.5), 1)
 
 
-def _point(part: Sequence[Record], begin: float, end: float, drawn: Sequence[str]) -> dict[str, Any]:
-    good, seconds = [record for record in part if record.ok], end - begin
-    counted = all(record.known_tokens is not None for record in good)
-    failed = Counter(record.outcome for record in part if record.failed)
-    point: dict[str, Any] = {
-        "t": end,
-        "successes_per_s": len(good) / seconds,
-        "tokens_per_s": sum(record.known_tokens or 0 for record in good) / seconds if counted else None,
-        "rtfx": sum(record.audio_s for record in good) / seconds,
-        "failures_per_s": {name: count / seconds for name, count in sorted(failed.items())},
-    }
-    for name in drawn:
-        values = METRICS[name].values(good) * METRICS[name].scale
-        shown = np.percentile(values, CHARTED, overwrite_input=True).tolist() if values.size else [None] * len(CHARTED)
-        point[name] = {f"p{share}": value for share, value in zip(CHARTED, shown, strict=True)}
-    return point
+def _users(info: RunInfo, ends: np.ndarray) -> list[int]:
+    """Number of users at the ends of seconds; shape (n,). A change counts from the second whose end is closest, as in
+    the live view."""
+    times = np.array([changed for changed, _ in info.users])
+    counts = [0, *(count for _, count in info.users)]
+    return [counts[place] for place in np.searchsorted(times, ends + 0.5, "right")]
 
 
-def _users(info: RunInfo, at: float) -> int:
-    return next((count for changed, count in reversed(info.users) if changed <= at), 0)
-
-
-def _in_flight(records: Sequence[Record], first: float, width: float, count: int) -> list[float]:
-    """Mean number of requests in flight in each stretch: the seconds that requests spend in it divided by its
-    length."""
-    borders = first + width * np.arange(count + 1.0)
+def _in_flight(records: Sequence[Record], ends: np.ndarray) -> list[int]:
+    """Number of requests in flight at the ends of seconds; shape (n,)."""
     starts = np.sort([record.started_at for record in records])
-    ends = np.sort([record.end for record in records])
-    if count:
-        borders[-1] = max(float(ends[-1]), borders[-2] + 1e-3)
-    busy = _seconds_until(starts, borders) - _seconds_until(ends, borders)
-    return [float(value) for value in np.diff(busy) / np.diff(borders)]
-
-
-def _seconds_until(times: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """For each border, the sum of the seconds from all earlier times to it; shapes (n,), (m,) -> (m,)."""
-    before = np.searchsorted(times, borders)
-    sums = np.concatenate([[0.0], np.cumsum(times - times[0])]) if times.size else np.zeros(1)
-    summed: np.ndarray = before * (borders - (times[0] if times.size else 0.0)) - sums[before]
-    return summed
+    stops = np.sort([record.end for record in records])
+    in_flight: list[int] = (np.searchsorted(starts, ends, "right") - np.searchsorted(stops, ends, "right")).tolist()
+    return in_flight
 
 
 def in_flight_at_start(records: Sequence[Record]) -> np.ndarray:

@@ -164,12 +164,12 @@ class Live:
         return len(self._points) // POINT
 
     def tick(self, now: float, users: int, in_flight: int, complete_until: float) -> None:
-        """Record the numbers of users and of requests in flight, and close the seconds that ended before
-        `complete_until`, for which all records have arrived. Call this once a second; times are seconds since the
-        epoch."""
+        """Record the numbers of users and of requests in flight, which count for the second whose end is closest, and
+        close the seconds that ended before `complete_until`, for which all records have arrived. Call this once a
+        second; times are seconds since the epoch."""
         if self.accuracy is not None:
             self.accuracy.score()
-        self._load[max(math.floor(now - self.began), self.closed)] = users, in_flight
+        self._load[max(math.floor(now - self.began + 0.5) - 1, self.closed)] = users, in_flight
         while self.closed < math.floor(min(now, complete_until) - self.began):
             self._close_second()
 

@@ -230,6 +230,8 @@ class RunInfo(_RunOptions, kw_only=True):  # type: ignore[call-arg, misc]
     """Start of the test."""
     ended: bool
     """False until the end, and for a run whose process was killed."""
+    ended_at: Moment | None = None
+    """End of the test, after its last request; None if `ended` is False, and in files of older versions."""
     host: str
     """Address of the server, without a user and password."""
     sent_before: list[str] = msgspec.field(default_factory=list)
