@@ -42,7 +42,7 @@ def test_csv_export(tmp_path: Path) -> None:
 
 def test_markdown_export(tmp_path: Path) -> None:
     text = written(tmp_path, "markdown").decode()
-    assert "## m on http://127.0.0.1:1" in text
+    assert text.startswith("## m on http://127.0.0.1:1\n\nHeld 1 stream for ")
     assert "| TTFT | 200.0 | 200.0 |" in text
     assert "gpu=H100" in text
     assert "\x1b" not in text

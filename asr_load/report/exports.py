@@ -14,6 +14,7 @@ import msgspec
 from asr_load.files import write_atomically
 from asr_load.report import tables
 from asr_load.report.comparison import markdown_table
+from asr_load.report.sentence import sentence
 from asr_load.report.view import view_finished
 from asr_load.report.words import number, rates_line, run_lines
 from asr_load.results.pass_fail import Kind
@@ -99,7 +100,8 @@ def _markdown(finished: Finished) -> bytes:
     lines = "\n".join(f"- {_plain(line)}" for line in _lines(summary))
     shown = [tables.latencies(summary), tables.lengths(summary), tables.user_classes(summary), tables.replicas(summary)]
     title = f"## {_plain(finished.info.model)} on {_plain(finished.info.host)}"
-    parts = [title, lines, *(markdown_table(table) for table in shown if table.rows)]
+    first = _plain(sentence(finished.info, view_finished(summary)))
+    parts = [title, first, lines, *(markdown_table(table) for table in shown if table.rows)]
     return ("\n\n".join(parts) + "\n").encode("utf-8", "replace")
 
 
