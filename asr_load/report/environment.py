@@ -20,7 +20,7 @@ MOST_CHARS = 300
 
 
 def environment(info: RunInfo) -> Iterator[tuple[str, str]]:
-    """What was tested and how, each with its name."""
+    """Facts on the server, the data and the load, each with its name."""
     if engine := engine_of(info):
         yield "Engine", engine
     yield "Model", info.model
