@@ -76,11 +76,14 @@ def test_report_draws_the_points_of_the_tab(is_realtime: bool) -> None:
     assert course(records, info) == live.points()
 
 
-def test_points_of_hours_keep_the_highest_values() -> None:
+def test_points_of_hours_keep_the_highest_values_and_mean_rates() -> None:
     points: list[dict[str, Any]] = [
         {
             "t": 1.0 + n,
             "users": n % 3,
+            "successes_per_s": 5 if n == 9 else 0,
+            "tokens_per_s": None if n == 0 else 10,
+            "rtfx": 1.0,
             "ttft": {"p50": None if n < 8 else n},
             "failures_per_s": {"cut": 1} if n == 9 else {},
         }
@@ -88,8 +91,10 @@ def test_points_of_hours_keep_the_highest_values() -> None:
     ]
     thin = thinned(points)
     assert len(thin) == 401
-    assert thin[0] == {"t": 3.0, "users": 2, "ttft": {"p50": None}, "failures_per_s": {}}
-    assert thin[3] == {"t": 12.0, "users": 2, "ttft": {"p50": 11}, "failures_per_s": {"cut": 1}}
+    rates: dict[str, Any] = {"successes_per_s": 0, "tokens_per_s": None, "rtfx": 0.6, "failures_per_s": {"cut": 0}}
+    assert thin[0] == {"t": 3.0, "users": 2, "ttft": {"p50": None}, **rates}
+    rates = {"successes_per_s": 1, "tokens_per_s": 10, "rtfx": 1.0, "failures_per_s": {"cut": 0.2}}
+    assert thin[3] == {"t": 12.0, "users": 2, "ttft": {"p50": 11}, **rates}
     assert thinned(points[:600]) == points[:600]
 
 

@@ -305,7 +305,7 @@ def test_charts_mark_late_seconds_of_the_measured_time() -> None:
     page = make_report(Finished(info, records))
     found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page)
     assert found is not None
-    assert json.loads(found[1])["course"]["places"] == [{"name": "load generator late", "at": 20.0}]
+    assert json.loads(found[1])["course"]["places"] == [{"name": "load generator late", "at": 51.0}]
 
 
 def test_trim_excludes_warm_up_and_both_ends() -> None:

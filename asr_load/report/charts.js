@@ -122,8 +122,9 @@
 
   // The plots of a test over time. `limits` has the SLOs' limits by metric: [{name, at}]. `bands` has stretches to shade,
   // in addition to those with failures: [{kind, begin, end}]. `sessions`: whether requests are realtime sessions.
-  function course(points, began, { places = [], limits = {}, bands = [], sessions = false } = {}) {
-    const thin = thinned(steadied(points));
+  // `steady`: the points' rates are means over RATE_S seconds already.
+  function course(points, began, { places = [], limits = {}, bands = [], sessions = false, steady = false } = {}) {
+    const thin = thinned(steady ? points : steadied(points));
     const until = points.length ? points[points.length - 1].t - began : 0;
     const shaded = [...failing(points, began), ...bands.map((band) => ({ ...band, end: band.end ?? until }))];
     const noun = sessions || (points.length && LIVE.some((metric) => metric in points[0])) ? "Sessions" : "Requests";

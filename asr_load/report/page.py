@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_load.files import write_atomically
 from asr_load.report import headline, plots, tables
+from asr_load.report.bands import bands
 from asr_load.report.breakdown import Breakdown
 from asr_load.report.comparison import A, B, ComparisonView, comparison_table, forest
 from asr_load.report.environment import environment
@@ -28,7 +29,7 @@ from asr_load.report.view import View, view_finished, view_running
 from asr_load.report.words import ms, normalizer_words, number, percent
 from asr_load.results.capacity import Capacity, answer_lines
 from asr_load.results.compare import one_is_realtime
-from asr_load.results.course import MOST_POINTS, course, span
+from asr_load.results.course import course, span, stretch_of, thinned
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
 from asr_load.results.pass_fail import Verdict
@@ -140,14 +141,18 @@ def make_report(finished: Finished, slice_s: float | None = None, by_column: Ite
     over time; None: at most 20 rows. `by_column`: tables by columns of a manifest."""
     info, summary, part = finished.info, finished.summary, finished.measured
     measured, good = part.counted, part.good
+    points: list[dict[str, Any]] = []
     first_plot = latency_by_load(finished)
     sections, all_plots = _sections(good, info, finished.search)
     drawn: dict[str, Any] = {"plots": [*all_plots, *([first_plot] if first_plot else [])]}
     if measured:
         first, last = span(measured)
+        points = course(finished.records, info)
         drawn["course"] = {
             "began": info.began_at,
-            "points": compact(course(finished.records, info)),
+            "points": compact(thinned(points)),
+            "steady": stretch_of(len(points)) > 1,
+            "bands": bands(info.workers, info.began_at),
             "places": [*places(info.stages, info.workers, info.began_at), *_late_places(part, info, first, last)],
             "limits": limits_of(map(parse_slo, info.slos)),
         }
@@ -159,9 +164,9 @@ def make_report(finished: Finished, slice_s: float | None = None, by_column: Ite
         doubtful=summary.validity.verdict != "valid",
         limits=limit_lines(view, finished.search),
         first_plot=len(all_plots) if first_plot else None,
-        lead=("TTFS" if info.realtime else "TTFT") if good else "Requests per second",
+        panels=_panels(info, any_success=bool(good)),
         course=range(8) if measured else (),
-        course_note=_course_note(finished) if measured else "",
+        course_note=_course_note(finished, len(points)) if measured else "",
         sections=sections,
         waterfall=plots.waterfall_rows(falls) if (falls := plots.waterfall(good)) else None,
         latencies=tables.latencies(summary),
@@ -180,9 +185,16 @@ def latency_by_load(finished: Finished) -> plots.Plot | None:
     return plots.latency_by_stage(finished.measured, finished.info)
 
 
-def _course_note(finished: Finished) -> str:
-    last = max(finished.info.ended_at or 0.0, span(finished.records)[1])
-    stretch = -(-int(last - finished.info.began_at + 1) // MOST_POINTS)
+def _panels(info: RunInfo, *, any_success: bool) -> tuple[str, str]:
+    """Beginnings of the titles of the charts in the opening: latency, or without a success failures, and the load."""
+    if not any_success:
+        return "Sessions per second" if info.realtime else "Requests per second", "Users and "
+    return "TTFS" if info.realtime else "TTFT", "Users and "
+
+
+def _course_note(finished: Finished, seconds: int) -> str:
+    """What a point of the charts over this many seconds is."""
+    stretch = stretch_of(seconds)
     point = "one second" if stretch < 2 else f"the highest of {stretch} seconds"
     left = finished.measured.left
     trimmed = " The charts include requests that --trim-start and --trim-end exclude from the figures."
@@ -214,6 +226,7 @@ def add_section(
             "began": live.began,
             "points": compact(live.points()),
             "places": places(info.stages, info.workers, live.began),
+            "bands": bands(info.workers, live.began),
             "limits": limits_of(map(parse_slo, info.slos)),
         },
         "plots": [],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,13 @@ def span(records: Sequence[Record]) -> tuple[float, float]:
     return min(record.started_at for record in records), max(record.end for record in records)
 
 
-MOST_POINTS = 600
-"""Maximum number of points in a report's charts over time, about one per pixel."""
+MOST_POINTS, RATE_S = 600, 5
+"""Maximum number of points in charts over time, about one per pixel, and the seconds that their rates average."""
 
 
 def course(records: Sequence[Record], info: RunInfo) -> list[dict[str, Any]]:
-    """The points that a finished test's live view would have (see `Live.points`), from all of its records. At most
-    MOST_POINTS: in a longer test, each point has the highest values of its seconds, as in the tab."""
+    """The points that a finished test's live view would have (see `Live.points`), one for each second, from all of its
+    records."""
     if not records:
         return []
     shown = [record for record in records if not record.warmup]
@@ -47,16 +48,40 @@ def course(records: Sequence[Record], info: RunInfo) -> list[dict[str, Any]]:
     for end, users, in_flight in zip(ends.tolist(), _users(info, ends), _in_flight(records, ends), strict=True):
         live.tick(end, users, in_flight, complete_until=end)
     live.close(ended_at)
-    return thinned(live.points())
+    return live.points()
 
 
-def thinned(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """At most MOST_POINTS points, each with the highest values of successive points, so that no peak is hidden. The
-    tab's charts do the same (charts.js)."""
-    stretch = -(-len(points) // MOST_POINTS)
+def thinned(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """At most MOST_POINTS points, each with the highest values of successive points, so that no peak is hidden. Rates
+    are means over RATE_S seconds then. The tab's charts do the same (charts.js)."""
+    stretch = stretch_of(len(points))
     if stretch < 2:
-        return list(map(dict, points))
-    return [_highest(points[start : start + stretch]) for start in range(0, len(points), stretch)]
+        return list(points)
+    steady = _steadied(points)
+    return [_highest(steady[start : start + stretch]) for start in range(0, len(points), stretch)]
+
+
+def stretch_of(seconds: int) -> int:
+    """Number of seconds in each point of a chart over this many seconds."""
+    return max(-(-seconds // MOST_POINTS), 1)
+
+
+def _steadied(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The points with rates that are means over RATE_S seconds, because streams end in clusters. Before the start there
+    were no requests."""
+    outcomes = sorted({name for point in points for name in point["failures_per_s"]})
+
+    def mean(at: int, value: Callable[[Mapping[str, Any]], float | None]) -> float | None:
+        values = [value(point) for point in points[max(at - RATE_S + 1, 0) : at + 1]]
+        known = [each for each in values if each is not None]
+        return sum(known) / RATE_S if len(known) == len(values) else None
+
+    steady: list[Mapping[str, Any]] = []
+    for at, point in enumerate(points):
+        rates = {name: mean(at, itemgetter(name)) for name in ("successes_per_s", "tokens_per_s", "rtfx")}
+        failures = {name: mean(at, lambda each, name=name: each["failures_per_s"].get(name, 0)) for name in outcomes}  # type: ignore[misc]
+        steady.append({**point, **rates, "failures_per_s": failures})
+    return steady
 
 
 def _highest(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
