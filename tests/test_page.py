@@ -269,6 +269,24 @@ def test_report_prints_on_two_a4_pages_and_fits_every_screen(tmp_path: Path) -> 
 
 @pytest.mark.long
 @pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")
+def test_single_value_between_gaps_is_drawn(tmp_path: Path) -> None:
+    """In a test of 100 s with one request, no line connects its latency with others."""
+    dots = """() => echarts.getInstanceByDom(document.querySelector(".opening .plot")).getZr().storage
+        .getDisplayList(true).filter(({shape}) => shape?.symbolType === "circle").length"""
+    file, counts = tmp_path / "page.html", []
+    with browser() as chrome:
+        for records in ([record(30)], [record(n) for n in range(100)]):
+            file.write_text(make_report(Finished(run_info(began_at=1000.0, ended_at=1100.0), records)))
+            page = chrome.new_page()
+            page.goto(file.as_uri())
+            page.locator(".opening .plot svg").first.wait_for()
+            counts.append(page.evaluate(dots))
+            page.close()
+    assert counts[0] - counts[1] == 3  # p50, p95 and p99
+
+
+@pytest.mark.long
+@pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")
 def test_tab_thins_a_long_test_as_the_report_does(tmp_path: Path) -> None:
     """Both draw the same curves from the same points."""
     points = [

@@ -177,6 +177,12 @@
     return `${plot.title}${unit}${said.length ? `; latest: ${said.join(", ")}` : plot.time ? ": no data yet" : ""}`;
   }
 
+  // Whether a row has a value and its neighbours have none.
+  function isAlone(rows, at) {
+    const has = (place) => (rows[place]?.[1] ?? null) !== null;
+    return has(at) && !has(at - 1) && !has(at + 1);
+  }
+
   // The series of ECharts for one series of a plot.
   function seriesOf(one, number, plot, dark) {
     const hue = Array.isArray(one.hue) ? one.hue[dark ? 1 : 0] : one.hue || HUES[number % HUES.length];
@@ -197,19 +203,22 @@
             data: one.data.flatMap(([from, to, row]) => [[from, row], [to, row], [to, null]]),
           },
         ];
-      default:
+      default: {
+        const few = one.data.length < 60;
         return [
           {
             ...base,
             type: "line",
             step: one.step ? "end" : undefined,
             symbol: "circle",
-            symbolSize: 5,
-            showSymbol: one.data.length < 60,
+            // A value between two gaps has no line, so it needs a symbol.
+            symbolSize: few ? 5 : (_, { dataIndex: at }) => (isAlone(one.data, at) ? 5 : 0),
+            showSymbol: few || one.data.some((_, at) => isAlone(one.data, at)),
             lineStyle: { width: 2, color: hue, type: one.dash },
             data: one.data,
           },
         ];
+      }
     }
   }
 
