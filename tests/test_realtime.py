@@ -485,7 +485,7 @@ def test_web_form_starts_sessions_and_the_tab_shows_them(spoken: Path, tmp_path:
         start_test(page, 3, 3, requests="9", pace="2")
         open_tab(page)
         wait_until(
-            lambda: "of 9 successful requests" in page.locator(".asr-tab .head").inner_text(), "the second test's end"
+            lambda: "of 9 successful sessions" in page.locator(".asr-tab .head").inner_text(), "the second test's end"
         )
         labels = page.locator(".asr-tab .plot").evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
         assert [label.split(",")[0].split(";")[0] for label in labels][:4] == [

@@ -87,7 +87,7 @@ def test_list_of_models_has_a_limit_on_its_time(monkeypatch: pytest.MonkeyPatch)
     ):
         list_models(f"http://{place}", {}, Intake(), Transport())
     closed = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(InputError, match=f"{closed}: .*refused"):
+    with pytest.raises(InputError, match=f"{closed} does not answer .*refused"):
         list_models(closed, {}, Intake(), Transport())
 
 

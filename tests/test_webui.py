@@ -213,7 +213,7 @@ def test_form_marks_wrong_values_and_keeps_the_others(chrome: Browser, clips: Pa
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(ui.url)
         # The server of the command line does not answer, which its field says.
-        assert "http://127.0.0.1:1: " in message_at(page, "host")
+        assert "http://127.0.0.1:1 does not answer" in message_at(page, "host")
         shown = page.locator("form :is(input, select):visible").evaluate_all("all => all.map(each => each.name)")
         top = ["userCount", "spawnRate", "host", "runTime", "data", "model", "api", "slo", "requestRate", "shape"]
         assert [name for name in shown if name] == top
@@ -307,6 +307,7 @@ def test_tab_from_one_test_to_the_next(chrome: Browser, clips: Path, tmp_path: P
         stop(page)
         assert cards(page) == during
         assert sentence.inner_text().startswith("Held 6 streams for ")
+        charts_share_their_axis_and_cursor(page)
         labels_do_not_overlap(page)
 
         other = chrome.new_page()
@@ -353,6 +354,28 @@ def cards(page: Page) -> dict[str, list[float]]:
         }"""
     )
     return found
+
+
+def charts_share_their_axis_and_cursor(page: Page) -> None:
+    """Check that a second has the same place in all charts, and that pointing at one chart points at all."""
+    places = page.evaluate(
+        """() => [...document.querySelectorAll(".asr-tab .plot")].map(element => {
+            const chart = echarts.getInstanceByDom(element);
+            return [0, 5].map(second => Math.round(chart.convertToPixel({ xAxisIndex: 0 }, second)));
+        })"""
+    )
+    assert len(places) == 8
+    assert all(place == places[0] for place in places), places
+
+    def moments() -> list[str]:
+        found: list[str] = page.evaluate(
+            """() => [...document.querySelectorAll(".asr-tab .plot")].map(element =>
+                (element.querySelector(":scope > div:not(:first-child)")?.innerText || "").split("\\n")[0])"""
+        )
+        return found
+
+    page.locator(".asr-tab .plot").first.hover(position={"x": 300, "y": 150})
+    until(lambda: len(set(moments())) == 1 and ":" in moments()[0], "the same moment in all charts")
 
 
 def labels_do_not_overlap(page: Page) -> None:
@@ -502,7 +525,7 @@ def test_web_ui_under_a_base_path_before_any_test(clips: Path) -> None:
     with locust(*words, OPENAI_API_KEY=SECRET) as ui:
         page = get(ui.url + "load/").decode()
         assert SECRET not in page
-        for script in ("report/echarts.min.js", "report/charts.js", "web/tab.js"):
+        for script in ("report/echarts.min.js", "report/charts.js", "web/tab.js", "web/form.js"):
             name = Path(script).name
             assert page.count(f"./streaming/{name}") == 1
             assert get(ui.url + f"load/streaming/{name}") == (PACKAGE / script).read_bytes()

@@ -59,7 +59,8 @@ def list_models(host: str, headers: Mapping[str, str], intake: Intake, transport
     try:
         status, body = _ask(host + MODELS, headers, transport)
     except NO_ANSWER as error:
-        raise InputError(f"{host}: {intake.line(words(error))}") from None
+        why = intake.line(words(error))
+        raise InputError(f"{host} does not answer ({why}): check the address, and that the server runs") from None
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise InputError(f"{host} returned {status} for its list of models: check --api-key")
     try:

@@ -254,9 +254,11 @@
     return data.length ? { silent: true, animation: false, data } : undefined;
   }
 
-  // The axis extends to a limit above all values, unless the limit is so far above that it would flatten them.
-  function highestOf(plot) {
-    return Math.max(0, ...plot.series.flatMap(({ data }) => data.map((row) => row[1] || 0)));
+  // The highest limit above all values, to which the axis extends, unless it is so far above that it would flatten them.
+  function limitOf(plot) {
+    const top = Math.max(0, ...plot.series.flatMap(({ data }) => data.map((row) => row[1] || 0)));
+    const near = plot.levels.map(({ at }) => at).filter((at) => at > top && at < 3 * top);
+    return near.length ? Math.max(...near) : undefined;
   }
 
   // The end of a time axis: a round number of seconds, whose label keeps its distance from the others.
@@ -272,7 +274,7 @@
     if (series.length) Object.assign(series[0], { markLine: markLine(plot, ink), markArea: markArea(plot) });
     const names = [...new Set(series.map(({ name }) => name))];
     const value = (number) => (plot.time ? clock(number) : shown(number));
-    const top = highestOf(plot);
+    const limit = limitOf(plot);
     const rows = plot.rows || [];
     return {
       animation: false,
@@ -336,11 +338,8 @@
         : {
             type: plot.log_y ? "log" : "value",
             min: plot.log_y ? undefined : 0,
-            max: ({ max }) => {
-              const near = plot.levels.map(({ at }) => at).filter((at) => at > max && at < 3 * top);
-              return near.length ? Math.max(...near) * 1.05 : undefined;
-            },
-            axisLabel: { color: ink.text, formatter: (number) => shown(number), hideOverlap: true },
+            max: limit && limit * 1.05,
+            axisLabel: { color: ink.text, formatter: (number) => shown(number), hideOverlap: true, showMaxLabel: limit ? false : undefined },
             splitLine: { lineStyle: { color: ink.split } },
           },
       graphic:

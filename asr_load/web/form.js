@@ -8,7 +8,7 @@
   "use strict";
 
   const base = new URL(".", document.currentScript.src).href;
-  const { escaped } = window.asrCharts;
+  const { escaped, isDark } = window.asrCharts;
   const camel = (name) => name.replace(/_(\w)/g, (_, letter) => letter.toUpperCase());
   const DRAWN = ["user_count", "spawn_rate", "run_time", "shape", "stages", "stage_time"];
   const SERVER = ["host", "api_key"];
@@ -235,6 +235,7 @@
       const form = current();
       if (!form) return;
       arrange(form);
+      form.dataset.theme = isDark() ? "dark" : "light";
     });
   };
 

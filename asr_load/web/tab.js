@@ -206,7 +206,9 @@
   function name() {
     for (const element of document.querySelectorAll("header p, header span, main a, .MuiContainer-root a")) {
       const shown = element.childNodes.length === 1 && element.firstChild.nodeType === Node.TEXT_NODE && element.firstChild;
-      if (shown && NAMES.has(shown.nodeValue)) shown.nodeValue = NAMES.get(shown.nodeValue);
+      if (!shown || !NAMES.has(shown.nodeValue)) continue;
+      shown.nodeValue = NAMES.get(shown.nodeValue);
+      if (element.closest("header")) element.style.cssText = "font-size: 0.8rem; line-height: 1.5rem; white-space: nowrap";
     }
   }
 

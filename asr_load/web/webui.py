@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from flask import Blueprint, Response, jsonify, make_response, request, send_file
 from locust.env import Environment
+from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPING
 from werkzeug.datastructures import ImmutableMultiDict
 
 from asr_load.decode import decode
@@ -292,8 +293,11 @@ def _extended(response: Response, pages: _Pages) -> Response:
         case "locust.request_stats":
             if response.is_json:
                 # Do not change this response: Locust caches it for all requests within two seconds.
-                more = {"extended_stats": [{"key": KEY, "data": pages.table()}]}
-                return jsonify(decode(response.get_data()) | more)
+                stats = decode(response.get_data())
+                if stats["state"] in (STATE_CLEANUP, STATE_STOPPING):
+                    # Otherwise the page would ask no more, and never offer to start the next test.
+                    stats["state"] = STATE_RUNNING
+                return jsonify(stats | {"extended_stats": [{"key": KEY, "data": pages.table()}]})
         case "locust.index":
             response.set_data(_with_script(response.get_data(as_text=True)))
         case "locust.stats_report":
