@@ -272,6 +272,35 @@ def message_at(page: Page, name: str) -> str:
     return message
 
 
+def test_key_in_the_form_reaches_the_server_and_no_page(chrome: Browser, clips: Path, tmp_path: Path) -> None:
+    locked = serve(*SERVER[:-2], "--api-key", SECRET)
+    with locked as host, locust("--host", host, "--data", clips, "--results", tmp_path / "run") as ui:
+        page = chrome.new_page(viewport={"width": 1280, "height": 1000})
+        page.goto(ui.url)
+        assert "returned 401 for its list of models" in message_at(page, "apiKey")
+        page.locator("[name=apiKey]").fill("wrong")
+        start_test(page, 2, 2)
+        page.get_by_text("a trial request failed: 401").wait_for()
+        until(lambda: page.locator("[name=apiKey]").input_value() == "wrong", "the key that was typed")
+        page.locator("[name=apiKey]").fill(SECRET)
+        page.locator("[name=apiKey]").press("Tab")
+        page.get_by_label("choose: 1 model").wait_for()
+        start_test(page, 2, 2)
+        until(lambda: count(page) > 2, "the figures of the test")
+        assert SECRET not in page.content()
+        stop(page)
+        page.get_by_role("button", name="New").click()
+        page.get_by_label("choose: 1 model").wait_for()
+        assert page.locator("[name=apiKey]").input_value() == ""
+        assert SECRET not in page.content() + ui.said
+        start_test(page, 1, 1)  # this process keeps the key for its host
+        second = tmp_path / "run-2"
+        until(lambda: (second / "records.jsonl").exists() and records_of(second), "a second test")
+    outcomes = [one["outcome"] for folder in ("run", "run-2") for one in records_of(tmp_path / folder)]
+    assert set(outcomes) <= {"ok", "unfinished"}
+    assert outcomes.count("ok") > 2
+
+
 def test_form_works_without_its_script(chrome: Browser, clips: Path, tmp_path: Path) -> None:
     with serve(*SERVER) as host, locust("--host", host, "--data", clips, "--results", tmp_path / "run") as ui:
         page = chrome.new_page()

@@ -27,12 +27,10 @@
     return parent.lastElementChild;
   }
 
-  // Set a value as if it were typed, so that React notices.
+  // Set the value of a text field as if it were typed, so that React notices.
   function type(input, value) {
-    const { prototype } = input instanceof HTMLSelectElement ? HTMLSelectElement : HTMLInputElement;
-    Object.getOwnPropertyDescriptor(prototype, "value").set.call(input, value);
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, value);
     input.dispatchEvent(new Event("input", { bubbles: true }));
-    input.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
   function say(element, text) {
@@ -186,8 +184,10 @@
 
   // Locust's page sends its form with fetch, and has no event for it.
   const send = window.fetch;
-  window.fetch = async (request, ...more) => {
-    if (!(request instanceof Request) || !new URL(request.url).pathname.endsWith("/swarm")) return send(request, ...more);
+  window.fetch = async (target, ...more) => {
+    const { pathname } = new URL(target.url ?? target, location.href);
+    if (!pathname.endsWith("/swarm")) return send(target, ...more);
+    const request = new Request(target, ...more);
     const typed = key;
     key = "";
     const form = current();
@@ -196,7 +196,7 @@
     if (line) line.textContent = known.starting;
     if (!isEdit) dispatchEvent(new CustomEvent("asr-load-start", { detail: known?.starting ?? "Starting …" }));
     try {
-      const response = await send(typed ? await withKey(request, typed) : request, ...more);
+      const response = await send(typed ? await withKey(request, typed) : request);
       const answer = await response.clone().json().catch(() => ({}));
       const label = form && known && after(form, answer, typed);
       if (!label) return response;
