@@ -91,6 +91,7 @@ class _SpeechEndpoint:
         self._chat = chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._service.metrics.count(scope["path"])
         try:
             exchange = await self._begin(scope, receive, send)
         except RequestError as error:

@@ -54,10 +54,16 @@ class Metrics:
         self._registry.register(self._itl)
         self._prompt = counter("sglang:prompt_tokens", "Prompt tokens")
         self._generated = counter("sglang:generation_tokens", "Tokens sent")
+        labels = ["endpoint", "method"]
+        self._requests = Counter("sglang:http_requests", "Requests by path", labels, registry=self._registry)
         running = Gauge("sglang:num_running_reqs", "Requests in service", ["model_name"], registry=self._registry)
         queued = Gauge("sglang:num_queue_reqs", "Requests waiting", ["model_name"], registry=self._registry)
         running.labels(model).set_function(lambda: slots.running)
         queued.labels(model).set_function(lambda: slots.queued)
+
+    def count(self, path: str) -> None:
+        """Count a request, whatever becomes of it."""
+        self._requests.labels(path, "POST").inc()
 
     def observe(
         self, *, received: float, started: float, ended: float, sent_at: list[float], prompt_tokens: int, tokens: int

@@ -33,8 +33,8 @@ from harness.records import failure, record, run_info
 FRONT = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = [*(CHECKOUT / name for name in FRONT), *sorted((CHECKOUT / "docs").rglob("*.md"))]
 ROOMS = (
-    "audio", "stream", "schedule", "apis", "options", "http", "realtime", "results", "report", "settings", "web",
-    "load", "selftest", "cli",
+    "audio", "stream", "schedule", "apis", "options", "http", "realtime", "engine", "results", "report", "settings",
+    "web", "load", "selftest", "cli",
 )  # fmt: skip
 
 

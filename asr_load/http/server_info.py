@@ -57,7 +57,7 @@ def ask_server(host: str, headers: Mapping[str, str], intake: Intake, transport:
 def list_models(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> list[str]:
     """The names of the server's models; empty if it lists none. Raises InputError if it does not respond in time."""
     try:
-        status, body = _ask(host + MODELS, headers, transport)
+        status, body = ask(host + MODELS, headers, transport)
     except NO_ANSWER as error:
         why = intake.line(words(error))
         raise InputError(f"{host} does not answer ({why}): check the address, and that the server runs") from None
@@ -119,7 +119,7 @@ def unready(host: str, headers: Mapping[str, str], intake: Intake, transport: Tr
     /v1/models."""
     for path in ("/health", MODELS):
         try:
-            status, _ = _ask(host + path, headers, transport)
+            status, _ = ask(host + path, headers, transport)
         except NO_ANSWER as error:
             why = intake.line(words(error))
             return f"{why[:1].lower()}{why[1:]}"
@@ -133,7 +133,7 @@ def unready(host: str, headers: Mapping[str, str], intake: Intake, transport: Tr
 def flush_cache(host: str, headers: Mapping[str, str], intake: Intake, transport: Transport) -> None:
     """Flush SGLang's cache. Raises InputError if the server cannot do that."""
     try:
-        status, body = _ask(host + FLUSH, headers, transport, method="POST")
+        status, body = ask(host + FLUSH, headers, transport, method="POST")
     except NO_ANSWER as error:
         raise InputError(f"--flush-cache: POST {FLUSH}: {intake.line(words(error))}") from None
     if status != HTTPStatus.OK:
@@ -145,17 +145,21 @@ def flush_cache(host: str, headers: Mapping[str, str], intake: Intake, transport
 
 def _get(url: str, headers: Mapping[str, str], transport: Transport) -> Any:
     try:
-        status, body = _ask(url, headers, transport)
+        status, body = ask(url, headers, transport)
         return decode(body, depth=SERVER_DEPTH) if status == HTTPStatus.OK else None
     except Exception:  # whatever the reason, the server gave no usable response
         return None
 
 
-def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str = "GET") -> tuple[int, bytes]:
-    """Send a request without a body. Returns the response's status and body, within PATIENCE_S in all."""
+def ask(
+    url: str, headers: Mapping[str, str], transport: Transport, *, method: str = "GET", limit: int = MAX_RESPONSE_BYTES
+) -> tuple[int, bytes]:
+    """Send a request without a body. Returns the response's status and body, within PATIENCE_S in all; the rest of a
+    body longer than `limit` bytes is not awaited. Raises the errors in NO_ANSWER."""
     connection = Connection(place_of(url), transport, SharedState())
     fields = headers if method == "GET" else {**headers, "Content-Length": "0"}
-    head = connection.request_head(method, urlsplit(url).path, fields) + "\r\n"
+    _, _, path, query, _ = urlsplit(url)
+    head = connection.request_head(method, f"{path}?{query}" if query else path, fields) + "\r\n"
     try:
         with gevent.Timeout(PATIENCE_S, False):  # type: ignore[arg-type] # False: it is not raised
             connection.open(PATIENCE_S)
@@ -163,7 +167,7 @@ def _ask(url: str, headers: Mapping[str, str], transport: Transport, method: str
             with contextlib.closing(Response(connection.reads(python), PATIENCE_S)) as response:
                 response.read_head()
                 response.coding()  # a body that cannot be read need not be awaited
-                response.wait_for_body(MAX_RESPONSE_BYTES)
+                response.wait_for_body(limit)
                 return response.head.status, response.body()
     finally:
         connection.close()

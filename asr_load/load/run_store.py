@@ -20,6 +20,7 @@ import urllib3
 from asr_load import __version__
 from asr_load.http.server_info import ask_server
 from asr_load.load.record_check import RecordCheck
+from asr_load.load.server_watch import ServerWatch
 from asr_load.load.target import Targets
 from asr_load.options.table import OPTIONS
 from asr_load.results.accuracy import Sample
@@ -87,6 +88,8 @@ class RunStore:
         self._user_changes: list[tuple[float, int]] = []
         # From here on, even a killed process leaves a readable run.
         self._write()
+        # The first poll precedes the first request.
+        self._server_watch = ServerWatch(folder, settings.metrics_pages, settings.server_metrics_interval)
         self._ticker = gevent.spawn(self._tick)
 
     def show(self, records: Sequence[Record]) -> None:
@@ -199,6 +202,7 @@ class RunStore:
         """Write run.json, then summary.json from it and the records."""
         self._ticker.kill()
         ended_at = time.time()
+        self._server_watch.stop()
         self.live.close(ended_at)
         self.file.close()
         if self.file.unwritten:

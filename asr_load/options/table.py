@@ -211,6 +211,16 @@ GROUPS: tuple[Group, ...] = (
                help="Text normalizer applied before computing WER and CER",
                explanation="[Metrics](metrics.md) describes the four."),
     )),
+    Group("Server's view", "what the server reports about itself", (
+        Option("--server-metrics", action="append", default=[], metavar="URL", secret=True,
+               help="Metrics page in Prometheus' format, of an engine or a GPU exporter; repeatable, or none"
+                   " (default: the server's own, if it has one)",
+               explanation="Without it, the test looks for a page at the `/metrics`, `/prometheus/metrics` and "
+                   "`/v1/metrics` of `--host`, unless you set `--no-preflight`. An API key and headers are only sent "
+                   "to `--host`. [The server's view](server-view.md) explains what is read."),
+        Option("--server-metrics-interval", type=float, default=1.0, metavar="S", check=between(0.1, 3600, " seconds"),
+               help="Seconds between two polls of a metrics page"),
+    )),
     Group("Limits", "what the run must meet to pass; latencies in ms, or with a unit: 500, 500ms, 0.5s", (
         Option("--slo", action="append", default=[], metavar="METRIC:STAT:LIMIT",
                in_form=True, label="Limits (SLO)", in_run_json="slos", json_type=list[str],

@@ -23,6 +23,7 @@ from asr_load.report.breakdown import Breakdown
 from asr_load.report.comparison import A, B, ComparisonView, comparison_table, forest
 from asr_load.report.environment import environment
 from asr_load.report.sentence import sentence, slo_amount, slo_title
+from asr_load.report.server_tables import server_tables
 from asr_load.report.tables import Table
 from asr_load.report.transcripts import errors_of, worst
 from asr_load.report.view import View, view_finished, view_running
@@ -337,6 +338,7 @@ def _tables(finished: Finished, slice_s: float | None) -> Iterator[Table]:
         yield parts.by_worker()
     if good:
         yield _stream(good, summary)
+    yield from server_tables(summary)
     if summary.references:
         yield _accuracy(good, info, summary)
     if len(summary.validity.clients) > 1:

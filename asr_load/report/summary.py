@@ -9,6 +9,7 @@ from typing import TextIO
 
 from asr_load.report.console import console_for, rich_table
 from asr_load.report.sentence import sentence
+from asr_load.report.server_tables import server_tables
 from asr_load.report.tables import Table, clients, latencies, lengths, replicas, user_classes
 from asr_load.report.view import View, view_finished
 from asr_load.report.words import ms, number, rates_line, run_lines, steadiness_line
@@ -53,7 +54,7 @@ def print_summary(
         console.print(rich_table(user_classes(summary)))
     if summary.by_replica:
         console.print(rich_table(replicas(summary)))
-    for table in more:
+    for table in (*server_tables(summary), *more):
         console.print(rich_table(table))
     for line in _lines(summary):
         out(line)

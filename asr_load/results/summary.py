@@ -9,20 +9,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
+from asr_load.engine.metrics_page import Poll
 from asr_load.errors import InputError
 from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.accuracy import loops, measure, rate_for, variants
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
+from asr_load.results.course import span
 from asr_load.results.judge_slos import judge_slos
 from asr_load.results.metrics import METRICS, Figures, figures
 from asr_load.results.parts import ByDuration, ByReplica, ByUserClass, by_duration, by_replica, by_user_class
 from asr_load.results.pass_fail import UNPROVEN, Verdict, conclude
 from asr_load.results.record_file import RECORDS, append_lines, read_records
 from asr_load.results.runfile import Refused, RunInfo, WorkerInfo, on_master_clock, read_run, write_run
+from asr_load.results.server_view import ServerView, read_polls, server_views
 from asr_load.results.slo import Goodput, SloResult, parse_slos
 from asr_load.results.sound import LeftOut, Measured, measured
 from asr_load.results.steady import Steadiness, judge_steadiness
@@ -30,6 +34,9 @@ from asr_load.results.verdict import Validity, cause_and_cure, judge
 from asr_load.stream.record import RealtimeRecord, Record
 
 SUMMARY, SUMMARY_FORMAT = "summary.json", 1
+NOT_SENT = ("connect", "client")
+"""Outcomes of requests that did not reach the server."""
+
 CHANCE_Z = 1.96
 """95 of 100 counts from a normal distribution lie within this many standard deviations."""
 
@@ -200,6 +207,8 @@ class Summary(_SummaryMetrics, kw_only=True):  # type: ignore[call-arg, misc]
     """Successful sessions by dialect."""
     live_accuracy: RealtimeAccuracy | None = None
     """Only for a realtime run whose report has a run over HTTP as its --baseline."""
+    server: list[ServerView] = msgspec.field(default_factory=list)
+    """What each metrics page of the server reported about the test; empty without server.jsonl."""
     error_rate: float | None = None
     """Failures as a share of successes and failures, without requests that have a time stamp in a late second."""
     sent_again: int = 0
@@ -217,7 +226,7 @@ def summarise(records: Iterable[Record], info: RunInfo, search: Capacity | None 
     return Finished(info, on_master_clock(records, info.workers), search).summary
 
 
-def _summarise(run: Measured, info: RunInfo, search: Capacity | None) -> Summary:
+def _summarise(run: Measured, info: RunInfo, search: Capacity | None, polls: Sequence[Poll]) -> Summary:
     counted, scoring = run.counted, info.scoring
     good = [record for record in counted if record.ok]
     wall_s, met = _wall_s(counted, info), _within_limits(run, info)
@@ -234,7 +243,8 @@ def _summarise(run: Measured, info: RunInfo, search: Capacity | None) -> Summary
     accuracy, looping = measure(pairs, scoring), sum(loops(*pair, scoring) for pair in pairs)
     normalizer_variants = variants((reference for reference, _ in pairs), scoring)
     steady = judge_steadiness(run, info)
-    validity = judge(run, info, steady)
+    views = _server_views(polls, run, info)
+    validity = judge(run, info, steady, views)
     cause = "" if good or not counted else cause_and_cure(counted, info)
     if search is None:
         verdict = conclude(
@@ -290,6 +300,7 @@ def _summarise(run: Measured, info: RunInfo, search: Capacity | None) -> Summary
         normalizer=info.normalizer,
         normalizer_variants=normalizer_variants,
         looping=looping,
+        server=views,
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         cache_ratio=None if info.unique == "dither" else cache_ratio((one for one in run.records if one.ok), run.good),
         dialects=dict(Counter(record.dialect for record in good if isinstance(record, RealtimeRecord))),
@@ -308,6 +319,11 @@ def _summarise(run: Measured, info: RunInfo, search: Capacity | None) -> Summary
         metadata=info.metadata,
         verdict=verdict,
     )
+
+
+def _server_views(polls: Sequence[Poll], run: Measured, info: RunInfo) -> list[ServerView]:
+    arrived = sum(record.outcome not in NOT_SENT for record in run.records)
+    return server_views(polls, *span(run.counted), urlsplit(info.endpoint).path, arrived)
 
 
 def _within_limits(run: Measured, info: RunInfo) -> float | None:
@@ -389,12 +405,14 @@ class Finished:
     unreported: Sequence[bytes] = ()
     """Lines of records that are only in workers' own files, not in records.jsonl."""
     folder: Path = Path()
+    polls: Sequence[Poll] = ()
+    """Polls of the server's metrics pages, in order."""
     measured: Measured = field(init=False)
     summary: Summary = field(init=False)
 
     def __post_init__(self) -> None:
         self.measured = measured(self.records, self.info)
-        self.summary = _summarise(self.measured, self.info, self.search)
+        self.summary = _summarise(self.measured, self.info, self.search, self.polls)
 
 
 def read_finished(folder: Path) -> Finished:
@@ -410,7 +428,7 @@ def read_finished(folder: Path) -> Finished:
     records = on_master_clock(records, info.workers)
     search = read_capacity(folder) if (folder / CAPACITY).exists() else None
     lines = [line for own in unreported.values() for line in own]
-    return Finished(info, records, search, lines, folder)
+    return Finished(info, records, search, lines, folder, read_polls(folder))
 
 
 def _compact(record: Record) -> Record:

@@ -17,6 +17,7 @@ import numpy as np
 from asr_load.results.accuracy import common_preface, left_envelope, reference_pairs
 from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import PUNCTUAL_S, ClientHealth, RunInfo, WorkerInfo
+from asr_load.results.server_view import ServerView
 from asr_load.results.sound import CPU_VALID, Measured
 from asr_load.results.steady import Steadiness
 from asr_load.shipped import command
@@ -130,8 +131,9 @@ STRETCH_S = 4.0
 250 bytes, or six seconds of speech."""
 
 
-def judge(run: Measured, info: RunInfo, steady: Steadiness) -> Validity:
-    """Judge a run by the health of its clients, by its records, and by its steadiness. Times are the master's."""
+def judge(run: Measured, info: RunInfo, steady: Steadiness, server: Sequence[ServerView] = ()) -> Validity:
+    """Judge a run by the health of its clients, by its records, by its steadiness, and by what the server counted.
+    Times are the master's."""
     validity, of_clients = _judge_health(info.workers, run)
     if any(record.ok for record in run.counted):
         of_clients += [*_calibration(run.records, info.workers), *_punctuality(info.workers, run)]
@@ -143,7 +145,7 @@ def judge(run: Measured, info: RunInfo, steady: Steadiness) -> Validity:
         of_clients = [Doubt(Severity.SUSPECT, cause_and_cure(run.counted, info))] if run.counted else []
         of_clients += _wants(run.counted)
     others = [*_missing(run, info), *_doubts(run, info), *_in_pieces(run, info)]
-    others += [*_unsent(info.workers), *_mixed_readers(info.workers)]
+    others += [*_unsent(info.workers), *_mixed_readers(info.workers), *_other_clients(run.records, server)]
     if steady.verdict == "rising":
         grew = f"latency rose by {steady.growth_s or 0:.2f} s over the run"
         others.append(f"{grew}: the load or a queue grew, so these figures do not describe a steady state")
@@ -167,6 +169,15 @@ def _mixed_readers(workers: list[WorkerInfo]) -> Iterator[str]:
     if len(by_reader) > 1:
         readers = "; ".join(f"{reader}: worker {', '.join(numbers)}" for reader, numbers in sorted(by_reader.items()))
         yield f"workers read responses with different readers ({readers}): start all with the same --reader"
+
+
+def _other_clients(records: Sequence[Record], server: Sequence[ServerView]) -> Iterator[str]:
+    """A reason if the server counted more requests than this test sent."""
+    counted = sum(view.requests for view in server if view.requests is not None)
+    # A request that found a kept connection dead was sent twice, and may have been counted twice.
+    most = max((view.sent for view in server), default=0) + sum(record.retries for record in records)
+    if counted > most:
+        yield f"the server counted {counted:,} requests, but this test sent {most:,}: something else used it"
 
 
 def _wants(records: list[Record]) -> list[Doubt]:

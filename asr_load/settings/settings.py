@@ -13,6 +13,7 @@ from typing import Any
 from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.realtime import RealtimeOptions
 from asr_load.audio.sample import sample
+from asr_load.engine.metrics_page import Source
 from asr_load.errors import InputError
 from asr_load.http.transport import Timeouts, Transport, proxy_of_environment, read_transport
 from asr_load.options.table import DEFAULT_MODEL, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
@@ -22,6 +23,7 @@ from asr_load.schedule.mix import parse_mix
 from asr_load.settings.credentials import Secrets
 from asr_load.settings.host import check_endpoint, check_host, parse_proxy, parse_upstream, split_proxy, without_secrets
 from asr_load.settings.request import RequestSettings, parse_extra_body, read_request
+from asr_load.settings.server_metrics import NO_PAGES, metrics_pages
 from asr_load.shipped import SAMPLE
 from asr_load.text import Intake
 
@@ -44,6 +46,7 @@ class PlainOptions:
     trim_start: float
     trim_end: float
     normalizer: str
+    server_metrics_interval: float
     allow_client_bound: bool
     allow_lost_workers: bool
 
@@ -76,6 +79,8 @@ class Settings(PlainOptions):
     given: dict[str, Any] = field(compare=False, repr=False)
     """The options that run.json holds or that a resumed search compares, as given, by their `dest`. May contain a
     secret, such as a proxy's password: `in_effect` is what may be shown."""
+    metrics_pages: list[list[Source]] = field(repr=False)
+    """For each metrics page of the server, the addresses to try in turn."""
     headers: dict[str, str] = field(repr=False)
     """May contain secrets, so they are never written anywhere."""
     secrets: tuple[str, ...] = field(repr=False)
@@ -139,6 +144,9 @@ def read_settings(
         raise InputError("--seed has no effect with --order sequential; remove one of them")
     transport = _transport(options, host, secrets)
     endpoint = check_endpoint(options.endpoint, host or "", request.api)
+    words = secrets.words(headers, transport.proxy_basic, endpoint)
+    # Without a trial request, ask the server for nothing that was not named.
+    pages = options.server_metrics or [NO_PAGES] * options.no_preflight
     return Settings(
         **{plain.name: getattr(options, plain.name) for plain in fields(PlainOptions)},
         host=check_host(host),
@@ -159,8 +167,9 @@ def read_settings(
         results=Path(options.results).expanduser() if options.results else None,
         metadata=_metadata(options.metadata),
         given={o.dest: getattr(options, o.dest) for o in OPTIONS if (o.in_run_json or o.comparable) and not o.secret},
+        metrics_pages=metrics_pages(pages, check_host(host), headers, transport, words),
         headers=headers,
-        secrets=secrets.words(headers, transport.proxy_basic, endpoint),
+        secrets=words,
     )
 
 
