@@ -220,6 +220,11 @@ GROUPS: tuple[Group, ...] = (
                    "to `--host`. [The server's view](server-view.md) explains what is read."),
         Option("--server-metrics-interval", type=float, default=1.0, metavar="S", check=between(0.1, 3600, " seconds"),
                help="Seconds between two polls of a metrics page"),
+        Option("--price", type=float, default=0.0, metavar="P", check=between(0, 1e9),
+               in_run_json="price", json_type=Amount,
+               help="Price of the whole server for an hour: the summary then states the cost of an hour of audio"),
+        Option("--currency", default="USD", metavar="NAME", in_run_json="currency",
+               help="Currency of --price"),
     )),
     Group("Limits", "what the run must meet to pass; latencies in ms, or with a unit: 500, 500ms, 0.5s", (
         Option("--slo", action="append", default=[], metavar="METRIC:STAT:LIMIT",

@@ -11,7 +11,7 @@ from rich.table import Table
 from asr_load.report.console import console_for
 from asr_load.report.sentence import sentence
 from asr_load.report.view import view_finished
-from asr_load.report.words import run_lines
+from asr_load.report.words import cost_lines, run_lines
 from asr_load.results.capacity import Capacity, Step, answer_lines, format_load, knee
 from asr_load.results.pass_fail import Kind
 from asr_load.results.runfile import RunInfo
@@ -35,6 +35,8 @@ def print_search(folder: Path, info: RunInfo, summary: Summary, search: Capacity
         bend = knee(search.steps)
         if bend is not None:
             console.out(f"The knee is at {format_load(search, bend.load)}: throughput hardly grows beyond it")
+    for line in cost_lines(summary, "at the capacity found"):
+        console.out(line)
     for reason in verdict.reasons if verdict else ():
         if reason.kind in (Kind.UNWRITTEN, Kind.MISSING):
             console.out(f"  - {reason.text}")

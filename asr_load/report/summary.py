@@ -12,7 +12,7 @@ from asr_load.report.sentence import sentence
 from asr_load.report.server_tables import server_tables
 from asr_load.report.tables import Table, clients, latencies, lengths, replicas, user_classes
 from asr_load.report.view import View, view_finished
-from asr_load.report.words import ms, number, rates_line, run_lines, steadiness_line
+from asr_load.report.words import cost_lines, ms, number, rates_line, run_lines, steadiness_line
 from asr_load.results.record_file import RECORDS
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import slo_lines
@@ -92,6 +92,7 @@ def _lines(summary: Summary) -> Iterator[str]:
         f"Throughput: {number(summary.requests_per_s, 2)} requests/s,"
         f" {number(summary.output_tokens_per_s, 1)} tokens/s, {number(summary.tokens_per_chunk, 2)} tokens per chunk"
     )
+    yield from cost_lines(summary)
     if loop := summary.open_loop:
         chance = f"{loop.low:.2f} to {loop.high:.2f} is normal variation"
         yield f"Open loop: {loop.asked:.2f} requests/s requested, {loop.due:.2f} due ({chance}), {loop.sent:.2f} sent"

@@ -72,3 +72,20 @@ def steadiness_line(trend: Steadiness) -> str:
             fell = f"latency fell by {-trend.growth_s:.2f} s over the run"
             return f"Steady: no, {fell}: exclude the start (--warmup-time)"
     return "Steady: yes, no trend in latency over the run"
+
+
+def cost_lines(summary: Summary, at: str = "at this load") -> list[str]:
+    """What the server costs, and the energy of its GPUs; empty if neither is known."""
+    lines = []
+    if (cost := summary.cost) is not None:
+        unit = cost.currency
+        amounts = [
+            f"{number(cost.per_audio_hour, 4)} {unit} per audio hour",
+            f"{number(cost.per_1000_minutes, 2)} {unit} per 1,000 minutes",
+        ]
+        if cost.streams_per_unit is not None:
+            amounts.append(f"{cost.streams_per_unit:.3g} streams per {unit} an hour")
+        lines.append(f"Cost {at}: {', '.join(amounts)} (the server costs {cost.price:g} {unit} an hour)")
+    if summary.joules_per_audio_hour is not None:
+        lines.append(f"Energy {at}: {number(summary.joules_per_audio_hour, 0)} J per audio hour")
+    return lines

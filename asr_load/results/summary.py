@@ -19,6 +19,7 @@ from asr_load.files import encode_json, read_json, write_atomically
 from asr_load.results.accuracy import loops, measure, rate_for, variants
 from asr_load.results.cache_ratio import CacheRatio, cache_ratio
 from asr_load.results.capacity import CAPACITY, Capacity, conclude_search, read_capacity
+from asr_load.results.cost import Cost, cost
 from asr_load.results.course import span
 from asr_load.results.judge_slos import judge_slos
 from asr_load.results.metrics import METRICS, Figures, figures
@@ -209,6 +210,11 @@ class Summary(_SummaryMetrics, kw_only=True):  # type: ignore[call-arg, misc]
     """Only for a realtime run whose report has a run over HTTP as its --baseline."""
     server: list[ServerView] = msgspec.field(default_factory=list)
     """What each metrics page of the server reported about the test; empty without server.jsonl."""
+    cost: Cost | None = None
+    """What the server costs at this load, or at the load that a search found; None without --price."""
+    joules_per_audio_hour: float | None = None
+    """Energy of the GPUs for an hour of audio, by their energy counters; None without such a counter, and for a search,
+    which runs at several loads."""
     error_rate: float | None = None
     """Failures as a share of successes and failures, without requests that have a time stamp in a late second."""
     sent_again: int = 0
@@ -301,6 +307,8 @@ def _summarise(run: Measured, info: RunInfo, search: Capacity | None, polls: Seq
         normalizer_variants=normalizer_variants,
         looping=looping,
         server=views,
+        cost=_cost(info, per_second(audio_s), search),
+        joules_per_audio_hour=None if search else _joules_per_audio_hour(views, audio_s),
         text_formats=dict(Counter(record.text_format for record in good if record.text_format != "raw")),
         cache_ratio=None if info.unique == "dither" else cache_ratio((one for one in run.records if one.ok), run.good),
         dialects=dict(Counter(record.dialect for record in good if isinstance(record, RealtimeRecord))),
@@ -324,6 +332,21 @@ def _summarise(run: Measured, info: RunInfo, search: Capacity | None, polls: Seq
 def _server_views(polls: Sequence[Poll], run: Measured, info: RunInfo) -> list[ServerView]:
     arrived = sum(record.outcome not in NOT_SENT for record in run.records)
     return server_views(polls, *span(run.counted), urlsplit(info.endpoint).path, arrived)
+
+
+def _cost(info: RunInfo, rtfx: float | None, search: Capacity | None) -> Cost | None:
+    if not info.price:
+        return None
+    if search is None:
+        return cost(info.price, info.currency, rtfx, None if info.loop else info.num_users)
+    answer = next((step for step in search.steps if step.load == search.answer), None)
+    streams = search.answer if search.kind == "streams" else None
+    return cost(info.price, info.currency, None if answer is None else answer.rtfx, streams)
+
+
+def _joules_per_audio_hour(views: Sequence[ServerView], audio_s: float) -> float | None:
+    joules = [view.counters["energy"] for view in views if "energy" in view.counters]
+    return sum(joules) / (audio_s / 3600) if joules and audio_s else None
 
 
 def _within_limits(run: Measured, info: RunInfo) -> float | None:
