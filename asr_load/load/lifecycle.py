@@ -45,7 +45,7 @@ from asr_load.load.worker import Worker
 from asr_load.results import accuracy
 from asr_load.results.metrics import figures
 from asr_load.shipped import locust_command
-from asr_load.web import webui
+from asr_load.web import exporter, webui
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,8 @@ def set_up(
     _quit_once(runner)
     stats.set_up(environment)
     webui.set_up(environment, lambda: plugin.store, WebForm(plugin))
+    if options.metrics_port and not isinstance(runner, WorkerRunner):
+        exporter.serve(options.metrics_port, options.web_host, exporter.metrics_app(runner, lambda: plugin.store))
     on = environment.events
     on.test_start.add_listener(lambda **_: plugin.start())
     on.test_stop.add_listener(lambda **_: plugin.stop())

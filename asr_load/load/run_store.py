@@ -141,6 +141,12 @@ class RunStore:
         return self._settings.slos
 
     @property
+    def labels(self) -> tuple[str, str]:
+        """The model and the API of the test, of its first user class if there are several."""
+        request = self._targets.first.settings.request
+        return request.fields.model, request.api.name
+
+    @property
     def data_sha256(self) -> str:
         return self._targets.data_sha256
 

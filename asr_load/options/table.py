@@ -247,6 +247,9 @@ GROUPS: tuple[Group, ...] = (
     Group("Output", "what is stored, and where", (
         Option("--results", aliases=("--result-dir",), metavar="DIR",
                help="Folder for the results (default: results/TIME_MODEL_LOAD)"),
+        Option("--metrics-port", type=int, default=0, metavar="PORT", check=between(0, 65535),
+               help="Serve the running test as a metrics page for Prometheus on this port",
+               explanation="With a web UI, the page is also at `/metrics` of its port."),
         Option("--metadata", action="append", default=[], metavar="KEY=VALUE",
                in_run_json="metadata", json_type=dict[str, str], json_default={},
                help="Note to store with the results, for example gpu=H100; repeatable",

@@ -9,7 +9,7 @@ import math
 import sys
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,14 @@ class Histogram:
         reached = np.cumsum([self._counts[bucket] for bucket in buckets])
         places = [int(np.searchsorted(reached, share / 100 * self.n)) for share in wanted]
         return [min(math.exp(buckets[min(place, len(buckets) - 1)] * STEP), self.max) for place in places]
+
+    def counts_up_to(self, bounds: Sequence[float]) -> list[int]:
+        """The number of values up to each of these bounds, which rise; bounds are within 0.25 %."""
+        buckets = sorted(self._counts)
+        reached = np.cumsum([0, *(self._counts[bucket] for bucket in buckets)])
+        tops = [math.exp((bucket + 0.5) * STEP) for bucket in buckets]
+        counts: list[int] = reached[np.searchsorted(tops, np.asarray(bounds), "right")].tolist()
+        return counts
 
 
 class _Second:
@@ -110,6 +118,8 @@ class Live:
         self._failed: dict[int, dict[str, int]] = {}
         """Failures by outcome, by number of the second; only for seconds with failures."""
         self.requests = self.successes = 0
+        self.audio_s, self.tokens = 0.0, 0
+        """Seconds of audio, and known output tokens, of successful requests."""
         self.failures: Counter[str] = Counter()
 
     def add(self, records: Sequence[Record], ends: Sequence[float]) -> None:
@@ -117,6 +127,8 @@ class Live:
         self.requests += len(records)
         self.successes += sum(record.ok for record in records)
         self.failures.update(record.outcome for record in records if record.failed)
+        self.audio_s += sum(record.audio_s for record in records if record.ok)
+        self.tokens += sum(record.known_tokens or 0 for record in records if record.ok)
         if self.accuracy is not None:
             for record in records:
                 if record.ok:
@@ -157,6 +169,16 @@ class Live:
     def is_realtime(self) -> bool:
         """Whether the charts are those of realtime sessions."""
         return self._drawn is REALTIME_DRAWN
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """The last known numbers of users and of requests in flight."""
+        return self._load[max(self._load)] if self._load else self._last_load
+
+    @property
+    def histograms(self) -> Mapping[str, Histogram]:
+        """The values of each metric over the whole test, in its unit."""
+        return self._run
 
     @property
     def closed(self) -> int:

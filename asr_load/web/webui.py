@@ -37,6 +37,8 @@ from asr_load.results.runfile import RunInfo, WorkerInfo, read_run
 from asr_load.results.slo import Slo
 from asr_load.results.summary import SUMMARY, Summary
 from asr_load.results.verdict import Validity
+from asr_load.web.exporter import PATH as METRICS_PATH
+from asr_load.web.exporter import Wsgi, metrics_app
 from asr_load.web.guard import guarded
 
 KEY = "streaming"
@@ -71,6 +73,10 @@ class Test(Protocol):
     @property
     def stages(self) -> Sequence[tuple[float, str]]:
         """When the load changed, in seconds since the epoch, and what it changed to."""
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """The model and the API."""
 
     @property
     def slos(self) -> Sequence[Slo]: ...
@@ -243,6 +249,8 @@ def set_up(environment: Environment, current: Callable[[], Test | None], form: F
     _add_tab(web_ui.template_args)
     _fill_form(web_ui, environment)
     web_ui.app.register_blueprint(_blueprint(web_ui, pages, form))
+    if environment.runner is not None:
+        _add_metrics_page(web_ui, metrics_app(environment.runner, current))
     _check_forms(web_ui, environment, form, pages)
     web_ui.app.after_request(lambda response: _extended(response, pages))
     names = (options and options.web_allow_host) or []
@@ -437,6 +445,13 @@ def _file_name(info: RunInfo, name: str) -> str:
     began = datetime.fromtimestamp(info.began_at).astimezone().strftime("%Y%m%d-%H%M%S")
     load = f"{info.loop['rate']:g}-per-s" if info.loop.get("rate") else f"{info.num_users or 1}-streams"
     return f"{began}_{re.sub(r'[^A-Za-z0-9.-]+', '-', info.model)[:60]}_{load}_{name}"
+
+
+def _add_metrics_page(web_ui: Any, app: Wsgi) -> None:
+    """Serve the metrics page, behind Locust's login and base path like its own pages."""
+    base = web_ui.app.blueprints["locust"].url_prefix or ""
+    view = web_ui.auth_required_if_enabled(lambda: Response.from_app(app, request.environ))
+    web_ui.app.add_url_rule(f"{base.rstrip('/')}{METRICS_PATH}", "asr_load_metrics", view)
 
 
 def _points(pages: _Pages) -> Response:
