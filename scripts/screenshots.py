@@ -114,7 +114,7 @@ def _picture(chromium: Browser, url: str, name: str, scheme: str, width: int) ->
 
 
 def _shoot(page: Page, name: str, width: int) -> None:
-    page.locator(".plot svg").last.wait_for()
+    page.locator(".plot svg:visible").last.wait_for()
     if width > 600:
         page.locator(".plot").first.hover(position={"x": 330, "y": 150})
     page.wait_for_timeout(300)
