@@ -32,7 +32,7 @@ class Meaning:
     title: str
     """Name in tables."""
     families: tuple[Family, ...]
-    """Of those that a page has, the first counts."""
+    """The first one that a page has counts."""
     unit: str = ""
     over_engines: Callable[[list[float]], float] = sum
     """Combines the values of the engines behind one page: a sum, or for a share the highest."""

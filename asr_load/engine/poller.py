@@ -75,7 +75,7 @@ class Poller:
         task = msgspec.json.encode(_Task(list(sources), interval, str(file))) + b"\n"
         theirs, self._input = os.pipe()
         # gevent's Popen would fork, which copies all page tables and so stops this process for longer. Ctrl-C in a
-        # terminal must not reach the process, hence a session of its own: it ends when its input is closed.
+        # terminal must not reach the process, hence setsid: it ends when its input is closed.
         command = [sys.executable, "-m", __name__]
         self._pid = os.posix_spawn(
             sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0)], setsid=True

@@ -31,7 +31,7 @@ def metrics_pages(
         return []
     if words:
         return [[_named(word, host, headers, transport, secrets)] for word in words]
-    # Each replica has a page of its own, under the same address.
+    # Each replica has its own page, under the same address.
     routes = [(f" at {name}:{port}", replace(transport, upstream=((name, port),))) for name, port in transport.upstream]
     return [
         [Source(f"{host}{path}", headers, route, secrets, f"{host}{path}{note}") for path in PATHS]

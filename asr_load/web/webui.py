@@ -137,7 +137,7 @@ class _Pages:
     def __init__(self, current: Callable[[], Test | None], *, sends_trial: bool) -> None:
         self._current = current
         self.starting_line = "Starting: trial request …" if sends_trial else "Starting …"
-        """What the pages say while a test is starting."""
+        """The pages' text while a test starts."""
         self._replaced: Test | None = None
         self.is_starting = False
         """Whether a test is to start that has no files yet. The pages then show nothing of the last one."""
