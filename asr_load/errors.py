@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -38,13 +40,18 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def exits_on_bad_input(main: Callable[[], int]) -> Callable[[], int]:
-    """Wrap a command: on bad input or a system error it prints one line to stderr and returns 2; on a signal it returns
-    128 + its number."""
+    """Wrap a command: on bad input or a system error it prints one line to stderr and returns 2. On a signal, and when
+    nobody reads its output any more (SIGPIPE), it returns 128 + the number of the signal."""
 
     @functools.wraps(main)
     def wrapped() -> int:
         try:
-            return main()
+            code = main()
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # `| head` is no mistake
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+            return signals.exit_code(signal.SIGPIPE)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

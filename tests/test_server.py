@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -498,7 +499,8 @@ def test_body_without_a_length_is_read_up_to_the_limit(path: str, monkeypatch: p
 
     headers = [(b"content-type", b"multipart/form-data; boundary=a")]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "root_path": ""}
-    app = build_app(None, "m", FaultPlan([], 0), None)  # type: ignore[arg-type]
+    service = SimpleNamespace(metrics=SimpleNamespace(count=lambda _: None))
+    app = build_app(service, "m", FaultPlan([], 0), None)  # type: ignore[arg-type]
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 413
 

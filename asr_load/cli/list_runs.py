@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import sys
 from pathlib import Path
 
@@ -29,7 +28,6 @@ def main() -> int:
     if (results / RUN).exists():
         raise InputError(f"{results} is one run: name the folder that contains it, or use asr-load report {results}")
     runs = listed_runs(results)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
     out = console_for(sys.stdout).out
     if not runs:
         out(f"{results} holds no runs")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import textwrap
 from collections.abc import Iterable, Iterator
 from string import Template
@@ -87,7 +86,6 @@ def main() -> int:
     """Command line of asr-load options."""
     arguments = OneLineParser("List the options that asr-load adds to Locust's.")
     arguments.add_argument("--markdown", action="store_true", help="print the page docs/options.md")
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no mistake
     if arguments.parse_args().markdown:
         print(markdown(), end="")
         return 0
