@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import asdict
 
 from asr_load.report.page import compact
-from asr_load.results.course import course, in_flight_at_start, thinned, width_for
+from asr_load.results.course import LONGEST_S, course, in_flight_at_start, thinned, width_for
 from asr_load.results.live import DRAWN, REALTIME_DRAWN, Live
 from asr_load.results.slo import Goodput
 from asr_load.stream.record import RealtimeRecord, Record
@@ -37,6 +37,21 @@ def test_course_has_one_point_per_second() -> None:
     assert [point["users"] for point in points] == [3, 5, 5, 5, 5]
     assert course([], info) == []
     assert width_for(3600, 300) == 15
+
+
+def test_of_a_long_test_only_the_last_day_is_shown() -> None:
+    last = 1000.5 + 3 * LONGEST_S
+    records = [record(0, started_at=1000.2), record(1, started_at=last - LONGEST_S / 2), record(2, started_at=last)]
+    points = course(records, run_info(began_at=0.0, ended_at=1e11 - 0.5))
+    assert points[-1]["t"] == 1e11
+    assert len(points) == LONGEST_S
+    points = course(records, run_info(began_at=1000.0, ended_at=last + 1))
+    assert len(points) == LONGEST_S
+    assert points[-1]["t"] == last + 1.5
+    assert [point["t"] for point in points if point["successes_per_s"]] == [
+        pytest.approx(last - LONGEST_S / 2 + 0.5),
+        pytest.approx(last + 0.5),
+    ]
 
 
 def test_in_flight_counts_requests_at_the_end_of_a_second_and_warm_up() -> None:

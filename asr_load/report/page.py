@@ -30,7 +30,7 @@ from asr_load.report.view import View, view_finished, view_running
 from asr_load.report.words import ms, normalizer_words, number, percent
 from asr_load.results.capacity import Capacity, answer_lines
 from asr_load.results.compare import one_is_realtime
-from asr_load.results.course import course, span, stretch_of, thinned
+from asr_load.results.course import LONGEST_S, course, span, stretch_of, thinned
 from asr_load.results.live import Live
 from asr_load.results.metrics import METRICS
 from asr_load.results.pass_fail import Verdict
@@ -200,6 +200,8 @@ def _course_note(finished: Finished, seconds: int) -> str:
     left = finished.measured.left
     trimmed = " The charts include requests that --trim-start and --trim-end exclude from the figures."
     text = f"Each point is {point}. A request counts in the second in which it ended."
+    if seconds >= LONGEST_S:
+        text += f" The charts show the last {LONGEST_S / 3600:g} hours of the test."
     return text + (trimmed if left.trim_start or left.trim_end else "")
 
 

@@ -34,17 +34,22 @@ MOST_POINTS, RATE_S = 600, 5
 """Maximum number of points in charts over time, about one per pixel, and the seconds that their rates average."""
 
 
+LONGEST_S = 86_400
+"""Seconds of a test that its charts over time show, the last ones: each second is a point of two kilobytes."""
+
+
 def course(records: Sequence[Record], info: RunInfo) -> list[dict[str, Any]]:
     """The points that a finished test's live view would have (see `Live.points`), one for each second, from all of its
-    records."""
+    records; of a longer test, only those of the last LONGEST_S seconds."""
     if not records:
         return []
     shown = [record for record in records if not record.warmup]
     drawn = REALTIME_DRAWN if info.realtime else DRAWN
-    live = Live(info.began_at, drawn, Goodput(info.goodput) if info.goodput else None)
-    live.add(shown, [record.end for record in shown])
     ended_at = max(span(records)[1], info.ended_at or info.began_at)
-    ends = info.began_at + 1 + np.arange(math.floor(ended_at - info.began_at))
+    began_at = info.began_at + max(math.ceil(ended_at - info.began_at) - LONGEST_S, 0)
+    live = Live(began_at, drawn, Goodput(info.goodput) if info.goodput else None)
+    live.add(shown, [record.end for record in shown])
+    ends = began_at + 1 + np.arange(math.floor(ended_at - began_at))
     for end, users, in_flight in zip(ends.tolist(), _users(info, ends), _in_flight(records, ends), strict=True):
         live.tick(end, users, in_flight, complete_until=end)
     live.close(ended_at)
