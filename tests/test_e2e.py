@@ -444,6 +444,7 @@ def test_fewer_descriptors_than_users_is_a_client_failure(clips: Path, tmp_path:
     assert max(Counter(record["user"] for record in done.records if record["outcome"] == "client").values()) <= 5
     assert done.summary["validity"]["client"] == "too slow"
     assert "60 users need up to 184 file descriptors, but this process may open only 60" in done.err
+    assert "the server's metrics are only read at the start and the end: Too many open files" in done.err
     # Locust's own look at the memory, each five seconds, finds no descriptor either.
     assert done.err.count("Traceback") == done.err.count("in monitor_cpu_and_memory\n")
     assert done.code == 1

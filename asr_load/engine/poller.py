@@ -77,10 +77,15 @@ class Poller:
         # gevent's Popen would fork, which copies all page tables and so stops this process for longer. Ctrl-C in a
         # terminal must not reach the process, hence setsid: it ends when its input is closed.
         command = [sys.executable, "-m", __name__]
-        self._pid = os.posix_spawn(
-            sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0)], setsid=True
-        )
-        os.close(theirs)
+        try:
+            self._pid = os.posix_spawn(
+                sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0)], setsid=True
+            )
+        except OSError:
+            os.close(self._input)
+            raise
+        finally:
+            os.close(theirs)
         os.write(self._input, task)
 
     def stop(self) -> None:
