@@ -103,7 +103,7 @@ def _clips(folder: Path) -> Path:
 def _picture(chromium: Browser, url: str, name: str, scheme: str, width: int) -> None:
     context = chromium.new_context(
         color_scheme="dark" if scheme == "dark" else "light",
-        viewport={"width": width, "height": 1400},
+        viewport={"width": width, "height": 700},
         device_scale_factor=1,
         locale="en-US",
     )
@@ -119,8 +119,7 @@ def _shoot(page: Page, name: str, width: int) -> None:
         page.locator(".plot").first.hover(position={"x": 330, "y": 150})
     page.wait_for_timeout(300)
     file = IMAGES / f"{name}.png"
-    # A report is long, so its picture shows only the first screen.
-    page.screenshot(path=file, full_page=not name.startswith("report"))
+    page.screenshot(path=file, full_page=True)
     print(f"{file.relative_to(ROOT)}: {file.stat().st_size // 1000} kB")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asr_load.report.environment import engine_of, environment, gpu_of, load_of
+from asr_load.report.environment import command_of, engine_of, environment, gpu_of, load_of
 from harness.records import run_info, worker_info
 
 
@@ -66,3 +66,10 @@ def test_command_line_can_be_run_again() -> None:
     assert dict(environment(run_info(command=["locust", "--prompt", "two words"])))["Command"] == (
         "locust --prompt 'two words'"
     )
+
+
+@pytest.mark.parametrize("program", ["/home/me/.venv/bin/locust", "/opt/site-packages/locust/__main__.py", "locust"])
+def test_command_names_its_program_without_its_path(program: str) -> None:
+    info = run_info(command=[program, "-u", "4", "--prompt", "two words"])
+    assert command_of(info) == "locust -u 4 --prompt 'two words'"
+    assert dict(environment(info))["Command"] == command_of(info)

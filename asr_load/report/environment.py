@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 from asr_load.results.runfile import RunInfo
@@ -34,7 +35,14 @@ def environment(info: RunInfo) -> Iterator[tuple[str, str]]:
     if info.metadata:
         yield "Metadata", ", ".join(f"{key}={value}" for key, value in info.metadata.items())
     if info.command:
-        yield "Command", shlex.join(info.command)
+        yield "Command", visible(command_of(info))
+
+
+def command_of(info: RunInfo) -> str:
+    """The command line, with the name of the program in place of its path on the machine that ran it."""
+    program, *words = info.command
+    path = PurePath(program)
+    return shlex.join([path.parent.name if path.name == "__main__.py" else path.name, *words])
 
 
 def engine_of(info: RunInfo) -> str:

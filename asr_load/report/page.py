@@ -21,7 +21,7 @@ from asr_load.report import headline, plots, tables
 from asr_load.report.bands import bands
 from asr_load.report.breakdown import Breakdown
 from asr_load.report.comparison import A, B, ComparisonView, comparison_table, forest
-from asr_load.report.environment import environment
+from asr_load.report.environment import command_of, environment
 from asr_load.report.sentence import sentence, slo_amount, slo_title
 from asr_load.report.server_tables import server_tables
 from asr_load.report.tables import Table
@@ -399,7 +399,7 @@ def _accuracy(good: Sequence[Record], info: RunInfo, summary: Summary) -> Table:
 
 
 def _options(info: RunInfo) -> Iterator[tuple[str, str]]:
-    yield "command", " ".join(info.command)
+    yield "command", visible(command_of(info)) if info.command else ""
     for name, value in msgspec.to_builtins(info).items():
         if name not in HIDDEN and value not in ("", None, [], {}, False):
             text = msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
