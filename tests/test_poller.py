@@ -16,7 +16,8 @@ import gevent
 import msgspec
 import pytest
 
-from asr_load.engine.metrics_page import POLLS, Poll, Source
+from asr_load.engine.endpoint import Source
+from asr_load.engine.metrics_page import POLLS, Poll
 from asr_load.engine.poller import MAX_PAGE_BYTES, Poller, append_polls, scrape, scrape_all
 from asr_load.http import server_info
 from asr_load.http.transport import Transport
@@ -124,7 +125,7 @@ def test_process_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "import time\n"
         "from pathlib import Path\n"
         "from asr_load.engine.poller import Poller\n"
-        "from asr_load.engine.metrics_page import Source\n"
+        "from asr_load.engine.endpoint import Source\n"
         "from asr_load.http.transport import Transport\n"
         f"source = Source('http://127.0.0.1:1/', {{}}, Transport(), (), 'u')\n"
         f"print(Poller([source], 0.05, Path({str(tmp_path / POLLS)!r}))._pid, flush=True)\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asr_load.engine.metrics_page import PATHS
+from asr_load.engine.endpoint import PATHS
 from asr_load.errors import InputError
 from asr_load.http.transport import Transport
 from asr_load.settings.server_metrics import metrics_pages

@@ -11,6 +11,7 @@ from locust.env import Environment
 
 from asr_load.load.lifecycle import _quit_once
 from conftest import CHECKOUT
+from harness.runs import check_in_new_process
 
 LARGE = {
     *("datasets", "jiwer", "kaldialign", "pandas", "rich", "whisper_normalizer"),
@@ -86,3 +87,16 @@ def test_runner_quits_once() -> None:
     for _ in range(3):
         runner.quit()
     assert stops == [None]
+
+
+def test_reading_results_imports_neither_locust_nor_an_http_client() -> None:
+    """Locust patches sockets when it is imported. A program that has imported requests before can no longer use TLS."""
+    check_in_new_process(
+        "import sys\n"
+        "import asr_load\n"
+        "for name in asr_load.__all__:\n"
+        "    if name != 'SpeechUser':\n"
+        "        getattr(asr_load, name)\n"
+        "assert not {'locust', 'gevent', 'requests', 'urllib3'} & set(sys.modules), sorted(sys.modules)\n"
+        "asr_load.SpeechUser\n"
+    )

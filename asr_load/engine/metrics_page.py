@@ -1,4 +1,4 @@
-"""Where a metrics page is, what it says, and how to read one in Prometheus' text format."""
+"""What a metrics page says, and how to read one in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -8,27 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from asr_load.engine.families import COUNTERS, ENGINES, GAUGES, HISTOGRAMS, RANKS, Family, Meaning
-from asr_load.http.transport import Transport
 
 Samples = Sequence[tuple[Mapping[str, str], float]]
 """Samples of one name: labels and value."""
-
-
-PATHS = ("/metrics", "/prometheus/metrics", "/v1/metrics")
-"""Paths of metrics pages: of vLLM, SGLang, llama.cpp and exporters; of TensorRT-LLM; of NIM."""
-
-
-class Source(msgspec.Struct, frozen=True):
-    """A metrics page and how to reach it."""
-
-    url: str
-    headers: dict[str, str]
-    """May contain secrets."""
-    transport: Transport
-    secrets: tuple[str, ...]
-    """Words to remove from all text of the server."""
-    name: str
-    """The address without secrets, to store and show."""
 
 
 class Distribution(msgspec.Struct):

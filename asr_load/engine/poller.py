@@ -17,7 +17,8 @@ import gevent
 import gevent.socket
 import msgspec
 
-from asr_load.engine.metrics_page import Page, Poll, Source, read_page
+from asr_load.engine.endpoint import Source
+from asr_load.engine.metrics_page import Page, Poll, read_page
 from asr_load.http.failure import words
 from asr_load.http.server_info import NO_ANSWER, ask
 from asr_load.text import Intake

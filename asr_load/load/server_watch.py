@@ -8,7 +8,8 @@ from pathlib import Path
 
 import gevent
 
-from asr_load.engine.metrics_page import POLLS, Poll, Source
+from asr_load.engine.endpoint import Source
+from asr_load.engine.metrics_page import POLLS, Poll
 from asr_load.engine.poller import Poller, append_polls, scrape_all
 
 logger = logging.getLogger(__name__)

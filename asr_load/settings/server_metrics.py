@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from asr_load.engine.metrics_page import PATHS, Source
+from asr_load.engine.endpoint import PATHS, Source
 from asr_load.errors import InputError
 from asr_load.http.transport import Transport
 from asr_load.settings.host import secrets_in, split_host, without_credentials, without_secrets

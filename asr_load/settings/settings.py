@@ -13,7 +13,7 @@ from typing import Any
 from asr_load.apis.dialects import DIALECTS
 from asr_load.apis.realtime import RealtimeOptions
 from asr_load.audio.sample import sample
-from asr_load.engine.metrics_page import Source
+from asr_load.engine.endpoint import Source
 from asr_load.errors import InputError
 from asr_load.http.transport import Timeouts, Transport, proxy_of_environment, read_transport
 from asr_load.options.table import DEFAULT_MODEL, OPTIONS, SEARCH_OPTIONS, SHAPE_OPTIONS
