@@ -23,7 +23,7 @@ from asr_load.report.summary import print_summary
 from asr_load.report.view import view_finished, view_running
 from asr_load.results.capacity import Capacity, answer_lines
 from asr_load.results.live import Live
-from asr_load.results.pass_fail import Kind, Verdict, conclude
+from asr_load.results.pass_fail import Kind, PassRules, Verdict, conclude
 from asr_load.results.runfile import RunInfo
 from asr_load.results.slo import parse_slos
 from asr_load.results.summary import Finished, Summary, summarise
@@ -281,3 +281,9 @@ def test_verdict_of_a_search_is_its_answer(search: Capacity, code: int, look: st
     assert f">{said}</strong>" in html.unescape(make_report(run))
     suite = ElementTree.fromstring(export(tmp_path, run, "junit").read_bytes())
     assert (suite.get("failures") != "0") == (code != 0)
+
+
+@pytest.mark.parametrize(("realtime", "text"), [(False, "1 of 3 requests failed"), (True, "1 of 3 sessions failed")])
+def test_failures_are_those_of_requests_or_sessions(realtime: bool, text: str) -> None:
+    verdict = conclude(PassRules(), [], success=2, failed=1, client_bound=False, realtime=realtime)
+    assert verdict.reasons[0].text.startswith(text)

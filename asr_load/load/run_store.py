@@ -202,6 +202,7 @@ class RunStore:
             other_failures=self.other_failures(),
             unwritten=self.file.trouble,
             running=True,
+            realtime=settings.realtime is not None,
         )
 
     def close(self) -> Summary:

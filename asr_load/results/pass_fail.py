@@ -121,20 +121,23 @@ def conclude(
     unwritten: str = "",
     cause: str = "",
     running: bool = False,
+    realtime: bool = False,
 ) -> Verdict:
     """Decide whether a run passes; while it is `running`, whether it would pass now.
 
     `lost`: workers with missing records; `other_failures`: failures that Locust counted for requests that asr-load did
-    not send; `unwritten`: why records could not be written. If an SLO limits the error rate, it decides about failures.
-    Without SLOs, a client-bound run passes, because nothing depends on its figures.
+    not send; `unwritten`: why records could not be written; `realtime`: whether the requests are sessions. If an SLO
+    limits the error rate, it decides about failures. Without SLOs, a client-bound run passes, because nothing depends
+    on its figures.
     """
+    unit = "session" if realtime else "request"
     on_errors = any(result.name == "errors:rate" for result in slos)
     found = incomplete(rules, lost=lost, unwritten=unwritten)
     if not success and (failed or not running):
         found.append(Reason(Kind.NO_SUCCESS, "no request succeeded"))
     found += [Reason(Kind.SLO, miss_line(result)) for result in slos if not result.ok]
     if failed and success and not on_errors and rules.exit_code_on_error:
-        found.append(Reason(Kind.FAILURES, f"{failed} of {count_of(success + failed, 'request')} failed"))
+        found.append(Reason(Kind.FAILURES, f"{failed} of {count_of(success + failed, unit)} failed"))
     if other_failures and rules.exit_code_on_error:
         others = f"{count_of(other_failures, 'failure')} in the locustfile's own requests or users"
         found.append(Reason(Kind.OTHER_FAILURES, others))

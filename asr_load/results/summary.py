@@ -263,6 +263,7 @@ def _summarise(run: Measured, info: RunInfo, search: Capacity | None, polls: Seq
             other_failures=info.other_failures,
             unwritten=info.unwritten,
             cause=cause,
+            realtime=bool(info.realtime),
         )
     else:
         verdict = conclude_search(search, info.rules, lost=run.lost, unwritten=info.unwritten)
