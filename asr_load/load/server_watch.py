@@ -59,7 +59,7 @@ def _scrape_each(pages: Sequence[Sequence[Source]]) -> list[list[Poll]]:
 
 def _first_usable(page: Sequence[Source], polls: Sequence[Poll]) -> tuple[Source, Poll] | None:
     """The first address that has a page, and its poll. An address without alternatives was named in the options,
-    so it is polled although it has no page now; a guessed page may be missing."""
+    so it is polled even if its first poll failed; a guessed page may be missing."""
     for source, poll in zip(page, polls, strict=True):
         if not poll.error:
             return source, poll

@@ -38,7 +38,7 @@ class Option:
     in_form: bool = False
     """Whether the web form shows it."""
     label: str = ""
-    """Its name in the web form, with the unit."""
+    """Name in the web form, with the unit."""
     per_user_class: bool = False
     """Whether a user class may set it for its own requests."""
     in_run_json: str = ""

@@ -1,6 +1,6 @@
 // Draw charts for the Streaming tab, the reports and the comparison: turn plots into options of ECharts.
 //
-// report/plots.py defines a plot: title, x, y, series, levels, places, rows. Here a plot may also be over time: x is
+// report/plots.py defines a plot: title, x, y, series, levels, places. Here a plot may also be over time: x is
 // then seconds since the start, a series may be stacked bars, and bands (report/bands.py) are shaded.
 (() => {
   "use strict";
@@ -170,7 +170,7 @@
     const said = [];
     for (const { kind, name, data } of plot.series) {
       const last = [...data].reverse().find((row) => row[1] !== null);
-      if (!last || kind === "points" || kind === "span") continue;
+      if (!last || kind === "points") continue;
       said.push(`${name} ${shown(last[1])}`);
     }
     const unit = plot.y ? `, ${plot.y}` : "";
@@ -191,18 +191,7 @@
       case "bars":
         return [{ ...base, type: "bar", stack: "bars", barMaxWidth: 14, barMinWidth: 1, data: one.data }];
       case "points":
-        return [{ ...base, type: "scatter", ...(plot.rows?.length ? { symbol: "rect", symbolSize: [1, 14], z: 5, color: "#ffffff" } : { symbolSize: 5, itemStyle: { opacity: 0.6 } }), data: one.data }];
-      case "span":
-        // Draw a line for each stretch: from, to, and a gap.
-        return [
-          {
-            ...base,
-            type: "line",
-            symbol: "none",
-            lineStyle: { width: 14, cap: "butt", color: hue },
-            data: one.data.flatMap(([from, to, row]) => [[from, row], [to, row], [to, null]]),
-          },
-        ];
+        return [{ ...base, type: "scatter", symbolSize: 5, itemStyle: { opacity: 0.6 }, data: one.data }];
       default: {
         const few = one.data.length < 60;
         return [
@@ -275,7 +264,6 @@
     const names = [...new Set(series.map(({ name }) => name))];
     const value = (number) => (plot.time ? clock(number) : shown(number));
     const limit = limitOf(plot);
-    const rows = plot.rows || [];
     return {
       animation: false,
       backgroundColor: "transparent",
@@ -292,12 +280,12 @@
         itemSize: 13,
         iconStyle: { borderColor: ink.text },
         feature: {
-          dataZoom: { yAxisIndex: rows.length ? undefined : "none", title: { zoom: "Zoom", back: "Zoom back" } },
+          dataZoom: { yAxisIndex: "none", title: { zoom: "Zoom", back: "Zoom back" } },
           saveAsImage: { name: plot.title.replace(/[^\w]+/g, "-"), backgroundColor: ink.back, title: "Save" },
         },
       },
       tooltip: {
-        trigger: rows.length || plot.series.some(({ kind }) => kind === "points") ? "item" : "axis",
+        trigger: plot.series.some(({ kind }) => kind === "points") ? "item" : "axis",
         confine: true,
         backgroundColor: ink.back,
         borderColor: ink.split,
@@ -305,11 +293,8 @@
         formatter: (items) => {
           const list = [].concat(items);
           if (!list.length || !list[0].value) return "";
-          const line = ({ marker, seriesName, value: row }) =>
-            rows.length
-              ? `${marker}${escaped(seriesName)}: ${shown(row[0])}`
-              : `${marker}${escaped(seriesName)}: <b>${shown(row[1])}</b>`;
-          return `${rows.length ? "" : `${escaped(value(list[0].value[0]))}${plot.x ? ` ${escaped(plot.x)}` : ""}<br>`}${list.map(line).join("<br>")}`;
+          const line = ({ marker, seriesName, value: row }) => `${marker}${escaped(seriesName)}: <b>${shown(row[1])}</b>`;
+          return `${escaped(value(list[0].value[0]))}${plot.x ? ` ${escaped(plot.x)}` : ""}<br>${list.map(line).join("<br>")}`;
         },
       },
       xAxis: {
@@ -317,7 +302,7 @@
         name: plot.x,
         nameLocation: "middle",
         nameGap: 26,
-        min: plot.time || rows.length ? 0 : undefined,
+        min: plot.time ? 0 : undefined,
         max: plot.time ? roundUp(plot.until) : undefined,
         splitNumber: 4,
         minInterval: plot.time ? 1 : undefined,
@@ -326,22 +311,13 @@
         axisLabel: { color: ink.text, formatter: (number) => value(number), hideOverlap: true, margin: 12 },
         splitLine: { show: false },
       },
-      yAxis: rows.length
-        ? {
-            type: "category",
-            data: rows,
-            inverse: true,
-            axisTick: { show: false },
-            axisLine: { show: false },
-            axisLabel: { color: ink.text, formatter: (name) => name.replace(": ", "\n") },
-          }
-        : {
-            type: plot.log_y ? "log" : "value",
-            min: plot.log_y ? undefined : 0,
-            max: limit && limit * 1.05,
-            axisLabel: { color: ink.text, formatter: (number) => shown(number), hideOverlap: true, showMaxLabel: limit ? false : undefined },
-            splitLine: { lineStyle: { color: ink.split } },
-          },
+      yAxis: {
+        type: plot.log_y ? "log" : "value",
+        min: plot.log_y ? undefined : 0,
+        max: limit && limit * 1.05,
+        axisLabel: { color: ink.text, formatter: (number) => shown(number), hideOverlap: true, showMaxLabel: limit ? false : undefined },
+        splitLine: { lineStyle: { color: ink.split } },
+      },
       graphic:
         plot.time && !plot.series.some(({ data }) => data.length)
           ? { type: "text", left: "center", top: "middle", style: { text: "No data yet", fill: ink.text, font: "13px sans-serif" } }
